@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""base64url, strict JSON and the three hashes of DPoP.
+
+Decoding is strict because a lenient decoder gives one key or one claim two spellings, and a proof
+two meanings: every function here accepts exactly one form and says what is wrong with any other.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from typing import Any, NoReturn
+
+from dpop.errors import ArgumentTypeError, CredentialError, EncodingError
+
+__all__ = [
+    "access_token_hash",
+    "b64url_decode",
+    "b64url_encode",
+    "check_access_token",
+    "check_nonce",
+    "code_jti",
+    "json_object",
+]
+
+# RFC 9110 §11.2 token68, RFC 9449 §8.1 NQCHAR, RFC 7515 §2 base64url. \Z, for $ also matches before a
+# newline.
+_TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*\Z")
+_NONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+\Z")
+_BASE64URL = re.compile(rb"[A-Za-z0-9_-]*\Z")
+
+# A string is matched whole so that the brackets in it do not count. Its closing quote is optional: a search
+# that fails at one quote starts again at the next, which is quadratic time for a string that never ends.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+
+# Longer runs of digits are refused before int() sees them: CPython limits them with a bare ValueError
+# and, below its limit, spends quadratic time.
+_MAX_NUMBER_LENGTH = 40
+
+
+def b64url_encode(octets: bytes) -> str:
+    """BASE64URL(octets) without padding (RFC 7515 §2).
+
+    :raises ArgumentTypeError: not bytes.
+    """
+    try:
+        return base64.urlsafe_b64encode(octets).rstrip(b"=").decode("ascii")
+    except TypeError:
+        raise ArgumentTypeError("octets", "bytes", octets) from None
+
+
+def b64url_decode(text: str | bytes) -> bytes:
+    """Decode unpadded, canonical base64url (RFC 7515 §2, RFC 4648 §3.5).
+
+    :raises EncodingError: padding, a foreign character, an impossible length, or unused bits that
+        are not zero. The text itself, which may be a secret, is not in the message.
+    """
+    if isinstance(text, str):
+        try:
+            text = text.encode("ascii")
+        except UnicodeEncodeError:
+            raise EncodingError("not base64url: it holds characters outside ASCII") from None
+    elif not isinstance(text, bytes):
+        raise ArgumentTypeError("text", "str or bytes", text)
+    if not _BASE64URL.match(text):
+        raise EncodingError("not base64url: only A-Z a-z 0-9 - _ are allowed, without = padding")
+    if len(text) % 4 == 1:
+        raise EncodingError(f"not base64url: no octets encode to {len(text)} characters")
+    try:
+        octets = base64.urlsafe_b64decode(text + b"=" * (-len(text) % 4))
+    except binascii.Error as error:  # pragma: no cover - the checks above leave nothing to refuse
+        raise EncodingError(f"not base64url: {error}") from None
+    if len(text) % 4 and base64.urlsafe_b64encode(octets).rstrip(b"=") != text:
+        raise EncodingError("not canonical base64url: the unused bits of its last character are not zero")
+    return octets
+
+
+def json_object(octets: bytes, *, max_depth: int = 8) -> dict[str, Any]:
+    """Parse octets as one JSON object, strictly (RFC 8259; RFC 7515 §4 for unique names).
+
+    Refused: anything but UTF-8, a byte order mark, duplicate member names at any level, NaN and
+    Infinity, numbers longer than 40 characters or too large for a float, lone surrogates, nesting
+    deeper than ``max_depth``, and any value that is not an object.
+
+    :raises EncodingError: with a sentence that says which.
+    """
+    if not isinstance(octets, bytes):
+        raise ArgumentTypeError("octets", "bytes", octets)
+    try:
+        text = octets.decode("utf-8")
+    except UnicodeDecodeError:
+        raise EncodingError("not UTF-8") from None
+    if _depth(text) > max_depth:
+        raise EncodingError(f"JSON nested deeper than {max_depth} levels")
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unique_members,
+            parse_constant=_no_constant,
+            parse_int=_bounded_int,
+            parse_float=_bounded_float,
+        )
+    except json.JSONDecodeError as error:
+        raise EncodingError(f"not JSON: {error.msg} (character {error.pos})") from None
+    except RecursionError:
+        raise EncodingError("JSON nested too deep") from None
+    if not isinstance(value, dict):
+        raise EncodingError(f"a JSON object was expected, got {_json_kind(value)}")
+    if "\\u" in text:
+        # Only an escape can smuggle a lone surrogate past the UTF-8 decoder.
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise EncodingError("JSON with half of a surrogate pair, which no UTF-8 text can hold") from None
+    return value
+
+
+def _depth(text: str) -> int:
+    """Deepest nesting of brackets outside strings, found without recursion."""
+    depth = deepest = 0
+    for token in _STRING_OR_BRACKET.findall(text):
+        if token in "{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in "}]":
+            depth -= 1
+    return deepest
+
+
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise EncodingError("JSON with a duplicate member name")
+        members[name] = value
+    return members
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise EncodingError(f"not JSON: {name} is no JSON number")
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > _MAX_NUMBER_LENGTH:
+        raise EncodingError(
+            f"JSON with a number of {len(digits)} characters; at most {_MAX_NUMBER_LENGTH} are read"
+        )
+    return int(digits)
+
+
+def _bounded_float(digits: str) -> float:
+    if len(digits) > _MAX_NUMBER_LENGTH:
+        raise EncodingError(
+            f"JSON with a number of {len(digits)} characters; at most {_MAX_NUMBER_LENGTH} are read"
+        )
+    value = float(digits)
+    if value in {float("inf"), float("-inf")}:
+        raise EncodingError("JSON with a number too large to represent")
+    return value
+
+
+def _json_kind(value: object) -> str:
+    kinds = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return kinds.get(type(value), "null")
+
+
+def check_access_token(token: object) -> str:
+    """Return the token if it can stand behind ``Authorization: DPoP`` (RFC 9449 §7.1, token68).
+
+    :raises ArgumentTypeError: not a str.
+    :raises CredentialError: empty, or a character outside token68; the token is not in the message.
+    """
+    if not isinstance(token, str):
+        raise ArgumentTypeError("access token", "str", token)
+    if not _TOKEN68.match(token):
+        what = "is empty" if not token else "holds characters that an Authorization header cannot carry"
+        raise CredentialError(
+            f"the access token {what}; expected token68: A-Z a-z 0-9 - . _ ~ + / and = at the end"
+        )
+    return token
+
+
+def check_nonce(nonce: object) -> str:
+    """Return the nonce if it is 1*NQCHAR (RFC 9449 §8.1).
+
+    :raises ArgumentTypeError: not a str.
+    :raises CredentialError: empty, or with a space, quote, backslash or control; the nonce is not in the
+        message.
+    """
+    if not isinstance(nonce, str):
+        raise ArgumentTypeError("nonce", "str", nonce)
+    if not _NONCE.match(nonce):
+        what = "is empty" if not nonce else "holds a character a nonce cannot have"
+        raise CredentialError(
+            f'the nonce {what}; expected printable ASCII without space, " or \\: '
+            "copy the DPoP-Nonce header as it came"
+        )
+    return nonce
+
+
+def access_token_hash(token: str) -> str:
+    """The ``ath`` claim: BASE64URL(SHA-256(ASCII(token))), 43 characters (RFC 9449 §4.2).
+
+    :raises CredentialError: the token is not token68.
+    """
+    return b64url_encode(hashlib.sha256(check_access_token(token).encode("ascii")).digest())
+
+
+def code_jti(code: str) -> str:
+    """The ``jti`` Google asks for at a code exchange: BASE64URL(SHA-256(code)), 43 characters.
+
+    The code is hashed as the authorization server sent it, decoded: never in its form-encoded
+    spelling (``4/P7q…``, not ``4%2FP7q…``). Source: Google's guide to DPoP for web-server applications.
+
+    :raises ArgumentTypeError: not a str.
+    :raises CredentialError: empty, or outside printable ASCII (RFC 6749 A.11); the code is not in the
+        message.
+    """
+    if not isinstance(code, str):
+        raise ArgumentTypeError("code", "str", code)
+    if not code or not re.fullmatch(r"[\x20-\x7e]+", code):
+        raise CredentialError("the authorization code must be printable ASCII and not empty")
+    return b64url_encode(hashlib.sha256(code.encode("ascii")).digest())
