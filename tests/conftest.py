@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings for all tests."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# No deadline, for a slow machine is no fault; no database, for a test run leaves no files behind.
+settings.register_profile("dpop", deadline=None, database=None)
+settings.load_profile("dpop")
