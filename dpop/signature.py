@@ -115,8 +115,8 @@ def check_raw(raw: bytes, size: int) -> None:
         )
     zero = bytes(size)
     if not (zero < raw[:size] < order and zero < raw[size:] < order):
-        for name, number in (("r", raw[:size]), ("s", raw[size:])):
-            _check_range(name, int.from_bytes(number, "big"), size)
+        _check_range("r", int.from_bytes(raw[:size], "big"), size)
+        _check_range("s", int.from_bytes(raw[size:], "big"), size)
 
 
 def _order_octets(size: int) -> bytes:

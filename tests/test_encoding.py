@@ -199,6 +199,12 @@ def test_json_depth_counts_brackets_outside_strings() -> None:
         json_object(b'{"a":[]}', max_depth=1)
 
 
+def test_json_deeper_than_the_parser_goes() -> None:
+    """A caller who allows any depth gets this package's error when the parser gives up."""
+    with pytest.raises(EncodingError, match="too deep"):
+        json_object(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}", max_depth=1_000_000)
+
+
 def test_json_with_a_string_that_never_ends_is_read_once() -> None:
     """A megabyte of escaped quotes is refused; reading it again from each quote would take an hour."""
     with pytest.raises(EncodingError, match="not JSON"):
