@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Origins: the scheme, host and port of an absolute http or https URL, in one spelling.
+
+Errors here never repeat what they refuse: the text before the first ``/`` of a mistyped URL may well
+be a password.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Final
+
+from dpop.errors import ArgumentTypeError, TargetError
+
+__all__ = ["Origin", "origin_of", "split_url", "wire_origin"]
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+# RFC 3986 §3, appendix B, without the forms that are not absolute.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*+)://([^/?#]*+)([^?#]*+)")
+
+# A name as DNS and Docker know it: labels, and the underscore that service names have.
+_NAME = re.compile(r"[a-z0-9_\-]++(?:\.[a-z0-9_\-]++)*+\.?")
+_MAX_NAME: Final = 253  # RFC 1035 §2.3.4, without the trailing dot
+
+# Browsers read https://api.example\@evil.test/ as api.example, RFC 3986 as evil.test.
+_NOT_IN_USERINFO = re.compile(r"[\x00-\x20\x7f\\]")
+
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]{2,45}")
+_PORT = re.compile(r"0*+([0-9]{0,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Scheme, host and port of a server (RFC 6454 §4). Get one from :meth:`parse` or :meth:`of_url`.
+
+    ``host`` is in lower case, an A-label where the name is international, an IPv6 address in RFC 5952
+    form without brackets. ``str()`` gives the URL form, without the port where it is the default.
+    """
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Origin:
+        """The origin in a setting such as ``https://api.example`` or ``https://api.example:8443/``.
+
+        :raises TargetError: a path, query, fragment, user or password; a scheme other than http and
+            https; a host or port that is none.
+        :raises ArgumentTypeError: not a str.
+        """
+        scheme, authority, path = split_url(text)
+        if path not in {"", "/"} or "?" in text or "#" in text:
+            raise TargetError(
+                "an origin has no path, query or fragment: write the scheme, host and port only, "
+                "such as https://api.example"
+            )
+        return origin_of(scheme, authority)
+
+    @classmethod
+    def of_url(cls, url: str) -> Origin:
+        """The origin of an absolute http or https URL; its user and password are not part of it.
+
+        :raises TargetError: not such a URL, or a host or port that is none.
+        :raises ArgumentTypeError: not a str.
+        """
+        scheme, authority, _ = split_url(url)
+        if "@" in authority:
+            # Cut before the cached call, so that no password stays in memory.
+            userinfo, _, authority = authority.partition("@")
+            if _NOT_IN_USERINFO.search(userinfo):
+                raise TargetError(
+                    "the user or password in the URL holds a backslash, a space or a control character, "
+                    "after which URL parsers disagree on the host; percent-encode it"
+                )
+        return _cached_origin_of(scheme, authority)
+
+    @property
+    def authority(self) -> str:
+        """``host``, or ``host:port`` where the port is not the default; IPv6 in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS.get(self.scheme) else f"{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the host is this machine: 127.0.0.0/8, ::1, ``localhost`` or under it (RFC 6761 §6.3)."""
+        if self.host in {"localhost", "::1"} or self.host.endswith(".localhost"):
+            return True
+        try:
+            return self.host.startswith("127.") and IPv4Address(self.host).is_loopback
+        except AddressValueError:
+            return False
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+
+def split_url(url: str) -> tuple[str, str, str]:
+    """Scheme in lower case, authority, and path of an absolute http or https URL, otherwise as they stand.
+
+    :raises TargetError: not such a URL.
+    :raises ArgumentTypeError: not a str.
+    """
+    if not isinstance(url, str):
+        raise ArgumentTypeError("url", "str", url)
+    match = _URL.match(url)
+    if match is None:
+        raise TargetError("not an absolute URL; write it whole, such as https://api.example/path")
+    return _known_scheme(match[1]), match[2], match[3]
+
+
+def origin_of(scheme: str, authority: str) -> Origin:
+    """The origin of ``host[:port]`` under a scheme, which is http or https in any case.
+
+    :raises TargetError: another scheme, a user or password, a host or port that is none.
+    """
+    scheme = _known_scheme(scheme)
+    host, port = _host_and_port(authority)
+    return Origin(scheme, _host(host), _port(port, scheme))
+
+
+_cached_origin_of = lru_cache(maxsize=256)(origin_of)
+
+
+@lru_cache(maxsize=256)
+def wire_origin(scheme: str, authority: str) -> str:
+    """The origin of a request about to be sent, as the front of its ``htu``.
+
+    An IPv6 address in a Host header must already be in RFC 5952 form: servers that compare strings
+    would see another one than the proof names.
+
+    :raises TargetError: as :func:`origin_of` does, and for such an address.
+    """
+    origin = origin_of(scheme, authority)
+    host, _ = _host_and_port(authority)
+    if host.startswith("[") and host != f"[{origin.host}]":
+        raise TargetError(
+            "the Host header has an IPv6 address in another form than RFC 5952; "
+            f"write it as [{origin.host}] in the URL of the request"
+        )
+    return str(origin)
+
+
+def _known_scheme(scheme: str) -> str:
+    scheme = scheme.lower()
+    if scheme not in _DEFAULT_PORTS:
+        raise TargetError("neither an https nor an http URL; DPoP proofs name no others")
+    return scheme
+
+
+def _host_and_port(authority: str) -> tuple[str, str]:
+    """Host, an IPv6 address with its brackets, and port, empty where there is none."""
+    if "@" in authority:
+        raise TargetError(
+            "the URL has a user or password before its host; take them out and send them in a header"
+        )
+    if authority.startswith("["):
+        address, bracket, rest = authority.partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise TargetError("an IPv6 host must be written as [address] or [address]:port")
+        return address + bracket, rest[1:]
+    host, _, port = authority.partition(":")
+    if ":" in port:
+        raise TargetError("more than one colon in host and port; an IPv6 address needs brackets: [::1]")
+    return host, port
+
+
+def _port(digits: str, scheme: str) -> int:
+    """RFC 3986 §3.2.3 and §6.2.3: an empty port is the default, leading zeros mean nothing."""
+    if not digits:
+        return _DEFAULT_PORTS[scheme]
+    match = _PORT.fullmatch(digits)
+    port = int(match[1] or "0") if match else 0
+    if not 1 <= port <= 65535:
+        raise TargetError("the port is not a number from 1 to 65535")
+    return port
+
+
+def _host(host: str) -> str:
+    if host.startswith("["):
+        return _ipv6(host[1:-1])
+    if "%" in host:
+        raise TargetError("the host holds a percent sign; write the name itself, without %-escapes")
+    if not host:
+        raise TargetError("the URL has no host; write it whole, such as https://api.example/path")
+    name = (host if host.isascii() else _a_label(host)).lower()
+    if not _NAME.fullmatch(name):
+        raise TargetError(
+            "the host holds a character no host name has, or an empty label; "
+            "expected letters, digits, hyphens and underscores between single dots"
+        )
+    if len(name.rstrip(".")) > _MAX_NAME:
+        raise TargetError(f"the host name is longer than {_MAX_NAME} characters")
+    return name
+
+
+def _a_label(host: str) -> str:
+    """The ASCII form of an international name: UTS 46, non-transitional, as browsers have it."""
+    if len(host) > _MAX_NAME:
+        raise TargetError(f"the host name is longer than {_MAX_NAME} characters")
+    try:
+        import idna  # only here: most programs never meet such a host
+    except ImportError:
+        raise TargetError(
+            "the host is not ASCII, and converting it needs the package idna; "
+            "install idna, or write the host in its xn-- form"
+        ) from None
+    try:
+        return idna.encode(host, uts46=True).decode("ascii")
+    except UnicodeError:
+        raise TargetError("the host is not a name that IDNA allows; write it in its xn-- form") from None
+
+
+def _ipv6(text: str) -> str:
+    if "%" in text:
+        raise TargetError("the IPv6 address has a zone, which means nothing to a server; cut it at the %")
+    try:
+        if not _IPV6.fullmatch(text):
+            raise AddressValueError
+        packed = IPv6Address(text).packed
+    except AddressValueError:
+        raise TargetError("what stands in brackets is not an IPv6 address") from None
+    return _rfc5952(packed)
+
+
+def _rfc5952(packed: bytes) -> str:
+    """RFC 5952 §4 from the octets, because ``str(IPv6Address)`` changed between Python 3.12 and 3.13.
+
+    An IPv4-mapped address is hexadecimal like any other, as the URL standard of browsers prints it.
+    """
+    groups = [packed[i : i + 2].hex().lstrip("0") or "0" for i in range(0, 16, 2)]
+    start = length = 0
+    for first in range(8):
+        run = 0
+        while first + run < 8 and groups[first + run] == "0":
+            run += 1
+        if run > length:
+            start, length = first, run
+    if length < 2:
+        return ":".join(groups)
+    return ":".join(groups[:start]) + "::" + ":".join(groups[start + length :])
