@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``htu`` and ``htm`` claims: naming a request, and comparing two names (RFC 9449 §4.2, §4.3).
+
+A client names what it puts on the wire, character by character: a proof that normalises more than the
+request does is refused by servers that compare strings. A server compares canonical forms (RFC 3986
+§6.2.2, §6.2.3). Both refuse a URL that two readers could understand differently, for a proof must name
+one resource.
+
+Query and fragment are cut first: no cache keeps them and no message shows them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+from urllib.parse import quote
+
+from dpop.errors import ArgumentTypeError, TargetError
+from dpop.origin import Origin, origin_of, split_url, wire_origin
+
+__all__ = ["MAX_HTU", "Origin", "canonical", "check_method", "same_target", "url_htu", "wire_htu"]
+
+MAX_HTU: Final = 4096
+"""Characters an ``htu`` may have. A client counts them without the query, a server the whole claim."""
+
+# RFC 9110 §5.6.2
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
+
+# RFC 3986 §3.3: the characters of a path, and the longest well-formed run of them and of %-escapes.
+_PATH_CHARACTERS: Final = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]"
+_PATH = re.compile(rf"(?:{_PATH_CHARACTERS}++|%[0-9A-Fa-f]{{2}})*+")
+_DOT_SEGMENT = re.compile(r"/(?:\.|%2[Ee]){1,2}(?=/|\Z)")
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
+_UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+# Raw in a claim these mean one thing to one URL parser and another to the next.
+_NEVER_IN_PATH = re.compile(r"[\x00-\x20\x7f\\]")
+_NAMES: Final = {" ": "a space", "\\": "a backslash"}
+
+
+def check_method(method: str) -> str:
+    """Return the method if it can stand in ``htm``: an RFC 9110 token, its case kept (RFC 9449 §4.2).
+
+    :raises TargetError: empty, or with a character no method has.
+    :raises ArgumentTypeError: not a str.
+    """
+    if not isinstance(method, str):
+        raise ArgumentTypeError("method", "str", method)
+    if not _TOKEN.fullmatch(method):
+        what = "holds a character no HTTP method has" if method else "is empty"
+        raise TargetError(f"the method {what}; expected one such as GET or POST")
+    return method
+
+
+# --- client
+
+
+def wire_htu(scheme: str, authority: str, target: str) -> str:
+    """The ``htu`` of a request as it goes onto the wire (RFC 9449 §4.2).
+
+    :param scheme: ``https`` or ``http``, of the connection to the server.
+    :param authority: the Host header, or ``:authority``.
+    :param target: the request-target as sent: ``/path?query``, or the absolute form that a forward
+        proxy is given (RFC 9112 §3.2.2), which must name the same server as the Host header.
+    :returns: ``scheme://host[:port]/path``; scheme and host in lower case, the path as it was sent.
+    :raises TargetError: what no proof can name without doubt: characters in the path that RFC 3986
+        wants percent-encoded, a bad %-escape, a dot segment, an IPv6 address not in RFC 5952 form, a
+        host or port that is none, a user or password, more than ``MAX_HTU`` characters.
+    :raises ArgumentTypeError: not a str.
+    """
+    if not isinstance(scheme, str):
+        raise ArgumentTypeError("scheme", "str", scheme)
+    if not isinstance(authority, str):
+        raise ArgumentTypeError("authority", "str", authority)
+    if not isinstance(target, str):
+        raise ArgumentTypeError("target", "str", target)
+    return _wire_htu(scheme, authority, target.partition("?")[0])
+
+
+@lru_cache(maxsize=1024)
+def _wire_htu(scheme: str, authority: str, path: str) -> str:
+    _check_length(authority, path)
+    front = wire_origin(scheme, authority)
+    if path and path[0] != "/":
+        path = _path_of_absolute_form(path, front)
+    _check_path(path)
+    if "." in path or "%2" in path:
+        _refuse_dot_segments(_DOT_SEGMENT.search(path) is not None)
+    return _bounded(front + (path or "/"))
+
+
+def _path_of_absolute_form(target: str, front: str) -> str:
+    if "://" not in target:
+        raise TargetError(
+            "the request-target is neither a path nor an absolute URL; no proof can name OPTIONS * or CONNECT"
+        )
+    if "#" in target:
+        raise TargetError("the request-target holds a fragment; cut it at the # before sending")
+    scheme, authority, path = split_url(target)
+    if wire_origin(scheme, authority) != front:
+        raise TargetError("the request-target names another server than the Host header; they must agree")
+    return path
+
+
+def url_htu(url: str) -> str:
+    """The ``htu`` of the request a careful client makes for this URL (RFC 9449 §4.2).
+
+    Scheme and host in lower case, an international host as A-label, IPv6 in RFC 5952 form, the default
+    port dropped, non-ASCII in the path percent-encoded as UTF-8, dot segments removed (RFC 3986
+    §5.2.4), an empty path made ``/``. %-escapes stay as they are. Refused is all that :func:`wire_htu`
+    refuses, and a path that ends in a dot segment, because clients disagree on the slash it leaves.
+
+    :raises TargetError: with a sentence that says what to write instead.
+    :raises ArgumentTypeError: not a str.
+    """
+    if not isinstance(url, str):
+        raise ArgumentTypeError("url", "str", url)
+    return _url_htu(url.partition("?")[0].partition("#")[0])
+
+
+@lru_cache(maxsize=1024)
+def _url_htu(url: str) -> str:
+    _check_length(url)
+    scheme, authority, path = split_url(url)
+    front = str(origin_of(scheme, authority))
+    path = _ascii_path(path)
+    _check_path(path)
+    if "." in path or "%2" in path:
+        _refuse_dot_segments(any("%" in dots[0] for dots in _DOT_SEGMENT.finditer(path)))
+        if path.endswith(("/.", "/..")):
+            raise TargetError(
+                "the path ends in a dot segment, and clients disagree on the slash it leaves; "
+                "write the path it means"
+            )
+        path = _without_dot_segments(path)
+    return _bounded(front + (path or "/"))
+
+
+def _check_length(*parts: str) -> None:
+    # Before any other work. Scheme and port add a little; the finished htu is checked as well.
+    if sum(map(len, parts)) > MAX_HTU:
+        raise _too_long()
+
+
+def _bounded(htu: str) -> str:
+    if len(htu) > MAX_HTU:
+        raise _too_long()
+    return htu
+
+
+def _too_long() -> TargetError:
+    return TargetError(f"the URL has more than {MAX_HTU} characters without its query; servers refuse that")
+
+
+def _check_path(path: str) -> None:
+    """Refuse what RFC 3986 §3.3 does not allow in a path: clients and servers repair it differently."""
+    match = _PATH.match(path)
+    end = match.end() if match else 0
+    if end == len(path):
+        return
+    bad = path[end]
+    if bad == "%":
+        raise TargetError("the path holds a % without two hex digits; write a literal percent sign as %25")
+    if not bad.isascii():
+        raise TargetError("the request-target holds a character outside ASCII; percent-encode it as UTF-8")
+    if bad == "#":
+        raise TargetError("the request-target holds a fragment; cut it at the # before sending")
+    name = _NAMES.get(bad, bad if bad.isprintable() else "a control character")
+    raise TargetError(f"the path holds {name}, which no URL may; percent-encode it as %{ord(bad):02X}")
+
+
+def _refuse_dot_segments(found: bool) -> None:
+    if found:
+        raise TargetError(
+            "the path holds a dot segment (/./ or /../, perhaps as %2E), which servers resolve differently; "
+            "write the path it means"
+        )
+
+
+def _ascii_path(path: str) -> str:
+    """Percent-encode what is not ASCII as UTF-8, without normalising it (RFC 3987 §3.1)."""
+    if path.isascii():
+        return path
+    try:
+        return _NOT_ASCII.sub(lambda run: quote(run[0], safe=""), path)
+    except UnicodeEncodeError:
+        raise TargetError("the path holds half of a surrogate pair, which no UTF-8 text can hold") from None
+
+
+def _without_dot_segments(path: str) -> str:
+    """RFC 3986 §5.2.4 for a path that is empty or begins with a slash."""
+    if "/." not in path:
+        return path
+    segments = path.split("/")[1:]
+    kept: list[str] = []
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in {".", ".."}:
+        kept.append("")
+    return "/" + "/".join(kept)
+
+
+# --- server
+
+
+def canonical(url: str) -> str:
+    """The form in which two URLs are compared (RFC 9449 §4.3 9; RFC 3986 §6.2.2, §6.2.3).
+
+    Query and fragment are dropped; scheme and host in lower case, the host as A-label or in RFC 5952
+    form; the port as a number, dropped where it is the default; %-escapes of unreserved characters
+    decoded and the others in upper case; dot segments removed; an empty path made ``/``. Reserved
+    characters, double slashes, a trailing slash, a trailing dot of the host and the case of the path
+    stay as they are, for they may matter.
+
+    :raises TargetError: not an absolute http or https URL of at most ``MAX_HTU`` characters; a user or
+        password; a backslash, control or space in the path; a bad %-escape; a host or port that is none.
+    :raises ArgumentTypeError: not a str.
+    """
+    if not isinstance(url, str):
+        raise ArgumentTypeError("url", "str", url)
+    return _canonical(url)
+
+
+def same_target(claim: str, url: str) -> bool:
+    """Whether an ``htu`` claim names the URL of the request: their canonical forms are equal.
+
+    :param claim: untrusted. One that :func:`canonical` refuses is never the same.
+    :param url: of the request, from the server's own configuration; its query does not count.
+    :raises TargetError: ``url`` is refused by :func:`canonical`.
+    :raises ArgumentTypeError: not a str.
+    """
+    if not isinstance(claim, str):
+        raise ArgumentTypeError("claim", "str", claim)
+    if not isinstance(url, str):
+        raise ArgumentTypeError("url", "str", url)
+    expected = _canonical_request(url.partition("?")[0].partition("#")[0])
+    if claim == expected:
+        return True
+    # Not cached: whoever sends claims should not choose what the cache holds.
+    try:
+        return _canonical(claim) == expected
+    except TargetError:
+        return False
+
+
+def _canonical(url: str) -> str:
+    if len(url) > MAX_HTU:
+        raise TargetError(f"the URL is longer than {MAX_HTU} characters")
+    scheme, authority, path = split_url(url)
+    front = str(origin_of(scheme, authority))
+    if _NEVER_IN_PATH.search(path):
+        raise TargetError("the path holds a backslash, a space or a control character; percent-encode it")
+    path = _ascii_path(path)
+    if "%" in path:
+        path = _ESCAPE.sub(_normal_escape, path)
+    return _bounded(front + (_without_dot_segments(path) or "/"))
+
+
+_canonical_request = lru_cache(maxsize=1024)(_canonical)
+
+
+def _normal_escape(escape: re.Match[str]) -> str:
+    digits: str | None = escape[1]
+    if digits is None:
+        raise TargetError("the path holds a % without two hex digits; write a literal percent sign as %25")
+    character = chr(int(digits, 16))
+    return character if character in _UNRESERVED else "%" + digits.upper()
