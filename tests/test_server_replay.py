@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The replay cache: each key once, bounded, and never silently open."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpop.errors import ReplayCacheError, UsageError
+from dpop.server.replay import MemoryReplayCache, nonce_key, replay_key
+
+JKT = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
+OTHER_JKT = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+HTU = "https://api.example/items"
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self, now: float = 1_700_000_000) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still."""
+    return Clock()
+
+
+def test_a_key_is_new_once(clock: Clock) -> None:
+    """The second add of a key is refused, that of another key is not."""
+    cache = MemoryReplayCache(clock=clock)
+    assert cache.add("a.1", clock.now + 90)
+    assert not cache.add("a.1", clock.now + 90)
+    assert cache.add("a.2", clock.now + 90)
+
+
+def test_a_key_stays_until_it_expires(clock: Clock) -> None:
+    """Up to its last second a key is known, and after it its room is free again."""
+    cache = MemoryReplayCache(clock=clock)
+    cache.add("a.1", clock.now + 90)
+    clock.now += 90
+    assert not cache.add("a.1", clock.now + 90)
+    clock.now += 1.5
+    assert cache.add("a.2", clock.now + 90)
+    assert len(cache) == 1
+
+
+def test_a_key_with_a_fraction_is_not_forgotten_early(clock: Clock) -> None:
+    """Expiry is rounded up, never down."""
+    cache = MemoryReplayCache(clock=clock)
+    cache.add("a.1", clock.now + 0.9)
+    clock.now += 0.8
+    assert not cache.add("a.1", clock.now + 0.1)
+
+
+def test_a_clock_set_back_does_not_open_the_cache(clock: Clock) -> None:
+    """A key that was forgotten cannot be judged again when the clock returns to its time."""
+    cache = MemoryReplayCache(clock=clock)
+    start = clock.now
+    cache.add("a.1", start + 90)
+    clock.now = start + 1000
+    cache.add("a.2", clock.now + 90)
+    clock.now = start
+    assert not cache.add("a.1", start + 90)
+
+
+def test_a_full_cache_raises(clock: Clock) -> None:
+    """At the bound the cache says so, keeps what it has, and takes new keys when old ones expire."""
+    cache = MemoryReplayCache(max_entries=3, clock=clock)
+    for i in range(3):
+        assert cache.add(f"key{i}.1", clock.now + 90)
+    with pytest.raises(ReplayCacheError, match="3 entries"):
+        cache.add("key9.1", clock.now + 90)
+    assert not cache.add("key0.1", clock.now + 90)
+    clock.now += 92
+    assert cache.add("key9.1", clock.now + 90)
+
+
+def test_one_owner_cannot_fill_the_cache(clock: Clock) -> None:
+    """The bound per key stops one client and leaves the others alone; expiry lifts it."""
+    cache = MemoryReplayCache(max_per_key=2, clock=clock)
+    assert cache.add("a.1", clock.now + 90)
+    assert cache.add("a.2", clock.now + 90)
+    with pytest.raises(ReplayCacheError, match="max_per_key"):
+        cache.add("a.3", clock.now + 90)
+    assert cache.add("b.3", clock.now + 90)
+    clock.now += 92
+    assert cache.add("a.3", clock.now + 90)
+
+
+def test_a_thousand_seconds_of_traffic_keep_the_cache_flat(clock: Clock) -> None:
+    """With constant traffic the number of entries is that of one lifetime."""
+    cache = MemoryReplayCache(clock=clock)
+    largest = 0
+    for i in range(20_000):
+        clock.now += 0.05
+        assert cache.add(f"key{i % 7}.{i}", clock.now + 90)
+        largest = max(largest, len(cache))
+    assert largest <= 20 * 92
+
+
+def test_one_of_a_hundred_threads_wins(clock: Clock) -> None:
+    """The same key at a hundred threads at once is new to exactly one of them."""
+    cache = MemoryReplayCache(clock=clock)
+    start = threading.Barrier(100)
+
+    def add(_: int) -> bool:
+        start.wait()
+        return cache.add("a.1", clock.now + 90)
+
+    with ThreadPoolExecutor(100) as pool:
+        assert sum(pool.map(add, range(100))) == 1
+
+
+@pytest.mark.parametrize("when", [float("nan"), float("inf"), float("-inf")])
+def test_no_time_is_refused(clock: Clock, when: float) -> None:
+    """An expiry that is no time would stay for ever or never."""
+    with pytest.raises(UsageError):
+        MemoryReplayCache(clock=clock).add("a.1", when)
+
+
+@pytest.mark.parametrize("bounds", [{"max_entries": 0}, {"max_per_key": 0}])
+def test_bounds_of_zero_are_refused(bounds: dict[str, int]) -> None:
+    """A cache without room would refuse every request; say so at the start."""
+    with pytest.raises(UsageError):
+        MemoryReplayCache(**bounds)
+
+
+def test_repr_tells_the_size_and_no_key(clock: Clock) -> None:
+    """The repr can be logged."""
+    cache = MemoryReplayCache(clock=clock)
+    cache.add("secret.1", clock.now + 90)
+    assert repr(cache) == "<MemoryReplayCache 1 of 100000 entries>"
+
+
+@pytest.fixture
+def held_cache(clock: Clock) -> Iterator[MemoryReplayCache]:
+    """A cache that another thread is inside of: its clock blocks until the test ends."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def slow_clock() -> float:
+        if threading.current_thread() is holder:
+            inside.set()
+            leave.wait(30)
+        return clock.now
+
+    cache = MemoryReplayCache(clock=slow_clock)
+    holder = threading.Thread(target=cache.add, args=("a.1", clock.now + 90))
+    holder.start()
+    inside.wait(30)
+    yield cache
+    leave.set()
+    holder.join()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork with threads is the very thing tested
+def test_a_fork_during_an_add_leaves_the_child_a_usable_cache(
+    held_cache: MemoryReplayCache, clock: Clock
+) -> None:
+    """A lock that another thread held at the fork does not block the child."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if held_cache.add("a.2", clock.now + 90) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_cache_nobody_holds_is_freed(clock: Clock) -> None:
+    """The register of caches for forks does not keep them alive."""
+    cache = MemoryReplayCache(clock=clock)
+    watched = weakref.ref(cache)
+    del cache
+    gc.collect()
+    assert watched() is None
+
+
+def test_replay_keys_have_one_length_and_differ_by_each_part() -> None:
+    """Key, URL and jti each make another entry, and the key's part names its owner."""
+    keys = {
+        replay_key(JKT, HTU, "1"),
+        replay_key(OTHER_JKT, HTU, "1"),
+        replay_key(JKT, HTU + "/", "1"),
+        replay_key(JKT, HTU, "2"),
+        replay_key(JKT, HTU, "j" * 256),
+    }
+    assert len(keys) == 5
+    assert {len(key) for key in keys} == {87}
+    assert replay_key(JKT, HTU, "1").partition(".")[0] == JKT
+
+
+@given(st.text(), st.text())
+def test_two_nonces_never_share_a_key(one: str, other: str) -> None:
+    """Any text has a key of its own, of fixed length."""
+    assert (nonce_key(one) == nonce_key(other)) == (one == other)
+    assert len(nonce_key(one)) == 49
