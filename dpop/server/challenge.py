@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The answers of a server that refuses a request (RFC 9449 §5, §7.1, §8, §9).
+
+Descriptions are the verifier's own sentences. What came in the request and what was expected stay in
+the exception: they belong into the server's log.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from dpop.encoding import check_nonce
+from dpop.errors import InvalidProof, UsageError
+
+__all__ = ["resource_challenge", "token_error"]
+
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
+# RFC 6749 §5.2, RFC 6750 §3: %x20-21 / %x23-5B / %x5D-7E, so that neither " nor \ is ever to be escaped.
+_NOT_DESCRIPTION = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]+")
+_STATUS = {"invalid_request": 400, "insufficient_scope": 403}
+_EXPOSED = ("Access-Control-Expose-Headers", "WWW-Authenticate, DPoP-Nonce")
+_NO_STORE = ("Cache-Control", "no-store")
+
+
+def resource_challenge(
+    error: InvalidProof | None,
+    *,
+    algs: Iterable[str] | str,
+    realm: str | None = None,
+    bearer: bool = False,
+    tried: Literal["DPoP", "Bearer", "both"] = "DPoP",
+    parameters: Mapping[str, str] | None = None,
+) -> tuple[int, list[tuple[str, str]]]:
+    """The refusal of a resource server: status and header fields (RFC 9449 §7.1, §7.2).
+
+    :param error: why; None if the request had no credentials, and then the challenge tells no error.
+    :param algs: algorithms the server accepts in proofs, in its order of preference, as a list or as
+        one text with spaces.
+    :param realm: the protection space, if it has a name.
+    :param bearer: the server takes bearer tokens too; a Bearer challenge comes first, in its own field.
+    :param tried: the scheme the client used. The error goes into that challenge only (RFC 9449 §7.2).
+    :param parameters: more for the challenge that has the error, such as ``scope``, ``acr_values``
+        (RFC 9470) or ``resource_metadata`` (RFC 9728).
+    :returns: 401, but 400 for ``invalid_request`` and 403 for ``insufficient_scope``; and the fields,
+        ``DPoP-Nonce`` among them if the error has a nonce to hand out.
+    :raises UsageError: a parameter name that is no token, or a value no header field can hold.
+    """
+    listed = algs if isinstance(algs, str) else " ".join(algs)
+    about: dict[str, str] = {}
+    if error is not None:
+        about = {"error": error.error, "error_description": _description(error)}
+    about |= parameters or {}
+    place = {} if realm is None else {"realm": realm}
+    fields: list[tuple[str, str]] = []
+    if bearer or tried != "DPoP":
+        told = about if tried != "DPoP" else {}
+        fields.append(("WWW-Authenticate", _challenge("Bearer", place | told)))
+    told = about if tried != "Bearer" else {}
+    fields.append(("WWW-Authenticate", _challenge("DPoP", place | told | {"algs": listed})))
+    status = 401 if error is None else _STATUS.get(error.error, 401)
+    return status, [*fields, *_nonce_field(error), _NO_STORE, _EXPOSED]
+
+
+def token_error(error: InvalidProof) -> tuple[int, list[tuple[str, str]], bytes]:
+    """The refusal of an authorization server (RFC 6749 §5.2, RFC 9449 §5, §8).
+
+    :returns: status 400, header fields, and the JSON body.
+    """
+    body = json.dumps({"error": error.error, "error_description": _description(error)}).encode("ascii")
+    fields = [("Content-Type", "application/json"), *_nonce_field(error), _NO_STORE, _EXPOSED]
+    return 400, fields, body
+
+
+def _description(error: InvalidProof) -> str:
+    return _NOT_DESCRIPTION.sub("'", error.detail)
+
+
+def _nonce_field(error: InvalidProof | None) -> list[tuple[str, str]]:
+    if error is None or error.nonce is None:
+        return []
+    return [("DPoP-Nonce", check_nonce(error.nonce))]
+
+
+def _challenge(scheme: str, parameters: Mapping[str, str]) -> str:
+    pairs = ", ".join(f"{_name(name)}={_quoted(name, value)}" for name, value in parameters.items())
+    return f"{scheme} {pairs}" if pairs else scheme
+
+
+def _name(name: str) -> str:
+    if not _TOKEN.match(name):
+        raise UsageError(f"{name!a} cannot be the name of a challenge parameter (RFC 9110 §11.2)")
+    return name
+
+
+def _quoted(name: str, value: str) -> str:
+    """A quoted-string (RFC 9110 §5.6.4), of ASCII only: other octets read differently in each client."""
+    if not value.isascii() or not value.isprintable():
+        raise UsageError(f"the challenge parameter {name} may hold printable ASCII only")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
