@@ -5,6 +5,6 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-# No deadline, for a slow machine is no fault; no database, for a test run leaves no files behind.
+# No deadline, for a slow machine is no fault; no database, for no run should depend on the one before.
 settings.register_profile("dpop", deadline=None, database=None)
 settings.load_profile("dpop")
