@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The signature algorithms of DPoP proofs, and which one to use (RFC 9449 §4.2, §5.1; RFC 8725 §3.1).
+
+A list of what is allowed, not of what is forbidden: ``none``, MACs and unknown names are not in the
+table, so nothing ever selects them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+
+from dpop.errors import AlgorithmError, ArgumentTypeError
+
+__all__ = ["ALGORITHMS", "DEFAULT_ALGS", "PARAMETERS", "Algorithm", "choose_alg"]
+
+
+class Algorithm(NamedTuple):
+    """What a JWS algorithm name stands for (RFC 7518 §3, RFC 8037 §3.1, RFC 9864 §2.2).
+
+    :param kty: key type of its JWK: ``EC``, ``OKP`` or ``RSA``.
+    :param crv: curve of its JWK, None for RSA.
+    :param hash_name: the hash of the signing input, None for Ed25519, which has its own inside.
+    :param signature_size: octets of a signature; None for RSA, where it is the size of the modulus.
+    """
+
+    kty: str
+    crv: str | None
+    hash_name: str | None
+    signature_size: int | None
+
+
+ALGORITHMS: Final[Mapping[str, Algorithm]] = MappingProxyType(
+    {
+        "ES256": Algorithm("EC", "P-256", "SHA-256", 64),
+        "ES384": Algorithm("EC", "P-384", "SHA-384", 96),
+        "ES512": Algorithm("EC", "P-521", "SHA-512", 132),
+        "Ed25519": Algorithm("OKP", "Ed25519", None, 64),
+        # The name before RFC 9864, and all that older servers know. Ed448 has it too; no proof uses that.
+        "EdDSA": Algorithm("OKP", "Ed25519", None, 64),
+        "PS256": Algorithm("RSA", None, "SHA-256", None),
+        "RS256": Algorithm("RSA", None, "SHA-256", None),
+    }
+)
+
+# ES256 is what every server takes. Elliptic curves go before RSA, whose proofs are three times as long.
+DEFAULT_ALGS: Final = ("ES256", "Ed25519", "EdDSA", "ES384", "ES512", "PS256", "RS256")
+
+# What follows the octets in cryptography's sign() and verify(). Made once: the objects hold no state.
+PARAMETERS: Final[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
+    {
+        "ES256": (ec.ECDSA(hashes.SHA256()),),
+        "ES384": (ec.ECDSA(hashes.SHA384()),),
+        "ES512": (ec.ECDSA(hashes.SHA512()),),
+        "Ed25519": (),
+        "EdDSA": (),
+        # The salt is as long as the hash: RFC 7518 §3.5.
+        "PS256": (padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256()),
+        "RS256": (padding.PKCS1v15(), hashes.SHA256()),
+    }
+)
+
+_MAX_SHOWN = 8
+
+
+def choose_alg(server_algs: Iterable[str] | str | None, supported: Sequence[str] = DEFAULT_ALGS) -> str:
+    """The first of our algorithms that the server lists (RFC 9449 §5.1, §7.1).
+
+    The order of preference is ours: a server lists what it accepts, not what it prefers.
+
+    :param server_algs: ``dpop_signing_alg_values_supported`` of its metadata, or the space-separated
+        ``algs`` of its challenge; None if it says nothing, which leaves the choice to us. Names this
+        package does not know, and entries that are not str, are passed over.
+    :param supported: what can be used here, best first.
+    :raises AlgorithmError: nothing in common.
+    :raises ArgumentTypeError: ``server_algs`` is no list of names.
+    """
+    ours = [alg for alg in supported if alg in ALGORITHMS]
+    if server_algs is None:
+        if ours:
+            return ours[0]
+        raise AlgorithmError(f"none of the algorithms to choose from is for DPoP; known: {' '.join(ALGORITHMS)}")
+    if isinstance(server_algs, str):
+        server_algs = server_algs.split()
+    elif isinstance(server_algs, bytes) or not isinstance(server_algs, Iterable):
+        raise ArgumentTypeError("server_algs", "a list of algorithm names", server_algs)
+    listed = [alg for alg in server_algs if isinstance(alg, str)]
+    for alg in ours:
+        if alg in listed:
+            return alg
+    raise AlgorithmError(f"no common algorithm: the server accepts {_shown(listed)}, this side has {_shown(ours)}")
+
+
+def _shown(algs: Sequence[str]) -> str:
+    """Some names for a message: a server may list anything, at any length."""
+    names = [f"{alg:.20}" if alg.isascii() and alg.isprintable() else "?" for alg in algs[:_MAX_SHOWN]]
+    if len(algs) > _MAX_SHOWN:
+        names.append(f"and {len(algs) - _MAX_SHOWN} more")
+    return ", ".join(names) or "none"
