@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Key files: read with a limit, written at once or not at all and for nobody but their owner."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from dpop.errors import ArgumentTypeError, KeyFileError
+
+__all__ = ["MAX_KEY_OCTETS", "key_path", "read_key_file", "write_key_file"]
+
+MAX_KEY_OCTETS: Final = 64 * 1024
+
+_log: Final = logging.getLogger("dpop.keys")
+
+# What os.link says where it cannot work; then the name is claimed first.
+_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+def key_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a key file, with ``~`` and ``~user`` replaced.
+
+    :raises ArgumentTypeError: neither str nor a path object.
+    :raises KeyFileError: empty, or a ``~`` whose home directory is unknown.
+    """
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(name, str):
+        raise ArgumentTypeError("path", "str or a path object", path)
+    if not name:
+        raise KeyFileError("the path of the key file is empty")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise KeyFileError("the home directory that ~ stands for is unknown; give the whole path") from None
+
+
+def read_key_file(path: Path) -> bytes:
+    """The octets of a key file. Links are followed; a pipe, such as ``<(command)`` of a shell, is read too.
+
+    A file that everybody may read or write is reported to the logger ``dpop.keys``, not refused: in a
+    container it can be what the platform does.
+
+    :raises KeyFileError: it cannot be read, is empty, or has more than 64 KiB.
+    """
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            octets = file.read(MAX_KEY_OCTETS + 1)
+    except (OSError, ValueError) as error:
+        if _may_be_a_key(str(path)):
+            raise KeyFileError(
+                "there is no such file, and its name looks like a key; pass the key itself as bytes or dict"
+            ) from None
+        raise KeyFileError(f"cannot read the key file {str(path)!r}: {_reason(error)}") from error
+    if not octets:
+        raise KeyFileError(f"the key file {str(path)!r} is empty")
+    if len(octets) > MAX_KEY_OCTETS:
+        raise KeyFileError(f"the key file {str(path)!r} has more than {MAX_KEY_OCTETS // 1024} KiB, too much for a key")
+    if os.name == "posix" and stat.S_ISREG(status.st_mode) and status.st_mode & 0o007:
+        mode = stat.S_IMODE(status.st_mode)
+        _log.warning("the key file %r is open to every user (mode %04o); run: chmod 600", str(path), mode)
+    return octets
+
+
+def write_key_file(
+    path: Path, octets: bytes, *, overwrite: bool = False, link: Callable[[str, Path], None] = os.link
+) -> None:
+    """Write a key file with mode 0600, all of it or nothing.
+
+    The octets go to a temporary file beside the final one, which never has a wider mode, and are on the
+    disk before they get their name. Links: a symbolic link as the last part of ``path`` is refused,
+    with ``overwrite`` too, for it is unclear whether the link or its target is meant; links to
+    directories are followed.
+
+    :param overwrite: replace a file that is there. It gets mode 0600 and the current user as owner.
+    :param link: makes a hard link; where a file system has none, the name is claimed in another way.
+    :raises KeyFileError: it exists, or cannot be written. What was there is as it was.
+    """
+    temporary = ""
+    try:
+        _check_target(path, overwrite=overwrite)
+        # mkstemp creates with mode 0600, exclusively; the prefix is short, for the name may be at its limit.
+        descriptor, temporary = tempfile.mkstemp(prefix=".dpop-", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(octets)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            Path(temporary).replace(path)
+        else:
+            _publish(temporary, path, link)
+    except (OSError, ValueError) as error:
+        raise KeyFileError(f"cannot write the key file {str(path)!r}: {_reason(error)}") from error
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+    _sync_directory(path.parent)
+
+
+def _check_target(path: Path, *, overwrite: bool) -> None:
+    if path.is_symlink():
+        raise FileExistsError(errno.EEXIST, "it is a symbolic link; give the path of the file itself")
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a directory; add a file name")
+    if not overwrite and path.exists():
+        raise FileExistsError(errno.EEXIST, "it exists; pass overwrite=True to replace it")
+
+
+def _publish(temporary: str, path: Path, link: Callable[[str, Path], None]) -> None:
+    """Give the finished file its name, unless somebody else has taken it meanwhile."""
+    try:
+        link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+    else:
+        return
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    Path(temporary).replace(path)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the new name last through a crash. The key is in place: no error here would help anyone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return "the path holds characters no file name can have"
+
+
+def _may_be_a_key(path: str) -> bool:
+    """A bare name that could be a base64 or hex secret given by mistake: then no message repeats it."""
+    return bool(re.fullmatch(r"[A-Za-z0-9+_=-][A-Za-z0-9+/_=-]{39,}", path)) and bool(re.search(r"\d", path))

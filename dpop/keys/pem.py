@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Private keys in PEM or DER: PKCS#8, SEC1 and PKCS#1 (RFC 5958, RFC 5915, RFC 8017, RFC 7468).
+
+The cryptography package parses; this module says what is wrong in words that help, and takes care
+that exactly one private key is meant. Its errors are never chained: they could hold octets of a key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
+
+from dpop.errors import ArgumentTypeError, InvalidKeyError, KeyPasswordError
+
+__all__ = ["Password", "check_password", "read_private_key"]
+
+Password = str | bytes | Callable[[], str | bytes]
+"""A password, or a function that asks for it. It is called only if the key is encrypted."""
+
+_MAX_PASSWORD: Final = 1023  # OpenSSL's limit
+
+_BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,60})-----")
+_PRIVATE: Final = frozenset({b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY", b"EC PRIVATE KEY", b"RSA PRIVATE KEY"})
+
+# What people give instead, by a word of its label, and what to do about it.
+_MISTAKES: Final = (
+    (
+        b"OPENSSH PRIVATE KEY",
+        "a key in OpenSSH's own format; convert a copy with: ssh-keygen -p -m PKCS8 -f COPY",
+    ),
+    (b"PGP", "an OpenPGP key, which cannot sign proofs"),
+    (b"DSA", "a DSA key, which cannot sign proofs; use P-256"),
+    (b"TSS2", "a key that only its TPM can use; give its pkcs11: URI"),
+    (b"REQUEST", "a certificate request; give the private key it was made with"),
+    (b"CERTIFICATE", "a certificate; give the file of the private key that belongs to it"),
+    (b"PUBLIC KEY", "a public key, where a private one is needed"),
+    (b"PARAMETERS", "curve parameters without a key; openssl ecparam writes one with -genkey"),
+)
+
+
+def check_password(password: str | bytes) -> bytes:
+    """The octets of a password; a str is UTF-8.
+
+    :raises KeyPasswordError: empty, or longer than 1023 octets.
+    :raises ArgumentTypeError: neither str nor bytes.
+    """
+    if isinstance(password, str):
+        try:
+            password = password.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise KeyPasswordError("the password holds half of a surrogate pair, which is no character") from None
+    elif not isinstance(password, bytes):
+        raise ArgumentTypeError("password", "str or bytes", password)
+    if not password:
+        raise KeyPasswordError("the password is empty; leave it out if the key has none")
+    if len(password) > _MAX_PASSWORD:
+        raise KeyPasswordError(f"the password has {len(password)} octets; at most {_MAX_PASSWORD} can be used")
+    return password
+
+
+def read_private_key(octets: bytes, password: Password | None = None) -> object:
+    """The one private key in the octets, as an object of the cryptography package.
+
+    PEM may have text and other objects around the key, such as the ``EC PARAMETERS`` that ``openssl
+    ecparam -genkey`` prints. What is not PEM must be DER.
+
+    :raises InvalidKeyError: no private key, more than one, or one that cannot be read.
+    :raises KeyPasswordError: a password is missing, wrong, or given for a key that is not encrypted.
+    """
+    if b"-----BEGIN " in octets:
+        return _decrypt(load_pem_private_key, _the_private_block(octets), password)
+    if octets[:1] == b"\x30":
+        return _decrypt(load_der_private_key, octets, password)
+    raise _not_a_key(octets)
+
+
+def _the_private_block(octets: bytes) -> bytes:
+    """The PEM block of the private key alone: cryptography takes the first of several without a word."""
+    begins = list(_BEGIN.finditer(octets))
+    private = [begin for begin in begins if begin[1] in _PRIVATE]
+    if len(private) > 1:
+        raise InvalidKeyError(f"the PEM holds {len(private)} private keys; leave the one that is meant")
+    if private:
+        end = b"-----END " + private[0][1] + b"-----"
+        stop = octets.find(end, private[0].end())
+        if stop < 0:
+            raise InvalidKeyError("the PEM is truncated: the private key has a BEGIN line and no END line")
+        block = octets[private[0].start() : stop + len(end)]
+        if b"\\n" in block:
+            raise InvalidKeyError(
+                "the PEM has line breaks written as backslash and n, as in JSON or an environment file;"
+                " turn them into real line breaks"
+            )
+        return block + b"\n"
+    for begin in begins:
+        for word, what in _MISTAKES:
+            if word in begin[1]:
+                raise InvalidKeyError(f"the PEM is {what}")
+    raise InvalidKeyError("the PEM holds no private key; expected -----BEGIN PRIVATE KEY-----")
+
+
+def _decrypt(load: Callable[[bytes, bytes | None], object], octets: bytes, password: Password | None) -> object:
+    try:
+        key = load(octets, None)
+    except TypeError:
+        pass  # it is encrypted
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _unreadable(load, error) from None
+    else:
+        if password is None or callable(password):
+            return key
+        raise KeyPasswordError("a password was given, but the key is not encrypted; leave the password out")
+    if password is None:
+        raise KeyPasswordError("the key is encrypted; give its password")
+    secret = check_password(password() if callable(password) else password)
+    try:
+        return load(octets, secret)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        if _unknown_cipher(error):
+            raise _unreadable(load, error) from None
+    raise KeyPasswordError("the password is wrong, or the encrypted key is damaged")
+
+
+def _unknown_cipher(error: Exception) -> bool:
+    return isinstance(error, UnsupportedAlgorithm) or "unknown cipher" in str(error)
+
+
+def _unreadable(load: object, error: Exception) -> InvalidKeyError:
+    if _unknown_cipher(error):
+        reason = (
+            "the key is of a kind or encrypted in a way that is not supported;"
+            " encrypt it anew with: openssl pkcs8 -topk8"
+        )
+    elif load is load_pem_private_key:
+        reason = (
+            "the PEM has the lines of a private key, but what is between them cannot be read: it is damaged,"
+            " or the key is of a kind that is not supported"
+        )
+    else:
+        reason = (
+            "the octets are DER, but no private key in PKCS#8, SEC1 or PKCS#1 form; a certificate, a public key"
+            " or a .p12 store is none"
+        )
+    return InvalidKeyError(reason)
+
+
+def _not_a_key(octets: bytes) -> InvalidKeyError:
+    if not octets.strip():
+        return InvalidKeyError("there is no key: the input is empty")
+    if octets[:2] in {b"\xff\xfe", b"\xfe\xff"}:
+        return InvalidKeyError("the key is UTF-16 text; save it as ASCII or UTF-8")
+    if octets[:3] == b"eyJ":
+        return InvalidKeyError("this looks like a JWT or an encrypted JWK, not like a key; expected PEM or a JWK")
+    if re.match(rb"ssh-|ecdsa-sha2-", octets):
+        return InvalidKeyError("this is an OpenSSH public key, where a private one is needed; expected PEM or a JWK")
+    return InvalidKeyError('this is not a key: expected PEM (-----BEGIN PRIVATE KEY-----), DER or a JWK ({"kty": ...)')
