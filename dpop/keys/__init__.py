@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys: made, loaded, and asked for one thing, ``key.sign(octets)``.
+
+- :func:`generate_key`, :func:`load_key` - a key.
+- :class:`Key` - the protocol: write your own signer in ten lines.
+- :class:`SoftwareKey` - a key in memory: save, export, wrap a private key object you have.
+- :mod:`dpop.keys.public` - public keys, for whoever verifies.
+- :func:`register_scheme` - let load_key open URIs of a device or service.
+"""
+
+from dpop.keys.protocol import Key
+from dpop.keys.public import PublicKey, thumbprint
+from dpop.keys.software import SoftwareKey
+from dpop.keys.sources import SchemeLoader, generate_key, load_key, register_scheme
+
+__all__ = [
+    "Key",
+    "PublicKey",
+    "SchemeLoader",
+    "SoftwareKey",
+    "generate_key",
+    "load_key",
+    "register_scheme",
+    "thumbprint",
+]
