@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPoP proofs: the octets to sign, and the compact JWT around the signature (RFC 9449 §4.2).
+
+Making a proof is split in two, so that a caller with a slow key can sign elsewhere::
+
+    octets = signing_input(key, "POST", htu, jti=..., iat=...)
+    proof = compact(octets, key.sign(octets))
+
+``create_proof`` does both at once for a caller who has a URL and a key.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from dpop.encoding import access_token_hash, b64url_encode, check_nonce
+from dpop.errors import AlgorithmError, ArgumentTypeError, EncodingError, SigningError, UsageError
+from dpop.htu import check_method, url_htu
+from dpop.keys.algorithms import ALGORITHMS
+from dpop.keys.public import PublicKey
+
+if TYPE_CHECKING:
+    from dpop.keys import Key
+
+__all__ = ["compact", "create_proof", "random_jti", "signing_input"]
+
+_STANDARD_CLAIMS = frozenset({"jti", "htm", "htu", "iat", "ath", "nonce"})
+_MAX_JTI_LENGTH = 256
+
+# Header octets by (alg, thumbprint): two facts that name a public key and the way it signs. Bounded
+# by clearing; losing an entry costs one recomputation.
+_header_octets: dict[tuple[str, str], bytes] = {}
+_MAX_HEADERS = 1024
+
+
+def random_jti() -> str:
+    """A fresh ``jti``: 128 random bits, 22 characters of base64url (RFC 9449 §4.2 asks for 96 or more)."""
+    return binascii.b2a_base64(os.urandom(16), newline=False).translate(_URL_SAFE, b"=").decode("ascii")
+
+
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+def signing_input(
+    key: Key,
+    method: str,
+    htu: str,
+    *,
+    jti: str,
+    iat: int,
+    nonce: str | None = None,
+    ath: str | None = None,
+    claims: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The octets a DPoP proof signs: BASE64URL(header) ``.`` BASE64URL(payload) (RFC 9449 §4.2).
+
+    The inner half of :func:`create_proof`: it trusts that ``htu`` came from :mod:`dpop.htu`, that
+    ``method`` and ``nonce`` were checked and that ``ath`` came from
+    :func:`dpop.encoding.access_token_hash`.
+
+    :param iat: seconds since the epoch, an int.
+    :param claims: further claims; they cannot replace the standard ones.
+    :raises UsageError: the extra claims name a standard claim or are not JSON.
+    :raises DPoPKeyError: the key's public JWK is not a key DPoP can use.
+    """
+    try:
+        header = _header_octets.get((key.alg, key.thumbprint)) or _header(key)
+    except AttributeError:
+        what = "a key from generate_key or load_key, or any object with its protocol"
+        raise ArgumentTypeError("key", what, key) from None
+    tail = f',"ath":"{ath}"' if ath is not None else ""
+    if nonce is not None:
+        tail += f',"nonce":"{nonce}"'
+    if claims:
+        tail += _extra(claims)
+    payload = f'{{"jti":{_quoted(jti)},"htm":"{method}","htu":{_quoted_htu(htu)},"iat":{iat}{tail}}}'
+    return header + binascii.b2a_base64(payload.encode("ascii"), newline=False).translate(_URL_SAFE, b"=")
+
+
+def compact(octets: bytes, signature: bytes) -> str:
+    """The proof: the signed octets, a dot, and BASE64URL(signature) (RFC 7515 §3.1)."""
+    encoded = binascii.b2a_base64(signature, newline=False).translate(_URL_SAFE, b"=")
+    return (octets + b"." + encoded).decode("ascii")
+
+
+def create_proof(
+    key: Key,
+    method: str,
+    url: str,
+    *,
+    nonce: str | None = None,
+    access_token: str | None = None,
+    jti: str | None = None,
+    iat: int | None = None,
+    claims: Mapping[str, Any] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> str:
+    """Make a DPoP proof for one request: the value of its ``DPoP`` header (RFC 9449 §4.2).
+
+    :param key: any object with the :class:`dpop.keys.Key` protocol.
+    :param method: the request method as sent; case matters (``GET``, not ``get``).
+    :param url: the request's URL. Query and fragment are left out of ``htu``.
+    :param nonce: the server's newest ``DPoP-Nonce``, if it gave one.
+    :param access_token: the token in ``Authorization: DPoP``; leave it out at token endpoints.
+    :param jti: the proof's identifier; random by default. A proof is for one request: make another
+        for the next.
+    :param iat: creation time in whole seconds since the epoch; the clock's by default.
+    :param claims: further claims, JSON values.
+    :raises TargetError: a URL or method that cannot be named without doubt.
+    :raises CredentialError: a nonce or token with characters it cannot have.
+    :raises DPoPKeyError: the key cannot be used or did not sign.
+    """
+    octets = signing_input(
+        key,
+        check_method(method),
+        url_htu(url),
+        jti=random_jti() if jti is None else _checked_jti(jti),
+        iat=int(clock()) if iat is None else _checked_iat(iat),
+        nonce=None if nonce is None else check_nonce(nonce),
+        ath=None if access_token is None else access_token_hash(access_token),
+        claims=claims,
+    )
+    return compact(octets, sign(key, octets))
+
+
+def sign(key: Key, octets: bytes) -> bytes:
+    """``key.sign``, with the signature's length checked before anyone sends it (RFC 7518 §3.4).
+
+    :raises SigningError: not a signature of the algorithm's size.
+    """
+    signature = key.sign(octets)
+    size = ALGORITHMS[key.alg].signature_size
+    if type(signature) is not bytes or not signature or (size is not None and len(signature) != size):
+        got = f"{len(signature)} octets" if isinstance(signature, bytes) else type(signature).__name__
+        hint = "; DER from the device must be converted with der_to_raw" if key.alg.startswith("ES") else ""
+        raise SigningError(f"the key returned {got} for {key.alg}, expected {size or 'some'} octets{hint}")
+    return signature
+
+
+def _header(key: Key) -> bytes:
+    """BASE64URL(header) and its dot, made once per key: the JWK is checked here, not per proof."""
+    alg, thumbprint = key.alg, key.thumbprint
+    public = PublicKey.from_jwk(key.public_jwk)
+    if alg not in public.algs:
+        raise AlgorithmError(f"the key says it signs with {alg}, but its JWK is for {' or '.join(public.algs)}")
+    if public.thumbprint != thumbprint:
+        raise UsageError("the key's thumbprint is not that of its public JWK; leave computing it to dpop.thumbprint")
+    header = json.dumps({"typ": "dpop+jwt", "alg": alg, "jwk": public.jwk}, separators=(",", ":"))
+    octets = b64url_encode(header.encode("ascii")).encode("ascii") + b"."
+    if len(_header_octets) >= _MAX_HEADERS:
+        _header_octets.clear()
+    _header_octets[alg, thumbprint] = octets
+    return octets
+
+
+_quoted = json.encoder.encode_basestring_ascii
+_quoted_htu = lru_cache(maxsize=512)(_quoted)
+
+
+def _extra(claims: Mapping[str, Any]) -> str:
+    taken = sorted(_STANDARD_CLAIMS.intersection(claims))
+    if taken:
+        raise UsageError(f"claims= cannot set {', '.join(taken)}: the proof sets these itself")
+    try:
+        text = json.dumps(dict(claims), separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise EncodingError(f"claims= must be JSON values with str names: {error}") from None
+    return "," + text[1:-1]
+
+
+def _checked_jti(jti: object) -> str:
+    if not isinstance(jti, str):
+        raise ArgumentTypeError("jti", "str", jti)
+    if not 1 <= len(jti) <= _MAX_JTI_LENGTH or not jti.isprintable():
+        raise UsageError(f"jti must be 1 to {_MAX_JTI_LENGTH} printable characters; leave it out for a random one")
+    return jti
+
+
+def _checked_iat(iat: object) -> int:
+    if not isinstance(iat, int) or isinstance(iat, bool):
+        raise ArgumentTypeError("iat", "int, whole seconds since the epoch", iat)
+    if not 0 <= iat < 10**11:
+        raise UsageError(f"iat must be seconds since the epoch, got {iat}; milliseconds need // 1000")
+    return iat
