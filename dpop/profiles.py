@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named sets of what servers do differently, for ``profile=``.
+
+A profile describes a server, not a user: the facts that its documentation states and that the
+protocol leaves open. ``RFC9449`` is the default and assumes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["ATPROTO", "FAPI2", "GOOGLE", "RFC9449", "Profile"]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one kind of server expects of a client.
+
+    :param name: for people and logs.
+    :param nonces: ``"required"`` if the server refuses every proof without a nonce: the first request
+        then goes alone and the others wait for the nonce it brings. ``"auto"``: learn it when it comes.
+    :param algs: the algorithms the server accepts, ``None`` if it does not say.
+    :param code_jti: a code exchange carries ``jti = BASE64URL(SHA256(code))``, also on its nonce retry.
+    :param share_nonces: one nonce serves the token endpoint and the API of one origin.
+    """
+
+    name: str
+    nonces: Literal["auto", "required"] = "auto"
+    algs: tuple[str, ...] | None = None
+    code_jti: bool = False
+    share_nonces: bool = False
+
+
+RFC9449 = Profile("RFC 9449")
+"""The protocol as written."""
+
+GOOGLE = Profile("Google", code_jti=True, algs=("ES256", "RS256"))
+"""Google's token endpoint: the code names the first proof's ``jti``; refresh needs a nonce."""
+
+ATPROTO = Profile("atproto", nonces="required", algs=("ES256",))
+"""AT Protocol (Bluesky): nonces mandatory from the pushed authorization request on, ES256."""
+
+FAPI2 = Profile("FAPI 2.0", algs=("PS256", "ES256", "Ed25519", "EdDSA"))
+"""FAPI 2.0 Security Profile §5.4.1."""
