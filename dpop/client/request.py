@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the brain must know of a request: facts, gathered by an adapter, of no HTTP library."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+from urllib.parse import parse_qsl
+
+from dpop.client.nonces import Role
+from dpop.client.prover import Prover
+
+__all__ = ["AccessToken", "OutgoingRequest", "RequestCredentials", "TokenSource", "form_of"]
+
+_MAX_FORM = 65_536
+
+
+class TokenSource(Protocol):
+    """A callable that returns a fresh access token and can be told that one was refused.
+
+    A source may also have ``async_token()``, a coroutine function, for asynchronous clients; its
+    ``refused`` may return an awaitable there.
+    """
+
+    def __call__(self) -> str:
+        """A fresh access token."""
+
+    def refused(self, token: str, /) -> Awaitable[None] | None:
+        """A resource server answered ``invalid_token`` to this token."""
+
+
+AccessToken: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]] | TokenSource"
+"""A token, a function that returns one, or a token source. A function is asked once per attempt."""
+
+
+@dataclass(slots=True, eq=False)
+class RequestCredentials:
+    """Whose request this is, when it is not the adapter's default: one client can serve many users.
+
+    ``seen`` tells the carrier whether any adapter took notice of it.
+    """
+
+    prover: Prover
+    access_token: AccessToken | None = field(default=None, repr=False)
+    seen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRequest:
+    """One request on one hop, as it is about to be sent.
+
+    :param url: absolute, as the HTTP library will connect to it; only its origin is used, and its
+        path to tell ``as_endpoints`` apart.
+    :param authorization: the Authorization header the caller or the library set.
+    :param content: the body, if it is in memory.
+    :param repeatable: whether the same body can be sent again, whole.
+    :param priming: set for a request that only fetches a nonce, for this role: it carries no token
+        and is not sent again, lest it use up what it has fetched.
+    """
+
+    method: str
+    url: str = field(repr=False)
+    authorization: str | None = field(default=None, repr=False)
+    content: bytes | None = field(default=None, repr=False)
+    content_type: str | None = None
+    repeatable: bool = True
+    credentials: RequestCredentials | None = None
+    priming: Role | None = None
+
+    @property
+    def own_token(self) -> str | None:
+        """The token of a caller's own ``Authorization: DPoP`` or ``Bearer``."""
+        scheme, _, token = (self.authorization or "").partition(" ")
+        return token.strip() or None if scheme.lower() in {"dpop", "bearer"} else None
+
+    @property
+    def own_scheme(self) -> str:
+        """The scheme of the caller's Authorization, in lower case; empty without one."""
+        return (self.authorization or "").partition(" ")[0].lower()
+
+
+def form_of(request: OutgoingRequest) -> dict[str, str]:
+    """The fields of a form body, decoded; empty for any other body (RFC 6749 appendix B)."""
+    kind = (request.content_type or "").partition(";")[0].strip().lower()
+    if request.content is None or kind != "application/x-www-form-urlencoded" or len(request.content) > _MAX_FORM:
+        return {}
+    try:
+        return dict(parse_qsl(request.content.decode("ascii"), keep_blank_values=True, max_num_fields=1000))
+    except ValueError:
+        return {}

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Provers: what they hold, and that it does not get out."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+import dpop
+from dpop.client.prover import Prover
+from dpop.errors import AlgorithmError, ArgumentTypeError, UsageError
+
+KEY = dpop.generate_key()
+
+
+def test_a_bare_key_is_a_prover() -> None:
+    """Wherever a prover is wanted a key will do; a prover stays what it is."""
+    prover = Prover.of(KEY)
+    assert prover.key is KEY
+    assert prover.thumbprint == KEY.thumbprint
+    assert Prover.of(prover) is prover
+
+
+def test_the_server_must_accept_the_key() -> None:
+    """A key of no listed algorithm is refused before anything is sent, and the error names both sides."""
+    with pytest.raises(AlgorithmError, match=r"PS256.*ES256"):
+        Prover(KEY, algs=["PS256"])
+
+
+def test_a_key_keeps_its_own_algorithm_if_listed() -> None:
+    """Listing another name first does not switch a key that is accepted as it is."""
+    assert Prover(dpop.generate_key("PS256"), algs=["RS256", "PS256"]).key.alg == "PS256"
+
+
+@pytest.mark.parametrize("key", [None, "key.pem", 5, object()])
+def test_what_is_no_key_is_refused(key: object) -> None:
+    """The error says where keys come from."""
+    with pytest.raises(ArgumentTypeError, match="generate_key or load_key"):
+        Prover(key)  # type: ignore[arg-type]
+
+
+def test_a_prover_does_not_travel() -> None:
+    """Pickling and copying would take the key along: refused, with what to do instead."""
+    prover = Prover(KEY)
+    for travel in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(UsageError, match="must not travel"):
+            travel(prover)
+
+
+def test_a_prover_shows_its_thumbprint_only() -> None:
+    """The repr names algorithm and thumbprint."""
+    assert repr(Prover(KEY)) == f"<Prover ES256 {KEY.thumbprint}>"
