@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a server's clock is from ours, as far as it may be believed.
+
+A refused proof with a far-off ``Date`` is explained in the log. Only with ``learn_clock=True`` does
+the difference change later proofs, by five minutes at most: otherwise a hostile server could have
+proofs made out for a time to come.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from email.utils import parsedate_to_datetime
+
+from dpop.origin import Origin
+
+__all__ = ["NOTABLE_SECONDS", "ServerClocks", "skew"]
+
+NOTABLE_SECONDS = 5.0
+_MAX_OFFSET = 300.0
+_MAX_ORIGINS = 100
+
+
+def skew(date: str | None, now: float) -> float | None:
+    """Seconds that a ``Date`` header (RFC 9110 §6.6.1) is ahead of ``now``; ``None`` if it says nothing."""
+    if date is None:
+        return None
+    try:
+        return parsedate_to_datetime(date).timestamp() - now
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+class ServerClocks:
+    """Offsets by origin, bounded, five minutes at most each."""
+
+    __slots__ = ("_lock", "_offsets")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._offsets: OrderedDict[Origin, float] = OrderedDict()
+
+    def offset(self, origin: Origin) -> float:
+        """Seconds to add to our clock in proofs for this origin."""
+        return self._offsets.get(origin, 0.0)
+
+    def learn(self, origin: Origin, seconds: float) -> float:
+        """Use this difference from the next call on; returns what is kept of it."""
+        kept = max(-_MAX_OFFSET, min(_MAX_OFFSET, seconds))
+        with self._lock:
+            self._offsets[origin] = kept
+            self._offsets.move_to_end(origin)
+            if len(self._offsets) > _MAX_ORIGINS:
+                self._offsets.popitem(last=False)
+        return kept

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a server's clock is believed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpop.client.clock import ServerClocks, skew
+from dpop.htu import Origin
+
+API = Origin.parse("https://api.example")
+
+
+def test_skew_is_measured_from_date() -> None:
+    """Date minus now, in seconds; a server behind is negative."""
+    assert skew("Fri, 15 Jan 2027 08:01:30 GMT", 1_800_000_000) == 90
+    assert skew("Fri, 15 Jan 2027 07:59:00 GMT", 1_800_000_000) == -60
+
+
+@given(st.none() | st.text(max_size=60))
+def test_any_date_is_read_or_ignored(date: str | None) -> None:
+    """No Date header whatever makes it raise."""
+    result = skew(date, 0.0)
+    assert result is None or isinstance(result, float)
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(90, 90), (-90, -90), (301, 300), (-1e9, -300)])
+def test_an_offset_is_five_minutes_at_most(seconds: float, kept: float) -> None:
+    """A hostile Date cannot have proofs made out for tomorrow."""
+    clocks = ServerClocks()
+    assert clocks.learn(API, seconds) == kept
+    assert clocks.offset(API) == kept
+
+
+def test_offsets_belong_to_one_origin_and_are_bounded() -> None:
+    """What one server says changes no proof for another, and a thousand servers do not fill memory."""
+    clocks = ServerClocks()
+    for number in range(1000):
+        clocks.learn(Origin.parse(f"https://a{number}.example"), 10)
+    assert clocks.offset(API) == 0
+    assert clocks.offset(Origin.parse("https://a999.example")) == 10
+    assert clocks.offset(Origin.parse("https://a0.example")) == 0
