@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Driving a flow, synchronously and asynchronously: waiting, asking for tokens, signing.
+
+What the adapters of all HTTP libraries have in common. Nothing here decides anything; nothing in an
+adapter but these functions touches a key or a token source.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, cast
+
+from dpop.client.flow import Attempt, ProofFlow, Step
+from dpop.errors import ArgumentTypeError, UsageError
+from dpop.proof import sign
+
+__all__ = [
+    "DRAIN_OCTETS",
+    "DRAIN_SECONDS",
+    "AsyncTools",
+    "async_refresh",
+    "async_sign",
+    "async_wait_for_nonce",
+    "refresh",
+    "sign_now",
+    "wait_for_nonce",
+]
+
+DRAIN_OCTETS = 65_536
+DRAIN_SECONDS = 1.0
+"""How much of an answer that is not handed on is read to keep its connection; beyond, it is closed."""
+
+_COLD_START_SECONDS = 1.0
+_POLL_SECONDS = 0.005
+
+
+class AsyncTools(Protocol):
+    """What an async library lends: a sleep, and a worker thread for keys that block."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Let other tasks run for so long."""
+
+    async def to_thread(self, function: Callable[[], Any]) -> Any:
+        """Run a blocking function without stopping the event loop."""
+
+
+def wait_for_nonce(flow: ProofFlow) -> None:
+    """Wait until the first request to a server has brought its nonce, at most a second.
+
+    Never in a thread that runs an event loop: that would stop the very task it waits for.
+    """
+    deadline = time.monotonic() + _COLD_START_SECONDS
+    while (cold_start := flow.ready()) is not None:
+        left = deadline - time.monotonic()
+        if left <= 0 or _runs_an_event_loop():
+            flow.ready(give_up=True)
+            return
+        cold_start.wait(left)
+
+
+async def async_wait_for_nonce(flow: ProofFlow, tools: AsyncTools) -> None:
+    """The same for a task: other tasks run meanwhile."""
+    deadline = time.monotonic() + _COLD_START_SECONDS
+    while (cold_start := flow.ready()) is not None:
+        while not cold_start.over:
+            if time.monotonic() >= deadline:
+                flow.ready(give_up=True)
+                return
+            await tools.sleep(_POLL_SECONDS)
+
+
+def _runs_an_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - documented for this use
+
+
+def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str) -> list[tuple[str, str]]:
+    """The headers of one attempt, signed in this thread."""
+    attempt = flow.attempt(scheme, authority, target, _token(flow))
+    return attempt.headers(sign(flow.prover.key, attempt.signing_input))
+
+
+async def async_sign(
+    flow: ProofFlow, scheme: str, authority: str, target: str, tools: AsyncTools
+) -> list[tuple[str, str]]:
+    """The headers of one attempt; a key that blocks signs in a worker thread."""
+    attempt: Attempt = flow.attempt(scheme, authority, target, await _async_token(flow))
+    key = flow.prover.key
+    if getattr(key, "blocking", True):
+        return attempt.headers(cast("bytes", await tools.to_thread(lambda: sign(key, attempt.signing_input))))
+    return attempt.headers(sign(key, attempt.signing_input))
+
+
+def refresh(flow: ProofFlow) -> Step:
+    """Tell the token source that its token was refused; the step that follows."""
+    answer = _refused(flow)
+    if inspect.isawaitable(answer):
+        _discard(answer)
+        raise UsageError("the token source's refused() is asynchronous; use an asynchronous client with it")
+    return Step.RETRY if flow.may_repeat else Step.DONE
+
+
+async def async_refresh(flow: ProofFlow) -> Step:
+    """The same for a task; an awaitable ``refused()`` is awaited."""
+    answer = _refused(flow)
+    if inspect.isawaitable(answer):
+        await answer
+    return Step.RETRY if flow.may_repeat else Step.DONE
+
+
+def _refused(flow: ProofFlow) -> object:
+    refused: Callable[[str | None], object] = getattr(flow.access_token, "refused")  # noqa: B009 - a str has none
+    return refused(flow.refused_token)
+
+
+def _token(flow: ProofFlow) -> str | None:
+    token = flow.access_token
+    if token is None or isinstance(token, str):
+        return token
+    value: object = token()
+    if inspect.isawaitable(value):
+        _discard(value)
+        raise UsageError("access_token is an asynchronous function; use an asynchronous client with it")
+    return _checked(value)
+
+
+async def _async_token(flow: ProofFlow) -> str | None:
+    token = flow.access_token
+    if token is None or isinstance(token, str):
+        return token
+    ask: Callable[[], str | Awaitable[str]] = getattr(token, "async_token", token)
+    value: object = ask()
+    if inspect.isawaitable(value):
+        value = await value
+    return _checked(value)
+
+
+def _checked(value: object) -> str:
+    if not isinstance(value, str):
+        raise ArgumentTypeError("the token that access_token() returned", "str", value)
+    return value
+
+
+def _discard(awaitable: object) -> None:
+    close = getattr(awaitable, "close", None)
+    if close is not None:
+        close()  # a coroutine that is never awaited would warn

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one adapter is told: whose origins, which endpoints, which token; and what that means for a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from dpop.client.clock import ServerClocks
+from dpop.client.flow import ProofFlow
+from dpop.client.nonces import Role
+from dpop.client.prover import Prover
+from dpop.client.request import AccessToken, OutgoingRequest
+from dpop.encoding import check_access_token
+from dpop.errors import ArgumentTypeError, InsecureOriginError, UsageError
+from dpop.htu import canonical
+from dpop.origin import Origin, split_url
+from dpop.profiles import RFC9449, Profile
+
+if TYPE_CHECKING:
+    from dpop.keys import Key
+
+__all__ = ["Policy", "PolicyOptions", "headers_to_withhold"]
+
+
+class PolicyOptions(TypedDict, total=False):
+    """The keyword arguments of :class:`Policy`, which every adapter takes as they are."""
+
+    access_token: AccessToken | None
+    as_endpoints: Iterable[str]
+    insecure_origins: str | Iterable[str]
+    profile: Profile
+    nonces: Literal["auto", "required"] | None
+    algs: Iterable[str] | str | None
+    learn_clock: bool
+    rebuild: Callable[[bytes], bytes] | None
+
+
+class Policy:
+    """The settings every adapter shares.
+
+    :param prover: whose proofs, unless a request brings its own; a bare key will do.
+    :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``. All
+        other requests pass through unsigned, and nothing is learnt from their answers.
+    :param access_token: a ``str``, a function that returns one, or a token source. With it, requests
+        are for a resource server; without it, for an authorization server.
+    :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``,
+        and the caller's own Authorization is kept.
+    :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
+    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
+    :param algs: the algorithms the server lists; a key with none of them is refused here.
+    :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
+    :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion,
+        for a retry. Without it such a request is never sent twice.
+    :raises UsageError: no origins, or not what they should be.
+    :raises InsecureOriginError: an http:// origin that is not this machine's.
+    :raises AlgorithmError: the key has none of ``algs``.
+    """
+
+    def __init__(
+        self,
+        prover: Key | Prover,
+        *,
+        origins: str | Iterable[str],
+        access_token: AccessToken | None = None,
+        as_endpoints: Iterable[str] = (),
+        insecure_origins: str | Iterable[str] = (),
+        profile: Profile = RFC9449,
+        nonces: Literal["auto", "required"] | None = None,
+        algs: Iterable[str] | str | None = None,
+        learn_clock: bool = False,
+        rebuild: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        if not isinstance(profile, Profile):
+            raise ArgumentTypeError("profile", "a Profile from dpop.profiles", profile)
+        if nonces not in {None, "auto", "required"}:
+            raise UsageError(f'nonces must be "auto" or "required", got {nonces!r}')
+        if isinstance(access_token, str):
+            check_access_token(access_token)
+        elif access_token is not None and not callable(access_token):
+            raise ArgumentTypeError(
+                "access_token", "a str, a function that returns one, or a token source", access_token
+            )
+        prover = Prover.of(prover)
+        listed = profile.algs if algs is None else algs
+        if listed is not None:
+            prover = prover.for_algs(listed)
+        self.prover = prover
+        self.origins = _checked_origins(origins, insecure_origins)
+        self.access_token = access_token
+        self.as_endpoints = frozenset(canonical(url) for url in _strings("as_endpoints", as_endpoints))
+        self.profile = profile
+        self.nonces_required = (nonces or profile.nonces) == "required"
+        self.clocks = ServerClocks() if learn_clock else None
+        self.rebuild = rebuild
+
+    def __repr__(self) -> str:
+        return f"<Policy for {', '.join(sorted(map(str, self.origins)))}>"
+
+    @classmethod
+    def taking(cls, prover: Key | Prover, origins: str | Iterable[str], options: dict[str, Any]) -> Policy:
+        """A policy from an adapter's keyword arguments, taken out of ``options``; the library's stay."""
+        own = {name: options.pop(name) for name in PolicyOptions.__annotations__ if name in options}
+        return cls(prover, origins=origins, **own)
+
+    def check_origin(self, url: str) -> None:
+        """For priming: a nonce can be had only from one of our own servers.
+
+        :raises UsageError: the URL is another server's.
+        """
+        origin = Origin.of_url(url)
+        if origin not in self.origins:
+            raise UsageError(f"{origin} is not among origins= ({', '.join(sorted(map(str, self.origins)))})")
+
+    def open(self, request: OutgoingRequest) -> ProofFlow | None:
+        """The flow for this request, or ``None`` if it must pass through unsigned."""
+        origin = Origin.of_url(request.url)
+        if request.credentials is not None:
+            request.credentials.seen = True
+        if origin not in self.origins:
+            return None
+        credentials = request.credentials
+        default = self.access_token if credentials is None else credentials.access_token
+        if request.priming is not None:
+            role, token = request.priming, None
+        elif self.as_endpoints and canonical(f"{origin}{split_url(request.url)[2]}") in self.as_endpoints:
+            role, token = Role.AS, None
+        else:
+            # A caller's own DPoP token beats the adapter's; a request's own credentials beat both.
+            own_first = credentials is None and (default is None or request.own_scheme == "dpop")
+            token = (request.own_token if own_first else None) or default
+            role = Role.AS if token is None else Role.RS
+        prover = self.prover if credentials is None else credentials.prover
+        return ProofFlow(self, prover, request, origin=origin, role=role, access_token=token)
+
+
+def headers_to_withhold(request: OutgoingRequest) -> tuple[str, ...]:
+    """Names of headers that a request to a foreign origin must not carry: a proof, a bound token."""
+    return ("DPoP", "Authorization") if request.own_scheme == "dpop" else ("DPoP",)
+
+
+def _checked_origins(origins: str | Iterable[str], insecure: str | Iterable[str]) -> frozenset[Origin]:
+    allowed = {Origin.parse(text) for text in _strings("insecure_origins", insecure)}
+    wanted = frozenset(Origin.parse(text) for text in _strings("origins", origins))
+    if not wanted:
+        raise UsageError('origins must name at least one server, such as "https://api.example"')
+    for origin in wanted:
+        if origin.scheme != "https" and not origin.is_loopback and origin not in allowed:
+            raise InsecureOriginError(
+                f"{origin} would get proofs and tokens unencrypted; use https, or list it in insecure_origins="
+                " if you know why that is safe"
+            )
+    return wanted
+
+
+def _strings(name: str, values: str | Iterable[str]) -> list[str]:
+    if isinstance(values, str):
+        return [values]
+    try:
+        strings = list(values)
+    except TypeError:
+        raise ArgumentTypeError(name, "a str or several", values) from None
+    for value in strings:
+        if not isinstance(value, str):
+            raise ArgumentTypeError(name, "a str or several", value)
+    return strings

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Driving a flow: waiting for a nonce, asking for tokens, signing in the right thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+import dpop
+from dpop.client.drive import (
+    async_refresh,
+    async_sign,
+    async_wait_for_nonce,
+    refresh,
+    sign_now,
+    wait_for_nonce,
+)
+from dpop.client.flow import ProofFlow, Step
+from dpop.client.policy import Policy
+from dpop.client.prover import Prover
+from dpop.client.request import OutgoingRequest
+from dpop.errors import ArgumentTypeError, UsageError
+
+KEY = dpop.generate_key()
+WIRE = ("https", "api.example", "/")
+
+
+class AsyncioTools:
+    """What asyncio lends."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def to_thread(self, function: Callable[[], Any]) -> Any:
+        return await asyncio.to_thread(function)
+
+
+def flow(prover: Any = KEY, **options: Any) -> ProofFlow:
+    """A flow for one GET."""
+    opened = Policy(prover, origins="https://api.example", **options).open(
+        OutgoingRequest("GET", "https://api.example/")
+    )
+    assert opened is not None
+    return opened
+
+
+class SlowKey:
+    """A key that says it blocks, and notes in which thread it signed."""
+
+    alg = KEY.alg
+    public_jwk: Mapping[str, str] = KEY.public_jwk
+    thumbprint = KEY.thumbprint
+    blocking = True
+    thread: threading.Thread | None = None
+
+    def sign(self, octets: bytes) -> bytes:
+        self.thread = threading.current_thread()
+        return KEY.sign(octets)
+
+
+def test_a_blocking_key_does_not_stop_the_event_loop() -> None:
+    """A key that waits for a touch signs in a worker thread; a software key in the loop's own."""
+    key = SlowKey()
+    asyncio.run(async_sign(flow(key), *WIRE, AsyncioTools()))
+    assert key.thread not in {None, threading.main_thread()}
+
+
+def test_a_token_is_asked_for_once_per_attempt() -> None:
+    """A function's token feeds both the header and the hash."""
+    tokens = iter(["one", "two"])
+    one = flow(access_token=lambda: next(tokens))
+    for expected in ("one", "two"):
+        headers = dict(sign_now(one, *WIRE))
+        assert headers["Authorization"] == f"DPoP {expected}"
+        one.received(200, [])
+
+
+def test_tokens_of_asynchronous_sources() -> None:
+    """A coroutine function and async_token() are awaited; a plain function is just called."""
+
+    async def coroutine() -> str:
+        return "coroutine"
+
+    class Source:
+        def __call__(self) -> str:
+            raise AssertionError("the asynchronous way is preferred")
+
+        async def async_token(self) -> str:
+            return "source"
+
+        def refused(self, token: str, /) -> None: ...
+
+    for source, expected in ((coroutine, "coroutine"), (Source(), "source"), (lambda: "plain", "plain")):
+        headers = dict(asyncio.run(async_sign(flow(access_token=source), *WIRE, AsyncioTools())))
+        assert headers["Authorization"] == f"DPoP {expected}"
+
+
+def test_asynchronous_sources_in_synchronous_clients_are_refused() -> None:
+    """A coroutine cannot be awaited here: the error says to use an asynchronous client."""
+
+    async def token() -> str:
+        return "token"
+
+    with pytest.raises(UsageError, match="asynchronous client"):
+        sign_now(flow(access_token=token), *WIRE)
+
+
+@pytest.mark.parametrize("value", [None, b"token", 5])
+def test_a_source_that_returns_no_text_is_refused(value: Any) -> None:
+    """What is no str is no token; its type is named and nothing is sent."""
+    with pytest.raises(ArgumentTypeError, match=type(value).__name__):
+        sign_now(flow(access_token=lambda: value), *WIRE)
+
+
+def test_refresh_tells_the_source() -> None:
+    """refused() is called with the token that was sent, awaited where it can be."""
+    told: list[str] = []
+
+    class Source:
+        def __call__(self) -> str:
+            return "token"
+
+        def refused(self, token: str, /) -> None:
+            told.append(token)
+
+    class AsyncSource(Source):
+        async def refused(self, token: str, /) -> None:  # type: ignore[override]
+            told.append(token)
+
+    one = flow(access_token=Source())
+    sign_now(one, *WIRE)
+    assert refresh(one) is Step.RETRY
+    other = flow(access_token=AsyncSource())
+    asyncio.run(async_sign(other, *WIRE, AsyncioTools()))
+    assert asyncio.run(async_refresh(other)) is Step.RETRY
+    with pytest.raises(UsageError, match="asynchronous client"):
+        refresh(other)
+    assert told == ["token", "token"]
+
+
+def pilot_and_second() -> tuple[ProofFlow, ProofFlow]:
+    """The first request to a server that requires nonces, and one that waits for it."""
+    prover = Prover(KEY)
+    first, second = flow(prover, nonces="required"), flow(prover, nonces="required")
+    assert first.ready() is None
+    return first, second
+
+
+def test_a_wait_for_a_nonce_ends_when_it_comes() -> None:
+    """A waiting thread and a waiting task go on with the nonce the first request brings."""
+    for wait in (wait_for_nonce, lambda second: asyncio.run(async_wait_for_nonce(second, AsyncioTools()))):
+        first, second = pilot_and_second()
+        waiter = threading.Thread(target=wait, args=(second,))
+        waiter.start()
+        sign_now(first, *WIRE)
+        first.received(200, [("DPoP-Nonce", "n1")])
+        waiter.join(30)
+        assert not waiter.is_alive()
+        assert second._lease is not None
+        assert second._lease.nonce == "n1"
+
+
+def test_a_wait_for_a_nonce_ends_anyway() -> None:
+    """If the first request hangs the others go on without a nonce."""
+    for wait in (wait_for_nonce, lambda second: asyncio.run(async_wait_for_nonce(second, AsyncioTools()))):
+        _, second = pilot_and_second()
+        wait(second)
+        assert second._lease is not None
+        assert second._lease.nonce is None
+
+
+def test_a_thread_with_an_event_loop_never_waits() -> None:
+    """A synchronous client used inside a coroutine does not stop the loop that must bring the nonce."""
+    _, second = pilot_and_second()
+
+    async def careless() -> float:
+        before = time.monotonic()
+        wait_for_nonce(second)
+        return time.monotonic() - before
+
+    assert asyncio.run(careless()) < 1
+    assert second._lease is not None

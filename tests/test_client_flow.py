@@ -1,0 +1,513 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The brain, fed with answers: no HTTP library, no server, every decision it makes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from base64 import urlsafe_b64decode
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+import dpop
+from dpop.client.flow import Attempt, ProofFlow, Step
+from dpop.client.nonces import NonceCache, NonceKey, Role
+from dpop.client.policy import Policy
+from dpop.client.prover import Prover
+from dpop.client.request import OutgoingRequest
+from dpop.errors import CredentialError, TargetError, UnrewindableBodyError
+from dpop.htu import Origin
+
+KEY = dpop.generate_key()
+ORIGIN = "https://api.example"
+NOW = 1_800_000_000
+RS_CHALLENGE = ("WWW-Authenticate", 'DPoP error="use_dpop_nonce", algs="ES256"')
+AS_CHALLENGE = b'{"error":"use_dpop_nonce"}'
+FORM = "application/x-www-form-urlencoded"
+
+
+def policy(**options: Any) -> Policy:
+    """A policy for one origin, with a clock that stands still."""
+    prover = options.pop("prover", None) or Prover(KEY, clock=lambda: NOW)
+    return Policy(prover, **{"origins": ORIGIN, **options})
+
+
+@dataclass
+class Exchange:
+    """Drives a flow as an adapter does, and keeps what would be on the wire."""
+
+    policy: Policy
+    request: OutgoingRequest
+    proofs: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        flow = self.policy.open(self.request)
+        assert flow is not None
+        self.flow: ProofFlow = flow
+
+    def send(self, token: str | None = "asked") -> dict[str, Any]:
+        """One attempt; returns the claims of its proof."""
+        own = self.flow.access_token
+        if token == "asked":
+            token = own if own is None or isinstance(own, str) else own()  # type: ignore[assignment]
+        assert not isinstance(token, bytes)
+        self.flow.ready(give_up=True)
+        attempt: Attempt = self.flow.attempt("https", "api.example", "/things?x=1", token)
+        headers = dict(attempt.headers(KEY.sign(attempt.signing_input)))
+        self.headers.append(headers)
+        claims = payload(headers["DPoP"])
+        self.proofs.append(claims)
+        return claims
+
+    def answer(self, status: int, *fields: tuple[str, str], body: bytes = b"") -> Step:
+        """One answer, and what the flow says to it."""
+        step = self.flow.received(status, fields)
+        return self.flow.judged(body) if step is Step.PEEK else step
+
+
+def payload(proof: str) -> dict[str, Any]:
+    """The claims of a proof."""
+    part = proof.split(".")[1]
+    claims: dict[str, Any] = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return claims
+
+
+def resource(method: str = "GET", **options: Any) -> Exchange:
+    """A request to a resource server."""
+    rules = {key: options.pop(key) for key in list(options) if key not in OutgoingRequest.__dataclass_fields__}
+    rules.setdefault("access_token", "token")
+    return Exchange(policy(**rules), OutgoingRequest(method, f"{ORIGIN}/things?x=1", **options))
+
+
+def token_request(form: str = "grant_type=refresh_token", **options: Any) -> Exchange:
+    """A request to a token endpoint."""
+    rules = {key: options.pop(key) for key in list(options) if key not in OutgoingRequest.__dataclass_fields__}
+    options = {"content": form.encode(), "content_type": FORM, **options}
+    return Exchange(policy(**rules), OutgoingRequest("POST", f"{ORIGIN}/things", **options))
+
+
+# -- what a proof carries ----------------------------------------------------------------------
+
+
+def test_a_resource_request_carries_proof_token_and_hash() -> None:
+    """At a resource server: Authorization: DPoP, ath, htu without query (RFC 9449 §7.1)."""
+    exchange = resource()
+    claims = exchange.send()
+    assert claims["htm"] == "GET"
+    assert claims["htu"] == "https://api.example/things"
+    assert claims["iat"] == NOW
+    assert claims["ath"] == dpop.access_token_hash("token")
+    assert "nonce" not in claims
+    assert exchange.headers[0]["Authorization"] == "DPoP token"
+
+
+def test_a_token_request_carries_no_hash_and_no_authorization() -> None:
+    """At an authorization server: no ath, and the caller's Authorization is not touched."""
+    exchange = token_request(authorization="Basic Y2xpZW50OnNlY3JldA==")
+    assert "ath" not in exchange.send()
+    assert "Authorization" not in exchange.headers[0]
+    assert exchange.flow.role is Role.AS
+
+
+def test_an_as_endpoint_is_one_even_where_a_token_is_set() -> None:
+    """URLs in as_endpoints= get no ath and no token."""
+    exchange = resource(as_endpoints=[f"{ORIGIN}/things"])
+    assert "ath" not in exchange.send()
+    assert list(exchange.headers[0]) == ["DPoP"]
+
+
+@pytest.mark.parametrize("scheme", ["DPoP", "dpop", "Bearer"])
+def test_a_token_in_the_callers_own_header_makes_a_resource_request(scheme: str) -> None:
+    """An adapter without a token takes the caller's; Bearer is rewritten to DPoP."""
+    exchange = resource(access_token=None, authorization=f"{scheme} own")
+    assert exchange.send()["ath"] == dpop.access_token_hash("own")
+    assert exchange.headers[0]["Authorization"] == "DPoP own"
+
+
+def test_a_callers_own_dpop_token_beats_the_default() -> None:
+    """Authorization: DPoP set on a request is that request's token."""
+    exchange = resource(authorization="DPoP own")
+    assert exchange.send()["ath"] == dpop.access_token_hash("own")
+
+
+@pytest.mark.parametrize("authorization", ["Basic bmV0cmM6c2VjcmV0", "Bearer other"])
+def test_the_adapters_token_beats_other_schemes(authorization: str) -> None:
+    """What .netrc puts into Authorization does not displace the adapter's token."""
+    exchange = resource(authorization=authorization)
+    exchange.send()
+    assert exchange.headers[0]["Authorization"] == "DPoP token"
+
+
+def test_a_request_may_bring_its_own_prover_and_token() -> None:
+    """One client, many users: credentials of a request beat the adapter's."""
+    other = dpop.generate_key()
+    credentials = dpop.RequestCredentials(Prover(other), "theirs")
+    exchange = resource(credentials=credentials)
+    assert exchange.send()["ath"] == dpop.access_token_hash("theirs")
+    assert exchange.flow.prover.key is other
+    assert credentials.seen
+
+
+def test_requests_to_other_origins_pass() -> None:
+    """Another host, port or scheme is none of ours, and its credentials count as seen."""
+    rules = policy(access_token="token")
+    for url in (
+        "https://api.example.evil.test/",
+        "https://api.example:444/",
+        "http://api.example/",
+        "https://sub.api.example/",
+    ):
+        assert rules.open(OutgoingRequest("GET", url)) is None
+
+
+def test_a_token_that_cannot_stand_in_a_header_is_not_sent() -> None:
+    """A source that returns a token with a newline is stopped before anything is on the wire."""
+    exchange = resource(access_token=lambda: "to\r\nken")
+    with pytest.raises(CredentialError):
+        exchange.send()
+
+
+def test_a_target_with_two_readings_is_not_sent() -> None:
+    """A dot segment that survived into the target is refused (spec: ambiguous htu)."""
+    exchange = resource()
+    with pytest.raises(TargetError):
+        exchange.flow.attempt("https", "api.example", "/a/%2e%2e/b", "token")
+
+
+# -- nonces ------------------------------------------------------------------------------------
+
+
+def test_a_challenge_is_answered_once_with_its_nonce() -> None:
+    """401, DPoP, use_dpop_nonce and a new nonce: one retry with a new proof (RFC 9449 §9)."""
+    exchange = resource()
+    exchange.send()
+    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.RETRY
+    exchange.send()
+    assert exchange.answer(200, ("DPoP-Nonce", "n2")) is Step.DONE
+    first, second = exchange.proofs
+    assert second["nonce"] == "n1"
+    assert first["jti"] != second["jti"]
+    assert exchange.flow.prover.nonces.newest(NonceKey(KEY.thumbprint, Origin.parse(ORIGIN), Role.RS)) == "n2"
+
+
+def test_the_token_endpoint_challenges_in_its_body() -> None:
+    """400, a new nonce and use_dpop_nonce in JSON: one retry (RFC 9449 §8)."""
+    exchange = token_request()
+    exchange.send()
+    assert exchange.answer(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.RETRY
+    assert exchange.send()["nonce"] == "n1"
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "body"),
+    [
+        (400, [("DPoP-Nonce", "n")], AS_CHALLENGE),
+        (403, [RS_CHALLENGE, ("DPoP-Nonce", "n")], b""),
+        (407, [("Proxy-Authenticate", 'DPoP error="use_dpop_nonce"'), ("DPoP-Nonce", "n")], b""),
+        (401, [("WWW-Authenticate", 'Bearer error="use_dpop_nonce"'), ("DPoP-Nonce", "n")], b""),
+        (401, [("WWW-Authenticate", 'DPoP error="invalid_token"'), ("DPoP-Nonce", "n")], b""),
+        (401, [("WWW-Authenticate", 'Basic realm="DPoP error=use_dpop_nonce"'), ("DPoP-Nonce", "n")], b""),
+        (401, [RS_CHALLENGE], b""),
+        (401, [RS_CHALLENGE, ("DPoP-Nonce", "a b")], b""),
+        (401, [RS_CHALLENGE, ("DPoP-Nonce", "n"), ("DPoP-Nonce", "m")], b""),
+        (401, [RS_CHALLENGE, ("DPoP-Nonce", "n"), ("Age", "5")], b""),
+        (500, [("DPoP-Nonce", "n")], b""),
+        (200, [("DPoP-Nonce", "n")], b""),
+    ],
+)
+def test_what_is_no_challenge_at_a_resource_server(status: int, fields: Sequence[tuple[str, str]], body: bytes) -> None:
+    """Other statuses, schemes, errors, or no usable nonce: the answer is handed on after one request."""
+    exchange = resource()
+    exchange.send()
+    assert exchange.answer(status, *fields, body=body) is Step.DONE
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "body"),
+    [
+        (401, [RS_CHALLENGE, ("DPoP-Nonce", "n")], AS_CHALLENGE),
+        (400, [], AS_CHALLENGE),
+        (400, [("DPoP-Nonce", "n")], b'{"error":"invalid_grant"}'),
+        (400, [("DPoP-Nonce", "n")], b"<html>use_dpop_nonce</html>"),
+        (400, [("DPoP-Nonce", "n")], b'{"error":"use_dpop_nonce"'),
+        (200, [("DPoP-Nonce", "n")], AS_CHALLENGE),
+        (503, [("DPoP-Nonce", "n")], AS_CHALLENGE),
+    ],
+)
+def test_what_is_no_challenge_at_a_token_endpoint(status: int, fields: Sequence[tuple[str, str]], body: bytes) -> None:
+    """A challenge counts only in its own role's form."""
+    exchange = token_request()
+    exchange.send()
+    assert exchange.answer(status, *fields, body=body) is Step.DONE
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 301, 400, 401, 403, 404, 429, 500, 503])
+def test_every_status_brings_its_nonce(status: int) -> None:
+    """A nonce is learnt from every answer, whatever its status (RFC 9449 §8, §8.2)."""
+    exchange = resource()
+    exchange.send()
+    exchange.answer(status, ("dpop-NONCE", "learnt"))
+    following = replace_flow(exchange)
+    assert following.send()["nonce"] == "learnt"
+
+
+def replace_flow(exchange: Exchange, **changes: Any) -> Exchange:
+    """The next request with the same policy."""
+    return Exchange(exchange.policy, replace(exchange.request, **changes))
+
+
+def test_an_endless_challenger_gets_two_requests() -> None:
+    """The second challenge is handed to the caller, and its nonce is kept."""
+    exchange = resource()
+    exchange.send()
+    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.RETRY
+    exchange.send()
+    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n2")) is Step.DONE
+    assert replace_flow(exchange).send()["nonce"] == "n2"
+
+
+def test_the_nonce_just_sent_is_no_reason_to_send_again() -> None:
+    """A challenge that repeats the nonce of this attempt is handed on."""
+    exchange = resource()
+    exchange.flow.prover.nonces.learn(NonceKey(KEY.thumbprint, Origin.parse(ORIGIN), Role.RS), "same")
+    assert exchange.send()["nonce"] == "same"
+    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "same")) is Step.DONE
+
+
+def test_a_nonce_another_thread_has_cached_is_still_new_to_this_attempt() -> None:
+    """A challenge is judged against this attempt's nonce, not against the cache."""
+    exchange = resource()
+    exchange.send()
+    exchange.flow.prover.nonces.learn(NonceKey(KEY.thumbprint, Origin.parse(ORIGIN), Role.RS), "n1")
+    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.RETRY
+
+
+def test_a_body_that_is_gone_is_not_sent_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A one-shot body: the challenge is handed on, with a warning, and its nonce serves the next request."""
+    exchange = resource("POST", repeatable=False)
+    exchange.send()
+    with caplog.at_level(logging.WARNING, "dpop.client"):
+        assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.DONE
+    assert "only once" in caplog.text
+    assert "n1" not in caplog.text
+    assert replace_flow(exchange).send()["nonce"] == "n1"
+
+
+def test_a_transport_retry_of_a_body_that_is_gone_is_stopped() -> None:
+    """An adapter that would send a consumed body again is stopped before an empty one is sent."""
+    exchange = resource("POST", repeatable=False)
+    exchange.send()
+    with pytest.raises(UnrewindableBodyError, match="only once"):
+        exchange.send()
+
+
+def test_transport_retries_earn_no_second_nonce_retry() -> None:
+    """503s retried below the adapter get fresh proofs, and still only one nonce retry."""
+    exchange = resource()
+    for status, step in ((503, Step.DONE), (401, Step.RETRY), (503, Step.DONE), (401, Step.DONE)):
+        exchange.send()
+        nonce = f"n{len(exchange.proofs)}"
+        fields = [("DPoP-Nonce", nonce)] + ([RS_CHALLENGE] if status == 401 else [])
+        assert exchange.answer(status, *fields) is step
+    assert len({proof["jti"] for proof in exchange.proofs}) == 4
+
+
+def test_a_client_assertion_is_not_sent_twice(caplog: pytest.LogCaptureFixture) -> None:
+    """A used private_key_jwt assertion would be refused: without rebuild= the challenge is handed on."""
+    exchange = token_request("grant_type=client_credentials&client_assertion=eyJ.eyJ.sig")
+    exchange.send()
+    with caplog.at_level(logging.WARNING, "dpop.client"):
+        assert exchange.answer(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.DONE
+    assert replace_flow(exchange).send()["nonce"] == "n1"
+
+
+def test_a_client_assertion_is_rebuilt() -> None:
+    """With rebuild= the retry is made, and the adapter is told to rebuild the body."""
+    exchange = token_request("client_assertion=eyJ.eyJ.sig", rebuild=lambda body: body)
+    exchange.send()
+    assert exchange.answer(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.RETRY
+    assert exchange.flow.needs_rebuild
+
+
+def test_priming_sends_once_and_without_a_token() -> None:
+    """A request that only fetches a nonce keeps it for the request it was fetched for."""
+    exchange = resource("HEAD", priming=Role.RS)
+    claims = exchange.send()
+    assert "ath" not in claims
+    assert list(exchange.headers[0]) == ["DPoP"]
+    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.DONE
+    assert replace_flow(exchange, priming=None).send()["nonce"] == "n1"
+
+
+def test_shared_nonces_serve_both_roles() -> None:
+    """Some servers give nonces only at the token endpoint and want them in API proofs too."""
+    profile = replace(dpop.profiles.RFC9449, share_nonces=True)
+    exchange = token_request(profile=profile)
+    exchange.send()
+    exchange.answer(200, ("DPoP-Nonce", "n1"))
+    assert replace_flow(exchange, authorization="DPoP token").send()["nonce"] == "n1"
+
+
+# -- Google's code exchange --------------------------------------------------------------------
+
+CODE_FORM = "grant_type=authorization_code&code=4%2FP7q7W91a-oMsCeLvIaQm6bTrgtp7"
+
+
+def test_googles_code_exchange_names_the_code_and_keeps_to_it() -> None:
+    """jti is the hash of the decoded code, also on the nonce retry."""
+    exchange = token_request(CODE_FORM, profile=dpop.profiles.GOOGLE)
+    exchange.send()
+    assert exchange.answer(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.RETRY
+    exchange.send()
+    assert {proof["jti"] for proof in exchange.proofs} == {"3xbsgA0UB_TL-2wQicAwURmxtBIKPGNmnUFBhZtC0tc"}
+
+
+def test_other_requests_have_fresh_identifiers_everywhere() -> None:
+    """Refreshes at Google, and code exchanges elsewhere, have a fresh jti."""
+    refreshes = [token_request(profile=dpop.profiles.GOOGLE).send()["jti"] for _ in range(2)]
+    exchanges = [token_request(CODE_FORM).send()["jti"] for _ in range(2)]
+    assert len({*refreshes, *exchanges}) == 4
+
+
+# -- token sources -----------------------------------------------------------------------------
+
+
+class Source:
+    """A token source that makes a new token when one is refused."""
+
+    def __init__(self) -> None:
+        self.number = 1
+        self.told: list[str] = []
+
+    def __call__(self) -> str:
+        return f"token{self.number}"
+
+    def refused(self, token: str, /) -> None:
+        self.told.append(token)
+        self.number += 1
+
+
+def test_a_refused_token_is_refreshed_once() -> None:
+    """invalid_token: the source is told, and the request is sent once more, not twice."""
+    source = Source()
+    exchange = resource(access_token=source)
+    invalid = ("WWW-Authenticate", 'DPoP error="invalid_token"')
+    exchange.send()
+    assert exchange.answer(401, invalid, ("DPoP-Nonce", "n1")) is Step.REFRESH
+    assert exchange.flow.refused_token == "token1"
+    assert exchange.flow.may_repeat
+    source.refused("token1")
+    claims = exchange.send()
+    assert claims["ath"] == dpop.access_token_hash("token2")
+    assert claims["nonce"] == "n1"
+    assert exchange.answer(401, invalid) is Step.DONE
+
+
+def test_a_source_is_told_even_if_the_body_is_gone() -> None:
+    """A one-shot body is not sent again, but the next request should have a good token."""
+    exchange = resource("POST", access_token=Source(), repeatable=False)
+    exchange.send()
+    assert exchange.answer(401, ("WWW-Authenticate", 'DPoP error="invalid_token"')) is Step.REFRESH
+    assert not exchange.flow.may_repeat
+
+
+@pytest.mark.parametrize("token", ["token", lambda: "token"])
+def test_without_a_source_invalid_token_is_handed_on(token: Any) -> None:
+    """A plain token or function cannot be refreshed: one request."""
+    exchange = resource(access_token=token)
+    exchange.send("token")
+    assert exchange.answer(401, ("WWW-Authenticate", 'DPoP error="invalid_token"')) is Step.DONE
+
+
+# -- clocks ------------------------------------------------------------------------------------
+
+INVALID_PROOF = ("WWW-Authenticate", 'DPoP error="invalid_dpop_proof"')
+DATE_90_S_AHEAD = ("Date", "Fri, 15 Jan 2027 08:01:30 GMT")
+
+
+def test_a_wrong_clock_is_explained(caplog: pytest.LogCaptureFixture) -> None:
+    """invalid_dpop_proof with a far-off Date: the log names the difference; nothing is changed."""
+    exchange = resource()
+    exchange.send()
+    with caplog.at_level(logging.WARNING, "dpop.client"):
+        assert exchange.answer(401, INVALID_PROOF, DATE_90_S_AHEAD) is Step.DONE
+    assert "90 s ahead of" in caplog.text
+    assert replace_flow(exchange).send()["iat"] == NOW
+
+
+@pytest.mark.parametrize(
+    ("date", "offset"),
+    [
+        (DATE_90_S_AHEAD, 90),
+        (("Date", "Fri, 15 Jan 2027 12:00:00 GMT"), 300),
+        (("Date", "Thu, 01 Jan 1970 00:00:00 GMT"), -300),
+    ],
+)
+def test_learn_clock_corrects_the_next_call(date: tuple[str, str], offset: int) -> None:
+    """With learn_clock the next proof follows the server's clock, five minutes at most, and never this one."""
+    exchange = resource(learn_clock=True)
+    exchange.send()
+    assert exchange.answer(401, INVALID_PROOF, date) is Step.DONE
+    assert replace_flow(exchange).send()["iat"] == NOW + offset
+
+
+def test_a_token_endpoints_wrong_clock_is_explained_too(caplog: pytest.LogCaptureFixture) -> None:
+    """A 400 with a far-off Date is looked into even without a nonce."""
+    exchange = token_request(learn_clock=True)
+    exchange.send()
+    with caplog.at_level(logging.WARNING, "dpop.client"):
+        assert exchange.answer(400, DATE_90_S_AHEAD, body=b'{"error":"invalid_dpop_proof"}') is Step.DONE
+    assert "90 s ahead of" in caplog.text
+    assert replace_flow(exchange).send()["iat"] == NOW + 90
+
+
+@pytest.mark.parametrize("date", [None, ("Date", "yesterday"), ("Date", "Fri, 15 Jan 2027 08:00:04 GMT")])
+def test_no_date_or_a_near_one_teaches_nothing(date: tuple[str, str] | None) -> None:
+    """Without a far-off Date the clock stays as it is."""
+    exchange = resource(learn_clock=True)
+    exchange.send()
+    exchange.answer(401, INVALID_PROOF, *([date] if date else []))
+    assert replace_flow(exchange).send()["iat"] == NOW
+
+
+# -- cold start --------------------------------------------------------------------------------
+
+
+def test_the_first_request_goes_alone_where_nonces_are_required() -> None:
+    """The second request is told what to wait for, and goes on with the nonce."""
+    prover = Prover(KEY, nonces=NonceCache())
+    pilot = resource(prover=prover, nonces="required")
+    assert pilot.flow.ready() is None
+    second = resource(prover=prover, nonces="required")
+    waiting = second.flow.ready()
+    assert waiting is not None
+    pilot.send()
+    pilot.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1"))
+    assert waiting.over
+    assert second.flow.ready() is None
+    assert second.send()["nonce"] == "n1"
+
+
+def test_a_failed_first_request_lets_the_others_go() -> None:
+    """An error or a cancellation of the first request does not hold up the rest."""
+    prover = Prover(KEY)
+    pilot = resource(prover=prover, nonces="required")
+    pilot.flow.ready()
+    waiting = resource(prover=prover, nonces="required").flow.ready()
+    assert waiting is not None
+    pilot.flow.failed()
+    assert waiting.over
+
+
+def test_nothing_of_a_flow_shows_secrets() -> None:
+    """No repr of a flow, its policy, its attempt or its request holds a token or a proof."""
+    exchange = resource(access_token="very-secret-token", authorization="DPoP very-secret-token")
+    exchange.send("very-secret-token")
+    attempt = exchange.flow.attempt("https", "api.example", "/", "very-secret-token")
+    shown = "".join(map(repr, (exchange.flow, exchange.policy, attempt, exchange.request, exchange.flow.prover)))
+    assert "very-secret" not in shown
+    assert "eyJ" not in shown

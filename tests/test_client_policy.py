@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an adapter accepts as its settings, and what it makes of a request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import dpop
+from dpop.client.policy import Policy, headers_to_withhold
+from dpop.client.prover import Prover
+from dpop.client.request import OutgoingRequest
+from dpop.errors import (
+    AlgorithmError,
+    ArgumentTypeError,
+    CredentialError,
+    DPoPError,
+    InsecureOriginError,
+    TargetError,
+    UsageError,
+)
+
+KEY = dpop.generate_key()
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        "https://api.example",
+        ["https://api.example/", "https://b.example:8443"],
+        "http://127.0.0.1:8080",
+        "http://[::1]",
+        "http://localhost:1",
+    ],
+)
+def test_origins_that_are_accepted(origins: Any) -> None:
+    """https, and this machine's own http."""
+    Policy(KEY, origins=origins)
+
+
+@pytest.mark.parametrize(
+    ("origins", "error"),
+    [
+        ([], UsageError),
+        ("", TargetError),
+        ("api.example", TargetError),
+        ("https://api.example/path", TargetError),
+        ("https://user@api.example", TargetError),
+        ("https://*.example", TargetError),
+        ("ftp://api.example", TargetError),
+        ("http://api.example", InsecureOriginError),
+        ("http://127.0.0.1.evil.test", InsecureOriginError),
+        (None, ArgumentTypeError),
+        (5, ArgumentTypeError),
+        ([5], ArgumentTypeError),
+        (b"https://api.example", ArgumentTypeError),
+    ],
+)
+def test_origins_that_are_refused(origins: Any, error: type[DPoPError]) -> None:
+    """A path, userinfo, a wildcard, plain http elsewhere, or a wrong type: an error that says what to do."""
+    with pytest.raises(error):
+        Policy(KEY, origins=origins)
+
+
+def test_insecure_origins_are_named_one_by_one() -> None:
+    """Plain http is allowed only for the origin that is listed."""
+    Policy(KEY, origins="http://api.internal", insecure_origins="http://api.internal")
+    with pytest.raises(InsecureOriginError):
+        Policy(KEY, origins="http://other.internal", insecure_origins="http://api.internal")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"access_token": "to ken"}, CredentialError),
+        ({"access_token": b"token"}, ArgumentTypeError),
+        ({"access_token": 5}, ArgumentTypeError),
+        ({"profile": "GOOGLE"}, ArgumentTypeError),
+        ({"nonces": "always"}, UsageError),
+        ({"algs": ["RS256"]}, AlgorithmError),
+        ({"algs": []}, AlgorithmError),
+        ({"algs": "HS256 none"}, AlgorithmError),
+        ({"profile": dpop.profiles.Profile("x", algs=("PS256",))}, AlgorithmError),
+        ({"as_endpoints": ["/token"]}, TargetError),
+        ({"unknown": 1}, TypeError),
+    ],
+)
+def test_settings_that_are_refused(options: dict[str, Any], error: type[Exception]) -> None:
+    """A setting that cannot work is refused when it is made, not when a request is on its way."""
+    with pytest.raises(error):
+        Policy(KEY, origins="https://api.example", **options)
+
+
+@pytest.mark.parametrize("prover", [None, "key.pem", object(), {"kty": "EC"}])
+def test_what_is_no_key(prover: Any) -> None:
+    """A path or a JWK is not a key yet: the error says what is."""
+    with pytest.raises(ArgumentTypeError, match="load_key"):
+        Policy(prover, origins="https://api.example")
+
+
+def test_a_key_takes_the_name_the_server_lists() -> None:
+    """Ed25519 under its old name, RSA under the padding the server wants; nonces stay shared."""
+    prover = Prover(dpop.generate_key("Ed25519"))
+    policy = Policy(prover, origins="https://api.example", algs=["RS256", "EdDSA"])
+    assert policy.prover.key.alg == "EdDSA"
+    assert policy.prover.nonces is prover.nonces
+    assert Policy(prover, origins="https://api.example", algs="EdDSA Ed25519").prover is prover
+
+
+@pytest.mark.parametrize(
+    ("authorization", "withheld"),
+    [
+        (None, ("DPoP",)),
+        ("Basic eDp5", ("DPoP",)),
+        ("Bearer x", ("DPoP",)),
+        ("DPoP x", ("DPoP", "Authorization")),
+        ("dpop  x", ("DPoP", "Authorization")),
+    ],
+)
+def test_what_a_foreign_origin_does_not_get(authorization: str | None, withheld: tuple[str, ...]) -> None:
+    """A proof or a bound token never goes to a foreign origin; other credentials are the caller's business."""
+    assert headers_to_withhold(OutgoingRequest("GET", "https://x.example", authorization=authorization)) == withheld
+
+
+def test_options_are_split() -> None:
+    """An adapter's keyword arguments are the policy's and, left behind, the library's own."""
+    options = {"access_token": "t", "learn_clock": True, "pool_maxsize": 3}
+    policy = Policy.taking(KEY, "https://api.example", options)
+    assert policy.access_token == "t"
+    assert policy.clocks is not None
+    assert options == {"pool_maxsize": 3}
+
+
+def test_a_policy_shows_its_origins_only() -> None:
+    """The repr names the servers and no token."""
+    assert repr(Policy(KEY, origins="https://api.example", access_token="secret")) == "<Policy for https://api.example>"
+
+
+def test_only_our_own_servers_are_primed() -> None:
+    """A nonce cannot be fetched from an origin that would get no proof."""
+    policy = Policy(KEY, origins="https://api.example")
+    policy.check_origin("https://api.example/x")
+    with pytest.raises(UsageError, match="not among origins="):
+        policy.check_origin("https://other.example/x")
