@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signing where urllib3 writes a request to its socket.
+
+requests knows nothing of the retries urllib3 makes below it, and urllib3 nothing of DPoP. So the
+connection itself signs: between the last header and the body it knows the method, target and Host
+exactly as they are on the wire, and it sees the head of every answer, also of those that urllib3
+retries by itself. Connections of all kinds (direct, TLS, tunnelled, forwarded, SOCKS) get the same
+treatment, through the pool classes of every pool manager.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, cast
+
+import urllib3
+from requests.structures import CaseInsensitiveDict
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.response import BaseHTTPResponse, HTTPResponse
+from urllib3.util.retry import Retry
+
+from dpop.client.drive import DRAIN_OCTETS, DRAIN_SECONDS, sign_now
+from dpop.client.flow import PEEK_OCTETS, ProofFlow, Step
+
+__all__ = ["Exchange", "SignedHeaders", "drain", "peek", "sign_in"]
+
+_PEEK_SECONDS = 5.0
+
+
+class Exchange:
+    """One call of the adapter: the flow, what its last answer on the wire asked for, and on which connection."""
+
+    __slots__ = ("connection", "flow", "one_shot", "step")
+
+    def __init__(self, flow: ProofFlow, *, one_shot: bool) -> None:
+        self.flow = flow
+        self.one_shot = one_shot
+        self.step = Step.DONE
+        self.connection: HTTPConnection | None = None
+
+
+class SignedHeaders(CaseInsensitiveDict[Any]):
+    """The caller's headers on their way to the connection, with the exchange they belong to.
+
+    They never hold a proof: the connection adds that as it writes.
+    """
+
+    def __init__(self, headers: Mapping[str, Any], exchange: Exchange) -> None:
+        super().__init__(headers)
+        self.exchange = exchange
+        for name in ("DPoP",) if exchange.flow.access_token is None else ("DPoP", "Authorization"):
+            self.pop(name, None)
+
+    def copy(self) -> SignedHeaders:
+        """A copy for the same exchange: urllib3 makes one for a forwarding proxy."""
+        return SignedHeaders(self, self.exchange)
+
+
+class _SigningConnection(HTTPConnection):
+    """Mixed into each of urllib3's connection classes."""
+
+    _exchange: Exchange | None = None
+    _wire: tuple[str, str] = ("", "")
+    _host_field: str = ""
+
+    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
+        self._exchange = getattr(headers, "exchange", None)
+        if self._exchange is not None:
+            self._exchange.connection = self
+        super().request(method, url, body=body, headers=headers, **options)
+
+    def putrequest(self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False) -> None:
+        self._wire = (method, url)
+        super().putrequest(method, url, skip_host=skip_host, skip_accept_encoding=skip_accept_encoding)
+
+    def putheader(self, header: str, *values: str) -> None:  # type: ignore[override]
+        super().putheader(header, *values)
+        if header.lower() == "host" and values:
+            value: str | bytes = values[0]
+            self._host_field = value.decode("latin-1") if isinstance(value, bytes) else value
+
+    def endheaders(self, message_body: Any = None, *, encode_chunked: bool = False) -> None:
+        exchange = self._exchange
+        if exchange is not None:
+            if self.sock is None:
+                self.connect()  # first, so that waiting for a connection does not age the proof
+            for name, value in sign_now(exchange.flow, exchange.flow.origin.scheme, self._host_field, self._wire[1]):
+                super().putheader(name, value)
+        super().endheaders(message_body, encode_chunked=encode_chunked)
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3's own deviation from http.client
+        response = super().getresponse()
+        exchange = self._exchange
+        if exchange is not None:
+            self._exchange = None
+            exchange.step = exchange.flow.received(response.status, list(response.headers.iteritems()))
+        return response
+
+
+class _SigningPool(HTTPConnectionPool):
+    """Mixed into each of urllib3's pool classes."""
+
+    def urlopen(  # type: ignore[override]
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Any = None,
+        retries: Any = None,
+        *args: Any,
+        **options: Any,
+    ) -> BaseHTTPResponse:
+        exchange = getattr(headers, "exchange", None)
+        if exchange is not None and exchange.one_shot and isinstance(retries, Retry):
+            # Its body can be read once, so only what fails before it is read may be tried again: urllib3
+            # itself would send the second request with an empty body.
+            retries = retries.new(read=False, other=0, status=0, status_forcelist=(), respect_retry_after_header=False)
+        return super().urlopen(method, url, body, headers, retries, *args, **options)
+
+
+def sign_in(manager: urllib3.PoolManager) -> None:
+    """Make a pool manager's pools and connections sign the requests that carry an exchange."""
+    manager.pool_classes_by_scheme = {
+        scheme: _signing_pool(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+    }
+
+
+@lru_cache(maxsize=32)
+def _signing_pool(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
+    if issubclass(pool, _SigningPool):
+        return pool
+    connection = type(f"Signing{pool.ConnectionCls.__name__}", (_SigningConnection, pool.ConnectionCls), {})
+    return type(f"Signing{pool.__name__}", (_SigningPool, pool), {"ConnectionCls": connection})
+
+
+def drain(raw: BaseHTTPResponse, exchange: Exchange) -> None:
+    """Read what little is left of an answer, so that its connection can be used again; else close it."""
+    left = DRAIN_OCTETS
+    length = raw.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length) > left:
+        raw.close()
+        return
+    deadline = time.monotonic() + DRAIN_SECONDS
+    with contextlib.suppress(Exception), _deadline(exchange) as limit:
+        while (seconds := deadline - time.monotonic()) > 0:
+            limit(seconds)
+            chunk = raw.read1(left, decode_content=False)
+            left -= len(chunk)
+            if not chunk:
+                raw.release_conn()
+                return
+            if left <= 0:
+                break
+    raw.close()
+
+
+def peek(raw: BaseHTTPResponse) -> tuple[bytes, BaseHTTPResponse]:
+    """The first octets of a body, decoded, and a response whose body is still whole."""
+    octets = b""
+    deadline = time.monotonic() + _PEEK_SECONDS
+    while len(octets) < PEEK_OCTETS and time.monotonic() < deadline:
+        chunk = raw.read1(PEEK_OCTETS - len(octets), decode_content=False)
+        if not chunk:
+            break
+        octets += chunk
+    return _decoded(raw, octets), _PeekedResponse(octets, raw)
+
+
+def _decoded(raw: BaseHTTPResponse, octets: bytes) -> bytes:
+    coding = raw.headers.get("Content-Encoding")
+    if not coding:
+        return octets
+    try:
+        decoder = HTTPResponse(BytesIO(octets), headers={"Content-Encoding": coding}, preload_content=False)
+        return decoder.read(PEEK_OCTETS, decode_content=True)
+    except Exception:  # noqa: BLE001 - whatever a decoder makes of a hostile or cut body means: not a token error
+        return b""
+
+
+class _PeekedResponse(HTTPResponse):
+    """A response whose first octets have been looked at: they come again, then the rest."""
+
+    def __init__(self, octets: bytes, raw: BaseHTTPResponse) -> None:
+        self._peeked = raw
+        super().__init__(
+            body=cast("Any", _Rejoined(octets, raw)),
+            headers=raw.headers,
+            status=raw.status,
+            version=raw.version,
+            reason=raw.reason,
+            preload_content=False,
+            decode_content=False,
+            original_response=getattr(raw, "_original_response", None),
+            request_method=getattr(raw, "_request_method", None),
+            request_url=raw.url,
+        )
+
+    def release_conn(self) -> None:
+        self._peeked.release_conn()
+
+    def close(self) -> None:
+        super().close()
+        self._peeked.close()
+
+
+class _Rejoined:
+    """The octets looked at and the unread rest of a body, as one file."""
+
+    closed = False
+
+    def __init__(self, octets: bytes, raw: BaseHTTPResponse) -> None:
+        self._octets = octets
+        self._raw = raw
+
+    def read(self, amt: int | None = None) -> bytes:
+        if not self._octets:
+            return self._raw.read(amt, decode_content=False)
+        if amt is None:
+            octets, self._octets = self._octets, b""
+            return octets + self._raw.read(decode_content=False)
+        octets, self._octets = self._octets[:amt], self._octets[amt:]
+        return octets
+
+    read1 = read
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@contextlib.contextmanager
+def _deadline(exchange: Exchange) -> Any:
+    """Lets a caller bound single reads from the connection's socket, whatever its timeout is."""
+    sock = None if exchange.connection is None else exchange.connection.sock
+    before = None if sock is None else sock.gettimeout()
+
+    def limit(seconds: float) -> None:
+        if sock is not None:
+            sock.settimeout(seconds)
+
+    try:
+        yield cast("Callable[[float], None]", limit)
+    finally:
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.settimeout(before)

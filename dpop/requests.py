@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPoP for requests: an adapter that signs, and ``auth=`` for one request.
+
+::
+
+    from dpop.requests import DPoPAdapter
+
+    session.mount("https://api.example/", DPoPAdapter(key, origins="https://api.example", access_token=token))
+
+``origins`` is required although the adapter is mounted: requests does not tell an adapter where, and a
+mount prefix without a trailing slash matches other hosts too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Unpack
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cookie_header
+from requests.utils import rewind_body
+from urllib3.util.retry import Retry
+
+from dpop._urllib3_wire import Exchange, SignedHeaders, drain, peek, sign_in
+from dpop.client.drive import refresh, wait_for_nonce
+from dpop.client.flow import Step
+from dpop.client.nonces import Role
+from dpop.client.policy import Policy, PolicyOptions, headers_to_withhold
+from dpop.client.prover import Prover
+from dpop.client.request import AccessToken, OutgoingRequest, RequestCredentials
+from dpop.errors import UsageError
+
+if TYPE_CHECKING:
+    import urllib3
+
+    from dpop.keys import Key
+
+__all__ = ["DPoPAdapter", "DPoPAuth"]
+
+
+class AdapterOptions(PolicyOptions, total=False):
+    """What the adapter takes: the settings of :class:`dpop.client.policy.Policy` and ``HTTPAdapter``'s own."""
+
+    pool_connections: int
+    pool_maxsize: int
+    max_retries: Retry | int | None
+    pool_block: bool
+
+
+class DPoPAdapter(HTTPAdapter):
+    """Signs every request to its origins, on every hop and retry; the rest pass through unsigned.
+
+    :param prover: whose proofs; a bare key will do.
+    :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
+    :param options: see :class:`AdapterOptions`.
+    :raises UsageError: origins or options that cannot be used.
+    """
+
+    def __init__(
+        self, prover: Key | Prover, *, origins: str | Iterable[str], **options: Unpack[AdapterOptions]
+    ) -> None:
+        rest: dict[str, Any] = dict(options)
+        self._policy = Policy.taking(prover, origins, rest)
+        self._pid = os.getpid()
+        super().__init__(**rest)
+
+    def __repr__(self) -> str:
+        return f"<DPoPAdapter for {', '.join(sorted(map(str, self._policy.origins)))}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise UsageError("a DPoPAdapter cannot be pickled: its key must not travel; mount one in each process")
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Make the pool manager, with pools that sign."""
+        super().init_poolmanager(*args, **options)
+        sign_in(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
+        """The pool manager of a proxy, HTTP or SOCKS, with pools that sign."""
+        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options)
+        sign_in(manager)
+        return manager
+
+    def send(  # noqa: D102 - HTTPAdapter's
+        self, request: requests.PreparedRequest, *args: Any, **options: Any
+    ) -> requests.Response:
+        if self._pid != os.getpid():
+            # A forked child: the sockets in the pools are its parent's too.
+            self._pid = os.getpid()
+            self.close()
+        outgoing = _facts(request)
+        flow = self._policy.open(outgoing)
+        copy = request.copy()
+        if flow is None:
+            for name in headers_to_withhold(outgoing):
+                copy.headers.pop(name, None)
+            return _handed_on(super().send(copy, *args, **options), request, [])
+        exchange = Exchange(flow, one_shot=not outgoing.repeatable)
+        history: list[requests.Response] = []
+        wait_for_nonce(flow)
+        try:
+            while True:
+                copy.headers = SignedHeaders(copy.headers, exchange)
+                response = super().send(copy, *args, **options)
+                step = exchange.step
+                if step is Step.PEEK:
+                    octets, response.raw = peek(response.raw)
+                    step = flow.judged(octets)
+                if step is Step.REFRESH:
+                    step = refresh(flow)
+                if step is Step.DONE:
+                    return _handed_on(response, request, history)
+                drain(response.raw, exchange)
+                history.append(_handed_on(response, request, []))
+                copy = _again(request, copy, response, self._policy.rebuild if flow.needs_rebuild else None)
+        finally:
+            flow.failed()
+
+    def prime(
+        self, url: str, *, method: str = "HEAD", prover: Prover | None = None, role: Role = Role.RS, **options: Any
+    ) -> bool:
+        """Fetch a server's nonce with a request that carries a proof and no token.
+
+        Call it before sending a body that can be read only once. Returns whether a nonce came.
+
+        :param options: what :meth:`send` takes: an adapter does not know its session's ``timeout``,
+            ``verify``, ``cert`` and ``proxies``.
+        :raises UsageError: the URL is not one of this adapter's origins.
+        """
+        self._policy.check_origin(url)
+        request = requests.Request(method, url).prepare()
+        request.register_hook("response", _Priming(role))
+        if prover is not None:
+            request.register_hook("response", _Carrier(RequestCredentials(prover)))
+        with self.send(request, **options) as response:
+            return bool(response.headers.get("DPoP-Nonce"))
+
+
+class DPoPAuth(AuthBase):
+    """``auth=`` for one request or session: its own prover and token, within the adapter's origins.
+
+    :param prover: whose proofs; a bare key will do.
+    :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
+
+    It only marks the request: the mounted :class:`DPoPAdapter` signs it, on every hop within its origins.
+    """
+
+    def __init__(self, prover: Key | Prover, access_token: AccessToken | None = None) -> None:
+        self._prover = Prover.of(prover)
+        self._access_token = access_token
+
+    def __repr__(self) -> str:
+        return f"<DPoPAuth {self._prover.thumbprint}>"
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Mark the request; complain after the answer if no DPoP adapter took notice."""
+        request.register_hook("response", _Carrier(RequestCredentials(self._prover, self._access_token)))
+        return request
+
+
+class _Carrier:
+    """A request's credentials among its response hooks, which requests keeps over redirects and netrc."""
+
+    def __init__(self, credentials: RequestCredentials) -> None:
+        self.credentials = credentials
+
+    def __call__(self, response: requests.Response, **_options: Any) -> None:
+        if not self.credentials.seen:
+            raise UsageError(
+                f"the request to {response.url.partition('?')[0]} was sent without a proof: DPoPAuth needs a"
+                " DPoPAdapter, such as session.mount(origin + '/', DPoPAdapter(key, origins=origin))"
+            )
+
+
+class _Priming:
+    """Marks a request that only fetches a nonce."""
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+
+    def __call__(self, response: requests.Response, **_options: Any) -> None:
+        """A hook that leaves the answer as it is."""
+
+
+def _facts(request: requests.PreparedRequest) -> OutgoingRequest:
+    """What the brain must know of a prepared request."""
+    hooks = request.hooks.get("response", [])
+    carriers = [hook.credentials for hook in hooks if isinstance(hook, _Carrier)]
+    roles = [hook.role for hook in hooks if isinstance(hook, _Priming)]
+    content = _in_memory(request.body)
+    authorization = request.headers.get("Authorization")
+    content_type = request.headers.get("Content-Type")
+    return OutgoingRequest(
+        method=request.method or "",
+        url=request.url or "",
+        authorization=authorization.decode("latin-1") if isinstance(authorization, bytes) else authorization,
+        content=content,
+        content_type=content_type.decode("latin-1") if isinstance(content_type, bytes) else content_type,
+        repeatable=_repeatable(request, content),
+        credentials=carriers[-1] if carriers else None,
+        priming=roles[-1] if roles else None,
+    )
+
+
+def _in_memory(body: object) -> bytes | None:
+    return body.encode("utf-8") if isinstance(body, str) else body if isinstance(body, bytes) else None
+
+
+def _repeatable(request: requests.PreparedRequest, content: bytes | None) -> bool:
+    """Whether there is no body, it is in memory, or requests noted where to rewind a file to."""
+    return request.body is None or content is not None or isinstance(request._body_position, int)  # noqa: SLF001
+
+
+def _again(
+    request: requests.PreparedRequest,
+    sent: requests.PreparedRequest,
+    response: requests.Response,
+    rebuild: Callable[[bytes], bytes] | None,
+) -> requests.PreparedRequest:
+    """The request as it is sent the second time: its body whole again, its cookies brought up to date."""
+    copy = request.copy()
+    if "Set-Cookie" in response.headers:
+        jar = RequestsCookieJar() if sent._cookies is None else sent._cookies  # noqa: SLF001
+        if copy.headers.get("Cookie") == get_cookie_header(jar, request):
+            copy.headers.pop("Cookie", None)  # made from the jar; a caller's own is kept
+        extract_cookies_to_jar(jar, sent, response.raw)
+        copy.prepare_cookies(jar)
+    if rebuild is not None:
+        copy.prepare_body(rebuild(_in_memory(request.body) or b""), None)
+    elif isinstance(copy._body_position, int):  # noqa: SLF001
+        rewind_body(copy)
+    return copy
+
+
+def _handed_on(
+    response: requests.Response, request: requests.PreparedRequest, history: list[requests.Response]
+) -> requests.Response:
+    """The answer as the caller sees it: to the request as the caller made it."""
+    response.request = request
+    if history:
+        response.history = history
+    return response
