@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the transports for httpx and httpx2 share; the two have the same API under two names.
+
+The classes here know requests and responses by what they can do, so that neither library is imported.
+:mod:`dpop.httpx` and :mod:`dpop.httpx2` give them the library's own base classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import Any, ClassVar
+
+import anyio
+import anyio.to_thread
+
+from dpop._httpx_bodies import Repeat, in_memory, repeat_of
+from dpop.client.drive import (
+    DRAIN_OCTETS,
+    DRAIN_SECONDS,
+    async_refresh,
+    async_sign,
+    async_wait_for_nonce,
+    refresh,
+    sign_now,
+    wait_for_nonce,
+)
+from dpop.client.flow import PEEK_OCTETS, ProofFlow, Step
+from dpop.client.nonces import Role
+from dpop.client.policy import Policy, headers_to_withhold
+from dpop.client.prover import Prover
+from dpop.client.request import AccessToken, OutgoingRequest, RequestCredentials
+from dpop.errors import UsageError
+
+__all__ = ["AsyncReplay", "AsyncShell", "AuthShell", "Replay", "SyncShell"]
+
+# Requests, responses and streams of either library. Any, because the two share no base class.
+_Any = Any
+
+_PEEK_SECONDS = 5.0
+
+
+class _AnyioTools:
+    """Sleep and threads on whichever event loop runs: both libraries depend on anyio."""
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+    async def to_thread(self, function: Callable[[], _Any]) -> _Any:
+        return await anyio.to_thread.run_sync(function)
+
+
+_tools = _AnyioTools()
+
+
+class _Shell:
+    """What the synchronous and the asynchronous transport have in common."""
+
+    _policy: Policy
+    _make_inner: Callable[[], _Any] | None
+    _inner: _Any
+    _pid: int
+
+    def _set_up(self, policy: Policy, transport: _Any, options: dict[str, _Any], make: Callable[..., _Any]) -> None:
+        if transport is not None and options:
+            raise UsageError(f"transport= is used as it is; give {', '.join(sorted(options))} to it instead")
+        self._policy = policy
+        self._make_inner = functools.partial(make, **options) if transport is None else None
+        self._inner = transport if self._make_inner is None else self._make_inner()
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} for {', '.join(sorted(map(str, self._policy.origins)))}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise UsageError("a DPoP transport cannot be pickled: its key must not travel; make one in each process")
+
+    def _transport(self) -> _Any:
+        """The inner transport; a new one in a forked child, which must not write to its parent's sockets."""
+        if self._pid != os.getpid() and self._make_inner is not None:
+            self._inner = self._make_inner()
+            self._pid = os.getpid()
+        return self._inner
+
+    def _open(self, request: _Any) -> ProofFlow | None:
+        credentials = request.extensions.get("dpop")
+        if credentials is not None and not isinstance(credentials, RequestCredentials):
+            raise UsageError('extensions={"dpop": …} takes dpop.RequestCredentials(prover, access_token)')
+        outgoing = OutgoingRequest(
+            method=request.method,
+            url=_url(request),
+            authorization=request.headers.get("authorization"),
+            content=in_memory(request),
+            content_type=request.headers.get("content-type"),
+            repeatable=repeat_of(request) is not None,
+            credentials=credentials,
+            priming=request.extensions.get("dpop_priming"),
+        )
+        flow = self._policy.open(outgoing)
+        if flow is None:
+            for name in headers_to_withhold(outgoing):
+                request.headers.pop(name, None)
+        return flow
+
+    def _signed(self, request: _Any, headers: list[tuple[str, str]], content: bytes | None) -> _Any:
+        """A copy with the proof: the caller's request never carries one, so no redirect can either."""
+        extensions = dict(request.extensions)
+        extensions["timeout"] = dict(extensions.get("timeout") or {})
+        body = {"stream": request.stream} if content is None else {"content": content}
+        signed = type(request)(
+            method=request.method,
+            url=request.url,
+            headers=[pair for pair in request.headers.raw if content is None or pair[0].lower() != b"content-length"],
+            extensions=extensions,
+            **body,
+        )
+        for name, value in headers:
+            signed.headers[name] = value
+        return signed
+
+    def _rebuilt(self, flow: ProofFlow, request: _Any) -> bytes | None:
+        """The body with a new client assertion, where a retry needs one."""
+        if not flow.needs_rebuild or self._policy.rebuild is None:
+            return None
+        return self._policy.rebuild(in_memory(request) or b"")
+
+
+def _priming(prover: Prover | None, role: Role) -> dict[str, _Any]:
+    own = {} if prover is None else {"dpop": RequestCredentials(prover)}
+    return {"dpop_priming": role, **own}
+
+
+def _url(request: _Any) -> str:
+    """scheme, host, port and path as the library will connect to them; no userinfo."""
+    scheme, path = request.url.raw_scheme.decode("ascii"), request.url.raw_path.decode("ascii")
+    return f"{scheme}://{request.url.netloc.decode('ascii')}{path}"
+
+
+def _wire(request: _Any) -> tuple[str, str, str]:
+    """scheme, Host and target as they will be on the wire."""
+    return request.url.raw_scheme.decode("ascii"), request.headers["host"], request.url.raw_path.decode("ascii")
+
+
+def _decoded(response: _Any, octets: bytes) -> bytes:
+    """The peeked octets, out of any content coding; empty if they cannot be."""
+    coding = response.headers.get("content-encoding")
+    if not coding:
+        return octets
+    try:
+        return bytes(type(response)(200, headers={"content-encoding": coding}, content=octets).content[:PEEK_OCTETS])
+    except Exception:  # noqa: BLE001 - whatever a decoder makes of a hostile or cut body means: not a token error
+        return b""
+
+
+class SyncShell(_Shell):
+    """A transport that signs; mixed into the library's ``BaseTransport``."""
+
+    _replay: ClassVar[type[_Any]]
+    _request_class: ClassVar[type[_Any]]
+
+    def handle_request(self, request: _Any) -> _Any:
+        """Send one request on one hop, as often as the flow says."""
+        flow = self._open(request)
+        inner = self._transport()
+        if flow is None:
+            return inner.handle_request(request)
+        repeat = repeat_of(request)
+        content: bytes | None = None
+        try:
+            wait_for_nonce(flow)
+            while True:
+                signed = self._signed(request, sign_now(flow, *_wire(request)), content)
+                response = inner.handle_request(signed)
+                step = flow.received(response.status_code, response.headers.multi_items())
+                if step is Step.PEEK:
+                    step = flow.judged(self._peek(response))
+                if step is Step.REFRESH:
+                    step = refresh(flow)
+                if step is Step.DONE:
+                    return response
+                _drain(response, signed)
+                content = self._rebuilt(flow, request)
+                if content is None:
+                    _rewind(repeat)
+        except BaseException:
+            flow.failed()
+            raise
+
+    def prime(self, url: str, *, method: str = "HEAD", prover: Prover | None = None, role: Role = Role.RS) -> bool:
+        """Fetch a server's nonce with a request that carries a proof and no token.
+
+        Call it before sending a body that can be read only once. Returns whether a nonce came.
+
+        :raises UsageError: the URL is not one of this transport's origins.
+        """
+        self._policy.check_origin(url)
+        request = self._request_class(method, url, extensions=_priming(prover, role))
+        response = self.handle_request(request)
+        response.close()
+        return bool(response.headers.get_list("dpop-nonce"))
+
+    def _peek(self, response: _Any) -> bytes:
+        """The first octets of a body, which stays readable."""
+        stream, chunks, size = response.stream, list[bytes](), 0
+        iterator = iter(stream)
+        deadline = time.monotonic() + _PEEK_SECONDS
+        for chunk in iterator:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size >= PEEK_OCTETS or time.monotonic() > deadline:
+                break
+        response.stream = self._replay(chunks, iterator, stream)
+        return _decoded(response, b"".join(chunks)[:PEEK_OCTETS])
+
+    def close(self) -> None:
+        """Close the inner transport."""
+        self._inner.close()
+
+    def __enter__(self) -> _Any:
+        self._inner.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._inner.__exit__(*exc)
+
+
+class AsyncShell(_Shell):
+    """The asynchronous transport; mixed into the library's ``AsyncBaseTransport``."""
+
+    _replay: ClassVar[type[_Any]]
+    _request_class: ClassVar[type[_Any]]
+
+    async def handle_async_request(self, request: _Any) -> _Any:
+        """Send one request on one hop, as often as the flow says."""
+        flow = self._open(request)
+        inner = self._transport()
+        if flow is None:
+            return await inner.handle_async_request(request)
+        repeat = repeat_of(request)
+        content: bytes | None = None
+        try:
+            await async_wait_for_nonce(flow, _tools)
+            while True:
+                signed = self._signed(request, await async_sign(flow, *_wire(request), _tools), content)
+                response = await inner.handle_async_request(signed)
+                step = flow.received(response.status_code, response.headers.multi_items())
+                if step is Step.PEEK:
+                    step = flow.judged(await self._peek(response))
+                if step is Step.REFRESH:
+                    step = await async_refresh(flow)
+                if step is Step.DONE:
+                    return response
+                await _async_drain(response)
+                content = self._rebuilt(flow, request)
+                if content is None:
+                    await _async_rewind(repeat)
+        except BaseException:
+            flow.failed()
+            raise
+
+    async def prime(
+        self, url: str, *, method: str = "HEAD", prover: Prover | None = None, role: Role = Role.RS
+    ) -> bool:
+        """Fetch a server's nonce with a request that carries a proof and no token.
+
+        Call it before sending a body that can be read only once. Returns whether a nonce came.
+
+        :raises UsageError: the URL is not one of this transport's origins.
+        """
+        self._policy.check_origin(url)
+        request = self._request_class(method, url, extensions=_priming(prover, role))
+        response = await self.handle_async_request(request)
+        await response.aclose()
+        return bool(response.headers.get_list("dpop-nonce"))
+
+    async def _peek(self, response: _Any) -> bytes:
+        """The first octets of a body, which stays readable."""
+        stream, chunks, size = response.stream, list[bytes](), 0
+        iterator = aiter(stream)
+        deadline = time.monotonic() + _PEEK_SECONDS
+        async for chunk in iterator:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size >= PEEK_OCTETS or time.monotonic() > deadline:
+                break
+        response.stream = self._replay(chunks, iterator, stream)
+        return _decoded(response, b"".join(chunks)[:PEEK_OCTETS])
+
+    async def aclose(self) -> None:
+        """Close the inner transport."""
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> _Any:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._inner.__aexit__(*exc)
+
+
+def _drain(response: _Any, signed: _Any) -> None:
+    """Read what little is left of an answer, so that its connection can be used again; then close it."""
+    # The read timeout is looked up when reading starts: an answer that stalls costs a second.
+    timeout = signed.extensions["timeout"]
+    timeout["read"] = min(timeout.get("read") or DRAIN_SECONDS, DRAIN_SECONDS)
+    deadline = time.monotonic() + DRAIN_SECONDS
+    left = DRAIN_OCTETS
+    with contextlib.suppress(Exception):
+        for chunk in response.stream:
+            left -= len(chunk)
+            if left < 0 or time.monotonic() > deadline:
+                break
+    response.close()
+
+
+async def _async_drain(response: _Any) -> None:
+    left = DRAIN_OCTETS
+    with contextlib.suppress(Exception), anyio.move_on_after(DRAIN_SECONDS):
+        async for chunk in response.stream:
+            left -= len(chunk)
+            if left < 0:
+                break
+    await response.aclose()
+
+
+def _rewind(repeat: Repeat | None) -> None:
+    if repeat is not None:
+        repeat()
+
+
+async def _async_rewind(repeat: Repeat | None) -> None:
+    moved = repeat() if repeat is not None else None
+    if moved is not None:
+        await moved
+
+
+class Replay:
+    """A response body whose first chunks have been looked at: they come again, then the rest."""
+
+    def __init__(self, chunks: list[bytes], rest: Iterator[bytes], stream: _Any) -> None:
+        self._chunks = chunks
+        self._rest = rest
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._chunks
+        yield from self._rest
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class AsyncReplay:
+    """The same for an asynchronous body."""
+
+    def __init__(self, chunks: list[bytes], rest: AsyncIterator[bytes], stream: _Any) -> None:
+        self._chunks = chunks
+        self._rest = rest
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self._chunks:
+            yield chunk
+        async for chunk in self._rest:
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class AuthShell:
+    """``auth=`` for one request: its own prover and token; mixed into the library's ``Auth``.
+
+    :param prover: whose proofs; a bare key will do.
+    :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
+
+    It only marks the request: a DPoP transport signs it, on every hop within its origins.
+    """
+
+    def __init__(self, prover: _Any, access_token: AccessToken | None = None) -> None:
+        self._prover = Prover.of(prover)
+        self._access_token = access_token
+
+    def __repr__(self) -> str:
+        return f"<DPoPAuth {self._prover.thumbprint}>"
+
+    def auth_flow(self, request: _Any) -> Generator[_Any, _Any, None]:
+        """Mark the request; complain if no DPoP transport took notice."""
+        credentials = RequestCredentials(self._prover, self._access_token)
+        request.extensions = {**request.extensions, "dpop": credentials}
+        yield request
+        if not credentials.seen:
+            raise UsageError(
+                f"the request to {request.url.host} was sent without a proof: DPoPAuth needs a client whose transport"
+                " is a DPoPTransport, such as Client(transport=DPoPTransport(key, origins=…))"
+            )

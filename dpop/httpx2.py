@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPoP for httpx2: a transport that signs, and ``auth=`` for one request.
+
+::
+
+    from dpop.httpx2 import DPoPTransport
+
+    client = httpx2.Client(transport=DPoPTransport(key, origins="https://api.example", access_token=token))
+
+A client with ``transport=`` takes its TLS, proxy and HTTP/2 settings from the transport, not from its own
+arguments: give ``verify``, ``cert``, ``http2``, ``proxy``, ``limits`` or ``retries`` to the transport.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Unpack
+
+import httpx2
+
+from dpop._httpx_shells import AsyncReplay, AsyncShell, AuthShell, Replay, SyncShell
+from dpop.client.policy import Policy, PolicyOptions
+
+if TYPE_CHECKING:
+    from dpop.client.prover import Prover
+    from dpop.keys import Key
+
+__all__ = ["AsyncDPoPTransport", "DPoPAuth", "DPoPTransport"]
+
+
+class TransportOptions(PolicyOptions, total=False):
+    """What the transports take: the settings of :class:`dpop.client.policy.Policy` and httpx2's own."""
+
+    verify: ssl.SSLContext | str | bool
+    cert: str | tuple[str, str] | tuple[str, str, str] | None
+    trust_env: bool
+    http1: bool
+    http2: bool
+    limits: httpx2.Limits
+    proxy: str | httpx2.URL | httpx2.Proxy | None
+    uds: str | None
+    local_address: str | None
+    retries: int
+    socket_options: Iterable[Any] | None
+
+
+class _Replay(Replay, httpx2.SyncByteStream):
+    pass
+
+
+class _AsyncReplay(AsyncReplay, httpx2.AsyncByteStream):
+    pass
+
+
+class DPoPTransport(SyncShell, httpx2.BaseTransport):
+    """Signs every request to its origins, on every hop and retry; the rest pass through unsigned.
+
+    :param prover: whose proofs; a bare key will do.
+    :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
+    :param transport: a transport to wrap, instead of an ``HTTPTransport`` made from the options.
+    :param options: see :class:`TransportOptions`.
+    :raises UsageError: origins or options that cannot be used.
+    """
+
+    _replay = _Replay
+    _request_class = httpx2.Request
+
+    def __init__(
+        self,
+        prover: Key | Prover,
+        *,
+        origins: str | Iterable[str],
+        transport: httpx2.BaseTransport | None = None,
+        **options: Unpack[TransportOptions],
+    ) -> None:
+        rest: dict[str, Any] = dict(options)
+        policy = Policy.taking(prover, origins, rest)
+        self._set_up(policy, transport, rest, httpx2.HTTPTransport)
+
+
+class AsyncDPoPTransport(AsyncShell, httpx2.AsyncBaseTransport):
+    """The same for ``httpx2.AsyncClient``; a key that blocks signs in a worker thread."""
+
+    _replay = _AsyncReplay
+    _request_class = httpx2.Request
+
+    def __init__(
+        self,
+        prover: Key | Prover,
+        *,
+        origins: str | Iterable[str],
+        transport: httpx2.AsyncBaseTransport | None = None,
+        **options: Unpack[TransportOptions],
+    ) -> None:
+        rest: dict[str, Any] = dict(options)
+        policy = Policy.taking(prover, origins, rest)
+        self._set_up(policy, transport, rest, httpx2.AsyncHTTPTransport)
+
+
+class DPoPAuth(AuthShell, httpx2.Auth):
+    """``auth=`` for one request or client: its own prover and token, within the transport's origins."""
