@@ -24,6 +24,9 @@ __all__ = ["MAX_HTU", "Origin", "canonical", "check_method", "same_target", "url
 MAX_HTU: Final = 4096
 """Characters an ``htu`` may have. A client counts them without the query, a server the whole claim."""
 
+# The longest registered method has 17 characters.
+_MAX_METHOD: Final = 64
+
 # RFC 9110 §5.6.2
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 
@@ -43,13 +46,15 @@ _NAMES: Final = {" ": "a space", "\\": "a backslash"}
 def check_method(method: str) -> str:
     """Return the method if it can stand in ``htm``: an RFC 9110 token, its case kept (RFC 9449 §4.2).
 
-    :raises TargetError: empty, or with a character no method has.
+    :raises TargetError: empty, longer than 64 characters, or with a character no method has.
     :raises ArgumentTypeError: not a str.
     """
     if not isinstance(method, str):
         raise ArgumentTypeError("method", "str", method)
-    if not _TOKEN.fullmatch(method):
+    if not _TOKEN.fullmatch(method) or len(method) > _MAX_METHOD:
         what = "holds a character no HTTP method has" if method else "is empty"
+        if len(method) > _MAX_METHOD:
+            what = f"is longer than {_MAX_METHOD} characters"
         raise TargetError(f"the method {what}; expected one such as GET or POST")
     return method
 
