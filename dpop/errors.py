@@ -78,7 +78,7 @@ class ArgumentTypeError(UsageError, TypeError):
     def __init__(self, name: str, expected: str, value: object) -> None:
         self.name = name
         self.expected = expected
-        self.got = type(value).__name__
+        self.got: str = type(value).__name__
         super().__init__(f"{name} must be {expected}, not {self.got}")
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -56,7 +56,7 @@ class Attempt:
     __slots__ = ("_token", "signing_input")
 
     def __init__(self, octets: bytes, token: str | None) -> None:
-        self.signing_input = octets
+        self.signing_input: bytes = octets
         self._token = token
 
     def headers(self, signature: bytes) -> list[tuple[str, str]]:

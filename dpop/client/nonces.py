@@ -81,10 +81,10 @@ class Lease:
     __slots__ = ("cold_start", "epoch", "generation", "key", "nonce")
 
     def __init__(self, key: NonceKey, nonce: str | None, generation: int, epoch: int) -> None:
-        self.key = key
-        self.nonce = nonce
-        self.generation = generation
-        self.epoch = epoch
+        self.key: NonceKey = key
+        self.nonce: str | None = nonce
+        self.generation: int = generation
+        self.epoch: int = epoch
         self.cold_start: ColdStart | None = None
 
     def __repr__(self) -> str:

@@ -87,12 +87,12 @@ class Policy:
         if listed is not None:
             prover = prover.for_algs(listed)
         self.prover = prover
-        self.origins = _checked_origins(origins, insecure_origins)
+        self.origins: frozenset[Origin] = _checked_origins(origins, insecure_origins)
         self.access_token = access_token
-        self.as_endpoints = frozenset(canonical(url) for url in _strings("as_endpoints", as_endpoints))
+        self.as_endpoints: frozenset[str] = frozenset(canonical(url) for url in _strings("as_endpoints", as_endpoints))
         self.profile = profile
-        self.nonces_required = (nonces or profile.nonces) == "required"
-        self.clocks = ServerClocks() if learn_clock else None
+        self.nonces_required: bool = (nonces or profile.nonces) == "required"
+        self.clocks: ServerClocks | None = ServerClocks() if learn_clock else None
         self.rebuild = rebuild
 
     def __repr__(self) -> str:

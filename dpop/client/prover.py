@@ -52,9 +52,9 @@ class Prover:
                 )
         self.key: Key = key if algs is None else _with_listed_alg(key, algs)
         self.thumbprint: str = key.thumbprint
-        self.nonces = NonceCache() if nonces is None else nonces
-        self.clock = clock
-        self.jti = jti
+        self.nonces: NonceCache = NonceCache() if nonces is None else nonces
+        self.clock: Callable[[], float] = clock
+        self.jti: Callable[[], str] = jti
 
     @classmethod
     def of(cls, key_or_prover: Key | Prover) -> Prover:

@@ -51,6 +51,6 @@ class Key(Protocol):
         """Whether :meth:`sign` may wait for a device, a network or a person."""
         ...
 
-    def sign(self, signing_input: bytes) -> bytes:
+    def sign(self, signing_input: bytes, /) -> bytes:
         """The JWS signature of the octets, which the key hashes itself (RFC 7518 §3.4: R||S for ES256)."""
         ...

@@ -30,7 +30,7 @@ from dpop.signature import check_raw, raw_to_der
 __all__ = ["CURVES", "REQUIRED_MEMBERS", "PublicKey", "decode_number", "decode_octets", "thumbprint"]
 
 # RFC 7638 §3.2, RFC 8037 §2, in the order of the thumbprint's input.
-REQUIRED_MEMBERS: Final = {
+REQUIRED_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "EC": ("crv", "kty", "x", "y"),
     "OKP": ("crv", "kty", "x"),
     "RSA": ("e", "kty", "n"),
