@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Uses of the public interface that type checkers must accept; checked, never executed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import httpx
+import httpx2
+import requests
+
+import dpop
+import dpop.httpx
+import dpop.httpx2
+import dpop.requests
+from dpop.server import MemoryReplayCache, ProofVerifier
+
+key = dpop.generate_key()
+loaded: dpop.Key = dpop.load_key("key.pem", password="secret")
+proof: str = dpop.create_proof(key, "GET", "https://api.example", access_token="token", claims={"a": 1})
+prover = dpop.Prover(loaded, algs=["ES256"])
+
+
+class OwnKey:
+    """A signer of one's own."""
+
+    alg = "ES256"
+    public_jwk: Mapping[str, str] = {}
+    thumbprint = ""
+    blocking = True
+
+    def sign(self, signing_input: bytes, /) -> bytes:
+        """Sign."""
+        return signing_input
+
+
+class Source:
+    """A token source of one's own."""
+
+    def __call__(self) -> str:
+        """A token."""
+        return "token"
+
+    def refused(self, token: str, /) -> None:
+        """Refresh."""
+
+
+async def token() -> str:
+    """An asynchronous source."""
+    return "token"
+
+
+own: dpop.Key = OwnKey()
+session = requests.Session()
+session.mount(
+    "https://", dpop.requests.DPoPAdapter(own, origins="https://api.example", access_token=Source(), max_retries=3)
+)
+session.get("https://api.example", auth=dpop.requests.DPoPAuth(prover, "token"))
+httpx.Client(
+    transport=dpop.httpx.DPoPTransport(key, origins=["https://api.example"], http2=True), auth=dpop.httpx.DPoPAuth(key)
+)
+httpx2.Client(
+    transport=dpop.httpx2.DPoPTransport(key, origins="https://api.example", retries=1, access_token=lambda: "t")
+)
+httpx2.AsyncClient(transport=dpop.httpx2.AsyncDPoPTransport(key, origins="https://api.example", access_token=token))
+verifier = ProofVerifier(replay=MemoryReplayCache())
+seen = verifier.verify_resource([("DPoP", proof)], "GET", "https://api.example", access_token="token", bound_jkt="jkt")
+jkt: str = seen.jkt
