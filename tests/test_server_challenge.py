@@ -52,8 +52,7 @@ def test_a_nonce_challenge() -> None:
     assert fields == [
         (
             "WWW-Authenticate",
-            'DPoP error="use_dpop_nonce", error_description="this server requires a nonce", '
-            'algs="ES256 EdDSA"',
+            'DPoP error="use_dpop_nonce", error_description="this server requires a nonce", algs="ES256 EdDSA"',
         ),
         ("DPoP-Nonce", "n-1"),
         NO_STORE,
@@ -121,18 +120,14 @@ def test_descriptions_keep_to_their_characters(detail: str) -> None:
     error = InvalidProof("invalid_dpop_proof", "x", detail)
     allowed = r"[\x20-\x21\x23-\x5b\x5d-\x7e]*"
     (value,) = challenges(resource_challenge(error, algs=ALGS)[1])
-    assert re.fullmatch(
-        f'DPoP error="invalid_dpop_proof", error_description="{allowed}", algs="ES256 EdDSA"', value
-    )
+    assert re.fullmatch(f'DPoP error="invalid_dpop_proof", error_description="{allowed}", algs="ES256 EdDSA"', value)
     document = json.loads(token_error(error)[2])
     assert re.fullmatch(allowed, document["error_description"])
 
 
 def test_what_came_and_what_was_expected_stays_at_home() -> None:
     """Both may name internal addresses, so neither is in the answer."""
-    error = InvalidProof(
-        "invalid_dpop_proof", "htu_mismatch", "another URL", expected="http://10.0.0.5/", got="x-y-z"
-    )
+    error = InvalidProof("invalid_dpop_proof", "htu_mismatch", "another URL", expected="http://10.0.0.5/", got="x-y-z")
     answers = str(resource_challenge(error, algs=ALGS)) + str(token_error(error))
     assert "10.0.0.5" not in answers
     assert "x-y-z" not in answers

@@ -149,9 +149,7 @@ def test_single_use_and_shared_nonces_are_apart(clock: Clock) -> None:
 @pytest.mark.parametrize("single", [False, True])
 def test_nonces_have_the_syntax_of_the_rfc(clock: Clock, single: bool) -> None:
     """base64url, which is within NQCHAR."""
-    nonce = NonceIssuer(
-        SECRET, single_use=MemoryReplayCache(clock=clock) if single else None, clock=clock
-    ).issue()
+    nonce = NonceIssuer(SECRET, single_use=MemoryReplayCache(clock=clock) if single else None, clock=clock).issue()
     assert check_nonce(nonce) == nonce
     assert re.fullmatch(r"[A-Za-z0-9_-]{48}" if single else r"[A-Za-z0-9_-]{32}", nonce)
 

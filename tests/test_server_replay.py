@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import signal
 import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -124,6 +127,25 @@ def test_one_of_a_hundred_threads_wins(clock: Clock) -> None:
         assert sum(pool.map(add, range(100))) == 1
 
 
+class SlowKey(str):
+    """A key whose look-up takes until another thread looks it up too, or until that is sure not to happen."""
+
+    __slots__ = ()
+    meeting = threading.Barrier(2)
+
+    def __hash__(self) -> int:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            self.meeting.wait(0.5)
+        return super().__hash__()
+
+
+def test_nobody_comes_between_the_question_and_the_answer(clock: Clock) -> None:
+    """Two threads that would look at the same moment do so one after the other."""
+    cache = MemoryReplayCache(clock=clock)
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(lambda _: cache.add(SlowKey("a.1"), clock.now + 90), range(2))) == 1
+
+
 @pytest.mark.parametrize("when", [float("nan"), float("inf"), float("-inf")])
 def test_no_time_is_refused(clock: Clock, when: float) -> None:
     """An expiry that is no time would stay for ever or never."""
@@ -132,7 +154,7 @@ def test_no_time_is_refused(clock: Clock, when: float) -> None:
 
 
 @pytest.mark.parametrize("bounds", [{"max_entries": 0}, {"max_per_key": 0}])
-def test_bounds_of_zero_are_refused(bounds: dict[str, int]) -> None:
+def test_bounds_of_zero_are_refused(bounds: dict[str, Any]) -> None:
     """A cache without room would refuse every request; say so at the start."""
     with pytest.raises(UsageError):
         MemoryReplayCache(**bounds)
@@ -166,12 +188,11 @@ def held_cache(clock: Clock) -> Iterator[MemoryReplayCache]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork with threads is the very thing tested
-def test_a_fork_during_an_add_leaves_the_child_a_usable_cache(
-    held_cache: MemoryReplayCache, clock: Clock
-) -> None:
+def test_a_fork_during_an_add_leaves_the_child_a_usable_cache(held_cache: MemoryReplayCache, clock: Clock) -> None:
     """A lock that another thread held at the fork does not block the child."""
     child = os.fork()
     if child == 0:
+        signal.alarm(20)  # instead of waiting for ever
         os._exit(0 if held_cache.add("a.2", clock.now + 90) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

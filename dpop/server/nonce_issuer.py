@@ -120,8 +120,7 @@ class NonceIssuer:
 
     def __reduce__(self) -> Never:
         raise UsageError(
-            "a NonceIssuer holds a secret and is not pickled or copied; "
-            "make one in each process with the same secret="
+            "a NonceIssuer holds a secret and is not pickled or copied; make one in each process with the same secret="
         )
 
     @property
@@ -145,7 +144,7 @@ class NonceIssuer:
         except EncodingError:
             return None
         salt, mac = octets[:-_MAC_SIZE], octets[-_MAC_SIZE:]
-        if len(salt) != (0 if self._used is None else _SALT_SIZE) or len(mac) != _MAC_SIZE:
+        if len(salt) != (0 if self._used is None else _SALT_SIZE):
             return None
         now = self._clock()
         oldest = math.floor((now - self._grace) / self._slot) - self._window + 1

@@ -23,6 +23,7 @@ class Reason(StrEnum):
     detail: str
 
     def __new__(cls, value: str, detail: str) -> Self:
+        """A member is its value; the sentence goes along."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.detail = detail

@@ -84,9 +84,7 @@ class MemoryReplayCache:
         clock: Callable[[], float] = time.time,
     ) -> None:
         if max_entries < 1 or max_per_key < 1:
-            raise UsageError(
-                "max_entries and max_per_key must be 1 or more: a cache of nothing refuses everything"
-            )
+            raise UsageError("max_entries and max_per_key must be 1 or more: a cache of nothing refuses everything")
         self._max_entries = max_entries
         self._max_per_key = max_per_key
         self._clock = clock
