@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The other side of DPoP: verify proofs, issue nonces, refuse politely.
+
+- :class:`ProofVerifier` judges the proof of each request: ``verify_resource`` at an API,
+  ``verify_token_request`` at an authorization server, and their async twins.
+- :class:`MemoryReplayCache` sees to it that each proof is accepted once, in one process.
+- :class:`NonceIssuer` hands out nonces that any process with its secret recognises.
+- :func:`resource_challenge` and :func:`token_error` turn a refusal into an answer.
+- :class:`Reason` lists every reason for a refusal.
+"""
+
+from __future__ import annotations
+
+from dpop.errors import InvalidProof, ReplayCacheError
+from dpop.server.challenge import resource_challenge, token_error
+from dpop.server.nonce_issuer import NonceChecker, NonceIssuer, NonceVerdict
+from dpop.server.reasons import Reason
+from dpop.server.replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
+from dpop.server.verify import DEFAULT_ALGS, ProofVerifier, VerifiedProof
+
+__all__ = [
+    "DEFAULT_ALGS",
+    "AsyncReplayCache",
+    "InvalidProof",
+    "MemoryReplayCache",
+    "NonceChecker",
+    "NonceIssuer",
+    "NonceVerdict",
+    "ProofVerifier",
+    "Reason",
+    "ReplayCache",
+    "ReplayCacheError",
+    "VerifiedProof",
+    "resource_challenge",
+    "token_error",
+]

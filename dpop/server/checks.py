@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of RFC 9449 §4.3 that need nothing but the proof and the request, one function each."""
+
+from __future__ import annotations
+
+import hmac
+import re
+
+from dpop import htu as targets
+from dpop.encoding import access_token_hash
+from dpop.errors import ArgumentTypeError, CredentialError, InvalidKeyError, SignatureFormatError, TargetError
+from dpop.keys.public import PublicKey
+from dpop.server.claims import ProofClaims
+from dpop.server.jws import CompactJWS, JoseHeader
+from dpop.server.reasons import Reason, refuse
+
+__all__ = [
+    "check_grant_binding",
+    "check_header",
+    "check_key",
+    "check_method",
+    "check_signature",
+    "check_target",
+    "check_token_binding",
+    "check_validity",
+]
+
+_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
+_SHA256 = re.compile(r"[A-Za-z0-9_-]{43}\Z")
+_ONE_KEY_TWO_NAMES = frozenset({"EdDSA", "Ed25519"})  # RFC 9864 §2.2
+
+
+def check_header(header: JoseHeader, algs: tuple[str, ...]) -> str:
+    """``typ`` is that of a proof, ``alg`` is one we allow (RFC 9449 §4.3 (4), (5); RFC 8725 §3.1, §3.11)."""
+    typ = header.members.get("typ")
+    if typ != "dpop+jwt":
+        raise refuse(Reason.TYP_MISMATCH, expected="dpop+jwt", got=typ)
+    alg = header.members.get("alg")
+    if not isinstance(alg, str) or alg not in algs:
+        raise refuse(Reason.ALG_REFUSED, expected=" or ".join(algs), got=alg)
+    return alg
+
+
+def check_key(header: JoseHeader, alg: str) -> PublicKey:
+    """``jwk`` is a good public key for this algorithm, and public only (RFC 9449 §4.3 (7); RFC 8725 §3.4)."""
+    jwk = header.members.get("jwk")
+    if not isinstance(jwk, dict):
+        raise refuse(Reason.JWK_MISSING)
+    if not _PRIVATE_MEMBERS.isdisjoint(jwk):
+        raise refuse(Reason.JWK_PRIVATE)
+    try:
+        key = header.key
+    except InvalidKeyError as error:
+        raise refuse(Reason.JWK_INVALID, because=str(error)) from None
+    if alg not in key.algs:
+        raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {' or '.join(key.algs)}")
+    declared = key.declared_alg
+    if declared is not None and declared != alg and {declared, alg} != _ONE_KEY_TWO_NAMES:
+        raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {declared}")
+    return key
+
+
+def check_signature(key: PublicKey, alg: str, jws: CompactJWS) -> None:
+    """The signature verifies with the key in the header (RFC 9449 §4.3 (6)). A high S is fine."""
+    try:
+        good = key.verify(alg, jws.signing_input, jws.signature)
+    except SignatureFormatError as error:
+        raise refuse(Reason.SIGNATURE_MALFORMED, because=str(error)) from None
+    if not good:
+        raise refuse(Reason.SIGNATURE_INVALID)
+
+
+def check_method(claims: ProofClaims, method: str) -> None:
+    """``htm`` is the method, letter for letter (RFC 9449 §4.3 (8); RFC 9110 §9.1)."""
+    if not isinstance(method, str):
+        raise ArgumentTypeError("method", "str", method)
+    if claims.htm != method:
+        raise refuse(Reason.HTM_MISMATCH, expected=method, got=claims.htm)
+
+
+def check_target(claims: ProofClaims, url: str) -> str:
+    """``htu`` names the URL of the request, without query and fragment (RFC 9449 §4.3 (9)).
+
+    :returns: the canonical form of both.
+    """
+    if not isinstance(url, str):
+        raise ArgumentTypeError("url", "str", url)
+    try:
+        # Cut first: a long query is no reason to refuse.
+        requested = targets.canonical(url.partition("?")[0])
+    except TargetError as error:
+        # The path is the stranger's, so this is no usage error; a wrong origin shows in the sentence.
+        raise refuse(Reason.REQUEST_URL_INVALID, because=str(error)) from None
+    if claims.htu == requested:
+        return requested
+    try:
+        claimed = targets.canonical(claims.htu)
+    except TargetError as error:
+        raise refuse(Reason.HTU_INVALID, because=str(error), expected=requested) from None
+    if claimed != requested:
+        raise refuse(Reason.HTU_MISMATCH, expected=requested, got=claimed)
+    return requested
+
+
+def check_validity(claims: ProofClaims, now: float, skew: float) -> None:
+    """``exp`` and ``nbf`` mean what they mean in any JWT (RFC 7519 §4.1.4, §4.1.5)."""
+    if claims.exp is not None and now >= claims.exp + skew:
+        raise refuse(Reason.EXPIRED)
+    if claims.nbf is not None and now < claims.nbf - skew:
+        raise refuse(Reason.NOT_YET_VALID)
+
+
+def check_token_binding(access_token: str, bound_jkt: str | None, claims: ProofClaims, jkt: str) -> None:
+    """``ath`` is the hash of this token, and the token is bound to this key (RFC 9449 §4.3 (12), §6)."""
+    try:
+        expected = access_token_hash(access_token)
+    except CredentialError:
+        raise refuse(Reason.TOKEN_MALFORMED, error="invalid_token") from None
+    if claims.ath is None:
+        raise refuse(Reason.ATH_MISSING)
+    if not isinstance(claims.ath, str) or not _SHA256.match(claims.ath):
+        raise refuse(Reason.ATH_MALFORMED)
+    if not hmac.compare_digest(claims.ath, expected):
+        raise refuse(Reason.ATH_MISMATCH)
+    if bound_jkt is None:
+        raise refuse(Reason.TOKEN_UNBOUND, error="invalid_token")
+    _check_same_key(bound_jkt, jkt, "invalid_token")
+
+
+def check_grant_binding(bound_jkt: str | None, _claims: ProofClaims, jkt: str) -> None:
+    """The refresh token or code is bound to this key, if to any (RFC 9449 §5, §10)."""
+    if bound_jkt is not None:
+        _check_same_key(bound_jkt, jkt, "invalid_grant")
+
+
+def _check_same_key(bound_jkt: str, jkt: str, error: str) -> None:
+    if not isinstance(bound_jkt, str) or not _SHA256.match(bound_jkt):
+        raise refuse(Reason.TOKEN_BINDING_MALFORMED, error=error)
+    if not hmac.compare_digest(bound_jkt, jkt):
+        raise refuse(Reason.KEY_MISMATCH, error=error, expected=bound_jkt, got=jkt)

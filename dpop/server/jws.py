@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the header fields of a request to the parts of one proof, strictly.
+
+Length comes before decoding, decoding before meaning, so that nothing a stranger sends costs more
+than it should. What a JOSE library lets through here (padding, duplicate members, a byte order mark,
+UTF-16) would give one proof two meanings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from dpop.encoding import b64url_decode, json_object
+from dpop.errors import ArgumentTypeError, EncodingError
+from dpop.keys.public import PublicKey
+from dpop.server.reasons import Reason, refuse
+
+__all__ = ["CompactJWS", "Headers", "JoseHeader", "parse_compact", "proof_field"]
+
+Headers = Mapping[str, str] | Mapping[bytes, bytes] | Iterable[tuple[str | bytes, str | bytes]]
+"""Header fields: pairs of name and value, or a mapping. Octets are read as Latin-1."""
+
+_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\Z")
+
+
+class JoseHeader:
+    """A JOSE header, decoded but not judged, and its public key once somebody has asked for it."""
+
+    __slots__ = ("_key", "members")
+
+    def __init__(self, members: dict[str, Any]) -> None:
+        self.members: dict[str, Any] = members
+        self._key: PublicKey | None = None
+
+    @property
+    def key(self) -> PublicKey:
+        """The key in ``jwk``, which must be an object.
+
+        :raises InvalidKeyError: not a public key that DPoP can use.
+        """
+        if self._key is None:
+            self._key = PublicKey.from_jwk(self.members["jwk"])
+        return self._key
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CompactJWS:
+    """The parts of a compact JWS (RFC 7515 §7.1), decoded but not judged."""
+
+    header: JoseHeader
+    payload: dict[str, Any]
+    signing_input: bytes
+    signature: bytes
+
+
+def proof_field(headers: Headers) -> str | None:
+    """The value of the one DPoP header field, or None if there is none (RFC 9449 §4.3 (1)).
+
+    Names match in any case (RFC 9110 §5.1). Space and tab around the value are not part of it (§5.5).
+
+    :raises InvalidProof: there is more than one such field, equal or not.
+    :raises ArgumentTypeError: ``headers`` is neither pairs nor a mapping.
+    """
+    found: list[str] = []
+    pairs: Iterable[Any] = headers.items() if isinstance(headers, Mapping) else headers
+    try:
+        for name, value in pairs:
+            # Lengths first: most requests have twenty fields and one of interest.
+            if len(name) == 4 and _text(name).lower() == "dpop":
+                found.append(_text(value))
+    except (TypeError, ValueError):
+        raise ArgumentTypeError("headers", "(name, value) pairs or a mapping, each a str or bytes", headers) from None
+    if len(found) > 1:
+        raise refuse(Reason.PROOF_REPEATED, expected="1 DPoP header", got=f"{len(found)} of them")
+    return found[0].strip(" \t") if found else None
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, str):
+        return value
+    raise TypeError
+
+
+def parse_compact(text: str, *, max_length: int, max_depth: int) -> CompactJWS:
+    """Split and decode one compact JWS (RFC 9449 §4.3 (2), RFC 7515 §7.1).
+
+    :param max_length: characters read at most.
+    :param max_depth: levels of JSON nesting read at most.
+    :raises InvalidProof: it is anything else, or its header has ``crit`` or ``b64``.
+    """
+    if len(text) > max_length:
+        raise refuse(Reason.PROOF_TOO_LONG, expected=f"at most {max_length} characters", got=f"{len(text)} characters")
+    parts = _COMPACT.match(text)
+    if parts is None:
+        raise refuse(Reason.NOT_COMPACT, because=_why_not_compact(text))
+    header_part, payload_part, signature_part = parts.groups()
+    header = (_recent_header if len(header_part) <= _MAX_RECENT else _read_header)(header_part, max_depth)
+    payload = _object(payload_part, max_depth, Reason.PAYLOAD_MALFORMED)
+    try:
+        signature = b64url_decode(signature_part)
+    except EncodingError as error:
+        raise refuse(Reason.SIGNATURE_MALFORMED, because=str(error)) from None
+    return CompactJWS(header, payload, text[: parts.end(2)].encode("ascii"), signature)
+
+
+def _read_header(part: str, max_depth: int) -> JoseHeader:
+    members = _object(part, max_depth, Reason.HEADER_MALFORMED)
+    # No proof uses these, and a b64 of false would change what is signed (RFC 7515 §4.1.11, RFC 7797 §3).
+    if "crit" in members or "b64" in members:
+        raise refuse(Reason.CRIT_REFUSED)
+    return JoseHeader(members)
+
+
+# A client sends the same header each time, octet for octet. To read it, and above all to load its key,
+# costs as much as the signature check, so the recent ones are kept: those that are no longer than the
+# header of a 4096-bit RSA key, so that nobody can make the cache larger than some 20 MB.
+_recent_header = lru_cache(maxsize=1024)(_read_header)
+_MAX_RECENT = 1200
+
+
+def _object(part: str, max_depth: int, reason: Reason) -> dict[str, Any]:
+    try:
+        return json_object(b64url_decode(part), max_depth=max_depth)
+    except EncodingError as error:
+        raise refuse(reason, because=str(error)) from None
+
+
+def _why_not_compact(text: str) -> str:
+    """Name the likely mistake without echoing the text."""
+    if not text:
+        return "it is empty"
+    if "," in text:
+        return "it holds a comma, as if two DPoP headers had been joined into one"
+    if text.startswith("{"):
+        return "it is JSON; use the compact serialisation"
+    if text.count(".") != 2:
+        return f"it has {text.count('.') + 1} parts"
+    if ".." in text or text.startswith(".") or text.endswith("."):
+        return "one of its parts is empty"
+    return "only A-Z a-z 0-9 - _ and the two dots are allowed, without = padding"

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From header fields to the parts of a proof: one reading, or a refusal."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpop.errors import ArgumentTypeError, InvalidProof
+from dpop.server.jws import parse_compact, proof_field
+
+
+def b64u(octets: bytes) -> str:
+    """base64url without padding."""
+    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+
+
+def refused(text: str, **limits: int) -> InvalidProof:
+    """The refusal of a text."""
+    with pytest.raises(InvalidProof) as caught:
+        parse_compact(text, **{"max_length": 8192, "max_depth": 8} | limits)
+    return caught.value
+
+
+PROOF = f"{b64u(b'{}')}.{b64u(b'{}')}.AAAA"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Host", "a"), ("DPoP", "x.y.z")],
+        [("host", "a"), ("dpop", "x.y.z")],
+        ((name, value) for name, value in [("DPOP", " x.y.z\t")]),
+        [(b"host", b"a"), (b"dPoP", b"x.y.z")],
+        {"DPoP": "x.y.z", "Host": "a"},
+        {b"dpop": b"x.y.z"},
+    ],
+)
+def test_the_field_is_found_in_any_spelling(headers: Any) -> None:
+    """Pairs or a mapping, text or octets, any case of the name, blanks around the value."""
+    assert proof_field(headers) == "x.y.z"
+
+
+def test_no_field_is_none_and_an_empty_field_is_not() -> None:
+    """Absent and empty are different things."""
+    assert proof_field([("DPoP-Nonce", "x"), ("Host", "a")]) is None
+    assert proof_field({"DPoP": ""}) == ""
+
+
+class Multi(dict[str, str]):
+    """A mapping as some frameworks have it: items() gives a field twice."""
+
+    def items(self) -> Any:
+        """Both fields."""
+        return iter([("DPoP", "x"), ("dpop", "x")])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["DPoP"])
+
+
+@pytest.mark.parametrize("headers", [[("DPoP", "x"), ("DPoP", "x")], [(b"dpop", b""), (b"dpop", b"x")], Multi()])
+def test_two_fields_are_refused(headers: Any) -> None:
+    """Equal or not, empty or not (RFC 9449 §4.3 (1))."""
+    with pytest.raises(InvalidProof) as caught:
+        proof_field(headers)
+    assert caught.value.reason == "proof_repeated"
+
+
+@pytest.mark.parametrize("headers", [7, None, ["DPoP: x"], [("DPoP", None)], [("DPoP", ["x"])], [(4, 4)], {"DPoP": 1}])
+def test_what_is_no_header_list_is_a_fault_of_the_caller(headers: Any) -> None:
+    """A wrong type is told as such, without the value."""
+    with pytest.raises(ArgumentTypeError, match="headers must be"):
+        proof_field(headers)
+
+
+def test_a_compact_jws_is_taken_apart() -> None:
+    """Header, payload, signature, and the very text that was signed."""
+    header, payload = b'{"typ": "x"}', b'{ "jti":"1"}'
+    text = f"{b64u(header)}.{b64u(payload)}.{b64u(b'sig')}"
+    jws = parse_compact(text, max_length=8192, max_depth=8)
+    assert (jws.header.members, jws.payload, jws.signature) == ({"typ": "x"}, {"jti": "1"}, b"sig")
+    assert jws.signing_input.decode() == text.rpartition(".")[0]
+    assert "sig" not in repr(jws)
+
+
+def test_length_is_checked_at_its_edge() -> None:
+    """The limit itself is allowed, one character more is not."""
+    assert parse_compact(PROOF, max_length=len(PROOF), max_depth=8)
+    assert refused(PROOF, max_length=len(PROOF) - 1).reason == "proof_too_long"
+
+
+def test_depth_is_checked_at_its_edge() -> None:
+    """The limit itself is allowed, one level more is not."""
+    three_deep = ".".join([b64u(b"{}"), b64u(b'{"a":{"b":{}}}'), "AAAA"])
+    assert parse_compact(three_deep, max_length=8192, max_depth=3)
+    assert refused(three_deep, max_depth=2).reason == "payload_malformed"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("", "empty"),
+        (f"{PROOF},{PROOF}", "comma"),
+        ('{"protected":"e30"}', "JSON"),
+        ("e30.e30", "2 parts"),
+        ("e30.e30.", "one of its parts is empty"),
+        ("e30.e30.AA==", "padding"),
+        (PROOF + "\n", "only A-Z"),
+    ],
+)
+def test_the_likely_mistake_is_named(text: str, hint: str) -> None:
+    """A developer learns from the refusal what to change."""
+    refusal = refused(text)
+    assert refusal.reason == "not_compact"
+    assert hint in refusal.detail
+
+
+@given(st.text() | st.from_regex(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", fullmatch=True))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    """No text makes the parser fail in any other way."""
+    try:
+        parse_compact(text, max_length=500, max_depth=4)
+    except InvalidProof:
+        return
+    assert text.count(".") == 2
+
+
+@given(st.binary(), st.binary(), st.binary(min_size=1))
+def test_any_octets_are_parsed_or_refused(header: bytes, payload: bytes, signature: bytes) -> None:
+    """Whatever the segments hold, only JSON objects get through, unchanged."""
+    text = f"{b64u(header)}.{b64u(payload)}.{b64u(signature)}"
+    try:
+        jws = parse_compact(text, max_length=8192, max_depth=8)
+    except InvalidProof:
+        return
+    assert jws.header.members == json.loads(header)
+    assert jws.payload == json.loads(payload)
+    assert jws.signature == signature
+
+
+@given(st.lists(st.tuples(st.text() | st.just("DPoP"), st.text())))
+def test_any_header_list_gives_a_text_none_or_a_refusal(headers: list[tuple[str, str]]) -> None:
+    """Names and values of any kind."""
+    count = sum(name.lower() == "dpop" for name, _ in headers)
+    try:
+        found = proof_field(headers)
+    except InvalidProof:
+        assert count > 1
+    else:
+        assert count == (found is not None)
