@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write the vectors: ``python vectors/generate.py [DIRECTORY]``, by default beside this file.
+
+The same octets each time, on any machine, so ``git diff --exit-code vectors`` proves the files.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cases_form
+import cases_key
+import cases_request
+import cases_state
+from case import LIMITS, NOW, Case
+
+GROUPS: dict[str, Callable[[], list[Case]]] = {
+    "accept": cases_form.accept,
+    "transport": cases_form.transport,
+    "structure": cases_form.structure,
+    "header": cases_key.header,
+    "jwk": cases_key.jwk,
+    "signature": cases_key.signature,
+    "claims": cases_request.claims,
+    "htu": cases_request.htu,
+    "binding": cases_request.binding,
+    "nonce": cases_state.nonce,
+    "replay": cases_state.replay,
+    "as": cases_state.authorization_server,
+}
+
+READ_ME = [
+    "DPoP proofs (RFC 9449) and the verdict a server reaches on each.",
+    "now: the server's clock, Unix seconds. limits: the server's policy; a case may change some of them.",
+    "role: RS, a resource server, or AS, an authorization server.",
+    "headers: name and value of each field, one character per octet. A value may be a list of pieces:",
+    "text, or text to repeat a number of times.",
+    "bound_jkt: the thumbprint the access token (RS) or the grant (AS) is bound to; null: unbound.",
+    "nonces: what the server issued and accepts at this moment, with the times it can tell from each.",
+    "used: the nonce was accepted before, and each is good once. Without nonces, the server uses none.",
+    "after: the case that the same server judged just before; all others meet one that saw nothing yet.",
+    "verdict: ok, missing (no proof), or the OAuth error code. also: what some other servers answer.",
+    "reason: this project's name for the check that fails.",
+    "ECDSA signatures are those of RFC 6979, RSA ones PKCS #1 v1.5: any language can regenerate this file.",
+]
+
+
+def proofs() -> dict[str, Any]:
+    """The file proofs.json."""
+    cases = [{"group": group, **case} for group, build in GROUPS.items() for case in build()]
+    return {"about": READ_ME, "now": NOW, "limits": LIMITS, "cases": cases}
+
+
+FILES: dict[str, Callable[[], dict[str, Any]]] = {"proofs.json": proofs}
+
+
+def main(directory: Path) -> None:
+    """Write every file into the directory."""
+    for name, build in FILES.items():
+        text = json.dumps(build(), indent=1, ensure_ascii=True) + "\n"
+        (directory / name).write_text(text, encoding="ascii", newline="\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
