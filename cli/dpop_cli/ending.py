@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a command ends: a message for people and an exit status for scripts, and never a traceback.
+
+========  ==================================================
+status    meaning
+========  ==================================================
+0         done
+1         a peer refused, or a proof is bad
+2         usage
+3         trouble with a key, a PIN, a store or a file
+70        a bug in this program
+130, 141  ended by Ctrl-C; by a reader that closed the pipe
+========  ==================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from pathlib import Path
+
+import click
+
+__all__ = ["PipeClosedError", "Status", "pipe_kept_from_click", "run_to_exit_status"]
+
+
+class Status(IntEnum):
+    """Exit statuses. The last three are the customs of shells and of ``sysexits.h``."""
+
+    DONE = 0
+    REFUSED = 1
+    USAGE = 2
+    TROUBLE = 3
+    BUG = 70
+    INTERRUPTED = 128 + 2
+    PIPE_CLOSED = 128 + 13
+
+
+class PipeClosedError(Exception):
+    """Whoever read our output has gone."""
+
+
+@contextlib.contextmanager
+def pipe_kept_from_click() -> Iterator[None]:
+    """Give a closed pipe another name: for EPIPE click itself would leave, with a peer's status 1."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            raise
+        raise PipeClosedError from None
+
+
+def run_to_exit_status(run: Callable[[], object]) -> int:
+    """Call ``run`` and turn whatever happens into a message on stderr and a status.
+
+    :param run: a click command in non-standalone mode; an int that it returns is its status.
+    """
+    if sys.stdout is None:
+        # The next file opened, a key's perhaps, would get descriptor 1 and every print.
+        return _fail(
+            "standard output is closed, so there is nowhere to print to; open it or use > /dev/null", Status.USAGE
+        )
+    _let_any_text_through()
+    try:
+        status = _ended(run)
+        sys.stdout.flush()
+    except PipeClosedError:
+        _drop_output()
+        return Status.PIPE_CLOSED
+    except OSError as error:
+        _drop_output()
+        if error.errno == errno.EPIPE:
+            return Status.PIPE_CLOSED
+        try:
+            return _fail(f"the output could not be written: {error.strerror}", Status.TROUBLE)
+        except OSError:
+            return Status.TROUBLE
+    return status
+
+
+def _ended(run: Callable[[], object]) -> int:
+    try:
+        status = run()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted; nothing more was done.", err=True)
+        return Status.INTERRUPTED
+    except PipeClosedError:
+        raise
+    except OSError as error:
+        if error.filename is None and error.errno == errno.ENOSPC:
+            raise
+        where = "" if error.filename is None else f"{click.format_filename(error.filename)}: "
+        return _fail(f"{where}{error.strerror or type(error).__name__}", Status.TROUBLE)
+    except Exception as error:  # noqa: BLE001 - the last place before a traceback
+        return _other_error(error)
+    return status if isinstance(status, int) else Status.DONE
+
+
+def _let_any_text_through() -> None:
+    """Print what the code page does not have as an escape, rather than fail on it."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Nobody takes what we print: lose it, lest Python complain when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _other_error(error: Exception) -> int:
+    # Imported only now, for it brings all of the library with it.
+    from dpop.errors import DPoPError, DPoPKeyError, ReplayCacheError, UsageError  # noqa: PLC0415
+
+    if isinstance(error, UsageError):
+        return _fail(str(error), Status.USAGE)
+    if isinstance(error, (DPoPKeyError, ReplayCacheError)):
+        return _fail(str(error), Status.TROUBLE)
+    if isinstance(error, DPoPError):
+        return _fail(str(error), Status.REFUSED)
+    # The text of an unforeseen exception may hold anything, a secret too: only its place is shown.
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else ""
+    return _fail(f"this is a bug in dpop: {type(error).__name__}{place}; please report it with the command", Status.BUG)
+
+
+def _fail(message: str, status: Status) -> Status:
+    click.echo(f"Error: {message}", err=True)
+    return status

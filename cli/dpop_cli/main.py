@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The group ``dpop``: its commands, each loaded when it is run, and how every one of them ends.
+
+``dpop --help`` imports no cryptography: the list of commands comes from a table, and a command's module
+is imported only when that command is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from dpop_cli.ending import pipe_kept_from_click, run_to_exit_status
+
+__all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "main"]
+
+
+class LazyCommand(NamedTuple):
+    """Where a command is, as ``module:attribute``, and its line in ``dpop --help``."""
+
+    target: str
+    help: str
+
+
+COMMANDS: Mapping[str, LazyCommand] = {
+    "key": LazyCommand("dpop_cli.key:key", "Make a key; show it or its thumbprint."),
+    "proof": LazyCommand("dpop_cli.proof:proof", "Print one proof for one request."),
+    "headers": LazyCommand("dpop_cli.headers:headers", "Print a request's header lines, for curl -H @-."),
+    "demo": LazyCommand("dpop_cli.demo:demo", "Watch DPoP work, step by step, on this machine."),
+    "serve": LazyCommand("dpop_cli.serve:serve", "Run a small authorization and resource server to try."),
+}
+"""All commands, in the order of the help."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and help, and imports one when it is called.
+
+    What is listed, suggested and completed are placeholders; only :meth:`resolve_command` loads.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._lazy = lazy
+        for name, command in lazy.items():
+            self.add_command(click.Command(name, short_help=command.help))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        """Names in the order of the table: what one needs first comes first."""
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is called, and import its module."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and name in self._lazy:
+            command = _loaded(name, self._lazy[name].target)
+        return name, command, rest
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse the arguments; ``--help`` prints here already."""
+        with pipe_kept_from_click():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with pipe_kept_from_click():
+            return super().invoke(ctx)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run and, in standalone mode, leave with an exit status of the contract and never a traceback."""
+
+        def run() -> object:
+            return click.Group.main(self, args, prog_name, complete_var, standalone_mode=False, **extra)
+
+        if not standalone_mode:
+            return run()
+        sys.exit(run_to_exit_status(run))
+
+
+def _loaded(name: str, target: str) -> click.Command:
+    module, _, attribute = target.partition(":")
+    try:
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in {"dpop", "dpop_cli"}:
+            raise
+        raise click.UsageError(
+            f"dpop {name} needs the Python package {error.name}, which is not installed;"
+            f" run: pip install 'dpop-toolkit[{name}]'"
+        ) from None
+    return command
+
+
+def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow, and seldom wanted
+
+    try:
+        number = version("dpop-toolkit")
+    except PackageNotFoundError:
+        number = "(not installed: run from its sources)"
+    click.echo(f"dpop-toolkit {number}")
+    ctx.exit()
+
+
+class _Warnings(logging.Handler):
+    """What the library logs as a warning is a warning to the person at the terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it on the stderr of this moment."""
+        click.echo(f"Warning: {record.getMessage()}", err=True)
+
+
+_warnings = _Warnings(logging.WARNING)
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit status: 0 done, 1 a peer refused or a proof is bad, 2 usage, 3 key, PIN or store trouble.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def main() -> None:
+    """DPoP (RFC 9449) at the command line: OAuth tokens that are useless without a key.
+
+    \b
+    Start with one of:
+      dpop demo                        see what it is
+      dpop key generate                make a key, key.pem
+      dpop headers GET URL --key key.pem | curl -H @- URL
+
+    Keys are named by a path or a URI (--key, or DPOP_KEY). No secret is ever an argument: tokens and
+    passwords come from a file, standard input, an environment variable or a prompt.
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    logging.getLogger("dpop").addHandler(_warnings)  # once: the same handler is not added again

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running ``dpop`` as its users do: as a process, at a terminal, from its own examples."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import click
+from click.testing import CliRunner, Result
+from dpop_cli.main import main
+
+DPOP = (sys.executable, "-m", "dpop_cli")
+
+# Makes the terminal on its stdin the controlling one, as a shell would, and goes on as dpop.
+_AT_TERMINAL = (
+    "import fcntl, runpy, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "sys.argv[0] = 'dpop'; runpy.run_module('dpop_cli', run_name='__main__')"
+)
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment without a person's settings for dpop."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DPOP_") and name != "NO_COLOR"}
+    return {**kept, **extra}
+
+
+def invoke(*args: str, stdin: str | bytes | None = None, env: Mapping[str, str] | None = None) -> Result:
+    """Run ``dpop`` within this process."""
+    return CliRunner().invoke(main, args, input=stdin, env={"DPOP_KEY": None, **(env or {})}, prog_name="dpop")
+
+
+def run(
+    *args: str, cwd: Path | None = None, stdin: str = "", env: Mapping[str, str] | None = None, shell: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run ``dpop`` as a process; ``shell`` is what a shell would have behind the command."""
+    command = [*DPOP, *args] if not shell else ["sh", "-c", f'exec "$@" {shell}', "sh", *DPOP, *args]
+    return subprocess.run(
+        command, cwd=cwd, input=stdin, env=environment(**(env or {})), capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def examples(command: click.Command) -> str:
+    """The commands that a help text shows, as one script; ``dpop`` is a function in it."""
+    lines = [line[2:] for line in inspect.cleandoc(command.help or "").splitlines() if line.startswith("  ")]
+    function = 'dpop() { "$PYTHON" -m dpop_cli "$@"; }\n'
+    return function + "\n".join(lines) + "\n"
+
+
+def run_script(script: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with bash, which stops at the first failure, in a pipe too."""
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=cwd,
+        env=environment(PYTHON=sys.executable, **env),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def with_url(script: str, url: str, *, token_url: str = "") -> str:
+    """The script with addresses that are there in place of those of the examples."""
+    script = script.replace("https://api.example/me", url).replace("https://as.example/token", token_url or url)
+    return re.sub(r"\bURL\b", url, script)
+
+
+class AtTerminal:
+    """A ``dpop`` at a terminal of its own; what it shows, and what is typed."""
+
+    def __init__(self, *args: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+        self._master, slave = pty.openpty()
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _AT_TERMINAL, *args],
+                stdin=slave,
+                stdout=slave,
+                stderr=slave,
+                cwd=cwd,
+                env=environment(**(env or {})),
+                start_new_session=True,
+            )
+        finally:
+            os.close(slave)
+        self.shown = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def see(self, text: str) -> None:
+        """Wait until the terminal shows the text."""
+        while text not in self.shown:
+            assert self._read(), f"{text!r} was expected at the terminal, which shows {self.shown!r}"
+
+    def type(self, text: str) -> None:
+        """Type it."""
+        os.write(self._master, text.encode())
+
+    def end(self) -> int:
+        """The exit status, when all is shown."""
+        while self._read():
+            pass
+        return self.process.wait(timeout=60)
+
+    def _read(self) -> bool:
+        if not select.select([self._master], [], [], 60)[0]:
+            return False
+        try:
+            octets = os.read(self._master, 65536)
+        except OSError:  # how Linux tells that nobody holds the other end any more
+            return False
+        self.shown += octets.decode()
+        return bool(octets)
