@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands share: the key, the token, the nonce, and the request they are for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import click
+
+import dpop
+from dpop.encoding import json_object
+from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
+from dpop.htu import Origin, check_method
+from dpop_cli.header_dump import last_nonce
+from dpop_cli.secret_input import Secret, can_ask, read_text, secret_options
+
+__all__ = [
+    "CarefulCommand",
+    "ProofRequest",
+    "check_key_source",
+    "hint",
+    "key_options",
+    "load_key",
+    "proof_options",
+    "read_token",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def hint(text: str) -> None:
+    """Something to know, on stderr; the command goes on."""
+    click.echo(f"Hint: {text}", err=True)
+
+
+class CarefulCommand(click.Command):
+    """A command that does not repeat arguments it did not expect: one of them may be a token."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does, with its own words for arguments that are too many."""
+        ctx.allow_extra_args = True
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            expected = " ".join(self.collect_usage_pieces(ctx)[1:])
+            ctx.fail(
+                f"{len(rest)} more argument{'s' * (len(rest) > 1)} than expected"
+                f"{f'; expected {expected}' if expected else ''}. A token or a password is never an argument:"
+                " see the options that end in -file, -env and -prompt"
+            )
+        return rest
+
+
+# --- the key
+
+
+def key_options(command: _Function) -> _Function:
+    """Add ``--key`` and its password; :func:`load_key` takes the options as they come."""
+    command = secret_options("password", "the key's password")(command)
+    command = click.option("--alg", metavar="ALG", help="Which of the key's two names to sign by: EdDSA, or RS256.")(
+        command
+    )
+    return click.option(
+        "--key",
+        "key_source",
+        envvar="DPOP_KEY",
+        show_envvar=True,
+        metavar="PATH|URI",
+        help="The key: a PEM or JWK file, or a URI such as pkcs11:...",
+    )(command)
+
+
+def load_key(options: dict[str, Any]) -> dpop.Key:
+    """The key that ``--key`` names; a password that is needed and not given is asked for.
+
+    :param options: the command's; those of :func:`key_options` are taken out of it.
+    :raises click.UsageError: no key is named, or key material or a PIN came in place of a name.
+    :raises DPoPKeyError: it cannot be read, is not a key, or its password is wrong.
+    """
+    source: str | None = options.pop("key_source")
+    password = Secret.of("password", options)
+    if not source:
+        raise click.UsageError(
+            "no key is named; use --key key.pem, or export DPOP_KEY=key.pem (dpop key generate makes one)"
+        )
+    check_key_source(source)
+    alg: str | None = options.pop("alg")
+    given = password.read("Password of the key")
+    if given is not None:
+        return dpop.load_key(source, password=given, alg=alg)
+    if can_ask():
+        # Asked only if the key turns out to be encrypted.
+        return dpop.load_key(source, password=lambda: password.ask("Password of the key"), alg=alg)
+    try:
+        return dpop.load_key(source, alg=alg)
+    except KeyPasswordError as error:
+        raise KeyPasswordError(f"{error}: --password-file or --password-env") from None
+
+
+def check_key_source(source: str) -> None:
+    """Refuse key material, and a URI with a PIN, without repeating them.
+
+    :raises click.UsageError: with what to do about the key or PIN that is now known.
+    """
+    if "-----BEGIN" in source or source.lstrip().startswith("{"):
+        raise click.UsageError(
+            "--key (or DPOP_KEY) expects the path or URI of a key, and the key itself came. Other users may have"
+            " seen it in the list of processes: make a new one, in a file"
+        )
+    if re.match(r"[A-Za-z][A-Za-z0-9+.\-]+:", source) and "pin-value=" in source:
+        raise click.UsageError(
+            "--key (or DPOP_KEY) expects a URI without pin-value: other users may see it in the list of processes."
+            " Leave the PIN out, and use --password-file, --password-env or --password-prompt"
+        )
+
+
+# --- the request
+
+
+@dataclass(frozen=True, slots=True)
+class ProofRequest:
+    """One request as a person describes it, and the proof for it."""
+
+    method: str
+    url: str
+    proof: str = field(repr=False)
+    token: str | None = field(repr=False)
+
+    @classmethod
+    def of(cls, method: str, url: str, options: dict[str, Any]) -> ProofRequest:
+        """Read what the options name, and sign.
+
+        :param options: the command's; those of :func:`proof_options` are taken out of it.
+        :raises click.UsageError: options that contradict each other or cannot be read.
+        :raises DPoPError: no proof can be made.
+        """
+        check_method(method)
+        _check_transport(url, insecure=options.pop("insecure"))
+        nonce, nonce_from = options.pop("nonce"), options.pop("nonce_from")
+        if nonce is not None and nonce_from is not None:
+            raise click.UsageError("give --nonce or --nonce-from, not both")
+        if nonce_from is not None:
+            nonce = last_nonce(read_text(nonce_from, "--nonce-from"))
+        token = read_token(options)
+        jti, iat = options.pop("jti"), options.pop("iat")
+        key = load_key(options)
+        proof = dpop.create_proof(key, method, url, nonce=nonce, access_token=token, jti=jti, iat=iat)
+        if method != method.upper():
+            hint(f"the method stays as written: to a server, {method} is another method than {method.upper()}")
+        return cls(method, url, proof, token)
+
+
+def proof_options(command: _Function) -> _Function:
+    """Add METHOD, URL and what describes a request; :meth:`ProofRequest.of` takes the options as they come."""
+    options = [
+        click.argument("method"),
+        click.argument("url"),
+        key_options,
+        secret_options("token", "the access token, alone or in a token response"),
+        click.option("--nonce", metavar="NONCE", help="The server's newest DPoP-Nonce."),
+        click.option(
+            "--nonce-from",
+            metavar="FILE",
+            help="Take the last DPoP-Nonce that curl -D FILE saved; - is standard input.",
+        ),
+        click.option("--jti", metavar="JTI", help="The proof's identifier; random by default."),
+        click.option("--iat", type=int, metavar="SECONDS", help="Its time, in seconds since 1970; now by default."),
+        click.option("--insecure", is_flag=True, help="Allow http:// to another machine."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read_token(options: dict[str, Any]) -> str | None:
+    """The access token that the options of ``secret_options("token", ...)`` name, if any does.
+
+    A JSON object is taken for a token response, as saved by ``curl .../token > token.json``.
+
+    :raises click.UsageError: it is empty, cannot be read, or is JSON without an access token.
+    """
+    text = Secret.of("token", options).read("Access token")
+    if text is None:
+        return None
+    text = text.strip()
+    if not text.startswith("{"):
+        return text
+    try:
+        token = json_object(text.encode("utf-8")).get("access_token")
+    except EncodingError as error:
+        raise click.UsageError(f"a token, or a token response, was expected; what came is {error}") from None
+    if not isinstance(token, str):
+        raise click.UsageError(
+            "a token response was expected, but the JSON has no access_token; was it an error answer?"
+        )
+    return token
+
+
+def _check_transport(url: str, *, insecure: bool) -> None:
+    origin = Origin.of_url(url)
+    if origin.scheme != "https" and not origin.is_loopback and not insecure:
+        raise InsecureOriginError(
+            f"{origin} would get the proof, and a token, unencrypted; use https, or --insecure if you know why that is"
+            " safe"
+        )

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Secrets from a file, standard input, an environment variable or a prompt; never from an argument.
+
+Nor does a message here repeat what an option was given: a token put where its file's name belongs would
+otherwise travel on into a log.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+__all__ = ["Secret", "can_ask", "read_octets", "read_text", "secret_options"]
+
+_MAX_OCTETS = 1 << 20
+_STDIN_TAKEN = "dpop_cli.stdin"
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def read_octets(source: str, option: str) -> bytes:
+    """What a file holds, or standard input for ``-``, which can be named by one option only.
+
+    :param option: the option that names the source, for messages.
+    :raises click.UsageError: no such file, a directory, over 1 MiB, or standard input is taken already.
+    """
+    if source == "-":
+        meta = click.get_current_context().meta
+        taken_by: str = meta.setdefault(_STDIN_TAKEN, option)
+        if taken_by != option:
+            raise click.UsageError(f"{taken_by} and {option} both name standard input; give one of them a file")
+        if sys.stdin is None:
+            raise click.UsageError(f"{option} - reads standard input, but that is closed")
+        octets = sys.stdin.buffer.read(_MAX_OCTETS + 1)
+    else:
+        try:
+            with Path(source).open("rb") as file:
+                octets = file.read(_MAX_OCTETS + 1)
+        except (OSError, ValueError) as error:
+            why = (getattr(error, "strerror", None) or "not a file name").lower()
+            raise click.UsageError(
+                f"{option} expects the name of a file, or - for standard input; that file cannot be read: {why}"
+            ) from None
+    if len(octets) > _MAX_OCTETS:
+        raise click.UsageError(f"{option} names something longer than {_MAX_OCTETS} octets; is it the right file?")
+    return octets
+
+
+def read_text(source: str, option: str) -> str:
+    """The same as text: UTF-8, or UTF-16 with its mark, which Windows PowerShell's ``>`` writes.
+
+    :raises click.UsageError: neither of them.
+    """
+    octets = read_octets(source, option)
+    encoding = "utf-16" if octets[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
+    try:
+        return octets.decode(encoding)
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{option} names something that is not text in UTF-8") from None
+
+
+class Secret(NamedTuple):
+    """Three options, of which one at most is used: ``--NAME-file``, ``--NAME-env``, ``--NAME-prompt``."""
+
+    name: str
+    file: str | None
+    env: str | None
+    prompt: bool
+
+    def __repr__(self) -> str:
+        return f"<Secret {self.name}>"
+
+    @classmethod
+    def of(cls, name: str, options: dict[str, Any]) -> Secret:
+        """Take this secret's options out of a command's.
+
+        :raises click.UsageError: more than one of them.
+        """
+        secret = cls(name, options.pop(f"{name}_file"), options.pop(f"{name}_env"), options.pop(f"{name}_prompt"))
+        if sum((secret.file is not None, secret.env is not None, secret.prompt)) > 1:
+            raise click.UsageError(f"give one of --{name}-file, --{name}-env and --{name}-prompt, not several")
+        return secret
+
+    @property
+    def given(self) -> bool:
+        """Whether any of the three was used."""
+        return self.file is not None or self.env is not None or self.prompt
+
+    def read(self, question: str, *, confirm: bool = False) -> str | None:
+        """The secret without the end of its line; ``None`` if none of the three options was used.
+
+        :param question: what the prompt says.
+        :param confirm: ask twice, for a new password.
+        :raises click.UsageError: it is empty or not there, or there is no terminal to ask at.
+        """
+        if self.file is not None:
+            text, where = read_text(self.file, f"--{self.name}-file"), f"the file of --{self.name}-file"
+        elif self.env is not None:
+            where = f"the environment variable of --{self.name}-env"
+            value = os.environ.get(self.env)
+            if value is None:
+                raise click.UsageError(
+                    f"--{self.name}-env expects the name of an environment variable, such as DPOP_{self.name.upper()};"
+                    " none of the given name is set and exported"
+                )
+            text = value
+        elif self.prompt:
+            return self.ask(question, confirm=confirm)
+        else:
+            return None
+        text = text.rstrip("\r\n")
+        if not text:
+            raise click.UsageError(f"{where} is empty; expected the {self.name}")
+        return text
+
+    def ask(self, question: str, *, confirm: bool = False) -> str:
+        """Ask at the terminal, without showing the answer.
+
+        :raises click.UsageError: there is no terminal.
+        """
+        if not can_ask():
+            raise click.UsageError(
+                f"there is no terminal to ask for the {self.name} at; use --{self.name}-file or --{self.name}-env"
+            )
+        answer: str = click.prompt(question, hide_input=True, confirmation_prompt=confirm, err=True)
+        return answer
+
+
+def can_ask() -> bool:
+    """Whether a person can be asked: at standard input or, where that is a pipe, at the terminal behind it."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        return True
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
+def secret_options(name: str, what: str) -> Callable[[_Function], _Function]:
+    """Add the three options of one secret to a command; :meth:`Secret.of` takes them out again."""
+
+    def decorate(command: _Function) -> _Function:
+        command = click.option(f"--{name}-prompt", is_flag=True, help=f"Ask for {what}.")(command)
+        command = click.option(f"--{name}-env", metavar="VAR", help=f"Environment variable that holds {what}.")(command)
+        return click.option(f"--{name}-file", metavar="FILE", help=f"File that holds {what}; - is standard input.")(
+            command
+        )
+
+    return decorate
