@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dpop headers``: what a request needs, as header lines."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from dpop_cli.options import CarefulCommand, ProofRequest, proof_options
+
+__all__ = ["headers"]
+
+
+@click.command(cls=CarefulCommand)
+@proof_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, name to value.")
+def headers(*, method: str, url: str, as_json: bool, **options: Any) -> None:
+    """Print header lines for one request, ready for curl -H @-.
+
+    DPoP comes always; Authorization: DPoP where a token is given. Piped like this, neither the proof nor
+    the token is seen in the list of processes:
+
+    \b
+      dpop headers GET URL | curl -H @- URL
+
+    METHOD and URL are those of the request; the method's case is kept, the URL's query is left out.
+
+    A proof is for one request. Curl's own -L sends the DPoP header to another host, and --retry replays
+    the proof, so use neither: print new lines for each request.
+
+    \b
+    Examples:
+      export DPOP_KEY=key.pem
+      dpop headers GET https://api.example/me --token-file token.txt
+      dpop headers GET https://api.example/me --token-file token.txt |
+        curl -s -D headers.txt -H @- https://api.example/me
+
+    \b
+    The server answered use_dpop_nonce? Its nonce is in headers.txt now:
+      dpop headers GET https://api.example/me --token-file token.txt \\
+        --nonce-from headers.txt | curl -s -H @- https://api.example/me
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    made = ProofRequest.of(method, url, options)
+    lines = {"DPoP": made.proof}
+    if made.token is not None:
+        lines["Authorization"] = f"DPoP {made.token}"
+    if as_json:
+        click.echo(json.dumps(lines, indent=2))
+        return
+    for name, value in lines.items():
+        click.echo(f"{name}: {value}")

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dpop proof``: one proof, alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from dpop.encoding import b64url_decode, json_object
+from dpop_cli.options import CarefulCommand, ProofRequest, proof_options
+
+__all__ = ["parts", "proof"]
+
+
+@click.command(cls=CarefulCommand)
+@proof_options
+@click.option("--json", "as_json", is_flag=True, help="Print the proof with its header and claims as JSON.")
+def proof(*, method: str, url: str, as_json: bool, **options: Any) -> None:
+    """Print a DPoP proof for one request: the value of its DPoP header.
+
+    METHOD and URL are those of the request; the method's case is kept, the URL's query is left out.
+
+    With curl, prefer "dpop headers": it pipes the header to curl, where
+
+    \b
+      curl -H "DPoP: $(dpop proof GET URL)" URL
+
+    shows the proof to every user of the machine, in the list of processes.
+
+    A proof is for one request. Curl's own -L sends it to another host, and --retry sends it again, so use
+    neither: make a new proof for each request.
+
+    \b
+    Examples:
+      dpop proof POST https://as.example/token --key key.pem
+      dpop proof GET https://api.example/me --key key.pem --token-file token.txt
+      dpop proof GET https://api.example/me --key key.pem --nonce-from headers.txt --json
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    made = ProofRequest.of(method, url, options)
+    if not as_json:
+        click.echo(made.proof)
+        return
+    header, claims = parts(made.proof)
+    click.echo(json.dumps({"proof": made.proof, "header": header, "claims": claims}, indent=2))
+
+
+def parts(proof: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The JOSE header and the claims of a proof of our own making."""
+    header, claims, _ = proof.split(".")
+    return json_object(b64url_decode(header)), json_object(b64url_decode(claims))
