@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server to try things on: an authorization server and an API that verify DPoP proofs for real.
+
+::
+
+    from dpop.testing import DPoPTestServer
+
+    with DPoPTestServer(nonces="rotating") as server:
+        ...  # server.token_endpoint, server.resource, server.issue_access_token(jkt=...)
+        server.levers.lapse()                      # every nonce handed out so far is refused
+        server.levers.fail_next(3, status=503)     # see Levers for the others
+        print(server.refusals, server.stats.wasted_per_1000)
+
+With pytest, the fixture ``dpop_server`` is there as soon as this package is installed; arguments go
+into a marker, ``@pytest.mark.dpop_server(mode="google")``. On the command line: ``dpop serve``.
+
+It is for tests and demonstrations: any user agrees, any redirect_uri will do, plain http.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dpop.testing.levers import Levers
+    from dpop.testing.server import DPoPTestServer, Mode
+    from dpop.testing.settings import DISCIPLINES, Discipline
+    from dpop.testing.stats import RecordedRequest, Refusal, Stats
+
+__all__ = [
+    "DISCIPLINES",
+    "DPoPTestServer",
+    "Discipline",
+    "Levers",
+    "Mode",
+    "RecordedRequest",
+    "Refusal",
+    "Stats",
+]
+
+# Loaded when asked for: pytest imports this package in every run, to find the fixture.
+_HOME = {
+    "DISCIPLINES": "settings",
+    "DPoPTestServer": "server",
+    "Discipline": "settings",
+    "Levers": "levers",
+    "Mode": "server",
+    "RecordedRequest": "stats",
+    "Refusal": "stats",
+    "Stats": "stats",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings among the levers: what each is, and which values make sense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, TypedDict, get_args
+
+from dpop.errors import UsageError
+
+__all__ = ["DISCIPLINES", "Discipline", "LeverSettings", "Settings"]
+
+Discipline = Literal["none", "window", "rotating", "single-use", "endless", "endless-same"]
+"""How a server treats its nonces.
+
+- ``none``: it has none.
+- ``window``: one nonce for all, until it lapses or is rotated.
+- ``rotating``: each accepted request moves on to a new nonce.
+- ``single-use``: each nonce is different and good for one request.
+- ``endless``: every nonce is refused, each time with a new one; ``endless-same``: always with the same.
+"""
+
+DISCIPLINES: Final[tuple[Discipline, ...]] = get_args(Discipline)
+
+
+class LeverSettings(TypedDict, total=False):
+    """The settings as keyword arguments; their meaning is told at :class:`Settings`."""
+
+    as_nonces: Discipline
+    rs_nonces: Discipline
+    nonce_grace: int
+    nonce_seconds: float | None
+    nonce_on_success: Literal["changed", "always", "never"]
+    clock_offset: float
+    token_lifetime: int
+    bound_tokens: bool
+    bind_refresh_tokens: Literal["always", "public"]
+    rotate_refresh_tokens: bool
+    require_proof: bool
+    require_pkce: bool
+    required_scope: str | None
+    granted_scope: str | None
+    refresh_token_expires_in: int | None
+    exchange_needs_nonce: bool
+    isolate_exchange_nonces: bool
+
+
+class _Kind(NamedTuple):
+    """What a setting can be, in words, and the test for it."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def _one_of(*choices: str) -> _Kind:
+    return _Kind(f"one of {', '.join(choices)}", lambda value: isinstance(value, str) and value in choices)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+_FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
+_COUNT = _Kind("a whole number, 0 or more", _is_count)
+_COUNT_OR_NONE = _Kind(
+    "a whole number, 0 or more, or nothing", lambda value: value is None or _is_count(value)
+)
+_SECONDS = _Kind("a number of seconds", _is_number)
+_PERIOD = _Kind(
+    "seconds above 0, or nothing", lambda value: value is None or (_is_number(value) and value > 0)
+)
+_SCOPE = _Kind(
+    "a scope string, or nothing", lambda value: value is None or (isinstance(value, str) and value != "")
+)
+
+_KINDS: Final[Mapping[str, _Kind]] = {
+    "nonces": _one_of(*DISCIPLINES),
+    "as_nonces": _one_of(*DISCIPLINES),
+    "rs_nonces": _one_of(*DISCIPLINES),
+    "nonce_grace": _COUNT,
+    "nonce_seconds": _PERIOD,
+    "nonce_on_success": _one_of("changed", "always", "never"),
+    "clock_offset": _SECONDS,
+    "token_lifetime": _COUNT,
+    "bound_tokens": _FLAG,
+    "bind_refresh_tokens": _one_of("always", "public"),
+    "rotate_refresh_tokens": _FLAG,
+    "require_proof": _FLAG,
+    "require_pkce": _FLAG,
+    "required_scope": _SCOPE,
+    "granted_scope": _SCOPE,
+    "refresh_token_expires_in": _COUNT_OR_NONE,
+    "exchange_needs_nonce": _FLAG,
+    "isolate_exchange_nonces": _FLAG,
+}
+
+
+@dataclass(eq=False, kw_only=True)
+class Settings:
+    """Attributes of a server that may be set at any time, each checked as it is set.
+
+    :param as_nonces: discipline of the authorization server, see :data:`Discipline`.
+    :param rs_nonces: discipline of the resource server. ``nonces`` sets both.
+    :param nonce_grace: how many earlier nonces ``window`` and ``rotating`` go on accepting.
+    :param nonce_seconds: nonces of ``window`` and ``rotating`` rotate after that long too; None: not by time.
+    :param nonce_on_success: send ``DPoP-Nonce`` with a success only if another than the one used is the
+        newest (``changed``), ``always``, or ``never``.
+    :param clock_offset: seconds the server's clock is fast; negative: slow. Its ``Date`` header too.
+    :param token_lifetime: seconds an access token lives.
+    :param bound_tokens: access tokens are bound to the proof's key. False: ``token_type`` Bearer in answer
+        to a proof; the refresh token is bound all the same (RFC 9449 §5).
+    :param bind_refresh_tokens: ``public``: only those of public clients are bound to the proof's key, as
+        RFC 9449 §5 says; ``always``: those of confidential clients too, as some servers do.
+    :param rotate_refresh_tokens: each refresh brings a new refresh token; using an old one again revokes
+        all that came from the same grant (RFC 9700 §4.14.2).
+    :param require_proof: refuse token requests without a proof (RFC 9449 §5.2). False: Bearer tokens then.
+    :param require_pkce: refuse authorization requests without ``code_challenge``.
+    :param required_scope: what the resource asks for; a token without it gets 403.
+    :param granted_scope: what the user grants at most; None: all that is asked for.
+    :param refresh_token_expires_in: seconds a refresh token lives, announced next to it; None: for ever.
+    :param exchange_needs_nonce: (Google) the code exchange needs a nonce as well.
+    :param isolate_exchange_nonces: (Google) a nonce from the code exchange is refused at refresh.
+    :raises UsageError: a name or value that makes no sense, at construction and at each assignment.
+    """
+
+    as_nonces: Discipline = "window"
+    rs_nonces: Discipline = "window"
+    nonce_grace: int = 1
+    nonce_seconds: float | None = None
+    nonce_on_success: Literal["changed", "always", "never"] = "changed"
+    clock_offset: float = 0
+    token_lifetime: int = 3600
+    bound_tokens: bool = True
+    bind_refresh_tokens: Literal["always", "public"] = "always"
+    rotate_refresh_tokens: bool = False
+    require_proof: bool = True
+    require_pkce: bool = True
+    required_scope: str | None = None
+    granted_scope: str | None = None
+    refresh_token_expires_in: int | None = None
+    exchange_needs_nonce: bool = False
+    isolate_exchange_nonces: bool = False
+
+    @property
+    def nonces(self) -> Discipline | None:
+        """The discipline of both roles, None if they differ."""
+        return self.as_nonces if self.as_nonces == self.rs_nonces else None
+
+    @nonces.setter
+    def nonces(self, discipline: Discipline) -> None:
+        self.as_nonces = discipline
+        self.rs_nonces = discipline
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_"):
+            check_setting(name, value)
+        object.__setattr__(self, name, value)
+
+
+def check_setting(name: str, value: object) -> None:
+    """Refuse what no server can be set to.
+
+    :raises UsageError: with the values that make sense.
+    """
+    kind = _KINDS.get(name)
+    if kind is None:
+        # A typo would otherwise create an attribute that nobody reads.
+        raise UsageError(f"there is no lever {name!a}; the settings are {', '.join(_KINDS)}")
+    if not kind.holds(value):
+        raise UsageError(f"the lever {name} must be {kind.expected}, not {ascii(value)[:60]}")

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the authorization server remembers: pushed requests, codes, and tokens. In memory, bounded."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+__all__ = ["AccessToken", "Code", "PushedRequest", "RefreshToken", "Store", "new_grant"]
+
+_MAX_ENTRIES = 100_000
+_CODE_SECONDS = 600
+_PUSHED_SECONDS = 600
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PushedRequest:
+    """An authorization request that came by PAR (RFC 9126)."""
+
+    client_id: str
+    parameters: Mapping[str, str]
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Code:
+    """An authorization code.
+
+    :param jkt: the key it is bound to (``dpop_jkt``), None without one (RFC 9449 §10).
+    :param redirect_uri: of the authorization request, None if it had none.
+    :param grant: names all that comes of one consent, so that it can be revoked together.
+    """
+
+    value: str
+    client_id: str
+    sub: str
+    scope: str
+    grant: str
+    redirect_uri: str | None = None
+    code_challenge: str | None = None
+    jkt: str | None = None
+    expires_at: float = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RefreshToken:
+    """A refresh token; ``jkt`` is the key it is bound to, None if it is not (RFC 9449 §5)."""
+
+    value: str
+    client_id: str
+    sub: str
+    scope: str
+    grant: str
+    jkt: str | None = None
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AccessToken:
+    """An access token; ``cnf`` says what it is bound to, None if it is a bearer token (RFC 9449 §6)."""
+
+    value: str
+    client_id: str
+    sub: str
+    scope: str
+    grant: str
+    issued_at: float
+    expires_at: float
+    cnf: Mapping[str, object] | None = None
+
+    @property
+    def bound_jkt(self) -> str | None:
+        """``cnf.jkt``; of another type than str it comes back as text that is no thumbprint."""
+        jkt = None if self.cnf is None else self.cnf.get("jkt")
+        return None if jkt is None else str(jkt)
+
+
+class Store:
+    """Grants of one authorization server. Thread-safe; what is used up is used up exactly once.
+
+    :param clock: Unix seconds, the server's.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._pushed: OrderedDict[str, PushedRequest] = OrderedDict()
+        self._codes: OrderedDict[str, Code] = OrderedDict()
+        self._refresh: OrderedDict[str, RefreshToken] = OrderedDict()
+        self._access: OrderedDict[str, AccessToken] = OrderedDict()
+        self._used: OrderedDict[str, str] = OrderedDict()
+
+    # --- pushed requests
+
+    def push(self, client_id: str, parameters: Mapping[str, str]) -> tuple[str, int]:
+        """Keep an authorization request; returns its ``request_uri`` and the seconds it lives."""
+        uri = "urn:ietf:params:oauth:request_uri:" + secrets.token_urlsafe(24)
+        with self._lock:
+            _put(self._pushed, uri, PushedRequest(client_id, parameters, self._clock() + _PUSHED_SECONDS))
+        return uri, _PUSHED_SECONDS
+
+    def take_pushed(self, uri: str) -> PushedRequest | None:
+        """The request behind a ``request_uri``, which is good once (RFC 9126 §7.3)."""
+        with self._lock:
+            pushed = self._pushed.pop(uri, None)
+        return pushed if pushed is not None and pushed.expires_at > self._clock() else None
+
+    # --- codes and refresh tokens
+
+    def add_code(self, code: Code) -> None:
+        """Keep a code; it lives ten minutes."""
+        with self._lock:
+            _put(self._codes, code.value, replace(code, expires_at=self._clock() + _CODE_SECONDS))
+
+    def code(self, value: str) -> Code | None:
+        """The code, if it is good now. Looking does not use it up."""
+        with self._lock:
+            code = self._codes.get(value)
+        return code if code is not None and code.expires_at > self._clock() else None
+
+    def add_refresh_token(self, token: RefreshToken) -> None:
+        """Keep a refresh token."""
+        with self._lock:
+            _put(self._refresh, token.value, token)
+
+    def refresh_token(self, value: str) -> RefreshToken | None:
+        """The refresh token, if it is good now. Looking does not use it up."""
+        with self._lock:
+            token = self._refresh.get(value)
+        if token is None or (token.expires_at is not None and token.expires_at <= self._clock()):
+            return None
+        return token
+
+    def use_up(self, value: str) -> bool:
+        """Use up a code or rotated refresh token; False if someone else was faster."""
+        with self._lock:
+            used = self._codes.pop(value, None) or self._refresh.pop(value, None)
+            if used is not None:
+                _put(self._used, value, used.grant)
+        return used is not None
+
+    def revoke_if_used_before(self, value: str) -> bool:
+        """Someone shows a code or refresh token that was used up: one of the two stole it.
+
+        Revokes all that came of the same consent (RFC 6749 §4.1.2, RFC 9700 §4.14.2).
+        """
+        with self._lock:
+            grant = self._used.get(value)
+        if grant is None:
+            return False
+        self.revoke_grant(grant)
+        return True
+
+    # --- access tokens
+
+    def add_access_token(self, token: AccessToken) -> None:
+        """Keep an access token."""
+        with self._lock:
+            _put(self._access, token.value, token)
+
+    def access_token(self, value: str) -> AccessToken | None:
+        """The access token, if it is active now."""
+        with self._lock:
+            token = self._access.get(value)
+        return token if token is not None and token.expires_at > self._clock() else None
+
+    # --- revocation
+
+    def revoke(self, value: str) -> None:
+        """Revoke an access token alone, or a refresh token with all of its grant (RFC 7009 §2.1)."""
+        with self._lock:
+            self._access.pop(value, None)
+            refresh = self._refresh.get(value)
+        if refresh is not None:
+            self.revoke_grant(refresh.grant)
+
+    def revoke_grant(self, grant: str) -> None:
+        """Revoke everything that came of one consent."""
+        with self._lock:
+            for value in [value for value, token in self._access.items() if token.grant == grant]:
+                del self._access[value]
+            for value in [value for value, token in self._refresh.items() if token.grant == grant]:
+                del self._refresh[value]
+
+    def revoke_access_tokens(self) -> None:
+        """Revoke every access token there is; refresh tokens stay."""
+        with self._lock:
+            self._access.clear()
+
+
+def new_grant() -> str:
+    """A name for all that will come of one consent."""
+    return uuid.uuid4().hex
+
+
+def _put(memory: OrderedDict[str, _T], name: str, value: _T) -> None:
+    memory[name] = value
+    if len(memory) > _MAX_ENTRIES:
+        memory.popitem(last=False)
