@@ -200,6 +200,7 @@ REFUSED: list[tuple[str, object, str]] = [
     ("RSA e 2", changed(RSA, e=number(2)), "weak"),
     ("RSA e even", changed(RSA, e=number(65536)), "weak"),
     ("RSA e above 2^32", changed(RSA, e=number(2**32 + 1)), "weak"),
+    ("RSA e of 35 bits", changed(RSA, e=number(2**34 + 1)), "longer than 33 bits"),
     ("RSA e huge", changed(RSA, e=number(2**64 + 13)), "longer than 33 bits"),
     ("RSA e with a leading zero", changed(RSA, e="AAEAAQ"), "leading zero"),
     ("use enc", changed(EC, use="enc"), '"use"'),

@@ -315,7 +315,7 @@ def _read_rsa(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, .
         )
     try:
         key = rsa.RSAPublicNumbers(e, n).public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm):  # pragma: no cover - the checks above leave nothing to refuse
         raise InvalidKeyError("the RSA key was refused by the cryptography library") from None
     return key, ("PS256", "RS256"), (n.bit_length() + 7) // 8
 
