@@ -46,12 +46,13 @@ class SoftwareKey:
     ``vars()``; a copy of the key is the key itself.
     """
 
-    __slots__ = ("_alg", "_blocking", "_foreign", "_parameters", "_private", "_public", "_sign", "_size")
+    __slots__ = ("_alg", "_blocking", "_foreign", "_parameters", "_private", "_public", "_sign", "_size", "_thumbprint")
 
     def __init__(self, private: PrivateKey, public: PublicKey, alg: str, *, blocking: bool) -> None:
         """Not to be called: it does not check that its arguments belong together."""
         self._private = private
         self._public = public
+        self._thumbprint = public.thumbprint
         self._alg = alg
         self._blocking = blocking
         self._foreign = _is_foreign(private)
@@ -146,7 +147,7 @@ class SoftwareKey:
     @property
     def thumbprint(self) -> str:
         """RFC 7638 SHA-256 thumbprint of the public key, 43 characters: the ``jkt``."""
-        return self._public.thumbprint
+        return self._thumbprint
 
     @property
     def blocking(self) -> bool:
@@ -218,7 +219,7 @@ class SoftwareKey:
         write_key_file(target, octets, overwrite=overwrite)
 
     def __repr__(self) -> str:
-        return f"<SoftwareKey {self._alg} {self.thumbprint}>"
+        return f"<SoftwareKey {self._alg} {self._thumbprint}>"
 
     def __copy__(self) -> SoftwareKey:
         return self
