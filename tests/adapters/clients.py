@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every HTTP client the project supports, behind one face, so that one table of tests judges them all.
+
+A ``Client`` sends requests the way a user of the library would; what it must do is asserted on what a
+server recorded, never on what the library says it sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import httpx
+import httpx2
+import requests
+
+import dpop.httpx
+import dpop.httpx2
+import dpop.requests
+from dpop.client.prover import Prover
+
+__all__ = ["CLIENTS", "Client", "Reply", "make"]
+
+
+@dataclass
+class Reply:
+    """What the caller got."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    history: list[int] = field(default_factory=list)
+
+
+class Client(ABC):
+    """One client of one library, with a DPoP adapter for some origins."""
+
+    name: str
+    library: Any
+    transport: Any
+
+    @abstractmethod
+    def send(
+        self, method: str, url: str, *, body: Any = None, user: tuple[Any, Any] | None = None, **options: Any
+    ) -> Reply:
+        """One call by a user, redirects followed; ``user`` is a prover and token for this request alone."""
+
+    @abstractmethod
+    def prime(self, url: str) -> bool:
+        """Fetch a nonce."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close everything."""
+
+    # Bodies of the kinds the library's users send.
+
+    def bytes_body(self, octets: bytes) -> Any:
+        return {"content": octets}
+
+    def file_body(self, octets: bytes) -> Any | None:
+        """A file-like body that can be rewound, or None where the library takes none."""
+        return {"content": io.BytesIO(octets)}
+
+    def stream_body(self, octets: bytes) -> Any:
+        """A body that can be read once."""
+        return {"content": one_shot(octets)}
+
+    def multipart_body(self, octets: bytes) -> Any:
+        return {"files": {"file": ("name.bin", io.BytesIO(octets))}}
+
+    def form_body(self, fields: dict[str, str]) -> Any:
+        return {"data": fields}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def one_shot(octets: bytes) -> Iterator[bytes]:
+    """A generator body, in two chunks."""
+    yield octets[: len(octets) // 2]
+    yield octets[len(octets) // 2 :]
+
+
+async def async_one_shot(octets: bytes) -> AsyncIterator[bytes]:
+    """An async generator body, in two chunks."""
+    yield octets[: len(octets) // 2]
+    yield octets[len(octets) // 2 :]
+
+
+class RequestsClient(Client):
+    """requests, the adapter mounted for everything, as a careless user might."""
+
+    name = "requests"
+    library = requests
+
+    def __init__(
+        self,
+        prover: Any,
+        *,
+        origins: Any,
+        verify: Any = True,
+        cert: Any = None,
+        proxy: str | None = None,
+        **options: Any,
+    ) -> None:
+        self.session = requests.Session()
+        self.session.trust_env = options.pop("trust_env", False)
+        self.session.verify = verify
+        self.session.cert = cert
+        if proxy:
+            self.session.proxies = {"http": proxy, "https": proxy}
+        self.transport = dpop.requests.DPoPAdapter(prover, origins=origins, **options)
+        self.session.mount("https://", self.transport)
+        self.session.mount("http://", self.transport)
+
+    def send(
+        self, method: str, url: str, *, body: Any = None, user: tuple[Any, Any] | None = None, **options: Any
+    ) -> Reply:
+        options.setdefault("timeout", 20)
+        if user:
+            options["auth"] = dpop.requests.DPoPAuth(*user)
+        with self.session.request(method, url, **(body or {}), **options) as response:
+            return Reply(
+                response.status_code,
+                dict(response.headers),
+                response.content,
+                [r.status_code for r in response.history],
+            )
+
+    def bytes_body(self, octets: bytes) -> Any:
+        return {"data": octets}
+
+    def file_body(self, octets: bytes) -> Any | None:
+        return {"data": io.BytesIO(octets)}
+
+    def stream_body(self, octets: bytes) -> Any:
+        return {"data": one_shot(octets)}
+
+    def prime(self, url: str) -> bool:
+        return bool(self.transport.prime(url))
+
+    def close(self) -> None:
+        self.session.close()
+
+
+class HttpxClient(Client):
+    """httpx or httpx2, synchronous."""
+
+    door: Any
+
+    def __init__(self, prover: Any, *, origins: Any, **options: Any) -> None:
+        options.setdefault("trust_env", False)
+        trust_env = options["trust_env"]
+        self.transport = self.door.DPoPTransport(prover, origins=origins, **options)
+        self.client = self.library.Client(
+            transport=self.transport, follow_redirects=True, trust_env=trust_env, timeout=20
+        )
+
+    def send(
+        self, method: str, url: str, *, body: Any = None, user: tuple[Any, Any] | None = None, **options: Any
+    ) -> Reply:
+        if user:
+            options["auth"] = self.door.DPoPAuth(*user)
+        response = self.client.request(method, url, **(body or {}), **options)
+        return Reply(
+            response.status_code, dict(response.headers), response.content, [r.status_code for r in response.history]
+        )
+
+    def prime(self, url: str) -> bool:
+        return bool(self.transport.prime(url))
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class AsyncHttpxClient(Client):
+    """httpx or httpx2, asynchronous, driven from a loop of its own."""
+
+    door: Any
+
+    def __init__(self, prover: Any, *, origins: Any, **options: Any) -> None:
+        options.setdefault("trust_env", False)
+        trust_env = options["trust_env"]
+        self.runner = asyncio.Runner()
+        self.transport = self.door.AsyncDPoPTransport(prover, origins=origins, **options)
+        self.client = self.library.AsyncClient(
+            transport=self.transport, follow_redirects=True, trust_env=trust_env, timeout=20
+        )
+
+    def send(self, method: str, url: str, **options: Any) -> Reply:
+        return self.runner.run(self.asend(method, url, **options))
+
+    async def asend(
+        self, method: str, url: str, *, body: Any = None, user: tuple[Any, Any] | None = None, **options: Any
+    ) -> Reply:
+        """The same call for tests that run many tasks at once."""
+        if user:
+            options["auth"] = self.door.DPoPAuth(*user)
+        response = await self.client.request(method, url, **(body or {}), **options)
+        return Reply(
+            response.status_code, dict(response.headers), response.content, [r.status_code for r in response.history]
+        )
+
+    def file_body(self, octets: bytes) -> Any | None:
+        return None  # the library takes no synchronous file from an asynchronous client
+
+    def stream_body(self, octets: bytes) -> Any:
+        return {"content": async_one_shot(octets)}
+
+    def prime(self, url: str) -> bool:
+        return bool(self.runner.run(self.transport.prime(url)))
+
+    def close(self) -> None:
+        self.runner.run(self.client.aclose())
+        self.runner.close()
+
+
+CLIENTS: dict[str, type[Client]] = {
+    "requests": RequestsClient,
+    "httpx": type("HttpxSync", (HttpxClient,), {"name": "httpx", "library": httpx, "door": dpop.httpx}),
+    "httpx2": type("Httpx2Sync", (HttpxClient,), {"name": "httpx2", "library": httpx2, "door": dpop.httpx2}),
+    "httpx-async": type(
+        "HttpxAsync", (AsyncHttpxClient,), {"name": "httpx-async", "library": httpx, "door": dpop.httpx}
+    ),
+    "httpx2-async": type(
+        "Httpx2Async", (AsyncHttpxClient,), {"name": "httpx2-async", "library": httpx2, "door": dpop.httpx2}
+    ),
+}
+
+
+def make(name: str, prover: Any = None, **options: Any) -> Any:
+    """A client by name, with a new software key if none is given."""
+    own = prover if prover is not None else Prover(dpop.generate_key())
+    factory: Any = CLIENTS[name]
+    return factory(own, **options)

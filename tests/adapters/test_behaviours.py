@@ -1,0 +1,546 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every adapter must do, on every client, judged by what a server recorded."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from adapters.clients import CLIENTS, Client, make
+from adapters.recorder import Answer, Handler, Received, Recorder, challenge, script
+
+import dpop
+from dpop.client.prover import Prover
+from dpop.errors import UnrewindableBodyError, UsageError
+
+TOKEN = "access-token-1"
+BODY = b"0123456789" * 1000
+
+
+@pytest.fixture(params=sorted(CLIENTS))
+def name(request: pytest.FixtureRequest) -> str:
+    """Each client in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def client(name: str) -> Iterator[Callable[..., Any]]:
+    """Makes clients, and closes them."""
+    made: list[Client] = []
+
+    def build(prover: Any = None, **options: Any) -> Any:
+        made.append(make(name, prover, **options))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.close()
+
+
+def demanding(first: str = "n1") -> Handler:
+    """A resource server that takes only this nonce."""
+
+    def handler(request: Received) -> Answer:
+        return Answer(200, body=b"done") if request.nonce == first else challenge(first)
+
+    return handler
+
+
+def assert_fresh(requests: list[Received]) -> None:
+    """One proof on each, no identifier twice, each for its own method and target."""
+    identifiers = [request.claims["jti"] for request in requests]
+    assert len(set(identifiers)) == len(identifiers)
+    for request in requests:
+        scheme = "http"
+        assert request.claims["htm"] == request.method
+        path = request.target.partition("?")[0]
+        host = "" if "://" in path else f"{scheme}://{request.one('Host')}"
+        assert request.claims["htu"] == host + path
+
+
+# -- T1: servers and roles keep their own nonces -----------------------------------------------
+
+
+def test_three_servers_three_nonces(client: Callable[..., Any]) -> None:
+    """Two APIs and an AS: each nonce goes back to where it came from, and to no other."""
+
+    def api(nonce: str) -> Handler:
+        return lambda request: Answer(200, [("DPoP-Nonce", nonce)])
+
+    with Recorder(api("one")) as first, Recorder(api("two")) as second, Recorder(api("as")) as third:
+        prover = Prover(dpop.generate_key())
+        resources = client(prover, origins=[first.origin, second.origin], access_token=TOKEN)
+        tokens = client(prover, origins=third.origin)
+        for _ in range(2):
+            for server in (first, second):
+                resources.send("GET", server.url("/r"))
+            tokens.send("POST", third.url("/token"), body=tokens.form_body({"a": "b"}))
+        for server, nonce in ((first, "one"), (second, "two"), (third, "as")):
+            assert [request.nonce for request in server.requests] == [None, nonce]
+
+
+def test_one_origin_two_roles(client: Callable[..., Any]) -> None:
+    """An AS and an API on one origin do not share nonces."""
+
+    def handler(request: Received) -> Answer:
+        return Answer(200, [("DPoP-Nonce", "as" if request.target == "/token" else "rs")])
+
+    with Recorder(handler) as server:
+        one = client(origins=server.origin, access_token=TOKEN, as_endpoints=[server.url("/token")])
+        for _ in range(2):
+            one.send("GET", server.url("/r"))
+            one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}))
+        by_path = {path: [r.nonce for r in server.requests if r.target == path] for path in ("/r", "/token")}
+        assert by_path == {"/r": [None, "rs"], "/token": [None, "as"]}
+
+
+# -- T2, T3: redirects -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_hostile_redirect_gets_nothing(client: Callable[..., Any], status: int) -> None:
+    """Another origin gets no token and no proof, its nonce is not kept, and the user sees its 401."""
+    with Recorder(lambda request: challenge("evil")) as evil:
+        home = Recorder(lambda request: Answer(status, [("Location", evil.url("/steal"))]))
+        with home:
+            one = client(origins=home.origin, access_token=TOKEN)
+            reply = one.send("GET", home.url("/r"))
+            again = one.send("GET", home.url("/r"))
+        assert (reply.status, again.status) == (401, 401)
+        assert len(evil.requests) == 2
+        for request in evil.requests:
+            assert request.all("DPoP") == []
+            assert request.all("Authorization") == []
+        assert [request.nonce for request in home.requests] == [None, None]
+
+
+def test_a_host_that_looks_alike_gets_nothing(client: Callable[..., Any]) -> None:
+    """The same port under another host name is another origin."""
+    with Recorder(lambda request: Answer(200)) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        one.send("GET", server.other_origin + "/r")
+        assert server.requests[0].all("DPoP") == []
+        assert server.requests[0].all("Authorization") == []
+
+
+def test_a_callers_bound_token_does_not_reach_a_foreign_origin(client: Callable[..., Any]) -> None:
+    """Authorization: DPoP and a stray DPoP header are withheld from origins that are not ours."""
+    with Recorder(lambda request: Answer(200)) as server:
+        one = client(origins="https://api.example", access_token=TOKEN)
+        one.send("GET", server.url("/r"), headers={"Authorization": "DPoP mine", "DPoP": "stray", "X-Kept": "yes"})
+        (request,) = server.requests
+        assert request.all("DPoP") + request.all("Authorization") == []
+        assert request.one("X-Kept") == "yes"
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "then"),
+    [(307, "POST", "POST"), (308, "PUT", "PUT"), (302, "POST", "GET"), (303, "POST", "GET")],
+)
+def test_each_hop_has_its_own_proof(client: Callable[..., Any], status: int, method: str, then: str) -> None:
+    """Redirects within the origin: new identifier, the hop's own method and target."""
+
+    def handler(request: Received) -> Answer:
+        return Answer(200) if request.target.startswith("/there") else Answer(status, [("Location", "/there?q=1")])
+
+    with Recorder(handler) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        reply = one.send(method, server.url("/here"), body=one.bytes_body(BODY))
+        assert reply.status == 200
+        assert [request.method for request in server.requests] == [method, then]
+        assert_fresh(server.requests)
+        assert [request.one("Authorization") for request in server.requests] == [f"DPoP {TOKEN}"] * 2
+        assert server.requests[1].body == (BODY if then == method else b"")
+
+
+def test_a_redirect_and_a_challenge_together(client: Callable[..., Any]) -> None:
+    """Each hop may be challenged once."""
+    nonces = {"/here": "h", "/there": "t"}
+
+    def handler(request: Received) -> Answer:
+        if request.nonce != nonces[request.target]:
+            return challenge(nonces[request.target])
+        return Answer(200) if request.target == "/there" else Answer(307, [("Location", "/there")])
+
+    with Recorder(handler) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        assert one.send("POST", server.url("/here"), body=one.bytes_body(BODY)).status == 200
+        assert [r.target for r in server.requests] == ["/here", "/here", "/there", "/there"]
+        assert_fresh(server.requests)
+
+
+# -- T5: bodies --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bytes", "file", "multipart", "form"])
+def test_a_body_is_sent_again_whole(client: Callable[..., Any], kind: str) -> None:
+    """A challenge on a body that can be rewound: the second request has all of it."""
+    with Recorder(demanding()) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        body = one.form_body({"a": "x" * 999}) if kind == "form" else getattr(one, f"{kind}_body")(BODY)
+        if body is None:
+            return  # the library takes no such body
+        assert one.send("POST", server.url("/r"), body=body).status == 200
+        first, second = server.requests
+        assert first.body == second.body
+        assert len(second.body) >= 999
+        assert second.complete
+
+
+def test_a_body_that_can_be_read_once_is_not_sent_twice(
+    client: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A generator: the 401 is returned after one whole request, with a warning; the next has the nonce."""
+    with Recorder(demanding()) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        assert one.send("POST", server.url("/r"), body=one.stream_body(BODY)).status == 401
+        assert "only once" in caplog.text
+        assert one.send("POST", server.url("/r"), body=one.stream_body(BODY)).status == 200
+        assert [request.body for request in server.requests] == [BODY, BODY]
+
+
+def test_priming_gets_the_nonce_first(client: Callable[..., Any]) -> None:
+    """prime() asks once, without a token, and the stream that follows is accepted at once."""
+    with Recorder(demanding()) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        assert one.prime(server.url("/r")) is True
+        assert one.send("POST", server.url("/r"), body=one.stream_body(BODY)).status == 200
+        head, post = server.requests
+        assert head.method == "HEAD"
+        assert head.all("Authorization") == []
+        assert "ath" not in head.claims
+        assert (post.nonce, post.body) == ("n1", BODY)
+        with pytest.raises(UsageError):
+            one.prime("https://elsewhere.example/")
+
+
+# -- T6, T7: nonces under load -----------------------------------------------------------------
+
+
+def test_a_nonce_that_rotates_on_each_answer_costs_one_request(client: Callable[..., Any]) -> None:
+    """N sequential calls on a server with a new nonce per answer cost N + 1 requests."""
+    counter = itertools.count(1)
+    valid = {"n0"}
+
+    def handler(request: Received) -> Answer:
+        fresh = f"n{next(counter)}"
+        good = request.nonce in valid
+        valid.clear()
+        valid.add(fresh)
+        return Answer(200, [("DPoP-Nonce", fresh)]) if good else challenge(fresh)
+
+    with Recorder(handler) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        assert [one.send("GET", server.url("/r")).status for _ in range(10)] == [200] * 10
+        assert len(server.requests) == 11
+        assert_fresh(server.requests)
+
+
+# -- T8: refused tokens ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nonce", [[], [("DPoP-Nonce", "n1")]])
+def test_an_invalid_token_is_handed_on(client: Callable[..., Any], nonce: list[tuple[str, str]]) -> None:
+    """401 invalid_token: one request, the answer untouched, its nonce kept."""
+    refusal = Answer(401, [("WWW-Authenticate", 'DPoP error="invalid_token"'), *nonce], b"why not")
+    with Recorder(script(refusal)) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        reply = one.send("GET", server.url("/r"))
+        assert (reply.status, reply.body, len(server.requests)) == (401, b"why not", 1)
+        one.send("GET", server.url("/r"))
+        assert server.requests[1].nonce == ("n1" if nonce else None)
+
+
+def test_an_invalid_grant_is_handed_on(client: Callable[..., Any]) -> None:
+    """400 invalid_grant with a nonce: one request, the body untouched, the nonce kept."""
+    refusal = Answer(400, [("DPoP-Nonce", "n1")], b'{"error":"invalid_grant"}')
+    with Recorder(script(refusal)) as server:
+        one = client(origins=server.origin)
+        reply = one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}))
+        assert (reply.status, json.loads(reply.body), len(server.requests)) == (400, {"error": "invalid_grant"}, 1)
+        one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}))
+        assert server.requests[1].nonce == "n1"
+
+
+class Source:
+    """A token source that makes a new token when one is refused."""
+
+    def __init__(self) -> None:
+        self.token = 1
+        self.told: list[str] = []
+
+    def __call__(self) -> str:
+        return f"token-{self.token}"
+
+    def refused(self, token: str, /) -> None:
+        self.told.append(token)
+        self.token += 1
+
+
+def test_a_source_refreshes_once(client: Callable[..., Any]) -> None:
+    """invalid_token with a token source: told once, sent once more, then handed on."""
+    refusal = Answer(401, [("WWW-Authenticate", 'DPoP error="invalid_token"')])
+    with Recorder(script(refusal)) as server:
+        source = Source()
+        one = client(origins=server.origin, access_token=source)
+        assert one.send("POST", server.url("/r"), body=one.bytes_body(BODY)).status == 401
+        assert source.told == ["token-1"]
+        first, second = server.requests
+        assert [r.one("Authorization") for r in (first, second)] == ["DPoP token-1", "DPoP token-2"]
+        assert second.claims["ath"] == dpop.access_token_hash("token-2")
+        assert second.body == BODY
+
+
+# -- T9, T10, T11: challenges ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ['Bearer realm="x"', 'DPoP error="use_dpop_nonce"'],
+        ['Basic realm="a, b", dpop ERROR=use_dpop_nonce, algs="ES256"'],
+        ['Negotiate YIIBhg==, DPoP algs="ES256",error="use_dpop_nonce"'],
+    ],
+)
+def test_challenges_in_all_their_forms(client: Callable[..., Any], fields: list[str]) -> None:
+    """Several in one field, several fields, any case, unquoted: one retry."""
+    refusal = Answer(401, [*(("WWW-Authenticate", value) for value in fields), ("DPoP-Nonce", "n1")])
+    with Recorder(script(refusal, Answer(200))) as server:
+        assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
+        assert [request.nonce for request in server.requests] == [None, "n1"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        'Basic realm="DPoP error=use_dpop_nonce"',
+        'Bearer error="use_dpop_nonce"',
+        'Bearer error_description="DPoP error=\\"use_dpop_nonce\\""',
+        'DPoPX error="use_dpop_nonce"',
+        'DPoP error="use_dpop_nonce',
+    ],
+)
+def test_look_alikes_cause_no_retry(client: Callable[..., Any], field: str) -> None:
+    """What only looks like a challenge is handed on."""
+    refusal = Answer(401, [("WWW-Authenticate", field), ("DPoP-Nonce", "n1")])
+    with Recorder(script(refusal)) as server:
+        assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 401
+        assert len(server.requests) == 1
+
+
+def test_a_resource_challenge_with_a_json_body(client: Callable[..., Any]) -> None:
+    """401 with the challenge in the header and JSON in the body: recognised."""
+    with Recorder(script(challenge("n1", b'{"error":"use_dpop_nonce"}'), Answer(200))) as server:
+        assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
+
+
+@pytest.mark.parametrize("token", [TOKEN, None])
+def test_challenges_count_in_their_own_role(client: Callable[..., Any], token: str | None) -> None:
+    """A 400 JSON challenge from an API, and a 401 header challenge from an AS, are handed on."""
+    body = b'{"error":"use_dpop_nonce"}'
+    refusal = Answer(400, [("DPoP-Nonce", "n1")], body) if token else challenge("n1", body)
+    with Recorder(script(refusal)) as server:
+        one = client(origins=server.origin, access_token=token)
+        reply = one.send("POST", server.url("/r"), body=one.form_body({"a": "b"}))
+        assert (reply.status, len(server.requests)) == (refusal.status, 1)
+
+
+def test_an_endless_challenger_gets_two_requests(client: Callable[..., Any]) -> None:
+    """A server that always wants another nonce: two requests, then its answer."""
+    counter = itertools.count()
+    with Recorder(lambda request: challenge(f"n{next(counter)}")) as server:
+        assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 401
+        assert len(server.requests) == 2
+
+
+def test_a_challenger_that_repeats_itself_gets_two_requests(client: Callable[..., Any]) -> None:
+    """A server that refuses the very nonce it gave: two requests, and one for each call after."""
+    with Recorder(script(challenge("same"))) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        assert [one.send("GET", server.url("/r")).status for _ in range(2)] == [401, 401]
+        assert len(server.requests) == 3
+
+
+# -- T12: answers that do not end --------------------------------------------------------------
+
+
+def forever() -> Iterator[bytes]:
+    """A body without an end."""
+    while True:
+        yield b"x" * 65536
+
+
+def silence(gate: threading.Event) -> Iterator[bytes]:
+    """A body that begins and then says nothing."""
+    yield b"x"
+    gate.wait(20)
+
+
+def test_a_challenge_whose_body_never_ends(client: Callable[..., Any]) -> None:
+    """The first answer is dropped after 64 KiB, and the retry goes out on another connection."""
+
+    def handler(request: Received) -> Answer:
+        answer = challenge("n1")
+        answer.body = forever()
+        return Answer(200) if request.nonce == "n1" else answer
+
+    with Recorder(handler) as server:
+        assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
+        assert len({request.connection for request in server.requests}) == 2
+
+
+def test_a_challenge_whose_body_stalls(client: Callable[..., Any]) -> None:
+    """The first answer is dropped after a second of silence, whatever the caller's timeout."""
+    gate = threading.Event()
+
+    def handler(request: Received) -> Answer:
+        answer = challenge("n1")
+        answer.body = silence(gate)
+        return Answer(200) if request.nonce == "n1" else answer
+
+    with Recorder(handler) as server:
+        try:
+            assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
+        finally:
+            gate.set()
+        assert len(server.requests) == 2
+
+
+def test_a_short_challenge_keeps_its_connection(client: Callable[..., Any]) -> None:
+    """A small body is read, so that the retry uses the same connection."""
+    with Recorder(script(challenge("n1", b"x" * 2000), Answer(200))) as server:
+        assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
+        assert [request.connection for request in server.requests] == [1, 1]
+
+
+def test_a_huge_400_stays_readable(client: Callable[..., Any]) -> None:
+    """A 400 with a new nonce is looked into and stays whole."""
+    body = b'{"error":"use_dpop_nonce","padding":"' + b"x" * 300_000 + b'"}'
+    with Recorder(script(Answer(400, [("DPoP-Nonce", "n1")], body))) as server:
+        one = client(origins=server.origin)
+        reply = one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}))
+        assert (reply.status, reply.body == body, len(server.requests)) == (400, True, 1)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_compressed_400_is_understood_and_stays_whole(client: Callable[..., Any], chunked: bool) -> None:
+    """A gzipped challenge is recognised; a gzipped refusal reaches the caller decoded."""
+    import gzip
+
+    def packed(text: bytes) -> Any:
+        octets = gzip.compress(text)
+        return iter([octets[:7], octets[7:]]) if chunked else octets
+
+    headers = [("DPoP-Nonce", "n1"), ("Content-Encoding", "gzip")]
+    wants = Answer(400, headers, packed(b'{"error":"use_dpop_nonce"}'))
+    refuses = Answer(400, [("DPoP-Nonce", "n2"), ("Content-Encoding", "gzip")], packed(b'{"error":"invalid_grant"}'))
+    with Recorder(script(wants, refuses)) as server:
+        one = client(origins=server.origin)
+        reply = one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}))
+        assert json.loads(reply.body) == {"error": "invalid_grant"}
+        assert [request.nonce for request in server.requests] == [None, "n1"]
+
+
+# -- T13: htu is what was on the wire ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/token?a=1&b=2",
+        "/a%2Fb",
+        "/a%20b",
+        "/~user/x",
+        "//double",
+        "/a;v=1/b",
+        "/caf%C3%A9",
+        "/users/me@x:1",
+        "/a+b",
+        "/x?",
+        "/a%252Fb",
+    ],
+)
+def test_htu_is_what_was_on_the_wire(client: Callable[..., Any], path: str) -> None:
+    """Whatever the library makes of a URL, the proof names the target that was sent."""
+    with Recorder(script(Answer(200))) as server:
+        client(origins=server.origin, access_token=TOKEN).send("GET", server.url(path))
+        assert_fresh(server.requests)
+
+
+# -- T20: what users do besides ----------------------------------------------------------------
+
+
+def test_a_callers_stray_headers_are_replaced(client: Callable[..., Any]) -> None:
+    """Exactly one DPoP and one Authorization header, ours, whatever the caller set."""
+    with Recorder(script(Answer(200))) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        one.send("GET", server.url("/r"), headers={"dpop": "stale", "authorization": "Bearer other"})
+        (request,) = server.requests
+        assert request.claims["ath"] == dpop.access_token_hash(TOKEN)
+        assert request.one("Authorization") == f"DPoP {TOKEN}"
+
+
+def test_client_authentication_is_kept_at_a_token_endpoint(client: Callable[..., Any]) -> None:
+    """Basic client authentication goes with both the first request and the retry."""
+    with Recorder(script(Answer(400, [("DPoP-Nonce", "n")], b'{"error":"use_dpop_nonce"}'), Answer(200))) as server:
+        one = client(origins=server.origin)
+        assert (
+            one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}), auth=("id", "secret")).status == 200
+        )
+        assert [request.one("Authorization") for request in server.requests] == ["Basic aWQ6c2VjcmV0"] * 2
+
+
+# -- T24: bad nonces ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields", [["a", "b"], [""], ["a b"], ['quo"te'], ["caf\xe9"]])
+def test_bad_nonces_are_ignored(
+    client: Callable[..., Any], fields: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two, empty, or outside NQCHAR: not kept, no retry, a warning."""
+    headers = [("WWW-Authenticate", 'DPoP error="use_dpop_nonce"'), *(("DPoP-Nonce", value) for value in fields)]
+    with Recorder(script(Answer(401, headers))) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        for _ in range(2):
+            assert one.send("GET", server.url("/r")).status == 401
+        assert [request.nonce for request in server.requests] == [None, None]
+        assert "is ignored" in caplog.text
+
+
+# -- transport failures ------------------------------------------------------------------------
+
+
+def test_a_dropped_connection_raises_and_the_next_call_works(client: Callable[..., Any], name: str) -> None:
+    """No answer: the library's own error, and the adapter goes on working."""
+    with Recorder(script(Answer(drop=True), Answer(200))) as server:
+        one = client(origins=server.origin, access_token=TOKEN, nonces="required")
+        with pytest.raises(Exception, match=r"(?i)disconnect|abort|closed|reset|remote"):
+            one.send("POST", server.url("/r"), body=one.bytes_body(BODY))
+        assert one.send("GET", server.url("/r")).status == 200
+        assert_fresh(server.requests)
+
+
+def test_a_stream_is_never_sent_empty(name: str, client: Callable[..., Any]) -> None:
+    """A consumed stream sent by the same prepared request again is refused, not cut."""
+    if name != "requests":
+        return  # only requests lets a caller send one prepared request twice
+    import requests as library
+
+    with Recorder(script(challenge("n1"), Answer(503), Answer(200))) as server:
+        one = client(origins=server.origin, access_token=TOKEN, max_retries=_retry())
+        assert one.send("POST", server.url("/r"), body=one.stream_body(BODY)).status == 401
+        assert one.send("POST", server.url("/r"), body=one.stream_body(BODY)).status == 503
+        assert [request.body for request in server.requests] == [BODY, BODY]
+        assert issubclass(library.RequestException, Exception)
+        assert issubclass(UnrewindableBodyError, dpop.DPoPError)
+
+
+def _retry() -> Any:
+    from urllib3.util.retry import Retry
+
+    return Retry(total=5, status_forcelist=[503, 429], allowed_methods=None, backoff_factor=0, raise_on_status=False)

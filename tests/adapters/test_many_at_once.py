@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Threads, tasks, users, event loops and forks, on every client, judged by what a server recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import os
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from adapters.clients import CLIENTS, make
+from adapters.recorder import Answer, Handler, Received, Recorder, challenge
+
+import dpop
+from dpop.client.prover import Prover
+from dpop.errors import UsageError
+
+TOKEN = "access-token-1"
+SYNCHRONOUS = ["requests", "httpx", "httpx2"]
+ASYNCHRONOUS = ["httpx-async", "httpx2-async"]
+
+
+class SingleUse:
+    """Takes each nonce once and gives one with every answer."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.valid: set[str] = set()
+        self.count = itertools.count()
+
+    def __call__(self, request: Received) -> Answer:
+        with self.lock:
+            fresh = f"n{next(self.count)}"
+            good = request.nonce in self.valid
+            self.valid.discard(request.nonce or "")
+            self.valid.add(fresh)
+        return Answer(200, [("DPoP-Nonce", fresh)]) if good else challenge(fresh)
+
+
+def windowed() -> Handler:
+    """Takes one nonce from everybody."""
+    return lambda request: Answer(200) if request.nonce == "n1" else challenge("n1")
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+@pytest.mark.parametrize("server_kind", [windowed, SingleUse])
+def test_64_threads_meet_one_challenge(name: str, server_kind: Callable[[], Handler]) -> None:
+    """All succeed, each request with its own proof, on servers of both kinds."""
+    with Recorder(server_kind()) as server, make(name, origins=server.origin, access_token=TOKEN) as client:
+        barrier = threading.Barrier(64)
+
+        def work(_number: int) -> list[int]:
+            barrier.wait()
+            return [client.send("GET", server.url("/r")).status for _ in range(3)]
+
+        with ThreadPoolExecutor(64) as pool:
+            statuses = [status for result in pool.map(work, range(64)) for status in result]
+        assert statuses == [200] * 192
+        identifiers = [request.claims["jti"] for request in server.requests]
+        assert len(set(identifiers)) == len(identifiers)
+
+
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
+@pytest.mark.parametrize("server_kind", [windowed, SingleUse])
+def test_500_tasks_meet_one_challenge(name: str, server_kind: Callable[[], Handler]) -> None:
+    """All succeed, each request with its own proof, on servers of both kinds."""
+    with Recorder(server_kind()) as server, make(name, origins=server.origin, access_token=TOKEN) as client:
+
+        async def storm() -> list[int]:
+            replies = await asyncio.gather(*(client.asend("GET", server.url(f"/r{n}")) for n in range(500)))
+            return [reply.status for reply in replies]
+
+        assert client.runner.run(storm()) == [200] * 500
+        identifiers = [request.claims["jti"] for request in server.requests]
+        assert len(set(identifiers)) == len(identifiers)
+        assert len(server.requests) <= 1000
+
+
+@pytest.mark.parametrize("name", sorted(CLIENTS))
+def test_a_required_nonce_is_fetched_once(name: str) -> None:
+    """With nonces="required" the first request goes alone; the others go with its nonce."""
+    with Recorder(windowed()) as server:
+        with make(name, origins=server.origin, access_token=TOKEN, nonces="required") as client:
+            if name in ASYNCHRONOUS:
+
+                async def storm() -> None:
+                    await asyncio.gather(*(client.asend("GET", server.url("/r")) for _ in range(50)))
+
+                client.runner.run(storm())
+            else:
+                with ThreadPoolExecutor(16) as pool:
+                    list(pool.map(lambda _n: client.send("GET", server.url("/r")), range(50)))
+        assert [request.nonce for request in server.requests].count(None) == 1
+        assert len(server.requests) == 51
+
+
+@pytest.mark.parametrize("name", sorted(CLIENTS))
+def test_100_users_on_one_client(name: str) -> None:
+    """Each request carries its own user's token and key, through challenges and redirects."""
+    users = {f"user-{number}": Prover(dpop.generate_key()) for number in range(100)}
+
+    def handler(request: Received) -> Answer:
+        user = request.target.split("/")[-1]
+        if request.nonce != f"for-{user}":
+            return challenge(f"for-{user}")
+        return Answer(200) if request.target.startswith("/final/") else Answer(307, [("Location", f"/final/{user}")])
+
+    with Recorder(handler) as server:
+        with make(name, origins=server.origin, access_token="nobody") as client:
+            if name in ASYNCHRONOUS:
+
+                async def storm() -> list[Any]:
+                    return await asyncio.gather(
+                        *(client.asend("GET", server.url(f"/start/{u}"), user=(p, u)) for u, p in users.items())
+                    )
+
+                replies = client.runner.run(storm())
+            else:
+                with ThreadPoolExecutor(20) as pool:
+                    replies = list(
+                        pool.map(lambda u: client.send("GET", server.url(f"/start/{u}"), user=(users[u], u)), users)
+                    )
+        assert [reply.status for reply in replies] == [200] * 100
+        assert len(server.requests) == 300
+        for request in server.requests:
+            user = request.target.split("/")[-1]
+            assert request.one("Authorization") == f"DPoP {user}"
+            assert request.claims["ath"] == dpop.access_token_hash(user)
+            assert dpop.thumbprint(request.jwk) == users[user].thumbprint
+
+
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
+def test_a_prover_in_several_event_loops(name: str) -> None:
+    """One prover serves clients in event loops of several threads at once."""
+    prover = Prover(dpop.generate_key())
+    with Recorder(windowed()) as server:
+
+        def loop(_number: int) -> list[int]:
+            with make(name, prover, origins=server.origin, access_token=TOKEN, nonces="required") as client:
+                return [client.send("GET", server.url("/r")).status for _ in range(5)]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert [s for statuses in pool.map(loop, range(8)) for s in statuses] == [200] * 40
+
+
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
+def test_a_cancelled_first_request_holds_nobody_up(name: str) -> None:
+    """Cancelling the task that fetches the nonce lets the others go on."""
+    gate = threading.Event()
+
+    def handler(request: Received) -> Answer:
+        if request.target == "/slow":
+            gate.wait(20)
+        return windowed()(request)
+
+    with Recorder(handler) as server:
+        with make(name, origins=server.origin, access_token=TOKEN, nonces="required") as client:
+
+            async def scene() -> int:
+                first = asyncio.ensure_future(client.asend("GET", server.url("/slow")))
+                while not server.requests:
+                    await asyncio.sleep(0.005)
+                second = asyncio.ensure_future(client.asend("GET", server.url("/r")))
+                await asyncio.sleep(0)
+                first.cancel()
+                return int((await second).status)
+
+            try:
+                assert client.runner.run(scene()) == 200
+            finally:
+                gate.set()
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_a_forked_child_goes_on_by_itself(name: str) -> None:
+    """After a fork, child and parent use the same adapter on connections and nonces of their own."""
+    with Recorder(SingleUse()) as server, make(name, origins=server.origin, access_token=TOKEN) as client:
+        for _ in range(3):
+            assert client.send("GET", server.url("/parent")).status == 200
+        children = []
+        for number in range(3):
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    replies = [client.send("GET", server.url(f"/child{number}")).status for _ in range(3)]
+                    status = 0 if replies == [200] * 3 else 2
+                finally:
+                    os._exit(status)
+            children.append(pid)
+        assert [client.send("GET", server.url("/parent")).status for _ in range(3)] == [200] * 3
+        assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0]
+        parents = {request.connection for request in server.requests if request.target == "/parent"}
+        for number in range(3):
+            own = {request.connection for request in server.requests if request.target == f"/child{number}"}
+            assert own.isdisjoint(parents)
+        carried = [request.nonce for request in server.requests if request.nonce]
+        assert len(carried) == len(set(carried))
+
+
+@pytest.mark.parametrize("name", sorted(CLIENTS))
+def test_adapters_do_not_travel(name: str) -> None:
+    """Pickling or copying an adapter would take its key along: refused, with what to do."""
+    with make(name, origins="https://api.example") as client:
+        for travel in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(UsageError, match="must not travel"):
+                travel(client.transport)
