@@ -23,7 +23,9 @@ def in_memory(request: Any) -> bytes | None:
     try:
         content: bytes = request.content
     except RuntimeError:  # either library's RequestNotRead
-        return None
+        # A redirected request takes over the stream of the one before, and forgets that it was read.
+        source = getattr(request.stream, "_stream", None)
+        return source if isinstance(source, bytes) else None
     return content
 
 

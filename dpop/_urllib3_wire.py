@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import lru_cache
 from io import BytesIO
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import urllib3
-from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.response import BaseHTTPResponse, HTTPResponse
@@ -27,7 +27,9 @@ from urllib3.util.retry import Retry
 from dpop.client.drive import DRAIN_OCTETS, DRAIN_SECONDS, sign_now
 from dpop.client.flow import PEEK_OCTETS, ProofFlow, Step
 
-__all__ = ["Exchange", "SignedHeaders", "drain", "peek", "sign_in"]
+__all__ = ["Exchange", "drain", "peek", "sign_in"]
+
+_T = TypeVar("_T")
 
 _PEEK_SECONDS = 5.0
 
@@ -35,70 +37,71 @@ _PEEK_SECONDS = 5.0
 class Exchange:
     """One call of the adapter: the flow, what its last answer on the wire asked for, and on which connection."""
 
-    __slots__ = ("connection", "flow", "one_shot", "step")
+    __slots__ = ("connection", "flow", "one_shot", "step", "withheld")
 
-    def __init__(self, flow: ProofFlow, *, one_shot: bool) -> None:
+    def __init__(self, flow: ProofFlow | None, *, one_shot: bool, withheld: frozenset[str]) -> None:
         self.flow = flow
         self.one_shot = one_shot
+        self.withheld = withheld
         self.step = Step.DONE
         self.connection: HTTPConnection | None = None
 
+    def send(self, send: Callable[..., _T], *args: Any, **options: Any) -> _T:
+        """Call ``send``; what this thread writes meanwhile belongs to this exchange.
 
-class SignedHeaders(CaseInsensitiveDict[Any]):
-    """The caller's headers on their way to the connection, with the exchange they belong to.
+        urllib3 hands nothing on from the adapter to a connection but the request itself, which must not
+        be changed: it is the caller's, and redirects are made from it.
+        """
+        token = _under_way.set(self)
+        try:
+            return send(*args, **options)
+        finally:
+            _under_way.reset(token)
 
-    They never hold a proof: the connection adds that as it writes.
-    """
 
-    def __init__(self, headers: Mapping[str, Any], exchange: Exchange) -> None:
-        super().__init__(headers)
-        self.exchange = exchange
-        for name in ("DPoP",) if exchange.flow.access_token is None else ("DPoP", "Authorization"):
-            self.pop(name, None)
-
-    def copy(self) -> SignedHeaders:
-        """A copy for the same exchange: urllib3 makes one for a forwarding proxy."""
-        return SignedHeaders(self, self.exchange)
+_under_way: ContextVar[Exchange | None] = ContextVar("dpop_exchange", default=None)
 
 
 class _SigningConnection(HTTPConnection):
     """Mixed into each of urllib3's connection classes."""
 
     _exchange: Exchange | None = None
-    _wire: tuple[str, str] = ("", "")
+    _target: str = ""
     _host_field: str = ""
 
-    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
-        self._exchange = getattr(headers, "exchange", None)
-        if self._exchange is not None:
-            self._exchange.connection = self
-        super().request(method, url, body=body, headers=headers, **options)
-
     def putrequest(self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False) -> None:
-        self._wire = (method, url)
+        self._exchange = _under_way.get()
+        self._target = url
         super().putrequest(method, url, skip_host=skip_host, skip_accept_encoding=skip_accept_encoding)
 
     def putheader(self, header: str, *values: str) -> None:  # type: ignore[override]
+        if self._exchange is None:
+            return super().putheader(header, *values)
+        name = header.lower()
+        if name in self._exchange.withheld:
+            return None
         super().putheader(header, *values)
-        if header.lower() == "host" and values:
+        if name == "host" and values:
             value: str | bytes = values[0]
             self._host_field = value.decode("latin-1") if isinstance(value, bytes) else value
+        return None
 
     def endheaders(self, message_body: Any = None, *, encode_chunked: bool = False) -> None:
         exchange = self._exchange
-        if exchange is not None:
+        if exchange is not None and exchange.flow is not None:
+            exchange.connection = self
             if self.sock is None:
                 self.connect()  # first, so that waiting for a connection does not age the proof
-            for name, value in sign_now(exchange.flow, exchange.flow.origin.scheme, self._host_field, self._wire[1]):
+            flow = exchange.flow
+            for name, value in sign_now(flow, flow.origin.scheme, self._host_field, self._target):
                 super().putheader(name, value)
         super().endheaders(message_body, encode_chunked=encode_chunked)
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3's own deviation from http.client
         response = super().getresponse()
-        exchange = self._exchange
-        if exchange is not None:
-            self._exchange = None
-            exchange.step = exchange.flow.received(response.status, list(response.headers.iteritems()))
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and exchange.flow is not None:
+            exchange.step = exchange.flow.received(response.status, response.headers.iteritems())
         return response
 
 
@@ -115,7 +118,7 @@ class _SigningPool(HTTPConnectionPool):
         *args: Any,
         **options: Any,
     ) -> BaseHTTPResponse:
-        exchange = getattr(headers, "exchange", None)
+        exchange = _under_way.get()
         if exchange is not None and exchange.one_shot and isinstance(retries, Retry):
             # Its body can be read once, so only what fails before it is read may be tried again: urllib3
             # itself would send the second request with an empty body.

@@ -93,7 +93,7 @@ def json_object(octets: bytes, *, max_depth: int = 8) -> dict[str, Any]:
         text = octets.decode("utf-8")
     except UnicodeDecodeError:
         raise EncodingError("not UTF-8") from None
-    if _depth(text) > max_depth:
+    if _depth(text, max_depth) > max_depth:
         raise EncodingError(f"JSON nested deeper than {max_depth} levels")
     try:
         value = json.loads(
@@ -118,14 +118,16 @@ def json_object(octets: bytes, *, max_depth: int = 8) -> dict[str, Any]:
     return value
 
 
-def _depth(text: str) -> int:
-    """Deepest nesting of brackets outside strings, found without recursion."""
+def _depth(text: str, max_depth: int) -> int:
+    """Deepest nesting of brackets outside strings, found without recursion; 0 if it cannot be too deep."""
+    if text.count("{") + text.count("[") <= max_depth:
+        return 0
     depth = deepest = 0
-    for token in _STRING_OR_BRACKET.findall(text):
-        if token in "{[":
+    for found in _STRING_OR_BRACKET.findall(text):
+        if found in "{[":
             depth += 1
             deepest = max(deepest, depth)
-        elif token in "}]":
+        elif found in "}]":
             depth -= 1
     return deepest
 
@@ -145,17 +147,13 @@ def _no_constant(name: str) -> NoReturn:
 
 def _bounded_int(digits: str) -> int:
     if len(digits) > _MAX_NUMBER_LENGTH:
-        raise EncodingError(
-            f"JSON with a number of {len(digits)} characters; at most {_MAX_NUMBER_LENGTH} are read"
-        )
+        raise EncodingError(f"JSON with a number of {len(digits)} characters; at most {_MAX_NUMBER_LENGTH} are read")
     return int(digits)
 
 
 def _bounded_float(digits: str) -> float:
     if len(digits) > _MAX_NUMBER_LENGTH:
-        raise EncodingError(
-            f"JSON with a number of {len(digits)} characters; at most {_MAX_NUMBER_LENGTH} are read"
-        )
+        raise EncodingError(f"JSON with a number of {len(digits)} characters; at most {_MAX_NUMBER_LENGTH} are read")
     value = float(digits)
     if value in {float("inf"), float("-inf")}:
         raise EncodingError("JSON with a number too large to represent")
@@ -177,9 +175,7 @@ def check_access_token(token: object) -> str:
         raise ArgumentTypeError("access token", "str", token)
     if not _TOKEN68.match(token):
         what = "is empty" if not token else "holds characters that an Authorization header cannot carry"
-        raise CredentialError(
-            f"the access token {what}; expected token68: A-Z a-z 0-9 - . _ ~ + / and = at the end"
-        )
+        raise CredentialError(f"the access token {what}; expected token68: A-Z a-z 0-9 - . _ ~ + / and = at the end")
     return token
 
 
@@ -195,8 +191,7 @@ def check_nonce(nonce: object) -> str:
     if not _NONCE.match(nonce):
         what = "is empty" if not nonce else "holds a character a nonce cannot have"
         raise CredentialError(
-            f'the nonce {what}; expected printable ASCII without space, " or \\: '
-            "copy the DPoP-Nonce header as it came"
+            f'the nonce {what}; expected printable ASCII without space, " or \\: copy the DPoP-Nonce header as it came'
         )
     return nonce
 

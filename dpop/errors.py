@@ -171,8 +171,8 @@ class UnrewindableBodyError(DPoPError):
 class InvalidProof(DPoPError):  # noqa: N818 - the contract's name, after the RFC's invalid_dpop_proof
     """A verifier's refusal (RFC 9449 §4.3, §5, §7.1).
 
-    :param error: the OAuth error code to answer with: ``invalid_dpop_proof``, ``use_dpop_nonce``
-        or ``invalid_token``.
+    :param error: the OAuth error code to answer with: ``invalid_dpop_proof``, ``use_dpop_nonce``,
+        ``invalid_token`` at a resource, ``invalid_grant`` at a token endpoint.
     :param reason: a stable name of the check that failed, such as ``"htu_mismatch"``.
     :param detail: one sentence for people, safe to log: it holds no proof, token or nonce.
     :param expected: what the verifier expected, where that is no secret.

@@ -24,11 +24,11 @@ from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cook
 from requests.utils import rewind_body
 from urllib3.util.retry import Retry
 
-from dpop._urllib3_wire import Exchange, SignedHeaders, drain, peek, sign_in
+from dpop._urllib3_wire import Exchange, drain, peek, sign_in
 from dpop.client.drive import refresh, wait_for_nonce
 from dpop.client.flow import Step
 from dpop.client.nonces import Role
-from dpop.client.policy import Policy, PolicyOptions, headers_to_withhold
+from dpop.client.policy import Policy, PolicyOptions, headers_replaced, headers_to_withhold
 from dpop.client.prover import Prover
 from dpop.client.request import AccessToken, OutgoingRequest, RequestCredentials
 from dpop.errors import UsageError
@@ -93,18 +93,16 @@ class DPoPAdapter(HTTPAdapter):
             self.close()
         outgoing = _facts(request)
         flow = self._policy.open(outgoing)
-        copy = request.copy()
         if flow is None:
-            for name in headers_to_withhold(outgoing):
-                copy.headers.pop(name, None)
-            return _handed_on(super().send(copy, *args, **options), request, [])
-        exchange = Exchange(flow, one_shot=not outgoing.repeatable)
+            foreign = Exchange(None, one_shot=False, withheld=headers_to_withhold(outgoing))
+            return foreign.send(super().send, request, *args, **options)
+        exchange = Exchange(flow, one_shot=not outgoing.repeatable, withheld=headers_replaced(flow))
         history: list[requests.Response] = []
+        sent = request
         wait_for_nonce(flow)
         try:
             while True:
-                copy.headers = SignedHeaders(copy.headers, exchange)
-                response = super().send(copy, *args, **options)
+                response = exchange.send(super().send, sent, *args, **options)
                 step = exchange.step
                 if step is Step.PEEK:
                     octets, response.raw = peek(response.raw)
@@ -112,10 +110,13 @@ class DPoPAdapter(HTTPAdapter):
                 if step is Step.REFRESH:
                     step = refresh(flow)
                 if step is Step.DONE:
-                    return _handed_on(response, request, history)
+                    response.request = request
+                    if history:
+                        response.history = history
+                    return response
                 drain(response.raw, exchange)
-                history.append(_handed_on(response, request, []))
-                copy = _again(request, copy, response, self._policy.rebuild if flow.needs_rebuild else None)
+                history.append(response)
+                sent = _again(sent, response, self._policy.rebuild if flow.needs_rebuild else None)
         finally:
             flow.failed()
 
@@ -215,31 +216,18 @@ def _repeatable(request: requests.PreparedRequest, content: bytes | None) -> boo
 
 
 def _again(
-    request: requests.PreparedRequest,
-    sent: requests.PreparedRequest,
-    response: requests.Response,
-    rebuild: Callable[[bytes], bytes] | None,
+    sent: requests.PreparedRequest, response: requests.Response, rebuild: Callable[[bytes], bytes] | None
 ) -> requests.PreparedRequest:
     """The request as it is sent the second time: its body whole again, its cookies brought up to date."""
-    copy = request.copy()
+    copy = sent.copy()
     if "Set-Cookie" in response.headers:
-        jar = RequestsCookieJar() if sent._cookies is None else sent._cookies  # noqa: SLF001
-        if copy.headers.get("Cookie") == get_cookie_header(jar, request):
+        jar = RequestsCookieJar() if copy._cookies is None else copy._cookies  # noqa: SLF001
+        if copy.headers.get("Cookie") == get_cookie_header(jar, sent):
             copy.headers.pop("Cookie", None)  # made from the jar; a caller's own is kept
         extract_cookies_to_jar(jar, sent, response.raw)
         copy.prepare_cookies(jar)
     if rebuild is not None:
-        copy.prepare_body(rebuild(_in_memory(request.body) or b""), None)
+        copy.prepare_body(rebuild(_in_memory(sent.body) or b""), None)
     elif isinstance(copy._body_position, int):  # noqa: SLF001
         rewind_body(copy)
     return copy
-
-
-def _handed_on(
-    response: requests.Response, request: requests.PreparedRequest, history: list[requests.Response]
-) -> requests.Response:
-    """The answer as the caller sees it: to the request as the caller made it."""
-    response.request = request
-    if history:
-        response.history = history
-    return response

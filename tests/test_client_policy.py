@@ -111,14 +111,14 @@ def test_a_key_takes_the_name_the_server_lists() -> None:
 @pytest.mark.parametrize(
     ("authorization", "withheld"),
     [
-        (None, ("DPoP",)),
-        ("Basic eDp5", ("DPoP",)),
-        ("Bearer x", ("DPoP",)),
-        ("DPoP x", ("DPoP", "Authorization")),
-        ("dpop  x", ("DPoP", "Authorization")),
+        (None, {"dpop"}),
+        ("Basic eDp5", {"dpop"}),
+        ("Bearer x", {"dpop"}),
+        ("DPoP x", {"dpop", "authorization"}),
+        ("dpop  x", {"dpop", "authorization"}),
     ],
 )
-def test_what_a_foreign_origin_does_not_get(authorization: str | None, withheld: tuple[str, ...]) -> None:
+def test_what_a_foreign_origin_does_not_get(authorization: str | None, withheld: set[str]) -> None:
     """A proof or a bound token never goes to a foreign origin; other credentials are the caller's business."""
     assert headers_to_withhold(OutgoingRequest("GET", "https://x.example", authorization=authorization)) == withheld
 

@@ -52,13 +52,17 @@ def wait_for_nonce(flow: ProofFlow) -> None:
 
     Never in a thread that runs an event loop: that would stop the very task it waits for.
     """
+    cold_start = flow.ready()
+    if cold_start is None:
+        return
     deadline = time.monotonic() + _COLD_START_SECONDS
-    while (cold_start := flow.ready()) is not None:
+    while cold_start is not None:
         left = deadline - time.monotonic()
         if left <= 0 or _runs_an_event_loop():
             flow.ready(give_up=True)
             return
         cold_start.wait(left)
+        cold_start = flow.ready()
 
 
 async def async_wait_for_nonce(flow: ProofFlow, tools: AsyncTools) -> None:

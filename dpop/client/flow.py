@@ -181,6 +181,8 @@ class ProofFlow:
             _log.warning("the DPoP-Nonce of %s is ignored: %s", self.origin, problem)
         if values["age"]:
             nonce = None  # from a cache, so not the server's newest (RFC 9449 §8.2)
+        if status not in {400, 401}:
+            return self._decide(None, nonce, None, status)
         ahead = skew(values["date"][0] if values["date"] else None, self._sent_at)
         if status == 401 and self.role is Role.RS:
             challenge = dpop_challenge(values["www-authenticate"])

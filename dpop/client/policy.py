@@ -20,7 +20,7 @@ from dpop.profiles import RFC9449, Profile
 if TYPE_CHECKING:
     from dpop.keys import Key
 
-__all__ = ["Policy", "PolicyOptions", "headers_to_withhold"]
+__all__ = ["Policy", "PolicyOptions", "headers_replaced", "headers_to_withhold"]
 
 
 class PolicyOptions(TypedDict, total=False):
@@ -135,9 +135,18 @@ class Policy:
         return ProofFlow(self, prover, request, origin=origin, role=role, access_token=token)
 
 
-def headers_to_withhold(request: OutgoingRequest) -> tuple[str, ...]:
-    """Names of headers that a request to a foreign origin must not carry: a proof, a bound token."""
-    return ("DPoP", "Authorization") if request.own_scheme == "dpop" else ("DPoP",)
+_PROOF = frozenset({"dpop"})
+_PROOF_AND_TOKEN = frozenset({"dpop", "authorization"})
+
+
+def headers_to_withhold(request: OutgoingRequest) -> frozenset[str]:
+    """Names, in lower case, that a request to a foreign origin must not carry: a proof, a bound token."""
+    return _PROOF_AND_TOKEN if request.own_scheme == "dpop" else _PROOF
+
+
+def headers_replaced(flow: ProofFlow) -> frozenset[str]:
+    """Names, in lower case, of the caller's headers that a flow's own take the place of."""
+    return _PROOF if flow.access_token is None else _PROOF_AND_TOKEN
 
 
 def _checked_origins(origins: str | Iterable[str], insecure: str | Iterable[str]) -> frozenset[Origin]:

@@ -46,7 +46,7 @@ class RequestCredentials:
     seen: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutgoingRequest:
     """One request on one hop, as it is about to be sent.
 
