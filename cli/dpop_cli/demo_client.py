@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The smallest DPoP client there can be: the library's brain on ``http.client``, for the demo.
+
+It is also an example of how an HTTP library is given DPoP. All decisions - which nonce, whether to send
+again - are the flow's; what is here only carries octets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import urlencode
+
+from dpop.client.drive import refresh, sign_now, wait_for_nonce
+from dpop.client.flow import PEEK_OCTETS, Step
+from dpop.client.policy import Policy
+from dpop.client.request import OutgoingRequest
+from dpop.encoding import json_object
+from dpop.errors import EncodingError, UsageError
+from dpop.htu import Origin
+
+__all__ = ["Exchange", "on_the_wire", "send"]
+
+_FORM = "application/x-www-form-urlencoded"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request as it was on the wire, and its answer."""
+
+    method: str
+    url: str
+    sent: Mapping[str, str] = field(repr=False)
+    status: int
+    received: list[tuple[str, str]] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    def answer(self, name: str) -> str | None:
+        """A header field of the answer."""
+        return next((value for key, value in self.received if key.lower() == name.lower()), None)
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The answer's body; empty if it is not a JSON object."""
+        try:
+            return json_object(self.body)
+        except EncodingError:
+            return {}
+
+
+def send(policy: Policy, method: str, url: str, form: Mapping[str, str] | None = None) -> list[Exchange]:
+    """Send a request with its proof, and once more with a nonce if the server asks for one.
+
+    :param policy: whose proofs, for which servers, with which token.
+    :returns: what was on the wire, in order; the last answer is the one that counts.
+    """
+    content = None if form is None else urlencode(form).encode("ascii")
+    content_type = None if form is None else _FORM
+    flow = policy.open(OutgoingRequest(method=method, url=url, content=content, content_type=content_type))
+    if flow is None:
+        raise UsageError(f"{Origin.of_url(url)} is none of the policy's origins")
+    origin = Origin.of_url(url)
+    exchanges = []
+    wait_for_nonce(flow)
+    try:
+        while True:
+            headers = dict(sign_now(flow, origin.scheme, origin.authority, _target(url)))
+            exchange = on_the_wire(method, url, headers, content)
+            exchanges.append(exchange)
+            step = flow.received(exchange.status, exchange.received)
+            if step is Step.PEEK:
+                step = flow.judged(exchange.body[:PEEK_OCTETS])
+            if step is Step.REFRESH:
+                step = refresh(flow)
+            if step is Step.DONE:
+                return exchanges
+    finally:
+        flow.failed()
+
+
+def on_the_wire(method: str, url: str, headers: Mapping[str, str], content: bytes | None = None) -> Exchange:
+    """Send one request exactly as given: what a thief would do."""
+    origin = Origin.of_url(url)
+    sent = {"Content-Type": _FORM, **headers} if content is not None else dict(headers)
+    connection = HTTPConnection(origin.host, origin.port, timeout=10)
+    try:
+        connection.request(method, _target(url), body=content, headers=sent)
+        response = connection.getresponse()
+        return Exchange(method, url, sent, response.status, response.getheaders(), response.read())
+    finally:
+        connection.close()
+
+
+def _target(url: str) -> str:
+    """The request-target: what of the URL is behind its origin."""
+    return "/" + url.partition("://")[2].partition("/")[2]

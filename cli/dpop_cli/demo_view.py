@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the demo looks: decoded proofs in columns, at most 80 wide, in the characters the terminal has."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import click
+
+from dpop.keys import thumbprint
+from dpop_cli.demo_story import Scene, Step
+
+__all__ = ["Glyphs", "View", "as_json"]
+
+_WIDTH = 79
+_SHOWN = 12
+_NOTES = {
+    "typ": "a DPoP proof, and no other JWT",
+    "alg": "how it is signed",
+    "jwk": "the public key; here its thumbprint",
+    "jti": "its name: good for one request",
+    "htm": "for this method",
+    "htu": "at this URL",
+    "ath": "the access token's hash",
+    "nonce": "what the server gave last",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Glyphs:
+    """The few characters beyond ASCII, or what stands in for them on a code page without them."""
+
+    ellipsis: str = "…"
+    rule: str = "─"
+    bar: str = "│"
+    answer: str = "←"
+
+    @classmethod
+    def for_encoding(cls, encoding: str | None) -> Glyphs:
+        """Those an output of that encoding can show, all or none of them."""
+        glyphs = cls()
+        try:
+            f"{glyphs.ellipsis}{glyphs.rule}{glyphs.bar}{glyphs.answer}".encode(encoding or "ascii")
+        except (UnicodeEncodeError, LookupError):
+            return cls("...", "-", "|", "<-")
+        return glyphs
+
+
+class View:
+    """Turns steps into lines.
+
+    :param color: styles them; otherwise they are plain text.
+    """
+
+    def __init__(self, glyphs: Glyphs, *, color: bool) -> None:
+        self._glyphs = glyphs
+        self._style: Callable[..., str] = click.style if color else _plain
+        self._header_told = False
+
+    def lines(self, number: int, step: Step) -> Iterator[str]:
+        """One step, from its title to its moral."""
+        head = f"{self._glyphs.rule * 2} {number}  {step.title} "
+        yield self._style(head + self._glyphs.rule * (_WIDTH - len(head)), bold=True)
+        yield from _wrapped(step.text, "   ")
+        for name, value in step.facts.items():
+            yield f"   {self._style(f'{name:<12}', fg='cyan')}{value}"
+        for scene in step.scenes:
+            yield ""
+            yield from self._scene(scene)
+        if step.moral:
+            yield ""
+            yield from _wrapped(step.moral, "   ")
+        for problem in step.problems:
+            yield self._style(f"   This did not go as it must; expected: {problem}.", fg="red", bold=True)
+        yield ""
+
+    def _scene(self, scene: Scene) -> Iterator[str]:
+        exchange = scene.exchange
+        if scene.caption:
+            yield f"   {scene.caption}"
+        yield f"   {self._style(f'{exchange.method} {exchange.url}', bold=True)}"
+        scheme, _, token = exchange.sent.get("Authorization", "").partition(" ")
+        if token:
+            yield self._row("", "", f"Authorization: {scheme} {self._short(token)}", "")
+        if scene.form:
+            shown = (f"{name}={value if name == 'grant_type' else self._short(value)}" for name, value in scene.form)
+            yield self._row("", "", "  ".join(shown), "")
+        if scene.brief:
+            yield self._row("", "", scene.brief, "")
+        elif scene.proof is not None:
+            yield from self._proof(scene, *scene.proof)
+        yield from self._answer(scene)
+
+    def _proof(self, scene: Scene, header: dict[str, Any], claims: dict[str, Any]) -> Iterator[str]:
+        notes = {**_NOTES, "iat": f"made at {time.strftime('%H:%M:%S', time.localtime(claims['iat']))}", **scene.notes}
+        jwk = self._short(thumbprint(header["jwk"]))
+        if self._header_told:
+            yield self._row("header", "jwk", jwk, notes["jwk"] if "jwk" in scene.notes else "the same key")
+        else:
+            self._header_told = True
+            yield self._row("header", "typ", header["typ"], notes["typ"])
+            yield self._row("", "alg", header["alg"], notes["alg"])
+            yield self._row("", "jwk", jwk, notes["jwk"])
+        group = "claims"
+        for name, value in claims.items():
+            shown = self._short(value) if name in {"jti", "ath", "nonce"} else str(value)
+            yield self._row(group, name, shown, notes.get(name, ""))
+            group = ""
+
+    def _answer(self, scene: Scene) -> Iterator[str]:
+        exchange = scene.exchange
+        good = exchange.status < 300
+        color = "green" if good else "yellow" if scene.error == "use_dpop_nonce" else "red"
+        status = f"{exchange.status} {scene.error or HTTPStatus(exchange.status).phrase}"
+        yield f"   {self._glyphs.answer} {self._style(status, fg=color, bold=True)}"
+        for name, note in scene.answer.items():
+            value = exchange.json.get(name, exchange.answer(name))
+            if value is not None:
+                yield self._row("", name, self._short(str(value)), note)
+        if scene.refusal is not None:
+            refusal = scene.refusal
+            text = f"The server's log says {refusal.reason}: {refusal.detail}"
+            if refusal.expected and refusal.got:
+                text += f"; expected {self._short(refusal.expected)}, got {self._short(refusal.got)}"
+            yield from _wrapped(text, "     ")
+
+    def _row(self, group: str, name: str, value: str, note: str) -> str:
+        """``| header  typ  dpop+jwt   what it is for``; names of answers are longer than those of claims."""
+        left = f"{group:<8}{name:<7}" if len(name) < 7 else f"{name:<15}"
+        line = (
+            f"   {self._glyphs.bar} {self._style(left, fg='cyan')}{value}" if name else f"   {self._glyphs.bar} {value}"
+        )
+        if not note:
+            return line
+        gap = " " * max(2, 22 - len(value))
+        return f"{line}{gap}{self._style(note, dim=True)}"
+
+    def _short(self, value: str) -> str:
+        return value if len(value) <= _SHOWN + 3 else value[:_SHOWN] + self._glyphs.ellipsis
+
+
+def as_json(number: int, step: Step) -> dict[str, Any]:
+    """One step for a program. Tokens and whole proofs are left out."""
+    return {
+        "number": number,
+        "title": step.title,
+        "problems": step.problems,
+        "requests": [_scene_as_json(s) for s in step.scenes],
+    }
+
+
+def _scene_as_json(scene: Scene) -> dict[str, Any]:
+    header, claims = scene.proof or (None, None)
+    refusal = scene.refusal
+    return {
+        "method": scene.exchange.method,
+        "url": scene.exchange.url,
+        "proof": None if header is None else {"header": header, "claims": claims},
+        "status": scene.exchange.status,
+        "error": scene.error or None,
+        "nonce": scene.exchange.answer("DPoP-Nonce"),
+        "reason": None if refusal is None else refusal.reason,
+    }
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _plain(text: str, **_styles: object) -> str:
+    return text
