@@ -44,7 +44,14 @@ def run(
     """Run ``dpop`` as a process; ``shell`` is what a shell would have behind the command."""
     command = [*DPOP, *args] if not shell else ["sh", "-c", f'exec "$@" {shell}', "sh", *DPOP, *args]
     return subprocess.run(
-        command, cwd=cwd, input=stdin, env=environment(**(env or {})), capture_output=True, text=True, timeout=60, check=False
+        command,
+        cwd=cwd,
+        input=stdin,
+        env=environment(**(env or {})),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 

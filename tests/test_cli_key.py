@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from cli_process import AtTerminal, examples, invoke, run_script
+from dpop_cli.key import generate, show, thumbprint
 
 import dpop
 from dpop.keys import SoftwareKey
-from dpop_cli.key import generate, show, thumbprint
 
 ALGS = ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256"]
 
@@ -166,7 +166,11 @@ def test_no_key_named() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ['{"kty":"EC","d":"c2VjcmV0"}', "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----", "pkcs11:token=t;object=k?pin-value=c2VjcmV0"],
+    [
+        '{"kty":"EC","d":"c2VjcmV0"}',
+        "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----",
+        "pkcs11:token=t;object=k?pin-value=c2VjcmV0",
+    ],
 )
 def test_key_material_and_pins_are_refused_and_not_repeated(source: str) -> None:
     """--key takes a name; a key or PIN in its place is status 2, and appears in no message."""

@@ -80,7 +80,9 @@ def test_a_light_start(args: list[str]) -> None:
         f"try:\n    main({args!r})\nexcept SystemExit:\n    pass\n"
         "print([m for m in sys.modules if m.partition('.')[0] in ('dpop', 'cryptography', 'http', 'asyncio')])"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
@@ -196,7 +198,13 @@ def test_a_reader_that_has_gone_ends_it_quietly() -> None:
     os.close(reader)
     try:
         done = subprocess.run(
-            [*DPOP, "--help"], stdout=writer, stderr=subprocess.PIPE, env=environment(), text=True, timeout=60, check=False
+            [*DPOP, "--help"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            text=True,
+            timeout=60,
+            check=False,
         )
     finally:
         os.close(writer)

@@ -101,7 +101,7 @@ def _loaded(name: str, target: str) -> click.Command:
             raise
         raise click.UsageError(
             f"dpop {name} needs the Python package {error.name}, which is not installed;"
-            f" run: pip install 'dpop-toolkit[{name}]'"
+            f" run: pip install 'dpop-toolkit[all]'"
         ) from None
     return command
 
