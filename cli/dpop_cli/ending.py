@@ -50,9 +50,14 @@ def pipe_kept_from_click() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.EPIPE:
+        if not _is_closed_pipe(error):
             raise
         raise PipeClosedError from None
+
+
+def _is_closed_pipe(error: OSError) -> bool:
+    """Windows says EINVAL, of a stream without a name."""
+    return error.errno == errno.EPIPE or (os.name == "nt" and error.errno == errno.EINVAL and error.filename is None)
 
 
 def run_to_exit_status(run: Callable[[], object]) -> int:
@@ -74,7 +79,7 @@ def run_to_exit_status(run: Callable[[], object]) -> int:
         return Status.PIPE_CLOSED
     except OSError as error:
         _drop_output()
-        if error.errno == errno.EPIPE:
+        if _is_closed_pipe(error):
             return Status.PIPE_CLOSED
         try:
             return _fail(f"the output could not be written: {error.strerror}", Status.TROUBLE)
