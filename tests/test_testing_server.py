@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The test server as a whole: its life, its addresses, what it remembers, and its resource server's answers."""
+"""The test server as a whole: its life, its addresses, what it remembers, and what its API answers."""
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,7 +15,17 @@ from testing_client import KEY, OTHER_KEY, Answer, call, post, reasons, send
 import dpop
 from dpop.client.challenge import dpop_challenge
 from dpop.errors import UsageError
-from dpop.testing import Discipline, DPoPTestServer
+from dpop.server import MemoryReplayCache
+from dpop.testing import Discipline, DPoPTestServer, Levers
+from dpop.testing.authorization_server import AuthorizationServer
+from dpop.testing.clients import Client, Clients
+from dpop.testing.deployment import Deployment
+from dpop.testing.gate import Gate
+from dpop.testing.messages import Request
+from dpop.testing.resource_server import ResourceServer
+from dpop.testing.stats import Journal
+from dpop.testing.store import AccessToken, Store
+from dpop.testing.token_endpoint import TokenEndpoint
 
 
 def refused(answer: Answer) -> tuple[int, str | None]:
@@ -75,13 +87,13 @@ def test_a_port_in_use_is_told() -> None:
 
 def test_a_host_that_is_none_is_told() -> None:
     """A host this machine does not have is refused."""
-    with pytest.raises(UsageError, match="cannot listen|no address"):
+    with pytest.raises(UsageError, match=r"cannot listen|no address"):
         DPoPTestServer(host="192.0.2.1").start()
 
 
 def test_a_wrong_mode_is_told() -> None:
     """There are two modes."""
-    with pytest.raises(UsageError, match="rfc9449 or google"):
+    with pytest.raises(UsageError, match=r"rfc9449 or google"):
         DPoPTestServer(mode="okta")  # type: ignore[arg-type]
 
 
@@ -381,7 +393,7 @@ def test_every_kind_of_key_is_served(alg: str) -> None:
 
 
 def test_bad_proofs_are_refused_for_real() -> None:
-    """Another key, another URL, another method, another token, a used proof: each is refused for its reason."""
+    """Another key, URL, method or token, or a used proof: each is refused for its reason."""
     with DPoPTestServer(nonces="none") as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
 
@@ -402,7 +414,7 @@ def test_bad_proofs_are_refused_for_real() -> None:
 
 @pytest.mark.parametrize("discipline", ["window", "rotating", "single-use"])
 def test_nonces_of_one_role_are_unknown_to_the_other(discipline: Discipline) -> None:
-    """RFC 9449 §9: a nonce of the resource server does not help at the token endpoint, nor at another server."""
+    """RFC 9449 §9: a nonce of the API helps neither at the token endpoint nor at another server."""
     with DPoPTestServer(nonces=discipline) as server, DPoPTestServer(nonces=discipline) as other:
         token = server.issue_access_token(jkt=KEY.thumbprint)
         grant = {"grant_type": "client_credentials"}
@@ -426,3 +438,33 @@ def test_a_web_page_may_ask_and_read() -> None:
         answer = send("GET", server.resource, asking[:1])
         assert answer.field("Access-Control-Allow-Origin") == "*"
         assert answer.field("Access-Control-Expose-Headers") == "WWW-Authenticate, DPoP-Nonce"
+
+
+# --- without sockets
+
+
+def test_a_full_replay_cache_is_503() -> None:
+    """R15: a proof that cannot be told from a replay is not accepted; from request to response, no sockets."""
+    levers, clock = Levers(as_nonces="none"), time.time
+    store, origin = Store(clock), "https://as.example"
+    store.add_access_token(AccessToken("t", "c", "alice", "read", "g", 0, math.inf, {"jkt": KEY.thumbprint}))
+    deployment = Deployment(origin, store, Clients(Client("c", "s")), levers, Journal(kept=1), clock)
+    gate = Gate("AS", levers=levers, algs=["ES256"], clock=clock, replay=MemoryReplayCache(max_entries=1))
+    endpoint = TokenEndpoint(origin + "/token", deployment, gate)
+    authorization_server = AuthorizationServer(deployment, gate, endpoint)
+    resource_server = ResourceServer(deployment, gate, takes_proofs=True)
+
+    def token_request() -> Request:
+        form = b"grant_type=client_credentials&client_id=c&client_secret=s"
+        proof = ("DPoP", dpop.create_proof(KEY, "POST", origin + "/token"))
+        return Request(
+            "POST", "/token", [("Content-Type", "application/x-www-form-urlencoded"), proof], form, len(form)
+        )
+
+    assert authorization_server.respond("token", token_request()).status == 200
+    assert authorization_server.respond("token", token_request()).status == 503
+    proof = dpop.create_proof(KEY, "GET", origin + "/resource", access_token="t")
+    request = Request("GET", "/resource", [("Authorization", "DPoP t"), ("DPoP", proof)])
+    assert resource_server.respond(request).status == 503
+    for holder in (request, resource_server.respond(request), deployment, store, gate):
+        assert proof not in repr(holder)

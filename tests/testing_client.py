@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client that sends exactly what it is told to: for tests of the test server, which must not need an adapter."""
+"""A client that sends exactly what it is told to, for tests of the test server itself."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def post(
     secret: str | None = None,
     **proof: Any,
 ) -> Answer:
-    """A form for the authorization server, from the confidential client or the public one; key=None: no proof."""
+    """A form for the authorization server, from one of its two clients; key=None: no proof."""
     headers = [("Content-Type", "application/x-www-form-urlencoded")]
     secret = secret or server.client_secret
     if public:

@@ -27,6 +27,8 @@ _LOGGER = logging.getLogger("dpop.testing")
 _BACKLOG = 512
 _IDLE_SECONDS = 60
 _STOP_SECONDS = 5.0
+_LINGER_SECONDS = 1.0
+_LINGER_OCTETS = 4_194_304
 
 Respond = Callable[[Request, int], Response | None]
 
@@ -146,8 +148,9 @@ class HTTPServer:
                 method = request.method
                 response = respond(request, number)
             except BadRequest as error:
-                reader.keep_alive = False
-                response = empty(error.status)
+                self._write(connection, empty(error.status), method, keep_alive=False)
+                _linger(connection)
+                return
             except OSError:
                 raise
             except Exception:
@@ -156,11 +159,12 @@ class HTTPServer:
                 response = empty(500)
             if response is None:
                 return
-            pieces = response_octets(
-                response, method=method, date=self._http_date(), keep_alive=reader.keep_alive
-            )
-            for piece in pieces:
-                connection.sendall(piece)
+            self._write(connection, response, method, keep_alive=reader.keep_alive)
+
+    def _write(self, connection: socket.socket, response: Response, method: str, *, keep_alive: bool) -> None:
+        pieces = response_octets(response, method=method, date=self._http_date(), keep_alive=keep_alive)
+        for piece in pieces:
+            connection.sendall(piece)
 
     def _http_date(self) -> str:
         """The Date field, formatted once a second."""
@@ -191,6 +195,15 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on port {port} of {host}: {why}; choose another port, or 0 for one that is free"
         ) from error
     return listener
+
+
+def _linger(connection: socket.socket) -> None:
+    """Read on for a while: a connection closed with octets unread is reset, and our answer lost with it."""
+    connection.shutdown(socket.SHUT_WR)
+    connection.settimeout(_LINGER_SECONDS)
+    left = _LINGER_OCTETS
+    while left > 0 and (octets := connection.recv(65_536)):
+        left -= len(octets)
 
 
 def _shut(connection: socket.socket) -> None:

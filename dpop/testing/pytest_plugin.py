@@ -7,7 +7,7 @@ pytest imports this module in every run, so it imports the server only when a te
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -33,5 +33,6 @@ def dpop_server(request: pytest.FixtureRequest) -> Iterator[DPoPTestServer]:
     from dpop.testing.server import DPoPTestServer  # noqa: PLC0415 - see the module
 
     marker = request.node.get_closest_marker("dpop_server")
-    with DPoPTestServer(**({} if marker is None else marker.kwargs)) as server:
+    arguments: dict[str, Any] = {} if marker is None else dict(marker.kwargs)
+    with DPoPTestServer(**arguments) as server:
         yield server
