@@ -32,6 +32,10 @@ __all__ = ["compact", "create_proof", "random_jti", "signing_input"]
 
 _STANDARD_CLAIMS = frozenset({"jti", "htm", "htu", "iat", "ath", "nonce"})
 _MAX_JTI_LENGTH = 256
+_SIGNATURE_SIZES = {alg: algorithm.signature_size for alg, algorithm in ALGORITHMS.items()}
+
+# These need no check.
+_COMMON_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # Header octets by (alg, thumbprint): two facts that name a public key and the way it signs. Bounded
 # by clearing; losing an entry costs one recomputation.
@@ -40,8 +44,8 @@ _MAX_HEADERS = 1024
 
 
 def random_jti() -> str:
-    """A fresh ``jti``: 128 random bits, 22 characters of base64url (RFC 9449 §4.2 asks for 96 or more)."""
-    return binascii.b2a_base64(os.urandom(16), newline=False).translate(_URL_SAFE, b"=").decode("ascii")
+    """A fresh ``jti``: 128 random bits, 32 hexadecimal digits (RFC 9449 §4.2 asks for 96 bits or more)."""
+    return os.urandom(16).hex()
 
 
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
@@ -69,17 +73,31 @@ def signing_input(
     :raises UsageError: the extra claims name a standard claim or are not JSON.
     :raises DPoPKeyError: the key's public JWK is not a key DPoP can use.
     """
+    return _octets(key, method, htu, _quoted(jti), iat, nonce, ath, claims)
+
+
+def _octets(  # noqa: PLR0917 - positional because it is on the path of every proof
+    key: Key,
+    method: str,
+    htu: str,
+    quoted_jti: str,
+    iat: int,
+    nonce: str | None,
+    ath: str | None,
+    claims: Mapping[str, Any] | None,
+) -> bytes:
+    """What :func:`signing_input` says, for an identifier that is JSON already."""
     try:
         header = _header_octets.get((key.alg, key.thumbprint)) or _header(key)
     except AttributeError:
         what = "a key from generate_key or load_key, or any object with its protocol"
         raise ArgumentTypeError("key", what, key) from None
-    tail = f',"ath":"{ath}"' if ath is not None else ""
+    tail = "" if ath is None else f',"ath":"{ath}"'
     if nonce is not None:
         tail += f',"nonce":"{nonce}"'
     if claims:
         tail += _extra(claims)
-    payload = f'{{"jti":{_quoted(jti)},"htm":"{method}","htu":{_quoted_htu(htu)},"iat":{iat}{tail}}}'
+    payload = f'{{"jti":{quoted_jti}{_target(method, htu)}{iat}{tail}}}'
     return header + binascii.b2a_base64(payload.encode("ascii"), newline=False).translate(_URL_SAFE, b"=")
 
 
@@ -116,15 +134,15 @@ def create_proof(
     :raises CredentialError: a nonce or token with characters it cannot have.
     :raises DPoPKeyError: the key cannot be used or did not sign.
     """
-    octets = signing_input(
+    octets = _octets(
         key,
-        check_method(method),
+        method if type(method) is str and method in _COMMON_METHODS else check_method(method),
         url_htu(url),
-        jti=random_jti() if jti is None else _checked_jti(jti),
-        iat=int(clock()) if iat is None else _checked_iat(iat),
-        nonce=None if nonce is None else check_nonce(nonce),
-        ath=None if access_token is None else access_token_hash(access_token),
-        claims=claims,
+        f'"{random_jti()}"' if jti is None else _quoted(_checked_jti(jti)),
+        int(clock()) if iat is None else _checked_iat(iat),
+        None if nonce is None else check_nonce(nonce),
+        None if access_token is None else access_token_hash(access_token),
+        claims,
     )
     return compact(octets, sign(key, octets))
 
@@ -135,7 +153,7 @@ def sign(key: Key, octets: bytes) -> bytes:
     :raises SigningError: not a signature of the algorithm's size.
     """
     signature = key.sign(octets)
-    size = ALGORITHMS[key.alg].signature_size
+    size = _SIGNATURE_SIZES[key.alg]
     if type(signature) is not bytes or not signature or (size is not None and len(signature) != size):
         got = f"{len(signature)} octets" if isinstance(signature, bytes) else type(signature).__name__
         hint = "; DER from the device must be converted with der_to_raw" if key.alg.startswith("ES") else ""
@@ -160,7 +178,11 @@ def _header(key: Key) -> bytes:
 
 
 _quoted = json.encoder.encode_basestring_ascii
-_quoted_htu = lru_cache(maxsize=512)(_quoted)
+
+
+@lru_cache(maxsize=1024)
+def _target(method: str, htu: str) -> str:
+    return f',"htm":"{method}","htu":{_quoted(htu)},"iat":'
 
 
 def _extra(claims: Mapping[str, Any]) -> str:

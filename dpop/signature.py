@@ -10,7 +10,7 @@ rule: a signature is converted as it stands.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, cast
 
 from dpop.errors import ArgumentTypeError, SignatureFormatError, UsageError
 
@@ -50,7 +50,7 @@ def _usual_layout(size: int) -> re.Pattern[bytes]:
 
 # Signing one request should cost one signature and nothing else that can be measured: a single match
 # takes half the time of the parser below. P-521 lengths need other octets; they are rare and parsed.
-_USUAL: Final = {32: _usual_layout(32), 48: _usual_layout(48)}
+_USUAL: Final = {32: _usual_layout(32).fullmatch, 48: _usual_layout(48).fullmatch}
 
 
 def der_to_raw(der: bytes, size: int = 32) -> bytes:
@@ -65,14 +65,14 @@ def der_to_raw(der: bytes, size: int = 32) -> bytes:
     """
     if not isinstance(der, bytes):
         raise ArgumentTypeError("der", "bytes", der)
-    order = _order_octets(size)
-    layout = _USUAL.get(size)
-    usual = layout.fullmatch(der) if layout else None
+    usual = _USUAL[size](der) if type(size) is int and size in _USUAL else None
     if usual:
         length, r, s = usual.groups()
+        order = _ORDER_OCTETS[size]
         # No first octet is 00, so neither is zero; octets of equal length compare as numbers do.
         if length[0] == len(der) - 2 and r < order and s < order:
-            return r + s
+            return cast("bytes", r + s)
+    _order_octets(size)
     return _parse(der, size)
 
 
