@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import pytest
 from testing_client import KEY, OTHER_KEY, Answer, ask, call, post, reasons, send
@@ -47,7 +47,7 @@ def test_a_whole_flow_works(server: DPoPTestServer) -> None:
     assert "refresh_token" not in again.json
     headers = [("Authorization", f"Bearer {again.json['access_token']}")]
     assert send("GET", server.resource, headers).json["scheme"] == "Bearer"
-    assert (server.stats.total_challenges, reasons(server)) == (0, [])
+    assert (server.stats.challenges, reasons(server)) == (0, [])
 
 
 def test_the_jti_of_an_exchange_is_the_hash_of_the_code(server: DPoPTestServer) -> None:
@@ -169,8 +169,23 @@ def test_the_client_secret_is_required(server: DPoPTestServer) -> None:
     assert (answer.status, answer.json["error"]) == (401, "invalid_client")
 
 
-def test_time_based_access_and_fewer_scopes(server: DPoPTestServer) -> None:
-    """refresh_token_expires_in appears when it is set; the user may grant less than asked."""
+def test_the_user_may_grant_less(server: DPoPTestServer) -> None:
+    """With granted_scope the token has fewer scopes than were asked for."""
+    server.levers.granted_scope = "b"
+    asked = {
+        "response_type": "code",
+        "client_id": server.client_id,
+        "redirect_uri": "http://x/",
+        "scope": "a b",
+    }
+    location = send("GET", f"{server.authorization_endpoint}?{urlencode(asked)}").field("Location") or ""
+    code = parse_qs(urlsplit(location).query)["code"][0]
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": "http://x/"}
+    assert post(server, server.token_endpoint, form, jti=dpop.code_jti(code)).json["scope"] == "b"
+
+
+def test_time_based_access(server: DPoPTestServer) -> None:
+    """refresh_token_expires_in appears when it is set."""
     plain = redeem(server, server.issue_code(scope="a b")).json
     assert "refresh_token_expires_in" not in plain
     server.levers.refresh_token_expires_in = 3600
@@ -202,8 +217,8 @@ def test_the_api_knows_bearer_tokens_only(server: DPoPTestServer) -> None:
 
 def test_nonces_may_be_of_another_discipline() -> None:
     """nonces= sets the token endpoint's; the API has none."""
-    with DPoPTestServer(mode="google", nonces="window") as server:
-        assert (server.levers.as_nonces, server.levers.rs_nonces) == ("window", "none")
+    with DPoPTestServer(mode="google", nonces="rotating") as server:
+        assert (server.levers.as_nonces, server.levers.rs_nonces) == ("rotating", "none")
         nonce = refresh(server, server.issue_refresh_token()).nonce
         for _ in range(2):
             answer = refresh(server, server.issue_refresh_token(), nonce=nonce)

@@ -246,7 +246,7 @@ def test_a_bug_is_500_and_logged(server: HTTPServer, caplog: pytest.LogCaptureFi
 
 def test_sixty_four_clients_at_once() -> None:
     """64 threads with a connection each send requests with good proofs, and every one is served."""
-    with DPoPTestServer(nonces="window", kept=10) as server:
+    with DPoPTestServer(nonces="rotating", kept=10) as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
         nonce = call(server, token).nonce
         failures: list[int] = []

@@ -26,8 +26,8 @@ GRANT = {"grant_type": "client_credentials"}
 
 @pytest.fixture
 def server() -> Iterator[DPoPTestServer]:
-    """A server whose nonces are a window."""
-    with DPoPTestServer(nonces="window") as running:
+    """A server whose nonces are good until they lapse."""
+    with DPoPTestServer(nonces="rotating") as running:
         yield running
 
 
@@ -78,8 +78,8 @@ def test_none_asks_for_no_nonce(server: DPoPTestServer, token: str) -> None:
         assert ask(server, GRANT, nonce=nonce).nonce is None
 
 
-def test_window_takes_one_nonce_many_times(server: DPoPTestServer, token: str) -> None:
-    """Discipline window: one challenge, then the nonce is good for every request and stays the newest."""
+def test_rotating_takes_one_nonce_many_times(server: DPoPTestServer, token: str) -> None:
+    """Discipline rotating: one challenge, then the nonce is good for every request and stays the newest."""
     refused = call(server, token)
     assert challenged(refused)
     for _ in range(3):
@@ -87,9 +87,9 @@ def test_window_takes_one_nonce_many_times(server: DPoPTestServer, token: str) -
         assert (answer.status, answer.nonce) == (200, None)
 
 
-def test_rotating_hands_out_a_new_one_with_each_success(server: DPoPTestServer, token: str) -> None:
-    """Discipline rotating: N requests in a row cost N+1, each with the nonce of the one before."""
-    server.levers.rs_nonces = "rotating"
+def test_per_answer_hands_out_a_new_one_with_each_success(server: DPoPTestServer, token: str) -> None:
+    """Discipline per-answer: N requests in a row cost N+1, each with the nonce of the one before."""
+    server.levers.rs_nonces = "per-answer"
     nonce = call(server, token).nonce
     seen = {nonce}
     for _ in range(5):
@@ -99,7 +99,7 @@ def test_rotating_hands_out_a_new_one_with_each_success(server: DPoPTestServer, 
         seen.add(nonce)
     assert len(seen) == 6
     assert None not in seen
-    assert server.stats.total_challenges == 1
+    assert server.stats.challenges == 1
 
 
 @pytest.mark.parametrize("grace", [0, 1, 2])
@@ -108,7 +108,7 @@ def test_grace_is_how_many_old_ones_stay_good(server: DPoPTestServer, token: str
     server.levers.nonce_grace = grace
     nonces = [call(server, token).nonce]
     for _ in range(grace + 1):
-        server.levers.rotate()
+        server.levers.lapse()
         nonces.append(call(server, token).nonce)
     assert len(set(nonces)) == grace + 2
     assert challenged(call(server, token, nonce=nonces[0]))
@@ -168,24 +168,24 @@ def test_the_roles_have_their_own_discipline(server: DPoPTestServer, token: str)
     server.levers.as_nonces = "none"
     assert server.levers.nonces is None
     assert ask(server, GRANT).nonce is None
-    assert server.stats.total_challenges == 0
+    assert server.stats.challenges == 0
     assert challenged(call(server, token))
-    server.levers.nonces = "rotating"
-    assert {server.levers.as_nonces, server.levers.rs_nonces, server.levers.nonces} == {"rotating"}
+    server.levers.nonces = "per-answer"
+    assert {server.levers.as_nonces, server.levers.rs_nonces, server.levers.nonces} == {"per-answer"}
 
 
 def test_at_construction_a_role_beats_both() -> None:
     """nonces= is for both roles, as_nonces= for one of them."""
-    levers = DPoPTestServer(nonces="rotating", as_nonces="none").levers
-    assert (levers.as_nonces, levers.rs_nonces) == ("none", "rotating")
+    levers = DPoPTestServer(nonces="per-answer", as_nonces="none").levers
+    assert (levers.as_nonces, levers.rs_nonces) == ("none", "per-answer")
 
 
 @pytest.mark.parametrize(
     ("when", "discipline", "sent"),
     [
-        ("always", "window", [True, True]),
-        ("changed", "window", [False, False]),
-        ("changed", "rotating", [True, True]),
+        ("always", "rotating", [True, True]),
+        ("changed", "rotating", [False, False]),
+        ("changed", "per-answer", [True, True]),
         ("never", "rotating", [False, False]),
     ],
 )
@@ -205,19 +205,19 @@ def test_when_a_success_carries_a_nonce(
 
 def test_a_success_with_an_older_nonce_carries_the_newest(server: DPoPTestServer, token: str) -> None:
     """With ``changed``, who used an old nonce within its grace is given the new one."""
+    server.levers.nonce_grace = 1
     old = call(server, token).nonce
-    server.levers.rotate()
+    server.levers.lapse()
     answer = call(server, token, nonce=old)
     assert answer.status == 200
     assert answer.nonce not in {None, old}
 
 
-# --- lapse and rotate
+# --- lapse
 
 
 def test_lapse_ends_every_nonce(server: DPoPTestServer, token: str) -> None:
-    """After a lapse what was handed out is refused, whatever the grace; the challenge brings a new one."""
-    server.levers.nonce_grace = 5
+    """After a lapse what was handed out is refused; the challenge brings a new one."""
     nonce = call(server, token).nonce
     token_nonce = post(server, server.token_endpoint, GRANT).nonce
     server.levers.lapse()
@@ -236,11 +236,10 @@ def test_lapse_of_one_role(server: DPoPTestServer, token: str) -> None:
     assert post(server, server.token_endpoint, GRANT, nonce=token_nonce).status == 400
 
 
-def test_lapse_and_rotate_refuse_a_role_that_is_none(server: DPoPTestServer) -> None:
+def test_lapse_refuses_a_role_that_is_none(server: DPoPTestServer) -> None:
     """There are two roles."""
-    for action in (server.levers.lapse, server.levers.rotate):
-        with pytest.raises(UsageError, match="AS or RS"):
-            action("as")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="AS or RS"):
+        server.levers.lapse("as")  # type: ignore[arg-type]
 
 
 def test_what_a_challenge_refuses_is_not_used_up(server: DPoPTestServer) -> None:
@@ -414,7 +413,7 @@ def test_the_clock_may_be_wrong(server: DPoPTestServer, token: str, offset: int)
     assert call(server, token).status == 200
 
 
-@pytest.mark.parametrize("discipline", ["window", "rotating", "single-use"])
+@pytest.mark.parametrize("discipline", ["rotating", "per-answer", "single-use"])
 def test_a_wrong_clock_lapses_no_nonce_and_excuses_no_iat(
     server: DPoPTestServer, token: str, discipline: Any
 ) -> None:
@@ -521,7 +520,7 @@ def test_settings_are_checked_as_they_are_set() -> None:
     """A typo or a value of no sense is refused at once, in words."""
     levers = Levers()
     for name, value, message in (
-        ("rs_nonces", "rotate", "rs_nonces must be one of none, window"),
+        ("rs_nonces", "rotates", "rs_nonces must be one of none, rotating"),
         ("nonces", "x", "nonces must be one of"),
         ("nonce_grace", -1, "0 or more"),
         ("nonce_grace", True, "0 or more"),
@@ -548,7 +547,7 @@ def test_the_typed_arguments_are_the_settings() -> None:
 def test_levers_over_http(server: DPoPTestServer, token: str) -> None:
     """POST /levers sets, acts, and answers with the state; GET shows it."""
     nonce = call(server, token).nonce
-    answer = steer(server, {"nonce_grace": 3, "nonces": "window", "lapse": True, "fail_next": 2})
+    answer = steer(server, {"nonce_grace": 3, "nonces": "rotating", "lapse": True, "fail_next": 2})
     assert answer.status == 200
     assert (answer.json["nonce_grace"], answer.json["incidents_planned"]) == (3, 2)
     assert send("GET", server.issuer + "/levers").json == answer.json
@@ -557,7 +556,7 @@ def test_levers_over_http(server: DPoPTestServer, token: str) -> None:
     assert send("GET", server.resource + "/a").field("Location") == "/resource/b"
     steer(server, {"fail_next": {"status": 400, "headers": [["DPoP-Nonce", "a"], ["DPoP-Nonce", "b"]]}})
     assert send("GET", server.resource).fields("DPoP-Nonce") == ["a", "b"]
-    steer(server, {"lapse": "RS", "rotate": {"role": "AS"}, "hold_streams": True, "release_streams": True})
+    steer(server, {"lapse": "RS", "refuse_next": 1, "hold_streams": True, "release_streams": True})
     steer(server, {"drop_next": 1, "refuse_next": {"error": "invalid_grant"}, "clear": True})
     assert send("GET", server.resource).status == 401
 
@@ -569,7 +568,7 @@ def test_revocation_and_reset_over_http(server: DPoPTestServer) -> None:
     steer(server, {"revoke": first})
     assert (call(server, first).status, call(server, second).status) == (401, 200)
     steer(server, {"revoke": True, "reset_stats": True})
-    assert server.stats.total_requests == 0
+    assert server.stats.requests == 0
     assert call(server, second).status == 401
 
 
@@ -609,6 +608,8 @@ def test_web_pages_may_not_steer(server: DPoPTestServer) -> None:
     """A page of another origin, or one that rebinds a name to this machine, is refused; curl is not."""
     assert steer(server, {"lapse": True}, Origin="https://evil.example").status == 403
     assert _raw(server, "GET", "/stats", [("Host", "evil.example")]).status == 403
+    local = f"localhost:{urlsplit(server.issuer).port}"
+    assert _raw(server, "GET", "/stats", [("Host", local)]).status == 200
     assert steer(server, {"lapse": True}, Origin=server.issuer).status == 200
     assert send("DELETE", server.issuer + "/levers").status == 405
     assert send("POST", server.issuer + "/stats").status == 405
@@ -618,10 +619,10 @@ def test_steering_is_not_counted(server: DPoPTestServer) -> None:
     """To look must not change what is seen, nor spend an incident."""
     server.levers.fail_next(1)
     send("GET", server.issuer + "/levers")
-    assert send("GET", server.issuer + "/stats").json["total_requests"] == 0
+    assert send("GET", server.issuer + "/stats").json["requests"] == 0
     assert server.requests == []
 
 
 def test_all_disciplines_are_named() -> None:
     """The tuple for people who parametrize over it."""
-    assert DISCIPLINES == ("none", "window", "rotating", "single-use", "endless", "endless-same")
+    assert DISCIPLINES == ("none", "rotating", "per-answer", "single-use", "endless", "endless-same")

@@ -15,11 +15,11 @@ def book(
 ) -> tuple[NonceBook, list[float]]:
     """A book, and its time to be changed in place."""
     now = [0.0]
-    return NonceBook("RS", NoncePolicy(discipline, grace, seconds, 0), clock=lambda: now[0]), now
+    return NonceBook("RS", NoncePolicy(discipline, grace, seconds), clock=lambda: now[0]), now
 
 
-@pytest.mark.parametrize("discipline", ["window", "rotating", "single-use"])
-def test_nonces_rotate_by_time_when_told(discipline: Discipline) -> None:
+@pytest.mark.parametrize("discipline", ["rotating", "per-answer", "single-use"])
+def test_nonces_lapse_by_time_when_told(discipline: Discipline) -> None:
     """After so many seconds another nonce is handed out; the old one has its grace, if it is for many."""
     nonces, now = book(discipline, seconds=60)
     first = nonces.issue()
@@ -36,7 +36,7 @@ def test_nonces_rotate_by_time_when_told(discipline: Discipline) -> None:
 
 def test_nonces_do_not_age_otherwise() -> None:
     """Without that lever no time ends a nonce."""
-    nonces, now = book("window")
+    nonces, now = book("rotating")
     first = nonces.issue()
     now[0] = 1e9
     assert nonces.check(first) is not None
@@ -51,9 +51,9 @@ def test_a_verdict_excuses_no_iat() -> None:
     assert verdict.issued_at is None
 
 
-def test_only_rotating_moves_on_with_a_success() -> None:
+def test_only_per_answer_moves_on_with_a_success() -> None:
     """An accepted request changes the newest nonce of that discipline and of no other."""
-    for discipline, moves in (("window", False), ("rotating", True)):
+    for discipline, moves in (("rotating", False), ("per-answer", True)):
         nonces, _ = book(discipline)  # type: ignore[arg-type]
         first = nonces.issue()
         nonces.accepted()
@@ -62,5 +62,5 @@ def test_only_rotating_moves_on_with_a_success() -> None:
 
 def test_its_repr_holds_no_nonce() -> None:
     """What is printed tells the role and the discipline."""
-    nonces, _ = book("window")
-    assert repr(nonces) == "<NonceBook RS, window>"
+    nonces, _ = book("rotating")
+    assert repr(nonces) == "<NonceBook RS, rotating>"

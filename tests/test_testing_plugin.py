@@ -11,10 +11,10 @@ TESTS = """
 import pytest
 import dpop.testing
 
-@pytest.mark.dpop_server(mode="google", nonces="window", token_lifetime=5)
+@pytest.mark.dpop_server(mode="google", nonces="rotating", token_lifetime=5)
 def test_marked(dpop_server):
     assert isinstance(dpop_server, dpop.testing.DPoPTestServer)
-    assert (dpop_server.mode, dpop_server.levers.as_nonces) == ("google", "window")
+    assert (dpop_server.mode, dpop_server.levers.as_nonces) == ("google", "rotating")
     assert dpop_server.levers.token_lifetime == 5
 
 class TestPlain:
@@ -24,7 +24,7 @@ class TestPlain:
         dpop_server.levers.nonces = "endless"
 
     def test_fresh_again(self, dpop_server):
-        assert dpop_server.levers.nonces == "window"
+        assert dpop_server.levers.nonces == "rotating"
 """
 
 

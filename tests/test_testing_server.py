@@ -39,14 +39,15 @@ def refused(answer: Answer) -> tuple[int, str | None]:
 
 def test_serves_between_start_and_stop() -> None:
     """Within the with statement requests are answered; after it the port is closed and no thread is left."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with DPoPTestServer() as server:
         assert send("GET", server.resource).status == 401
         port = urlsplit(server.issuer).port
-    assert threading.active_count() == before
+    left = set(threading.enumerate()) - before
+    assert [thread.name for thread in left if thread.name.startswith("dpop-testing")] == []
     with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
         pass
-    assert server.stats.total_requests == 1
+    assert server.stats.requests == 1
 
 
 def test_start_and_stop_may_be_repeated() -> None:
@@ -97,6 +98,12 @@ def test_a_wrong_mode_is_told() -> None:
         DPoPTestServer(mode="okta")  # type: ignore[arg-type]
 
 
+def test_an_unknown_setting_is_told() -> None:
+    """A typo in a keyword argument is answered with the names there are."""
+    with pytest.raises(UsageError, match=r"no lever 'rs_nonce'; the settings are nonces, as_nonces"):
+        DPoPTestServer(rs_nonce="none")  # type: ignore[call-arg]
+
+
 def test_ipv6_has_brackets() -> None:
     """An IPv6 host is in brackets in all URLs, and answers."""
     with DPoPTestServer(host="::1") as server:
@@ -113,6 +120,9 @@ def test_public_origin_is_what_proofs_must_name() -> None:
         proof = dpop.create_proof(KEY, "GET", "https://as.example/resource", access_token=token)
         headers = [("Authorization", f"DPoP {token}"), ("DPoP", proof)]
         assert send("GET", f"http://127.0.0.1:{port}/resource", headers).status == 200
+        assert send("GET", f"http://127.0.0.1:{port}/stats").status == 200
+    with pytest.raises(UsageError, match=r"an origin has no path"):
+        DPoPTestServer(public_origin="https://as.example/path")
 
 
 def test_metadata_lists_the_endpoints() -> None:
@@ -180,12 +190,12 @@ def test_so_many_are_kept_and_no_more() -> None:
     with DPoPTestServer(kept=2) as server:
         for _ in range(3):
             send("GET", server.resource)
-        assert (len(server.requests), len(server.refusals), server.stats.total_requests) == (2, 2, 3)
+        assert (len(server.requests), len(server.refusals), server.stats.requests) == (2, 2, 3)
 
 
 def test_stats_count_what_a_benchmark_needs() -> None:
     """Requests by endpoint, challenges, wasted round trips, proofs and distinct jti add up."""
-    with DPoPTestServer(nonces="window") as server:
+    with DPoPTestServer(nonces="rotating") as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
         nonce = call(server, token).nonce
         for _ in range(4):
@@ -194,18 +204,18 @@ def test_stats_count_what_a_benchmark_needs() -> None:
         assert call(server, token, nonce=nonce, jti="same").status == 401
         send("GET", server.token_endpoint)
         stats = server.stats
-        assert stats.requests == {"resource": 7, "token": 1}
+        assert stats.requests_by_endpoint == {"resource": 7, "token": 1}
         assert stats.statuses == {401: 2, 200: 5, 405: 1}
-        assert stats.challenges == {"resource": 1}
-        assert (stats.total_requests, stats.total_challenges, stats.refusals) == (8, 1, 2)
+        assert stats.challenges_by_endpoint == {"resource": 1}
+        assert (stats.requests, stats.challenges, stats.refusals) == (8, 1, 2)
         assert stats.wasted_per_1000 == pytest.approx(1000 / 7)
         assert (stats.proofs, stats.distinct_jti, stats.repeated_jti) == (7, 6, 1)
         assert stats.connections == 8
         served = send("GET", server.issuer + "/stats").json
         assert served["refusal_reasons"] == {"nonce_missing": 1, "replayed": 1}
-        assert served["requests"] == {"resource": 7, "token": 1}
+        assert (served["requests"], served["requests_by_endpoint"]) == (8, {"resource": 7, "token": 1})
         stats.reset()
-        assert (stats.total_requests, stats.proofs, stats.wasted_per_1000) == (0, 0, 0)
+        assert (stats.requests, stats.proofs, stats.wasted_per_1000) == (0, 0, 0)
 
 
 def test_a_proof_that_cannot_be_read_counts_as_proof_only() -> None:
@@ -219,7 +229,7 @@ def test_a_proof_that_cannot_be_read_counts_as_proof_only() -> None:
 def test_no_secret_in_refusals_reprs_and_logs(caplog: pytest.LogCaptureFixture) -> None:
     """Neither token nor proof nor nonce nor client secret is in what people will paste into an issue."""
     caplog.set_level("DEBUG", logger="dpop.testing")
-    with DPoPTestServer(nonces="window") as server:
+    with DPoPTestServer(nonces="rotating") as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
         nonce = call(server, token).nonce or ""
         call(server, token, nonce="wrong-nonce")
@@ -238,20 +248,22 @@ def test_no_secret_in_refusals_reprs_and_logs(caplog: pytest.LogCaptureFixture) 
 
 
 def test_no_credentials_get_a_challenge_without_error() -> None:
-    """R1: who brings nothing is told what is wanted, not what is wrong."""
+    """R1: who brings nothing is told what is wanted, not what is wrong, and is given a nonce for it."""
     with DPoPTestServer() as server:
         answer = send("GET", server.resource)
         assert refused(answer) == (401, None)
         assert "algs=" in answer.challenge
-        assert answer.nonce is None
+        assert answer.nonce is not None
         assert [(refusal.reason, refusal.error) for refusal in server.refusals] == [("no_credentials", "")]
 
 
 def test_a_proof_alone_is_nothing() -> None:
-    """R2: a proof without a token gets the same challenge."""
-    with DPoPTestServer() as server:
-        assert refused(call(server, None)) == (401, None)
+    """R2: a proof without a token gets the same challenge; it is how a nonce is fetched beforehand."""
+    with DPoPTestServer(nonces="single-use") as server:
+        answer = call(server, None, method="HEAD")
+        assert refused(answer) == (401, None)
         assert reasons(server) == ["proof_without_token"]
+        assert call(server, server.issue_access_token(jkt=KEY.thumbprint), nonce=answer.nonce).status == 200
 
 
 def test_a_token_without_proof_is_refused() -> None:
@@ -412,7 +424,7 @@ def test_bad_proofs_are_refused_for_real() -> None:
         assert reasons(server) == ["key_mismatch", "htm_mismatch", "htu_mismatch", "ath_mismatch", "replayed"]
 
 
-@pytest.mark.parametrize("discipline", ["window", "rotating", "single-use"])
+@pytest.mark.parametrize("discipline", ["rotating", "per-answer", "single-use"])
 def test_nonces_of_one_role_are_unknown_to_the_other(discipline: Discipline) -> None:
     """RFC 9449 §9: a nonce of the API helps neither at the token endpoint nor at another server."""
     with DPoPTestServer(nonces=discipline) as server, DPoPTestServer(nonces=discipline) as other:
@@ -444,7 +456,7 @@ def test_a_web_page_may_ask_and_read() -> None:
 
 
 def test_a_full_replay_cache_is_503() -> None:
-    """R15: a proof that cannot be told from a replay is not accepted; from request to response, no sockets."""
+    """R15: a proof that cannot be told from a replay is not accepted."""
     levers, clock = Levers(as_nonces="none"), time.time
     store, origin = Store(clock), "https://as.example"
     store.add_access_token(AccessToken("t", "c", "alice", "read", "g", 0, math.inf, {"jkt": KEY.thumbprint}))

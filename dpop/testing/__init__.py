@@ -5,9 +5,9 @@
 
     from dpop.testing import DPoPTestServer
 
-    with DPoPTestServer(nonces="rotating") as server:
+    with DPoPTestServer(nonces="single-use") as server:
         ...  # server.token_endpoint, server.resource, server.issue_access_token(jkt=...)
-        server.levers.lapse()                      # every nonce handed out so far is refused
+        server.levers.lapse()                      # all nonces handed out so far are refused
         server.levers.fail_next(3, status=503)     # see Levers for the others
         print(server.refusals, server.stats.wasted_per_1000)
 

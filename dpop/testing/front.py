@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from dpop.encoding import json_object
 from dpop.errors import UsageError
@@ -38,17 +38,22 @@ _EXPOSED = ("Access-Control-Expose-Headers", "WWW-Authenticate, DPoP-Nonce")
 
 
 class Front:
-    """From any request to its response; None means: close the connection without one."""
+    """From any request to its response; None means: close the connection without one.
+
+    :param local: the ``host:port`` that a person on this machine may name in a request to steer.
+    """
 
     def __init__(
         self,
         deployment: Deployment,
         authorization_server: AuthorizationServer,
         resource_server: ResourceServer,
+        local: Collection[str],
     ) -> None:
         self._deployment = deployment
         self._authorization_server = authorization_server
         self._resource_server = resource_server
+        self._local = {*local, deployment.origin.partition("://")[2]}
 
     def respond(self, request: Request, connection: int) -> Response | None:
         """The answer to a request that came over the connection of that number."""
@@ -106,10 +111,10 @@ class Front:
 
     def _steering(self, endpoint: str, request: Request) -> Response:
         """``/stats`` and ``/levers``: for curl on this machine, not for web pages."""
-        here = self._deployment.origin
-        hosts = request.fields("Host")
-        if hosts != [here.partition("://")[2]] or any(origin != here for origin in request.fields("Origin")):
-            detail = f"only a request to {here} that no web page of another origin sent may steer this server"
+        # A name that someone else's DNS leads here, or a page that posts here, is not the person's own wish.
+        hosts, origins = request.fields("Host"), request.fields("Origin")
+        if not self._local.issuperset(hosts) or any(origin != self._deployment.origin for origin in origins):
+            detail = f"to steer this server name it as {' or '.join(sorted(self._local))}, from no web page"
             return json_response(403, {"error": "forbidden", "error_description": detail})
         if request.method in {"GET", "HEAD"}:
             return json_response(200, self._stats() if endpoint == "stats" else self._levers())

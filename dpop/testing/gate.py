@@ -70,7 +70,7 @@ class Gate:
         self._clock = clock
         self._replay = replay
         self._lock = threading.Lock()
-        self._rotations = levers.rotations(role)
+        self._lapses = levers.lapses(role)
         self._without_nonces = ProofVerifier(replay=replay, algs=self._algs, clock=clock)
         self._guard = self._new_guard(levers.nonce_policy(role))
 
@@ -118,18 +118,18 @@ class Gate:
     def _current(self) -> _Guard:
         """The guard of the policy the levers ask for now."""
         policy = self._levers.nonce_policy(self._role)
-        rotations = self._levers.rotations(self._role)
+        lapses = self._levers.lapses(self._role)
         guard = self._guard
-        if policy == guard.policy and rotations == self._rotations:
+        if policy == guard.policy and lapses == self._lapses:
             return guard
         with self._lock:
             policy = self._levers.nonce_policy(self._role)
-            rotations = self._levers.rotations(self._role)
+            lapses = self._levers.lapses(self._role)
             if policy != self._guard.policy:
                 self._guard = self._new_guard(policy)
-            elif rotations != self._rotations and self._guard.book is not None:
-                self._guard.book.rotate()
-            self._rotations = rotations
+            elif lapses != self._lapses and self._guard.book is not None:
+                self._guard.book.lapse()
+            self._lapses = lapses
             return self._guard
 
     def _new_guard(self, policy: NoncePolicy) -> _Guard:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import selectors
 import socket
 import threading
@@ -25,6 +26,7 @@ __all__ = ["HTTPServer"]
 _LOGGER = logging.getLogger("dpop.testing")
 
 _BACKLOG = 512
+_PAUSE_SECONDS = 0.05
 _IDLE_SECONDS = 60
 _STOP_SECONDS = 5.0
 _LINGER_SECONDS = 1.0
@@ -110,8 +112,11 @@ class HTTPServer:
                 selector.select()
                 try:
                     connection, _ = self._listener.accept()
-                except OSError:
+                except BlockingIOError:
                     continue  # woken to stop, or the client has gone already
+                except OSError:
+                    time.sleep(_PAUSE_SECONDS)  # out of descriptors: to ask again at once would not help
+                    continue
                 self._accepted += 1
                 thread = threading.Thread(
                     target=self._serve,
@@ -183,8 +188,9 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"{host} is no address of this machine: {error.strerror}") from error
     listener = socket.socket(address[0], socket.SOCK_STREAM)
     try:
-        # So that a port that was just in use can be taken again.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":
+            # So that a port that was just in use can be taken again; on Windows it would mean: share it.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address[4])
         listener.listen(_BACKLOG)
         listener.setblocking(False)

@@ -38,7 +38,6 @@ class NoncePolicy(NamedTuple):
     discipline: Discipline
     grace: int
     seconds: float | None
-    lapses: int
 
 
 @dataclass(eq=False, kw_only=True)
@@ -48,9 +47,6 @@ class Levers(Settings):
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _incidents: Incidents = field(default_factory=Incidents, init=False, repr=False)
     _lapses: dict[Role, int] = field(default_factory=lambda: dict.fromkeys(_ROLES, 0), init=False, repr=False)
-    _rotations: dict[Role, int] = field(
-        default_factory=lambda: dict.fromkeys(_ROLES, 0), init=False, repr=False
-    )
     _streams: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -59,12 +55,17 @@ class Levers(Settings):
     # --- actions
 
     def lapse(self, role: Role | None = None) -> None:
-        """Every nonce handed out so far is refused from now on; with a role, its nonces only."""
-        self._count(self._lapses, role)
+        """Hand out a new nonce from now on, and refuse all others but the last ``nonce_grace``.
 
-    def rotate(self, role: Role | None = None) -> None:
-        """Hand out a new nonce from now on; as many old ones as ``nonce_grace`` says stay good."""
-        self._count(self._rotations, role)
+        Without a role, for both. Single-use nonces have no grace.
+
+        :raises UsageError: a role that is neither AS nor RS.
+        """
+        if role is not None and role not in _ROLES:
+            raise UsageError(f"role must be AS or RS, or left out for both, not {ascii(role)[:60]}")
+        with self._lock:
+            for each in _ROLES if role is None else (role,):
+                self._lapses[each] += 1
 
     def fail_next(
         self,
@@ -187,28 +188,20 @@ class Levers(Settings):
     def nonce_policy(self, role: Role) -> NoncePolicy:
         """What the nonces of a role are to be like now."""
         discipline = self.as_nonces if role == "AS" else self.rs_nonces
-        return NoncePolicy(discipline, self.nonce_grace, self.nonce_seconds, self._lapses[role])
+        return NoncePolicy(discipline, self.nonce_grace, self.nonce_seconds)
 
-    def rotations(self, role: Role) -> int:
-        """How often the nonces of a role were rotated by hand."""
-        return self._rotations[role]
+    def lapses(self, role: Role) -> int:
+        """How often the nonces of a role lapsed by hand."""
+        return self._lapses[role]
 
     def wait_for_streams(self, timeout: float) -> bool:
         """Block until streams may go on; False if that took too long."""
         return self._streams.wait(timeout)
 
-    def _count(self, counts: dict[Role, int], role: Role | None) -> None:
-        if role is not None and role not in _ROLES:
-            raise UsageError(f"role must be AS or RS, or left out for both, not {ascii(role)[:60]}")
-        with self._lock:
-            for each in _ROLES if role is None else (role,):
-                counts[each] += 1
-
 
 # Each action, and the argument that a bare JSON value stands for.
 _ACTIONS: Final[Mapping[str, str]] = {
     "lapse": "role",
-    "rotate": "role",
     "fail_next": "count",
     "redirect_next": "location",
     "drop_next": "count",

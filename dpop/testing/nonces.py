@@ -3,7 +3,7 @@
 
 Real servers take :class:`dpop.server.NonceIssuer` as it is, and let time decide what lapses. In a test
 time must decide nothing, so here a nonce belongs to a *generation*: an issuer whose clock stands still.
-To rotate is to begin another generation.
+A lapse is the beginning of another generation.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class NonceBook:
     """Issues and recognises nonces as the policy says: a :class:`dpop.server.NonceChecker`.
 
     :param role: the nonces of one role are unknown to another (RFC 9449 §9).
-    :param clock: monotonic seconds, for nonces that rotate by time.
+    :param clock: monotonic seconds, for nonces that lapse by time.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class NonceBook:
             if policy.discipline == "single-use"
             else None
         )
-        shares = policy.discipline in {"window", "rotating"}
+        shares = policy.discipline in {"rotating", "per-answer"}
         self._generations = deque([self._generation()], maxlen=1 + (policy.grace if shares else 0))
-        self._rotated_at = clock()
+        self._began_at = clock()
 
     def __repr__(self) -> str:
         return f"<NonceBook {self._role}, {self._discipline}>"
@@ -57,8 +57,8 @@ class NonceBook:
     def issue(self) -> str:
         """The nonce to hand out now."""
         if self._discipline == "endless":
-            self.rotate()
-        self._rotate_if_due()
+            self.lapse()
+        self._lapse_if_due()
         return self._generations[0].issue()
 
     def check(self, nonce: str) -> NonceVerdict | None:
@@ -69,7 +69,7 @@ class NonceBook:
         """
         if self._discipline.startswith("endless"):
             return None
-        self._rotate_if_due()
+        self._lapse_if_due()
         for generation in tuple(self._generations):
             verdict = generation.check(nonce)
             if verdict is not None:
@@ -82,18 +82,18 @@ class NonceBook:
 
     def accepted(self) -> None:
         """A request was accepted: the next answer may have to carry another nonce."""
-        if self._discipline == "rotating":
-            self.rotate()
+        if self._discipline == "per-answer":
+            self.lapse()
 
-    def rotate(self) -> None:
+    def lapse(self) -> None:
         """Begin another generation; the oldest is forgotten if there are more than may be."""
         with self._lock:
             self._generations.appendleft(self._generation())
-            self._rotated_at = self._clock()
+            self._began_at = self._clock()
 
-    def _rotate_if_due(self) -> None:
-        if self._seconds is not None and self._clock() - self._rotated_at >= self._seconds:
-            self.rotate()
+    def _lapse_if_due(self) -> None:
+        if self._seconds is not None and self._clock() - self._began_at >= self._seconds:
+            self.lapse()
 
     def _generation(self) -> NonceIssuer:
         if self._used is not None:

@@ -167,6 +167,10 @@ class ResourceServer:
         status, headers = resource_challenge(
             None, algs=self._gate.algs, bearer=self._takes_bearer, parameters=self._metadata_parameter()
         )
+        # A client that sends a proof and no token does so to get a nonce; any answer may carry one.
+        nonce = self._gate.fresh_nonce()
+        if nonce is not None:
+            headers.append(("DPoP-Nonce", nonce))
         return Response(status, self._schemes(headers))
 
     def _refusal(self, request: Request, error: InvalidProof, tried: _Tried) -> Response:

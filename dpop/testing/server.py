@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Literal, Self, Unpack, cast
 
 from dpop.errors import UsageError
+from dpop.htu import Origin
 from dpop.server import DEFAULT_ALGS
 from dpop.testing.authorization import new_code
 from dpop.testing.authorization_server import PATHS, AuthorizationServer
@@ -21,7 +22,7 @@ from dpop.testing.google import GoogleTokenEndpoint
 from dpop.testing.http_server import HTTPServer
 from dpop.testing.levers import Levers
 from dpop.testing.resource_server import ResourceServer
-from dpop.testing.settings import Discipline, LeverSettings
+from dpop.testing.settings import Discipline, LeverSettings, check_setting
 from dpop.testing.stats import Journal, RecordedRequest, Refusal, Stats
 from dpop.testing.store import AccessToken, Code, RefreshToken, Store, new_grant
 from dpop.testing.token_endpoint import TokenEndpoint
@@ -47,11 +48,11 @@ class DPoPTestServer:
 
     ::
 
-        with DPoPTestServer(nonces="rotating") as server:
+        with DPoPTestServer(nonces="single-use") as server:
             token = server.issue_access_token(jkt=key.thumbprint)
             ...  # send a request to server.resource
             server.levers.lapse()
-            assert server.stats.total_challenges == 1
+            assert server.stats.challenges == 1
 
     It runs in threads of this process from :meth:`start` to :meth:`stop`, or as a context manager.
 
@@ -88,6 +89,8 @@ class DPoPTestServer:
         if mode not in _DEFAULTS:
             raise UsageError(f"mode must be {' or '.join(_DEFAULTS)}, not {ascii(mode)[:60]}")
         self.mode: Mode = mode
+        for name, value in settings.items():
+            check_setting(name, value)
         both: LeverSettings = {}
         if nonces is not None:
             both = {"as_nonces": nonces} if mode == "google" else {"as_nonces": nonces, "rs_nonces": nonces}
@@ -97,7 +100,7 @@ class DPoPTestServer:
         self.public_client_id = client_id + "-public"
         self._host = host
         self._port = port
-        self._public_origin = public_origin
+        self._public_origin = None if public_origin is None else str(Origin.parse(public_origin))
         self._algs = tuple(algs)
         self._real_clock = clock
         self._journal = Journal(kept=kept)
@@ -117,8 +120,8 @@ class DPoPTestServer:
         http = HTTPServer(
             self._host, self._port, clock=self.clock, connected=self._journal.stats.count_connection
         )
-        self._origin = (self._public_origin or f"http://{http.authority}").rstrip("/")
-        http.start(self._front(self._origin).respond)
+        self._origin = self._public_origin or f"http://{http.authority}"
+        http.start(self._front(self._origin, {http.authority, f"localhost:{http.port}"}).respond)
         self._http = http
         return self
 
@@ -149,6 +152,11 @@ class DPoPTestServer:
         if self._origin is None:
             raise UsageError("the test server has no address yet; use it in a with statement or call start()")
         return self._origin
+
+    @property
+    def origin(self) -> str:
+        """The origin of all URLs, for an adapter's ``origins=``; the same as the issuer."""
+        return self.issuer
 
     @property
     def authorization_endpoint(self) -> str:
@@ -282,7 +290,7 @@ class DPoPTestServer:
 
     # --- assembly
 
-    def _front(self, origin: str) -> Front:
+    def _front(self, origin: str, local: set[str]) -> Front:
         clients = Clients(Client(self.client_id, self.client_secret), Client(self.public_client_id))
         if self.mode == "google":
             clients = Clients(Client(self.client_id, self.client_secret))
@@ -301,4 +309,5 @@ class DPoPTestServer:
             deployment,
             AuthorizationServer(deployment, as_gate, token),
             ResourceServer(deployment, gate("RS", "RS"), takes_proofs=self.mode != "google"),
+            local,
         )

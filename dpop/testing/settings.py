@@ -12,12 +12,12 @@ from dpop.errors import UsageError
 
 __all__ = ["DISCIPLINES", "Discipline", "LeverSettings", "Settings"]
 
-Discipline = Literal["none", "window", "rotating", "single-use", "endless", "endless-same"]
+Discipline = Literal["none", "rotating", "per-answer", "single-use", "endless", "endless-same"]
 """How a server treats its nonces.
 
 - ``none``: it has none.
-- ``window``: one nonce for all, until it lapses or is rotated.
-- ``rotating``: each accepted request moves on to a new nonce.
+- ``rotating``: one nonce for all, until it lapses.
+- ``per-answer``: each accepted request moves on to a new nonce.
 - ``single-use``: each nonce is different and good for one request.
 - ``endless``: every nonce is refused, each time with a new one; ``endless-same``: always with the same.
 """
@@ -107,8 +107,8 @@ class Settings:
 
     :param as_nonces: discipline of the authorization server, see :data:`Discipline`.
     :param rs_nonces: discipline of the resource server. ``nonces`` sets both.
-    :param nonce_grace: how many earlier nonces ``window`` and ``rotating`` go on accepting.
-    :param nonce_seconds: nonces of ``window`` and ``rotating`` rotate after that long too; None: not by time.
+    :param nonce_grace: how many nonces before the newest ``rotating`` and ``per-answer`` go on accepting.
+    :param nonce_seconds: nonces of those two also lapse after that long; None: not by time.
     :param nonce_on_success: send ``DPoP-Nonce`` with a success only if another than the one used is the
         newest (``changed``), ``always``, or ``never``.
     :param clock_offset: seconds the server's clock is fast; negative: slow. Its ``Date`` header too.
@@ -129,9 +129,9 @@ class Settings:
     :raises UsageError: a name or value that makes no sense, at construction and at each assignment.
     """
 
-    as_nonces: Discipline = "window"
-    rs_nonces: Discipline = "window"
-    nonce_grace: int = 1
+    as_nonces: Discipline = "rotating"
+    rs_nonces: Discipline = "rotating"
+    nonce_grace: int = 0
     nonce_seconds: float | None = None
     nonce_on_success: Literal["changed", "always", "never"] = "changed"
     clock_offset: float = 0

@@ -106,8 +106,14 @@ class Stats:
             self._clear()
 
     @property
-    def requests(self) -> dict[str, int]:
-        """Requests by endpoint; those of ``/levers`` and ``/stats`` do not count."""
+    def requests(self) -> int:
+        """Requests; those of ``/levers`` and ``/stats`` do not count."""
+        with self._lock:
+            return self._requests.total()
+
+    @property
+    def requests_by_endpoint(self) -> dict[str, int]:
+        """The same by endpoint, such as ``token`` or ``resource``."""
         with self._lock:
             return dict(self._requests)
 
@@ -118,22 +124,16 @@ class Stats:
             return dict(self._statuses)
 
     @property
-    def challenges(self) -> dict[str, int]:
-        """``use_dpop_nonce`` answers by endpoint: wasted round trips."""
-        with self._lock:
-            return dict(self._challenges)
-
-    @property
-    def total_requests(self) -> int:
-        """All requests."""
-        with self._lock:
-            return self._requests.total()
-
-    @property
-    def total_challenges(self) -> int:
-        """All ``use_dpop_nonce`` answers."""
+    def challenges(self) -> int:
+        """``use_dpop_nonce`` answers: wasted round trips."""
         with self._lock:
             return self._challenges.total()
+
+    @property
+    def challenges_by_endpoint(self) -> dict[str, int]:
+        """The same by endpoint."""
+        with self._lock:
+            return dict(self._challenges)
 
     @property
     def wasted_per_1000(self) -> float:
@@ -171,10 +171,10 @@ class Stats:
         """All of them, as JSON can hold them."""
         return {
             "requests": self.requests,
+            "requests_by_endpoint": self.requests_by_endpoint,
             "statuses": {str(status): count for status, count in self.statuses.items()},
             "challenges": self.challenges,
-            "total_requests": self.total_requests,
-            "total_challenges": self.total_challenges,
+            "challenges_by_endpoint": self.challenges_by_endpoint,
             "wasted_per_1000": round(self.wasted_per_1000, 3),
             "refusals": self.refusals,
             "proofs": self.proofs,
