@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dpop serve``: the test server of :mod:`dpop.testing`, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import click
+
+from dpop.errors import UsageError
+from dpop.htu import Origin
+from dpop.testing import DISCIPLINES, DPoPTestServer
+from dpop_cli.options import CarefulCommand, hint
+
+__all__ = ["first_line", "serve", "welcome"]
+
+_LOGGER = logging.getLogger("dpop.testing")
+_STOPPING = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last on Windows only
+_LOOK_SECONDS = 1.0
+
+
+@click.command(cls=CarefulCommand)
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON with all addresses.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="What to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0, the default: one that is free.")
+@click.option(
+    "--mode",
+    type=click.Choice(["rfc9449", "google"]),
+    default="rfc9449",
+    show_default=True,
+    help="A server by the book, or one that behaves like Google's.",
+)
+@click.option("--nonces", type=click.Choice(DISCIPLINES), help="What becomes of nonces, in both roles.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set any lever; may be repeated."
+)
+@click.option("--public-origin", metavar="ORIGIN", help="What clients use, if a proxy stands in between.")
+def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **options: Any) -> None:
+    """Run an authorization server and an API that verify DPoP proofs.
+
+    For trying and testing: every user agrees, plain http, on this machine only. Refusals are printed as
+    they happen, with their reason. Ctrl-C stops it.
+
+    With --json the first line is an object with issuer, token_endpoint, resource, client_id,
+    client_secret, public_client_id and the other addresses; nothing follows on standard output.
+
+    Levers make it misbehave. GET /levers shows them, POST /levers moves them, GET /stats counts:
+
+    \b
+      curl -d '{"lapse": true}' ORIGIN/levers         the nonces so far lapse
+      curl -d '{"fail_next": 3}' ORIGIN/levers        503 for the next three
+      curl -d '{"clock_offset": -90}' ORIGIN/levers   its clock is 90 s slow
+
+    \b
+    Examples:
+      dpop serve
+      dpop serve --json --port 8080 --nonces single-use
+      dpop serve --mode google --set token_lifetime=5
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    server = DPoPTestServer(host=host, port=port, **_settings(settings), **options)
+    with _stopped_by_signals() as stop, _refusals_on_stderr(), server:
+        if not Origin.parse(f"http://{_bracketed(host)}").is_loopback:
+            hint(f"{host} is more than this machine: whoever reaches it gets tokens and can move the levers")
+        click.echo(json.dumps(first_line(server)) if as_json else welcome(server))
+        # Not one long wait: on Windows that would not hear of Ctrl-C.
+        while not stop.wait(_LOOK_SECONDS):
+            pass
+    seen = server.stats
+    click.echo(
+        f"Stopped after {seen.requests} requests, {seen.refusals} refused, "
+        f"{seen.challenges} of them for a nonce.",
+        err=True,
+    )
+
+
+def first_line(server: DPoPTestServer) -> dict[str, str]:
+    """What a script needs to know, as one JSON object."""
+    return {
+        "issuer": server.issuer,
+        "authorization_endpoint": server.authorization_endpoint,
+        "token_endpoint": server.token_endpoint,
+        "pushed_authorization_request_endpoint": server.par_endpoint,
+        "revocation_endpoint": server.revocation_endpoint,
+        "introspection_endpoint": server.introspection_endpoint,
+        "resource": server.resource,
+        "stream": server.stream,
+        "levers": f"{server.issuer}/levers",
+        "stats": f"{server.issuer}/stats",
+        "client_id": server.client_id,
+        "client_secret": server.client_secret,
+        "public_client_id": server.public_client_id,
+        "mode": server.mode,
+    }
+
+
+def welcome(server: DPoPTestServer) -> str:
+    """What a person needs to know, and what to try first."""
+    lines = [
+        f"A DPoP test server ({server.mode}) is at {server.issuer}; Ctrl-C stops it.",
+        "",
+        f"  authorize  {server.authorization_endpoint}",
+        f"  token      {server.token_endpoint}",
+        f"  resource   {server.resource}",
+        f"  client     {server.client_id}, secret {server.client_secret}",
+    ]
+    if server.mode == "rfc9449":
+        lines.append(f"             {server.public_client_id}, without a secret")
+    lines += ["", "Try in another terminal:", "", *(f"  {line}" for line in _first_steps(server))]
+    lines += [
+        "",
+        "Move a lever, count what happened:",
+        "",
+        f"  curl -d '{{\"lapse\": true}}' {server.issuer}/levers",
+        f"  curl {server.issuer}/stats",
+        "",
+        "Refusals appear below, with their reason.",
+    ]
+    return "\n".join(lines)
+
+
+def _first_steps(server: DPoPTestServer) -> list[str]:
+    """Commands that work as they stand: refused, then with a key, then with a token."""
+    if server.mode == "google":
+        query = f"response_type=code&client_id={server.client_id}&redirect_uri=http://127.0.0.1/"
+        return [f"curl -i {server.resource}", f"curl -i '{server.authorization_endpoint}?{query}'"]
+    token, resource = server.token_endpoint, server.resource
+    ask = f"-u {server.client_id}:{server.client_secret} -d grant_type=client_credentials {token}"
+    steps = [f"curl -i {resource}", "dpop key generate; export DPOP_KEY=key.pem"]
+    with_nonce = ""
+    if server.levers.as_nonces != "none":
+        steps += [f"dpop headers POST {token} |", f"  curl -s -D as.txt -H @- {ask}"]
+        with_nonce = " --nonce-from as.txt"
+    steps += [f"dpop headers POST {token}{with_nonce} |", f"  curl -s -H @- {ask} > token.json"]
+    with_nonce = ""
+    if server.levers.rs_nonces != "none":
+        steps += [
+            f"dpop headers GET {resource} --token-file token.json |",
+            f"  curl -s -D api.txt -H @- {resource}",
+        ]
+        with_nonce = " --nonce-from api.txt"
+    return [
+        *steps,
+        f"dpop headers GET {resource} --token-file token.json{with_nonce} |",
+        f"  curl -s -H @- {resource}",
+    ]
+
+
+def _settings(texts: tuple[str, ...]) -> dict[str, Any]:
+    """``name=value`` pairs; a value that is not JSON is the string it is."""
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes NAME=VALUE, such as token_lifetime=5; {ascii(text)[:60]} has no =")
+        if name in {"nonces", "mode", "host", "port"}:
+            raise UsageError(f"use --{name}, not --set {name}=")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; before and after, signals do what they did."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    numbers = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
+    before = [(number, signal.signal(number, on_signal)) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+class _OnStderr(logging.Handler):
+    """Prints each record on the stderr of this moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it."""
+        click.echo(self.format(record), err=True)
+
+
+@contextlib.contextmanager
+def _refusals_on_stderr() -> Iterator[None]:
+    handler = _OnStderr(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    level, propagate = _LOGGER.level, _LOGGER.propagate
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(logging.INFO)
+    _LOGGER.propagate = False  # or the command line's own handler would print warnings once more
+    try:
+        yield
+    finally:
+        _LOGGER.removeHandler(handler)
+        _LOGGER.setLevel(level)
+        _LOGGER.propagate = propagate
