@@ -11,7 +11,7 @@ from typing import Literal, Self, Unpack, cast
 
 from dpop.errors import UsageError
 from dpop.htu import Origin
-from dpop.server import DEFAULT_ALGS
+from dpop.server import DEFAULT_ALGS, ProofVerifier
 from dpop.testing.authorization import new_code
 from dpop.testing.authorization_server import PATHS, AuthorizationServer
 from dpop.testing.clients import Client, Clients
@@ -68,6 +68,7 @@ class DPoPTestServer:
     :param clock: Unix seconds.
     :param kept: how many requests and refusals are kept to be read, the oldest being forgotten first.
     :param settings: any setting of :class:`dpop.testing.Levers`.
+    :raises AlgorithmError: an algorithm that is none, or none at all.
     :raises UsageError: a setting that makes no sense. From :meth:`start`: the port cannot be had.
     """
 
@@ -101,7 +102,8 @@ class DPoPTestServer:
         self._host = host
         self._port = port
         self._public_origin = None if public_origin is None else str(Origin.parse(public_origin))
-        self._algs = tuple(algs)
+        # Refused here and not at the start, when the port is open already.
+        self._algs = ProofVerifier(replay=None, algs=algs).algs
         self._real_clock = clock
         self._journal = Journal(kept=kept)
         self._store = Store(self.clock)
