@@ -14,7 +14,7 @@ from testing_client import KEY, OTHER_KEY, Answer, call, post, reasons, send
 
 import dpop
 from dpop.client.challenge import dpop_challenge
-from dpop.errors import UsageError
+from dpop.errors import AlgorithmError, UsageError
 from dpop.server import MemoryReplayCache
 from dpop.testing import Discipline, DPoPTestServer, Levers
 from dpop.testing.authorization_server import AuthorizationServer
@@ -98,6 +98,12 @@ def test_a_wrong_mode_is_told() -> None:
         DPoPTestServer(mode="okta")  # type: ignore[arg-type]
 
 
+def test_an_algorithm_that_is_none_is_told() -> None:
+    """Before any port is opened."""
+    with pytest.raises(AlgorithmError, match="HS256"):
+        DPoPTestServer(algs=["HS256"])
+
+
 def test_an_unknown_setting_is_told() -> None:
     """A typo in a keyword argument is answered with the names there are."""
     with pytest.raises(UsageError, match=r"no lever 'rs_nonce'; the settings are nonces, as_nonces"):
@@ -114,6 +120,7 @@ def test_ipv6_has_brackets() -> None:
 def test_public_origin_is_what_proofs_must_name() -> None:
     """Behind a TLS proxy, proofs name the proxy's origin and not this server's port."""
     with DPoPTestServer(public_origin="https://as.example/", nonces="none") as server:
+        assert server.origin == "https://as.example"
         assert server.token_endpoint == "https://as.example/token"
         port = server._http.port if server._http else 0
         token = server.issue_access_token(jkt=KEY.thumbprint)
