@@ -143,11 +143,18 @@ def _signing_pool(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
 
 def drain(raw: BaseHTTPResponse, exchange: Exchange) -> None:
     """Read what little is left of an answer, so that its connection can be used again; else close it."""
+    try:
+        if not _drained(raw, exchange):
+            raw.close()
+    finally:
+        raw.release_conn()  # closed or not: a pool of one that blocks waits for it
+
+
+def _drained(raw: BaseHTTPResponse, exchange: Exchange) -> bool:
     left = DRAIN_OCTETS
     length = raw.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) > left:
-        raw.close()
-        return
+        return False
     deadline = time.monotonic() + DRAIN_SECONDS
     with contextlib.suppress(Exception), _deadline(exchange) as limit:
         while (seconds := deadline - time.monotonic()) > 0:
@@ -155,11 +162,10 @@ def drain(raw: BaseHTTPResponse, exchange: Exchange) -> None:
             chunk = raw.read1(left, decode_content=False)
             left -= len(chunk)
             if not chunk:
-                raw.release_conn()
-                return
+                return True
             if left <= 0:
                 break
-    raw.close()
+    return False
 
 
 def peek(raw: BaseHTTPResponse) -> tuple[bytes, BaseHTTPResponse]:

@@ -222,10 +222,13 @@ def _again(
     copy = sent.copy()
     if "Set-Cookie" in response.headers:
         jar = RequestsCookieJar() if copy._cookies is None else copy._cookies  # noqa: SLF001
-        if copy.headers.get("Cookie") == get_cookie_header(jar, sent):
-            copy.headers.pop("Cookie", None)  # made from the jar; a caller's own is kept
+        before = copy.headers.pop("Cookie", None)
+        made_from_jar = before == get_cookie_header(jar, copy)
         extract_cookies_to_jar(jar, sent, response.raw)
-        copy.prepare_cookies(jar)
+        if made_from_jar:
+            copy.prepare_cookies(jar)
+        elif before is not None:
+            copy.headers["Cookie"] = before  # the caller's own
     if rebuild is not None:
         copy.prepare_body(rebuild(_in_memory(sent.body) or b""), None)
     elif isinstance(copy._body_position, int):  # noqa: SLF001

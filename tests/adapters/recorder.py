@@ -191,7 +191,7 @@ class Recorder:
         if answer.drop or not request.complete:
             return False
         self._answer(connection, request, answer)
-        return "close" not in [value.lower() for name, value in answer.headers if name.lower() == "connection"]
+        return "close" not in [value.lower() for value in request.all("Connection")]
 
     def _body(self, request: Received, stream: Any) -> tuple[bytes, bool]:
         if request.all("Transfer-Encoding"):

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recording server, speaking HTTP/2 over TLS: the same handlers, the same record."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+from adapters.recorder import Handler, Received, Recorder
+
+__all__ = ["Http2Recorder"]
+
+
+class Http2Recorder(Recorder):
+    """One thread per connection, any number of streams; bodies of answers are bytes."""
+
+    def __init__(self, handler: Handler, *, tls: ssl.SSLContext) -> None:
+        super().__init__(handler, tls=tls)
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        with contextlib.suppress(OSError, EOFError), connection:
+            connection.settimeout(30)
+            assert self._tls is not None
+            with self._tls.wrap_socket(connection, server_side=True) as secure:
+                with self._lock:
+                    self._open.add(secure)
+                try:
+                    self._talk(secure, number)
+                finally:
+                    with self._lock:
+                        self._open.discard(secure)
+
+    def _talk(self, secure: ssl.SSLSocket, number: int) -> None:
+        h2c = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+        h2c.initiate_connection()
+        secure.sendall(h2c.data_to_send())
+        heads: dict[int, list[tuple[str, str]]] = {}
+        bodies: dict[int, bytes] = {}
+        while octets := secure.recv(65536):
+            events: list[Any] = h2c.receive_data(octets)
+            for event in events:
+                if isinstance(event, h2.events.RequestReceived):
+                    heads[event.stream_id] = [(str(name), str(value)) for name, value in event.headers or []]
+                    bodies[event.stream_id] = b""
+                elif isinstance(event, h2.events.DataReceived):
+                    bodies[event.stream_id] += event.data or b""
+                    h2c.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id)
+                elif isinstance(event, h2.events.StreamEnded):
+                    self._reply(h2c, event.stream_id, heads.pop(event.stream_id), bodies.pop(event.stream_id), number)
+            secure.sendall(h2c.data_to_send())
+
+    def _reply(self, h2c: Any, stream: int, head: list[tuple[str, str]], body: bytes, number: int) -> None:
+        pseudo = dict(pair for pair in head if pair[0].startswith(":"))
+        # The authority stands in for Host, so that tests read both protocols alike.
+        headers = [("Host", pseudo[":authority"]), *(pair for pair in head if not pair[0].startswith(":"))]
+        line = f"{pseudo[':method']} {pseudo[':path']} HTTP/2"
+        request = Received(line, headers, body, True, number, self.name)
+        with self._lock:
+            self.requests.append(request)
+        answer = self.handler(request)
+        assert isinstance(answer.body, bytes)
+        fields = [(name.lower(), value) for name, value in answer.headers]
+        h2c.send_headers(stream, [(":status", str(answer.status)), *fields], end_stream=not answer.body)
+        if answer.body:
+            h2c.send_data(stream, answer.body, end_stream=True)

@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies between a client and a server: retries, proxies, TLS, HTTP/2, streams, hooks, logs, clocks."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import logging
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from adapters.authority import Authority, make_authority
+from adapters.clients import CLIENTS, Client, make
+from adapters.http2_server import Http2Recorder
+from adapters.proxies import ForwardProxy, SocksProxy
+from adapters.recorder import Answer, Received, Recorder, challenge, script
+from urllib3.util.retry import Retry
+
+import dpop
+import dpop.requests
+from dpop.errors import UsageError
+from dpop.redaction import RedactingFilter
+
+TOKEN = "access-token-1"
+BODY = b"0123456789" * 1000
+
+
+@pytest.fixture(params=sorted(CLIENTS))
+def name(request: pytest.FixtureRequest) -> str:
+    """Each client in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def client(name: str) -> Iterator[Callable[..., Any]]:
+    """Makes clients, and closes them."""
+    made: list[Client] = []
+
+    def build(prover: Any = None, **options: Any) -> Any:
+        made.append(make(name, prover, **options))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Certificates for this run."""
+    return make_authority(tmp_path_factory.mktemp("tls"))
+
+
+def tls_options(name: str, authority: Authority) -> dict[str, Any]:
+    """How each client is told what to trust and what to show."""
+    if name == "requests":
+        return {"verify": authority.ca, "cert": authority.client}
+    return {"verify": authority.client_context()}
+
+
+def assert_fresh(received: list[Received], scheme: str = "http") -> None:
+    """One proof on each, no identifier twice, each for its own method and target."""
+    assert len({request.claims["jti"] for request in received}) == len(received)
+    for request in received:
+        assert request.claims["htm"] == request.method
+        assert request.claims["htu"] == f"{scheme}://{request.one('Host')}{request.target.partition('?')[0]}"
+
+
+# -- T4: retries below the adapter -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_urllib3_retries_get_fresh_proofs(status: int) -> None:
+    """Each retry that urllib3 makes by itself has a proof of its own, and the newest nonce."""
+    answers = [Answer(status, [("DPoP-Nonce", f"n{number}"), ("Retry-After", "0")]) for number in range(3)]
+    retry = Retry(total=5, status_forcelist=[503, 429], allowed_methods=None, backoff_factor=0)
+    with Recorder(script(*answers, Answer(200))) as server:
+        with make("requests", origins=server.origin, access_token=TOKEN, max_retries=retry) as client:
+            assert client.send("POST", server.url("/r?q=1"), body=client.bytes_body(BODY)).status == 200
+        assert [request.nonce for request in server.requests] == [None, "n0", "n1", "n2"]
+        assert {request.body for request in server.requests} == {BODY}
+        assert_fresh(server.requests)
+
+
+def test_a_dropped_connection_is_retried_with_a_fresh_proof() -> None:
+    """A kept-alive connection that is gone: urllib3 sends again, with another proof."""
+    with Recorder(script(Answer(200), Answer(drop=True), Answer(200))) as server:
+        with make("requests", origins=server.origin, access_token=TOKEN, max_retries=2) as client:
+            for _ in range(2):
+                assert client.send("GET", server.url("/r")).status == 200
+        assert len(server.requests) == 3
+        assert_fresh(server.requests)
+
+
+def test_a_retried_stream_is_not_sent_empty() -> None:
+    """A body that can be read once is sent once: the 503 is handed on although retries are left."""
+    retry = Retry(total=5, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+    with Recorder(script(Answer(503, [("Retry-After", "0")]), Answer(200))) as server:
+        with make("requests", origins=server.origin, access_token=TOKEN, max_retries=retry) as client:
+            assert client.send("POST", server.url("/r"), body=client.stream_body(BODY)).status == 503
+        assert [request.body for request in server.requests] == [BODY]
+
+
+def test_a_retried_code_exchange_keeps_its_identifier() -> None:
+    """Google's code exchange: the same jti on every attempt, a fresh signature on each."""
+    retry = Retry(total=2, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+    form = {"grant_type": "authorization_code", "code": "4/P7q7W91a-oMsCeLvIaQm6bTrgtp7"}
+    wants = Answer(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
+    with Recorder(script(Answer(503), wants, Answer(200))) as server:
+        options = {"profile": dpop.profiles.GOOGLE, "max_retries": retry}
+        with make("requests", origins=server.origin, **options) as client:
+            assert client.send("POST", server.url("/token"), body=client.form_body(form)).status == 200
+        assert {request.claims["jti"] for request in server.requests} == {"3xbsgA0UB_TL-2wQicAwURmxtBIKPGNmnUFBhZtC0tc"}
+        assert len({request.one("DPoP") for request in server.requests}) == 3
+
+
+# -- T4, T20: proxies --------------------------------------------------------------------------
+
+
+def test_through_a_forwarding_proxy(client: Callable[..., Any]) -> None:
+    """http through a proxy: signed for the server, not for the proxy, challenge and redirect included."""
+
+    def handler(request: Received) -> Answer:
+        if request.nonce != "n1":
+            return challenge("n1")
+        return Answer(200) if request.target.startswith("/there") else Answer(307, [("Location", "/there?x=1")])
+
+    with ForwardProxy() as proxy, Recorder(handler) as server:
+        one = client(origins=server.origin, access_token=TOKEN, proxy=proxy.url)
+        assert one.send("POST", server.url("/here"), body=one.bytes_body(BODY)).status == 200
+        assert len(proxy.seen) == 3
+        assert_fresh(server.requests)
+
+
+@pytest.mark.parametrize("kind", [ForwardProxy, SocksProxy])
+def test_through_a_tunnel(
+    name: str, client: Callable[..., Any], authority: Authority, kind: type[ForwardProxy] | type[SocksProxy]
+) -> None:
+    """https through CONNECT and SOCKS: the proxy sees no request, the server one fresh proof on each."""
+    with kind() as proxy, Recorder(script(challenge("n1"), Answer(200)), tls=authority.server_context()) as server:
+        one = client(origins=server.origin, access_token=TOKEN, proxy=proxy.url, **tls_options(name, authority))
+        for _ in range(2):
+            assert one.send("GET", server.url("/r")).status == 200
+        assert [request.nonce for request in server.requests] == [None, "n1", "n1"]
+        assert_fresh(server.requests, "https")
+        assert all(f"127.0.0.1:{server.port}" in line for line in proxy.seen)
+
+
+def test_retries_through_proxies_get_fresh_proofs(authority: Authority) -> None:
+    """A dropped tunnel and a 503 behind it: each attempt that arrives has its own proof."""
+    retry = Retry(total=5, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+    for kind in (ForwardProxy, SocksProxy):
+        with kind() as proxy, Recorder(script(Answer(503), Answer(200)), tls=authority.server_context()) as server:
+            proxy.drop_next = 1
+            options = {"proxy": proxy.url, "max_retries": retry, **tls_options("requests", authority)}
+            with make("requests", origins=server.origin, access_token=TOKEN, **options) as client:
+                assert client.send("GET", server.url("/r")).status == 200
+            assert_fresh(server.requests, "https")
+            assert len(server.requests) == 2
+
+
+def test_a_proxys_challenge_is_not_answered(client: Callable[..., Any]) -> None:
+    """407 with a DPoP challenge: no proof for the proxy, no second request (RFC 9449 §7.1)."""
+    fields = [("Proxy-Authenticate", 'DPoP error="use_dpop_nonce"'), ("DPoP-Nonce", "evil")]
+    with ForwardProxy(refuse=fields) as proxy, Recorder(script(Answer(200))) as server:
+        one = client(origins=server.origin, access_token=TOKEN, proxy=proxy.url)
+        assert one.send("GET", server.url("/r")).status == 407
+        assert len(proxy.seen) == 1
+        assert server.requests == []
+
+
+# -- T20: TLS, HTTP/2, streams, hooks, netrc, base URLs -----------------------------------------
+
+
+def test_with_a_client_certificate(name: str, client: Callable[..., Any], authority: Authority) -> None:
+    """Mutual TLS and DPoP go together."""
+    tls = authority.server_context(want_client=True)
+    with Recorder(script(challenge("n1"), Answer(200)), tls=tls) as server:
+        one = client(origins=server.origin, access_token=TOKEN, **tls_options(name, authority))
+        assert one.send("GET", server.url("/r")).status == 200
+        assert_fresh(server.requests, "https")
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+def test_over_http2(name: str, client: Callable[..., Any], authority: Authority) -> None:
+    """HTTP/2: signed for the authority, challenges and redirects included, one proof per stream."""
+
+    def handler(request: Received) -> Answer:
+        if request.nonce != "n1":
+            return challenge("n1", b"no")
+        return Answer(200, body=b"yes") if request.target == "/there" else Answer(307, [("location", "/there")])
+
+    with Http2Recorder(handler, tls=authority.server_context(http2=True)) as server:
+        one = client(origins=server.origin, access_token=TOKEN, http2=True, **tls_options(name, authority))
+        for _ in range(3):
+            assert one.send("POST", server.url("/here"), body=one.bytes_body(BODY)).status == 200
+        assert len(server.requests) == 7
+        assert {request.line.split(" ")[2] for request in server.requests} == {"HTTP/2"}
+        assert {request.connection for request in server.requests} == {1}
+        assert {request.body for request in server.requests} == {BODY}
+        assert_fresh(server.requests, "https")
+
+
+def test_a_streamed_answer_is_not_read_early(name: str) -> None:
+    """A streamed 200 reaches the caller while the server is still sending it."""
+    pieces = itertools.count()
+
+    def endless() -> Iterator[bytes]:
+        for _ in pieces:
+            yield b"x" * 1000
+            time.sleep(0.01)
+
+    with Recorder(lambda request: Answer(200, [("DPoP-Nonce", "n1")], endless())) as server:
+        with make(name, origins=server.origin, access_token=TOKEN) as one:
+            assert first_octets(one, server.url("/r")) == b"x"
+
+
+def first_octets(client: Any, url: str) -> bytes:
+    """The first octet of a streamed answer, in the way of each library."""
+    if client.name == "requests":
+        with client.session.get(url, stream=True, timeout=20) as response:
+            return bytes(next(response.iter_content(1)))
+    if client.name.endswith("-async"):
+
+        async def read() -> bytes:
+            async with client.client.stream("GET", url) as response:
+                async for chunk in response.aiter_bytes(1):
+                    return bytes(chunk)
+            return b""
+
+        return bytes(client.runner.run(read()))
+    with client.client.stream("GET", url) as response:
+        return bytes(next(response.iter_bytes(1)))
+
+
+def test_hooks_that_raise_do_not_see_the_challenge(name: str) -> None:
+    """A user's raise_for_status hook sees the final answer only, so the nonce retry survives it."""
+    seen: list[int] = []
+
+    def check(response: Any, *_args: Any, **_options: Any) -> None:
+        seen.append(response.status_code)
+        response.raise_for_status()
+
+    async def acheck(response: Any) -> None:
+        check(response)
+
+    with Recorder(script(challenge("n1"), Answer(200))) as server:
+        with make(name, origins=server.origin, access_token=TOKEN) as one:
+            if name == "requests":
+                one.session.hooks["response"].append(check)
+            else:
+                one.client.event_hooks["response"] = [acheck if name.endswith("-async") else check]
+            assert one.send("GET", server.url("/r")).status == 200
+        assert seen == [200]
+
+
+def test_netrc_does_not_displace_the_token(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A .netrc entry for the host: DPoP survives it, also on a redirect."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login mallory password secret\n", "utf-8")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    answers = script(Answer(307, [("Location", "/there")]), Answer(200))
+    with Recorder(answers) as server:
+        user = (dpop.generate_key(), "theirs")
+        with make(name, origins=server.origin, access_token=TOKEN, trust_env=True) as one:
+            one.send("GET", server.url("/here"))
+            one.send("GET", server.url("/here"), user=user)
+        sent = [request.one("Authorization") for request in server.requests]
+        assert sent == [f"DPoP {TOKEN}"] * 2 + ["DPoP theirs"]
+
+
+@pytest.mark.parametrize("name", ["httpx", "httpx2"], indirect=True)
+def test_with_a_base_url_and_wrapped_transports(name: str, client: Callable[..., Any]) -> None:
+    """base_url joins before signing, and a given transport is used as it is."""
+    one = client(origins="https://api.example", access_token=TOKEN)
+    library, door = one.library, one.door
+    seen: list[Any] = []
+
+    def answer(request: Any) -> Any:
+        seen.append(request)
+        if len(seen) == 1:
+            return library.Response(
+                401, headers={"WWW-Authenticate": 'DPoP error="use_dpop_nonce"', "DPoP-Nonce": "n1"}, content=b"no"
+            )
+        return library.Response(200, content=b"yes")
+
+    transport = door.DPoPTransport(
+        dpop.generate_key(), origins="https://api.example", access_token=TOKEN, transport=library.MockTransport(answer)
+    )
+    with library.Client(transport=transport, base_url="https://api.example/v1/") as wrapped:
+        response = wrapped.post("things", json={"a": 1})
+    assert (response.status_code, response.content) == (200, b"yes")
+    assert [request.content for request in seen] == [seen[0].content] * 2
+    claims = json.loads(base64.urlsafe_b64decode(seen[1].headers["DPoP"].split(".")[1] + "=="))
+    assert (claims["htu"], claims["nonce"]) == ("https://api.example/v1/things", "n1")
+    assert "DPoP" not in response.request.headers
+    with pytest.raises(UsageError, match="retries"):
+        door.DPoPTransport(
+            dpop.generate_key(), origins="https://api.example", transport=library.MockTransport(answer), retries=3
+        )
+
+
+def test_auth_without_an_adapter_says_so(name: str) -> None:
+    """DPoPAuth on a client that does not sign: an error that names what is missing, and no token sent."""
+    with Recorder(script(Answer(200))) as server:
+        with make(name, origins="https://api.example") as one:
+            auth = (dpop.requests if name == "requests" else one.door).DPoPAuth(dpop.generate_key(), "secret-token")
+            with pytest.raises(UsageError, match="without a proof"):
+                if name == "requests":
+                    requests.get(server.url("/r"), auth=auth, timeout=20)
+                elif name.endswith("-async"):
+
+                    async def send() -> None:
+                        async with one.library.AsyncClient(auth=auth, trust_env=False) as bare:
+                            await bare.get(server.url("/r"))
+
+                    one.runner.run(send())
+                else:
+                    one.library.Client(auth=auth, trust_env=False).get(server.url("/r"))
+        assert server.requests[0].all("Authorization") == []
+
+
+# -- T12: a pool of one -------------------------------------------------------------------------
+
+
+def test_a_pool_of_one_does_not_deadlock(name: str, client: Callable[..., Any]) -> None:
+    """With a single connection the challenge's connection is given back before the retry."""
+    if name == "requests":
+        options: dict[str, Any] = {"pool_connections": 1, "pool_maxsize": 1, "pool_block": True}
+    else:
+        library = client(origins="https://x.example").library
+        options = {"limits": library.Limits(max_connections=1)}
+    with Recorder(script(challenge("n1", b"x" * 100_000), challenge("n2", b"y"), Answer(200))) as server:
+        one = client(origins=server.origin, access_token=TOKEN, **options)
+        assert one.send("GET", server.url("/r")).status == 401
+        assert one.send("GET", server.url("/r")).status == 200
+
+
+# -- T16, T18: keys and secrets -----------------------------------------------------------------
+
+
+class DeviceKey:
+    """A key that cannot export, copy or pickle."""
+
+    def __init__(self) -> None:
+        self._key = dpop.generate_key()
+        self.alg = self._key.alg
+        self.public_jwk: Mapping[str, str] = self._key.public_jwk
+        self.thumbprint = self._key.thumbprint
+        self.blocking = True
+
+    def sign(self, signing_input: bytes) -> bytes:
+        return self._key.sign(signing_input)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError
+
+
+def test_a_key_that_cannot_export(client: Callable[..., Any]) -> None:
+    """Everything an adapter does works with a key that only signs."""
+    with Recorder(script(challenge("n1"), Answer(307, [("Location", "/there")]), Answer(200))) as server:
+        one = client(DeviceKey(), origins=server.origin, access_token=TOKEN)
+        assert one.send("POST", server.url("/r"), body=one.bytes_body(BODY)).status == 200
+        assert_fresh(server.requests)
+
+
+def test_nothing_secret_is_logged_or_shown(client: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    """At DEBUG level, with the filter for other libraries, no log or repr has a token, proof or nonce."""
+    masking = RedactingFilter()
+    caplog.handler.addFilter(masking)
+    caplog.set_level(logging.DEBUG)
+    with Recorder(
+        script(challenge("secret-nonce"), Answer(307, [("Location", "/there")]), Answer(drop=True))
+    ) as server:
+        one = client(origins=server.origin, access_token="very-secret-token")
+        with pytest.raises(Exception, match=r".") as failed:
+            one.send("POST", server.url("/r"), body=one.bytes_body(BODY))
+    shown = caplog.text + repr(one.transport) + repr(vars(one.transport)) + str(failed.getrepr(style="short"))
+    request = getattr(failed.value, "request", None)
+    shown += repr(getattr(request, "headers", ""))
+    caplog.handler.removeFilter(masking)
+    assert "dpop" in shown.lower()
+    for secret in ("very-secret-token", "secret-nonce", *(r.one("DPoP")[-40:] for r in server.requests)):
+        assert secret not in shown
+
+
+def test_our_own_loggers_need_no_filter(client: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    """What this package logs itself has nothing to mask."""
+    caplog.set_level(logging.DEBUG, "dpop")
+    with Recorder(script(challenge("secret-nonce"), challenge("other-nonce"))) as server:
+        one = client(origins=server.origin, access_token="very-secret-token")
+        one.send("GET", server.url("/r"))
+    own = [record.getMessage() for record in caplog.records if record.name.startswith("dpop")]
+    assert own
+    assert not any(secret in "".join(own) for secret in ("secret-nonce", "other-nonce", "very-secret", "eyJ"))
+
+
+# -- T19: client assertions ---------------------------------------------------------------------
+
+
+def test_a_client_assertion_is_sent_once(client: Callable[..., Any]) -> None:
+    """A bare adapter hands the challenge on; with rebuild= the retry has a new assertion."""
+    numbers = itertools.count(1)
+
+    def rebuild(body: bytes) -> bytes:
+        fields = dict(urllib.parse.parse_qsl(body.decode()))
+        fields["client_assertion"] = f"assertion-{next(numbers)}-longer-than-before"
+        return urllib.parse.urlencode(fields).encode()
+
+    wants = Answer(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
+    form = {"grant_type": "client_credentials", "client_assertion": "assertion-0"}
+    for option, expected in ((None, 1), (rebuild, 2)):
+        with Recorder(script(wants, Answer(200))) as server:
+            one = client(origins=server.origin, rebuild=option)
+            reply = one.send("POST", server.url("/token"), body=one.form_body(form))
+            assert (reply.status, len(server.requests)) == (200 if option else 400, expected)
+            assertions = [dict(urllib.parse.parse_qsl(r.body.decode()))["client_assertion"] for r in server.requests]
+            assert assertions == ["assertion-0", "assertion-1-longer-than-before"][:expected]
+            assert all(request.complete for request in server.requests)
+
+
+# -- T21: clocks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ahead", [90, -90])
+def test_a_wrong_clock_is_explained_and_learnt(
+    client: Callable[..., Any], ahead: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The refusal is explained with the measured difference; with learn_clock=True the next call succeeds."""
+
+    def handler(request: Received) -> Answer:
+        now = time.time() + ahead
+        if abs(request.claims["iat"] - now) < 30:
+            return Answer(200)
+        headers = [("WWW-Authenticate", 'DPoP error="invalid_dpop_proof"'), ("Date", formatdate(now, usegmt=True))]
+        return Answer(401, headers)
+
+    with Recorder(handler) as server:
+        one = client(origins=server.origin, access_token=TOKEN, learn_clock=True)
+        assert [one.send("GET", server.url("/r")).status for _ in range(2)] == [401, 200]
+        assert len(server.requests) == 2
+    assert f"s {'ahead of' if ahead > 0 else 'behind'} this machine" in caplog.text
+
+
+# -- cookies and authorization of others ---------------------------------------------------------
+
+
+def test_cookies_of_a_challenge_go_with_the_retry() -> None:
+    """A load balancer's cookie on the 401 brings the retry to the server that gave the nonce."""
+    answer = challenge("n1")
+    answer.headers.append(("Set-Cookie", "node=7; Path=/"))
+    with Recorder(script(answer, Answer(200))) as server:
+        with make("requests", origins=server.origin, access_token=TOKEN) as client:
+            client.session.cookies["old"] = "1"
+            assert client.send("GET", server.url("/r")).status == 200
+            assert client.session.cookies["node"] == "7"
+        assert server.requests[0].one("Cookie") == "old=1"
+        assert sorted(server.requests[1].one("Cookie").split("; ")) == ["node=7", "old=1"]
+
+
+def test_one_prepared_request_sent_twice_has_two_proofs() -> None:
+    """Session.send() with the same prepared request signs each time."""
+    with Recorder(script(Answer(200))) as server:
+        with make("requests", origins=server.origin, access_token=TOKEN) as client:
+            prepared = client.session.prepare_request(requests.Request("POST", server.url("/r"), data=BODY))
+            for _ in range(2):
+                client.session.send(prepared)
+            assert "DPoP" not in prepared.headers
+        assert_fresh(server.requests)
+
+
+def test_ath_is_the_hash_of_the_token_that_is_sent(client: Callable[..., Any]) -> None:
+    """A function's token is asked for with each attempt; header and hash always agree."""
+    tokens = (f"token-{number}" for number in itertools.count())
+    with Recorder(script(challenge("n1"), Answer(307, [("Location", "/there")]), Answer(200))) as server:
+        one = client(origins=server.origin, access_token=lambda: next(tokens))
+        assert one.send("GET", server.url("/r")).status == 200
+        for number, request in enumerate(server.requests):
+            assert request.one("Authorization") == f"DPoP token-{number}"
+            digest = hashlib.sha256(f"token-{number}".encode()).digest()
+            assert request.claims["ath"] == base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
