@@ -487,6 +487,9 @@ def test_the_first_request_goes_alone_where_nonces_are_required() -> None:
     assert waiting is not None
     pilot.send()
     pilot.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1"))
+    assert not waiting.over
+    pilot.send()
+    pilot.answer(200)
     assert waiting.over
     assert second.flow.ready() is None
     assert second.send()["nonce"] == "n1"

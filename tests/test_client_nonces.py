@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import threading
 from collections import deque
 
@@ -64,8 +65,7 @@ def exchange(cache: NonceCache, server: SingleUseServer, leased: Lease) -> None:
     if good:
         cache.answered(leased, learnt=fresh, accepted=True)
         return
-    cache.answered(leased, learnt=fresh, refused=True, keep=False)
-    again = cache.lease_nonce(leased.key, fresh)
+    again = cache.challenged(leased, fresh)
     good, fresh = server.answer(again.nonce)
     assert good
     cache.answered(again, learnt=fresh, accepted=True)
@@ -138,8 +138,7 @@ def test_a_lapse_is_not_taken_for_single_use() -> None:
     cache.learn(KEY, "a")
     for _ in range(2):
         cache.answered(lease(cache), learnt=None, accepted=True)
-    lapsed = lease(cache)
-    cache.answered(lapsed, learnt="b", refused=True, keep=False)
+    cache.challenged(lease(cache), "b")
     cache.learn(KEY, "late")
     cache.learn(KEY, "b")
     assert [lease(cache).nonce for _ in range(3)] == ["b", "b", "b"]
@@ -175,15 +174,47 @@ def test_stale_nonces_in_the_pool_are_dropped_together() -> None:
 
 
 def test_the_nonce_of_a_retry_is_not_given_to_others() -> None:
-    """The nonce of a challenge that is about to be used stays out of the pool."""
+    """There is one retry only: until it is answered, its nonce is nobody else's."""
+    cache = NonceCache()
+    again = cache.challenged(lease(cache), "mine")
+    assert again.nonce == "mine"
+    assert [lease(cache).nonce for _ in range(3)] == [None, None, None]
+    cache.answered(again, learnt=None, accepted=True)
+    assert lease(cache).nonce == "mine"
+
+
+def test_a_retry_on_a_shared_server_serves_everybody_at_once() -> None:
+    """Where a nonce is known to be good for many, the first challenge after a lapse is enough."""
     cache = NonceCache()
     cache.learn(KEY, "a")
-    cache.learn(KEY, "b")
-    refused = lease(cache)
-    cache.answered(refused, learnt="c", refused=True, keep=False)
-    again = cache.lease_nonce(KEY, "c")
-    cache.answered(again, learnt="d", accepted=True)
-    assert lease(cache).nonce == "d"
+    for _ in range(2):
+        cache.answered(lease(cache), learnt=None, accepted=True)
+    cache.challenged(lease(cache), "b")
+    assert lease(cache).nonce == "b"
+
+
+def test_no_retry_is_refused_by_a_single_use_server() -> None:
+    """Whatever the order in which many requests are answered, each has its nonce to itself on the retry."""
+    for seed in range(50):
+        order = random.Random(seed)
+        cache, server = NonceCache(), SingleUseServer()
+        first_tries, retries = [], []
+        for _ in range(300):
+            step = order.random()
+            if step < 0.5:
+                first_tries.append(lease(cache))
+            elif retries and step < 0.75:
+                again = retries.pop(order.randrange(len(retries)))
+                good, fresh = server.answer(again.nonce)
+                assert good
+                cache.answered(again, learnt=fresh, accepted=True)
+            elif first_tries:
+                one = first_tries.pop(order.randrange(len(first_tries)))
+                good, fresh = server.answer(one.nonce)
+                if good:
+                    cache.answered(one, learnt=fresh, accepted=True)
+                else:
+                    retries.append(cache.challenged(one, fresh))
 
 
 def test_servers_are_forgotten_beyond_the_limit() -> None:
@@ -202,10 +233,12 @@ def test_memory_is_bounded_whatever_comes(answers: list[tuple[int, bool, bool]])
     """No sequence of answers makes an entry grow without bound or the cache raise."""
     cache = NonceCache()
     waiting: deque[Lease] = deque()
-    for number, accepted, keep in answers:
+    for number, accepted, again in answers:
         waiting.append(lease(cache))
-        if len(waiting) > 3:
-            cache.answered(waiting.popleft(), learnt=f"n{number}", accepted=accepted, refused=not accepted, keep=keep)
+        if len(waiting) > 3 and again:
+            waiting.append(cache.challenged(waiting.popleft(), f"n{number}"))
+        elif len(waiting) > 3:
+            cache.answered(waiting.popleft(), learnt=f"n{number}", accepted=accepted, refused=not accepted)
     entry = cache._entries.get(KEY)
     assert entry is None or max(len(entry.pool), len(entry.known), len(entry.accepted)) <= 512
 
@@ -216,13 +249,14 @@ def test_cold_start_lets_one_go_first() -> None:
     pilot = lease(cache, required=True)
     waiting = cache.lease(KEY, required=True)
     assert isinstance(waiting, ColdStart)
+    again = cache.challenged(pilot, "a")
     assert not waiting.over
-    cache.answered(pilot, learnt="a", refused=True, keep=False)
+    cache.answered(again, learnt=None, accepted=True)
     assert waiting.over
     assert lease(cache, required=True).nonce == "a"
 
 
-@pytest.mark.parametrize("end", ["failed", "answered without a nonce", "forgotten"])
+@pytest.mark.parametrize("end", ["failed", "failed on its retry", "answered without a nonce", "forgotten"])
 def test_cold_start_ends_however_it_ends(end: str) -> None:
     """An error, an answer without a nonce, or a forgotten entry lets everyone go who waits."""
     cache = NonceCache(max_entries=1)
@@ -231,6 +265,8 @@ def test_cold_start_ends_however_it_ends(end: str) -> None:
     assert isinstance(waiting, ColdStart)
     if end == "failed":
         cache.release(pilot)
+    elif end == "failed on its retry":
+        cache.release(cache.challenged(pilot, "a"))
     elif end == "forgotten":
         cache.learn(NonceKey("jkt", Origin.parse("https://other.example"), Role.RS), "x")
     else:
@@ -256,7 +292,7 @@ def test_threads_wait_for_the_cold_start() -> None:
     for thread in threads:
         thread.start()
     waiting.wait()
-    cache.answered(pilot, learnt="a", refused=True, keep=False)
+    cache.answered(cache.challenged(pilot, "a"), learnt=None, accepted=True)
     for thread in threads:
         thread.join()
     assert seen == ["a"] * 4

@@ -93,7 +93,7 @@ class ProofFlow:
         self._fixed_jti = _jti_of_exchange(form) if policy.profile.code_jti else None
         self._nonce_key = NonceKey(prover.thumbprint, origin, None if policy.profile.share_nonces else role)
         self._lease: Lease | None = None
-        self._reserved: str | None = None
+        self._retry_lease: Lease | None = None
         self._attempts = 0
         self._nonce_retried = False
         self._refreshed = False
@@ -156,9 +156,8 @@ class ProofFlow:
         if self._attempts and self._lease is not None:
             nonces.release(self._lease)  # the attempt before ended without an answer
             self._lease = None
-        if self._reserved is not None:
-            self._lease = nonces.lease_nonce(self._nonce_key, self._reserved)
-            self._reserved = None
+        if self._retry_lease is not None:
+            self._lease, self._retry_lease = self._retry_lease, None
         else:
             self.ready(give_up=True)
         assert self._lease is not None  # noqa: S101 - ready() with give_up always leases
@@ -202,9 +201,10 @@ class ProofFlow:
 
     def failed(self) -> None:
         """The attempt ended without an answer: let go of what others may wait for."""
-        if self._lease is not None:
-            self.prover.nonces.release(self._lease)
-            self._lease = None
+        for lease in (self._lease, self._retry_lease):
+            if lease is not None:
+                self.prover.nonces.release(lease)
+        self._lease = self._retry_lease = None
 
     @property
     def may_repeat(self) -> bool:
@@ -234,14 +234,12 @@ class ProofFlow:
         wants_nonce = error == "use_dpop_nonce"
         # Compared with the nonce of this attempt, never with the cache: other threads fill that meanwhile.
         retry = wants_nonce and nonce is not None and nonce != sent and not self._nonce_retried and self.may_repeat
-        if lease is not None:
-            self.prover.nonces.answered(
-                lease, learnt=nonce, accepted=200 <= status < 300, refused=wants_nonce, keep=not retry
-            )
-        if retry:
-            self._reserved = nonce
+        if lease is not None and nonce is not None and retry:
+            self._retry_lease = self.prover.nonces.challenged(lease, nonce)
             self._nonce_retried = True
             return Step.RETRY
+        if lease is not None:
+            self.prover.nonces.answered(lease, learnt=nonce, accepted=200 <= status < 300, refused=wants_nonce)
         if wants_nonce and not self._priming:
             self._explain_nonce(nonce, sent)
         elif error == "invalid_dpop_proof":

@@ -78,13 +78,14 @@ class ColdStart:
 class Lease:
     """One proof's nonce, and what the cache must know to judge the answer to it."""
 
-    __slots__ = ("cold_start", "epoch", "generation", "key", "nonce")
+    __slots__ = ("cold_start", "epoch", "generation", "key", "nonce", "reserved")
 
     def __init__(self, key: NonceKey, nonce: str | None, generation: int, epoch: int) -> None:
         self.key: NonceKey = key
         self.nonce: str | None = nonce
         self.generation: int = generation
         self.epoch: int = epoch
+        self.reserved: bool = False
         self.cold_start: ColdStart | None = None
 
     def __repr__(self) -> str:
@@ -154,33 +155,38 @@ class NonceCache:
                 lease.cold_start = entry.cold_start = ColdStart()
             return lease
 
-    def lease_nonce(self, key: NonceKey, nonce: str | None) -> Lease:
-        """A lease of one given nonce: the one a challenge carried."""
-        with self._lock:
-            entry = self._entry(key)
-            if nonce is not None:
-                entry.pool.pop(nonce, None)
-            return Lease(key, nonce, self._generation, entry.epoch)
+    def challenged(self, lease: Lease, nonce: str) -> Lease:
+        """The server refused this proof and gave a nonce; the lease of that nonce, for the retry.
 
-    def answered(
-        self, lease: Lease, *, learnt: str | None, accepted: bool = False, refused: bool = False, keep: bool = True
-    ) -> None:
+        There is only one retry. So on a server that may take each nonce once, nobody else gets this one
+        before the retry has been answered; where nonces are shared, all use it at once.
+        """
+        with self._lock:
+            entry = self._entry(lease.key)
+            self._judge(entry, lease, accepted=False, refused=True)
+            if entry.shared:
+                self._learn(entry, nonce, lease)
+            entry.pool.pop(nonce, None)
+            retry = Lease(lease.key, nonce, self._generation, entry.epoch)
+            retry.reserved = not entry.shared
+            retry.cold_start, lease.cold_start = lease.cold_start, None
+            return retry
+
+    def answered(self, lease: Lease, *, learnt: str | None, accepted: bool = False, refused: bool = False) -> None:
         """Take in the answer to a proof and give its lease back.
 
         :param learnt: the nonce the answer carried.
         :param accepted: the server took the proof.
         :param refused: the server asked for another nonce.
-        :param keep: whether others may use ``learnt``; False when the caller is about to, itself.
         """
         with self._lock:
             entry = self._entry(lease.key)
-            if lease.nonce is not None and lease.generation == self._generation:
-                if accepted:
-                    self._accepted(entry, lease.nonce)
-                elif refused:
-                    self._refused(entry, lease.nonce)
+            if lease.reserved and lease.nonce is not None and not refused:
+                self._learn(entry, lease.nonce, lease)
+                entry.pool.pop(lease.nonce, None)
+            self._judge(entry, lease, accepted=accepted, refused=refused)
             if learnt is not None:
-                self._learn(entry, learnt, lease, keep=keep)
+                self._learn(entry, learnt, lease)
         self.release(lease)
 
     def release(self, lease: Lease) -> None:
@@ -204,7 +210,7 @@ class NonceCache:
         """Take in a nonce that did not come with an answer to a proof of this cache."""
         with self._lock:
             entry = self._entry(key)
-            self._learn(entry, nonce, Lease(key, None, self._generation, entry.epoch), keep=True)
+            self._learn(entry, nonce, Lease(key, None, self._generation, entry.epoch))
 
     def _entry(self, key: NonceKey) -> _Entry:
         entry = self._entries.get(key)
@@ -217,6 +223,14 @@ class NonceCache:
         else:
             self._entries.move_to_end(key)
         return entry
+
+    def _judge(self, entry: _Entry, lease: Lease, *, accepted: bool, refused: bool) -> None:
+        """What an answer says about the server's way with nonces."""
+        if lease.nonce is not None and lease.generation == self._generation:
+            if accepted:
+                self._accepted(entry, lease.nonce)
+            elif refused:
+                self._refused(entry, lease.nonce)
 
     def _accepted(self, entry: _Entry, nonce: str) -> None:
         if nonce in entry.accepted:
@@ -238,7 +252,7 @@ class NonceCache:
                 entry.shared = False
                 entry.suspects.clear()
 
-    def _learn(self, entry: _Entry, nonce: str, lease: Lease, *, keep: bool) -> None:
+    def _learn(self, entry: _Entry, nonce: str, lease: Lease) -> None:
         known = entry.known.get(nonce)
         if nonce != entry.newest:
             if known is not None and lease.epoch < entry.epoch:
@@ -247,7 +261,7 @@ class NonceCache:
             entry.newest = nonce
             entry.epoch += 1
             _remember(entry.known, nonce, entry.epoch, _HISTORY_SIZE)
-        if known is None and keep:
+        if known is None:
             _remember(entry.pool, nonce, None, _POOL_SIZE)
         if entry.cold_start is not None:
             entry.cold_start.end()

