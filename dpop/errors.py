@@ -208,9 +208,7 @@ class InvalidProof(DPoPError):  # noqa: N818 - the contract's name, after the RF
         return (_rebuild_invalid_proof, (self.error, self.reason, self.detail, facts))
 
 
-def _rebuild_invalid_proof(
-    error: str, reason: str, detail: str, facts: dict[str, str | None]
-) -> InvalidProof:
+def _rebuild_invalid_proof(error: str, reason: str, detail: str, facts: dict[str, str | None]) -> InvalidProof:
     """Unpickle an InvalidProof, whose evidence is keyword-only."""
     return InvalidProof(error, reason, detail, **facts)
 

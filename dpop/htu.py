@@ -136,8 +136,7 @@ def _url_htu(url: str) -> str:
         _refuse_dot_segments(any("%" in dots[0] for dots in _DOT_SEGMENT.finditer(path)))
         if path.endswith(("/.", "/..")):
             raise TargetError(
-                "the path ends in a dot segment, and clients disagree on the slash it leaves; "
-                "write the path it means"
+                "the path ends in a dot segment, and clients disagree on the slash it leaves; write the path it means"
             )
         path = _without_dot_segments(path)
     return _bounded(front + (path or "/"))

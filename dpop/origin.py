@@ -155,9 +155,7 @@ def _known_scheme(scheme: str) -> str:
 def _host_and_port(authority: str) -> tuple[str, str]:
     """Host, an IPv6 address with its brackets, and port, empty where there is none."""
     if "@" in authority:
-        raise TargetError(
-            "the URL has a user or password before its host; take them out and send them in a header"
-        )
+        raise TargetError("the URL has a user or password before its host; take them out and send them in a header")
     if authority.startswith("["):
         address, bracket, rest = authority.partition("]")
         if not bracket or (rest and not rest.startswith(":")):
@@ -203,7 +201,7 @@ def _a_label(host: str) -> str:
     if len(host) > _MAX_NAME:
         raise TargetError(f"the host name is longer than {_MAX_NAME} characters")
     try:
-        import idna  # only here: most programs never meet such a host
+        import idna  # noqa: PLC0415 - most programs never meet such a host
     except ImportError:
         raise TargetError(
             "the host is not ASCII, and converting it needs the package idna; "

@@ -23,8 +23,7 @@ _ORDERS: Final = {
     size: int(digits, 16)
     for size, digits in {
         32: "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551",
-        48: "ffffffffffffffffffffffffffffffffffffffffffffffff"
-        "c7634d81f4372ddf581a0db248b0a77aecec196accc52973",
+        48: "ffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973",
         66: "01fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffa"
         "51868783bf2f966b7fcc0148f709a5d03bb5c9b8899c47aebb6fb71e91386409",
     }.items()
@@ -136,9 +135,7 @@ def _check_range(name: str, value: int, size: int) -> None:
     if value == 0:
         raise SignatureFormatError(f"{name} is zero; no ECDSA signature has that")
     if value >= _ORDERS[size]:
-        raise SignatureFormatError(
-            f"{name} is not below the order of {_CURVES[size]}: not a signature of that curve"
-        )
+        raise SignatureFormatError(f"{name} is not below the order of {_CURVES[size]}: not a signature of that curve")
 
 
 def _der_integer(number: bytes) -> bytes:

@@ -43,8 +43,7 @@ def test_all_names_every_error_of_the_module() -> None:
 def test_the_drawn_tree_is_the_real_tree() -> None:
     """The tree in the module's docstring is the one Python knows."""
     real = {
-        cls.__name__: next((b.__name__ for b in cls.__bases__ if issubclass(b, DPoPError)), None)
-        for cls in CLASSES
+        cls.__name__: next((b.__name__ for b in cls.__bases__ if issubclass(b, DPoPError)), None) for cls in CLASSES
     }
     assert drawn_tree() == real
 
@@ -73,9 +72,7 @@ def test_codes_are_stable_and_unique() -> None:
     assert len({cls.code for cls in CLASSES}) == len(CLASSES)
 
 
-@pytest.mark.parametrize(
-    "cls", [c for c in CLASSES if issubclass(c, errors.UsageError)], ids=lambda c: c.__name__
-)
+@pytest.mark.parametrize("cls", [c for c in CLASSES if issubclass(c, errors.UsageError)], ids=lambda c: c.__name__)
 def test_misuse_is_a_value_error(cls: type[DPoPError]) -> None:
     """Whoever catches ValueError for a bad argument catches ours too."""
     assert issubclass(cls, ValueError)
@@ -146,9 +143,7 @@ def test_a_refusal_hands_out_its_nonce_silently() -> None:
 def test_a_refusal_survives_copying(clone: object) -> None:
     """Copies of an InvalidProof have the same text and evidence."""
     assert callable(clone)
-    error = InvalidProof(
-        "use_dpop_nonce", "nonce_unknown", "not one of ours", expected="a", got="b", nonce="n"
-    )
+    error = InvalidProof("use_dpop_nonce", "nonce_unknown", "not one of ours", expected="a", got="b", nonce="n")
     back = clone(error)
     assert isinstance(back, InvalidProof)
     assert (vars(back), str(back)) == (vars(error), str(error))

@@ -282,9 +282,7 @@ def test_methods_keep_their_case(method: str) -> None:
     assert check_method(method) == method
 
 
-@pytest.mark.parametrize(
-    "method", ["", " ", "GET ", "GET\r\n", "GE T", "G\u00c9T", "GET/", "GET:", '"GET"', "\x00"]
-)
+@pytest.mark.parametrize("method", ["", " ", "GET ", "GET\r\n", "GE T", "G\u00c9T", "GET/", "GET:", '"GET"', "\x00"])
 def test_what_is_no_method(method: str) -> None:
     """Spaces, separators, controls and non-ASCII are refused with an example of what is meant."""
     with pytest.raises(TargetError, match="expected one such as GET"):

@@ -95,9 +95,7 @@ def test_a_whole_flow_works(server: DPoPTestServer, public: bool) -> None:
 
 def test_a_pushed_request_is_used_once(server: DPoPTestServer) -> None:
     """RFC 9126: the request_uri stands for the pushed parameters, once, for the client that pushed them."""
-    pushed = post(
-        server, server.par_endpoint, {"response_type": "code", "redirect_uri": CALLBACK, **PKCE}, key=None
-    )
+    pushed = post(server, server.par_endpoint, {"response_type": "code", "redirect_uri": CALLBACK, **PKCE}, key=None)
     assert pushed.status == 201
     uri = pushed.json["request_uri"]
     query = {"request_uri": uri, "client_id": server.client_id}
@@ -214,9 +212,7 @@ def test_a_proof_for_the_token_endpoint_is_not_one_for_par(server: DPoPTestServe
     assert (error(answer), reasons(server)) == ((400, "invalid_dpop_proof"), ["htu_mismatch"])
 
 
-@pytest.mark.parametrize(
-    "changes", [{"request_uri": "urn:x"}, {"redirect_uri": "x"}, {"response_type": "token"}]
-)
+@pytest.mark.parametrize("changes", [{"request_uri": "urn:x"}, {"redirect_uri": "x"}, {"response_type": "token"}])
 def test_a_bad_pushed_request_is_refused_at_once(server: DPoPTestServer, changes: dict[str, str]) -> None:
     """What would fail at the authorization endpoint fails here."""
     form = {"response_type": "code", "redirect_uri": CALLBACK, **PKCE, **changes}
@@ -439,15 +435,11 @@ def test_introspection_tells_the_binding(server: DPoPTestServer) -> None:
     assert told["active"] is True
     assert told["cnf"] == {"jkt": KEY.thumbprint}
     assert (told["token_type"], told["sub"], told["iss"]) == ("DPoP", "bob", server.issuer)
-    bearer = post(
-        server, server.introspection_endpoint, {"token": server.issue_access_token()}, key=None
-    ).json
+    bearer = post(server, server.introspection_endpoint, {"token": server.issue_access_token()}, key=None).json
     assert bearer["token_type"] == "Bearer"
     assert "cnf" not in bearer
     assert post(server, server.introspection_endpoint, {"token": "x"}, key=None).json == {"active": False}
-    assert (
-        error(post(server, server.introspection_endpoint, {"token": token}, public=True, key=None))[0] == 401
-    )
+    assert error(post(server, server.introspection_endpoint, {"token": token}, public=True, key=None))[0] == 401
 
 
 def test_revocation_ends_tokens(server: DPoPTestServer) -> None:

@@ -30,9 +30,7 @@ def redeem(server: DPoPTestServer, code: str, **options: Any) -> Answer:
 
 def refresh(server: DPoPTestServer, token: str, **options: Any) -> Answer:
     """A refresh."""
-    return post(
-        server, server.token_endpoint, {"grant_type": "refresh_token", "refresh_token": token}, **options
-    )
+    return post(server, server.token_endpoint, {"grant_type": "refresh_token", "refresh_token": token}, **options)
 
 
 def test_a_whole_flow_works(server: DPoPTestServer) -> None:

@@ -104,9 +104,7 @@ def test_pipelined_requests_are_answered_in_order(server: HTTPServer) -> None:
 
 def test_headers_come_as_they_were_sent(server: HTTPServer) -> None:
     """Names keep their case and order, repeated ones stay apart, blanks around values go."""
-    answer = exchange(
-        server, b"GET / HTTP/1.1\r\nHost: x\r\nA: 1\r\na:\t2 \r\nB:\r\nConnection: close\r\n\r\n"
-    )
+    answer = exchange(server, b"GET / HTTP/1.1\r\nHost: x\r\nA: 1\r\na:\t2 \r\nB:\r\nConnection: close\r\n\r\n")
     headers = json.loads(answer.partition(b"\r\n\r\n")[2])["headers"]
     assert headers[:4] == [["Host", "x"], ["A", "1"], ["a", "2"], ["B", ""]]
 
@@ -256,9 +254,7 @@ def test_sixty_four_clients_at_once() -> None:
             connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
             for _ in range(20):
                 proof = dpop.create_proof(KEY, "GET", server.resource, nonce=nonce, access_token=token)
-                connection.request(
-                    "GET", "/resource", headers={"Authorization": f"DPoP {token}", "DPoP": proof}
-                )
+                connection.request("GET", "/resource", headers={"Authorization": f"DPoP {token}", "DPoP": proof})
                 response = connection.getresponse()
                 response.read()
                 if response.status != 200:

@@ -49,9 +49,7 @@ def steer(server: DPoPTestServer, changes: Any, **headers: str) -> Answer:
     return _raw(server, "POST", "/levers", [host, *headers.items()], json.dumps(changes).encode())
 
 
-def _raw(
-    server: DPoPTestServer, method: str, path: str, headers: list[tuple[str, str]], body: bytes = b""
-) -> Answer:
+def _raw(server: DPoPTestServer, method: str, path: str, headers: list[tuple[str, str]], body: bytes = b"") -> Answer:
     """A request with its own Host."""
     parts = urlsplit(server.issuer)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
@@ -149,9 +147,7 @@ def test_of_many_with_one_single_use_nonce_one_gets_through(server: DPoPTestServ
 
 
 @pytest.mark.parametrize(("discipline", "distinct"), [("endless", 4), ("endless-same", 1)])
-def test_endless_challenges_whatever_comes(
-    server: DPoPTestServer, token: str, discipline: Any, distinct: int
-) -> None:
+def test_endless_challenges_whatever_comes(server: DPoPTestServer, token: str, discipline: Any, distinct: int) -> None:
     """Disciplines endless: no nonce is ever good; the next is a new one each time, or always the same."""
     server.levers.nonces = discipline
     nonces = [call(server, token).nonce]
@@ -385,9 +381,7 @@ def test_clear_forgets_what_was_planned(server: DPoPTestServer) -> None:
         ("refuse_next", {"error": "no such thing"}, "error must be"),
     ],
 )
-def test_incidents_that_make_no_sense_are_refused(
-    action: str, arguments: dict[str, Any], message: str
-) -> None:
+def test_incidents_that_make_no_sense_are_refused(action: str, arguments: dict[str, Any], message: str) -> None:
     """At once, and not when they would happen."""
     with pytest.raises(UsageError, match=message):
         getattr(Levers(), action)(**arguments)
@@ -414,9 +408,7 @@ def test_the_clock_may_be_wrong(server: DPoPTestServer, token: str, offset: int)
 
 
 @pytest.mark.parametrize("discipline", ["rotating", "per-answer", "single-use"])
-def test_a_wrong_clock_lapses_no_nonce_and_excuses_no_iat(
-    server: DPoPTestServer, token: str, discipline: Any
-) -> None:
+def test_a_wrong_clock_lapses_no_nonce_and_excuses_no_iat(server: DPoPTestServer, token: str, discipline: Any) -> None:
     """Nonces do not hide a wrong clock here, as they may elsewhere."""
     server.levers.nonces = discipline
     nonce = call(server, token).nonce

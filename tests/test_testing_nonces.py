@@ -10,9 +10,7 @@ from dpop.testing.levers import NoncePolicy
 from dpop.testing.nonces import NonceBook
 
 
-def book(
-    discipline: Discipline, *, grace: int = 1, seconds: float | None = None
-) -> tuple[NonceBook, list[float]]:
+def book(discipline: Discipline, *, grace: int = 1, seconds: float | None = None) -> tuple[NonceBook, list[float]]:
     """A book, and its time to be changed in place."""
     now = [0.0]
     return NonceBook("RS", NoncePolicy(discipline, grace, seconds), clock=lambda: now[0]), now

@@ -45,9 +45,7 @@ def test_the_fixture_gives_a_fresh_server(tmp_path: Path) -> None:
     # Loaded by hand, so that the test is the same with and without the package installed.
     command += ["-p", "dpop.testing.pytest_plugin", str(tmp_path)]
     env = {**_env(), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, env=env
-    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, env=env)
     assert "3 passed" in done.stdout, done.stdout + done.stderr
 
 

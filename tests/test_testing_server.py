@@ -416,9 +416,7 @@ def test_bad_proofs_are_refused_for_real() -> None:
     with DPoPTestServer(nonces="none") as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
 
-        def attempt(
-            method: str = "GET", url: str = server.resource, key: object = KEY, ath: str = token
-        ) -> Answer:
+        def attempt(method: str = "GET", url: str = server.resource, key: object = KEY, ath: str = token) -> Answer:
             proof = dpop.create_proof(key, method, url, access_token=ath)  # type: ignore[arg-type]
             return send("GET", server.resource, [("Authorization", f"DPoP {token}"), ("DPoP", proof)])
 
@@ -439,10 +437,7 @@ def test_nonces_of_one_role_are_unknown_to_the_other(discipline: Discipline) -> 
         grant = {"grant_type": "client_credentials"}
         gained = call(server, token).nonce
         assert post(server, server.token_endpoint, grant, nonce=gained).json["error"] == "use_dpop_nonce"
-        assert (
-            refused(call(other, other.issue_access_token(jkt=KEY.thumbprint), nonce=gained))[1]
-            == "use_dpop_nonce"
-        )
+        assert refused(call(other, other.issue_access_token(jkt=KEY.thumbprint), nonce=gained))[1] == "use_dpop_nonce"
         assert reasons(server) == ["nonce_missing", "nonce_unknown"]
         assert call(server, token, nonce=gained).status == 200
 

@@ -47,9 +47,7 @@ class Answer:
         return values[0] if values else None
 
 
-def send(
-    method: str, url: str, headers: list[tuple[str, str]] | None = None, body: bytes | None = None
-) -> Answer:
+def send(method: str, url: str, headers: list[tuple[str, str]] | None = None, body: bytes | None = None) -> Answer:
     """One request over a connection of its own, with these header fields and no others of ours."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)

@@ -38,9 +38,7 @@ _LOOK_SECONDS = 1.0
     help="A server by the book, or one that behaves like Google's.",
 )
 @click.option("--nonces", type=click.Choice(DISCIPLINES), help="What becomes of nonces, in both roles.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set any lever; may be repeated."
-)
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set any lever; may be repeated.")
 @click.option("--public-origin", metavar="ORIGIN", help="What clients use, if a proxy stands in between.")
 def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **options: Any) -> None:
     """Run an authorization server and an API that verify DPoP proofs.
@@ -74,8 +72,7 @@ def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **o
             pass
     seen = server.stats
     click.echo(
-        f"Stopped after {seen.requests} requests, {seen.refusals} refused, "
-        f"{seen.challenges} of them for a nonce.",
+        f"Stopped after {seen.requests} requests, {seen.refusals} refused, {seen.challenges} of them for a nonce.",
         err=True,
     )
 

@@ -55,9 +55,7 @@ class PushedRequestEndpoint:
         if seen is not None:
             pushed["dpop_jkt"] = seen.jkt
         if "request_uri" in pushed:
-            raise InvalidProof(
-                "invalid_request", "request_uri_pushed", "a pushed request cannot hold a request_uri"
-            )
+            raise InvalidProof("invalid_request", "request_uri_pushed", "a pushed request cannot hold a request_uri")
         _redirect_uri(pushed)
         _check(pushed, require_pkce=self._deployment.levers.require_pkce)
         uri, seconds = self._deployment.store.push(client.client_id, pushed)
@@ -119,13 +117,9 @@ def _check(asked: Mapping[str, str], *, require_pkce: bool) -> None:
     challenge = asked.get("code_challenge")
     if challenge is None:
         if require_pkce:
-            raise InvalidProof(
-                "invalid_request", "pkce_missing", "code_challenge is missing; PKCE is required"
-            )
+            raise InvalidProof("invalid_request", "pkce_missing", "code_challenge is missing; PKCE is required")
     elif asked.get("code_challenge_method") != "S256" or not _CHALLENGE.match(challenge):
-        raise InvalidProof(
-            "invalid_request", "pkce_malformed", "code_challenge must be a SHA-256 and its method S256"
-        )
+        raise InvalidProof("invalid_request", "pkce_malformed", "code_challenge must be a SHA-256 and its method S256")
     if not is_thumbprint(asked.get("dpop_jkt", "x" * 43)):
         raise InvalidProof("invalid_request", "dpop_jkt_malformed", "dpop_jkt is not a SHA-256 thumbprint")
 
@@ -134,9 +128,7 @@ def _redirect_uri(asked: Mapping[str, str]) -> str:
     """Any absolute URI without fragment will do: this server has no registrations to compare with."""
     uri = asked.get("redirect_uri", "")
     if not _REDIRECT_URI.match(uri) or urlsplit(uri).fragment:
-        raise InvalidProof(
-            "invalid_request", "redirect_uri", "redirect_uri must be an absolute URI without a fragment"
-        )
+        raise InvalidProof("invalid_request", "redirect_uri", "redirect_uri must be an absolute URI without a fragment")
     return uri
 
 

@@ -94,9 +94,7 @@ class AuthorizationServer:
         """RFC 7662, RFC 9449 §6.2."""
         client, form, nonce = self._authenticate(request, "introspect")
         if not client.confidential:
-            raise InvalidProof(
-                "invalid_client", "client_is_public", "to introspect needs a client with a secret"
-            )
+            raise InvalidProof("invalid_client", "client_is_public", "to introspect needs a client with a secret")
         token = self._deployment.store.access_token(form.get("token", ""))
         if token is None:
             return json_response(200, {"active": False}, nonce)
@@ -114,9 +112,7 @@ class AuthorizationServer:
             members["cnf"] = dict(token.cnf)
         return json_response(200, members, nonce)
 
-    def _authenticate(
-        self, request: Request, endpoint: str
-    ) -> tuple[Client, Mapping[str, str], list[tuple[str, str]]]:
+    def _authenticate(self, request: Request, endpoint: str) -> tuple[Client, Mapping[str, str], list[tuple[str, str]]]:
         """Client and form of a request that needs no proof. One that comes all the same must be good."""
         form = request.form()
         client = self._deployment.clients.authenticate(request, form)

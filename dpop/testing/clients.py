@@ -44,9 +44,7 @@ class Clients:
         """
         client = self._clients.get(client_id or "")
         if client is None:
-            raise InvalidProof(
-                "invalid_client", "client_unknown", "no client of that client_id is registered"
-            )
+            raise InvalidProof("invalid_client", "client_unknown", "no client of that client_id is registered")
         return client
 
     def authenticate(self, request: Request, form: Mapping[str, str]) -> Client:
@@ -74,17 +72,11 @@ class Clients:
         expected = client.client_secret
         if expected is None:
             if secret:
-                raise InvalidProof(
-                    "invalid_client", "client_is_public", "this client has no secret; send none"
-                )
+                raise InvalidProof("invalid_client", "client_is_public", "this client has no secret; send none")
         elif secret is None:
-            raise InvalidProof(
-                "invalid_client", "client_secret_missing", "this client must send its client_secret"
-            )
+            raise InvalidProof("invalid_client", "client_secret_missing", "this client must send its client_secret")
         elif not hmac.compare_digest(secret.encode(), expected.encode()):
-            raise InvalidProof(
-                "invalid_client", "client_secret_wrong", "the client_secret is not that of this client"
-            )
+            raise InvalidProof("invalid_client", "client_secret_wrong", "the client_secret is not that of this client")
         return client
 
 

@@ -47,9 +47,7 @@ class Deployment:
         told = self.levers.incidents.take_refusal(role, request.path)
         if told is not None:
             nonce = gate.fresh_nonce() if told.with_nonce else None
-            raise InvalidProof(
-                told.error, "lever", "refused because a lever of this server says so", nonce=nonce
-            )
+            raise InvalidProof(told.error, "lever", "refused because a lever of this server says so", nonce=nonce)
 
 
 def is_thumbprint(text: str) -> bool:

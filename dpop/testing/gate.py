@@ -79,9 +79,7 @@ class Gate:
         """The algorithms accepted."""
         return self._algs
 
-    def verify_resource(
-        self, request: Request, url: str, *, access_token: str, bound_jkt: str | None
-    ) -> VerifiedProof:
+    def verify_resource(self, request: Request, url: str, *, access_token: str, bound_jkt: str | None) -> VerifiedProof:
         """Verify the proof next to an access token (RFC 9449 §7.1)."""
         verifier = self._current().verifier
         return verifier.verify_resource(

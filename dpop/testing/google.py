@@ -39,9 +39,7 @@ class GoogleTokenEndpoint(TokenEndpoint):
             return self._exchange_gate
         return self._as_gate
 
-    def _admit(
-        self, request: Request, form: Mapping[str, str], bound_jkt: str | None
-    ) -> VerifiedProof | None:
+    def _admit(self, request: Request, form: Mapping[str, str], bound_jkt: str | None) -> VerifiedProof | None:
         if not _is_exchange(form):
             return super()._admit(request, form, bound_jkt)
         if not (request.fields("DPoP") or self._levers.require_proof):

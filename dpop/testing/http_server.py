@@ -141,9 +141,7 @@ class HTTPServer:
             with self._lock:
                 del self._connections[threading.current_thread()]
 
-    def _converse(
-        self, connection: socket.socket, reader: RequestReader, respond: Respond, number: int
-    ) -> None:
+    def _converse(self, connection: socket.socket, reader: RequestReader, respond: Respond, number: int) -> None:
         while reader.keep_alive and not self._stopping:
             method = ""
             try:

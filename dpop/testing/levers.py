@@ -84,13 +84,9 @@ class Levers(Settings):
         :param headers: further fields, such as two of ``DPoP-Nonce``.
         :param body: JSON members of the answer's body.
         """
-        self._incidents.plan(
-            Fail(status=status, path=path, retry_after=retry_after, headers=headers, body=body), count
-        )
+        self._incidents.plan(Fail(status=status, path=path, retry_after=retry_after, headers=headers, body=body), count)
 
-    def redirect_next(
-        self, location: str, *, count: int = 1, status: int = 307, path: str | None = None
-    ) -> None:
+    def redirect_next(self, location: str, *, count: int = 1, status: int = 307, path: str | None = None) -> None:
         """Redirect the next requests: to a path of this server, or to a URL of any other."""
         self._incidents.plan(Redirect(location=location, status=status, path=path), count)
 
@@ -172,9 +168,7 @@ class Levers(Settings):
         try:
             rehearsal(**arguments)
         except TypeError:
-            raise UsageError(
-                f"the lever {name} does not take {', '.join(map(ascii, arguments)) or 'that'}"
-            ) from None
+            raise UsageError(f"the lever {name} does not take {', '.join(map(ascii, arguments)) or 'that'}") from None
         action: Callable[..., None] = getattr(self, name)
         return lambda: action(**arguments)
 

@@ -62,13 +62,9 @@ class Request:
         """
         kind = "".join(self.fields("Content-Type")).partition(";")[0].strip().lower()
         if kind != "application/x-www-form-urlencoded":
-            raise InvalidProof(
-                "invalid_request", "not_a_form", "the body must be application/x-www-form-urlencoded"
-            )
+            raise InvalidProof("invalid_request", "not_a_form", "the body must be application/x-www-form-urlencoded")
         if self.body_length > len(self.body):
-            raise InvalidProof(
-                "invalid_request", "form_too_long", f"the form is longer than {KEPT_BODY} octets"
-            )
+            raise InvalidProof("invalid_request", "form_too_long", f"the form is longer than {KEPT_BODY} octets")
         return parameters(self.body.decode("latin-1"))
 
     def __repr__(self) -> str:

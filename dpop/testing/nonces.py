@@ -29,9 +29,7 @@ class NonceBook:
     :param clock: monotonic seconds, for nonces that lapse by time.
     """
 
-    def __init__(
-        self, role: str, policy: NoncePolicy, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, role: str, policy: NoncePolicy, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._role = role
         self._discipline = policy.discipline
         self._seconds = policy.seconds

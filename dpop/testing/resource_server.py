@@ -53,9 +53,7 @@ class ResourceServer:
         fields = request.fields("Authorization")
         tried: _Tried = "DPoP" if self._takes_proofs else "Bearer"
         if len(fields) > 1:
-            error = InvalidProof(
-                "invalid_request", "authorization_repeated", "more than one Authorization header"
-            )
+            error = InvalidProof("invalid_request", "authorization_repeated", "more than one Authorization header")
             return self._refusal(request, error, "both" if self._takes_proofs else "Bearer")
         credentials = _credentials(fields)
         if credentials.scheme is not None:
@@ -82,9 +80,7 @@ class ResourceServer:
         if not self._takes_proofs:
             raise InvalidProof("invalid_token", "scheme_refused", "this API takes bearer tokens only")
         if not token or " " in token:
-            raise InvalidProof(
-                "invalid_token", "token_malformed", "exactly one token must follow the word DPoP"
-            )
+            raise InvalidProof("invalid_token", "token_malformed", "exactly one token must follow the word DPoP")
         record = self._active(request, token)
         url = self._deployment.url(request.path)
         seen = self._gate.verify_resource(request, url, access_token=token, bound_jkt=record.bound_jkt)
@@ -110,9 +106,7 @@ class ResourceServer:
     def _active(self, request: Request, token: str) -> AccessToken:
         record = self._deployment.store.access_token(token)
         if record is None:
-            raise InvalidProof(
-                "invalid_token", "token_inactive", "the access token is unknown, expired or revoked"
-            )
+            raise InvalidProof("invalid_token", "token_inactive", "the access token is unknown, expired or revoked")
         self._deployment.refuse_if_told("RS", request, self._gate)
         return record
 
@@ -121,9 +115,7 @@ class ResourceServer:
         if required is None or set(required.split()) <= set(admission.token.scope.split()):
             return
         nonce = dict(self._gate.nonce_after(admission.seen)).get("DPoP-Nonce")
-        raise InvalidProof(
-            "insufficient_scope", "scope", "the token lacks a scope", expected=required, nonce=nonce
-        )
+        raise InvalidProof("insufficient_scope", "scope", "the token lacks a scope", expected=required, nonce=nonce)
 
     # --- the answers
 

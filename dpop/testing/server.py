@@ -119,9 +119,7 @@ class DPoPTestServer:
         """Listen and serve. Does nothing if it runs already."""
         if self._http is not None:
             return self
-        http = HTTPServer(
-            self._host, self._port, clock=self.clock, connected=self._journal.stats.count_connection
-        )
+        http = HTTPServer(self._host, self._port, clock=self.clock, connected=self._journal.stats.count_connection)
         self._origin = self._public_origin or f"http://{http.authority}"
         http.start(self._front(self._origin, {http.authority, f"localhost:{http.port}"}).respond)
         self._http = http

@@ -68,16 +68,10 @@ def _is_count(value: object) -> bool:
 
 _FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
 _COUNT = _Kind("a whole number, 0 or more", _is_count)
-_COUNT_OR_NONE = _Kind(
-    "a whole number, 0 or more, or nothing", lambda value: value is None or _is_count(value)
-)
+_COUNT_OR_NONE = _Kind("a whole number, 0 or more, or nothing", lambda value: value is None or _is_count(value))
 _SECONDS = _Kind("a number of seconds", _is_number)
-_PERIOD = _Kind(
-    "seconds above 0, or nothing", lambda value: value is None or (_is_number(value) and value > 0)
-)
-_SCOPE = _Kind(
-    "a scope string, or nothing", lambda value: value is None or (isinstance(value, str) and value != "")
-)
+_PERIOD = _Kind("seconds above 0, or nothing", lambda value: value is None or (_is_number(value) and value > 0))
+_SCOPE = _Kind("a scope string, or nothing", lambda value: value is None or (isinstance(value, str) and value != ""))
 
 _KINDS: Final[Mapping[str, _Kind]] = {
     "nonces": _one_of(*DISCIPLINES),

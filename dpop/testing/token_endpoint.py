@@ -78,9 +78,7 @@ class TokenEndpoint:
             if code is None:
                 raise self._unusable("code", value)
             if form.get("redirect_uri", code.redirect_uri) != code.redirect_uri:
-                raise _invalid_grant(
-                    "redirect_uri_mismatch", "redirect_uri is not that of the authorization request"
-                )
+                raise _invalid_grant("redirect_uri_mismatch", "redirect_uri is not that of the authorization request")
             _check_pkce(code, form.get("code_verifier"))
             if not self._store.use_up(value):
                 raise self._unusable("code", value)
@@ -123,9 +121,7 @@ class TokenEndpoint:
         """Whose nonces this request uses."""
         return self._as_gate
 
-    def _admit(
-        self, request: Request, form: Mapping[str, str], bound_jkt: str | None
-    ) -> VerifiedProof | None:
+    def _admit(self, request: Request, form: Mapping[str, str], bound_jkt: str | None) -> VerifiedProof | None:
         """The proof of the request; None if it has none and needs none."""
         if not (request.fields("DPoP") or bound_jkt or self._levers.require_proof):
             return None
@@ -206,9 +202,7 @@ class TokenEndpoint:
             return _invalid_grant(
                 f"{what}_reused", f"the {what} was used before; all tokens of its grant are revoked now"
             )
-        return _invalid_grant(
-            f"{what}_unknown", f"the {what} is unknown, expired, revoked or another client's"
-        )
+        return _invalid_grant(f"{what}_unknown", f"the {what} is unknown, expired, revoked or another client's")
 
 
 def _check_pkce(code: Code, verifier: str | None) -> None:

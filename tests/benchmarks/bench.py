@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Benchmarks: each figure is a median, and a ratio or difference against a baseline of the same run.
+
+    python tests/benchmarks/bench.py [--short] [--json]
+
+Machines drift, so a thing and its baseline are timed in turn, pair by pair, and the ratio is taken per
+pair. The figures to reach stand beside what was measured; nothing here is a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import requests
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+import dpop
+from dpop.client.prover import Prover
+from dpop.proof import signing_input
+from dpop.requests import DPoPAdapter
+from dpop.testing import DPoPTestServer
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure, and what it should be."""
+
+    name: str
+    value: float
+    unit: str
+    goal: str
+    reached: bool
+
+
+def seconds(function: Callable[[], object], rounds: int) -> float:
+    """Time of one call, over so many."""
+    start = time.perf_counter()
+    for _ in range(rounds):
+        function()
+    return (time.perf_counter() - start) / rounds
+
+
+def pairs(
+    one: Callable[[], object], other: Callable[[], object], *, rounds: int, repeats: int
+) -> list[tuple[float, float]]:
+    """Both timed in turn, so often."""
+    seconds(one, rounds), seconds(other, rounds)
+    return [(seconds(one, rounds), seconds(other, rounds)) for _ in range(repeats)]
+
+
+def minting(*, short: bool) -> list[Figure]:
+    """A whole ES256 proof against a bare signature of the same octets."""
+    key = dpop.generate_key()
+    private = ec.generate_private_key(ec.SECP256R1())
+    url = "https://server.example.com/token"
+    octets = signing_input(key, "POST", url, jti="x" * 22, iat=1_800_000_000)
+    algorithm = ec.ECDSA(hashes.SHA256())
+    timed = pairs(
+        lambda: private.sign(octets, algorithm),
+        lambda: dpop.create_proof(key, "POST", url),
+        rounds=300 if short else 2000,
+        repeats=11 if short else 41,
+    )
+    rate = statistics.median(bare / proof for bare, proof in timed)
+    micros = statistics.median(proof for _, proof in timed) * 1e6
+    return [
+        Figure("minting ES256, rate against a bare signature", round(rate, 3), "x", ">= 0.80", rate >= 0.80),
+        Figure("minting ES256, one proof", round(micros, 1), "us", "-", reached=True),
+    ]
+
+
+# In a process of its own, and without a thought, so that its work is not counted as ours.
+_SERVER = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+import threading
+def serve(connection):
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    while octets := connection.recv(65536):
+        if octets.endswith(b"\\r\\n\\r\\n"):
+            connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nok")
+while True:
+    threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
+"""
+
+
+def overhead(*, short: bool) -> list[Figure]:
+    """requests with the adapter against plain requests, on a kept-alive loopback connection."""
+    server = subprocess.Popen([sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    origin = f"http://127.0.0.1:{int(server.stdout.readline())}"
+    key = dpop.generate_key()
+    plain, signed = requests.Session(), requests.Session()
+    for session in (plain, signed):
+        session.trust_env = False
+    plain.headers["Authorization"] = "Bearer token"
+    signed.mount(origin + "/", DPoPAdapter(key, origins=origin, access_token="token"))
+    url = origin + "/resource"
+    timed = pairs(
+        lambda: plain.get(url),
+        lambda: signed.get(url),
+        rounds=50 if short else 200,
+        repeats=11 if short else 41,
+    )
+    mint = statistics.median(
+        seconds(lambda: dpop.create_proof(key, "GET", url, access_token="token"), 300) for _ in range(11)
+    )
+    server.kill()
+    server.wait()
+    extra = statistics.median(with_proof - without for without, with_proof in timed)
+    return [
+        Figure(
+            "requests with the adapter minus plain requests",
+            round(extra * 1e6, 1),
+            "us",
+            f"<= 2 mints + 20 us = {mint * 2e6 + 20:.1f} us",
+            extra <= 2 * mint + 20e-6,
+        )
+    ]
+
+
+def importing(*, short: bool) -> list[Figure]:
+    """``import dpop`` against importing the same parts of cryptography and the standard library."""
+    same = (
+        "from cryptography.hazmat.primitives import hashes, serialization\n"
+        "from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils\n"
+        "import base64, binascii, collections.abc, dataclasses, email.utils, enum, functools, hashlib, inspect,"
+        " ipaddress, json, logging, os, pathlib, re, tempfile, threading, time, typing, urllib.parse, weakref\n"
+    )
+
+    def run(code: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, "-c", code], check=True)
+
+    timed = pairs(run("import dpop"), run(same), rounds=1, repeats=11 if short else 31)
+    ratio = statistics.median(ours / baseline for ours, baseline in timed)
+    return [Figure("import dpop against its parts, whole process", round(ratio, 3), "x", "<= 1.15", ratio <= 1.15)]
+
+
+def wasted_round_trips(*, short: bool) -> list[Figure]:
+    """Refused requests among 1,000 by 32 threads, for each way a server may treat nonces."""
+    del short
+    return [_shared(grace=True), _shared(grace=False), _single_use()]
+
+
+WORKERS, REQUESTS, LAPSES = 32, 1000, 4
+
+
+def _run(server: DPoPTestServer, *, lapses: int) -> int:
+    """1,000 requests by 32 threads, the nonce lapsing now and then; how many were refused."""
+    key = dpop.generate_key()
+    token = server.issue_access_token(jkt=key.thumbprint)
+    adapter = DPoPAdapter(
+        Prover(key), origins=server.origin, access_token=token, nonces="required", pool_maxsize=WORKERS
+    )
+    done = 0
+    lock = threading.Lock()
+    local = threading.local()
+
+    def one(_number: int) -> None:
+        nonlocal done
+        if not hasattr(local, "session"):
+            local.session = requests.Session()
+            local.session.trust_env = False
+            local.session.mount(server.origin, adapter)
+        answer = local.session.get(server.resource)
+        if answer.status_code != 200:
+            raise RuntimeError(f"a request was refused for good: {answer.status_code}")
+        with lock:
+            done += 1
+            if lapses and done % (REQUESTS // (lapses + 1)) == 0:
+                server.levers.lapse()
+
+    before = server.stats.challenges
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(one, range(REQUESTS)))
+    return int(server.stats.challenges - before)
+
+
+def _shared(*, grace: bool) -> Figure:
+    with DPoPTestServer(nonces="rotating", nonce_grace=int(grace)) as server:
+        wasted = _run(server, lapses=LAPSES)
+    start = 1
+    if grace:
+        goal, reached = f"<= {start} at the start, 0 per lapse", wasted <= start
+    else:
+        most = start + WORKERS * LAPSES
+        goal, reached = f"<= {start} + requests in flight at {LAPSES} lapses = {most}", wasted <= most
+    name = f"wasted round trips per 1,000, {'with' if grace else 'without'} grace, {LAPSES} lapses"
+    return Figure(name, wasted, "", goal, reached)
+
+
+def _single_use() -> Figure:
+    with DPoPTestServer(nonces="single-use") as server:
+        wasted = _run(server, lapses=0)
+    return Figure(
+        "wasted round trips per 1,000, single-use", wasted, "", f"<= {WORKERS}, one per worker", wasted <= WORKERS
+    )
+
+
+def main() -> int:
+    """Run all benchmarks and print them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="fewer repeats, for CI")
+    parser.add_argument("--json", action="store_true", help="one JSON array")
+    arguments = parser.parse_args()
+    figures: list[Figure] = []
+    for benchmark in (minting, overhead, importing, wasted_round_trips):
+        for figure in benchmark(short=arguments.short):
+            figures.append(figure)
+            if not arguments.json:
+                mark = "ok  " if figure.reached else "MISS"
+                print(f"{mark} {figure.name}: {figure.value} {figure.unit}  (goal {figure.goal})", flush=True)
+    if arguments.json:
+        print(json.dumps([asdict(figure) for figure in figures], indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
