@@ -137,7 +137,7 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=4), st.booleans())
 def test_json_objects_are_read(value: dict[str, Any], escaped: bool) -> None:
-    """An object comes back as it was written, raw or with \\u escapes."""
+    """An object comes back as it was written, with escapes or without."""
     octets = json.dumps(value, ensure_ascii=escaped).encode()
     assert json_object(octets, max_depth=50) == value
 

@@ -15,7 +15,7 @@ from adapters.recorder import Answer, Handler, Received, Recorder, challenge, sc
 
 import dpop
 from dpop.client.prover import Prover
-from dpop.errors import UnrewindableBodyError, UsageError
+from dpop.errors import UsageError
 
 TOKEN = "access-token-1"
 BODY = b"0123456789" * 1000
@@ -523,24 +523,3 @@ def test_a_dropped_connection_raises_and_the_next_call_works(client: Callable[..
             one.send("POST", server.url("/r"), body=one.bytes_body(BODY))
         assert one.send("GET", server.url("/r")).status == 200
         assert_fresh(server.requests)
-
-
-def test_a_stream_is_never_sent_empty(name: str, client: Callable[..., Any]) -> None:
-    """A consumed stream sent by the same prepared request again is refused, not cut."""
-    if name != "requests":
-        return  # only requests lets a caller send one prepared request twice
-    import requests as library
-
-    with Recorder(script(challenge("n1"), Answer(503), Answer(200))) as server:
-        one = client(origins=server.origin, access_token=TOKEN, max_retries=_retry())
-        assert one.send("POST", server.url("/r"), body=one.stream_body(BODY)).status == 401
-        assert one.send("POST", server.url("/r"), body=one.stream_body(BODY)).status == 503
-        assert [request.body for request in server.requests] == [BODY, BODY]
-        assert issubclass(library.RequestException, Exception)
-        assert issubclass(UnrewindableBodyError, dpop.DPoPError)
-
-
-def _retry() -> Any:
-    from urllib3.util.retry import Retry
-
-    return Retry(total=5, status_forcelist=[503, 429], allowed_methods=None, backoff_factor=0, raise_on_status=False)
