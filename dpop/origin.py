@@ -8,10 +8,9 @@ be a password.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
-from typing import Final
+from typing import Final, NamedTuple
 
 from dpop.errors import ArgumentTypeError, TargetError
 
@@ -33,8 +32,7 @@ _IPV6 = re.compile(r"[0-9A-Fa-f:.]{2,45}")
 _PORT = re.compile(r"0*+([0-9]{0,5})")
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Scheme, host and port of a server (RFC 6454 §4). Get one from :meth:`parse` or :meth:`of_url`.
 
     ``host`` is in lower case, an A-label where the name is international, an IPv6 address in RFC 5952

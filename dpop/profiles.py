@@ -7,15 +7,13 @@ protocol leaves open. ``RFC9449`` is the default and assumes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 __all__ = ["ATPROTO", "FAPI2", "GOOGLE", "RFC9449", "Profile"]
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What one kind of server expects of a client.
+class Profile(NamedTuple):
+    """What one kind of server expects of a client; ``_replace`` makes a variant.
 
     :param name: for people and logs.
     :param nonces: ``"required"`` if the server refuses every proof without a nonce: the first request

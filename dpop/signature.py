@@ -48,8 +48,8 @@ def _usual_layout(size: int) -> re.Pattern[bytes]:
 
 
 # Signing one request should cost one signature and nothing else that can be measured: a single match
-# takes half the time of the parser below. P-521 lengths need other octets; they are rare and parsed.
-_USUAL: Final = {32: _usual_layout(32).fullmatch, 48: _usual_layout(48).fullmatch}
+# takes half the time of the parser below. The other curves are rare, and are parsed.
+_USUAL: Final = {32: _usual_layout(32).fullmatch}
 
 
 def der_to_raw(der: bytes, size: int = 32) -> bytes:

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 from urllib.parse import parse_qsl
 
 from dpop.client.nonces import Role
@@ -34,19 +33,23 @@ AccessToken: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]
 """A token, a function that returns one, or a token source. A function is asked once per attempt."""
 
 
-@dataclass(slots=True, eq=False)
 class RequestCredentials:
     """Whose request this is, when it is not the adapter's default: one client can serve many users.
 
     ``seen`` tells the carrier whether any adapter took notice of it.
     """
 
-    prover: Prover
-    access_token: AccessToken | None = field(default=None, repr=False)
-    seen: bool = False
+    __slots__ = ("access_token", "prover", "seen")
+
+    def __init__(self, prover: Prover, access_token: AccessToken | None = None) -> None:
+        self.prover: Prover = prover
+        self.access_token: AccessToken | None = access_token
+        self.seen: bool = False
+
+    def __repr__(self) -> str:
+        return f"<RequestCredentials of {self.prover!r}>"
 
 
-@dataclass(slots=True)
 class OutgoingRequest:
     """One request on one hop, as it is about to be sent.
 
@@ -59,14 +62,35 @@ class OutgoingRequest:
         and is not sent again, lest it use up what it has fetched.
     """
 
-    method: str
-    url: str = field(repr=False)
-    authorization: str | None = field(default=None, repr=False)
-    content: bytes | None = field(default=None, repr=False)
-    content_type: str | None = None
-    repeatable: bool = True
-    credentials: RequestCredentials | None = None
-    priming: Role | None = None
+    __slots__ = ("authorization", "content", "content_type", "credentials", "method", "priming", "repeatable", "url")
+
+    def __init__(
+        self,
+        method: str,
+        url: str,
+        *,
+        authorization: str | None = None,
+        content: bytes | None = None,
+        content_type: str | None = None,
+        repeatable: bool = True,
+        credentials: RequestCredentials | None = None,
+        priming: Role | None = None,
+    ) -> None:
+        self.method: str = method
+        self.url: str = url
+        self.authorization: str | None = authorization
+        self.content: bytes | None = content
+        self.content_type: str | None = content_type
+        self.repeatable: bool = repeatable
+        self.credentials: RequestCredentials | None = credentials
+        self.priming: Role | None = priming
+
+    def __repr__(self) -> str:
+        return f"<OutgoingRequest {self.method}>"
+
+    def but(self, **changes: Any) -> OutgoingRequest:
+        """The same request with some facts changed."""
+        return OutgoingRequest(**{**{name: getattr(self, name) for name in self.__slots__}, **changes})
 
     @property
     def own_token(self) -> str | None:

@@ -8,6 +8,7 @@ table, so nothing ever selects them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 
 from dpop.errors import AlgorithmError, ArgumentTypeError
 
-__all__ = ["ALGORITHMS", "DEFAULT_ALGS", "PARAMETERS", "Algorithm", "choose_alg"]
+__all__ = ["ALGORITHMS", "DEFAULT_ALGS", "Algorithm", "choose_alg", "parameters"]
 
 
 class Algorithm(NamedTuple):
@@ -50,19 +51,28 @@ ALGORITHMS: Final[Mapping[str, Algorithm]] = MappingProxyType(
 # ES256 is what every server takes. Elliptic curves go before RSA, whose proofs are three times as long.
 DEFAULT_ALGS: Final = ("ES256", "Ed25519", "EdDSA", "ES384", "ES512", "PS256", "RS256")
 
-# What follows the octets in cryptography's sign() and verify(). Made once: the objects hold no state.
-PARAMETERS: Final[Mapping[str, tuple[Any, ...]]] = MappingProxyType(
-    {
-        "ES256": (ec.ECDSA(hashes.SHA256()),),
-        "ES384": (ec.ECDSA(hashes.SHA384()),),
-        "ES512": (ec.ECDSA(hashes.SHA512()),),
-        "Ed25519": (),
-        "EdDSA": (),
+
+@cache
+def parameters(alg: str) -> tuple[Any, ...]:
+    """What follows the octets in cryptography's ``sign()`` and ``verify()``.
+
+    Made when first asked for, because making them loads OpenSSL's bindings, and kept: they hold no state.
+
+    :raises AlgorithmError: not one of :data:`ALGORITHMS`.
+    """
+    algorithm = ALGORITHMS.get(alg)
+    if algorithm is None:
+        raise AlgorithmError(f"no such algorithm: {alg!r:.40}; expected one of {' '.join(ALGORITHMS)}")
+    if algorithm.hash_name is None:
+        return ()
+    hashing = {"SHA-256": hashes.SHA256(), "SHA-384": hashes.SHA384(), "SHA-512": hashes.SHA512()}[algorithm.hash_name]
+    if algorithm.kty == "EC":
+        return (ec.ECDSA(hashing),)
+    if alg == "PS256":
         # The salt is as long as the hash: RFC 7518 §3.5.
-        "PS256": (padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256()),
-        "RS256": (padding.PKCS1v15(), hashes.SHA256()),
-    }
-)
+        return (padding.PSS(padding.MGF1(hashing), hashing.digest_size), hashing)
+    return (padding.PKCS1v15(), hashing)
+
 
 _MAX_SHOWN = 8
 

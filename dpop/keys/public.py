@@ -24,7 +24,7 @@ from dpop.errors import (
     InvalidKeyError,
     SignatureFormatError,
 )
-from dpop.keys.algorithms import ALGORITHMS, PARAMETERS
+from dpop.keys.algorithms import ALGORITHMS, parameters
 from dpop.signature import check_raw, raw_to_der
 
 __all__ = ["CURVES", "REQUIRED_MEMBERS", "PublicKey", "decode_number", "decode_octets", "thumbprint"]
@@ -190,7 +190,7 @@ class PublicKey:
         elif len(signature) != size:
             raise SignatureFormatError(f"a signature by this key has {size} octets, not {len(signature)}")
         try:
-            self._key.verify(signature, signing_input, *PARAMETERS[alg])
+            self._key.verify(signature, signing_input, *parameters(alg))
         except InvalidSignature:
             return False
         return True

@@ -25,7 +25,7 @@ from dpop.errors import (
     SigningError,
     UsageError,
 )
-from dpop.keys.algorithms import ALGORITHMS, PARAMETERS
+from dpop.keys.algorithms import ALGORITHMS, parameters
 from dpop.keys.files import key_path, write_key_file
 from dpop.keys.pem import Password, check_password, read_private_key
 from dpop.keys.private_jwk import PrivateKey, read_private_jwk, secret_members
@@ -57,7 +57,7 @@ class SoftwareKey:
         self._blocking = blocking
         self._foreign = _is_foreign(private)
         self._sign: Any = private.sign
-        self._parameters = PARAMETERS[alg]
+        self._parameters = parameters(alg)
         algorithm = ALGORITHMS[alg]
         self._size = (algorithm.signature_size or 0) // 2 if algorithm.kty == "EC" else 0
 
