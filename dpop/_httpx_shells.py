@@ -21,6 +21,7 @@ from dpop._httpx_bodies import Repeat, in_memory, repeat_of
 from dpop.client.drive import (
     DRAIN_OCTETS,
     DRAIN_SECONDS,
+    ask_token,
     async_refresh,
     async_sign,
     async_wait_for_nonce,
@@ -172,7 +173,7 @@ class SyncShell(_Shell):
         try:
             wait_for_nonce(flow)
             while True:
-                signed = self._signed(request, sign_now(flow, *_wire(request)), content)
+                signed = self._signed(request, sign_now(flow, *_wire(request), ask_token(flow)), content)
                 response = inner.handle_request(signed)
                 step = flow.received(response.status_code, response.headers.multi_items())
                 if step is Step.PEEK:

@@ -24,7 +24,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 from urllib3.util.retry import Retry
 
-from dpop.client.drive import DRAIN_OCTETS, DRAIN_SECONDS, sign_now
+from dpop.client.drive import DRAIN_OCTETS, DRAIN_SECONDS, ask_token, sign_now
 from dpop.client.flow import PEEK_OCTETS, ProofFlow, Step
 
 __all__ = ["Exchange", "drain", "peek", "sign_in"]
@@ -37,7 +37,7 @@ _PEEK_SECONDS = 5.0
 class Exchange:
     """One call of the adapter: the flow, what its last answer on the wire asked for, and on which connection."""
 
-    __slots__ = ("connection", "flow", "one_shot", "step", "withheld")
+    __slots__ = ("connection", "failure", "flow", "one_shot", "step", "tokens", "withheld")
 
     def __init__(self, flow: ProofFlow | None, *, one_shot: bool, withheld: frozenset[str]) -> None:
         self.flow = flow
@@ -45,6 +45,8 @@ class Exchange:
         self.withheld = withheld
         self.step = Step.DONE
         self.connection: HTTPConnection | None = None
+        self.tokens: list[str | None] = []
+        self.failure: BaseException | None = None
 
     def send(self, send: Callable[..., _T], *args: Any, **options: Any) -> _T:
         """Call ``send``; what this thread writes meanwhile belongs to this exchange.
@@ -52,11 +54,38 @@ class Exchange:
         urllib3 hands nothing on from the adapter to a connection but the request itself, which must not
         be changed: it is the caller's, and redirects are made from it.
         """
+        if self.flow is not None:
+            # Before a connection is taken: a source may need one itself, and the pool may have only one.
+            self.tokens = [ask_token(self.flow)]
         token = _under_way.set(self)
         try:
             return send(*args, **options)
+        except _NotSignedError:
+            if self.failure is None:  # pragma: no cover - it is set before that is raised
+                raise
+            raise self.failure from None
         finally:
             _under_way.reset(token)
+
+    def headers(self, authority: str, target: str) -> list[tuple[str, str]]:
+        """The signed headers of one request on the wire; urllib3's own retries ask for a token again.
+
+        :raises _NotSignedError: for whatever went wrong. urllib3 would take an OSError of a token source or
+            a key for one of the connection, and try again.
+        """
+        flow = self.flow
+        if flow is None:
+            return []
+        try:
+            token = self.tokens.pop() if self.tokens else ask_token(flow)
+            return sign_now(flow, flow.origin.scheme, authority, target, token)
+        except Exception as error:  # noqa: BLE001 - raised again by send()
+            self.failure = error
+            raise _NotSignedError from None
+
+
+class _NotSignedError(Exception):
+    """Carries a failure past urllib3, which knows what to do with errors of its own kind only."""
 
 
 _under_way: ContextVar[Exchange | None] = ContextVar("dpop_exchange", default=None)
@@ -92,8 +121,7 @@ class _SigningConnection(HTTPConnection):
             exchange.connection = self
             if self.sock is None:
                 self.connect()  # first, so that waiting for a connection does not age the proof
-            flow = exchange.flow
-            for name, value in sign_now(flow, flow.origin.scheme, self._host_field, self._target):
+            for name, value in exchange.headers(self._host_field, self._target):
                 super().putheader(name, value)
         super().endheaders(message_body, encode_chunked=encode_chunked)
 

@@ -84,13 +84,13 @@ class DPoPAdapter(HTTPAdapter):
         sign_in(manager)
         return manager
 
-    def send(  # noqa: D102 - HTTPAdapter's
-        self, request: requests.PreparedRequest, *args: Any, **options: Any
-    ) -> requests.Response:
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        """Send one request on one hop, as often as the flow says; arguments as for ``HTTPAdapter.send``.
+
+        :raises DPoPError: it cannot be signed; nothing was sent.
+        """
         if self._pid != os.getpid():
-            # A forked child: the sockets in the pools are its parent's too.
-            self._pid = os.getpid()
-            self.close()
+            self._start_afresh()
         outgoing = _facts(request)
         flow = self._policy.open(outgoing)
         if flow is None:
@@ -119,6 +119,13 @@ class DPoPAdapter(HTTPAdapter):
                 sent = _again(sent, response, self._policy.rebuild if flow.needs_rebuild else None)
         finally:
             flow.failed()
+
+    def _start_afresh(self) -> None:
+        """In a forked child: new pools. The old ones' sockets are the parent's, and a lock of theirs may be held."""
+        self._pid = os.getpid()
+        self._inherited = (self.poolmanager, self.proxy_manager)
+        self.proxy_manager: dict[str, urllib3.ProxyManager] = {}
+        self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
 
     def prime(
         self, url: str, *, method: str = "HEAD", prover: Prover | None = None, role: Role = Role.RS, **options: Any

@@ -13,6 +13,7 @@ import pytest
 
 import dpop
 from dpop.client.drive import (
+    ask_token,
     async_refresh,
     async_sign,
     async_wait_for_nonce,
@@ -75,7 +76,7 @@ def test_a_token_is_asked_for_once_per_attempt() -> None:
     tokens = iter(["one", "two"])
     one = flow(access_token=lambda: next(tokens))
     for expected in ("one", "two"):
-        headers = dict(sign_now(one, *WIRE))
+        headers = dict(sign_now(one, *WIRE, ask_token(one)))
         assert headers["Authorization"] == f"DPoP {expected}"
         one.received(200, [])
 
@@ -107,14 +108,14 @@ def test_asynchronous_sources_in_synchronous_clients_are_refused() -> None:
         return "token"
 
     with pytest.raises(UsageError, match="asynchronous client"):
-        sign_now(flow(access_token=token), *WIRE)
+        ask_token(flow(access_token=token))
 
 
 @pytest.mark.parametrize("value", [None, b"token", 5])
 def test_a_source_that_returns_no_text_is_refused(value: Any) -> None:
     """What is no str is no token; its type is named and nothing is sent."""
     with pytest.raises(ArgumentTypeError, match=type(value).__name__):
-        sign_now(flow(access_token=lambda: value), *WIRE)
+        ask_token(flow(access_token=lambda: value))
 
 
 def test_refresh_tells_the_source() -> None:
@@ -133,7 +134,7 @@ def test_refresh_tells_the_source() -> None:
             told.append(token)
 
     one = flow(access_token=Source())
-    sign_now(one, *WIRE)
+    sign_now(one, *WIRE, ask_token(one))
     assert refresh(one) is Step.RETRY
     other = flow(access_token=AsyncSource())
     asyncio.run(async_sign(other, *WIRE, AsyncioTools()))
@@ -157,7 +158,7 @@ def test_a_wait_for_a_nonce_ends_when_it_comes() -> None:
         first, second = pilot_and_second()
         waiter = threading.Thread(target=wait, args=(second,))
         waiter.start()
-        sign_now(first, *WIRE)
+        sign_now(first, *WIRE, None)
         first.received(200, [("DPoP-Nonce", "n1")])
         waiter.join(30)
         assert not waiter.is_alive()

@@ -13,7 +13,7 @@ from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlencode
 
-from dpop.client.drive import refresh, sign_now, wait_for_nonce
+from dpop.client.drive import ask_token, refresh, sign_now, wait_for_nonce
 from dpop.client.flow import PEEK_OCTETS, Step
 from dpop.client.policy import Policy
 from dpop.client.request import OutgoingRequest
@@ -66,7 +66,7 @@ def send(policy: Policy, method: str, url: str, form: Mapping[str, str] | None =
     wait_for_nonce(flow)
     try:
         while True:
-            headers = dict(sign_now(flow, origin.scheme, origin.authority, _target(url)))
+            headers = dict(sign_now(flow, origin.scheme, origin.authority, _target(url), ask_token(flow)))
             exchange = on_the_wire(method, url, headers, content)
             exchanges.append(exchange)
             step = flow.received(exchange.status, exchange.received)

@@ -21,6 +21,7 @@ __all__ = [
     "DRAIN_OCTETS",
     "DRAIN_SECONDS",
     "AsyncTools",
+    "ask_token",
     "async_refresh",
     "async_sign",
     "async_wait_for_nonce",
@@ -81,9 +82,9 @@ def _runs_an_event_loop() -> bool:
     return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - documented for this use
 
 
-def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str) -> list[tuple[str, str]]:
-    """The headers of one attempt, signed in this thread."""
-    attempt = flow.attempt(scheme, authority, target, _token(flow))
+def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str, token: str | None) -> list[tuple[str, str]]:
+    """The headers of one attempt, signed in this thread; ``token`` is what :func:`ask_token` returned for it."""
+    attempt = flow.attempt(scheme, authority, target, token)
     return attempt.headers(sign(flow.prover.key, attempt.signing_input))
 
 
@@ -91,7 +92,7 @@ async def async_sign(
     flow: ProofFlow, scheme: str, authority: str, target: str, tools: AsyncTools
 ) -> list[tuple[str, str]]:
     """The headers of one attempt; a key that blocks signs in a worker thread."""
-    attempt: Attempt = flow.attempt(scheme, authority, target, await _async_token(flow))
+    attempt: Attempt = flow.attempt(scheme, authority, target, await _async_ask_token(flow))
     key = flow.prover.key
     if getattr(key, "blocking", True):
         return attempt.headers(cast("bytes", await tools.to_thread(lambda: sign(key, attempt.signing_input))))
@@ -120,7 +121,13 @@ def _refused(flow: ProofFlow) -> object:
     return refused(flow.refused_token)
 
 
-def _token(flow: ProofFlow) -> str | None:
+def ask_token(flow: ProofFlow) -> str | None:
+    """The access token for the next attempt, from the function or source that has it.
+
+    Whatever the function raises is raised.
+
+    :raises UsageError: the function is asynchronous.
+    """
     token = flow.access_token
     if token is None or isinstance(token, str):
         return token
@@ -131,7 +138,7 @@ def _token(flow: ProofFlow) -> str | None:
     return _checked(value)
 
 
-async def _async_token(flow: ProofFlow) -> str | None:
+async def _async_ask_token(flow: ProofFlow) -> str | None:
     token = flow.access_token
     if token is None or isinstance(token, str):
         return token

@@ -19,9 +19,9 @@ import pytest
 import requests
 from adapters.authority import Authority, make_authority
 from adapters.clients import CLIENTS, Client, make
-from adapters.http2_server import Http2Recorder
-from adapters.proxies import ForwardProxy, SocksProxy
+from adapters.http2_recorder import Http2Recorder
 from adapters.recorder import Answer, Received, Recorder, challenge, script
+from adapters.relays import ForwardProxy, SocksProxy
 from urllib3.util.retry import Retry
 
 import dpop
@@ -488,3 +488,72 @@ def test_ath_is_the_hash_of_the_token_that_is_sent(client: Callable[..., Any]) -
             assert request.one("Authorization") == f"DPoP token-{number}"
             digest = hashlib.sha256(f"token-{number}".encode()).digest()
             assert request.claims["ath"] == base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+# -- token sources that fail or need a connection themselves ---------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("disk"), requests.ConnectionError("refresh"), ValueError("bad"), TimeoutError()]
+)
+def test_what_a_token_source_raises_is_raised(client: Callable[..., Any], name: str, error: Exception) -> None:
+    """A failing source is no failing connection: its own error comes out, nothing is sent, nothing retried."""
+    asked: list[int] = []
+
+    def source() -> str:
+        asked.append(1)
+        raise error
+
+    options = {"max_retries": 3} if name == "requests" else {}
+    with Recorder(script(Answer(200))) as server:
+        one = client(origins=server.origin, access_token=source, **options)
+        with pytest.raises(type(error)) as raised:
+            one.send("GET", server.url("/r"))
+        assert raised.value is error
+        assert (len(asked), len(server.requests)) == (1, 0)
+
+
+def test_a_source_that_fails_on_a_retry_says_so() -> None:
+    """On urllib3's own retries too, an OSError of the source is not taken for one of the connection."""
+    tokens = iter(["first"])
+
+    def source() -> str:
+        try:
+            return next(tokens)
+        except StopIteration:
+            raise OSError("no second token") from None
+
+    retry = Retry(total=5, status_forcelist=[503], backoff_factor=0)
+    with Recorder(script(Answer(503), Answer(200))) as server:
+        with make("requests", origins=server.origin, access_token=source, max_retries=retry) as one:
+            with pytest.raises(OSError, match="no second token"):
+                one.send("GET", server.url("/r"))
+        assert len(server.requests) == 1
+
+
+def test_a_source_may_use_the_adapter_itself() -> None:
+    """A source that refreshes through the same session, on a pool of one: no deadlock, each with its own proof."""
+    with Recorder(script(Answer(200, [("DPoP-Nonce", "n1")], b"fresh-token"))) as server:
+        clients: list[Any] = []
+
+        def source() -> str:
+            answer = clients[0].session.post(server.url("/token"), data={"a": "b"}, timeout=20)
+            return str(answer.text)
+
+        options = {"as_endpoints": [server.url("/token")], "pool_maxsize": 1, "pool_block": True}
+        with make("requests", origins=server.origin, access_token=source, **options) as one:
+            clients.append(one)
+            assert one.send("GET", server.url("/r")).status == 200
+        token, resource = server.requests
+        assert token.all("Authorization") == []
+        assert resource.one("Authorization") == "DPoP fresh-token"
+        assert_fresh(server.requests)
+
+
+def test_a_huge_nonce_is_not_kept(client: Callable[..., Any]) -> None:
+    """A nonce that would make every later proof too large for a header is ignored."""
+    with Recorder(script(Answer(200, [("DPoP-Nonce", "n" * 5000)]))) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        for _ in range(2):
+            one.send("GET", server.url("/r"))
+        assert [request.nonce for request in server.requests] == [None, None]
