@@ -30,6 +30,8 @@ __all__ = [
 # newline.
 _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*\Z")
 _NONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+\Z")
+# Above that, servers refuse the header a proof travels in, and a hostile one could make every proof too large.
+_MAX_NONCE = 4096
 _BASE64URL = re.compile(rb"[A-Za-z0-9_-]*\Z")
 
 # A string is matched whole so that the brackets in it do not count. Its closing quote is optional: a search
@@ -183,11 +185,13 @@ def check_nonce(nonce: object) -> str:
     """Return the nonce if it is 1*NQCHAR (RFC 9449 §8.1).
 
     :raises ArgumentTypeError: not a str.
-    :raises CredentialError: empty, or with a space, quote, backslash or control; the nonce is not in the
-        message.
+    :raises CredentialError: empty, over 4096 characters, or with a space, quote, backslash or control. The
+        nonce is not in the message.
     """
     if not isinstance(nonce, str):
         raise ArgumentTypeError("nonce", "str", nonce)
+    if len(nonce) > _MAX_NONCE:
+        raise CredentialError(f"the nonce has {len(nonce)} characters; no proof carries more than {_MAX_NONCE}")
     if not _NONCE.match(nonce):
         what = "is empty" if not nonce else "holds a character a nonce cannot have"
         raise CredentialError(

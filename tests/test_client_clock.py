@@ -42,3 +42,4 @@ def test_offsets_belong_to_one_origin_and_are_bounded() -> None:
     assert clocks.offset(API) == 0
     assert clocks.offset(Origin.parse("https://a999.example")) == 10
     assert clocks.offset(Origin.parse("https://a0.example")) == 0
+    assert len(clocks._offsets) <= 100

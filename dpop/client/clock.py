@@ -8,8 +8,6 @@ proofs made out for a time to come.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from email.utils import parsedate_to_datetime
 
 from dpop.origin import Origin
@@ -34,11 +32,11 @@ def skew(date: str | None, now: float) -> float | None:
 class ServerClocks:
     """Offsets by origin, bounded, five minutes at most each."""
 
-    __slots__ = ("_lock", "_offsets")
+    __slots__ = ("_offsets",)
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._offsets: OrderedDict[Origin, float] = OrderedDict()
+        # No lock, which a forked child could find held: single operations on a dict are whole.
+        self._offsets: dict[Origin, float] = {}
 
     def offset(self, origin: Origin) -> float:
         """Seconds to add to our clock in proofs for this origin."""
@@ -47,9 +45,7 @@ class ServerClocks:
     def learn(self, origin: Origin, seconds: float) -> float:
         """Use this difference from the next call on; returns what is kept of it."""
         kept = max(-_MAX_OFFSET, min(_MAX_OFFSET, seconds))
-        with self._lock:
-            self._offsets[origin] = kept
-            self._offsets.move_to_end(origin)
-            if len(self._offsets) > _MAX_ORIGINS:
-                self._offsets.popitem(last=False)
+        if len(self._offsets) >= _MAX_ORIGINS:
+            self._offsets.clear()
+        self._offsets[origin] = kept
         return kept

@@ -84,8 +84,9 @@ class Policy:
             )
         prover = Prover.of(prover)
         listed = profile.algs if algs is None else algs
-        if listed is not None:
-            prover = prover.for_algs(listed)
+        self._algs = None if listed is None else tuple(listed.split() if isinstance(listed, str) else listed)
+        if self._algs is not None:
+            prover = prover.for_algs(self._algs)
         self.prover = prover
         self.origins: frozenset[Origin] = _checked_origins(origins, insecure_origins)
         self.access_token = access_token
@@ -131,7 +132,9 @@ class Policy:
             own_first = credentials is None and (default is None or request.own_scheme == "dpop")
             token = (request.own_token if own_first else None) or default
             role = Role.AS if token is None else Role.RS
-        prover = self.prover if credentials is None else credentials.prover
+        prover = self.prover
+        if credentials is not None:
+            prover = credentials.prover if self._algs is None else credentials.prover.for_algs(self._algs)
         return ProofFlow(self, prover, request, origin=origin, role=role, access_token=token)
 
 
