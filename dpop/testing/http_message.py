@@ -58,7 +58,7 @@ class RequestReader:
         self._connection = connection
         self._authority = authority
         self._buffer = bytearray()
-        self.keep_alive = True
+        self.keep_alive: bool = True
 
     def read(self) -> Request | None:
         """The next request, None at the end of the connection.

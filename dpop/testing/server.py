@@ -95,10 +95,10 @@ class DPoPTestServer:
         both: LeverSettings = {}
         if nonces is not None:
             both = {"as_nonces": nonces} if mode == "google" else {"as_nonces": nonces, "rs_nonces": nonces}
-        self.levers = Levers(**cast("LeverSettings", {**_DEFAULTS[mode], **both, **settings}))
+        self.levers: Levers = Levers(**cast("LeverSettings", {**_DEFAULTS[mode], **both, **settings}))
         self.client_id = client_id
-        self.client_secret = client_secret or secrets.token_urlsafe(24)
-        self.public_client_id = client_id + "-public"
+        self.client_secret: str = client_secret or secrets.token_urlsafe(24)
+        self.public_client_id: str = client_id + "-public"
         self._host = host
         self._port = port
         self._public_origin = None if public_origin is None else str(Origin.parse(public_origin))

@@ -228,7 +228,7 @@ class Journal:
     """
 
     def __init__(self, *, kept: int) -> None:
-        self.stats = Stats()
+        self.stats: Stats = Stats()
         self._refusals: deque[Refusal] = deque(maxlen=kept)
         self._requests: deque[RecordedRequest] = deque(maxlen=kept)
 
