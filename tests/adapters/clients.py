@@ -127,7 +127,7 @@ class RequestsClient(Client):
     def send(
         self, method: str, url: str, *, body: Any = None, user: tuple[Any, Any] | None = None, **options: Any
     ) -> Reply:
-        options.setdefault("timeout", 20)
+        options.setdefault("timeout", 300)
         if user:
             options["auth"] = dpop.requests.DPoPAuth(*user)
         with self.session.request(method, url, **(body or {}), **options) as response:
@@ -164,7 +164,7 @@ class HttpxClient(Client):
         trust_env = options["trust_env"]
         self.transport = self.door.DPoPTransport(prover, origins=origins, **options)
         self.client = self.library.Client(
-            transport=self.transport, follow_redirects=True, trust_env=trust_env, timeout=20
+            transport=self.transport, follow_redirects=True, trust_env=trust_env, timeout=300
         )
 
     def send(
@@ -195,7 +195,7 @@ class AsyncHttpxClient(Client):
         self.runner = asyncio.Runner()
         self.transport = self.door.AsyncDPoPTransport(prover, origins=origins, **options)
         self.client = self.library.AsyncClient(
-            transport=self.transport, follow_redirects=True, trust_env=trust_env, timeout=20
+            transport=self.transport, follow_redirects=True, trust_env=trust_env, timeout=300
         )
 
     def send(self, method: str, url: str, **options: Any) -> Reply:
