@@ -36,7 +36,7 @@ _BASE64URL = re.compile(rb"[A-Za-z0-9_-]*\Z")
 
 # A string is matched whole so that the brackets in it do not count. Its closing quote is optional: a search
 # that fails at one quote starts again at the next, which is quadratic time for a string that never ends.
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*"?|[\[\]{}]', re.DOTALL)
 
 # Longer runs of digits are refused before int() sees them: CPython limits them with a bare ValueError
 # and, below its limit, spends quadratic time.

@@ -32,7 +32,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 
 # RFC 3986 §3.3: the characters of a path, and the longest well-formed run of them and of %-escapes.
 _PATH_CHARACTERS: Final = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]"
-_PATH = re.compile(rf"(?:{_PATH_CHARACTERS}++|%[0-9A-Fa-f]{{2}})*+")
+_PATH = re.compile(rf"(?:{_PATH_CHARACTERS}++|%[0-9A-Fa-f]{{2}})*")
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2[Ee]){1,2}(?=/|\Z)")
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")

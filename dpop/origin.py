@@ -22,7 +22,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*+)://([^/?#]*+)([^?#]*+)")
 
 # A name as DNS and Docker know it: labels, and the underscore that service names have.
-_NAME = re.compile(r"[a-z0-9_\-]++(?:\.[a-z0-9_\-]++)*+\.?")
+_NAME = re.compile(r"[a-z0-9_\-]++(?:\.[a-z0-9_\-]++)*\.?")
 _MAX_NAME: Final = 253  # RFC 1035 §2.3.4, without the trailing dot
 
 # Browsers read https://api.example\@evil.test/ as api.example, RFC 3986 as evil.test.
