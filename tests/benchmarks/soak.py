@@ -38,7 +38,7 @@ def serve(connection):
 while True:
     threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
 """
-_ALLOWED_OCTETS = 1_000_000
+_ALLOWED_OCTETS = 500_000
 
 
 def main() -> int:
@@ -56,15 +56,15 @@ def main() -> int:
 
     def run(count: int, first: int) -> None:
         for number in range(first, first + count):
-            session.get(f"{origin}/{number % 5000}").close()
+            session.get(f"{origin}/{number % 1500}").close()
             if number % 100 == 0:
                 other = Origin.parse(f"https://a{number}.example")
                 prover.nonces.learn(NonceKey(prover.thumbprint, other, Role.RS), f"n{number}")
 
     warm = total // 5
+    tracemalloc.start()
     run(warm, 0)
     gc.collect()
-    tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     run(total - warm, warm)
     gc.collect()
