@@ -1,40 +1,44 @@
-# Every target sets up what it needs; see scripts/setup.
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets up what it needs; see scripts/setup, which also reads PYTHON and VENV.
 SHELL := /bin/bash
-PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+export VENV
+RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
 .PHONY: help demo test check format bench soak clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
 
 demo: ## the whole protocol, step by step, against a real server on this machine
 	@scripts/setup run
-	@$(BIN)/dpop demo
+	@$(RUN) dpop demo
 
 test: ## all tests, those against real peers included
 	@scripts/setup test
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(RUN) python -m pytest -n 2 $(ARGS)
 
 check: ## lint and types
 	@scripts/setup dev
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes dpop --ignoreexternal
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+	$(RUN) mypy tests/typing
+	$(RUN) pyright tests/typing
+	$(RUN) pyright --verifytypes dpop --ignoreexternal
 
 format: ## mend what can be mended
 	@scripts/setup dev
-	$(BIN)/ruff check --fix
-	$(BIN)/ruff format
+	$(RUN) ruff check --fix
+	$(RUN) ruff format
 
 bench: ## benchmarks, as ratios against a baseline of the same run
 	@scripts/setup test
-	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
+	$(RUN) python tests/benchmarks/bench.py $(ARGS)
 
 soak: ## 100,000 requests; memory must stay flat
 	@scripts/setup test
-	$(BIN)/python tests/benchmarks/soak.py $(ARGS)
+	$(RUN) python tests/benchmarks/soak.py $(ARGS)
 
 clean: ## remove everything that setup made
 	rm -rf .venv .ci/venvs dist build tests/interop/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
