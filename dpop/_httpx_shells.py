@@ -7,20 +7,18 @@ The classes here know requests and responses by what they can do, so that neithe
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, ClassVar
 
 import anyio
 import anyio.to_thread
 
+from dpop._httpx_answers import async_drain, decoded, drain
 from dpop._httpx_bodies import Repeat, in_memory, repeat_of
 from dpop.client.drive import (
-    DRAIN_OCTETS,
-    DRAIN_SECONDS,
     ask_token,
     async_refresh,
     async_sign,
@@ -36,7 +34,7 @@ from dpop.client.prover import Prover
 from dpop.client.request import AccessToken, OutgoingRequest, RequestCredentials
 from dpop.errors import UsageError
 
-__all__ = ["AsyncReplay", "AsyncShell", "AuthShell", "Replay", "SyncShell"]
+__all__ = ["AsyncShell", "AuthShell", "SyncShell"]
 
 # Requests, responses and streams of either library. Any, because the two share no base class.
 _Any = Any
@@ -145,17 +143,6 @@ def _wire(request: _Any) -> tuple[str, str, str]:
     return request.url.raw_scheme.decode("ascii"), request.headers["host"], request.url.raw_path.decode("ascii")
 
 
-def _decoded(response: _Any, octets: bytes) -> bytes:
-    """The peeked octets, out of any content coding; empty if they cannot be."""
-    coding = response.headers.get("content-encoding")
-    if not coding:
-        return octets
-    try:
-        return bytes(type(response)(200, headers={"content-encoding": coding}, content=octets).content[:PEEK_OCTETS])
-    except Exception:  # noqa: BLE001 - whatever a decoder makes of a hostile or cut body means: not a token error
-        return b""
-
-
 class SyncShell(_Shell):
     """A transport that signs; mixed into the library's ``BaseTransport``."""
 
@@ -182,7 +169,7 @@ class SyncShell(_Shell):
                     step = refresh(flow)
                 if step is Step.DONE:
                     return response
-                _drain(response, signed)
+                drain(response, signed)
                 content = self._rebuilt(flow, request)
                 if content is None:
                     _rewind(repeat)
@@ -208,13 +195,17 @@ class SyncShell(_Shell):
         stream, chunks, size = response.stream, list[bytes](), 0
         iterator = iter(stream)
         deadline = time.monotonic() + _PEEK_SECONDS
-        for chunk in iterator:
-            chunks.append(chunk)
-            size += len(chunk)
-            if size >= PEEK_OCTETS or time.monotonic() > deadline:
-                break
-        response.stream = self._replay(chunks, iterator, stream)
-        return _decoded(response, b"".join(chunks)[:PEEK_OCTETS])
+        failure: Exception | None = None
+        try:
+            for chunk in iterator:
+                chunks.append(chunk)
+                size += len(chunk)
+                if size >= PEEK_OCTETS or time.monotonic() > deadline:
+                    break
+        except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
+            failure = error
+        response.stream = self._replay(chunks, iterator, stream, failure)
+        return decoded(response, b"".join(chunks)[:PEEK_OCTETS])
 
     def close(self) -> None:
         """Close the inner transport."""
@@ -254,7 +245,7 @@ class AsyncShell(_Shell):
                     step = await async_refresh(flow)
                 if step is Step.DONE:
                     return response
-                await _async_drain(response)
+                await async_drain(response)
                 content = self._rebuilt(flow, request)
                 if content is None:
                     await _async_rewind(repeat)
@@ -282,13 +273,17 @@ class AsyncShell(_Shell):
         stream, chunks, size = response.stream, list[bytes](), 0
         iterator = aiter(stream)
         deadline = time.monotonic() + _PEEK_SECONDS
-        async for chunk in iterator:
-            chunks.append(chunk)
-            size += len(chunk)
-            if size >= PEEK_OCTETS or time.monotonic() > deadline:
-                break
-        response.stream = self._replay(chunks, iterator, stream)
-        return _decoded(response, b"".join(chunks)[:PEEK_OCTETS])
+        failure: Exception | None = None
+        try:
+            async for chunk in iterator:
+                chunks.append(chunk)
+                size += len(chunk)
+                if size >= PEEK_OCTETS or time.monotonic() > deadline:
+                    break
+        except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
+            failure = error
+        response.stream = self._replay(chunks, iterator, stream, failure)
+        return decoded(response, b"".join(chunks)[:PEEK_OCTETS])
 
     async def aclose(self) -> None:
         """Close the inner transport."""
@@ -302,31 +297,6 @@ class AsyncShell(_Shell):
         await self._inner.__aexit__(*exc)
 
 
-def _drain(response: _Any, signed: _Any) -> None:
-    """Read what little is left of an answer, so that its connection can be used again; then close it."""
-    # The read timeout is looked up when reading starts: an answer that stalls costs a second.
-    timeout = signed.extensions["timeout"]
-    timeout["read"] = min(timeout.get("read") or DRAIN_SECONDS, DRAIN_SECONDS)
-    deadline = time.monotonic() + DRAIN_SECONDS
-    left = DRAIN_OCTETS
-    with contextlib.suppress(Exception):
-        for chunk in response.stream:
-            left -= len(chunk)
-            if left < 0 or time.monotonic() > deadline:
-                break
-    response.close()
-
-
-async def _async_drain(response: _Any) -> None:
-    left = DRAIN_OCTETS
-    with contextlib.suppress(Exception), anyio.move_on_after(DRAIN_SECONDS):
-        async for chunk in response.stream:
-            left -= len(chunk)
-            if left < 0:
-                break
-    await response.aclose()
-
-
 def _rewind(repeat: Repeat | None) -> None:
     if repeat is not None:
         repeat()
@@ -336,40 +306,6 @@ async def _async_rewind(repeat: Repeat | None) -> None:
     moved = repeat() if repeat is not None else None
     if moved is not None:
         await moved
-
-
-class Replay:
-    """A response body whose first chunks have been looked at: they come again, then the rest."""
-
-    def __init__(self, chunks: list[bytes], rest: Iterator[bytes], stream: _Any) -> None:
-        self._chunks = chunks
-        self._rest = rest
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._chunks
-        yield from self._rest
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class AsyncReplay:
-    """The same for an asynchronous body."""
-
-    def __init__(self, chunks: list[bytes], rest: AsyncIterator[bytes], stream: _Any) -> None:
-        self._chunks = chunks
-        self._rest = rest
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for chunk in self._chunks:
-            yield chunk
-        async for chunk in self._rest:
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 class AuthShell:

@@ -199,13 +199,17 @@ def _drained(raw: BaseHTTPResponse, exchange: Exchange) -> bool:
 def peek(raw: BaseHTTPResponse) -> tuple[bytes, BaseHTTPResponse]:
     """The first octets of a body, decoded, and a response whose body is still whole."""
     octets = b""
+    failure: Exception | None = None
     deadline = time.monotonic() + _PEEK_SECONDS
-    while len(octets) < PEEK_OCTETS and time.monotonic() < deadline:
-        chunk = raw.read1(PEEK_OCTETS - len(octets), decode_content=False)
-        if not chunk:
-            break
-        octets += chunk
-    return _decoded(raw, octets), _PeekedResponse(octets, raw)
+    try:
+        while len(octets) < PEEK_OCTETS and time.monotonic() < deadline:
+            chunk = raw.read1(PEEK_OCTETS - len(octets), decode_content=False)
+            if not chunk:
+                break
+            octets += chunk
+    except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body, as requests expects it there
+        failure = error
+    return _decoded(raw, octets), _PeekedResponse(octets, raw, failure)
 
 
 def _decoded(raw: BaseHTTPResponse, octets: bytes) -> bytes:
@@ -222,10 +226,10 @@ def _decoded(raw: BaseHTTPResponse, octets: bytes) -> bytes:
 class _PeekedResponse(HTTPResponse):
     """A response whose first octets have been looked at: they come again, then the rest."""
 
-    def __init__(self, octets: bytes, raw: BaseHTTPResponse) -> None:
+    def __init__(self, octets: bytes, raw: BaseHTTPResponse, failure: Exception | None) -> None:
         self._peeked = raw
         super().__init__(
-            body=cast("Any", _Rejoined(octets, raw)),
+            body=cast("Any", _Rejoined(octets, raw, failure)),
             headers=raw.headers,
             status=raw.status,
             version=raw.version,
@@ -250,20 +254,26 @@ class _Rejoined:
 
     closed = False
 
-    def __init__(self, octets: bytes, raw: BaseHTTPResponse) -> None:
+    def __init__(self, octets: bytes, raw: BaseHTTPResponse, failure: Exception | None) -> None:
         self._octets = octets
         self._raw = raw
+        self._failure = failure
 
     def read(self, amt: int | None = None) -> bytes:
         if not self._octets:
-            return self._raw.read(amt, decode_content=False)
+            return self._rest(amt)
         if amt is None:
             octets, self._octets = self._octets, b""
-            return octets + self._raw.read(decode_content=False)
+            return octets + self._rest(None)
         octets, self._octets = self._octets[:amt], self._octets[amt:]
         return octets
 
     read1 = read
+
+    def _rest(self, amt: int | None) -> bytes:
+        if self._failure is not None:
+            raise self._failure
+        return self._raw.read(amt, decode_content=False)
 
     def close(self) -> None:
         self.closed = True

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import httpx
 
-from dpop._httpx_shells import AsyncReplay, AsyncShell, AuthShell, Replay, SyncShell
+from dpop._httpx_answers import AsyncReplay, Replay
+from dpop._httpx_shells import AsyncShell, AuthShell, SyncShell
 from dpop.client.policy import Policy, PolicyOptions
 
 if TYPE_CHECKING:

@@ -185,12 +185,20 @@ class NonceCache:
                 self._learn(entry, lease.nonce, lease)
                 entry.pool.pop(lease.nonce, None)
             self._judge(entry, lease, accepted=accepted, refused=refused)
+            lease.reserved = False
             if learnt is not None:
                 self._learn(entry, learnt, lease)
         self.release(lease)
 
     def release(self, lease: Lease) -> None:
         """Give a lease back without an answer: an error, a cancellation."""
+        if lease.reserved and lease.nonce is not None:
+            # Perhaps it was never seen. To send it again costs no more than to send none.
+            lease.reserved = False
+            with self._lock:
+                known = self._entry(lease.key)
+                self._learn(known, lease.nonce, lease)
+                known.pool.pop(lease.nonce, None)
         cold_start, lease.cold_start = lease.cold_start, None
         if cold_start is None:
             return

@@ -557,3 +557,28 @@ def test_a_huge_nonce_is_not_kept(client: Callable[..., Any]) -> None:
         for _ in range(2):
             one.send("GET", server.url("/r"))
         assert [request.nonce for request in server.requests] == [None, None]
+
+
+# -- answers that break off ------------------------------------------------------------------------
+
+
+def test_a_cut_off_400_fails_as_the_library_fails(client: Callable[..., Any], name: str) -> None:
+    """A 400 whose body breaks off while it is looked into: the library's own error, and the nonce is kept."""
+    cut = Answer(400, [("DPoP-Nonce", "n1"), ("Connection", "close")], b'{"error":"use_dp', content_length=100)
+    with Recorder(script(cut, Answer(200))) as server:
+        one = client(origins=server.origin)
+        expected = requests.exceptions.ChunkedEncodingError if name == "requests" else one.library.RemoteProtocolError
+        with pytest.raises(expected):
+            one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}), headers={"Connection": "close"})
+        one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}))
+        assert [request.nonce for request in server.requests] == [None, "n1"]
+
+
+def test_a_nonce_survives_the_failure_of_its_retry(client: Callable[..., Any]) -> None:
+    """The retry's connection drops: the next call still carries the nonce the challenge gave."""
+    with Recorder(script(challenge("n1"), Answer(drop=True), Answer(200))) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        with pytest.raises(Exception, match=r"(?i)disconnect|abort|closed|reset|remote"):
+            one.send("POST", server.url("/r"), body=one.bytes_body(BODY))
+        assert one.send("GET", server.url("/r")).status == 200
+        assert [request.nonce for request in server.requests] == [None, "n1", "n1"]
