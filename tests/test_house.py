@@ -29,11 +29,11 @@ LAYERS = [
     {"proof"},
     {"client", "server"},
     {"tokens"},
-    {"_urllib3_wire", "_httpx_bodies", "_httpx_shells", "requests", "httpx", "httpx2"},
+    {"_urllib3_wire", "_httpx_answers", "_httpx_bodies", "_httpx_shells", "requests", "httpx", "httpx2"},
     {"testing"},
 ]
 # Doors and what they share; no other module may import an HTTP library.
-DOORS = {"requests", "httpx", "httpx2", "_urllib3_wire", "_httpx_bodies", "_httpx_shells"}
+DOORS = {"requests", "httpx", "httpx2", "_urllib3_wire", "_httpx_answers", "_httpx_bodies", "_httpx_shells"}
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "h2", "anyio", "aiohttp"}
 
 
