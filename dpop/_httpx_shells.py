@@ -8,6 +8,7 @@ The classes here know requests and responses by what they can do, so that neithe
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import time
 from collections.abc import Callable, Generator
@@ -61,6 +62,7 @@ class _Shell:
     _policy: Policy
     _make_inner: Callable[[], _Any] | None
     _inner: _Any
+    _may_resend: bool
     _pid: int
 
     def _set_up(self, policy: Policy, transport: _Any, options: dict[str, _Any], make: Callable[..., _Any]) -> None:
@@ -69,6 +71,8 @@ class _Shell:
         self._policy = policy
         self._make_inner = functools.partial(make, **options) if transport is None else None
         self._inner = transport if self._make_inner is None else self._make_inner()
+        # Over HTTP/1.1 what was sent is never sent again below us.
+        self._may_resend = transport is not None or bool(options.get("http2"))
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -161,6 +165,8 @@ class SyncShell(_Shell):
             wait_for_nonce(flow)
             while True:
                 signed = self._signed(request, sign_now(flow, *_wire(request), ask_token(flow)), content)
+                if self._may_resend:
+                    self._sign_resends(flow, signed, repeat)
                 response = inner.handle_request(signed)
                 step = flow.received(response.status_code, response.headers.multi_items())
                 if step is Step.PEEK:
@@ -176,6 +182,22 @@ class SyncShell(_Shell):
         except BaseException:
             flow.failed()
             raise
+
+    def _sign_resends(self, flow: ProofFlow, signed: _Any, repeat: Repeat | None) -> None:
+        """Sign again what the library sends again by itself: a stream that an HTTP/2 server's GOAWAY refused.
+
+        The library's ``trace`` extension tells when headers are about to be written.
+        """
+        users = signed.extensions.get("trace")
+        starts = itertools.count()
+
+        def trace(event: str, info: dict[str, _Any]) -> _Any:
+            if event.endswith(_HEADERS_START) and next(starts):
+                _rewind(repeat)
+                _replace(info["request"].headers, sign_now(flow, *_wire(signed), ask_token(flow)))
+            return users(event, info) if users is not None else None
+
+        signed.extensions["trace"] = trace
 
     def prime(self, url: str, *, method: str = "HEAD", prover: Prover | None = None, role: Role = Role.RS) -> bool:
         """Fetch a server's nonce with a request that carries a proof and no token.
@@ -237,6 +259,8 @@ class AsyncShell(_Shell):
             await async_wait_for_nonce(flow, _tools)
             while True:
                 signed = self._signed(request, await async_sign(flow, *_wire(request), _tools), content)
+                if self._may_resend:
+                    self._sign_resends(flow, signed, repeat)
                 response = await inner.handle_async_request(signed)
                 step = flow.received(response.status_code, response.headers.multi_items())
                 if step is Step.PEEK:
@@ -252,6 +276,20 @@ class AsyncShell(_Shell):
         except BaseException:
             flow.failed()
             raise
+
+    def _sign_resends(self, flow: ProofFlow, signed: _Any, repeat: Repeat | None) -> None:
+        """Sign again what the library sends again by itself: a stream that an HTTP/2 server's GOAWAY refused."""
+        users = signed.extensions.get("trace")
+        starts = itertools.count()
+
+        async def trace(event: str, info: dict[str, _Any]) -> None:
+            if event.endswith(_HEADERS_START) and next(starts):
+                await _async_rewind(repeat)
+                _replace(info["request"].headers, await async_sign(flow, *_wire(signed), _tools))
+            if users is not None:
+                await users(event, info)
+
+        signed.extensions["trace"] = trace
 
     async def prime(
         self, url: str, *, method: str = "HEAD", prover: Prover | None = None, role: Role = Role.RS
@@ -295,6 +333,15 @@ class AsyncShell(_Shell):
 
     async def __aexit__(self, *exc: object) -> None:
         await self._inner.__aexit__(*exc)
+
+
+_HEADERS_START = ".send_request_headers.started"
+
+
+def _replace(fields: list[tuple[bytes, bytes]], headers: list[tuple[str, str]]) -> None:
+    """Put our headers in place of those of the same names, in the list that is about to be written."""
+    ours = {name.lower().encode("ascii"): value.encode("ascii") for name, value in headers}
+    fields[:] = [(name, ours.get(name.lower(), value)) for name, value in fields]
 
 
 def _rewind(repeat: Repeat | None) -> None:

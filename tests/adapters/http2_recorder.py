@@ -63,6 +63,10 @@ class Http2Recorder(Recorder):
         with self._lock:
             self.requests.append(request)
         answer = self.handler(request)
+        if answer.drop:
+            # A graceful end: what came after the last stream but one was not looked at (RFC 9113 §6.8).
+            h2c.close_connection(last_stream_id=stream - 2)
+            return
         assert isinstance(answer.body, bytes)
         fields = [(name.lower(), value) for name, value in answer.headers]
         h2c.send_headers(stream, [(":status", str(answer.status)), *fields], end_stream=not answer.body)

@@ -582,3 +582,21 @@ def test_a_nonce_survives_the_failure_of_its_retry(client: Callable[..., Any]) -
             one.send("POST", server.url("/r"), body=one.bytes_body(BODY))
         assert one.send("GET", server.url("/r")).status == 200
         assert [request.nonce for request in server.requests] == [None, "n1", "n1"]
+
+
+# -- what HTTP/2 sends again -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+def test_a_stream_refused_by_goaway_is_signed_again(
+    name: str, client: Callable[..., Any], authority: Authority
+) -> None:
+    """A server ends its connection gracefully: the library sends the stream again, with another proof."""
+    answers = script(Answer(200), Answer(drop=True), Answer(200))
+    with Http2Recorder(answers, tls=authority.server_context(http2=True)) as server:
+        one = client(origins=server.origin, access_token=TOKEN, http2=True, **tls_options(name, authority))
+        for _ in range(2):
+            assert one.send("POST", server.url("/r"), body=one.bytes_body(BODY)).status == 200
+        assert [request.connection for request in server.requests] == [1, 1, 2]
+        assert [request.body for request in server.requests] == [BODY] * 3
+        assert_fresh(server.requests, "https")
