@@ -144,7 +144,12 @@ def create_proof(
         None if access_token is None else access_token_hash(access_token),
         claims,
     )
-    return compact(octets, sign(key, octets))
+    signature = key.sign(octets)
+    if type(signature) is not bytes or len(signature) != _SIGNATURE_SIZES[key.alg]:
+        _check_size(key, signature)
+    # compact(), without the call: this is the path of every proof.
+    encoded = binascii.b2a_base64(signature, newline=False).translate(_URL_SAFE, b"=")
+    return (octets + b"." + encoded).decode("ascii")
 
 
 def sign(key: Key, octets: bytes) -> bytes:
@@ -153,12 +158,16 @@ def sign(key: Key, octets: bytes) -> bytes:
     :raises SigningError: not a signature of the algorithm's size.
     """
     signature = key.sign(octets)
+    _check_size(key, signature)
+    return signature
+
+
+def _check_size(key: Key, signature: object) -> None:
     size = _SIGNATURE_SIZES[key.alg]
     if type(signature) is not bytes or not signature or (size is not None and len(signature) != size):
         got = f"{len(signature)} octets" if isinstance(signature, bytes) else type(signature).__name__
         hint = "; DER from the device must be converted with der_to_raw" if key.alg.startswith("ES") else ""
         raise SigningError(f"the key returned {got} for {key.alg}, expected {size or 'some'} octets{hint}")
-    return signature
 
 
 def _header(key: Key) -> bytes:
