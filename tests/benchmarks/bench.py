@@ -126,16 +126,21 @@ def overhead(*, short: bool) -> list[Figure]:
     ]
     server.kill()
     server.wait()
-    mint = statistics.median(minted - unsigned for unsigned, minted, _ in samples)
+    in_a_loop = statistics.median(
+        seconds(lambda: dpop.create_proof(key, "GET", url, access_token="token"), 300) for _ in range(11)
+    )
+    between = statistics.median(minted - unsigned for unsigned, minted, _ in samples)
     extra = statistics.median(with_proof - unsigned for unsigned, _, with_proof in samples)
+    goal = 2 * in_a_loop + 20e-6
     return [
         Figure(
             "requests with the adapter minus plain requests",
             round(extra * 1e6, 1),
             "us",
-            f"<= 2 mints between requests + 20 us = {mint * 2e6 + 20:.1f} us",
-            extra <= 2 * mint + 20e-6,
-        )
+            f"<= 2 mints + 20 us = {goal * 1e6:.1f} us",
+            extra <= goal,
+        ),
+        Figure("one mint between two requests, with cold caches", round(between * 1e6, 1), "us", "-", reached=True),
     ]
 
 
