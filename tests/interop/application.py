@@ -117,8 +117,11 @@ class Application:
 
     # -- grants ----------------------------------------------------------------------------------
 
-    def authorize(self) -> dict[str, str]:
-        """A code, by PAR and PKCE; returns the form that exchanges it (RFC 9126 §2, RFC 7636 §4)."""
+    def authorize(self, **more: str) -> dict[str, str]:
+        """A code, by PAR and PKCE; returns the form that exchanges it (RFC 9126 §2, RFC 7636 §4).
+
+        :param more: for the authorization request.
+        """
         verifier = secrets.token_urlsafe(32)
         digest = hashlib.sha256(verifier.encode()).digest()
         fields = {
@@ -129,6 +132,7 @@ class Application:
             "prompt": "consent",
             "code_challenge": base64.urlsafe_b64encode(digest).rstrip(b"=").decode(),
             "code_challenge_method": "S256",
+            **more,
         }
         reply = self.post("pushed_authorization_request", fields)
         assert reply.status == 201, reply.body
@@ -151,9 +155,9 @@ class Application:
                 url = urllib.parse.urljoin(url, answer.headers["Location"])
         return urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)["code"][0]
 
-    def redeem(self) -> dict[str, Any]:
+    def redeem(self, **more: str) -> dict[str, Any]:
         """Tokens for a new code."""
-        reply = self.post("token", self.authorize())
+        reply = self.post("token", self.authorize(**more))
         assert reply.status == 200, reply.body
         return json_of(reply)
 

@@ -4,7 +4,7 @@
 import { randomBytes } from "node:crypto";
 import { createServer } from "node:http";
 
-import { Provider } from "oidc-provider";
+import { errors, Provider } from "oidc-provider";
 
 const redirectUri = "http://127.0.0.1/callback";
 const credentials = {
@@ -24,6 +24,7 @@ const clients = Object.entries(credentials).map(([name, credential]) => ({
 }));
 
 const lifetime = 600;
+const api = "https://api.example/"; // a resource (RFC 8707); a token that names none is for userinfo
 const configuration = {
   clients,
   cookies: { keys: [randomBytes(16).toString("hex")] },
@@ -34,6 +35,13 @@ const configuration = {
     clientCredentials: { enabled: true },
     revocation: { enabled: true },
     introspection: { enabled: true },
+    resourceIndicators: {
+      enabled: true,
+      getResourceServerInfo: (_ctx, resource) => {
+        if (resource !== api) throw new errors.InvalidTarget();
+        return { scope: "things", audience: api, accessTokenFormat: "opaque", accessTokenTTL: lifetime };
+      },
+    },
   },
   enabledJWA: { dPoPSigningAlgValues: ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256"] },
   pkce: { required: () => true },
@@ -57,6 +65,7 @@ async function consent(provider, ctx) {
   if (prompt.name !== "login") {
     const grant = new provider.Grant({ accountId: session.accountId, clientId: params.client_id });
     grant.addOIDCScope(params.scope);
+    grant.addResourceScope(api, "things");
     result = { consent: { grantId: await grant.save() } };
   }
   await provider.interactionFinished(ctx.req, ctx.res, result, { mergeWithLastSubmission: true });
@@ -99,6 +108,7 @@ server.listen(0, "127.0.0.1", () => {
       introspection_endpoint: provider.urlFor("introspection"),
       dpop_signing_alg_values_supported: configuration.enabledJWA.dPoPSigningAlgValues,
       redirect_uri: redirectUri,
+      api,
       seen: `${issuer}/seen`,
       clients: Object.fromEntries(clients.map(({ client_id: id, client_secret: secret }) => [id, secret ?? null])),
     }),
