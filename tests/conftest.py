@@ -3,8 +3,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+import redis
 from hypothesis import settings
+from redis_server import RedisServer, running_redis
 
 # No deadline, for a slow machine is no fault; no database, for no run should depend on the one before.
 settings.register_profile("dpop", deadline=None, database=None)
 settings.load_profile("dpop")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis for all tests of this process, started when the first asks for it."""
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """Where that Redis is, emptied for this test."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url

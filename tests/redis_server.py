@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Redis for the tests: on a unix socket that only this user can open, keeping nothing on disk.
+
+with running_redis() as server:
+    client = redis.Redis.from_url(server.url)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["RedisServer", "redis_program", "running_redis"]
+
+
+@dataclass
+class RedisServer:
+    """A running server. Stop it, freeze it, start it again: it comes back empty."""
+
+    directory: Path
+    settings: tuple[str, ...]
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "redis.sock"
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        """Start it and wait until it says that it is ready."""
+        arguments = ["--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
+        arguments += ["--dir", str(self.directory), "--save", "", "--appendonly", "no", "--daemonize", "no"]
+        self.process = subprocess.Popen(
+            ["redis-server", *arguments, *self.settings],
+            executable=redis_program(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        said = []
+        for line in self.process.stdout:
+            said.append(line)
+            if "eady to accept connections" in line:
+                return
+        raise AssertionError("redis-server ended before it was ready:\n" + "".join(said))
+
+    def stop(self) -> None:
+        """End it at once: whoever asks from now on finds nobody."""
+        if self.process is None:
+            return
+        self.process.kill()
+        self.process.communicate()
+        self.process = None
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It takes connections and answers nothing."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
+
+def redis_program() -> str:
+    """Where the server is. Debian's redis-tools has it under another name: it goes by the name it is called by."""
+    program = shutil.which("redis-server") or shutil.which("redis-check-rdb")
+    assert program is not None, "no redis-server here: scripts/setup test installs it"
+    return program
+
+
+@contextlib.contextmanager
+def running_redis(*settings: str) -> Iterator[RedisServer]:
+    """Run a server with further settings, such as ``"--maxmemory", "2mb"``, and stop it afterwards."""
+    # Not in pytest's own directory: the path of a unix socket may have some 100 characters only.
+    directory = Path(tempfile.mkdtemp(prefix="redis-"))
+    server = RedisServer(directory, settings)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(directory)
