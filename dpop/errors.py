@@ -15,6 +15,12 @@
     │   ├── InvalidKeyError (ValueError)    not a key DPoP can use
     │   ├── KeyFileError                a key file that cannot be read or written
     │   ├── KeyPasswordError            the password is missing or wrong
+    │   ├── KeyNotFoundError            no key of that name where it should be kept
+    │   ├── KeyAccessError              its keeper does not let this caller use it
+    │   ├── KeyDisabledError            it is there, and switched off, expired or about to be deleted
+    │   ├── KeyUnavailableError         its keeper cannot be reached now
+    │   │   └── KeyThrottledError       ... or wants fewer requests
+    │   ├── MissingExtraError (ImportError) the Python package that speaks to its keeper is not installed
     │   ├── AlgorithmError (ValueError) no algorithm both sides accept
     │   └── SigningError                the key did not produce a good signature
     ├── UnrewindableBodyError           a request would have to be sent again, and its body is gone
@@ -39,8 +45,14 @@ __all__ = [
     "InsecureOriginError",
     "InvalidKeyError",
     "InvalidProof",
+    "KeyAccessError",
+    "KeyDisabledError",
     "KeyFileError",
+    "KeyNotFoundError",
     "KeyPasswordError",
+    "KeyThrottledError",
+    "KeyUnavailableError",
+    "MissingExtraError",
     "ReplayCacheError",
     "SignatureFormatError",
     "SigningError",
@@ -145,6 +157,42 @@ class KeyPasswordError(DPoPKeyError):
     """The key is encrypted and its password is missing or wrong, or a password was given for nothing."""
 
     code = "key_password"
+
+
+class KeyNotFoundError(DPoPKeyError):
+    """Where the key should be kept, a token or a service, there is no key of that name."""
+
+    code = "key_not_found"
+
+
+class KeyAccessError(DPoPKeyError):
+    """Whoever keeps the key does not let this caller use it: no credentials, refused ones, no permission."""
+
+    code = "key_access"
+
+
+class KeyDisabledError(DPoPKeyError):
+    """The key is there and may not sign: disabled, not valid yet or any more, about to be deleted."""
+
+    code = "key_disabled"
+
+
+class KeyUnavailableError(DPoPKeyError):
+    """Whoever keeps the key cannot be reached or cannot answer now; later it may."""
+
+    code = "key_unavailable"
+
+
+class KeyThrottledError(KeyUnavailableError):
+    """Whoever keeps the key wants fewer requests; wait before the next."""
+
+    code = "key_throttled"
+
+
+class MissingExtraError(DPoPKeyError, ImportError):
+    """The Python package that speaks to the key's keeper is not installed; the message names the extra."""
+
+    code = "missing_extra"
 
 
 class AlgorithmError(DPoPKeyError, ValueError):
