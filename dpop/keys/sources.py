@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -40,6 +41,9 @@ class SchemeLoader(Protocol):
         ...
 
 
+# The module whose load() opens the URIs of a scheme, imported when one is first named: it may bring a service's
+# whole library with it.
+_BACKENDS: Final[Mapping[str, str]] = {}
 # Names of key stores, whether or not a backend for them is there: never taken for file names.
 _KNOWN_SCHEMES: Final = frozenset({"awskms", "azurekms", "gcpkms", "pkcs11"})
 
@@ -81,6 +85,7 @@ def load_key(
     :raises KeyFileError: the file cannot be read.
     :raises KeyPasswordError: the password is missing, wrong, or given for a key that is not encrypted.
     :raises AlgorithmError: the key cannot sign with ``alg``.
+    :raises DPoPKeyError: one of its other kinds, where the key is kept elsewhere and cannot be opened.
     """
     if isinstance(source, Mapping):
         return _with_alg(_from_jwk(source, password), alg)
@@ -89,7 +94,7 @@ def load_key(
     if isinstance(source, str):
         scheme = _scheme_of(source)
         if scheme is not None:
-            return _loaders[scheme](source, password=password, alg=alg)
+            return _loader(scheme)(source, password=password, alg=alg)
     if not isinstance(source, (str, os.PathLike)):
         raise ArgumentTypeError("source", "a path, a URI, bytes or a dict", source)
     path = key_path(source)
@@ -111,6 +116,14 @@ def register_scheme(scheme: str, loader: SchemeLoader) -> None:
     _loaders[scheme.lower()] = loader
 
 
+def _loader(scheme: str) -> SchemeLoader:
+    registered = _loaders.get(scheme)
+    if registered is not None:
+        return registered
+    load: SchemeLoader = importlib.import_module(_BACKENDS[scheme]).load
+    return load
+
+
 def _scheme_of(source: str) -> str | None:
     """The scheme of a str that names no file. Messages hold no more of a URI: it can have a PIN in it."""
     if "-----BEGIN" in source or "\n" in source or source.lstrip().startswith("{"):
@@ -119,7 +132,7 @@ def _scheme_of(source: str) -> str | None:
     if match is None:
         return None
     scheme = match[1].lower()
-    if scheme in _loaders:
+    if scheme in _loaders or scheme in _BACKENDS:
         return scheme
     if scheme in _KNOWN_SCHEMES:
         raise InvalidKeyError(
