@@ -3,21 +3,28 @@
 
 - :func:`generate_key`, :func:`load_key` - a key.
 - :class:`Key` - the protocol: write your own signer in ten lines.
+- :class:`ExternalKey` - the same in three, from a public key and a function that signs.
 - :class:`SoftwareKey` - a key in memory: save, export, wrap a private key object you have.
+- :func:`as_private_key` - any key, as PyJWT, joserfc and others want it.
+- :mod:`dpop.keys.kms` - keys in AWS KMS, Google Cloud KMS and Azure Key Vault.
 - :mod:`dpop.keys.public` - public keys, for whoever verifies.
 - :func:`register_scheme` - let load_key open URIs of a device or service.
 """
 
+from dpop.keys.external import ExternalKey
+from dpop.keys.private_key_object import as_private_key
 from dpop.keys.protocol import Key
 from dpop.keys.public import PublicKey, thumbprint
 from dpop.keys.software import SoftwareKey
 from dpop.keys.sources import SchemeLoader, generate_key, load_key, register_scheme
 
 __all__ = [
+    "ExternalKey",
     "Key",
     "PublicKey",
     "SchemeLoader",
     "SoftwareKey",
+    "as_private_key",
     "generate_key",
     "load_key",
     "register_scheme",

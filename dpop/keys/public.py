@@ -148,6 +148,11 @@ class PublicKey:
             f"a {type(key).__name__} cannot sign proofs; use a P-256, P-384, P-521, Ed25519 or RSA key"
         )
 
+    def to_cryptography(self) -> ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey:
+        """The key as an object of the ``cryptography`` package."""
+        key: _CryptographyKey = self._key
+        return key
+
     @property
     def algs(self) -> tuple[str, ...]:
         """The algorithms this key can verify, best first: ``("ES256",)``, ``("PS256", "RS256")``."""
