@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa, x25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -381,6 +382,50 @@ def test_a_weak_rsa_key_object_is_refused() -> None:
     """The bounds hold whichever way a key comes in."""
     with pytest.raises(InvalidKeyError, match="1024 bits"):
         PublicKey.from_cryptography(rsa.generate_private_key(65537, 1024).public_key())
+
+
+@pytest.mark.parametrize("jwk", ALL, ids=IDS)
+def test_what_a_file_holds(jwk: Jwk) -> None:
+    """PEM, with text around it too, DER and JSON are the same key."""
+    key = PublicKey.from_jwk(jwk)
+    native = key._key
+    pem = native.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    der = native.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    for octets in (pem, b"the API's key\r\n" + pem.replace(b"\n", b"\r\n"), der, b"\n " + json.dumps(jwk).encode()):
+        assert PublicKey.from_octets(octets) == key
+
+
+@pytest.mark.parametrize(
+    ("octets", "words"),
+    [
+        (b"", "not a public key"),
+        (b"\x30\x03\x02\x01\x00", "not a public key"),
+        (b"-----BEGIN CERTIFICATE-----", "not a public key"),
+        (
+            ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            "pkey -pubout",
+        ),
+        (b'{"kty":', "JWK"),
+        (b'{"kty":"oct","k":"AAAA"}', "symmetric"),
+    ],
+)
+def test_a_file_that_holds_no_public_key(octets: bytes, words: str) -> None:
+    """The message says what was expected; a private key is refused, and nothing of it is in the message."""
+    with pytest.raises(InvalidKeyError, match=words):
+        PublicKey.from_octets(octets)
+
+
+def test_a_path_is_no_octets() -> None:
+    """A str is not opened."""
+    with pytest.raises(ArgumentTypeError):
+        PublicKey.from_octets("key.pem")  # type: ignore[arg-type]
+
+
+@given(st.binary())
+def test_any_octets_are_a_public_key_or_refused(octets: bytes) -> None:
+    """No other exception."""
+    with contextlib.suppress(InvalidKeyError):
+        PublicKey.from_octets(octets)
 
 
 # --- signatures

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from dpop.encoding import b64url_decode, b64url_encode
+from dpop.encoding import b64url_decode, b64url_encode, json_object
 from dpop.errors import (
     AlgorithmError,
     ArgumentTypeError,
@@ -62,7 +62,7 @@ _CryptographyKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RS
 class PublicKey:
     """A public key that passed every check. Immutable; equal to another with the same thumbprint.
 
-    Make one with :meth:`from_jwk`, from input that need not be trusted, or with
+    Make one with :meth:`from_jwk`, from input that need not be trusted, with :meth:`from_octets` or with
     :meth:`from_cryptography`. That an Ed25519 key is a point of the curve at all is left to the first
     signature, which such a key cannot have: finding out costs as much as verifying.
     """
@@ -152,6 +152,30 @@ class PublicKey:
         """The key as an object of the ``cryptography`` package."""
         key: _CryptographyKey = self._key
         return key
+
+    @classmethod
+    def from_octets(cls, octets: bytes) -> PublicKey:
+        """From what is in the file of a public key: PEM as ``openssl pkey -pubout`` writes it, DER, or a JWK.
+
+        :raises InvalidKeyError: none of these, a private key among them, or not a key DPoP can use.
+        :raises ArgumentTypeError: not bytes.
+        """
+        if not isinstance(octets, bytes):
+            raise ArgumentTypeError("octets", "bytes", octets)
+        if octets.lstrip()[:1] == b"{":
+            try:
+                return cls.from_jwk(json_object(octets))
+            except EncodingError as error:
+                raise InvalidKeyError(f"this looks like a JWK, but is {error}") from None
+        read = serialization.load_pem_public_key if b"-----BEGIN" in octets else serialization.load_der_public_key
+        try:
+            key = read(octets)
+        except (ValueError, UnsupportedAlgorithm):
+            raise InvalidKeyError(
+                "this is not a public key: expected PEM (-----BEGIN PUBLIC KEY-----), DER or a JWK; of a private key,"
+                " openssl pkey -pubout makes one"
+            ) from None
+        return cls.from_cryptography(key)
 
     @property
     def algs(self) -> tuple[str, ...]:
