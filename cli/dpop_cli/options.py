@@ -15,6 +15,7 @@ from dpop.encoding import json_object
 from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
 from dpop.htu import Origin, check_method
 from dpop_cli.header_dump import last_nonce
+from dpop_cli.key_elsewhere import KeyElsewhere, public_key_of_file
 from dpop_cli.secret_input import Secret, can_ask, read_text, secret_options
 
 __all__ = [
@@ -72,10 +73,11 @@ def key_options(command: _Function) -> _Function:
     )(command)
 
 
-def load_key(options: dict[str, Any]) -> dpop.Key:
+def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
     """The key that ``--key`` names; a password that is needed and not given is asked for.
 
     :param options: the command's; those of :func:`key_options` are taken out of it.
+    :param signs: if not, its public half is enough.
     :raises click.UsageError: no key is named, or key material or a PIN came in place of a name.
     :raises DPoPKeyError: it cannot be read, is not a key, or its password is wrong.
     """
@@ -87,6 +89,8 @@ def load_key(options: dict[str, Any]) -> dpop.Key:
         )
     check_key_source(source)
     alg: str | None = options.pop("alg")
+    if not signs and not password.given and (public := public_key_of_file(source)):
+        return KeyElsewhere(public, alg)
     given = password.read("Password of the key")
     if given is not None:
         return dpop.load_key(source, password=given, alg=alg)
@@ -129,10 +133,11 @@ class ProofRequest:
     token: str | None = field(repr=False)
 
     @classmethod
-    def of(cls, method: str, url: str, options: dict[str, Any]) -> ProofRequest:
+    def of(cls, method: str, url: str, options: dict[str, Any], *, signed: bool = True) -> ProofRequest:
         """Read what the options name, and sign.
 
         :param options: the command's; those of :func:`proof_options` are taken out of it.
+        :param signed: if not, a public key will do, and only :attr:`signing_input` is of use.
         :raises click.UsageError: options that contradict each other or cannot be read.
         :raises DPoPError: no proof can be made.
         """
@@ -145,11 +150,16 @@ class ProofRequest:
             nonce = last_nonce(read_text(nonce_from, "--nonce-from"))
         token = read_token(options)
         jti, iat = options.pop("jti"), options.pop("iat")
-        key = load_key(options)
+        key = load_key(options, signs=signed)
         proof = dpop.create_proof(key, method, url, nonce=nonce, access_token=token, jti=jti, iat=iat)
         if method != method.upper():
             hint(f"the method stays as written: to a server, {method} is another method than {method.upper()}")
         return cls(method, url, proof, token)
+
+    @property
+    def signing_input(self) -> str:
+        """The header and the payload, which the signature is of."""
+        return self.proof.rpartition(".")[0]
 
 
 def proof_options(command: _Function) -> _Function:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import click
@@ -16,8 +17,9 @@ __all__ = ["parts", "proof"]
 
 @click.command(cls=CarefulCommand)
 @proof_options
+@click.option("--unsigned", is_flag=True, help="Print what is to be signed, header.payload; a public key is enough.")
 @click.option("--json", "as_json", is_flag=True, help="Print the proof with its header and claims as JSON.")
-def proof(*, method: str, url: str, as_json: bool, **options: Any) -> None:
+def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: Any) -> None:
     """Print a DPoP proof for one request: the value of its DPoP header.
 
     METHOD and URL are those of the request; the method's case is kept, the URL's query is left out.
@@ -32,18 +34,25 @@ def proof(*, method: str, url: str, as_json: bool, **options: Any) -> None:
     A proof is for one request. Curl's own -L sends it to another host, and --retry sends it again, so use
     neither: make a new proof for each request.
 
+    With --unsigned it prints the octets to sign, without the end of a line, for a key that only another
+    program can use; dpop sig to-raw turns what openssl signs into the proof's third part.
+
     \b
     Examples:
       dpop proof POST https://as.example/token --key key.pem
       dpop proof GET https://api.example/me --key key.pem --token-file token.txt
       dpop proof GET https://api.example/me --key key.pem --nonce-from headers.txt --json
+      dpop proof POST https://as.example/token --key key.pem --unsigned | openssl dgst -sha256 -sign key.pem |
+        dpop sig to-raw
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    made = ProofRequest.of(method, url, options)
-    if not as_json:
-        click.echo(made.proof)
+    made = ProofRequest.of(method, url, options, signed=not unsigned)
+    name, shown = ("signing_input", made.signing_input) if unsigned else ("proof", made.proof)
+    if as_json:
+        header, claims = parts(made.proof)
+        click.echo(json.dumps({name: shown, "header": header, "claims": claims}, indent=2))
         return
-    header, claims = parts(made.proof)
-    click.echo(json.dumps({"proof": made.proof, "header": header, "claims": claims}, indent=2))
+    # Whoever signs the end of a line too makes another signature; at a terminal nobody can.
+    click.echo(shown, nl=not unsigned or sys.stdout.isatty())
 
 
 def parts(proof: str) -> tuple[dict[str, Any], dict[str, Any]]:

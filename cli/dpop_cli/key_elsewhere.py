@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A key whose public half is here, and whose private half only another program can use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dpop.errors import AlgorithmError, DPoPKeyError, InvalidKeyError
+from dpop.keys import PublicKey
+from dpop.keys.algorithms import ALGORITHMS
+from dpop.keys.files import MAX_KEY_OCTETS, key_path
+
+__all__ = ["KeyElsewhere", "public_key_of_file"]
+
+
+class KeyElsewhere:
+    """What a proof says of its key. Its signatures are octets of the right number, and no more than that."""
+
+    blocking = False
+
+    def __init__(self, public: PublicKey, alg: str | None = None) -> None:
+        self.alg: str = alg or public.algs[0]
+        if self.alg not in public.algs:
+            raise AlgorithmError(f"this key is for {' and '.join(public.algs)}, not {self.alg!r:.40}")
+        self.public_jwk: Mapping[str, str] = public.jwk
+        self.thumbprint: str = public.thumbprint
+
+    def sign(self, _signing_input: bytes, /) -> bytes:
+        """Stand in for the signature that is made elsewhere."""
+        return bytes(ALGORITHMS[self.alg].signature_size or 1)
+
+
+def public_key_of_file(source: str) -> PublicKey | None:
+    """The public key in a file, or None if that is no public key: whoever loads private ones says what it is then.
+
+    A pipe can be read only once, and is left to be read for a private key.
+
+    :raises InvalidKeyError: it is one, but not for DPoP.
+    """
+    try:
+        path = key_path(source)
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            octets = file.read(MAX_KEY_OCTETS)
+    except (OSError, ValueError, DPoPKeyError):
+        return None
+    try:
+        return PublicKey.from_octets(octets)
+    except InvalidKeyError:
+        if b"PUBLIC KEY-----" in octets and b"PRIVATE KEY-----" not in octets:
+            raise
+        return None
