@@ -10,7 +10,7 @@ import pytest
 
 import dpop
 from dpop.client.prover import Prover
-from dpop.errors import AlgorithmError, ArgumentTypeError, UsageError
+from dpop.errors import AlgorithmError, ArgumentTypeError, CredentialError, UsageError
 
 KEY = dpop.generate_key()
 
@@ -39,6 +39,16 @@ def test_what_is_no_key_is_refused(key: object) -> None:
     """The error says where keys come from."""
     with pytest.raises(ArgumentTypeError, match="generate_key or load_key"):
         Prover(key)  # type: ignore[arg-type]
+
+
+def test_each_token_has_its_own_hash() -> None:
+    """However the tokens take turns, each gets the ath that RFC 9449 §4.2 says; a bad one is refused each time."""
+    prover = Prover(KEY)
+    for token in ("one", "one", "two", "one", "two"):
+        assert prover.ath(token) == dpop.access_token_hash(token)
+    for _ in range(2):
+        with pytest.raises(CredentialError):
+            prover.ath("")
 
 
 def test_a_prover_does_not_travel() -> None:

@@ -23,7 +23,7 @@ from dpop.client.challenge import dpop_challenge, error_of_json, nonce_field
 from dpop.client.clock import NOTABLE_SECONDS, skew
 from dpop.client.nonces import ColdStart, Lease, NonceKey, Role
 from dpop.client.request import AccessToken, OutgoingRequest, form_of
-from dpop.encoding import access_token_hash, code_jti
+from dpop.encoding import code_jti
 from dpop.errors import UnrewindableBodyError
 from dpop.htu import check_method, wire_htu
 from dpop.origin import Origin
@@ -39,6 +39,9 @@ _log = logging.getLogger("dpop.client")
 
 PEEK_OCTETS = 10_240
 """How much of a 400 body is looked at: as much as the largest sensible error answer."""
+
+
+_FIELDS = frozenset({"dpop-nonce", "www-authenticate", "date", "age"})
 
 
 class Step(Enum):
@@ -132,7 +135,7 @@ class ProofFlow:
                 " with bytes or a file, or without automatic retries"
             )
         htu = wire_htu(scheme, authority, target)
-        ath = None if token is None or self.role is Role.AS else access_token_hash(token)
+        ath = None if token is None or self.role is Role.AS else self.prover.ath(token)
         lease = self._next_lease()
         now = self.prover.clock()
         offset = self.policy.clocks.offset(self.origin) if self.policy.clocks else 0.0
@@ -170,21 +173,23 @@ class ProofFlow:
 
         :param fields: all header fields, repeated ones as often as they came.
         """
-        values: dict[str, list[str]] = {"dpop-nonce": [], "www-authenticate": [], "date": [], "age": []}
+        values: dict[str, list[str]] = {}
         for name, value in fields:
-            wanted = values.get(name.lower())
-            if wanted is not None:
-                wanted.append(value)
-        nonce, problem = nonce_field(values["dpop-nonce"])
-        if problem is not None:
-            _log.warning("the DPoP-Nonce of %s is ignored: %s", self.origin, problem)
-        if values["age"]:
-            nonce = None  # from a cache, so not the server's newest (RFC 9449 §8.2)
+            lower = name.lower()
+            if lower in _FIELDS:
+                values.setdefault(lower, []).append(value)
+        nonce = None
+        if "dpop-nonce" in values:
+            nonce, problem = nonce_field(values["dpop-nonce"])
+            if problem is not None:
+                _log.warning("the DPoP-Nonce of %s is ignored: %s", self.origin, problem)
+            if "age" in values:
+                nonce = None  # from a cache, so not the server's newest (RFC 9449 §8.2)
         if status not in {400, 401}:
             return self._decide(None, nonce, None, status)
-        ahead = skew(values["date"][0] if values["date"] else None, self._sent_at)
+        ahead = skew(values["date"][0] if "date" in values else None, self._sent_at)
         if status == 401 and self.role is Role.RS:
-            challenge = dpop_challenge(values["www-authenticate"])
+            challenge = dpop_challenge(values.get("www-authenticate", ()))
             return self._decide(challenge.get("error") if challenge else None, nonce, ahead, status)
         if status == 400 and self.role is Role.AS and self._worth_peeking(nonce, ahead):
             self._peeked = (nonce, ahead)

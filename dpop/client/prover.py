@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from dpop.client.nonces import NonceCache
+from dpop.encoding import access_token_hash
 from dpop.errors import AlgorithmError, ArgumentTypeError, UsageError
 from dpop.keys.algorithms import choose_alg
 from dpop.proof import random_jti
@@ -34,7 +35,7 @@ class Prover:
     :raises AlgorithmError: the key cannot sign with any of ``algs``; raised before anything is sent.
     """
 
-    __slots__ = ("__weakref__", "clock", "jti", "key", "nonces", "thumbprint")
+    __slots__ = ("__weakref__", "_hashed", "clock", "jti", "key", "nonces", "thumbprint")
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Prover:
         self.nonces: NonceCache = NonceCache() if nonces is None else nonces
         self.clock: Callable[[], float] = clock
         self.jti: Callable[[], str] = jti
+        self._hashed: tuple[str | None, str] = (None, "")
 
     @classmethod
     def of(cls, key_or_prover: Key | Prover) -> Prover:
@@ -70,6 +72,17 @@ class Prover:
         if key is self.key:
             return self
         return Prover(key, nonces=self.nonces, clock=self.clock, jti=self.jti)
+
+    def ath(self, access_token: str) -> str:
+        """The ``ath`` of an access token (RFC 9449 §4.2); hashed once while the token stays the same.
+
+        :raises CredentialError: the token cannot stand in a header.
+        """
+        token, ath = self._hashed
+        if token != access_token:
+            ath = access_token_hash(access_token)
+            self._hashed = (access_token, ath)
+        return ath
 
     def __repr__(self) -> str:
         return f"<Prover {self.key.alg} {self.thumbprint}>"
