@@ -48,6 +48,11 @@ class Exchange:
         self.tokens: list[str | None] = []
         self.failure: BaseException | None = None
 
+    @staticmethod
+    def under_way() -> Exchange | None:
+        """The exchange this thread is sending, if it is."""
+        return _under_way.get()
+
     def send(self, send: Callable[..., _T], *args: Any, **options: Any) -> _T:
         """Call ``send``; what this thread writes meanwhile belongs to this exchange.
 

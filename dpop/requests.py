@@ -14,6 +14,7 @@ mount prefix without a trailing slash matches other hosts too.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -35,10 +36,14 @@ from dpop.errors import UsageError
 
 if TYPE_CHECKING:
     import urllib3
+    from urllib3.connectionpool import HTTPConnectionPool
 
     from dpop.keys import Key
 
 __all__ = ["DPoPAdapter", "DPoPAuth"]
+
+
+_MAX_POOLS = 64
 
 
 class AdapterOptions(PolicyOptions, total=False):
@@ -65,6 +70,7 @@ class DPoPAdapter(HTTPAdapter):
         rest: dict[str, Any] = dict(options)
         self._policy = Policy.taking(prover, origins, rest)
         self._pid = os.getpid()
+        self._pools: dict[tuple[object, ...], weakref.ref[HTTPConnectionPool]] = {}
         super().__init__(**rest)
 
     def __repr__(self) -> str:
@@ -83,6 +89,30 @@ class DPoPAdapter(HTTPAdapter):
         manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options)
         sign_in(manager)
         return manager
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> HTTPConnectionPool:
+        """The connection pool for a request; requests looks it up anew each time, which takes as long as a proof.
+
+        Remembered weakly: the pool manager decides how long a pool lives.
+        """
+        exchange = Exchange.under_way()
+        if proxies or exchange is None or exchange.flow is None:
+            return super().get_connection_with_tls_context(request, verify, proxies, cert)
+        key = (exchange.flow.origin, verify, cert)
+        known = self._pools.get(key)
+        pool = None if known is None else known()
+        if pool is None:
+            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            if len(self._pools) >= _MAX_POOLS:
+                self._pools.clear()
+            self._pools[key] = weakref.ref(pool)
+        return pool
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        """The request target; without a proxy there is nothing to find out."""
+        return super().request_url(request, proxies) if proxies else request.path_url
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         """Send one request on one hop, as often as the flow says; arguments as for ``HTTPAdapter.send``.
@@ -123,6 +153,7 @@ class DPoPAdapter(HTTPAdapter):
     def _start_afresh(self) -> None:
         """In a forked child: new pools. The old ones' sockets are the parent's, and a lock of theirs may be held."""
         self._pid = os.getpid()
+        self._pools = {}
         self._inherited = (self.poolmanager, self.proxy_manager)
         self.proxy_manager: dict[str, urllib3.ProxyManager] = {}
         self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
@@ -200,7 +231,7 @@ def _facts(request: requests.PreparedRequest) -> OutgoingRequest:
     roles = [hook.role for hook in hooks if isinstance(hook, _Priming)]
     content = _in_memory(request.body)
     authorization = request.headers.get("Authorization")
-    content_type = request.headers.get("Content-Type")
+    content_type = None if content is None else request.headers.get("Content-Type")
     return OutgoingRequest(
         method=request.method or "",
         url=request.url or "",

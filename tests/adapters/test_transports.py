@@ -345,6 +345,23 @@ def test_a_pool_of_one_does_not_deadlock(name: str, client: Callable[..., Any]) 
         assert one.send("GET", server.url("/r")).status == 200
 
 
+def test_a_connection_lives_as_long_as_requests_lets_it(authority: Authority) -> None:
+    """One connection while nothing changes; another after close(), or for other TLS settings."""
+    with Recorder(lambda _request: Answer(200), tls=authority.server_context()) as server, requests.Session() as session:
+        session.trust_env = False
+        session.verify = authority.ca
+        session.mount(server.origin, dpop.requests.DPoPAdapter(dpop.generate_key(), origins=server.origin))
+        for _ in range(3):
+            session.get(server.url("/r"))
+        session.close()
+        session.get(server.url("/r"))
+        with pytest.raises(requests.exceptions.SSLError):
+            session.get(server.url("/r"), verify=True)
+        session.get(server.url("/r"))
+        numbers = [request.connection for request in server.requests]
+        assert numbers[0] == numbers[1] == numbers[2] != numbers[3] == numbers[4]
+
+
 # -- T16, T18: keys and secrets -----------------------------------------------------------------
 
 

@@ -110,8 +110,14 @@ def overhead(*, short: bool) -> list[Figure]:
     signed.mount(origin + "/", DPoPAdapter(key, origins=origin, access_token="token"))
     url = origin + "/resource"
 
+    private, algorithm, octets = ec.generate_private_key(ec.SECP256R1()), ec.ECDSA(hashes.SHA256()), bytes(400)
+
+    # Between two requests all costs more than in a loop of its own: the caches hold other things.
+    def unsigned_and_a_signature() -> None:
+        plain.get(url)
+        private.sign(octets, algorithm)
+
     def unsigned_and_a_mint() -> None:
-        # Between two requests a proof costs more than in a loop of its own: the caches hold other things.
         plain.get(url)
         dpop.create_proof(key, "GET", url, access_token="token")
 
@@ -119,6 +125,7 @@ def overhead(*, short: bool) -> list[Figure]:
     samples = [
         (
             seconds(lambda: plain.get(url), rounds),
+            seconds(unsigned_and_a_signature, rounds),
             seconds(unsigned_and_a_mint, rounds),
             seconds(lambda: signed.get(url), rounds),
         )
@@ -129,8 +136,9 @@ def overhead(*, short: bool) -> list[Figure]:
     in_a_loop = statistics.median(
         seconds(lambda: dpop.create_proof(key, "GET", url, access_token="token"), 300) for _ in range(11)
     )
-    between = statistics.median(minted - unsigned for unsigned, minted, _ in samples)
-    extra = statistics.median(with_proof - unsigned for unsigned, _, with_proof in samples)
+    floor, between, extra = (
+        statistics.median(sample[i] - sample[0] for sample in samples) for i in range(1, len(samples[0]))
+    )
     goal = 2 * in_a_loop + 20e-6
     return [
         Figure(
@@ -140,7 +148,8 @@ def overhead(*, short: bool) -> list[Figure]:
             f"<= 2 mints + 20 us = {goal * 1e6:.1f} us",
             extra <= goal,
         ),
-        Figure("one mint between two requests, with cold caches", round(between * 1e6, 1), "us", "-", reached=True),
+        Figure("a bare signature between two requests", round(floor * 1e6, 1), "us", "-", reached=True),
+        Figure("one mint between two requests", round(between * 1e6, 1), "us", "-", reached=True),
     ]
 
 
