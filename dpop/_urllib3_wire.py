@@ -11,8 +11,9 @@ treatment, through the pool classes of every pool manager.
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import lru_cache
 from io import BytesIO
@@ -35,16 +36,15 @@ _PEEK_SECONDS = 5.0
 
 
 class Exchange:
-    """One call of the adapter: the flow, what its last answer on the wire asked for, and on which connection."""
+    """One call of the adapter: the flow, and what its last answer on the wire asked for."""
 
-    __slots__ = ("connection", "failure", "flow", "one_shot", "step", "tokens", "withheld")
+    __slots__ = ("failure", "flow", "one_shot", "step", "tokens", "withheld")
 
     def __init__(self, flow: ProofFlow | None, *, one_shot: bool, withheld: frozenset[str]) -> None:
         self.flow = flow
         self.one_shot = one_shot
         self.withheld = withheld
         self.step = Step.DONE
-        self.connection: HTTPConnection | None = None
         self.tokens: list[str | None] = []
         self.failure: BaseException | None = None
 
@@ -123,7 +123,6 @@ class _SigningConnection(HTTPConnection):
     def endheaders(self, message_body: Any = None, *, encode_chunked: bool = False) -> None:
         exchange = self._exchange
         if exchange is not None and exchange.flow is not None:
-            exchange.connection = self
             if self.sock is None:
                 self.connect()  # first, so that waiting for a connection does not age the proof
             for name, value in exchange.headers(self._host_field, self._target):
@@ -174,22 +173,24 @@ def _signing_pool(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
     return type(f"Signing{pool.__name__}", (_SigningPool, pool), {"ConnectionCls": connection})
 
 
-def drain(raw: BaseHTTPResponse, exchange: Exchange) -> None:
+def drain(raw: BaseHTTPResponse) -> None:
     """Read what little is left of an answer, so that its connection can be used again; else close it."""
     try:
-        if not _drained(raw, exchange):
+        if not _drained(raw):
             raw.close()
     finally:
         raw.release_conn()  # closed or not: a pool of one that blocks waits for it
 
 
-def _drained(raw: BaseHTTPResponse, exchange: Exchange) -> bool:
+def _drained(raw: BaseHTTPResponse) -> bool:
     left = DRAIN_OCTETS
-    length = raw.headers.get("Content-Length", "")
-    if length.isdecimal() and int(length) > left:
-        return False
+    connection = cast("HTTPConnection | None", raw.connection)
+    if connection is None:
+        return True  # read to its end, and so back in its pool, perhaps in other hands
+    if connection.sock is None or (raw.length_remaining or 0) > left:
+        return False  # the server closes it anyway, or there is too much to read
     deadline = time.monotonic() + DRAIN_SECONDS
-    with contextlib.suppress(Exception), _deadline(exchange) as limit:
+    with contextlib.suppress(Exception), _deadline(connection.sock) as limit:
         while (seconds := deadline - time.monotonic()) > 0:
             limit(seconds)
             chunk = raw.read1(left, decode_content=False)
@@ -246,6 +247,10 @@ class _PeekedResponse(HTTPResponse):
             request_url=raw.url,
         )
 
+    @property
+    def connection(self) -> Any:
+        return self._peeked.connection
+
     def release_conn(self) -> None:
         self._peeked.release_conn()
 
@@ -285,18 +290,11 @@ class _Rejoined:
 
 
 @contextlib.contextmanager
-def _deadline(exchange: Exchange) -> Any:
-    """Lets a caller bound single reads from the connection's socket, whatever its timeout is."""
-    sock = None if exchange.connection is None else exchange.connection.sock
-    before = None if sock is None else sock.gettimeout()
-
-    def limit(seconds: float) -> None:
-        if sock is not None:
-            sock.settimeout(seconds)
-
+def _deadline(sock: socket.socket) -> Iterator[Callable[[float], None]]:
+    """Lets a caller bound single reads from a connection's socket, whatever its timeout is."""
+    before = sock.gettimeout()
     try:
-        yield cast("Callable[[float], None]", limit)
+        yield sock.settimeout
     finally:
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.settimeout(before)
+        with contextlib.suppress(OSError):
+            sock.settimeout(before)

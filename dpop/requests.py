@@ -144,7 +144,7 @@ class DPoPAdapter(HTTPAdapter):
                     if history:
                         response.history = history
                     return response
-                drain(response.raw, exchange)
+                drain(response.raw)
                 history.append(response)
                 sent = _again(sent, response, self._policy.rebuild if flow.needs_rebuild else None)
         finally:

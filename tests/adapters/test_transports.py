@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import logging
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
@@ -599,6 +600,35 @@ def test_a_nonce_survives_the_failure_of_its_retry(client: Callable[..., Any]) -
             one.send("POST", server.url("/r"), body=one.bytes_body(BODY))
         assert one.send("GET", server.url("/r")).status == 200
         assert [request.nonce for request in server.requests] == [None, "n1", "n1"]
+
+
+def test_a_stalled_challenge_that_closes_its_connection(client: Callable[..., Any]) -> None:
+    """Connection: close and a body that does not end: the retry does not wait for it, whatever the timeout."""
+    retried = threading.Event()
+    in_time: list[bool] = []
+
+    def body() -> Iterator[bytes]:
+        yield b"x"
+        in_time.append(retried.wait(10))
+
+    def handler(request: Received) -> Answer:
+        if request.nonce == "n1":
+            retried.set()
+            return Answer(200)
+        return Answer(401, [*challenge("n1").headers, ("Connection", "close")], body())
+
+    with Recorder(handler) as server:
+        assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
+    assert in_time == [True]
+
+
+def test_a_content_length_of_5000_digits() -> None:
+    """A length that Python refuses to read as a number is no reason to fail."""
+    answer = challenge("n1")
+    answer.content_length = "9" * 5000  # type: ignore[assignment]
+    with Recorder(script(answer, Answer(200))) as server:
+        with make("requests", origins=server.origin, access_token=TOKEN) as one:
+            assert one.send("GET", server.url("/r"), timeout=20).status == 200
 
 
 # -- what HTTP/2 sends again -------------------------------------------------------------------------
