@@ -20,6 +20,19 @@ SOURCES = sorted([*(ROOT / "dpop").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]
 PYTHON = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "vectors").rglob("*.py")])
 OTHERS = [*(ROOT / "tests" / "interop").glob("*.mjs"), ROOT / "scripts" / "setup", ROOT / ".ci" / "run"]
 
+# Doors and what they share; no other module may import the libraries they are named after.
+DOORS = {
+    "requests",
+    "httpx",
+    "httpx2",
+    "redis",
+    "_urllib3_wire",
+    "_httpx_answers",
+    "_httpx_bodies",
+    "_httpx_shells",
+    "_redis_failures",
+    "_redis_replay",
+}
 # From the bottom up: a layer imports from those below it and from itself.
 LAYERS = [
     {"errors", "redaction", "profiles"},
@@ -29,12 +42,11 @@ LAYERS = [
     {"proof"},
     {"client", "server"},
     {"tokens"},
-    {"_urllib3_wire", "_httpx_answers", "_httpx_bodies", "_httpx_shells", "requests", "httpx", "httpx2"},
+    DOORS,
     {"testing"},
 ]
-# Doors and what they share; no other module may import an HTTP library.
-DOORS = {"requests", "httpx", "httpx2", "_urllib3_wire", "_httpx_answers", "_httpx_bodies", "_httpx_shells"}
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "h2", "anyio", "aiohttp"}
+LIBRARIES = HTTP_LIBRARIES | {"redis"}
 
 
 def part(path: Path) -> str:
@@ -85,22 +97,22 @@ def test_imports_go_down() -> None:
     assert wrong == []
 
 
-def test_only_doors_import_http_libraries() -> None:
-    """The brain, the keys and the server know no HTTP library."""
+def test_only_doors_import_what_they_are_named_after() -> None:
+    """The brain, the keys and the server know no HTTP library and no database."""
     wrong = [
         f"{path.relative_to(ROOT)} imports {module}"
         for path in SOURCES
         if path.is_relative_to(ROOT / "dpop") and part(path) not in DOORS
         for module in imports(path)
-        if module.split(".")[0] in HTTP_LIBRARIES
+        if module.split(".")[0] in LIBRARIES
     ]
     assert wrong == []
 
 
 @pytest.mark.parametrize("module", ["dpop", "dpop.server", "dpop.client.flow"])
 def test_importing_is_light(module: str) -> None:
-    """Importing the package loads no HTTP library, no joserfc, no click, no idna."""
-    heavy = sorted(HTTP_LIBRARIES | {"joserfc", "click", "idna", "http.client", "ssl", "pytest"})
+    """Importing the package loads no HTTP library, no Redis, no joserfc, no click, no idna."""
+    heavy = sorted(LIBRARIES | {"joserfc", "click", "idna", "http.client", "ssl", "pytest"})
     code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert shown.stdout.strip() == "[]"

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 
 import httpx
 import httpx2
+import redis
 import requests
 
 import dpop
 import dpop.httpx
 import dpop.httpx2
+import dpop.redis
 import dpop.requests
-from dpop.server import MemoryReplayCache, ProofVerifier
+from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier
 
 key = dpop.generate_key()
 loaded: dpop.Key = dpop.load_key("key.pem", password="secret")
@@ -66,3 +68,6 @@ httpx2.AsyncClient(transport=dpop.httpx2.AsyncDPoPTransport(key, origins="https:
 verifier = ProofVerifier(replay=MemoryReplayCache())
 seen = verifier.verify_resource([("DPoP", proof)], "GET", "https://api.example", access_token="token", bound_jkt="jkt")
 jkt: str = seen.jkt
+shared = dpop.redis.RedisReplayCache(redis.Redis(), when_down="refuse")
+fallback = dpop.redis.RedisReplayCache(redis.Redis(), when_down=MemoryReplayCache())
+everywhere = ProofVerifier(replay=shared, nonces=NonceIssuer(b"0" * 32, single_use=fallback))

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What it means that a command to Redis failed."""
+
+from __future__ import annotations
+
+from redis import exceptions
+
+from dpop.errors import ReplayCacheError
+
+__all__ = ["is_down", "unusable"]
+
+# Nobody answers, or whoever answers says that Redis is not working now: loading, or amid a failover.
+_DOWN = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+)
+# ConnectionErrors to the library, but the server is well: the password is wrong, the pool too small.
+_NOT_DOWN = (
+    exceptions.AuthenticationError,
+    exceptions.AuthorizationError,
+    exceptions.MaxConnectionsError,
+)
+
+
+def is_down(error: exceptions.RedisError) -> bool:
+    """Whether Redis cannot be reached, other than that it refuses what it is asked."""
+    return isinstance(error, _DOWN) and not isinstance(error, _NOT_DOWN)
+
+
+def unusable(error: exceptions.RedisError) -> ReplayCacheError:
+    """Say in words of the replay cache why Redis cannot serve as one."""
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return ReplayCacheError("the replay cache is full: Redis has reached its maxmemory; raise it")
+    if isinstance(error, exceptions.MaxConnectionsError):
+        return ReplayCacheError("all connections to the replay cache are in use; raise the pool's max_connections")
+    if is_down(error):
+        return ReplayCacheError(f"the replay cache cannot be reached: {error}")
+    hint = "; SET with NX and GET needs Redis 7.0 or newer" if "syntax error" in str(error) else ""
+    return ReplayCacheError(f"Redis cannot serve as a replay cache: {error}{hint}")
