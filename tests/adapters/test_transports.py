@@ -348,7 +348,8 @@ def test_a_pool_of_one_does_not_deadlock(name: str, client: Callable[..., Any]) 
 
 def test_a_connection_lives_as_long_as_requests_lets_it(authority: Authority) -> None:
     """One connection while nothing changes; another after close(), or for other TLS settings."""
-    with Recorder(lambda _request: Answer(200), tls=authority.server_context()) as server, requests.Session() as session:
+    tls = authority.server_context()
+    with Recorder(lambda _request: Answer(200), tls=tls) as server, requests.Session() as session:
         session.trust_env = False
         session.verify = authority.ca
         session.mount(server.origin, dpop.requests.DPoPAdapter(dpop.generate_key(), origins=server.origin))
