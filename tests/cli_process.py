@@ -28,8 +28,12 @@ _AT_TERMINAL = (
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment without a person's settings for dpop."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DPOP_") and name != "NO_COLOR"}
+    """This process's environment without a person's settings for dpop, but with the test's own state directory."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "DPOP_STATE_DIR" or not (name.startswith("DPOP_") or name == "NO_COLOR")
+    }
     return {**kept, **extra}
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,14 @@ from redis_server import RedisServer, running_redis
 # No deadline, for a slow machine is no fault; no database, for no run should depend on the one before.
 settings.register_profile("dpop", deadline=None, database=None)
 settings.load_profile("dpop")
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test's command meets the nonces of a person or of another test; the directory is made on demand."""
+    monkeypatch.setenv("DPOP_STATE_DIR", str(tmp_path_factory.getbasetemp() / f"state-{next(_numbers)}"))
 
 
 @pytest.fixture(scope="session")

@@ -94,7 +94,7 @@ def test_a_lower_case_method_is_kept_with_a_hint(key_file: str) -> None:
         (["GET", URL, "--nonce", "pa55 word"], "nonce"),
         (["GET", URL, "--iat", "-1"], "iat"),
         (["GET", URL, "--jti", ""], "jti"),
-        (["GET", URL, "--nonce", "a", "--nonce-from", "b"], "not both"),
+        (["GET", URL, "--nonce", "a", "--nonce-from", "b"], "not several"),
         (["GET", URL, "--token-file", "-", "--nonce-from", "-"], "both name standard input"),
         (["GET", URL, "--token-file", "pa55word"], "cannot be read"),
         (["GET", URL, "--token-env", "pa55word"], "environment variable"),

@@ -1,18 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nonce in what curl saved of an answer: ``curl -D FILE``, ``curl -i``, ``-w '%header{dpop-nonce}'``."""
+"""What curl saved of answers: ``curl -D FILE``, ``curl -i``, ``-w '%header{dpop-nonce}'``."""
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
-from dpop.client.challenge import nonce_field
+from dpop.client.challenge import dpop_challenge, nonce_field
+from dpop.client.nonces import Role
 from dpop.encoding import check_nonce
 from dpop.errors import CredentialError
 
-__all__ = ["last_nonce"]
+__all__ = ["Head", "heads", "last_head_with_nonce", "last_nonce"]
 
-_STATUS_LINE = re.compile(r"HTTP/[0-9.]+ [0-9]{3}")
-_NONCE_LINE = re.compile(r"DPoP-Nonce[ \t]*:[ \t]*(.*?)[ \t]*", re.IGNORECASE)
+_STATUS_LINE = re.compile(r"HTTP/[0-9.]+ ([0-9]{3})")
+_FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:(.*)")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+class Head(NamedTuple):
+    """Status and header fields of one answer; the status is 0 where no status line was saved."""
+
+    status: int
+    fields: list[tuple[str, str]]
+
+    def values(self, name: str) -> list[str]:
+        """All values of a field; ``name`` is in lower case."""
+        return [value for field_name, value in self.fields if field_name.lower() == name]
+
+    @property
+    def role(self) -> Role | None:
+        """What the server is, where a refusal shows it: each role refuses in its own way (RFC 9449 §8, §9)."""
+        if self.status == 401 and dpop_challenge(self.values("www-authenticate")) is not None:
+            return Role.RS
+        return Role.AS if self.status == 400 else None
+
+
+def heads(text: str) -> list[Head]:
+    """The heads of all answers in a text, in order; bodies between them are skipped."""
+    found = [Head(0, [])]
+    in_head = True
+    for line in _LINE_END.split(text.lstrip()):
+        if status := _STATUS_LINE.match(line):
+            in_head = True
+            found.append(Head(int(status[1]), []))
+        elif not line:
+            in_head = False
+        elif in_head and (match := _FIELD.fullmatch(line)):
+            found[-1].fields.append((match[1], match[2].strip(" \t")))
+    return [head for head in found if head.status or head.fields]
 
 
 def last_nonce(text: str) -> str:
@@ -23,23 +59,18 @@ def last_nonce(text: str) -> str:
     :raises CredentialError: there is none, or the last response that has any has two or a bad one. No
         value is in the message.
     """
-    found: list[list[str]] = [[]]
-    in_head = True
-    for line in re.split(r"\r\n|\r|\n", text.lstrip()):
-        if _STATUS_LINE.match(line):
-            in_head = True
-            found.append([])
-        elif not line:
-            in_head = False
-        elif in_head and (match := _NONCE_LINE.fullmatch(line)):
-            found[-1].append(match.group(1))
-    answers = [values for values in found if values]
-    if not answers:
+    head = last_head_with_nonce(text)
+    if head is None:
         return _bare_nonce(text)
-    nonce, problem = nonce_field(answers[-1])
+    nonce, problem = nonce_field(head.values("dpop-nonce"))
     if nonce is None:
         raise CredentialError(f"the saved headers hold no usable DPoP-Nonce: {problem}")
     return nonce
+
+
+def last_head_with_nonce(text: str) -> Head | None:
+    """The last answer that has a ``DPoP-Nonce``, good or bad."""
+    return next((head for head in reversed(heads(text)) if head.values("dpop-nonce")), None)
 
 
 def _bare_nonce(text: str) -> str:

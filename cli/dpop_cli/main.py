@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "proof": LazyCommand("dpop_cli.proof:proof", "Print one proof for one request."),
     "headers": LazyCommand("dpop_cli.headers:headers", "Print a request's header lines, for curl -H @-."),
     "sig": LazyCommand("dpop_cli.sig:sig", "Convert a signature: openssl's DER to R||S, and back."),
+    "nonce": LazyCommand("dpop_cli.nonce:nonce", "Show, learn or forget the nonces that servers gave."),
     "demo": LazyCommand("dpop_cli.demo:demo", "Watch DPoP work, step by step, on this machine."),
     "serve": LazyCommand("dpop_cli.serve:serve", "Run a small authorization and resource server to try."),
 }

@@ -11,20 +11,26 @@ from typing import Any, TypeVar
 import click
 
 import dpop
+from dpop.client.nonces import NonceKey, Role
 from dpop.encoding import json_object
 from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
 from dpop.htu import Origin, check_method
 from dpop_cli.header_dump import last_nonce
 from dpop_cli.key_elsewhere import KeyElsewhere, public_key_of_file
+from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.secret_input import Secret, can_ask, read_text, secret_options
 
 __all__ = [
     "CarefulCommand",
+    "NonceChoice",
     "ProofRequest",
     "check_key_source",
     "hint",
+    "hint_at_case",
+    "keep_nonce",
     "key_options",
     "load_key",
+    "nonce_options",
     "proof_options",
     "read_token",
 ]
@@ -143,23 +149,82 @@ class ProofRequest:
         """
         check_method(method)
         _check_transport(url, insecure=options.pop("insecure"))
-        nonce, nonce_from = options.pop("nonce"), options.pop("nonce_from")
-        if nonce is not None and nonce_from is not None:
-            raise click.UsageError("give --nonce or --nonce-from, not both")
-        if nonce_from is not None:
-            nonce = last_nonce(read_text(nonce_from, "--nonce-from"))
+        nonces = NonceChoice.of(options)
         token = read_token(options)
         jti, iat = options.pop("jti"), options.pop("iat")
         key = load_key(options, signs=signed)
+        nonce = nonces.for_request(NonceKey(key.thumbprint, Origin.of_url(url), Role.AS if token is None else Role.RS))
         proof = dpop.create_proof(key, method, url, nonce=nonce, access_token=token, jti=jti, iat=iat)
-        if method != method.upper():
-            hint(f"the method stays as written: to a server, {method} is another method than {method.upper()}")
+        hint_at_case(method)
         return cls(method, url, proof, token)
 
     @property
     def signing_input(self) -> str:
         """The header and the payload, which the signature is of."""
         return self.proof.rpartition(".")[0]
+
+
+def hint_at_case(method: str) -> None:
+    """A method in lower case is legal, and most likely a mistake (RFC 9110 §9.1)."""
+    if method != method.upper():
+        hint(f"the method stays as written: to a server, {method} is another method than {method.upper()}")
+
+
+@dataclass(frozen=True, slots=True)
+class NonceChoice:
+    """The nonce a person named, or the one that an earlier command learnt."""
+
+    given: str | None = field(repr=False)
+    saved: bool
+    left_out: bool
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> NonceChoice:
+        """Take the options of :func:`nonce_options` out of a command's.
+
+        :raises click.UsageError: more than one of them, or a file that cannot be read.
+        :raises CredentialError: the file holds no usable nonce.
+        """
+        nonce, nonce_from, no_nonce = options.pop("nonce"), options.pop("nonce_from"), options.pop("no_nonce")
+        if (nonce is not None) + (nonce_from is not None) + no_nonce > 1:
+            raise click.UsageError("give one of --nonce, --nonce-from and --no-nonce, not several")
+        if nonce_from is not None:
+            nonce = last_nonce(read_text(nonce_from, "--nonce-from"))
+        return cls(nonce, nonce_from is not None, no_nonce)
+
+    def for_request(self, key: NonceKey) -> str | None:
+        """The nonce for a proof by that key to that server; one out of a file is kept for the next command too."""
+        if self.left_out:
+            return None
+        if self.given is None:
+            try:
+                return NonceState.of_user().newest(key)
+            except StateError:
+                return None  # nothing was ever kept, and a proof without a nonce is a good first try
+        if self.saved:
+            keep_nonce(key, self.given)
+        return self.given
+
+
+def keep_nonce(key: NonceKey, nonce: str) -> None:
+    """Keep a nonce for the next command; where that cannot be, say so and go on."""
+    try:
+        NonceState.of_user().learn(key, nonce)
+    except StateError as error:
+        hint(error.message)
+
+
+def nonce_options(command: _Function) -> _Function:
+    """Add what says which nonce to use; :meth:`NonceChoice.of` takes the options out again."""
+    command = click.option("--no-nonce", is_flag=True, help="Leave the nonce out, even where one is kept.")(command)
+    command = click.option(
+        "--nonce-from",
+        metavar="FILE",
+        help="Take the last DPoP-Nonce that curl -D FILE saved, and keep it; - is standard input.",
+    )(command)
+    return click.option(
+        "--nonce", metavar="NONCE", help="The server's newest DPoP-Nonce; by default the one kept, see dpop nonce."
+    )(command)
 
 
 def proof_options(command: _Function) -> _Function:
@@ -169,12 +234,7 @@ def proof_options(command: _Function) -> _Function:
         click.argument("url"),
         key_options,
         secret_options("token", "the access token, alone or in a token response"),
-        click.option("--nonce", metavar="NONCE", help="The server's newest DPoP-Nonce."),
-        click.option(
-            "--nonce-from",
-            metavar="FILE",
-            help="Take the last DPoP-Nonce that curl -D FILE saved; - is standard input.",
-        ),
+        nonce_options,
         click.option("--jti", metavar="JTI", help="The proof's identifier; random by default."),
         click.option("--iat", type=int, metavar="SECONDS", help="Its time, in seconds since 1970; now by default."),
         click.option("--insecure", is_flag=True, help="Allow http:// to another machine."),

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dpop nonce``: the nonces that commands keep for each other."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from dpop.client.nonces import NonceKey
+from dpop.origin import Origin
+from dpop_cli.header_dump import last_head_with_nonce, last_nonce
+from dpop_cli.nonce_state import ROLES, KeptNonce, NonceState, role_name
+from dpop_cli.options import CarefulCommand, key_options, load_key
+from dpop_cli.secret_input import read_text
+
+__all__ = ["nonce"]
+
+_SHOWN = 12
+
+
+@click.group()
+def nonce() -> None:
+    """Show, learn or forget the nonces that servers gave.
+
+    Each command uses the newest nonce that an earlier one learnt for the same key, server and role: an
+    authorization server (as) gets requests without an access token, a resource server (rs) those with one.
+    They are kept in your state directory, or in DPOP_STATE_DIR, readable by you alone.
+    """
+
+
+@nonce.command(cls=CarefulCommand)
+@click.argument("url", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print them as JSON, whole.")
+def show(*, url: str | None, as_json: bool) -> None:
+    """Show the nonces that are kept, of URL's server only if one is given; the newest comes first.
+
+    \b
+    Examples:
+      dpop nonce show
+      dpop nonce show https://api.example/me --json
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    origin = None if url is None else Origin.of_url(url)
+    state = NonceState.of_user()
+    kept = [entry for entry in state.all() if origin in {None, entry.key.origin}]
+    if as_json:
+        click.echo(json.dumps({"directory": str(state.directory), "nonces": [_as_json(k) for k in kept]}, indent=2))
+        return
+    for entry in kept:
+        nonce_ = entry.nonce if len(entry.nonce) <= _SHOWN + 3 else f"{entry.nonce[:_SHOWN]}..."
+        click.echo(
+            f"{entry.key.origin}  {role_name(entry.key.role)}  {nonce_}  {_age(entry)}  key {entry.key.jkt[:8]}..."
+        )
+    if not kept:
+        click.echo(f"No nonces are kept in {click.format_filename(state.directory)}.", err=True)
+
+
+@nonce.command(cls=CarefulCommand)
+@click.argument("url")
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    metavar="FILE",
+    help="What curl -D FILE saved of an answer, or a nonce alone; - is standard input.",
+)
+@click.option("--role", type=click.Choice(list(ROLES)), help="What the server is; by default the answer tells.")
+@key_options
+def learn(*, url: str, source: str, role: str | None, **options: Any) -> None:
+    """Learn the nonce in a server's answer, for the next command with that key.
+
+    A nonce is read from a file and not from an argument: shells mangle some of its characters.
+
+    \b
+    Examples:
+      curl -s -D headers.txt https://api.example/me
+      dpop nonce learn https://api.example/me --from headers.txt --key key.pem
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    origin = Origin.of_url(url)
+    text = read_text(source, "--from")
+    value = last_nonce(text)
+    head = last_head_with_nonce(text)
+    known = ROLES[role] if role is not None else head.role if head is not None else None
+    if known is None:
+        raise click.UsageError(
+            "the answer does not show what the server is; add --role as for a token endpoint, or --role rs for an API"
+        )
+    NonceState.of_user().learn(NonceKey(load_key(options).thumbprint, origin, known), value)
+    click.echo(f"Learnt a nonce of {origin} as {known.value}.", err=True)
+
+
+@nonce.command(cls=CarefulCommand)
+@click.argument("url", required=False)
+def clear(*, url: str | None) -> None:
+    """Forget all nonces, or those of URL's server.
+
+    \b
+    Examples:
+      dpop nonce clear https://api.example/me
+      dpop nonce clear
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    count = NonceState.of_user().forget(origin=None if url is None else Origin.of_url(url))
+    click.echo(f"{count} nonce{'s' * (count != 1)} forgotten.", err=True)
+
+
+def _as_json(entry: KeptNonce) -> dict[str, Any]:
+    return {
+        "origin": str(entry.key.origin),
+        "role": role_name(entry.key.role),
+        "jkt": entry.key.jkt,
+        "nonce": entry.nonce,
+        "learnt": entry.learnt,
+    }
+
+
+def _age(entry: KeptNonce) -> str:
+    seconds = max(0, int(time.time()) - entry.learnt)
+    for name, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {name} ago"
+    return f"{seconds} s ago"

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The newest nonce of each server, kept on disk from one command to the next.
+
+One small file for each key, origin and role, replaced at once: commands that run at the same time need
+no lock and never see half a nonce. A directory of one's own (``DPOP_STATE_DIR``) or the system's place
+for such state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dpop.client.nonces import NonceKey, Role
+from dpop.encoding import check_nonce, json_object
+from dpop.origin import Origin
+from dpop_cli.ending import Status
+
+__all__ = ["MAX_NONCES", "ROLES", "KeptNonce", "NonceState", "StateError", "role_name"]
+
+MAX_NONCES = 200
+"""Servers remembered; beyond, those not heard of for longest are forgotten."""
+
+ROLES = {"as": Role.AS, "rs": Role.RS}
+"""The two roles as they are named in files and options."""
+
+_MAX_OCTETS = 16_384
+
+
+class StateError(click.ClickException):
+    """The state directory cannot be read or written."""
+
+    exit_code = Status.TROUBLE
+
+
+@dataclass(frozen=True, slots=True)
+class KeptNonce:
+    """A nonce, whose it is, and when it was learnt in seconds since 1970."""
+
+    key: NonceKey
+    nonce: str = field(repr=False)
+    learnt: int
+
+
+class NonceState:
+    """The nonces in one directory.
+
+    :param directory: where; made when the first nonce is learnt.
+    :param clock: seconds since 1970.
+    """
+
+    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.directory = directory / "nonces"
+        self._clock = clock
+
+    @classmethod
+    def of_user(cls) -> NonceState:
+        """That of the user who runs the command.
+
+        :raises StateError: there is no home directory to put it in.
+        """
+        named = os.environ.get("DPOP_STATE_DIR")
+        if named:
+            return cls(Path(named))
+        import platformdirs  # noqa: PLC0415 - only where nonces are kept
+
+        try:
+            directory = platformdirs.user_state_path("dpop", appauthor=False)
+        except RuntimeError:  # what pathlib says where no home is known
+            directory = None
+        # Some versions leave "~" as it is, which would become a directory of that name right here.
+        if directory is None or not directory.is_absolute():
+            raise StateError("there is no home directory to keep nonces in; name a directory with DPOP_STATE_DIR")
+        return cls(directory)
+
+    def newest(self, key: NonceKey) -> str | None:
+        """The last nonce learnt for that key, origin and role, if it can be read."""
+        kept = self._read(self._path(key))
+        return kept.nonce if kept is not None and kept.key == key else None
+
+    def learn(self, key: NonceKey, nonce: str) -> None:
+        """Keep a nonce in place of the one before.
+
+        :raises CredentialError: it is none.
+        :raises StateError: the directory cannot be written. What was there is as it was.
+        """
+        content = {
+            "jkt": key.jkt,
+            "origin": str(key.origin),
+            "role": role_name(key.role),
+            "nonce": check_nonce(nonce),
+            "learnt": int(self._clock()),
+        }
+        octets = json.dumps(content).encode("ascii")
+        try:
+            try:
+                self._put(key, octets)
+            except FileNotFoundError:
+                # Somebody cleared the directory meanwhile.
+                self._put(key, octets)
+        except OSError as error:
+            raise StateError(
+                f"the nonce cannot be kept in {click.format_filename(self.directory)}:"
+                f" {error.strerror or type(error).__name__}; name a directory that can be written with DPOP_STATE_DIR"
+            ) from None
+        self._forget_oldest()
+
+    def all(self) -> list[KeptNonce]:
+        """Every nonce there is, the newest first. Files that hold none are passed over.
+
+        :raises StateError: the directory cannot be read.
+        """
+        kept = (self._read(path) for path in self._files())
+        return sorted((entry for entry in kept if entry is not None), key=lambda entry: -entry.learnt)
+
+    def forget(self, *, jkt: str | None = None, origin: Origin | None = None) -> int:
+        """Delete the nonces of that key and origin, all by default; how many there were.
+
+        :raises StateError: a file cannot be deleted.
+        """
+        count = 0
+        for path in self._files():
+            kept = self._read(path)
+            if kept is None:
+                # Half of a crash; it is nobody's, so it goes with everything only.
+                matches = jkt is None and origin is None
+            else:
+                matches = jkt in {None, kept.key.jkt} and origin in {None, kept.key.origin}
+            if matches:
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise self._trouble("changed", error) from None
+                count += kept is not None
+        return count
+
+    def _put(self, key: NonceKey, octets: bytes) -> None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(self._path(key), octets)
+
+    def _path(self, key: NonceKey) -> Path:
+        """A name of fixed length for any origin; what is inside says whose it is."""
+        text = f"{key.jkt} {key.origin} {role_name(key.role)}"
+        return self.directory / f"{hashlib.sha256(text.encode('ascii')).hexdigest()[:32]}.json"
+
+    def _files(self) -> list[Path]:
+        try:
+            return [path for path in self.directory.iterdir() if path.name.endswith((".json", ".tmp"))]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._trouble("read", error) from None
+
+    def _trouble(self, done: str, error: OSError) -> StateError:
+        return StateError(
+            f"the nonces in {click.format_filename(self.directory)} cannot be {done}:"
+            f" {error.strerror or type(error).__name__}"
+        )
+
+    def _read(self, path: Path) -> KeptNonce | None:
+        """What a file holds; None for one that is not there, or is none of ours.
+
+        A nonce that cannot be read costs a round trip, no more, so it is no error.
+        """
+        try:
+            with path.open("rb") as file:
+                members = json_object(file.read(_MAX_OCTETS))
+            return _kept(members)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _forget_oldest(self) -> None:
+        """Hold the directory to its size. Two commands may do so at once."""
+        with contextlib.suppress(OSError, StateError):
+            files = self._files()
+            if len(files) <= MAX_NONCES:
+                return
+            by_age = sorted(_with_times(files), reverse=True)
+            for _, path in by_age[MAX_NONCES:]:
+                path.unlink(missing_ok=True)
+
+
+def _with_times(files: list[Path]) -> Iterator[tuple[float, Path]]:
+    for path in files:
+        with contextlib.suppress(OSError):
+            yield path.stat().st_mtime, path
+
+
+def _kept(members: dict[str, Any]) -> KeptNonce:
+    key = NonceKey(str(members["jkt"]), Origin.parse(members["origin"]), ROLES[members["role"]])
+    return KeptNonce(key, check_nonce(members["nonce"]), int(members["learnt"]))
+
+
+def role_name(role: Role | None) -> str:
+    """The short name of a role."""
+    return next(name for name, value in ROLES.items() if value is role)
+
+
+def _write(path: Path, octets: bytes) -> None:
+    """All of it or nothing, with mode 0600, whatever is there already."""
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(octets)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
