@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
-from forge import A, ECKey, EdKey, Members, Pen, RSAKey, b64u, make, sha256, thumbprint
+from dpop.testing.defects import DEFECTS, Fields
+from dpop.testing.defects.draft import Draft, Signer
+from dpop.testing.defects.forge import A, Members, b64u, sha256, thumbprint
 
 NOW = 1_700_000_000
 TOKEN = "vector.access~token-0123456789"  # a made-up token, bound to key A
@@ -21,29 +25,15 @@ LIMITS: Members = {
     "max_htu": 4096,
     "max_depth": 8,
 }
-OUT = object()  # as the value of a member: leave it out
 
-Key = ECKey | EdKey | RSAKey
 Case = dict[str, Any]
 
 
-def members(standard: Members, changes: Members) -> Members:
-    """The standard members with the changes made, and none that is OUT."""
-    return {name: value for name, value in (standard | changes).items() if value is not OUT}
-
-
-def head(key: Key = A, /, **changes: Any) -> Members:
-    """The JOSE header of an honest client, changed."""
-    return members({"typ": "dpop+jwt", "alg": key.alg, "jwk": key.jwk}, changes)
-
-
-def body(jti: str, role: str = "RS", /, **changes: Any) -> Members:
-    """The claims of an honest client, changed."""
+def draft(jti: str, role: str = "RS", key: Signer = A) -> Draft:
+    """The proof of an honest client."""
     if role == "RS":
-        standard = {"jti": jti, "htm": "GET", "htu": RESOURCE, "iat": NOW, "ath": ATH}
-    else:
-        standard = {"jti": jti, "htm": "POST", "htu": TOKEN_URL, "iat": NOW}
-    return members(standard, changes)
+        return Draft(key, "GET", RESOURCE, jti, NOW, TOKEN)
+    return Draft(key, "POST", TOKEN_URL, jti, NOW)
 
 
 def case(
@@ -54,15 +44,11 @@ def case(
     *,
     role: str = "RS",
     also: str = "",
-    key: Key = A,
-    header: Any = None,
-    claims: Any = None,
-    pen: Pen | None = None,
+    key: Signer = A,
+    claims: Members | None = None,
     proof: str | None = None,
-    headers: list[list[Any]] | None = None,
-    method: str | None = None,
+    fields: Fields | None = None,
     url: str | None = None,
-    access_token: str = TOKEN,
     bound_jkt: str | None = "",
     nonces: list[Members] | None = None,
     after: str | None = None,
@@ -70,33 +56,48 @@ def case(
 ) -> Case:
     """Put a case together; whatever is not given is what an honest client and server have.
 
-    :param header: the JOSE header, or a dict of changes to it under the key "+".
-    :param claims: likewise.
+    :param claims: changes to them.
+    :param fields: all DPoP fields, instead of the one with the proof.
     :param bound_jkt: empty: that of the proof's key at an RS, none at an AS.
     """
-    if headers is None:
-        if proof is None:
-            header = head(key, **header["+"]) if isinstance(header, dict) and "+" in header else header
-            claims = body(case_id, role, **claims["+"]) if isinstance(claims, dict) and "+" in claims else claims
-            proof = make(
-                head(key) if header is None else header,
-                body(case_id, role) if claims is None else claims,
-                pen or key.sign,
-            )
-        headers = [["DPoP", proof]]
-    honest = ("GET", RESOURCE) if role == "RS" else ("POST", TOKEN_URL)
+    if fields is None:
+        honest = draft(case_id, role, key)
+        fields = [("DPoP", proof or honest.proof(claims=honest.claims(**claims or {})))]
     written: Case = {"id": case_id, "role": role, "verdict": verdict}
     optional = {"reason": reason, "also": also.split(), "note": note, "after": after, "limits": limits}
     written |= {name: value for name, value in optional.items() if value}
-    written["request"] = {"method": method or honest[0], "url": url or honest[1]}
+    method, usual_url = ("GET", RESOURCE) if role == "RS" else ("POST", TOKEN_URL)
+    written["request"] = {"method": method, "url": url or usual_url}
     if role == "RS":
-        written["request"]["access_token"] = access_token
-    written["headers"] = headers
+        written["request"]["access_token"] = TOKEN
+    written["headers"] = [[name, _folded(value)] for name, value in fields]
     if role == "RS" or bound_jkt:
-        written["bound_jkt"] = thumbprint(key.jwk) if bound_jkt == "" else bound_jkt
+        written["bound_jkt"] = thumbprint(dict(key.public_jwk)) if bound_jkt == "" else bound_jkt
     if nonces is not None:
         written["nonces"] = nonces
     return written
+
+
+def defect(name: str, jti: str | None = None, *, nonce: str | None = None, **given: Any) -> Case:
+    """The case of a defect that ``dpop.testing.defects`` has.
+
+    :param jti: of the honest part; the name by default.
+    :param nonce: the newest the client has.
+    :param given: as for :func:`case`.
+    """
+    known = DEFECTS[name]
+    honest = replace(draft(jti or name, given.get("role", "RS")), nonce=nonce)
+    if "url" in given:
+        honest = replace(honest, htu=given["url"])
+    return case(
+        name,
+        known.verdict,
+        known.reason,
+        known.note,
+        also=" ".join(known.also),
+        fields=known.write(honest),
+        **given,
+    )
 
 
 def bad(case_id: str, reason: str, note: str = "", **given: Any) -> Case:
@@ -104,6 +105,14 @@ def bad(case_id: str, reason: str, note: str = "", **given: Any) -> Case:
     return case(case_id, "invalid_dpop_proof", reason, note, **given)
 
 
-def plus(**changes: Any) -> Members:
-    """Changes to the honest members, for ``header`` and ``claims``."""
-    return {"+": changes}
+_RUN = re.compile(r"(.{1,4}?)\1{999,}", re.DOTALL)
+
+
+def _folded(value: str) -> str | list[Any]:
+    """A value of tens of thousands of characters as its pieces, where some are repetitions."""
+    pieces: list[Any] = []
+    at = 0
+    for run in _RUN.finditer(value) if len(value) > 50_000 else ():
+        pieces += [value[at : run.start()], {"repeat": run[1], "times": len(run[0]) // len(run[1])}]
+        at = run.end()
+    return [piece for piece in [*pieces, value[at:]] if piece] if pieces else value

@@ -5,56 +5,42 @@ from __future__ import annotations
 
 from typing import Any
 
-from case import NOW, OUT, Case, bad, body, case, head, plus
-from forge import A, B, Members, make, thumbprint
+from case import NOW, Case, bad, case, defect, draft
+
+from dpop.testing.defects.forge import A, B, Members, thumbprint
 
 FRESH: Members = {"value": "Nonce-of-AS.1", "issued_at": NOW - 30, "expires_at": NOW + 60}
 SPENT: Members = {"value": "Nonce-of-AS.0", "issued_at": NOW - 60, "expires_at": NOW + 60, "used": True}
+OF_RS: Members = FRESH | {"value": "Nonce-of-RS.1"}
 
 
 def nonce() -> list[Case]:
     """Nonces. ``nonces`` lists what the server accepts at that moment; whatever is not there is unknown."""
 
-    def asked(case_id: str, value: Any, reason: str, note: str = "", *, role: str = "AS", also: str = "") -> Case:
-        return case(
-            case_id,
-            "use_dpop_nonce",
-            reason,
-            note,
-            role=role,
-            also=also,
-            claims=plus(nonce=value),
-            nonces=[FRESH] if role == "AS" else [FRESH | {"value": "Nonce-of-RS.1"}],
-        )
+    def known(name: str) -> Case:
+        return defect(name, role="AS", nonce=FRESH["value"], nonces=[FRESH])
 
-    def broken(case_id: str, value: Any) -> Case:
-        return bad(
-            case_id,
-            "nonce_malformed",
-            role="AS",
-            also="use_dpop_nonce",
-            claims=plus(nonce=value),
-            nonces=[FRESH],
-        )
+    def asked(case_id: str, reason: str, note: str = "", role: str = "AS", **claims: Any) -> Case:
+        nonces = [FRESH] if role == "AS" else [OF_RS]
+        return case(case_id, "use_dpop_nonce", reason, note, role=role, claims=claims, nonces=nonces)
 
     return [
-        asked("nonce-missing", OUT, "nonce_missing"),
-        asked("nonce-missing-rs", OUT, "nonce_missing", role="RS"),
-        asked("nonce-unknown", "Nonce-of-nobody", "nonce_unknown"),
-        asked("nonce-expired", "Nonce-of-AS.-9", "nonce_unknown"),
-        asked("nonce-empty", "", "nonce_missing", also="invalid_dpop_proof"),
-        asked("nonce-case", FRESH["value"].lower(), "nonce_unknown", "RFC 9449 8: an exact match"),
-        asked("nonce-of-other-server", FRESH["value"], "nonce_unknown", "RFC 9449 9", role="RS"),
-        broken("nonce-number", 1),
-        broken("nonce-array", [FRESH["value"]]),
-        asked("nonce-downgrade", OUT, "nonce_missing", "RFC 9449 11.3: once given, always needed"),
+        known("nonce-missing"),
+        asked("nonce-missing-rs", "nonce_missing", role="RS"),
+        known("nonce-unknown"),
+        asked("nonce-expired", "nonce_unknown", nonce="Nonce-of-AS.-9"),
+        known("nonce-empty"),
+        known("nonce-case"),
+        asked("nonce-of-other-server", "nonce_unknown", "RFC 9449 9", role="RS", nonce=FRESH["value"]),
+        known("nonce-number"),
+        known("nonce-array"),
+        asked("nonce-downgrade", "nonce_missing", "RFC 9449 11.3: once given, always needed"),
         bad(
             "nonce-ok-bad-signature",
             "signature_invalid",
             "the signature comes first",
             role="AS",
-            claims=plus(nonce=FRESH["value"]),
-            pen=B.sign,
+            proof=_forged("nonce-ok-bad-signature", "AS", nonce=FRESH["value"]),
             nonces=[FRESH],
         ),
         case(
@@ -62,21 +48,26 @@ def nonce() -> list[Case]:
             "use_dpop_nonce",
             "nonce_used",
             role="AS",
-            claims=plus(nonce=SPENT["value"]),
+            claims={"nonce": SPENT["value"]},
             nonces=[FRESH, SPENT],
         ),
     ]
+
+
+def _forged(jti: str, role: str = "RS", **claims: Any) -> str:
+    """A proof whose header names key A, signed by key B."""
+    return (honest := draft(jti, role)).proof(claims=honest.claims(**claims), pen=B.sign)
 
 
 def replay() -> list[Case]:
     """Replays. ``after`` names the case that the same server judged just before."""
 
     def first(case_id: str, jti: str, **given: Any) -> Case:
-        return case(case_id, headers=[["DPoP", make(head(), body(jti), A.sign)]], **given)
+        return case(case_id, proof=draft(jti).proof(), **given)
 
     def again(case_id: str, after: str, jti: str, note: str = "", **changes: Any) -> Case:
-        proof = make(head(), body(jti, **changes), A.sign)
-        return bad(case_id, "replayed", note, after=after, headers=[["DPoP", proof]])
+        proof = (honest := draft(jti)).proof(claims=honest.claims(**changes))
+        return bad(case_id, "replayed", note, after=after, proof=proof)
 
     return [
         first("replay-first", "replay-1"),
@@ -97,14 +88,13 @@ def replay() -> list[Case]:
             note="another client's jti is no business of this one",
             after="replay-other-key-1",
             key=B,
-            claims=body("replay-4"),
+            claims={"jti": "replay-4"},
         ),
         bad(
             "replay-invalid-not-recorded-1",
             "signature_invalid",
             "a bad proof must not burn a jti",
-            claims=body("replay-5"),
-            pen=B.sign,
+            proof=_forged("replay-5"),
         ),
         first("replay-invalid-not-recorded-2", "replay-5", after="replay-invalid-not-recorded-1"),
     ]
@@ -112,16 +102,10 @@ def replay() -> list[Case]:
 
 def authorization_server() -> list[Case]:
     """What only an authorization server meets."""
-    stored = thumbprint(A.jwk)
+    stored = thumbprint(A.public_jwk)
     return [
-        bad(
-            "as-wrong-endpoint",
-            "htu_mismatch",
-            "made for PAR",
-            role="AS",
-            claims=plus(htu="https://as.example.com/par"),
-        ),
-        bad("as-issuer-as-htu", "htu_mismatch", role="AS", claims=plus(htu="https://as.example.com")),
+        defect("as-wrong-endpoint", role="AS"),
+        defect("as-issuer-as-htu", role="AS"),
         case(
             "as-refresh-other-key",
             "invalid_grant",
@@ -149,7 +133,7 @@ def authorization_server() -> list[Case]:
             "dpop_bound_access_tokens is true: invalid_dpop_proof",
             role="AS",
             also="invalid_dpop_proof invalid_request invalid_grant",
-            headers=[],
+            fields=[],
         ),
         case("as-refresh-same-key", note="the bound key", role="AS", bound_jkt=stored),
         case(
@@ -159,7 +143,7 @@ def authorization_server() -> list[Case]:
             "a refresh token bound to key A",
             role="AS",
             also="invalid_dpop_proof",
-            headers=[],
+            fields=[],
             bound_jkt=stored,
         ),
     ]

@@ -9,25 +9,24 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cases_form
-import cases_key
-import cases_request
+import cases_proof
 import cases_state
 from case import LIMITS, NOW, Case
 
 GROUPS: dict[str, Callable[[], list[Case]]] = {
-    "accept": cases_form.accept,
-    "transport": cases_form.transport,
-    "structure": cases_form.structure,
-    "header": cases_key.header,
-    "jwk": cases_key.jwk,
-    "signature": cases_key.signature,
-    "claims": cases_request.claims,
-    "htu": cases_request.htu,
-    "binding": cases_request.binding,
+    "accept": cases_proof.accept,
+    "transport": partial(cases_proof.group, "transport"),
+    "structure": partial(cases_proof.group, "structure"),
+    "header": partial(cases_proof.group, "header"),
+    "jwk": partial(cases_proof.group, "jwk"),
+    "signature": partial(cases_proof.group, "signature"),
+    "claims": partial(cases_proof.group, "claims"),
+    "htu": cases_proof.htu,
+    "binding": cases_proof.binding,
     "nonce": cases_state.nonce,
     "replay": cases_state.replay,
     "as": cases_state.authorization_server,

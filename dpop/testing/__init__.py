@@ -14,6 +14,8 @@
 With pytest, the fixture ``dpop_server`` is there as soon as this package is installed; arguments go
 into a marker, ``@pytest.mark.dpop_server(mode="google")``. On the command line: ``dpop serve``.
 
+To test a server of your own, :mod:`dpop.testing.defects` makes proofs with one defect each.
+
 It is for tests and demonstrations: any user agrees, any redirect_uri will do, plain http.
 """
 

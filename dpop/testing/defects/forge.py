@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys and pens of the vector generator: everything that signs, honestly or not.
+"""Keys and pens of the defects: everything that signs, honestly or not.
 
 All of it is deterministic. Keys come from the names in this file, ECDSA from RFC 6979, RSA from
-PKCS #1 v1.5, so any language can regenerate the same octets. The package under test is not used.
+PKCS #1 v1.5, so any language can regenerate the same octets. Nothing here uses what the defects are
+made to test: not this package's encoders, keys or signatures.
+
+The private keys are published by being written here. They protect nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 Members = dict[str, Any]
 Pen = Callable[[bytes], bytes]
 
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 P256_PRIME = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
 P256_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
@@ -29,6 +33,11 @@ P256_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 def b64u(octets: bytes) -> str:
     """base64url without padding (RFC 7515 §2)."""
     return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+
+
+def unb64u(text: str) -> bytes:
+    """The octets of base64url without padding, its form not checked."""
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def sha256(octets: bytes) -> bytes:
@@ -72,7 +81,7 @@ class ECKey:
         point = self.key.public_key().public_numbers()
         self.d = b64u(scalar.to_bytes(self.size, "big"))
         self.xy = point.x, point.y
-        self.jwk: Members = {
+        self.public_jwk: Members = {
             "kty": "EC",
             "crv": crv,
             "x": b64u(point.x.to_bytes(self.size, "big")),
@@ -105,7 +114,7 @@ class EdKey:
         else:
             self.key = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
         raw = self.key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        self.jwk: Members = {"kty": "OKP", "crv": crv, "x": b64u(raw)}
+        self.public_jwk: Members = {"kty": "OKP", "crv": crv, "x": b64u(raw)}
 
     def sign(self, data: bytes) -> bytes:
         """The raw signature (RFC 8037 §3.1)."""
@@ -122,7 +131,7 @@ class RSAKey:
         self.n = p * q
         self.size = bits // 8
         self._d = 1 if e == 1 else pow(e, -1, (p - 1) * (q - 1))
-        self.jwk: Members = {"kty": "RSA", "n": b64u(_octets(self.n)), "e": b64u(_octets(e))}
+        self.public_jwk: Members = {"kty": "RSA", "n": b64u(_octets(self.n)), "e": b64u(_octets(e))}
 
     def sign(self, data: bytes) -> bytes:
         """RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 §8.2.1). With e = 1 it needs no private key."""

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs with one defect each, for people who test a server of their own.
+
+::
+
+    from dpop.testing.defects import DEFECTS
+
+    for name, defect in DEFECTS.items():
+        fields = defective_fields(name, key, "GET", url, access_token=token)
+        ...  # send them; the server must answer defect.verdict, and not with a 500
+
+Each is honest in all but one thing, so that a server which refuses it has found just that. Those named
+``ok-...`` are no defects but unusual, and a server must accept them. On the command line:
+``dpop proof --defect list``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from dpop.encoding import check_access_token, check_nonce
+from dpop.errors import UsageError
+from dpop.htu import check_method, url_htu
+from dpop.keys import Key
+from dpop.proof import random_jti
+from dpop.testing.defects.draft import Defect, Draft, Fields, Verdict
+from dpop.testing.defects.form import ACCEPTED, FORM
+from dpop.testing.defects.key import KEY
+from dpop.testing.defects.request import REQUEST
+
+__all__ = ["DEFECTS", "Defect", "Fields", "Verdict", "defective_fields", "defective_proof"]
+
+DEFECTS: Mapping[str, Defect] = MappingProxyType({defect.name: defect for defect in ACCEPTED + FORM + KEY + REQUEST})
+"""All there are, by name, in the order in which a verifier meets them."""
+
+
+def defective_fields(
+    name: str,
+    key: Key,
+    method: str,
+    url: str,
+    *,
+    access_token: str | None = None,
+    nonce: str | None = None,
+    jti: str | None = None,
+    iat: int | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Fields:
+    """The DPoP header fields of a request, as :func:`dpop.create_proof` would make them but for one defect.
+
+    Most often one field; two, or none, where that is the defect.
+
+    :param name: one of :data:`DEFECTS`.
+    :param key: signs wherever the defect lets it; otherwise a published key does.
+    :param access_token: the token the request carries; ``ath-...`` need one.
+    :param nonce: the server's newest nonce; ``nonce-...`` need one.
+    :returns: names and values, one character per octet: some values hold what no HTTP client sends.
+    :raises UsageError: no such defect, or not one of this request: of its URL, or without a token.
+    :raises DPoPKeyError: the key did not sign.
+    """
+    defect = DEFECTS.get(name)
+    if defect is None:
+        near = difflib.get_close_matches(name, DEFECTS, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UsageError(f"there is no defect {name[:60]!a}{hint} DEFECTS has all {len(DEFECTS)}")
+    return defect.write(
+        Draft(
+            key,
+            check_method(method),
+            url_htu(url),
+            random_jti() if jti is None else jti,
+            int(clock()) if iat is None else iat,
+            None if access_token is None else check_access_token(access_token),
+            None if nonce is None else check_nonce(nonce),
+        )
+    )
+
+
+def defective_proof(
+    name: str,
+    key: Key,
+    method: str,
+    url: str,
+    *,
+    access_token: str | None = None,
+    nonce: str | None = None,
+    jti: str | None = None,
+    iat: int | None = None,
+    clock: Callable[[], float] = time.time,
+) -> str:
+    """The value of the DPoP header with one defect; see :func:`defective_fields`.
+
+    :raises UsageError: as there, and where the defect is in the number or the name of the fields.
+    """
+    fields = defective_fields(
+        name, key, method, url, access_token=access_token, nonce=nonce, jti=jti, iat=iat, clock=clock
+    )
+    if [name for name, _ in fields] != ["DPoP"]:
+        raise UsageError(f"{name} is a defect of the header fields, not of a proof; use defective_fields")
+    return fields[0][1]
