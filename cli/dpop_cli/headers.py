@@ -8,13 +8,15 @@ from typing import Any
 
 import click
 
-from dpop_cli.options import CarefulCommand, ProofRequest, proof_options
+from dpop_cli.defects import DefectCommand, defect_option, expected
+from dpop_cli.options import ProofRequest, proof_options
 
 __all__ = ["headers"]
 
 
-@click.command(cls=CarefulCommand)
+@click.command(cls=DefectCommand)
 @proof_options
+@defect_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, name to value.")
 def headers(*, method: str, url: str, as_json: bool, **options: Any) -> None:
     """Print header lines for one request, ready for curl -H @-.
@@ -43,11 +45,15 @@ def headers(*, method: str, url: str, as_json: bool, **options: Any) -> None:
         --nonce-from headers.txt | curl -s -H @- https://api.example/me
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     made = ProofRequest.of(method, url, options)
-    lines = {"DPoP": made.proof}
-    if made.token is not None:
-        lines["Authorization"] = f"DPoP {made.token}"
+    if made.defect is not None:
+        expectation = expected(made.defect)
+        if as_json:
+            # A list: the defect may be that there are two fields of one name.
+            click.echo(json.dumps({"defect": expectation, "fields": made.fields}, indent=2))
+            return
     if as_json:
-        click.echo(json.dumps(lines, indent=2))
+        click.echo(json.dumps(dict(made.fields), indent=2))
         return
-    for name, value in lines.items():
-        click.echo(f"{name}: {value}")
+    for name, value in made.fields:
+        # One octet per character: a defect may be an octet that no honest header holds.
+        click.echo(f"{name}: {value}".encode("latin-1"))

@@ -135,8 +135,10 @@ class ProofRequest:
 
     method: str
     url: str
-    proof: str = field(repr=False)
+    dpop_fields: list[tuple[str, str]] = field(repr=False)
+    """The proof in its header field; more fields, or none, where that is the defect."""
     token: str | None = field(repr=False)
+    defect: str | None = None
 
     @classmethod
     def of(cls, method: str, url: str, options: dict[str, Any], *, signed: bool = True) -> ProofRequest:
@@ -154,9 +156,25 @@ class ProofRequest:
         jti, iat = options.pop("jti"), options.pop("iat")
         key = load_key(options, signs=signed)
         nonce = nonces.for_request(NonceKey(key.thumbprint, Origin.of_url(url), Role.AS if token is None else Role.RS))
+        defect = options.pop("defect", None)
+        if defect is not None:
+            from dpop.testing.defects import defective_fields  # noqa: PLC0415 - it makes keys, and is seldom wanted
+
+            fields = defective_fields(defect, key, method, url, nonce=nonce, access_token=token, jti=jti, iat=iat)
+            return cls(method, url, fields, token, defect)
         proof = dpop.create_proof(key, method, url, nonce=nonce, access_token=token, jti=jti, iat=iat)
         hint_at_case(method)
-        return cls(method, url, proof, token)
+        return cls(method, url, [("DPoP", proof)], token)
+
+    @property
+    def proof(self) -> str:
+        """The proof, which is an honest one."""
+        return self.dpop_fields[0][1]
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """All header fields that the request needs."""
+        return [*self.dpop_fields, *([] if self.token is None else [("Authorization", f"DPoP {self.token}")])]
 
     @property
     def signing_input(self) -> str:

@@ -10,13 +10,15 @@ from typing import Any
 import click
 
 from dpop.encoding import b64url_decode, json_object
-from dpop_cli.options import CarefulCommand, ProofRequest, proof_options
+from dpop_cli.defects import DefectCommand, defect_option, expected
+from dpop_cli.options import ProofRequest, proof_options
 
 __all__ = ["parts", "proof"]
 
 
-@click.command(cls=CarefulCommand)
+@click.command(cls=DefectCommand)
 @proof_options
+@defect_option
 @click.option("--unsigned", is_flag=True, help="Print what is to be signed, header.payload; a public key is enough.")
 @click.option("--json", "as_json", is_flag=True, help="Print the proof with its header and claims as JSON.")
 def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: Any) -> None:
@@ -37,15 +39,31 @@ def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: An
     With --unsigned it prints the octets to sign, without the end of a line, for a key that only another
     program can use; dpop sig to-raw turns what openssl signs into the proof's third part.
 
+    With --defect it is wrong in one way, to find out whether a server of yours notices. Standard error says what
+    the server must answer. Where your key cannot sign the defect, a published key does.
+
     \b
     Examples:
       dpop proof POST https://as.example/token --key key.pem
       dpop proof GET https://api.example/me --key key.pem --token-file token.txt
       dpop proof GET https://api.example/me --key key.pem --nonce-from headers.txt --json
+      dpop proof GET https://api.example/me --key key.pem --token-file token.txt --defect sig-der
+      dpop proof --defect list
       dpop proof POST https://as.example/token --key key.pem --unsigned | openssl dgst -sha256 -sign key.pem |
         dpop sig to-raw
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    if unsigned and options["defect"]:
+        raise click.UsageError("give --unsigned or --defect, not both: most defects are in what is signed, or how")
     made = ProofRequest.of(method, url, options, signed=not unsigned)
+    if made.defect is not None:
+        expectation = expected(made.defect)
+        if as_json:
+            click.echo(json.dumps({"defect": expectation, "fields": made.dpop_fields}, indent=2))
+            return
+        for _, value in made.dpop_fields:
+            # One octet per character: a defect may be an octet that no honest proof holds.
+            click.echo(value.encode("latin-1"))
+        return
     name, shown = ("signing_input", made.signing_input) if unsigned else ("proof", made.proof)
     if as_json:
         header, claims = parts(made.proof)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``--defect``: a proof that is wrong in one way, for people who test a server; and the list of the ways."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dpop_cli.options import CarefulCommand, hint
+
+if TYPE_CHECKING:
+    from dpop.testing.defects import Defect
+
+__all__ = ["DefectCommand", "defect_option", "expected"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def defect_option(command: _Function) -> _Function:
+    """Add ``--defect``; :meth:`dpop_cli.options.ProofRequest.of` takes it, and a :class:`DefectCommand` lists."""
+    return click.option(
+        "--defect", metavar="NAME", help="Make it wrong in one way, to test a server; --defect list shows all ways."
+    )(command)
+
+
+class DefectCommand(CarefulCommand):
+    """A command with :func:`defect_option`, whose ``--defect list`` asks for no other argument."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; or list and leave."""
+        pairs = zip(args, [*args[1:], ""], strict=True)
+        if not ctx.resilient_parsing and any(
+            word == "--defect=list" or (word, following) == ("--defect", "list") for word, following in pairs
+        ):
+            _list(as_json="--json" in args)
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+
+def expected(name: str) -> dict[str, Any]:
+    """What a server does with it, as JSON members; and the same on stderr, for a person."""
+    from dpop.testing.defects import DEFECTS  # noqa: PLC0415 - it makes keys, and is seldom wanted
+
+    defect = DEFECTS[name]
+    where = f", where there is {defect.where}" if defect.where else ""
+    if defect.verdict == "ok":
+        hint(f"a server must accept this{where}")
+    elif defect.verdict == "missing":
+        hint("a server must answer as it does where no proof is")
+    else:
+        hint(f"a server must answer {defect.verdict}{where}; dpop.server's reason is {defect.reason}")
+    return _members(defect)
+
+
+def _list(*, as_json: bool) -> None:
+    from dpop.testing.defects import DEFECTS  # noqa: PLC0415 - see above
+
+    if as_json:
+        click.echo(json.dumps([_members(defect) for defect in DEFECTS.values()], indent=2))
+        return
+    width = max(map(len, DEFECTS))
+    group = ""
+    for defect in DEFECTS.values():
+        if defect.group != group:
+            group = defect.group
+            click.echo(f"{group}:")
+        reason = "to be accepted" if defect.reason is None else str(defect.reason)
+        told = "; ".join(filter(None, [defect.note, defect.where and f"for {defect.where}"]))
+        click.echo(f"  {defect.name:{width}}  {reason:20}  {told}".rstrip())
+
+
+def _members(defect: Defect) -> dict[str, Any]:
+    return {
+        "name": defect.name,
+        "group": defect.group,
+        "verdict": defect.verdict,
+        "reason": defect.reason,
+        "also": list(defect.also),
+        "note": defect.note,
+        "where": defect.where,
+    }
