@@ -79,20 +79,24 @@ def drain(response: _Any, signed: _Any) -> None:
     timeout["read"] = min(timeout.get("read") or DRAIN_SECONDS, DRAIN_SECONDS)
     deadline = time.monotonic() + DRAIN_SECONDS
     left = DRAIN_OCTETS
-    with contextlib.suppress(Exception):
-        for chunk in response.stream:
-            left -= len(chunk)
-            if left < 0 or time.monotonic() > deadline:
-                break
-    response.close()
+    try:
+        with contextlib.suppress(Exception):
+            for chunk in response.stream:
+                left -= len(chunk)
+                if left < 0 or time.monotonic() > deadline:
+                    break
+    finally:
+        response.close()
 
 
 async def async_drain(response: _Any) -> None:
     """The same, in a task of its own time."""
     left = DRAIN_OCTETS
-    with contextlib.suppress(Exception), anyio.move_on_after(DRAIN_SECONDS):
-        async for chunk in response.stream:
-            left -= len(chunk)
-            if left < 0:
-                break
-    await response.aclose()
+    try:
+        with contextlib.suppress(Exception), anyio.move_on_after(DRAIN_SECONDS):
+            async for chunk in response.stream:
+                left -= len(chunk)
+                if left < 0:
+                    break
+    finally:
+        await response.aclose()

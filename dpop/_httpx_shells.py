@@ -22,9 +22,11 @@ from dpop._httpx_bodies import Repeat, in_memory, repeat_of
 from dpop.client.drive import (
     ask_token,
     async_refresh,
+    async_report,
     async_sign,
     async_wait_for_nonce,
     refresh,
+    report,
     sign_now,
     wait_for_nonce,
 )
@@ -171,11 +173,13 @@ class SyncShell(_Shell):
                 step = flow.received(response.status_code, response.headers.multi_items())
                 if step is Step.PEEK:
                     step = flow.judged(self._peek(response))
-                if step is Step.REFRESH:
-                    step = refresh(flow)
-                if step is Step.DONE:
+                if step is Step.REPORT:
+                    report(flow, response.close)
+                if step in {Step.DONE, Step.REPORT}:
                     return response
                 drain(response, signed)
+                if step is Step.REFRESH:
+                    refresh(flow)
                 content = self._rebuilt(flow, request)
                 if content is None:
                     _rewind(repeat)
@@ -265,11 +269,13 @@ class AsyncShell(_Shell):
                 step = flow.received(response.status_code, response.headers.multi_items())
                 if step is Step.PEEK:
                     step = flow.judged(await self._peek(response))
-                if step is Step.REFRESH:
-                    step = await async_refresh(flow)
-                if step is Step.DONE:
+                if step is Step.REPORT:
+                    await async_report(flow, response.aclose)
+                if step in {Step.DONE, Step.REPORT}:
                     return response
                 await async_drain(response)
+                if step is Step.REFRESH:
+                    await async_refresh(flow)
                 content = self._rebuilt(flow, request)
                 if content is None:
                     await _async_rewind(repeat)

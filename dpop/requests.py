@@ -26,7 +26,7 @@ from requests.utils import rewind_body
 from urllib3.util.retry import Retry
 
 from dpop._urllib3_wire import Exchange, drain, peek, sign_in
-from dpop.client.drive import refresh, wait_for_nonce
+from dpop.client.drive import refresh, report, wait_for_nonce
 from dpop.client.flow import Step
 from dpop.client.nonces import Role
 from dpop.client.policy import Policy, PolicyOptions, headers_replaced, headers_to_withhold
@@ -137,14 +137,16 @@ class DPoPAdapter(HTTPAdapter):
                 if step is Step.PEEK:
                     octets, response.raw = peek(response.raw)
                     step = flow.judged(octets)
-                if step is Step.REFRESH:
-                    step = refresh(flow)
-                if step is Step.DONE:
+                if step is Step.REPORT:
+                    report(flow, response.close)
+                if step in {Step.DONE, Step.REPORT}:
                     response.request = request
                     if history:
                         response.history = history
                     return response
                 drain(response.raw)
+                if step is Step.REFRESH:
+                    refresh(flow)
                 history.append(response)
                 sent = _again(sent, response, self._policy.rebuild if flow.needs_rebuild else None)
         finally:
@@ -249,8 +251,16 @@ def _in_memory(body: object) -> bytes | None:
 
 
 def _repeatable(request: requests.PreparedRequest, content: bytes | None) -> bool:
-    """Whether there is no body, it is in memory, or requests noted where to rewind a file to."""
-    return request.body is None or content is not None or isinstance(request._body_position, int)  # noqa: SLF001
+    """Whether there is no body, it is in memory, or a file that requests noted where to rewind to."""
+    if request.body is None or content is not None:
+        return True
+    return isinstance(request._body_position, int) and _seekable(request.body)  # noqa: SLF001
+
+
+def _seekable(body: object) -> bool:
+    """Some bodies tell where they are and cannot go back there: a download handed on, for one."""
+    seekable = getattr(body, "seekable", None)
+    return hasattr(body, "seek") and (seekable is None or bool(seekable()))
 
 
 def _again(

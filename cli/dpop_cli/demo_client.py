@@ -72,9 +72,9 @@ def send(policy: Policy, method: str, url: str, form: Mapping[str, str] | None =
             step = flow.received(exchange.status, exchange.received)
             if step is Step.PEEK:
                 step = flow.judged(exchange.body[:PEEK_OCTETS])
-            if step is Step.REFRESH:
-                step = refresh(flow)
-            if step is Step.DONE:
+            if step in {Step.REFRESH, Step.REPORT}:
+                refresh(flow)
+            if step in {Step.DONE, Step.REPORT}:
                 return exchanges
     finally:
         flow.failed()

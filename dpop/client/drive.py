@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
-from dpop.client.flow import Attempt, ProofFlow, Step
+from dpop.client.flow import Attempt, ProofFlow
 from dpop.errors import ArgumentTypeError, UsageError
 from dpop.proof import sign
 
@@ -23,9 +23,11 @@ __all__ = [
     "AsyncTools",
     "ask_token",
     "async_refresh",
+    "async_report",
     "async_sign",
     "async_wait_for_nonce",
     "refresh",
+    "report",
     "sign_now",
     "wait_for_nonce",
 ]
@@ -99,21 +101,40 @@ async def async_sign(
     return attempt.headers(sign(key, attempt.signing_input))
 
 
-def refresh(flow: ProofFlow) -> Step:
-    """Tell the token source that its token was refused; the step that follows."""
+def refresh(flow: ProofFlow) -> None:
+    """Tell the token source that its token was refused.
+
+    Where the answer is to be dropped, drop it first: the source may need its connection.
+    """
     answer = _refused(flow)
     if inspect.isawaitable(answer):
         _discard(answer)
         raise UsageError("the token source's refused() is asynchronous; use an asynchronous client with it")
-    return Step.RETRY if flow.may_repeat else Step.DONE
 
 
-async def async_refresh(flow: ProofFlow) -> Step:
-    """The same for a task; an awaitable ``refused()`` is awaited."""
+def report(flow: ProofFlow, close: Callable[[], object]) -> None:
+    """:func:`refresh` where the answer is to be handed on; if it fails, nobody gets the answer, so it is closed."""
+    try:
+        refresh(flow)
+    except BaseException:
+        close()
+        raise
+
+
+async def async_refresh(flow: ProofFlow) -> None:
+    """:func:`refresh` for a task; an awaitable ``refused()`` is awaited."""
     answer = _refused(flow)
     if inspect.isawaitable(answer):
         await answer
-    return Step.RETRY if flow.may_repeat else Step.DONE
+
+
+async def async_report(flow: ProofFlow, close: Callable[[], Awaitable[object]]) -> None:
+    """:func:`report` for a task."""
+    try:
+        await async_refresh(flow)
+    except BaseException:
+        await close()
+        raise
 
 
 def _refused(flow: ProofFlow) -> object:

@@ -50,7 +50,8 @@ class Step(Enum):
     DONE = "hand the answer to the caller"
     PEEK = "show the first octets of the body to judged(), and leave the body readable"
     RETRY = "drop the answer and send the request again, with a new proof"
-    REFRESH = "tell the token source its token was refused; then send again if the flow may repeat"
+    REFRESH = "drop the answer, tell the token source its token was refused, and send the request again"
+    REPORT = "tell the token source its token was refused, and hand the answer to the caller"
 
 
 class Attempt:
@@ -251,7 +252,7 @@ class ProofFlow:
             self._explain_refusal(ahead)
         elif error == "invalid_token" and not self._refreshed and hasattr(self.access_token, "refused"):
             self._refreshed = True
-            return Step.REFRESH
+            return Step.REFRESH if self.may_repeat else Step.REPORT
         return Step.DONE
 
     def _explain_nonce(self, nonce: str | None, sent: str | None) -> None:
