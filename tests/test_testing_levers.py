@@ -390,6 +390,14 @@ def test_incidents_that_make_no_sense_are_refused(action: str, arguments: dict[s
 # --- clock, tokens, streams
 
 
+def test_a_round_trip_may_take_long(server: DPoPTestServer, token: str) -> None:
+    """With latency no answer comes sooner than that."""
+    server.levers.latency = 0.2
+    start = time.monotonic()
+    call(server, token)
+    assert time.monotonic() - start >= 0.2
+
+
 @pytest.mark.parametrize("offset", [-90, 90])
 def test_the_clock_may_be_wrong(server: DPoPTestServer, token: str, offset: int) -> None:
     """A server 90 s slow or fast refuses our iat, says its time in Date, and takes an iat of that time."""
@@ -518,6 +526,7 @@ def test_settings_are_checked_as_they_are_set() -> None:
         ("nonce_grace", True, "0 or more"),
         ("nonce_seconds", 0, "above 0"),
         ("clock_offset", float("nan"), "a number of seconds"),
+        ("latency", -1, "from 0 to 60"),
         ("token_lifetime", 1.5, "whole number"),
         ("bound_tokens", 1, "true or false"),
         ("required_scope", "", "scope string"),

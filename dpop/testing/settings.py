@@ -34,6 +34,7 @@ class LeverSettings(TypedDict, total=False):
     nonce_seconds: float | None
     nonce_on_success: Literal["changed", "always", "never"]
     clock_offset: float
+    latency: float
     token_lifetime: int
     bound_tokens: bool
     bind_refresh_tokens: Literal["always", "public"]
@@ -71,6 +72,7 @@ _COUNT = _Kind("a whole number, 0 or more", _is_count)
 _COUNT_OR_NONE = _Kind("a whole number, 0 or more, or nothing", lambda value: value is None or _is_count(value))
 _SECONDS = _Kind("a number of seconds", _is_number)
 _PERIOD = _Kind("seconds above 0, or nothing", lambda value: value is None or (_is_number(value) and value > 0))
+_LATENCY = _Kind("seconds from 0 to 60", lambda value: _is_number(value) and 0 <= value <= 60)
 _SCOPE = _Kind("a scope string, or nothing", lambda value: value is None or (isinstance(value, str) and value != ""))
 
 _KINDS: Final[Mapping[str, _Kind]] = {
@@ -81,6 +83,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "nonce_seconds": _PERIOD,
     "nonce_on_success": _one_of("changed", "always", "never"),
     "clock_offset": _SECONDS,
+    "latency": _LATENCY,
     "token_lifetime": _COUNT,
     "bound_tokens": _FLAG,
     "bind_refresh_tokens": _one_of("always", "public"),
@@ -106,6 +109,8 @@ class Settings:
     :param nonce_on_success: send ``DPoP-Nonce`` with a success only if another than the one used is the
         newest (``changed``), ``always``, or ``never``.
     :param clock_offset: seconds the server's clock is fast; negative: slow. Its ``Date`` header too.
+    :param latency: seconds that a round trip takes more than it does on this machine: half of them pass before a
+        request is looked at, half before its answer goes out.
     :param token_lifetime: seconds an access token lives.
     :param bound_tokens: access tokens are bound to the proof's key. False: ``token_type`` Bearer in answer
         to a proof; the refresh token is bound all the same (RFC 9449 §5).
@@ -129,6 +134,7 @@ class Settings:
     nonce_seconds: float | None = None
     nonce_on_success: Literal["changed", "always", "never"] = "changed"
     clock_offset: float = 0
+    latency: float = 0
     token_lifetime: int = 3600
     bound_tokens: bool = True
     bind_refresh_tokens: Literal["always", "public"] = "always"
