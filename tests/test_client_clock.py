@@ -14,15 +14,27 @@ API = Origin.parse("https://api.example")
 
 
 def test_skew_is_measured_from_date() -> None:
-    """Date minus now, in seconds; a server behind is negative."""
-    assert skew("Fri, 15 Jan 2027 08:01:30 GMT", 1_800_000_000) == 90
-    assert skew("Fri, 15 Jan 2027 07:59:00 GMT", 1_800_000_000) == -60
+    """In seconds, from when the request was sent or its answer came; a server behind is negative."""
+    assert skew("Fri, 15 Jan 2027 08:01:30 GMT", 1_800_000_000, 1_800_000_001) == 89
+    assert skew("Fri, 15 Jan 2027 07:59:00 GMT", 1_800_000_000, 1_800_000_001) == -60
+
+
+def test_a_slow_answer_is_no_wrong_clock() -> None:
+    """Whatever time between sending and receiving the server names, the clocks agree."""
+    for second in range(31):
+        assert skew(f"Fri, 15 Jan 2027 08:00:{second:02} GMT", 1_800_000_000, 1_800_000_030) == 0
+
+
+def test_a_date_of_no_place_says_nothing() -> None:
+    """Without a time zone a Date could be any hour."""
+    assert skew("Fri, 15 Jan 2027 08:01:30 -0000", 1_800_000_000, 1_800_000_000) is None
+    assert skew("Fri, 15 Jan 2027 08:01:30", 1_800_000_000, 1_800_000_000) is None
 
 
 @given(st.none() | st.text(max_size=60))
 def test_any_date_is_read_or_ignored(date: str | None) -> None:
     """No Date header whatever makes it raise."""
-    result = skew(date, 0.0)
+    result = skew(date, 0.0, 1.0)
     assert result is None or isinstance(result, float)
 
 

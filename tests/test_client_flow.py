@@ -421,6 +421,26 @@ def test_without_a_source_invalid_token_is_handed_on(token: Any) -> None:
     assert exchange.answer(401, ("WWW-Authenticate", 'DPoP error="invalid_token"')) is Step.DONE
 
 
+# -- answers on whose word a nonce is not taken -----------------------------------------------
+
+
+def test_a_cache_that_says_age_0_is_believed() -> None:
+    """Some caches add Age: 0 to what they have just fetched: the challenge in it is the server's."""
+    exchange = resource()
+    exchange.send()
+    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1"), ("Age", "0")) is Step.RETRY
+    assert exchange.send()["nonce"] == "n1"
+
+
+@pytest.mark.parametrize(("status", "fields"), [(407, []), (200, [("Age", "1")]), (200, [("Age", "0"), ("Age", "7")])])
+def test_a_nonce_of_a_proxy_or_a_cache_is_not_kept(status: int, fields: list[tuple[str, str]]) -> None:
+    """407 is a proxy's own answer, and an aged one is old: neither says which nonce the server wants next."""
+    exchange = resource()
+    exchange.send()
+    assert exchange.answer(status, ("DPoP-Nonce", "n1"), *fields) is Step.DONE
+    assert "nonce" not in replace_flow(exchange).send()
+
+
 # -- clocks ------------------------------------------------------------------------------------
 
 INVALID_PROOF = ("WWW-Authenticate", 'DPoP error="invalid_dpop_proof"')
@@ -461,6 +481,32 @@ def test_a_token_endpoints_wrong_clock_is_explained_too(caplog: pytest.LogCaptur
         assert exchange.answer(400, DATE_90_S_AHEAD, body=b'{"error":"invalid_dpop_proof"}') is Step.DONE
     assert "90 s ahead of" in caplog.text
     assert replace_flow(exchange).send()["iat"] == NOW + 90
+
+
+def test_a_correction_is_corrected_when_our_clock_is_set() -> None:
+    """Learnt from a clock that was wrong, the offset does not outlive it: the next refusal takes it back."""
+    now = [NOW - 90.0]
+    exchange = resource(learn_clock=True, prover=Prover(KEY, clock=lambda: now[0]))
+    date = ("Date", "Fri, 15 Jan 2027 08:00:00 GMT")
+    exchange.send()
+    exchange.answer(401, INVALID_PROOF, date)
+    assert replace_flow(exchange).send()["iat"] == NOW
+    now[0] = NOW
+    late = replace_flow(exchange)
+    assert late.send()["iat"] == NOW + 90
+    late.answer(401, INVALID_PROOF, date)
+    assert replace_flow(exchange).send()["iat"] == NOW
+
+
+def test_a_correction_is_corrected_at_a_token_endpoint_too() -> None:
+    """A Date that agrees with our clock and not with the proof is worth a look into the 400."""
+    exchange = token_request(learn_clock=True)
+    assert exchange.policy.clocks is not None
+    exchange.policy.clocks.learn(exchange.flow.origin, 90)
+    assert exchange.send()["iat"] == NOW + 90
+    date = ("Date", "Fri, 15 Jan 2027 08:00:00 GMT")
+    exchange.answer(400, date, body=b'{"error":"invalid_dpop_proof"}')
+    assert replace_flow(exchange).send()["iat"] == NOW
 
 
 @pytest.mark.parametrize("date", [None, ("Date", "yesterday"), ("Date", "Fri, 15 Jan 2027 08:00:04 GMT")])

@@ -19,14 +19,22 @@ _MAX_OFFSET = 300.0
 _MAX_ORIGINS = 100
 
 
-def skew(date: str | None, now: float) -> float | None:
-    """Seconds that a ``Date`` header (RFC 9110 §6.6.1) is ahead of ``now``; ``None`` if it says nothing."""
+def skew(date: str | None, sent: float, received: float) -> float | None:
+    """Seconds that a ``Date`` header (RFC 9110 §6.6.1) is ahead of our clock; ``None`` if it says nothing.
+
+    It was written at some time between sending and receiving, so all in between counts as 0: an answer
+    that took long is no wrong clock.
+    """
     if date is None:
         return None
     try:
-        return parsedate_to_datetime(date).timestamp() - now
+        moment = parsedate_to_datetime(date)
+        if moment.tzinfo is None:
+            return None  # the time of which place?
+        told = moment.timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
+    return told - min(max(told, sent), received)
 
 
 class ServerClocks:

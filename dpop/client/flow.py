@@ -103,6 +103,7 @@ class ProofFlow:
         self._refreshed = False
         self._sent_token: str | None = None
         self._sent_at = 0.0
+        self._offset = 0.0
         self._peeked: tuple[str | None, float | None] = (None, None)
 
     # -- before sending ------------------------------------------------------------------------
@@ -139,13 +140,13 @@ class ProofFlow:
         ath = None if token is None or self.role is Role.AS else self.prover.ath(token)
         lease = self._next_lease()
         now = self.prover.clock()
-        offset = self.policy.clocks.offset(self.origin) if self.policy.clocks else 0.0
+        self._offset = self.policy.clocks.offset(self.origin) if self.policy.clocks else 0.0
         octets = signing_input(
             self.prover.key,
             self._method,
             htu,
             jti=self._fixed_jti or self.prover.jti(),
-            iat=int(now + offset),
+            iat=int(now + self._offset),
             nonce=lease.nonce,
             ath=ath,
         )
@@ -184,11 +185,15 @@ class ProofFlow:
             nonce, problem = nonce_field(values["dpop-nonce"])
             if problem is not None:
                 _log.warning("the DPoP-Nonce of %s is ignored: %s", self.origin, problem)
-            if "age" in values:
-                nonce = None  # from a cache, so not the server's newest (RFC 9449 §8.2)
+            if any(age.strip() != "0" for age in values.get("age", ())):
+                nonce = None  # from a cache, so not the server's newest (RFC 9449 §8.2); some say 0 of what is new
+            if status == 407:
+                nonce = None  # a proxy's answer, and no proxy is the server (RFC 9449 §7.1, §9)
         if status not in {400, 401}:
             return self._decide(None, nonce, None, status)
-        ahead = skew(values["date"][0] if "date" in values else None, self._sent_at)
+        # How far the time in the proof was off, not our clock: a correction learnt earlier may be wrong by now.
+        sent, answered = self._sent_at + self._offset, self.prover.clock() + self._offset
+        ahead = skew(values["date"][0] if "date" in values else None, sent, answered)
         if status == 401 and self.role is Role.RS:
             challenge = dpop_challenge(values.get("www-authenticate", ()))
             return self._decide(challenge.get("error") if challenge else None, nonce, ahead, status)
@@ -272,13 +277,18 @@ class ProofFlow:
         if ahead is None or not _notable(ahead):
             _log.warning("%s refused the proof: invalid_dpop_proof", self.origin)
             return
-        side = "ahead of" if ahead > 0 else "behind"
+        difference = ahead + self._offset
+        side = "behind" if difference < 0 else "ahead of"
         if self.policy.clocks is None:
             advice = "set this machine's clock, or use learn_clock=True"
         else:
-            advice = f"the next proof is corrected by {self.policy.clocks.learn(self.origin, ahead):+.0f} s"
+            advice = f"the next proof is corrected by {self.policy.clocks.learn(self.origin, difference):+.0f} s"
         _log.warning(
-            "%s refused the proof; its clock is %.0f s %s this machine's: %s", self.origin, abs(ahead), side, advice
+            "%s refused the proof; its clock is %.0f s %s this machine's: %s",
+            self.origin,
+            abs(difference),
+            side,
+            advice,
         )
 
 

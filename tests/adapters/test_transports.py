@@ -28,6 +28,7 @@ from urllib3.util.retry import Retry
 
 import dpop
 import dpop.requests
+from dpop.client.prover import Prover
 from dpop.errors import UsageError
 from dpop.redaction import RedactingFilter
 
@@ -170,13 +171,16 @@ def test_retries_through_proxies_get_fresh_proofs(authority: Authority) -> None:
 
 
 def test_a_proxys_challenge_is_not_answered(client: Callable[..., Any]) -> None:
-    """407 with a DPoP challenge: no proof for the proxy, no second request (RFC 9449 §7.1)."""
+    """407 with a DPoP challenge: no proof for the proxy, no second request, its nonce is not kept (RFC 9449 §7.1)."""
     fields = [("Proxy-Authenticate", 'DPoP error="use_dpop_nonce"'), ("DPoP-Nonce", "evil")]
     with ForwardProxy(refuse=fields) as proxy, Recorder(script(Answer(200))) as server:
-        one = client(origins=server.origin, access_token=TOKEN, proxy=proxy.url)
+        prover = Prover(dpop.generate_key())
+        one = client(prover, origins=server.origin, access_token=TOKEN, proxy=proxy.url)
         assert one.send("GET", server.url("/r")).status == 407
         assert len(proxy.seen) == 1
         assert server.requests == []
+        assert client(prover, origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
+        assert [request.nonce for request in server.requests] == [None]
 
 
 # -- T20: TLS, HTTP/2, streams, hooks, netrc, base URLs -----------------------------------------
