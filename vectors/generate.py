@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cases_answer
 import cases_proof
 import cases_state
 from case import LIMITS, NOW, Case
@@ -54,7 +55,7 @@ def proofs() -> dict[str, Any]:
     return {"about": READ_ME, "now": NOW, "limits": LIMITS, "cases": cases}
 
 
-FILES: dict[str, Callable[[], dict[str, Any]]] = {"proofs.json": proofs}
+FILES: dict[str, Callable[[], dict[str, Any]]] = {"proofs.json": proofs, "answers.json": cases_answer.answers}
 
 
 def main(directory: Path) -> None:
