@@ -17,9 +17,9 @@ from typing import Final
 from urllib.parse import quote
 
 from dpop.errors import ArgumentTypeError, TargetError
-from dpop.origin import Origin, origin_of, split_url, wire_origin
+from dpop.origin import Origin, front_of, origin_of, split_url, wire_origin
 
-__all__ = ["MAX_HTU", "Origin", "canonical", "check_method", "same_target", "url_htu", "wire_htu"]
+__all__ = ["MAX_HTU", "Origin", "canonical", "canonical_request", "check_method", "same_target", "url_htu", "wire_htu"]
 
 MAX_HTU: Final = 4096
 """Characters an ``htu`` may have. A client counts them without the query, a server the whole claim."""
@@ -230,6 +230,17 @@ def canonical(url: str) -> str:
     return _canonical(url)
 
 
+def canonical_request(url: str) -> str:
+    """:func:`canonical` of the URL of a request, however long its query is; remembered for the next.
+
+    :raises TargetError: as :func:`canonical` does.
+    :raises ArgumentTypeError: not a str.
+    """
+    if not isinstance(url, str):
+        raise ArgumentTypeError("url", "str", url)
+    return _canonical_request(url.partition("?")[0].partition("#")[0])
+
+
 def same_target(claim: str, url: str) -> bool:
     """Whether an ``htu`` claim names the URL of the request: their canonical forms are equal.
 
@@ -240,9 +251,7 @@ def same_target(claim: str, url: str) -> bool:
     """
     if not isinstance(claim, str):
         raise ArgumentTypeError("claim", "str", claim)
-    if not isinstance(url, str):
-        raise ArgumentTypeError("url", "str", url)
-    expected = _canonical_request(url.partition("?")[0].partition("#")[0])
+    expected = canonical_request(url)
     if claim == expected:
         return True
     # Not cached: whoever sends claims should not choose what the cache holds.
@@ -256,7 +265,7 @@ def _canonical(url: str) -> str:
     if len(url) > MAX_HTU:
         raise TargetError(f"the URL is longer than {MAX_HTU} characters")
     scheme, authority, path = split_url(url)
-    front = str(origin_of(scheme, authority))
+    front = front_of(scheme, authority)
     if _NEVER_IN_PATH.search(path):
         raise TargetError("the path holds a backslash, a space or a control character; percent-encode it")
     path = _ascii_path(path)

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from dpop.errors import ArgumentTypeError, TargetError
 
-__all__ = ["Origin", "origin_of", "split_url", "wire_origin"]
+__all__ = ["Origin", "front_of", "origin_of", "split_url", "wire_origin"]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -122,6 +122,15 @@ def origin_of(scheme: str, authority: str) -> Origin:
 
 
 _cached_origin_of = lru_cache(maxsize=256)(origin_of)
+
+
+@lru_cache(maxsize=256)
+def front_of(scheme: str, authority: str) -> str:
+    """The front of a canonical URL: ``str(origin_of(scheme, authority))``, remembered.
+
+    :raises TargetError: as :func:`origin_of` does.
+    """
+    return str(origin_of(scheme, authority))
 
 
 @lru_cache(maxsize=256)

@@ -184,7 +184,7 @@ def test_openssls_keys_are_keys_everywhere(key: str, tmp_path: Path) -> None:
     assert (tmp_path / "thumbprint").read_text() == public.thumbprint + "\n"
     facts, headers, proof = (json.loads((tmp_path / name).read_text()) for name in ("facts", "headers", "proof"))
     assert facts["public_jwk"] == proof["header"]["jwk"] == public.jwk
-    seen = ProofVerifier(replay=None).verify_token_request(headers, "POST", TOKEN_URL)
+    seen = ProofVerifier(replay=MemoryReplayCache()).verify_token_request(headers, "POST", TOKEN_URL)
     assert seen.jkt == public.thumbprint
 
 

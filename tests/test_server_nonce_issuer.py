@@ -17,6 +17,8 @@ from dpop.server.nonce_issuer import NonceIssuer
 from dpop.server.replay import MemoryReplayCache
 
 SECRET = bytes(range(32))
+JKT = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
+OTHER_JKT = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
 START = 1_700_000_040.0  # the first second of a slot of 60
 
 
@@ -41,13 +43,13 @@ def test_a_nonce_is_good_from_its_slot_to_the_end_of_the_window(clock: Clock) ->
     issuer = NonceIssuer(SECRET, clock=clock)
     clock.now = START + 10
     nonce = issuer.issue()
-    verdict = issuer.check(nonce)
+    verdict = issuer.check(nonce, JKT)
     assert verdict is not None
     assert (verdict.issued_at, verdict.expires_at) == (START, START + 180)
     clock.now = START + 179.9
-    assert issuer.check(nonce) == verdict
+    assert issuer.check(nonce, JKT) == verdict
     clock.now = START + 180
-    assert issuer.check(nonce) is None
+    assert issuer.check(nonce, JKT) is None
 
 
 def test_a_window_of_one_slot_forgets_at_once(clock: Clock) -> None:
@@ -55,7 +57,7 @@ def test_a_window_of_one_slot_forgets_at_once(clock: Clock) -> None:
     issuer = NonceIssuer(SECRET, slot=10, window=1, clock=clock)
     nonce = issuer.issue()
     clock.now += 10
-    assert issuer.check(nonce) is None
+    assert issuer.check(nonce, JKT) is None
 
 
 def test_grace_is_added_to_the_window(clock: Clock) -> None:
@@ -63,11 +65,11 @@ def test_grace_is_added_to_the_window(clock: Clock) -> None:
     issuer = NonceIssuer(SECRET, slot=60, window=1, grace=5, clock=clock)
     nonce = issuer.issue()
     clock.now = START + 64.9
-    verdict = issuer.check(nonce)
+    verdict = issuer.check(nonce, JKT)
     assert verdict is not None
     assert verdict.expires_at == START + 65
     clock.now = START + 65
-    assert issuer.check(nonce) is None
+    assert issuer.check(nonce, JKT) is None
 
 
 def test_the_same_nonce_is_handed_out_for_one_slot(clock: Clock) -> None:
@@ -82,16 +84,16 @@ def test_the_same_nonce_is_handed_out_for_one_slot(clock: Clock) -> None:
 
 def test_processes_with_one_secret_accept_each_others_nonces(clock: Clock) -> None:
     """A second process, or the same after a restart, needs only the secret."""
-    assert NonceIssuer(SECRET, clock=clock).check(NonceIssuer(SECRET, clock=clock).issue())
+    assert NonceIssuer(SECRET, clock=clock).check(NonceIssuer(SECRET, clock=clock).issue(), JKT)
 
 
 def test_a_clock_that_is_ahead_elsewhere_does_no_harm(clock: Clock) -> None:
     """A nonce of the coming slot is accepted, one of the slot after it is not."""
     ahead = Clock(START + 60)
     issuer, other = NonceIssuer(SECRET, clock=clock), NonceIssuer(SECRET, clock=ahead)
-    assert issuer.check(other.issue())
+    assert issuer.check(other.issue(), JKT)
     ahead.now = START + 120
-    assert issuer.check(other.issue()) is None
+    assert issuer.check(other.issue(), JKT) is None
 
 
 def test_roles_and_secrets_are_apart(clock: Clock) -> None:
@@ -101,13 +103,68 @@ def test_roles_and_secrets_are_apart(clock: Clock) -> None:
         NonceIssuer(SECRET[::-1], role="RS", clock=clock),
     )
     nonce = NonceIssuer(SECRET, role="AS", clock=clock).issue()
-    assert rs.check(nonce) is None
-    assert other_rs.check(rs.issue()) is None
+    assert rs.check(nonce, JKT) is None
+    assert other_rs.check(rs.issue(), JKT) is None
+
+
+def test_a_fleet_changes_its_secret_without_refusing_anybody(clock: Clock) -> None:
+    """The new secret is accepted everywhere before anybody issues with it, the old one until its nonces are gone."""
+    old, new = SECRET, SECRET[::-1]
+    before = NonceIssuer(old, clock=clock)
+    prepared = NonceIssuer(old, other_secrets=[new], clock=clock)
+    changed = NonceIssuer(new, other_secrets=[old], clock=clock)
+    after = NonceIssuer(new, clock=clock)
+    for running, coming in ((before, prepared), (prepared, changed), (changed, after)):
+        assert coming.check(running.issue(), JKT)
+        assert running.check(coming.issue(), JKT)
+    assert prepared.issue() == before.issue()
+    assert changed.issue() == after.issue()
+    assert after.check(before.issue(), JKT) is None
+
+
+def test_a_nonce_bound_to_a_key_is_good_for_that_key(clock: Clock) -> None:
+    """Each key has its own; one that was handed out without a key is good for nobody."""
+    issuer = NonceIssuer(SECRET, bind_key=True, clock=clock)
+    mine = issuer.issue(JKT)
+    assert issuer.check(mine, JKT)
+    assert issuer.check(mine, OTHER_JKT) is None
+    assert issuer.check(issuer.issue(), JKT) is None
+    assert issuer.next_for(mine, JKT) is None
+    assert issuer.next_for(mine, OTHER_JKT) == issuer.issue(OTHER_JKT) != mine
+    assert NonceIssuer(SECRET, clock=clock).check(mine, JKT) is None
+
+
+def test_without_a_key_to_bind_to_a_nonce_is_everybodys(clock: Clock) -> None:
+    """The default: whoever asks, whatever the key, the nonce is the same."""
+    issuer = NonceIssuer(SECRET, clock=clock)
+    assert issuer.issue(JKT) == issuer.issue()
+    assert issuer.check(issuer.issue(JKT), OTHER_JKT)
+
+
+def test_a_bound_nonce_may_be_for_one_use_too(clock: Clock) -> None:
+    """Both options at once."""
+    issuer = NonceIssuer(SECRET, bind_key=True, single_use=MemoryReplayCache(clock=clock), clock=clock)
+    assert issuer.issue(JKT) != issuer.issue(JKT)
+    assert issuer.check(issuer.issue(JKT), JKT)
+    assert issuer.check(issuer.issue(JKT), OTHER_JKT) is None
+    assert repr(issuer) == "<NonceIssuer RS, 3 slots of 60 s, single use, bound to keys>"
+
+
+def test_a_nonce_that_lives_long_tells_no_time(clock: Clock) -> None:
+    """A proof must not live as long as such a nonce: its iat is to be checked as well."""
+    verdicts = [
+        issuer.check(issuer.issue(), JKT)
+        for issuer in (
+            NonceIssuer(slot=100, window=3, clock=clock),
+            NonceIssuer(slot=100, window=3, grace=1, clock=clock),
+        )
+    ]
+    assert [verdict is not None and verdict.issued_at is not None for verdict in verdicts] == [True, False]
 
 
 def test_without_a_secret_each_issuer_has_its_own(clock: Clock) -> None:
     """The default secret is random."""
-    assert NonceIssuer(clock=clock).check(NonceIssuer(clock=clock).issue()) is None
+    assert NonceIssuer(clock=clock).check(NonceIssuer(clock=clock).issue(), JKT) is None
 
 
 def test_the_default_secret_comes_from_the_given_source(clock: Clock) -> None:
@@ -120,11 +177,11 @@ def test_the_next_nonce_is_sent_only_if_it_is_newer(clock: Clock) -> None:
     """No header while the nonce used is the newest; a new one for an old one, an unknown one and none."""
     issuer = NonceIssuer(SECRET, clock=clock)
     nonce = issuer.issue()
-    assert issuer.next_for(nonce) is None
-    assert issuer.next_for(None) == nonce
-    assert issuer.next_for("\u00e9\ud800") == nonce
+    assert issuer.next_for(nonce, JKT) is None
+    assert issuer.next_for(None, JKT) == nonce
+    assert issuer.next_for("\u00e9\ud800", JKT) == nonce
     clock.now += 60
-    assert issuer.next_for(nonce) == issuer.issue() != nonce
+    assert issuer.next_for(nonce, JKT) == issuer.issue() != nonce
 
 
 def test_single_use_nonces_all_differ(clock: Clock) -> None:
@@ -133,8 +190,8 @@ def test_single_use_nonces_all_differ(clock: Clock) -> None:
     issuer = NonceIssuer(SECRET, single_use=store, clock=clock)
     nonces = [issuer.issue() for _ in range(1000)]
     assert len(set(nonces)) == 1000
-    assert all(issuer.check(nonce) for nonce in nonces)
-    assert issuer.next_for(nonces[-1]) is not None
+    assert all(issuer.check(nonce, JKT) for nonce in nonces)
+    assert issuer.next_for(nonces[-1], JKT) is not None
     assert issuer.used is store
 
 
@@ -142,8 +199,8 @@ def test_single_use_and_shared_nonces_are_apart(clock: Clock) -> None:
     """A server that switches to single use does not accept what it handed out to everybody."""
     shared = NonceIssuer(SECRET, clock=clock)
     single = NonceIssuer(SECRET, single_use=MemoryReplayCache(clock=clock), clock=clock)
-    assert single.check(shared.issue()) is None
-    assert shared.check(single.issue()) is None
+    assert single.check(shared.issue(), JKT) is None
+    assert shared.check(single.issue(), JKT) is None
 
 
 @pytest.mark.parametrize("single", [False, True])
@@ -157,7 +214,7 @@ def test_nonces_have_the_syntax_of_the_rfc(clock: Clock, single: bool) -> None:
 @given(st.text() | st.from_regex(r"[A-Za-z0-9_-]{32}", fullmatch=True))
 def test_no_other_text_is_a_nonce(text: str) -> None:
     """Whatever comes in the claim, the answer is "unknown", never an exception."""
-    assert NonceIssuer(SECRET, clock=Clock()).check(text) is None
+    assert NonceIssuer(SECRET, clock=Clock()).check(text, JKT) is None
 
 
 @given(st.integers(0, 31), st.integers(1, 63))
@@ -167,13 +224,13 @@ def test_a_changed_character_makes_it_unknown(at: int, by: int) -> None:
     issuer = NonceIssuer(SECRET, clock=Clock())
     nonce = issuer.issue()
     other = alphabet[(alphabet.index(nonce[at]) + by) % 64]
-    assert issuer.check(nonce[:at] + other + nonce[at + 1 :]) is None
+    assert issuer.check(nonce[:at] + other + nonce[at + 1 :], JKT) is None
 
 
 def test_a_nonce_before_1970_is_no_problem() -> None:
     """A machine whose clock is not set yet still serves."""
     issuer = NonceIssuer(SECRET, clock=lambda: -1000.0)
-    assert issuer.check(issuer.issue())
+    assert issuer.check(issuer.issue(), JKT)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +238,8 @@ def test_a_nonce_before_1970_is_no_problem() -> None:
     [
         ({"secret": b"short"}, UsageError),
         ({"secret": "a str of sixteen or more"}, ArgumentTypeError),
+        ({"other_secrets": [b"short"]}, UsageError),
+        ({"other_secrets": b"one secret where a list is wanted"}, ArgumentTypeError),
         ({"slot": 0}, UsageError),
         ({"slot": float("nan")}, UsageError),
         ({"window": 0}, UsageError),

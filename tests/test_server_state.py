@@ -67,15 +67,15 @@ class TimelessNonces:
 
     used = None
 
-    def issue(self) -> str:
+    def issue(self, jkt: str | None = None) -> str:
         """The only one."""
         return "good"
 
-    def check(self, nonce: str) -> NonceVerdict | None:
+    def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
         """Good for a long time."""
         return NonceVerdict(None, NOW + 10_000) if nonce == "good" else None
 
-    def next_for(self, nonce: str | None) -> str | None:
+    def next_for(self, nonce: str | None, jkt: str) -> str | None:
         """No other."""
         return None
 
@@ -204,11 +204,20 @@ def test_a_cache_is_told_to_keep_a_proof_as_long_as_it_could_pass(clock: Clock) 
     assert key.startswith(KEY.thumbprint + ".")
 
 
-def test_without_a_cache_a_proof_passes_twice(clock: Clock) -> None:
-    """Only if the caller says so by name."""
-    verifier = ProofVerifier(replay=None, clock=clock)
-    assert ask(verifier, proof())
-    assert ask(verifier, proof())
+def test_a_verifier_without_a_memory_does_not_start() -> None:
+    """Neither a cache nor nonces that are used up: a proof could be used again."""
+    for nonces in (None, NonceIssuer()):
+        with pytest.raises(UsageError, match="replay=MemoryReplayCache"):
+            ProofVerifier(replay=None, nonces=nonces)
+
+
+def test_nonces_for_one_use_are_memory_enough(clock: Clock) -> None:
+    """A proof has one nonce, so a nonce that is used up uses the proof up."""
+    nonces = NonceIssuer(single_use=MemoryReplayCache(clock=clock), clock=clock)
+    verifier = ProofVerifier(replay=None, nonces=nonces, clock=clock)
+    text = proof(nonce=nonces.issue())
+    assert ask(verifier, text)
+    assert refusal(lambda: ask(verifier, text)).reason == "nonce_used"
 
 
 def test_a_cache_that_cannot_answer_refuses(clock: Clock) -> None:
@@ -240,6 +249,60 @@ def test_the_async_methods_take_a_plain_cache(verifier: ProofVerifier) -> None:
     assert refusal(lambda: asyncio.run(run())).reason == "replayed"
 
 
+# --- in two steps, at an authorization server
+
+
+def test_nothing_is_recorded_before_the_client_is_known(clock: Clock) -> None:
+    """Strangers cannot fill the cache of an authorization server: what is not accepted is not remembered."""
+    notes = Notes()
+    verifier = ProofVerifier(replay=notes, clock=clock)
+    checked = verifier.check_token_request([("DPoP", token_proof())], "POST", TOKEN_URL)
+    assert (checked.jkt, notes.asked) == (KEY.thumbprint, [])
+    assert checked.accept().jkt == KEY.thumbprint
+    assert len(notes.asked) == 1
+
+
+def test_a_proof_checked_twice_is_accepted_once(verifier: ProofVerifier) -> None:
+    """Both requests passed the checks; the second to be accepted is a replay, in either kind of method."""
+    headers = [("DPoP", token_proof())]
+    one, two, three = (verifier.check_token_request(headers, "POST", TOKEN_URL) for _ in range(3))
+    assert asyncio.run(one.aaccept(bound_jkt=KEY.thumbprint)).jkt == KEY.thumbprint
+    assert refusal(two.accept).reason == "replayed"
+    assert refusal(lambda: asyncio.run(three.aaccept())).reason == "replayed"
+
+
+def test_the_grant_of_another_key_costs_the_proof_nothing(verifier: ProofVerifier) -> None:
+    """The binding is checked before the proof is recorded, in both kinds of method."""
+    headers = [("DPoP", token_proof())]
+    checked = verifier.check_token_request(headers, "POST", TOKEN_URL)
+    for attempt in (
+        lambda: checked.accept(bound_jkt=OTHER_KEY.thumbprint),
+        lambda: asyncio.run(checked.aaccept(bound_jkt=OTHER_KEY.thumbprint)),
+    ):
+        refused = refusal(attempt)
+        assert (refused.error, refused.reason) == ("invalid_grant", "key_mismatch")
+    assert checked.accept(bound_jkt=KEY.thumbprint)
+
+
+def test_the_first_step_refuses_all_else(clock: Clock) -> None:
+    """A missing proof, a bad one, a missing nonce: before any client is authenticated."""
+    nonces = NonceIssuer(single_use=AwaitedCache(clock), clock=clock)
+    verifier = ProofVerifier(replay=AwaitedCache(clock), nonces=nonces, clock=clock)
+    assert refusal(lambda: verifier.check_token_request([], "POST", TOKEN_URL)).reason == "proof_missing"
+    asked = refusal(lambda: verifier.check_token_request([("DPoP", token_proof())], "POST", TOKEN_URL))
+    assert (asked.error, asked.reason) == ("use_dpop_nonce", "nonce_missing")
+    checked = verifier.check_token_request([("DPoP", token_proof(nonce=asked.nonce))], "POST", TOKEN_URL)
+    with pytest.raises(UsageError, match="async"):
+        checked.accept()
+    assert asyncio.run(checked.aaccept()).nonce == asked.nonce
+
+
+def test_a_checked_proof_can_be_logged(verifier: ProofVerifier) -> None:
+    """Its repr says that it is not accepted yet, and nothing that helps to rebuild it."""
+    checked = verifier.check_token_request([("DPoP", token_proof(jti="a-secret-jti"))], "POST", TOKEN_URL)
+    assert repr(checked) == f"<CheckedProof ES256 key {KEY.thumbprint}, not accepted yet>"
+
+
 # --- nonces
 
 
@@ -264,7 +327,7 @@ def test_a_nonce_is_asked_for_used_and_renewed(clock: Clock) -> None:
 
 def test_a_nonce_never_shows_in_a_refusal(clock: Clock) -> None:
     """Neither the one that came nor the one to hand out is in its text."""
-    verifier = ProofVerifier(replay=None, nonces=NonceIssuer(clock=clock), clock=clock)
+    verifier = ProofVerifier(replay=MemoryReplayCache(), nonces=NonceIssuer(clock=clock), clock=clock)
     refused = refusal(lambda: ask_token(verifier, token_proof(nonce="the-nonce-that-came")))
     assert refused.nonce
     assert refused.nonce not in str(refused) + repr(refused)
@@ -280,6 +343,27 @@ def test_a_nonce_with_a_time_makes_iat_unimportant_but_not_replay(clock: Clock) 
     for second in range(400):
         clock.now = NOW + second
         assert refusal(lambda: ask(verifier, text)).reason in {"replayed", "nonce_unknown"}
+
+
+def test_a_nonce_of_many_minutes_does_not_make_proofs_live_as_long(clock: Clock) -> None:
+    """A server may keep its nonces for a day; iat then decides."""
+    nonces = NonceIssuer(slot=3600, window=24, clock=clock)
+    verifier = ProofVerifier(replay=MemoryReplayCache(clock=clock), nonces=nonces, clock=clock)
+    assert ask(verifier, proof(nonce=nonces.issue()))
+    old = proof(nonce=nonces.issue(), jti="2", iat=NOW - 61)
+    assert refusal(lambda: ask(verifier, old)).reason == "iat_too_old"
+
+
+def test_a_nonce_bound_to_a_key_is_no_others(clock: Clock) -> None:
+    """Who read it off the wire, or got it without a proof, is asked for another."""
+    nonces = NonceIssuer(bind_key=True, clock=clock)
+    verifier = ProofVerifier(replay=MemoryReplayCache(clock=clock), nonces=nonces, clock=clock)
+    asked = refusal(lambda: ask_token(verifier, token_proof()))
+    for foreign in (nonces.issue(), nonces.issue(OTHER_KEY.thumbprint)):
+        assert refusal(lambda: ask_token(verifier, token_proof(nonce=foreign))).reason == "nonce_unknown"  # noqa: B023
+    assert ask_token(verifier, token_proof(nonce=asked.nonce)).next_nonce is None
+    clock.now += 60
+    assert ask_token(verifier, token_proof(nonce=asked.nonce, jti="2")).next_nonce == nonces.issue(KEY.thumbprint)
 
 
 def test_a_nonce_without_a_time_leaves_iat_to_be_checked(clock: Clock) -> None:

@@ -213,12 +213,12 @@ def test_a_missing_proof_for_a_bound_grant_is_invalid_grant(verifier: ProofVerif
 def test_algorithms_that_are_none_are_refused(algs: list[str]) -> None:
     """At the start, not at the first request."""
     with pytest.raises(AlgorithmError):
-        ProofVerifier(replay=None, algs=algs)
+        ProofVerifier(replay=MemoryReplayCache(), algs=algs)
 
 
 def test_algs_can_be_read_back() -> None:
     """For the challenge and the metadata."""
-    assert ProofVerifier(replay=None, algs="ES256 PS256").algs == ("ES256", "PS256")
+    assert ProofVerifier(replay=MemoryReplayCache(), algs="ES256 PS256").algs == ("ES256", "PS256")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_algs_can_be_read_back() -> None:
 def test_limits_that_make_no_sense_are_refused(setting: dict[str, Any]) -> None:
     """A proof lives seconds to minutes, whoever configures it."""
     with pytest.raises(UsageError):
-        ProofVerifier(replay=None, **setting)
+        ProofVerifier(replay=MemoryReplayCache(), **setting)
 
 
 @pytest.mark.parametrize(
@@ -251,8 +251,11 @@ def test_limits_that_make_no_sense_are_refused(setting: dict[str, Any]) -> None:
 )
 def test_each_limit_can_be_set(clock: Clock, setting: Any, changes: dict[str, Any], reason: str) -> None:
     """What the default allows is refused under a tighter limit."""
-    assert ask(ProofVerifier(replay=None, clock=clock), proof(**({} if "iat" in changes else changes)))
-    assert refusal(lambda: ask(ProofVerifier(replay=None, clock=clock, **setting), proof(**changes))).reason == reason
+    assert ask(ProofVerifier(replay=MemoryReplayCache(), clock=clock), proof(**({} if "iat" in changes else changes)))
+    assert (
+        refusal(lambda: ask(ProofVerifier(replay=MemoryReplayCache(), clock=clock, **setting), proof(**changes))).reason
+        == reason
+    )
 
 
 # --- anything at all

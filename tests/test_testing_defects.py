@@ -45,15 +45,15 @@ class OneNonce:
 
     used = None
 
-    def issue(self) -> str:
+    def issue(self, jkt: str | None = None) -> str:
         """Another nonce."""
         return "Nonce-2"
 
-    def check(self, nonce: str) -> NonceVerdict | None:
+    def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
         """It says nothing about the time."""
         return NonceVerdict(None, NOW + 60) if nonce == NONCE else None
 
-    def next_for(self, nonce: str | None) -> str | None:
+    def next_for(self, nonce: str | None, jkt: str) -> str | None:
         """No other."""
         return None
 

@@ -21,15 +21,15 @@ def test_nonces_lapse_by_time_when_told(discipline: Discipline) -> None:
     """After so many seconds another nonce is handed out; the old one has its grace, if it is for many."""
     nonces, now = book(discipline, seconds=60)
     first = nonces.issue()
-    assert nonces.check(first) is not None
+    assert nonces.check(first, "jkt") is not None
     now[0] = 59
-    assert nonces.check(first) is not None
+    assert nonces.check(first, "jkt") is not None
     now[0] = 60
     second = nonces.issue()
     assert second != first
-    assert (nonces.check(first) is not None) is (discipline != "single-use")
+    assert (nonces.check(first, "jkt") is not None) is (discipline != "single-use")
     now[0] = 120
-    assert nonces.check(first) is None
+    assert nonces.check(first, "jkt") is None
 
 
 def test_nonces_do_not_age_otherwise() -> None:
@@ -37,14 +37,14 @@ def test_nonces_do_not_age_otherwise() -> None:
     nonces, now = book("rotating")
     first = nonces.issue()
     now[0] = 1e9
-    assert nonces.check(first) is not None
-    assert nonces.next_for(first) is None
+    assert nonces.check(first, "jkt") is not None
+    assert nonces.next_for(first, "jkt") is None
 
 
 def test_a_verdict_excuses_no_iat() -> None:
     """The verdict has no time of issue, so the verifier looks at iat as well."""
     nonces, _ = book("single-use")
-    verdict = nonces.check(nonces.issue())
+    verdict = nonces.check(nonces.issue(), "jkt")
     assert verdict is not None
     assert verdict.issued_at is None
 

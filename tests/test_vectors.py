@@ -32,15 +32,15 @@ class ListedNonces:
             for value in used:
                 self.used.add(nonce_key(value), now + 1000)
 
-    def issue(self) -> str:
+    def issue(self, jkt: str | None = None) -> str:
         """A nonce to hand out."""
         return "a-new-nonce"
 
-    def check(self, nonce: str) -> NonceVerdict | None:
+    def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
         """The verdict of the case."""
         return self._listed.get(nonce)
 
-    def next_for(self, nonce: str | None) -> str | None:
+    def next_for(self, nonce: str | None, jkt: str) -> str | None:
         """No new nonce."""
         return None
 
@@ -109,7 +109,7 @@ def test_the_proofs_in_the_rfc_pass_at_their_time(name: str) -> None:
     document = json.loads((Path(__file__).parent / "data" / "public-vectors.json").read_text(encoding="utf-8"))
     facts = {published["id"]: published["facts"] for published in document["cases"]}
     claims, headers = facts[name]["payload"], {"DPoP": facts[name]["proof"]}
-    verifier = ProofVerifier(replay=None, clock=lambda: claims["iat"])
+    verifier = ProofVerifier(replay=MemoryReplayCache(), clock=lambda: claims["iat"])
     jkt, token = facts["rfc9449-jkt"]["jkt"], facts["rfc9449-ath"]["access_token"]
     if "ath" in claims:
         seen = verifier.verify_resource(headers, claims["htm"], claims["htu"], access_token=token, bound_jkt=jkt)

@@ -2,7 +2,8 @@
 """The other side of DPoP: verify proofs, issue nonces, refuse politely.
 
 - :class:`ProofVerifier` judges the proof of each request: ``verify_resource`` at an API,
-  ``verify_token_request`` at an authorization server, and their async twins.
+  ``verify_token_request`` at an authorization server, or in two steps ``check_token_request`` and
+  :meth:`CheckedProof.accept`; all have async twins.
 - :class:`MemoryReplayCache` sees to it that each proof is accepted once, in one process.
 - :class:`NonceIssuer` hands out nonces that any process with its secret recognises.
 - :func:`resource_challenge` and :func:`token_error` turn a refusal into an answer.
@@ -16,11 +17,13 @@ from dpop.server.challenge import resource_challenge, token_error
 from dpop.server.nonce_issuer import NonceChecker, NonceIssuer, NonceVerdict
 from dpop.server.reasons import Reason
 from dpop.server.replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
-from dpop.server.verify import DEFAULT_ALGS, ProofVerifier, VerifiedProof
+from dpop.server.verified import CheckedProof, VerifiedProof
+from dpop.server.verify import DEFAULT_ALGS, ProofVerifier
 
 __all__ = [
     "DEFAULT_ALGS",
     "AsyncReplayCache",
+    "CheckedProof",
     "InvalidProof",
     "MemoryReplayCache",
     "NonceChecker",

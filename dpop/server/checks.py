@@ -83,11 +83,8 @@ def check_target(claims: ProofClaims, url: str) -> str:
 
     :returns: the canonical form of both.
     """
-    if not isinstance(url, str):
-        raise ArgumentTypeError("url", "str", url)
     try:
-        # Cut first: a long query is no reason to refuse.
-        requested = targets.canonical(url.partition("?")[0])
+        requested = targets.canonical_request(url)
     except TargetError as error:
         # The path is the stranger's, so this is no usage error; a wrong origin shows in the sentence.
         raise refuse(Reason.REQUEST_URL_INVALID, because=str(error)) from None
@@ -127,7 +124,7 @@ def check_token_binding(access_token: str, bound_jkt: str | None, claims: ProofC
     _check_same_key(bound_jkt, jkt, "invalid_token")
 
 
-def check_grant_binding(bound_jkt: str | None, _claims: ProofClaims, jkt: str) -> None:
+def check_grant_binding(bound_jkt: str | None, jkt: str) -> None:
     """The refresh token or code is bound to this key, if to any (RFC 9449 §5, §10)."""
     if bound_jkt is not None:
         _check_same_key(bound_jkt, jkt, "invalid_grant")

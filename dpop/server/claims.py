@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dpop.server.reasons import Reason, refuse
 
@@ -14,8 +14,7 @@ __all__ = ["ProofClaims", "read_claims"]
 _LAST_SECOND = 253_402_300_800
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class ProofClaims:
+class ProofClaims(NamedTuple):
     """What a verifier compares. ``ath`` keeps whatever came: it matters only where a token is."""
 
     jti: str
@@ -26,6 +25,9 @@ class ProofClaims:
     exp: int | float | None
     nbf: int | float | None
     ath: object
+
+    def __repr__(self) -> str:
+        return f"<ProofClaims {self.htm} {self.htu}>"
 
 
 def read_claims(payload: Mapping[str, object], *, max_jti: int, max_htu: int) -> ProofClaims:

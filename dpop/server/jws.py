@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpop.encoding import b64url_decode, json_object
 from dpop.errors import ArgumentTypeError, EncodingError
@@ -47,14 +46,16 @@ class JoseHeader:
         return self._key
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class CompactJWS:
+class CompactJWS(NamedTuple):
     """The parts of a compact JWS (RFC 7515 §7.1), decoded but not judged."""
 
     header: JoseHeader
     payload: dict[str, Any]
     signing_input: bytes
     signature: bytes
+
+    def __repr__(self) -> str:
+        return "<CompactJWS>"
 
 
 def proof_field(headers: Headers) -> str | None:

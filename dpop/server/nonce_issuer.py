@@ -2,7 +2,8 @@
 """Nonces a server hands out and recognises later, without storing them (RFC 9449 §8, §9).
 
 Time is cut into slots. A nonce is the MAC of its slot, so any process with the secret recognises it,
-knows when it was issued, and a restart forgets nothing. A single-use nonce has random octets as well.
+knows when it was issued, and a restart forgets nothing. A single-use nonce has random octets as well; one
+that is bound to a key has the key's thumbprint under the MAC.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hmac
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Never, Protocol
 
@@ -25,6 +26,7 @@ __all__ = ["NonceChecker", "NonceIssuer", "NonceVerdict"]
 _MAC_SIZE = 24
 _SALT_SIZE = 12
 _MIN_SECRET = 16
+_MAX_LIFE = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,19 @@ class NonceChecker(Protocol):
         """Where used nonces are remembered, if each is good for one request only."""
         ...
 
-    def issue(self) -> str:
-        """The nonce to hand out now, 1*NQCHAR (RFC 9449 §8.1)."""
+    def issue(self, jkt: str | None = None) -> str:
+        """The nonce to hand out now, 1*NQCHAR (RFC 9449 §8.1).
+
+        :param jkt: thumbprint of the key that asks; None if the request came without a proof.
+        """
         ...
 
-    def check(self, nonce: str) -> NonceVerdict | None:
-        """The verdict on a nonce that came in a proof, or None if it is unknown or stale."""
+    def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
+        """The verdict on a nonce that came in a proof by this key, or None if it is unknown or stale."""
         ...
 
-    def next_for(self, nonce: str | None) -> str | None:
-        """The nonce to send along with the answer to a request that used ``nonce``, if any."""
+    def next_for(self, nonce: str | None, jkt: str) -> str | None:
+        """The nonce to send along with the answer to a request of this key that used ``nonce``, if any."""
         ...
 
 
@@ -66,14 +71,20 @@ class NonceIssuer:
 
     :param secret: 16 octets or more, the same in all processes of one server; they then accept each
         other's nonces. Default: random, good for one process.
-    :param role: which server this is. Nonces of one role are unknown to another (RFC 9449 §9), so an
-        authorization and a resource server can share a secret.
+    :param other_secrets: nonces made with these are accepted too. To change the secret of a fleet without
+        refusing anybody: give every process the new one here, then exchange the two, then drop the old.
+    :param role: which server this is, ``"AS"`` or ``"RS"``, or any other label. Nonces of one role are unknown
+        to another (RFC 9449 §9), so an authorization and a resource server can share a secret.
     :param slot: seconds for which the same nonce is handed out.
     :param window: slots in which a nonce is accepted, its own included: with 3 slots of 60 s it
-        lives two to three minutes. A proof lives as long as its nonce.
+        lives two to three minutes. The slot to come is accepted as well, for clocks differ. A proof lives as
+        long as its nonce; if that is more than five minutes, its ``iat`` is checked as well.
     :param grace: seconds for which a nonce is accepted beyond that.
+    :param bind_key: make the nonces of each proof key its own. A nonce handed to a request without a
+        proof is then good for nobody, and its client is asked again.
     :param single_use: a cache for used nonces. Each nonce is then different and good for one request.
-        RFC 9449 §11.1 does not ask for this as long as each ``jti`` is checked.
+        RFC 9449 §11.1 does not ask for this as long as each ``jti`` is checked. For several processes,
+        see :class:`dpop.redis.RedisReplayCache`.
     :param clock: Unix seconds.
     :param random: a source of that many unpredictable octets.
     :raises UsageError: a secret that is too short, or slots that make no sense.
@@ -83,29 +94,27 @@ class NonceIssuer:
         self,
         secret: bytes | None = None,
         *,
+        other_secrets: Iterable[bytes] = (),
         role: str = "RS",
         slot: float = 60,
         window: int = 3,
         grace: float = 0,
+        bind_key: bool = False,
         single_use: ReplayCache | AsyncReplayCache | None = None,
         clock: Callable[[], float] = time.time,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
-        if secret is None:
-            secret = random(32)
-        elif not isinstance(secret, bytes):
-            raise ArgumentTypeError("secret", "bytes", secret)
-        if len(secret) < _MIN_SECRET:
-            raise UsageError(
-                f"the secret has {len(secret)} octets; {_MIN_SECRET} or more are needed, "
-                "such as secrets.token_bytes(32) kept in the server's configuration"
-            )
+        secrets_known = [random(32) if secret is None else secret, *other_secrets]
+        for known in secrets_known:
+            _check_secret(known)
         if not (math.isfinite(slot) and slot > 0 and window >= 1 and math.isfinite(grace) and grace >= 0):
             raise UsageError(
                 f"slot must be more than 0 seconds, window 1 or more, grace 0 or more; "
                 f"got slot={slot}, window={window}, grace={grace}"
             )
-        self._key = hmac.digest(secret, b"dpop nonce\0" + role.encode(), hashlib.sha256)
+        label = b"dpop nonce\0" + role.encode()
+        self._keys = tuple(hmac.digest(known, label, hashlib.sha256) for known in secrets_known)
+        self._bind_key = bind_key
         self._role = role
         self._slot = slot
         self._window = window
@@ -116,7 +125,8 @@ class NonceIssuer:
 
     def __repr__(self) -> str:
         use = "" if self._used is None else ", single use"
-        return f"<NonceIssuer {self._role}, {self._window} slots of {self._slot} s{use}>"
+        bound = ", bound to keys" if self._bind_key else ""
+        return f"<NonceIssuer {self._role}, {self._window} slots of {self._slot} s{use}{bound}>"
 
     def __reduce__(self) -> Never:
         raise UsageError(
@@ -128,13 +138,13 @@ class NonceIssuer:
         """The cache given as ``single_use``."""
         return self._used
 
-    def issue(self) -> str:
+    def issue(self, jkt: str | None = None) -> str:
         """The nonce to hand out now: 32 base64url characters, or 48 if it is for a single use."""
         salt = b"" if self._used is None else self._random(_SALT_SIZE)
-        return b64url_encode(salt + self._mac(self._slot_now(), salt))
+        return b64url_encode(salt + self._mac(self._keys[0], math.floor(self._clock() / self._slot), salt, jkt))
 
-    def check(self, nonce: str) -> NonceVerdict | None:
-        """The verdict on a nonce from a proof, or None if it is unknown, stale or another server's.
+    def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
+        """The verdict on a nonce from a proof, or None if it is unknown, stale, another server's or key's.
 
         Whether a single-use nonce was used before is not asked here: the verifier burns it, after all
         other checks passed, in the cache :attr:`used`.
@@ -151,29 +161,38 @@ class NonceIssuer:
         # The slot to come is accepted too: the clock of the process that issued it may be ahead.
         newest = math.floor(now / self._slot) + 1
         found = None
-        for slot in range(oldest, newest + 1):
-            # No early exit, so that the time taken does not tell the age.
-            if hmac.compare_digest(mac, self._mac(slot, salt)):
-                found = slot
+        for key in self._keys:
+            for slot in range(oldest, newest + 1):
+                # No early exit, so that the time taken does not tell the age.
+                if hmac.compare_digest(mac, self._mac(key, slot, salt, jkt)):
+                    found = slot
         if found is None:
             return None
-        return NonceVerdict(
-            issued_at=found * self._slot,
-            expires_at=(found + self._window) * self._slot + self._grace,
-        )
+        begun, expires_at = found * self._slot, (found + self._window) * self._slot + self._grace
+        # A proof lives seconds to minutes (RFC 9449 §11.1), however long its nonce does.
+        return NonceVerdict(begun if expires_at - begun <= _MAX_LIFE else None, expires_at)
 
-    def next_for(self, nonce: str | None) -> str | None:
+    def next_for(self, nonce: str | None, jkt: str) -> str | None:
         """The nonce to send on the answer to a request that used ``nonce`` (RFC 9449 §8.2).
 
         None while the one used is still the newest: the client can go on with it.
         """
-        fresh = self.issue()
+        fresh = self.issue(jkt)
         if nonce is not None and hmac.compare_digest(nonce.encode("utf-8", "surrogatepass"), fresh.encode()):
             return None
         return fresh
 
-    def _slot_now(self) -> int:
-        return math.floor(self._clock() / self._slot)
+    def _mac(self, key: bytes, slot: int, salt: bytes, jkt: str | None) -> bytes:
+        """Slot and salt have one length each, so no two readings of the octets are possible."""
+        owner = (jkt or "").encode() if self._bind_key else b""
+        return hmac.digest(key, slot.to_bytes(8, "big", signed=True) + salt + owner, hashlib.sha256)[:_MAC_SIZE]
 
-    def _mac(self, slot: int, salt: bytes) -> bytes:
-        return hmac.digest(self._key, slot.to_bytes(8, "big", signed=True) + salt, hashlib.sha256)[:_MAC_SIZE]
+
+def _check_secret(secret: object) -> None:
+    if not isinstance(secret, bytes):
+        raise ArgumentTypeError("secret", "bytes", secret)
+    if len(secret) < _MIN_SECRET:
+        raise UsageError(
+            f"the secret has {len(secret)} octets; {_MIN_SECRET} or more are needed, "
+            "such as secrets.token_bytes(32) kept in the server's configuration"
+        )

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 from dpop.errors import AlgorithmError, InvalidProof, UsageError
 from dpop.keys.algorithms import ALGORITHMS
@@ -32,61 +31,28 @@ from dpop.server.jws import Headers, parse_compact, proof_field
 from dpop.server.nonce_issuer import NonceChecker
 from dpop.server.reasons import Reason, refuse
 from dpop.server.replay import AsyncReplayCache, ReplayCache, nonce_key, replay_key
+from dpop.server.verified import CheckedProof, Mark, VerifiedProof, aaccept, accept, refuse_unawaited
 
-__all__ = ["DEFAULT_ALGS", "ProofVerifier", "VerifiedProof"]
+__all__ = ["DEFAULT_ALGS", "ProofVerifier"]
 
 DEFAULT_ALGS = ("ES256", "Ed25519", "EdDSA", "PS256", "RS256")
 
 _MAX_LIFE = 300
 
-_Cache = ReplayCache | AsyncReplayCache
-_Binding = Callable[[ProofClaims, str], None]
 
+class _Judged(NamedTuple):
+    """A proof that passed every check but its binding, and what is left to ask the caches."""
 
-@dataclass(frozen=True, slots=True, repr=False)
-class VerifiedProof:
-    """A proof that passed every check.
-
-    :param jkt: RFC 7638 SHA-256 thumbprint of the proof's key, 43 characters.
-    :param iat: when the client says it made the proof, Unix seconds.
-    :param nonce: the nonce it used, None without one.
-    :param claims: all claims, the standard ones included.
-    :param public_jwk: the required members of the key, nothing else.
-    :param htu: canonical form of the URL of the request.
-    :param next_nonce: what to send as ``DPoP-Nonce`` with the answer, None if the client needs no new one.
-    """
-
-    jkt: str
-    jti: str
-    iat: float
-    nonce: str | None
-    claims: Mapping[str, Any]
-    public_jwk: Mapping[str, str]
-    alg: str
-    htm: str
-    htu: str
-    next_nonce: str | None
-
-    def __repr__(self) -> str:
-        # Neither jti nor nonce nor claims: together they are most of a proof.
-        return f"<VerifiedProof {self.alg} key {self.jkt}, {self.htm} {self.htu}>"
-
-
-@dataclass(frozen=True, slots=True)
-class _Once:
-    """Something that may happen once: the last question, put to a cache that may have to be awaited."""
-
-    cache: _Cache
-    key: str
-    expires_at: float
-    refusal: Callable[[], InvalidProof]
+    seen: VerifiedProof
+    claims: ProofClaims
+    marks: list[Mark]
 
 
 class ProofVerifier:
     """Judges the DPoP proof of each request. Thread-safe if its caches are.
 
-    :param replay: where proofs are remembered. None accepts a proof more than once, which RFC 9449
-        §11.1 allows and nobody should want.
+    :param replay: where proofs are remembered. May be None only if every nonce is good for one use, for
+        then so is every proof.
     :param nonces: issues nonces and recognises them. If given, every proof must have one: a server
         that took proofs without could be talked out of nonces (RFC 9449 §11.3).
     :param algs: algorithms accepted; put them into the challenge too.
@@ -98,13 +64,13 @@ class ProofVerifier:
     :param max_htu: characters of ``htu``.
     :param max_depth: levels of JSON nesting.
     :raises AlgorithmError: an algorithm this package does not know, such as ``none`` or ``HS256``.
-    :raises UsageError: a time or limit that makes no sense.
+    :raises UsageError: a time or limit that makes no sense; neither a replay cache nor single-use nonces.
     """
 
     def __init__(
         self,
         *,
-        replay: _Cache | None,
+        replay: ReplayCache | AsyncReplayCache | None,
         nonces: NonceChecker | None = None,
         algs: Iterable[str] | str = DEFAULT_ALGS,
         max_age: float = 60,
@@ -123,6 +89,12 @@ class ProofVerifier:
             )
         if min(max_length, max_jti, max_htu, max_depth) < 1:
             raise UsageError("max_length, max_jti, max_htu and max_depth must be 1 or more")
+        used = nonces.used if nonces is not None else None
+        if replay is None and used is None:
+            raise UsageError(
+                "without a replay cache a proof could be used again for as long as it is valid; "
+                "give replay=MemoryReplayCache(), or nonces that are good for one use"
+            )
         self._replay = replay
         self._nonces = nonces
         self._max_age = max_age
@@ -132,7 +104,6 @@ class ProofVerifier:
         self._max_jti = max_jti
         self._max_htu = max_htu
         self._max_depth = max_depth
-        used = nonces.used if nonces is not None else None
         self._must_await = any(inspect.iscoroutinefunction(cache.add) for cache in (replay, used) if cache is not None)
 
     @property
@@ -156,8 +127,10 @@ class ProofVerifier:
         :raises InvalidProof: ``invalid_dpop_proof``, ``use_dpop_nonce`` or ``invalid_token``.
         :raises ReplayCacheError: whether it is a replay cannot be told; answer 503.
         """
-        self._refuse_unawaited()
-        return self._settle(*self._judge(headers, method, url, partial(check_token_binding, access_token, bound_jkt)))
+        refuse_unawaited(must_await=self._must_await)
+        judged = self._judge(headers, method, url)
+        check_token_binding(access_token, bound_jkt, judged.claims, judged.seen.jkt)
+        return accept(judged.seen, judged.marks)
 
     def verify_token_request(
         self, headers: Headers, method: str, url: str, *, bound_jkt: str | None = None
@@ -173,8 +146,22 @@ class ProofVerifier:
             refresh token before this returns.
         :raises ReplayCacheError: whether it is a replay cannot be told; answer 503.
         """
-        self._refuse_unawaited()
-        return self._settle(*self._judge_token_request(headers, method, url, bound_jkt))
+        refuse_unawaited(must_await=self._must_await)
+        judged = self._judge(headers, method, url, missing=_missing(bound_jkt))
+        check_grant_binding(bound_jkt, judged.seen.jkt)
+        return accept(judged.seen, judged.marks)
+
+    def check_token_request(self, headers: Headers, method: str, url: str) -> CheckedProof:
+        """As :meth:`verify_token_request`, but nothing is recorded until ``.accept()`` of what it returns.
+
+        For an authorization server whose clients authenticate: check the proof first, so that a client that
+        has to come again with a nonce has used up no assertion and no code; then authenticate the client
+        and look up its grant; then accept the proof. Who is no client cannot fill the replay cache.
+
+        :raises InvalidProof: ``invalid_dpop_proof`` or ``use_dpop_nonce``.
+        """
+        judged = self._judge(headers, method, url)
+        return CheckedProof(judged.seen, judged.marks, must_await=self._must_await)
 
     async def averify_resource(
         self, headers: Headers, method: str, url: str, *, access_token: str, bound_jkt: str | None
@@ -183,32 +170,20 @@ class ProofVerifier:
 
         The signature is checked in the event loop: handing it to a thread would take longer.
         """
-        judged = self._judge(headers, method, url, partial(check_token_binding, access_token, bound_jkt))
-        return await self._asettle(*judged)
+        judged = self._judge(headers, method, url)
+        check_token_binding(access_token, bound_jkt, judged.claims, judged.seen.jkt)
+        return await aaccept(judged.seen, judged.marks)
 
     async def averify_token_request(
         self, headers: Headers, method: str, url: str, *, bound_jkt: str | None = None
     ) -> VerifiedProof:
         """As :meth:`verify_token_request`, with caches that are awaited."""
-        return await self._asettle(*self._judge_token_request(headers, method, url, bound_jkt))
+        judged = self._judge(headers, method, url, missing=_missing(bound_jkt))
+        check_grant_binding(bound_jkt, judged.seen.jkt)
+        return await aaccept(judged.seen, judged.marks)
 
-    def _judge_token_request(
-        self, headers: Headers, method: str, url: str, bound_jkt: str | None
-    ) -> tuple[VerifiedProof, list[_Once]]:
-        # ath is ignored here: RFC 9449 says nothing about it where no access token is.
-        missing = "invalid_dpop_proof" if bound_jkt is None else "invalid_grant"
-        return self._judge(headers, method, url, partial(check_grant_binding, bound_jkt), missing=missing)
-
-    def _judge(
-        self,
-        headers: Headers,
-        method: str,
-        url: str,
-        binding: _Binding,
-        *,
-        missing: str = "invalid_dpop_proof",
-    ) -> tuple[VerifiedProof, list[_Once]]:
-        """All checks but the last, which asks the caches."""
+    def _judge(self, headers: Headers, method: str, url: str, *, missing: str = "invalid_dpop_proof") -> _Judged:
+        """All checks but the binding and the last, which asks the caches."""
         now = self._clock()
         text = proof_field(headers)
         if text is None:
@@ -221,15 +196,14 @@ class ProofVerifier:
         check_method(claims, method)
         htu = check_target(claims, url)
         check_validity(claims, now, self._skew)
-        good_until, once = self._check_nonce(claims)
+        jkt = key.thumbprint
+        good_until, marks = self._check_nonce(claims, jkt)
         if good_until is None:
             good_until = self._check_age(claims, now)
-        jkt = key.thumbprint
-        binding(claims, jkt)
         if self._replay is not None:
             # Kept for the skew as well: processes that share the cache may differ by as much.
             memory = replay_key(jkt, htu, claims.jti)
-            once.append(_Once(self._replay, memory, good_until + self._skew, partial(refuse, Reason.REPLAYED)))
+            marks.append(Mark(self._replay, memory, good_until + self._skew, _replayed))
         seen = VerifiedProof(
             jkt=jkt,
             jti=claims.jti,
@@ -240,11 +214,11 @@ class ProofVerifier:
             alg=alg,
             htm=claims.htm,
             htu=htu,
-            next_nonce=None if self._nonces is None else self._nonces.next_for(claims.nonce),
+            next_nonce=None if self._nonces is None else self._nonces.next_for(claims.nonce, jkt),
         )
-        return seen, once
+        return _Judged(seen, claims, marks)
 
-    def _check_nonce(self, claims: ProofClaims) -> tuple[float | None, list[_Once]]:
+    def _check_nonce(self, claims: ProofClaims, jkt: str) -> tuple[float | None, list[Mark]]:
         """The nonce is one of ours and recent (RFC 9449 §4.3 (10), §8, §9).
 
         :returns: until when the nonce lets the proof pass, None if ``iat`` has to decide; and the
@@ -254,16 +228,16 @@ class ProofVerifier:
         if nonces is None:
             return None, []
         if claims.nonce is None:
-            raise _challenge(nonces, Reason.NONCE_MISSING)
-        verdict = nonces.check(claims.nonce)
+            raise _challenge(nonces, jkt, Reason.NONCE_MISSING)
+        verdict = nonces.check(claims.nonce, jkt)
         if verdict is None:
-            raise _challenge(nonces, Reason.NONCE_UNKNOWN)
-        once = []
+            raise _challenge(nonces, jkt, Reason.NONCE_UNKNOWN)
+        marks = []
         if nonces.used is not None:
             # Burnt before the jti is, which a client may repeat with a new nonce.
-            spent = partial(_challenge, nonces, Reason.NONCE_USED)
-            once.append(_Once(nonces.used, nonce_key(claims.nonce), verdict.expires_at + self._skew, spent))
-        return (None if verdict.issued_at is None else verdict.expires_at), once
+            spent = partial(_challenge, nonces, jkt, Reason.NONCE_USED)
+            marks.append(Mark(nonces.used, nonce_key(claims.nonce), verdict.expires_at + self._skew, spent))
+        return (None if verdict.issued_at is None else verdict.expires_at), marks
 
     def _check_age(self, claims: ProofClaims, now: float) -> float:
         """The proof was made just now (RFC 9449 §4.3 (11), §11.1). Returns until when it would pass."""
@@ -273,24 +247,6 @@ class ProofVerifier:
         if -age > self._skew:
             raise refuse(Reason.IAT_IN_FUTURE, expected=f"at most {self._skew:g} s ahead", got=f"{-age:.0f} s ahead")
         return claims.iat + self._max_age
-
-    def _refuse_unawaited(self) -> None:
-        if self._must_await:
-            raise UsageError("the replay cache or nonce store is async: use averify_resource or averify_token_request")
-
-    def _settle(self, seen: VerifiedProof, once: list[_Once]) -> VerifiedProof:
-        """The proof and its nonce were not used before; from now on they were (RFC 9449 §11.1)."""
-        for mark in once:
-            if not _answer(mark.cache.add(mark.key, mark.expires_at)):
-                raise mark.refusal()
-        return seen
-
-    async def _asettle(self, seen: VerifiedProof, once: list[_Once]) -> VerifiedProof:
-        for mark in once:
-            added = mark.cache.add(mark.key, mark.expires_at)
-            if not _answer(await added if inspect.isawaitable(added) else added):
-                raise mark.refusal()
-        return seen
 
 
 def _known_algs(algs: Iterable[str] | str) -> tuple[str, ...]:
@@ -302,12 +258,13 @@ def _known_algs(algs: Iterable[str] | str) -> tuple[str, ...]:
     return chosen
 
 
-def _challenge(nonces: NonceChecker, reason: Reason) -> InvalidProof:
-    return refuse(reason, error="use_dpop_nonce", nonce=nonces.issue())
+def _missing(bound_jkt: str | None) -> str:
+    """What to answer where there is no proof: one is missing, or it is missing for this grant (RFC 9449 §5)."""
+    return "invalid_dpop_proof" if bound_jkt is None else "invalid_grant"
 
 
-def _answer(added: object) -> bool:
-    """A cache's answer, which must be a bool: a forgotten await or a count would read as "new"."""
-    if not isinstance(added, bool):
-        raise UsageError(f"the replay cache's add() must answer True or False, not {type(added).__name__}")
-    return added
+def _challenge(nonces: NonceChecker, jkt: str, reason: Reason) -> InvalidProof:
+    return refuse(reason, error="use_dpop_nonce", nonce=nonces.issue(jkt))
+
+
+_replayed = partial(refuse, Reason.REPLAYED)

@@ -105,7 +105,7 @@ class Gate:
             return []
         book.accepted()
         when = self._levers.nonce_on_success
-        nonce = book.issue() if when == "always" else book.next_for(seen.nonce)
+        nonce = book.issue() if when == "always" else book.next_for(seen.nonce, seen.jkt)
         return [] if nonce is None or when == "never" else [("DPoP-Nonce", nonce)]
 
     def fresh_nonce(self) -> str | None:

@@ -52,14 +52,14 @@ class NonceBook:
         """Where used nonces are remembered, if each is good for one request."""
         return self._used
 
-    def issue(self) -> str:
+    def issue(self, jkt: str | None = None) -> str:  # noqa: ARG002 - these nonces are not bound to a key
         """The nonce to hand out now."""
         if self._discipline == "endless":
             self.lapse()
         self._lapse_if_due()
         return self._generations[0].issue()
 
-    def check(self, nonce: str) -> NonceVerdict | None:
+    def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
         """The verdict on a nonce, None if it is to be refused.
 
         It never says when the nonce was issued, so that ``iat`` is checked as well: a client whose clock
@@ -69,14 +69,14 @@ class NonceBook:
             return None
         self._lapse_if_due()
         for generation in tuple(self._generations):
-            verdict = generation.check(nonce)
+            verdict = generation.check(nonce, jkt)
             if verdict is not None:
                 return NonceVerdict(issued_at=None, expires_at=verdict.expires_at)
         return None
 
-    def next_for(self, nonce: str | None) -> str | None:
+    def next_for(self, nonce: str | None, jkt: str) -> str | None:
         """The nonce to send after ``nonce``, None if that is still the newest."""
-        return self._generations[0].next_for(nonce)
+        return self._generations[0].next_for(nonce, jkt)
 
     def accepted(self) -> None:
         """A request was accepted: the next answer may have to carry another nonce."""

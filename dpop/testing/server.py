@@ -11,7 +11,7 @@ from typing import Literal, Self, Unpack, cast
 
 from dpop.errors import UsageError
 from dpop.htu import Origin
-from dpop.server import DEFAULT_ALGS, ProofVerifier
+from dpop.server import DEFAULT_ALGS, MemoryReplayCache, ProofVerifier
 from dpop.testing.authorization import new_code
 from dpop.testing.authorization_server import PATHS, AuthorizationServer
 from dpop.testing.clients import Client, Clients
@@ -103,7 +103,7 @@ class DPoPTestServer:
         self._port = port
         self._public_origin = None if public_origin is None else str(Origin.parse(public_origin))
         # Refused here and not at the start, when the port is open already.
-        self._algs = ProofVerifier(replay=None, algs=algs).algs
+        self._algs = ProofVerifier(replay=MemoryReplayCache(), algs=algs).algs
         self._real_clock = clock
         self._journal = Journal(kept=kept)
         self._store = Store(self.clock)

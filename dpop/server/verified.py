@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a verifier hands over: a proof that was checked, and one that was accepted, which happens once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from dpop.errors import InvalidProof, UsageError
+from dpop.server.checks import check_grant_binding
+from dpop.server.replay import AsyncReplayCache, ReplayCache
+
+__all__ = ["CheckedProof", "Mark", "VerifiedProof", "aaccept", "accept"]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class VerifiedProof:
+    """A proof that passed every check.
+
+    :param jkt: RFC 7638 SHA-256 thumbprint of the proof's key, 43 characters.
+    :param iat: when the client says it made the proof, Unix seconds.
+    :param nonce: the nonce it used, None without one.
+    :param claims: all claims, the standard ones included.
+    :param public_jwk: the required members of the key, nothing else.
+    :param htu: canonical form of the URL of the request.
+    :param next_nonce: what to send as ``DPoP-Nonce`` with the answer, None if the client needs no new one.
+    """
+
+    jkt: str
+    jti: str
+    iat: float
+    nonce: str | None
+    claims: Mapping[str, Any]
+    public_jwk: Mapping[str, str]
+    alg: str
+    htm: str
+    htu: str
+    next_nonce: str | None
+
+    def __repr__(self) -> str:
+        # Neither jti nor nonce nor claims: together they are most of a proof.
+        return f"<VerifiedProof {self.alg} key {self.jkt}, {self.htm} {self.htu}>"
+
+
+class Mark(NamedTuple):
+    """Something that may happen once: the last question, put to a cache that may have to be awaited."""
+
+    cache: ReplayCache | AsyncReplayCache
+    key: str
+    expires_at: float
+    refusal: Callable[[], InvalidProof]
+
+
+class CheckedProof:
+    """A proof at an authorization server that passed every check and is not recorded as used yet.
+
+    From ``ProofVerifier.check_token_request``. Authenticate the client and look up its code or refresh
+    token, then accept the proof, then consume the code.
+    """
+
+    __slots__ = ("_marks", "_must_await", "_seen")
+
+    def __init__(self, seen: VerifiedProof, marks: Sequence[Mark], *, must_await: bool) -> None:
+        """Not to be called: a verifier does."""
+        self._seen = seen
+        self._marks = marks
+        self._must_await = must_await
+
+    @property
+    def jkt(self) -> str:
+        """Thumbprint of the proof's key, as in :class:`VerifiedProof`."""
+        return self._seen.jkt
+
+    def __repr__(self) -> str:
+        return f"<CheckedProof {self._seen.alg} key {self.jkt}, not accepted yet>"
+
+    def accept(self, *, bound_jkt: str | None = None) -> VerifiedProof:
+        """Record the proof as used, from now on.
+
+        :param bound_jkt: thumbprint that the refresh token or the authorization code (``dpop_jkt``) is
+            bound to; None if it is not bound.
+        :raises InvalidProof: ``invalid_grant`` for another key than ``bound_jkt``; ``invalid_dpop_proof``
+            or ``use_dpop_nonce`` for a proof or nonce that was used before.
+        :raises ReplayCacheError: whether it is a replay cannot be told; answer 503.
+        """
+        refuse_unawaited(must_await=self._must_await)
+        check_grant_binding(bound_jkt, self._seen.jkt)
+        return accept(self._seen, self._marks)
+
+    async def aaccept(self, *, bound_jkt: str | None = None) -> VerifiedProof:
+        """As :meth:`accept`, with caches that are awaited."""
+        check_grant_binding(bound_jkt, self._seen.jkt)
+        return await aaccept(self._seen, self._marks)
+
+
+def accept(seen: VerifiedProof, marks: Sequence[Mark]) -> VerifiedProof:
+    """The proof and its nonce were not used before; from now on they were (RFC 9449 §11.1)."""
+    for mark in marks:
+        if not _answer(mark.cache.add(mark.key, mark.expires_at)):
+            raise mark.refusal()
+    return seen
+
+
+async def aaccept(seen: VerifiedProof, marks: Sequence[Mark]) -> VerifiedProof:
+    """As :func:`accept`, with caches that are awaited."""
+    for mark in marks:
+        added = mark.cache.add(mark.key, mark.expires_at)
+        if not _answer(await added if inspect.isawaitable(added) else added):
+            raise mark.refusal()
+    return seen
+
+
+def refuse_unawaited(*, must_await: bool) -> None:
+    """A coroutine that nobody awaits must not be taken for an answer."""
+    if must_await:
+        raise UsageError("the replay cache or nonce store is async: use the async methods of the verifier")
+
+
+def _answer(added: object) -> bool:
+    """A cache's answer, which must be a bool: a forgotten await or a count would read as "new"."""
+    if not isinstance(added, bool):
+        raise UsageError(f"the replay cache's add() must answer True or False, not {type(added).__name__}")
+    return added
