@@ -37,15 +37,15 @@ class ListedNonces:
     def __init__(self, listed: list[str]) -> None:
         self._listed = listed
 
-    def issue(self) -> str:
+    def issue(self, jkt: str | None = None) -> str:
         """One that is listed."""
         return self._listed[0]
 
-    def check(self, nonce: str) -> NonceVerdict | None:
+    def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
         """Whether it is listed."""
         return NonceVerdict(None, NOW + 60) if nonce in self._listed else None
 
-    def next_for(self, nonce: str | None) -> str | None:
+    def next_for(self, nonce: str | None, jkt: str) -> str | None:
         """No other."""
         return None
 
