@@ -115,7 +115,9 @@ async def aaccept(seen: VerifiedProof, marks: Sequence[Mark]) -> VerifiedProof:
 def refuse_unawaited(*, must_await: bool) -> None:
     """A coroutine that nobody awaits must not be taken for an answer."""
     if must_await:
-        raise UsageError("the replay cache or nonce store is async: use averify_resource, averify_token_request or aaccept")
+        raise UsageError(
+            "the replay cache or nonce store is async: use averify_resource, averify_token_request or aaccept"
+        )
 
 
 def _answer(added: object) -> bool:
