@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import requests
 
-__all__ = ["JoseVerifier", "OidcProvider", "Seen", "ask", "jose_verifier", "running_oidc_provider"]
+__all__ = ["JoseVerifier", "OidcProvider", "Program", "Seen", "ask", "jose_verifier", "running_oidc_provider"]
 
 HERE = Path(__file__).parent
+PACKAGES = ("dpop", "jose", "oauth4webapi", "oidc-provider", "openid-client")
 MAKE = "run `make test`, or `scripts/setup test` once before pytest"
 
 
@@ -29,7 +30,7 @@ def node(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     program = shutil.which("node") or shutil.which("node", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.fail(f"the tests against real peers need Node.js 20 or newer, and there is none: {MAKE}")
-    for package in ("jose", "oidc-provider"):
+    for package in PACKAGES:
         if not (HERE / "node_modules" / package / "package.json").is_file():
             pytest.fail(f"{package} is missing in tests/interop/node_modules: {MAKE}")
     process = subprocess.Popen(
@@ -111,21 +112,31 @@ def running_oidc_provider(jwks: dict[str, Any]) -> Iterator[OidcProvider]:
         yield OidcProvider(answer_of(process))
 
 
+class Program:
+    """A peer that answers one JSON line with another."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def __call__(self, **question: Any) -> dict[str, Any]:
+        """Its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return answer_of(self._process)
+
+
 class JoseVerifier:
     """npm jose as a judge of proofs."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+        self._ask = Program(process)
 
     def __call__(
         self, proof: str, method: str, url: str, *, access_token: str | None = None, nonce: str | None = None
     ) -> dict[str, Any]:
         """Its verdict: ``ok``, and then ``claims`` and ``jkt``, or else ``error``."""
-        assert self._process.stdin is not None
-        question = {"proof": proof, "method": method, "url": url, "access_token": access_token, "nonce": nonce}
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return answer_of(self._process)
+        return self._ask(proof=proof, method=method, url=url, access_token=access_token, nonce=nonce)
 
 
 @contextmanager
