@@ -29,6 +29,9 @@ class Key(Protocol):
     The class needs no base. A key may be used by several threads at once, and it is never asked for its
     private part. Raise :class:`dpop.errors.SigningError`, or another DPoPKeyError, where signing fails;
     verify what a device returns before you return it.
+
+    A key may also have ``reference``: the path or URI, without any PIN, that :func:`dpop.load_key` opens it
+    by. It is noted beside the tokens that are bound to the key.
     """
 
     @property

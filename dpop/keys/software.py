@@ -46,10 +46,24 @@ class SoftwareKey:
     ``vars()``; a copy of the key is the key itself.
     """
 
-    __slots__ = ("_alg", "_blocking", "_foreign", "_parameters", "_private", "_public", "_sign", "_size", "_thumbprint")
+    __slots__ = (
+        "_alg",
+        "_blocking",
+        "_foreign",
+        "_parameters",
+        "_private",
+        "_public",
+        "_reference",
+        "_sign",
+        "_size",
+        "_thumbprint",
+    )
 
-    def __init__(self, private: PrivateKey, public: PublicKey, alg: str, *, blocking: bool) -> None:
+    def __init__(
+        self, private: PrivateKey, public: PublicKey, alg: str, *, blocking: bool, reference: str | None = None
+    ) -> None:
         """Not to be called: it does not check that its arguments belong together."""
+        self._reference = reference
         self._private = private
         self._public = public
         self._thumbprint = public.thumbprint
@@ -154,6 +168,15 @@ class SoftwareKey:
         """Whether :meth:`sign` may wait; False for a key in memory."""
         return self._blocking
 
+    @property
+    def reference(self) -> str | None:
+        """Where the key was loaded from: the absolute path of its file; None if from nowhere lasting."""
+        return self._reference
+
+    def referred_to_by(self, reference: str) -> SoftwareKey:
+        """This key, with a note of where it is kept: a path or URI that :func:`dpop.load_key` opens."""
+        return SoftwareKey(self._private, self._public, self._alg, blocking=self._blocking, reference=reference)
+
     def sign(self, signing_input: bytes) -> bytes:
         """The JWS signature of the octets (RFC 7518 §3): R||S for ES256, ES384 and ES512.
 
@@ -179,7 +202,7 @@ class SoftwareKey:
             return self
         if alg not in self.algs:
             raise AlgorithmError(f"the key can sign with {' or '.join(self.algs)}, not with {alg!r:.40}")
-        return SoftwareKey(self._private, self._public, alg, blocking=self._blocking)
+        return SoftwareKey(self._private, self._public, alg, blocking=self._blocking, reference=self._reference)
 
     def to_jwk(self, *, private: bool = False) -> dict[str, str]:
         """The key as a JWK (RFC 7517).

@@ -100,9 +100,11 @@ def load_key(
     path = key_path(source)
     octets = read_key_file(path)
     try:
-        return _with_alg(_from_octets(octets, password), alg)
+        key = _with_alg(_from_octets(octets, password), alg)
     except DPoPKeyError as error:
         raise type(error)(f"key file {str(path)!r}: {error}") from None
+    # A pipe, such as <(command) of a shell, can be read once and names nothing.
+    return key.referred_to_by(str(path.absolute())) if path.is_file() else key
 
 
 def register_scheme(scheme: str, loader: SchemeLoader) -> None:
