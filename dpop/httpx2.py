@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPoP for httpx2: a transport that signs, and ``auth=`` for one request.
+"""DPoP for httpx2: a transport that signs, ``auth=`` for one request, and a token endpoint.
 
 ::
 
@@ -15,19 +15,22 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import httpx2
 
 from dpop._httpx_answers import AsyncReplay, Replay
 from dpop._httpx_shells import AsyncShell, AuthShell, SyncShell
+from dpop._httpx_tokens import AsyncBorrowed, AsyncEndpointShell, Borrowed, EndpointShell
 from dpop.client.policy import Policy, PolicyOptions
+from dpop.tokens.endpoint import EndpointOptions
+from dpop.tokens.metadata import ServerMetadata
 
 if TYPE_CHECKING:
     from dpop.client.prover import Prover
     from dpop.keys import Key
 
-__all__ = ["AsyncDPoPTransport", "DPoPAuth", "DPoPTransport"]
+__all__ = ["AsyncDPoPTransport", "AsyncTokenEndpoint", "DPoPAuth", "DPoPTransport", "TokenEndpoint"]
 
 
 class TransportOptions(PolicyOptions, total=False):
@@ -101,3 +104,54 @@ class AsyncDPoPTransport(AsyncShell, httpx2.AsyncBaseTransport):
 
 class DPoPAuth(AuthShell, httpx2.Auth):
     """``auth=`` for one request or client: its own prover and token, within the transport's origins."""
+
+
+class _Borrowed(Borrowed, httpx2.BaseTransport):
+    pass
+
+
+class _AsyncBorrowed(AsyncBorrowed, httpx2.AsyncBaseTransport):
+    pass
+
+
+class TokenEndpoint(EndpointShell):
+    """One client at one authorization server; see :class:`dpop.tokens.facade.SyncEndpoint` for what it can do.
+
+    :param prover: whose proofs; a bare key will do.
+    :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
+    :param http: a client whose transports, headers and cookies are used; its ``auth`` and hooks are not.
+    :param options: see :class:`dpop.tokens.endpoint.EndpointOptions`.
+    :raises UsageError: what is given does not fit together.
+    """
+
+    _library: ClassVar[Any] = httpx2
+    _signing_transport: ClassVar[Any] = DPoPTransport
+    _borrowed: ClassVar[Any] = _Borrowed
+
+    def __init__(
+        self,
+        prover: Key | Prover,
+        server: str | ServerMetadata,
+        *,
+        http: httpx2.Client | None = None,
+        **options: Unpack[EndpointOptions],
+    ) -> None:
+        self._start(prover, server, http, dict(options))
+
+
+class AsyncTokenEndpoint(AsyncEndpointShell):
+    """The same for tasks."""
+
+    _library: ClassVar[Any] = httpx2
+    _signing_transport: ClassVar[Any] = AsyncDPoPTransport
+    _borrowed: ClassVar[Any] = _AsyncBorrowed
+
+    def __init__(
+        self,
+        prover: Key | Prover,
+        server: str | ServerMetadata,
+        *,
+        http: httpx2.AsyncClient | None = None,
+        **options: Unpack[EndpointOptions],
+    ) -> None:
+        self._start(prover, server, http, dict(options))

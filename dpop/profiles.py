@@ -21,6 +21,8 @@ class Profile(NamedTuple):
     :param algs: the algorithms the server accepts, ``None`` if it does not say.
     :param code_jti: a code exchange carries ``jti = BASE64URL(SHA256(code))``, also on its nonce retry.
     :param share_nonces: one nonce serves the token endpoint and the API of one origin.
+    :param allow_bearer: the token endpoint may answer a proof with a Bearer access token and bind only
+        the refresh token (RFC 9449 §5). Elsewhere such an answer is thrown away.
     """
 
     name: str
@@ -28,13 +30,15 @@ class Profile(NamedTuple):
     algs: tuple[str, ...] | None = None
     code_jti: bool = False
     share_nonces: bool = False
+    allow_bearer: bool = False
 
 
 RFC9449 = Profile("RFC 9449")
 """The protocol as written."""
 
-GOOGLE = Profile("Google", code_jti=True, algs=("ES256", "RS256"))
-"""Google's token endpoint: the code names the first proof's ``jti``; refresh needs a nonce."""
+GOOGLE = Profile("Google", code_jti=True, algs=("ES256", "RS256"), allow_bearer=True)
+"""Google's token endpoint: the code names the first proof's ``jti``; refresh needs a nonce; access tokens
+are Bearer, the refresh token is bound."""
 
 ATPROTO = Profile("atproto", nonces="required", algs=("ES256",))
 """AT Protocol (Bluesky): nonces mandatory from the pushed authorization request on, ES256."""

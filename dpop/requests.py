@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPoP for requests: an adapter that signs, and ``auth=`` for one request.
+"""DPoP for requests: an adapter that signs, ``auth=`` for one request, and a token endpoint.
 
 ::
 
@@ -14,6 +14,7 @@ mount prefix without a trailing slash matches other hosts too.
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Unpack
@@ -23,6 +24,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cookie_header
 from requests.utils import rewind_body
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 from urllib3.util.retry import Retry
 
 from dpop._urllib3_wire import Exchange, drain, peek, sign_in
@@ -33,6 +35,10 @@ from dpop.client.policy import Policy, PolicyOptions, headers_replaced, headers_
 from dpop.client.prover import Prover
 from dpop.client.request import AccessToken, OutgoingRequest, RequestCredentials
 from dpop.errors import UsageError
+from dpop.tokens.endpoint import EndpointOptions
+from dpop.tokens.facade import SyncEndpoint
+from dpop.tokens.messages import MAX_ANSWER, HTTPAnswer, HTTPRequest, NoAnswer
+from dpop.tokens.metadata import ServerMetadata
 
 if TYPE_CHECKING:
     import urllib3
@@ -40,7 +46,7 @@ if TYPE_CHECKING:
 
     from dpop.keys import Key
 
-__all__ = ["DPoPAdapter", "DPoPAuth"]
+__all__ = ["DPoPAdapter", "DPoPAuth", "TokenEndpoint"]
 
 
 _MAX_POOLS = 64
@@ -282,3 +288,75 @@ def _again(
     elif isinstance(copy._body_position, int):  # noqa: SLF001
         rewind_body(copy)
     return copy
+
+
+class TokenEndpoint(SyncEndpoint):
+    """One client at one authorization server; see :class:`dpop.tokens.facade.SyncEndpoint` for what it can do.
+
+    :param prover: whose proofs; a bare key will do.
+    :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
+    :param http: a session whose headers, cookies, proxies and TLS settings are used. Its adapters and its
+        ``auth`` are not: requests are signed by an adapter of the endpoint's own.
+    :param options: see :class:`dpop.tokens.endpoint.EndpointOptions`.
+    :raises UsageError: what is given does not fit together.
+    """
+
+    def __init__(
+        self,
+        prover: Key | Prover,
+        server: str | ServerMetadata,
+        *,
+        http: requests.Session | None = None,
+        **options: Unpack[EndpointOptions],
+    ) -> None:
+        signing = self._set_up(prover, server, dict(options))
+        self._session = requests.Session() if http is None else http
+        self._signing = DPoPAdapter(self.prover, **signing)
+        self._plain = HTTPAdapter()
+
+    def exchange(self, request: HTTPRequest) -> HTTPAnswer:
+        """Send one request and read its answer, following no redirect.
+
+        :raises NoAnswer: none came.
+        """
+        headers: dict[str, Any] = {"Authorization": None, **dict(request.headers)}  # None: not the session's
+        prepared = self._session.prepare_request(
+            requests.Request(request.method, request.url, headers=headers, data=request.body, auth=_as_it_is)
+        )
+        settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
+        adapter = self._signing if request.signed else self._plain
+        try:
+            with adapter.send(prepared, timeout=self.timeout, **settings) as response:
+                fields = tuple((name.lower(), value) for name, value in response.headers.items())
+                return HTTPAnswer(response.status_code, fields, _body(response, self.timeout * 2))
+        except (requests.RequestException, HTTPError) as error:
+            raise NoAnswer(type(error).__name__, sent=not _never_connected(error)) from error
+
+    def close(self) -> None:
+        """Close the connections made here; a session that was given stays open."""
+        self._signing.close()
+        self._plain.close()
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """``auth=`` that adds nothing, and keeps netrc and the session's own from adding."""
+    return request
+
+
+def _body(response: requests.Response, seconds: float) -> bytes:
+    """As much of a body as an answer may have, or a little more."""
+    deadline = time.monotonic() + seconds
+    body = b""
+    for chunk in response.iter_content(16_384):
+        body += chunk
+        if len(body) > MAX_ANSWER:
+            break
+        if time.monotonic() > deadline:
+            raise requests.ReadTimeout
+    return body
+
+
+def _never_connected(error: BaseException) -> bool:
+    """Whether the connection was not even made."""
+    inner = error.args[0] if error.args else None
+    return isinstance(getattr(inner, "reason", None), NewConnectionError | ConnectTimeoutError)

@@ -30,6 +30,7 @@ DOORS = {
     "_httpx_answers",
     "_httpx_bodies",
     "_httpx_shells",
+    "_httpx_tokens",
     "_redis_failures",
     "_redis_replay",
 }

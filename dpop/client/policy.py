@@ -20,7 +20,7 @@ from dpop.profiles import RFC9449, Profile
 if TYPE_CHECKING:
     from dpop.keys import Key
 
-__all__ = ["Policy", "PolicyOptions", "headers_replaced", "headers_to_withhold"]
+__all__ = ["Policy", "PolicyOptions", "checked_origins", "headers_replaced", "headers_to_withhold"]
 
 
 class PolicyOptions(TypedDict, total=False):
@@ -88,7 +88,7 @@ class Policy:
         if self._algs is not None:
             prover = prover.for_algs(self._algs)
         self.prover = prover
-        self.origins: frozenset[Origin] = _checked_origins(origins, insecure_origins)
+        self.origins: frozenset[Origin] = checked_origins(origins, insecure_origins)
         self.access_token = access_token
         self.as_endpoints: frozenset[str] = frozenset(canonical(url) for url in _strings("as_endpoints", as_endpoints))
         self.profile = profile
@@ -152,7 +152,12 @@ def headers_replaced(flow: ProofFlow) -> frozenset[str]:
     return _PROOF if flow.access_token is None else _PROOF_AND_TOKEN
 
 
-def _checked_origins(origins: str | Iterable[str], insecure: str | Iterable[str]) -> frozenset[Origin]:
+def checked_origins(origins: str | Iterable[str], insecure: str | Iterable[str]) -> frozenset[Origin]:
+    """The origins, each https, on this machine, or among the insecure ones that are allowed.
+
+    :raises UsageError: none at all, or one that is none.
+    :raises InsecureOriginError: one that would get proofs and tokens unencrypted.
+    """
     allowed = {Origin.parse(text) for text in _strings("insecure_origins", insecure)}
     wanted = frozenset(Origin.parse(text) for text in _strings("origins", origins))
     if not wanted:

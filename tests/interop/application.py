@@ -20,7 +20,7 @@ from joserfc.jwk import ECKey
 import dpop
 from dpop.client.prover import Prover
 
-__all__ = ["AUTHENTICATION", "Application", "json_of"]
+__all__ = ["AUTHENTICATION", "Application", "browse", "json_of"]
 
 AUTHENTICATION = ["public", "basic", "post", "assertion"]
 """Its ways to authenticate, and the identifiers of the clients that use them."""
@@ -32,6 +32,17 @@ def json_of(reply: Reply) -> dict[str, Any]:
     """The object in a body, if there is a body."""
     fields: dict[str, Any] = json.loads(reply.body or b"{}")
     return fields
+
+
+def browse(provider: OidcProvider, url: str) -> str:
+    """What a browser would do: follow redirects, with cookies, up to the application's own address."""
+    with requests.Session() as browser:
+        browser.trust_env = False
+        while not url.startswith(f"{provider['redirect_uri']}?"):
+            answer = browser.get(url, allow_redirects=False, timeout=20)
+            assert answer.is_redirect, answer.text
+            url = urllib.parse.urljoin(url, answer.headers["Location"])
+    return url
 
 
 class Application:
@@ -144,15 +155,8 @@ class Application:
         }
 
     def _consent(self, request_uri: str) -> str:
-        """What a browser would do: follow redirects, with cookies, up to the application's own address."""
         query = urllib.parse.urlencode({"client_id": self.kind, "request_uri": request_uri})
-        url = f"{self.provider['authorization_endpoint']}?{query}"
-        with requests.Session() as browser:
-            browser.trust_env = False
-            while not url.startswith(f"{self.provider['redirect_uri']}?"):
-                answer = browser.get(url, allow_redirects=False, timeout=20)
-                assert answer.is_redirect, answer.text
-                url = urllib.parse.urljoin(url, answer.headers["Location"])
+        url = browse(self.provider, f"{self.provider['authorization_endpoint']}?{query}")
         return urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)["code"][0]
 
     def redeem(self, **more: str) -> dict[str, Any]:

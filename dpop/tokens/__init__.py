@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens bound to a key: asked for, kept, and fresh whenever they are needed.
+
+The doors have the endpoint itself, each for its HTTP library: ``from dpop.requests import TokenEndpoint``.
+Here is what goes into it and comes out of it:
+
+- :class:`TokenSet` - tokens of one grant, with the ``jkt`` of their key and where the key is kept.
+- :class:`ServerMetadata` - a server's endpoints, by hand.
+- :class:`PrivateKeyJWT` - client authentication by a signed assertion.
+"""
+
+from dpop.tokens.authorization import AuthorizationRequest
+from dpop.tokens.client_auth import ClientAuth, ClientSecretBasic, ClientSecretPost, NoSecret, PrivateKeyJWT
+from dpop.tokens.device import DeviceAuthorization
+from dpop.tokens.metadata import ServerMetadata
+from dpop.tokens.token_set import TokenSet
+
+__all__ = [
+    "AuthorizationRequest",
+    "ClientAuth",
+    "ClientSecretBasic",
+    "ClientSecretPost",
+    "DeviceAuthorization",
+    "NoSecret",
+    "PrivateKeyJWT",
+    "ServerMetadata",
+    "TokenSet",
+]

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a client says who it is: none, a secret in the header or the form, or a signed assertion.
+
+RFC 6749 §2.3, RFC 7523 §2.2, OpenID Connect Core §9.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote_plus
+
+from dpop.encoding import b64url_encode
+from dpop.errors import UsageError
+from dpop.proof import random_jti, sign
+
+if TYPE_CHECKING:
+    from dpop.keys import Key
+
+__all__ = ["ClientAuth", "ClientSecretBasic", "ClientSecretPost", "NoSecret", "PrivateKeyJWT", "client_auth_of"]
+
+_JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+class ClientAuth(Protocol):
+    """Adds to a request what shows who sends it. Asked anew for every request on the wire."""
+
+    @property
+    def client_id(self) -> str:
+        """The client's identifier."""
+        ...
+
+    @property
+    def makes_assertions(self) -> bool:
+        """Whether what :meth:`parameters` returns may be sent once only."""
+        ...
+
+    def parameters(self, audience: str, now: float) -> dict[str, str]:
+        """What goes into the form.
+
+        :param audience: the issuer, or the token endpoint where the issuer is not known.
+        :param now: Unix seconds.
+        """
+        ...
+
+    def headers(self) -> list[tuple[str, str]]:
+        """What goes into the header."""
+        ...
+
+
+class NoSecret:
+    """A public client: its ``client_id`` and nothing else (``none``)."""
+
+    makes_assertions: bool = False
+
+    def __init__(self, client_id: str) -> None:
+        self.client_id: str = _checked("client_id", client_id)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.client_id}>"
+
+    def parameters(self, audience: str, now: float) -> dict[str, str]:  # noqa: ARG002 - as the protocol has it
+        """``client_id``."""
+        return {"client_id": self.client_id}
+
+    def headers(self) -> list[tuple[str, str]]:
+        """None."""
+        return []
+
+
+class ClientSecretPost(NoSecret):
+    """The secret in the form (``client_secret_post``)."""
+
+    def __init__(self, client_id: str, client_secret: str) -> None:
+        super().__init__(client_id)
+        self._secret = _checked("client_secret", client_secret)
+
+    def parameters(self, audience: str, now: float) -> dict[str, str]:  # noqa: ARG002 - as the protocol has it
+        """``client_id`` and ``client_secret``."""
+        return {"client_id": self.client_id, "client_secret": self._secret}
+
+
+class ClientSecretBasic(NoSecret):
+    """The secret in the header, as HTTP Basic (``client_secret_basic``)."""
+
+    def __init__(self, client_id: str, client_secret: str) -> None:
+        super().__init__(client_id)
+        self._secret = _checked("client_secret", client_secret)
+
+    def parameters(self, audience: str, now: float) -> dict[str, str]:  # noqa: ARG002 - as the protocol has it
+        """Nothing."""
+        return {}
+
+    def headers(self) -> list[tuple[str, str]]:
+        """``Authorization``, with both parts form-encoded first (RFC 6749 §2.3.1)."""
+        pair = f"{quote_plus(self.client_id)}:{quote_plus(self._secret)}"
+        return [("Authorization", f"Basic {b64encode(pair.encode('ascii')).decode('ascii')}")]
+
+
+class PrivateKeyJWT(NoSecret):
+    """A signed assertion, a new one for each request (``private_key_jwt``).
+
+    :param key: the client's key, of the kind proofs are signed with but not the same one: who can make the
+        client's proofs must not be able to pose as the client (RFC 7523 §3).
+    :param kid: names the key for the server.
+    :param typ: of the assertion; older servers want ``JWT``.
+    :param audience: instead of the issuer.
+    :param lifetime: seconds an assertion is good for.
+    :param jti: a function that returns a fresh identifier.
+    """
+
+    makes_assertions: bool = True
+
+    def __init__(
+        self,
+        client_id: str,
+        key: Key,
+        *,
+        kid: str | None = None,
+        typ: str = "client-authentication+jwt",
+        audience: str | None = None,
+        lifetime: int = 60,
+        jti: Callable[[], str] = random_jti,
+    ) -> None:
+        super().__init__(client_id)
+        self.key: Key = key
+        self._header: dict[str, str] = {"alg": key.alg, "typ": typ} | ({} if kid is None else {"kid": kid})
+        self._audience = audience
+        self._lifetime = lifetime
+        self._jti = jti
+
+    def parameters(self, audience: str, now: float) -> dict[str, str]:
+        """``client_assertion`` and its type."""
+        claims = {
+            "iss": self.client_id,
+            "sub": self.client_id,
+            "aud": self._audience or audience,
+            "jti": self._jti(),
+            "iat": int(now),
+            "exp": int(now) + self._lifetime,
+        }
+        octets = f"{_segment(self._header)}.{_segment(claims)}".encode("ascii")
+        assertion = f"{octets.decode('ascii')}.{b64url_encode(sign(self.key, octets))}"
+        return {"client_id": self.client_id, "client_assertion_type": _JWT_BEARER, "client_assertion": assertion}
+
+
+def client_auth_of(
+    client_id: str | None, client_secret: str | None, how: str | ClientAuth | None, listed: tuple[str, ...]
+) -> ClientAuth:
+    """The client authentication an endpoint was told to use.
+
+    :param how: a method's registered name or an object that does it; by default what the arguments allow.
+    :param listed: the methods the server's metadata lists; empty if unknown.
+    :raises UsageError: the arguments do not fit together.
+    """
+    if how is not None and not isinstance(how, str):
+        if client_secret is not None or client_id not in {None, how.client_id}:
+            raise UsageError("client_auth brings its own client_id and secret; leave client_id and client_secret out")
+        return how
+    if client_id is None:
+        raise UsageError("client_id is missing: give the identifier the client is registered by, or client_auth=")
+    if how is None:
+        methods = [m for m in ("client_secret_basic", "client_secret_post") if not listed or m in listed]
+        how = "none" if client_secret is None else (methods or ["client_secret_basic"])[0]
+    if how == "none":
+        if client_secret is not None:
+            raise UsageError('client_auth is "none", but a client_secret was given; leave one of them out')
+        return NoSecret(client_id)
+    methods_with_secret = {"client_secret_basic": ClientSecretBasic, "client_secret_post": ClientSecretPost}
+    if how not in methods_with_secret:
+        raise UsageError(
+            f"client_auth must be none, client_secret_basic, client_secret_post or a PrivateKeyJWT, not {how!r:.60}"
+        )
+    if client_secret is None:
+        raise UsageError(f"client_auth is {how}, and the client_secret is missing")
+    return methods_with_secret[how](client_id, client_secret)
+
+
+def _checked(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise UsageError(f"{name} must be a str of printable characters and not empty")
+    return value
+
+
+def _segment(members: dict[str, Any]) -> str:
+    return b64url_encode(json.dumps(members, separators=(",", ":")).encode("ascii"))

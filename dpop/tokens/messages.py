@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What travels between a client and an authorization server, as messages of no HTTP library.
+
+Whatever takes several requests is a generator of *steps*: it yields a :class:`HTTPRequest` and is sent the
+:class:`HTTPAnswer`, or yields a :class:`Pause`, and returns what was wanted. Where a request fails
+without an answer, the driver throws :class:`NoAnswer` into it. So each operation is written once, for
+synchronous and asynchronous clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Final, TypeAlias, TypeVar
+
+__all__ = ["MAX_ANSWER", "HTTPAnswer", "HTTPRequest", "NoAnswer", "Pause", "Steps"]
+
+MAX_ANSWER: Final = 1_000_000
+"""Octets of a body that are read; no sensible answer of an authorization server is longer."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class HTTPRequest:
+    """One request to an authorization server.
+
+    :param signed: whether a proof goes with it. Those to revocation, introspection and metadata have none.
+    """
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | None
+    signed: bool
+
+    def __repr__(self) -> str:
+        return f"<HTTPRequest {self.method} {self.url.partition('?')[0]}>"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class HTTPAnswer:
+    """What came back.
+
+    :param headers: names in lower case.
+    :param body: its first :data:`MAX_ANSWER` octets and perhaps one more, decoded from any content coding.
+    """
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """The first field of that name, in lower case."""
+        return next((value for field, value in self.headers if field == name), None)
+
+    def __repr__(self) -> str:
+        return f"<HTTPAnswer {self.status}, {len(self.body)} octets>"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait so many seconds, and then go on."""
+
+    seconds: float
+
+
+class NoAnswer(Exception):  # noqa: N818 - thrown into steps, never out of them
+    """A request got no answer.
+
+    :param sent: whether any of it may have reached the server.
+    :param reason: what the HTTP library calls it; no URL, no secret.
+    """
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        self.reason = reason
+        self.sent = sent
+        super().__init__(reason)
+
+
+Steps: TypeAlias = Generator[HTTPRequest | Pause, HTTPAnswer | None, _T]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The token endpoints of all doors under one interface: asynchronous ones run on a loop of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any, Self
+
+import dpop.httpx
+import dpop.httpx2
+import dpop.requests
+
+__all__ = ["ENDPOINTS", "Endpoint"]
+
+ENDPOINTS: dict[str, Any] = {
+    "requests": dpop.requests.TokenEndpoint,
+    "httpx": dpop.httpx.TokenEndpoint,
+    "httpx-async": dpop.httpx.AsyncTokenEndpoint,
+    "httpx2": dpop.httpx2.TokenEndpoint,
+    "httpx2-async": dpop.httpx2.AsyncTokenEndpoint,
+}
+
+
+class Endpoint:
+    """One endpoint; every method of it can be called, and an awaitable is awaited."""
+
+    def __init__(self, name: str, *arguments: Any, discover: bool = False, **options: Any) -> None:
+        self.runner = asyncio.Runner()
+        kind = ENDPOINTS[name]
+        try:
+            made = (kind.discover if discover else kind)(*arguments, **options)
+            self.it: Any = self.wait(made) if inspect.isawaitable(made) else made
+        except BaseException:
+            self.runner.close()
+            raise
+
+    def wait(self, awaitable: Any) -> Any:
+        async def waiting() -> Any:
+            return await awaitable
+
+        return self.runner.run(waiting())
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.it, name)
+        if not callable(attribute):
+            return attribute
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            result = attribute(*arguments, **options)
+            return self.wait(result) if inspect.isawaitable(result) else result
+
+        return call
+
+    def close(self) -> None:
+        if hasattr(self.it, "aclose"):
+            self.wait(self.it.aclose())
+        else:
+            self.it.close()
+        self.runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

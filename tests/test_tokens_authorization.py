@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Authorization requests and what comes back: only the answer to this request, of this server, is used."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64encode
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+import dpop
+from dpop.errors import ReauthorizationError, TokenAnswerError, TokenRefusedError, UsageError
+from dpop.requests import TokenEndpoint
+from dpop.tokens import AuthorizationRequest, ServerMetadata
+
+KEY = dpop.generate_key()
+SERVER = ServerMetadata(
+    token_endpoint="https://as.example/token",
+    authorization_endpoint="https://as.example/authorize?tenant=1",
+    issuer="https://as.example",
+)
+
+
+def start(**options: Any) -> AuthorizationRequest:
+    """A request that is not pushed."""
+    with TokenEndpoint(KEY, SERVER, client_id="c") as endpoint:
+        return endpoint.start_authorization("https://app.example/callback", **options)
+
+
+def test_a_request_has_all_that_protects_it() -> None:
+    """PKCE, state and the key's thumbprint are in the URL; the verifier is not, nor in the repr."""
+    request = start(scope="a b", prompt="consent")
+    asked = {name: values[0] for name, values in parse_qs(urlsplit(request.url).query).items()}
+    digest = hashlib.sha256(request.code_verifier.encode()).digest()
+    assert asked == {
+        "tenant": "1",
+        "client_id": "c",
+        "response_type": "code",
+        "redirect_uri": "https://app.example/callback",
+        "state": request.state,
+        "code_challenge": urlsafe_b64encode(digest).rstrip(b"=").decode(),
+        "code_challenge_method": "S256",
+        "scope": "a b",
+        "dpop_jkt": KEY.thumbprint,
+        "prompt": "consent",
+    }
+    assert request.code_verifier not in request.url + repr(request)
+    assert request.state not in repr(request)
+    other = start(dpop_jkt=False)
+    assert "dpop_jkt" not in other.url
+    assert (other.state, other.code_verifier) != (request.state, request.code_verifier)
+
+
+def test_what_is_set_here_cannot_be_given() -> None:
+    """A caller's own state or challenge would take the protection away."""
+    with pytest.raises(UsageError):
+        start(state="fixed")
+
+
+def test_the_code_comes_back() -> None:
+    """From a whole URL, a path, or a query."""
+    request = start()
+    query = f"code=4%2Fx&state={request.state}&iss=https%3A%2F%2Fas.example"
+    for callback in (f"https://app.example/callback?{query}", f"/callback?{query}", f"?{query}", query):
+        assert request.code_of(callback, issuer="https://as.example", iss_required=True) == "4/x"
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("code=x", TokenAnswerError),
+        ("code=x&state=other", TokenAnswerError),
+        ("code=x&state=STATE&state=STATE", TokenAnswerError),
+        ("code=x&code=y&state=STATE&iss=https://as.example", TokenAnswerError),
+        ("code=x&state=STATE&iss=https://evil.example", TokenAnswerError),
+        ("code=x&state=STATE", TokenAnswerError),
+        ("state=STATE&iss=https://as.example", TokenAnswerError),
+        ("error=access_denied&state=STATE&iss=https://as.example", ReauthorizationError),
+        ("error=invalid_scope&error_description=%0Ano&state=STATE&iss=https://as.example", TokenRefusedError),
+        ("error=server_error&state=other&iss=https://as.example", TokenAnswerError),
+    ],
+)
+def test_other_answers_are_not_used(query: str, error: type[Exception]) -> None:
+    """Another request's state, another server's iss, anything twice: no code leaves."""
+    request = start()
+    with pytest.raises(error) as caught:
+        request.code_of(query.replace("STATE", request.state), issuer="https://as.example", iss_required=True)
+    assert type(caught.value) is error
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_without_iss_needs_none() -> None:
+    """Where metadata does not promise iss, its absence is no fault; a wrong one is."""
+    request = start()
+    assert request.code_of(f"code=x&state={request.state}", issuer="https://as.example") == "x"
+    with pytest.raises(TokenAnswerError):
+        request.code_of(f"code=x&state={request.state}&iss=https://evil.example", issuer="https://as.example")
