@@ -127,6 +127,35 @@ def test_one_of_a_hundred_threads_wins(clock: Clock) -> None:
         assert sum(pool.map(add, range(100))) == 1
 
 
+def test_a_burst_is_forgotten_little_by_little(clock: Clock) -> None:
+    """No request pays for the thousands that came in one second before; soon they are gone all the same."""
+    cache = MemoryReplayCache(clock=clock)
+    for number in range(5000):
+        cache.add(f"key{number % 7}.{number}", clock.now + 90)
+    clock.now += 92
+    sizes = []
+    for number in range(500):
+        assert cache.add(f"key.{number}", clock.now + 90)
+        sizes.append(len(cache))
+    assert sizes[0] > 4900
+    assert sizes[-1] == 500
+
+
+def test_what_is_due_makes_room_at_once(clock: Clock) -> None:
+    """Neither bound counts entries that expired, however many are still to be forgotten."""
+    whole = MemoryReplayCache(max_entries=1000, clock=clock)
+    one_key = MemoryReplayCache(max_per_key=1000, clock=clock)
+    for cache in (whole, one_key):
+        for number in range(1000):
+            cache.add(f"a.{number}", clock.now + 90)
+        with pytest.raises(ReplayCacheError):
+            cache.add("a.more", clock.now + 90)
+    clock.now += 92
+    for number in range(1000):
+        assert whole.add(f"a.again{number}", clock.now + 90)
+        assert one_key.add(f"a.again{number}", clock.now + 90)
+
+
 class SlowKey(str):
     """A key whose look-up takes until another thread looks it up too, or until that is sure not to happen."""
 
