@@ -11,7 +11,7 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import anyio
@@ -21,6 +21,7 @@ from dpop._httpx_answers import async_drain, decoded, drain
 from dpop._httpx_bodies import Repeat, in_memory, repeat_of
 from dpop.client.drive import (
     ask_token,
+    async_ask_token,
     async_refresh,
     async_report,
     async_sign,
@@ -34,10 +35,10 @@ from dpop.client.flow import PEEK_OCTETS, ProofFlow, Step
 from dpop.client.nonces import Role
 from dpop.client.policy import Policy, headers_to_withhold
 from dpop.client.prover import Prover
-from dpop.client.request import AccessToken, OutgoingRequest, RequestCredentials
+from dpop.client.request import OutgoingRequest, RequestCredentials
 from dpop.errors import UsageError
 
-__all__ = ["AsyncShell", "AuthShell", "SyncShell"]
+__all__ = ["AsyncShell", "SyncShell"]
 
 # Requests, responses and streams of either library. Any, because the two share no base class.
 _Any = Any
@@ -64,7 +65,6 @@ class _Shell:
     _policy: Policy
     _make_inner: Callable[[], _Any] | None
     _inner: _Any
-    _may_resend: bool
     _pid: int
 
     def _set_up(self, policy: Policy, transport: _Any, options: dict[str, _Any], make: Callable[..., _Any]) -> None:
@@ -73,8 +73,6 @@ class _Shell:
         self._policy = policy
         self._make_inner = functools.partial(make, **options) if transport is None else None
         self._inner = transport if self._make_inner is None else self._make_inner()
-        # Over HTTP/1.1 what was sent is never sent again below us.
-        self._may_resend = transport is not None or bool(options.get("http2"))
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -167,8 +165,7 @@ class SyncShell(_Shell):
             wait_for_nonce(flow)
             while True:
                 signed = self._signed(request, sign_now(flow, *_wire(request), ask_token(flow)), content)
-                if self._may_resend:
-                    self._sign_resends(flow, signed, repeat)
+                self._sign_on_the_wire(flow, signed, repeat)
                 response = inner.handle_request(signed)
                 step = flow.received(response.status_code, response.headers.multi_items())
                 if step is Step.PEEK:
@@ -187,18 +184,22 @@ class SyncShell(_Shell):
             flow.failed()
             raise
 
-    def _sign_resends(self, flow: ProofFlow, signed: _Any, repeat: Repeat | None) -> None:
-        """Sign again what the library sends again by itself: a stream that an HTTP/2 server's GOAWAY refused.
+    def _sign_on_the_wire(self, flow: ProofFlow, signed: _Any, repeat: Repeat | None) -> None:
+        """Sign again what has waited long for a connection, and what the library sends again by itself.
 
-        The library's ``trace`` extension tells when headers are about to be written.
+        That is a stream which an HTTP/2 server's GOAWAY refused. The library's ``trace`` extension tells when
+        headers are about to be written. The token stays: its source may need the connection that is held now.
         """
         users = signed.extensions.get("trace")
         starts = itertools.count()
 
         def trace(event: str, info: dict[str, _Any]) -> _Any:
-            if event.endswith(_HEADERS_START) and next(starts):
-                _rewind(repeat)
-                _replace(info["request"].headers, sign_now(flow, *_wire(signed), ask_token(flow)))
+            if event.endswith(_HEADERS_START) and not _for_a_proxy(info):
+                again = bool(next(starts))
+                if again:
+                    _rewind(repeat)
+                if again or flow.outdated():
+                    _replace(info["request"].headers, sign_now(flow, *_wire(signed), flow.sent_token))
             return users(event, info) if users is not None else None
 
         signed.extensions["trace"] = trace
@@ -262,9 +263,8 @@ class AsyncShell(_Shell):
         try:
             await async_wait_for_nonce(flow, _tools)
             while True:
-                signed = self._signed(request, await async_sign(flow, *_wire(request), _tools), content)
-                if self._may_resend:
-                    self._sign_resends(flow, signed, repeat)
+                signed = self._signed(request, await _async_headers(flow, request), content)
+                self._sign_on_the_wire(flow, signed, repeat)
                 response = await inner.handle_async_request(signed)
                 step = flow.received(response.status_code, response.headers.multi_items())
                 if step is Step.PEEK:
@@ -283,15 +283,19 @@ class AsyncShell(_Shell):
             flow.failed()
             raise
 
-    def _sign_resends(self, flow: ProofFlow, signed: _Any, repeat: Repeat | None) -> None:
-        """Sign again what the library sends again by itself: a stream that an HTTP/2 server's GOAWAY refused."""
+    def _sign_on_the_wire(self, flow: ProofFlow, signed: _Any, repeat: Repeat | None) -> None:
+        """Sign again what has waited long for a connection, and what the library sends again by itself."""
         users = signed.extensions.get("trace")
         starts = itertools.count()
 
         async def trace(event: str, info: dict[str, _Any]) -> None:
-            if event.endswith(_HEADERS_START) and next(starts):
-                await _async_rewind(repeat)
-                _replace(info["request"].headers, await async_sign(flow, *_wire(signed), _tools))
+            if event.endswith(_HEADERS_START) and not _for_a_proxy(info):
+                again = bool(next(starts))
+                if again:
+                    await _async_rewind(repeat)
+                if again or flow.outdated():
+                    headers = await async_sign(flow, *_wire(signed), flow.sent_token, tools=_tools)
+                    _replace(info["request"].headers, headers)
             if users is not None:
                 await users(event, info)
 
@@ -341,7 +345,16 @@ class AsyncShell(_Shell):
         await self._inner.__aexit__(*exc)
 
 
+async def _async_headers(flow: ProofFlow, request: _Any) -> list[tuple[str, str]]:
+    return await async_sign(flow, *_wire(request), await async_ask_token(flow), tools=_tools)
+
+
 _HEADERS_START = ".send_request_headers.started"
+
+
+def _for_a_proxy(info: dict[str, _Any]) -> bool:
+    """Whether the headers are those of a CONNECT, which opens a tunnel and carries no proof."""
+    return bool(info["request"].method == b"CONNECT")
 
 
 def _replace(fields: list[tuple[bytes, bytes]], headers: list[tuple[str, str]]) -> None:
@@ -359,31 +372,3 @@ async def _async_rewind(repeat: Repeat | None) -> None:
     moved = repeat() if repeat is not None else None
     if moved is not None:
         await moved
-
-
-class AuthShell:
-    """``auth=`` for one request: its own prover and token; mixed into the library's ``Auth``.
-
-    :param prover: whose proofs; a bare key will do.
-    :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
-
-    It only marks the request: a DPoP transport signs it, on every hop within its origins.
-    """
-
-    def __init__(self, prover: _Any, access_token: AccessToken | None = None) -> None:
-        self._prover = Prover.of(prover)
-        self._access_token = access_token
-
-    def __repr__(self) -> str:
-        return f"<DPoPAuth {self._prover.thumbprint}>"
-
-    def auth_flow(self, request: _Any) -> Generator[_Any, _Any, None]:
-        """Mark the request; complain if no DPoP transport took notice."""
-        credentials = RequestCredentials(self._prover, self._access_token)
-        request.extensions = {**request.extensions, "dpop": credentials}
-        yield request
-        if not credentials.seen:
-            raise UsageError(
-                f"the request to {request.url.host} was sent without a proof: DPoPAuth needs a client whose transport"
-                " is a DPoPTransport, such as Client(transport=DPoPTransport(key, origins=…))"
-            )

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import httpx2
 
 from dpop._httpx_answers import AsyncReplay, Replay
-from dpop._httpx_shells import AsyncShell, AuthShell, SyncShell
+from dpop._httpx_auth import AuthShell
+from dpop._httpx_shells import AsyncShell, SyncShell
 from dpop._httpx_tokens import AsyncBorrowed, AsyncEndpointShell, Borrowed, EndpointShell
 from dpop.client.policy import Policy, PolicyOptions
 from dpop.tokens.endpoint import EndpointOptions

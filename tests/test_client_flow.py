@@ -391,14 +391,14 @@ class Source:
         self.number += 1
 
 
-def test_a_refused_token_is_refreshed_once() -> None:
+def test_a_sent_token_is_refreshed_once() -> None:
     """invalid_token: the source is told, and the request is sent once more, not twice."""
     source = Source()
     exchange = resource(access_token=source)
     invalid = ("WWW-Authenticate", 'DPoP error="invalid_token"')
     exchange.send()
     assert exchange.answer(401, invalid, ("DPoP-Nonce", "n1")) is Step.REFRESH
-    assert exchange.flow.refused_token == "token1"
+    assert exchange.flow.sent_token == "token1"
     source.refused("token1")
     claims = exchange.send()
     assert claims["ath"] == dpop.access_token_hash("token2")

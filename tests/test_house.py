@@ -29,6 +29,7 @@ DOORS = {
     "_urllib3_wire",
     "_httpx_answers",
     "_httpx_bodies",
+    "_httpx_auth",
     "_httpx_shells",
     "_httpx_tokens",
     "_redis_failures",

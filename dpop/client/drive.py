@@ -22,6 +22,7 @@ __all__ = [
     "DRAIN_SECONDS",
     "AsyncTools",
     "ask_token",
+    "async_ask_token",
     "async_refresh",
     "async_report",
     "async_sign",
@@ -91,10 +92,10 @@ def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str, token: s
 
 
 async def async_sign(
-    flow: ProofFlow, scheme: str, authority: str, target: str, tools: AsyncTools
+    flow: ProofFlow, scheme: str, authority: str, target: str, token: str | None, *, tools: AsyncTools
 ) -> list[tuple[str, str]]:
-    """The headers of one attempt; a key that blocks signs in a worker thread."""
-    attempt: Attempt = flow.attempt(scheme, authority, target, await _async_ask_token(flow))
+    """:func:`sign_now` for a task; a key that blocks signs in a worker thread."""
+    attempt: Attempt = flow.attempt(scheme, authority, target, token)
     key = flow.prover.key
     if getattr(key, "blocking", True):
         return attempt.headers(cast("bytes", await tools.to_thread(lambda: sign(key, attempt.signing_input))))
@@ -139,7 +140,7 @@ async def async_report(flow: ProofFlow, close: Callable[[], Awaitable[object]]) 
 
 def _refused(flow: ProofFlow) -> object:
     refused: Callable[[str | None], object] = getattr(flow.access_token, "refused")  # noqa: B009 - a str has none
-    return refused(flow.refused_token)
+    return refused(flow.sent_token)
 
 
 def ask_token(flow: ProofFlow) -> str | None:
@@ -159,7 +160,8 @@ def ask_token(flow: ProofFlow) -> str | None:
     return _checked(value)
 
 
-async def _async_ask_token(flow: ProofFlow) -> str | None:
+async def async_ask_token(flow: ProofFlow) -> str | None:
+    """:func:`ask_token` for a task; what the function returns is awaited where it can be."""
     token = flow.access_token
     if token is None or isinstance(token, str):
         return token

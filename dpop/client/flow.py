@@ -43,6 +43,9 @@ PEEK_OCTETS = 10_240
 
 _FIELDS = frozenset({"dpop-nonce", "www-authenticate", "date", "age"})
 
+_MAX_WAIT_SECONDS = 2.0
+"""How long a proof may wait for a connection: some servers take none that is ten seconds old."""
+
 
 class Step(Enum):
     """What the adapter does with an answer."""
@@ -155,6 +158,17 @@ class ProofFlow:
         self._sent_at = now
         return Attempt(octets, token)
 
+    def outdated(self) -> bool:
+        """Whether the proof has become too old while it waited to be written; then the next one takes its place.
+
+        Ask only before it is written: the next attempt has its nonce, and its body has not been read.
+        """
+        if self.prover.clock() - self._sent_at <= _MAX_WAIT_SECONDS:
+            return False
+        self._attempts -= 1
+        self._retry_lease, self._lease = self._lease, None
+        return True
+
     def _next_lease(self) -> Lease:
         """The nonce of this attempt: the challenge's on a retry, otherwise the cache's."""
         nonces = self.prover.nonces
@@ -230,8 +244,8 @@ class ProofFlow:
         return self._holds_assertion and self.policy.rebuild is not None
 
     @property
-    def refused_token(self) -> str | None:
-        """The token of the last attempt, for ``source.refused``."""
+    def sent_token(self) -> str | None:
+        """The token of the last attempt."""
         return self._sent_token
 
     def _worth_peeking(self, nonce: str | None, ahead: float | None) -> bool:

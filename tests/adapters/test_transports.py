@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import io
@@ -13,6 +14,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,13 @@ def tls_options(name: str, authority: Authority) -> dict[str, Any]:
     if name == "requests":
         return {"verify": authority.ca, "cert": authority.client}
     return {"verify": authority.client_context()}
+
+
+def pool_of_one(name: str) -> dict[str, Any]:
+    """Options for a single connection, which is waited for."""
+    if name == "requests":
+        return {"pool_connections": 1, "pool_maxsize": 1, "pool_block": True}
+    return {"limits": CLIENTS[name].library.Limits(max_connections=1)}
 
 
 def assert_fresh(received: list[Received], scheme: str = "http") -> None:
@@ -155,6 +164,53 @@ def test_through_a_tunnel(
         assert [request.nonce for request in server.requests] == [None, "n1", "n1"]
         assert_fresh(server.requests, "https")
         assert all(f"127.0.0.1:{server.port}" in line for line in proxy.seen)
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+def test_a_stream_over_http2_through_a_tunnel(name: str, client: Callable[..., Any], authority: Authority) -> None:
+    """The CONNECT before it is not taken for the request: a body that can be read once is sent, and signed once."""
+    with (
+        ForwardProxy() as proxy,
+        Http2Recorder(script(Answer(200)), tls=authority.server_context(http2=True)) as server,
+    ):
+        signed: list[int] = []
+        prover = Prover(dpop.generate_key(), jti=lambda: f"jti-{signed.append(1) or len(signed)}")
+        options = {"proxy": proxy.url, "http2": True, **tls_options(name, authority)}
+        one = client(prover, origins=server.origin, access_token=TOKEN, **options)
+        assert one.send("POST", server.url("/r"), body=one.stream_body(BODY)).status == 200
+        assert [request.body for request in server.requests] == [BODY]
+        assert len(signed) == 1
+
+
+def test_a_proof_does_not_age_while_it_waits_for_a_connection(name: str, client: Callable[..., Any]) -> None:
+    """With one connection for all, the last request in the queue has a proof as young as the first, a stream too."""
+    now = [1_800_000_000.0]
+    ages: list[float] = []
+
+    def handler(request: Received) -> Answer:
+        ages.append(now[0] - request.claims["iat"])
+        now[0] += 60
+        return Answer(200)
+
+    with Recorder(handler) as server:
+        one = client(Prover(dpop.generate_key(), clock=lambda: now[0]), origins=server.origin, **pool_of_one(name))
+
+        def send(path: str) -> Any:
+            return one.send("POST", server.url(path), body=one.stream_body(BODY))
+
+        if name.endswith("-async"):
+
+            async def storm() -> None:
+                calls = [one.asend("POST", server.url("/r"), body=one.stream_body(BODY)) for _ in range(4)]
+                await asyncio.gather(*calls)
+
+            one.runner.run(storm())
+        else:
+            with ThreadPoolExecutor(4) as threads:
+                list(threads.map(send, ["/r"] * 4))
+        assert {request.body for request in server.requests} == {BODY}
+        assert_fresh(server.requests)
+    assert ages == [0, 0, 0, 0]
 
 
 def test_retries_through_proxies_get_fresh_proofs(authority: Authority) -> None:
@@ -575,13 +631,6 @@ def test_a_source_may_use_the_adapter_itself() -> None:
 
 
 INVALID_TOKEN = Answer(401, [("WWW-Authenticate", 'DPoP error="invalid_token"')], b"expired")
-
-
-def pool_of_one(name: str) -> dict[str, Any]:
-    """Options for a single connection, which is waited for."""
-    if name == "requests":
-        return {"pool_connections": 1, "pool_maxsize": 1, "pool_block": True}
-    return {"limits": CLIENTS[name].library.Limits(max_connections=1)}
 
 
 @pytest.mark.parametrize("name", ["requests", "httpx", "httpx2"], indirect=True)
