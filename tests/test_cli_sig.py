@@ -24,7 +24,7 @@ from dpop.signature import der_to_raw, raw_to_der
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 PAIRS: list[dict[str, Any]] = [
-    case for case in json.loads((VECTORS / "signature.json").read_text("ascii"))["cases"] if "refused" not in case
+    case for case in json.loads((VECTORS / "signatures.json").read_text("ascii"))["cases"] if "refused" not in case
 ]
 SIZES = {32: "ES256", 48: "ES384", 66: "ES512"}
 DER = bytes.fromhex(PAIRS[0]["der"])

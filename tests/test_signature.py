@@ -19,7 +19,7 @@ from dpop.errors import ArgumentTypeError, SignatureFormatError, UsageError
 from dpop.signature import check_raw, der_to_raw, raw_to_der
 
 ROOT = Path(__file__).parent
-CASES: list[dict[str, Any]] = json.loads((ROOT.parent / "vectors/signature.json").read_text("ascii"))["cases"]
+CASES: list[dict[str, Any]] = json.loads((ROOT.parent / "vectors/signatures.json").read_text("ascii"))["cases"]
 PUBLISHED: dict[str, dict[str, Any]] = {
     case["id"]: case["facts"] for case in json.loads((ROOT / "data/public-vectors.json").read_text("ascii"))["cases"]
 }

@@ -16,6 +16,11 @@ from typing import Any
 import cases_answer
 import cases_proof
 import cases_state
+import group_challenges
+import group_hashes
+import group_htu
+import group_keys
+import group_signatures
 from case import LIMITS, NOW, Case
 
 GROUPS: dict[str, Callable[[], list[Case]]] = {
@@ -55,7 +60,18 @@ def proofs() -> dict[str, Any]:
     return {"about": READ_ME, "now": NOW, "limits": LIMITS, "cases": cases}
 
 
-FILES: dict[str, Callable[[], dict[str, Any]]] = {"proofs.json": proofs, "answers.json": cases_answer.answers}
+FILES: dict[str, Callable[[], dict[str, Any]]] = {
+    "proofs.json": proofs,
+    "answers.json": cases_answer.answers,
+    "keys.json": group_keys.keys,
+    "signatures.json": group_signatures.signatures,
+    "htu_inputs.json": group_htu.inputs,
+    "htu_pairs.json": group_htu.pairs,
+    "challenges.json": group_challenges.challenges,
+    "thumbprints.json": group_hashes.thumbprints,
+    "ath.json": group_hashes.ath,
+    "code_jti.json": group_hashes.code_jti,
+}
 
 
 def main(directory: Path) -> None:
