@@ -17,6 +17,7 @@ import cases_answer
 import cases_proof
 import cases_state
 import group_challenges
+import group_disagreements
 import group_hashes
 import group_htu
 import group_keys
@@ -71,6 +72,7 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "thumbprints.json": group_hashes.thumbprints,
     "ath.json": group_hashes.ath,
     "code_jti.json": group_hashes.code_jti,
+    "disagreements.json": group_disagreements.disagreements,
 }
 
 

@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 import requests
 
-__all__ = ["JoseVerifier", "OidcProvider", "Program", "Seen", "ask", "jose_verifier", "running_oidc_provider"]
+__all__ = [
+    "JoseVerifier",
+    "OidcProvider",
+    "Program",
+    "Seen",
+    "answers_to_vectors",
+    "ask",
+    "jose_verifier",
+    "jose_version",
+    "running_oidc_provider",
+]
 
 HERE = Path(__file__).parent
 PACKAGES = ("dpop", "jose", "oauth4webapi", "oidc-provider", "openid-client")
@@ -144,3 +154,16 @@ def jose_verifier() -> Iterator[JoseVerifier]:
     """A process with npm jose that verifies proofs."""
     with node("verify.mjs") as process:
         yield JoseVerifier(process)
+
+
+def answers_to_vectors(documents: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """What a program in JavaScript, with npm jose, answers to each case of each file of vectors."""
+    with node("vectors.mjs") as process:
+        program = Program(process)
+        return {file: program(file=file, document=document) for file, document in documents.items()}
+
+
+def jose_version() -> str:
+    """Of the npm jose that is installed here."""
+    facts = json.loads((HERE / "node_modules" / "jose" / "package.json").read_text("utf-8"))
+    return str(facts["version"])

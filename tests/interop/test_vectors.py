@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The vectors through a second implementation, in another language: it agrees, or the disagreement is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from interop.peers import answers_to_vectors, jose_version
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+Case = dict[str, Any]
+
+# What the vectors answer, in the words of the program; None: the question is not for it.
+OURS: dict[str, Callable[[Case], str | None]] = {
+    "proofs.json": lambda case: case["verdict"],
+    "keys.json": lambda case: case["thumbprint"],
+    "thumbprints.json": lambda case: case.get("thumbprint", "refused"),
+    "ath.json": lambda case: case.get("ath"),
+    "code_jti.json": lambda case: case.get("jti"),
+    "htu_inputs.json": lambda case: case["client"].get("htu", "refused"),
+    "htu_pairs.json": lambda case: "equal" if case["equal"] else "not equal",
+}
+
+
+def document(name: str) -> dict[str, Any]:
+    """A file of vectors."""
+    made: dict[str, Any] = json.loads((VECTORS / name).read_text("ascii"))
+    return made
+
+
+def known() -> dict[tuple[str, str], str]:
+    """The answer that is listed for each case in disagreement."""
+    return {
+        (row["file"], name): row["answer"] for row in document("disagreements.json")["cases"] for name in row["ids"]
+    }
+
+
+@pytest.fixture(scope="module")
+def theirs() -> dict[str, dict[str, str]]:
+    """All answers of the program."""
+    return answers_to_vectors({name: document(name) for name in OURS})
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_second_implementation_agrees_or_is_known_not_to(name: str, theirs: dict[str, dict[str, str]]) -> None:
+    """Each answer is that of the vectors or of disagreements.json; one that went away must leave the list too."""
+    differing = {}
+    for case in document(name)["cases"]:
+        answer, ours = theirs[name][case["id"]], OURS[name](case)
+        if ours is None or answer in {ours, "refused" if ours == "not equal" else ours}:
+            continue
+        whatever = name == "thumbprints.json" and ours == "refused"  # of which its value says nothing
+        differing[case["id"]] = "a thumbprint" if whatever else answer
+    listed = {case_id: answer for (file, case_id), answer in known().items() if file == name}
+    assert differing == listed, "list what differs in vectors/group_disagreements.py, with the reason"
+
+
+def test_enough_was_asked() -> None:
+    """Most cases are within the program's reach: a file it had no answers for would agree with anything."""
+    asked = {name: sum(OURS[name](case) is not None for case in document(name)["cases"]) for name in OURS}
+    assert asked["proofs.json"] >= 243
+    assert min(asked.values()) >= 7
+
+
+def test_the_version_is_the_one_named() -> None:
+    """What the list says is of the version it names."""
+    assert document("disagreements.json")["software"]["jose"]["version"] == jose_version()
