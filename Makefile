@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check format bench soak clean
+.PHONY: help demo test check format bench compare soak clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -36,9 +36,14 @@ bench: ## benchmarks, as ratios against a baseline of the same run
 	@scripts/setup test
 	$(RUN) python tests/benchmarks/bench.py $(ARGS)
 
+compare: ## the toolkit beside other libraries; writes docs/benchmarks
+	@scripts/setup test
+	$(RUN) python -m pip install -q --group bench
+	$(RUN) python tests/benchmarks/compare $(or $(ARGS),--out docs/benchmarks)
+
 soak: ## 100,000 requests; memory must stay flat
 	@scripts/setup test
 	$(RUN) python tests/benchmarks/soak.py $(ARGS)
 
 clean: ## remove everything that setup made
-	rm -rf .venv .ci/venvs dist build tests/interop/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench .ci/venvs dist build tests/interop/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: a whole process from its start to its proof."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from measure import Figure, Section, middle, spread
+from peers import Environments
+
+import dpop
+
+_URL = "https://api.example.com/v1/accounts/42"
+_IMPORTS = (
+    "import click\n"
+    "from cryptography.hazmat.primitives import hashes, serialization\n"
+    "from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils\n"
+)
+# What a person would write: RFC 9449's header and payload, signed by openssl, its DER taken apart with xxd.
+_BY_HAND = r"""
+set -euo pipefail
+b64() { openssl base64 -A | tr '+/' '-_' | tr -d '='; }
+point=$(openssl ec -in "$KEY" -pubout -outform DER 2>/dev/null | tail -c 64 | xxd -p -c 64)
+x=$(printf %s "${point:0:64}" | xxd -r -p | b64); y=$(printf %s "${point:64}" | xxd -r -p | b64)
+header=$(printf '{"typ":"dpop+jwt","alg":"ES256","jwk":{"kty":"EC","crv":"P-256","x":"%s","y":"%s"}}' "$x" "$y" | b64)
+jti=$(openssl rand -hex 16)
+payload=$(printf '{"jti":"%s","htm":"GET","htu":"%s","iat":%s}' "$jti" "$URL" "$(date +%s)" | b64)
+der=$(printf %s "$header.$payload" | openssl dgst -sha256 -sign "$KEY" | xxd -p -c 80)
+take() { local n=$((16#${der:$1:2} * 2)); local v=${der:$(($1 + 2)):$n}; v=${v#00}; printf '%064s' "$v" | tr ' ' 0; }
+r=$(take 6); s=$(take $((8 + 16#${der:6:2} * 2 + 2)))
+printf '%s.%s.%s\n' "$header" "$payload" "$(printf %s "$r$s" | xxd -r -p | b64)"
+"""
+
+
+def measure(_environments: Environments, *, short: bool) -> Section:
+    """Whole processes in turn: the command, a Python that only imports the same, openssl and a shell."""
+    section = Section(
+        "command",
+        "The command line",
+        "Whole processes, started in turn. Imports: a Python that imports click and the same parts of cryptography."
+        " By hand: a shell script with openssl and xxd that makes the same proof.",
+        ["what", "ms", "against the imports"],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        key = Path(folder) / "key.pem"
+        dpop.generate_key().save(key)
+        environment = {**os.environ, "DPOP_KEY": str(key), "KEY": str(key), "URL": _URL, "PYTHONPYCACHEPREFIX": folder}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        commands = {
+            "imports": [sys.executable, "-c", _IMPORTS],
+            "dpop proof": [str(Path(sys.executable).with_name("dpop")), "proof", "GET", _URL],
+            "dpop --help": [str(Path(sys.executable).with_name("dpop")), "--help"],
+            "by hand": ["bash", "-c", _BY_HAND],
+        }
+        runs = {name: _run(command, environment) for name, command in commands.items()}
+        for run in runs.values():
+            run()
+        samples: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(5 if short else 31):
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run()
+                samples[name].append(time.perf_counter() - start)
+    ratios = {name: [s / b for s, b in zip(taken, samples["imports"], strict=True)] for name, taken in samples.items()}
+    for name, taken in samples.items():
+        section.lines.append([name, spread([s * 1e3 for s in taken], 0), spread(ratios[name])])
+    section.raw = dict(samples)
+    ratio = middle(ratios["dpop proof"])
+    section.figures.append(
+        Figure("dpop proof against its imports, whole process", round(ratio, 2), "<= 1.3", ratio <= 1.3)
+    )
+    return section
+
+
+def _run(command: list[str], environment: dict[str, str]) -> Callable[[], object]:
+    return lambda: subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)

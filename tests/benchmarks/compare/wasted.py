@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wasted round trips: how many requests a server refuses for their nonce, and how long the good ones take."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import requests
+from measure import Figure, Section
+from mint import pem
+from peers import (
+    AUTH0,
+    OAUTH4WEBAPI,
+    OPENID_CLIENT,
+    PYDPOP,
+    REQUESTS_OAUTH2CLIENT,
+    TOOLKIT,
+    Environments,
+    Peer,
+    working,
+)
+
+import dpop
+from dpop.requests import DPoPAdapter
+
+REQUESTS = 1000
+
+
+class Client(NamedTuple):
+    """A peer with one of its HTTP libraries."""
+
+    peer: Peer
+    library: str
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        return f"{self.peer.name}, {self.library}" if self.library else self.peer.name
+
+
+CLIENTS = [
+    Client(TOOLKIT, "requests"),
+    Client(TOOLKIT, "httpx2 async"),
+    Client(PYDPOP, "requests"),
+    Client(PYDPOP, "httpx async"),
+    Client(REQUESTS_OAUTH2CLIENT, "requests"),
+    Client(AUTH0, "httpx async"),
+    Client(OAUTH4WEBAPI, ""),
+    Client(OPENID_CLIENT, ""),
+]
+
+DISCIPLINES: dict[str, dict[str, Any]] = {
+    "none": {"rs_nonces": "none"},
+    "rotating, with grace": {"rs_nonces": "rotating", "nonce_seconds": 0.1, "nonce_grace": 1},
+    "rotating, no grace": {"rs_nonces": "rotating", "nonce_seconds": 0.1, "nonce_grace": 0},
+    "new per answer": {"rs_nonces": "per-answer", "nonce_grace": 0},
+    "single use": {"rs_nonces": "single-use"},
+}
+
+
+class Cell(NamedTuple):
+    """One setting of the server, and how hard it is used."""
+
+    discipline: str
+    workers: int
+    latency: float
+
+    @property
+    def rate(self) -> float:
+        """Requests per second: what every client can do with so many workers, so that all are asked the same."""
+        return min(250.0, self.workers / (3 * self.latency)) if self.latency else min(250.0, 100.0 * self.workers)
+
+
+def cells(*, short: bool) -> Iterator[Cell]:
+    """All that are measured."""
+    if short:
+        yield from (Cell(discipline, 8, 0.0) for discipline in DISCIPLINES)
+        return
+    for discipline in DISCIPLINES:
+        for latency in (0.0, 0.02):
+            for workers in (1, 8, 32, 128):
+                yield Cell(discipline, workers, latency)
+
+
+def measure(environments: Environments, *, short: bool) -> Section:
+    """Each client on each cell, against a server of its own process that verifies every proof."""
+    section = Section(
+        "wasted",
+        "Wasted round trips",
+        "Requests refused for their nonce among 1,000 to a resource server that verifies every proof, at the same rate"
+        " for every client; and how long a request took from the moment it was due to its answer. Rotating: the nonce is"
+        " replaced every 100 ms; with grace the one before is good too. Failed: what the user saw that was no 200.",
+        ["nonces", "workers", "added latency, ms", "client", "wasted per 1,000", "failed", "p50, ms", "p99, ms"],
+    )
+    results: dict[Cell, dict[str, dict[str, Any]]] = {}
+    key = dpop.generate_key()
+    with _server() as server:
+        token = _token(server, key)
+        for cell in cells(short=short):
+            count = 100 if short else int(min(REQUESTS, max(100, 8 * cell.rate)))
+            results[cell] = {}
+            for client in CLIENTS:
+                with working(environments, [client.peer]) as (worker,):
+                    facts = {"library": client.library, "key": pem(key), "token": token, "workers": cell.workers}
+                    worker.ask("prepare", task="client", url=server["resource"], origin=server["issuer"], **facts)
+                    # Code and connections are warm, so that a cold start is one of nonces and nothing else.
+                    _steer(server, {**DISCIPLINES["none"], "latency": 0})
+                    worker.ask("storm", count=4 * cell.workers, workers=cell.workers, rate=1000)
+                    _steer(server, {**DISCIPLINES[cell.discipline], "latency": cell.latency, "lapse": True})
+                    before = _challenges(server)
+                    storm = worker.ask("storm", count=count, workers=cell.workers, rate=cell.rate)
+                    wasted = (_challenges(server) - before) * 1000 / count
+                results[cell][client.name] = {"wasted": wasted, "count": count, **storm}
+                print(f"  {cell} {client.name}: {wasted:.0f} {storm['failed'] or ''}", file=sys.stderr)
+    for cell, by_client in results.items():
+        for name, result in by_client.items():
+            percentiles = statistics.quantiles(result["latencies"], n=100)
+            failed = ", ".join(f"{count} x {what}" for what, count in sorted(result["failed"].items()))
+            section.lines.append(
+                [
+                    cell.discipline,
+                    str(cell.workers),
+                    f"{cell.latency * 1e3:.0f}",
+                    name,
+                    f"{result['wasted']:.0f}",
+                    failed or "0",
+                    f"{percentiles[49] * 1e3:.1f}",
+                    f"{percentiles[98] * 1e3:.1f}",
+                ]
+            )
+    section.raw = {
+        f"{cell.discipline}, {cell.workers} workers, {cell.latency * 1e3:.0f} ms": by_client
+        for cell, by_client in results.items()
+    }
+    section.figures = _figures(results)
+    return section
+
+
+def _figures(results: dict[Cell, dict[str, dict[str, Any]]]) -> list[Figure]:
+    """The goals: what each discipline may cost, and nobody better in any cell."""
+    figures = []
+    for discipline in DISCIPLINES:
+        worst, most = 0.0, 0.0
+        for cell, by_client in results.items():
+            if cell.discipline == discipline:
+                for client in CLIENTS[:2]:
+                    result = by_client[client.name]
+                    allowed = _allowed(cell, result["count"]) * 1000 / result["count"]
+                    if result["wasted"] - allowed >= worst - most:
+                        worst, most = result["wasted"], allowed
+        figures.append(
+            Figure(f"wasted, {discipline}, the worst cell", round(worst, 1), f"<= {most:.0f}", worst <= most)
+        )
+    behind = sum(
+        by_client[client.name]["wasted"] > min(other["wasted"] for other in by_client.values())
+        for by_client in results.values()
+        for client in CLIENTS[:1]
+    )
+    figures.append(Figure("wasted, cells in which another client did better", behind, "0", behind == 0))
+    failed = sum(
+        sum(by_client[client.name]["failed"].values()) for by_client in results.values() for client in CLIENTS[:2]
+    )
+    figures.append(Figure("requests that failed with this toolkit", failed, "0", failed == 0))
+    return figures
+
+
+def _allowed(cell: Cell, count: int) -> float:
+    """Refusals that no client can avoid: at a cold start, and of what is on its way when a nonce lapses."""
+    lapses = count / cell.rate / 0.1
+    in_flight = max(1.0, cell.rate * (cell.latency + 0.004))
+    return {
+        "none": 0.0,
+        "rotating, with grace": min(cell.workers, in_flight + 1),
+        "rotating, no grace": min(cell.workers, in_flight + 1) + lapses * min(cell.workers, in_flight + 1),
+        "new per answer": float(count),
+        "single use": float(cell.workers),
+    }[cell.discipline]
+
+
+@contextmanager
+def _server() -> Iterator[dict[str, str]]:
+    command = [sys.executable, "-m", "dpop_cli", "serve", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _token(server: dict[str, str], key: Any) -> str:
+    with requests.Session() as session:
+        session.mount(server["issuer"], DPoPAdapter(key, origins=server["issuer"]))
+        answer = session.post(
+            server["token_endpoint"],
+            data={"grant_type": "client_credentials"},
+            auth=(server["client_id"], server["client_secret"]),
+        )
+        token: str = answer.json()["access_token"]
+        return token
+
+
+def _steer(server: dict[str, str], changes: dict[str, Any]) -> None:
+    octets = json.dumps({"nonce_seconds": None, "nonce_grace": 0, **changes}).encode()
+    with urllib.request.urlopen(urllib.request.Request(server["levers"], octets)) as answer:
+        answer.read()
+
+
+def _challenges(server: dict[str, str]) -> int:
+    with urllib.request.urlopen(server["stats"]) as answer:
+        challenges: int = json.load(answer)["challenges"]
+        return challenges

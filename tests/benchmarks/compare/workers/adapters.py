@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The libraries with and without their adapter: one call is a batch of requests by so many threads or tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import httpx2
+import requests
+
+import dpop
+import dpop.httpx
+import dpop.httpx2
+from dpop.requests import DPoPAdapter
+
+BATCH = 128
+_TOKEN = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU"
+
+
+def prepare(*, library: str, adapted: bool, key: str, url: str, origin: str, workers: int) -> Callable[[], object]:
+    """A function that sends BATCH requests, over connections kept alive."""
+    loaded = dpop.load_key(key.encode())
+    if library == "requests":
+        return _by_threads(workers, lambda: _session(loaded, url, origin, adapted=adapted))
+    name, _, kind = library.partition(" ")
+    module: Any = {"httpx": httpx, "httpx2": httpx2}[name]
+    door: Any = {"httpx": dpop.httpx, "httpx2": dpop.httpx2}[name]
+    prefix = "Async" if kind else ""
+    limits = module.Limits(max_connections=200, max_keepalive_connections=200)
+    transport = (
+        getattr(door, f"{prefix}DPoPTransport")(loaded, origins=origin, access_token=_TOKEN, limits=limits)
+        if adapted
+        else getattr(module, f"{prefix}HTTPTransport")(limits=limits)
+    )
+    headers = {} if adapted else {"Authorization": f"Bearer {_TOKEN}"}
+    client = getattr(module, f"{prefix}Client")(transport=transport, headers=headers, timeout=60)
+    if kind:
+        return _by_tasks(workers, lambda: client.get(url))
+    return _by_threads(workers, lambda: lambda: client.get(url))
+
+
+def _session(key: Any, url: str, origin: str, *, adapted: bool) -> Callable[[], object]:
+    session = requests.Session()
+    session.trust_env = False
+    if adapted:
+        session.mount(origin, DPoPAdapter(key, origins=origin, access_token=_TOKEN))
+    else:
+        session.headers["Authorization"] = f"Bearer {_TOKEN}"
+    return lambda: session.get(url)
+
+
+def _by_threads(workers: int, make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+    local = threading.local()
+
+    def several(count: int) -> None:
+        if not hasattr(local, "send"):
+            local.send = make()
+        for _ in range(count):
+            local.send()
+
+    if workers == 1:
+        return lambda: several(BATCH)
+    pool = ThreadPoolExecutor(workers)
+    return lambda: list(pool.map(several, [BATCH // workers] * workers))
+
+
+def _by_tasks(workers: int, send: Callable[[], Any]) -> Callable[[], object]:
+    runner = asyncio.Runner()
+
+    async def several() -> None:
+        for _ in range(BATCH // workers):
+            await send()
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(several() for _ in range(workers)))
+
+    return lambda: runner.run(all_of_them())
