@@ -74,13 +74,13 @@ class ECKey:
     ) -> None:
         curve = curve or ec.SECP256R1()
         self.alg = alg
-        self.size = (curve.key_size + 7) // 8
-        self.digest = digest or hashes.SHA256()
+        self.size: int = (curve.key_size + 7) // 8
+        self.digest: hashes.HashAlgorithm = digest or hashes.SHA256()
         scalar = int.from_bytes(sha256(b"dpop-toolkit vectors: " + name.encode()), "big") % (P256_ORDER - 1) + 1
-        self.key = ec.derive_private_key(scalar, curve)
+        self.key: ec.EllipticCurvePrivateKey = ec.derive_private_key(scalar, curve)
         point = self.key.public_key().public_numbers()
-        self.d = b64u(scalar.to_bytes(self.size, "big"))
-        self.xy = point.x, point.y
+        self.d: str = b64u(scalar.to_bytes(self.size, "big"))
+        self.xy: tuple[int, int] = point.x, point.y
         self.public_jwk: Members = {
             "kty": "EC",
             "crv": crv,
@@ -128,8 +128,8 @@ class RSAKey:
         self.alg = "RS256"
         p, q = (_prime(f"{name}/{letter}", bits // 2, far) for letter, far in zip("pq", distances, strict=True))
         self.e = e
-        self.n = p * q
-        self.size = bits // 8
+        self.n: int = p * q
+        self.size: int = bits // 8
         self._d = 1 if e == 1 else pow(e, -1, (p - 1) * (q - 1))
         self.public_jwk: Members = {"kty": "RSA", "n": b64u(_octets(self.n)), "e": b64u(_octets(e))}
 
@@ -177,7 +177,7 @@ def small_x_point() -> tuple[int, int]:
 
 A = ECKey("key A")
 B = ECKey("key B")
-SHORT_X = next(key for i in range(10_000) if not (key := ECKey(f"short x {i}")).xy[0] >> 248)
+SHORT_X = next(key for key in (ECKey(f"short x {i}") for i in range(10_000)) if not key.xy[0] >> 248)
 P384 = ECKey("P-384", "ES384", ec.SECP384R1(), "P-384", hashes.SHA384())
 K256 = ECKey("secp256k1", "ES256K", ec.SECP256K1(), "secp256k1")
 ED = EdKey("Ed25519")
