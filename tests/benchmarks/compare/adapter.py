@@ -22,8 +22,8 @@ def measure(environments: Environments, *, short: bool) -> Section:
         "adapter",
         "What an adapter adds to a request",
         "GET requests over kept-alive connections to a server on this machine that answers without a thought, with a"
-        " Bearer token and with DPoP. Threads share one interpreter, so with many of them the time per request is what the"
-        " interpreter needs for each. A mint is one proof in a loop of its own, measured in the same round.",
+        " Bearer token and with DPoP. Threads share one interpreter, so with many of them the time per request is what"
+        " the interpreter needs for each. A mint is one proof in a loop of its own, measured in the same round.",
         ["library", "workers", "plain, us", "with DPoP, us", "added, us", "added, in mints"],
     )
     key = dpop.generate_key()

@@ -95,8 +95,8 @@ def measure(environments: Environments, *, short: bool) -> Section:
         "wasted",
         "Wasted round trips",
         "Requests refused for their nonce among 1,000 to a resource server that verifies every proof, at the same rate"
-        " for every client; and how long a request took from the moment it was due to its answer. Rotating: the nonce is"
-        " replaced every 100 ms; with grace the one before is good too. Failed: what the user saw that was no 200.",
+        " for every client; and how long a request took from the moment it was due to its answer. Rotating: the nonce"
+        " is replaced every 100 ms; with grace the one before is good too. Failed: what the user saw that was no 200.",
         ["nonces", "workers", "added latency, ms", "client", "wasted per 1,000", "failed", "p50, ms", "p99, ms"],
     )
     results: dict[Cell, dict[str, dict[str, Any]]] = {}
