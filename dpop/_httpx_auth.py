@@ -7,7 +7,7 @@ from collections.abc import Generator
 from typing import Any
 
 from dpop.client.prover import Prover
-from dpop.client.request import AccessToken, RequestCredentials
+from dpop.client.request import AccessToken, RequestCredentials, check_token_setting
 from dpop.errors import UsageError
 
 __all__ = ["AuthShell"]
@@ -26,6 +26,7 @@ class AuthShell:
     """
 
     def __init__(self, prover: _Any, access_token: AccessToken | None = None) -> None:
+        check_token_setting(access_token)
         self._prover = Prover.of(prover)
         self._access_token = access_token
 

@@ -12,13 +12,14 @@ import itertools
 import os
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
 import anyio
 import anyio.to_thread
 
 from dpop._httpx_answers import async_drain, decoded, drain
 from dpop._httpx_bodies import Repeat, in_memory, repeat_of
+from dpop.client.challenge import nonce_field
 from dpop.client.drive import (
     ask_token,
     async_ask_token,
@@ -34,11 +35,14 @@ from dpop.client.drive import (
 from dpop.client.flow import PEEK_OCTETS, ProofFlow, Step
 from dpop.client.nonces import Role
 from dpop.client.policy import Policy, headers_to_withhold
-from dpop.client.prover import Prover
 from dpop.client.request import OutgoingRequest, RequestCredentials
 from dpop.errors import UsageError
 
-__all__ = ["AsyncShell", "SyncShell"]
+if TYPE_CHECKING:
+    from dpop.client.prover import Prover
+    from dpop.keys import Key
+
+__all__ = ["AsyncShell", "PrimingOptions", "SyncShell"]
 
 # Requests, responses and streams of either library. Any, because the two share no base class.
 _Any = Any
@@ -59,9 +63,24 @@ class _AnyioTools:
 _tools = _AnyioTools()
 
 
+class PrimingOptions(TypedDict, total=False):
+    """How ``prime()`` asks.
+
+    ``method``: ``HEAD`` by default. ``prover``: whose nonce, where the requests that follow bring their own.
+    ``role``: ``Role.RS`` where those set their own ``Authorization: DPoP``. ``timeout``: seconds for each of
+    connecting, writing and reading, 5 by default, for a transport does not know its client's.
+    """
+
+    method: str
+    prover: Key | Prover | None
+    role: Role | None
+    timeout: float | None
+
+
 class _Shell:
     """What the synchronous and the asynchronous transport have in common."""
 
+    _request_class: ClassVar[type[_Any]]
     _policy: Policy
     _make_inner: Callable[[], _Any] | None
     _inner: _Any
@@ -124,16 +143,28 @@ class _Shell:
             signed.headers[name] = value
         return signed
 
+    def _priming(
+        self,
+        url: str,
+        *,
+        method: str = "HEAD",
+        prover: Key | Prover | None = None,
+        role: Role | None = None,
+        timeout: float | None = 5.0,
+    ) -> _Any:
+        own = None if prover is None else RequestCredentials(prover)
+        extensions = {
+            "timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout),
+            "dpop_priming": self._policy.priming_role(url, role, credentials=own),
+            "dpop": own,
+        }
+        return self._request_class(method, url, extensions=extensions)
+
     def _rebuilt(self, flow: ProofFlow, request: _Any) -> bytes | None:
         """The body with a new client assertion, where a retry needs one."""
         if not flow.needs_rebuild or self._policy.rebuild is None:
             return None
         return self._policy.rebuild(in_memory(request) or b"")
-
-
-def _priming(prover: Prover | None, role: Role) -> dict[str, _Any]:
-    own = {} if prover is None else {"dpop": RequestCredentials(prover)}
-    return {"dpop_priming": role, **own}
 
 
 def _url(request: _Any) -> str:
@@ -151,7 +182,6 @@ class SyncShell(_Shell):
     """A transport that signs; mixed into the library's ``BaseTransport``."""
 
     _replay: ClassVar[type[_Any]]
-    _request_class: ClassVar[type[_Any]]
 
     def handle_request(self, request: _Any) -> _Any:
         """Send one request on one hop, as often as the flow says."""
@@ -204,18 +234,17 @@ class SyncShell(_Shell):
 
         signed.extensions["trace"] = trace
 
-    def prime(self, url: str, *, method: str = "HEAD", prover: Prover | None = None, role: Role = Role.RS) -> bool:
+    def prime(self, url: str, **options: Unpack[PrimingOptions]) -> bool:
         """Fetch a server's nonce with a request that carries a proof and no token.
 
-        Call it before sending a body that can be read only once. Returns whether a nonce came.
+        Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
 
+        :param options: see :class:`PrimingOptions`.
         :raises UsageError: the URL is not one of this transport's origins.
         """
-        self._policy.check_origin(url)
-        request = self._request_class(method, url, extensions=_priming(prover, role))
-        response = self.handle_request(request)
+        response = self.handle_request(self._priming(url, **options))
         response.close()
-        return bool(response.headers.get_list("dpop-nonce"))
+        return nonce_field(response.headers.get_list("dpop-nonce")).nonce is not None
 
     def _peek(self, response: _Any) -> bytes:
         """The first octets of a body, which stays readable."""
@@ -250,7 +279,6 @@ class AsyncShell(_Shell):
     """The asynchronous transport; mixed into the library's ``AsyncBaseTransport``."""
 
     _replay: ClassVar[type[_Any]]
-    _request_class: ClassVar[type[_Any]]
 
     async def handle_async_request(self, request: _Any) -> _Any:
         """Send one request on one hop, as often as the flow says."""
@@ -301,20 +329,17 @@ class AsyncShell(_Shell):
 
         signed.extensions["trace"] = trace
 
-    async def prime(
-        self, url: str, *, method: str = "HEAD", prover: Prover | None = None, role: Role = Role.RS
-    ) -> bool:
+    async def prime(self, url: str, **options: Unpack[PrimingOptions]) -> bool:
         """Fetch a server's nonce with a request that carries a proof and no token.
 
-        Call it before sending a body that can be read only once. Returns whether a nonce came.
+        Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
 
+        :param options: see :class:`PrimingOptions`.
         :raises UsageError: the URL is not one of this transport's origins.
         """
-        self._policy.check_origin(url)
-        request = self._request_class(method, url, extensions=_priming(prover, role))
-        response = await self.handle_async_request(request)
+        response = await self.handle_async_request(self._priming(url, **options))
         await response.aclose()
-        return bool(response.headers.get_list("dpop-nonce"))
+        return nonce_field(response.headers.get_list("dpop-nonce")).nonce is not None
 
     async def _peek(self, response: _Any) -> bytes:
         """The first octets of a body, which stays readable."""

@@ -28,12 +28,13 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 from urllib3.util.retry import Retry
 
 from dpop._urllib3_wire import Exchange, drain, peek, sign_in
+from dpop.client.challenge import nonce_field
 from dpop.client.drive import refresh, report, wait_for_nonce
 from dpop.client.flow import Step
 from dpop.client.nonces import Role
 from dpop.client.policy import Policy, PolicyOptions, headers_replaced, headers_to_withhold
 from dpop.client.prover import Prover
-from dpop.client.request import AccessToken, OutgoingRequest, RequestCredentials
+from dpop.client.request import AccessToken, OutgoingRequest, RequestCredentials, check_token_setting
 from dpop.errors import UsageError
 from dpop.tokens.endpoint import EndpointOptions
 from dpop.tokens.facade import SyncEndpoint
@@ -167,23 +168,31 @@ class DPoPAdapter(HTTPAdapter):
         self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
 
     def prime(
-        self, url: str, *, method: str = "HEAD", prover: Prover | None = None, role: Role = Role.RS, **options: Any
+        self,
+        url: str,
+        *,
+        method: str = "HEAD",
+        prover: Key | Prover | None = None,
+        role: Role | None = None,
+        **options: Any,
     ) -> bool:
         """Fetch a server's nonce with a request that carries a proof and no token.
 
-        Call it before sending a body that can be read only once. Returns whether a nonce came.
+        Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
 
+        :param prover: whose nonce, where the requests that follow bring their own prover.
+        :param role: whose nonce, where the requests that follow set their own ``Authorization: DPoP``: ``Role.RS``.
         :param options: what :meth:`send` takes: an adapter does not know its session's ``timeout``,
             ``verify``, ``cert`` and ``proxies``.
         :raises UsageError: the URL is not one of this adapter's origins.
         """
-        self._policy.check_origin(url)
+        own = None if prover is None else RequestCredentials(prover)
         request = requests.Request(method, url).prepare()
-        request.register_hook("response", _Priming(role))
-        if prover is not None:
-            request.register_hook("response", _Carrier(RequestCredentials(prover)))
+        request.register_hook("response", _Priming(self._policy.priming_role(url, role, credentials=own)))
+        if own is not None:
+            request.register_hook("response", _Carrier(own))
         with self.send(request, **options) as response:
-            return bool(response.headers.get("DPoP-Nonce"))
+            return nonce_field(response.raw.headers.getlist("DPoP-Nonce")).nonce is not None
 
 
 class DPoPAuth(AuthBase):
@@ -196,6 +205,7 @@ class DPoPAuth(AuthBase):
     """
 
     def __init__(self, prover: Key | Prover, access_token: AccessToken | None = None) -> None:
+        check_token_setting(access_token)
         self._prover = Prover.of(prover)
         self._access_token = access_token
 

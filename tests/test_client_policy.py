@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 import dpop
+from dpop.client.nonces import Role
 from dpop.client.policy import Policy, headers_to_withhold
 from dpop.client.prover import Prover
-from dpop.client.request import OutgoingRequest
+from dpop.client.request import OutgoingRequest, RequestCredentials
 from dpop.errors import (
     AlgorithmError,
     ArgumentTypeError,
@@ -140,6 +141,17 @@ def test_a_policy_shows_its_origins_only() -> None:
 def test_only_our_own_servers_are_primed() -> None:
     """A nonce cannot be fetched from an origin that would get no proof."""
     policy = Policy(KEY, origins="https://api.example")
-    policy.check_origin("https://api.example/x")
+    assert policy.priming_role("https://api.example/x") is Role.AS
     with pytest.raises(UsageError, match="not among origins="):
-        policy.check_origin("https://other.example/x")
+        policy.priming_role("https://other.example/x")
+
+
+def test_priming_is_for_the_role_of_the_requests_to_come() -> None:
+    """No token: AS; as_endpoints: AS; else RS; and what the caller says is not doubted."""
+    api, endpoint = "https://api.example/x", "https://api.example/token"
+    bare = Policy(KEY, origins="https://api.example")
+    both = Policy(KEY, origins="https://api.example", access_token="t", as_endpoints=[endpoint])
+    own = RequestCredentials(KEY)
+    assert [bare.priming_role(api), bare.priming_role(api, credentials=own)] == [Role.AS, Role.RS]
+    assert [both.priming_role(api), both.priming_role(endpoint)] == [Role.RS, Role.AS]
+    assert [bare.priming_role(api, Role.RS), both.priming_role(api, Role.AS)] == [Role.RS, Role.AS]

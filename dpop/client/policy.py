@@ -10,8 +10,7 @@ from dpop.client.clock import ServerClocks
 from dpop.client.flow import ProofFlow
 from dpop.client.nonces import Role
 from dpop.client.prover import Prover
-from dpop.client.request import AccessToken, OutgoingRequest
-from dpop.encoding import check_access_token
+from dpop.client.request import AccessToken, OutgoingRequest, RequestCredentials, check_token_setting
 from dpop.errors import ArgumentTypeError, InsecureOriginError, UsageError
 from dpop.htu import canonical
 from dpop.origin import Origin, split_url
@@ -76,12 +75,7 @@ class Policy:
             raise ArgumentTypeError("profile", "a Profile from dpop.profiles", profile)
         if nonces not in {None, "auto", "required"}:
             raise UsageError(f'nonces must be "auto" or "required", got {nonces!r}')
-        if isinstance(access_token, str):
-            check_access_token(access_token)
-        elif access_token is not None and not callable(access_token):
-            raise ArgumentTypeError(
-                "access_token", "a str, a function that returns one, or a token source", access_token
-            )
+        check_token_setting(access_token)
         prover = Prover.of(prover)
         listed = profile.algs if algs is None else algs
         self._algs = None if listed is None else tuple(listed.split() if isinstance(listed, str) else listed)
@@ -105,14 +99,25 @@ class Policy:
         own = {name: options.pop(name) for name in PolicyOptions.__annotations__ if name in options}
         return cls(prover, origins=origins, **own)
 
-    def check_origin(self, url: str) -> None:
-        """For priming: a nonce can be had only from one of our own servers.
+    def priming_role(
+        self, url: str, role: Role | None = None, *, credentials: RequestCredentials | None = None
+    ) -> Role:
+        """Which of a server's nonces a priming request fetches: by default, that of the requests to this URL.
 
+        :param role: where that cannot be told: each request brings its own ``Authorization``, say.
+        :param credentials: those of the requests, where they bring their own.
         :raises UsageError: the URL is another server's.
         """
         origin = Origin.of_url(url)
         if origin not in self.origins:
             raise UsageError(f"{origin} is not among origins= ({', '.join(sorted(map(str, self.origins)))})")
+        if role is not None:
+            return role
+        without_token = self.access_token is None and credentials is None
+        return Role.AS if without_token or self._is_as_endpoint(origin, url) else Role.RS
+
+    def _is_as_endpoint(self, origin: Origin, url: str) -> bool:
+        return bool(self.as_endpoints) and canonical(f"{origin}{split_url(url)[2]}") in self.as_endpoints
 
     def open(self, request: OutgoingRequest) -> ProofFlow | None:
         """The flow for this request, or ``None`` if it must pass through unsigned."""
@@ -125,7 +130,7 @@ class Policy:
         default = self.access_token if credentials is None else credentials.access_token
         if request.priming is not None:
             role, token = request.priming, None
-        elif self.as_endpoints and canonical(f"{origin}{split_url(request.url)[2]}") in self.as_endpoints:
+        elif self._is_as_endpoint(origin, request.url):
             role, token = Role.AS, None
         else:
             # A caller's own DPoP token beats the adapter's; a request's own credentials beat both.

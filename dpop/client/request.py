@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from urllib.parse import parse_qsl
 
 from dpop.client.nonces import Role
 from dpop.client.prover import Prover
+from dpop.encoding import check_access_token
+from dpop.errors import ArgumentTypeError
 
-__all__ = ["AccessToken", "OutgoingRequest", "RequestCredentials", "TokenSource", "form_of"]
+if TYPE_CHECKING:
+    from dpop.keys import Key
+
+__all__ = ["AccessToken", "OutgoingRequest", "RequestCredentials", "TokenSource", "check_token_setting", "form_of"]
 
 _MAX_FORM = 65_536
 
@@ -33,16 +38,33 @@ AccessToken: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]
 """A token, a function that returns one, or a token source. A function is asked once per attempt."""
 
 
+def check_token_setting(access_token: object) -> None:
+    """What an adapter or a request was given for its token can be one.
+
+    :raises CredentialError: a str that cannot stand in a header.
+    :raises ArgumentTypeError: nothing a token could come from.
+    """
+    if isinstance(access_token, str):
+        check_access_token(access_token)
+    elif access_token is not None and not callable(access_token):
+        raise ArgumentTypeError("access_token", "a str, a function that returns one, or a token source", access_token)
+
+
 class RequestCredentials:
     """Whose request this is, when it is not the adapter's default: one client can serve many users.
 
     ``seen`` tells the carrier whether any adapter took notice of it.
+
+    :param prover: whose proofs; a bare key will do.
+    :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
+    :raises UsageError: neither a key nor a prover; a token that cannot stand in a header.
     """
 
     __slots__ = ("access_token", "prover", "seen")
 
-    def __init__(self, prover: Prover, access_token: AccessToken | None = None) -> None:
-        self.prover: Prover = prover
+    def __init__(self, prover: Key | Prover, access_token: AccessToken | None = None) -> None:
+        check_token_setting(access_token)
+        self.prover: Prover = Prover.of(prover)
         self.access_token: AccessToken | None = access_token
         self.seen: bool = False
 

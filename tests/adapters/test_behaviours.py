@@ -218,6 +218,23 @@ def test_priming_gets_the_nonce_first(client: Callable[..., Any]) -> None:
             one.prime("https://elsewhere.example/")
 
 
+def test_priming_fetches_the_nonce_of_the_requests_to_come(client: Callable[..., Any]) -> None:
+    """As for any request: an as_endpoint, and an adapter without a token, are an authorization server's."""
+    with Recorder(lambda request: Answer(200, [("DPoP-Nonce", "n1")])) as server:
+        token_endpoint = server.url("/token")
+        mixed = client(origins=server.origin, access_token=TOKEN, as_endpoints=[token_endpoint])
+        for one in (mixed, client(origins=server.origin)):
+            assert one.prime(token_endpoint) is True
+            one.send("POST", token_endpoint, body=one.form_body({"a": "b"}))
+        assert [request.nonce for request in server.requests] == [None, "n1"] * 2
+
+
+def test_priming_does_not_boast_of_a_nonce_that_is_ignored(client: Callable[..., Any]) -> None:
+    """Two DPoP-Nonce fields are none."""
+    with Recorder(lambda request: Answer(200, [("DPoP-Nonce", "a"), ("DPoP-Nonce", "b")])) as server:
+        assert client(origins=server.origin, access_token=TOKEN).prime(server.url("/r")) is False
+
+
 # -- T6, T7: nonces under load -----------------------------------------------------------------
 
 

@@ -173,13 +173,13 @@ def test_a_stream_over_http2_through_a_tunnel(name: str, client: Callable[..., A
         ForwardProxy() as proxy,
         Http2Recorder(script(Answer(200)), tls=authority.server_context(http2=True)) as server,
     ):
-        signed: list[int] = []
-        prover = Prover(dpop.generate_key(), jti=lambda: f"jti-{signed.append(1) or len(signed)}")
+        made = itertools.count(1)
+        prover = Prover(dpop.generate_key(), jti=lambda: f"jti-{next(made)}")
         options = {"proxy": proxy.url, "http2": True, **tls_options(name, authority)}
         one = client(prover, origins=server.origin, access_token=TOKEN, **options)
         assert one.send("POST", server.url("/r"), body=one.stream_body(BODY)).status == 200
         assert [request.body for request in server.requests] == [BODY]
-        assert len(signed) == 1
+        assert server.requests[0].claims["jti"] == "jti-1"
 
 
 def test_a_proof_does_not_age_while_it_waits_for_a_connection(name: str, client: Callable[..., Any]) -> None:
@@ -389,6 +389,50 @@ def test_auth_without_an_adapter_says_so(name: str) -> None:
                 else:
                     one.library.Client(auth=auth, trust_env=False).get(server.url("/r"))
         assert server.requests[0].all("Authorization") == []
+
+
+@pytest.mark.parametrize("name", ["httpx", "httpx2"], indirect=True)
+def test_credentials_for_one_request_take_a_bare_key(name: str, client: Callable[..., Any]) -> None:
+    """extensions={"dpop": ...} with a key as it is, for a stream too after priming for the same key."""
+    key = dpop.generate_key()
+    with Recorder(script(challenge("n1"), Answer(200))) as server:
+        one = client(origins=server.origin)
+        assert one.transport.prime(server.url("/r"), prover=Prover(key), method="GET") is True
+        extensions = {"dpop": dpop.RequestCredentials(key, "theirs")}
+        one.send("GET", server.url("/r"), extensions=extensions)
+        assert server.requests[1].one("Authorization") == "DPoP theirs"
+        assert dpop.thumbprint(server.requests[1].jwk) == key.thumbprint
+
+
+@pytest.mark.parametrize("token", [5, b"bytes", ["list"], "two words", ""])
+def test_credentials_are_checked_where_they_are_given(name: str, client: Callable[..., Any], token: Any) -> None:
+    """Not when the request is half sent."""
+    door = dpop.requests if name == "requests" else client(origins="https://api.example").door
+    for carrier in (door.DPoPAuth, dpop.RequestCredentials):
+        with pytest.raises(UsageError, match=r"access.token"):
+            carrier(dpop.generate_key(), token)
+        with pytest.raises(UsageError, match="key must be"):
+            carrier(token)
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+def test_priming_does_not_wait_for_ever(name: str, client: Callable[..., Any]) -> None:
+    """A transport does not know its client's timeout, so priming has its own."""
+    gate = threading.Event()
+
+    def handler(_request: Received) -> Answer:
+        gate.wait(20)
+        return Answer(200)
+
+    with Recorder(handler) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        try:
+            with pytest.raises(one.library.ReadTimeout):
+                primed = one.transport.prime(server.url("/r"), timeout=0.05)
+                if name.endswith("-async"):
+                    one.runner.run(primed)
+        finally:
+            gate.set()
 
 
 # -- T12: a pool of one -------------------------------------------------------------------------
