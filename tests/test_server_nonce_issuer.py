@@ -130,6 +130,7 @@ def test_a_nonce_bound_to_a_key_is_good_for_that_key(clock: Clock) -> None:
     assert issuer.check(mine, OTHER_JKT) is None
     assert issuer.check(issuer.issue(), JKT) is None
     assert issuer.next_for(mine, JKT) is None
+    assert issuer.next_for(None, None) is None
     assert issuer.next_for(mine, OTHER_JKT) == issuer.issue(OTHER_JKT) != mine
     assert NonceIssuer(SECRET, clock=clock).check(mine, JKT) is None
 
@@ -139,6 +140,7 @@ def test_without_a_key_to_bind_to_a_nonce_is_everybodys(clock: Clock) -> None:
     issuer = NonceIssuer(SECRET, clock=clock)
     assert issuer.issue(JKT) == issuer.issue()
     assert issuer.check(issuer.issue(JKT), OTHER_JKT)
+    assert issuer.next_for(None, None) == issuer.issue()
 
 
 def test_a_bound_nonce_may_be_for_one_use_too(clock: Clock) -> None:

@@ -75,7 +75,7 @@ class TimelessNonces:
         """Good for a long time."""
         return NonceVerdict(None, NOW + 10_000) if nonce == "good" else None
 
-    def next_for(self, nonce: str | None, jkt: str) -> str | None:
+    def next_for(self, nonce: str | None, jkt: str | None) -> str | None:
         """No other."""
         return None
 
@@ -258,7 +258,7 @@ def test_nothing_is_recorded_before_the_client_is_known(clock: Clock) -> None:
     verifier = ProofVerifier(replay=notes, clock=clock)
     checked = verifier.check_token_request([("DPoP", token_proof())], "POST", TOKEN_URL)
     assert (checked.jkt, notes.asked) == (KEY.thumbprint, [])
-    assert checked.accept().jkt == KEY.thumbprint
+    assert checked.accept(bound_jkt=None).jkt == KEY.thumbprint
     assert len(notes.asked) == 1
 
 
@@ -267,8 +267,8 @@ def test_a_proof_checked_twice_is_accepted_once(verifier: ProofVerifier) -> None
     headers = [("DPoP", token_proof())]
     one, two, three = (verifier.check_token_request(headers, "POST", TOKEN_URL) for _ in range(3))
     assert asyncio.run(one.aaccept(bound_jkt=KEY.thumbprint)).jkt == KEY.thumbprint
-    assert refusal(two.accept).reason == "replayed"
-    assert refusal(lambda: asyncio.run(three.aaccept())).reason == "replayed"
+    assert refusal(lambda: two.accept(bound_jkt=None)).reason == "replayed"
+    assert refusal(lambda: asyncio.run(three.aaccept(bound_jkt=None))).reason == "replayed"
 
 
 def test_the_grant_of_another_key_costs_the_proof_nothing(verifier: ProofVerifier) -> None:
@@ -293,8 +293,8 @@ def test_the_first_step_refuses_all_else(clock: Clock) -> None:
     assert (asked.error, asked.reason) == ("use_dpop_nonce", "nonce_missing")
     checked = verifier.check_token_request([("DPoP", token_proof(nonce=asked.nonce))], "POST", TOKEN_URL)
     with pytest.raises(UsageError, match="async"):
-        checked.accept()
-    assert asyncio.run(checked.aaccept()).nonce == asked.nonce
+        checked.accept(bound_jkt=None)
+    assert asyncio.run(checked.aaccept(bound_jkt=None)).nonce == asked.nonce
 
 
 def test_a_checked_proof_can_be_logged(verifier: ProofVerifier) -> None:

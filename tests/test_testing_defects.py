@@ -53,7 +53,7 @@ class OneNonce:
         """It says nothing about the time."""
         return NonceVerdict(None, NOW + 60) if nonce == NONCE else None
 
-    def next_for(self, nonce: str | None, jkt: str) -> str | None:
+    def next_for(self, nonce: str | None, jkt: str | None) -> str | None:
         """No other."""
         return None
 

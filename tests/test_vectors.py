@@ -40,7 +40,7 @@ class ListedNonces:
         """The verdict of the case."""
         return self._listed.get(nonce)
 
-    def next_for(self, nonce: str | None, jkt: str) -> str | None:
+    def next_for(self, nonce: str | None, jkt: str | None) -> str | None:
         """No new nonce."""
         return None
 

@@ -45,7 +45,7 @@ class ListedNonces:
         """Whether it is listed."""
         return NonceVerdict(None, NOW + 60) if nonce in self._listed else None
 
-    def next_for(self, nonce: str | None, jkt: str) -> str | None:
+    def next_for(self, nonce: str | None, jkt: str | None) -> str | None:
         """No other."""
         return None
 

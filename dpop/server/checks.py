@@ -15,6 +15,7 @@ from dpop.server.jws import CompactJWS, JoseHeader
 from dpop.server.reasons import Reason, refuse
 
 __all__ = [
+    "check_access_token",
     "check_grant_binding",
     "check_header",
     "check_key",
@@ -107,8 +108,8 @@ def check_validity(claims: ProofClaims, now: float, skew: float) -> None:
         raise refuse(Reason.NOT_YET_VALID)
 
 
-def check_token_binding(access_token: str, bound_jkt: str | None, claims: ProofClaims, jkt: str) -> None:
-    """``ath`` is the hash of this token, and the token is bound to this key (RFC 9449 §4.3 (12), §6)."""
+def check_access_token(access_token: str, claims: ProofClaims) -> None:
+    """``ath`` is the hash of this token (RFC 9449 §4.3 (12))."""
     try:
         expected = access_token_hash(access_token)
     except CredentialError:
@@ -119,6 +120,10 @@ def check_token_binding(access_token: str, bound_jkt: str | None, claims: ProofC
         raise refuse(Reason.ATH_MALFORMED)
     if not hmac.compare_digest(claims.ath, expected):
         raise refuse(Reason.ATH_MISMATCH)
+
+
+def check_token_binding(bound_jkt: str | None, jkt: str) -> None:
+    """The access token is bound to a key, and to this one (RFC 9449 §4.3 (12), §6)."""
     if bound_jkt is None:
         raise refuse(Reason.TOKEN_UNBOUND, error="invalid_token")
     _check_same_key(bound_jkt, jkt, "invalid_token")

@@ -51,18 +51,18 @@ class NonceChecker(Protocol):
         ...
 
     def issue(self, jkt: str | None = None) -> str:
-        """The nonce to hand out now, 1*NQCHAR (RFC 9449 §8.1).
-
-        :param jkt: thumbprint of the key that asks; None if the request came without a proof.
-        """
+        """The nonce to hand out now, 1*NQCHAR (RFC 9449 §8.1), to the key with this thumbprint."""
         ...
 
     def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
         """The verdict on a nonce that came in a proof by this key, or None if it is unknown or stale."""
         ...
 
-    def next_for(self, nonce: str | None, jkt: str) -> str | None:
-        """The nonce to send along with the answer to a request of this key that used ``nonce``, if any."""
+    def next_for(self, nonce: str | None, jkt: str | None) -> str | None:
+        """The nonce to send along with the answer to a request of this key that used ``nonce``, if any.
+
+        :param jkt: None, as ``nonce`` is, for a request without a good proof.
+        """
         ...
 
 
@@ -80,8 +80,7 @@ class NonceIssuer:
         lives two to three minutes. The slot to come is accepted as well, for clocks differ. A proof lives as
         long as its nonce; if that is more than five minutes, its ``iat`` is checked as well.
     :param grace: seconds for which a nonce is accepted beyond that.
-    :param bind_key: make the nonces of each proof key its own. A nonce handed to a request without a
-        proof is then good for nobody, and its client is asked again.
+    :param bind_key: make the nonces of each proof key its own. A request without a proof then gets none.
     :param single_use: a cache for used nonces. Each nonce is then different and good for one request.
         RFC 9449 §11.1 does not ask for this as long as each ``jti`` is checked. For several processes,
         see :class:`dpop.redis.RedisReplayCache`.
@@ -172,11 +171,14 @@ class NonceIssuer:
         # A proof lives seconds to minutes (RFC 9449 §11.1), however long its nonce does.
         return NonceVerdict(begun if expires_at - begun <= _MAX_LIFE else None, expires_at)
 
-    def next_for(self, nonce: str | None, jkt: str) -> str | None:
+    def next_for(self, nonce: str | None, jkt: str | None) -> str | None:
         """The nonce to send on the answer to a request that used ``nonce`` (RFC 9449 §8.2).
 
-        None while the one used is still the newest: the client can go on with it.
+        None while the one used is still the newest: the client can go on with it. None also where nonces
+        are bound to keys and the key is not known.
         """
+        if jkt is None and self._bind_key:
+            return None
         fresh = self.issue(jkt)
         if nonce is not None and hmac.compare_digest(nonce.encode("utf-8", "surrogatepass"), fresh.encode()):
             return None

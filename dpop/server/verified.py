@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dpop.errors import InvalidProof, UsageError
-from dpop.server.checks import check_grant_binding
 from dpop.server.replay import AsyncReplayCache, ReplayCache
 
-__all__ = ["CheckedProof", "Mark", "VerifiedProof", "aaccept", "accept"]
+__all__ = ["CheckedProof", "Mark", "VerifiedProof"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -54,18 +53,26 @@ class Mark(NamedTuple):
 
 
 class CheckedProof:
-    """A proof at an authorization server that passed every check and is not recorded as used yet.
+    """A proof that passed every check but its binding, and is not recorded as used yet.
 
-    From ``ProofVerifier.check_token_request``. Authenticate the client and look up its code or refresh
-    token, then accept the proof, then consume the code.
+    From ``check_resource`` or ``check_token_request`` of a verifier. Find out what its key must be bound to,
+    then accept the proof.
     """
 
-    __slots__ = ("_marks", "_must_await", "_seen")
+    __slots__ = ("_check_binding", "_marks", "_must_await", "_seen")
 
-    def __init__(self, seen: VerifiedProof, marks: Sequence[Mark], *, must_await: bool) -> None:
+    def __init__(
+        self,
+        seen: VerifiedProof,
+        marks: Sequence[Mark],
+        check_binding: Callable[[str | None, str], None],
+        *,
+        must_await: bool,
+    ) -> None:
         """Not to be called: a verifier does."""
         self._seen = seen
         self._marks = marks
+        self._check_binding = check_binding
         self._must_await = must_await
 
     @property
@@ -76,48 +83,34 @@ class CheckedProof:
     def __repr__(self) -> str:
         return f"<CheckedProof {self._seen.alg} key {self.jkt}, not accepted yet>"
 
-    def accept(self, *, bound_jkt: str | None = None) -> VerifiedProof:
-        """Record the proof as used, from now on.
+    def accept(self, *, bound_jkt: str | None) -> VerifiedProof:
+        """Check the binding, and record the proof as used, from now on.
 
-        :param bound_jkt: thumbprint that the refresh token or the authorization code (``dpop_jkt``) is
-            bound to; None if it is not bound.
-        :raises InvalidProof: ``invalid_grant`` for another key than ``bound_jkt``; ``invalid_dpop_proof``
-            or ``use_dpop_nonce`` for a proof or nonce that was used before.
+        :param bound_jkt: of ``check_resource``, ``cnf.jkt`` of the access token, where None is refused. Of
+            ``check_token_request``, the thumbprint that the refresh token or the authorization code
+            (``dpop_jkt``) is bound to; None if it is not bound.
+        :raises InvalidProof: ``invalid_token`` or ``invalid_grant`` for another key than ``bound_jkt``;
+            ``invalid_dpop_proof`` or ``use_dpop_nonce`` for a proof or nonce that was used before.
         :raises ReplayCacheError: whether it is a replay cannot be told; answer 503.
         """
-        refuse_unawaited(must_await=self._must_await)
-        check_grant_binding(bound_jkt, self._seen.jkt)
-        return accept(self._seen, self._marks)
+        if self._must_await:
+            raise UsageError(
+                "the replay cache or nonce store is async: use averify_resource, averify_token_request or aaccept"
+            )
+        self._check_binding(bound_jkt, self._seen.jkt)
+        for mark in self._marks:
+            if not _answer(mark.cache.add(mark.key, mark.expires_at)):
+                raise mark.refusal()
+        return self._seen
 
-    async def aaccept(self, *, bound_jkt: str | None = None) -> VerifiedProof:
+    async def aaccept(self, *, bound_jkt: str | None) -> VerifiedProof:
         """As :meth:`accept`, with caches that are awaited."""
-        check_grant_binding(bound_jkt, self._seen.jkt)
-        return await aaccept(self._seen, self._marks)
-
-
-def accept(seen: VerifiedProof, marks: Sequence[Mark]) -> VerifiedProof:
-    """The proof and its nonce were not used before; from now on they were (RFC 9449 §11.1)."""
-    for mark in marks:
-        if not _answer(mark.cache.add(mark.key, mark.expires_at)):
-            raise mark.refusal()
-    return seen
-
-
-async def aaccept(seen: VerifiedProof, marks: Sequence[Mark]) -> VerifiedProof:
-    """As :func:`accept`, with caches that are awaited."""
-    for mark in marks:
-        added = mark.cache.add(mark.key, mark.expires_at)
-        if not _answer(await added if inspect.isawaitable(added) else added):
-            raise mark.refusal()
-    return seen
-
-
-def refuse_unawaited(*, must_await: bool) -> None:
-    """A coroutine that nobody awaits must not be taken for an answer."""
-    if must_await:
-        raise UsageError(
-            "the replay cache or nonce store is async: use averify_resource, averify_token_request or aaccept"
-        )
+        self._check_binding(bound_jkt, self._seen.jkt)
+        for mark in self._marks:
+            added = mark.cache.add(mark.key, mark.expires_at)
+            if not _answer(await added if inspect.isawaitable(added) else added):
+                raise mark.refusal()
+        return self._seen
 
 
 def _answer(added: object) -> bool:

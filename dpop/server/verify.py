@@ -12,11 +12,11 @@ import inspect
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
 
 from dpop.errors import AlgorithmError, InvalidProof, UsageError
 from dpop.keys.algorithms import ALGORITHMS
 from dpop.server.checks import (
+    check_access_token,
     check_grant_binding,
     check_header,
     check_key,
@@ -31,21 +31,13 @@ from dpop.server.jws import Headers, parse_compact, proof_field
 from dpop.server.nonce_issuer import NonceChecker
 from dpop.server.reasons import Reason, refuse
 from dpop.server.replay import AsyncReplayCache, ReplayCache, nonce_key, replay_key
-from dpop.server.verified import CheckedProof, Mark, VerifiedProof, aaccept, accept, refuse_unawaited
+from dpop.server.verified import CheckedProof, Mark, VerifiedProof
 
 __all__ = ["DEFAULT_ALGS", "ProofVerifier"]
 
 DEFAULT_ALGS = ("ES256", "Ed25519", "EdDSA", "PS256", "RS256")
 
 _MAX_LIFE = 300
-
-
-class _Judged(NamedTuple):
-    """A proof that passed every check but its binding, and what is left to ask the caches."""
-
-    seen: VerifiedProof
-    claims: ProofClaims
-    marks: list[Mark]
 
 
 class ProofVerifier:
@@ -127,10 +119,7 @@ class ProofVerifier:
         :raises InvalidProof: ``invalid_dpop_proof``, ``use_dpop_nonce`` or ``invalid_token``.
         :raises ReplayCacheError: whether it is a replay cannot be told; answer 503.
         """
-        refuse_unawaited(must_await=self._must_await)
-        judged = self._judge(headers, method, url)
-        check_token_binding(access_token, bound_jkt, judged.claims, judged.seen.jkt)
-        return accept(judged.seen, judged.marks)
+        return self.check_resource(headers, method, url, access_token=access_token).accept(bound_jkt=bound_jkt)
 
     def verify_token_request(
         self, headers: Headers, method: str, url: str, *, bound_jkt: str | None = None
@@ -146,22 +135,7 @@ class ProofVerifier:
             refresh token before this returns.
         :raises ReplayCacheError: whether it is a replay cannot be told; answer 503.
         """
-        refuse_unawaited(must_await=self._must_await)
-        judged = self._judge(headers, method, url, missing=_missing(bound_jkt))
-        check_grant_binding(bound_jkt, judged.seen.jkt)
-        return accept(judged.seen, judged.marks)
-
-    def check_token_request(self, headers: Headers, method: str, url: str) -> CheckedProof:
-        """As :meth:`verify_token_request`, but nothing is recorded until ``.accept()`` of what it returns.
-
-        For an authorization server whose clients authenticate: check the proof first, so that a client that
-        has to come again with a nonce has used up no assertion and no code; then authenticate the client
-        and look up its grant; then accept the proof. Who is no client cannot fill the replay cache.
-
-        :raises InvalidProof: ``invalid_dpop_proof`` or ``use_dpop_nonce``.
-        """
-        judged = self._judge(headers, method, url)
-        return CheckedProof(judged.seen, judged.marks, must_await=self._must_await)
+        return self._check_grant(headers, method, url, bound_jkt).accept(bound_jkt=bound_jkt)
 
     async def averify_resource(
         self, headers: Headers, method: str, url: str, *, access_token: str, bound_jkt: str | None
@@ -170,19 +144,56 @@ class ProofVerifier:
 
         The signature is checked in the event loop: handing it to a thread would take longer.
         """
-        judged = self._judge(headers, method, url)
-        check_token_binding(access_token, bound_jkt, judged.claims, judged.seen.jkt)
-        return await aaccept(judged.seen, judged.marks)
+        checked = self.check_resource(headers, method, url, access_token=access_token)
+        return await checked.aaccept(bound_jkt=bound_jkt)
 
     async def averify_token_request(
         self, headers: Headers, method: str, url: str, *, bound_jkt: str | None = None
     ) -> VerifiedProof:
         """As :meth:`verify_token_request`, with caches that are awaited."""
-        judged = self._judge(headers, method, url, missing=_missing(bound_jkt))
-        check_grant_binding(bound_jkt, judged.seen.jkt)
-        return await aaccept(judged.seen, judged.marks)
+        return await self._check_grant(headers, method, url, bound_jkt).aaccept(bound_jkt=bound_jkt)
 
-    def _judge(self, headers: Headers, method: str, url: str, *, missing: str = "invalid_dpop_proof") -> _Judged:
+    def check_resource(self, headers: Headers, method: str, url: str, *, access_token: str) -> CheckedProof:
+        """As :meth:`verify_resource`, but for the binding, and nothing is recorded yet.
+
+        For an API that asks somebody else about each token: who has no good proof then costs no question.
+
+        :raises InvalidProof: ``invalid_dpop_proof``, ``use_dpop_nonce`` or ``invalid_token``.
+        """
+        seen, claims, marks = self._judge(headers, method, url)
+        check_access_token(access_token, claims)
+        return CheckedProof(seen, marks, check_token_binding, must_await=self._must_await)
+
+    def check_token_request(self, headers: Headers, method: str, url: str) -> CheckedProof:
+        """As :meth:`verify_token_request`, but for the binding, and nothing is recorded yet.
+
+        For an authorization server whose clients authenticate: check the proof first, so that a client that
+        has to come again with a nonce has used up no assertion and no code; then authenticate the client
+        and look up its grant; then accept the proof. Who is no client cannot fill the replay cache.
+
+        :raises InvalidProof: ``invalid_dpop_proof`` or ``use_dpop_nonce``.
+        """
+        return self._check_grant(headers, method, url, None)
+
+    def next_nonce(self, seen: VerifiedProof | None) -> str | None:
+        """What to send as ``DPoP-Nonce`` with any answer that is no challenge for one (RFC 9449 §8.2, §9).
+
+        :param seen: the proof of the request; None if it came without or with a bad one.
+        :returns: None if the client needs no new one, or this server has none.
+        """
+        if seen is not None:
+            return seen.next_nonce
+        return None if self._nonces is None else self._nonces.next_for(None, None)
+
+    def _check_grant(self, headers: Headers, method: str, url: str, bound_jkt: str | None) -> CheckedProof:
+        # ath is ignored here: RFC 9449 says nothing about it where no access token is.
+        missing = "invalid_dpop_proof" if bound_jkt is None else "invalid_grant"
+        seen, _, marks = self._judge(headers, method, url, missing=missing)
+        return CheckedProof(seen, marks, check_grant_binding, must_await=self._must_await)
+
+    def _judge(
+        self, headers: Headers, method: str, url: str, *, missing: str = "invalid_dpop_proof"
+    ) -> tuple[VerifiedProof, ProofClaims, list[Mark]]:
         """All checks but the binding and the last, which asks the caches."""
         now = self._clock()
         text = proof_field(headers)
@@ -216,7 +227,7 @@ class ProofVerifier:
             htu=htu,
             next_nonce=None if self._nonces is None else self._nonces.next_for(claims.nonce, jkt),
         )
-        return _Judged(seen, claims, marks)
+        return seen, claims, marks
 
     def _check_nonce(self, claims: ProofClaims, jkt: str) -> tuple[float | None, list[Mark]]:
         """The nonce is one of ours and recent (RFC 9449 §4.3 (10), §8, §9).
@@ -256,11 +267,6 @@ def _known_algs(algs: Iterable[str] | str) -> tuple[str, ...]:
         what = f"got {', '.join(map(repr, unknown))}" if unknown else "got none"
         raise AlgorithmError(f"algs must be some of {' '.join(ALGORITHMS)}; {what}")
     return chosen
-
-
-def _missing(bound_jkt: str | None) -> str:
-    """What to answer where there is no proof: one is missing, or it is missing for this grant (RFC 9449 §5)."""
-    return "invalid_dpop_proof" if bound_jkt is None else "invalid_grant"
 
 
 def _challenge(nonces: NonceChecker, jkt: str, reason: Reason) -> InvalidProof:

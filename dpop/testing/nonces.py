@@ -74,7 +74,7 @@ class NonceBook:
                 return NonceVerdict(issued_at=None, expires_at=verdict.expires_at)
         return None
 
-    def next_for(self, nonce: str | None, jkt: str) -> str | None:
+    def next_for(self, nonce: str | None, jkt: str | None) -> str | None:
         """The nonce to send after ``nonce``, None if that is still the newest."""
         return self._generations[0].next_for(nonce, jkt)
 
