@@ -26,6 +26,7 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.keys.algorithms import ALGORITHMS, parameters
+from dpop.keys.discretion import discreet
 from dpop.keys.files import key_path, write_key_file
 from dpop.keys.pem import Password, check_password, read_private_key
 from dpop.keys.private_jwk import PrivateKey, read_private_jwk, secret_members
@@ -217,6 +218,7 @@ class SoftwareKey:
         except Exception:  # noqa: BLE001 - a key object of others may raise anything
             _refuse_export()
 
+    @discreet
     def save(
         self, path: str | os.PathLike[str], *, password: str | bytes | None = None, overwrite: bool = False
     ) -> None:

@@ -19,6 +19,7 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.keys.algorithms import DEFAULT_ALGS, choose_alg
+from dpop.keys.discretion import discreet
 from dpop.keys.files import MAX_KEY_OCTETS, key_path, read_key_file
 from dpop.keys.pem import Password
 from dpop.keys.protocol import Key
@@ -67,6 +68,7 @@ def generate_key(alg: str = "ES256", *, algs: Iterable[str] | str | None = None)
     return SoftwareKey.generate(alg)
 
 
+@discreet
 def load_key(
     source: str | os.PathLike[str] | bytes | Mapping[str, object],
     *,
