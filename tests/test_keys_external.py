@@ -191,6 +191,8 @@ def test_what_it_shows_and_what_it_refuses() -> None:
     """Its repr has the thumbprint; a copy is the key itself; it cannot be pickled or changed."""
     key = ExternalKey(NATIVE, der, signature_format="der")
     assert repr(key) == f"<ExternalKey ES256 {KEY.thumbprint}>"
+    assert key.reference is None
+    assert ExternalKey(NATIVE, der, signature_format="der", reference="x:y").reference == "x:y"
     assert copy.deepcopy([key])[0] is key
     assert copy.copy(key) is key
     key.public_jwk["x"] = "other"

@@ -46,11 +46,12 @@ class ExternalKey:
     :param alg: which of the key's algorithms ``sign`` uses; the best by default (``PS256`` for RSA).
     :param blocking: whether ``sign`` may wait for a device, a network or a person. Then asynchronous
         clients call it in a worker thread.
+    :param reference: the path or URI, without any secret, that :func:`dpop.load_key` opens the key by.
     :raises InvalidKeyError: not a public key that DPoP can use.
     :raises AlgorithmError: the key cannot sign with ``alg``.
     """
 
-    __slots__ = ("_alg", "_blocking", "_format", "_public", "_sign", "_size", "_thumbprint")
+    __slots__ = ("_alg", "_blocking", "_format", "_public", "_reference", "_sign", "_size", "_thumbprint")
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class ExternalKey:
         signature_format: SignatureFormat,
         alg: str | None = None,
         blocking: bool = True,
+        reference: str | None = None,
     ) -> None:
         public = read_public_key(public_key)
         if not callable(sign):
@@ -74,6 +76,7 @@ class ExternalKey:
         self._sign: Callable[[bytes], bytes] = sign
         self._format: SignatureFormat = signature_format
         self._blocking: bool = blocking
+        self._reference: str | None = reference
         algorithm = ALGORITHMS[self._alg]
         self._size: int = (algorithm.signature_size or 0) // 2 if algorithm.kty == "EC" else 0
 
@@ -96,6 +99,11 @@ class ExternalKey:
     def blocking(self) -> bool:
         """Whether :meth:`sign` may wait."""
         return self._blocking
+
+    @property
+    def reference(self) -> str | None:
+        """What :func:`dpop.load_key` opens it by; None where nobody said so."""
+        return self._reference
 
     def sign(self, signing_input: bytes) -> bytes:
         """The JWS signature of the octets (RFC 7518 §3): R||S for ES256, ES384 and ES512.

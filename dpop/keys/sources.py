@@ -44,7 +44,11 @@ class SchemeLoader(Protocol):
 
 # The module whose load() opens the URIs of a scheme, imported when one is first named: it may bring a service's
 # whole library with it.
-_BACKENDS: Final[Mapping[str, str]] = {}
+_BACKENDS: Final[Mapping[str, str]] = {
+    "awskms": "dpop.keys.kms.aws",
+    "azurekms": "dpop.keys.kms.azure",
+    "gcpkms": "dpop.keys.kms.gcp",
+}
 # Names of key stores, whether or not a backend for them is there: never taken for file names.
 _KNOWN_SCHEMES: Final = frozenset({"awskms", "azurekms", "gcpkms", "pkcs11"})
 
