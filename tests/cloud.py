@@ -34,7 +34,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Told:
-    """Its answer; a status of 0 closes the connection without one."""
+    """Its answer, JSON unless it is bytes; a status of 0 closes the connection without one."""
 
     status: int = 200
     body: Any = None
@@ -85,7 +85,7 @@ class CloudServer:
                 if told.status == 0:
                     self.close_connection = True
                     return
-                octets = json.dumps(told.body).encode()
+                octets = told.body if isinstance(told.body, bytes) else json.dumps(told.body).encode()
                 with contextlib.suppress(OSError):
                     self.send_response(told.status)
                     for name, value in {"Content-Type": "application/json", **told.headers}.items():

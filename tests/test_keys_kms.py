@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
+from forking import in_child
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -162,23 +163,6 @@ def test_a_client_that_could_not_be_made_is_made_later() -> None:
     with pytest.raises(OSError, match="not yet"):
         client()
     assert client() == client() == "client"
-
-
-def in_child(work: Any) -> bytes:
-    """What ``work`` returns in a forked process, or nothing if it fails."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:  # pragma: no cover - coverage does not follow
-        try:
-            os.write(write, work())
-        finally:
-            os._exit(0)
-    os.close(write)
-    try:
-        return os.read(read, 1000)
-    finally:
-        os.close(read)
-        os.waitpid(child, 0)
 
 
 def test_a_child_has_a_client_of_its_own() -> None:

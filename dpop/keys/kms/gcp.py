@@ -72,10 +72,26 @@ _KINDS: Final[dict[str, type[DPoPKeyError]]] = {
     "INTERNAL": KeyUnavailableError,
     "UNAVAILABLE": KeyUnavailableError,
     "UNKNOWN": KeyUnavailableError,
+    # Answers that are not the service's own, but a proxy's or a gateway's.
+    "HTTP 401": KeyAccessError,
+    "HTTP 403": KeyAccessError,
+    "HTTP 404": KeyNotFoundError,
+    "HTTP 429": KeyThrottledError,
 }
 """Google's status codes (google.rpc.Code), which gRPC and REST share."""
 
-_STATUS_OF_HTTP: Final = {401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED"}
+# What may pass. The last are those of requests, which the REST transport lets through.
+_PASSING: Final = frozenset(
+    {
+        "InternalServerError",
+        "ServiceUnavailable",
+        "TooManyRequests",
+        "ResourceExhausted",
+        "ConnectionError",
+        "ConnectTimeout",
+        "ReadTimeout",
+    }
+)
 
 
 class GcpKms(KeyService):
@@ -137,7 +153,7 @@ class GcpKms(KeyService):
 
     def _explain_answer(self, error: Any) -> DPoPKeyError:
         status = _status(error)
-        kind = _KINDS.get(status, DPoPKeyError)
+        kind = _KINDS.get(status, KeyUnavailableError if status.startswith("HTTP 5") else DPoPKeyError)
         hint = {
             KeyNotFoundError: "there is no such key version",
             KeyDisabledError: "it is disabled, scheduled for destruction, or not ready; enable it",
@@ -154,26 +170,22 @@ class GcpKms(KeyService):
     @staticmethod
     def _patience() -> dict[str, Any]:
         """How long one attempt may take, and what is tried again for how long."""
-        retry, calls = need("google.api_core.retry", "gcp"), need("google.api_core.exceptions", "gcp")
-        again = (calls.ServiceUnavailable, calls.TooManyRequests, calls.InternalServerError, ConnectionError)
+        retry = need("google.api_core.retry", "gcp")
+        passing: Callable[[Exception], bool] = lambda error: type(error).__name__ in _PASSING  # noqa: E731
         return {
             "timeout": _ATTEMPT_SECONDS,
-            "retry": retry.Retry(
-                predicate=retry.if_exception_type(*again), initial=0.2, maximum=2.0, timeout=_ALL_SECONDS
-            ),
+            "retry": retry.Retry(predicate=passing, initial=0.2, maximum=2.0, timeout=_ALL_SECONDS),
         }
 
 
 def _status(error: Any) -> str:
-    """The status of an error: gRPC's own, or the one in the body of a REST answer."""
-    if error.grpc_status_code is not None:
-        return str(error.grpc_status_code.name)
+    """The status of an error: the one in the body of a REST answer, or gRPC's own."""
     try:
-        body = error.response.json()
-        return told(body["error"]["status"])
-    except Exception:  # noqa: BLE001 - no answer, or one that is not of the API: a proxy's, perhaps
-        code = int(error.code or 0)
-        return _STATUS_OF_HTTP.get(code, "UNAVAILABLE" if code >= 500 else f"HTTP {code}")
+        return told(error.response.json()["error"]["status"])
+    except Exception:  # noqa: BLE001 - not of REST, or no answer of the API
+        if error.grpc_status_code is not None and not hasattr(error.response, "json"):
+            return str(error.grpc_status_code.name)
+        return f"HTTP {int(error.code or 0)}"
 
 
 def load(uri: str, *, password: Password | None = None, alg: str | None = None) -> KmsKey:
