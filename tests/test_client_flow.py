@@ -421,6 +421,21 @@ def test_without_a_source_invalid_token_is_handed_on(token: Any) -> None:
     assert exchange.answer(401, ("WWW-Authenticate", 'DPoP error="invalid_token"')) is Step.DONE
 
 
+@pytest.mark.parametrize(("status", "then"), [(200, ["c", "c"]), (500, ["c", "b"]), (403, ["c", "b"])])
+def test_only_success_says_that_a_nonce_was_accepted(status: int, then: list[str]) -> None:
+    """Two successes with one nonce show that it may be shared; what failed may have failed before it was looked at."""
+    exchange = resource()
+    nonces, key = exchange.policy.prover.nonces, NonceKey(KEY.thumbprint, exchange.flow.origin, Role.RS)
+    nonces.learn(key, "a")
+    for _ in range(2):
+        exchange = replace_flow(exchange)
+        assert exchange.send()["nonce"] == "a"
+        exchange.answer(status)
+    for nonce in ("b", "c"):
+        nonces.learn(key, nonce)
+    assert [replace_flow(exchange).send()["nonce"] for _ in range(2)] == then
+
+
 # -- answers on whose word a nonce is not taken -----------------------------------------------
 
 

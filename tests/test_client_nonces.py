@@ -8,6 +8,7 @@ import pickle
 import random
 import threading
 from collections import deque
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -144,6 +145,23 @@ def test_a_lapse_is_not_taken_for_single_use() -> None:
     assert [lease(cache).nonce for _ in range(3)] == ["b", "b", "b"]
 
 
+def test_an_expired_nonce_is_not_taken_for_single_use() -> None:
+    """Nonces that are refused some time after they were last accepted have expired, however many there are."""
+    clock = Clock()
+    cache = NonceCache(clock=clock)
+    cache.learn(KEY, "n0")
+    for _ in range(2):
+        cache.answered(lease(cache), learnt=None, accepted=True)
+    for number in range(1, 4):
+        clock.now += 60
+        retry = cache.challenged(lease(cache), f"n{number}")
+        assert not retry.reserved
+        cache.answered(retry, learnt=None, accepted=True)
+    for nonce in ("x", "y"):
+        cache.learn(KEY, nonce)
+    assert [lease(cache).nonce for _ in range(2)] == ["y", "y"]
+
+
 def test_a_late_answer_does_not_bring_an_old_nonce_back() -> None:
     """After a lapse, an answer to a request sent before it does not undo what was learnt since."""
     cache = NonceCache()
@@ -240,7 +258,25 @@ def test_memory_is_bounded_whatever_comes(answers: list[tuple[int, bool, bool]])
         elif len(waiting) > 3:
             cache.answered(waiting.popleft(), learnt=f"n{number}", accepted=accepted, refused=not accepted)
     entry = cache._entries.get(KEY)
-    assert entry is None or max(len(entry.pool), len(entry.known), len(entry.accepted)) <= 512
+    assert entry is None or size(entry) <= 512
+
+
+def size(entry: Any) -> int:
+    """Nonces in the largest of an entry's memories."""
+    return max(len(entry.pool), len(entry.known), len(entry.accepted))
+
+
+def test_memory_is_bounded_after_many_nonces() -> None:
+    """A new nonce with each of a thousand answers: the oldest are forgotten, and the newest is there."""
+    cache = NonceCache()
+    for number in range(1000):
+        cache.answered(lease(cache), learnt=f"n{number}", accepted=True)
+    cache.learn(KEY, "unused")
+    for number in range(1000):
+        cache.learn(KEY, f"m{number}")
+    assert size(cache._entries[KEY]) == 512
+    assert len(cache._entries[KEY].pool) == 256
+    assert lease(cache).nonce == "m999"
 
 
 def test_cold_start_lets_one_go_first() -> None:
@@ -256,7 +292,9 @@ def test_cold_start_lets_one_go_first() -> None:
     assert lease(cache, required=True).nonce == "a"
 
 
-@pytest.mark.parametrize("end", ["failed", "failed on its retry", "answered without a nonce", "forgotten"])
+@pytest.mark.parametrize(
+    "end", ["failed", "failed on its retry", "refused on its retry", "answered without a nonce", "forgotten"]
+)
 def test_cold_start_ends_however_it_ends(end: str) -> None:
     """An error, an answer without a nonce, or a forgotten entry lets everyone go who waits."""
     cache = NonceCache(max_entries=1)
@@ -267,6 +305,8 @@ def test_cold_start_ends_however_it_ends(end: str) -> None:
         cache.release(pilot)
     elif end == "failed on its retry":
         cache.release(cache.challenged(pilot, "a"))
+    elif end == "refused on its retry":
+        cache.answered(cache.challenged(pilot, "a"), learnt=None, refused=True)
     elif end == "forgotten":
         cache.learn(NonceKey("jkt", Origin.parse("https://other.example"), Role.RS), "x")
     else:
@@ -339,6 +379,22 @@ def test_a_child_keeps_a_shared_nonce() -> None:
 
     def check() -> None:
         assert lease(cache).nonce == "a"
+
+    assert in_child(check) == 0
+
+
+def test_a_child_learns_nothing_from_what_its_parent_leased() -> None:
+    """Answers to proofs of before the fork say nothing of how the server will treat the child's."""
+    cache = NonceCache()
+    cache.learn(KEY, "a")
+    before = [lease(cache), lease(cache)]
+
+    def check() -> None:
+        for one in before:
+            cache.answered(one, learnt=None, accepted=True)
+        for nonce in ("b", "c"):
+            cache.learn(KEY, nonce)
+        assert [lease(cache).nonce for _ in range(2)] == ["c", "b"]
 
     assert in_child(check) == 0
 

@@ -213,6 +213,16 @@ def test_a_proof_does_not_age_while_it_waits_for_a_connection(name: str, client:
     assert ages == [0, 0, 0, 0]
 
 
+def test_requests_signs_when_it_is_connected() -> None:
+    """A slow way to the server does not age the proof: it is made once the connection stands."""
+    seen: list[int] = []
+    with SocksProxy() as proxy, Recorder(script(Answer(200))) as server:
+        prover = Prover(dpop.generate_key(), jti=lambda: f"jti-{seen.append(len(proxy.seen))}")  # type: ignore[func-returns-value]
+        with make("requests", prover, origins=server.origin, access_token=TOKEN, proxy=proxy.url) as one:
+            assert one.send("GET", server.url("/r")).status == 200
+    assert seen == [1]
+
+
 def test_retries_through_proxies_get_fresh_proofs(authority: Authority) -> None:
     """A dropped tunnel and a 503 behind it: each attempt that arrives has its own proof."""
     retry = Retry(total=5, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
