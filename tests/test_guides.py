@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command and snippet of the guides is run as printed, against a server that behaves like the guide's."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from cli_process import environment
+
+import dpop
+import dpop.errors
+from dpop.server import Reason
+from dpop.testing import DPoPTestServer
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+REDIRECT_URI = "http://127.0.0.1/callback"
+
+# From one shell to the next of a guide go its directory, its variables and its functions, as in one terminal.
+_BEFORE = "set -euo pipefail\n[ ! -e ../session ] || . ../session\n"
+_AFTER = "\n{ declare -f; export -p; set | grep -E '^[a-z_0-9]+=' || true; } > ../session\n"
+
+
+@dataclass
+class Guide:
+    """How a guide is run.
+
+    :param server: arguments of the server that stands in for the guide's.
+    :param addresses: what the guide writes, and the server's attribute that it stands for. Longer ones go first.
+    :param statuses: what the server answers, in order.
+    :param reasons: why it refuses what it refuses.
+    :param prepare: makes what the guide takes as given.
+    """
+
+    server: dict[str, Any]
+    addresses: dict[str, str]
+    statuses: list[int]
+    reasons: list[str] = field(default_factory=list)
+    prepare: Callable[[DPoPTestServer], dict[str, Any]] = lambda _: {}
+
+
+AS_AND_API = {"https://as.example/token": "token_endpoint", "https://api.example/me": "resource"}
+
+
+def a_code(server: DPoPTestServer) -> dict[str, Any]:
+    """Codes as a user's redirect brings them, for Python and for the shell, and a key."""
+    dpop.generate_key().save("key.pem")
+    code = server.issue_code(redirect_uri=REDIRECT_URI)
+    Path("code.txt").write_text(server.issue_code(redirect_uri=REDIRECT_URI), "ascii")
+    return {"code": code}
+
+
+def a_user(server: DPoPTestServer) -> dict[str, Any]:
+    """Someone who agrees at once: the answer to an authorization request is the redirect back."""
+    dpop.generate_key().save("key.pem")
+
+    def ask_the_user(url: str) -> str:
+        return requests.get(url, allow_redirects=False, timeout=30).headers["Location"]
+
+    return {"ask_the_user": ask_the_user}
+
+
+def two_keys(_: DPoPTestServer) -> dict[str, Any]:
+    """One for proofs, one for the client."""
+    dpop.generate_key().save("key.pem")
+    dpop.generate_key().save("client-key.pem")
+    return {}
+
+
+def a_key_and_a_token(server: DPoPTestServer) -> dict[str, Any]:
+    """A session in which something goes wrong."""
+    key = dpop.generate_key()
+    key.save("key.pem")
+    Path("token.txt").write_text(server.issue_access_token(jkt=key.thumbprint), "ascii")
+    return {}
+
+
+GUIDES = {
+    "curl.md": Guide({}, AS_AND_API, [400, 200, 401, 200, 200], ["nonce_missing"] * 2),
+    "openssl.md": Guide({"nonces": "none"}, AS_AND_API, [200, 200]),
+    "google.md": Guide(
+        {"mode": "google"},
+        {
+            "https://oauth2.googleapis.com/token": "token_endpoint",
+            "https://www.googleapis.com/resource": "resource",
+        },
+        [200, 200, 200, 200, 200],
+        prepare=a_code,
+    ),
+    "okta.md": Guide(
+        {"as_nonces": "rotating", "rs_nonces": "none"},
+        {
+            "https://example.okta.com/oauth2/v1/token": "token_endpoint",
+            "https://example.okta.com/api/v1/users": "resource",
+            "https://example.okta.com": "origin",
+        },
+        [400, 200, 200],
+        ["nonce_missing"],
+        prepare=two_keys,
+    ),
+    "auth0.md": Guide(
+        {"as_nonces": "rotating", "rs_nonces": "none", "rotate_refresh_tokens": True},
+        {
+            "https://tenant.auth0.example": "issuer",
+            "https://api.example/me": "resource",
+            "https://api.example": "origin",
+        },
+        [200, 400, 201, 302, 200, 200, 200],
+        ["nonce_missing"],
+        prepare=a_user,
+    ),
+    "keycloak.md": Guide(
+        {"nonces": "none", "bind_refresh_tokens": "public"},
+        {
+            "https://keycloak.example/realms/demo/protocol/openid-connect/userinfo": "resource",
+            "https://keycloak.example/realms/demo": "issuer",
+            "https://keycloak.example": "origin",
+        },
+        [200, 200, 200],
+        prepare=two_keys,
+    ),
+    "atproto.md": Guide(
+        {"nonces": "per-answer", "nonce_grace": 1, "rotate_refresh_tokens": True},
+        {
+            "https://pds.example/xrpc/com.atproto.repo.listRecords": "resource",
+            "https://pds.example": "origin",
+        },
+        [200, 400, 201, 302, 200, 401, 200, 200, 401, 200],
+        ["nonce_missing", "nonce_missing", "proof_without_token"],
+        prepare=a_user,
+    ),
+    "troubleshooting.md": Guide({}, AS_AND_API, [401], ["no_credentials"], prepare=a_key_and_a_token),
+}
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """(language, text) of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def with_addresses(text: str, guide: Guide, server: DPoPTestServer) -> str:
+    """The text with addresses that are there in place of those of the guide."""
+    for address in sorted(guide.addresses, key=len, reverse=True):
+        text = text.replace(address, getattr(server, guide.addresses[address]))
+    return text
+
+
+def run_shell(script: str, variables: dict[str, str]) -> None:
+    """Run one block as the next lines typed into the guide's terminal."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", _BEFORE + script + _AFTER],
+        env=environment(**variables, PATH=path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_a_guide(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its blocks run in their order, and the server answers what the guide says."""
+    guide = GUIDES[name]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with DPoPTestServer(**guide.server) as server:
+        Path("client.form").write_text(f"client_id={server.client_id}&client_secret={server.client_secret}", "ascii")
+        names = {
+            "client_id": server.client_id,
+            "client_secret": server.client_secret,
+            "public_client_id": server.public_client_id,
+            "redirect_uri": REDIRECT_URI,
+            **guide.prepare(server),
+        }
+        for language, text in blocks((DOCS / name).read_text("utf-8")):
+            block = with_addresses(text, guide, server)
+            if language == "sh":
+                run_shell(block, {"REDIRECT_URI": REDIRECT_URI})
+            elif language == "python":
+                exec(compile(block, name, "exec"), names)
+        assert [request.status for request in server.requests] == guide.statuses, server.refusals
+        assert [refusal.reason for refusal in server.refusals] == guide.reasons
+
+
+def test_every_guide_is_run() -> None:
+    """Each guide with commands has its entry, and no block is in a language that nothing runs."""
+    for path in DOCS.glob("*.md"):
+        languages = {language for language, _ in blocks(path.read_text("utf-8"))}
+        assert languages <= {"sh", "python", "text"}, path.name
+        assert (path.name in GUIDES) == bool(languages - {"text"}), path.name
+
+
+# --- what the guides name exists
+
+
+def text_of(name: str) -> str:
+    """A guide."""
+    return (DOCS / name).read_text("utf-8")
+
+
+def test_every_reason_is_explained() -> None:
+    """Whatever this package's verifier says is in the table of reasons, and nothing else is."""
+    table = text_of("troubleshooting.md").partition("## By reason")[2]
+    named = {name for row in re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert named == {reason.value for reason in Reason}
+
+
+def test_every_error_code_is_explained() -> None:
+    """Those of RFC 9449, and those that come in its company, each have a section."""
+    headings = " ".join(re.findall(r"^### (.*)$", text_of("troubleshooting.md"), re.MULTILINE))
+    for code in ("use_dpop_nonce", "invalid_dpop_proof", "invalid_token", "invalid_grant", "insufficient_scope"):
+        assert f"`{code}`" in headings
+
+
+def test_exceptions_named_in_the_guides_exist() -> None:
+    """By the name that the guide gives them."""
+    for path in DOCS.glob("*.md"):
+        for name in re.findall(r"`(\w+Error)`", path.read_text("utf-8")):
+            assert hasattr(dpop.errors, name), f"{path.name}: {name}"
+
+
+def anchor(heading: str) -> str:
+    """The fragment that a heading is found by."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "vectors/README.md"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_links_lead_somewhere(path: Path) -> None:
+    """To a file of the project, and to a heading that is in it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text("utf-8")):
+        file, _, fragment = target.partition("#")
+        if re.match(r"https?:", target):
+            continue
+        found = (path.parent / file).resolve() if file else path
+        assert found.exists(), target
+        if fragment:
+            headings = re.findall(r"^#+ (.*)$", found.read_text("utf-8"), re.MULTILINE)
+            assert fragment in {anchor(heading) for heading in headings}, target
+
+
+def test_the_index_lists_every_guide() -> None:
+    """Nothing is found by chance only."""
+    listed = set(re.findall(r"\]\((\w+\.md)\)", text_of("README.md")))
+    assert listed == {path.name for path in DOCS.glob("*.md")} - {"README.md"}
