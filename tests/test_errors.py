@@ -52,11 +52,14 @@ def test_codes_are_stable_and_unique() -> None:
     """Each class has its own code, and none changes without this test changing."""
     assert {cls.__name__: cls.code for cls in CLASSES} == {
         "AlgorithmError": "algorithm",
+        "AmbiguousKeyError": "ambiguous_key",
         "ArgumentTypeError": "argument_type",
         "CredentialError": "credential",
         "DPoPError": "dpop_error",
         "DPoPKeyError": "key",
+        "DeviceError": "device",
         "EncodingError": "encoding",
+        "ForkedKeyError": "forked_key",
         "InsecureOriginError": "insecure_origin",
         "InvalidKeyError": "invalid_key",
         "InvalidProof": "invalid_proof",
@@ -70,6 +73,8 @@ def test_codes_are_stable_and_unique() -> None:
         "KeyUnavailableError": "key_unavailable",
         "MissingExtraError": "missing_extra",
         "OutcomeUnknownError": "token_outcome_unknown",
+        "PinError": "pin",
+        "PinLockedError": "pin_locked",
         "ReauthorizationError": "reauthorization",
         "ReplayCacheError": "replay_cache",
         "SignatureFormatError": "signature_format",

@@ -15,11 +15,16 @@
     │   ├── InvalidKeyError (ValueError)    not a key DPoP can use
     │   ├── KeyFileError                a key file that cannot be read or written
     │   ├── KeyPasswordError            the password is missing or wrong
+    │   │   └── PinError                    ... the PIN of a device
+    │   │       └── PinLockedError              ... which takes none any more
     │   ├── KeyNotFoundError            no key of that name where it should be kept
+    │   ├── AmbiguousKeyError           several keys or devices fit one name
     │   ├── KeyAccessError              its keeper does not let this caller use it
     │   ├── KeyDisabledError            it is there, and switched off, expired or about to be deleted
     │   ├── KeyUnavailableError         its keeper cannot be reached now
-    │   │   └── KeyThrottledError       ... or wants fewer requests
+    │   │   ├── KeyThrottledError       ... or wants fewer requests
+    │   │   └── DeviceError             ... it is a device, which is missing, gone or out of order
+    │   ├── ForkedKeyError              a device's key, in a process forked after it was opened
     │   ├── MissingExtraError (ImportError) the Python package that speaks to its keeper is not installed
     │   ├── AlgorithmError (ValueError) no algorithm both sides accept
     │   ├── SigningError                the key did not produce a good signature
@@ -46,7 +51,10 @@ come from the peer. Each class has a stable ``code`` for programs; the text is f
 
 from dpop.errors.keys import (
     AlgorithmError,
+    AmbiguousKeyError,
+    DeviceError,
     DPoPKeyError,
+    ForkedKeyError,
     InvalidKeyError,
     KeyAccessError,
     KeyDisabledError,
@@ -57,6 +65,8 @@ from dpop.errors.keys import (
     KeyThrottledError,
     KeyUnavailableError,
     MissingExtraError,
+    PinError,
+    PinLockedError,
     SigningError,
 )
 from dpop.errors.proofs import (
@@ -91,11 +101,14 @@ from dpop.errors.tokens import (
 
 __all__ = [
     "AlgorithmError",
+    "AmbiguousKeyError",
     "ArgumentTypeError",
     "CredentialError",
     "DPoPError",
     "DPoPKeyError",
+    "DeviceError",
     "EncodingError",
+    "ForkedKeyError",
     "InsecureOriginError",
     "InvalidKeyError",
     "InvalidProof",
@@ -109,6 +122,8 @@ __all__ = [
     "KeyUnavailableError",
     "MissingExtraError",
     "OutcomeUnknownError",
+    "PinError",
+    "PinLockedError",
     "ReauthorizationError",
     "ReplayCacheError",
     "SignatureFormatError",

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dpop.errors.root import DPoPError
 
 __all__ = [
     "AlgorithmError",
+    "AmbiguousKeyError",
     "DPoPKeyError",
+    "DeviceError",
+    "ForkedKeyError",
     "InvalidKeyError",
     "KeyAccessError",
     "KeyDisabledError",
@@ -18,6 +23,8 @@ __all__ = [
     "KeyThrottledError",
     "KeyUnavailableError",
     "MissingExtraError",
+    "PinError",
+    "PinLockedError",
     "SigningError",
 ]
 
@@ -44,6 +51,24 @@ class KeyPasswordError(DPoPKeyError):
     """The key is encrypted and its password is missing or wrong, or a password was given for nothing."""
 
     code = "key_password"
+
+
+class PinError(KeyPasswordError):
+    """A device wants a PIN, or refused the one it got; it is not tried again, for tries are counted."""
+
+    code = "pin"
+
+
+class PinLockedError(PinError):
+    """The device takes no PIN any more, the right one included, until somebody unlocks it."""
+
+    code = "pin_locked"
+
+
+class AmbiguousKeyError(DPoPKeyError):
+    """Several keys or devices fit the name; the message lists them."""
+
+    code = "ambiguous_key"
 
 
 class KeyNotFoundError(DPoPKeyError):
@@ -74,6 +99,28 @@ class KeyThrottledError(KeyUnavailableError):
     """Whoever keeps the key wants fewer requests; wait before the next."""
 
     code = "key_throttled"
+
+
+class DeviceError(KeyUnavailableError):
+    """A device that keeps keys, or its driver, cannot be used: missing, removed, busy, out of order.
+
+    :param reason: what the driver itself said, such as ``"CKR_DEVICE_REMOVED"``; None if it said nothing.
+    """
+
+    code = "device"
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (DeviceError, (self.args[0], self.reason))
+
+
+class ForkedKeyError(DPoPKeyError):
+    """The key was opened before this process was forked, and a device knows only the process that opened it."""
+
+    code = "forked_key"
 
 
 class MissingExtraError(DPoPKeyError, ImportError):
