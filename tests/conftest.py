@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 import redis
 from hypothesis import settings
+from pkcs11_tokens import SoftHsm, Tpm, tokens_in
 from redis_server import RedisServer, running_redis
 
 # No deadline, for a slow machine is no fault; no database, for no run should depend on the one before.
@@ -37,3 +39,17 @@ def redis_url(redis_server: RedisServer) -> str:
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def softhsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftHsm]:
+    """SoftHSM for this test process, with one token and one key."""
+    with tokens_in(tmp_path_factory.mktemp("softhsm"), SoftHsm) as tokens:
+        yield cast("SoftHsm", tokens)
+
+
+@pytest.fixture(scope="session")
+def tpm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tpm]:
+    """A TPM for this test process, with one token and one key."""
+    with tokens_in(tmp_path_factory.mktemp("tpm"), Tpm) as tokens:
+        yield cast("Tpm", tokens)

@@ -269,20 +269,6 @@ def test_other_types_are_refused(source: Any) -> None:
 # --- load_key: URIs
 
 
-@pytest.mark.parametrize("uri", ["pkcs11:token=t;object=o?pin-value=1234"])
-def test_a_known_scheme_without_backend_says_so(uri: str, scheme: str) -> None:
-    """It is not taken for a file, and nothing of the URI but its scheme is repeated: it can hold a PIN."""
-    name = uri.partition(":")[0].lower()
-    before = sources._loaders.pop(name, None)
-    try:
-        with pytest.raises(InvalidKeyError, match=f"{name}: names a key that is kept elsewhere") as caught:
-            load_key(uri)
-    finally:
-        if before is not None:
-            register_scheme(name, before)
-    assert "1234" not in str(caught.value)
-
-
 @pytest.mark.parametrize("url", ["https://example.com/key.pem", "file:///tmp/key.pem", "vault://x"])
 def test_urls_are_not_fetched(url: str) -> None:
     """A key comes from no network; the error says what can be given."""

@@ -48,9 +48,8 @@ _BACKENDS: Final[Mapping[str, str]] = {
     "awskms": "dpop.keys.kms.aws",
     "azurekms": "dpop.keys.kms.azure",
     "gcpkms": "dpop.keys.kms.gcp",
+    "pkcs11": "dpop.keys.pkcs11",
 }
-# Names of key stores, whether or not a backend for them is there: never taken for file names.
-_KNOWN_SCHEMES: Final = frozenset({"awskms", "azurekms", "gcpkms", "pkcs11"})
 
 _loaders: Final[dict[str, SchemeLoader]] = {}
 
@@ -142,13 +141,8 @@ def _scheme_of(source: str) -> str | None:
     scheme = match[1].lower()
     if scheme in _loaders or scheme in _BACKENDS:
         return scheme
-    if scheme in _KNOWN_SCHEMES:
-        raise InvalidKeyError(
-            f"{scheme}: names a key that is kept elsewhere, and no backend for it is registered here;"
-            " add one with register_scheme, or give the path of a key file"
-        )
     if source[match.end() : match.end() + 2] == "//":
-        names = ", ".join(sorted(_KNOWN_SCHEMES | _loaders.keys()))
+        names = ", ".join(sorted(_BACKENDS.keys() | _loaders.keys()))
         raise InvalidKeyError(
             f"keys are not loaded from {scheme}: URLs; expected the path of a file, or one of {names}"
         )

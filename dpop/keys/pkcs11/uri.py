@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PKCS#11 URIs: the name of a key in a token (RFC 7512), read strictly.
+
+::
+
+    pkcs11:token=my%20token;object=dpop;id=%01?module-path=/usr/lib/libx.so&pin-source=file:/run/pin
+
+What stands before the question mark says which key; what stands behind it says how to reach it, and may
+hold the PIN, so it is in no repr, no message and not in :meth:`Pkcs11Uri.name`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import PurePath
+from typing import Any, Final, NoReturn
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from dpop.errors import ArgumentTypeError, InvalidKeyError
+
+__all__ = ["Pkcs11Uri"]
+
+_MAX_URI: Final = 4096
+# Unreserved characters, percent-encoded octets, and what each part may have besides (RFC 7512 §2.3).
+_PATH_VALUE: Final = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()*+,=&-]|%[0-9A-Fa-f]{2})*")
+_QUERY_VALUE: Final = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()*+,=/?|-]|%[0-9A-Fa-f]{2})*")
+_NUMBER: Final = re.compile(r"[0-9]{1,10}")
+_VERSION: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3})?")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+_SAFE_IN_PATH: Final = ":[]@!$'(),*+="
+
+
+@dataclass(frozen=True, slots=True)
+class Pkcs11Uri:
+    """What a PKCS#11 URI says. None stands for an attribute that is not there, and fits everything.
+
+    :param token: label of the token; ``manufacturer``, ``serial`` and ``model`` are the token's too.
+    :param object: label of the key. ``id`` is its CKA_ID, any octets.
+    :param slot_id: number of the slot, which may change each time a module starts: prefer ``token``.
+    :param module_path: the shared library, an absolute path. It is loaded as code: take no URI from
+        somebody who may not choose what runs in this process.
+    :param module_name: its name without ``lib`` and suffix, looked for where modules usually are.
+    :param pin_value: the PIN itself; better not. ``pin_source`` names a file that holds it.
+    """
+
+    token: str | None = None
+    manufacturer: str | None = None
+    serial: str | None = None
+    model: str | None = None
+    object: str | None = None
+    id: bytes | None = None
+    slot_id: int | None = None
+    slot_manufacturer: str | None = None
+    slot_description: str | None = None
+    library_manufacturer: str | None = None
+    library_description: str | None = None
+    library_version: str | None = None
+    module_path: str | None = field(default=None, repr=False)
+    module_name: str | None = field(default=None, repr=False)
+    pin_value: str | None = field(default=None, repr=False)
+    pin_source: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Pkcs11Uri:
+        """Read a URI (RFC 7512 §2.3).
+
+        Refused: attributes that are unknown or there twice, ``type`` other than ``private``, characters
+        that must be percent-encoded, text that is not UTF-8, ``pin-value`` beside ``pin-source``, a
+        ``pin-source`` that is a command, a ``module-path`` that is not absolute.
+
+        :raises InvalidKeyError: with a sentence that says what; nothing behind the question mark is in it.
+        """
+        if not isinstance(text, str):
+            raise ArgumentTypeError("uri", "str", text)
+        if text[:7].lower() != "pkcs11:":
+            _refuse("it does not begin with pkcs11:")
+        if len(text) > _MAX_URI:
+            _refuse(f"it has {len(text)} characters; at most {_MAX_URI} are read")
+        path, _, query = text[7:].partition("?")
+        values: dict[str, Any] = {}
+        for pair in path.split(";") if path else []:
+            name, octets = _attribute(pair, _PATH_VALUE, values, "; separates attributes")
+            values[name] = _path_value(name, octets)
+        for pair in query.split("&") if query else []:
+            name, octets = _attribute(pair, _QUERY_VALUE, values, "& separates attributes behind the question mark")
+            values[name] = _query_value(name, octets)
+        if "pin-value" in values and "pin-source" in values:
+            _refuse("it has pin-value and pin-source; leave one out")
+        if "module-path" in values and "module-name" in values:
+            _refuse("it has module-path and module-name; leave one out")
+        values.pop("type", None)
+        return cls(**{name.replace("-", "_"): value for name, value in values.items()})
+
+    @property
+    def name(self) -> str:
+        """The URI without its query: which key, and nothing of how to reach it."""
+        parts = []
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if not each.repr or value is None:
+                continue
+            if isinstance(value, bytes):
+                encoded = "".join(f"%{octet:02x}" for octet in value)
+            else:
+                encoded = quote_from_bytes(str(value).encode("utf-8", "surrogateescape"), _SAFE_IN_PATH)
+            parts.append(f"{each.name.replace('_', '-')}={encoded}")
+        return "pkcs11:" + ";".join(parts)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_PATH_NAMES: Final = frozenset(each.name.replace("_", "-") for each in fields(Pkcs11Uri) if each.repr) | {"type"}
+_QUERY_NAMES: Final = frozenset(each.name.replace("_", "-") for each in fields(Pkcs11Uri) if not each.repr)
+
+
+def _attribute(pair: str, allowed: re.Pattern[str], seen: dict[str, Any], rule: str) -> tuple[str, bytes]:
+    """The name of one attribute and its value, decoded."""
+    in_path = allowed is _PATH_VALUE
+    known, others = (_PATH_NAMES, _QUERY_NAMES) if in_path else (_QUERY_NAMES, _PATH_NAMES)
+    name, equals, value = pair.partition("=")
+    if name in others and equals:
+        _refuse(f"{name} stands on the wrong side of the question mark")
+    if name not in known or not equals:
+        # What is not a name may be the rest of a PIN.
+        shown = f"{name!r} is no attribute" if in_path and re.fullmatch(r"[a-z-]{1,30}", name) else "a part has no name"
+        _refuse(f"{shown}; {rule}, and those known are {', '.join(sorted(known))}")
+    if name in seen:
+        _refuse(f"{name} is there twice")
+    if not allowed.fullmatch(value):
+        _refuse(f"the value of {name} has a character that must be percent-encoded, such as %20 for a space")
+    return name, unquote_to_bytes(value)
+
+
+def _path_value(name: str, octets: bytes) -> str | bytes | int:
+    if name == "id":
+        if not octets:
+            _refuse("its id is empty")
+        return octets
+    text = _text(name, octets)
+    if name == "type" and text != "private":
+        _refuse("its type is not private: another object cannot sign")
+    if name == "slot-id":
+        if not _NUMBER.fullmatch(text):
+            _refuse("its slot-id is no decimal number")
+        return int(text)
+    if name == "library-version" and not _VERSION.fullmatch(text):
+        _refuse("its library-version is not of the form 2.6")
+    return text
+
+
+def _query_value(name: str, octets: bytes) -> str:
+    text = _text(name, octets)
+    if not text:
+        _refuse(f"its {name} is empty")
+    if name == "module-path" and not PurePath(text).is_absolute():
+        _refuse("its module-path is not an absolute path; module-name takes a bare name")
+    if name == "module-name" and not re.fullmatch(r"[A-Za-z0-9._+-]+", text):
+        _refuse("its module-name is no bare name; module-path takes a path")
+    if name == "pin-source":
+        return _pin_file(text)
+    return text
+
+
+def _pin_file(text: str) -> str:
+    """The path in a pin-source: alone, as ``file:/path`` or as ``file:///path``; tools differ."""
+    if text.startswith("|"):
+        _refuse("its pin-source is a command, which is not run; name a file")
+    path = re.sub(r"\Afile:(?://(?:localhost)?(?=/))?", "", text)
+    if path.startswith("//") or not PurePath(path).is_absolute():
+        _refuse("its pin-source is not the absolute path of a file")
+    return path
+
+
+def _text(name: str, octets: bytes) -> str:
+    try:
+        text = octets.decode("utf-8")
+    except UnicodeDecodeError:
+        _refuse(f"the value of {name} is not UTF-8")
+    if _CONTROL.search(text):
+        _refuse(f"the value of {name} has a control character")
+    return text
+
+
+def _refuse(why: str) -> NoReturn:
+    raise InvalidKeyError(f"the PKCS#11 URI cannot be used: {why} (RFC 7512)") from None
