@@ -10,6 +10,7 @@ import subprocess
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import boto3
@@ -23,6 +24,7 @@ from cloud import Asked, CloudServer, Told, moto
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from forking import in_child
 
 import dpop
 from dpop import errors
@@ -472,6 +474,34 @@ def test_credentials_and_region(
     with pytest.raises(kind, match=says) as caught:
         dpop.load_key(f"awskms:alias/x{region}")
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+# --- forks and threads
+
+
+def test_a_forked_process_signs(faulty: FaultyKms) -> None:
+    """Parent and children sign, before and after, in threads of each: none waits for another's connection."""
+    key = faulty.open()
+    public = PublicKey.from_jwk(key.public_jwk)
+    assert public.verify("ES256", b"octets", key.sign(b"octets"))
+
+    def work() -> bytes:
+        with ThreadPoolExecutor(4) as pool:
+            return b"%d" % sum(pool.map(lambda n: public.verify("ES256", b"%d" % n, key.sign(b"%d" % n)), range(12)))
+
+    for _ in range(3):
+        assert in_child(work) == b"12"
+        assert work() == b"12"
+
+
+def test_sixty_four_threads_sign(faulty: FaultyKms) -> None:
+    """With one key and one client; every signature is of the octets its thread asked for."""
+    key = dpop.load_key(uri_of("alias/dpop", faulty.server.url))
+    public = PublicKey.from_jwk(key.public_jwk)
+    with ThreadPoolExecutor(64) as pool:
+        octets = [b"%d" % n for n in range(256)]
+        signatures = list(pool.map(key.sign, octets))
+    assert all(map(partial(public.verify, "ES256"), octets, signatures))
 
 
 # --- event loops

@@ -34,7 +34,7 @@ __all__ = ["AzureKeyVault", "load"]
 
 _FORM: Final = "azurekms:https://VAULT.vault.azure.net/keys/NAME/VERSION"
 _KEY: Final = re.compile(
-    r"(?P<vault>https://[A-Za-z0-9.:\[\]-]+)/keys/(?P<key>[A-Za-z0-9-]{1,127})(?:/(?P<version>[0-9a-f]{32}))?"
+    r"(?P<vault>https://[A-Za-z0-9.:-]+)/keys/(?P<key>[A-Za-z0-9-]{1,127})(?:/(?P<version>[0-9a-f]{32}))?"
 )
 
 _ALGORITHMS: Final = ("ES256", "ES384", "ES512", "PS256", "RS256")
