@@ -15,6 +15,14 @@ SOFTWARE = {
             " around it as its users would write them, htu compared by URL"
         ),
     },
+    "oauth4webapi": {
+        "version": "3.8.8",
+        "applied_to": "challenges.json: whether npm oauth4webapi takes the answer for one that asks for a nonce",
+    },
+    "cryptography": {
+        "version": "45.0.1 and newer",
+        "applied_to": "signatures.json, the member der: decode_dss_signature of Python's cryptography",
+    },
     "URL": {
         "version": "WHATWG URL Standard",
         "applied_to": (
@@ -23,6 +31,10 @@ SOFTWARE = {
         ),
     },
 }
+
+
+def _of_each_curve(*names: str) -> list[str]:
+    return [f"{curve}-{name}" for curve in ("p256", "p384", "p521") for name in names]
 
 
 class Row(NamedTuple):
@@ -184,6 +196,26 @@ ROWS = [
         "https://server.example.com/100%/x",
         why="fetch sends it so; a server that reads URLs by RFC 3986 refuses it.",
         ids=["percent-alone"],
+    ),
+    Row(
+        "challenges.json",
+        "oauth4webapi",
+        "retry",
+        why="One field lacks a comma, two fields contradict each other; both are read, and the first error counts. RFC 9110"
+        " section 11.6.1 wants the comma, and each parameter once. We take nothing from what breaks that rule: the answer"
+        " then is the server's refusal, and the nonce beside it is kept for the next request.",
+        ids=["missing-comma", "two-dpop-challenges-conflict"],
+    ),
+    Row(
+        "signatures.json",
+        "cryptography",
+        "read",
+        why="decode_dss_signature gives two numbers and knows no curve: whether r and s are in range, and of which"
+        " size, is for whoever knows the curve.",
+        ids=[
+            *_of_each_curve("r-order", "r-zero", "s-all-ones", "s-order", "s-zero"),
+            "p384-signature-for-p256",
+        ],
     ),
 ]
 

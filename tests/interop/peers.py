@@ -23,8 +23,8 @@ __all__ = [
     "Seen",
     "answers_to_vectors",
     "ask",
+    "installed_version",
     "jose_verifier",
-    "jose_version",
     "running_oidc_provider",
 ]
 
@@ -157,13 +157,13 @@ def jose_verifier() -> Iterator[JoseVerifier]:
 
 
 def answers_to_vectors(documents: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """What a program in JavaScript, with npm jose, answers to each case of each file of vectors."""
+    """What a program in JavaScript, with npm jose and oauth4webapi, answers to each case of each file of vectors."""
     with node("vectors.mjs") as process:
         program = Program(process)
         return {file: program(file=file, document=document) for file, document in documents.items()}
 
 
-def jose_version() -> str:
-    """Of the npm jose that is installed here."""
-    facts = json.loads((HERE / "node_modules" / "jose" / "package.json").read_text("utf-8"))
+def installed_version(package: str) -> str:
+    """The version of an npm package that is installed here."""
+    facts = json.loads((HERE / "node_modules" / package / "package.json").read_text("utf-8"))
     return str(facts["version"])

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interop.peers import answers_to_vectors, jose_version
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from interop.peers import answers_to_vectors, installed_version
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 Case = dict[str, Any]
@@ -21,6 +22,7 @@ OURS: dict[str, Callable[[Case], str | None]] = {
     "thumbprints.json": lambda case: case.get("thumbprint", "refused"),
     "ath.json": lambda case: case.get("ath"),
     "code_jti.json": lambda case: case.get("jti"),
+    "challenges.json": lambda case: "retry" if case["retry"] else "no retry",
     "htu_inputs.json": lambda case: case["client"].get("htu", "refused"),
     "htu_pairs.json": lambda case: "equal" if case["equal"] else "not equal",
 }
@@ -66,6 +68,22 @@ def test_enough_was_asked() -> None:
     assert min(asked.values()) >= 7
 
 
-def test_the_version_is_the_one_named() -> None:
+def test_another_reader_of_der_agrees_or_is_known_not_to() -> None:
+    """The cryptography package reads the DER of the vectors, and no BER; it is asked about no curve."""
+    differing = {}
+    for case in document("signatures.json")["cases"]:
+        if "der" in case:
+            try:
+                decode_dss_signature(bytes.fromhex(case["der"]))
+                answer = "read"
+            except ValueError:
+                answer = "refused"
+            if (answer == "read") != ("refused" not in case):
+                differing[case["id"]] = answer
+    assert differing == {case_id: answer for (file, case_id), answer in known().items() if file == "signatures.json"}
+
+
+@pytest.mark.parametrize("package", ["jose", "oauth4webapi"])
+def test_the_version_is_the_one_named(package: str) -> None:
     """What the list says is of the version it names."""
-    assert document("disagreements.json")["software"]["jose"]["version"] == jose_version()
+    assert document("disagreements.json")["software"][package]["version"] == installed_version(package)

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Answers the project's vectors as a program in JavaScript would that was written from their README alone, with npm
-// jose for JWTs and thumbprints and with the platform's URL and crypto: {file, document} in, {id: answer} out.
+// jose for JWTs and thumbprints, oauth4webapi for challenges, and the platform's URL and crypto: {file, document} in,
+// {id: answer} out.
 import { createHash, createPublicKey, verify } from "node:crypto";
 import { createInterface } from "node:readline";
 
 import { calculateJwkThumbprint, decodeProtectedHeader, EmbeddedJWK, jwtVerify } from "jose";
+import { customFetch, isDPoPNonceError, protectedResourceRequest } from "oauth4webapi";
 
 const sha256 = (text) => createHash("sha256").update(text).digest("base64url");
 
@@ -121,10 +123,26 @@ function keyVerifies({ alg, jwk, signing_input: input, signature }) {
   return verify(digest, Buffer.from(input), key, Buffer.from(signature, "base64url"));
 }
 
+async function asksForNonce({ fields }) {
+  const answer = async () => {
+    const headers = new Headers({ "dpop-nonce": "n-1" });
+    for (const field of fields) headers.append("www-authenticate", field);
+    return new Response(null, { status: 401, headers });
+  };
+  try {
+    const url = new URL("https://api.example/");
+    await protectedResourceRequest("token", "GET", url, undefined, undefined, { [customFetch]: answer });
+  } catch (error) {
+    if (isDPoPNonceError(error)) return "retry";
+  }
+  return "no retry";
+}
+
 const files = {
   "proofs.json": proofs,
   "keys.json": ({ cases }) =>
     answersOf(cases, async (entry) => (keyVerifies(entry) ? calculateJwkThumbprint(entry.jwk) : "refused")),
+  "challenges.json": ({ cases }) => answersOf(cases, asksForNonce),
   "htu_inputs.json": ({ cases }) => answersOf(cases, ({ url }) => target(url)),
   "htu_pairs.json": ({ cases }) =>
     answersOf(cases, ({ claim, url }) => (target(claim) === target(url) ? "equal" : "not equal")),
