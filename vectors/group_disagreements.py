@@ -201,9 +201,9 @@ ROWS = [
         "challenges.json",
         "oauth4webapi",
         "retry",
-        why="One field lacks a comma, two fields contradict each other; both are read, and the first error counts. RFC 9110"
-        " section 11.6.1 wants the comma, and each parameter once. We take nothing from what breaks that rule: the answer"
-        " then is the server's refusal, and the nonce beside it is kept for the next request.",
+        why="One field lacks a comma, two fields contradict each other; both are read, and the first error counts. RFC"
+        " 9110 section 11.6.1 wants the comma, and each parameter once. We take nothing from what breaks that rule: the"
+        " answer then is the server's refusal, and the nonce beside it is kept for the next request.",
         ids=["missing-comma", "two-dpop-challenges-conflict"],
     ),
     Row(
