@@ -170,6 +170,31 @@ def test_what_is_no_signature_is_status_2(args: list[str], stdin: bytes, words: 
     assert made.stdout == ""
 
 
+def test_a_full_disk_leaves_no_file_behind(tmp_path: Path) -> None:
+    """The file there was stays as it was: limited to no octet at all, nothing can be written."""
+    out = tmp_path / "signature.der"
+    out.write_bytes(b"as it was")
+    script = f'dpop() {{ "$PYTHON" -m dpop_cli "$@"; }}\nulimit -f 0\ndpop sig to-der {RAW.hex()} --out {out}\n'
+    done = run_script(script, tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "too large" in done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {out.name: b"as it was"}
+
+
+def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
+    """A link, a device or a pipe stays what it is."""
+    (tmp_path / "link").symlink_to("target")
+    made = run("sig", "to-der", RAW.hex(), "--out", "link", cwd=tmp_path)
+    assert (tmp_path / "target").read_bytes() == DER
+    assert (tmp_path / "link").is_symlink()
+    made = run("sig", "to-der", RAW.hex(), "--to", "hex", "--out", "/dev/stdout", cwd=tmp_path)
+    assert made.stdout == DER.hex() + "\n"
+    made = run("sig", "to-der", RAW.hex(), "--out", "/dev/full", cwd=tmp_path)
+    assert made.returncode == 3
+    assert made.stderr.startswith("Error: ")
+    assert Path("/dev/full").is_char_device()
+
+
 def test_two_readings_are_not_chosen_between() -> None:
     """96 octets that are a P-384 signature as they stand, and a P-256 one as text: the user decides."""
     octets = b64url_encode(RAW).encode() + b" " * 10

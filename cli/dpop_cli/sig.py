@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -225,10 +226,23 @@ def _raw_of(der: bytes, alg: str | None) -> bytes:
 def _write(octets: bytes, form: str, out: str | None) -> None:
     text = None if form == "binary" else octets.hex() if form == "hex" else b64url_encode(octets)
     if out is not None:
-        Path(out).write_bytes(octets if text is None else f"{text}\n".encode("ascii"))
+        _put(Path(out), octets if text is None else f"{text}\n".encode("ascii"))
     elif text is not None:
         click.echo(text)
     elif sys.stdout.isatty():
         raise click.UsageError("a terminal does not show binary; use --to hex, --out FILE, or a pipe")
     else:
         click.echo(octets, nl=False)
+
+
+def _put(path: Path, octets: bytes) -> None:
+    """Write a file whole or not at all; a link, a device or a pipe stays what it is, and is written to."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_bytes(octets)
+        return
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        temporary.write_bytes(octets)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
