@@ -112,9 +112,9 @@ def test_what_cannot_be_used_is_status_2(key_file: str, args: list[str], words: 
 
 
 def test_plain_http_is_for_this_machine_or_on_demand(key_file: str) -> None:
-    """Loopback may be http; another machine only with --insecure."""
+    """Loopback may be http; another machine only with --allow-http."""
     assert claims_of("GET", "http://127.0.0.1:8080/x", "--key", key_file)["htu"] == "http://127.0.0.1:8080/x"
-    assert claims_of("GET", "http://api.example/x", "--insecure", "--key", key_file)["htu"] == "http://api.example/x"
+    assert claims_of("GET", "http://api.example/x", "--allow-http", "--key", key_file)["htu"] == "http://api.example/x"
 
 
 # --- the token

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["PipeClosedError", "Status", "pipe_kept_from_click", "run_to_exit_status"]
+__all__ = ["PipeClosedError", "Status", "drop_output", "pipe_kept_from_click", "run_to_exit_status"]
 
 
 class Status(IntEnum):
@@ -75,10 +75,10 @@ def run_to_exit_status(run: Callable[[], object]) -> int:
         status = _ended(run)
         sys.stdout.flush()
     except PipeClosedError:
-        _drop_output()
+        drop_output()
         return Status.PIPE_CLOSED
     except OSError as error:
-        _drop_output()
+        drop_output()
         if _is_closed_pipe(error):
             return Status.PIPE_CLOSED
         try:
@@ -117,7 +117,7 @@ def _let_any_text_through() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def _drop_output() -> None:
+def drop_output() -> None:
     """Nobody takes what we print: lose it, lest Python complain when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -24,7 +24,9 @@ __all__ = [
     "CarefulCommand",
     "NonceChoice",
     "ProofRequest",
+    "allow_http_option",
     "check_key_source",
+    "check_transport",
     "hint",
     "hint_at_case",
     "keep_nonce",
@@ -150,7 +152,7 @@ class ProofRequest:
         :raises DPoPError: no proof can be made.
         """
         check_method(method)
-        _check_transport(url, insecure=options.pop("insecure"))
+        check_transport(url, allow_http=options.pop("allow_http"))
         nonces = NonceChoice.of(options)
         token = read_token(options)
         jti, iat = options.pop("jti"), options.pop("iat")
@@ -245,6 +247,9 @@ def nonce_options(command: _Function) -> _Function:
     )(command)
 
 
+allow_http_option = click.option("--allow-http", is_flag=True, help="Allow http:// to another machine.")
+
+
 def proof_options(command: _Function) -> _Function:
     """Add METHOD, URL and what describes a request; :meth:`ProofRequest.of` takes the options as they come."""
     options = [
@@ -255,7 +260,7 @@ def proof_options(command: _Function) -> _Function:
         nonce_options,
         click.option("--jti", metavar="JTI", help="The proof's identifier; random by default."),
         click.option("--iat", type=int, metavar="SECONDS", help="Its time, in seconds since 1970; now by default."),
-        click.option("--insecure", is_flag=True, help="Allow http:// to another machine."),
+        allow_http_option,
     ]
     for option in reversed(options):
         command = option(command)
@@ -286,10 +291,14 @@ def read_token(options: dict[str, Any]) -> str | None:
     return token
 
 
-def _check_transport(url: str, *, insecure: bool) -> None:
+def check_transport(url: str, *, allow_http: bool) -> None:
+    """A proof and a token travel encrypted, or within this machine, unless that is wanted otherwise.
+
+    :raises InsecureOriginError: they would not.
+    """
     origin = Origin.of_url(url)
-    if origin.scheme != "https" and not origin.is_loopback and not insecure:
+    if origin.scheme != "https" and not origin.is_loopback and not allow_http:
         raise InsecureOriginError(
-            f"{origin} would get the proof, and a token, unencrypted; use https, or --insecure if you know why that is"
-            " safe"
+            f"{origin} would get the proof, and a token, unencrypted; use https, or --allow-http if you know why that"
+            " is safe"
         )

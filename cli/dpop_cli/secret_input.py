@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-__all__ = ["Secret", "can_ask", "read_octets", "read_text", "secret_options"]
+__all__ = ["Secret", "can_ask", "claim_stdin", "read_octets", "read_text", "secret_options"]
 
 _MAX_OCTETS = 1 << 20
 _STDIN_TAKEN = "dpop_cli.stdin"
@@ -30,10 +30,7 @@ def read_octets(source: str, option: str) -> bytes:
     :raises click.UsageError: no such file, a directory, over 1 MiB, or standard input is taken already.
     """
     if source == "-":
-        meta = click.get_current_context().meta
-        taken_by: str = meta.setdefault(_STDIN_TAKEN, option)
-        if taken_by != option:
-            raise click.UsageError(f"{taken_by} and {option} both name standard input; give one of them a file")
+        claim_stdin(option)
         if sys.stdin is None:
             raise click.UsageError(f"{option} - reads standard input, but that is closed")
         octets = sys.stdin.buffer.read(_MAX_OCTETS + 1)
@@ -49,6 +46,16 @@ def read_octets(source: str, option: str) -> bytes:
     if len(octets) > _MAX_OCTETS:
         raise click.UsageError(f"{option} names something longer than {_MAX_OCTETS} octets; is it the right file?")
     return octets
+
+
+def claim_stdin(option: str) -> None:
+    """Take standard input for one option of this command.
+
+    :raises click.UsageError: another has it.
+    """
+    taken_by: str = click.get_current_context().meta.setdefault(_STDIN_TAKEN, option)
+    if taken_by != option:
+        raise click.UsageError(f"{taken_by} and {option} both name standard input; give one of them a file")
 
 
 def read_text(source: str, option: str) -> str:

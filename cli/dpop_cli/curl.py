@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dpop curl``: curl, with one fresh proof on every request it makes.
+
+All decisions - which nonce, whether to send again - are the flow's; what is here runs curl once for each
+request and follows redirects in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from dpop.client.drive import ask_token, refresh, sign_now
+from dpop.client.flow import PEEK_OCTETS, Step
+from dpop.client.nonces import NonceKey, Role
+from dpop.client.policy import Policy
+from dpop.client.prover import Prover
+from dpop.client.request import AccessToken, OutgoingRequest
+from dpop.errors import TargetError
+from dpop.origin import Origin
+from dpop_cli.curl_options import CurlWords, read_words
+from dpop_cli.curl_request import CurlRequest
+from dpop_cli.curl_transfer import CurlTransfer, HeaderFile
+from dpop_cli.header_dump import Head
+from dpop_cli.options import (
+    CarefulCommand,
+    NonceChoice,
+    allow_http_option,
+    check_transport,
+    hint,
+    hint_at_case,
+    keep_nonce,
+    key_options,
+    load_key,
+    nonce_options,
+    read_token,
+)
+from dpop_cli.secret_input import secret_options
+
+__all__ = ["curl"]
+
+_MAX_REDIRECTS = 50
+_REWIND_FAILED = 65
+_TOO_MANY_REDIRECTS = 47
+
+
+class _BeforeCurl(CarefulCommand):
+    """A command whose options end where curl's begin: ``--key``, for one, is an option of both."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse our options with click, and leave everything from the first that is not ours as it is."""
+        takes_value = {name: not _is_flag(p) for p in self.get_params(ctx) for name in p.opts}
+        end = 0
+        while end < len(args) and args[end].partition("=")[0] in takes_value:
+            end += 2 if "=" not in args[end] and takes_value[args[end]] else 1
+        words = args[end:]
+        ours = sorted(
+            {word.partition("=")[0] for word in words if word.startswith("--")} & takes_value.keys() - {"--key"}
+        )
+        if ours and not ctx.resilient_parsing:
+            ctx.fail(f"{ours[0]} is an option of dpop, and must stand before those of curl")
+        ctx.meta[_WORDS] = words[1:] if words[:1] == ["--"] else words
+        return super().parse_args(ctx, args[:end])
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The usage line, with what belongs to curl."""
+        formatter.write_usage(ctx.command_path, "[OPTIONS] [curl's options] URL")
+
+
+_WORDS = "dpop_cli.curl"
+
+
+def _is_flag(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Option) and parameter.is_flag
+
+
+@click.command(cls=_BeforeCurl)
+@key_options
+@secret_options("token", "the access token, alone or in a token response")
+@nonce_options
+@allow_http_option
+@click.pass_context
+def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
+    """Run curl with a proof for its request, and with a token if one is named.
+
+    dpop's options stand first, then curl's own: -X -d -F -T -I -G --json -o -H and most others. What the
+    server wants is done as a DPoP client does it: a nonce is kept for the next command, a challenge is
+    answered with one retry, and -L signs each redirect anew and stays within the origin. Output and exit
+    status are curl's. Your .curlrc is not read.
+
+    What cannot have one proof for each request is refused: several URLs, {a,b} and [1-3], --next, -Z, -K,
+    --retry. A body out of a pipe can be sent once only, so after a challenge run the command again.
+
+    Neither proof nor token is in a command line. What you put into -u or -d is: a file (-d @FILE) or -n is
+    better.
+
+    \b
+    Examples:
+      export DPOP_KEY=key.pem
+      dpop curl -s -d @form.txt https://as.example/token > token.json
+      dpop curl --token-file token.json https://api.example/me
+      dpop curl --token-file token.json -i -X PUT --json '{"a": 1}' \\
+        https://api.example/me
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    words = read_words(ctx.meta[_WORDS])
+    if words.has("key") and not words.has("cert"):
+        raise click.UsageError(
+            "--key after curl's options is curl's own, for TLS, and means nothing without --cert; put the key of the"
+            " proofs first: dpop curl --key key.pem ..."
+        )
+    program = shutil.which("curl")
+    if program is None:
+        raise click.UsageError("there is no curl on the PATH; install it, or use dpop headers with another client")
+    nonces = NonceChoice.of(options)
+    token = read_token(options)
+    request = CurlRequest.of(words, with_token=token is not None)
+    check_transport(request.url, allow_http=allow_http)
+    prover = Prover(load_key(options))
+    hint_at_case(request.method)
+    with _ended_by_sigterm():
+        session = _Session(program, words=words, prover=prover, token=token, origin=request.origin, nonces=nonces)
+        ctx.exit(session.run(request))
+
+
+class _Session:
+    """One command: its request, that request again with a nonce, and the requests it is redirected to."""
+
+    def __init__(
+        self,
+        program: str,
+        *,
+        words: CurlWords,
+        prover: Prover,
+        token: AccessToken | None,
+        origin: Origin,
+        nonces: NonceChoice,
+    ) -> None:
+        self._program = program
+        self._words = words
+        self._policy = Policy(prover, origins=str(origin), insecure_origins=str(origin), access_token=token)
+        self._nonce_key = NonceKey(prover.thumbprint, origin, Role.AS if token is None else Role.RS)
+        self._first_nonce = nonces.for_request(self._nonce_key)
+        if self._first_nonce is not None:
+            prover.nonces.learn(self._nonce_key, self._first_nonce)
+        self._header_file = HeaderFile(words.last("dump-header"))
+        self._stdin = _position_of_stdin()
+
+    def run(self, request: CurlRequest) -> int:
+        """Send it, follow its redirects, keep the nonce; curl's exit status."""
+        limit = _redirect_limit(self._words)
+        followed = 0
+        try:
+            while True:
+                answer = self._send(request, may_follow=self._words.is_on("location"))
+                if isinstance(answer, int):
+                    return answer
+                if followed == limit:
+                    return self._fail(f"curl: ({_TOO_MANY_REDIRECTS}) Maximum ({limit}) redirects followed", 47)
+                followed += 1
+                request = answer
+        finally:
+            newest = self._policy.prover.nonces.newest(self._nonce_key)
+            if newest is not None and newest != self._first_nonce:
+                keep_nonce(self._nonce_key, newest)
+
+    def _send(self, request: CurlRequest, *, may_follow: bool) -> int | CurlRequest:
+        """One request, and once more if the server asks for a nonce; its status, or where it leads."""
+        origin = request.origin
+        flow = self._policy.open(
+            OutgoingRequest(
+                request.method,
+                request.url,
+                content=request.form,
+                content_type=request.content_type,
+                repeatable=request.repeatable,
+            )
+        )
+        assert flow is not None  # noqa: S101 - every request here is to the policy's origin
+        try:
+            while True:
+                headers = sign_now(flow, origin.scheme, origin.authority, request.target, ask_token(flow))
+                lines = [*request.headers, *(f"{name}: {value}" for name, value in headers)]
+                # After a 417 curl sends the same proof again, unless it never asked (RFC 9110 §10.1.1).
+                lines.append("Expect:")
+                _rewind_stdin(self._stdin)
+                with CurlTransfer(self._program, request, lines, self._header_file) as transfer:
+                    head = transfer.head()
+                    if head is None:
+                        return transfer.release(None)
+                    step = flow.received(head.status, head.fields)
+                    if step is Step.PEEK:
+                        step = flow.judged(transfer.peek(PEEK_OCTETS))
+                    if step is Step.REFRESH:
+                        step = refresh(flow)
+                    if step is not Step.DONE and not request.writes_itself:
+                        transfer.drop()
+                        continue
+                    if step is not Step.DONE:
+                        hint(
+                            "the server asks for the request once more, but curl has written its answer into the file"
+                            " already; run the command again"
+                        )
+                    further = self._redirected(request, head) if may_follow else None
+                    if further is None:
+                        return transfer.release(head)
+                    transfer.drop(show_head=True)
+                    return further
+        finally:
+            flow.failed()
+
+    def _redirected(self, request: CurlRequest, head: Head) -> int | CurlRequest | None:
+        """Where an answer leads within the origin; None if it does not, which is said."""
+        locations = head.values("location")
+        if head.status not in {301, 302, 303, 307, 308} or len(locations) != 1:
+            return None
+        try:
+            further = request.redirected(head.status, locations[0], self._words)
+        except TargetError as error:
+            hint(f"the redirect is not followed: {error}")
+            return None
+        if further.origin != request.origin:
+            hint(
+                f"the server redirects to {further.origin}, which gets neither the proof nor the token; if that is"
+                " right, run dpop curl with that URL"
+            )
+            return None
+        if not further.repeatable:
+            return self._fail(f"curl: ({_REWIND_FAILED}) the redirect wants the body again, which is gone", 65)
+        return further
+
+    def _fail(self, message: str, status: int) -> int:
+        if self._words.is_on("show-error") or not self._words.is_on("silent"):
+            click.echo(message, err=True)
+        return status
+
+
+def _redirect_limit(words: CurlWords) -> int:
+    """``--max-redirs``, -1 for no limit, 50 by default as curl has it."""
+    text = words.last("max-redirs")
+    try:
+        return _MAX_REDIRECTS if text is None else int(text)
+    except ValueError:
+        raise click.UsageError("curl's option --max-redirs expects a number") from None
+
+
+def _position_of_stdin() -> int | None:
+    """Where standard input stands, if it is a file; each curl is to begin there."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR)
+    return None
+
+
+def _rewind_stdin(position: int | None) -> None:
+    if position is not None:
+        os.lseek(sys.stdin.fileno(), position, os.SEEK_SET)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends curl too, and what is to be kept is kept."""
+
+    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""curl's command line, read as curl reads it: which words are options, which their values, which the URL.
+
+Only options that are known to leave one request with one proof are passed on. curl 7.55 to 8.17 were read
+for their names and whether they take a value; a test compares them with the curl that is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import click
+
+__all__ = ["REFUSED", "SHORT", "WITHOUT_VALUE", "WITH_VALUE", "CurlOption", "CurlWords", "read_words"]
+
+WITH_VALUE = frozenset(
+    """
+    abstract-unix-socket alt-svc aws-sigv4 cacert capath cert cert-type ciphers connect-timeout connect-to
+    continue-at cookie cookie-jar create-file-mode crlfile curves data data-ascii data-binary data-raw
+    data-urlencode delegation dns-interface dns-ipv4-addr dns-ipv6-addr dns-servers doh-url dump-header ech
+    egd-file engine etag-compare etag-save expect100-timeout form form-string happy-eyeballs-timeout-ms
+    haproxy-clientip header hsts interface ip-tos json keepalive-cnt keepalive-time key key-type knownhosts
+    limit-rate local-port max-filesize max-redirs max-time netrc-file noproxy output output-dir pass
+    pinnedpubkey preproxy proto proto-redir proxy proxy-cacert proxy-capath proxy-cert proxy-cert-type
+    proxy-ciphers proxy-crlfile proxy-header proxy-key proxy-key-type proxy-pass proxy-pinnedpubkey
+    proxy-service-name proxy-tls13-ciphers proxy-tlsauthtype proxy-tlspassword proxy-tlsuser proxy-user
+    proxy1.0 random-file range rate referer request resolve service-name sigalgs socks4 socks4a socks5
+    socks5-gssapi-service socks5-hostname speed-limit speed-time ssl-sessions stderr time-cond tls-max
+    tls13-ciphers tlsauthtype tlspassword tlsuser trace trace-ascii trace-config unix-socket upload-file url
+    url-query user user-agent vlan-priority write-out
+    """.split()  # noqa: SIM905 - to be read, and compared with curl's own list
+)
+"""Options that take a value and may be passed on."""
+
+WITHOUT_VALUE = frozenset(
+    """
+    alpn basic buffer ca-native cert-status clobber compressed create-dirs crlf disable
+    disallow-username-in-url doh-cert-status doh-insecure fail fail-early fail-with-body false-start
+    form-escape get globoff haproxy-protocol head http0.9 http1.0 http1.1 http2 http2-prior-knowledge http3
+    http3-only ignore-content-length include insecure ipv4 ipv6 junk-session-cookies keepalive location mptcp
+    netrc netrc-optional npn out-null post301 post302 post303 progress-bar progress-meter proxy-anyauth
+    proxy-basic proxy-ca-native proxy-digest proxy-http2 proxy-insecure proxy-negotiate proxy-ntlm
+    proxy-ssl-allow-beast proxy-ssl-auto-client-cert proxy-tlsv1 proxytunnel raw remote-header-name
+    remote-name remote-name-all remote-time remove-on-error sessionid show-error show-headers silent
+    skip-existing socks5-basic socks5-gssapi socks5-gssapi-nec ssl ssl-allow-beast ssl-auto-client-cert
+    ssl-no-revoke ssl-reqd ssl-revoke-best-effort sslv2 sslv3 styled-output suppress-connect-headers
+    tcp-fastopen tcp-nodelay tls-earlydata tlsv1 tlsv1.0 tlsv1.1 tlsv1.2 tlsv1.3 tr-encoding trace-ids
+    trace-time use-ascii verbose xattr
+    """.split()  # noqa: SIM905 - to be read, and compared with curl's own list
+)
+"""Options that take none and may be passed on; each may be turned off by ``--no-``."""
+
+_SEVERAL = "makes several requests, and each needs a proof of its own; run dpop curl once for each"
+_AGAIN = "sends the same proof again, which a server refuses; run the command again instead"
+_TWICE = "sends a request twice with one proof"
+_TWO_URLS = "can change the URL that the proof is for; write the URL itself"
+
+REFUSED = {
+    "next": _SEVERAL,
+    "parallel": _SEVERAL,
+    "parallel-immediate": _SEVERAL,
+    "parallel-max": _SEVERAL,
+    "parallel-max-host": _SEVERAL,
+    "config": "can hold any option, and several URLs; give its options here",
+    "retry": _AGAIN,
+    "retry-all-errors": _AGAIN,
+    "retry-connrefused": _AGAIN,
+    "retry-delay": _AGAIN,
+    "retry-max-time": _AGAIN,
+    "location-trusted": "sends the token to whatever host a server names; use -L, which stays within the origin",
+    "follow": "is not known to keep the proof within the origin; use -L, which does",
+    "anyauth": _TWICE,
+    "digest": _TWICE,
+    "negotiate": _TWICE,
+    "ntlm": _TWICE,
+    "ntlm-wb": _TWICE,
+    "oauth2-bearer": "shows the token in the list of processes; use --token-file before curl's options",
+    "request-target": _TWO_URLS,
+    "path-as-is": _TWO_URLS,
+    "variable": _TWO_URLS,
+    "ipfs-gateway": _TWO_URLS,
+    "libcurl": "writes the proof and the token to a file",
+    "help": "is for curl itself; see curl --help, or dpop curl --help",
+    "manual": "is for curl itself; run curl --manual",
+    "version": "is for curl itself; run curl --version",
+}
+"""Options that are refused, and why."""
+
+SHORT = {
+    "0": "http1.0",
+    "1": "tlsv1",
+    "2": "sslv2",
+    "3": "sslv3",
+    "4": "ipv4",
+    "6": "ipv6",
+    "A": "user-agent",
+    "B": "use-ascii",
+    "C": "continue-at",
+    "D": "dump-header",
+    "E": "cert",
+    "F": "form",
+    "G": "get",
+    "H": "header",
+    "I": "head",
+    "J": "remote-header-name",
+    "K": "config",
+    "L": "location",
+    "M": "manual",
+    "N": "no-buffer",
+    "O": "remote-name",
+    "R": "remote-time",
+    "S": "show-error",
+    "T": "upload-file",
+    "U": "proxy-user",
+    "V": "version",
+    "X": "request",
+    "Y": "speed-limit",
+    "Z": "parallel",
+    "b": "cookie",
+    "c": "cookie-jar",
+    "d": "data",
+    "e": "referer",
+    "f": "fail",
+    "g": "globoff",
+    "h": "help",
+    "i": "include",
+    "j": "junk-session-cookies",
+    "k": "insecure",
+    "m": "max-time",
+    "n": "netrc",
+    "o": "output",
+    "p": "proxytunnel",
+    "q": "disable",
+    "r": "range",
+    "s": "silent",
+    "u": "user",
+    "v": "verbose",
+    "w": "write-out",
+    "x": "proxy",
+    "y": "speed-time",
+    "z": "time-cond",
+    "#": "progress-bar",
+    ":": "next",
+}
+"""Long names of the options of one letter."""
+
+
+class CurlOption(NamedTuple):
+    """One option as it was given.
+
+    :param name: the long name, without ``--no-``.
+    :param spelling: how it was written, such as ``-d`` or ``--no-buffer``.
+    :param value: its value, None for an option that takes none.
+    :param on: whether it turns its matter on or, with ``--no-``, off.
+    """
+
+    name: str
+    spelling: str
+    value: str | None = None
+    on: bool = True
+
+    def __repr__(self) -> str:
+        # Values hold passwords, tokens and forms.
+        return f"<CurlOption {self.spelling}>"
+
+    @property
+    def words(self) -> list[str]:
+        """The option as words of a command line."""
+        return [self.spelling] if self.value is None else [self.spelling, self.value]
+
+
+class CurlWords(NamedTuple):
+    """A whole command line of curl: its options in their order, and what is none."""
+
+    options: tuple[CurlOption, ...]
+    urls: tuple[str, ...]
+
+    def is_on(self, *names: str) -> bool:
+        """Whether a switch is on under any of its names; the last word counts."""
+        return next((option.on for option in reversed(self.options) if option.name in names), False)
+
+    def is_off(self, name: str) -> bool:
+        """Whether a switch was turned off by ``--no-``."""
+        return next((not option.on for option in reversed(self.options) if option.name == name), False)
+
+    def values(self, *names: str) -> list[str]:
+        """All values of the options with these names, in order."""
+        return [option.value for option in self.options if option.name in names and option.value is not None]
+
+    def last(self, name: str) -> str | None:
+        """The value that counts of an option that may be given more than once."""
+        return next(reversed(self.values(name)), None)
+
+    def has(self, *names: str) -> bool:
+        """Whether any of these options was given."""
+        return any(option.name in names for option in self.options)
+
+    def without(self, names: Iterable[str]) -> CurlWords:
+        """The same without options of these names."""
+        left_out = frozenset(names)
+        return self._replace(options=tuple(option for option in self.options if option.name not in left_out))
+
+
+def read_words(words: Sequence[str]) -> CurlWords:
+    """Read curl's arguments as curl does: clusters of letters, values attached or apart, ``--`` before URLs.
+
+    :raises click.UsageError: an option that is refused or not known, or that lacks its value. No value is
+        in the message.
+    """
+    options: list[CurlOption] = []
+    urls: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            urls += rest
+            break
+        if word.startswith("--"):
+            options.append(_long(word, rest))
+        elif word.startswith("-"):
+            options += _cluster(word, rest)
+        else:
+            urls.append(word)
+    found = CurlWords(tuple(option for option in options if option.name not in {"url", "disable"}), tuple(urls))
+    named = [option.value for option in options if option.name == "url" and option.value is not None]
+    return found._replace(urls=(*named, *found.urls))
+
+
+def _long(word: str, rest: list[str]) -> CurlOption:
+    name = word[2:]
+    if name in WITH_VALUE:
+        return CurlOption(name, word, _value(word, rest))
+    on = True
+    if name not in WITHOUT_VALUE and name.startswith("no-") and name[3:] in WITHOUT_VALUE:
+        name, on = name[3:], False
+    _check_known(name, word)
+    return CurlOption(name, word, None, on)
+
+
+def _cluster(word: str, rest: list[str]) -> list[CurlOption]:
+    found: list[CurlOption] = []
+    letters = word[1:]
+    while letters or not found:
+        letter, letters = letters[:1], letters[1:]
+        name, spelling = SHORT.get(letter, letter), f"-{letter}"
+        if name in WITH_VALUE:
+            found.append(CurlOption(name, spelling, letters or _value(spelling, rest)))
+            break
+        on = not name.startswith("no-")
+        name = name.removeprefix("no-")
+        _check_known(name, spelling)
+        found.append(CurlOption(name, spelling, None, on))
+    return found
+
+
+def _value(spelling: str, rest: list[str]) -> str:
+    if not rest:
+        raise click.UsageError(f"curl's option {spelling} lacks its value")
+    return rest.pop(0)
+
+
+def _check_known(name: str, spelling: str) -> None:
+    if name in WITHOUT_VALUE:
+        return
+    reason = REFUSED.get(name.removeprefix("no-"))
+    if name.startswith("expand-"):
+        reason = _TWO_URLS
+    if reason is not None:
+        raise click.UsageError(f"curl's option {spelling} {reason}")
+    # Perhaps somebody's token, with a dash before it.
+    shown = spelling if len(spelling) <= 30 and spelling.isprintable() else "here"
+    raise click.UsageError(
+        f"the option {shown} is none of those of curl that dpop curl passes on; write curl's options in full, and"
+        " dpop's own before them"
+    )

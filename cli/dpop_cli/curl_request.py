@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one request a curl command line asks for: method, URL and body, found the way curl finds them."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote, urljoin
+
+import click
+
+from dpop.errors import TargetError
+from dpop.htu import check_method, url_htu
+from dpop.origin import Origin
+from dpop_cli.curl_options import CurlWords
+from dpop_cli.secret_input import claim_stdin, read_octets
+
+__all__ = ["CurlRequest"]
+
+_DATA = ("data", "data-ascii", "data-binary", "data-raw", "data-urlencode", "json")
+_FORM = ("form", "form-string")
+_BODY = (*_DATA, *_FORM, "upload-file")
+# What is dealt with here or by the command, so that curl itself is not told.
+_OURS = ("location", "max-redirs", "post301", "post302", "post303", "proto-redir", "dump-header", "globoff")
+_PROXY_TWICE = ("proxy-anyauth", "proxy-digest", "proxy-negotiate", "proxy-ntlm")
+_MAX_FORM = 65_536
+_FORM_TYPE = "application/x-www-form-urlencoded"
+_HEADER_NAME = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*[:;]")
+
+
+@dataclass(frozen=True, slots=True)
+class CurlRequest:
+    """One request, and what of curl's command line goes on to curl.
+
+    :param url: as curl is given it: what the proof names, and the query.
+    :param words: the options that curl is given.
+    :param headers: header lines out of files, which are handed over with the proof.
+    :param repeatable: whether the body can be sent a second time.
+    """
+
+    method: str
+    url: str
+    words: CurlWords = field(repr=False)
+    headers: tuple[str, ...] = field(default=(), repr=False)
+    repeatable: bool = True
+
+    @classmethod
+    def of(cls, words: CurlWords, *, with_token: bool) -> Self:
+        """Read a command line.
+
+        :param with_token: the request gets an access token.
+        :raises click.UsageError: not one request, or one that cannot have a proof.
+        :raises TargetError: a URL or method that no proof can name.
+        """
+        _check_once(words)
+        headers = _header_lines(words)
+        _check_headers(words, headers, with_token=with_token)
+        url = _url(words)
+        if url.startswith("http:") and words.is_on(*_PROXY_TWICE):
+            raise click.UsageError("curl sends a request to a proxy twice with this authentication; use --proxy-basic")
+        request = cls(check_method(_method(words)), url, words.without(_OURS), tuple(headers), _repeatable(words))
+        kept = [o for o in request.words.options if not (o.name == "header" and (o.value or "").startswith("@"))]
+        return replace(request, words=request.words._replace(options=tuple(kept)))
+
+    @property
+    def origin(self) -> Origin:
+        """Whose server it is for."""
+        return Origin.of_url(self.url)
+
+    @property
+    def target(self) -> str:
+        """What of the URL is behind its origin."""
+        return self.url[len(str(self.origin)) :]
+
+    def arguments(self, *, leave_out: Iterable[str] = ()) -> list[str]:
+        """Options and URL for curl. The URL is literal: it is one, without sequences and ranges.
+
+        :param leave_out: names of options that curl is not to get.
+        """
+        options = self.words.without(leave_out).options
+        return [word for option in options for word in option.words] + ["--globoff", "--url", self.url]
+
+    @property
+    def output(self) -> str | None:
+        """The file that curl puts the body into; None for standard output."""
+        directory = self.words.last("output-dir") or ""
+        if self.words.is_on("out-null"):
+            return os.devnull
+        # With several, the first belongs to the only URL.
+        named = next(iter(self.words.values("output")), None)
+        if named is None and self.words.is_on("remote-name", "remote-name-all"):
+            named = self.target.partition("?")[0].rpartition("/")[2]
+        if named is None or named == "-":
+            return None
+        return named if named == os.devnull else str(Path(directory, named))
+
+    @property
+    def writes_itself(self) -> bool:
+        """Whether curl must write the file of ``output`` itself: it does more with it than to write it."""
+        return self.output is not None and (
+            self.words.has("continue-at", "create-file-mode")
+            or self.words.is_on("remote-header-name", "remote-time", "remove-on-error", "skip-existing", "xattr")
+            or self.words.is_off("clobber")
+        )
+
+    @property
+    def form(self) -> bytes | None:
+        """The form in the body, as far as it says what kind of request this is; None for any other body.
+
+        Good enough to see a grant type and a client assertion in, not always what curl sends to the octet.
+        """
+        if not self.repeatable or self.words.has(*_FORM, "upload-file", "json") or self.words.is_on("get"):
+            return None
+        parts = [_data(o.name, o.value or "") for o in self.words.options if o.name in _DATA]
+        return b"&".join(parts)[:_MAX_FORM] if parts else None
+
+    @property
+    def content_type(self) -> str | None:
+        """Of the form."""
+        return None if self.form is None else _FORM_TYPE
+
+    def redirected(self, status: int, location: str, words: CurlWords) -> CurlRequest:
+        """The request that follows a redirect within the origin, by curl's rules for methods.
+
+        :param words: the command line as it was, with ``--post301`` and the like.
+        :raises TargetError: the new URL is none that a proof can name.
+        """
+        url = _final(urljoin(self.url, location))
+        kept = self.words.without((*(_DATA if self.words.is_on("get") else ()), "get", "url-query"))
+        drops_body = (
+            status in {301, 302, 303} and self.words.has(*_DATA, *_FORM) and not words.is_on(f"post{status}")
+        ) or (status == 303 and self.words.has("upload-file"))
+        if drops_body:
+            kept = kept.without(_BODY)
+        return replace(
+            self, method=_method(kept), url=url, words=kept, repeatable=self.repeatable or not kept.has(*_BODY)
+        )
+
+
+def _check_once(words: CurlWords) -> None:
+    """One URL, one method, one body."""
+    if len(words.urls) != 1:
+        what = "no URL" if not words.urls else f"{len(words.urls)} URLs"
+        raise click.UsageError(f"curl was given {what}; a proof is for one request, so expected one URL")
+    if not words.is_on("globoff"):
+        for text in (words.urls[0].partition("://")[2].partition("/")[2], *words.values("upload-file")):
+            if any(character in text for character in "[]{}"):
+                raise click.UsageError(
+                    "brackets and braces ask curl for several requests; run dpop curl once for each, or add -g if they"
+                    " are meant as they stand"
+                )
+    kinds = [
+        words.is_on("head"),
+        words.has(*_DATA) and not words.is_on("get"),
+        words.has(*_FORM),
+        words.has("upload-file"),
+    ]
+    if sum(kinds) > 1:
+        raise click.UsageError("-I, -d (or --json), -F and -T ask for different requests; give one of them")
+
+
+def _header_lines(words: CurlWords) -> list[str]:
+    """The lines of all ``-H @file``: read here, lest a pipe be empty at a second try."""
+    lines: list[str] = []
+    for value in words.values("header"):
+        if value.startswith("@"):
+            text = read_octets(value[1:], "-H @").decode("latin-1")
+            lines += [line for line in re.split(r"\r?\n", text) if line]
+    return lines
+
+
+def _check_headers(words: CurlWords, lines: list[str], *, with_token: bool) -> None:
+    """No header that has a proof or a token already, or names another server."""
+    if with_token and words.has("user"):
+        raise click.UsageError("-u and an access token both fill the Authorization header; give one of them")
+    for line in (*lines, *(value for value in words.values("header") if not value.startswith("@"))):
+        match = _HEADER_NAME.match(line)
+        name = match[1].lower() if match else ""
+        if name == "dpop":
+            raise click.UsageError("a DPoP header is given; dpop curl makes its own, so leave that out")
+        if name == "host":
+            raise click.UsageError(
+                "a Host header is given; write that host in the URL, and use --connect-to or --resolve"
+            )
+        if name != "authorization":
+            continue
+        scheme = line.partition(":")[2].strip().partition(" ")[0].lower()
+        if with_token or scheme in {"dpop", "bearer"}:
+            raise click.UsageError(
+                "an Authorization header is given; put the access token into a file and name it with --token-file,"
+                " before curl's options: arguments are seen in the list of processes"
+            )
+
+
+def _url(words: CurlWords) -> str:
+    """The URL as curl will have it: ``-T`` adds the file's name to a URL without one."""
+    url = words.urls[0]
+    for name in words.values("upload-file"):
+        before, question, _ = url.partition("#")[0].partition("?")
+        path = before.partition("://")[2].partition("/")[2]
+        if path.rpartition("/")[2] or name in {"-", "."}:
+            continue
+        if question:
+            raise click.UsageError(
+                "versions of curl differ in where -T puts a file if the URL has a query and no name; write the name"
+            )
+        last = re.split(r"[/\\]", name)[-1]
+        url = f"{before}{'' if before.endswith('/') else '/'}{quote(last, safe='')}"
+    return _final(url)
+
+
+def _final(url: str) -> str:
+    """What the proof names, and the query; the fragment is nobody's but the client's."""
+    before, question, query = url.partition("#")[0].partition("?")
+    if re.search(r"[\x00-\x20\x7f]", query):
+        raise TargetError("the query holds a space or a control character; percent-encode it")
+    return f"{url_htu(before)}{question}{query}"
+
+
+def _method(words: CurlWords) -> str:
+    named = words.last("request")
+    if named:
+        return named
+    if words.is_on("head"):
+        return "HEAD"
+    if words.is_on("get"):
+        return "GET"
+    if words.has("upload-file"):
+        return "PUT"
+    return "POST" if words.has(*_DATA, *_FORM) else "GET"
+
+
+# --- the body
+
+
+def _repeatable(words: CurlWords) -> bool:
+    """Whether every file of the body can be read again; standard input only where it is a file."""
+    repeatable = True
+    for option, name in _files(words):
+        if name == "-":
+            claim_stdin(option)
+            repeatable &= _stdin_is_regular()
+        else:
+            repeatable &= _is_regular(name)
+    return repeatable
+
+
+def _files(words: CurlWords) -> Iterator[tuple[str, str]]:
+    """Option and name of each file that curl will read for the body; ``-`` is standard input."""
+    for option in words.options:
+        value = option.value or ""
+        match option.name:
+            case "upload-file":
+                yield option.spelling, "-" if value == "." else value
+            case "data" | "data-ascii" | "data-binary" | "json" if value.startswith("@"):
+                yield option.spelling, value[1:]
+            case "data-urlencode" if (name := _file_to_encode(value)) is not None:
+                yield option.spelling, name
+            case "form":
+                content = value.partition("=")[2]
+                if content[:1] in {"@", "<"}:
+                    for part in content[1:].partition(";")[0].split(","):
+                        yield option.spelling, part.strip('"')
+
+
+def _file_to_encode(value: str) -> str | None:
+    """``name@file`` of ``--data-urlencode``; with an equals sign first it is content."""
+    found = re.match(r"[^=@]*@(.*)", value, re.DOTALL)
+    return found[1] if found else None
+
+
+def _is_regular(name: str) -> bool:
+    """Whether a file is one that can be read twice. One that is not there is curl's to complain of."""
+    try:
+        return stat.S_ISREG(Path(name).stat().st_mode)
+    except (OSError, ValueError):
+        return True
+
+
+def _stdin_is_regular() -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _data(name: str, value: str) -> bytes:
+    """One part of a form, about as curl sends it."""
+    if name == "data-urlencode":
+        field_name, separator, content = value.partition("=")
+        file = _file_to_encode(value)
+        if file is not None:
+            field_name, separator, content = value.partition("@")[0], "=", _content(file).decode("latin-1")
+        elif not separator:
+            field_name, content = "", value
+        front = f"{field_name}=" if field_name else ""
+        return f"{front}{quote(content, safe='', encoding='latin-1', errors='replace')}".encode()
+    if name != "data-raw" and value.startswith("@"):
+        octets = _content(value[1:])
+        return octets if name == "data-binary" else re.sub(rb"[\r\n\0]", b"", octets)
+    return value.encode("utf-8", "surrogateescape")
+
+
+def _content(name: str) -> bytes:
+    """The beginning of a file; of standard input without moving on in it."""
+    try:
+        if name == "-":
+            return os.pread(sys.stdin.fileno(), _MAX_FORM, os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR))
+        with Path(name).open("rb") as file:
+            return file.read(_MAX_FORM)
+    except (OSError, ValueError, AttributeError):
+        return b""

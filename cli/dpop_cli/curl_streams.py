@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What curl prints, held back until somebody says where it belongs; and the places it may belong to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import click
+
+from dpop_cli.ending import drop_output
+
+__all__ = ["Held", "Sink", "print_octets"]
+
+_CHUNK = 65_536
+# More than all header fields that curl takes; nobody waits for more than those and a little.
+_MOST = 1 << 20
+_TERMINAL_LOOK = 2000
+
+
+class Held:
+    """The octets of a pipe: they wait until :meth:`send`, and then go there as they come.
+
+    :param reader: the descriptor to read, which is closed here.
+    """
+
+    def __init__(self, reader: int) -> None:
+        self._reader = reader
+        self._octets = b""
+        self._ended = False
+        self._write: Callable[[bytes], None] | None = None
+        self._changed = threading.Condition()
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._relay, daemon=True)
+        self._thread.start()
+
+    def wait_for_more_than(self, count: Callable[[], int]) -> bytes:
+        """What is there, as soon as it is more than ``count()`` octets or all of it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or len(self._octets) > count())
+            return self._octets
+
+    def send(self, write: Callable[[bytes], None]) -> None:
+        """Give ``write`` what is held, and all that comes from now on."""
+        with self._changed:
+            self._write = write
+            self._flush()
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait for the end."""
+        self._thread.join()
+
+    def _relay(self) -> None:
+        with contextlib.suppress(OSError):
+            while octets := os.read(self._reader, _CHUNK):
+                with self._changed:
+                    self._octets += octets
+                    self._flush()
+                    self._changed.notify_all()
+                    # Curl waits as well: what nobody has asked for is not piled up.
+                    self._changed.wait_for(lambda: self._write is not None or len(self._octets) < _MOST)
+                if self.error is not None:
+                    break
+        os.close(self._reader)  # so that curl notices, if this is not its end
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _flush(self) -> None:
+        if self._write is None or not self._octets or self.error is not None:
+            return
+        octets, self._octets = self._octets, b""
+        try:
+            self._write(octets)
+        except (OSError, click.ClickException) as error:
+            self.error = error
+
+
+class Sink:
+    """A file, or standard output, as curl treats it; a context manager.
+
+    :param name: of the file, made when the first octets come; None for standard output.
+    :param directories: make the directories of the name.
+    :param any_octets: print binary to a terminal, too.
+    :param limit: take so many octets only, and lose the rest.
+    """
+
+    def __init__(
+        self, name: str | None, *, directories: bool = False, any_octets: bool = False, limit: int | None = None
+    ) -> None:
+        self._name = name
+        self._directories = directories
+        self._looked = _TERMINAL_LOOK if name is not None or any_octets or not sys.stdout.isatty() else 0
+        self._left = limit
+        self._file: BinaryIO | None = None
+        self.refused = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+    def __call__(self, octets: bytes) -> None:
+        """Take octets.
+
+        :raises OSError: they cannot be written. Whoever wrote them is to be told.
+        """
+        if self._left is not None:
+            octets = octets[: self._left]
+            self._left -= len(octets)
+        if not octets or self.refused:
+            return
+        if self._name is not None:
+            self._opened().write(octets)
+            self._opened().flush()
+            return
+        if self._looked < _TERMINAL_LOOK and b"\0" in octets:
+            self.refused = True
+            click.echo('Warning: Binary output can mess up your terminal. Use "--output -" to tell', err=True)
+            click.echo('Warning: curl to output it to your terminal anyway, or "--output <FILE>".', err=True)
+            raise OSError
+        self._looked += len(octets)
+        try:
+            print_octets(octets)
+        except OSError:
+            drop_output()
+            raise
+
+    def complete(self, *, create: bool) -> None:
+        """All came.
+
+        :param create: make the file even if that was nothing.
+        """
+        if create and self._name is not None and self._left is None:
+            with contextlib.suppress(OSError, ValueError):
+                self._opened()
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            path = Path(self._name or "")
+            if self._directories:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb")
+        return self._file
+
+
+def print_octets(octets: bytes) -> None:
+    """Write to standard output, now."""
+    sys.stdout.buffer.write(octets)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of curl: its answer is held back until it is known whether it is the last one.
+
+Only the head of an answer and the first octets of its body are ever held; everything else passes through
+as it comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import click
+
+from dpop.client.drive import DRAIN_OCTETS, DRAIN_SECONDS
+from dpop_cli.curl_request import CurlRequest
+from dpop_cli.curl_streams import Held, Sink, print_octets
+from dpop_cli.header_dump import Head, heads
+from dpop_cli.scratch import Scratch
+
+__all__ = ["CurlTransfer", "HeaderFile"]
+
+_HTTP_ERROR = 22
+_WRITE_ERROR = 23
+_OUTPUT = (
+    "output",
+    "out-null",
+    "remote-name",
+    "remote-name-all",
+    "output-dir",
+    "create-dirs",
+    "fail",
+    "fail-with-body",
+)
+
+
+class HeaderFile:
+    """What ``-D FILE`` of the person at the terminal gets; curl's own ``-D`` is for us."""
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name
+        self._mode = "wb"
+
+    def write(self, octets: bytes) -> None:
+        """Add the head of an answer; ``-`` is standard output.
+
+        :raises click.ClickException: the file cannot be written.
+        """
+        if self._name is None or not octets:
+            return
+        if self._name == "-":
+            print_octets(octets)
+            return
+        try:
+            with Path(self._name).open(self._mode) as file:
+                file.write(octets)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "not a file name"
+            raise click.ClickException(f"the headers cannot be written to the file of -D: {why}") from None
+        self._mode = "ab"
+
+
+class CurlTransfer:
+    """A running curl, as a context manager.
+
+    :param curl: the program.
+    :param request: what it sends.
+    :param lines: header lines that are in no command line.
+    :param header_file: where the person wants the answer's head.
+    """
+
+    def __init__(self, curl: str, request: CurlRequest, lines: Sequence[str], header_file: HeaderFile) -> None:
+        self._request = request
+        self._words = request.words
+        self._header_file = header_file
+        # Curl's body comes by a pipe of its own, so that what -w prints can be told from it. Where there is
+        # no /dev/fd it comes with that, or goes into its file, and a refusal is not seen there.
+        self._apart = not request.writes_itself and Path("/dev/fd").is_dir()
+        with contextlib.ExitStack() as resources:
+            given = resources.enter_context(Scratch("".join(f"{line}\n" for line in lines).encode("latin-1")))
+            self._dump = resources.enter_context(Scratch())
+            arguments = request.arguments(leave_out=_OUTPUT if self._apart else ())
+            reader = writer = -1
+            if self._apart:
+                reader, writer = os.pipe()
+                os.set_inheritable(writer, True)
+                arguments += ["--output", f"/dev/fd/{writer}"]
+            if request.output is None and sys.stdout.isatty():
+                arguments.append("--no-progress-meter")  # as curl has it at a terminal
+            arguments += ["--no-buffer", "--header", f"@{given.path}", "--dump-header", self._dump.path]
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - curl is what this command runs
+                    [curl, "-q", *arguments],
+                    stdout=subprocess.PIPE,
+                    close_fds=False,  # it reads our scratch files, and those of a shell's <(...)
+                    bufsize=0,
+                )
+            finally:
+                if self._apart:
+                    os.close(writer)
+            assert self._process.stdout is not None  # noqa: S101 - it was asked for
+            self._said = Held(os.dup(self._process.stdout.fileno()))
+            self._process.stdout.close()
+            self._body = Held(reader) if self._apart else self._said
+            self._resources = resources.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        with self._resources:
+            if self._process.poll() is None:
+                self._process.terminate()
+            self._process.wait()
+            for stream in {self._body, self._said}:
+                stream.send(lambda _octets: None)
+                stream.join()
+
+    def head(self) -> Head | None:
+        """Wait for the head of the answer, until its body begins; None if there is no answer."""
+        self._body.wait_for_more_than(self._head_octets)
+        found = [head for head in heads(self._dump.read().decode("latin-1")) if head.status >= 200]
+        return found[-1] if found else None
+
+    def peek(self, octets: int) -> bytes:
+        """The first octets of the body, which stays to be passed on; none if it is in a file already."""
+        if not self._apart and self._request.output is not None:
+            return b""
+        before = self._head_octets()
+        return self._body.wait_for_more_than(lambda: before + octets - 1)[before:][:octets]
+
+    def drop(self, *, show_head: bool = False) -> None:
+        """End this answer, of which nobody is to see anything.
+
+        :param show_head: but its head, where heads are shown: it is one of several that make up the answer.
+        """
+        if show_head:
+            head = self._dump.read()
+            self._header_file.write(head)
+            if self._head_octets() and self._request.output is None:
+                print_octets(head)
+        dropped = 0
+
+        def drop(octets: bytes) -> None:
+            nonlocal dropped
+            dropped += len(octets)
+            if dropped > DRAIN_OCTETS:
+                self._process.terminate()
+
+        # To its end, if that is near: curl then saves cookies and the like.
+        patience = threading.Timer(DRAIN_SECONDS, self._process.terminate)
+        patience.start()
+        try:
+            for stream in {self._body, self._said}:
+                stream.send(drop)
+            self._process.wait()
+        finally:
+            patience.cancel()
+
+    def release(self, head: Head | None) -> int:
+        """Pass the answer on, from what is held to its end; curl's exit status."""
+        shown = self._dump.read()
+        self._header_file.write(shown)
+        failed = self._apart and head is not None and head.status >= 400
+        if self._words.has("trace", "trace-ascii", "stderr"):
+            self._said.send(print_octets)  # it may be much, and not the end
+        with self._sink(shown if failed and self._words.is_on("fail") else None) as sink:
+            self._body.send(sink)
+            self._body.join()
+            if sink.refused:
+                self._process.terminate()
+            code = self._process.wait()
+            sink.complete(create=code == 0)
+        self._said.send(print_octets)
+        self._said.join()
+        self._header_file.write(self._dump.read()[len(shown) :])  # trailers
+        if sink.refused:
+            return _WRITE_ERROR
+        if code == 0 and self._body.error is not None:
+            # Curl had written all of it to us before that.
+            why = getattr(self._body.error, "strerror", None) or "it cannot be written"
+            return self._fail(_WRITE_ERROR, f"Failed writing output: {why}")
+        if code == 0 and failed and head is not None and self._words.is_on("fail", "fail-with-body"):
+            return self._fail(_HTTP_ERROR, f"The requested URL returned error: {head.status}")
+        return code if code >= 0 else 128 - code
+
+    def _fail(self, status: int, message: str) -> int:
+        """Say it as curl says it; the status."""
+        if self._words.is_on("show-error") or not self._words.is_on("silent"):
+            click.echo(f"curl: ({status}) {message}", err=True)
+        return status
+
+    def _sink(self, only: bytes | None) -> Sink:
+        """Where the body goes.
+
+        :param only: with ``-f`` nothing but the head, if heads are shown.
+        """
+        name = self._request.output if self._apart else None
+        if only is not None:
+            return Sink(name, limit=self._head_octets())
+        return Sink(name, directories=self._words.is_on("create-dirs"), any_octets="-" in self._words.values("output"))
+
+    def _head_octets(self) -> int:
+        """How much of the body's stream is the head: curl saves each line of that before it prints it."""
+        if not self._words.is_on("include", "show-headers", "head"):
+            return 0
+        return len(self._dump.read())
