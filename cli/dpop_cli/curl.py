@@ -198,16 +198,19 @@ class _Session:
                     step = flow.received(head.status, head.fields)
                     if step is Step.PEEK:
                         step = flow.judged(transfer.peek(PEEK_OCTETS))
-                    if step is Step.REFRESH:
-                        step = refresh(flow)
-                    if step is not Step.DONE and not request.writes_itself:
+                    if step in {Step.RETRY, Step.REFRESH} and not request.writes_itself:
                         transfer.drop()
+                        if step is Step.REFRESH:
+                            refresh(flow)
                         continue
                     if step is not Step.DONE:
-                        hint(
-                            "the server asks for the request once more, but curl has written its answer into the file"
-                            " already; run the command again"
-                        )
+                        if step is not Step.RETRY:
+                            refresh(flow)
+                        if step is not Step.REPORT:
+                            hint(
+                                "the server asks for the request once more, but curl has written its answer into the"
+                                " file already; run the command again"
+                            )
                     further = self._redirected(request, head) if may_follow else None
                     if further is None:
                         return transfer.release(head)
