@@ -195,12 +195,14 @@ def _target(method: str, htu: str) -> str:
 
 
 def _extra(claims: Mapping[str, Any]) -> str:
+    if not isinstance(claims, Mapping):
+        raise ArgumentTypeError("claims", "a dict of JSON values", claims)
     taken = sorted(_STANDARD_CLAIMS.intersection(claims))
     if taken:
         raise UsageError(f"claims= cannot set {', '.join(taken)}: the proof sets these itself")
     try:
         text = json.dumps(dict(claims), separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise EncodingError(f"claims= must be JSON values with str names: {error}") from None
     return "," + text[1:-1]
 
@@ -217,5 +219,5 @@ def _checked_iat(iat: object) -> int:
     if not isinstance(iat, int) or isinstance(iat, bool):
         raise ArgumentTypeError("iat", "int, whole seconds since the epoch", iat)
     if not 0 <= iat < 10**11:
-        raise UsageError(f"iat must be seconds since the epoch, got {iat}; milliseconds need // 1000")
+        raise UsageError("iat must be seconds since the epoch, of 11 digits at most; milliseconds need // 1000")
     return iat

@@ -133,7 +133,7 @@ class DPoPAdapter(HTTPAdapter):
         if flow is None:
             foreign = Exchange(None, one_shot=False, withheld=headers_to_withhold(outgoing))
             return foreign.send(super().send, request, *args, **options)
-        exchange = Exchange(flow, one_shot=not outgoing.repeatable, withheld=headers_replaced(flow))
+        exchange = Exchange(flow, one_shot=not flow.may_be_resent, withheld=headers_replaced(flow))
         history: list[requests.Response] = []
         sent = request
         wait_for_nonce(flow)
@@ -187,8 +187,9 @@ class DPoPAdapter(HTTPAdapter):
         :raises UsageError: the URL is not one of this adapter's origins.
         """
         own = None if prover is None else RequestCredentials(prover)
+        priming = _Priming(self._policy.priming_role(url, role, credentials=own))
         request = requests.Request(method, url).prepare()
-        request.register_hook("response", _Priming(self._policy.priming_role(url, role, credentials=own)))
+        request.register_hook("response", priming)
         if own is not None:
             request.register_hook("response", _Carrier(own))
         with self.send(request, **options) as response:

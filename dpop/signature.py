@@ -123,7 +123,7 @@ def _order_octets(size: int) -> bytes:
         raise ArgumentTypeError("size", "32, 48 or 66", size)
     order = _ORDER_OCTETS.get(size)
     if order is None:
-        raise UsageError(f"size must be 32 (P-256), 48 (P-384) or 66 (P-521) octets, not {size}")
+        raise UsageError("size must be 32 (P-256), 48 (P-384) or 66 (P-521) octets")
     return order
 
 

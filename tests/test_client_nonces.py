@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpop.client.nonces import ColdStart, Lease, NonceCache, NonceKey, Role
-from dpop.errors import UsageError
+from dpop.errors import ArgumentTypeError, UsageError
 from dpop.htu import Origin
 
 API = Origin.parse("https://api.example")
@@ -412,3 +412,10 @@ def test_a_cache_of_nothing_is_refused() -> None:
     """A cache must hold at least one server."""
     with pytest.raises(UsageError, match="at least 1"):
         NonceCache(max_entries=0)
+
+
+@pytest.mark.parametrize("limit", [None, "100", 1.5])
+def test_a_limit_is_a_number(limit: Any) -> None:
+    """Anything else is refused by name."""
+    with pytest.raises(ArgumentTypeError, match="max_entries"):
+        NonceCache(max_entries=limit)

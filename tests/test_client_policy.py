@@ -155,3 +155,30 @@ def test_priming_is_for_the_role_of_the_requests_to_come() -> None:
     assert [bare.priming_role(api), bare.priming_role(api, credentials=own)] == [Role.AS, Role.RS]
     assert [both.priming_role(api), both.priming_role(endpoint)] == [Role.RS, Role.AS]
     assert [bare.priming_role(api, Role.RS), both.priming_role(api, Role.AS)] == [Role.RS, Role.AS]
+
+
+@pytest.mark.parametrize(
+    "options", [{"nonces": []}, {"nonces": 10**9}, {"rebuild": "body"}, {"algs": 5}, {"nonces": "x" * 9999}]
+)
+def test_settings_of_the_wrong_type_are_refused(options: dict[str, Any]) -> None:
+    """With the name of the setting, in a sentence."""
+    with pytest.raises(UsageError, match=f"{next(iter(options))} must be|server_algs must be") as refused:
+        Policy(KEY, origins="https://api.example", **options)
+    assert len(str(refused.value)) < 200
+
+
+def test_a_list_of_algorithms_may_be_an_iterator() -> None:
+    """It serves the provers of all requests, not the first alone."""
+    policy = Policy(KEY, origins="https://api.example", access_token="t", algs=iter(["ES256"]))
+    for _ in range(2):
+        credentials = RequestCredentials(Prover(dpop.generate_key()), "theirs")
+        assert policy.open(OutgoingRequest("GET", "https://api.example/", credentials=credentials)) is not None
+
+
+@pytest.mark.parametrize("answer", [None, "text", bytearray(b"body")])
+def test_a_rebuilt_body_is_bytes(answer: Any) -> None:
+    """None would go out as no body at all."""
+    policy = Policy(KEY, origins="https://api.example", rebuild=lambda _body: answer)
+    assert policy.rebuild is not None
+    with pytest.raises(ArgumentTypeError, match=r"rebuild\(\) returns must be bytes"):
+        policy.rebuild(b"body")

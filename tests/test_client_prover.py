@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 
@@ -62,3 +63,19 @@ def test_a_prover_does_not_travel() -> None:
 def test_a_prover_shows_its_thumbprint_only() -> None:
     """The repr names algorithm and thumbprint."""
     assert repr(Prover(KEY)) == f"<Prover ES256 {KEY.thumbprint}>"
+
+
+@pytest.mark.parametrize("options", [{"algs": 5}, {"algs": b"ES256"}, {"nonces": {}}, {"clock": 5}, {"jti": "fixed"}])
+def test_settings_of_the_wrong_type_are_refused(options: dict[str, Any]) -> None:
+    """When the prover is made, with the name of the setting, not at its first proof."""
+    with pytest.raises(ArgumentTypeError, match="must be"):
+        Prover(KEY, **options)
+
+
+@pytest.mark.parametrize("algs", ["none " * 50_000, ["HS256", None, 5], [], "https://user:pw@as.example/" + "x" * 9999])
+def test_whatever_a_server_lists_is_told_in_a_sentence(algs: Any) -> None:
+    """A list that is hostile or junk: what was wanted, what came in short, and what to do."""
+    with pytest.raises(AlgorithmError, match=r"ES256; generate a key with generate_key\(algs=") as refused:
+        Prover(KEY).for_algs(algs)
+    assert len(str(refused.value)) < 400
+    assert "pw@as.example" not in str(refused.value)

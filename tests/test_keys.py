@@ -356,3 +356,10 @@ def test_every_key_has_the_protocol() -> None:
     for name in ("alg", "public_jwk", "thumbprint", "blocking", "sign"):
         assert hasattr(loaded, name)
         assert getattr(Key, name).__doc__
+
+
+def test_a_misspelt_algorithm_is_not_replaced() -> None:
+    """generate_key(alg, algs=...): a name nobody knows is refused, though the server lists others."""
+    for alg in ("ES265", [], None):
+        with pytest.raises(AlgorithmError, match="no such algorithm"):
+            generate_key(alg, algs=["ES256"])  # type: ignore[arg-type]

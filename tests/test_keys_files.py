@@ -384,3 +384,12 @@ def test_of_many_writers_one_wins(tmp_path: Path) -> None:
     assert [outcome for outcome in outcomes if outcome] == [path.read_bytes()]
     assert len(outcomes) == 16
     assert names(tmp_path) == ["key.pem"]
+
+
+def test_an_endless_path_is_shown_in_short() -> None:
+    """The error of a path that is a whole text by mistake has its two ends."""
+    path = Path("begin" + "x" * 100_000 + "end")
+    for attempt in (lambda: read_key_file(path), lambda: write_key_file(path, b"key")):
+        with pytest.raises(KeyFileError, match=r"'begin.* \.\.\. .*end': ") as refused:
+            attempt()
+        assert len(str(refused.value)) < 500

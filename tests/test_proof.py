@@ -163,6 +163,14 @@ def test_bad_tokens(token: str) -> None:
     assert not token or token not in str(refused.value)
 
 
+def nested(depth: int) -> list[Any]:
+    """A list in a list in a list, and so on."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -174,6 +182,10 @@ def test_bad_tokens(token: str) -> None:
         ({"iat": True}, ArgumentTypeError),
         ({"iat": -1}, UsageError),
         ({"iat": 1_800_000_000_000}, UsageError),
+        ({"iat": 10**5000}, UsageError),
+        ({"claims": 5}, ArgumentTypeError),
+        ({"claims": ["a"]}, ArgumentTypeError),
+        ({"claims": {"a": nested(10_000)}}, EncodingError),
         ({"nonce": 5}, ArgumentTypeError),
         ({"access_token": b"token"}, ArgumentTypeError),
         ({"claims": {"jti": "x"}}, UsageError),

@@ -239,6 +239,11 @@ class ProofFlow:
         return not self._holds_assertion or self.policy.rebuild is not None
 
     @property
+    def may_be_resent(self) -> bool:
+        """Whether a layer below may send the same octets again: neither a body that is gone nor a used assertion."""
+        return self._repeatable and not self._holds_assertion
+
+    @property
     def needs_rebuild(self) -> bool:
         """Whether the body must go through ``rebuild`` before it is sent again: it holds a used assertion."""
         return self._holds_assertion and self.policy.rebuild is not None

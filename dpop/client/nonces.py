@@ -25,7 +25,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
-from dpop.errors import UsageError
+from dpop.errors import ArgumentTypeError, UsageError
 from dpop.origin import Origin
 
 __all__ = ["ColdStart", "Lease", "NonceCache", "NonceKey", "Role"]
@@ -118,8 +118,10 @@ class NonceCache:
     """
 
     def __init__(self, *, max_entries: int = 100, clock: Callable[[], float] = time.monotonic) -> None:
+        if not isinstance(max_entries, int):
+            raise ArgumentTypeError("max_entries", "int", max_entries)
         if max_entries < 1:
-            raise UsageError(f"max_entries must be at least 1, got {max_entries}")
+            raise UsageError("max_entries must be at least 1")
         self._max_entries = max_entries
         self._clock = clock
         self._generation = 0

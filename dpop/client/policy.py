@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from dpop.client.clock import ServerClocks
@@ -73,12 +73,15 @@ class Policy:
     ) -> None:
         if not isinstance(profile, Profile):
             raise ArgumentTypeError("profile", "a Profile from dpop.profiles", profile)
-        if nonces not in {None, "auto", "required"}:
-            raise UsageError(f'nonces must be "auto" or "required", got {nonces!r}')
+        if nonces is not None and (not isinstance(nonces, str) or nonces not in {"auto", "required"}):
+            raise UsageError(f'nonces must be "auto" or "required", not {nonces!a:.40}')
+        if rebuild is not None and not callable(rebuild):
+            raise ArgumentTypeError("rebuild", "a function", rebuild)
         check_token_setting(access_token)
         prover = Prover.of(prover)
         listed = profile.algs if algs is None else algs
-        self._algs = None if listed is None else tuple(listed.split() if isinstance(listed, str) else listed)
+        # Kept for the provers of later requests, so an iterator must not be used up on the first.
+        self._algs = tuple(listed) if isinstance(listed, Iterator) else listed
         if self._algs is not None:
             prover = prover.for_algs(self._algs)
         self.prover = prover
@@ -88,7 +91,7 @@ class Policy:
         self.profile = profile
         self.nonces_required: bool = (nonces or profile.nonces) == "required"
         self.clocks: ServerClocks | None = ServerClocks() if learn_clock else None
-        self.rebuild = rebuild
+        self.rebuild = None if rebuild is None else _checked(rebuild)
 
     def __repr__(self) -> str:
         return f"<Policy for {', '.join(sorted(map(str, self.origins)))}>"
@@ -174,6 +177,18 @@ def checked_origins(origins: str | Iterable[str], insecure: str | Iterable[str])
                 " if you know why that is safe"
             )
     return wanted
+
+
+def _checked(rebuild: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """The function, whose answer must be bytes: None would be sent as no body, or as the used one."""
+
+    def rebuilt(body: bytes) -> bytes:
+        answer: object = rebuild(body)
+        if not isinstance(answer, bytes):
+            raise ArgumentTypeError("what rebuild() returns", "bytes", answer)
+        return answer
+
+    return rebuilt
 
 
 def _strings(name: str, values: str | Iterable[str]) -> list[str]:

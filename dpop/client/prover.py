@@ -51,6 +51,11 @@ class Prover:
                 raise ArgumentTypeError(
                     "key", "a key from generate_key or load_key, or an object with its protocol", key
                 )
+        for name, function in (("clock", clock), ("jti", jti)):
+            if not callable(function):
+                raise ArgumentTypeError(name, "a function", function)
+        if nonces is not None and not isinstance(nonces, NonceCache):
+            raise ArgumentTypeError("nonces", "a NonceCache", nonces)
         self.key: Key = key if algs is None else _with_listed_alg(key, algs)
         self.thumbprint: str = key.thumbprint
         self.nonces: NonceCache = NonceCache() if nonces is None else nonces
@@ -97,14 +102,10 @@ def _with_listed_alg(key: Key, algs: Iterable[str] | str) -> Key:
     """The key, set to sign by the name the server lists."""
     switch = getattr(key, "with_alg", None)
     own = (key.alg, *(a for a in getattr(key, "algs", ()) if a != key.alg)) if switch is not None else (key.alg,)
-    listed = algs.split() if isinstance(algs, str) else list(algs)
     try:
-        alg = choose_alg(listed, own)
-    except AlgorithmError:
-        raise AlgorithmError(
-            f"the server accepts {', '.join(map(repr, listed)) or 'no algorithm'}, but the key signs with"
-            f" {' or '.join(own)}; generate one with generate_key(algs=...)"
-        ) from None
+        alg = choose_alg(algs, own)
+    except AlgorithmError as error:
+        raise AlgorithmError(f"{error}; generate a key with generate_key(algs=...)") from None
     if alg == key.alg or switch is None:
         return key
     switched: Key = switch(alg)

@@ -16,9 +16,11 @@ from typing import Final
 
 from dpop.errors import ArgumentTypeError, KeyFileError
 
-__all__ = ["MAX_KEY_OCTETS", "key_path", "read_key_file", "write_key_file"]
+__all__ = ["MAX_KEY_OCTETS", "key_path", "read_key_file", "shown", "write_key_file"]
 
 MAX_KEY_OCTETS: Final = 64 * 1024
+
+_MAX_SHOWN: Final = 300
 
 _log: Final = logging.getLogger("dpop.keys")
 
@@ -60,11 +62,11 @@ def read_key_file(path: Path) -> bytes:
             raise KeyFileError(
                 "there is no such file, and its name looks like a key; pass the key itself as bytes or dict"
             ) from None
-        raise KeyFileError(f"cannot read the key file {str(path)!r}: {_reason(error)}") from error
+        raise KeyFileError(f"cannot read the key file {shown(path)}: {_reason(error)}") from error
     if not octets:
-        raise KeyFileError(f"the key file {str(path)!r} is empty")
+        raise KeyFileError(f"the key file {shown(path)} is empty")
     if len(octets) > MAX_KEY_OCTETS:
-        raise KeyFileError(f"the key file {str(path)!r} has more than {MAX_KEY_OCTETS // 1024} KiB, too much for a key")
+        raise KeyFileError(f"the key file {shown(path)} has more than {MAX_KEY_OCTETS // 1024} KiB, too much for a key")
     if os.name == "posix" and stat.S_ISREG(status.st_mode) and status.st_mode & 0o007:
         mode = stat.S_IMODE(status.st_mode)
         _log.warning("the key file %r is open to every user (mode %04o); run: chmod 600", str(path), mode)
@@ -99,7 +101,7 @@ def write_key_file(
         else:
             _publish(temporary, path, link)
     except (OSError, ValueError) as error:
-        raise KeyFileError(f"cannot write the key file {str(path)!r}: {_reason(error)}") from error
+        raise KeyFileError(f"cannot write the key file {shown(path)}: {_reason(error)}") from error
     finally:
         if temporary:
             with contextlib.suppress(OSError):
@@ -143,6 +145,12 @@ def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
     return "the path holds characters no file name can have"
+
+
+def shown(path: Path) -> str:
+    """A path for a message, in quotes; the middle of an endless one is left out."""
+    text = repr(str(path))
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN // 2]} ... {text[-_MAX_SHOWN // 2 :]}"
 
 
 def _may_be_a_key(path: str) -> bool:

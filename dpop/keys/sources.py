@@ -18,9 +18,9 @@ from dpop.errors import (
     KeyPasswordError,
     UsageError,
 )
-from dpop.keys.algorithms import DEFAULT_ALGS, choose_alg
+from dpop.keys.algorithms import ALGORITHMS, DEFAULT_ALGS, choose_alg
 from dpop.keys.discretion import discreet
-from dpop.keys.files import MAX_KEY_OCTETS, key_path, read_key_file
+from dpop.keys.files import MAX_KEY_OCTETS, key_path, read_key_file, shown
 from dpop.keys.pem import Password
 from dpop.keys.protocol import Key
 from dpop.keys.software import SoftwareKey
@@ -66,8 +66,9 @@ def generate_key(alg: str = "ES256", *, algs: Iterable[str] | str | None = None)
         ``algs`` of its challenge. If ``alg`` is not among them, the best that is will be used.
     :raises AlgorithmError: an unknown algorithm, or none that both sides have.
     """
-    if algs is not None:
-        alg = choose_alg(algs, (alg, *DEFAULT_ALGS))
+    # A misspelt name is refused by generate(): no other quietly takes its place.
+    if algs is not None and isinstance(alg, str) and alg in ALGORITHMS:
+        alg = choose_alg(algs, (alg, *(other for other in DEFAULT_ALGS if other != alg)))
     return SoftwareKey.generate(alg)
 
 
@@ -107,7 +108,7 @@ def load_key(
     try:
         key = _with_alg(_from_octets(octets, password), alg)
     except DPoPKeyError as error:
-        raise type(error)(f"key file {str(path)!r}: {error}") from None
+        raise type(error)(f"key file {shown(path)}: {error}") from None
     # A pipe, such as <(command) of a shell, can be read once and names nothing.
     return key.referred_to_by(str(path.absolute())) if path.is_file() else key
 

@@ -562,6 +562,16 @@ def test_a_client_assertion_is_sent_once(client: Callable[..., Any]) -> None:
             assert all(request.complete for request in server.requests)
 
 
+def test_a_client_assertion_is_not_sent_again_by_urllib3() -> None:
+    """A used assertion is refused, and rebuild= cannot reach what urllib3 retries: the 503 is handed on."""
+    retry = Retry(total=3, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
+    form = {"grant_type": "client_credentials", "client_assertion": "assertion-0"}
+    with Recorder(script(Answer(503, [("Retry-After", "0")]), Answer(200))) as server:
+        with make("requests", origins=server.origin, max_retries=retry) as one:
+            assert one.send("POST", server.url("/token"), body=one.form_body(form)).status == 503
+        assert len(server.requests) == 1
+
+
 # -- T21: clocks --------------------------------------------------------------------------------
 
 
