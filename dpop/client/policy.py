@@ -91,7 +91,7 @@ class Policy:
         self.profile = profile
         self.nonces_required: bool = (nonces or profile.nonces) == "required"
         self.clocks: ServerClocks | None = ServerClocks() if learn_clock else None
-        self.rebuild = None if rebuild is None else _checked(rebuild)
+        self.rebuild: Callable[[bytes], bytes] | None = None if rebuild is None else _checked(rebuild)
 
     def __repr__(self) -> str:
         return f"<Policy for {', '.join(sorted(map(str, self.origins)))}>"
