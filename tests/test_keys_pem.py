@@ -353,3 +353,11 @@ def test_damage_anywhere_is_a_key_error_or_no_damage(data: st.DataObject) -> Non
         everything = ""
         assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"octets", key.sign(b"octets"))
     assert not any(secret in everything for secret in SECRETS)
+
+
+@pytest.mark.parametrize("curve", [0x6F, 0x71], ids=["X448", "Ed448"])
+def test_a_key_too_short_for_its_curve(curve: int) -> None:
+    """What cryptography itself has no error for is an unreadable key like any other."""
+    octets = bytes([0x30, 0x2E, 2, 1, 0, 0x30, 5, 6, 3, 0x2B, 0x65, curve, 4, 0x22, 4, 0x20, *range(32)])
+    with pytest.raises(InvalidKeyError, match="no private key"):
+        SoftwareKey.from_pem(octets)

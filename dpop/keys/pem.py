@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
 from dpop.errors import ArgumentTypeError, InvalidKeyError, KeyPasswordError
@@ -108,7 +108,7 @@ def _decrypt(load: Callable[[bytes, bytes | None], object], octets: bytes, passw
         key = load(octets, None)
     except TypeError:
         pass  # it is encrypted
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last for octets OpenSSL has no words for
         raise _unreadable(load, error) from None
     else:
         if password is None or callable(password):
@@ -119,7 +119,7 @@ def _decrypt(load: Callable[[bytes, bytes | None], object], octets: bytes, passw
     secret = check_password(password() if callable(password) else password)
     try:
         return load(octets, secret)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         if _unknown_cipher(error):
             raise _unreadable(load, error) from None
     raise KeyPasswordError("the password is wrong, or the encrypted key is damaged")
