@@ -26,6 +26,9 @@ DOORS = {
     "httpx",
     "httpx2",
     "redis",
+    "asgi",
+    "wsgi",
+    "starlette",
     "_urllib3_wire",
     "_httpx_answers",
     "_httpx_bodies",
@@ -48,7 +51,7 @@ LAYERS = [
     {"testing"},
 ]
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "h2", "anyio", "aiohttp"}
-LIBRARIES = HTTP_LIBRARIES | {"redis"}
+LIBRARIES = HTTP_LIBRARIES | {"redis", "starlette"}
 
 
 def part(path: Path) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dpop.errors.root import DPoPError
@@ -33,6 +34,7 @@ class InvalidProof(DPoPError):  # noqa: N818 - the contract's name, after the RF
     :param expected: what the verifier expected, where that is no secret.
     :param got: what came, where that is no secret.
     :param nonce: for ``use_dpop_nonce``, the nonce to hand out. It never appears in ``str()``.
+    :param parameters: more for the challenge of a resource server, such as ``scope`` or ``acr_values``.
     """
 
     code = "invalid_proof"
@@ -46,6 +48,7 @@ class InvalidProof(DPoPError):  # noqa: N818 - the contract's name, after the RF
         expected: str | None = None,
         got: str | None = None,
         nonce: str | None = None,
+        parameters: Mapping[str, str] | None = None,
     ) -> None:
         self.error = error
         self.reason = reason
@@ -53,17 +56,18 @@ class InvalidProof(DPoPError):  # noqa: N818 - the contract's name, after the RF
         self.expected = expected
         self.got = got
         self.nonce = nonce
+        self.parameters: Mapping[str, str] = {} if parameters is None else dict(parameters)
         text = f"{error} ({reason}): {detail}"
         if expected is not None or got is not None:
             text += f"; expected {expected or 'nothing'}, got {got or 'nothing'}"
         super().__init__(text)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        facts = {"expected": self.expected, "got": self.got, "nonce": self.nonce}
+        facts = {name: getattr(self, name) for name in ("expected", "got", "nonce", "parameters")}
         return (_rebuild_invalid_proof, (self.error, self.reason, self.detail, facts))
 
 
-def _rebuild_invalid_proof(error: str, reason: str, detail: str, facts: dict[str, str | None]) -> InvalidProof:
+def _rebuild_invalid_proof(error: str, reason: str, detail: str, facts: dict[str, Any]) -> InvalidProof:
     """Unpickle an InvalidProof, whose evidence is keyword-only."""
     return InvalidProof(error, reason, detail, **facts)
 

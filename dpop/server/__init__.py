@@ -6,6 +6,7 @@
   :meth:`CheckedProof.accept`; all have async twins.
 - :class:`MemoryReplayCache` sees to it that each proof is accepted once, in one process.
 - :class:`NonceIssuer` hands out nonces that any process with its secret recognises.
+- :class:`ProtectedResource` decides about requests to an API; :mod:`dpop.asgi` and :mod:`dpop.wsgi` bring them.
 - :func:`resource_challenge` and :func:`token_error` turn a refusal into an answer.
 - :class:`Reason` lists every reason for a refusal.
 """
@@ -17,11 +18,14 @@ from dpop.server.challenge import resource_challenge, token_error
 from dpop.server.nonce_issuer import NonceChecker, NonceIssuer, NonceVerdict
 from dpop.server.reasons import Reason
 from dpop.server.replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
+from dpop.server.resource import Access, Answer, ProtectedResource, ResourceRequest, TokenLookup
 from dpop.server.verified import CheckedProof, VerifiedProof
 from dpop.server.verify import DEFAULT_ALGS, ProofVerifier
 
 __all__ = [
     "DEFAULT_ALGS",
+    "Access",
+    "Answer",
     "AsyncReplayCache",
     "CheckedProof",
     "InvalidProof",
@@ -30,9 +34,12 @@ __all__ = [
     "NonceIssuer",
     "NonceVerdict",
     "ProofVerifier",
+    "ProtectedResource",
     "Reason",
     "ReplayCache",
     "ReplayCacheError",
+    "ResourceRequest",
+    "TokenLookup",
     "VerifiedProof",
     "resource_challenge",
     "token_error",

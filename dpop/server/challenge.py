@@ -15,7 +15,7 @@ from typing import Literal
 from dpop.encoding import check_nonce
 from dpop.errors import InvalidProof, UsageError
 
-__all__ = ["resource_challenge", "token_error"]
+__all__ = ["resource_challenge", "token_error", "with_nonce"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 # RFC 6749 §5.2, RFC 6750 §3: %x20-21 / %x23-5B / %x5D-7E, so that neither " nor \ is ever to be escaped.
@@ -33,6 +33,7 @@ def resource_challenge(
     bearer: bool = False,
     tried: Literal["DPoP", "Bearer", "both"] = "DPoP",
     parameters: Mapping[str, str] | None = None,
+    nonce: str | None = None,
 ) -> tuple[int, list[tuple[str, str]]]:
     """The refusal of a resource server: status and header fields (RFC 9449 §7.1, §7.2).
 
@@ -43,7 +44,8 @@ def resource_challenge(
     :param bearer: the server takes bearer tokens too; a Bearer challenge comes first, in its own field.
     :param tried: the scheme the client used. The error goes into that challenge only (RFC 9449 §7.2).
     :param parameters: more for the challenge that has the error, such as ``scope``, ``acr_values``
-        (RFC 9470) or ``resource_metadata`` (RFC 9728).
+        (RFC 9470) or ``resource_metadata`` (RFC 9728); those of the error come before them.
+    :param nonce: to hand out if the error has none. Any answer may carry one (RFC 9449 §8, §9).
     :returns: 401, but 400 for ``invalid_request`` and 403 for ``insufficient_scope``; and the fields,
         ``DPoP-Nonce`` among them if the error has a nonce to hand out.
     :raises UsageError: a parameter name that is no token, or a value no header field can hold.
@@ -51,7 +53,7 @@ def resource_challenge(
     listed = algs if isinstance(algs, str) else " ".join(algs)
     about: dict[str, str] = {}
     if error is not None:
-        about = {"error": error.error, "error_description": _description(error)}
+        about = {"error": error.error, "error_description": _description(error), **error.parameters}
     about |= parameters or {}
     place = {} if realm is None else {"realm": realm}
     fields: list[tuple[str, str]] = []
@@ -61,7 +63,19 @@ def resource_challenge(
     told = about if tried != "Bearer" else {}
     fields.append(("WWW-Authenticate", _challenge("DPoP", place | told | {"algs": listed})))
     status = 401 if error is None else _STATUS.get(error.error, 401)
-    return status, [*fields, *_nonce_field(error), _NO_STORE, _EXPOSED]
+    return status, [*fields, *_nonce_field(error, nonce), _NO_STORE, _EXPOSED]
+
+
+def with_nonce(headers: Iterable[tuple[str, str]], nonce: str | None) -> list[tuple[str, str]]:
+    """The header fields of a successful response, with the client's next nonce (RFC 9449 §8.2).
+
+    There is one DPoP-Nonce then, whatever was there before, and no cache may keep the response.
+    """
+    if nonce is None:
+        return list(headers)
+    replaced = {"dpop-nonce", "cache-control"}
+    kept = [field for field in headers if field[0].lower() not in replaced and field != _EXPOSED]
+    return [*kept, ("DPoP-Nonce", check_nonce(nonce)), _NO_STORE, _EXPOSED]
 
 
 def token_error(error: InvalidProof) -> tuple[int, list[tuple[str, str]], bytes]:
@@ -78,10 +92,9 @@ def _description(error: InvalidProof) -> str:
     return _NOT_DESCRIPTION.sub("'", error.detail)
 
 
-def _nonce_field(error: InvalidProof | None) -> list[tuple[str, str]]:
-    if error is None or error.nonce is None:
-        return []
-    return [("DPoP-Nonce", check_nonce(error.nonce))]
+def _nonce_field(error: InvalidProof | None, other: str | None = None) -> list[tuple[str, str]]:
+    nonce = other if error is None or error.nonce is None else error.nonce
+    return [] if nonce is None else [("DPoP-Nonce", check_nonce(nonce))]
 
 
 def _challenge(scheme: str, parameters: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ from dpop.errors import ArgumentTypeError, EncodingError
 from dpop.keys.public import PublicKey
 from dpop.server.reasons import Reason, refuse
 
-__all__ = ["CompactJWS", "Headers", "JoseHeader", "parse_compact", "proof_field"]
+__all__ = ["CompactJWS", "Headers", "JoseHeader", "header_fields", "parse_compact", "proof_field"]
 
 Headers = Mapping[str, str] | Mapping[bytes, bytes] | Iterable[tuple[str | bytes, str | bytes]]
 """Header fields: pairs of name and value, or a mapping. Octets are read as Latin-1."""
@@ -66,18 +66,28 @@ def proof_field(headers: Headers) -> str | None:
     :raises InvalidProof: there is more than one such field, equal or not.
     :raises ArgumentTypeError: ``headers`` is neither pairs nor a mapping.
     """
-    found: list[str] = []
-    pairs: Iterable[Any] = headers.items() if isinstance(headers, Mapping) else headers
-    try:
-        for name, value in pairs:
-            # Lengths first: most requests have twenty fields and one of interest.
-            if len(name) == 4 and _text(name).lower() == "dpop":
-                found.append(_text(value))
-    except (TypeError, ValueError):
-        raise ArgumentTypeError("headers", "(name, value) pairs or a mapping, each a str or bytes", headers) from None
+    found = header_fields(headers, "dpop")
     if len(found) > 1:
         raise refuse(Reason.PROOF_REPEATED, expected="1 DPoP header", got=f"{len(found)} of them")
     return found[0].strip(" \t") if found else None
+
+
+def header_fields(headers: Headers, name: str) -> list[str]:
+    """The values of all fields of this name, given in lower case.
+
+    :raises ArgumentTypeError: ``headers`` is neither pairs nor a mapping.
+    """
+    found: list[str] = []
+    size = len(name)
+    pairs: Iterable[Any] = headers.items() if isinstance(headers, Mapping) else headers
+    try:
+        for key, value in pairs:
+            # Lengths first: most requests have twenty fields and one of interest.
+            if len(key) == size and _text(key).lower() == name:
+                found.append(_text(value))
+    except (TypeError, ValueError):
+        raise ArgumentTypeError("headers", "(name, value) pairs or a mapping, each a str or bytes", headers) from None
+    return found
 
 
 def _text(value: object) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every reason a verifier can give for a refusal, in one place.
+"""Every reason a verifier or a protected resource can give for a refusal, in one place.
 
 A reason's value is stable and goes into ``InvalidProof.reason``; its sentence is for people and may
 change. The order is the order of the checks (RFC 9449 §4.3 lets a server choose it).
@@ -7,6 +7,7 @@ change. The order is the order of the checks (RFC 9449 §4.3 lets a server choos
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Self
 
@@ -81,13 +82,28 @@ class Reason(StrEnum):
     ATH_MISSING = "ath_missing", "the ath claim, the hash of the access token, is missing"
     ATH_MALFORMED = "ath_malformed", "the ath claim is not an unpadded base64url SHA-256"
     ATH_MISMATCH = "ath_mismatch", "the ath claim is not the hash of the access token of this request"
-    TOKEN_MALFORMED = "token_malformed", "the access token holds characters no access token can have"
+    TOKEN_MALFORMED = "token_malformed", "one access token must follow the scheme, of characters a token can have"
     TOKEN_UNBOUND = "token_unbound", "the access token is not bound to a key"
     TOKEN_BINDING_MALFORMED = (
         "token_binding_malformed",
         "the token is bound to something that is no SHA-256 thumbprint",
     )
     KEY_MISMATCH = "key_mismatch", "the proof was made with another key than the one it must be made with"
+    # A request for a protected resource: RFC 9449 §7.1, §7.2, RFC 6750 §2, §3.1.
+    NO_CREDENTIALS = "no_credentials", "the request has no access token"
+    AUTHORIZATION_REPEATED = "authorization_repeated", "the request has more than one Authorization header; send one"
+    TOKEN_OUTSIDE_HEADER = (
+        "token_outside_header",
+        "an access token is in the query of the URL; it belongs into the Authorization header only",
+    )
+    TOKEN_INACTIVE = "token_inactive", "the access token is unknown, expired, revoked or for another API"
+    BEARER_REFUSED = "bearer_refused", "this API takes no bearer tokens; send the token as DPoP with a proof"
+    BOUND_TOKEN_AS_BEARER = "bound_token_as_bearer", "the token is bound to a key; send it as DPoP with a proof"
+    PROOF_WITH_BEARER = (
+        "proof_with_bearer",
+        "a bearer token came with a DPoP header; send the token as DPoP, or no proof",
+    )
+    SCOPE_MISSING = "scope_missing", "the access token does not allow this"
     # Replay: RFC 9449 §11.1.
     REPLAYED = "replayed", "the proof, or its jti, was used before; make a new one for each request"
 
@@ -100,12 +116,14 @@ def refuse(
     expected: str | None = None,
     got: object = None,
     nonce: str | None = None,
+    parameters: Mapping[str, str] | None = None,
 ) -> InvalidProof:
     """Build the refusal for ``reason``.
 
     :param because: what exactly is wrong, added to the sentence.
     :param got: what came. Strings are cut short and escaped, of anything else only the kind is kept:
         it is a stranger's text on its way into a log.
+    :param parameters: more for the challenge.
     """
     detail = reason.detail if because is None else f"{reason.detail}: {because}"
     return InvalidProof(
@@ -115,6 +133,7 @@ def refuse(
         expected=expected,
         got=None if got is None else _shown(got),
         nonce=nonce,
+        parameters=parameters,
     )
 
 

@@ -103,6 +103,11 @@ class ProofVerifier:
         """The algorithms accepted, in the order given."""
         return self._algs
 
+    @property
+    def must_await(self) -> bool:
+        """Whether a cache is async, so that only the async methods can be used."""
+        return self._must_await
+
     def verify_resource(
         self, headers: Headers, method: str, url: str, *, access_token: str, bound_jkt: str | None
     ) -> VerifiedProof:

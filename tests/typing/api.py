@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from wsgiref import simple_server
 
 import httpx
 import httpx2
@@ -11,11 +12,14 @@ import redis
 import requests
 
 import dpop
+import dpop.asgi
 import dpop.httpx
 import dpop.httpx2
 import dpop.redis
 import dpop.requests
-from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier
+import dpop.starlette
+import dpop.wsgi
+from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, ProtectedResource
 
 key = dpop.generate_key()
 loaded: dpop.Key = dpop.load_key("key.pem", password="secret")
@@ -71,3 +75,18 @@ jkt: str = seen.jkt
 shared = dpop.redis.RedisReplayCache(redis.Redis(), when_down="refuse")
 fallback = dpop.redis.RedisReplayCache(redis.Redis(), when_down=MemoryReplayCache())
 everywhere = ProofVerifier(replay=shared, nonces=NonceIssuer(b"0" * 32, single_use=fallback))
+
+
+async def introspect(token: str) -> dict[str, object] | None:
+    """A look-up of one's own."""
+    return {"active": True} if token else None
+
+
+async def asgi_app(_scope: dpop.asgi.Scope, _receive: dpop.asgi.Receive, _send: dpop.asgi.Send) -> None:
+    """An application."""
+
+
+api = ProtectedResource(everywhere, url="https://api.example", token=introspect)
+wrapped: dpop.asgi.Application = dpop.asgi.DPoPMiddleware(asgi_app, api)
+dependency = dpop.starlette.require_access("read")
+wsgi_app = dpop.wsgi.DPoPMiddleware(simple_server.demo_app, api)

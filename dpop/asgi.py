@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPoP for ASGI applications: a middleware that lets in whom a :class:`dpop.server.ProtectedResource` lets in.
+
+::
+
+    resource = ProtectedResource(ProofVerifier(replay=cache), url="https://api.example", token=look_up)
+    app = DPoPMiddleware(app, resource)                        # Starlette, FastAPI:
+    app.add_middleware(DPoPMiddleware, resource=resource)
+
+    async def items(scope, receive, send):
+        (await access(scope)).require_scope("items:read")
+
+The application may raise InvalidProof itself, as ``require_scope`` does, as long as it has sent nothing; the answer
+is made here. Put a CORS middleware around this one, or browsers cannot read the refusals; it must allow the
+request headers Authorization and DPoP. WebSocket handshakes are let in like a GET.
+
+The path is taken from ``raw_path``. Where a server leaves that out, it is encoded anew from ``path``, and a URL with
+an encoded slash is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import quote
+
+from dpop.errors import InvalidProof, ReplayCacheError, UsageError
+from dpop.server.challenge import with_nonce
+from dpop.server.resource import Access, Answer, ProtectedResource, ResourceRequest
+
+__all__ = ["DPoPMiddleware", "access"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_KEY = "dpop.gate"
+# RFC 3986 §3.3: what may stand in a path as it is.
+_PATH_SAFE = "/:@!$&'(),;=~*+"
+
+
+class DPoPMiddleware:
+    """Lets requests in, answers the others, and sends the next nonce along with responses.
+
+    :param app: any ASGI application.
+    :param resource: decides.
+    """
+
+    def __init__(self, app: Application, resource: ProtectedResource) -> None:
+        self._app = app
+        self._resource = resource
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection (ASGI 3)."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        gate = _Gate(self._resource, scope)
+        reply = _Reply(gate, scope, receive, send)
+        try:
+            if self._resource.needs_token(gate.request):
+                await gate.access()
+            await self._app({**scope, _KEY: gate}, receive, reply.send)
+        except (InvalidProof, ReplayCacheError) as error:
+            if reply.started:
+                raise
+            await reply.refuse(self._resource.refusal(gate.request, error, gate.admitted))
+
+
+async def access(scope: Scope) -> Access:
+    """Who was let in with this request; where the middleware was told that the path is public, let it in now.
+
+    :raises InvalidProof: it may not come in; leave that to the middleware.
+    :raises ReplayCacheError: whether it may cannot be told; leave that to the middleware too.
+    :raises UsageError: the middleware is not there.
+    """
+    gate = scope.get(_KEY)
+    if not isinstance(gate, _Gate):
+        raise UsageError("the application is not wrapped in dpop.asgi.DPoPMiddleware")
+    return await gate.access()
+
+
+class _Gate:
+    """One request, and who was let in with it."""
+
+    def __init__(self, resource: ProtectedResource, scope: Scope) -> None:
+        self._resource = resource
+        self.request = _request(scope)
+        self.admitted: Access | None = None
+
+    async def access(self) -> Access:
+        if self.admitted is None:
+            self.admitted = await self._resource.aadmit(self.request)
+        return self.admitted
+
+
+class _Reply:
+    """The way back: of the application's response with its nonce, or of a refusal."""
+
+    def __init__(self, gate: _Gate, scope: Scope, receive: Receive, send: Send) -> None:
+        self._gate = gate
+        self._is_http = scope["type"] == "http"
+        self._can_refuse_in_http = self._is_http or "websocket.http.response" in (scope.get("extensions") or {})
+        self._receive = receive
+        self._send = send
+        self.started = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] in {"http.response.start", "websocket.accept", "websocket.http.response.start"}:
+            self.started = True
+            admitted = self._gate.admitted
+            if admitted is not None and admitted.next_nonce is not None:
+                fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"] or ()]
+                message = {**message, "headers": _encoded(with_nonce(fields, admitted.next_nonce))}
+        elif message["type"] == "websocket.close":
+            self.started = True
+        await self._send(message)
+
+    async def refuse(self, answer: Answer) -> None:
+        if not self._is_http:
+            await self._receive()  # the handshake
+        if not self._can_refuse_in_http:
+            await self._send({"type": "websocket.close"})  # the server makes a 403 of it
+            return
+        kind = "http.response" if self._is_http else "websocket.http.response"
+        headers = _encoded([*answer.headers, ("Content-Length", "0")])
+        await self._send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
+        await self._send({"type": f"{kind}.body", "body": b""})
+
+
+def _encoded(fields: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+
+
+def _request(scope: Scope) -> ResourceRequest:
+    raw = scope.get("raw_path")
+    target = quote(scope["path"], safe=_PATH_SAFE) if raw is None else raw.decode("latin-1")
+    query = scope.get("query_string", b"").decode("latin-1")
+    return ResourceRequest(
+        method=scope.get("method", "GET"),
+        target=f"{target}?{query}" if query else target,
+        path=_path_of_routes(scope),
+        headers=scope["headers"],
+    )
+
+
+def _path_of_routes(scope: Scope) -> str:
+    """``path`` without the ``root_path`` that some servers put in front of it, as routers read it."""
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    return path[len(root) :] if root and path.startswith(root + "/") else path

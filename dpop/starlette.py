@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPoP for single routes of Starlette and FastAPI: a dependency that asks the middleware of :mod:`dpop.asgi`.
+
+::
+
+    resource = ProtectedResource(verifier, url="https://api.example", token=look_up, public=lambda path: True)
+    app.add_middleware(DPoPMiddleware, resource=resource)
+
+    @app.get("/items")
+    async def items(access: Annotated[Access, Depends(require_access("items:read"))]): ...
+
+In Starlette: ``access = await require_access("items:read")(request)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import HTTPConnection
+
+from dpop.asgi import access
+from dpop.server.resource import Access
+
+__all__ = ["require_access"]
+
+
+def require_access(scope: str = "") -> Callable[[HTTPConnection], Awaitable[Access]]:
+    """A dependency that lets the request in, or raises what the middleware answers.
+
+    :param scope: space-separated scopes that the token must have.
+    """
+
+    async def dependency(connection: HTTPConnection) -> Access:
+        admitted = await access(connection.scope)
+        admitted.require_scope(scope)
+        return admitted
+
+    return dependency

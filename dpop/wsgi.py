@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPoP for WSGI applications: a middleware that lets in whom a :class:`dpop.server.ProtectedResource` lets in.
+
+::
+
+    resource = ProtectedResource(ProofVerifier(replay=cache), url="https://api.example", token=look_up)
+    app.wsgi_app = DPoPMiddleware(app.wsgi_app, resource)      # Flask
+
+    @app.get("/items")
+    def items():
+        access(request.environ).require_scope("items:read")
+
+    @app.errorhandler(InvalidProof)
+    def refused(error):
+        return Response(None, *refusal(request.environ, error))
+
+A framework without error handlers may let InvalidProof through: the middleware answers it as well.
+
+The path is taken from ``REQUEST_URI`` or ``RAW_URI``, where the server gives one. ``PATH_INFO`` is decoded: encoded
+anew, it cannot tell an encoded slash from another, and such a URL is refused.
+"""
+
+from __future__ import annotations
+
+import http
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from dpop.errors import InvalidProof, ReplayCacheError, UsageError
+from dpop.server.challenge import with_nonce
+from dpop.server.resource import Access, Answer, ProtectedResource, ResourceRequest
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["DPoPMiddleware", "access", "refusal"]
+
+_KEY = "dpop.gate"
+_NO_BODY = [("Content-Type", "text/plain"), ("Content-Length", "0")]  # wsgiref.validate wants both
+# RFC 3986 §3.3: what may stand in a path as it is.
+_PATH_SAFE = "/:@!$&'(),;=~*+"
+
+
+class DPoPMiddleware:
+    """Lets requests in, answers the others, and sends the next nonce along with responses.
+
+    :param app: any WSGI application.
+    :param resource: decides.
+    :raises UsageError: its token look-up or a cache is async.
+    """
+
+    def __init__(self, app: WSGIApplication, resource: ProtectedResource) -> None:
+        if resource.must_await:
+            raise UsageError("WSGI cannot await the token look-up or the replay cache; use ones that answer at once")
+        self._app = app
+        self._resource = resource
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request (PEP 3333)."""
+        gate = environ[_KEY] = _Gate(self._resource, environ)
+
+        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
+            nonce = None if gate.admitted is None else gate.admitted.next_nonce
+            return start_response(status, with_nonce(headers, nonce), *exc_info)
+
+        try:
+            if self._resource.needs_token(gate.request):
+                gate.access()
+            return self._app(environ, start)
+        except (InvalidProof, ReplayCacheError) as error:
+            status, headers = gate.refusal(error)
+            line = f"{status} {http.HTTPStatus(status).phrase}"
+            # With the exception: the application may have announced another response, and not sent it.
+            start_response(line, [*headers, *_NO_BODY], sys.exc_info())
+            return [b""]
+
+
+def access(environ: WSGIEnvironment) -> Access:
+    """Who was let in with this request; where the middleware was told that the path is public, let it in now.
+
+    :raises InvalidProof: it may not come in; see :func:`refusal`.
+    :raises ReplayCacheError: whether it may cannot be told; see :func:`refusal`.
+    :raises UsageError: the middleware is not there.
+    """
+    return _gate(environ).access()
+
+
+def refusal(environ: WSGIEnvironment, error: InvalidProof | ReplayCacheError) -> Answer:
+    """Status and header fields of the answer to such an error, for the error handler of a framework.
+
+    :raises UsageError: the middleware is not there.
+    """
+    return _gate(environ).refusal(error)
+
+
+class _Gate:
+    """One request, and who was let in with it."""
+
+    def __init__(self, resource: ProtectedResource, environ: WSGIEnvironment) -> None:
+        self._resource = resource
+        self.request = _request(environ)
+        self.admitted: Access | None = None
+
+    def access(self) -> Access:
+        if self.admitted is None:
+            self.admitted = self._resource.admit(self.request)
+        return self.admitted
+
+    def refusal(self, error: InvalidProof | ReplayCacheError) -> Answer:
+        return self._resource.refusal(self.request, error, self.admitted)
+
+
+def _gate(environ: WSGIEnvironment) -> _Gate:
+    gate = environ.get(_KEY)
+    if not isinstance(gate, _Gate):
+        raise UsageError("the application is not wrapped in dpop.wsgi.DPoPMiddleware")
+    return gate
+
+
+def _request(environ: WSGIEnvironment) -> ResourceRequest:
+    target = environ.get("REQUEST_URI") or environ.get("RAW_URI")
+    path = environ.get("PATH_INFO", "")
+    if target is None:
+        query = environ.get("QUERY_STRING", "")
+        target = quote(environ.get("SCRIPT_NAME", "") + path, safe=_PATH_SAFE, encoding="latin-1")
+        target += f"?{query}" if query else ""
+    headers = [(name[5:].replace("_", "-"), value) for name, value in environ.items() if name.startswith("HTTP_")]
+    # Each character of PATH_INFO is an octet (PEP 3333).
+    seen = path.encode("latin-1").decode("utf-8", "replace")
+    return ResourceRequest(environ["REQUEST_METHOD"], target, seen, headers)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request put to an application in this process, by either interface."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote_to_bytes
+from wsgiref.validate import validator
+
+from dpop.asgi import Application
+
+__all__ = ["ask_asgi", "ask_wsgi"]
+
+Answer = tuple[int, list[tuple[str, str]], bytes]
+
+
+def ask_asgi(app: Application, method: str, target: str, fields: Iterable[tuple[str, str]], **more: Any) -> Answer:
+    """The answer of an ASGI application; ``more`` goes into the scope, None takes a member out of it."""
+    path, _, query = target.partition("?")
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": method,
+        "path": unquote_to_bytes(path).decode(),
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in fields],
+    }
+    scope = {name: value for name, value in (scope | more).items() if value is not None}
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    start, *bodies = sent
+    headers = [(name.decode(), value.decode("latin-1")) for name, value in start["headers"]]
+    return start["status"], headers, b"".join(message["body"] for message in bodies)
+
+
+def ask_wsgi(app: Any, method: str, target: str, fields: Iterable[tuple[str, str]], **more: Any) -> Answer:
+    """The answer of a WSGI application, held to PEP 3333; fields of one name are joined, as servers do."""
+    path, _, query = target.partition("?")
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query,
+        "REQUEST_URI": target,
+        "SERVER_NAME": "internal.example",
+        "SERVER_PORT": "8080",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": _Empty(),
+        "wsgi.errors": _Errors(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in fields:
+        key = "HTTP_" + name.upper().replace("-", "_")
+        environ[key] = f"{environ[key]}, {value}" if key in environ else value
+    environ = {name: value for name, value in (environ | more).items() if value is not None}
+    started: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], *_: Any) -> Any:
+        started[:] = [int(status.split(" ", maxsplit=1)[0]), headers]
+        return lambda _octets: None
+
+    chunks = validator(app)(environ, start_response)
+    body = b"".join(chunks)
+    chunks.close()  # type: ignore[attr-defined]
+    return started[0], [(name.lower(), value) for name, value in started[1]], body
+
+
+class _Empty:
+    def read(self, *_: Any) -> bytes:
+        return b""
+
+    readline = read
+
+    def readlines(self, *_: Any) -> list[bytes]:
+        return []
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+class _Errors:
+    def write(self, _text: str) -> None: ...
+
+    def writelines(self, _lines: Any) -> None: ...
+
+    def flush(self) -> None: ...

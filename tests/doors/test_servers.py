@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both doors on real servers, each of which hands over paths and headers in its own way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+import requests
+from doors.resource import PUBLIC_URL
+from doors.servers import ASGI, WSGI, Reply, ask, running
+
+import dpop
+from dpop.httpx2 import DPoPTransport
+from dpop.requests import DPoPAdapter
+
+KEY = dpop.generate_key()
+TOKEN = f"bound.{KEY.thumbprint}"
+AUTHORIZATION = ("Authorization", f"DPoP {TOKEN}")
+# wsgiref gives no request-target, only what is left of it after decoding.
+UNKNOWN_TO_WSGIREF = {"/a%2Fb", "/a%2fb", "//double//slash"}
+
+
+@pytest.fixture(scope="module", params=[*ASGI, *WSGI])
+def served(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
+    """The name of a server and its port, behind a proxy that nobody tells it about."""
+    with running(request.param) as port:
+        yield request.param, port
+
+
+@pytest.fixture(scope="module")
+def port(served: tuple[str, int]) -> int:
+    """The port alone."""
+    return served[1]
+
+
+@pytest.fixture(scope="module")
+def nonce(port: int) -> str:
+    """The nonce of that server."""
+    (nonce,) = ask(port, "/items").all("DPoP-Nonce")
+    return nonce
+
+
+def proof(url: str, nonce: str | None, method: str = "GET") -> tuple[str, str]:
+    """The header field of one."""
+    return "DPoP", dpop.create_proof(KEY, method, url, nonce=nonce, access_token=TOKEN)
+
+
+def told(reply: Reply) -> dict[str, Any]:
+    """What the application said of who came in."""
+    assert reply.status == 200, reply.fields
+    said: dict[str, Any] = json.loads(reply.body)
+    return said
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/items",
+        "/~user",
+        "/a%20b",
+        "/caf%C3%A9",
+        "//double//slash",
+        "/a;v=1/b,c@d:e",
+        "/%7Euser",
+        "/a%252Fb",
+        "/trailing/",
+        "/a%2Fb",
+        "/a%2fb",
+        "/100%25",
+    ],
+)
+def test_the_path_counts_as_it_was_on_the_wire(served: tuple[str, int], nonce: str, path: str) -> None:
+    """Each spelling is let in with a proof of the same, and the query is no part of it."""
+    name, port = served
+    reply = ask(port, path + "?q=%2F", AUTHORIZATION, proof(PUBLIC_URL + path, nonce))
+    if name == "wsgiref" and path in UNKNOWN_TO_WSGIREF:
+        assert (reply.status, "htu claim" in str(reply.fields)) == (401, True)
+        return
+    assert told(reply)["jkt"] == KEY.thumbprint
+    other = ask(port, path + "x", AUTHORIZATION, proof(PUBLIC_URL + path, nonce))
+    assert other.status == 401
+
+
+def test_a_whole_url_as_request_target(port: int, nonce: str) -> None:
+    """A client may send one (RFC 9112 §3.2.2); whose origin it names does not matter, the configuration's does."""
+    target = "http://internal.example:8080/items?q=1"
+    assert told(ask(port, target, AUTHORIZATION, proof(PUBLIC_URL + "/items", nonce)))["htu"] == PUBLIC_URL + "/items"
+    assert ask(port, target, AUTHORIZATION, proof("http://internal.example:8080/items", nonce)).status == 401
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        ("Host", "evil.example"),
+        ("X-Forwarded-Host", "evil.example"),
+        ("X-Forwarded-Proto", "http"),
+        ("Forwarded", 'host="evil.example";proto=http'),
+        ("X-Forwarded-Prefix", "/evil"),
+        ("X-Original-URL", "/evil"),
+        ("X-Script-Name", "/evil"),
+        ("X-Raw-Uri", "/evil"),
+        ("Raw-Uri", "/evil"),
+        ("Request-Uri", "/evil"),
+    ],
+)
+def test_nothing_a_client_sends_changes_the_origin(port: int, nonce: str, field: tuple[str, str]) -> None:
+    """A proof for elsewhere is not let in by any header, nor is one for here refused because of it."""
+    fields = [field, AUTHORIZATION]
+    if field[0] != "Host":  # a second Host is a bad request to most servers
+        assert told(ask(port, "/items", *fields, proof(PUBLIC_URL + "/items", nonce)))
+    for url in ("https://evil.example/items", "http://api.example/items", f"{PUBLIC_URL}/evil"):
+        assert ask(port, "/items", *fields, proof(url, nonce)).status in {400, 401}
+
+
+def test_two_dpop_headers_are_seen(port: int, nonce: str) -> None:
+    """Also where the server joins them into one, and though each would do."""
+    fields = [proof(PUBLIC_URL + "/items", nonce) for _ in range(2)]
+    reply = ask(port, "/items", AUTHORIZATION, *fields)
+    assert reply.status == 401
+    assert 'error="invalid_dpop_proof"' in reply.all("WWW-Authenticate")[-1]
+
+
+@pytest.mark.parametrize("second", ["Bearer unbound", f"DPoP {TOKEN}"])
+def test_two_authorization_headers_are_seen(port: int, nonce: str, second: str) -> None:
+    """The answer is a bad request, in both challenges (RFC 9449 Figure 19)."""
+    reply = ask(port, "/items", AUTHORIZATION, ("Authorization", second), proof(PUBLIC_URL + "/items", nonce))
+    assert reply.status == 400
+    assert ['error="invalid_request"' in challenge for challenge in reply.all("WWW-Authenticate")] == [True, True]
+
+
+def test_a_nonce_challenge_has_its_shape(port: int) -> None:
+    """One field for each scheme, the nonce in its own, for no cache, readable by browsers."""
+    reply = ask(port, "/items", AUTHORIZATION, proof(PUBLIC_URL + "/items", None))
+    assert reply.status == 401
+    bearer, challenge = reply.all("WWW-Authenticate")
+    assert bearer == "Bearer"
+    assert challenge.startswith('DPoP error="use_dpop_nonce", error_description="')
+    assert challenge.endswith(', algs="ES256 Ed25519 EdDSA PS256 RS256"')
+    assert len(reply.all("DPoP-Nonce")) == 1
+    assert reply.all("Cache-Control") == ["no-store"]
+    assert reply.all("Access-Control-Expose-Headers") == ["WWW-Authenticate, DPoP-Nonce"]
+    assert reply.body == b""
+
+
+def test_a_bound_token_as_bearer_is_refused(port: int, nonce: str) -> None:
+    """With a proof or without one; an unbound token is let in, for this API takes those too."""
+    for fields in ([], [proof(PUBLIC_URL + "/items", nonce)]):
+        reply = ask(port, "/items", ("Authorization", f"Bearer {TOKEN}"), *fields)
+        assert reply.status == 401
+        bearer, challenge = reply.all("WWW-Authenticate")
+        assert bearer.startswith('Bearer error="invalid_token"')
+        assert "error=" not in challenge
+    assert told(ask(port, "/items", ("Authorization", "Bearer unbound")))["scheme"] == "Bearer"
+
+
+def test_a_scope_the_token_lacks(port: int, nonce: str) -> None:
+    """The application's own refusal is answered in the same shape."""
+    reply = ask(port, "/items", AUTHORIZATION, proof(PUBLIC_URL + "/items", nonce), ("X-Scope", "write"))
+    assert reply.status == 403
+    assert 'error="insufficient_scope"' in reply.all("WWW-Authenticate")[1]
+    assert 'scope="write"' in reply.all("WWW-Authenticate")[1]
+
+
+def test_a_replay_is_refused(port: int, nonce: str) -> None:
+    """The second request with one proof does not reach the application."""
+    fields = [AUTHORIZATION, proof(PUBLIC_URL + "/items", nonce)]
+    assert [ask(port, "/items", *fields).status for _ in range(2)] == [200, 401]
+
+
+@pytest.mark.parametrize("name", [*ASGI, *WSGI])
+def test_real_clients_come_in(name: str) -> None:
+    """This package's adapters, with nonces, against each server at its own address."""
+    with running(name, url="own") as port:
+        origin = f"http://127.0.0.1:{port}"
+        with requests.Session() as session:
+            session.trust_env = False
+            session.mount(origin, DPoPAdapter(KEY, origins=origin, access_token=TOKEN))
+            assert [session.post(f"{origin}/a%20b?{n}", data=b"x" * 100).status_code for n in range(3)] == [200] * 3
+        with httpx2.Client(transport=DPoPTransport(KEY, origins=origin, access_token=TOKEN)) as client:
+            assert [client.get(f"{origin}/items/{n}").status_code for n in range(3)] == [200] * 3
