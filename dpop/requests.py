@@ -161,11 +161,12 @@ class DPoPAdapter(HTTPAdapter):
 
     def _start_afresh(self) -> None:
         """In a forked child: new pools. The old ones' sockets are the parent's, and a lock of theirs may be held."""
-        self._pid = os.getpid()
-        self._pools = {}
         self._inherited = (self.poolmanager, self.proxy_manager)
         self.proxy_manager: dict[str, urllib3.ProxyManager] = {}
         self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
+        self._pools = {}
+        # Last, for until then another thread of the child must not take the old pools for its own.
+        self._pid = os.getpid()
 
     def prime(
         self,

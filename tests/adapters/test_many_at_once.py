@@ -14,10 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import requests
 from adapters.clients import CLIENTS, make
 from adapters.recorder import Answer, Handler, Received, Recorder, challenge
 
 import dpop
+import dpop.requests
 from dpop.client.prover import Prover
 from dpop.errors import UsageError
 
@@ -205,6 +207,47 @@ def test_a_forked_child_goes_on_by_itself(name: str) -> None:
             assert own.isdisjoint(parents)
         carried = [request.nonce for request in server.requests if request.nonce]
         assert len(carried) == len(set(carried))
+
+
+class SlowToStart(dpop.requests.DPoPAdapter):
+    """Whose pools take their time to be made anew, once."""
+
+    waits = False
+    making, go_on = threading.Event(), threading.Event()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        if self.waits:
+            self.waits = False
+            self.making.set()
+            self.go_on.wait(20)
+        super().init_poolmanager(*args, **options)
+
+
+def test_two_threads_of_a_child_start_at_once() -> None:
+    """While one makes the child's pools, the other does not write to a socket of the parent."""
+    with Recorder(lambda request: Answer(200)) as server, requests.Session() as session:
+        session.trust_env = False
+        adapter = SlowToStart(dpop.generate_key(), origins=server.origin, access_token=TOKEN)
+        session.mount("http://", adapter)
+        session.get(server.url("/parent"), timeout=20)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                adapter.waits = True
+                first = threading.Thread(target=session.get, args=(server.url("/child"),), kwargs={"timeout": 20})
+                first.start()
+                adapter.making.wait(20)
+                session.get(server.url("/child"), timeout=20)
+                adapter.go_on.set()
+                first.join()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        by_path = {path: {r.connection for r in server.requests if r.target == path} for path in ("/parent", "/child")}
+        assert len(server.requests) == 3
+        assert by_path["/parent"].isdisjoint(by_path["/child"])
 
 
 @pytest.mark.parametrize("name", sorted(CLIENTS))
