@@ -122,6 +122,7 @@ def test_a_bad_signer_is_found_out(sign: Any, signature_format: Any, says: str) 
     with pytest.raises(SigningError, match=says) as caught:
         key.sign(b"octets")
     assert HIDDEN not in "".join(traceback.format_exception(caught.value))
+    assert not isinstance(caught.value.__context__, RuntimeError)
 
 
 def hashes_twice(octets: bytes) -> bytes:

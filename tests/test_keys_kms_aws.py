@@ -372,6 +372,7 @@ def test_what_the_service_refuses(
         assert f"({code})" in str(caught.value)
         assert "AWS KMS, key alias/dpop: " in str(caught.value)
         assert SECRET not in "".join(traceback.format_exception(caught.value))
+        assert caught.value.__context__ is None  # which the library's requests would hang on
     assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"octets", key.sign(b"octets"))
 
 

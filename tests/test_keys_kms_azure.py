@@ -236,6 +236,7 @@ def test_what_the_vault_refuses(vault: Vault, told: Told, kind: type[errors.DPoP
         assert f"Azure Key Vault, key {vault.url}/keys/dpop-key: " in str(caught.value)
         assert str(caught.value).isprintable()
         assert SECRET not in "".join(traceback.format_exception(caught.value))
+        assert caught.value.__context__ is None  # which the library's requests would hang on
     assert verifies(key)
 
 

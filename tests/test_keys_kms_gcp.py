@@ -289,6 +289,7 @@ def test_credentials_that_are_refused(google: RestServer) -> None:
         with pytest.raises(kind, match=type(raised).__name__) as caught:
             KmsKey.open(GcpKms(NAME, client=make))
         assert SECRET not in "".join(traceback.format_exception(caught.value))
+        assert caught.value.__context__ is None  # which the library's requests would hang on
 
 
 # --- forks

@@ -120,8 +120,10 @@ class ExternalKey:
             raise
         except Exception as error:  # noqa: BLE001 - a signer may raise anything
             what = str(error) if isinstance(error, DPoPError) else type(error).__name__
-            raise SigningError(f"{self._keeper} failed to sign with {self._alg}: {what}") from None
-        return self._checked(signing_input, signature)
+        else:
+            return self._checked(signing_input, signature)
+        # Raised out here it has no context: what the signer raised may hold anything.
+        raise SigningError(f"{self._keeper} failed to sign with {self._alg}: {what}")
 
     def _checked(self, signing_input: bytes, signature: Any) -> bytes:
         try:

@@ -85,12 +85,7 @@ class AzureKeyVault(KeyService):
 
     def describe(self) -> Facts:
         """The public key and whether it may sign (get)."""
-        keys = need("azure.keyvault.keys", "azure")
-        try:
-            with keys.KeyClient(self._id.vault, self._credential(), **self._options) as client:
-                found = client.get_key(self._id.key, self._id.version)
-        except Exception as error:  # noqa: BLE001 - as in ask()
-            raise self.explain(error) from None
+        found = self.guarded(self._find)
         if found.properties.enabled is False:
             raise self.trouble(KeyDisabledError, "it is disabled; enable it")
         operations = [getattr(operation, "value", operation) for operation in found.key_operations or ()]
@@ -106,6 +101,11 @@ class AzureKeyVault(KeyService):
         answer = self.ask(lambda client: client.sign(algorithms(alg), digest(signing_input, alg)))
         signature: bytes = answer.signature
         return signature
+
+    def _find(self) -> Any:
+        keys = need("azure.keyvault.keys", "azure")
+        with keys.KeyClient(self._id.vault, self._credential(), **self._options) as client:
+            return client.get_key(self._id.key, self._id.version)
 
     def _signer(self) -> Any:
         crypto = need("azure.keyvault.keys.crypto", "azure")

@@ -85,13 +85,21 @@ class KeyService(ABC):
 
         :raises DPoPKeyError: what :meth:`explain` makes of whatever is raised.
         """
+        return self.guarded(lambda: call(self._client()))
+
+    def guarded(self, work: Callable[[], _Answer]) -> _Answer:
+        """Do what may end in an error of the service's library.
+
+        :raises DPoPKeyError: what :meth:`explain` makes of it.
+        """
         try:
-            return call(self._client())
+            return work()
         except DPoPError:
             raise
         except Exception as error:  # noqa: BLE001 - the library of a cloud may raise anything
-            # Without the cause: its text, and requests and answers that hang on it, may hold credentials.
-            raise self.explain(error) from None
+            trouble = self.explain(error)
+        # Raised out here it has no context: requests with credentials in them hang on what the library raised.
+        raise trouble
 
     def trouble(self, kind: type[DPoPKeyError], what: str) -> DPoPKeyError:
         """An error that says which key it is about."""
