@@ -7,7 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cli_process import environment
 
 import dpop
 import dpop.errors
+from dpop.keys import as_private_key
 from dpop.server import Reason
 from dpop.testing import DPoPTestServer
 
@@ -39,6 +41,7 @@ class Guide:
     :param statuses: what the server answers, in order.
     :param reasons: why it refuses what it refuses.
     :param prepare: makes what the guide takes as given.
+    :param around: what has to be there besides; gives further words of the guide and what they stand for.
     """
 
     server: dict[str, Any]
@@ -46,6 +49,7 @@ class Guide:
     statuses: list[int]
     reasons: list[str] = field(default_factory=list)
     prepare: Callable[[DPoPTestServer], dict[str, Any]] = lambda _: {}
+    around: Callable[[pytest.MonkeyPatch, Path], AbstractContextManager[dict[str, str]]] = lambda *_: nullcontext({})
 
 
 AS_AND_API = {"https://as.example/token": "token_endpoint", "https://api.example/me": "resource"}
@@ -82,6 +86,27 @@ def a_key_and_a_token(server: DPoPTestServer) -> dict[str, Any]:
     key.save("key.pem")
     Path("token.txt").write_text(server.issue_access_token(jkt=key.thumbprint), "ascii")
     return {}
+
+
+def tokens_to_bind(server: DPoPTestServer) -> dict[str, Any]:
+    """An authorization server that needs no code to give a token."""
+    return {"issue_token": lambda jkt: server.issue_access_token(jkt=jkt)}
+
+
+def an_object(_: DPoPTestServer) -> dict[str, Any]:
+    """A private key object of another library."""
+    return {"private_key_object": as_private_key(dpop.generate_key())}
+
+
+@contextmanager
+def clouds(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[dict[str, str]]:
+    """The three clouds, on this machine."""
+    from three_clouds import three_clouds
+
+    with three_clouds(folder) as (settings, words):
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        yield words
 
 
 GUIDES = {
@@ -138,6 +163,14 @@ GUIDES = {
         ["nonce_missing", "nonce_missing", "proof_without_token"],
         prepare=a_user,
     ),
+    "kms.md": Guide(
+        {"nonces": "none"},
+        {**AS_AND_API, "https://api.example": "origin"},
+        [200],
+        prepare=tokens_to_bind,
+        around=clouds,
+    ),
+    "signers.md": Guide({}, AS_AND_API, [], prepare=an_object),
     "troubleshooting.md": Guide({}, AS_AND_API, [401], ["no_credentials"], prepare=a_key_and_a_token),
 }
 
@@ -174,7 +207,7 @@ def test_a_guide(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     guide = GUIDES[name]
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with DPoPTestServer(**guide.server) as server:
+    with guide.around(monkeypatch, tmp_path) as words, DPoPTestServer(**guide.server) as server:
         Path("client.form").write_text(f"client_id={server.client_id}&client_secret={server.client_secret}", "ascii")
         names = {
             "client_id": server.client_id,
@@ -185,6 +218,8 @@ def test_a_guide(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         }
         for language, text in blocks((DOCS / name).read_text("utf-8")):
             block = with_addresses(text, guide, server)
+            for word, stands_for in words.items():
+                block = block.replace(word, stands_for)
             if language == "sh":
                 run_shell(block, {"REDIRECT_URI": REDIRECT_URI})
             elif language == "python":

@@ -20,7 +20,7 @@ import pytest
 import requests
 from botocore.config import Config
 from cli_process import run
-from cloud import Asked, CloudServer, Told, moto
+from cloud import AWS_CREDENTIALS, Asked, CloudServer, Told, moto
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -37,14 +37,7 @@ from dpop.requests import DPoPAdapter
 from dpop.testing import DPoPTestServer
 
 REGION = "eu-west-1"
-SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-CREDENTIALS = {
-    "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
-    "AWS_SECRET_ACCESS_KEY": SECRET,
-    "AWS_CONFIG_FILE": "/nonexistent",
-    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
+SECRET = AWS_CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +45,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials in the environment, and nothing else of AWS."""
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in CREDENTIALS.items():
+    for name, value in AWS_CREDENTIALS.items():
         monkeypatch.setenv(name, value)
 
 
@@ -211,14 +204,14 @@ def test_the_command_line_with_it(aws: str) -> None:
     """``--key awskms:...`` in place of a file: shown, its thumbprint, and header lines that the API accepts."""
     uri = uri_of(new_key(aws)["KeyId"], aws)
     key = dpop.load_key(uri)
-    shown = run("key", "show", "--key", uri, "--json", env=CREDENTIALS)
+    shown = run("key", "show", "--key", uri, "--json", env=AWS_CREDENTIALS)
     assert json.loads(shown.stdout)["public_jwk"] == key.public_jwk, shown.stderr
-    assert run("key", "thumbprint", env={**CREDENTIALS, "DPOP_KEY": uri}).stdout.strip() == key.thumbprint
+    assert run("key", "thumbprint", env={**AWS_CREDENTIALS, "DPOP_KEY": uri}).stdout.strip() == key.thumbprint
     with DPoPTestServer(nonces="none") as server:
         token = server.issue_access_token(jkt=key.thumbprint)
         made = run(
             "headers", "GET", f"{server.resource}/things", "--key", uri, "--token-env", "TOKEN",
-            env={**CREDENTIALS, "TOKEN": token},
+            env={**AWS_CREDENTIALS, "TOKEN": token},
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
         curl = ["curl", "-sS", "-H", "@-", f"{server.resource}/things"]
@@ -229,16 +222,16 @@ def test_the_command_line_with_it(aws: str) -> None:
 
 def test_the_command_line_says_what_is_wrong(aws: str) -> None:
     """No key, no credentials, a password: exit status 3, one sentence, and no secret in it."""
-    missing = run("proof", "GET", "https://api.example/", "--key", uri_of("alias/none", aws), env=CREDENTIALS)
+    missing = run("proof", "GET", "https://api.example/", "--key", uri_of("alias/none", aws), env=AWS_CREDENTIALS)
     assert (missing.returncode, missing.stdout) == (3, "")
     assert "Error: AWS KMS, key alias/none: there is none" in missing.stderr
-    without = {**CREDENTIALS, "AWS_SECRET_ACCESS_KEY": "", "AWS_ACCESS_KEY_ID": ""}
+    without = {**AWS_CREDENTIALS, "AWS_SECRET_ACCESS_KEY": "", "AWS_ACCESS_KEY_ID": ""}
     refused = run("proof", "GET", "https://api.example/", "--key", uri_of("alias/none", aws), env=without)
     assert refused.returncode == 3
     assert "no AWS credentials were found" in refused.stderr
     with_password = run(
         "proof", "GET", "https://api.example/", "--key", uri_of("alias/none", aws), "--password-env", "PIN",
-        env={**CREDENTIALS, "PIN": "1234"},
+        env={**AWS_CREDENTIALS, "PIN": "1234"},
     )  # fmt: skip
     assert with_password.returncode == 3
     assert "a key in AWS KMS has none" in with_password.stderr

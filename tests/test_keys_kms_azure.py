@@ -4,22 +4,21 @@
 from __future__ import annotations
 
 import json
-import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
 import requests
 from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 from azure.keyvault.keys import JsonWebKey
-from azure.keyvault.keys.crypto import CryptographyClient, SignatureAlgorithm
+from azure.keyvault.keys.crypto import CryptographyClient
+from azure_vault import ACCESS_TOKEN, VERSION, Vault, azure_error, managed_identity
 from cli_process import run
-from cloud import Asked, CloudServer, Told, self_signed
+from cloud import Told, self_signed
 from forking import in_child
 
 import dpop
@@ -32,8 +31,6 @@ from dpop.keys.public import PublicKey
 from dpop.requests import DPoPAdapter
 from dpop.testing import DPoPTestServer
 
-SECRET = "eyJ.SECRET-ACCESS-TOKEN"
-VERSION = "0123456789abcdef0123456789abcdef"
 KEYS = {alg: SoftwareKey.generate(alg) for alg in ("ES256", "ES384", "ES512", "PS256")}
 
 
@@ -43,71 +40,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return self_signed(tmp_path_factory.mktemp("azure"))
 
 
-class Vault(CloudServer):
-    """A vault with one key, dpop-key, in one version.
-
-    It challenges as Key Vault does, and lets CryptographyClient.from_jwk sign: Azure's own code, which
-    takes a digest and gives R||S.
-    """
-
-    def __init__(self, certificate: Path, key: SoftwareKey | None = None) -> None:
-        super().__init__(self._answer, certificate)
-        self.certificate = certificate
-        self.resource = "https://vault.azure.net"
-        self.attributes: dict[str, Any] = {"enabled": True}
-        self.operations = ["sign", "verify"]
-        self.change = lambda jwk: jwk
-        self.keep(key or KEYS["ES256"])
-
-    def keep(self, key: SoftwareKey) -> None:
-        """Make it the vault's key."""
-        self.key = key
-        secret = {name: value for name, value in key.to_jwk(private=True).items() if name != "alg"}
-        members = {
-            name: b64url_decode(value) if name not in {"kty", "crv"} else value for name, value in secret.items()
-        }
-        self.crypto = CryptographyClient.from_jwk(JsonWebKey(key_ops=["sign"], **members))
-
-    def _answer(self, asked: Asked) -> Told:
-        if asked.headers.get("authorization") != f"Bearer {SECRET}":
-            challenge = f'Bearer authorization="https://login.example/tenant", resource="{self.resource}"'
-            return Told(
-                401, {"error": {"code": "Unauthorized", "message": "AKV10000"}}, {"WWW-Authenticate": challenge}
-            )
-        path = asked.path.partition("?")[0]
-        if asked.method == "GET" and path in {"/keys/dpop-key/", "/keys/dpop-key", f"/keys/dpop-key/{VERSION}"}:
-            jwk = {"kid": f"{self.url}/keys/dpop-key/{VERSION}", "key_ops": self.operations, **self.key.public_jwk}
-            return Told(200, {"key": self.change(jwk), "attributes": self.attributes})
-        if path == f"/keys/dpop-key/{VERSION}/sign":
-            digest = b64url_decode(asked.body["value"])
-            signature = self.crypto.sign(SignatureAlgorithm(asked.body["alg"]), digest).signature
-            return Told(200, {"kid": f"{self.url}/keys/dpop-key/{VERSION}", "value": b64url_encode(signature)})
-        return azure_error(404, "KeyNotFound")
-
-    def open(self, name: str = "dpop-key", **options: Any) -> KmsKey:
-        """Its key, with a credential of the test's; nothing is tried again."""
-        settings: dict[str, Any] = {"retry_total": 0, "verify_challenge_resource": False, **options}
-        settings["connection_verify"] = str(self.certificate)
-        return KmsKey.open(AzureKeyVault(f"{self.url}/keys/{name}", credential=Credential, options=settings))
-
-
-class Credential:
-    """What azure-identity would be: it has a token."""
-
-    def get_token(self, *scopes: str, **_options: Any) -> AccessToken:
-        return AccessToken(SECRET, int(time.time()) + 3600)
-
-
-def azure_error(status: int, inner: str, message: str = "No.") -> Told:
-    """An error as Key Vault writes it."""
-    error: dict[str, Any] = {"code": "Forbidden", "message": message, "innererror": {"code": inner}}
-    return Told(status, {"error": error})
-
-
 @pytest.fixture
 def vault(certificate: Path) -> Iterator[Vault]:
     """A vault that works until told otherwise."""
-    with Vault(certificate) as server:
+    with Vault(certificate, KEYS["ES256"]) as server:
         yield server
 
 
@@ -146,8 +82,8 @@ def test_the_version_that_was_found_is_kept(vault: Vault) -> None:
     """Without a version the newest is taken once; after a rotation the running process keeps its key."""
     key = vault.open()
     assert verifies(key)
-    assert all(f"/dpop-key/{VERSION}/sign" in asked.path for asked in vault.asked if asked.path.count("sign"))
-    assert verifies(vault.open(f"dpop-key/{VERSION}"))
+    assert all(f"/dpop/{VERSION}/sign" in asked.path for asked in vault.asked if asked.path.count("sign"))
+    assert verifies(vault.open(f"dpop/{VERSION}"))
 
 
 def test_the_whole_client(vault: Vault) -> None:
@@ -174,6 +110,18 @@ def test_a_forked_process_signs(vault: Vault) -> None:
     for _ in range(3):
         assert in_child(work) == b"12"
         assert work() == b"12"
+
+
+def test_a_private_key_object_of_azures_library() -> None:
+    """It follows cryptography's interface without having a key to give: wrapped, it signs, and exports nothing."""
+    members = KEYS["PS256"].to_jwk(private=True)
+    del members["alg"]
+    numbers = {name: b64url_decode(value) if name != "kty" else value for name, value in members.items()}
+    client = CryptographyClient.from_jwk(JsonWebKey(key_ops=["sign"], **numbers))
+    for alg in ("PS256", "RS256"):
+        key = SoftwareKey.from_private_key(client.create_rsa_private_key(), alg=alg)
+        assert (key.blocking, key.thumbprint) == (True, KEYS["PS256"].thumbprint)
+        assert verifies(key)
 
 
 # --- keys of no use
@@ -233,9 +181,9 @@ def test_what_the_vault_refuses(vault: Vault, told: Told, kind: type[errors.DPoP
         with pytest.raises(errors.DPoPKeyError, match=says) as caught:
             use()
         assert type(caught.value) is kind, caught.value
-        assert f"Azure Key Vault, key {vault.url}/keys/dpop-key: " in str(caught.value)
+        assert f"Azure Key Vault, key {vault.url}/keys/dpop: " in str(caught.value)
         assert str(caught.value).isprintable()
-        assert SECRET not in "".join(traceback.format_exception(caught.value))
+        assert ACCESS_TOKEN not in "".join(traceback.format_exception(caught.value))
         assert caught.value.__context__ is None  # which the library's requests would hang on
     assert verifies(key)
 
@@ -284,6 +232,7 @@ def test_a_signature_of_no_use(vault: Vault, value: bytes, says: str) -> None:
 
 def test_another_service_gets_no_token(vault: Vault) -> None:
     """A host that asks for a token of Key Vault and is none gets nothing; so the library's check stays on."""
+    vault.resource = "https://vault.azure.net"
     with pytest.raises(errors.KeyAccessError, match="it is no Azure key vault"):
         vault.open(verify_challenge_resource=True)
     assert not any("authorization" in asked.headers for asked in vault.asked)
@@ -302,43 +251,29 @@ def test_no_credentials(vault: Vault) -> None:
 
     class Nothing:
         def get_token(self, *scopes: str, **_options: Any) -> AccessToken:
-            raise ClientAuthenticationError(SECRET)
+            raise ClientAuthenticationError(ACCESS_TOKEN)
 
     options = {"verify_challenge_resource": False, "connection_verify": str(vault.certificate)}
     with pytest.raises(errors.KeyAccessError, match="run az login") as caught:
-        KmsKey.open(AzureKeyVault(f"{vault.url}/keys/dpop-key", credential=Nothing, options=options))
-    assert SECRET not in "".join(traceback.format_exception(caught.value))
+        KmsKey.open(AzureKeyVault(f"{vault.url}/keys/dpop", credential=Nothing, options=options))
+    assert ACCESS_TOKEN not in "".join(traceback.format_exception(caught.value))
 
 
 # --- by its URI, with azure-identity's credentials
 
 
-def managed_identity(asked: Asked) -> Told:
-    """What App Service answers an application that asks for a token of its identity."""
-    assert asked.headers["x-identity-header"] == "here"
-    resource = parse_qs(asked.path.partition("?")[2])["resource"][0]
-    expires = str(int(time.time()) + 3600)
-    return Told(200, {"access_token": SECRET, "expires_on": expires, "resource": resource, "token_type": "Bearer"})
-
-
 @pytest.fixture
 def settings(vault: Vault) -> Iterator[dict[str, str]]:
     """The environment of an application with a managed identity, which trusts the vault's certificate."""
-    # The library gives a token to hosts under the resource's domain, and this makes 127.0.0.1 one.
-    vault.resource = f"https://0.0.1:{vault.port}"
-    with CloudServer(managed_identity) as identity:
-        yield {
-            "IDENTITY_ENDPOINT": f"{identity.url}/token",
-            "IDENTITY_HEADER": "here",
-            "REQUESTS_CA_BUNDLE": str(vault.certificate),
-        }
+    with managed_identity() as identity:
+        yield {**identity, "REQUESTS_CA_BUNDLE": str(vault.certificate)}
 
 
 def test_a_key_by_its_uri(vault: Vault, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """load_key finds the credentials of the environment, and the key knows its URI."""
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    uri = f"azurekms:{vault.url}/keys/dpop-key/{VERSION}"
+    uri = f"azurekms:{vault.url}/keys/dpop/{VERSION}"
     key = dpop.load_key(uri, alg="ES256", password=lambda: pytest.fail("was asked"))
     assert verifies(key)
     assert getattr(key, "reference", None) == uri
@@ -348,7 +283,7 @@ def test_a_key_by_its_uri(vault: Vault, settings: dict[str, str], monkeypatch: p
 
 def test_the_command_line(vault: Vault, settings: dict[str, str]) -> None:
     """``--key azurekms:...`` in place of a file."""
-    uri = f"azurekms:{vault.url}/keys/dpop-key"
+    uri = f"azurekms:{vault.url}/keys/dpop"
     shown = run("key", "show", "--key", uri, "--json", env=settings)
     assert json.loads(shown.stdout)["thumbprint"] == vault.key.thumbprint, shown.stderr
     assert run("proof", "GET", "https://api.example/", "--key", uri, env=settings).stdout.count(".") == 2
