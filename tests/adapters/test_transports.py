@@ -121,6 +121,15 @@ def test_a_retried_stream_is_not_sent_empty() -> None:
         assert [request.body for request in server.requests] == [BODY]
 
 
+def test_a_stream_on_a_dropped_connection_fails_as_requests_fails() -> None:
+    """The server may have read it, so it is not sent again although retries are left."""
+    with Recorder(script(Answer(drop=True), Answer(200))) as server:
+        with make("requests", origins=server.origin, access_token=TOKEN, max_retries=3) as client:
+            with pytest.raises(requests.ConnectionError):
+                client.send("PUT", server.url("/r"), body=client.stream_body(BODY))
+        assert [request.body for request in server.requests] == [BODY]
+
+
 def test_a_retried_code_exchange_keeps_its_identifier() -> None:
     """Google's code exchange: the same jti on every attempt, a fresh signature on each."""
     retry = Retry(total=2, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
