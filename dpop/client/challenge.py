@@ -27,8 +27,10 @@ _SEPARATORS = re.compile(r"[ \t,]*")
 _MAX_FIELD_LENGTH = 16_384
 
 
-def dpop_challenge(field_values: Iterable[str]) -> Mapping[str, str | None] | None:
+def dpop_challenge(field_values: Iterable[str], *, scheme: str = "dpop") -> Mapping[str, str | None] | None:
     """The parameters of the DPoP challenge, from all ``WWW-Authenticate`` field values.
+
+    :param scheme: of another challenge, in lower case: ``bearer`` where no proof was sent.
 
     Names are lower-cased, values unescaped. A parameter given twice with different values is
     ``None``: it means nothing. No DPoP challenge, or any breach of the grammar: ``None`` for the whole.
@@ -42,7 +44,7 @@ def dpop_challenge(field_values: Iterable[str]) -> Mapping[str, str | None] | No
         challenges = _challenges(text)
     except ValueError:
         return None
-    found = [parameters for scheme, parameters in challenges if scheme == "dpop"]
+    found = [parameters for name, parameters in challenges if name == scheme]
     if not found:
         return None
     merged: dict[str, str | None] = {}

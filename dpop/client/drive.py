@@ -88,7 +88,8 @@ def _runs_an_event_loop() -> bool:
 def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str, token: str | None) -> list[tuple[str, str]]:
     """The headers of one attempt, signed in this thread; ``token`` is what :func:`ask_token` returned for it."""
     attempt = flow.attempt(scheme, authority, target, token)
-    return attempt.headers(sign(flow.prover.key, attempt.signing_input))
+    octets = attempt.signing_input
+    return attempt.headers(b"" if octets is None else sign(flow.prover.key, octets))
 
 
 async def async_sign(
@@ -96,10 +97,12 @@ async def async_sign(
 ) -> list[tuple[str, str]]:
     """:func:`sign_now` for a task; a key that blocks signs in a worker thread."""
     attempt: Attempt = flow.attempt(scheme, authority, target, token)
-    key = flow.prover.key
+    key, octets = flow.prover.key, attempt.signing_input
+    if octets is None:
+        return attempt.headers(b"")
     if getattr(key, "blocking", True):
-        return attempt.headers(cast("bytes", await tools.to_thread(lambda: sign(key, attempt.signing_input))))
-    return attempt.headers(sign(key, attempt.signing_input))
+        return attempt.headers(cast("bytes", await tools.to_thread(lambda: sign(key, octets))))
+    return attempt.headers(sign(key, octets))
 
 
 def refresh(flow: ProofFlow) -> None:

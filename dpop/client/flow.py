@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from dpop.client.challenge import dpop_challenge, error_of_json, nonce_field
 from dpop.client.clock import NOTABLE_SECONDS, skew
 from dpop.client.nonces import ColdStart, Lease, NonceKey, Role
-from dpop.client.request import AccessToken, OutgoingRequest, form_of
-from dpop.encoding import code_jti
+from dpop.client.request import AccessToken, BearerToken, OutgoingRequest, form_of
+from dpop.encoding import check_access_token, code_jti
 from dpop.errors import UnrewindableBodyError
 from dpop.htu import check_method, wire_htu
 from dpop.origin import Origin
@@ -62,12 +62,15 @@ class Attempt:
 
     __slots__ = ("_token", "signing_input")
 
-    def __init__(self, octets: bytes, token: str | None) -> None:
-        self.signing_input: bytes = octets
+    def __init__(self, octets: bytes | None, token: str | None) -> None:
+        self.signing_input: bytes | None = octets
+        """What to sign; ``None`` if the request carries a token that is bound to no key, and no proof."""
         self._token = token
 
     def headers(self, signature: bytes) -> list[tuple[str, str]]:
         """The headers to set, each replacing what the request has of that name (RFC 9449 §4.1, §7.1)."""
+        if self.signing_input is None:
+            return [("Authorization", f"Bearer {self._token}")]
         headers = [("DPoP", compact(self.signing_input, signature))]
         if self._token is not None:
             headers.append(("Authorization", f"DPoP {self._token}"))
@@ -139,6 +142,12 @@ class ProofFlow:
                 f"the request to {self.origin} would be sent again, but its body can be read only once; send it"
                 " with bytes or a file, or without automatic retries"
             )
+        if isinstance(token, BearerToken) and self.role is Role.RS:
+            self._attempts += 1
+            check_access_token(token)
+            self._sent_token = token
+            self._sent_at = self.prover.clock()
+            return Attempt(None, token)
         htu = wire_htu(scheme, authority, target)
         ath = None if token is None or self.role is Role.AS else self.prover.ath(token)
         lease = self._next_lease()
@@ -209,7 +218,8 @@ class ProofFlow:
         sent, answered = self._sent_at + self._offset, self.prover.clock() + self._offset
         ahead = skew(values["date"][0] if "date" in values else None, sent, answered)
         if status == 401 and self.role is Role.RS:
-            challenge = dpop_challenge(values.get("www-authenticate", ()))
+            scheme = "bearer" if isinstance(self._sent_token, BearerToken) else "dpop"
+            challenge = dpop_challenge(values.get("www-authenticate", ()), scheme=scheme)
             return self._decide(challenge.get("error") if challenge else None, nonce, ahead, status)
         if status == 400 and self.role is Role.AS and self._worth_peeking(nonce, ahead):
             self._peeked = (nonce, ahead)

@@ -15,9 +15,26 @@ from dpop.errors import ArgumentTypeError
 if TYPE_CHECKING:
     from dpop.keys import Key
 
-__all__ = ["AccessToken", "OutgoingRequest", "RequestCredentials", "TokenSource", "check_token_setting", "form_of"]
+__all__ = [
+    "AccessToken",
+    "BearerToken",
+    "OutgoingRequest",
+    "RequestCredentials",
+    "TokenSource",
+    "check_token_setting",
+    "form_of",
+]
 
 _MAX_FORM = 65_536
+
+
+class BearerToken(str):
+    """An access token that is bound to no key: it is sent as ``Bearer``, without a proof (RFC 9449 §5).
+
+    A token source returns it where the server binds refresh tokens only. It is a ``str`` like any other.
+    """
+
+    __slots__ = ()
 
 
 class TokenSource(Protocol):

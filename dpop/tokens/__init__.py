@@ -5,6 +5,8 @@ The doors have the endpoint itself, each for its HTTP library: ``from dpop.reque
 Here is what goes into it and comes out of it:
 
 - :class:`TokenSet` - tokens of one grant, with the ``jkt`` of their key and where the key is kept.
+- :class:`FileTokenStore`, :class:`MemoryTokenStore` - where they are kept; :class:`TokenStore` is what a store of
+  one's own must do. ``endpoint.source(store)`` makes a :class:`RefreshingSource` of it: call that for a token.
 - :class:`ServerMetadata` - a server's endpoints, by hand.
 - :class:`PrivateKeyJWT` - client authentication by a signed assertion.
 """
@@ -12,17 +14,28 @@ Here is what goes into it and comes out of it:
 from dpop.tokens.authorization import AuthorizationRequest
 from dpop.tokens.client_auth import ClientAuth, ClientSecretBasic, ClientSecretPost, NoSecret, PrivateKeyJWT
 from dpop.tokens.device import DeviceAuthorization
+from dpop.tokens.file_store import FileTokenStore
 from dpop.tokens.metadata import ServerMetadata
+from dpop.tokens.sealing import Sealer
+from dpop.tokens.source import AsyncRefreshingSource, RefreshingSource
+from dpop.tokens.stores import MemoryTokenStore, StoreLock, TokenStore
 from dpop.tokens.token_set import TokenSet
 
 __all__ = [
+    "AsyncRefreshingSource",
     "AuthorizationRequest",
     "ClientAuth",
     "ClientSecretBasic",
     "ClientSecretPost",
     "DeviceAuthorization",
+    "FileTokenStore",
+    "MemoryTokenStore",
     "NoSecret",
     "PrivateKeyJWT",
+    "RefreshingSource",
+    "Sealer",
     "ServerMetadata",
+    "StoreLock",
     "TokenSet",
+    "TokenStore",
 ]

@@ -160,7 +160,6 @@ class Grants:
             answer = yield self._post(self.server.token_endpoint, pairs, signed=True)
         except NoAnswer as failure:
             raise self._unanswered(grant_type, failure) from failure
-        assert answer is not None  # noqa: S101 - drivers send an answer for each request
         scope = parameters.get("scope")
         tokens = read_tokens(
             answer,
@@ -295,10 +294,9 @@ class Grants:
         what = f"the {name.replace('_', ' ')} endpoint"
         pairs = parameters if isinstance(parameters, list) else _pairs(parameters)
         try:
-            answer = yield self._post(self.server.endpoint(name), pairs, signed=signed)
+            answer: HTTPAnswer = yield self._post(self.server.endpoint(name), pairs, signed=signed)
         except NoAnswer as failure:
             raise TemporaryTokenError(f"{what} did not answer ({failure.reason}); try again later") from failure
-        assert answer is not None  # noqa: S101 - drivers send an answer for each request
         if answer.status not in {200, expected}:
             raise_refusal(answer, what, self._secrets(pairs))
         return answer
@@ -345,7 +343,6 @@ def discovery(issuer: str, insecure_origins: str | Iterable[str] = ()) -> Steps[
             answer = yield HTTPRequest("GET", url, (_JSON,), None, signed=False)
         except NoAnswer as failure:
             raise TemporaryTokenError(f"{issuer} cannot be asked for its metadata ({failure.reason})") from failure
-        assert answer is not None  # noqa: S101 - drivers send an answer for each request
         if answer.status == 200:
             return read_metadata(issuer, answer.body)
         statuses.append(answer.status)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from dpop.errors import UsageError
 from dpop.origin import Origin
 from dpop.tokens.endpoint import Grants, Parameter, discovery
-from dpop.tokens.messages import HTTPAnswer, HTTPRequest, NoAnswer, Pause, Steps
+from dpop.tokens.messages import Blocking, HTTPAnswer, HTTPRequest, Steps
 from dpop.tokens.metadata import ServerMetadata
+from dpop.tokens.source import AsyncRefreshingSource, RefreshingSource
+from dpop.tokens.stores import DEFAULT_ACCOUNT, LOCK_SECONDS, TokenStore
 from dpop.tokens.token_set import TokenSet
 
 if TYPE_CHECKING:
@@ -101,19 +103,22 @@ class SyncEndpoint(_Endpoint):
         try:
             step = next(steps)
             while True:
-                if isinstance(step, Pause):
-                    time.sleep(step.seconds)
-                    step = steps.send(None)
-                    continue
                 try:
-                    answer = self.exchange(step)
-                except NoAnswer as failure:
-                    step = steps.throw(failure)
+                    if isinstance(step, HTTPRequest):
+                        outcome: Any = self.exchange(step)
+                    elif isinstance(step, Blocking):
+                        outcome = step.function()
+                    else:
+                        outcome = time.sleep(step.seconds)  # type: ignore[func-returns-value]
+                except Exception as error:  # noqa: BLE001 - the steps decide
+                    step = steps.throw(error)
                 else:
-                    step = steps.send(answer)
+                    step = steps.send(outcome)
         except StopIteration as done:
             result: _T = done.value
             return result
+        finally:
+            steps.close()  # an interrupt leaves them where they are
 
     @classmethod
     def discover(cls, prover: Key | Prover, issuer: str, **options: Any) -> Self:
@@ -211,6 +216,39 @@ class SyncEndpoint(_Endpoint):
         """Revoke a token (RFC 7009); of a set the refresh token, and with it all of the grant."""
         self.run(self._grants.revoke(*_token_and_hint(tokens, token_type_hint)))
 
+    def source(
+        self,
+        store: TokenStore,
+        *,
+        account: str = DEFAULT_ACCOUNT,
+        ahead: float | None = None,
+        lock_seconds: float = LOCK_SECONDS,
+        grant: str | None = None,
+        **parameters: Parameter,
+    ) -> RefreshingSource:
+        """A token source: call it for a fresh access token, from any thread, and in any number of processes.
+
+        Give it to an adapter as ``access_token=``. Tokens that are bound to no key go out as Bearer.
+
+        :param store: where the tokens are kept, such as a :class:`dpop.tokens.FileTokenStore`.
+        :param account: whose tokens; each account has a source of its own.
+        :param ahead: seconds before the end of an access token from which on it is renewed; by default a fifth
+            of its life, at most five minutes.
+        :param grant: what to ask for where there is no refresh token, such as ``"client_credentials"``.
+        :param lock_seconds: how long to wait while another process or host renews the tokens.
+        :param parameters: of that grant, such as ``scope``.
+        """
+        if parameters and grant is None:
+            raise UsageError(f"{', '.join(sorted(parameters))}: only a grant= has parameters")
+        return RefreshingSource(
+            self,
+            store,
+            account,
+            ahead=ahead,
+            lock_seconds=lock_seconds,
+            grant=None if grant is None else (grant, parameters),
+        )
+
     def introspect(self, token: str, *, token_type_hint: str | None = None) -> Mapping[str, Any]:
         """What the server says about a token (RFC 7662). ``cnf.jkt`` names the key it is bound to."""
         return self.run(self._grants.introspect(token, token_type_hint))
@@ -244,19 +282,22 @@ class AsyncEndpoint(_Endpoint):
         try:
             step = next(steps)
             while True:
-                if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
-                    step = steps.send(None)
-                    continue
                 try:
-                    answer = await self.exchange(step)
-                except NoAnswer as failure:
-                    step = steps.throw(failure)
+                    if isinstance(step, HTTPRequest):
+                        outcome: Any = await self.exchange(step)
+                    elif isinstance(step, Blocking):
+                        outcome = await asyncio.to_thread(step.function)
+                    else:
+                        outcome = await asyncio.sleep(step.seconds, None)
+                except Exception as error:  # noqa: BLE001 - the steps decide
+                    step = steps.throw(error)
                 else:
-                    step = steps.send(answer)
+                    step = steps.send(outcome)
         except StopIteration as done:
             result: _T = done.value
             return result
+        finally:
+            steps.close()  # a task that is cancelled leaves them where they are
 
     @classmethod
     async def discover(cls, prover: Key | Prover, issuer: str, **options: Any) -> Self:
@@ -319,6 +360,28 @@ class AsyncEndpoint(_Endpoint):
     async def revoke(self, tokens: TokenSet | str, *, token_type_hint: str | None = None) -> None:
         """See :meth:`SyncEndpoint.revoke`."""
         await self.run(self._grants.revoke(*_token_and_hint(tokens, token_type_hint)))
+
+    def source(
+        self,
+        store: TokenStore,
+        *,
+        account: str = DEFAULT_ACCOUNT,
+        ahead: float | None = None,
+        lock_seconds: float = LOCK_SECONDS,
+        grant: str | None = None,
+        **parameters: Parameter,
+    ) -> AsyncRefreshingSource:
+        """See :meth:`SyncEndpoint.source`; what comes back is awaited."""
+        if parameters and grant is None:
+            raise UsageError(f"{', '.join(sorted(parameters))}: only a grant= has parameters")
+        return AsyncRefreshingSource(
+            self,
+            store,
+            account,
+            ahead=ahead,
+            lock_seconds=lock_seconds,
+            grant=None if grant is None else (grant, parameters),
+        )
 
     async def introspect(self, token: str, *, token_type_hint: str | None = None) -> Mapping[str, Any]:
         """See :meth:`SyncEndpoint.introspect`."""

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What travels between a client and an authorization server, as messages of no HTTP library.
 
-Whatever takes several requests is a generator of *steps*: it yields a :class:`HTTPRequest` and is sent the
-:class:`HTTPAnswer`, or yields a :class:`Pause`, and returns what was wanted. Where a request fails
-without an answer, the driver throws :class:`NoAnswer` into it. So each operation is written once, for
-synchronous and asynchronous clients.
+Whatever is done is a generator of *steps*: it yields a :class:`HTTPRequest` and is sent the
+:class:`HTTPAnswer`, or yields a :class:`Pause` or something :class:`Blocking`, and returns what was wanted.
+What fails is thrown into it; where a request gets no answer that is :class:`NoAnswer`. So each operation is
+written once, for synchronous and asynchronous clients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-__all__ = ["MAX_ANSWER", "HTTPAnswer", "HTTPRequest", "NoAnswer", "Pause", "Steps"]
+__all__ = ["MAX_ANSWER", "Blocking", "HTTPAnswer", "HTTPRequest", "NoAnswer", "Pause", "Steps"]
 
 MAX_ANSWER: Final = 1_000_000
 """Octets of a body that are read; no sensible answer of an authorization server is longer."""
@@ -65,6 +65,13 @@ class Pause:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """Call a function that may block, such as a store's, and send back what it returns."""
+
+    function: Callable[[], Any]
+
+
 class NoAnswer(Exception):  # noqa: N818 - thrown into steps, never out of them
     """A request got no answer.
 
@@ -78,4 +85,4 @@ class NoAnswer(Exception):  # noqa: N818 - thrown into steps, never out of them
         super().__init__(reason)
 
 
-Steps: TypeAlias = Generator[HTTPRequest | Pause, HTTPAnswer | None, _T]
+Steps: TypeAlias = Generator[HTTPRequest | Pause | Blocking, Any, _T]

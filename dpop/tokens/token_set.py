@@ -88,8 +88,9 @@ class TokenSet:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all of it: what stores compare to see whether a set has changed."""
-        return hashlib.sha256(self.to_json()).hexdigest()
+        """SHA-256 of the two tokens: stores compare it to see whether they are still the same ones."""
+        both = json.dumps([self.access_token, self.refresh_token])
+        return hashlib.sha256(both.encode("ascii")).hexdigest()
 
     # -- the key
 

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store in memory: the contract, and what a process of its own means."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+
+import pytest
+from token_stores import StoreContract, numbered
+
+from dpop.errors import TokenLockError, UsageError
+from dpop.tokens import MemoryTokenStore, TokenStore
+from dpop.tokens.stores import locked
+
+
+class TestMemoryTokenStore(StoreContract):
+    """What every store does."""
+
+    @pytest.fixture
+    def make(self) -> Callable[[], TokenStore]:
+        """One store, for it has nothing to share but itself."""
+        store = MemoryTokenStore()
+        return lambda: store
+
+
+def test_it_does_not_travel() -> None:
+    """A pickled copy would seem to be the same store."""
+    with pytest.raises(UsageError):
+        pickle.dumps(MemoryTokenStore())
+
+
+def test_a_forked_child_is_not_locked_out() -> None:
+    """A lock held when the process forked is the parent's; the child takes its own."""
+    store = MemoryTokenStore()
+    lock = store.lock("default")
+    assert lock.acquire(0)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            store.save(numbered(1))
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    lock.release()
+
+
+def test_a_lock_that_is_not_let_go() -> None:
+    """Whoever cannot wait longer is told who may have it."""
+    store = MemoryTokenStore()
+    lock = store.lock("alice")
+    assert lock.acquire(0)
+    with pytest.raises(TokenLockError, match="'alice'"), locked(store.lock("alice"), "alice", timeout=0):
+        pass
+    lock.release()
