@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check format bench compare soak clean
+.PHONY: help demo test check format vectors bench compare soak clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -31,6 +31,10 @@ format: ## mend what can be mended
 	@scripts/setup dev
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
+
+vectors: ## make the vectors again, the same octets as ever
+	@scripts/setup test
+	$(RUN) python vectors/generate.py
 
 bench: ## benchmarks, as ratios against a baseline of the same run
 	@scripts/setup test
