@@ -15,7 +15,7 @@ from adapters.recorder import Answer, Handler, Received, Recorder, challenge, sc
 
 import dpop
 from dpop.client.prover import Prover
-from dpop.errors import UsageError
+from dpop.errors import TargetError, UsageError
 
 TOKEN = "access-token-1"
 BODY = b"0123456789" * 1000
@@ -489,6 +489,79 @@ def test_htu_is_what_was_on_the_wire(client: Callable[..., Any], path: str) -> N
     with Recorder(script(Answer(200))) as server:
         client(origins=server.origin, access_token=TOKEN).send("GET", server.url(path))
         assert_fresh(server.requests)
+
+
+URLS = [
+    "http://server.example.com/token",
+    "HTTP://server.example.com/token",
+    "http://Server.Example.COM/token",
+    "http://server.example.com:80/token",
+    "http://server.example.com:443/token",
+    "http://server.example.com:8443/token",
+    "http://server.example.com:08443/token",
+    "http://server.example.com:/token",
+    "http://server.example.com",
+    "http://server.example.com/",
+    "http://server.example.com?x=1",
+    "http://server.example.com/token?",
+    "http://server.example.com/token#frag",
+    "http://server.example.com/token?a=1#f?g",
+    "http://user:pw@server.example.com/token",
+    "http://server.example.com/token/",
+    "http://server.example.com/a/./b",
+    "http://server.example.com/a/x/../b",
+    "http://server.example.com/../token",
+    "http://server.example.com/a/%2e%2e/b",
+    "http://server.example.com/a%2fb",
+    "http://server.example.com/%74oken/%7Euser",
+    "http://server.example.com/a b",
+    "http://server.example.com/a!$&'()*+,;=b",
+    'http://server.example.com/a"b<c>[d]{e}|f^g`h',
+    "http://server.example.com/a\\b",
+    "http://server.example.com/100%/x",
+    "http://server.example.com/café",
+    "http://server.example.com/café",
+    "http://server.example.com/док",
+    "http://bücher.example/token",
+    "http://BÜCHER.example/token",
+    "http://xn--bcher-kva.example/token",
+    "http://straße.example/token",
+    "http://server.example.com./token",
+    "http://127.0.0.1:8443/token",
+    "http://[2001:db8::1]/token",
+    "http://[2001:0DB8:0:0:0:0:0:1]:80/token",
+    "http://[::ffff:192.0.2.1]/token",
+    "http://my_host.example.com/token",
+    "http://server.example.com/xrpc/com.atproto.repo.listRecords?repo=did:plc:abc",
+]
+
+
+# Dot segments that survived, bad escapes, characters no path has, and IPv6 in another form than RFC 5952.
+DOUBTFUL = ["%2e", "\\", "100%", "[d]", "2001:0DB8", "192.0.2.1"]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_every_url_is_named_as_it_was_sent_or_not_sent(client: Callable[..., Any], url: str) -> None:
+    """Seen by a proxy: htu is Host, but for a default port, and target; in doubt, nothing was sent at all."""
+    origins = [
+        *("http://server.example.com", "http://server.example.com:443", "http://server.example.com:8443"),
+        *("http://xn--bcher-kva.example", "http://xn--strae-oqa.example", "http://server.example.com."),
+        *("http://127.0.0.1:8443", "http://[2001:db8::1]", "http://[::ffff:c000:201]", "http://my_host.example.com"),
+    ]
+    with Recorder(script(Answer(200))) as proxy:
+        one = client(origins=origins, insecure_origins=origins, access_token=TOKEN, proxy=proxy.origin)
+        try:
+            one.send("GET", url)
+        except TargetError:
+            assert proxy.requests == []
+            assert any(part in url for part in DOUBTFUL)
+            return
+        (request,) = proxy.requests
+        target = request.target.partition("?")[0]
+        path = "/" + target.partition("://")[2].partition("/")[2]
+        assert request.claims["htu"] == f"http://{request.one('Host').lower().removesuffix(':80')}{path}"
+        assert request.one("Authorization") == f"DPoP {TOKEN}"
+        assert not set("@?#") & set(request.claims["htu"])
 
 
 # -- T20: what users do besides ----------------------------------------------------------------
