@@ -49,5 +49,10 @@ soak: ## 100,000 requests; memory must stay flat
 	@scripts/setup test
 	$(RUN) python tests/benchmarks/soak.py $(ARGS)
 
+fuzz: ## fuzz what strangers send, as long as told: make fuzz ARGS="--seconds 600 proof"
+	@scripts/setup test
+	$(RUN) python -m pip install -q --group fuzz
+	$(RUN) python tests/fuzz/fuzz.py $(ARGS)
+
 clean: ## remove everything that setup made
-	rm -rf .venv .bench .ci/venvs dist build tests/interop/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench .ci/venvs dist build tests/interop/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/fuzz/broken

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is fuzzed: each target takes any octets, and lets no error through but those its function promises.
+
+A target also checks what must hold of every answer. Seeds are what a fuzzer starts from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from dpop_cli.header_dump import last_nonce
+
+import dpop
+from dpop import htu
+from dpop.client.challenge import dpop_challenge, error_of_json, nonce_field
+from dpop.encoding import b64url_decode, b64url_encode, json_object
+from dpop.errors import (
+    CredentialError,
+    DPoPKeyError,
+    EncodingError,
+    InvalidKeyError,
+    InvalidProof,
+    SignatureFormatError,
+    TargetError,
+)
+from dpop.keys.public import PublicKey
+from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, resource_challenge, token_error
+from dpop.server.claims import read_claims
+from dpop.signature import der_to_raw, raw_to_der
+from dpop.testing.defects.forge import ED, A, b64u, make
+
+__all__ = ["TARGETS", "Target"]
+
+VECTORS = Path(__file__).parents[2] / "vectors"
+NOW = 1_700_000_000
+TOKEN = "vector.access~token-0123456789"
+URL = "https://server.example.com/items"
+NONCES = NonceIssuer(secret=bytes(32), clock=lambda: NOW)
+JKT = dpop.thumbprint(A.public_jwk)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing to fuzz."""
+
+    run: Callable[[bytes], object]
+    seeds: Callable[[], Iterator[bytes]]
+
+
+# --- the proof
+
+_judge = partial(ProofVerifier, clock=lambda: NOW, algs=["ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"])
+
+
+def verify(proof: str) -> None:
+    """One header field: it is accepted, or refused with an answer that any HTTP server can send."""
+    for nonces in (None, NONCES):
+        verifier = _judge(replay=MemoryReplayCache(clock=lambda: NOW), nonces=nonces)
+        try:
+            seen = verifier.verify_resource([("DPoP", proof)], "GET", URL, access_token=TOKEN, bound_jkt=JKT)
+        except InvalidProof as refused:
+            _check_refusal(refused)
+            continue
+        assert (seen.jkt, seen.htm, seen.htu, seen.claims["htm"]) == (JKT, "GET", URL, "GET")
+        assert htu.same_target(seen.claims["htu"], URL)
+        assert (nonces is None) or NONCES.check(seen.nonce or "")
+
+
+def _check_refusal(refused: InvalidProof) -> None:
+    text = f"{refused} {refused.expected} {refused.got}"
+    assert len(text) < 2_000
+    assert text.isascii()
+    assert text.isprintable()
+    assert TOKEN not in text
+    status, fields = resource_challenge(refused, algs="ES256")
+    lines = [value for name, value in fields if name == "WWW-Authenticate"]
+    assert (status, (dpop_challenge(lines) or {})["error"]) == (401, refused.error)
+    status, fields, body = token_error(refused)
+    assert (status, error_of_json(body)) == (400, refused.error)
+
+
+def _check_length(refused: Exception) -> None:
+    """What a stranger sent is not repeated at length."""
+    assert len(str(refused)) < 500
+
+
+def fuzz_proof(data: bytes) -> None:
+    """A header field as it came over the wire."""
+    verify(data.decode("latin-1"))
+
+
+def fuzz_signed_proof(data: bytes) -> None:
+    """A header and claims of a fuzzer's own, a zero octet between them, signed well by the key that is bound."""
+    header, _, claims = data.partition(b"\0")
+    verify(make(header, claims, (ED if b"Ed" in header else A).sign))
+
+
+def _fields() -> Iterator[str]:
+    for case in json.loads((VECTORS / "proofs.json").read_text(encoding="ascii"))["cases"]:
+        for _, value in case["headers"]:
+            if isinstance(value, str):
+                yield value
+
+
+def _proof_seeds() -> Iterator[bytes]:
+    return (field.encode("latin-1") for field in _fields())
+
+
+def _signed_proof_seeds() -> Iterator[bytes]:
+    for field in _fields():
+        try:
+            header, claims = (b64url_decode(part) for part in field.split(".")[:2])
+        except ValueError:
+            continue
+        yield header + b"\0" + claims
+
+
+# --- challenges, and what else a hostile server can say
+
+
+def fuzz_challenge(data: bytes) -> None:
+    """Field lines of an answer."""
+    lines = data.decode("latin-1").split("\n")
+    parameters = dpop_challenge(lines)
+    assert parameters is None or all(name == name.lower() for name in parameters)
+    assert nonce_field(lines).nonce is None or len(lines) == 1
+    error_of_json(data)
+
+
+def _challenge_seeds() -> Iterator[bytes]:
+    for case in json.loads((VECTORS / "challenges.json").read_text(encoding="utf-8"))["cases"]:
+        yield "\n".join(case["fields"]).encode("latin-1")
+    yield b'{"error":"use_dpop_nonce","error_description":"x"}'
+    yield b"eyJ7S_zG.eyJH0-Z.HX4w-7v"
+
+
+def fuzz_header_dump(data: bytes) -> None:
+    """What curl -D wrote, or somebody who wants to be taken for it."""
+    try:
+        nonce = last_nonce(data.decode("latin-1"))
+    except CredentialError:
+        return
+    assert nonce.isascii()
+    assert nonce.isprintable()
+
+
+def _header_dump_seeds() -> Iterator[bytes]:
+    yield b"HTTP/1.1 302 Found\r\nDPoP-Nonce: old\r\n\r\nHTTP/2 200\r\ndpop-nonce:\tnew \r\n\r\nbody"
+    yield b"DPoP-Nonce: a\n\nHTTP/1.1 200 OK\n"
+    yield b"nonce\n"
+
+
+# --- URLs
+
+
+def fuzz_url(data: bytes) -> None:
+    """A URL; or, with zero octets in it, scheme, Host and request-target of a request."""
+    text = data.decode("utf-8", "surrogatepass" if b"\xed" in data else "replace") if _is_text(data) else ""
+    text = text or data.decode("latin-1")
+    try:
+        canonical = htu.canonical(text)
+    except TargetError:
+        canonical = None
+    if canonical is not None:
+        assert htu.canonical(canonical) == canonical
+        assert canonical.isascii()
+        assert canonical.isprintable()
+        assert not set("?#\\@ ") & set(canonical.partition("://")[2].partition("/")[0])
+        assert not set("?#\\ ") & set(canonical)
+        assert htu.same_target(text, canonical)
+    try:
+        made = htu.url_htu(text)
+    except TargetError:
+        made = None
+    if made is not None:
+        # What we would sign is what a server would find the same.
+        assert htu.same_target(made, text)
+    scheme, _, rest = text.partition("\0")
+    authority, _, target = rest.partition("\0")
+    try:
+        wire = htu.wire_htu(scheme, authority, target)
+    except TargetError:
+        return
+    assert htu.canonical(wire).partition("://")[2].partition("/")[0] == wire.partition("://")[2].partition("/")[0]
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _url_seeds() -> Iterator[bytes]:
+    def texts(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list):
+            for inner in value.values() if isinstance(value, dict) else value:
+                yield from texts(inner)
+
+    for name in ("htu_pairs.json", "htu_inputs.json"):
+        for text in texts(json.loads((VECTORS / name).read_text(encoding="utf-8"))["cases"]):
+            yield text.encode("utf-8", "surrogatepass")
+    yield b"https\0server.example.com:8443\0/a%2Fb?x"
+    yield b"http\0[2001:db8::1]\0http://[2001:db8::1]/x"
+
+
+# --- signatures and keys
+
+
+def fuzz_der(data: bytes) -> None:
+    """DER to raw and back, for each size, with another reader of DER beside it."""
+    try:
+        r, s = decode_dss_signature(data)
+        strict = encode_dss_signature(r, s) == data and min(r, s) > 0
+    except ValueError:
+        r = s = 0
+        strict = False
+    for size in (32, 48, 66):
+        try:
+            raw = der_to_raw(data, size)
+        except SignatureFormatError:
+            # Only what the other does not read either, or what does not fit.
+            assert not strict or max(r, s).bit_length() > 8 * size - (7 if size == 66 else 0) or _beyond(r, s, size)
+        else:
+            assert strict
+            assert raw == r.to_bytes(size, "big") + s.to_bytes(size, "big")
+            assert raw_to_der(raw) == data
+    try:
+        der = raw_to_der(data)
+    except SignatureFormatError:
+        return
+    assert der_to_raw(der, len(data) // 2) == data
+
+
+_ORDERS = {
+    32: 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
+    48: 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973,
+    66: int("01" + "FF" * 32 + "FA51868783BF2F966B7FCC0148F709A5D03BB5C9B8899C47AEBB6FB71E91386409", 16),
+}
+
+
+def _beyond(r: int, s: int, size: int) -> bool:
+    return max(r, s) >= _ORDERS[size]
+
+
+def _der_seeds() -> Iterator[bytes]:
+    for r, s in [(1, 1), (2**255, 2**255 - 1), (127, 128), (2**383, 1), (2**520, 2**519)]:
+        yield encode_dss_signature(r, s)
+    for case in json.loads((VECTORS / "signatures.json").read_text(encoding="ascii"))["cases"]:
+        for value in case.values():
+            if isinstance(value, str) and len(value) % 2 == 0 and set(value) <= set("0123456789abcdef"):
+                yield bytes.fromhex(value)
+
+
+def fuzz_jwk(data: bytes) -> None:
+    """JSON, then a public key: whatever passes is usable and has one spelling."""
+    try:
+        members = json_object(data)
+    except EncodingError:
+        return
+    try:
+        key = PublicKey.from_jwk(members)
+    except InvalidKeyError as refused:
+        _check_length(refused)
+        return
+    assert all(members[name] == value for name, value in key.jwk.items())
+    assert PublicKey.from_jwk(key.jwk) == key
+    try:
+        assert key.verify(key.algs[0], b"octets", bytes(64)) is False
+    except SignatureFormatError:
+        return
+
+
+def _jwk_seeds() -> Iterator[bytes]:
+    for field in _fields():
+        try:
+            yield json.dumps(json_object(b64url_decode(field.split(".")[0]))["jwk"]).encode()
+        except (ValueError, KeyError):
+            continue
+
+
+def fuzz_key_file(data: bytes) -> None:
+    """A key file: PEM, DER or JWK, private or public."""
+    try:
+        key = dpop.load_key(data, password="pa55word")
+    except DPoPKeyError as refused:
+        _check_length(refused)
+    except dpop.errors.UsageError:
+        assert not data
+    else:
+        assert len(key.thumbprint) == 43
+    try:
+        PublicKey.from_octets(data)
+    except InvalidKeyError:
+        return
+
+
+def _key_file_seeds() -> Iterator[bytes]:
+    from cryptography.hazmat.primitives import serialization
+
+    for key in (A.key, ED.key):
+        for form in (serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL):
+            for encoding in (serialization.Encoding.PEM, serialization.Encoding.DER):
+                if key is A.key or form is serialization.PrivateFormat.PKCS8:
+                    yield key.private_bytes(encoding, form, serialization.NoEncryption())
+        yield key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    yield json.dumps(A.public_jwk | {"d": A.d}).encode()
+
+
+# --- the ground
+
+
+def fuzz_encoding(data: bytes) -> None:
+    """base64url has one spelling; JSON that is read is read as json.loads does, and is UTF-8."""
+    text = data.decode("latin-1")
+    try:
+        octets = b64url_decode(text)
+    except EncodingError:
+        pass
+    else:
+        assert b64url_encode(octets) == b64u(octets) == text
+    try:
+        members = json_object(data)
+    except EncodingError as refused:
+        _check_length(refused)
+        return
+    assert members == json.loads(data.decode("utf-8"))
+    try:
+        read_claims(members, max_jti=256, max_htu=4096)
+    except InvalidProof as refused:
+        _check_refusal(refused)
+
+
+def _encoding_seeds() -> Iterator[bytes]:
+    for field in _fields():
+        for part in field.split(".")[:2]:
+            yield part.encode("latin-1")
+            try:
+                yield b64url_decode(part)
+            except ValueError:
+                continue
+
+
+TARGETS = {
+    "proof": Target(fuzz_proof, _proof_seeds),
+    "signed-proof": Target(fuzz_signed_proof, _signed_proof_seeds),
+    "challenge": Target(fuzz_challenge, _challenge_seeds),
+    "header-dump": Target(fuzz_header_dump, _header_dump_seeds),
+    "url": Target(fuzz_url, _url_seeds),
+    "der": Target(fuzz_der, _der_seeds),
+    "jwk": Target(fuzz_jwk, _jwk_seeds),
+    "key-file": Target(fuzz_key_file, _key_file_seeds),
+    "encoding": Target(fuzz_encoding, _encoding_seeds),
+}
