@@ -121,11 +121,17 @@ class _Shell:
             credentials=credentials,
             priming=request.extensions.get("dpop_priming"),
         )
-        flow = self._policy.open(outgoing)
-        if flow is None:
-            for name in headers_to_withhold(outgoing):
-                request.headers.pop(name, None)
-        return flow
+        return self._policy.open(outgoing)
+
+    def _foreign(self, request: _Any) -> _Any:
+        """A request that passes through, without what no foreign origin must get; the caller's own stays as it is."""
+        facts = OutgoingRequest(request.method, "", authorization=request.headers.get("authorization"))
+        withheld = [name for name in headers_to_withhold(facts) if name in request.headers]
+        if withheld:
+            request = self._signed(request, [], None)
+            for name in withheld:
+                del request.headers[name]
+        return request
 
     def _signed(self, request: _Any, headers: list[tuple[str, str]], content: bytes | None) -> _Any:
         """A copy with the proof: the caller's request never carries one, so no redirect can either."""
@@ -188,7 +194,7 @@ class SyncShell(_Shell):
         flow = self._open(request)
         inner = self._transport()
         if flow is None:
-            return inner.handle_request(request)
+            return inner.handle_request(self._foreign(request))
         repeat = repeat_of(request)
         content: bytes | None = None
         try:
@@ -285,7 +291,7 @@ class AsyncShell(_Shell):
         flow = self._open(request)
         inner = self._transport()
         if flow is None:
-            return await inner.handle_async_request(request)
+            return await inner.handle_async_request(self._foreign(request))
         repeat = repeat_of(request)
         content: bytes | None = None
         try:

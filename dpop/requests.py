@@ -136,8 +136,8 @@ class DPoPAdapter(HTTPAdapter):
         exchange = Exchange(flow, one_shot=not flow.may_be_resent, withheld=headers_replaced(flow))
         history: list[requests.Response] = []
         sent = request
-        wait_for_nonce(flow)
         try:
+            wait_for_nonce(flow)
             while True:
                 response = exchange.send(super().send, sent, *args, **options)
                 step = exchange.step

@@ -390,6 +390,20 @@ def test_with_a_base_url_and_wrapped_transports(name: str, client: Callable[...,
         )
 
 
+@pytest.mark.parametrize("name", ["httpx", "httpx2"], indirect=True)
+def test_a_callers_request_is_left_as_it_is(name: str, client: Callable[..., Any]) -> None:
+    """What a foreign origin does not get is not taken out of the caller's own request, nor is anything put in."""
+    with Recorder(script(Answer(200))) as ours, Recorder(script(Answer(200))) as foreign:
+        one = client(origins=ours.origin)
+        for server in (ours, foreign):
+            request = one.client.build_request("GET", server.url("/r"), headers={"Authorization": "DPoP mine"})
+            before = request.headers.raw.copy()
+            one.client.send(request)
+            assert request.headers.raw == before
+        assert ours.requests[0].one("Authorization") == "DPoP mine"
+        assert foreign.requests[0].all("Authorization") == []
+
+
 def test_auth_without_an_adapter_says_so(name: str) -> None:
     """DPoPAuth on a client that does not sign: an error that names what is missing, and no token sent."""
     with Recorder(script(Answer(200))) as server:
