@@ -11,7 +11,7 @@ from dpop.client.nonces import Role
 from dpop.encoding import check_nonce
 from dpop.errors import CredentialError
 
-__all__ = ["Head", "heads", "last_head_with_nonce", "last_nonce"]
+__all__ = ["Head", "heads", "heads_and_bodies", "last_head_with_nonce", "last_nonce"]
 
 _STATUS_LINE = re.compile(r"HTTP/[0-9.]+ ([0-9]{3})")
 _FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:(.*)")
@@ -38,17 +38,24 @@ class Head(NamedTuple):
 
 def heads(text: str) -> list[Head]:
     """The heads of all answers in a text, in order; bodies between them are skipped."""
-    found = [Head(0, [])]
+    return [head for head, _ in heads_and_bodies(text)]
+
+
+def heads_and_bodies(text: str) -> list[tuple[Head, str]]:
+    """All answers in a text, each with what follows its head; line ends in that are as they may be."""
+    found: list[tuple[Head, list[str]]] = [(Head(0, []), [])]
     in_head = True
     for line in _LINE_END.split(text.lstrip()):
         if status := _STATUS_LINE.match(line):
             in_head = True
-            found.append(Head(int(status[1]), []))
+            found.append((Head(int(status[1]), []), []))
+        elif not in_head:
+            found[-1][1].append(line)
         elif not line:
             in_head = False
-        elif in_head and (match := _FIELD.fullmatch(line)):
-            found[-1].fields.append((match[1], match[2].strip(" \t")))
-    return [head for head in found if head.status or head.fields]
+        elif match := _FIELD.fullmatch(line):
+            found[-1][0].fields.append((match[1], match[2].strip(" \t")))
+    return [(head, "\n".join(body)) for head, body in found if head.status or head.fields]
 
 
 def last_nonce(text: str) -> str:

@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "proof": LazyCommand("dpop_cli.proof:proof", "Print one proof for one request."),
     "headers": LazyCommand("dpop_cli.headers:headers", "Print a request's header lines, for curl -H @-."),
     "curl": LazyCommand("dpop_cli.curl:curl", "Run curl: proof, nonce, one retry, redirects."),
+    "inspect": LazyCommand("dpop_cli.inspect:inspect", "Say what is in a proof, and what is wrong with it."),
     "sig": LazyCommand("dpop_cli.sig:sig", "Convert a signature: openssl's DER to R||S, and back."),
     "nonce": LazyCommand("dpop_cli.nonce:nonce", "Show, learn or forget the nonces that servers gave."),
     "demo": LazyCommand("dpop_cli.demo:demo", "Watch DPoP work, step by step, on this machine."),

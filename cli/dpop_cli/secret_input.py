@@ -23,28 +23,29 @@ _STDIN_TAKEN = "dpop_cli.stdin"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def read_octets(source: str, option: str) -> bytes:
+def read_octets(source: str, option: str, *, limit: int = _MAX_OCTETS) -> bytes:
     """What a file holds, or standard input for ``-``, which can be named by one option only.
 
     :param option: the option that names the source, for messages.
-    :raises click.UsageError: no such file, a directory, over 1 MiB, or standard input is taken already.
+    :param limit: octets, 1 MiB by default.
+    :raises click.UsageError: no such file, a directory, more than that, or standard input is taken already.
     """
     if source == "-":
         claim_stdin(option)
         if sys.stdin is None:
             raise click.UsageError(f"{option} - reads standard input, but that is closed")
-        octets = sys.stdin.buffer.read(_MAX_OCTETS + 1)
+        octets = sys.stdin.buffer.read(limit + 1)
     else:
         try:
             with Path(source).open("rb") as file:
-                octets = file.read(_MAX_OCTETS + 1)
+                octets = file.read(limit + 1)
         except (OSError, ValueError) as error:
             why = (getattr(error, "strerror", None) or "not a file name").lower()
             raise click.UsageError(
                 f"{option} expects the name of a file, or - for standard input; that file cannot be read: {why}"
             ) from None
-    if len(octets) > _MAX_OCTETS:
-        raise click.UsageError(f"{option} names something longer than {_MAX_OCTETS} octets; is it the right file?")
+    if len(octets) > limit:
+        raise click.UsageError(f"{option} names something longer than {limit} octets; is it the right file?")
     return octets
 
 
@@ -58,12 +59,12 @@ def claim_stdin(option: str) -> None:
         raise click.UsageError(f"{taken_by} and {option} both name standard input; give one of them a file")
 
 
-def read_text(source: str, option: str) -> str:
+def read_text(source: str, option: str, *, limit: int = _MAX_OCTETS) -> str:
     """The same as text: UTF-8, or UTF-16 with its mark, which Windows PowerShell's ``>`` writes.
 
     :raises click.UsageError: neither of them.
     """
-    octets = read_octets(source, option)
+    octets = read_octets(source, option, limit=limit)
     encoding = "utf-16" if octets[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
     try:
         return octets.decode(encoding)

@@ -8,6 +8,7 @@
 - :class:`NonceIssuer` hands out nonces that any process with its secret recognises.
 - :class:`ProtectedResource` decides about requests to an API; :mod:`dpop.asgi` and :mod:`dpop.wsgi` bring them.
 - :func:`resource_challenge` and :func:`token_error` turn a refusal into an answer.
+- :meth:`ProofVerifier.report` shows every check's verdict on a proof, for people.
 - :class:`Reason` lists every reason for a refusal.
 """
 
@@ -18,6 +19,7 @@ from dpop.server.challenge import resource_challenge, token_error
 from dpop.server.nonce_issuer import NonceChecker, NonceIssuer, NonceVerdict
 from dpop.server.reasons import Reason
 from dpop.server.replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
+from dpop.server.report import CheckVerdict, ProofReport
 from dpop.server.resource import Access, Answer, ProtectedResource, ResourceRequest, TokenLookup
 from dpop.server.verified import CheckedProof, VerifiedProof
 from dpop.server.verify import DEFAULT_ALGS, ProofVerifier
@@ -27,12 +29,14 @@ __all__ = [
     "Access",
     "Answer",
     "AsyncReplayCache",
+    "CheckVerdict",
     "CheckedProof",
     "InvalidProof",
     "MemoryReplayCache",
     "NonceChecker",
     "NonceIssuer",
     "NonceVerdict",
+    "ProofReport",
     "ProofVerifier",
     "ProtectedResource",
     "Reason",

@@ -31,6 +31,7 @@ from dpop.server.jws import Headers, parse_compact, proof_field
 from dpop.server.nonce_issuer import NonceChecker
 from dpop.server.reasons import Reason, refuse
 from dpop.server.replay import AsyncReplayCache, ReplayCache, nonce_key, replay_key
+from dpop.server.report import Expectations, ProofReport, report_on
 from dpop.server.verified import CheckedProof, Mark, VerifiedProof
 
 __all__ = ["DEFAULT_ALGS", "ProofVerifier"]
@@ -189,6 +190,55 @@ class ProofVerifier:
         if seen is not None:
             return seen.next_nonce
         return None if self._nonces is None else self._nonces.next_for(None, None)
+
+    def report(
+        self,
+        headers: Headers,
+        method: str | None,
+        url: str | None,
+        *,
+        access_token: str | None = None,
+        bound_jkt: str | None = None,
+        unbound: bool = False,
+    ) -> ProofReport:
+        """Every check's verdict on a proof, to show what is wrong with it; nothing is accepted or recorded.
+
+        It cannot disagree with the verifier, whose checks it calls. Only whether the proof or its nonce was
+        used before is not judged.
+
+        :param headers: see :meth:`verify_resource`, as for ``method`` and ``url``; None for these two if
+            they are not known, and then they are not judged.
+        :param access_token: of a request for a protected resource; None for any other.
+        :param bound_jkt: thumbprint that the token or grant is bound to, None if it is not known.
+        :param unbound: the access token is known to be bound to no key.
+        """
+        check_binding: Callable[[str], None] | None = None
+        if access_token is not None and (bound_jkt is not None or unbound):
+            check_binding = partial(check_token_binding, bound_jkt)
+        elif bound_jkt is not None:
+            check_binding = partial(check_grant_binding, bound_jkt)
+        return report_on(
+            headers,
+            Expectations(
+                algs=self._algs,
+                now=self._clock(),
+                skew=self._skew,
+                max_length=self._max_length,
+                max_jti=self._max_jti,
+                max_htu=self._max_htu,
+                max_depth=self._max_depth,
+                missing="invalid_dpop_proof" if bound_jkt is None or access_token is not None else "invalid_grant",
+                check_age=self._check_age,
+                check_nonce=None if self._nonces is None else self._nonce_spares_age,
+                method=method,
+                url=url,
+                check_token=None if access_token is None else partial(check_access_token, access_token),
+                check_binding=check_binding,
+            ),
+        )
+
+    def _nonce_spares_age(self, claims: ProofClaims, jkt: str) -> bool:
+        return self._check_nonce(claims, jkt)[0] is not None
 
     def _check_grant(self, headers: Headers, method: str, url: str, bound_jkt: str | None) -> CheckedProof:
         # ath is ignored here: RFC 9449 says nothing about it where no access token is.

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dpop inspect``: what is in a proof, and each check's verdict on it; what a server's answer asks for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dpop.encoding import check_nonce
+from dpop.errors import AlgorithmError
+from dpop.htu import check_method
+from dpop.keys.algorithms import ALGORITHMS
+from dpop.origin import Origin
+from dpop.server import MemoryReplayCache, NonceVerdict, ProofReport, ProofVerifier
+from dpop_cli.ending import Status
+from dpop_cli.inspect_answer import answer_as_json, answer_lines, read_answer
+from dpop_cli.inspect_input import MAX_HAR_OCTETS, SeenRequest, bound_jkt, seen_requests
+from dpop_cli.inspect_view import ProofView, report_as_json
+from dpop_cli.options import CarefulCommand, read_token
+from dpop_cli.secret_input import read_text, secret_options
+
+__all__ = ["inspect"]
+
+
+class _OneNonce:
+    """A server that gave this nonce, and no other."""
+
+    used = None
+
+    def __init__(self, nonce: str) -> None:
+        self._nonce = check_nonce(nonce)
+
+    def issue(self, jkt: str | None = None) -> str:  # noqa: ARG002 - for any key
+        """The nonce."""
+        return self._nonce
+
+    def check(self, nonce: str, jkt: str) -> NonceVerdict | None:  # noqa: ARG002 - of any key
+        """Whether it is that one. Its age is not known, so that ``iat`` is judged as well."""
+        return NonceVerdict(None, float("inf")) if nonce == self._nonce else None
+
+    def next_for(self, nonce: str | None, jkt: str | None) -> str | None:  # noqa: ARG002 - never
+        """No other."""
+        return None
+
+
+@click.command(cls=CarefulCommand)
+@click.argument("proof", required=False)
+@click.option("--from", "source", metavar="FILE", help="Saved request headers, a HAR file or a proof; - is stdin.")
+@click.option("--against", metavar="URL", help="Judge it for a request to this URL.")
+@click.option("--method", metavar="METHOD", help="The request's method; with --against GET by default.")
+@secret_options("token", "the access token of the request, alone or in a token response")
+@click.option("--jkt", metavar="JKT", help="Thumbprint that the token or code is bound to.")
+@click.option("--nonce", metavar="NONCE", help="The nonce the server expects.")
+@click.option("--algs", metavar="ALGS", help='Algorithms the server accepts, such as "ES256 PS256"; all by default.')
+@click.option("--max-age", type=click.IntRange(1, 300), default=60, show_default=True, help="Seconds a proof is good.")
+@click.option("--at", type=float, metavar="SECONDS", help="Judge it as of this time, in seconds since 1970.")
+@click.option("--response", metavar="FILE", help="Read a server's answer instead (curl -i), and say what to do next.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def inspect(
+    ctx: click.Context, /, *, proof: str | None, source: str | None, response: str | None, as_json: bool, **options: Any
+) -> None:
+    """Decode a proof and judge it: each check with its verdict and the rule it rests on.
+
+    PROOF is one, or - for standard input, where saved request headers (also of curl -v) and HAR files are
+    understood too. What they tell of the request is compared with the proof, as are --against, --method and
+    the token. A check that lacks what it needs is not judged.
+
+    With --response it reads a server's answer, and says what a client should do next.
+
+    The status is 1 if a server would refuse the proof, or did.
+
+    \b
+    Examples:
+      dpop proof GET https://api.example/me --key key.pem | dpop inspect
+      dpop headers GET https://api.example/me --key key.pem |
+        dpop inspect - --against https://api.example/me --method GET --json
+      curl -si https://api.example/me | dpop inspect --response - || true
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    if response is not None:
+        if proof is not None or source is not None:
+            raise click.UsageError("--response reads an answer, which has no proof; give one or the other")
+        answer = read_answer(read_text(response, "--response"), time.time())
+        if as_json:
+            click.echo(json.dumps(answer_as_json(answer), indent=2))
+        else:
+            click.echo("\n".join(answer_lines(answer)))
+        ctx.exit(Status.REFUSED if answer.refused else Status.DONE)
+    requests = _requests(proof, source)
+    against = _Against.of(options)
+    reports = [(request, *against.judge(request)) for request in requests]
+    if as_json:
+        judged = [report_as_json(request, report) for request, report, _ in reports]
+        click.echo(json.dumps({"good": all(p["good"] for p in judged), "proofs": judged}, indent=2))
+    else:
+        view = ProofView(color=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+        for number, (request, report, at) in enumerate(reports):
+            click.echo("\n".join(view.lines(request, report, at, number=number + 1 if len(reports) > 1 else None)))
+    ctx.exit(Status.REFUSED if any(report.refusal for _, report, _ in reports) else Status.DONE)
+
+
+def _requests(proof: str | None, source: str | None) -> list[SeenRequest]:
+    if proof is not None and source is not None:
+        raise click.UsageError("give a proof or --from, not both")
+    if proof is not None and proof != "-":
+        if proof.count(".") != 2 and _is_file(proof):
+            raise click.UsageError("expected a proof, and the name of a file came; name a file with --from")
+        return seen_requests(proof)
+    if source is None and proof is None and sys.stdin is not None and sys.stdin.isatty():
+        raise click.UsageError(
+            "there is nothing to inspect; give a proof, or pipe one in: dpop proof GET URL --key key.pem | dpop inspect"
+        )
+    option = "--from" if source is not None else "PROOF"
+    return seen_requests(read_text(source or "-", option, limit=MAX_HAR_OCTETS))
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):
+        return False
+
+
+class _Against:
+    """What a proof is held to, apart from what came with it."""
+
+    def __init__(self, options: dict[str, Any], token: str | None) -> None:
+        self._url: str | None = options["against"]
+        self._method: str | None = options["method"]
+        self._token = token
+        self._jkt: str | None = options["jkt"]
+        self._nonces = None if options["nonce"] is None else _OneNonce(options["nonce"])
+        self._algs: str = options["algs"] or " ".join(ALGORITHMS)
+        self._max_age: int = options["max_age"]
+        self._at: float | None = options["at"]
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> _Against:
+        """From a command's options.
+
+        :raises UsageError: a URL, method, nonce or list of algorithms that is none.
+        """
+        against = cls(options, read_token(options))
+        if against._url is not None:
+            Origin.of_url(against._url)
+        if against._method is not None:
+            check_method(against._method)
+        try:
+            against._verifier(0.0)
+        except AlgorithmError as error:
+            raise click.UsageError(f"--algs: {error}") from None
+        return against
+
+    def judge(self, request: SeenRequest) -> tuple[ProofReport, float]:
+        """The verdicts on its proof, and the time as of which they are."""
+        at = self._at if self._at is not None else request.at if request.at is not None else time.time()
+        url = self._url or request.url
+        method = self._method or (("GET" if self._url else None) if request.method is None else request.method)
+        token = self._token or request.token
+        jkt = self._jkt or (None if token is None else bound_jkt(token))
+        report = self._verifier(at).report(list(request.headers), method, url, access_token=token, bound_jkt=jkt)
+        return report, at
+
+    def _verifier(self, at: float) -> ProofVerifier:
+        return ProofVerifier(
+            replay=MemoryReplayCache(clock=lambda: at),
+            nonces=self._nonces,
+            algs=self._algs,
+            max_age=self._max_age,
+            clock=lambda: at,
+        )

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server's answer, as ``curl -i`` prints it, and what a client should do next."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from dpop.client.challenge import dpop_challenge, error_of_json, nonce_field
+from dpop.client.clock import NOTABLE_SECONDS, skew
+from dpop.client.nonces import Role
+from dpop.encoding import json_object
+from dpop.errors import EncodingError
+from dpop_cli.header_dump import Head, heads_and_bodies
+
+__all__ = ["Answer", "answer_as_json", "answer_lines", "read_answer"]
+
+_WIDTH = 79
+_SHOWN = 12
+_NEXT = {
+    "use_dpop_nonce": (
+        "Make a new proof with this nonce, and send the request once more. dpop curl does so by itself; else keep the"
+        " nonce with: dpop nonce learn URL --from FILE."
+    ),
+    "invalid_dpop_proof": (
+        "The proof was refused, so the same one will be again. Look at it with dpop inspect --against URL --method M:"
+        " the clock, htu behind a proxy and a second use are the usual causes."
+    ),
+    "invalid_token": (
+        "The access token has expired, was revoked, or is bound to another key: get a new one, with the same key, and"
+        " send the request again."
+    ),
+    "insufficient_scope": "Ask the authorization server for a token with more scope; a new proof changes nothing.",
+    "invalid_grant": (
+        "The code or refresh token is not good, or is bound to another key: use the key it was issued for, or let the"
+        " user sign in again."
+    ),
+    "invalid_client": "The client did not authenticate; the proof is no part of that.",
+    "invalid_request": "The request itself is wrong; see its description.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an answer says.
+
+    :param role: what the server is, as far as the answer shows it.
+    :param ahead: seconds that its clock is ahead of this machine's.
+    :param problem: why its DPoP-Nonce is no nonce.
+    """
+
+    status: int
+    role: Role | None
+    error: str | None
+    description: str | None
+    algs: str | None
+    nonce: str | None = field(repr=False)
+    problem: str | None
+    ahead: float | None
+    token_type: str | None
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is a refusal."""
+        return self.status >= 400
+
+    @property
+    def next_step(self) -> str:
+        """What a client should do."""
+        if self.error == "use_dpop_nonce" and self.nonce is None:
+            return (
+                "The server asks for a nonce and gives none that can be used: a fault of the server; tell its operator."
+            )
+        if self.error in _NEXT:
+            return _NEXT[self.error]
+        if self.token_type is not None and self.token_type.lower() != "dpop":
+            return (
+                "The access token is of the type Bearer, so it is bound to no key: send it as Bearer, and without a"
+                " proof. If a bound one was expected, the request had no proof."
+            )
+        if not self.refused:
+            return "It went well." + (" Use the new nonce from now on." if self.nonce else "")
+        if self.status == 401 and self.role is None:
+            return "It names no DPoP challenge: the server wants other credentials, or does not know DPoP here."
+        if self.status == 401:
+            return "The request had no DPoP token: send one as Authorization: DPoP, with a proof."
+        return "The refusal is not about DPoP."
+
+
+def read_answer(text: str, now: float) -> Answer:
+    """The last answer in a text.
+
+    :param now: seconds since 1970.
+    :raises click.UsageError: there is none.
+    """
+    found = [(head, body) for head, body in heads_and_bodies(text) if head.status >= 200]
+    if not found:
+        raise click.UsageError("no answer is in it; expected a status line and headers, as curl -i prints them")
+    head, body = found[-1]
+    challenge = dpop_challenge(head.values("www-authenticate"))
+    nonce, problem = nonce_field(head.values("dpop-nonce"))
+    members = _members(body)
+    error = challenge.get("error") if challenge is not None else None
+    in_body = error_of_json(body.encode("utf-8", "replace"))
+    return Answer(
+        status=head.status,
+        role=_role(head, members),
+        error=error or in_body,
+        description=(challenge or {}).get("error_description") or _text(members, "error_description"),
+        algs=(challenge or {}).get("algs"),
+        nonce=nonce,
+        problem=problem,
+        ahead=skew(next(iter(head.values("date")), None), now, now),
+        token_type=_text(members, "token_type") if "access_token" in members else None,
+    )
+
+
+def answer_lines(answer: Answer) -> list[str]:
+    """For people."""
+    who = f" from the {answer.role.value}" if answer.role is not None else ""
+    lines = [f"{answer.status}{who}"]
+    facts = [
+        ("error", answer.error),
+        ("said", answer.description),
+        ("algs", answer.algs),
+        ("DPoP-Nonce", None if answer.nonce is None else _cut(answer.nonce)),
+        ("DPoP-Nonce", None if answer.problem is None else f"none: {answer.problem}"),
+        ("token_type", answer.token_type),
+    ]
+    if answer.ahead is not None and abs(answer.ahead) > NOTABLE_SECONDS:
+        side = "ahead of" if answer.ahead > 0 else "behind"
+        facts.append(("Date", f"{abs(answer.ahead):.0f} s {side} this machine's clock, if the answer came just now"))
+    for name, value in facts:
+        if value is not None:
+            shown = "".join(character if character.isprintable() else "?" for character in value)
+            lines += textwrap.wrap(f"  {name:<12}{shown}", _WIDTH, subsequent_indent=" " * 14, break_on_hyphens=False)
+    return [*lines, "", *textwrap.wrap(f"Next: {answer.next_step}", _WIDTH, subsequent_indent="      ")]
+
+
+def answer_as_json(answer: Answer) -> dict[str, Any]:
+    """For programs."""
+    return {
+        "status": answer.status,
+        "role": None if answer.role is None else answer.role.value,
+        "error": answer.error,
+        "error_description": answer.description,
+        "algs": None if answer.algs is None else answer.algs.split(),
+        "nonce": answer.nonce,
+        "clock_ahead": answer.ahead,
+        "token_type": answer.token_type,
+        "retry": answer.error == "use_dpop_nonce" and answer.nonce is not None,
+        "next": answer.next_step,
+    }
+
+
+def _role(head: Head, members: dict[str, Any]) -> Role | None:
+    return Role.AS if "access_token" in members and "token_type" in members else head.role
+
+
+def _members(body: str) -> dict[str, Any]:
+    try:
+        return json_object(body.strip().encode("utf-8", "replace"))
+    except EncodingError:
+        return {}
+
+
+def _text(members: dict[str, Any], name: str) -> str | None:
+    value = members.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _cut(nonce: str) -> str:
+    return nonce if len(nonce) <= _SHOWN + 3 else f"{nonce[:_SHOWN]}... ({len(nonce)} characters)"

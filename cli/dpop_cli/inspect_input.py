@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``dpop inspect`` is given: a proof, saved request headers, a HAR file; each as requests with their headers."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import click
+
+from dpop.encoding import b64url_decode, json_object
+from dpop.errors import EncodingError
+from dpop.origin import Origin
+
+__all__ = ["MAX_HAR_OCTETS", "SeenRequest", "bound_jkt", "seen_requests"]
+
+MAX_HAR_OCTETS = 1 << 26
+
+_REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) (\S+) HTTP/[0-9.]+")
+_FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:(.*)")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_EXPECTED = "expected a proof, saved request headers with a DPoP line, or a HAR file"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRequest:
+    """A request as far as it is known.
+
+    :param method: None if it is not known, as for ``url`` and ``at``, seconds since 1970.
+    :param status: of its answer.
+    """
+
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    method: str | None = None
+    url: str | None = None
+    at: float | None = None
+    status: int | None = None
+
+    @property
+    def has_proof(self) -> bool:
+        """Whether there is a DPoP header at all."""
+        return any(name.lower() == "dpop" for name, _ in self.headers)
+
+    @property
+    def token(self) -> str | None:
+        """The access token behind ``Authorization: DPoP``."""
+        for name, value in self.headers:
+            scheme, _, token = value.strip().partition(" ")
+            if name.lower() == "authorization" and scheme.lower() == "dpop" and token.strip():
+                return token.strip()
+        return None
+
+
+def seen_requests(text: str) -> list[SeenRequest]:
+    """The requests with a proof in a text, in their order.
+
+    :raises click.UsageError: there is none in it. Nothing of it is in the message.
+    """
+    stripped = text.strip()
+    if not stripped:
+        raise click.UsageError(f"there is nothing to inspect; {_EXPECTED}")
+    if stripped.startswith(("{", "[")):
+        found = _of_json(stripped)
+    elif re.search(r"^[><*{} ]*dpop[ \t]*:", stripped, re.IGNORECASE | re.MULTILINE):
+        found = _of_dump(stripped)
+    else:
+        return [SeenRequest((("DPoP", stripped),))]
+    found = [request for request in found if request.has_proof]
+    if not found:
+        raise click.UsageError(f"no request with a DPoP header is in it; {_EXPECTED}")
+    return found
+
+
+def bound_jkt(token: str) -> str | None:
+    """``cnf.jkt`` of an access token that is a JWT; None for any other (RFC 9449 §6.1). Nothing is verified."""
+    parts = token.split(".")
+    try:
+        confirmation = json_object(b64url_decode(parts[1])).get("cnf") if len(parts) == 3 else None
+    except EncodingError:
+        return None
+    jkt = confirmation.get("jkt") if isinstance(confirmation, dict) else None
+    return jkt if isinstance(jkt, str) else None
+
+
+# --- headers
+
+
+def _of_dump(text: str) -> list[SeenRequest]:
+    """Requests in saved headers, or in what ``curl -v`` says, where they stand behind ``>``."""
+    lines = _LINE_END.split(text)
+    sent = [line[1:].strip(" ") for line in lines if line.startswith(">")]
+    found: list[SeenRequest] = []
+    method, target, headers = None, None, list[tuple[str, str]]()
+    for line in [*(sent or lines), "- end HTTP/1"]:
+        if match := _REQUEST_LINE.match(line):
+            if headers:
+                found.append(SeenRequest(tuple(headers), method, _url(target, headers)))
+            method, target, headers = match[1], match[2], []
+        elif match := _FIELD.fullmatch(line.strip()):
+            headers.append((match[1], match[2].strip(" \t")))
+    return found
+
+
+def _url(target: str | None, headers: list[tuple[str, str]]) -> str | None:
+    """The URL of a request. Its scheme is in no header: https, but for this machine."""
+    if target is None or "://" in target:
+        return target
+    hosts = [value for name, value in headers if name.lower() == "host"]
+    if len(hosts) != 1:
+        return None
+    with_http = f"http://{hosts[0]}"
+    try:
+        local = Origin.parse(with_http).is_loopback
+    except ValueError:
+        return None
+    return f"{with_http if local else f'https://{hosts[0]}'}{target}"
+
+
+# --- JSON
+
+
+def _of_json(text: str) -> list[SeenRequest]:
+    try:
+        document: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        raise click.UsageError(f"what begins like JSON is none; {_EXPECTED}") from None
+    if not isinstance(document, dict):
+        return []
+    # Of dpop proof --json and dpop headers --json.
+    for name in ("proof", "DPoP"):
+        if isinstance(document.get(name), str):
+            authorization = document.get("Authorization")
+            given = [("Authorization", authorization)] if isinstance(authorization, str) else []
+            return [SeenRequest((("DPoP", document[name]), *given))]
+    log = document.get("log")
+    entries = log.get("entries") if isinstance(log, dict) else None
+    return [_of_entry(entry) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _of_entry(entry: dict[str, Any]) -> SeenRequest:
+    """One entry of a HAR file; whatever is not as HAR 1.2 has it is not known."""
+    request = entry.get("request")
+    request = request if isinstance(request, dict) else {}
+    listed = request.get("headers")
+    headers = [
+        (header["name"], header["value"])
+        for header in (listed if isinstance(listed, list) else [])
+        if isinstance(header, dict) and isinstance(header.get("name"), str) and isinstance(header.get("value"), str)
+    ]
+    response = entry.get("response")
+    status = response.get("status") if isinstance(response, dict) else None
+    return SeenRequest(
+        tuple(headers),
+        _text(request.get("method")),
+        _text(request.get("url")),
+        _time(entry.get("startedDateTime")),
+        status if isinstance(status, int) and status > 0 else None,
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _time(value: object) -> float | None:
+    try:
+        return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else None
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a proof and the verdicts on it look, for people at 80 columns and for programs."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import click
+
+from dpop.server import CheckVerdict, ProofReport
+from dpop_cli.inspect_input import SeenRequest
+
+__all__ = ["ProofView", "report_as_json"]
+
+_WIDTH = 79
+_SHOWN = 300
+_QUESTIONS = {
+    "header": "one DPoP header",
+    "jwt": "one well-formed JWT",
+    "typ": "typ is that of a proof",
+    "alg": "alg is an accepted signature",
+    "jwk": "jwk is a public key",
+    "signature": "the signature is by that key",
+    "jti": "jti names the proof",
+    "htm": "htm is the method",
+    "htu": "htu is the URL",
+    "iat": "iat is just now",
+    "lifetime": "exp and nbf, if there",
+    "nonce": "nonce is the server's",
+    "ath": "ath is the token's hash",
+    "binding": "the token is for this key",
+    "replay": "it was not used before",
+}
+_LACKING = {
+    "htm": "add --method METHOD",
+    "htu": "add --against URL",
+    "nonce": "add --nonce NONCE",
+    "ath": "add --token-file FILE",
+    "binding": "add --jkt JKT",
+    "replay": "only the server knows",
+}
+_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
+
+
+class ProofView:
+    """Turns a report into lines.
+
+    :param color: styles them; otherwise they are plain text.
+    """
+
+    def __init__(self, *, color: bool) -> None:
+        self._style: Callable[..., str] = click.style if color else _plain
+
+    def lines(
+        self, request: SeenRequest, report: ProofReport, at: float, *, number: int | None = None
+    ) -> Iterator[str]:
+        """One proof, from what is in it to what a server says.
+
+        :param number: which of several it is.
+        """
+        if number is not None:
+            answered = f" -> {request.status}" if request.status is not None else ""
+            title = f"{number}. {_shown(request.method or '')} {_shown(request.url or 'a request')}{answered}"
+            yield self._style(title, bold=True)
+        yield from self._members("Header", report.header, report, at)
+        yield from self._members("Claims", report.claims, report, at)
+        yield self._style("Checks", bold=True)
+        for check in report.checks:
+            yield from self._check(check)
+        yield ""
+        if report.refusal is None:
+            unknown = any(check.verdict == "not judged" and check.name != "replay" for check in report.checks)
+            verdict = "Good, as far as it was judged." if unknown else "Good: a server accepts it, once."
+            yield self._style(verdict, fg="green", bold=True)
+        else:
+            verdict = f"A server refuses it: {report.refusal.error} ({report.refusal.reason})."
+            yield self._style(verdict, fg="red", bold=True)
+        if number is not None:
+            yield ""
+
+    def _members(self, title: str, members: Mapping[str, Any] | None, report: ProofReport, at: float) -> Iterator[str]:
+        yield self._style(title, bold=True)
+        if members is None:
+            yield "  cannot be read"
+            return
+        for name, value in members.items():
+            shown = _shown(value)
+            if name == "jwk" and isinstance(value, dict):
+                shown = f"{_shown(value.get('kty'))} {_shown(value.get('crv', ''))}".strip()
+                shown += f", thumbprint {report.jkt}" if report.jkt else ""
+            elif name in {"iat", "exp", "nbf"} and isinstance(value, int | float) and not isinstance(value, bool):
+                shown += _when(value, at)
+            first, *rest = textwrap.wrap(shown, _WIDTH - 9, break_on_hyphens=False) or [""]
+            yield f"  {self._style(f'{_shown(name):<6}', fg='cyan')} {first}"
+            yield from (f"         {line}" for line in rest)
+
+    def _check(self, check: CheckVerdict) -> Iterator[str]:
+        mark, color = {"passed": ("ok", "green"), "failed": ("FAILED", "red")}.get(check.verdict, ("-", None))
+        mark = self._style(f"{mark:<6}", fg=color) if color else f"{mark:<6}"
+        note = check.rule
+        if check.verdict == "not judged":
+            note = f"not judged; {_LACKING.get(check.name, 'what it needs is missing')}"
+        yield f"  {mark} {_QUESTIONS[check.name]:<30} {self._style(note, dim=True)}"
+        if check.refusal is not None:
+            yield from textwrap.wrap(
+                check.refusal.detail, _WIDTH - 9, initial_indent=" " * 9, subsequent_indent=" " * 9
+            )
+            for name in ("expected", "got"):
+                value = getattr(check.refusal, name)
+                if value is not None:
+                    first, *rest = textwrap.wrap(value, _WIDTH - 18, break_on_hyphens=False) or [""]
+                    yield f"         {name:<9}{first}"
+                    yield from (f"                  {line}" for line in rest)
+
+
+def report_as_json(request: SeenRequest, report: ProofReport) -> dict[str, Any]:
+    """The same for a program. Private key material that should not be in a proof is left out."""
+    refusal = report.refusal
+    return {
+        "good": refusal is None,
+        "error": None if refusal is None else refusal.error,
+        "reason": None if refusal is None else refusal.reason,
+        "method": request.method,
+        "url": request.url,
+        "jkt": report.jkt,
+        "header": None if report.header is None else {k: _public(v) for k, v in report.header.items()},
+        "claims": report.claims,
+        "checks": [
+            {
+                "name": check.name,
+                "verdict": check.verdict,
+                "rule": check.rule,
+                "reason": None if check.refusal is None else check.refusal.reason,
+                "detail": None if check.refusal is None else check.refusal.detail,
+                "expected": None if check.refusal is None else check.refusal.expected,
+                "got": None if check.refusal is None else check.refusal.got,
+            }
+            for check in report.checks
+        ],
+    }
+
+
+def _public(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {name: "[private, not shown]" if name in _PRIVATE else member for name, member in value.items()}
+
+
+def _when(seconds: float, at: float) -> str:
+    """`` (2026-11-25 03:24:58 UTC, 12 s ago)``, where that is a time at all."""
+    try:
+        date = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return ""
+    away = round(at - seconds)
+    if abs(away) > 86_400:
+        return f" ({date})"
+    return f" ({date}, {f'{away} s ago' if away >= 0 else f'{-away} s ahead'})"
+
+
+def _shown(value: object) -> str:
+    """A stranger's text on its way to a terminal: without control characters, and not too long."""
+    text = value if isinstance(value, str) else json.dumps(_public(value))
+    text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"
+
+
+def _plain(text: str, **_styles: object) -> str:
+    return text
