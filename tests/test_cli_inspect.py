@@ -118,7 +118,7 @@ def test_algorithms_can_be_named() -> None:
 
 def test_the_clients_own_key_is_never_shown() -> None:
     """A proof with a private key in it: that is the fault, and the key is not repeated."""
-    header, claims, signature = proof().split(".")
+    _header, claims, signature = proof().split(".")
     members = {"typ": "dpop+jwt", "alg": "ES256", "jwk": {**KEY.public_jwk, "d": "s3cret-s3cret"}}
     leaky = f"{b64url_encode(json.dumps(members).encode())}.{claims}.{signature}"
     for args in ([], ["--json"]):
@@ -184,7 +184,7 @@ def test_saved_request_headers_tell_of_their_request() -> None:
     assert {name for name, said in verdicts(judged).items() if said != "passed"} == {"nonce", "binding", "replay"}
     _, (judged,) = inspected(stdin=dump(*lines, "Authorization: DPoP another"))
     assert failures(judged) == {"ath": "ath_mismatch"}
-    _, (judged,) = inspected(stdin=dump(*lines), *("--against", "https://other.example/"))  # type: ignore[misc]
+    _, (judged,) = inspected("--against", "https://other.example/", stdin=dump(*lines))
     assert failures(judged) == {"htu": "htu_mismatch"}
 
 
@@ -315,8 +315,10 @@ def test_the_binding_of_a_jwt_is_read() -> None:
     ("answer", "expected", "words"),
     [
         (
-            "HTTP/1.1 401 X\r\nDPoP-Nonce: n1\r\n"
-            'WWW-Authenticate: DPoP error="use_dpop_nonce", algs="ES256 PS256"\r\n\r\n',
+            (
+                "HTTP/1.1 401 X\r\nDPoP-Nonce: n1\r\n"
+                'WWW-Authenticate: DPoP error="use_dpop_nonce", algs="ES256 PS256"\r\n\r\n'
+            ),
             {"role": "resource server", "error": "use_dpop_nonce", "retry": True, "algs": ["ES256", "PS256"]},
             "send the request once more",
         ),
