@@ -110,7 +110,13 @@ def clouds(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[dict[str, 
 
 
 GUIDES = {
-    "curl.md": Guide({}, AS_AND_API, [400, 200, 401, 200, 200], ["nonce_missing"] * 2),
+    "curl.md": Guide(
+        {},
+        AS_AND_API,
+        # By dpop curl, with a challenge of each role; then the same by hand.
+        [400, 200, 401, 200, 200, 400, 200, 401, 200],
+        ["nonce_missing"] * 4,
+    ),
     "openssl.md": Guide({"nonces": "none"}, AS_AND_API, [200, 200]),
     "google.md": Guide(
         {"mode": "google"},
@@ -128,8 +134,8 @@ GUIDES = {
             "https://example.okta.com/api/v1/users": "resource",
             "https://example.okta.com": "origin",
         },
-        [400, 200, 200],
-        ["nonce_missing"],
+        [400, 200, 200, 400, 200, 200],
+        ["nonce_missing", "nonce_missing"],
         prepare=two_keys,
     ),
     "auth0.md": Guide(
