@@ -31,7 +31,7 @@ _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*\Z")
 _NONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+\Z")
 # Above that, servers refuse the header a proof travels in, and a hostile one could make every proof too large.
 _MAX_NONCE = 4096
-_BASE64URL = re.compile(rb"[A-Za-z0-9_-]*\Z")
+_BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _FROM_BASE64 = bytes.maketrans(b"+/", b"-_")
 _TO_BASE64 = bytes.maketrans(b"-_", b"+/")
 # What may come last after so many characters over a multiple of four: those whose unused bits are zero.
@@ -39,7 +39,8 @@ _LAST_CHARACTERS = {2: b"AQgw", 3: b"AEIMQUYcgkosw048"}
 
 # A string is matched whole so that the brackets in it do not count. Its closing quote is optional: a search
 # that fails at one quote starts again at the next, which is quadratic time for a string that never ends.
-_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*"?|[\[\]{}]', re.DOTALL)
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*"?', re.DOTALL)
+_NOT_A_BRACKET = re.compile(r"[^\[\]{}]+")
 
 # Longer runs of digits are refused before int() sees them: CPython limits them with a bare ValueError
 # and, below its limit, spends quadratic time.
@@ -70,15 +71,19 @@ def b64url_decode(text: str | bytes) -> bytes:
             raise EncodingError("not base64url: it holds characters outside ASCII") from None
     elif not isinstance(text, bytes):
         raise ArgumentTypeError("text", "str or bytes", text)
-    if not _BASE64URL.match(text):
-        raise EncodingError("not base64url: only A-Z a-z 0-9 - _ are allowed, without = padding")
-    if len(text) % 4 == 1:
-        raise EncodingError(f"not base64url: no octets encode to {len(text)} characters")
     rest = len(text) % 4
-    if rest and text[-1] not in _LAST_CHARACTERS[rest]:
-        raise EncodingError("not canonical base64url: the unused bits of its last character are not zero")
-    # Without the checks of base64.urlsafe_b64decode, which were all made above: a verifier does this five times.
-    return binascii.a2b_base64(text.translate(_TO_BASE64) + b"=" * (-len(text) % 4))
+    if rest != 1 and b"+" not in text and b"/" not in text and b"=" not in text:
+        try:
+            octets = binascii.a2b_base64(text.translate(_TO_BASE64) + b"=" * (-len(text) % 4), strict_mode=True)
+        except binascii.Error:
+            pass  # another foreign character
+        else:
+            if rest and text[-1] not in _LAST_CHARACTERS[rest]:
+                raise EncodingError("not canonical base64url: the unused bits of its last character are not zero")
+            return octets
+    if not text.translate(None, _BASE64URL):
+        raise EncodingError(f"not base64url: no octets encode to {len(text)} characters")
+    raise EncodingError("not base64url: only A-Z a-z 0-9 - _ are allowed, without = padding")
 
 
 def json_object(octets: bytes, *, max_depth: int = 8) -> dict[str, Any]:
@@ -96,8 +101,8 @@ def json_object(octets: bytes, *, max_depth: int = 8) -> dict[str, Any]:
         text = octets.decode("utf-8")
     except UnicodeDecodeError:
         raise EncodingError("not UTF-8") from None
-    if _depth(text, max_depth) > max_depth:
-        raise EncodingError(f"JSON nested deeper than {max_depth} levels")
+    if _is_too_deep(text, max_depth):
+        raise EncodingError(f"JSON nested deeper than {max_depth} levels, or with brackets that do not match")
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -115,18 +120,17 @@ def json_object(octets: bytes, *, max_depth: int = 8) -> dict[str, Any]:
     return value
 
 
-def _depth(text: str, max_depth: int) -> int:
-    """Deepest nesting of brackets outside strings, found without recursion; 0 if it cannot be too deep."""
+def _is_too_deep(text: str, max_depth: int) -> bool:
+    """Whether brackets outside strings are nested deeper, or do not match: found without recursion or counting.
+
+    Each step takes the innermost brackets away, whatever their kind, so that time is linear in the text.
+    """
     if text.count("{") + text.count("[") <= max_depth:
-        return 0
-    depth = deepest = 0
-    for found in _STRING_OR_BRACKET.findall(text):
-        if found in "{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif found in "}]":
-            depth -= 1
-    return deepest
+        return False
+    brackets = _NOT_A_BRACKET.sub("", _STRING.sub("", text)).replace("{", "[").replace("}", "]")
+    for _ in range(max_depth):
+        brackets = brackets.replace("[]", "")
+    return brackets != ""
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

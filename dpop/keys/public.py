@@ -106,6 +106,8 @@ class PublicKey:
                 raise InvalidKeyError(
                     f'the JWK has "{name}", a member of private or symmetric keys, where a public key is needed'
                 )
+        _check_purpose(jwk)
+        declared = _text(jwk, "alg") if "alg" in jwk else None
         kty = jwk.get("kty")
         if kty == "EC":
             key, algs, size = _read_ec(jwk)
@@ -115,9 +117,7 @@ class PublicKey:
             key, algs, size = _read_rsa(jwk)
         else:
             raise _wrong_kty(jwk)
-        _check_purpose(jwk)
         members = tuple([(name, str(jwk[name])) for name in REQUIRED_MEMBERS[ALGORITHMS[algs[0]].kty]])
-        declared = _text(jwk, "alg") if "alg" in jwk else None
         return cls(key, members, algs, size, declared)
 
     @classmethod

@@ -5,22 +5,27 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Mapping
 
 from dpop import htu as targets
 from dpop.encoding import access_token_hash
 from dpop.errors import ArgumentTypeError, CredentialError, InvalidKeyError, SignatureFormatError, TargetError
+from dpop.keys.algorithms import ALGORITHMS
 from dpop.keys.public import PublicKey
 from dpop.server.claims import ProofClaims
 from dpop.server.jws import CompactJWS, JoseHeader
 from dpop.server.reasons import Reason, refuse
+from dpop.signature import check_raw
 
 __all__ = [
     "check_access_token",
     "check_grant_binding",
     "check_header",
     "check_key",
+    "check_key_kind",
     "check_method",
     "check_signature",
+    "check_signature_form",
     "check_target",
     "check_token_binding",
     "check_validity",
@@ -42,23 +47,55 @@ def check_header(header: JoseHeader, algs: tuple[str, ...]) -> str:
     return alg
 
 
-def check_key(header: JoseHeader, alg: str) -> PublicKey:
-    """``jwk`` is a good public key for this algorithm, and public only (RFC 9449 §4.3 (7); RFC 8725 §3.4)."""
+def check_key_kind(header: JoseHeader, alg: str) -> None:
+    """``jwk`` is public only, and of the kind this algorithm is for (RFC 9449 §4.3 (7); RFC 8725 §3.1).
+
+    That it is a key at all is for :func:`check_key`, which costs more.
+    """
     jwk = header.members.get("jwk")
     if not isinstance(jwk, dict):
         raise refuse(Reason.JWK_MISSING)
     if not _PRIVATE_MEMBERS.isdisjoint(jwk):
         raise refuse(Reason.JWK_PRIVATE)
+    kind = _algs_of_kind(jwk)
+    if not kind:
+        check_key(header)
+    if alg not in kind:
+        raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {' or '.join(kind)}")
+    declared = jwk.get("alg", alg)
+    if declared != alg and isinstance(declared, str) and {declared, alg} != _ONE_KEY_TWO_NAMES:
+        raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {declared}")
+
+
+def check_key(header: JoseHeader) -> PublicKey:
+    """``jwk`` is a good public key in its one spelling (RFC 7518 §6; RFC 8725 §3.4)."""
     try:
-        key = header.key
+        return header.key
     except InvalidKeyError as error:
         raise refuse(Reason.JWK_INVALID, because=str(error)) from None
-    if alg not in key.algs:
-        raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {' or '.join(key.algs)}")
-    declared = key.declared_alg
-    if declared is not None and declared != alg and {declared, alg} != _ONE_KEY_TWO_NAMES:
-        raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {declared}")
-    return key
+
+
+def _algs_of_kind(jwk: Mapping[str, object]) -> list[str]:
+    """The algorithms for keys of this type and curve, none if these are not known."""
+    kty, crv = jwk.get("kty"), jwk.get("crv")
+    return [name for name, kind in ALGORITHMS.items() if kind.kty == kty and (kind.crv is None or kind.crv == crv)]
+
+
+def check_signature_form(alg: str, jws: CompactJWS) -> None:
+    """The signature has the length of its algorithm; of ECDSA, numbers in range (RFC 7518 §3.4). No key is needed.
+
+    Of RSA the key tells the length.
+    """
+    size = ALGORITHMS[alg].signature_size
+    if size is None:
+        return
+    try:
+        if ALGORITHMS[alg].kty == "EC":
+            check_raw(jws.signature, size // 2)
+        elif len(jws.signature) != size:
+            raise SignatureFormatError(f"a signature by {alg} has {size} octets, not {len(jws.signature)}")
+    except SignatureFormatError as error:
+        raise refuse(Reason.SIGNATURE_MALFORMED, because=str(error)) from None
 
 
 def check_signature(key: PublicKey, alg: str, jws: CompactJWS) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from dpop.encoding import b64url_decode, json_object
 from dpop.errors import ArgumentTypeError, EncodingError
@@ -46,13 +46,30 @@ class JoseHeader:
         return self._key
 
 
-class CompactJWS(NamedTuple):
+class CompactJWS:
     """The parts of a compact JWS (RFC 7515 §7.1), decoded but not judged."""
 
-    header: JoseHeader
-    payload: dict[str, Any]
-    signing_input: bytes
-    signature: bytes
+    __slots__ = ("_max_depth", "_payload", "_payload_part", "header", "signature", "signing_input")
+
+    def __init__(
+        self, header: JoseHeader, payload_part: str, signing_input: bytes, signature: bytes, max_depth: int
+    ) -> None:
+        self.header: JoseHeader = header
+        self.signing_input: bytes = signing_input
+        self.signature: bytes = signature
+        self._payload: dict[str, Any] | None = None
+        self._payload_part = payload_part
+        self._max_depth = max_depth
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The claims, read when first asked for: not before somebody is known to have signed them.
+
+        :raises InvalidProof: not one JSON object.
+        """
+        if self._payload is None:
+            self._payload = _object(self._payload_part, self._max_depth, Reason.PAYLOAD_MALFORMED)
+        return self._payload
 
     def __repr__(self) -> str:
         return "<CompactJWS>"
@@ -103,7 +120,7 @@ def parse_compact(text: str, *, max_length: int, max_depth: int) -> CompactJWS:
 
     :param max_length: characters read at most.
     :param max_depth: levels of JSON nesting read at most.
-    :raises InvalidProof: it is anything else, or its header has ``crit`` or ``b64``.
+    :raises InvalidProof: it is anything else, or its header has ``crit`` or ``b64``. The payload is decoded later.
     """
     if len(text) > max_length:
         raise refuse(Reason.PROOF_TOO_LONG, expected=f"at most {max_length} characters", got=f"{len(text)} characters")
@@ -112,12 +129,11 @@ def parse_compact(text: str, *, max_length: int, max_depth: int) -> CompactJWS:
         raise refuse(Reason.NOT_COMPACT, because=_why_not_compact(text))
     header_part, payload_part, signature_part = parts.groups()
     header = (_recent_header if len(header_part) <= _MAX_RECENT else _read_header)(header_part, max_depth)
-    payload = _object(payload_part, max_depth, Reason.PAYLOAD_MALFORMED)
     try:
         signature = b64url_decode(signature_part)
     except EncodingError as error:
         raise refuse(Reason.SIGNATURE_MALFORMED, because=str(error)) from None
-    return CompactJWS(header, payload, text[: parts.end(2)].encode("ascii"), signature)
+    return CompactJWS(header, payload_part, text[: parts.end(2)].encode("ascii"), signature, max_depth)
 
 
 def _read_header(part: str, max_depth: int) -> JoseHeader:

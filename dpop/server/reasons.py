@@ -37,7 +37,6 @@ class Reason(StrEnum):
     # One well-formed JWT: RFC 9449 §4.3 (2), RFC 7515.
     NOT_COMPACT = "not_compact", "the proof is not a compact JWS of three base64url parts"
     HEADER_MALFORMED = "header_malformed", "the JOSE header cannot be read"
-    PAYLOAD_MALFORMED = "payload_malformed", "the claims cannot be read"
     SIGNATURE_MALFORMED = "signature_malformed", "the signature has the wrong form for its algorithm"
     CRIT_REFUSED = "crit_refused", "the JOSE header has crit or b64, which no DPoP proof uses"
     # The JOSE header: RFC 9449 §4.3 (4), (5).
@@ -53,7 +52,8 @@ class Reason(StrEnum):
     JWK_ALG_MISMATCH = "jwk_alg_mismatch", "the key and the algorithm do not belong together"
     # The signature: RFC 9449 §4.3 (6).
     SIGNATURE_INVALID = "signature_invalid", "the signature does not verify with the key in the jwk header"
-    # The claims: RFC 9449 §4.3 (3), (8), (9), RFC 7519 §4.1.
+    # The claims: RFC 9449 §4.3 (2), (3), (8), (9), RFC 7519 §4.1.
+    PAYLOAD_MALFORMED = "payload_malformed", "the claims cannot be read"
     JTI_MISSING = "jti_missing", "the jti claim is missing, empty or not a string"
     JTI_TOO_LONG = "jti_too_long", "the jti claim is longer than this server stores"
     HTM_MISSING = "htm_missing", "the htm claim is missing, empty or not a string"

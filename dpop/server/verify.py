@@ -3,7 +3,8 @@
 
 Order: header field, structure, JOSE header, key, signature, claims, nonce, time, binding, and last
 the replay cache, so that a proof refused for any other reason can be corrected and keeps its ``jti``.
-A nonce is challenged only after the signature has been verified.
+What is cheap comes before what is dear: to refuse should cost less than to accept. Claims are read, and a
+nonce is challenged, only after the signature has been verified.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from dpop.server.checks import (
     check_grant_binding,
     check_header,
     check_key,
+    check_key_kind,
     check_method,
     check_signature,
+    check_signature_form,
     check_target,
     check_token_binding,
     check_validity,
@@ -256,7 +259,9 @@ class ProofVerifier:
             raise refuse(Reason.PROOF_MISSING, error=missing)
         jws = parse_compact(text, max_length=self._max_length, max_depth=self._max_depth)
         alg = check_header(jws.header, self._algs)
-        key = check_key(jws.header, alg)
+        check_key_kind(jws.header, alg)
+        check_signature_form(alg, jws)
+        key = check_key(jws.header)
         check_signature(key, alg, jws)
         claims = read_claims(jws.payload, max_jti=self._max_jti, max_htu=self._max_htu)
         check_method(claims, method)
