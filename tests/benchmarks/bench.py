@@ -17,47 +17,21 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from figures import Figure, pairs, seconds
+from verifying import live_entries, once, refusing, verifying
 
 import dpop
 from dpop.client.prover import Prover
 from dpop.proof import signing_input
 from dpop.requests import DPoPAdapter
 from dpop.testing import DPoPTestServer
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured figure, and what it should be."""
-
-    name: str
-    value: float
-    unit: str
-    goal: str
-    reached: bool
-
-
-def seconds(function: Callable[[], object], rounds: int) -> float:
-    """Time of one call, over so many."""
-    start = time.perf_counter()
-    for _ in range(rounds):
-        function()
-    return (time.perf_counter() - start) / rounds
-
-
-def pairs(
-    one: Callable[[], object], other: Callable[[], object], *, rounds: int, repeats: int
-) -> list[tuple[float, float]]:
-    """Both timed in turn, so often."""
-    seconds(one, rounds), seconds(other, rounds)
-    return [(seconds(one, rounds), seconds(other, rounds)) for _ in range(repeats)]
 
 
 def minting(*, short: bool) -> list[Figure]:
@@ -236,6 +210,9 @@ def _single_use() -> Figure:
     )
 
 
+BENCHMARKS = (minting, overhead, importing, wasted_round_trips, verifying, refusing, once, live_entries)
+
+
 def main() -> int:
     """Run all benchmarks and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -243,7 +220,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON array")
     arguments = parser.parse_args()
     figures: list[Figure] = []
-    for benchmark in (minting, overhead, importing, wasted_round_trips):
+    for benchmark in BENCHMARKS:
         for figure in benchmark(short=arguments.short):
             figures.append(figure)
             if not arguments.json:
