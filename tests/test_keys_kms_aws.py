@@ -428,9 +428,10 @@ def test_a_service_that_answers_nonsense(faulty: FaultyKms, signature: bytes) ->
     faulty.server.faults.append(Told(200, {"KeyId": "k", "Signature": base64.b64encode(signature).decode()}))
     with pytest.raises(errors.SigningError, match="AWS KMS, key alias/dpop, did not return a signature"):
         key.sign(b"octets")
-    faulty.server.faults.append(Told(200, {}))
-    with pytest.raises(errors.DPoPKeyError, match="KeyError"):
-        key.sign(b"octets")
+    for use in (faulty.open, lambda: key.sign(b"octets")):
+        faulty.server.faults.append(Told(200, {}))
+        with pytest.raises(errors.DPoPKeyError, match="KeyError"):
+            use()
 
 
 def test_another_keys_signature(faulty: FaultyKms) -> None:

@@ -101,6 +101,14 @@ def test_keys_of_no_use(google: RestServer, algorithm: str, private: Any) -> Non
         opened(google)
 
 
+@pytest.mark.filterwarnings("ignore:Unrecognized CryptoKeyVersionAlgorithm")
+def test_an_algorithm_that_is_newer_than_the_library(google: RestServer) -> None:
+    """It has a number and no name yet."""
+    google.faults.append(Told(200, {"name": NAME, "algorithm": 9999, "pem": ""}))
+    with pytest.raises(errors.InvalidKeyError, match="its algorithm is 9999"):
+        opened(google)
+
+
 def test_a_public_key_that_does_not_fit(google: RestServer) -> None:
     """Damaged, or of another kind than the algorithm says."""
     google.kms.private = ec.generate_private_key(ec.SECP384R1())

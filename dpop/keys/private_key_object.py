@@ -104,9 +104,7 @@ class _RSAKey(_Held, rsa.RSAPrivateKey):
     def sign(self, data: Any, padding: paddings.AsymmetricPadding, algorithm: Any) -> bytes:
         wanted, hashing = parameters(self._key.alg)
         _check_hash(algorithm, hashing, self._key.alg)
-        by_digest = paddings.PSS(paddings.MGF1(hashing), paddings.PSS.DIGEST_LENGTH)
-        pkcs1 = isinstance(wanted, paddings.PKCS1v15)
-        if not (isinstance(padding, paddings.PKCS1v15) if pkcs1 else padding in (wanted, by_digest)):
+        if type(padding) is not type(wanted) or not _is_salted_as_jose_says(padding, hashing):
             raise UnsupportedAlgorithm(f"this key signs {self._key.alg} and pads as that does (RFC 7518 §3.3, §3.5)")
         return self._key.sign(bytes(data))
 
@@ -119,6 +117,15 @@ def _check_hash(given: object, wanted: hashes.HashAlgorithm, alg: str) -> None:
     if type(given) is not type(wanted):
         name = getattr(given, "name", type(given).__name__)
         raise UnsupportedAlgorithm(f"this key signs {alg}: it hashes the data itself with {wanted.name}, not {name}")
+
+
+def _is_salted_as_jose_says(padding: Any, hashing: hashes.HashAlgorithm) -> bool:
+    """Whether PSS has the hash's length of salt, and the hash in its MGF1 (RFC 7518 §3.5); others have no salt."""
+    if not isinstance(padding, paddings.PSS):
+        return True
+    # There is no public way to ask in the oldest cryptography that is supported.
+    salt, mask = getattr(padding, "_salt_length", None), getattr(getattr(padding, "_mgf", None), "_algorithm", None)
+    return type(mask) is type(hashing) and salt in {hashing.digest_size, paddings.PSS.DIGEST_LENGTH}
 
 
 def _refuse_export() -> NoReturn:

@@ -111,7 +111,7 @@ class GcpKms(KeyService):
     def describe(self) -> Facts:
         """The public key and its algorithm (GetPublicKey)."""
         answer = self.ask(lambda kms: kms.get_public_key(request={"name": self.name}, **self._patience()))
-        algorithm = str(answer.algorithm.name)
+        algorithm = str(getattr(answer.algorithm, "name", answer.algorithm))  # a number if it is newer than the library
         alg = next((alg for pattern, alg in _ALGORITHMS if pattern.fullmatch(algorithm)), None)
         if alg is None:
             raise self.trouble(InvalidKeyError, f"its algorithm is {algorithm}; EC_SIGN_P256_SHA256 serves DPoP best")

@@ -161,7 +161,7 @@ class KmsKey(ExternalKey):
         :raises AlgorithmError: it does not sign with ``alg``.
         :raises MissingExtraError: the service's library is not installed.
         """
-        return cls(service, service.describe(), alg, reference)
+        return cls(service, service.guarded(service.describe), alg, reference)
 
     @property
     def algs(self) -> tuple[str, ...]:
