@@ -177,7 +177,7 @@ GUIDES = {
         around=clouds,
     ),
     "signers.md": Guide({}, AS_AND_API, [], prepare=an_object),
-    "troubleshooting.md": Guide({}, AS_AND_API, [401], ["no_credentials"], prepare=a_key_and_a_token),
+    "troubleshooting.md": Guide({}, AS_AND_API, [401, 401], ["no_credentials"] * 2, prepare=a_key_and_a_token),
 }
 
 
