@@ -80,6 +80,10 @@ def test_the_code_comes_back() -> None:
         ("error=access_denied&state=STATE&iss=https://as.example", ReauthorizationError),
         ("error=invalid_scope&error_description=%0Ano&state=STATE&iss=https://as.example", TokenRefusedError),
         ("error=server_error&state=other&iss=https://as.example", TokenAnswerError),
+        # A browser goes wherever a page sends it: no such URL may end in an error of another kind.
+        ("https://[::1/?code=x&state=STATE&iss=https://as.example", TokenAnswerError),
+        ("code=x&state=STATE&iss=https://as.example" + "&a=b" * 50, TokenAnswerError),
+        ("code=x&state=\udcff&iss=https://as.example", TokenAnswerError),
     ],
 )
 def test_other_answers_are_not_used(query: str, error: type[Exception]) -> None:

@@ -50,12 +50,17 @@ class AuthorizationRequest:
         :raises ReauthorizationError: the user said no.
         :raises TokenRefusedError: the server did.
         """
-        query = urlsplit(callback).query if _URL.match(callback) else callback
-        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=50)
+        try:
+            query = urlsplit(callback).query if _URL.match(callback) else callback
+            pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=50)
+        except ValueError:
+            raise TokenAnswerError(
+                "what came back is no URL, or has too many parameters; the answer is not used"
+            ) from None
         answer = dict(pairs)
         if len(answer) != len(pairs):
             raise TokenAnswerError("a parameter came back twice; the answer is not used")
-        if not hmac.compare_digest(answer.get("state", "").encode(), self.state.encode()):
+        if not hmac.compare_digest(answer.get("state", "").encode("utf-8", "replace"), self.state.encode()):
             raise TokenAnswerError("the state that came back is not that of this request; the answer is not used")
         iss = answer.get("iss")
         if issuer is not None and (iss is not None or iss_required) and iss != issuer:
