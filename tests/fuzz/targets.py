@@ -28,12 +28,23 @@ from dpop.errors import (
     InvalidProof,
     SignatureFormatError,
     TargetError,
+    TokenFormatError,
+    TokenRequestError,
 )
+from dpop.keys.kms.uri import checked_endpoint, read_uri
+from dpop.keys.pkcs11.uri import Pkcs11Uri
 from dpop.keys.public import PublicKey
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, resource_challenge, token_error
 from dpop.server.claims import read_claims
+from dpop.server.resource import ProtectedResource, ResourceRequest
 from dpop.signature import der_to_raw, raw_to_der
 from dpop.testing.defects.forge import ED, A, b64u, make
+from dpop.tokens.answers import read_tokens
+from dpop.tokens.authorization import AuthorizationRequest
+from dpop.tokens.messages import HTTPAnswer
+from dpop.tokens.metadata import read_metadata
+from dpop.tokens.records import read_record, write_record
+from dpop.tokens.token_set import TokenSet
 
 __all__ = ["TARGETS", "Target"]
 
@@ -316,6 +327,169 @@ def _key_file_seeds() -> Iterator[bytes]:
     yield json.dumps(A.public_jwk | {"d": A.d}).encode()
 
 
+# --- URIs of keys
+
+
+def fuzz_key_uri(data: bytes) -> None:
+    """A PKCS#11 URI and one of a key service: read whole, or refused without a word of what may be a PIN."""
+    text = data.decode("latin-1")
+    try:
+        uri = Pkcs11Uri.parse(text)
+    except InvalidKeyError as refused:
+        _check_length(refused)
+        _check_pin(text, refused)
+    else:
+        assert Pkcs11Uri.parse(uri.name).name == uri.name
+        without_pin = Pkcs11Uri.parse(text.partition("?")[0])
+        assert (repr(uri), str(uri)) == (repr(without_pin), str(without_pin))
+    try:
+        kms = read_uri(
+            f"awskms:{text.partition(':')[2]}", {"region": "[a-z0-9-]+", "endpoint": ".+"}, "awskms:KEY?region=REGION"
+        )
+    except InvalidKeyError as refused:
+        _check_length(refused)
+        return
+    if "endpoint" in kms.options:
+        try:
+            checked_endpoint(kms.options["endpoint"])
+        except InvalidKeyError as refused:
+            _check_length(refused)
+
+
+def _check_pin(text: str, refused: InvalidKeyError) -> None:
+    """Behind the question mark may be a PIN. Short parts of it may be in the sentence by chance."""
+    assert not any(part in str(refused) for part in text.partition("?")[2].split("&") if len(part) > 40)
+
+
+def _key_uri_seeds() -> Iterator[bytes]:
+    yield b"pkcs11:token=my%20token;object=dpop;id=%01%ff?module-path=/usr/lib/libx.so&pin-source=file:/run/pin"
+    yield b"pkcs11:serial=1;model=m;manufacturer=x;slot-id=3;type=private;library-version=2.6?pin-value=1234"
+    yield b"PKCS11:object=a?module-name=softhsm2&pin-source=/x"
+    yield b"awskms:arn:aws:kms:eu-west-1:1:key/2?region=eu-west-1&endpoint=https%3A%2F%2Fkms.example"
+
+
+# --- a whole request at an API
+
+
+def fuzz_request(data: bytes) -> None:
+    """Method and target, header fields, an empty line, and what the token's issuer says of it."""
+    head, _, said = data.partition(b"\n\n")
+    first, *lines = head.decode("latin-1").split("\n")
+    method, _, target = first.partition(" ")
+    headers = [(name, value.strip(" \t")) for name, colon, value in (line.partition(":") for line in lines) if colon]
+    try:
+        claims = json_object(said)
+    except EncodingError:
+        claims = {"cnf": {"jkt": JKT}}
+    request = ResourceRequest(method, target, target, headers)
+    for bearer in (False, True):
+        verifier = _judge(replay=MemoryReplayCache(clock=lambda: NOW))
+        resource = ProtectedResource(verifier, url="https://server.example.com", token=lambda _: claims, bearer=bearer)
+        try:
+            access = resource.admit(request)
+            access.require_scope("read")
+        except InvalidProof as refused:
+            status, fields = resource.refusal(request, refused)
+            assert status in {400, 401, 403}
+            for name, value in fields:
+                assert (name + value).isascii()
+                assert (name + value).isprintable()
+            challenge = dpop_challenge([value for name, value in fields if name == "WWW-Authenticate"])
+            assert challenge is not None
+            assert challenge.get("algs")
+        else:
+            assert access.scheme == ("Bearer" if access.proof is None else "DPoP")
+            assert access.proof is None or access.proof.jkt == JKT
+            assert access.proof is not None or (bearer and claims.get("cnf") is None)
+
+
+def _request_seeds() -> Iterator[bytes]:
+    for case in json.loads((VECTORS / "answers.json").read_text(encoding="ascii"))["cases"]:
+        for step in case.get("steps", ()):
+            request = step["request"]
+            lines = [f"{request['method']} {request['url'].removeprefix('https://server.example.com')}"]
+            lines += [f"{name}: {value}" for name, value in request["headers"]]
+            yield "\n".join(lines).encode("latin-1") + b'\n\n{"cnf":{"jkt":"%s"},"scope":"read"}' % JKT.encode()
+
+
+# --- what an authorization server answers
+
+
+def fuzz_token_answer(data: bytes) -> None:
+    """Tokens, or an error, or anything else; the first octet chooses the status."""
+    answer = HTTPAnswer((200, 200, 200, 400, 401, 302, 500)[data[0] % 7] if data else 200, [], data[1:])
+    try:
+        tokens = read_tokens(answer, asked_at=NOW, jkt=JKT, allow_bearer=False, secrets=["pa55word"])
+    except TokenRequestError as refused:
+        _check_refused_tokens(refused)
+        return
+    assert tokens.token_type in {"DPoP", "N_A"}
+    assert TokenSet.from_dict(json_object(tokens.to_json(), max_depth=24)) == tokens
+
+
+def _check_refused_tokens(refused: TokenRequestError) -> None:
+    text = str(refused)
+    assert len(text) < 2_000
+    assert text.isprintable()
+    assert "pa55word" not in text
+
+
+def _token_answer_seeds() -> Iterator[bytes]:
+    yield b'\0{"access_token":"a","token_type":"DPoP","expires_in":3600,"refresh_token":"r","scope":"a b"}'
+    yield b'\0{"access_token":"a","token_type":"Bearer","expires_in":1.5,"refresh_expires_in":0,"id_token":"x"}'
+    yield b'\3{"error":"invalid_grant","error_description":"no pa55word","error_subtype":"x","error_uri":"y"}'
+    yield b'\3{"error":"use_dpop_nonce"}'
+    yield b"\6<html>"
+
+
+def fuzz_callback(data: bytes) -> None:
+    """What a browser brings back, whoever sent it there."""
+    request = AuthorizationRequest("https://as.example/authorize?x=1", "s", "v" * 43, "https://c.example/")
+    for text in (data.decode("latin-1"), data.decode("utf-8", "surrogateescape")):
+        try:
+            code = request.code_of(text, issuer="https://as.example")
+        except TokenRequestError as refused:
+            _check_refused_tokens(refused)
+        else:
+            assert code
+
+
+def _callback_seeds() -> Iterator[bytes]:
+    yield b"https://c.example/?code=4%2Fabc&state=s&iss=https%3A%2F%2Fas.example"
+    yield b"code=1&state=s"
+    yield b"http://127.0.0.1:1/cb?error=access_denied&error_description=no&state=s"
+    yield b"http://[::1]:1/cb?state=s&code=1#f"
+
+
+def fuzz_metadata(data: bytes) -> None:
+    """A server's metadata; and a record of tokens as a store keeps it."""
+    try:
+        metadata = read_metadata("https://as.example", data)
+    except TokenRequestError as refused:
+        _check_refused_tokens(refused)
+    else:
+        assert metadata.issuer == "https://as.example"
+    try:
+        read_record(data, "a", None, "the file")
+    except TokenFormatError as refused:
+        _check_length(refused)
+
+
+def _metadata_seeds() -> Iterator[bytes]:
+    yield json.dumps(
+        {
+            "issuer": "https://as.example",
+            "token_endpoint": "https://as.example/token",
+            "authorization_endpoint": "https://as.example/authorize",
+            "token_endpoint_auth_methods_supported": ["none"],
+            "dpop_signing_alg_values_supported": ["ES256"],
+            "require_pushed_authorization_requests": True,
+        }
+    ).encode()
+    tokens = TokenSet(access_token="a", token_type="DPoP", issued_at=NOW, expires_at=NOW + 60, jkt=JKT)
+    yield write_record(tokens, "a", None)
+
+
 # --- the ground
 
 
@@ -359,5 +533,10 @@ TARGETS = {
     "der": Target(fuzz_der, _der_seeds),
     "jwk": Target(fuzz_jwk, _jwk_seeds),
     "key-file": Target(fuzz_key_file, _key_file_seeds),
+    "key-uri": Target(fuzz_key_uri, _key_uri_seeds),
+    "request": Target(fuzz_request, _request_seeds),
+    "token-answer": Target(fuzz_token_answer, _token_answer_seeds),
+    "callback": Target(fuzz_callback, _callback_seeds),
+    "metadata": Target(fuzz_metadata, _metadata_seeds),
     "encoding": Target(fuzz_encoding, _encoding_seeds),
 }
