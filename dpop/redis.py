@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Redis behind a server of several processes or hosts: each proof once in all of them, and each nonce.
+"""Redis behind several processes or hosts: of a server, that takes each proof once, and of a client, with its tokens.
 
 ::
 
@@ -7,6 +7,10 @@
     cache = RedisReplayCache(client, when_down="refuse")
     cache.check()
     verifier = ProofVerifier(replay=cache, nonces=NonceIssuer(secret, single_use=cache))
+
+A client's tokens, and the lease that lets one host at a time refresh them::
+
+    source = endpoint.source(RedisTokenStore(redis.Redis.from_url("redis://cache.internal/0", socket_timeout=2)))
 
 Proofs and used nonces have different names in it, so one cache serves for both. :class:`AsyncRedisReplayCache`
 is the same for ``redis.asyncio`` and the async methods of a verifier.
@@ -17,5 +21,6 @@ Give the client timeouts: a request waits for as long as Redis does not answer. 
 from __future__ import annotations
 
 from dpop._redis_replay import AsyncRedisReplayCache, RedisReplayCache
+from dpop._redis_tokens import RedisTokenStore
 
-__all__ = ["AsyncRedisReplayCache", "RedisReplayCache"]
+__all__ = ["AsyncRedisReplayCache", "RedisReplayCache", "RedisTokenStore"]

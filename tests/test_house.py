@@ -25,6 +25,7 @@ DOORS = {
     "requests",
     "httpx",
     "httpx2",
+    "keyring",
     "redis",
     "asgi",
     "wsgi",
@@ -37,6 +38,7 @@ DOORS = {
     "_httpx_tokens",
     "_redis_failures",
     "_redis_replay",
+    "_redis_tokens",
 }
 # From the bottom up: a layer imports from those below it and from itself.
 LAYERS = [
@@ -51,7 +53,7 @@ LAYERS = [
     {"testing"},
 ]
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "h2", "anyio", "aiohttp"}
-LIBRARIES = HTTP_LIBRARIES | {"redis", "starlette"}
+LIBRARIES = HTTP_LIBRARIES | {"keyring", "redis", "starlette"}
 
 
 def part(path: Path) -> str:

@@ -45,6 +45,8 @@ def numbered(number: int) -> TokenSet:
 class StoreContract:
     """The tests; ``make`` is the fixture to give them."""
 
+    workers, rounds = 8, 5
+
     def test_what_is_saved_is_there(self, make: Make) -> None:
         """Nothing, then all of it, in another store too; then nothing again."""
         store = make()
@@ -141,7 +143,7 @@ class StoreContract:
 
         def raise_it(_: int) -> None:
             store = make()
-            for _ in range(5):
+            for _ in range(self.rounds):
                 lock = store.lock("default")
                 assert lock.acquire(60)
                 there = store.load()
@@ -150,9 +152,9 @@ class StoreContract:
                 assert store.replace(there, numbered(number + 1), "default", fence=lock.fence)
                 lock.release()
 
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(raise_it, range(8)))
-        assert make().load() == numbered(40)
+        with ThreadPoolExecutor(self.workers) as pool:
+            list(pool.map(raise_it, range(self.workers)))
+        assert make().load() == numbered(self.workers * self.rounds)
 
     def test_saving_waits_for_a_refresh(self, make: Make) -> None:
         """A login while a refresh is under way is written after it, and stays."""

@@ -7,6 +7,7 @@ Here is what goes into it and comes out of it:
 - :class:`TokenSet` - tokens of one grant, with the ``jkt`` of their key and where the key is kept.
 - :class:`FileTokenStore`, :class:`MemoryTokenStore` - where they are kept; :class:`TokenStore` is what a store of
   one's own must do. ``endpoint.source(store)`` makes a :class:`RefreshingSource` of it: call that for a token.
+- :class:`Refresher` - keeps what is stored fresh, in a process of its own.
 - :class:`ServerMetadata` - a server's endpoints, by hand.
 - :class:`PrivateKeyJWT` - client authentication by a signed assertion.
 """
@@ -16,12 +17,14 @@ from dpop.tokens.client_auth import ClientAuth, ClientSecretBasic, ClientSecretP
 from dpop.tokens.device import DeviceAuthorization
 from dpop.tokens.file_store import FileTokenStore
 from dpop.tokens.metadata import ServerMetadata
+from dpop.tokens.refresher import AccountStatus, Refresher
 from dpop.tokens.sealing import Sealer
 from dpop.tokens.source import AsyncRefreshingSource, RefreshingSource
 from dpop.tokens.stores import MemoryTokenStore, StoreLock, TokenStore
 from dpop.tokens.token_set import TokenSet
 
 __all__ = [
+    "AccountStatus",
     "AsyncRefreshingSource",
     "AuthorizationRequest",
     "ClientAuth",
@@ -32,6 +35,7 @@ __all__ = [
     "MemoryTokenStore",
     "NoSecret",
     "PrivateKeyJWT",
+    "Refresher",
     "RefreshingSource",
     "Sealer",
     "ServerMetadata",

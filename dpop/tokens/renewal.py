@@ -12,7 +12,6 @@ A generator of steps, like all that is written once for threads and tasks.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -61,8 +60,8 @@ class Renewal:
         self._grant = grant
         # Tokens that came and could not be stored, with those they replace: this process has the only copy.
         self._unsaved: tuple[TokenSet | None, TokenSet] | None = None
-        # Tokens the server has no use for any more, and what it said.
-        self._dead: tuple[str, ReauthorizationError] | None = None
+        # Tokens the server has no use for any more.
+        self._dead: TokenSet | None = None
 
     def steps(self, good: Callable[[TokenSet], bool], *, patient: bool = True) -> Steps[TokenSet]:
         """Tokens for which ``good`` holds: from the store, or else new ones.
@@ -122,8 +121,10 @@ class Renewal:
 
     def _refresh(self, stored: TokenSet, lock: StoreLock) -> Steps[TokenSet | None]:
         """New tokens; ``None`` if others are in the store now."""
-        if self._dead is not None and self._dead[0] == stored.fingerprint:
-            raise copy.copy(self._dead[1])
+        if stored.refusal:
+            raise _refusal_of(stored)
+        if self._dead is not None and self._dead.fingerprint == stored.fingerprint:
+            raise _refusal_of(self._dead)  # it could not be noted
         self._grants.check(stored)
         begun = stored.but(refresh_sent_at=self._clock())
         if not (yield Blocking(lambda: self._store.replace(stored, begun, self._account, fence=lock.fence))):
@@ -140,37 +141,23 @@ class Renewal:
             there: TokenSet | None = yield Blocking(self._load)
             if there is not None and there.fingerprint != stored.fingerprint:
                 return None
-            raise self._terminal(stored, error, lost=lost) from error
+            final = begun.but(refusal=_noted(error, lost=lost))
+            self._dead = final
+            yield Blocking(lambda: self._note(begun, final))
+            raise _refusal_of(final) from error
         except DPoPError as error:
             if not lost and isinstance(error, TemporaryTokenError) and (error.status or 0) < 500:
                 # The server has not looked at the refresh token, or was never reached.
-                yield Blocking(lambda: self._unmark(begun, stored))
+                yield Blocking(lambda: self._note(begun, stored))
             raise
         return (yield from self._save(begun, tokens))
 
-    def _terminal(self, stored: TokenSet, error: ReauthorizationError, *, lost: bool) -> ReauthorizationError:
-        message = str(error)
-        if lost:
-            message += (
-                ". An earlier refresh with the same refresh token was sent and its answer never arrived: the server"
-                " may have replaced the token then, and nobody has the new one"
-            )
-        final = ReauthorizationError(
-            message,
-            error=error.error,
-            description=error.description,
-            subtype=error.subtype,
-            uri=error.uri,
-            status=error.status,
-        )
-        self._dead = (stored.fingerprint, final)
-        return final
-
-    def _unmark(self, begun: TokenSet, stored: TokenSet) -> None:
+    def _note(self, there: TokenSet, noted: TokenSet) -> None:
+        """Write down what became of a refresh; if that fails, what is there is true, if not all of the truth."""
         try:
-            self._store.replace(begun, stored, self._account)
+            self._store.replace(there, noted, self._account)
         except TokenStoreError as error:
-            _log.warning("the stored tokens still say that a refresh is under way: %s", error)
+            _log.warning("what became of a refresh could not be noted with the tokens: %s", error)
 
     def _save(self, old: TokenSet | None, tokens: TokenSet) -> Steps[TokenSet | None]:
         """Store new tokens in place of those they came from; ``None`` if others are there now."""
@@ -185,3 +172,25 @@ class Renewal:
             ) from error
         self._unsaved = None
         return tokens if kept else None
+
+
+def _noted(error: ReauthorizationError, *, lost: bool) -> dict[str, str]:
+    """What is kept of a final refusal, for all who share the store."""
+    message = str(error)
+    if lost:
+        message += (
+            ". An earlier refresh with the same refresh token was sent and its answer never arrived: the server may"
+            " have replaced the token then, and nobody has the new one"
+        )
+    facts = {"message": message, "error": error.error, "subtype": error.subtype, "description": error.description}
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def _refusal_of(tokens: TokenSet) -> ReauthorizationError:
+    said = tokens.refusal
+    return ReauthorizationError(
+        str(said.get("message", "the refresh token was refused; the user has to authorise again")),
+        error=said.get("error"),
+        subtype=said.get("subtype"),
+        description=said.get("description"),
+    )

@@ -38,6 +38,8 @@ class TokenSet:
     :param id_token: an OpenID Connect ID Token; nothing here verifies it.
     :param refresh_sent_at: Unix seconds when a refresh was begun whose answer is not known. It is set in a
         store before the refresh token is sent, and gone once the answer is stored.
+    :param refusal: what the server said when it refused the refresh token for good: ``error`` and perhaps
+        ``subtype`` and ``description``. Such a set is not sent any more, by nobody who shares the store.
     :param extra: what else the answer had, as JSON.
     """
 
@@ -54,6 +56,7 @@ class TokenSet:
     client_id: str | None = None
     id_token: str | None = None
     refresh_sent_at: float | None = None
+    refusal: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -127,7 +130,7 @@ class TokenSet:
     def to_dict(self) -> dict[str, Any]:
         """The facts that are known, as JSON values. They are secrets."""
         facts = {each.name: getattr(self, each.name) for each in fields(self)}
-        facts["extra"] = dict(self.extra)
+        facts |= {"extra": dict(self.extra), "refusal": dict(self.refusal)}
         return {name: value for name, value in facts.items() if value is not None and value != {}}
 
     def to_json(self) -> bytes:
@@ -161,5 +164,6 @@ _TYPES: Final[Mapping[str, Any]] = {
     "expires_at": int | float,
     "refresh_expires_at": int | float,
     "refresh_sent_at": int | float,
+    "refusal": Mapping,
     "extra": Mapping,
 }
