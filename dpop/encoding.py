@@ -103,12 +103,15 @@ def json_object(octets: bytes, *, max_depth: int = 8) -> dict[str, Any]:
         raise EncodingError("not UTF-8") from None
     if _is_too_deep(text, max_depth):
         raise EncodingError(f"JSON nested deeper than {max_depth} levels, or with brackets that do not match")
+    text = text.strip(" \t\n\r")
     try:
-        value = _DECODER.decode(text)
+        value, end = _DECODER.raw_decode(text)
     except json.JSONDecodeError as error:
         raise EncodingError(f"not JSON: {error.msg} (character {error.pos})") from None
     except RecursionError:
         raise EncodingError("JSON nested too deep") from None
+    if end != len(text):
+        raise EncodingError(f"not JSON: more follows after its end (character {end})")
     if not isinstance(value, dict):
         raise EncodingError(f"a JSON object was expected, got {_json_kind(value)}")
     if "\\u" in text:

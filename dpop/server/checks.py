@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Mapping
 
@@ -22,6 +21,7 @@ __all__ = [
     "check_grant_binding",
     "check_header",
     "check_key",
+    "check_key_is_public",
     "check_key_kind",
     "check_method",
     "check_signature",
@@ -47,20 +47,27 @@ def check_header(header: JoseHeader, algs: tuple[str, ...]) -> str:
     return alg
 
 
-def check_key_kind(header: JoseHeader, alg: str) -> None:
-    """``jwk`` is public only, and of the kind this algorithm is for (RFC 9449 §4.3 (7); RFC 8725 §3.1).
-
-    That it is a key at all is for :func:`check_key`, which costs more.
-    """
+def check_key_is_public(header: JoseHeader) -> dict[str, object]:
+    """``jwk`` is there, and has no member of private or symmetric keys (RFC 9449 §4.3 (7))."""
     jwk = header.members.get("jwk")
     if not isinstance(jwk, dict):
         raise refuse(Reason.JWK_MISSING)
     if not _PRIVATE_MEMBERS.isdisjoint(jwk):
         raise refuse(Reason.JWK_PRIVATE)
-    kind = _algs_of_kind(jwk)
-    if not kind:
-        check_key(header)
-    if alg not in kind:
+    return jwk
+
+
+def check_key_kind(header: JoseHeader, alg: str) -> None:
+    """``jwk`` is public only, and of the kind this algorithm is for (RFC 8725 §3.1).
+
+    That it is a key at all is for :func:`check_key`, which costs more.
+    """
+    jwk = check_key_is_public(header)
+    wanted = ALGORITHMS[alg]
+    if jwk.get("kty") != wanted.kty or (wanted.crv is not None and jwk.get("crv") != wanted.crv):
+        kind = _algs_of_kind(jwk)
+        if not kind:
+            check_key(header)
         raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {' or '.join(kind)}")
     declared = jwk.get("alg", alg)
     if declared != alg and isinstance(declared, str) and {declared, alg} != _ONE_KEY_TWO_NAMES:
@@ -68,7 +75,7 @@ def check_key_kind(header: JoseHeader, alg: str) -> None:
 
 
 def check_key(header: JoseHeader) -> PublicKey:
-    """``jwk`` is a good public key in its one spelling (RFC 7518 §6; RFC 8725 §3.4)."""
+    """``jwk``, known to be there, is a good public key in its one spelling (RFC 7518 §6; RFC 8725 §3.4)."""
     try:
         return header.key
     except InvalidKeyError as error:
@@ -151,12 +158,14 @@ def check_access_token(access_token: str, claims: ProofClaims) -> None:
         expected = access_token_hash(access_token)
     except CredentialError:
         raise refuse(Reason.TOKEN_MALFORMED, error="invalid_token") from None
+    # No secret is compared here: whoever holds the token can compute its hash, and thumbprints are public.
+    if claims.ath == expected:
+        return
     if claims.ath is None:
         raise refuse(Reason.ATH_MISSING)
     if not isinstance(claims.ath, str) or not _SHA256.match(claims.ath):
         raise refuse(Reason.ATH_MALFORMED)
-    if not hmac.compare_digest(claims.ath, expected):
-        raise refuse(Reason.ATH_MISMATCH)
+    raise refuse(Reason.ATH_MISMATCH)
 
 
 def check_token_binding(bound_jkt: str | None, jkt: str) -> None:
@@ -173,7 +182,8 @@ def check_grant_binding(bound_jkt: str | None, jkt: str) -> None:
 
 
 def _check_same_key(bound_jkt: str, jkt: str, error: str) -> None:
+    if bound_jkt == jkt:
+        return
     if not isinstance(bound_jkt, str) or not _SHA256.match(bound_jkt):
         raise refuse(Reason.TOKEN_BINDING_MALFORMED, error=error)
-    if not hmac.compare_digest(bound_jkt, jkt):
-        raise refuse(Reason.KEY_MISMATCH, error=error, expected=bound_jkt, got=jkt)
+    raise refuse(Reason.KEY_MISMATCH, error=error, expected=bound_jkt, got=jkt)

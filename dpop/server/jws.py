@@ -100,7 +100,7 @@ def header_fields(headers: Headers, name: str) -> list[str]:
     try:
         for key, value in pairs:
             # Lengths first: most requests have twenty fields and one of interest.
-            if len(key) == size and _text(key).lower() == name:
+            if len(key) == size and (key if type(key) is str else _text(key)).lower() == name:
                 found.append(_text(value))
     except (TypeError, ValueError):
         raise ArgumentTypeError("headers", "(name, value) pairs or a mapping, each a str or bytes", headers) from None

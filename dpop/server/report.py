@@ -16,7 +16,17 @@ from dpop.encoding import b64url_decode, json_object
 from dpop.errors import EncodingError, InvalidProof
 from dpop.keys.algorithms import ALGORITHMS
 from dpop.keys.public import PublicKey
-from dpop.server.checks import check_header, check_key, check_method, check_signature, check_target, check_validity
+from dpop.server.checks import (
+    check_header,
+    check_key,
+    check_key_is_public,
+    check_key_kind,
+    check_method,
+    check_signature,
+    check_signature_form,
+    check_target,
+    check_validity,
+)
 from dpop.server.claims import ProofClaims, read_claims
 from dpop.server.jws import CompactJWS, Headers, JoseHeader, parse_compact, proof_field
 from dpop.server.reasons import Reason, refuse
@@ -176,9 +186,12 @@ def report_on(headers: Headers, expected: Expectations) -> ProofReport:
         jws: CompactJWS | None = None
         with verdicts.on("jwt"):
             jws = parse_compact(text, max_length=expected.max_length, max_depth=expected.max_depth)
-        header, claims = (jws.header.members, jws.payload) if jws else _readable(text, expected)
+        header, claims = (jws.header.members, None) if jws else _readable(text, expected)
         key = _judge_header(verdicts, jws, header, expected)
         jkt = None if key is None else key.thumbprint
+        if jws is not None:
+            with verdicts.on("jwt"):
+                claims = jws.payload
         if claims is not None:
             _judge_claims(verdicts, claims, jkt, expected)
     refusal = verdicts.refusals[0][1] if verdicts.refusals else None
@@ -216,18 +229,20 @@ def _judge_header(
                 check_header(JoseHeader({**members, "typ": "dpop+jwt"}), expected.algs)
     alg = members.get("alg")
     known = isinstance(alg, str) and alg in ALGORITHMS
-    key: PublicKey | None = None
     with verdicts.on("jwk"):
-        try:
-            key = check_key(header, str(alg))
-        except InvalidProof as refusal:
-            # Of an algorithm that is none, no key can be right: then that is said of the algorithm only.
-            if refusal.reason != Reason.JWK_ALG_MISMATCH or known:
-                raise
-    if key is not None and jws is not None:
+        # Of an algorithm that is none, no key can be right: then that is said of the algorithm only.
+        check_key_kind(header, str(alg)) if known else check_key_is_public(header)
+    if known and jws is not None and verdicts.good("jwk"):
+        with verdicts.on("signature"):
+            check_signature_form(str(alg), jws)
+    key: PublicKey | None = None
+    if verdicts.good("jwk"):
+        with verdicts.on("jwk"):
+            key = check_key(header)
+    if known and key is not None and verdicts.good("signature") and jws is not None:
         with verdicts.on("signature"):
             check_signature(key, str(alg), jws)
-    return key
+    return key if known else None
 
 
 def _judge_claims(verdicts: _Verdicts, payload: Mapping[str, object], jkt: str | None, expected: Expectations) -> None:
