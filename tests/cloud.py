@@ -53,6 +53,16 @@ class Told:
 Answer = Callable[[Asked], Told]
 
 
+class _Server(ThreadingHTTPServer):
+    """As many as the clients like."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, *_arguments: object) -> None:
+        """A client that hangs up is a client's matter."""
+
+
 class CloudServer:
     """An HTTP service on a port of its own, whose answers come from a function.
 
@@ -62,18 +72,21 @@ class CloudServer:
     def __init__(self, answer: Answer, certificate: Path | None = None) -> None:
         self.answer = answer
         self.asked: list[Asked] = []
+        self.connections: list[object] = []
         self.faults: list[Told] = []
         self.hold = threading.Event()
         self.hold.set()
         self.arrived = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         scheme = "http"
         if certificate is not None:
             scheme = "https"
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            # The handshake is for the connection's own thread: it may take as long as the client likes.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.port: int = self._server.server_address[1]
         self.url = f"{scheme}://127.0.0.1:{self.port}"
 
@@ -82,6 +95,10 @@ class CloudServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                cloud.connections.append(self.client_address)
+                super().setup()
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

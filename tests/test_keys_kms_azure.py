@@ -98,6 +98,14 @@ def test_the_whole_client(vault: Vault) -> None:
         assert {answer.status_code for answer in answers} == {200}
 
 
+def test_sixty_four_threads_sign(vault: Vault) -> None:
+    """With one key and one client; every signature is of its thread's octets, and no connection is thrown away."""
+    key = vault.open()
+    with ThreadPoolExecutor(64) as pool:
+        assert all(pool.map(lambda n: verifies(key, b"%d" % n), range(256)))
+    assert len(vault.connections) <= 1 + 64
+
+
 def test_a_forked_process_signs(vault: Vault) -> None:
     """Parent and children sign, before and after, in threads of each."""
     key = vault.open()

@@ -303,6 +303,14 @@ def test_credentials_that_are_refused(google: RestServer) -> None:
 # --- forks
 
 
+def test_sixty_four_threads_sign(google: RestServer) -> None:
+    """With one key and one client; every signature is of its thread's octets, and no connection is thrown away."""
+    key = opened(google)
+    with ThreadPoolExecutor(64) as pool:
+        assert all(pool.map(lambda n: verifies(key, b"%d" % n), range(256)))
+    assert len(google.connections) <= 64
+
+
 def test_a_forked_process_signs(google: RestServer) -> None:
     """Parent and children sign, before and after, in threads of each: none waits for another's connection."""
     key = opened(google)

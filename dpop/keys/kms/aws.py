@@ -26,7 +26,7 @@ from dpop.errors import (
     KeyUnavailableError,
 )
 from dpop.keys.external import SignatureFormat, read_public_key
-from dpop.keys.kms.service import Facts, KeyService, KmsKey, digest, need, refuse_password, told
+from dpop.keys.kms.service import CONNECTIONS, Facts, KeyService, KmsKey, digest, need, refuse_password, told
 from dpop.keys.kms.uri import checked_endpoint, read_uri
 from dpop.keys.pem import Password
 
@@ -61,7 +61,6 @@ _MAX_MESSAGE: Final = 4096
 _CONNECT_SECONDS: Final = 3
 _READ_SECONDS: Final = 5
 _ATTEMPTS: Final = 3
-_CONNECTIONS: Final = 64
 
 _KINDS: Final[dict[str, type[DPoPKeyError]]] = {
     "NotFoundException": KeyNotFoundError,
@@ -213,6 +212,6 @@ def _client(region: str | None, profile: str | None, endpoint: str | None) -> An
             connect_timeout=_CONNECT_SECONDS,
             read_timeout=_READ_SECONDS,
             retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-            max_pool_connections=_CONNECTIONS,
+            max_pool_connections=CONNECTIONS,
         ),
     )

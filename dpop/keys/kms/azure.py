@@ -25,7 +25,7 @@ from dpop.errors import (
     KeyUnavailableError,
 )
 from dpop.keys.external import SignatureFormat
-from dpop.keys.kms.service import Facts, KeyService, KmsKey, digest, need, refuse_password, told
+from dpop.keys.kms.service import Facts, KeyService, KmsKey, digest, need, refuse_password, told, widen
 from dpop.keys.kms.uri import checked_endpoint, read_uri
 from dpop.keys.pem import Password
 from dpop.keys.public import PublicKey
@@ -109,7 +109,11 @@ class AzureKeyVault(KeyService):
 
     def _signer(self) -> Any:
         crypto = need("azure.keyvault.keys.crypto", "azure")
-        return crypto.CryptographyClient(self._found, self._credential(), **self._options)
+        transport = need("azure.core.pipeline.transport", "azure").RequestsTransport(**self._options)
+        transport.open()
+        widen(transport.session)
+        options = {"transport": transport, **self._options}
+        return crypto.CryptographyClient(self._found, self._credential(), **options)
 
     def explain(self, error: Exception) -> DPoPKeyError:
         """Errors of the service by status and inner code; those of the libraries by their class."""

@@ -29,7 +29,7 @@ from dpop.errors import (
 )
 from dpop.keys.algorithms import ALGORITHMS
 from dpop.keys.external import SignatureFormat, read_public_key
-from dpop.keys.kms.service import Facts, KeyService, KmsKey, digest, need, refuse_password, told
+from dpop.keys.kms.service import Facts, KeyService, KmsKey, digest, need, refuse_password, told, widen
 from dpop.keys.kms.uri import checked_endpoint, read_uri
 from dpop.keys.pem import Password
 from dpop.origin import Origin
@@ -205,6 +205,12 @@ def load(uri: str, *, password: Password | None = None, alg: str | None = None) 
 
 
 def _client(endpoint: Origin | None) -> Any:
+    client = _rest_client(endpoint)
+    widen(client.transport._session)  # noqa: SLF001 - the one way to its pool
+    return client
+
+
+def _rest_client(endpoint: Origin | None) -> Any:
     kms = need("google.cloud.kms_v1", "gcp")
     if endpoint is None:
         return kms.KeyManagementServiceClient(transport="rest")

@@ -25,9 +25,12 @@ from dpop.keys.kms.per_process import PerProcess
 from dpop.keys.pem import Password
 from dpop.keys.public import PublicKey
 
-__all__ = ["Facts", "KeyService", "KmsKey", "digest", "need", "refuse_password", "told"]
+__all__ = ["CONNECTIONS", "Facts", "KeyService", "KmsKey", "digest", "need", "refuse_password", "told", "widen"]
 
 _Answer = TypeVar("_Answer")
+
+CONNECTIONS: Final = 64
+"""How many connections a client keeps: as many threads may sign at once without each making its own."""
 
 _MAX_SHOWN: Final = 300
 
@@ -201,6 +204,15 @@ def need(module: str, extra: str) -> Any:
             f" run: pip install 'dpop-toolkit[{extra}]'",
             name=error.name,
         ) from None
+
+
+def widen(session: Any) -> None:
+    """Let a session of requests, which the libraries use, keep :data:`CONNECTIONS` connections instead of ten.
+
+    Beyond ten it would close each connection after one request, and log a warning.
+    """
+    for adapter in session.adapters.values():
+        adapter.init_poolmanager(CONNECTIONS, CONNECTIONS)
 
 
 def refuse_password(password: Password | None, title: str) -> None:
