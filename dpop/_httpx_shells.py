@@ -19,6 +19,7 @@ import anyio.to_thread
 
 from dpop._httpx_answers import async_drain, decoded, drain
 from dpop._httpx_bodies import Repeat, in_memory, repeat_of
+from dpop._httpx_wire import replace_fields, url_of, wire_of, writes_headers
 from dpop.client.challenge import nonce_field
 from dpop.client.drive import (
     ask_token,
@@ -113,7 +114,7 @@ class _Shell:
             raise UsageError('extensions={"dpop": …} takes dpop.RequestCredentials(prover, access_token)')
         outgoing = OutgoingRequest(
             method=request.method,
-            url=_url(request),
+            url=url_of(request),
             authorization=request.headers.get("authorization"),
             content=in_memory(request),
             content_type=request.headers.get("content-type"),
@@ -173,17 +174,6 @@ class _Shell:
         return self._policy.rebuild(in_memory(request) or b"")
 
 
-def _url(request: _Any) -> str:
-    """scheme, host, port and path as the library will connect to them; no userinfo."""
-    scheme, path = request.url.raw_scheme.decode("ascii"), request.url.raw_path.decode("ascii")
-    return f"{scheme}://{request.url.netloc.decode('ascii')}{path}"
-
-
-def _wire(request: _Any) -> tuple[str, str, str]:
-    """scheme, Host and target as they will be on the wire."""
-    return request.url.raw_scheme.decode("ascii"), request.headers["host"], request.url.raw_path.decode("ascii")
-
-
 class SyncShell(_Shell):
     """A transport that signs; mixed into the library's ``BaseTransport``."""
 
@@ -200,7 +190,7 @@ class SyncShell(_Shell):
         try:
             wait_for_nonce(flow)
             while True:
-                signed = self._signed(request, sign_now(flow, *_wire(request), ask_token(flow)), content)
+                signed = self._signed(request, sign_now(flow, *wire_of(request), ask_token(flow)), content)
                 self._sign_on_the_wire(flow, signed, repeat)
                 response = inner.handle_request(signed)
                 step = flow.received(response.status_code, response.headers.multi_items())
@@ -230,12 +220,12 @@ class SyncShell(_Shell):
         starts = itertools.count()
 
         def trace(event: str, info: dict[str, _Any]) -> _Any:
-            if event.endswith(_HEADERS_START) and not _for_a_proxy(info):
+            if writes_headers(event, info):
                 again = bool(next(starts))
                 if again:
                     _rewind(repeat)
                 if again or flow.outdated():
-                    _replace(info["request"].headers, sign_now(flow, *_wire(signed), flow.sent_token))
+                    replace_fields(info["request"].headers, sign_now(flow, *wire_of(signed), flow.sent_token))
             return users(event, info) if users is not None else None
 
         signed.extensions["trace"] = trace
@@ -323,13 +313,13 @@ class AsyncShell(_Shell):
         starts = itertools.count()
 
         async def trace(event: str, info: dict[str, _Any]) -> None:
-            if event.endswith(_HEADERS_START) and not _for_a_proxy(info):
+            if writes_headers(event, info):
                 again = bool(next(starts))
                 if again:
                     await _async_rewind(repeat)
                 if again or flow.outdated():
-                    headers = await async_sign(flow, *_wire(signed), flow.sent_token, tools=_tools)
-                    _replace(info["request"].headers, headers)
+                    headers = await async_sign(flow, *wire_of(signed), flow.sent_token, tools=_tools)
+                    replace_fields(info["request"].headers, headers)
             if users is not None:
                 await users(event, info)
 
@@ -377,21 +367,7 @@ class AsyncShell(_Shell):
 
 
 async def _async_headers(flow: ProofFlow, request: _Any) -> list[tuple[str, str]]:
-    return await async_sign(flow, *_wire(request), await async_ask_token(flow), tools=_tools)
-
-
-_HEADERS_START = ".send_request_headers.started"
-
-
-def _for_a_proxy(info: dict[str, _Any]) -> bool:
-    """Whether the headers are those of a CONNECT, which opens a tunnel and carries no proof."""
-    return bool(info["request"].method == b"CONNECT")
-
-
-def _replace(fields: list[tuple[bytes, bytes]], headers: list[tuple[str, str]]) -> None:
-    """Put our headers in place of those of the same names, in the list that is about to be written."""
-    ours = {name.lower().encode("ascii"): value.encode("ascii") for name, value in headers}
-    fields[:] = [(name, ours.get(name.lower(), value)) for name, value in fields]
+    return await async_sign(flow, *wire_of(request), await async_ask_token(flow), tools=_tools)
 
 
 def _rewind(repeat: Repeat | None) -> None:

@@ -35,6 +35,7 @@ DOORS = {
     "_httpx_bodies",
     "_httpx_auth",
     "_httpx_shells",
+    "_httpx_wire",
     "_httpx_tokens",
     "_redis_failures",
     "_redis_replay",
