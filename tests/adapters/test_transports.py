@@ -634,6 +634,35 @@ def test_cookies_of_a_challenge_go_with_the_retry() -> None:
         assert sorted(server.requests[1].one("Cookie").split("; ")) == ["node=7", "old=1"]
 
 
+def test_a_callers_own_cookies_survive_a_challenge() -> None:
+    """A Cookie header the caller wrote goes with the retry too, and the answer names the caller's request."""
+    answer = challenge("n1")
+    answer.headers.append(("Set-Cookie", "node=7; Path=/"))
+    with Recorder(script(answer, Answer(200))) as server, requests.Session() as session:
+        session.trust_env = False
+        session.mount(
+            "http://", dpop.requests.DPoPAdapter(dpop.generate_key(), origins=server.origin, access_token="t")
+        )
+        prepared = requests.Request("GET", server.url("/r"), headers={"Cookie": "own=1"}).prepare()
+        response = session.send(prepared, timeout=20)
+        assert [request.one("Cookie") for request in server.requests] == ["own=1"] * 2
+        assert response.request is prepared
+
+
+@pytest.mark.parametrize("name", ["httpx2"], indirect=True)  # httpx itself counts such a file from its beginning
+def test_a_file_is_sent_again_from_where_it_stood(client: Callable[..., Any]) -> None:
+    """Not from its beginning; and the caller's own trace sees every request."""
+    seen: list[str] = []
+    with Recorder(script(challenge("n1"), Answer(200))) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        file = io.BytesIO(b"skipped" + BODY)
+        file.seek(7)
+        extensions = {"trace": lambda event, _info: seen.append(event)}
+        assert one.send("POST", server.url("/r"), body={"content": file}, extensions=extensions).status == 200
+        assert [request.body for request in server.requests] == [BODY] * 2
+        assert seen.count("http11.send_request_headers.started") == 2
+
+
 def test_one_prepared_request_sent_twice_has_two_proofs() -> None:
     """Session.send() with the same prepared request signs each time."""
     with Recorder(script(Answer(200))) as server:
