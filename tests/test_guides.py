@@ -134,7 +134,7 @@ GUIDES = {
             "https://example.okta.com/api/v1/users": "resource",
             "https://example.okta.com": "origin",
         },
-        [400, 200, 200, 400, 200, 200],
+        [400, 200, 200, 200, 400, 200, 200],
         ["nonce_missing", "nonce_missing"],
         prepare=two_keys,
     ),

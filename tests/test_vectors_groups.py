@@ -33,6 +33,7 @@ def document(name: str) -> dict[str, Any]:
         return dict(pairs)
 
     made: dict[str, Any] = json.loads((VECTORS / name).read_text("ascii"), object_pairs_hook=unique)
+    json.dumps(made, ensure_ascii=False).encode("utf-8")  # with half of a surrogate pair in it, this fails
     return made
 
 
