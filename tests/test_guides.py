@@ -239,7 +239,8 @@ def test_every_guide_is_run() -> None:
     for path in DOCS.glob("*.md"):
         languages = {language for language, _ in blocks(path.read_text("utf-8"))}
         assert languages <= {"sh", "python", "text"}, path.name
-        assert (path.name in GUIDES) == bool(languages - {"text"}), path.name
+        if path.name != "servers.md":  # its applications are run by tests/doors/test_docs.py, on real servers
+            assert (path.name in GUIDES) == bool(languages - {"text"}), path.name
 
 
 # --- what the guides name exists

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from doors.in_process import ask_asgi
 
 import dpop
 from dpop.testing import DPoPTestServer
@@ -80,14 +81,18 @@ def test_a_snippet(heading: str, code: str) -> None:
     """Each Python snippet runs as printed, and the functions it defines do what they say."""
     names: dict[str, object] = {}
     exec(compile(code, heading, "exec"), names)
-    if "check" in names:
+    if "protected" in names:
+        protected = names["protected"]
+        assert callable(protected)
         key = dpop.generate_key()
-        url = "https://api.example/things"
-        proof = dpop.create_proof(key, "GET", url, access_token="token")
-        check = names["check"]
-        assert callable(check)
-        assert check([("DPoP", proof)], "GET", url, "token", key.thumbprint) is True
-        assert check([("DPoP", proof)], "GET", url, "token", key.thumbprint) is False
+        _, headers, _ = ask_asgi(protected(None), "GET", "/things", [])
+        proof = dpop.create_proof(
+            key, "GET", "https://api.example/things", access_token="token", nonce=dict(headers)["dpop-nonce"]
+        )
+        fields = [("Authorization", "DPoP token"), ("DPoP", proof)]
+        status, headers, _ = ask_asgi(protected(None), "GET", "/things", fields)
+        # The proof is good; the look-up, which is to be written, knows no token.
+        assert (status, 'error="invalid_token"' in dict(headers)["www-authenticate"]) == (401, True)
     else:
         test = names["test_my_client"]
         assert callable(test)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -23,13 +24,26 @@ WSGI = ("gunicorn", "gunicorn-threads", "waitress", "wsgiref")
 
 
 @contextlib.contextmanager
-def running(name: str, application: str = "doors.resource", **settings: Any) -> Iterator[int]:
-    """Run a server of this name; its port. Who connects before it is ready waits in the socket's queue."""
+def running(
+    name: str, application: str = "doors.resource", *, where: Path | None = None, workers: int = 1, **settings: Any
+) -> Iterator[int]:
+    """Run a server of this name; its port. Who connects before it is ready waits in the socket's queue.
+
+    :param where: a directory that has the application's module.
+    :param workers: processes, of gunicorn.
+    """
+    environment = os.environ | {"WORKERS": str(workers)}
+    if where is not None:
+        environment["PYTHONPATH"] = str(where)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
         listening.set_inheritable(True)
         arguments = [name, str(listening.fileno()), application, json.dumps(settings)]
         process = subprocess.Popen(
-            [sys.executable, __file__, *arguments], pass_fds=[listening.fileno()], stderr=subprocess.PIPE, text=True
+            [sys.executable, __file__, *arguments],
+            pass_fds=[listening.fileno()],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         try:
             yield listening.getsockname()[1]
@@ -88,6 +102,13 @@ def _application(where: str, kind: str, settings: dict[str, Any], port: int) -> 
 
     if settings.get("url") == "own":
         settings["url"] = f"http://127.0.0.1:{port}"
+    if "redis" in settings:
+        import redis
+
+        from dpop.redis import RedisReplayCache
+
+        client = redis.Redis.from_url(settings.pop("redis"))
+        settings["replay"] = RedisReplayCache(client, when_down="refuse")
     if kind == "asgi":
         from dpop.asgi import DPoPMiddleware
 
@@ -136,7 +157,11 @@ def _serve_wsgi(name: str, listening: socket.socket, app: Any) -> None:
 
     class Gunicorn(BaseApplication):  # type: ignore[misc]
         def load_config(self) -> None:
-            settings = {"bind": f"fd://{listening.detach()}", "workers": 1, "loglevel": "error"}
+            settings = {
+                "bind": f"fd://{listening.detach()}",
+                "workers": int(os.environ["WORKERS"]),
+                "loglevel": "error",
+            }
             settings |= {"threads": 4} if name.endswith("threads") else {}
             for key, value in settings.items():
                 self.cfg.set(key, value)

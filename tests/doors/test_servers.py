@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -12,6 +13,7 @@ import pytest
 import requests
 from doors.resource import PUBLIC_URL
 from doors.servers import ASGI, WSGI, Reply, ask, running
+from redis_server import running_redis
 
 import dpop
 from dpop.httpx2 import DPoPTransport
@@ -183,3 +185,41 @@ def test_real_clients_come_in(name: str) -> None:
             assert [session.post(f"{origin}/a%20b?{n}", data=b"x" * 100).status_code for n in range(3)] == [200] * 3
         with httpx2.Client(transport=DPoPTransport(KEY, origins=origin, access_token=TOKEN)) as client:
             assert [client.get(f"{origin}/items/{n}").status_code for n in range(3)] == [200] * 3
+
+
+def test_a_proof_passes_once_among_processes(redis_url: str) -> None:
+    """Four workers of gunicorn share a Redis; of fifty requests with one proof, one comes in (T17)."""
+    path = redis_url.removeprefix("unix://")
+    with running("gunicorn", workers=4, redis=f"unix://{path}") as port:
+        (nonce,) = ask(port, "/items").all("DPoP-Nonce")
+        for _ in range(3):
+            fields = [AUTHORIZATION, proof(PUBLIC_URL + "/items", nonce)]
+            with ThreadPoolExecutor(50) as pool:
+                replies = list(pool.map(lambda _: ask(port, "/items", *fields), range(50)))  # noqa: B023
+            assert sorted(reply.status for reply in replies) == [200] + [401] * 49
+
+
+def test_a_lost_redis_is_a_503() -> None:
+    """Nobody is let in while proofs cannot be remembered, and somebody is when they can be again."""
+    with running_redis() as server, running("gunicorn", redis=server.url) as port:
+        (nonce,) = ask(port, "/items").all("DPoP-Nonce")
+        asked = AUTHORIZATION, proof(PUBLIC_URL + "/items", nonce)
+        server.stop()
+        reply = ask(port, "/items", *asked)
+        assert (reply.status, reply.all("Retry-After"), reply.all("Cache-Control")) == (503, ["1"], ["no-store"])
+        server.start()
+        assert ask(port, "/items", *asked).status == 200
+        assert ask(port, "/items", *asked).status == 401
+
+
+def test_http_2() -> None:
+    """Over one connection with prior knowledge, where the path and the fields come in frames."""
+    with running("hypercorn") as port, httpx2.Client(http1=False, http2=True) as client:
+        url = f"http://127.0.0.1:{port}/a%2Fb?q=1"
+        refused = client.get(url)
+        assert (refused.http_version, refused.status_code) == ("HTTP/2", 401)
+        nonce = refused.headers["DPoP-Nonce"]
+        fields = [AUTHORIZATION, proof(PUBLIC_URL + "/a%2Fb", nonce)]
+        assert client.get(url, headers=fields).status_code == 200
+        doubled = [AUTHORIZATION, *(proof(PUBLIC_URL + "/a%2Fb", nonce) for _ in range(2))]
+        assert client.get(url, headers=doubled).status_code == 401
