@@ -12,14 +12,20 @@ Start here:
 - :class:`DPoPError` - the root of all errors; the tree is drawn in :mod:`dpop.errors`.
 """
 
-from dpop import profiles
-from dpop.client.prover import Prover
-from dpop.client.request import RequestCredentials
-from dpop.encoding import access_token_hash, code_jti
-from dpop.errors import DPoPError
-from dpop.keys import Key, generate_key, load_key, thumbprint
-from dpop.proof import create_proof
-from dpop.signature import der_to_raw, raw_to_der
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from dpop import profiles
+    from dpop.client.prover import Prover
+    from dpop.client.request import RequestCredentials
+    from dpop.encoding import access_token_hash, code_jti
+    from dpop.errors import DPoPError
+    from dpop.keys import Key, generate_key, load_key, thumbprint
+    from dpop.proof import create_proof
+    from dpop.signature import der_to_raw, raw_to_der
 
 __all__ = [
     "DPoPError",
@@ -36,3 +42,33 @@ __all__ = [
     "raw_to_der",
     "thumbprint",
 ]
+
+# Where each name is: it is imported when somebody first asks for it. A program that makes one proof would
+# otherwise spend longer on importing what it does not use than on its proof.
+_PLACES: Final = {
+    "DPoPError": "dpop.errors",
+    "Key": "dpop.keys",
+    "Prover": "dpop.client.prover",
+    "RequestCredentials": "dpop.client.request",
+    "access_token_hash": "dpop.encoding",
+    "code_jti": "dpop.encoding",
+    "create_proof": "dpop.proof",
+    "der_to_raw": "dpop.signature",
+    "generate_key": "dpop.keys",
+    "load_key": "dpop.keys",
+    "raw_to_der": "dpop.signature",
+    "thumbprint": "dpop.keys",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "profiles":
+        return import_module("dpop.profiles")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'dpop' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_PLACES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -208,6 +207,8 @@ def role_name(role: Role | None) -> str:
 
 def _write(path: Path, octets: bytes) -> None:
     """All of it or nothing, with mode 0600, whatever is there already."""
+    import tempfile  # noqa: PLC0415 - only where something is learnt
+
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -15,7 +15,6 @@ from dpop.client.nonces import NonceKey, Role
 from dpop.encoding import json_object
 from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
 from dpop.htu import Origin, check_method
-from dpop_cli.header_dump import last_nonce
 from dpop_cli.key_elsewhere import KeyElsewhere, public_key_of_file
 from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.secret_input import Secret, can_ask, read_text, secret_options
@@ -209,6 +208,8 @@ class NonceChoice:
         if (nonce is not None) + (nonce_from is not None) + no_nonce > 1:
             raise click.UsageError("give one of --nonce, --nonce-from and --no-nonce, not several")
         if nonce_from is not None:
+            from dpop_cli.header_dump import last_nonce  # noqa: PLC0415 - most commands read none
+
             nonce = last_nonce(read_text(nonce_from, "--nonce-from"))
         return cls(nonce, nonce_from is not None, no_nonce)
 
