@@ -112,7 +112,9 @@ class _Reply:
             self.started = True
             admitted = self._gate.admitted
             if admitted is not None and admitted.next_nonce is not None:
-                fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"] or ()]
+                fields = [
+                    (name.decode("latin-1"), value.decode("latin-1")) for name, value in message.get("headers") or ()
+                ]
                 message = {**message, "headers": _encoded(with_nonce(fields, admitted.next_nonce))}
         elif message["type"] == "websocket.close":
             self.started = True

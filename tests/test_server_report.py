@@ -153,3 +153,13 @@ def test_nothing_is_recorded() -> None:
     for _ in range(3):
         assert judge.report(proof, "GET", URL).refusal is None
     assert judge.verify_token_request(proof, "GET", URL).jti == "j"
+
+
+def test_a_report_may_be_written_into() -> None:
+    """Its header is the reader's own: the verifier keeps the headers it saw, and judges by them again."""
+    judge, text = verifier(), made()
+    report = judge.report([("DPoP", text)], "GET", URL)
+    assert isinstance(report.header, dict)
+    report.header["jwk"]["d"] = "x"
+    report.header["alg"] = "none"
+    assert judge.verify_token_request([("DPoP", text)], "GET", URL).jkt == KEY.thumbprint

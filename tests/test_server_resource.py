@@ -94,7 +94,9 @@ def test_a_refused_request_costs_no_question_and_no_memory() -> None:
     assert len(replay) == 1
 
 
-@pytest.mark.parametrize("target", ["*", "items", "", "/a#b", "https://", "//", "http://x y/", "ftp://x/y", "@evil/"])
+@pytest.mark.parametrize(
+    "target", ["*", "items", "", "/a#b", "https://", "//", "http://x y/", "ftp://x/y", "@e/", "/\xe9"]
+)
 def test_a_target_that_is_none(api: ProtectedResource, target: str) -> None:
     """Whatever stands in the request line, no other exception, and no URL made of it by accident."""
     assert refusal(api, request(target)).reason in {"request_url_invalid", "htu_mismatch"}

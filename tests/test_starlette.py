@@ -9,8 +9,9 @@ from doors.in_process import Answer, ask_asgi
 from doors.resource import PUBLIC_URL, resource
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 import dpop
@@ -27,9 +28,17 @@ async def whoami(request: Request) -> JSONResponse:
     return JSONResponse(access.claims["sub"])
 
 
+class Within(BaseHTTPMiddleware):
+    """A middleware that runs what is inside it in a task of its own."""
+
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        """Call it."""
+        return await call_next(request)
+
+
 starlette_app = Starlette(
     routes=[Mount("/api", routes=[Route("/items", whoami)])],
-    middleware=[Middleware(DPoPMiddleware, resource=resource(public=lambda _path: True))],
+    middleware=[Middleware(DPoPMiddleware, resource=resource(public=lambda _path: True)), Middleware(Within)],
 )
 
 

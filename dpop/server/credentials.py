@@ -50,7 +50,8 @@ def read_credentials(headers: Headers, query: str) -> Credentials | None:
     scheme = read_scheme(headers)
     if scheme == "both":
         raise refuse(Reason.AUTHORIZATION_REPEATED, error="invalid_request")
-    if "access_token" in query and "access_token" in parse_qs(query, keep_blank_values=True, errors="replace"):
+    looks_like_it = "access_token" in query or "%" in query
+    if looks_like_it and "access_token" in parse_qs(query, keep_blank_values=True, errors="replace"):
         raise refuse(Reason.TOKEN_OUTSIDE_HEADER, error="invalid_request")
     if scheme is None:
         return None

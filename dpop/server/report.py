@@ -7,6 +7,7 @@ by something good and the next ones go on, so that the first refusal here is alw
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,6 +189,7 @@ def report_on(headers: Headers, expected: Expectations) -> ProofReport:
             jws = parse_compact(text, max_length=expected.max_length, max_depth=expected.max_depth)
         header, claims = (jws.header.members, None) if jws else _readable(text, expected)
         key = _judge_header(verdicts, jws, header, expected)
+        header = copy.deepcopy(header)  # the verifier keeps recent headers, and nobody else may change one
         jkt = None if key is None else key.thumbprint
         if jws is not None:
             with verdicts.on("jwt"):

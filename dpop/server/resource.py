@@ -6,6 +6,7 @@ The doors :mod:`dpop.asgi` and :mod:`dpop.wsgi` bring requests here and carry th
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -99,7 +100,8 @@ class ProtectedResource:
     :param realm: name of the protection space, for the challenge.
     :param metadata: URL of the resource's metadata, for the challenge (RFC 9728 §5.1).
     :param insecure: allow an ``http`` URL of another machine (RFC 9449 §2 wants TLS).
-    :raises UsageError: a URL with a query, a fragment or a slash at its end, or of no use.
+    :raises UsageError: a URL with a query, a fragment or a slash at its end, or of no use; a realm or metadata that
+        no header can hold.
     :raises InsecureOriginError: an ``http`` URL of another machine.
     """
 
@@ -130,6 +132,8 @@ class ProtectedResource:
         self._public = public
         self._realm = realm
         self._parameters = {} if metadata is None else {"resource_metadata": metadata}
+        # What no header can hold is told now, and not by every request.
+        resource_challenge(None, algs=verifier.algs, realm=realm, parameters=self._parameters)
 
     def __repr__(self) -> str:
         return f"<ProtectedResource {self._url}>"
@@ -243,11 +247,10 @@ def _access(claims: Mapping[str, Any], proof: VerifiedProof) -> Access:
 
 def _path(target: str) -> str:
     """The path of a request-target, which may be a whole URL (RFC 9112 §3.2.2): whose, says the configuration."""
-    if target.startswith("/") and "#" not in target:
-        return target
-    try:
-        if "#" not in target:
+    # Octets that are no ASCII and fragments have no place here, and no two servers read them alike (RFC 9112 §3.2).
+    if target.isascii() and "#" not in target:
+        if target.startswith("/"):
+            return target
+        with contextlib.suppress(TargetError):
             return split_url(target)[2] or "/"
-    except TargetError:
-        pass
     raise refuse(Reason.REQUEST_URL_INVALID, because="the request-target is neither a path nor a URL")
