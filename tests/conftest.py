@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
 import redis
 from hypothesis import settings
+from pkcs11_faults import Faults, build
 from pkcs11_tokens import SoftHsm, Tpm, tokens_in
 from redis_server import RedisServer, running_redis
 
@@ -53,3 +55,17 @@ def tpm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tpm]:
     """A TPM for this test process, with one token and one key."""
     with tokens_in(tmp_path_factory.mktemp("tpm"), Tpm) as tokens:
         yield cast("Tpm", tokens)
+
+
+@pytest.fixture(scope="session")
+def fault_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The module that goes wrong, compiled once."""
+    return build(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture
+def faults(softhsm: SoftHsm, fault_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    """SoftHSM behind a module that goes wrong as it is told."""
+    made = Faults(softhsm, fault_library, tmp_path, monkeypatch)
+    yield made
+    made.forget()

@@ -50,7 +50,9 @@ __all__ = [
     "TokenInfo",
 ]
 
-_MAX_OBJECTS: Final = 10_000  # a find that never ends is a module's fault
+# What never ends is a module's fault.
+_MAX_OBJECTS: Final = 10_000
+_MAX_LOOKS: Final = 5
 _NAMES: Final = {code.value: f"CKR_{code.name}" for code in CKR}
 
 Template = Mapping[int, bytes | bool | int]
@@ -284,13 +286,18 @@ class Module:
     def _list(self, name: str, first: int) -> list[int]:
         """A list of numbers, asked for again while it grows between the question for its length and that for it."""
         count = c_ulong()
-        while True:
+        rv: int = CKR.BUFFER_TOO_SMALL
+        for _ in range(_MAX_LOOKS):
             self._call(name, first, None, byref(count))
-            numbers = (c_ulong * max(count.value, 1))()
+            if not count.value:
+                return []
+            numbers = (c_ulong * count.value)()
             rv = self._functions[name](first, numbers, byref(count))
-            if rv != CKR.BUFFER_TOO_SMALL:
-                _check(name, rv)
+            if rv == CKR.OK:
                 return numbers[: count.value]
+            if rv != CKR.BUFFER_TOO_SMALL:
+                break
+        raise CryptokiError(name, rv)
 
     def _take_turns(self) -> None:
         lock = threading.Lock()
