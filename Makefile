@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check format vectors bench compare soak clean
+.PHONY: help demo test check format vectors bench compare soak storm crash clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -48,6 +48,14 @@ compare: ## the toolkit beside other libraries; writes docs/benchmarks
 soak: ## 100,000 requests; memory must stay flat
 	@scripts/setup test
 	$(RUN) python tests/benchmarks/soak.py $(ARGS)
+
+storm: ## processes and threads on expired tokens at oidc-provider: one refresh for each expiry
+	@scripts/setup test
+	$(RUN) python tests/benchmarks/storm.py $(ARGS)
+
+crash: ## kill -9 at random moments of 500 refreshes; nothing that was handed out may be lost
+	@scripts/setup test
+	$(RUN) python tests/benchmarks/crash.py $(ARGS)
 
 fuzz: ## fuzz what strangers send, as long as told: make fuzz ARGS="--seconds 600 proof"
 	@scripts/setup test

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -31,8 +32,9 @@ from verifying import live_entries, once, refusing, verifying
 import dpop
 from dpop.client.prover import Prover
 from dpop.proof import signing_input
-from dpop.requests import DPoPAdapter
+from dpop.requests import DPoPAdapter, TokenEndpoint
 from dpop.testing import DPoPTestServer
+from dpop.tokens import MemoryTokenStore, TokenSet
 
 
 def minting(*, short: bool) -> list[Figure]:
@@ -62,6 +64,7 @@ import socket
 server = socket.create_server(("127.0.0.1", 0))
 print(server.getsockname()[1], flush=True)
 import threading
+import time
 def serve(connection):
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     while octets := connection.recv(65536):
@@ -164,6 +167,23 @@ def importing(*, short: bool) -> list[Figure]:
     ]
 
 
+def fresh_token(*, short: bool) -> list[Figure]:
+    """A fresh token from a source, which is asked for every request, against a call of an empty function."""
+    key = dpop.generate_key()
+    store = MemoryTokenStore()
+    now = time.time()
+    store.save(TokenSet(access_token="a", issued_at=now, expires_at=now + 3600, refresh_token="r", jkt=key.thumbprint))
+    source = TokenEndpoint(key, "https://as.example/token", client_id="c").source(store)
+    assert source() == "a"
+
+    def empty() -> None:
+        pass
+
+    timed = pairs(empty, source, rounds=20_000 if short else 200_000, repeats=11 if short else 41)
+    ratio = statistics.median(asked / nothing for nothing, asked in timed)
+    return [Figure("a fresh token from a source, against an empty call", round(ratio, 1), "x", "<= 10", ratio <= 10)]
+
+
 def wasted_round_trips(*, short: bool) -> list[Figure]:
     """Refused requests among 1,000 by 32 threads, for each way a server may treat nonces."""
     del short
@@ -225,7 +245,7 @@ def _single_use() -> Figure:
     )
 
 
-BENCHMARKS = (minting, overhead, importing, wasted_round_trips, verifying, refusing, once, live_entries)
+BENCHMARKS = (minting, overhead, importing, fresh_token, wasted_round_trips, verifying, refusing, once, live_entries)
 
 
 def main() -> int:

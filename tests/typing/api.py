@@ -20,6 +20,7 @@ import dpop.requests
 import dpop.starlette
 import dpop.wsgi
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, ProtectedResource
+from dpop.tokens import FileTokenStore, MemoryTokenStore, PrivateKeyJWT, ServerMetadata, TokenSet, TokenStore
 
 key = dpop.generate_key()
 loaded: dpop.Key = dpop.load_key("key.pem", password="secret")
@@ -90,3 +91,26 @@ api = ProtectedResource(everywhere, url="https://api.example", token=introspect)
 wrapped: dpop.asgi.Application = dpop.asgi.DPoPMiddleware(asgi_app, api)
 dependency = dpop.starlette.require_access("read")
 wsgi_app = dpop.wsgi.DPoPMiddleware(simple_server.demo_app, api)
+
+store: TokenStore = MemoryTokenStore()
+store = FileTokenStore("tokens.json", password="secret")
+endpoint = dpop.requests.TokenEndpoint(
+    key, "https://as.example/token", client_id="c", client_secret="s", profile=dpop.profiles.GOOGLE, http=session
+)
+tokens: TokenSet = endpoint.redeem_code("code", redirect_uri="https://app.example", code_verifier="v")
+tokens = endpoint.refresh(tokens, resource=["https://a.example", "https://b.example"])
+refreshing = endpoint.source(store, account="alice", ahead=60)
+fresh: str = refreshing()
+session.mount(
+    "https://api.example/", dpop.requests.DPoPAdapter(key, origins="https://api.example", access_token=refreshing)
+)
+
+
+async def asynchronous() -> str:
+    """The same for tasks."""
+    server = ServerMetadata(token_endpoint="https://as.example/token")
+    async with dpop.httpx2.AsyncTokenEndpoint(prover, server, client_auth=PrivateKeyJWT("c", key)) as endpoint:
+        source = endpoint.source(store, grant="client_credentials", scope="read")
+        transport = dpop.httpx2.AsyncDPoPTransport(key, origins="https://api.example", access_token=source)
+        httpx2.AsyncClient(transport=transport)
+        return await source() + await source.async_token() + (await endpoint.grant("urn:x", scope="a")).access_token
