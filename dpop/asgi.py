@@ -37,6 +37,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _KEY = "dpop.gate"
+_MAX_DRAINED = 65536
 # RFC 3986 §3.3: what may stand in a path as it is.
 _PATH_SAFE = "/:@!$&'(),;=~*+"
 
@@ -62,7 +63,7 @@ class DPoPMiddleware:
         try:
             if self._resource.needs_token(gate.request):
                 await gate.access()
-            await self._app({**scope, _KEY: gate}, receive, reply.send)
+            await self._app({**scope, _KEY: gate}, reply.receive, reply.send)
         except (InvalidProof, ReplayCacheError) as error:
             if reply.started:
                 raise
@@ -103,9 +104,16 @@ class _Reply:
         self._gate = gate
         self._is_http = scope["type"] == "http"
         self._can_refuse_in_http = self._is_http or "websocket.http.response" in (scope.get("extensions") or {})
+        self._waits_for_100 = any(name.lower() == b"expect" for name, _ in scope["headers"])
         self._receive = receive
         self._send = send
+        self._more_body = True
         self.started = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._more_body = message["type"] == "http.request" and message.get("more_body", False)
+        return message
 
     async def send(self, message: Message) -> None:
         if message["type"] in {"http.response.start", "websocket.accept", "websocket.http.response.start"}:
@@ -121,7 +129,9 @@ class _Reply:
         await self._send(message)
 
     async def refuse(self, answer: Answer) -> None:
-        if not self._is_http:
+        if self._is_http:
+            await self._drain()
+        else:
             await self._receive()  # the handshake
         if not self._can_refuse_in_http:
             await self._send({"type": "websocket.close"})  # the server makes a 403 of it
@@ -130,6 +140,15 @@ class _Reply:
         headers = _encoded([*answer.headers, ("Content-Length", "0")])
         await self._send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
         await self._send({"type": f"{kind}.body", "body": b""})
+
+    async def _drain(self) -> None:
+        """Let the client finish a short request: some servers close a connection that was answered before.
+
+        A client that is asked for a nonce would otherwise meet a closed connection as it comes again.
+        """
+        left = _MAX_DRAINED
+        while self._more_body and left > 0 and not self._waits_for_100:
+            left -= len((await self.receive()).get("body", b""))
 
 
 def _encoded(fields: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

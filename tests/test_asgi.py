@@ -172,6 +172,63 @@ def test_without_the_middleware_nobody_is_let_in() -> None:
         ask_asgi(asgi_application, "GET", "/items", [AUTHORIZATION, proof()])
 
 
+def drained(sent: list[dict[str, Any]], *fields: tuple[str, str]) -> int:
+    """How many pieces of a body are taken before a refusal; more than there are would wait for ever."""
+    pieces = iter(sent)
+    taken = []
+    answered = []
+
+    async def receive() -> dict[str, Any]:
+        taken.append(next(pieces))
+        return taken[-1]
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/items", "raw_path": b"/items"}
+    headers = [(name.lower().encode(), value.encode()) for name, value in fields]
+    asyncio.run(DPoPMiddleware(asgi_application, resource())({**scope, "headers": headers}, receive, send))
+    assert answered[0]["status"] == 401
+    return len(taken)
+
+
+def piece(size: int = 100, *, more: bool = True) -> dict[str, Any]:
+    """Of a request's body."""
+    return {"type": "http.request", "body": b"x" * size, "more_body": more}
+
+
+def test_a_short_body_is_taken_before_a_refusal() -> None:
+    """Not a long one, not one the client holds back until it is told to go on, not one that ends in between."""
+    assert drained([piece(), piece(more=False)]) == 2
+    assert drained([piece(65536), piece()]) == 1
+    assert drained([piece(40_000)] * 9) == 2
+    assert drained([piece()], ("Expect", "100-continue")) == 0
+    assert drained([piece(), {"type": "http.disconnect"}]) == 2
+
+
+def test_a_body_the_application_took_is_not_waited_for() -> None:
+    """There is no more after its end."""
+
+    async def reads(scope: Scope, receive: Receive, _send: Send) -> None:
+        assert not (await receive())["more_body"]
+        (await access(scope)).require_scope("write")
+
+    pieces = iter([piece(more=False)])
+    answered = []
+
+    async def receive() -> dict[str, Any]:
+        return next(pieces)
+
+    async def send(message: Any) -> None:
+        answered.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/items", "raw_path": b"/items"}
+    headers = [(name.lower().encode(), value.encode()) for name, value in (AUTHORIZATION, proof())]
+    app = DPoPMiddleware(reads, resource(nonces=False))
+    asyncio.run(app({**scope, "headers": headers}, receive, send))
+    assert answered[0]["status"] == 403
+
+
 # --- WebSockets
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import select
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -172,6 +174,22 @@ def test_a_replay_is_refused(port: int, nonce: str) -> None:
     """The second request with one proof does not reach the application."""
     fields = [AUTHORIZATION, proof(PUBLIC_URL + "/items", nonce)]
     assert [ask(port, "/items", *fields).status for _ in range(2)] == [200, 401]
+
+
+@pytest.mark.parametrize("name", [*ASGI, "gunicorn-threads", "waitress"])
+def test_a_refusal_keeps_the_connection(name: str) -> None:
+    """Whoever is asked for a nonce amid a request can finish it and come again on the same connection."""
+    head = f"POST /items HTTP/1.1\r\nHost: x\r\nAuthorization: DPoP {TOKEN}\r\nContent-Length: 100\r\n\r\n".encode()
+    with running(name) as port, socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        for _ in range(2):
+            connection.sendall(head)
+            select.select([connection], [], [], 0.2)  # a server that answers now has not seen the body
+            connection.sendall(b"x" * 100)
+        connection.shutdown(socket.SHUT_WR)
+        octets = b""
+        while more := connection.recv(65536):
+            octets += more
+    assert octets.count(b"HTTP/1.1 401") == 2
 
 
 @pytest.mark.parametrize("name", [*ASGI, *WSGI])
