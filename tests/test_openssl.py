@@ -247,6 +247,27 @@ def test_unsigned_with_what_is_no_key_is_status_3(
     assert words in made.stderr
 
 
+def test_a_key_out_of_a_pipe(tmp_path: Path) -> None:
+    """A pipe can be read only once, and gives either half: <(openssl pkey -pubout), or a private key."""
+    script = (
+        FUNCTION
+        + KEYS["genpkey"]
+        + f"""
+    dpop proof POST {TOKEN_URL} --unsigned --jti 1 --iat 1700000000 --key key.pem > from-file
+    dpop proof POST {TOKEN_URL} --unsigned --jti 1 --iat 1700000000 --key <(openssl pkey -in key.pem -pubout) > public
+    dpop proof POST {TOKEN_URL} --unsigned --jti 1 --iat 1700000000 --key <(cat key.pem) > private
+    dpop key thumbprint --key <(openssl pkey -in key.pem -pubout) > thumbprint
+    dpop key show --json --key <(cat key.pem) > facts
+    """
+    )
+    done = run_script(script, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len({(tmp_path / name).read_bytes() for name in ("from-file", "public", "private")}) == 1
+    key = dpop.load_key(tmp_path / "key.pem")
+    assert (tmp_path / "thumbprint").read_text() == key.thumbprint + "\n"
+    assert json.loads((tmp_path / "facts").read_text())["public_jwk"] == key.public_jwk
+
+
 def test_a_public_key_signs_nothing(tmp_path: Path) -> None:
     """Without --unsigned a public key is refused: no proof with a made-up signature leaves."""
     path = tmp_path / "public.pem"

@@ -80,14 +80,14 @@ def generate(*, alg: str, out: str, force: bool, as_json: bool, **options: Any) 
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def show(*, as_json: bool, **options: Any) -> None:
-    """Show a key's algorithm, thumbprint and public JWK.
+    """Show a key's algorithm, thumbprint and public JWK. A public key will do.
 
     \b
     Examples:
       dpop key show --key key.pem
       dpop key show --key key.pem --json
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    facts = _facts(load_key(options))
+    facts = _facts(load_key(options, signs=False))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -100,13 +100,13 @@ def show(*, as_json: bool, **options: Any) -> None:
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def thumbprint(*, as_json: bool, **options: Any) -> None:
-    """Print a key's thumbprint: the jkt that tokens are bound to (RFC 7638, SHA-256).
+    """Print a key's thumbprint: the jkt that tokens are bound to (RFC 7638, SHA-256). A public key will do.
 
     \b
     Examples:
       dpop key thumbprint --key key.pem
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    jkt = load_key(options).thumbprint
+    jkt = load_key(options, signs=False).thumbprint
     click.echo(json.dumps({"thumbprint": jkt}) if as_json else jkt)
 
 

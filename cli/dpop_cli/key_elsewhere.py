@@ -10,7 +10,7 @@ from dpop.keys import PublicKey
 from dpop.keys.algorithms import ALGORITHMS
 from dpop.keys.files import MAX_KEY_OCTETS, key_path
 
-__all__ = ["KeyElsewhere", "public_key_of_file"]
+__all__ = ["KeyElsewhere", "read_public_half"]
 
 
 class KeyElsewhere:
@@ -30,19 +30,20 @@ class KeyElsewhere:
         return bytes(ALGORITHMS[self.alg].signature_size or 1)
 
 
-def public_key_of_file(source: str) -> PublicKey | None:
-    """The public key in a file, or None if that is no public key: whoever loads private ones says what it is then.
+def read_public_half(source: str) -> PublicKey | bytes | None:
+    """The public key in a file; what else is in it, if that was a pipe, which can be read only once; else None.
 
-    A pipe can be read only once, and is left to be read for a private key.
+    Whatever is no public key is for whoever loads private ones, and says what it is then.
 
-    :raises InvalidKeyError: it is one, but not for DPoP.
+    :raises InvalidKeyError: it is a public key, but not for DPoP.
     """
     try:
         path = key_path(source)
-        if not path.is_file():
+        if not path.exists() or path.is_dir():
             return None
+        is_file = path.is_file()
         with path.open("rb") as file:
-            octets = file.read(MAX_KEY_OCTETS)
+            octets = file.read(MAX_KEY_OCTETS + 1)
     except (OSError, ValueError, DPoPKeyError):
         return None
     try:
@@ -50,4 +51,4 @@ def public_key_of_file(source: str) -> PublicKey | None:
     except InvalidKeyError:
         if b"PUBLIC KEY-----" in octets and b"PRIVATE KEY-----" not in octets:
             raise
-        return None
+        return None if is_file else octets

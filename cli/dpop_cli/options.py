@@ -15,7 +15,8 @@ from dpop.client.nonces import NonceKey, Role
 from dpop.encoding import json_object
 from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
 from dpop.htu import Origin, check_method
-from dpop_cli.key_elsewhere import KeyElsewhere, public_key_of_file
+from dpop.keys import PublicKey
+from dpop_cli.key_elsewhere import KeyElsewhere, read_public_half
 from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.secret_input import Secret, can_ask, read_text, secret_options
 
@@ -88,16 +89,20 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
     :raises click.UsageError: no key is named, or key material or a PIN came in place of a name.
     :raises DPoPKeyError: it cannot be read, is not a key, or its password is wrong.
     """
-    source: str | None = options.pop("key_source")
+    named: str | None = options.pop("key_source")
     password = Secret.of("password", options)
-    if not source:
+    if not named:
         raise click.UsageError(
             "no key is named; use --key key.pem, or export DPOP_KEY=key.pem (dpop key generate makes one)"
         )
-    check_key_source(source)
+    check_key_source(named)
     alg: str | None = options.pop("alg")
-    if not signs and not password.given and (public := public_key_of_file(source)):
-        return KeyElsewhere(public, alg)
+    source: str | bytes = named
+    if not signs and not password.given:
+        found = read_public_half(named)
+        if isinstance(found, PublicKey):
+            return KeyElsewhere(found, alg)
+        source = found or named
     given = password.read("Password of the key")
     if given is not None:
         return dpop.load_key(source, password=given, alg=alg)
