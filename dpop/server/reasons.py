@@ -94,7 +94,7 @@ class Reason(StrEnum):
     AUTHORIZATION_REPEATED = "authorization_repeated", "the request has more than one Authorization header; send one"
     TOKEN_OUTSIDE_HEADER = (
         "token_outside_header",
-        "an access token is in the query of the URL; it belongs into the Authorization header only",
+        "an access token is in the URL or in a form; it belongs into the Authorization header only",
     )
     TOKEN_INACTIVE = "token_inactive", "the access token is unknown, expired, revoked or for another API"
     BEARER_REFUSED = "bearer_refused", "this API takes no bearer tokens; send the token as DPoP with a proof"

@@ -8,7 +8,9 @@ from typing import Literal, NamedTuple
 from urllib.parse import parse_qs
 
 from dpop.errors import InvalidProof, ReplayCacheError
-from dpop.server import VerifiedProof, resource_challenge
+from dpop.server import Reason, VerifiedProof, resource_challenge
+from dpop.server.credentials import read_credentials, read_scheme
+from dpop.server.reasons import refuse
 from dpop.testing.deployment import Deployment
 from dpop.testing.gate import Gate
 from dpop.testing.messages import NO_STORE, Request, Response, json_response
@@ -30,13 +32,6 @@ class _Admission(NamedTuple):
     seen: VerifiedProof | None
 
 
-class _Credentials(NamedTuple):
-    """What stands in the one Authorization field; no scheme if there is none this server knows."""
-
-    scheme: Literal["DPoP", "Bearer"] | None
-    token: str = ""
-
-
 class ResourceServer:
     """Answers requests for ``/resource`` and all below it.
 
@@ -50,19 +45,13 @@ class ResourceServer:
 
     def respond(self, request: Request) -> Response:
         """200 with what was sent, or a challenge."""
-        fields = request.fields("Authorization")
-        tried: _Tried = "DPoP" if self._takes_proofs else "Bearer"
-        if len(fields) > 1:
-            error = InvalidProof("invalid_request", "authorization_repeated", "more than one Authorization header")
-            return self._refusal(request, error, "both" if self._takes_proofs else "Bearer")
-        credentials = _credentials(fields)
-        if credentials.scheme is not None:
-            tried = credentials.scheme
+        tried: _Tried = read_scheme(request.headers) or ("DPoP" if self._takes_proofs else "Bearer")
         try:
-            _refuse_stray_token(request)
-            if credentials.scheme is None:
+            credentials = read_credentials(request.headers, request.query)
+            _refuse_token_in_form(request)
+            if credentials is None:
                 return self._challenge(request)
-            if tried == "DPoP":
+            if credentials.scheme == "DPoP":
                 admission = self._admit_bound(request, credentials.token)
             else:
                 admission = self._admit_bearer(request, credentials.token)
@@ -79,8 +68,6 @@ class ResourceServer:
         """``Authorization: DPoP``: an active token, and the proof of the key it is bound to."""
         if not self._takes_proofs:
             raise InvalidProof("invalid_token", "scheme_refused", "this API takes bearer tokens only")
-        if not token or " " in token:
-            raise InvalidProof("invalid_token", "token_malformed", "exactly one token must follow the word DPoP")
         record = self._active(request, token)
         url = self._deployment.url(request.path)
         seen = self._gate.verify_resource(request, url, access_token=token, bound_jkt=record.bound_jkt)
@@ -90,23 +77,15 @@ class ResourceServer:
         """``Authorization: Bearer``: an active token that is bound to nothing (RFC 9449 §7.2)."""
         record = self._active(request, token)
         if record.cnf is not None:
-            raise InvalidProof(
-                "invalid_token",
-                "bound_token_as_bearer",
-                "the token is bound to a key; send it as DPoP with a proof",
-            )
+            raise refuse(Reason.BOUND_TOKEN_AS_BEARER, error="invalid_token")
         if request.fields("DPoP"):
-            raise InvalidProof(
-                "invalid_request",
-                "proof_with_bearer",
-                "a bearer token came with a DPoP header; send one or the other",
-            )
+            raise refuse(Reason.PROOF_WITH_BEARER, error="invalid_request")
         return _Admission(record, None)
 
     def _active(self, request: Request, token: str) -> AccessToken:
         record = self._deployment.store.access_token(token)
         if record is None:
-            raise InvalidProof("invalid_token", "token_inactive", "the access token is unknown, expired or revoked")
+            raise refuse(Reason.TOKEN_INACTIVE, error="invalid_token")
         self._deployment.refuse_if_told("RS", request, self._gate)
         return record
 
@@ -205,27 +184,12 @@ class ResourceServer:
         return json_response(200, members)
 
 
-def _credentials(fields: list[str]) -> _Credentials:
-    """Scheme names match in any case (RFC 9110 §11.1)."""
-    scheme, _, token = fields[0].strip().partition(" ") if fields else ("", "", "")
-    if scheme.lower() == "dpop":
-        return _Credentials("DPoP", token.strip(" "))
-    if scheme.lower() == "bearer":
-        return _Credentials("Bearer", token.strip(" "))
-    return _Credentials(None)
-
-
-def _refuse_stray_token(request: Request) -> None:
-    """A token in the query or in a form is never accepted (RFC 9700 §4.3.2)."""
-    sources = [request.query]
+def _refuse_token_in_form(request: Request) -> None:
+    """A token in a form is never accepted (RFC 9700 §4.3.2)."""
     if "".join(request.fields("Content-Type")).lower().startswith("application/x-www-form-urlencoded"):
-        sources.append(request.body.decode("latin-1"))
-    if any("access_token" in source and "access_token" in parse_qs(source) for source in sources):
-        raise InvalidProof(
-            "invalid_request",
-            "token_outside_header",
-            "the access token belongs into the Authorization header only",
-        )
+        source = request.body.decode("latin-1")
+        if "access_token" in source and "access_token" in parse_qs(source):
+            raise refuse(Reason.TOKEN_OUTSIDE_HEADER, error="invalid_request")
 
 
 def _number(values: list[str] | None, default: int, highest: int) -> int:
