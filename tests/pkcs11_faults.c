@@ -18,6 +18,7 @@
  *   C_Login flags=0x40000     flags it has from then on
  *   C_GetSlotList none=1      no token at all
  *   C_GetMechanismList only=0x1044
+ *   C_FindObjectsInit hide=2  nothing of this class is found
  *   C_GetAttributeValue value181=none|raw|bits|HEX    the attribute 0x181, absent or with other octets
  *
  * and, with each of them, skip=N for the first calls that are as usual, times=N for how many are not.
@@ -186,7 +187,6 @@ static ulong_t after(const char *function, ulong_t rv) {
   }
 
 WRAP(C_Finalize, FINALIZE, (void *reserved), reserved)
-WRAP(C_FindObjectsInit, FIND_OBJECTS_INIT, (ulong_t session, void *template, ulong_t count), session, template, count)
 WRAP(C_SignInit, SIGN_INIT, (ulong_t session, void *mechanism, ulong_t key), session, mechanism, key)
 WRAP(C_GenerateKeyPair, GENERATE_KEY_PAIR,
      (ulong_t session, void *mechanism, void *a, ulong_t m, void *b, ulong_t n, void *x, void *y), session, mechanism,
@@ -317,6 +317,21 @@ static ulong_t C_GetAttributeValue(ulong_t session, ulong_t object, struct attri
       return replaced(session, object, attributes, value);
   }
   return REAL(GET_ATTRIBUTE_VALUE, session, object, attributes, count);
+}
+
+static ulong_t C_FindObjectsInit(ulong_t session, struct attribute *template, ulong_t count) {
+  octet nothing[] = "no object has this label";
+  struct attribute none = {3, nothing, sizeof nothing};
+  ulong_t rv;
+  long value;
+  if (!before("C_FindObjectsInit", &rv)) {
+    if (count && template[0].type == 0 && number_for("C_FindObjectsInit", "hide", &value) &&
+        *(ulong_t *)template[0].value == (ulong_t)value)
+      template = &none, count = 1;
+    rv = REAL(FIND_OBJECTS_INIT, session, template, count);
+  }
+  note("C_FindObjectsInit rv=0x%lx\n", rv);
+  return rv;
 }
 
 static ulong_t C_Sign(ulong_t session, octet *data, ulong_t length, octet *signature, ulong_t *size) {
