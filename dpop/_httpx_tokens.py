@@ -8,7 +8,8 @@ import time
 from typing import Any, ClassVar
 
 from dpop._httpx_shells import AsyncShell, SyncShell
-from dpop.tokens.facade import AsyncEndpoint, SyncEndpoint
+from dpop.tokens.async_facade import AsyncEndpoint
+from dpop.tokens.facade import SyncEndpoint
 from dpop.tokens.messages import MAX_ANSWER, HTTPAnswer, HTTPRequest, NoAnswer
 
 __all__ = ["AsyncBorrowed", "AsyncEndpointShell", "Borrowed", "EndpointShell"]

@@ -141,7 +141,7 @@ class TokenEndpoint(EndpointShell):
 
 
 class AsyncTokenEndpoint(AsyncEndpointShell):
-    """The same for tasks."""
+    """The same for tasks; see :class:`dpop.tokens.async_facade.AsyncEndpoint`."""
 
     _library: ClassVar[Any] = httpx
     _signing_transport: ClassVar[Any] = AsyncDPoPTransport

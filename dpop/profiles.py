@@ -23,6 +23,8 @@ class Profile(NamedTuple):
     :param share_nonces: one nonce serves the token endpoint and the API of one origin.
     :param allow_bearer: the token endpoint may answer a proof with a Bearer access token and bind only
         the refresh token (RFC 9449 §5). Elsewhere such an answer is thrown away.
+    :param dpop_jkt: authorization requests name the key (RFC 9449 §10), unless the server's documentation does
+        not mention that.
     """
 
     name: str
@@ -31,12 +33,13 @@ class Profile(NamedTuple):
     code_jti: bool = False
     share_nonces: bool = False
     allow_bearer: bool = False
+    dpop_jkt: bool = True
 
 
 RFC9449 = Profile("RFC 9449")
 """The protocol as written."""
 
-GOOGLE = Profile("Google", code_jti=True, algs=("ES256", "RS256"), allow_bearer=True)
+GOOGLE = Profile("Google", code_jti=True, algs=("ES256", "RS256"), allow_bearer=True, dpop_jkt=False)
 """Google's token endpoint: the code names the first proof's ``jti``; refresh needs a nonce; access tokens
 are Bearer, the refresh token is bound."""
 

@@ -53,6 +53,13 @@ def test_a_request_has_all_that_protects_it() -> None:
     assert (other.state, other.code_verifier) != (request.state, request.code_verifier)
 
 
+def test_google_is_not_told_the_key() -> None:
+    """Its documentation does not mention dpop_jkt, so it is left out there unless asked for."""
+    with TokenEndpoint(KEY, SERVER, client_id="c", profile=dpop.profiles.GOOGLE) as endpoint:
+        assert "dpop_jkt" not in endpoint.start_authorization("https://app.example/callback").url
+        assert "dpop_jkt" in endpoint.start_authorization("https://app.example/callback", dpop_jkt=True).url
+
+
 def test_what_is_set_here_cannot_be_given() -> None:
     """A caller's own state or challenge would take the protection away."""
     with pytest.raises(UsageError):

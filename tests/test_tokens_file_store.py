@@ -109,6 +109,17 @@ def test_a_plain_file_is_not_taken_for_an_encrypted_one(path: Path) -> None:
         store.load()
 
 
+def test_another_stores_file_is_not_taken(path: Path) -> None:
+    """``tokens.work.json`` may be a store of its own: then account ``work`` of ``tokens.json`` is not listed there."""
+    other = FileTokenStore(path.with_name("tokens.work.json"))
+    other.save(FULL)
+    store = FileTokenStore(path)
+    assert store.accounts() == []
+    with pytest.raises(TokenStoreError, match="another store"):
+        store.save(FULL, "work")
+    assert other.load() == FULL
+
+
 @pytest.mark.parametrize(
     ("octets", "match"),
     [
@@ -137,8 +148,9 @@ def test_what_is_no_store_is_recognised(path: Path, octets: bytes, match: str) -
     with pytest.raises(TokenFormatError):
         store.replace(None, FULL, "default")
     assert path.read_bytes() == octets
-    store.save(FULL)
-    assert store.load() == FULL
+    if "another account" not in match:
+        store.save(FULL)
+        assert store.load() == FULL
 
 
 def test_every_half_of_a_file_is_recognised(path: Path) -> None:

@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import logging
 import os
 import pickle
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -192,6 +194,14 @@ def test_a_grant_that_needs_no_user(at: Fixture) -> None:
     assert [entry.body.decode().count("client_credentials") for entry in at.server.requests] == [1, 1]
 
 
+def test_a_grant_that_needs_no_user_replaces_a_dead_refresh_token(at: Fixture) -> None:
+    """Where the client can ask anew, invalid_grant is the end of one refresh token and of nothing else."""
+    at.store.save(at.old.but(refresh_token="dead"))
+    source = at.source(source={"grant": "client_credentials"})
+    assert source.ask() != "old"
+    assert at.refreshes == [400, 200]
+
+
 # -- threads, tasks, processes
 
 
@@ -341,7 +351,9 @@ def test_a_fork_in_the_middle(requests_at: Fixture) -> None:
     asking.start()
     while source._flight is None:
         pass
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: a fork with threads may deadlock
+        child = os.fork()
     if child == 0:
         status = 1
         try:
@@ -594,6 +606,24 @@ def test_bad_answers_leave_the_old_tokens(name: str, body: bytes, tmp_path: Path
     assert stored.but(refresh_sent_at=None) == old
 
 
+def test_no_log_holds_a_secret(at: Fixture, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever goes well or wrong, our loggers name no token, secret or proof (T18)."""
+    caplog.set_level(logging.DEBUG)
+    at.server.levers.fail_next(1, status=503, path="/token")
+    at.server.levers.drop_next(1, path="/token")
+    source = at.source()
+    with pytest.raises(TemporaryTokenError):
+        source.ask()
+    token = source.ask()
+    stored = at.store.load()
+    assert stored is not None
+    ours = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("dpop"))
+    assert ours
+    proofs = [entry.proof for entry in at.server.requests]
+    for secret in (token, stored.refresh_token, at.server.client_secret, *proofs):
+        assert str(secret) not in ours
+
+
 def test_errors_are_each_callers_own(requests_at: Fixture) -> None:
     """Threads that wait for one failure each raise an error object of their own."""
     at = requests_at
@@ -711,3 +741,10 @@ def test_httpx_clients_use_a_source(server: DPoPTestServer, kind: str) -> None:
     assert set(at._endpoints[0].wait(call())) == {200}
     assert at.refreshes == [200, 200]
     at.close()
+
+
+def test_threads_need_no_asyncio() -> None:
+    """Importing the door for requests, or the tokens, does not load what only tasks need."""
+    code = "import sys, dpop.requests, dpop.tokens; print('asyncio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 
 import pytest
+from forking import in_child
 from token_stores import StoreContract, numbered
 
 from dpop.errors import TokenLockError, UsageError
@@ -36,15 +36,12 @@ def test_a_forked_child_is_not_locked_out() -> None:
     store = MemoryTokenStore()
     lock = store.lock("default")
     assert lock.acquire(0)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            store.save(numbered(1))
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def work() -> bytes:
+        store.save(numbered(1))
+        return b"saved"
+
+    assert in_child(work) == b"saved"
     lock.release()
 
 

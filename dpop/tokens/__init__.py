@@ -19,13 +19,12 @@ from dpop.tokens.file_store import FileTokenStore
 from dpop.tokens.metadata import ServerMetadata
 from dpop.tokens.refresher import AccountStatus, Refresher
 from dpop.tokens.sealing import Sealer
-from dpop.tokens.source import AsyncRefreshingSource, RefreshingSource
+from dpop.tokens.source import RefreshingSource
 from dpop.tokens.stores import MemoryTokenStore, StoreLock, TokenStore
 from dpop.tokens.token_set import TokenSet
 
 __all__ = [
     "AccountStatus",
-    "AsyncRefreshingSource",
     "AuthorizationRequest",
     "ClientAuth",
     "ClientSecretBasic",

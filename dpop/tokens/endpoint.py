@@ -232,10 +232,18 @@ class Grants:
         return members
 
     def start_authorization(
-        self, redirect_uri: str, scope: str | None, more: Mapping[str, Parameter], *, push: bool | None, dpop_jkt: bool
+        self,
+        redirect_uri: str,
+        scope: str | None,
+        more: Mapping[str, Parameter],
+        *,
+        push: bool | None,
+        dpop_jkt: bool | None,
     ) -> Steps[AuthorizationRequest]:
         """An authorization request with PKCE, pushed where the server has an endpoint for that."""
         endpoint = self.server.endpoint("authorization")
+        if dpop_jkt is None:
+            dpop_jkt = self.profile.dpop_jkt
         can_push = self.server.pushed_authorization_request_endpoint is not None
         if push is None:
             push = can_push

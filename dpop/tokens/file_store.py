@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
+from dpop.encoding import json_object
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
 from dpop.tokens.file_lock import FileLock
 from dpop.tokens.records import MAX_RECORD, read_record, write_record
@@ -121,8 +122,10 @@ class FileTokenStore:
         before, after = f"{self._path.stem}.", self._path.suffix
         for path in self._path.parent.glob(f"{_literal(before)}*{_literal(after)}"):
             middle = path.name.removeprefix(before).removesuffix(after)
-            account = self._account_in(path) if middle.startswith("%%") else unquote(middle)
-            if account is not None and path != self._path and self._file(account) == path:
+            inside = _account_in(path)
+            account = inside if middle.startswith("%%") else unquote(middle)
+            # A file that says it is another account's belongs to another store, whose path looks like ours.
+            if account and inside in {None, account} and path != self._path and self._file(account) == path:
                 found.append(account)
         return sorted(found)
 
@@ -140,18 +143,14 @@ class FileTokenStore:
             name = "%%" + hashlib.sha256(account.encode()).hexdigest()
         return self._path.with_name(f"{self._path.stem}.{name}{self._path.suffix}")
 
-    def _account_in(self, path: Path) -> str | None:
-        """The account a file with a shortened name says it is of."""
-        from dpop.encoding import json_object  # noqa: PLC0415 - for long names only
-
-        try:
-            account = json_object(path.read_bytes()[: MAX_RECORD + 1], max_depth=24).get("account")
-        except (OSError, ValueError):
-            return None
-        return account if isinstance(account, str) and account else None
-
     def _write(self, tokens: TokenSet, account: str) -> None:
         path = self._file(account)
+        inside = _account_in(path)
+        if inside not in {None, account}:
+            raise TokenStoreError(
+                f"the token file {str(path)!r} holds the tokens of account {inside!r} of another store; keep the two"
+                " in different directories"
+            )
         octets = write_record(tokens, account, self._sealer)
         prefix = f".{path.name}."
         try:
@@ -170,6 +169,15 @@ class FileTokenStore:
             raise TokenStoreError(
                 f"cannot write the token file {str(path)!r}: {error.strerror}; what was there is as it was"
             ) from error
+
+
+def _account_in(path: Path) -> str | None:
+    """The account a file says it is of; ``None`` if there is none, or it says nothing that can be read."""
+    try:
+        account = json_object(path.read_bytes()[: MAX_RECORD + 1], max_depth=24).get("account")
+    except (OSError, ValueError):
+        return None
+    return account if isinstance(account, str) and account else None
 
 
 @contextlib.contextmanager

@@ -134,7 +134,7 @@ class Flights:
 
     # -- flights
 
-    def _wanted(self) -> str | Future[TokenSet]:
+    def wanted(self) -> str | Future[TokenSet]:
         """A token that will do, or the flight that brings one."""
         with self._lock:
             tokens = self._tokens
@@ -155,6 +155,10 @@ class Flights:
             self._launch(flight, self._good, patient=not usable)
         return self._token if usable else flight
 
+    def text_of(self, tokens: TokenSet) -> str:
+        """The access token, as it is to be sent: one that is bound to no key says so by its type."""
+        return tokens.access_token if tokens.is_bound else BearerToken(tokens.access_token)
+
     def _launch(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], *, patient: bool) -> None:
         raise NotImplementedError
 
@@ -171,7 +175,7 @@ class Flights:
             self._refused = None  # the server gave the same one again: it must know
         self._failures, self._next_try, self._last_error = 0, 0.0, None
         # The token before the time: whoever reads between the two has the old time or the new token.
-        self._token = tokens.access_token if tokens.is_bound else BearerToken(tokens.access_token)
+        self._token = self.text_of(tokens)
         self._until = self._stale_at(tokens)
 
     def _crashed(self, flight: Future[TokenSet], error: BaseException, *, patient: bool) -> None:

@@ -101,7 +101,7 @@ class Renewal:
             stored: TokenSet | None = yield Blocking(self._load)
             if stored is not None and good(stored):
                 return stored
-            if stored is None or not stored.refresh_token:
+            if stored is None or not stored.refresh_token or (stored.refusal and self._grant is not None):
                 tokens = yield from self._first(stored)
             else:
                 tokens = yield from self._refresh(stored, lock)
@@ -144,6 +144,8 @@ class Renewal:
             final = begun.but(refusal=_noted(error, lost=lost))
             self._dead = final
             yield Blocking(lambda: self._note(begun, final))
+            if self._grant is not None:
+                return (yield from self._first(final))
             raise _refusal_of(final) from error
         except DPoPError as error:
             if not lost and isinstance(error, TemporaryTokenError) and (error.status or 0) < 500:

@@ -8,23 +8,21 @@ the store's lock sees to that.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from dpop.client.request import BearerToken
 from dpop.errors import DPoPError
 from dpop.tokens.flights import Abandoned, Flights, own_copy
 from dpop.tokens.stores import TokenStore
 from dpop.tokens.token_set import TokenSet
 
 if TYPE_CHECKING:
-    from dpop.tokens.facade import AsyncEndpoint, SyncEndpoint
+    from dpop.tokens.facade import SyncEndpoint
 
-__all__ = ["AsyncRefreshingSource", "RefreshingSource"]
+__all__ = ["RefreshingSource"]
 
 
 class RefreshingSource(Flights):
@@ -47,11 +45,11 @@ class RefreshingSource(Flights):
         if self._clock() < self._until:
             return self._token
         while True:
-            wanted = self._wanted()
+            wanted = self.wanted()
             if isinstance(wanted, str):
                 return wanted
             try:
-                return self._text(_result(wanted))
+                return self.text_of(_result(wanted))
             except Abandoned:
                 continue
 
@@ -59,7 +57,9 @@ class RefreshingSource(Flights):
         """The same for a task: others run meanwhile."""
         if self._clock() < self._until:
             return self._token
-        return await _awaited(self)
+        from dpop.tokens.async_source import awaited  # noqa: PLC0415 - asyncio is slow to load
+
+        return await awaited(self)
 
     def tokens(self) -> TokenSet:
         """The token set the access token is from, fresh."""
@@ -77,9 +77,6 @@ class RefreshingSource(Flights):
             self._adopt(tokens)
         return tokens
 
-    def _text(self, tokens: TokenSet) -> str:
-        return tokens.access_token if tokens.is_bound else BearerToken(tokens.access_token)
-
     def _launch(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], *, patient: bool) -> None:
         context = contextvars.copy_context()
         # A thread of its own: an interrupt of the caller must not come between an answer and the store.
@@ -96,73 +93,6 @@ class RefreshingSource(Flights):
             self._crashed(flight, error, patient=patient)
         else:
             self._landed(flight, tokens)
-
-
-class AsyncRefreshingSource(Flights):
-    """Fresh access tokens from a :class:`dpop.tokens.facade.AsyncEndpoint`; made by its ``source()``.
-
-    Await it, or :meth:`async_token`, on the event loop the endpoint is used on.
-    """
-
-    def __init__(self, endpoint: AsyncEndpoint, store: TokenStore, account: str, **options: Any) -> None:
-        super().__init__(endpoint.grants, store, account, **options)
-        self._endpoint = endpoint
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __call__(self) -> str:
-        """A fresh access token.
-
-        :raises ReauthorizationError: the user has to authorise.
-        :raises TokenRequestError: the server gave none.
-        :raises TokenStoreError: the store cannot be read or written.
-        """
-        return await self.async_token()
-
-    async def async_token(self) -> str:
-        """A fresh access token; a caller that is cancelled does not stop the others."""
-        if self._clock() < self._until:
-            return self._token
-        return await _awaited(self)
-
-    async def tokens(self) -> TokenSet:
-        """The token set the access token is from, fresh."""
-        await self.async_token()
-        assert self._tokens is not None  # noqa: S101 - a call that returns has adopted one
-        return self._tokens
-
-    def _text(self, tokens: TokenSet) -> str:
-        return tokens.access_token if tokens.is_bound else BearerToken(tokens.access_token)
-
-    def _launch(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], *, patient: bool) -> None:
-        task = asyncio.get_running_loop().create_task(self._fly(flight, good, patient))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _fly(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], patient: bool) -> None:
-        try:
-            tokens = await self._endpoint.run(self._renewal.steps(good, patient=patient))
-        except asyncio.CancelledError:
-            self._crashed(flight, Abandoned(), patient=patient)
-            raise
-        except BaseException as error:  # noqa: BLE001 - raised by all who wait
-            self._crashed(flight, error, patient=patient)
-        else:
-            self._landed(flight, tokens)
-
-
-async def _awaited(source: RefreshingSource | AsyncRefreshingSource) -> str:
-    while True:
-        wanted = source._wanted()  # noqa: SLF001 - the same module
-        if isinstance(wanted, str):
-            return wanted
-        try:
-            # A future that runs cannot be cancelled, so the others who wait are safe from our being so.
-            tokens = await asyncio.shield(asyncio.wrap_future(wanted))
-        except Abandoned:
-            continue
-        except DPoPError as error:
-            raise own_copy(error) from error
-        return source._text(tokens)  # noqa: SLF001 - the same module
 
 
 def _result(flight: Future[TokenSet]) -> TokenSet:
