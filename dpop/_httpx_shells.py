@@ -300,7 +300,8 @@ class AsyncShell(_Shell):
                 await async_drain(response)
                 if step is Step.REFRESH:
                     await async_refresh(flow)
-                content = self._rebuilt(flow, request)
+                # A new assertion may have to be signed by a key that waits.
+                content = await _tools.to_thread(lambda: self._rebuilt(flow, request)) if flow.needs_rebuild else None
                 if content is None:
                     await _async_rewind(repeat)
         except BaseException:

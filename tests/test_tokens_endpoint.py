@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 import pickle
 import socket
@@ -27,6 +29,7 @@ from dpop.errors import (
     KeyMismatchError,
     OutcomeUnknownError,
     ReauthorizationError,
+    SigningError,
     TemporaryTokenError,
     TokenAnswerError,
     TokenRefusedError,
@@ -34,6 +37,7 @@ from dpop.errors import (
     UnboundTokenError,
     UsageError,
 )
+from dpop.keys import ExternalKey
 from dpop.testing import DPoPTestServer
 from dpop.tokens import PrivateKeyJWT, ServerMetadata, TokenSet
 
@@ -400,6 +404,36 @@ def test_an_assertion_is_made_anew_for_the_retry(name: str) -> None:
     assert claims[0].pop("jti") != claims[1].pop("jti")
     assert all(claim["aud"] == "https://as.example" and claim["iss"] == claim["sub"] == "c" for claim in claims)
     assert [request.nonce for request in recorder.requests] == [None, "n1"]
+
+
+def test_an_assertion_by_a_slow_key_stops_no_event_loop(name: str) -> None:
+    """A key in a token or a cloud is asked in a worker thread, for the retry and for PAR too, and once for each."""
+    inner, signed = dpop.generate_key(), []
+
+    def sign(octets: bytes) -> bytes:
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise SigningError("the event loop was stopped")
+        signed.append(octets)
+        return inner.sign(octets)
+
+    auth = PrivateKeyJWT("c", ExternalKey(inner.public_jwk, sign, signature_format="raw"))
+    challenge = Answer(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
+    tokens = Answer(200, [], b'{"access_token":"a","token_type":"DPoP"}')
+    par = Answer(201, [], b'{"request_uri":"urn:x","expires_in":60}')
+    with Recorder(script(challenge, tokens, par)) as recorder:
+        server = ServerMetadata(
+            token_endpoint=recorder.url("/token"),
+            issuer="https://as.example",
+            authorization_endpoint=recorder.url("/authorize"),
+            pushed_authorization_request_endpoint=recorder.url("/par"),
+        )
+        with Endpoint(name, KEY, server, client_auth=auth) as endpoint:
+            endpoint.refresh("r")
+            endpoint.start_authorization(redirect_uri="https://client.example/cb")
+        forms = [urllib.parse.parse_qsl(request.body.decode()) for request in recorder.requests]
+    assert len(signed) == len(forms) == 3
+    assert [[name for name, _ in form].count("client_id") for form in forms] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from dpop.tokens.authorization import AuthorizationRequest, new_authorization_re
 from dpop.tokens.client_auth import ClientAuth, client_auth_of
 from dpop.tokens.device import DeviceAuthorization, read_device_authorization
 from dpop.tokens.key_reference import key_reference_of
-from dpop.tokens.messages import HTTPAnswer, HTTPRequest, NoAnswer, Pause, Steps
+from dpop.tokens.messages import Blocking, HTTPAnswer, HTTPRequest, NoAnswer, Pause, Steps
 from dpop.tokens.metadata import ServerMetadata, metadata_urls, read_metadata
 from dpop.tokens.token_set import TokenSet
 
@@ -157,7 +157,7 @@ class Grants:
         pairs = [("grant_type", grant_type), *_pairs(parameters)]
         asked_at = self.clock()
         try:
-            answer = yield self._post(self.server.token_endpoint, pairs, signed=True)
+            answer = yield (yield from self._post(self.server.token_endpoint, pairs, signed=True))
         except NoAnswer as failure:
             raise self._unanswered(grant_type, failure) from failure
         scope = parameters.get("scope")
@@ -255,9 +255,7 @@ class Grants:
         )
         if not push:
             return request
-        if "client_id" not in self.client_auth.parameters(self._audience(), self.clock()):
-            pairs = [("client_id", self.client_auth.client_id), *pairs]  # RFC 9126 §2.1: however it authenticates
-        answer = yield from self._call("pushed_authorization_request", pairs, signed=True, expected=201)
+        answer = yield from self._call("pushed_authorization_request", pairs, signed=True, named=True, expected=201)
         return pushed(request, endpoint, self.client_auth.client_id, json_answer(answer, "the PAR endpoint"))
 
     def finish_authorization(
@@ -297,26 +295,44 @@ class Grants:
         parameters: Mapping[str, Parameter] | list[tuple[str, str]],
         *,
         signed: bool = False,
+        named: bool = False,
         expected: int = 200,
     ) -> Steps[HTTPAnswer]:
         what = f"the {name.replace('_', ' ')} endpoint"
         pairs = parameters if isinstance(parameters, list) else _pairs(parameters)
         try:
-            answer: HTTPAnswer = yield self._post(self.server.endpoint(name), pairs, signed=signed)
+            request = yield from self._post(self.server.endpoint(name), pairs, signed=signed, named=named)
+            answer: HTTPAnswer = yield request
         except NoAnswer as failure:
             raise TemporaryTokenError(f"{what} did not answer ({failure.reason}); try again later") from failure
         if answer.status not in {200, expected}:
             raise_refusal(answer, what, self._secrets(pairs))
         return answer
 
-    def _post(self, url: str, pairs: list[tuple[str, str]], *, signed: bool) -> HTTPRequest:
-        pairs = [*pairs, *self.client_auth.parameters(self._audience(), self.clock()).items()]
+    def _post(self, url: str, pairs: list[tuple[str, str]], *, signed: bool, named: bool = False) -> Steps[HTTPRequest]:
+        """The request, with client authentication; ``named``, with the ``client_id`` however it authenticates."""
+        audience, now = self._audience(), self.clock()
+        own: dict[str, str]
+        if self._may_wait_to_authenticate:
+            own = yield Blocking(lambda: self.client_auth.parameters(audience, now))
+        else:
+            own = self.client_auth.parameters(audience, now)
+        if named:  # RFC 9126 §2.1
+            own = {"client_id": self.client_auth.client_id, **own}
+        pairs = [*pairs, *own.items()]
         names = [name for name, _ in pairs]
         for name in ("client_id", "client_secret", "client_assertion", "grant_type"):
             if names.count(name) > 1:
                 raise UsageError(f"the parameter {name} is set by the endpoint itself; leave it out")
         headers = (_FORM, _JSON, *self.client_auth.headers())
         return HTTPRequest("POST", url, headers, _form(pairs), signed)
+
+    @property
+    def _may_wait_to_authenticate(self) -> bool:
+        """Whether authenticating may wait for a device or a service: for the key that signs assertions."""
+        if not self.client_auth.makes_assertions:
+            return False
+        return bool(getattr(getattr(self.client_auth, "key", None), "blocking", True))
 
     def _audience(self) -> str:
         return self.server.issuer or self.server.token_endpoint
