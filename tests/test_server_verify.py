@@ -216,6 +216,20 @@ def test_algorithms_that_are_none_are_refused(algs: list[str]) -> None:
         ProofVerifier(replay=MemoryReplayCache(), algs=algs)
 
 
+@pytest.mark.parametrize("algs", [None, b"ES256", 5])
+def test_algorithms_of_another_type_are_refused(algs: object) -> None:
+    """With what they should be."""
+    with pytest.raises(ArgumentTypeError, match="algs must be names"):
+        ProofVerifier(replay=MemoryReplayCache(), algs=algs)  # type: ignore[arg-type]
+
+
+def test_a_long_list_of_wrong_names_makes_a_short_error() -> None:
+    """The first of them will do."""
+    with pytest.raises(AlgorithmError) as refused:
+        ProofVerifier(replay=MemoryReplayCache(), algs=["x" * 1000] * 1000)
+    assert len(str(refused.value)) < 200
+
+
 def test_algs_can_be_read_back() -> None:
     """For the challenge and the metadata."""
     assert ProofVerifier(replay=MemoryReplayCache(), algs="ES256 PS256").algs == ("ES256", "PS256")

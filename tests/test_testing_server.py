@@ -96,6 +96,8 @@ def test_a_wrong_mode_is_told() -> None:
     """There are two modes."""
     with pytest.raises(UsageError, match=r"rfc9449 or google"):
         DPoPTestServer(mode="okta")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="mode must be"):
+        DPoPTestServer(mode=[])  # type: ignore[arg-type]
 
 
 def test_an_algorithm_that_is_none_is_told() -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from dpop.errors import AlgorithmError, InvalidProof, UsageError
+from dpop.errors import AlgorithmError, ArgumentTypeError, InvalidProof, UsageError
 from dpop.keys.algorithms import ALGORITHMS
 from dpop.server.checks import (
     check_access_token,
@@ -321,10 +321,12 @@ class ProofVerifier:
 
 
 def _known_algs(algs: Iterable[str] | str) -> tuple[str, ...]:
+    if isinstance(algs, bytes) or not isinstance(algs, Iterable):
+        raise ArgumentTypeError("algs", "names of algorithms", algs)
     chosen = tuple(algs.split() if isinstance(algs, str) else algs)
-    unknown = [alg for alg in chosen if alg not in ALGORITHMS]
+    unknown = [alg for alg in chosen if not isinstance(alg, str) or alg not in ALGORITHMS]
     if unknown or not chosen:
-        what = f"got {', '.join(map(repr, unknown))}" if unknown else "got none"
+        what = f"got {unknown[0]!r:.40}" if unknown else "got none"
         raise AlgorithmError(f"algs must be some of {' '.join(ALGORITHMS)}; {what}")
     return chosen
 

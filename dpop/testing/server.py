@@ -87,7 +87,7 @@ class DPoPTestServer:
         kept: int = 10_000,
         **settings: Unpack[LeverSettings],
     ) -> None:
-        if mode not in _DEFAULTS:
+        if not isinstance(mode, str) or mode not in _DEFAULTS:
             raise UsageError(f"mode must be {' or '.join(_DEFAULTS)}, not {ascii(mode)[:60]}")
         self.mode: Mode = mode
         for name, value in settings.items():
