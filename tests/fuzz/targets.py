@@ -19,6 +19,10 @@ from dpop_cli.header_dump import last_nonce
 import dpop
 from dpop import htu
 from dpop.client.challenge import dpop_challenge, error_of_json, nonce_field
+from dpop.client.flow import PEEK_OCTETS, Step
+from dpop.client.policy import Policy
+from dpop.client.prover import Prover
+from dpop.client.request import OutgoingRequest
 from dpop.encoding import b64url_decode, b64url_encode, json_object
 from dpop.errors import (
     CredentialError,
@@ -149,6 +153,43 @@ def _challenge_seeds() -> Iterator[bytes]:
         yield "\n".join(case["fields"]).encode("latin-1")
     yield b'{"error":"use_dpop_nonce","error_description":"x"}'
     yield b"eyJ7S_zG.eyJH0-Z.HX4w-7v"
+
+
+def fuzz_flow(data: bytes) -> None:
+    """A hostile server's answers to one request, in turn: at most one more is sent, and what is learnt is bounded."""
+    clock = iter(range(NOW, NOW + 1_000_000))
+    for token in (None, TOKEN):
+        prover = Prover(_FLOW_KEY, clock=lambda: float(next(clock)))
+        policy = Policy(prover, origins="https://server.example.com", access_token=token, learn_clock=True)
+        flow = policy.open(OutgoingRequest("POST", URL))
+        assert flow is not None
+        sent = 0
+        for answer in data.split(b"\0\0"):
+            flow.attempt("https", "server.example.com", "/items", token)
+            sent += 1
+            head, _, body = answer.partition(b"\n\n")
+            first, *lines = head.decode("latin-1").split("\n")
+            status = int(first) if first.isascii() and first.isdigit() and len(first) == 3 else 401
+            step = flow.received(status, [(name, value) for name, _, value in (line.partition(":") for line in lines)])
+            if step is Step.PEEK:
+                step = flow.judged(body[:PEEK_OCTETS])
+            if step is not Step.RETRY:
+                break
+        assert sent <= 2
+        assert policy.clocks is not None
+        assert abs(policy.clocks.offset(flow.origin)) <= 300
+
+
+_FLOW_KEY = dpop.generate_key()
+
+
+def _flow_seeds() -> Iterator[bytes]:
+    date = b"Date:Tue, 14 Nov 2023 22:13:20 GMT"
+    challenge = b'401\nWWW-Authenticate:DPoP error="use_dpop_nonce"\nDPoP-Nonce:n1\n' + date
+    yield challenge + b"\0\0" + challenge.replace(b"n1", b"n2") + b"\0\0200\nDPoP-Nonce:n3"
+    yield b'400\nDPoP-Nonce:n1\n\n{"error":"use_dpop_nonce"}\0\0' + b'400\nDPoP-Nonce:n2\n\n{"error":"invalid_grant"}'
+    yield b'401\nWWW-Authenticate:DPoP error="invalid_dpop_proof"\n' + date.replace(b"2023", b"1999")
+    yield b'400\nDate:Tue, 14 Nov 2023 22:10:00 -0000\nAge: 1\n\n{"error":"invalid_dpop_proof"}'
 
 
 def fuzz_header_dump(data: bytes) -> None:
@@ -528,6 +569,7 @@ TARGETS = {
     "proof": Target(fuzz_proof, _proof_seeds),
     "signed-proof": Target(fuzz_signed_proof, _signed_proof_seeds),
     "challenge": Target(fuzz_challenge, _challenge_seeds),
+    "flow": Target(fuzz_flow, _flow_seeds),
     "header-dump": Target(fuzz_header_dump, _header_dump_seeds),
     "url": Target(fuzz_url, _url_seeds),
     "der": Target(fuzz_der, _der_seeds),
