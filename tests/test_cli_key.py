@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from cli_process import AtTerminal, examples, invoke, run_script
 from dpop_cli.key import generate, show, thumbprint
+from dpop_cli.key_token import list_keys
+from pkcs11_tokens import PIN, SoftHsm
 
 import dpop
 from dpop.keys import SoftwareKey
@@ -291,9 +293,17 @@ def test_the_examples_work(key_file: Path, command: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_examples_of_generate_work(tmp_path: Path) -> None:
-    """The same for the command that writes."""
-    done = run_script(examples(generate), tmp_path, KEY_PASSWORD="s3cret")
+def test_the_examples_of_generate_work(tmp_path: Path, softhsm: SoftHsm) -> None:
+    """The same for the command that writes, into files and into a token."""
+    softhsm.init_token("office")
+    (tmp_path / "pin").write_text(PIN)
+    (tmp_path / "pin").chmod(0o600)
+    environment = {**softhsm.environment, "PKCS11_MODULE": softhsm.module, "KEY_PASSWORD": "s3cret"}
+    done = run_script(examples(generate), tmp_path, **environment)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"key.pem", "api-key.pem", "locked.pem"}
+    assert {path.name for path in tmp_path.iterdir()} == {"key.pem", "api-key.pem", "locked.pem", "pin"}
+    assert "a new ES256 key in the token 'office'" in done.stdout
+    done = run_script(examples(list_keys), tmp_path, **environment)
+    assert done.returncode == 0, done.stderr
+    assert "api: ES256" in done.stdout
     assert dpop.load_key(tmp_path / "locked.pem", password="s3cret").alg == "ES256"

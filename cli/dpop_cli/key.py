@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop key``: make a key; show its public half and its thumbprint, never the private half."""
+"""``dpop key``: make a key, list those in tokens; show its public half and its thumbprint, never the private half."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 import dpop
+from dpop_cli.key_token import generate_in_token, list_keys
 from dpop_cli.options import CarefulCommand, check_key_source, hint, key_options, load_key
 from dpop_cli.secret_input import Secret, secret_options
+
+if TYPE_CHECKING:
+    from dpop.keys.pkcs11 import Pkcs11Key
 
 __all__ = ["key"]
 
@@ -21,7 +26,7 @@ _ALGS = ("ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256")
 
 @click.group()
 def key() -> None:
-    """Make a key; show it or its thumbprint."""
+    """Make a key; list those in tokens; show one or its thumbprint."""
 
 
 @key.command(cls=CarefulCommand)
@@ -35,11 +40,20 @@ def key() -> None:
 @click.option(
     "--out", default="key.pem", show_default=True, metavar="FILE", help="File to write, readable by you alone."
 )
-@secret_options("password", "a password to encrypt the key with")
+@click.option(
+    "--pkcs11",
+    "token_uri",
+    metavar="URI",
+    help="Make it in a TPM, smart card or HSM instead: 'pkcs11:token=...;object=NAME' (RFC 7512).",
+)
+@secret_options("password", "a password to encrypt the key with, or the token's PIN")
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
-def generate(*, alg: str, out: str, force: bool, as_json: bool, **options: Any) -> None:
-    """Make a private key and write it to a file (PKCS#8 PEM, mode 0600).
+@click.pass_context
+def generate(
+    ctx: click.Context, /, *, alg: str, out: str, token_uri: str | None, force: bool, as_json: bool, **options: Any
+) -> None:
+    """Make a private key and write it to a file (PKCS#8 PEM, mode 0600), or make it in a token, where it stays.
 
     Use one key per authorization server. Tokens are bound to it: lose the key, and they are lost too.
 
@@ -49,7 +63,17 @@ def generate(*, alg: str, out: str, force: bool, as_json: bool, **options: Any) 
       dpop key generate --alg ES384 --out api-key.pem --json
       export KEY_PASSWORD
       dpop key generate --out locked.pem --password-env KEY_PASSWORD
+
+    \b
+    In a token that "dpop key list" shows; without --password-file or -env its PIN is asked for:
+      dpop key generate --pkcs11 'pkcs11:token=office;object=api' --password-file pin
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    if token_uri is not None:
+        for option in ("alg", "out", "force"):
+            if ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE and (option, alg) != ("alg", "ES256"):
+                raise click.UsageError(f"--{option} is for a key in a file; one in a token (--pkcs11) signs with ES256")
+        _report_token_key(*generate_in_token(token_uri, Secret.of("password", options)), as_json=as_json)
+        return
     check_key_source(out)
     if out == "-":
         raise click.UsageError(
@@ -108,6 +132,19 @@ def thumbprint(*, as_json: bool, **options: Any) -> None:
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     jkt = load_key(options, signs=False).thumbprint
     click.echo(json.dumps({"thumbprint": jkt}) if as_json else jkt)
+
+
+def _report_token_key(made: Pkcs11Key, uri: str, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"uri": uri, "token": made.token, **_facts(made)}, indent=2))
+        return
+    click.echo(f"a new ES256 key in the token {made.token!r}, which it cannot leave")
+    click.echo(f"thumbprint (jkt): {made.thumbprint}")
+    click.echo(f"URI: {uri}")
+    hint("name it with --key 'URI', in quotes, or once for all with: export DPOP_KEY='URI'")
+
+
+key.add_command(list_keys)
 
 
 def _facts(loaded: dpop.Key) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import click
 
@@ -16,6 +17,7 @@ from dpop.encoding import json_object
 from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
 from dpop.htu import Origin, check_method
 from dpop.keys import PublicKey
+from dpop.keys.pem import Password
 from dpop_cli.key_elsewhere import KeyElsewhere, read_public_half
 from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.secret_input import Secret, can_ask, read_text, secret_options
@@ -29,10 +31,12 @@ __all__ = [
     "check_transport",
     "hint",
     "hint_at_case",
+    "is_token_uri",
     "keep_nonce",
     "key_options",
     "load_key",
     "nonce_options",
+    "pin_for",
     "proof_options",
     "read_token",
 ]
@@ -67,7 +71,7 @@ class CarefulCommand(click.Command):
 
 def key_options(command: _Function) -> _Function:
     """Add ``--key`` and its password; :func:`load_key` takes the options as they come."""
-    command = secret_options("password", "the key's password")(command)
+    command = secret_options("password", "the key's password, or its token's PIN")(command)
     command = click.option("--alg", metavar="ALG", help="Which of the key's two names to sign by: EdDSA, or RS256.")(
         command
     )
@@ -103,6 +107,8 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
         if isinstance(found, PublicKey):
             return KeyElsewhere(found, alg)
         source = found or named
+    if is_token_uri(named):
+        return dpop.load_key(named, password=pin_for(password, named), alg=alg)
     given = password.read("Password of the key")
     if given is not None:
         return dpop.load_key(source, password=given, alg=alg)
@@ -113,6 +119,24 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
         return dpop.load_key(source, alg=alg)
     except KeyPasswordError as error:
         raise KeyPasswordError(f"{error}: --password-file or --password-env") from None
+
+
+def is_token_uri(source: str) -> bool:
+    """Whether it names a key in a PKCS#11 token."""
+    return source[:7].lower() == "pkcs11:"
+
+
+def pin_for(password: Secret, uri: str) -> Password:
+    """The PIN of the token a URI names: from a file or the environment, else asked for when it is needed.
+
+    :raises click.UsageError: the file or variable is not there.
+    """
+    stored = None if password.prompt else password.read("")
+    if stored is not None:
+        return stored
+    label = re.search(r"[:;]token=([^;?]+)", uri)
+    question = f"PIN of the token {unquote(label[1])!r}" if label else "PIN of the token"
+    return lambda: password.ask(question, what="PIN")
 
 
 def check_key_source(source: str) -> None:

@@ -126,14 +126,16 @@ class Secret(NamedTuple):
             raise click.UsageError(f"{where} is empty; expected the {self.name}")
         return text
 
-    def ask(self, question: str, *, confirm: bool = False) -> str:
+    def ask(self, question: str, *, confirm: bool = False, what: str | None = None) -> str:
         """Ask at the terminal, without showing the answer.
 
+        :param what: what to call it, if not by its options' name.
         :raises click.UsageError: there is no terminal.
         """
         if not can_ask():
             raise click.UsageError(
-                f"there is no terminal to ask for the {self.name} at; use --{self.name}-file or --{self.name}-env"
+                f"there is no terminal to ask for the {what or self.name} at;"
+                f" use --{self.name}-file or --{self.name}-env"
             )
         answer: str = click.prompt(question, hide_input=True, confirmation_prompt=confirm, err=True)
         return answer

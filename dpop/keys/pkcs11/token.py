@@ -14,7 +14,7 @@ from dpop.keys.pkcs11.modules import PATIENCE, LoadedModule
 from dpop.keys.pkcs11.pin import Pin
 from dpop.keys.pkcs11.uri import Pkcs11Uri
 
-__all__ = ["Token", "find_token", "tokens_of"]
+__all__ = ["Token", "find_token", "find_tokens", "tokens_of"]
 
 _log: Final = logging.getLogger("dpop.keys")
 
@@ -48,19 +48,13 @@ def tokens_of(module: Module) -> list[tuple[int, TokenInfo]]:
 
 
 class Token:
-    """A token of a module, which stays the same one: where it is found again its serial number counts too.
+    """A token of a module, which stays the same one: where it is found again its serial number counts too."""
 
-    :raises KeyNotFoundError: no token fits the URI.
-    :raises AmbiguousKeyError: several do.
-    :raises CryptokiError: what the module said.
-    """
-
-    def __init__(self, loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> None:
+    def __init__(self, loaded: LoadedModule, slot: int, info: TokenInfo, pin: Pin) -> None:
         self.loaded = loaded
+        self.slot: int = slot
+        self.info: TokenInfo = info
         self._pin = pin
-        self.slot: int
-        self.info: TokenInfo
-        self.slot, self.info = _the_token(loaded.module, uri)
 
     @property
     def label(self) -> str:
@@ -73,8 +67,10 @@ class Token:
         label, manufacturer, model, serial = (text or None for text in _identity(self.info))
         return Pkcs11Uri(token=label, manufacturer=manufacturer, model=model, serial=serial)
 
-    def open_session(self, *, writable: bool = False) -> int:
+    def open_session(self, *, writable: bool = False, login: bool = True) -> int:
         """A session in which the user is logged in, if the token has a login.
+
+        :param login: if not, it shows what it shows to everybody.
 
         :raises PinError: it wants a PIN and gets none, or refuses it.
         :raises CryptokiError: what the module said otherwise.
@@ -83,7 +79,8 @@ class Token:
             self._locate()
             session = self._open(writable=writable)
             try:
-                self._login(session)
+                if login:
+                    self._login(session)
             except BaseException:
                 self.close_session(session)
                 raise
@@ -164,26 +161,37 @@ class Token:
 def find_token(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Token:
     """The token that a URI names; looked for again: one that is new, or just being written to, can be missed.
 
-    :raises: as :class:`Token`.
+    :raises KeyNotFoundError: no token fits the URI.
+    :raises AmbiguousKeyError: several do.
+    :raises CryptokiError: what the module said.
     """
     for seconds in PATIENCE:
         try:
-            return Token(loaded, uri, pin)
+            return Token(loaded, *_the_token(loaded.module, uri), pin)
         except KeyNotFoundError:
             time.sleep(seconds)
             if not loaded.refresh():
                 raise
-    return Token(loaded, uri, pin)
+    return Token(loaded, *_the_token(loaded.module, uri), pin)
+
+
+def find_tokens(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> list[Token]:
+    """All tokens that fit a URI.
+
+    :raises CryptokiError: what the module said.
+    """
+    return [Token(loaded, slot, info, pin) for slot, info in _fitting(loaded.module, uri, tokens_of(loaded.module))]
+
+
+def _fitting(module: Module, uri: Pkcs11Uri, tokens: list[tuple[int, TokenInfo]]) -> list[tuple[int, TokenInfo]]:
+    if not _library_fits(uri, module.info()):
+        return []
+    return [(slot, info) for slot, info in tokens if _fits(uri, info) and _slot_fits(uri, slot, module)]
 
 
 def _the_token(module: Module, uri: Pkcs11Uri) -> tuple[int, TokenInfo]:
-    library = module.info()
     tokens = tokens_of(module)
-    fitting = [
-        (slot, info)
-        for slot, info in tokens
-        if _fits(uri, info) and _slot_fits(uri, slot, module) and _library_fits(uri, library)
-    ]
+    fitting = _fitting(module, uri, tokens)
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
