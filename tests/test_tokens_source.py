@@ -27,6 +27,7 @@ from endpoints import ENDPOINTS, Endpoint
 import dpop
 from dpop.client.request import BearerToken
 from dpop.errors import (
+    ArgumentTypeError,
     KeyMismatchError,
     OutcomeUnknownError,
     ReauthorizationError,
@@ -263,6 +264,68 @@ def test_all_callers_may_go(at: Fixture) -> None:
     assert at.refreshes == [200]
 
 
+@pytest.mark.parametrize("name", ["httpx-async", "httpx2-async"], indirect=True)
+def test_more_sources_than_worker_threads(at: Fixture) -> None:
+    """A source for each task is one too many, but they do not wait in threads that the one at work needs."""
+    endpoint = at.endpoint()
+
+    async def storm() -> set[str]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        sources = [endpoint.it.source(at.store) for _ in range(20)]
+        return set(await asyncio.gather(*(source() for source in sources)))
+
+    assert len(endpoint.wait(storm())) == 1
+    assert at.refreshes == [200]
+
+
+INTERRUPTED = """
+import json, os, signal, sys, threading
+import dpop
+from dpop.requests import TokenEndpoint
+from dpop.tokens import FileTokenStore
+
+facts = json.loads(sys.stdin.readline())
+endpoint = TokenEndpoint(dpop.load_key(facts["key"]), facts["url"], client_id="c")
+source = endpoint.source(FileTokenStore(facts["path"]))
+threading.Thread(target=lambda: (sys.stdin.readline(), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()
+try:
+    source()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_ctrl_c_loses_nothing(tmp_path: Path) -> None:
+    """An interrupt while the answer is on its way ends the caller's wait; the answer still gets into the store."""
+    key, path = tmp_path / "key.pem", tmp_path / "tokens.json"
+    KEY.save(key)
+    FileTokenStore(path).save(TokenSet(access_token="old", expires_at=1, refresh_token="r0", jkt=KEY.thumbprint))
+    interrupted = threading.Event()
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def answer(_request: Received) -> Answer:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert interrupted.wait(60)
+            return Answer(200, [], b'{"access_token":"new","token_type":"DPoP","refresh_token":"r1"}')
+
+        with Recorder(answer) as recorder:
+            facts = {"key": str(key), "path": str(path), "url": recorder.url("/token")}
+            process.stdin.write(json.dumps(facts) + "\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "interrupted\n"
+            interrupted.set()
+            assert process.wait(60) == 0
+    stored = FileTokenStore(path).load()
+    assert stored is not None
+    assert (stored.access_token, stored.refresh_token, stored.refresh_sent_at) == ("new", "r1", None)
+
+
 def test_a_loop_that_ends_strands_nobody(server: DPoPTestServer) -> None:
     """A refresh begun on a loop that is closed meanwhile is begun anew by the next who asks."""
     at = Fixture("httpx-async", server, MemoryTokenStore())
@@ -404,10 +467,24 @@ def test_a_server_that_is_down_is_not_noticed_ahead_of_time(requests_at: Fixture
 
 def test_hosts_do_not_renew_in_step(requests_at: Fixture) -> None:
     """Each source begins at a time of its own, up to half the margin earlier."""
-    early, late = (requests_at.source(source={"ahead": 100.0}) for _ in range(2))
-    early._jitter, late._jitter = (lambda: 1.0), (lambda: 0.0)
+    early = requests_at.source(source={"ahead": 100.0})
+    early._early = 1.5
     tokens = TokenSet(access_token="a", issued_at=0, expires_at=1000)
-    assert (early._stale_at(tokens), late._stale_at(tokens)) == (850, 900)
+    assert early._stale_at(tokens) == 850
+    assert len({requests_at.source()._early for _ in range(20)}) > 10
+
+
+def test_a_margin_longer_than_a_life(requests_at: Fixture) -> None:
+    """Tokens are not renewed before half their life is over, nor within a second, whatever is asked for."""
+    at = requests_at
+    source = at.source(source={"ahead": 1e6})
+    first = source()
+    at.clock.now += 800
+    assert source() == first
+    at.server.levers.token_lifetime = 0
+    hasty = at.source(MemoryTokenStore(), source={"grant": "client_credentials"})
+    assert len({hasty() for _ in range(10)}) == 1
+    assert at.refreshes == [200, 200]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -645,6 +722,8 @@ def test_a_source_does_not_travel_and_takes_no_nonsense(at: Fixture) -> None:
     """It holds a key; its settings must make sense."""
     with pytest.raises(UsageError):
         pickle.dumps(at.source())
+    with pytest.raises(ArgumentTypeError):
+        at.source("tokens.json")
     for options in ({"ahead": -1}, {"ahead": float("inf")}, {"account": ""}, {"scope": "read"}):
         with pytest.raises(UsageError):
             at.source(source=options)

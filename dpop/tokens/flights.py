@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
 from dpop.client.request import BearerToken
-from dpop.errors import ReauthorizationError, TokenLockError, TokenRequestError, UsageError
+from dpop.errors import ArgumentTypeError, ReauthorizationError, TokenLockError, TokenRequestError, UsageError
 from dpop.tokens.renewal import Renewal
 from dpop.tokens.stores import LOCK_SECONDS, TokenStore, check_account
 from dpop.tokens.token_set import TokenSet
@@ -53,11 +53,13 @@ class Flights:
     ) -> None:
         if ahead is not None and not 0 <= ahead < _NEVER:
             raise UsageError(f"ahead must be seconds, 0 or more, got {ahead!r:.40}")
+        if not all(hasattr(store, method) for method in ("load", "replace", "lock")):
+            raise ArgumentTypeError("store", "a FileTokenStore or another TokenStore", store)
         self._clock = grants.clock
         self._account = check_account(account)
         self._store = store
         self._ahead = ahead
-        self._jitter = jitter
+        self._early = 1 + jitter() / 2
         self._renewal = Renewal(grants, store, account, clock=self._clock, lock_seconds=lock_seconds, grant=grant)
         self._token = ""
         self._until = 0.0
@@ -111,10 +113,10 @@ class Flights:
         """When to renew: a fifth of its life before it ends, at most five minutes, and up to half that earlier."""
         if tokens.expires_at is None:
             return _NEVER
-        ahead = self._ahead
-        if ahead is None:
-            ahead = min(300.0, self._life(tokens) / 5)
-        return tokens.expires_at - ahead * (1 + self._jitter() / 2)
+        life = self._life(tokens)
+        ahead = min(300.0, life / 5) if self._ahead is None else min(self._ahead, life / 2)
+        # Not within a second: a server whose tokens live for no time would be asked without pause.
+        return max(tokens.expires_at - ahead * self._early, (tokens.issued_at or 0.0) + 1.0)
 
     def _usable(self, tokens: TokenSet) -> bool:
         """Whether it will do if there is no better one: not refused, and good for long enough to be sent."""
@@ -189,14 +191,14 @@ class Flights:
 
     def _note(self, error: BaseException) -> None:
         """Remember a failure, so that a server that is down is not asked by every caller."""
-        if isinstance(error, TokenLockError):
-            self._next_try = time.monotonic() + 1.0  # somebody else is at it
-            return
+        if self._tokens is not None and self._usable(self._tokens):
+            self._next_try = time.monotonic() + 1.0  # nobody is in need of it
         if not isinstance(error, TokenRequestError) or isinstance(error, ReauthorizationError):
             return
         wait = 0.0 if self._failures == 0 else _BACKOFF_SECONDS * 2 ** min(self._failures - 1, 10)
         self._failures += 1
-        self._next_try = time.monotonic() + min(_MAX_BACKOFF_SECONDS, max(wait, error.retry_after or 0.0))
+        wait = min(_MAX_BACKOFF_SECONDS, max(wait, error.retry_after or 0.0))
+        self._next_try = max(self._next_try, time.monotonic() + wait)
         self._last_error = error
         if self._tokens is not None and self._usable(self._tokens):
             _log.warning("the tokens of %r could not be renewed ahead of time: %s", self._account, error)

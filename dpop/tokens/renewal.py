@@ -13,6 +13,7 @@ A generator of steps, like all that is written once for threads and tasks.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -26,7 +27,7 @@ from dpop.errors import (
     TokenStoreError,
 )
 from dpop.tokens.endpoint import Grants, Parameter
-from dpop.tokens.messages import Blocking, Steps
+from dpop.tokens.messages import Blocking, Pause, Steps
 from dpop.tokens.stores import LOCK_SECONDS, StoreLock, TokenStore
 from dpop.tokens.token_set import TokenSet
 
@@ -34,6 +35,7 @@ __all__ = ["Renewal"]
 
 _log: Final = logging.getLogger("dpop.tokens")
 _ROUNDS: Final = 3
+_PAUSES: Final = (0.002, 0.005, 0.01, 0.02, 0.05)
 
 
 class Renewal:
@@ -77,19 +79,27 @@ class Renewal:
             if stored is not None and good(stored):
                 return stored
         lock = self._store.lock(self._account)
-        seconds = self._lock_seconds if patient else 0.0
         try:
-            if not (yield Blocking(lambda: lock.acquire(seconds))):
-                raise TokenLockError(
-                    f"another thread, process or host has been refreshing the tokens of {self._account!r} for"
-                    f" {seconds:.0f} s; nothing was sent"
-                )
+            yield from self._take(lock, self._lock_seconds if patient else 0.0)
             tokens: TokenSet = yield from self._under(lock, good)
         except BaseException:
             lock.release()
             raise
         yield Blocking(lock.release)
         return tokens
+
+    def _take(self, lock: StoreLock, seconds: float) -> Steps[None]:
+        """Take the lock. Each try is short: a task that waited in a worker thread would keep it from the holder."""
+        deadline = time.monotonic() + seconds
+        tries = 0
+        while not (yield Blocking(lambda: lock.acquire(0))):
+            if time.monotonic() >= deadline:
+                raise TokenLockError(
+                    f"another thread, process or host has been refreshing the tokens of {self._account!r} for"
+                    f" {seconds:.0f} s; nothing was sent"
+                )
+            yield Pause(_PAUSES[min(tries, len(_PAUSES) - 1)])
+            tries += 1
 
     def _load(self) -> TokenSet | None:
         return self._store.load(self._account)
