@@ -129,7 +129,7 @@ def test_two_dpop_headers_are_seen(port: int, nonce: str) -> None:
     assert 'error="invalid_dpop_proof"' in reply.all("WWW-Authenticate")[-1]
 
 
-@pytest.mark.parametrize("second", ["Bearer unbound", f"DPoP {TOKEN}"])
+@pytest.mark.parametrize("second", ["Bearer unbound", f"DPoP {TOKEN}"], ids=["Bearer", "DPoP"])
 def test_two_authorization_headers_are_seen(port: int, nonce: str, second: str) -> None:
     """The answer is a bad request, in both challenges (RFC 9449 Figure 19)."""
     reply = ask(port, "/items", AUTHORIZATION, ("Authorization", second), proof(PUBLIC_URL + "/items", nonce))
