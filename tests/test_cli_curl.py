@@ -152,6 +152,34 @@ def test_a_token_goes_with_its_hash(server: Recorder) -> None:
     assert "ath" not in without.claims
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["-s", "--token-file", "token.txt", "URL"],
+        ["URL", "-s", "--token-file=token.txt"],
+        ["-sXGET", "URL", "--token-file", "token.txt"],
+        ["--token-file", "token.txt", "--", "-s", "URL"],
+        ["-sA", "--token-env", "--token-file", "token.txt", "URL"],
+        ["-s", "--user-agent", "--no-nonce", "--token-file", "token.txt", "--", "URL"],
+    ],
+    ids=" ".join,
+)
+def test_our_options_may_stand_among_curls(server: Recorder, args: list[str]) -> None:
+    """Wherever they are, they are ours; a value of one of curl's options is never taken for one."""
+    result = invoke("curl", *(arg.replace("URL", server.url()) for arg in args))
+    assert result.exit_code == 0, result.stderr
+    (request,) = server.requests
+    assert request.one("Authorization") == f"DPoP {TOKEN}"
+
+
+def test_key_is_curls_behind_its_options(server: Recorder, key_file: str) -> None:
+    """`--key` first is the proof's; behind curl's options, or behind --, it goes to curl, with --cert."""
+    with_both = ("--key", key_file, "--", "--key", "tls.pem", "--cert", "tls.crt", "-s", server.url())
+    assert invoke("curl", *with_both).exit_code == 0  # plain http asks for neither
+    assert invoke("curl", "-s", "--key", "tls.pem", "--cert", "tls.crt", server.url()).exit_code == 0
+    assert len(server.requests) == 2
+
+
 def test_header_lines_from_a_file_and_from_a_pipe(server: Recorder) -> None:
     """-H @file and -H @- work as they do with curl."""
     Path("headers.txt").write_text("X-One: 1\r\nX-Two: 2\n\n")
@@ -223,7 +251,6 @@ def test_standard_input_is_curls(server: Recorder) -> None:
         (["http://api.example/"], "--allow-http"),
         (["https://api.example/a b"], "space"),
         (["https://api.example/?a b"], "space"),
-        (["URL", "--token-file", "token.txt"], "before those of curl"),
         (["-s", "--key", "key.pem", "URL"], "for TLS"),
         (["--token-file", "token.txt", "-u", "pa55:pa55", "URL"], "give one of them"),
         (["--token-file", "-", "-d", "@-", "URL"], "both name standard input"),

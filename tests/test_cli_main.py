@@ -61,6 +61,15 @@ def test_help_lists_every_command_in_order() -> None:
     assert all(command.help in result.stdout for command in COMMANDS.values())
 
 
+def test_alone_it_shows_a_first_thing_to_try() -> None:
+    """`dpop` names a command that works as it stands, not a list of all; status 0."""
+    result = invoke()
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "\n  dpop demo\n" in result.stdout
+    assert len(result.stdout.splitlines()) < 15
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
 def test_help_says_what_exit_statuses_mean() -> None:
     """A script's author finds the four statuses in the help."""
     help_text = " ".join(invoke("--help").stdout.split())

@@ -26,16 +26,15 @@ from dpop.client.prover import Prover
 from dpop.client.request import AccessToken, OutgoingRequest
 from dpop.errors import TargetError
 from dpop.origin import Origin
-from dpop_cli.curl_options import CurlWords, read_words
+from dpop_cli.careful import CarefulCommand, hint
+from dpop_cli.curl_options import CurlWords, read_words, split_words
 from dpop_cli.curl_request import CurlRequest
 from dpop_cli.curl_transfer import CurlTransfer, HeaderFile
 from dpop_cli.header_dump import Head
 from dpop_cli.options import (
-    CarefulCommand,
     NonceChoice,
     allow_http_option,
     check_transport,
-    hint,
     hint_at_case,
     keep_nonce,
     key_options,
@@ -52,23 +51,18 @@ _REWIND_FAILED = 65
 _TOO_MANY_REDIRECTS = 47
 
 
-class _BeforeCurl(CarefulCommand):
-    """A command whose options end where curl's begin: ``--key``, for one, is an option of both."""
+class _AroundCurl(CarefulCommand):
+    """A command whose options stand among those of curl."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse our options with click, and leave everything from the first that is not ours as it is."""
-        takes_value = {name: not _is_flag(p) for p in self.get_params(ctx) for name in p.opts}
-        end = 0
-        while end < len(args) and args[end].partition("=")[0] in takes_value:
-            end += 2 if "=" not in args[end] and takes_value[args[end]] else 1
-        words = args[end:]
-        ours = sorted(
-            {word.partition("=")[0] for word in words if word.startswith("--")} & takes_value.keys() - {"--key"}
-        )
-        if ours and not ctx.resilient_parsing:
-            ctx.fail(f"{ours[0]} is an option of dpop, and must stand before those of curl")
-        ctx.meta[_WORDS] = words[1:] if words[:1] == ["--"] else words
-        return super().parse_args(ctx, args[:end])
+        """Parse our options with click, and keep curl's words as they are."""
+        takes_value = {
+            name: not (isinstance(parameter, click.Option) and parameter.is_flag)
+            for parameter in self.get_params(ctx)
+            for name in parameter.opts
+        }
+        ours, ctx.meta[_WORDS] = split_words(args, takes_value)
+        return super().parse_args(ctx, ours)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The usage line, with what belongs to curl."""
@@ -78,11 +72,7 @@ class _BeforeCurl(CarefulCommand):
 _WORDS = "dpop_cli.curl"
 
 
-def _is_flag(parameter: click.Parameter) -> bool:
-    return isinstance(parameter, click.Option) and parameter.is_flag
-
-
-@click.command(cls=_BeforeCurl)
+@click.command(cls=_AroundCurl)
 @key_options
 @secret_options("token", "the access token, alone or in a token response")
 @nonce_options
@@ -91,10 +81,12 @@ def _is_flag(parameter: click.Parameter) -> bool:
 def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     """Run curl with a proof for its request, and with a token if one is named.
 
-    dpop's options stand first, then curl's own: -X -d -F -T -I -G --json -o -H and most others. What the
-    server wants is done as a DPoP client does it: a nonce is kept for the next command, a challenge is
-    answered with one retry, and -L signs each redirect anew and stays within the origin. Output and exit
+    What the server wants is done as a DPoP client does it: a nonce is kept for the next command, a challenge
+    is answered with one retry, and -L signs each redirect anew and stays within the origin. Output and exit
     status are curl's. Your .curlrc is not read.
+
+    Curl's options are its own: -X -d -F -T -I -G --json -o -H and most others. --key is dpop's before the
+    first of them, and curl's, for TLS, behind it.
 
     What cannot have one proof for each request is refused: several URLs, {a,b} and [1-3], --next, -Z, -K,
     --retry. A body out of a pipe can be sent once only, so after a challenge run the command again.

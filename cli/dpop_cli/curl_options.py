@@ -7,12 +7,12 @@ for their names and whether they take a value; a test compares them with the cur
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import click
 
-__all__ = ["REFUSED", "SHORT", "WITHOUT_VALUE", "WITH_VALUE", "CurlOption", "CurlWords", "read_words"]
+__all__ = ["REFUSED", "SHORT", "WITHOUT_VALUE", "WITH_VALUE", "CurlOption", "CurlWords", "read_words", "split_words"]
 
 WITH_VALUE = frozenset(
     """
@@ -200,6 +200,43 @@ class CurlWords(NamedTuple):
         """The same without options of these names."""
         left_out = frozenset(names)
         return self._replace(options=tuple(option for option in self.options if option.name not in left_out))
+
+
+def split_words(words: Sequence[str], ours: Mapping[str, bool]) -> tuple[list[str], list[str]]:
+    """Tell our options from curl's words, wherever they stand before ``--``.
+
+    What is an option of both is ours before the first word of curl's, and curl's behind it. A ``--`` before
+    that leaves all the rest to curl.
+
+    :param ours: our options, and whether they take a value.
+    """
+    mine: list[str] = []
+    curls: list[str] = []
+    place = 0
+    while place < len(words):
+        word = words[place]
+        if word == "--":
+            return mine, [*curls, *words[place if curls else place + 1 :]]
+        name = word.partition("=")[0]
+        if name in ours and not (curls and name[2:] in WITH_VALUE):
+            count = 2 if ours[name] and "=" not in word else 1
+            mine += words[place : place + count]
+        else:
+            count = 2 if _wants_next(word) else 1
+            curls += words[place : place + count]
+        place += count
+    return mine, curls
+
+
+def _wants_next(word: str) -> bool:
+    """Whether the next word is the value of this one."""
+    if word.startswith("--"):
+        return word[2:] in WITH_VALUE
+    if word.startswith("-"):
+        for place, letter in enumerate(word[1:], start=2):
+            if SHORT.get(letter) in WITH_VALUE:
+                return place == len(word)
+    return False
 
 
 def read_words(words: Sequence[str]) -> CurlWords:

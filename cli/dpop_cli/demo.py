@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
+from dpop_cli.careful import CarefulCommand
 from dpop_cli.demo_story import Step, story
 from dpop_cli.demo_view import Glyphs, View, as_json
 from dpop_cli.ending import Status
-from dpop_cli.options import CarefulCommand
 
 __all__ = ["demo", "present"]
 
@@ -55,5 +55,5 @@ def present(steps: Iterable[Step], *, as_data: bool) -> Status:
         click.echo(f"{failed} of {len(done)} steps did not go as they must; see above.")
     else:
         click.echo("Next:  dpop serve            such a server, for you to try things on")
-        click.echo("       dpop headers --help   how to reach it with curl")
+        click.echo("       dpop curl --help      how to reach it with curl")
     return Status.REFUSED if failed else Status.DONE

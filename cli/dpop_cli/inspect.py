@@ -18,11 +18,12 @@ from dpop.htu import check_method
 from dpop.keys.algorithms import ALGORITHMS
 from dpop.origin import Origin
 from dpop.server import MemoryReplayCache, NonceVerdict, ProofReport, ProofVerifier
+from dpop_cli.careful import CarefulCommand, file_names
 from dpop_cli.ending import Status
 from dpop_cli.inspect_answer import answer_as_json, answer_lines, read_answer
 from dpop_cli.inspect_input import MAX_HAR_OCTETS, SeenRequest, bound_jkt, seen_requests
 from dpop_cli.inspect_view import ProofView, report_as_json
-from dpop_cli.options import CarefulCommand, read_token
+from dpop_cli.options import read_token
 from dpop_cli.secret_input import read_text, secret_options
 
 __all__ = ["inspect"]
@@ -51,7 +52,13 @@ class _OneNonce:
 
 @click.command(cls=CarefulCommand)
 @click.argument("proof", required=False)
-@click.option("--from", "source", metavar="FILE", help="Saved request headers, a HAR file or a proof; - is stdin.")
+@click.option(
+    "--from",
+    "source",
+    metavar="FILE",
+    shell_complete=file_names,
+    help="Saved request headers, a HAR file or a proof; - is stdin.",
+)
 @click.option("--against", metavar="URL", help="Judge it for a request to this URL.")
 @click.option("--method", metavar="METHOD", help="The request's method; with --against GET by default.")
 @secret_options("token", "the access token of the request, alone or in a token response")
@@ -60,7 +67,12 @@ class _OneNonce:
 @click.option("--algs", metavar="ALGS", help='Algorithms the server accepts, such as "ES256 PS256"; all by default.')
 @click.option("--max-age", type=click.IntRange(1, 300), default=60, show_default=True, help="Seconds a proof is good.")
 @click.option("--at", type=float, metavar="SECONDS", help="Judge it as of this time, in seconds since 1970.")
-@click.option("--response", metavar="FILE", help="Read a server's answer instead (curl -i), and say what to do next.")
+@click.option(
+    "--response",
+    metavar="FILE",
+    shell_complete=file_names,
+    help="Read a server's answer instead (curl -i), and say what to do next.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def inspect(

@@ -12,8 +12,9 @@ import click
 from click.core import ParameterSource
 
 import dpop
+from dpop_cli.careful import CarefulCommand, file_names, hint
 from dpop_cli.key_token import generate_in_token, list_keys
-from dpop_cli.options import CarefulCommand, check_key_source, hint, key_options, load_key
+from dpop_cli.options import check_key_source, key_options, load_key
 from dpop_cli.secret_input import Secret, secret_options
 
 if TYPE_CHECKING:
@@ -38,7 +39,12 @@ def key() -> None:
     help="What it signs with. Every DPoP server takes ES256.",
 )
 @click.option(
-    "--out", default="key.pem", show_default=True, metavar="FILE", help="File to write, readable by you alone."
+    "--out",
+    default="key.pem",
+    show_default=True,
+    metavar="FILE",
+    shell_complete=file_names,
+    help="File to write, readable by you alone.",
 )
 @click.option(
     "--pkcs11",

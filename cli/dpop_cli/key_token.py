@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpop.keys.pem import Password
-from dpop_cli.options import CarefulCommand, check_key_source, hint, pin_for
+from dpop_cli.careful import CarefulCommand, hint
+from dpop_cli.options import check_key_source, pin_for
 from dpop_cli.secret_input import Secret, secret_options
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "nonce": LazyCommand("dpop_cli.nonce:nonce", "Show, learn or forget the nonces that servers gave."),
     "demo": LazyCommand("dpop_cli.demo:demo", "Watch DPoP work, step by step, on this machine."),
     "serve": LazyCommand("dpop_cli.serve:serve", "Run a small authorization and resource server to try."),
+    "completion": LazyCommand("dpop_cli.completion:completion", "Let your shell complete commands on Tab."),
 }
 """All commands, in the order of the help."""
 
@@ -91,6 +93,8 @@ class LazyGroup(click.Group):
         def run() -> object:
             return click.Group.main(self, args, prog_name, complete_var, standalone_mode=False, **extra)
 
+        if os.environ.get("_DPOP_COMPLETE") == "powershell_complete":
+            importlib.import_module("dpop_cli.completion")  # knows how
         if not standalone_mode:
             return run()
         sys.exit(run_to_exit_status(run))
@@ -134,9 +138,24 @@ class _Warnings(logging.Handler):
 _warnings = _Warnings(logging.WARNING)
 
 
+_FIRST_STEPS = """\
+dpop: OAuth tokens that are useless to a thief (DPoP, RFC 9449).
+
+Watch it work, on this machine alone:
+
+  dpop demo
+
+Then try it yourself, with a server of your own in another terminal:
+
+  dpop serve
+
+All commands: dpop --help"""
+
+
 @click.group(
     cls=LazyGroup,
     lazy=COMMANDS,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status: 0 done, 1 a peer refused or a proof is bad, 2 usage, 3 key, PIN or store trouble.",
 )
@@ -148,16 +167,20 @@ _warnings = _Warnings(logging.WARNING)
     callback=_print_version,
     help="Show the version and exit.",
 )
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """DPoP (RFC 9449) at the command line: OAuth tokens that are useless without a key.
 
     \b
     Start with one of:
       dpop demo                        see what it is
       dpop key generate                make a key, key.pem
-      dpop headers GET URL --key key.pem | curl -H @- URL
+      dpop curl --key key.pem URL      run curl with a proof
+      dpop inspect PROOF               see what is wrong with one
 
     Keys are named by a path or a URI (--key, or DPOP_KEY). No secret is ever an argument: tokens and
     passwords come from a file, standard input, an environment variable or a prompt.
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     logging.getLogger("dpop").addHandler(_warnings)  # once: the same handler is not added again
+    if ctx.invoked_subcommand is None:
+        click.echo(_FIRST_STEPS)

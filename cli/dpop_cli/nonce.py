@@ -11,9 +11,10 @@ import click
 
 from dpop.client.nonces import NonceKey
 from dpop.origin import Origin
+from dpop_cli.careful import CarefulCommand, file_names
 from dpop_cli.header_dump import last_head_with_nonce, last_nonce
 from dpop_cli.nonce_state import ROLES, KeptNonce, NonceState, role_name
-from dpop_cli.options import CarefulCommand, key_options, load_key
+from dpop_cli.options import key_options, load_key
 from dpop_cli.secret_input import read_text
 
 __all__ = ["nonce"]
@@ -64,6 +65,7 @@ def show(*, url: str | None, as_json: bool) -> None:
     "source",
     required=True,
     metavar="FILE",
+    shell_complete=file_names,
     help="What curl -D FILE saved of an answer, or a nonce alone; - is standard input.",
 )
 @click.option("--role", type=click.Choice(list(ROLES)), help="What the server is; by default the answer tells.")

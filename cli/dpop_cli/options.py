@@ -18,18 +18,17 @@ from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
 from dpop.htu import Origin, check_method
 from dpop.keys import PublicKey
 from dpop.keys.pem import Password
+from dpop_cli.careful import file_names, hint
 from dpop_cli.key_elsewhere import KeyElsewhere, read_public_half
 from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.secret_input import Secret, can_ask, read_text, secret_options
 
 __all__ = [
-    "CarefulCommand",
     "NonceChoice",
     "ProofRequest",
     "allow_http_option",
     "check_key_source",
     "check_transport",
-    "hint",
     "hint_at_case",
     "is_token_uri",
     "keep_nonce",
@@ -42,28 +41,6 @@ __all__ = [
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def hint(text: str) -> None:
-    """Something to know, on stderr; the command goes on."""
-    click.echo(f"Hint: {text}", err=True)
-
-
-class CarefulCommand(click.Command):
-    """A command that does not repeat arguments it did not expect: one of them may be a token."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does, with its own words for arguments that are too many."""
-        ctx.allow_extra_args = True
-        rest = super().parse_args(ctx, args)
-        if rest and not ctx.resilient_parsing:
-            expected = " ".join(self.collect_usage_pieces(ctx)[1:])
-            ctx.fail(
-                f"{len(rest)} more argument{'s' * (len(rest) > 1)} than expected"
-                f"{f'; expected {expected}' if expected else ''}. A token or a password is never an argument:"
-                " see the options that end in -file, -env and -prompt"
-            )
-        return rest
 
 
 # --- the key
@@ -81,6 +58,7 @@ def key_options(command: _Function) -> _Function:
         envvar="DPOP_KEY",
         show_envvar=True,
         metavar="PATH|URI",
+        shell_complete=file_names,
         help="The key: a PEM or JWK file, or a URI such as pkcs11:...",
     )(command)
 
@@ -270,6 +248,7 @@ def nonce_options(command: _Function) -> _Function:
     command = click.option(
         "--nonce-from",
         metavar="FILE",
+        shell_complete=file_names,
         help="Take the last DPoP-Nonce that curl -D FILE saved, and keep it; - is standard input.",
     )(command)
     return click.option(

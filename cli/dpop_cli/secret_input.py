@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from dpop_cli.careful import file_names
+
 __all__ = ["Secret", "can_ask", "claim_stdin", "read_octets", "read_text", "secret_options"]
 
 _MAX_OCTETS = 1 << 20
@@ -158,8 +160,11 @@ def secret_options(name: str, what: str) -> Callable[[_Function], _Function]:
     def decorate(command: _Function) -> _Function:
         command = click.option(f"--{name}-prompt", is_flag=True, help=f"Ask for {what}.")(command)
         command = click.option(f"--{name}-env", metavar="VAR", help=f"Environment variable that holds {what}.")(command)
-        return click.option(f"--{name}-file", metavar="FILE", help=f"File that holds {what}; - is standard input.")(
-            command
-        )
+        return click.option(
+            f"--{name}-file",
+            metavar="FILE",
+            shell_complete=file_names,
+            help=f"File that holds {what}; - is standard input.",
+        )(command)
 
     return decorate

@@ -17,7 +17,7 @@ import click
 from dpop.errors import UsageError
 from dpop.htu import Origin
 from dpop.testing import DISCIPLINES, DPoPTestServer
-from dpop_cli.options import CarefulCommand, hint
+from dpop_cli.careful import CarefulCommand, hint
 
 __all__ = ["first_line", "serve", "welcome"]
 
@@ -127,25 +127,13 @@ def _first_steps(server: DPoPTestServer) -> list[str]:
     if server.mode == "google":
         query = f"response_type=code&client_id={server.client_id}&redirect_uri=http://127.0.0.1/"
         return [f"curl -i {server.resource}", f"curl -i '{server.authorization_endpoint}?{query}'"]
-    token, resource = server.token_endpoint, server.resource
-    ask = f"-u {server.client_id}:{server.client_secret} -d grant_type=client_credentials {token}"
-    steps = [f"curl -i {resource}", "dpop key generate; export DPOP_KEY=key.pem"]
-    with_nonce = ""
-    if server.levers.as_nonces != "none":
-        steps += [f"dpop headers POST {token} |", f"  curl -s -D as.txt -H @- {ask}"]
-        with_nonce = " --nonce-from as.txt"
-    steps += [f"dpop headers POST {token}{with_nonce} |", f"  curl -s -H @- {ask} > token.json"]
-    with_nonce = ""
-    if server.levers.rs_nonces != "none":
-        steps += [
-            f"dpop headers GET {resource} --token-file token.json |",
-            f"  curl -s -D api.txt -H @- {resource}",
-        ]
-        with_nonce = " --nonce-from api.txt"
+    ask = f"-u {server.client_id}:{server.client_secret} -d grant_type=client_credentials {server.token_endpoint}"
     return [
-        *steps,
-        f"dpop headers GET {resource} --token-file token.json{with_nonce} |",
-        f"  curl -s -H @- {resource}",
+        f"curl -i {server.resource}",
+        "dpop key generate; export DPOP_KEY=key.pem",
+        "dpop curl -o token.json \\",
+        f"  {ask}",
+        f"dpop curl --token-file token.json {server.resource}",
     ]
 
 

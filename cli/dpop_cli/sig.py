@@ -15,7 +15,7 @@ import click
 from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import EncodingError, SignatureFormatError
 from dpop.signature import der_to_raw, raw_to_der
-from dpop_cli.options import CarefulCommand, hint
+from dpop_cli.careful import CarefulCommand, file_names, hint
 from dpop_cli.secret_input import read_octets
 
 __all__ = ["convert", "sig", "to_der", "to_raw"]
@@ -39,7 +39,9 @@ def sig() -> None:
 
 
 def _conversion(command: Callable[..., None]) -> Callable[..., None]:
-    command = click.option("--out", metavar="FILE", help="File to write; standard output by default.")(command)
+    command = click.option(
+        "--out", metavar="FILE", shell_complete=file_names, help="File to write; standard output by default."
+    )(command)
     command = click.option(
         "--from", "given", type=click.Choice(FORMS), help="What the input is written in; found out by default."
     )(command)

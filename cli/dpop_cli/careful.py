@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every command shares and that needs nothing of the library."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import CompletionItem
+
+__all__ = ["CarefulCommand", "file_names", "hint"]
+
+
+def hint(text: str) -> None:
+    """Something to know, on stderr; the command goes on."""
+    click.echo(f"Hint: {text}", err=True)
+
+
+def file_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete the name of a file."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+class CarefulCommand(click.Command):
+    """A command that does not repeat arguments it did not expect: one of them may be a token."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does, with its own words for arguments that are too many."""
+        ctx.allow_extra_args = True
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            expected = " ".join(self.collect_usage_pieces(ctx)[1:])
+            ctx.fail(
+                f"{len(rest)} more argument{'s' * (len(rest) > 1)} than expected"
+                f"{f'; expected {expected}' if expected else ''}. A token or a password is never an argument:"
+                " see the options that end in -file, -env and -prompt"
+            )
+        return rest

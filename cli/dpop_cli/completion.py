@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dpop completion``: what a shell needs to complete dpop's commands and options on Tab."""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+import click
+from click.shell_completion import CompletionItem, ShellComplete, add_completion_class, get_completion_class
+
+from dpop_cli.careful import CarefulCommand
+
+__all__ = ["PowerShellComplete", "completion"]
+
+_VARIABLE = "_DPOP_COMPLETE"
+
+# The words go over one to a line: PowerShell has taken the quotes off them already. A word of file type is
+# left to PowerShell, which completes file names where a completer is silent.
+_POWERSHELL = """\
+Register-ArgumentCompleter -Native -CommandName %(prog_name)s -ScriptBlock {
+    param($wordToComplete, $commandAst, $cursorPosition)
+    $words = @($commandAst.CommandElements | Where-Object { $_.Extent.EndOffset -le $cursorPosition } |
+        ForEach-Object { $_.Extent.Text.Trim("'", '"') })
+    $env:%(complete_var)s = 'powershell_complete'
+    $env:COMP_WORDS = $words -join "`n"
+    $env:COMP_WORD = "$wordToComplete".Trim("'", '"')
+    try {
+        %(prog_name)s | ForEach-Object {
+            $kind, $value, $help = $_ -split "`t", 3
+            if ($kind -eq 'plain') {
+                [System.Management.Automation.CompletionResult]::new($value, $value, 'ParameterValue', $help)
+            }
+        }
+    } finally {
+        Remove-Item Env:%(complete_var)s, Env:COMP_WORDS, Env:COMP_WORD -ErrorAction SilentlyContinue
+    }
+}
+"""
+
+
+class PowerShellComplete(ShellComplete):
+    """Completion for PowerShell 5.1 and later, on every system it runs on."""
+
+    name: ClassVar[str] = "powershell"
+    source_template: ClassVar[str] = _POWERSHELL
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Words before the one that is being typed, and that one."""
+        words = os.environ.get("COMP_WORDS", "").split("\n")[1:]
+        incomplete = os.environ.get("COMP_WORD", "")
+        if incomplete and words and words[-1] == incomplete:
+            words.pop()
+        return words, incomplete
+
+    def format_completion(self, item: CompletionItem) -> str:
+        """Kind, value and a tooltip, which must not be empty."""
+        tooltip = " ".join((item.help or item.value).split())
+        return f"{item.type}\t{item.value}\t{tooltip}"
+
+
+add_completion_class(PowerShellComplete)
+
+
+@click.command(cls=CarefulCommand)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish", "powershell"]))
+def completion(*, shell: str) -> None:
+    """Print a script that lets a shell complete dpop's commands and options on Tab.
+
+    \b
+    Put one of these where your shell reads its settings:
+      bash        ~/.bashrc        eval "$(dpop completion bash)"
+      zsh         ~/.zshrc         eval "$(dpop completion zsh)"
+      fish        config.fish      dpop completion fish | source
+      powershell  $PROFILE         dpop completion powershell | Out-String |
+                                     Invoke-Expression
+
+    zsh needs its completion system before that: autoload -Uz compinit; compinit.
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    found = get_completion_class(shell)
+    assert found is not None  # noqa: S101 - the four are there
+    root = click.get_current_context().find_root()
+    click.echo(found(root.command, {}, "dpop", _VARIABLE).source())
