@@ -95,7 +95,8 @@ def managed_identity() -> Iterator[dict[str, str]]:
 
 def _token(asked: Asked) -> Told:
     """What it answers when asked for a token."""
-    assert asked.headers["x-identity-header"] == "here"
+    if asked.headers["x-identity-header"] != "here":
+        return Told(400, {"error": "invalid_request"})
     resource = parse_qs(asked.path.partition("?")[2])["resource"][0]
     expires = str(int(time.time()) + 3600)
     return Told(

@@ -196,13 +196,35 @@ def test_what_the_vault_refuses(vault: Vault, told: Told, kind: type[errors.DPoP
     assert verifies(key)
 
 
-def test_throttling_is_ridden_out(vault: Vault) -> None:
-    """The library's own retry, with the wait that the vault asks for."""
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [Told(429, {}, {"Retry-After": "0"}), Told(503, {}, {"Retry-After": "0"})],
+        [Told(429, {}, {"Retry-After": "1"})],
+        [Told(0)],
+        [Told(500, {}), Told(0)],
+    ],
+    ids=["throttled", "told to wait", "broken off", "both"],
+)
+def test_what_passes_is_ridden_out(vault: Vault, faults: list[Told]) -> None:
+    """The library's own retry: refusals and a connection that breaks off cost time, nothing else."""
     key = vault.open(retry_total=2)
-    vault.asked.clear()
-    vault.faults += [Told(429, {}, {"Retry-After": "0"}), Told(503, {}, {"Retry-After": "0"})]
     assert verifies(key)
-    assert len([asked for asked in vault.asked if asked.path.partition("?")[0].endswith("/sign")]) >= 3
+    vault.asked.clear()
+    vault.faults += faults
+    assert verifies(key)
+    assert len(vault.asked) == len(faults) + 1
+
+
+def test_a_vault_that_wants_a_long_wait(vault: Vault) -> None:
+    """Nobody waits a minute for a signature: the request is refused at once, and the vault is left alone."""
+    key = vault.open(retry_total=2)
+    assert verifies(key)
+    vault.asked.clear()
+    vault.faults += [Told(429, {}, {"Retry-After": "60"})] * 3
+    with pytest.raises(errors.KeyThrottledError):
+        key.sign(b"octets")
+    assert len(vault.asked) == 1
 
 
 def test_a_vault_that_hangs(vault: Vault) -> None:

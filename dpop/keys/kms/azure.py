@@ -104,7 +104,7 @@ class AzureKeyVault(KeyService):
 
     def _find(self) -> Any:
         keys = need("azure.keyvault.keys", "azure")
-        with keys.KeyClient(self._id.vault, self._credential(), **self._options) as client:
+        with keys.KeyClient(self._id.vault, self._credential(), **self._patiently()) as client:
             return client.get_key(self._id.key, self._id.version)
 
     def _signer(self) -> Any:
@@ -112,8 +112,12 @@ class AzureKeyVault(KeyService):
         transport = need("azure.core.pipeline.transport", "azure").RequestsTransport(**self._options)
         transport.open()
         widen(transport.session)
-        options = {"transport": transport, **self._options}
+        options = {"transport": transport, **self._patiently()}
         return crypto.CryptographyClient(self._found, self._credential(), **options)
+
+    def _patiently(self) -> dict[str, Any]:
+        patience = need("dpop.keys.kms.azure_patience", "azure").Patience
+        return {"retry_policy": patience(**self._options), **self._options}
 
     def explain(self, error: Exception) -> DPoPKeyError:
         """Errors of the service by status and inner code; those of the libraries by their class."""

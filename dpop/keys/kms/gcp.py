@@ -83,6 +83,8 @@ _KINDS: Final[dict[str, type[DPoPKeyError]]] = {
 # What may pass. The last are those of requests, which the REST transport lets through.
 _PASSING: Final = frozenset(
     {
+        "BadGateway",
+        "GatewayTimeout",
         "InternalServerError",
         "ServiceUnavailable",
         "TooManyRequests",

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is tried again at an Azure key vault, and for how long; imported with Azure's library only."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from azure.core.pipeline.policies import RetryPolicy
+
+__all__ = ["Patience"]
+
+_MAX_WAIT_SECONDS: Final = 5.0
+
+
+class Patience(RetryPolicy[Any, Any]):
+    """The library's own retry, for signatures that somebody waits for.
+
+    It would wait as long as a busy vault asks, a minute perhaps: then a request is better refused. And it
+    would not repeat a POST that broke off, which for a signature does no harm.
+    """
+
+    def configure_retries(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The settings of one request."""
+        settings: dict[str, Any] = super().configure_retries(options)
+        settings["methods"] = {*settings["methods"], "POST"}
+        return settings
+
+    def increment(self, settings: dict[str, Any], response: Any = None, error: Any = None) -> bool:
+        """Whether to try once more."""
+        if error is None and (self.get_retry_after(response) or 0) > _MAX_WAIT_SECONDS:
+            return False
+        return super().increment(settings, response, error)
