@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 from cli_process import environment
+from redis_server import running_redis
 
 import dpop
 import dpop.errors
@@ -109,7 +110,17 @@ def clouds(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[dict[str, 
         yield words
 
 
+@contextmanager
+def a_redis(_: pytest.MonkeyPatch, __: Path) -> Iterator[dict[str, str]]:
+    """A Redis of this test's own."""
+    with running_redis() as server:
+        yield {"redis://cache.internal/0": server.url}
+
+
 GUIDES = {
+    "tokens.md": Guide(
+        {"nonces": "none", "rotate_refresh_tokens": True}, AS_AND_API, [200], prepare=a_code, around=a_redis
+    ),
     "curl.md": Guide(
         {},
         AS_AND_API,

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from forking import in_child
@@ -23,6 +26,19 @@ class TestMemoryTokenStore(StoreContract):
         """One store, for it has nothing to share but itself."""
         store = MemoryTokenStore()
         return lambda: store
+
+
+class TestTheGuidesStore(StoreContract):
+    """The store that the guide shows does what every store does."""
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Callable[[], TokenStore]:
+        """Its class, out of the guide."""
+        guide = (Path(__file__).parents[1] / "docs" / "tokens.md").read_text("utf-8")
+        blocks = re.findall(r"^```python\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+        names: dict[str, Any] = {}
+        exec(compile(blocks[-1].partition("\n\n\nown = ")[0], "tokens.md", "exec"), names)
+        return lambda: cast("TokenStore", names["SQLiteTokenStore"](tmp_path / "tokens.db"))
 
 
 def test_it_does_not_travel() -> None:

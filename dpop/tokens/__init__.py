@@ -15,12 +15,13 @@ Here is what goes into it and comes out of it:
 from dpop.tokens.authorization import AuthorizationRequest
 from dpop.tokens.client_auth import ClientAuth, ClientSecretBasic, ClientSecretPost, NoSecret, PrivateKeyJWT
 from dpop.tokens.device import DeviceAuthorization
+from dpop.tokens.file_lock import FileLock
 from dpop.tokens.file_store import FileTokenStore
 from dpop.tokens.metadata import ServerMetadata
 from dpop.tokens.refresher import AccountStatus, Refresher
 from dpop.tokens.sealing import Sealer
 from dpop.tokens.source import RefreshingSource
-from dpop.tokens.stores import MemoryTokenStore, StoreLock, TokenStore
+from dpop.tokens.stores import MemoryTokenStore, StoreLock, TokenStore, check_account
 from dpop.tokens.token_set import TokenSet
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ClientSecretBasic",
     "ClientSecretPost",
     "DeviceAuthorization",
+    "FileLock",
     "FileTokenStore",
     "MemoryTokenStore",
     "NoSecret",
@@ -41,4 +43,5 @@ __all__ = [
     "StoreLock",
     "TokenSet",
     "TokenStore",
+    "check_account",
 ]

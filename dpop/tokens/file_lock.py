@@ -12,19 +12,22 @@ import sys
 import time
 import weakref
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-from dpop.errors import TokenStoreError
+from dpop.errors import TokenLockError, TokenStoreError
 
 __all__ = ["FileLock"]
 
+_PATIENCE: Final = 60.0
 _SLEEPS: Final = (0.001, 0.002, 0.005, 0.01, 0.02)
 
 
 class FileLock:
     """One handle; see :class:`dpop.tokens.stores.StoreLock`. Two handles exclude each other in one process too.
 
-    On a network file system this is as good as its ``flock``.
+    On a network file system this is as good as its ``flock``. In a ``with`` statement it waits a minute at most.
+
+    :param path: of the lock file, which is made where it is missing, and stays.
     """
 
     fence: int = 0
@@ -70,6 +73,14 @@ class FileLock:
             if descriptor >= 0:
                 os.close(descriptor)
         return False
+
+    def __enter__(self) -> Self:
+        if not self.acquire(_PATIENCE):
+            raise TokenLockError(f"another has held the lock {str(self._path)!r} for {_PATIENCE:.0f} s")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Give it back."""
