@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, utils, x25519
 from hypothesis import given
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import import_key
 
+import dpop
 from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import (
     AlgorithmError,
@@ -35,6 +37,8 @@ from dpop.errors import (
 from dpop.keys import SoftwareKey, load_key
 from dpop.keys.algorithms import ALGORITHMS
 from dpop.keys.public import PublicKey
+from dpop.requests import DPoPAdapter, TokenEndpoint
+from dpop.testing import DPoPTestServer
 
 KEYS = {alg: SoftwareKey.generate(alg) for alg in ("ES256", "ES384", "ES512", "Ed25519", "PS256")}
 KEYS["EdDSA"] = KEYS["Ed25519"].with_alg("EdDSA")
@@ -285,6 +289,39 @@ def test_a_key_that_cannot_be_exported_does_everything_else(tmp_path: Path) -> N
             export()
         assert HIDDEN not in "".join(traceback.format_exception(caught.value))
     assert list(tmp_path.iterdir()) == []
+
+
+class Talkative(Stubborn):
+    """One that would give its private part to whoever asks, and counts who does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def private_numbers(self) -> ec.EllipticCurvePrivateNumbers:
+        self.asked += 1
+        return self.inner.private_numbers()
+
+    def private_bytes(self, encoding: Any, format: Any, encryption_algorithm: Any) -> bytes:  # noqa: A002 - its name
+        self.asked += 1
+        return self.inner.private_bytes(encoding, format, encryption_algorithm)
+
+
+def test_nobody_asks_for_the_private_part() -> None:
+    """Whatever the client does with it, a key object is asked to sign and for its public key, and nothing else."""
+    theirs = Talkative()
+    key = SoftwareKey.from_private_key(theirs)
+    assert copy.copy(key) is key.with_alg("ES256") is key
+    assert (key.to_jwk(), repr(key), key.algs, key.reference) == (key.public_jwk, f"{key}", ("ES256",), None)
+    with DPoPTestServer(nonces="rotating") as server, requests.Session() as session:
+        token = server.issue_access_token(jkt=key.thumbprint)
+        session.mount(server.origin, DPoPAdapter(dpop.Prover(key), origins=server.origin, access_token=token))
+        assert session.get(f"{server.resource}/things").status_code == 200
+        with TokenEndpoint(
+            key, server.token_endpoint, client_id=server.client_id, client_secret=server.client_secret
+        ) as endpoint:
+            assert endpoint.grant("client_credentials").jkt == key.thumbprint
+    assert theirs.asked == 0
 
 
 def _raise(error: BaseException) -> Any:

@@ -19,6 +19,9 @@ import dpop.redis
 import dpop.requests
 import dpop.starlette
 import dpop.wsgi
+from dpop.keys import ExternalKey, SoftwareKey, as_private_key
+from dpop.keys.kms import KmsKey
+from dpop.keys.kms.aws import AwsKms
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, ProtectedResource
 from dpop.tokens import FileTokenStore, MemoryTokenStore, PrivateKeyJWT, ServerMetadata, TokenSet, TokenStore
 
@@ -58,6 +61,10 @@ async def token() -> str:
 
 
 own: dpop.Key = OwnKey()
+external: dpop.Key = ExternalKey(own.public_jwk, own.sign, signature_format="raw", reference="own:key")
+in_cloud: dpop.Key = KmsKey.open(AwsKms("alias/dpop", client=lambda: None), alg="ES256")
+private = as_private_key(in_cloud)
+lent: dpop.Key = SoftwareKey.from_private_key(private)
 session = requests.Session()
 session.mount(
     "https://", dpop.requests.DPoPAdapter(own, origins="https://api.example", access_token=Source(), max_retries=3)
