@@ -108,11 +108,13 @@ class _Reply:
         self._receive = receive
         self._send = send
         self._more_body = True
+        self._handshake_taken = self._is_http
         self.started = False
 
     async def receive(self) -> Message:
         message = await self._receive()
         self._more_body = message["type"] == "http.request" and message.get("more_body", False)
+        self._handshake_taken = True
         return message
 
     async def send(self, message: Message) -> None:
@@ -131,8 +133,8 @@ class _Reply:
     async def refuse(self, answer: Answer) -> None:
         if self._is_http:
             await self._drain()
-        else:
-            await self._receive()  # the handshake
+        elif not self._handshake_taken:
+            await self.receive()
         if not self._can_refuse_in_http:
             await self._send({"type": "websocket.close"})  # the server makes a 403 of it
             return
@@ -157,7 +159,7 @@ def _encoded(fields: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
 
 def _request(scope: Scope) -> ResourceRequest:
     raw = scope.get("raw_path")
-    target = quote(scope["path"], safe=_PATH_SAFE) if raw is None else raw.decode("latin-1")
+    target = quote(scope["path"], safe=_PATH_SAFE, errors="replace") if raw is None else raw.decode("latin-1")
     query = scope.get("query_string", b"").decode("latin-1")
     return ResourceRequest(
         method=scope.get("method", "GET"),

@@ -124,9 +124,9 @@ def _request(environ: WSGIEnvironment) -> ResourceRequest:
     path = environ.get("PATH_INFO", "")
     if target is None:
         query = environ.get("QUERY_STRING", "")
-        target = quote(environ.get("SCRIPT_NAME", "") + path, safe=_PATH_SAFE, encoding="latin-1")
+        target = quote(environ.get("SCRIPT_NAME", "") + path, safe=_PATH_SAFE, encoding="latin-1", errors="replace")
         target += f"?{query}" if query else ""
     headers = [(name[5:].replace("_", "-"), value) for name, value in environ.items() if name.startswith("HTTP_")]
     # Each character of PATH_INFO is an octet (PEP 3333).
-    seen = path.encode("latin-1").decode("utf-8", "replace")
+    seen = path.encode("latin-1", "replace").decode("utf-8", "replace")
     return ResourceRequest(environ["REQUEST_METHOD"], target, seen, headers)

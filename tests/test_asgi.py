@@ -8,12 +8,14 @@ import json
 from typing import Any
 
 import pytest
+import redis.asyncio
 from doors.in_process import ask_asgi
 from doors.resource import PUBLIC_URL, asgi_application, look_up, resource
 
 import dpop
 from dpop.asgi import Application, DPoPMiddleware, Receive, Scope, Send, access
 from dpop.errors import InvalidProof, UsageError
+from dpop.redis import AsyncRedisReplayCache
 
 KEY = dpop.generate_key()
 TOKEN = f"bound.{KEY.thumbprint}"
@@ -143,6 +145,31 @@ def test_a_lookup_may_be_awaited() -> None:
     assert asked == []
     assert ask_asgi(app, "GET", "/items", [AUTHORIZATION, proof()])[0] == 200
     assert asked == [TOKEN]
+
+
+def test_one_of_fifty_tasks_comes_in(redis_url: str) -> None:
+    """With a Redis that is awaited, as one application serves fifty requests with one proof at once (T17)."""
+
+    async def run() -> list[int]:
+        async with redis.asyncio.Redis.from_url(redis_url) as client:
+            cache = AsyncRedisReplayCache(client, when_down="refuse")
+            app = DPoPMiddleware(asgi_application, resource(nonces=False, replay=cache))
+            fields = [AUTHORIZATION, proof()]
+            headers = [(name.lower().encode(), value.encode()) for name, value in fields]
+            scope = {"type": "http", "method": "GET", "path": "/items", "raw_path": b"/items", "headers": headers}
+            statuses = []
+
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": b""}
+
+            async def send(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    statuses.append(message["status"])
+
+            await asyncio.gather(*(app(dict(scope), receive, send) for _ in range(50)))
+            return statuses
+
+    assert sorted(asyncio.run(run())) == [200] + [401] * 49
 
 
 def test_an_error_after_the_response_began_is_the_servers() -> None:
@@ -276,6 +303,28 @@ def test_a_handshake_is_let_in_like_a_get() -> None:
 def test_a_refused_handshake_is_closed() -> None:
     """The server makes 403 of that, where it cannot send another answer."""
     assert handshake(DPoPMiddleware(accepts, resource()), []) == [{"type": "websocket.close"}]
+
+
+def test_a_handshake_the_application_took_is_refused_all_the_same() -> None:
+    """There is no second one to wait for."""
+
+    async def takes(scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+        (await access(scope)).require_scope("write")
+
+    connects = iter([{"type": "websocket.connect"}])
+    sent = []
+
+    async def receive() -> dict[str, Any]:
+        return next(connects)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in (AUTHORIZATION, proof())]
+    scope = {"type": "websocket", "path": "/items", "raw_path": b"/items", "headers": headers}
+    asyncio.run(DPoPMiddleware(takes, resource(nonces=False))(scope, receive, send))
+    assert sent == [{"type": "websocket.close"}]
 
 
 def test_other_connections_pass() -> None:
