@@ -260,6 +260,15 @@ def test_ctrl_c_at_a_prompt(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_word_is_broken_at_a_terminal(tmp_path: Path) -> None:
+    """A long message is broken between words where the terminal ends, and not at all in a pipe."""
+    with AtTerminal("proof", "GET", "https://api.example/", cwd=tmp_path) as terminal:
+        assert terminal.end() == 2
+    assert max(map(len, terminal.shown.splitlines())) <= 80
+    assert "DPOP_KEY=key.pem" in terminal.shown
+    assert max(map(len, run("proof", "GET", "https://api.example/").stderr.splitlines())) > 80
+
+
 # --- warnings
 
 

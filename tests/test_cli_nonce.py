@@ -120,6 +120,16 @@ def test_what_is_no_nonce_is_none(state: NonceState, content: bytes) -> None:
     assert state.newest(key_of()) == "next"
 
 
+def test_clear_takes_what_a_crash_left_and_nothing_in_the_making(state: NonceState) -> None:
+    """A file that another command is writing now stays; one that nobody will finish goes."""
+    state.learn(key_of(), "nonce")
+    for name in (".fresh.tmp", ".stale.tmp"):
+        (state.directory / name).write_text("{")
+    os.utime(state.directory / ".stale.tmp", (1, 1))
+    assert state.forget() == 1
+    assert [path.name for path in state.directory.iterdir()] == [".fresh.tmp"]
+
+
 def test_many_at_once(state: NonceState) -> None:
     """Threads that learn, read and clear at once: every nonce read is whole, and nothing is left over."""
 

@@ -112,7 +112,7 @@ def test_what_it_says_to_try_works(tmp_path: Path, nonces: str) -> None:
         shown = ""
         while "Refusals appear below" not in shown:
             shown += process.stdout.readline()
-        commands = [line[2:] for line in shown.splitlines() if re.match(r"  (curl|dpop|  -u) ", line)]
+        commands = [line[2:] for line in shown.splitlines() if re.match(r"  (curl|dpop|  -d) ", line)]
         script = 'dpop() { "$PYTHON" -m dpop_cli "$@"; }\n' + "\n".join(commands)
         done = run_script(script.replace("curl ", "curl -sS "), tmp_path)
         assert done.returncode == 0, done.stderr

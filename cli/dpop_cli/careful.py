@@ -3,15 +3,30 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
+
 import click
 from click.shell_completion import CompletionItem
 
-__all__ = ["CarefulCommand", "file_names", "hint"]
+__all__ = ["CarefulCommand", "file_names", "hint", "tell"]
+
+_WIDEST = 100
+
+
+def tell(kind: str, text: str) -> None:
+    """Say something on stderr; at a terminal no line is broken within a word."""
+    message = f"{kind}: {text}"
+    if sys.stderr is not None and sys.stderr.isatty():
+        width = min(shutil.get_terminal_size().columns, _WIDEST)
+        message = textwrap.fill(message, width, break_long_words=False, break_on_hyphens=False)
+    click.echo(message, err=True)
 
 
 def hint(text: str) -> None:
     """Something to know, on stderr; the command goes on."""
-    click.echo(f"Hint: {text}", err=True)
+    tell("Hint", text)
 
 
 def file_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

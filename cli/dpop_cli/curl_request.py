@@ -146,8 +146,11 @@ class CurlRequest:
 def _check_once(words: CurlWords) -> None:
     """One URL, one method, one body."""
     if len(words.urls) != 1:
-        what = "no URL" if not words.urls else f"{len(words.urls)} URLs"
-        raise click.UsageError(f"curl was given {what}; a proof is for one request, so expected one URL")
+        if not words.urls:
+            raise click.UsageError(
+                "no URL was given; expected one, as in: dpop curl --key key.pem https://api.example/"
+            )
+        raise click.UsageError(f"{len(words.urls)} URLs were given; a proof is for one request: run dpop curl for each")
     if not words.is_on("globoff"):
         for text in (words.urls[0].partition("://")[2].partition("/")[2], *words.values("upload-file")):
             if any(character in text for character in "[]{}"):

@@ -25,6 +25,8 @@ from pathlib import Path
 
 import click
 
+from dpop_cli.careful import tell
+
 __all__ = ["PipeClosedError", "Status", "drop_output", "pipe_kept_from_click", "run_to_exit_status"]
 
 
@@ -92,7 +94,7 @@ def _ended(run: Callable[[], object]) -> int:
     try:
         status = run()
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted; nothing more was done.", err=True)
@@ -141,5 +143,13 @@ def _other_error(error: Exception) -> int:
 
 
 def _fail(message: str, status: Status) -> Status:
-    click.echo(f"Error: {message}", err=True)
+    tell("Error", message)
     return status
+
+
+def _show(error: click.ClickException) -> None:
+    """As click does it, but for the width of lines."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(error.ctx.get_usage(), err=True)
+        click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
+    tell("Error", error.format_message())

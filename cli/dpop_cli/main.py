@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from dpop_cli.careful import tell
 from dpop_cli.ending import pipe_kept_from_click, run_to_exit_status
 
 __all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "main"]
@@ -132,7 +133,7 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print it on the stderr of this moment."""
-        click.echo(f"Warning: {record.getMessage()}", err=True)
+        tell("Warning", record.getMessage())
 
 
 _warnings = _Warnings(logging.WARNING)

@@ -34,6 +34,7 @@ ROLES = {"as": Role.AS, "rs": Role.RS}
 """The two roles as they are named in files and options."""
 
 _MAX_OCTETS = 16_384
+_STALE_SECONDS = 60
 
 
 class StateError(click.ClickException):
@@ -131,8 +132,8 @@ class NonceState:
         for path in self._files():
             kept = self._read(path)
             if kept is None:
-                # Half of a crash; it is nobody's, so it goes with everything only.
-                matches = jkt is None and origin is None
+                # What a crash has left is nobody's, so it goes with everything only.
+                matches = jkt is None and origin is None and not _in_the_making(path)
             else:
                 matches = jkt in {None, kept.key.jkt} and origin in {None, kept.key.origin}
             if matches:
@@ -187,6 +188,14 @@ class NonceState:
             by_age = sorted(_with_times(files), reverse=True)
             for _, path in by_age[MAX_NONCES:]:
                 path.unlink(missing_ok=True)
+
+
+def _in_the_making(path: Path) -> bool:
+    """Whether another command may be writing it at this moment."""
+    try:
+        return path.suffix == ".tmp" and time.time() - path.stat().st_mtime < _STALE_SECONDS
+    except OSError:
+        return True
 
 
 def _with_times(files: list[Path]) -> Iterator[tuple[float, Path]]:

@@ -127,12 +127,11 @@ def _first_steps(server: DPoPTestServer) -> list[str]:
     if server.mode == "google":
         query = f"response_type=code&client_id={server.client_id}&redirect_uri=http://127.0.0.1/"
         return [f"curl -i {server.resource}", f"curl -i '{server.authorization_endpoint}?{query}'"]
-    ask = f"-u {server.client_id}:{server.client_secret} -d grant_type=client_credentials {server.token_endpoint}"
     return [
         f"curl -i {server.resource}",
         "dpop key generate; export DPOP_KEY=key.pem",
-        "dpop curl -o token.json \\",
-        f"  {ask}",
+        f"dpop curl -sS -u {server.client_id}:{server.client_secret} \\",
+        f"  -d grant_type=client_credentials {server.token_endpoint} > token.json",
         f"dpop curl --token-file token.json {server.resource}",
     ]
 
