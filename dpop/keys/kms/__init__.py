@@ -14,6 +14,7 @@ hold, and take a client of your own where a URI does not say enough. A cloud's l
 one of its keys is first opened.
 """
 
-from dpop.keys.kms.service import KeyService, KmsKey
+from dpop.keys.kms.key import KmsKey
+from dpop.keys.kms.service import KeyService
 
 __all__ = ["KeyService", "KmsKey"]

@@ -26,7 +26,9 @@ from dpop.errors import (
     KeyUnavailableError,
 )
 from dpop.keys.external import SignatureFormat, read_public_key
-from dpop.keys.kms.service import CONNECTIONS, Facts, KeyService, KmsKey, digest, need, refuse_password, told
+from dpop.keys.kms.key import KmsKey
+from dpop.keys.kms.libraries import CONNECTIONS, need, told
+from dpop.keys.kms.service import Facts, KeyService, digest, refuse_password
 from dpop.keys.kms.uri import checked_endpoint, read_uri
 from dpop.keys.pem import Password
 

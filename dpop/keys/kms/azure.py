@@ -25,7 +25,9 @@ from dpop.errors import (
     KeyUnavailableError,
 )
 from dpop.keys.external import SignatureFormat
-from dpop.keys.kms.service import Facts, KeyService, KmsKey, digest, need, refuse_password, told, widen
+from dpop.keys.kms.key import KmsKey
+from dpop.keys.kms.libraries import need, told, widen
+from dpop.keys.kms.service import Facts, KeyService, digest, refuse_password
 from dpop.keys.kms.uri import checked_endpoint, read_uri
 from dpop.keys.pem import Password
 from dpop.keys.public import PublicKey

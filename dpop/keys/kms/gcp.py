@@ -29,7 +29,9 @@ from dpop.errors import (
 )
 from dpop.keys.algorithms import ALGORITHMS
 from dpop.keys.external import SignatureFormat, read_public_key
-from dpop.keys.kms.service import Facts, KeyService, KmsKey, digest, need, refuse_password, told, widen
+from dpop.keys.kms.key import KmsKey
+from dpop.keys.kms.libraries import need, told, widen
+from dpop.keys.kms.service import Facts, KeyService, digest, refuse_password
 from dpop.keys.kms.uri import checked_endpoint, read_uri
 from dpop.keys.pem import Password
 from dpop.origin import Origin

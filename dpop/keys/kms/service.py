@@ -4,35 +4,20 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
-from typing import Any, ClassVar, Final, NamedTuple, NoReturn, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from dpop.errors import (
-    AlgorithmError,
-    DPoPError,
-    DPoPKeyError,
-    InvalidKeyError,
-    KeyPasswordError,
-    MissingExtraError,
-    UsageError,
-)
+from dpop.errors import DPoPError, DPoPKeyError, InvalidKeyError, KeyPasswordError
 from dpop.keys.algorithms import ALGORITHMS
-from dpop.keys.external import ExternalKey, SignatureFormat
+from dpop.keys.external import SignatureFormat
 from dpop.keys.kms.per_process import PerProcess
 from dpop.keys.pem import Password
 from dpop.keys.public import PublicKey
 
-__all__ = ["CONNECTIONS", "Facts", "KeyService", "KmsKey", "digest", "need", "refuse_password", "told", "widen"]
+__all__ = ["Facts", "KeyService", "digest", "refuse_password"]
 
 _Answer = TypeVar("_Answer")
-
-CONNECTIONS: Final = 64
-"""How many connections a client keeps: as many threads may sign at once without each making its own."""
-
-_MAX_SHOWN: Final = 300
 
 
 class Facts(NamedTuple):
@@ -126,95 +111,6 @@ class KeyService(ABC):
             raise self.trouble(InvalidKeyError, str(error)) from None
 
 
-class KmsKey(ExternalKey):
-    """A key in a cloud's key service. :func:`dpop.load_key` opens one by its URI.
-
-    Opening it fetches the public key, once. Each signature is one request to the service and is
-    verified before it is used. Thread-safe; a forked process makes its own connections.
-    """
-
-    __slots__ = ("_algs", "_service")
-
-    def __init__(self, service: KeyService, facts: Facts, alg: str | None = None, reference: str | None = None) -> None:
-        """Not to be called; see :meth:`open`."""
-        if alg is not None and alg not in facts.algs:
-            names = " or ".join(facts.algs)
-            raise AlgorithmError(f"{service.title}, key {service.name}: it signs with {names}, not with {alg!r:.40}")
-        self._service = service
-        self._algs = facts.algs
-        super().__init__(
-            facts.public,
-            partial(service.sign, alg=alg or facts.algs[0]),
-            signature_format=service.signature_format,
-            alg=alg or facts.algs[0],
-            reference=reference,
-        )
-
-    @classmethod
-    def open(cls, service: KeyService, *, alg: str | None = None, reference: str | None = None) -> KmsKey:
-        """Open the key that ``service`` stands for.
-
-        :param alg: which of the key's algorithms to use; the best by default.
-        :param reference: the URI, if one is known, that :func:`dpop.load_key` opens it by.
-        :raises KeyNotFoundError: there is no such key.
-        :raises KeyAccessError: no credentials, or no permission.
-        :raises KeyDisabledError: it is switched off.
-        :raises KeyUnavailableError: the service does not answer; KeyThrottledError: it wants fewer requests.
-        :raises InvalidKeyError: not a key DPoP can use.
-        :raises AlgorithmError: it does not sign with ``alg``.
-        :raises MissingExtraError: the service's library is not installed.
-        """
-        return cls(service, service.guarded(service.describe), alg, reference)
-
-    @property
-    def algs(self) -> tuple[str, ...]:
-        """All names this key can sign by, best first."""
-        return self._algs
-
-    def with_alg(self, alg: str) -> KmsKey:
-        """This key, signing by another of its names: PS256 or RS256.
-
-        :raises AlgorithmError: not one of :attr:`algs`.
-        """
-        if alg == self.alg:
-            return self
-        return KmsKey(self._service, Facts(self._public, self._algs), alg, self.reference)
-
-    @property
-    def _keeper(self) -> str:
-        return f"{self._service.title}, key {self._service.name},"
-
-    def __repr__(self) -> str:
-        return f"<KmsKey {self.alg} {self.thumbprint} in {self._service.title}: {self._service.name}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise UsageError("a key cannot be pickled; hand on its URI, and load it there")
-
-
-def need(module: str, extra: str) -> Any:
-    """Import a module of a cloud's library.
-
-    :raises MissingExtraError: it is not installed; the message names the extra that brings it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"this key needs the Python package {error.name}, which is not installed;"
-            f" run: pip install 'dpop-toolkit[{extra}]'",
-            name=error.name,
-        ) from None
-
-
-def widen(session: Any) -> None:
-    """Let a session of requests, which the libraries use, keep :data:`CONNECTIONS` connections instead of ten.
-
-    Beyond ten it would close each connection after one request, and log a warning.
-    """
-    for adapter in session.adapters.values():
-        adapter.init_poolmanager(CONNECTIONS, CONNECTIONS)
-
-
 def refuse_password(password: Password | None, title: str) -> None:
     """A key service knows no password; one that was given is for something else.
 
@@ -230,9 +126,3 @@ def digest(signing_input: bytes, alg: str) -> bytes:
     """The hash of the octets, for services that sign a hash; ``alg`` must have one."""
     name = ALGORITHMS[alg].hash_name or ""
     return hashlib.new(name.replace("-", ""), signing_input).digest()
-
-
-def told(text: object) -> str:
-    """What a service says of a refusal, fit for a message: one line, printable, not too long."""
-    words = "".join(c if c.isprintable() else " " for c in str(text))
-    return " ".join(words.split())[:_MAX_SHOWN]
