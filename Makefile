@@ -5,10 +5,10 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check format vectors bench compare soak storm crash clean
+.PHONY: help demo test check format vectors bench bench-hardware compare soak storm crash clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
 
 demo: ## the whole protocol, step by step, against a real server on this machine
 	@scripts/setup run
@@ -39,6 +39,10 @@ vectors: ## make the vectors again, the same octets as ever
 bench: ## benchmarks, as ratios against a baseline of the same run
 	@scripts/setup test
 	$(RUN) python tests/benchmarks/bench.py $(ARGS)
+
+bench-hardware: ## keys in SoftHSM and a TPM in software: what they cost, and that nothing is lost under load
+	@scripts/setup test
+	$(RUN) python tests/benchmarks/hardware.py $(ARGS)
 
 compare: ## the toolkit beside other libraries; writes docs/benchmarks
 	@scripts/setup test

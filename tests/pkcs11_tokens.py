@@ -107,8 +107,8 @@ class SoftHsm(Tokens):
         close_modules()
 
 
-class Tpm(Tokens):
-    """A TPM of swtpm's with a token and the first key."""
+class NewTpm(Tokens):
+    """A TPM of swtpm's in which nothing is yet."""
 
     def __init__(self, directory: Path) -> None:
         for name in ("state", "store"):
@@ -129,12 +129,6 @@ class Tpm(Tokens):
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
-        tool = ("pkcs11-tool", "--module", self.module)
-        self.run(*tool, "--init-token", "--slot-index", "0", "--label", self.label, "--so-pin", SO_PIN)
-        so_login = ("--login", "--login-type", "so", "--so-pin", SO_PIN)
-        self.run(*tool, "--token-label", self.label, *so_login, "--init-pin", "--new-pin", PIN)
-        self.make_key(KEY, "01")
-        self.flush()
 
     def start(self) -> None:
         """Switch it on; its state is that of before."""
@@ -185,6 +179,19 @@ class Tpm(Tokens):
         return subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
 
 
+class Tpm(NewTpm):
+    """The same with a token and the first key."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        tool = ("pkcs11-tool", "--module", self.module)
+        self.run(*tool, "--init-token", "--slot-index", "0", "--label", self.label, "--so-pin", SO_PIN)
+        so_login = ("--login", "--login-type", "so", "--so-pin", SO_PIN)
+        self.run(*tool, "--token-label", self.label, *so_login, "--init-pin", "--new-pin", PIN)
+        self.make_key(KEY, "01")
+        self.flush()
+
+
 @contextmanager
 def tokens_in(directory: Path, kind: Callable[[Path], Tokens]) -> Iterator[Tokens]:
     """Tokens whose environment is this process's too, until the end."""
@@ -201,7 +208,7 @@ def tokens_in(directory: Path, kind: Callable[[Path], Tokens]) -> Iterator[Token
                 del os.environ[name]
             else:
                 os.environ[name] = value
-        if isinstance(made, Tpm):
+        if isinstance(made, NewTpm):
             made.stop()
 
 

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 import requests
 from cli_process import environment
+from pkcs11_tokens import NewTpm, module_named, tokens_in
 from redis_server import running_redis
 
 import dpop
 import dpop.errors
 from dpop.keys import as_private_key
+from dpop.keys.pkcs11.modules import close_modules
 from dpop.server import Reason
 from dpop.testing import DPoPTestServer
 
@@ -54,6 +56,7 @@ class Guide:
 
 
 AS_AND_API = {"https://as.example/token": "token_endpoint", "https://api.example/me": "resource"}
+HARDWARE = {**AS_AND_API, "https://api.example": "origin"}
 
 
 def a_code(server: DPoPTestServer) -> dict[str, Any]:
@@ -115,6 +118,24 @@ def a_redis(_: pytest.MonkeyPatch, __: Path) -> Iterator[dict[str, str]]:
     """A Redis of this test's own."""
     with running_redis() as server:
         yield {"redis://cache.internal/0": server.url}
+
+
+@contextmanager
+def softhsm(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[dict[str, str]]:
+    """SoftHSM as the guide configures it, in this process too."""
+    monkeypatch.setenv("SOFTHSM2_CONF", str(folder / "here" / "softhsm2.conf"))
+    monkeypatch.setenv("PKCS11_MODULE", module_named("softhsm2"))
+    close_modules()
+    yield {"/usr/lib/softhsm/libsofthsm2.so": module_named("softhsm2")}
+    close_modules()
+
+
+@contextmanager
+def new_tpm(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[dict[str, str]]:
+    """A TPM fresh from the shop."""
+    with tokens_in(folder, NewTpm) as tpm:
+        monkeypatch.setenv("PKCS11_MODULE", tpm.module)
+        yield {"/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so": tpm.module}
 
 
 GUIDES = {
@@ -187,6 +208,8 @@ GUIDES = {
         prepare=tokens_to_bind,
         around=clouds,
     ),
+    "softhsm.md": Guide({"nonces": "none"}, HARDWARE, [200], prepare=tokens_to_bind, around=softhsm),
+    "tpm.md": Guide({"nonces": "none"}, HARDWARE, [200], prepare=tokens_to_bind, around=new_tpm),
     "signers.md": Guide({}, AS_AND_API, [], prepare=an_object),
     "troubleshooting.md": Guide({}, AS_AND_API, [401, 401], ["no_credentials"] * 2, prepare=a_key_and_a_token),
 }

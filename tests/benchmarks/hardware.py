@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys in hardware: what the toolkit costs, what more sessions gain, and that nothing is lost under load.
+
+    python tests/benchmarks/hardware.py [--short] [--json]
+
+SoftHSM and swtpm stand for tokens; neither tells how fast a real one is. What a thing costs is a ratio against a
+baseline of the same run. Exit status 1 if a signature was bad, a process that was killed spoiled the next, or the TPM
+counted a failed try: those are no matter of a machine's speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import httpx2
+from figures import Figure, pairs
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from pkcs11_faults import build
+from pkcs11_tokens import SoftHsm, Tokens, Tpm, tokens_in
+
+import dpop
+from dpop.errors import DPoPError
+from dpop.httpx2 import AsyncDPoPTransport
+from dpop.keys import PublicKey
+from dpop.keys.pkcs11 import Pkcs11Key, open_key
+from dpop.keys.pkcs11.modules import close_modules
+from dpop.testing import DPoPTestServer
+
+OCTETS = b"a signing input of the length that a proof has" * 8
+
+
+def cost(softhsm: SoftHsm, *, short: bool) -> list[Figure]:
+    """Signing through the toolkit, not verified and verified, against C_SignInit and C_Sign in the same session."""
+    key = open_key(softhsm.uri())
+    digest = hashlib.sha256(OCTETS).digest()
+    operation = key._pool._idle[0]._operation
+    init, sign, session, handle = operation._init, operation._sign, operation._session, operation._key
+    mechanism, buffer, length = operation._mechanism, operation._buffer, operation._length
+
+    def bare() -> None:
+        length.value = 512
+        if init(session, mechanism, handle) or sign(session, digest, 32, buffer, length):
+            raise RuntimeError("the token did not sign")
+
+    rounds, repeats = (100, 15) if short else (500, 61)
+    not_verified = pairs(bare, lambda: key._signer(OCTETS), rounds=rounds, repeats=repeats)
+    verified = pairs(bare, lambda: key.sign(OCTETS), rounds=rounds, repeats=repeats)
+    rate = statistics.median(alone / signed for alone, signed in not_verified)
+    whole = statistics.median(alone / signed for alone, signed in verified)
+    extra = statistics.median(signed - alone for alone, signed in verified) * 1e6
+    key.close()
+    return [
+        Figure("SoftHSM, not verified, rate against a bare loop", round(rate, 3), "x", ">= 0.80", rate >= 0.80),
+        Figure("SoftHSM, verified, rate against a bare loop", round(whole, 3), "x", "-", reached=True),
+        Figure("SoftHSM, verified, more than a bare loop", round(extra, 1), "us", "-", reached=True),
+    ]
+
+
+def per_second(key: Pkcs11Key, proofs: int) -> float:
+    """Proofs that sixteen threads make."""
+    with ThreadPoolExecutor(16) as pool:
+        start = time.perf_counter()
+        list(pool.map(lambda _: dpop.create_proof(key, "GET", "https://api.example/"), range(proofs)))
+        return proofs / (time.perf_counter() - start)
+
+
+def parallel(softhsm: SoftHsm, library: str, rules: Path, *, short: bool) -> list[Figure]:
+    """A token that takes 5 ms for a signature: eight sessions against one."""
+    rules.write_text("C_Sign sleep=5\n")
+    one, eight = (open_key(softhsm.uri(module=library), sessions=number) for number in (1, 8))
+    ratios = [per_second(eight, 320) / per_second(one, 60) for _ in range(3 if short else 11)]
+    close_modules()
+    ratio = statistics.median(ratios)
+    return [Figure("5 ms per signature, eight sessions against one", round(ratio, 2), "x", ">= 6", ratio >= 6)]
+
+
+def touch(softhsm: SoftHsm, library: str, rules: Path) -> list[Figure]:
+    """A token that waits 1.5 s for a touch: how long an event loop stands still meanwhile."""
+    rules.write_text("")
+    key = open_key(softhsm.uri(module=library))
+    rules.write_text("C_Sign sleep=1500\n")
+    stalls: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            start = time.perf_counter()
+            await asyncio.sleep(0.001)
+            stalls.append(time.perf_counter() - start - 0.001)
+
+    async def call(server: DPoPTestServer) -> int:
+        token = server.issue_access_token(jkt=key.thumbprint)
+        transport = AsyncDPoPTransport(key, origins=server.origin, access_token=token)
+        async with httpx2.AsyncClient(transport=transport) as client:
+            ticking = asyncio.create_task(tick())
+            answer = await client.get(server.resource, timeout=30)
+            ticking.cancel()
+            return answer.status_code
+
+    with DPoPTestServer() as server:
+        status = asyncio.run(call(server))
+    close_modules()
+    worst = max(stalls) * 1e3
+    reached = status == 200 and len(stalls) > 100 and worst < 50
+    return [Figure("1.5 s for a touch, an event loop stands still", round(worst, 1), "ms", "< 50", reached)]
+
+
+def under_load(tokens: Tokens, name: str, threads: int, signatures: int) -> list[Figure]:
+    """Threads that sign at once: errors, and signatures that do not verify."""
+    key = open_key(tokens.uri())
+    public = PublicKey.from_jwk(key.public_jwk)
+    bad = [0] * threads
+
+    def work(number: int) -> None:
+        for count in range(signatures):
+            octets = b"%d %d" % (number, count)
+            try:
+                bad[number] += not public.verify("ES256", octets, key.sign(octets))
+            except DPoPError as error:
+                print(error, file=sys.stderr)
+                bad[number] += 1
+
+    start = time.perf_counter()
+    working = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for thread in working:
+        thread.start()
+    for thread in working:
+        thread.join()
+    rate = threads * signatures / (time.perf_counter() - start)
+    close_modules()
+    return [
+        Figure(f"{name}, {threads} threads x {signatures}, bad ones", sum(bad), "", "0", not sum(bad)),
+        Figure(f"{name}, {threads} threads, verified twice", round(rate), "per s", "-", reached=True),
+    ]
+
+
+_ENDLESS = "import dpop, sys\nkey = dpop.load_key(sys.argv[1])\nwhile True: key.sign(b'x')"
+_ONCE = "import dpop, sys\nassert len(dpop.load_key(sys.argv[1]).sign(b'x')) == 64"
+
+
+def killed(tokens: Tokens, name: str, kills: int, prepare: Callable[[], None]) -> Figure:
+    """Processes killed at any moment of their lives, and after each another one that must work."""
+    environment = {**os.environ, **tokens.environment}
+    spoiled = 0
+    for _ in range(kills):
+        process = subprocess.Popen([sys.executable, "-c", _ENDLESS, tokens.uri()], env=environment)
+        time.sleep(random.uniform(0.0, 0.8))
+        process.kill()
+        process.wait()
+        prepare()
+        after = subprocess.run([sys.executable, "-c", _ONCE, tokens.uri()], env=environment, check=False)
+        spoiled += after.returncode != 0
+    return Figure(f"{name}, {kills} processes killed, next ones spoiled", spoiled, "", "0", not spoiled)
+
+
+def in_a_tpm(tpm: Tpm, *, short: bool) -> list[Figure]:
+    """The same in a TPM, and what it counts as attacks."""
+    before = tpm.failed_tries()
+    figures = under_load(tpm, "TPM", 4, 50 if short else 200)
+    # /dev/tpmrm0 flushes what dead processes leave behind; here nobody else does. The tests have tpm2-abrmd for it.
+    figures.append(killed(tpm, "TPM, flushed in between", 3 if short else 20, tpm.flush))
+    counted = tpm.failed_tries() - before
+    return [*figures, Figure("TPM, failed tries that it counted", counted, "", "0", not counted)]
+
+
+def measure(*, short: bool) -> list[Figure]:
+    """All figures."""
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory() as place:
+        for name in ("softhsm", "tpm"):
+            Path(place, name).mkdir()
+        rules = Path(place, "rules")
+        library = str(build(Path(place)))
+        with tokens_in(Path(place, "softhsm"), SoftHsm) as softhsm:
+            assert isinstance(softhsm, SoftHsm)
+            os.environ.update(FAULT_MODULE=softhsm.module, FAULT_RULES=str(rules))
+            figures += cost(softhsm, short=short)
+            figures += parallel(softhsm, library, rules, short=short)
+            figures += touch(softhsm, library, rules)
+            figures += under_load(softhsm, "SoftHSM", 8, 500 if short else 10_000)
+            figures.append(killed(softhsm, "SoftHSM", 3 if short else 40, lambda: None))
+        with tokens_in(Path(place, "tpm"), Tpm) as tpm:
+            assert isinstance(tpm, Tpm)
+            figures += in_a_tpm(tpm, short=short)
+    return figures
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="fewer repeats, for CI")
+    parser.add_argument("--json", action="store_true", help="one JSON array")
+    arguments = parser.parse_args()
+    figures = measure(short=arguments.short)
+    if arguments.json:
+        print(json.dumps([asdict(figure) for figure in figures], indent=1))
+    else:
+        for figure in figures:
+            mark = "ok  " if figure.reached else "MISS"
+            print(f"{mark} {figure.name}: {figure.value} {figure.unit}  (goal {figure.goal})")
+    return int(any(figure.goal == "0" and not figure.reached for figure in figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
