@@ -102,9 +102,9 @@ class Fixture:
             endpoint.close()
 
 
-@pytest.fixture(params=sorted(ENDPOINTS))
+@pytest.fixture(params=["requests", "httpx2-async"])
 def name(request: pytest.FixtureRequest) -> str:
-    """Each door in turn."""
+    """A door for threads and one for tasks: sources know no more of doors."""
     return str(request.param)
 
 
@@ -134,6 +134,7 @@ def requests_at(server: DPoPTestServer, tmp_path: Path) -> Iterator[Fixture]:
 # -- the common case
 
 
+@pytest.mark.parametrize("name", sorted(ENDPOINTS), indirect=True)
 def test_refreshed_once_and_then_fresh(at: Fixture) -> None:
     """An expired token is refreshed by the first call; later ones send nothing, and the store has it all."""
     source = at.source()
@@ -465,6 +466,18 @@ def test_a_server_that_is_down_is_not_noticed_ahead_of_time(requests_at: Fixture
     assert len(at.server.requests) < 8
 
 
+def test_a_process_that_starts_while_the_server_is_down(at: Fixture) -> None:
+    """Stored tokens that should be renewed but have not expired will do, in a process that has just started too."""
+    at.store.save(at.old.but(expires_at=at.clock.now + 100))
+    at.server.levers.fail_next(100, status=503, path="/token")
+    source = at.source()
+    assert [source.ask() for _ in range(5)] == ["old"] * 5
+    assert at.refreshes == [503]
+    at.clock.now += 100
+    with pytest.raises(TemporaryTokenError):
+        at.source().ask()
+
+
 def test_hosts_do_not_renew_in_step(requests_at: Fixture) -> None:
     """Each source begins at a time of its own, up to half the margin earlier."""
     early = requests_at.source(source={"ahead": 100.0})
@@ -642,6 +655,71 @@ def test_new_tokens_that_cannot_be_written(at: Fixture) -> None:
     assert source.ask() == caught.value.tokens.access_token
     assert at.store.load() == caught.value.tokens
     assert at.refreshes == [200]
+
+
+def test_a_store_of_others_may_raise_anything(at: Fixture) -> None:
+    """Whatever it raises when new tokens are written, they are in the error, and written by the next call."""
+    assert isinstance(at.store, FileTokenStore)
+
+    class Strange(Fragile):
+        def _write(self, tokens: TokenSet, account: str) -> None:
+            try:
+                super()._write(tokens, account)
+            except TokenStoreError:
+                raise OSError(28, "no space left") from None
+
+    store = Strange(at.store.path)
+    store.fail_at = 2
+    source = at.source(store)
+    with pytest.raises(TokensNotSavedError) as caught:
+        source.ask()
+    assert source.ask() == caught.value.tokens.access_token
+
+
+FULL_DISK = """
+import json, os, resource, sys
+import dpop
+from dpop.errors import *
+from dpop.requests import TokenEndpoint
+from dpop.tokens import FileTokenStore
+
+facts = json.loads(sys.stdin.readline())
+store = FileTokenStore(facts["path"])
+source = TokenEndpoint(dpop.load_key(facts["key"]), facts["url"], client_id="c").source(store)
+unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (facts["limit"], unlimited[1]))
+try:
+    source()
+except TokenStoreError as error:
+    print(error.code, store.load().access_token, store.load().refresh_sent_at is not None)
+resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+print(source() == store.load().access_token, len(store.load().access_token))
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [(10, "token_store old False"), (400, "tokens_not_saved old True")],
+    ids=["when it begins", "when the answer is written"],
+)
+def test_a_disk_that_fills_up(tmp_path: Path, limit: int, said: str) -> None:
+    """A real limit on what can be written, met at each of the two writes; once there is room, nothing was lost."""
+    key, path = tmp_path / "key.pem", tmp_path / "tokens.json"
+    KEY.save(key)
+    FileTokenStore(path).save(TokenSet(access_token="old", expires_at=1, refresh_token="r0", jkt=KEY.thumbprint))
+    body = {"access_token": "x" * 500, "token_type": "DPoP", "expires_in": 3600, "refresh_token": "r1"}
+    with Recorder(lambda _: Answer(200, [], json.dumps(body).encode())) as recorder:
+        facts = {"key": str(key), "path": str(path), "url": recorder.url("/token"), "limit": limit}
+        done = subprocess.run(
+            [sys.executable, "-c", FULL_DISK],
+            input=json.dumps(facts),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.stdout == f"{said}\nTrue 500\n", done.stderr
+        assert len(recorder.requests) == 1
 
 
 def test_a_lock_that_is_not_let_go(at: Fixture) -> None:

@@ -12,10 +12,17 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from dpop.client.request import BearerToken
-from dpop.errors import ArgumentTypeError, ReauthorizationError, TokenLockError, TokenRequestError, UsageError
+from dpop.errors import (
+    ArgumentTypeError,
+    DPoPError,
+    ReauthorizationError,
+    TokenLockError,
+    TokenRequestError,
+    UsageError,
+)
 from dpop.tokens.renewal import Renewal
 from dpop.tokens.stores import LOCK_SECONDS, TokenStore, check_account
 from dpop.tokens.token_set import TokenSet
@@ -28,7 +35,8 @@ __all__ = ["Abandoned", "Flights", "own_copy"]
 _log: Final = logging.getLogger("dpop.tokens")
 _NEVER: Final = float("inf")
 _BACKOFF_SECONDS: Final = 0.5
-_MAX_BACKOFF_SECONDS: Final = 60.0
+_MAX_BACKOFF_SECONDS: Final = 10.0
+_MAX_RETRY_AFTER: Final = 60.0
 _REFUSALS: Final = 5
 _REFUSALS_SECONDS: Final = 60.0
 
@@ -60,7 +68,9 @@ class Flights:
         self._store = store
         self._ahead = ahead
         self._early = 1 + jitter() / 2
-        self._renewal = Renewal(grants, store, account, clock=self._clock, lock_seconds=lock_seconds, grant=grant)
+        self._renewal = Renewal(
+            grants, store, account, clock=self._clock, lock_seconds=lock_seconds, grant=grant, seen=self._saw
+        )
         self._token = ""
         self._until = 0.0
         self._tokens: TokenSet | None = None
@@ -164,6 +174,12 @@ class Flights:
     def _launch(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], *, patient: bool) -> None:
         raise NotImplementedError
 
+    def _saw(self, tokens: TokenSet) -> None:
+        """Keep tokens that were found in the store; if they are stale, for want of better ones."""
+        with self._lock:
+            if self._tokens is None or not self._usable(self._tokens):
+                self._tokens, self._token = tokens, self.text_of(tokens)
+
     def _landed(self, flight: Future[TokenSet], tokens: TokenSet) -> None:
         with self._lock:
             if self._flight is flight:
@@ -185,6 +201,11 @@ class Flights:
             if self._flight is flight:
                 self._flight = None
                 self._note(error)
+            tokens = self._tokens
+            usable = tokens is not None and self._usable(tokens)
+        if usable and isinstance(error, DPoPError):
+            flight.set_result(cast("TokenSet", tokens))
+            return
         # It did not wait for the lock, as the token was still good. Whoever waits for it now has to.
         impatient = isinstance(error, TokenLockError) and not patient
         flight.set_exception(Abandoned() if impatient else error)
@@ -193,15 +214,15 @@ class Flights:
         """Remember a failure, so that a server that is down is not asked by every caller."""
         if self._tokens is not None and self._usable(self._tokens):
             self._next_try = time.monotonic() + 1.0  # nobody is in need of it
+            if not isinstance(error, TokenLockError):  # somebody else is at it
+                _log.warning("the tokens of %r could not be renewed ahead of time: %s", self._account, error)
         if not isinstance(error, TokenRequestError) or isinstance(error, ReauthorizationError):
             return
         wait = 0.0 if self._failures == 0 else _BACKOFF_SECONDS * 2 ** min(self._failures - 1, 10)
         self._failures += 1
-        wait = min(_MAX_BACKOFF_SECONDS, max(wait, error.retry_after or 0.0))
+        wait = max(min(_MAX_BACKOFF_SECONDS, wait), min(_MAX_RETRY_AFTER, error.retry_after or 0.0))
         self._next_try = max(self._next_try, time.monotonic() + wait)
         self._last_error = error
-        if self._tokens is not None and self._usable(self._tokens):
-            _log.warning("the tokens of %r could not be renewed ahead of time: %s", self._account, error)
 
     def _reset_after_fork(self) -> None:
         """In a forked child: whoever was renewing the tokens does so for the parent."""

@@ -42,6 +42,7 @@ class Renewal:
     """Renews the tokens of one account.
 
     :param grant: what to ask for where there is no refresh token: a grant type and its parameters.
+    :param seen: told of all tokens that are found in the store: they may do, should there be no newer ones.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Renewal:
         clock: Callable[[], float],
         lock_seconds: float = LOCK_SECONDS,
         grant: tuple[str, Mapping[str, Parameter]] | None = None,
+        seen: Callable[[TokenSet], None] = lambda _: None,
     ) -> None:
         self._grants = grants
         self._store = store
@@ -60,6 +62,7 @@ class Renewal:
         self._clock = clock
         self._lock_seconds = lock_seconds
         self._grant = grant
+        self._seen = seen
         # Tokens that came and could not be stored, with those they replace: this process has the only copy.
         self._unsaved: tuple[TokenSet | None, TokenSet] | None = None
         # Tokens the server has no use for any more.
@@ -102,7 +105,10 @@ class Renewal:
             tries += 1
 
     def _load(self) -> TokenSet | None:
-        return self._store.load(self._account)
+        tokens = self._store.load(self._account)
+        if tokens is not None:
+            self._seen(tokens)
+        return tokens
 
     def _under(self, lock: StoreLock, good: Callable[[TokenSet], bool]) -> Steps[TokenSet]:
         for _ in range(_ROUNDS):
@@ -176,7 +182,7 @@ class Renewal:
         self._unsaved = (old, tokens)
         try:
             kept = yield Blocking(lambda: self._store.replace(old, tokens, self._account))
-        except TokenStoreError as error:
+        except Exception as error:  # whatever a store of others raises
             raise TokensNotSavedError(
                 f"new tokens of {self._account!r} came and could not be stored ({error}). The old refresh token may be"
                 " spent: make the store writable and ask again, which stores them, or save error.tokens yourself",
