@@ -177,6 +177,7 @@ def test_a_disabled_key(vault: Vault) -> None:
         (Told(500, {}), errors.KeyUnavailableError, "try again later"),
         (Told(503, b"<html></html>"), errors.KeyUnavailableError, "try again later"),
         (Told(418, {}), errors.DPoPKeyError, "refused"),
+        (Told(200, b"<html></html>"), errors.DPoPKeyError, "a login page in between"),
         (Told(0), errors.KeyUnavailableError, "cannot be reached"),
     ],
 )
