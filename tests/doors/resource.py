@@ -70,6 +70,12 @@ async def asgi_application(scope: asgi.Scope, receive: asgi.Receive, send: asgi.
             await send({"type": "lifespan.startup.complete"})
         await send({"type": "lifespan.shutdown.complete"})
         return
+    if scope["type"] == "websocket":
+        await receive()
+        await asgi.access(scope)
+        await send({"type": "websocket.accept", "headers": []})
+        await send({"type": "websocket.close", "code": 1000})
+        return
     headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
     body = b"hello" if scope["path"] == "/public" else told(await asgi.access(scope), headers.get)
     fields = [(b"dpop-nonce", b"the-application's"), (b"cache-control", b"max-age=60"), (b"x-app", b"1")]

@@ -230,6 +230,25 @@ def test_a_lost_redis_is_a_503() -> None:
         assert ask(port, "/items", *asked).status == 401
 
 
+def test_a_websocket() -> None:
+    """Its handshake is a GET: let in with a token and a proof, answered like any other without."""
+    asked = (
+        "GET /items HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    )
+    asked += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+
+    def shake(*fields: tuple[str, str]) -> Reply:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall((asked + "".join(f"{name}: {value}\r\n" for name, value in fields) + "\r\n").encode())
+            return Reply(connection.recv(65536))
+
+    with running("hypercorn") as port:
+        refused = shake()
+        assert refused.status == 401
+        (nonce,) = refused.all("DPoP-Nonce")
+        assert shake(AUTHORIZATION, proof(PUBLIC_URL + "/items", nonce)).status == 101
+
+
 def test_http_2() -> None:
     """Over one connection with prior knowledge, where the path and the fields come in frames."""
     with running("hypercorn") as port, httpx2.Client(http1=False, http2=True) as client:
