@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+import weakref
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from dpop._httpx_shells import AsyncShell, SyncShell
@@ -44,26 +47,49 @@ class AsyncBorrowed:
 
 
 class _Carrier:
-    """What carries requests: a client that was given, or one of its own."""
+    """What carries requests: a client that was given, or one of its own for each process and event loop.
 
-    def __init__(self, make: _Any, given: _Any) -> None:
+    A forked child must not write to its parent's sockets, and no loop can use those of another.
+    """
+
+    def __init__(self, make: _Any, given: _Any, running: Callable[[], object | None] = lambda: None) -> None:
         self._make = make
         self._given = given
-        self._own: _Any = None
+        self._running = running
         self._pid = 0
+        self._alone: _Any = None
+        self._by_loop: weakref.WeakKeyDictionary[object, _Any] = weakref.WeakKeyDictionary()
 
     def client(self) -> _Any:
-        """The client; a new one in a forked child, which must not write to its parent's sockets."""
+        """The client to use here and now."""
         if self._given is not None:
             return self._given
         if self._pid != os.getpid():
-            self._own, self._pid = self._make(), os.getpid()
-        return self._own
+            self._pid, self._alone, self._by_loop = os.getpid(), None, weakref.WeakKeyDictionary()
+        loop = self._running()
+        if loop is None:
+            self._alone = self._alone or self._make()
+            return self._alone
+        client = self._by_loop.get(loop)
+        if client is None:
+            client = self._by_loop[loop] = self._make()
+        return client
 
     def take_own(self) -> _Any:
-        """The client made here, to be closed; ``None`` if there is none."""
-        own, self._own, self._pid = self._own, None, 0
+        """The client that was made here and can be closed here; ``None`` if there is none."""
+        if self._pid != os.getpid():
+            return None
+        loop = self._running()
+        own, self._alone = (self._alone, None) if loop is None else (self._by_loop.pop(loop, None), self._alone)
         return own
+
+
+def _running_loop() -> object | None:
+    """The event loop of this task; ``None`` on one of another library."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _prepared(client: _Any, request: HTTPRequest, timeout: float) -> _Any:
@@ -140,7 +166,7 @@ class AsyncEndpointShell(AsyncEndpoint):
 
     def _start(self, prover: _Any, server: _Any, http: _Any, options: dict[str, Any]) -> None:
         signing = self._set_up(prover, server, options)
-        self._carrier = _Carrier(self._library.AsyncClient, http)
+        self._carrier = _Carrier(self._library.AsyncClient, http, _running_loop)
         self._plain = self._borrowed(self._carrier)
         self._signing = self._signing_transport(self.prover, transport=self._plain, **signing)
 

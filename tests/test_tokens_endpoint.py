@@ -11,7 +11,9 @@ import pickle
 import socket
 import threading
 import urllib.parse
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -19,6 +21,7 @@ import pytest
 import requests
 from adapters.recorder import Answer, Received, Recorder, script
 from endpoints import ENDPOINTS, Endpoint
+from forking import in_child
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
@@ -492,3 +495,38 @@ def test_parameters_of_the_endpoints_own_are_not_overwritten(name: str, server: 
             endpoint.grant("urn:example:unheard-of", resource=["https://a.example/", "https://b.example/"])
     last = urllib.parse.parse_qs(server.requests[-1].body.decode())
     assert last["resource"] == ["https://a.example/", "https://b.example/"]
+
+
+@pytest.mark.parametrize("name", ["requests", "httpx", "httpx2"], indirect=True)
+def test_a_forked_child_has_connections_of_its_own(name: str, server: DPoPTestServer) -> None:
+    """Parent and child go on with the same endpoint, and no octet of one is on a connection of the other."""
+    with endpoint_of(name, server) as endpoint:
+        endpoint.grant("client_credentials")
+        parents = {entry.connection for entry in server.requests}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: the server has threads
+            said = in_child(lambda: str(endpoint.grant("client_credentials").token_type).encode())
+        assert said == b"DPoP"
+        endpoint.grant("client_credentials")
+        connections = [entry.connection for entry in server.requests if entry.status == 200]
+    assert len(connections) == 3
+    assert connections[0] in parents
+    assert connections[1] not in parents
+    assert connections[2] in parents
+
+
+@pytest.mark.parametrize("name", ["httpx-async", "httpx2-async"], indirect=True)
+def test_several_event_loops(name: str, server: DPoPTestServer) -> None:
+    """One endpoint serves tasks of one loop after the other, and of two at once."""
+    endpoint = ENDPOINTS[name](
+        KEY, server.token_endpoint, client_id=server.client_id, client_secret=server.client_secret
+    )
+
+    async def ask() -> str:
+        tokens = await asyncio.gather(*(endpoint.grant("client_credentials") for _ in range(5)))
+        await endpoint.aclose()
+        return tokens[0].token_type
+
+    assert [asyncio.run(ask()) for _ in range(3)] == ["DPoP"] * 3
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: asyncio.run(ask()), range(8))) == ["DPoP"] * 8
