@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pkcs11_faults import Faults
 from pkcs11_tokens import PIN, in_another_process
 
+import dpop
 from dpop.errors import (
     AmbiguousKeyError,
     DeviceError,
@@ -22,7 +24,7 @@ from dpop.errors import (
     PinLockedError,
     SigningError,
 )
-from dpop.keys.pkcs11 import generate_key, open_key
+from dpop.keys.pkcs11 import generate_key, list_tokens, open_key
 from dpop.keys.pkcs11.cryptoki import CKR, Module
 from dpop.keys.pkcs11.modules import close_modules, open_module
 from dpop.keys.pkcs11.token import Token
@@ -236,6 +238,44 @@ def test_a_pin_that_was_changed_meanwhile(faults: Faults) -> None:
         with pytest.raises(PinError):
             key.sign(b"x")
     assert logins(faults) == 1
+
+
+def frames(error: BaseException | None) -> Iterator[str]:
+    """The local variables of each frame of an error and of what it was made from, this file's own left out."""
+    if error is None:
+        return
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename != __file__:
+            yield repr(trace.tb_frame.f_locals)
+        trace = trace.tb_next
+    yield from frames(error.__cause__)
+    yield from frames(error.__context__)
+
+
+def test_no_frame_of_an_error_holds_a_pin(faults: Faults) -> None:
+    """Crash reporters send local variables: of a PIN that was refused, and of one for a single signature."""
+    secret = "9753-secret"
+    faults.tokens.init_token("frames")
+    faults.tokens.make_key("k", "01", "--always-auth", token="frames")
+    bare = faults.uri("k", token="frames", pin=False)
+    key = open_key(bare, password=PIN)
+    key._token._pin._known = secret.encode()
+    attempts: list[Callable[[], object]] = [
+        lambda: key.sign(b"x"),
+        lambda: open_key(bare, password=secret),
+        lambda: dpop.load_key(bare, password=lambda: secret),
+        lambda: dpop.load_key(f"{bare}&pin-value={secret}"),
+        lambda: generate_key(bare.replace("=k", "=new"), password=secret),
+        lambda: list_tokens(bare, password=secret),
+    ]
+    faults.set("C_Login rv=0xa0")
+    for attempt in attempts:
+        with pytest.raises(PinError) as raised:
+            attempt()
+        assert not [shown for shown in frames(raised.value) if secret in shown]
+        assert secret not in str(raised.value)
+        faults.forget()
 
 
 # --- signing

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from pkcs11_tokens import PIN, Tpm, in_another_process, program
+from pkcs11_tokens import PIN, Tpm, in_another_process, module_named, program
 
 import dpop
 from dpop.errors import DeviceError, PinError, PinLockedError
@@ -116,8 +116,9 @@ def test_a_locked_tpm(tpm: Tpm) -> None:
     assert len(open_key(tpm.uri()).sign(b"x")) == 64
 
 
-def test_a_fork_costs_nothing(tpm: Tpm) -> None:
-    """The child is refused before it touches the TPM; the parent signs on."""
+@pytest.mark.parametrize("module", [None, "p11-kit-proxy"])
+def test_a_fork_costs_nothing(tpm: Tpm, module: str | None) -> None:
+    """The child is refused before it touches the TPM, through p11-kit too; the parent signs on."""
     before = tpm.failed_tries()
     code = """
 import os, sys
@@ -138,7 +139,8 @@ if not child:
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 print(status, len(key.sign(b"x")), len(key.sign(b"x")))
 """
-    done = in_another_process(code, tpm, tpm.uri())
+    uri = tpm.uri(module=None if module is None else module_named(module))
+    done = in_another_process(code, tpm, uri)
     assert done.stdout.split() == ["2", "64", "64"], done
     assert tpm.failed_tries() == before
 

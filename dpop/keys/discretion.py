@@ -24,6 +24,7 @@ def discreet(function: Callable[_P, _T]) -> Callable[_P, _T]:
             return function(*arguments, **options)
         except DPoPError as error:
             _forget_frames(error)
+            del arguments, options  # this frame shows, and one of them may be a PIN or a password
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
 
     return call

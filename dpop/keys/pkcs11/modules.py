@@ -101,14 +101,12 @@ class LoadedModule:
     :param path: of the shared library, for :func:`open_module`.
     :param clock: seconds, monotonic.
     :raises DeviceError: it cannot be loaded or does not start.
-    :raises ForkedKeyError: it was started before this process was forked, and does not start twice.
     """
 
     def __init__(
         self,
         path: str,
         *,
-        forked: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -133,8 +131,6 @@ class LoadedModule:
                 " device or service is there",
                 error.name,
             ) from None
-        if forked and not self._owned:
-            raise ForkedKeyError(_FORKED)
 
     def recovering(self, action: Callable[[], _T]) -> _T:
         """Do something; should the module have lost its device, start it anew and do it once or twice more.
@@ -212,6 +208,8 @@ class LoadedModule:
             user.end()
 
 
+# Not even where the module would start again in the child: behind p11-kit a TPM's module then goes on with the
+# parent's session, which the TPM takes for an attack.
 _FORKED: Final = (
     "the PKCS#11 module was started before this process was forked, and its device knows only the parent: open the key"
     " in each child, and nothing of the device before the fork (gunicorn: post_fork; multiprocessing: spawn)"
@@ -225,13 +223,15 @@ def open_module(path: str) -> LoadedModule:
     """The module at a path, loaded and initialised once in this process.
 
     :raises DeviceError: it cannot be loaded, or does not start.
-    :raises ForkedKeyError: it was started before this process was forked, and does not start twice.
+    :raises ForkedKeyError: it was started before this process was forked.
     """
     key = os.path.realpath(path) if os.sep in path else path
     with _registry_lock:
         loaded = _registry.get(key)
-        if loaded is None or loaded.pid != os.getpid():
-            loaded = _registry[key] = LoadedModule(path, forked=loaded is not None)
+        if loaded is None:
+            loaded = _registry[key] = LoadedModule(path)
+        elif loaded.pid != os.getpid():
+            raise ForkedKeyError(_FORKED)
         return loaded
 
 
