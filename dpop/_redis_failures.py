@@ -17,24 +17,26 @@ _DOWN = (
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
 )
-# ConnectionErrors to the library, but the server is well: the password is wrong, the pool too small.
-_NOT_DOWN = (
-    exceptions.AuthenticationError,
-    exceptions.AuthorizationError,
-    exceptions.MaxConnectionsError,
-)
+# ConnectionErrors to the library, but the server is well: the password is wrong.
+_NOT_DOWN = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 
 
 def is_down(error: exceptions.RedisError) -> bool:
     """Whether Redis cannot be reached, other than that it refuses what it is asked."""
-    return isinstance(error, _DOWN) and not isinstance(error, _NOT_DOWN)
+    return isinstance(error, _DOWN) and not isinstance(error, _NOT_DOWN) and not _is_crowded(error)
+
+
+def _is_crowded(error: exceptions.RedisError) -> bool:
+    """Whether the client's own pool has no connection left, which a crowd of requests can bring about."""
+    # A BlockingConnectionPool that waited in vain has no class of its own for that.
+    return isinstance(error, exceptions.MaxConnectionsError) or str(error) == "No connection available."
 
 
 def unusable(error: exceptions.RedisError) -> ReplayCacheError:
     """Say in words of the replay cache why Redis cannot serve as one."""
     if isinstance(error, exceptions.OutOfMemoryError):
         return ReplayCacheError("the replay cache is full: Redis has reached its maxmemory; raise it")
-    if isinstance(error, exceptions.MaxConnectionsError):
+    if _is_crowded(error):
         return ReplayCacheError("all connections to the replay cache are in use; raise the pool's max_connections")
     if is_down(error):
         return ReplayCacheError(f"the replay cache cannot be reached: {error}")

@@ -66,7 +66,9 @@ def dpop_curl(*args: str, stdin: str = "", shell: str = "") -> subprocess.Comple
 
 def plain_curl(*args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """curl itself."""
-    return subprocess.run(["curl", "-q", "-H", "Expect:", *args], input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        ["curl", "-q", "-H", "Expect:", *args], input=stdin, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def on_the_wire(request: Received) -> tuple[str, list[tuple[str, str]], bytes]:

@@ -385,15 +385,41 @@ def test_a_wrong_password_is_not_an_outage() -> None:
                 assert "wrong-" not in str(caught.value)
 
 
-def test_a_pool_that_is_too_small_is_not_an_outage(redis_url: str) -> None:
+@pytest.mark.parametrize(
+    ("pools", "more"), [(redis.ConnectionPool, {}), (redis.BlockingConnectionPool, {"timeout": 0.05})]
+)
+def test_a_pool_that_is_too_small_is_not_an_outage(
+    redis_url: str, pools: type[redis.ConnectionPool], more: dict[str, Any]
+) -> None:
     """A crowd of requests must not let replays in."""
-    pool = redis.ConnectionPool.from_url(redis_url, max_connections=1)
+    pool = pools.from_url(redis_url, max_connections=1, **more)
     taken = pool.get_connection()
     with redis.Redis(connection_pool=pool) as client:
         with pytest.raises(ReplayCacheError, match="max_connections"):
             RedisReplayCache(client, when_down="accept").add("a.1", time.time() + 90)
     pool.release(taken)
     pool.close()
+
+
+@pytest.mark.parametrize(
+    ("pools", "more"),
+    [(redis.asyncio.ConnectionPool, {}), (redis.asyncio.BlockingConnectionPool, {"timeout": 0.05})],
+)
+def test_an_awaited_pool_that_is_too_small_is_none_either(
+    redis_url: str, pools: type[redis.asyncio.ConnectionPool], more: dict[str, Any]
+) -> None:
+    """The same in an event loop."""
+
+    async def run() -> None:
+        pool = pools.from_url(redis_url, max_connections=1, **more)
+        taken = await pool.get_connection()
+        async with redis.asyncio.Redis(connection_pool=pool) as client:
+            with pytest.raises(ReplayCacheError, match="max_connections"):
+                await AsyncRedisReplayCache(client, when_down="accept").add("a.1", time.time() + 90)
+        await pool.release(taken)
+        await pool.aclose()
+
+    asyncio.run(run())
 
 
 # --- settings
