@@ -15,7 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from adapters.authority import Authority, make_authority
+from adapters.http2_recorder import Http2Recorder
 from adapters.recorder import Answer, Handler, Received, Recorder, challenge, script
+from adapters.relays import ForwardProxy, SocksProxy
 from cli_process import DPOP, AtTerminal, environment, examples, run, run_script, with_url
 from cli_process import invoke as invoke_bare
 from click.testing import Result
@@ -35,6 +38,12 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("key") / "key.pem"
     dpop.generate_key().save(path)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Certificates."""
+    return make_authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(autouse=True)
@@ -759,6 +768,52 @@ def test_no_curl_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     result = invoke("curl", "https://api.example/")
     assert result.exit_code == 2
     assert "no curl on the PATH" in result.stderr
+
+
+# --- other ways to the server
+
+
+def test_over_tls_with_both_versions_of_http(authority: Authority) -> None:
+    """https, HTTP/1.1 and HTTP/2: the challenge is answered, and the certificate is checked."""
+    tls = authority.server_context(http2=True)
+    args = ("curl", "--token-file", "token.txt", "-sS", "--cacert", authority.ca)
+    with Http2Recorder(script(challenge("n1"), Answer(200, [], b"yes")), tls=tls) as server:
+        assert invoke(*args, server.url("/a")).stdout == "yes"
+        assert [request.claims["htu"] for request in server.requests] == [server.url("/a")] * 2
+    with Recorder(script(challenge("n2"), Answer(200, [], b"yes")), tls=authority.server_context()) as server:
+        assert invoke(*args, server.url("/a")).stdout == "yes"
+        assert invoke("curl", "-sS", server.url("/a")).exit_code == 60
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("kind", [ForwardProxy, SocksProxy])
+def test_through_a_tunnel(authority: Authority, kind: type[ForwardProxy | SocksProxy]) -> None:
+    """CONNECT and SOCKS: the proxy's own answer is not taken for the server's."""
+    answers = script(challenge("n1"), Answer(200, [], b"yes"))
+    with kind() as proxy, Recorder(answers, tls=authority.server_context()) as server:
+        args = ("curl", "--token-file", "token.txt", "-sS", "--cacert", authority.ca, "-x", proxy.url, "-i")
+        result = invoke(*args, server.url("/a"))
+        assert result.stdout.endswith("yes")
+        assert [request.nonce for request in server.requests] == [None, "n1"]
+
+
+def test_a_proxy_gives_no_nonce(authority: Authority) -> None:
+    """A proxy that refuses the tunnel, with a nonce and a challenge of its own, teaches nothing."""
+    says = [("DPoP-Nonce", "evil"), ("Proxy-Authenticate", "DPoP"), ("WWW-Authenticate", 'DPoP error="use_dpop_nonce"')]
+    with ForwardProxy(refuse=says) as proxy:
+        result = invoke("curl", "--token-file", "token.txt", "-sS", "-x", proxy.url, "https://127.0.0.1:1/a")
+        assert result.exit_code == 56
+        assert len(proxy.seen) == 1
+    assert json.loads(invoke("nonce", "show", "--json").stdout)["nonces"] == []
+
+
+@pytest.mark.parametrize(("args", "told"), [([], 1), (["-s"], 0), (["-sS"], 1)])
+def test_a_refused_token_is_explained(server: Recorder, args: list[str], told: int) -> None:
+    """A 401 has no body as a rule: stderr says what it means, unless -s asks for silence."""
+    server.handler = script(Answer(401, [("WWW-Authenticate", 'DPoP error="invalid_token"')]))
+    result = invoke("curl", "--token-file", "token.txt", *args, server.url())
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.count("Hint: the server refused the token: invalid_token") == told
 
 
 # --- secrets

@@ -17,6 +17,7 @@ from cli_process import DPOP, AtTerminal, environment, invoke, run
 from click.testing import CliRunner
 from dpop_cli.main import COMMANDS, LazyCommand, LazyGroup, main
 
+import dpop
 from dpop.errors import (
     AlgorithmError,
     ArgumentTypeError,
@@ -258,6 +259,39 @@ def test_ctrl_c_at_a_prompt(tmp_path: Path) -> None:
         assert "Interrupted" in terminal.shown
         assert "Traceback" not in terminal.shown
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "answers", "prompt"),
+    [
+        (["key", "generate", "--password-prompt", "--out", "new.pem"], ["pa55word\n"], "Repeat for confirmation"),
+        (["key", "show", "--key", "locked.pem"], [], "Password of the key"),
+        (["key", "show", "--key", "locked.pem", "--password-prompt"], [], "Password of the key"),
+        (["proof", "GET", "https://api.example/", "--token-prompt"], [], "Access token"),
+        (["headers", "GET", "https://api.example/", "--key", "locked.pem"], [], "Password of the key"),
+        (["curl", "--key", "locked.pem", "https://api.example/"], [], "Password of the key"),
+        (["curl", "--token-prompt", "https://api.example/"], [], "Access token"),
+        (["inspect", "a.b.c", "--token-prompt"], [], "Access token"),
+        (["nonce", "learn", "https://api.example/", "--from", "nonce.txt", "--role", "as"], [], "Password of the key"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[:3]),
+)
+def test_ctrl_c_at_every_prompt(args: list[str], answers: list[str], prompt: str, tmp_path: Path) -> None:
+    """Status 130 and one sentence, wherever a person is asked; nothing is made, and no secret shown."""
+    dpop.generate_key().save(tmp_path / "locked.pem", password="pa55word")
+    (tmp_path / "nonce.txt").write_text("nonce")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with AtTerminal(*args, cwd=tmp_path, env={"DPOP_KEY": "locked.pem"}) as terminal:
+        for answer in answers:
+            terminal.see(":")
+            terminal.type(answer)
+        terminal.see(prompt)
+        terminal.type("\x03")
+        assert terminal.end() == 130
+    assert terminal.shown.count("Interrupted") == 1
+    assert "Traceback" not in terminal.shown
+    assert "pa55word" not in terminal.shown
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_no_word_is_broken_at_a_terminal(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
+from dpop.client.challenge import dpop_challenge
 from dpop.client.drive import ask_token, refresh, sign_now
 from dpop.client.flow import PEEK_OCTETS, Step
 from dpop.client.nonces import NonceKey, Role
@@ -31,6 +32,7 @@ from dpop_cli.curl_options import CurlWords, read_words, split_words
 from dpop_cli.curl_request import CurlRequest
 from dpop_cli.curl_transfer import CurlTransfer, HeaderFile
 from dpop_cli.header_dump import Head
+from dpop_cli.inspect_answer import NEXT_STEPS
 from dpop_cli.options import (
     NonceChoice,
     allow_http_option,
@@ -190,26 +192,36 @@ class _Session:
                     step = flow.received(head.status, head.fields)
                     if step is Step.PEEK:
                         step = flow.judged(transfer.peek(PEEK_OCTETS))
-                    if step in {Step.RETRY, Step.REFRESH} and not request.writes_itself:
+                    again = step in {Step.RETRY, Step.REFRESH}
+                    if again and not request.writes_itself:
                         transfer.drop()
-                        if step is Step.REFRESH:
-                            refresh(flow)
+                    if step in {Step.REFRESH, Step.REPORT}:
+                        refresh(flow)
+                    if again and not request.writes_itself:
                         continue
-                    if step is not Step.DONE:
-                        if step is not Step.RETRY:
-                            refresh(flow)
-                        if step is not Step.REPORT:
-                            hint(
-                                "the server asks for the request once more, but curl has written its answer into the"
-                                " file already; run the command again"
-                            )
                     further = self._redirected(request, head) if may_follow else None
-                    if further is None:
-                        return transfer.release(head)
-                    transfer.drop(show_head=True)
-                    return further
+                    if further is not None:
+                        transfer.drop(show_head=True)
+                        return further
+                    status = transfer.release(head)
+                if again:
+                    hint("curl has written the refusal into the file already; run the command again for the answer")
+                else:
+                    self._explain(head)
+                return status
         finally:
             flow.failed()
+
+    def _explain(self, head: Head) -> None:
+        """Say what a refused token means: the body of such a 401 is empty as a rule."""
+        challenge = dpop_challenge(head.values("www-authenticate")) if head.status in {401, 403} else None
+        error = (challenge or {}).get("error")
+        if error in {"invalid_token", "insufficient_scope"} and not self._silent:
+            hint(f"the server refused the token: {error}. {NEXT_STEPS[error]}")
+
+    @property
+    def _silent(self) -> bool:
+        return self._words.is_on("silent") and not self._words.is_on("show-error")
 
     def _redirected(self, request: CurlRequest, head: Head) -> int | CurlRequest | None:
         """Where an answer leads within the origin; None if it does not, which is said."""
@@ -232,7 +244,7 @@ class _Session:
         return further
 
     def _fail(self, message: str, status: int) -> int:
-        if self._words.is_on("show-error") or not self._words.is_on("silent"):
+        if not self._silent:
             click.echo(message, err=True)
         return status
 

@@ -93,6 +93,8 @@ class CurlTransfer:
                 arguments += ["--output", f"/dev/fd/{writer}"]
             if request.output is None and sys.stdout.isatty():
                 arguments.append("--no-progress-meter")  # as curl has it at a terminal
+            # What a proxy says before the tunnel is open is not the server's word, nor is a nonce in it.
+            arguments.append("--suppress-connect-headers")
             arguments += ["--no-buffer", "--header", f"@{given.path}", "--dump-header", self._dump.path]
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - curl is what this command runs

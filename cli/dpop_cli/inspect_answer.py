@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +17,11 @@ from dpop.encoding import json_object
 from dpop.errors import EncodingError
 from dpop_cli.header_dump import Head, heads_and_bodies
 
-__all__ = ["Answer", "answer_as_json", "answer_lines", "read_answer"]
+__all__ = ["NEXT_STEPS", "Answer", "answer_as_json", "answer_lines", "read_answer"]
 
 _WIDTH = 79
 _SHOWN = 12
-_NEXT = {
+NEXT_STEPS: Mapping[str, str] = {
     "use_dpop_nonce": (
         "Make a new proof with this nonce, and send the request once more. dpop curl does so by itself; else keep the"
         " nonce with: dpop nonce learn URL --from FILE."
@@ -74,8 +75,8 @@ class Answer:
             return (
                 "The server asks for a nonce and gives none that can be used: a fault of the server; tell its operator."
             )
-        if self.error in _NEXT:
-            return _NEXT[self.error]
+        if self.error is not None and self.error in NEXT_STEPS:
+            return NEXT_STEPS[self.error]
         if self.token_type is not None and self.token_type.lower() != "dpop":
             return (
                 "The access token is of the type Bearer, so it is bound to no key: send it as Bearer, and without a"
