@@ -11,9 +11,8 @@ from typing import Any
 import anyio
 
 from dpop.client.drive import DRAIN_OCTETS, DRAIN_SECONDS
-from dpop.client.flow import PEEK_OCTETS
 
-__all__ = ["AsyncReplay", "Replay", "async_drain", "decoded", "drain"]
+__all__ = ["AsyncReplay", "Replay", "async_drain", "drain"]
 
 # Requests, responses and streams of either library. Any, because the two share no base class.
 _Any = Any
@@ -59,17 +58,6 @@ class AsyncReplay:
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-
-
-def decoded(response: _Any, octets: bytes) -> bytes:
-    """The peeked octets, out of any content coding; empty if they cannot be."""
-    coding = response.headers.get("content-encoding")
-    if not coding:
-        return octets
-    try:
-        return bytes(type(response)(200, headers={"content-encoding": coding}, content=octets).content[:PEEK_OCTETS])
-    except Exception:  # noqa: BLE001 - whatever a decoder makes of a hostile or cut body means: not a token error
-        return b""
 
 
 def drain(response: _Any, signed: _Any) -> None:

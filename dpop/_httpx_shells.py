@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 import anyio
 import anyio.to_thread
 
-from dpop._httpx_answers import async_drain, decoded, drain
+from dpop._httpx_answers import async_drain, drain
 from dpop._httpx_bodies import Repeat, in_memory, repeat_of
 from dpop._httpx_wire import replace_fields, url_of, wire_of, writes_headers
 from dpop.client.challenge import nonce_field
+from dpop.client.content_coding import decoded_start
 from dpop.client.drive import (
     ask_token,
     async_ask_token,
@@ -257,7 +258,7 @@ class SyncShell(_Shell):
         except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
             failure = error
         response.stream = self._replay(chunks, iterator, stream, failure)
-        return decoded(response, b"".join(chunks)[:PEEK_OCTETS])
+        return decoded_start(response.headers.get("content-encoding"), b"".join(chunks), PEEK_OCTETS)
 
     def close(self) -> None:
         """Close the inner transport."""
@@ -353,7 +354,7 @@ class AsyncShell(_Shell):
         except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
             failure = error
         response.stream = self._replay(chunks, iterator, stream, failure)
-        return decoded(response, b"".join(chunks)[:PEEK_OCTETS])
+        return decoded_start(response.headers.get("content-encoding"), b"".join(chunks), PEEK_OCTETS)
 
     async def aclose(self) -> None:
         """Close the inner transport."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from dpop._httpx_shells import AsyncShell, SyncShell
+from dpop.client.content_coding import decoded_start
 from dpop.tokens.async_facade import AsyncEndpoint
 from dpop.tokens.facade import SyncEndpoint
 from dpop.tokens.messages import MAX_ANSWER, HTTPAnswer, HTTPRequest, NoAnswer
@@ -140,15 +141,17 @@ class EndpointShell(SyncEndpoint):
             raise _no_answer(self._library, error) from error
 
     def _body(self, response: _Any) -> bytes:
+        if response.is_stream_consumed:  # by a transport of the user's own, which has it in memory
+            return bytes(response.content)
         deadline = time.monotonic() + 2 * self.timeout
         body = b""
-        for chunk in response.iter_bytes():
+        for chunk in response.iter_raw():
             body += chunk
             if len(body) > MAX_ANSWER:
                 break
             if time.monotonic() > deadline:
                 raise self._library.ReadTimeout("the body did not end in time")
-        return body
+        return decoded_start(response.headers.get("content-encoding"), body, MAX_ANSWER + 1)
 
     def close(self) -> None:
         """Close the connections made here; a client that was given stays open."""
@@ -186,15 +189,17 @@ class AsyncEndpointShell(AsyncEndpoint):
             raise _no_answer(self._library, error) from error
 
     async def _body(self, response: _Any) -> bytes:
+        if response.is_stream_consumed:  # by a transport of the user's own, which has it in memory
+            return bytes(response.content)
         deadline = time.monotonic() + 2 * self.timeout
         body = b""
-        async for chunk in response.aiter_bytes():
+        async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > MAX_ANSWER:
                 break
             if time.monotonic() > deadline:
                 raise self._library.ReadTimeout("the body did not end in time")
-        return body
+        return decoded_start(response.headers.get("content-encoding"), body, MAX_ANSWER + 1)
 
     async def aclose(self) -> None:
         """Close the connections made here; a client that was given stays open."""

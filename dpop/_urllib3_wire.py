@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import lru_cache
-from io import BytesIO
 from typing import Any, TypeVar, cast
 
 import urllib3
@@ -25,6 +24,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 from urllib3.util.retry import Retry
 
+from dpop.client.content_coding import decoded_start
 from dpop.client.drive import DRAIN_OCTETS, DRAIN_SECONDS, ask_token, sign_now
 from dpop.client.flow import PEEK_OCTETS, ProofFlow, Step
 
@@ -215,18 +215,8 @@ def peek(raw: BaseHTTPResponse) -> tuple[bytes, BaseHTTPResponse]:
             octets += chunk
     except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body, as requests expects it there
         failure = error
-    return _decoded(raw, octets), _PeekedResponse(octets, raw, failure)
-
-
-def _decoded(raw: BaseHTTPResponse, octets: bytes) -> bytes:
-    coding = raw.headers.get("Content-Encoding")
-    if not coding:
-        return octets
-    try:
-        decoder = HTTPResponse(BytesIO(octets), headers={"Content-Encoding": coding}, preload_content=False)
-        return decoder.read(PEEK_OCTETS, decode_content=True)
-    except Exception:  # noqa: BLE001 - whatever a decoder makes of a hostile or cut body means: not a token error
-        return b""
+    start = decoded_start(raw.headers.get("Content-Encoding"), octets, PEEK_OCTETS)
+    return start, _PeekedResponse(octets, raw, failure)
 
 
 class _PeekedResponse(HTTPResponse):

@@ -24,11 +24,12 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cookie_header
 from requests.utils import rewind_body
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError
 from urllib3.util.retry import Retry
 
 from dpop._urllib3_wire import Exchange, drain, peek, sign_in
 from dpop.client.challenge import nonce_field
+from dpop.client.content_coding import decoded_start
 from dpop.client.drive import refresh, report, wait_for_nonce
 from dpop.client.flow import Step
 from dpop.client.nonces import Role
@@ -356,16 +357,19 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _body(response: requests.Response, seconds: float) -> bytes:
-    """As much of a body as an answer may have, or a little more."""
+    """As much of a body as an answer may have, or a little more, however it was compressed."""
     deadline = time.monotonic() + seconds
     body = b""
-    for chunk in response.iter_content(16_384):
-        body += chunk
-        if len(body) > MAX_ANSWER:
-            break
-        if time.monotonic() > deadline:
-            raise requests.ReadTimeout
-    return body
+    try:
+        for chunk in response.raw.stream(16_384, decode_content=False):
+            body += chunk
+            if len(body) > MAX_ANSWER:
+                break
+            if time.monotonic() > deadline:
+                raise requests.ReadTimeout
+    except ValueError as error:
+        raise ProtocolError(str(error)) from error  # a negative chunk, for which http.client has no error
+    return decoded_start(response.headers.get("Content-Encoding"), body, MAX_ANSWER + 1)
 
 
 def _never_connected(error: BaseException) -> bool:

@@ -12,7 +12,9 @@ import gzip
 import re
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, Self
 
 import httpx
@@ -22,7 +24,11 @@ import requests
 from adapters.clients import CLIENTS, Client, Reply, make
 
 import dpop
+import dpop.httpx
+import dpop.httpx2
+import dpop.requests
 from dpop.client.prover import Prover
+from dpop.errors import TokenAnswerError
 
 KEY = dpop.generate_key()
 TOKEN = "to.ken-4711"
@@ -289,3 +295,80 @@ def test_a_redirect_to_who_knows_where(client: Callable[..., Any], what: str) ->
         again = outcome(lambda: one.send("GET", server.origin + "/r"))
         assert isinstance(again, Reply)
         assert again.status == 200
+
+
+@cache
+def bomb(layers: int) -> bytes:
+    """Thirty megabytes of nothing."""
+    octets = bytes(30_000_000)
+    for _ in range(layers):
+        octets = gzip.compress(octets)
+    return octets
+
+
+def only_the_head(one: Any, url: str) -> int:
+    """Send a form, and leave the body of the answer alone."""
+    form = {"grant_type": "client_credentials"}
+    if one.name == "requests":
+        with one.session.post(url, data=form, stream=True) as response:
+            return int(response.status_code)
+    if not one.name.endswith("async"):
+        with one.client.stream("POST", url, data=form) as response:
+            return int(response.status_code)
+
+    async def send() -> int:
+        async with one.client.stream("POST", url, data=form) as response:
+            return int(response.status_code)
+
+    return int(one.runner.run(send()))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_looking_at_a_refusal_fills_no_memory(client: Callable[..., Any], layers: int) -> None:
+    """A 400 that was compressed twice, and is looked at before anybody asked for its body."""
+    octets, coding = bomb(layers), b", ".join([b"gzip"] * layers)
+    answer = REFUSAL + b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (coding, len(octets)) + octets
+    with RawServer(answer) as server:
+        one = client(origins=server.origin)
+        tracemalloc.start()
+        try:
+            assert only_the_head(one, server.origin + "/token") == 400
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 8_000_000
+
+
+@pytest.mark.parametrize("library", [dpop.requests, dpop.httpx, dpop.httpx2], ids=lambda module: str(module.__name__))
+@pytest.mark.parametrize("what", [*CHALLENGES, *(f"a refusal with {name}" for name in REFUSALS)])
+def test_a_token_endpoint_that_means_harm(library: Any, what: str) -> None:
+    """An error of ours for every answer, and as long as the body is looked at, no memory for what is not."""
+    answer = CHALLENGES.get(what) or REFUSALS[what.removeprefix("a refusal with ")]
+    with RawServer(answer) as server:
+        endpoint = library.TokenEndpoint(
+            Prover(KEY), server.origin + "/token", client_id="c", client_secret="sec", timeout=1
+        )
+        ended = outcome(lambda: endpoint.grant("client_credentials"))
+        endpoint.close()
+    assert isinstance(ended, dpop.DPoPError), repr(ended)
+    assert len(server.heads) <= 2
+
+
+@pytest.mark.parametrize("library", [dpop.requests, dpop.httpx, dpop.httpx2], ids=lambda module: str(module.__name__))
+@pytest.mark.parametrize("status", [b"200", b"400"])
+def test_a_token_endpoint_fills_no_memory(library: Any, status: bytes) -> None:
+    """A gigabyte in a kilobyte is no answer."""
+    octets = bomb(2)
+    head = REFUSAL.replace(b"400", status) + b"Content-Encoding: gzip, gzip\r\n"
+    with RawServer(head + b"Content-Length: %d\r\n\r\n" % len(octets) + octets) as server:
+        endpoint = library.TokenEndpoint(
+            Prover(KEY), server.origin + "/token", client_id="c", client_secret="sec", timeout=1
+        )
+        tracemalloc.start()
+        try:
+            with contextlib.closing(endpoint), pytest.raises(TokenAnswerError):
+                endpoint.grant("client_credentials")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 8_000_000

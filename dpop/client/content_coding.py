@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The beginning of a body, out of its content coding (RFC 9110 §8.4), in bounded memory.
+
+Libraries decode whatever comes: a kilobyte that was compressed twice is a gigabyte. What is looked at before
+anybody asked for the body must cost no more than it is long.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import zlib
+from collections.abc import Callable
+from typing import Any, Final
+
+__all__ = ["decoded_start"]
+
+_MAX_LAYERS: Final = 4
+_ZSTD_WINDOW: Final = 8 * 2**20  # RFC 9659 §3
+
+
+def decoded_start(coding: str | None, octets: bytes, limit: int) -> bytes:
+    """As much of a body as its first octets hold, ``limit`` octets at most; empty if they cannot be decoded.
+
+    :param coding: ``Content-Encoding``, None without one: gzip, deflate, and br and zstd where a library for
+        them is installed.
+    :param octets: the first octets of the body as sent. More than ``limit`` are not looked at.
+    """
+    names = [name for part in (coding or "").lower().split(",") if (name := part.strip()) and name != "identity"]
+    if len(names) > _MAX_LAYERS:
+        return b""
+    octets = octets[:limit]
+    for name in reversed(names):  # the last was applied last
+        decode = _DECODERS.get(name)
+        try:
+            octets = b"" if decode is None else decode(octets, limit)[:limit]
+        except Exception:  # noqa: BLE001 - whatever a decoder makes of hostile or cut octets means: not readable
+            return b""
+    return octets
+
+
+def _gzip(octets: bytes, limit: int) -> bytes:
+    return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(octets, limit)
+
+
+def _deflate(octets: bytes, limit: int) -> bytes:
+    """With the zlib header or, as some servers send it, without."""
+    try:
+        return zlib.decompressobj().decompress(octets, limit)
+    except zlib.error:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(octets, limit)
+
+
+def _brotli(octets: bytes, limit: int) -> bytes:
+    # Releases before 1.2 know no limit, and raise TypeError.
+    return bytes(_first_of("brotli", "brotlicffi").Decompressor().process(octets, output_buffer_limit=limit))
+
+
+def _zstd(octets: bytes, limit: int) -> bytes:
+    library = _first_of("compression.zstd", "backports.zstd", "zstandard")
+    if library.__name__ == "zstandard":
+        reader = library.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(io.BytesIO(octets))
+        return bytes(reader.read(limit))
+    options = {library.DecompressionParameter.window_log_max: _ZSTD_WINDOW.bit_length() - 1}
+    return bytes(library.ZstdDecompressor(options=options).decompress(octets, limit))
+
+
+def _first_of(*names: str) -> Any:
+    """The first of these modules that is installed."""
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise ImportError(name)
+
+
+_DECODERS: Final[dict[str, Callable[[bytes, int], bytes]]] = {
+    "gzip": _gzip,
+    "x-gzip": _gzip,
+    "deflate": _deflate,
+    "br": _brotli,
+    "zstd": _zstd,
+}
