@@ -274,7 +274,7 @@ def test_ctrl_c_at_a_prompt(tmp_path: Path) -> None:
         (["inspect", "a.b.c", "--token-prompt"], [], "Access token"),
         (["nonce", "learn", "https://api.example/", "--from", "nonce.txt", "--role", "as"], [], "Password of the key"),
     ],
-    ids=lambda value: value if isinstance(value, str) else " ".join(value[:3]),
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_ctrl_c_at_every_prompt(args: list[str], answers: list[str], prompt: str, tmp_path: Path) -> None:
     """Status 130 and one sentence, wherever a person is asked; nothing is made, and no secret shown."""
