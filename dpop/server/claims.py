@@ -96,6 +96,6 @@ def _optional_time(payload: Mapping[str, object], name: str) -> int | float | No
 
 def _number(value: object) -> int | float | None:
     """The value if it is a JSON number; to Python, ``true`` is an int too."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if type(value) is int or type(value) is float:
         return value
     return None

@@ -49,7 +49,11 @@ def running(
             yield listening.getsockname()[1]
         finally:
             process.terminate()
-            said = process.communicate()[1]
+            try:
+                said = process.communicate(timeout=30)[1]
+            except subprocess.TimeoutExpired:
+                process.kill()
+                said = process.communicate()[1]
             assert "Traceback" not in said, said
 
 
