@@ -13,6 +13,7 @@ import pytest
 from doors.servers import Reply, ask, running
 
 import dpop
+from dpop.testing import DPoPTestServer
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "servers.md").read_text("utf-8")
 KEY = dpop.generate_key()
@@ -106,3 +107,16 @@ def test_the_token_endpoint_of_the_guide() -> None:
     assert (status, json.loads(body)["error"], happened) == (400, "use_dpop_nonce", [])
     assert request(dict(headers)["DPoP-Nonce"]) == f"{KEY.thumbprint} None"
     assert happened == ["authenticated", "grant found", "issued"]
+
+
+def test_the_guide_tells_how_to_test_a_server() -> None:
+    """Its function finds nothing wrong with the test server, and much with one that lets everybody in."""
+    names: dict[str, Any] = {}
+    exec(compile(snippet("DEFECTS"), "servers.md", "exec"), names)
+    strangers, key = names["strangers"], dpop.generate_key()
+    with DPoPTestServer(nonces="none") as server:
+        token = server.issue_access_token(jkt=key.thumbprint)
+        assert strangers(key, server.resource, token) == []
+    with DPoPTestServer(nonces="none", require_proof=False) as server:
+        open_door = f"{server.issuer}/.well-known/oauth-authorization-server"
+        assert len(strangers(key, open_door, server.issue_access_token(jkt=key.thumbprint))) > 100
