@@ -206,6 +206,16 @@ def test_nothing_to_list(softhsm: SoftHsm, faults: Faults) -> None:
     assert (missing.exit_code, "/nonexistent.so" in missing.stderr) == (3, True)
 
 
+def test_labels_move_no_cursor(softhsm: SoftHsm) -> None:
+    """What somebody called a key is printed, and not obeyed."""
+    softhsm.init_token("escapes")
+    softhsm.make_key("red \x1b[31m", "51", token="escapes")
+    close_modules()
+    listed = invoke("key", "list", "--pkcs11", softhsm.uri(None, token="escapes"))
+    assert "red ?[31m: ES256" in listed.stdout
+    assert "\x1b" not in listed.stdout
+
+
 def test_a_tpm_is_listed(tpm: Tpm) -> None:
     """Without a PIN its public objects show, as a smart card's do."""
     listed = invoke("key", "list", "--pkcs11", f"pkcs11:token=tpm;object=dpop-es256?module-path={tpm.module}")

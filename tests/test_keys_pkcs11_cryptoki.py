@@ -117,6 +117,31 @@ def test_one_call_at_a_time(faults: Faults) -> None:
     Module(faults.library).finalize()
 
 
+def test_a_module_that_asks_for_too_much(faults: Faults) -> None:
+    """Lengths and counts that no token has are an error, and cost no memory."""
+    module = Module(faults.library)
+
+    def lengths(_session: int, _handle: int, attribute: object, _count: int) -> int:
+        attribute._obj.length = 1 << 60  # type: ignore[attr-defined]
+        return 0
+
+    def counts(_first: int, _numbers: object, count: object) -> int:
+        count._obj.value = 1 << 40  # type: ignore[attr-defined]
+        return 0
+
+    def endless(_session: int, _batch: object, _most: int, count: object) -> int:
+        count._obj.value = 64  # type: ignore[attr-defined]
+        return 0
+
+    module._functions |= {"C_GetAttributeValue": lengths, "C_GetSlotList": counts, "C_FindObjects": endless}
+    module._functions |= dict.fromkeys(("C_FindObjectsInit", "C_FindObjectsFinal"), lambda *_: 0)
+    with pytest.raises(CryptokiError, match="CKR_HOST_MEMORY"):
+        module.attribute(1, 2, CKA.LABEL)
+    with pytest.raises(CryptokiError, match="CKR_HOST_MEMORY"):
+        module.slots()
+    assert 10_000 <= len(module.find_objects(1, {})) < 11_000
+
+
 _SIZES = r"""
 #include <stdio.h>
 #include <stddef.h>

@@ -86,7 +86,13 @@ def _token_line(token: TokenReport) -> str:
         None: "wants a PIN" if token.wants_pin else "wants no PIN",
     }[token.pin_state]
     able = "makes and uses EC keys" if token.makes_keys else "uses EC keys" if token.signs else "has no ECDSA"
-    return f"{token.label!r} ({token.manufacturer}, {token.model}, serial {token.serial or 'none'}): {state}; {able}"
+    maker, model, serial = map(_printable, (token.manufacturer, token.model, token.serial or "none"))
+    return f"{token.label!r} ({maker}, {model}, serial {serial}): {state}; {able}"
+
+
+def _printable(text: str) -> str:
+    """The text of a token, which may be anybody's, without what would move the cursor."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _key_line(key: KeyReport) -> str:
@@ -97,4 +103,4 @@ def _key_line(key: KeyReport) -> str:
         facts.append("stays in the token" if key.stays_in_token else "CAN BE TAKEN OUT")
     if key.pin_each_time:
         facts.append("PIN for each signature")
-    return f"{key.label or '(no label)'}: {', '.join(facts)}"
+    return f"{_printable(key.label) or '(no label)'}: {', '.join(facts)}"

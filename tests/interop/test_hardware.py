@@ -78,8 +78,10 @@ dpop headers GET {server.resource} --token-file token --password-file '{tokens.p
 curl -s -D answer -H @headers {server.resource} > /dev/null
 dpop headers GET {server.resource} --token-file token --nonce-from answer --password-file '{tokens.pin_file}' > headers
 curl -s -f -H @headers {server.resource}
+dpop curl --token-file token --password-file '{tokens.pin_file}' -s -f {server.resource} > whole
 """
         done = run_script(script, tmp_path, **tokens.environment)
     assert done.returncode == 0, done.stderr
     assert thumbprint in done.stdout
+    assert thumbprint in (tmp_path / "whole").read_text()
     assert "1234" not in os.environ.values()

@@ -22,6 +22,7 @@ import dpop.wsgi
 from dpop.keys import ExternalKey, SoftwareKey, as_private_key
 from dpop.keys.kms import KmsKey
 from dpop.keys.kms.aws import AwsKms
+from dpop.keys.pkcs11 import Pkcs11Key, Pkcs11Uri, TokenReport, generate_key, list_tokens, open_key
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, ProtectedResource
 from dpop.tokens import FileTokenStore, MemoryTokenStore, PrivateKeyJWT, ServerMetadata, TokenSet, TokenStore
 
@@ -61,6 +62,9 @@ async def token() -> str:
 
 
 own: dpop.Key = OwnKey()
+in_a_token: Pkcs11Key = open_key(Pkcs11Uri(token="t", object="k"), password=lambda: "1234", sessions=2)
+as_any_other: dpop.Key = generate_key("pkcs11:token=t;object=k", password=b"1234")
+there: list[TokenReport] = list_tokens()
 external: dpop.Key = ExternalKey(own.public_jwk, own.sign, signature_format="raw", reference="own:key")
 in_cloud: dpop.Key = KmsKey.open(AwsKms("alias/dpop", client=lambda: None), alg="ES256")
 private = as_private_key(in_cloud)

@@ -53,6 +53,7 @@ __all__ = [
 # What never ends is a module's fault.
 _MAX_OBJECTS: Final = 10_000
 _MAX_LOOKS: Final = 5
+_MAX_OCTETS: Final = 1 << 20  # of an attribute
 _NAMES: Final = {code.value: f"CKR_{code.name}" for code in CKR}
 
 Template = Mapping[int, bytes | bool | int]
@@ -242,6 +243,8 @@ class Module:
         attribute = Attribute(type=kind)
         if not self._get_attribute(session, handle, attribute) or attribute.length == UNAVAILABLE:
             return None
+        if attribute.length > _MAX_OCTETS:
+            raise CryptokiError("C_GetAttributeValue", CKR.HOST_MEMORY)
         octets = ctypes.create_string_buffer(attribute.length)
         attribute.value = ctypes.addressof(octets)
         if not self._get_attribute(session, handle, attribute) or attribute.length == UNAVAILABLE:
@@ -291,6 +294,8 @@ class Module:
             self._call(name, first, None, byref(count))
             if not count.value:
                 return []
+            if count.value > _MAX_OBJECTS:
+                raise CryptokiError(name, CKR.HOST_MEMORY)
             numbers = (c_ulong * count.value)()
             rv = self._functions[name](first, numbers, byref(count))
             if rv == CKR.OK:

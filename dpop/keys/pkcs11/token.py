@@ -233,5 +233,5 @@ def _identity(info: TokenInfo) -> tuple[str, str, str, str]:
 
 
 def _listed(infos: list[TokenInfo]) -> str:
-    shown = [f"{info.label!r} (serial {info.serial or 'none'})" for info in infos[:8]]
+    shown = [f"{info.label!r} (serial {ascii(info.serial)[1:-1] or 'none'})" for info in infos[:8]]
     return ", ".join(shown) + (f" and {len(infos) - 8} more" if len(infos) > 8 else "")
