@@ -13,6 +13,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 import pytest
 from dpop_cli.header_dump import last_nonce
@@ -20,15 +21,19 @@ from fuzz.targets import TARGETS
 
 from dpop import htu
 from dpop.client.challenge import dpop_challenge, error_of_json, nonce_field
+from dpop.client.clock import skew
 from dpop.encoding import b64url_decode, json_object
-from dpop.errors import DPoPError
+from dpop.errors import DPoPError, InvalidProof
+from dpop.keys.pkcs11.uri import Pkcs11Uri
 from dpop.keys.public import PublicKey
 from dpop.redaction import redact
 from dpop.server import MemoryReplayCache, ProofVerifier, resource_challenge
 from dpop.server.reasons import Reason, refuse
+from dpop.server.resource import ProtectedResource, ResourceRequest
 from dpop.signature import der_to_raw, raw_to_der
 from dpop.testing.defects.draft import Draft
 from dpop.testing.defects.forge import A, make
+from dpop.tokens.authorization import AuthorizationRequest
 
 NOW = 1_700_000_000
 URL = "https://a.example/x"
@@ -280,6 +285,55 @@ def test_a_line_to_redact(what: str, end: str) -> None:
     """Another library's log line with what a hostile server sent in it."""
     head, text = pair if isinstance(pair := LOGGED[what], tuple) else ("", pair)
     assert_linear(lambda line: redact(str(line)), lambda n: head + text * (n // len(text)) + end, 16_000)
+
+
+RESOURCE = ProtectedResource(CAPPED, url="https://a.example", token=lambda _: None, bearer=True)
+REQUESTS: dict[str, Callable[[int], tuple[str, list[tuple[str, str]]]]] = {
+    "a long token": lambda n: ("/", [("Authorization", "Bearer " + "a" * n)]),
+    "blanks before the token": lambda n: ("/", [("Authorization", "DPoP" + " " * n + "a")]),
+    "blanks only": lambda n: ("/", [("Authorization", " " * n)]),
+    "commas": lambda n: ("/", [("Authorization", "DPoP " + "a," * (n // 2))]),
+    "many fields": lambda n: ("/", [("Authorization", "DPoP a")] * (n // 20)),
+    "a long query": lambda n: ("/?access_token&" + "a=b&" * (n // 4), []),
+    "a query of escapes": lambda n: ("/?access_token%" + "%41" * (n // 3), []),
+    "a long path": lambda n: ("/" + "../" * (n // 3), [("Authorization", "DPoP a"), ("DPoP", "x")]),
+    "an absolute target": lambda n: ("http://" + "a" * n, [("Authorization", "DPoP a"), ("DPoP", "x")]),
+}
+
+
+@pytest.mark.parametrize("what", REQUESTS)
+def test_a_request_at_an_api(what: str) -> None:
+    """Its credentials and its target, and the answer to it."""
+
+    def call(request: object) -> None:
+        target, fields = cast("tuple[str, list[tuple[str, str]]]", request)
+        asked = ResourceRequest("GET", target, target, fields)
+        try:
+            RESOURCE.admit(asked)
+        except InvalidProof as refused:
+            RESOURCE.refusal(asked, refused)
+
+    assert_linear(call, REQUESTS[what], 200_000)
+
+
+DATES = ["0 ", "Mon, ", "1:", "-", "Mon, 1 Jan 2000 00:00:00 ", "+0000 ", "(", "\\", '"', "9", "Jan "]
+
+
+@pytest.mark.parametrize("piece", DATES)
+def test_a_date(piece: str) -> None:
+    """Of any length, if a library lets it through."""
+    assert_linear(lambda date: skew(str(date), 0.0, 1.0), lambda n: piece * (n // len(piece)), 60_000)
+
+
+def test_names_of_keys_and_callbacks() -> None:
+    """URIs of keys, and what a browser brings back."""
+    for text in ("pkcs11:object=", "pkcs11:id=", "pkcs11:object=a?pin-value=", "pkcs11:", "pkcs11:a=b;"):
+        for piece in ("%41", "a", ";", "&", "=", "?"):
+            assert_linear(Pkcs11Uri.parse, lambda n, t=text, p=piece: t + p * (n // len(p)), 4_000)  # type: ignore[arg-type,misc]
+    asked = AuthorizationRequest("https://as.example/a", "https://c.example/", "s", "v")
+    for text in ("https://c.example/?", "code=a&state=s&", "https://["):
+        for piece in ("%41", "a=b&", "&", "=", "?", "]"):
+            assert_linear(asked.code_of, lambda n, t=text, p=piece: t + p * (n // len(p)), 20_000)  # type: ignore[arg-type,misc]
 
 
 def test_a_description_to_send() -> None:
