@@ -23,6 +23,7 @@ OTHERS = [*(ROOT / "tests" / "interop").glob("*.mjs"), ROOT / "scripts" / "setup
 # Doors and what they share; no other module may import the libraries they are named after.
 DOORS = {
     "requests",
+    "google",
     "httpx",
     "httpx2",
     "keyring",
@@ -30,6 +31,9 @@ DOORS = {
     "asgi",
     "wsgi",
     "starlette",
+    "_google_credentials",
+    "_google_flows",
+    "_google_wire",
     "_urllib3_wire",
     "_httpx_answers",
     "_httpx_bodies",
@@ -54,7 +58,7 @@ LAYERS = [
     {"testing"},
 ]
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "h2", "anyio", "aiohttp"}
-LIBRARIES = HTTP_LIBRARIES | {"keyring", "redis", "starlette"}
+LIBRARIES = HTTP_LIBRARIES | {"keyring", "redis", "starlette", "google_auth_oauthlib"}
 
 
 def part(path: Path) -> str:

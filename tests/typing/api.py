@@ -13,6 +13,7 @@ import requests
 
 import dpop
 import dpop.asgi
+import dpop.google
 import dpop.httpx
 import dpop.httpx2
 import dpop.redis
@@ -125,3 +126,10 @@ async def asynchronous() -> str:
         transport = dpop.httpx2.AsyncDPoPTransport(key, origins="https://api.example", access_token=source)
         httpx2.AsyncClient(transport=transport)
         return await source() + await source.async_token() + (await endpoint.grant("urn:x", scope="a")).access_token
+
+
+google_credentials = dpop.google.Credentials("token", refresh_token="refresh", key=key, key_reference="key.pem")
+google_variant: dpop.google.Credentials = google_credentials.with_key(loaded)
+google_jkt: str | None = google_variant.jkt
+google_flow: dpop.google.InstalledAppFlow = dpop.google.InstalledAppFlow.from_client_config({}, ["openid"], key=key)
+google_made: dpop.google.Credentials = google_flow.bind(prover).credentials
