@@ -816,6 +816,25 @@ def test_a_refused_token_is_explained(server: Recorder, args: list[str], told: i
     assert result.stderr.count("Hint: the server refused the token: invalid_token") == told
 
 
+@pytest.mark.parametrize("args", [[], ["-i"], ["-o", "out"], ["-f"], ["-w", "%{http_code}"]], ids=str)
+@pytest.mark.parametrize("refusal", [challenge("n1", b"no"), AS_CHALLENGE], ids=["api", "authorization server"])
+def test_where_descriptors_have_no_names(args: list[str], refusal: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: what can be seen of a challenge is answered, and the rest costs a second command at most."""
+    for module in ("scratch", "curl_transfer"):
+        monkeypatch.setattr(f"dpop_cli.{module}.has_dev_fd", lambda: False)
+    token = [] if refusal.status == 400 else ["--token-file", "token.txt"]
+    yes = Answer(200, [], b"yes")
+    with Recorder(script(refusal, yes)) as server, Recorder(lambda _: yes) as other:
+        expected = plain_curl("-s", *args, other.url()).stdout
+        result = invoke("curl", *token, "-s", *args, server.url())
+        hidden = refusal.status == 400 and args[:1] in [["-o"], ["-f"], ["-w"]]
+        if hidden:
+            assert len(server.requests) == 1
+            result = invoke("curl", *token, "-s", *args, server.url())
+        assert (result.exit_code, result.stdout) == (0, expected)
+        assert [request.nonce for request in server.requests] == [None, "n1"]
+
+
 # --- secrets
 
 

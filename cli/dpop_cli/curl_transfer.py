@@ -22,7 +22,7 @@ from dpop.client.drive import DRAIN_OCTETS, DRAIN_SECONDS
 from dpop_cli.curl_request import CurlRequest
 from dpop_cli.curl_streams import Held, Sink, print_octets
 from dpop_cli.header_dump import Head, heads
-from dpop_cli.scratch import Scratch
+from dpop_cli.scratch import Scratch, has_dev_fd
 
 __all__ = ["CurlTransfer", "HeaderFile"]
 
@@ -81,7 +81,7 @@ class CurlTransfer:
         self._header_file = header_file
         # Curl's body comes by a pipe of its own, so that what -w prints can be told from it. Where there is
         # no /dev/fd it comes with that, or goes into its file, and a refusal is not seen there.
-        self._apart = not request.writes_itself and Path("/dev/fd").is_dir()
+        self._apart = not request.writes_itself and has_dev_fd()
         with contextlib.ExitStack() as resources:
             given = resources.enter_context(Scratch("".join(f"{line}\n" for line in lines).encode("latin-1")))
             self._dump = resources.enter_context(Scratch())

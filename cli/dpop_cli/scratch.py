@@ -13,7 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-__all__ = ["Scratch"]
+__all__ = ["Scratch", "has_dev_fd"]
+
+
+def has_dev_fd() -> bool:
+    """Whether a child can open its inherited descriptors by name; Windows has no such names."""
+    return Path("/dev/fd").is_dir()
 
 
 class Scratch:
@@ -25,7 +30,7 @@ class Scratch:
 
     def __init__(self, octets: bytes = b"", *, named: bool | None = None) -> None:
         if named is None:
-            named = not Path("/dev/fd").is_dir()
+            named = not has_dev_fd()
         if named:
             self._descriptor, self.path = tempfile.mkstemp(prefix="dpop-")
         else:
