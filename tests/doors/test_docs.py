@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import http.server
 import json
 import re
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from doors.servers import Reply, ask, running
+from joserfc import jwk, jwt
 
 import dpop
 from dpop.testing import DPoPTestServer
@@ -64,6 +72,74 @@ def readable_by_a_page(reply: Reply) -> bool:
     return bool(reply.all("Access-Control-Allow-Origin")) and {"WWW-Authenticate", "DPoP-Nonce"} <= set(
         exposed.split(", ")
     )
+
+
+def test_the_look_up_of_a_jwt(tmp_path: Path) -> None:
+    """Only an access token of that issuer for this API, signed, not expired, is worth anything."""
+    signer, stranger = (jwk.ECKey.generate_key("P-256", {"kid": "1", "alg": "ES256", "use": "sig"}) for _ in range(2))
+    (tmp_path / "jwks").write_text(json.dumps({"keys": [signer.as_dict(private=False)]}))
+    good = {
+        "iss": "https://as.example",
+        "aud": "https://api.example",
+        "exp": int(time.time()) + 60,
+        "cnf": {"jkt": KEY.thumbprint},
+    }
+
+    def token(key: jwk.ECKey = signer, typ: str = "at+jwt", **changes: Any) -> str:
+        return jwt.encode({"alg": "ES256", "kid": "1", "typ": typ}, good | changes, key)
+
+    bad = [
+        token(stranger),
+        token(typ="dpop+jwt"),
+        token(iss="https://other.example"),
+        token(aud="https://other.example"),
+        token(exp=1),
+        "no.jwt.at-all",
+        "",
+    ]
+    with files_of(tmp_path) as origin:
+        names: dict[str, Any] = {}
+        exec(
+            compile(snippet("# PyJWT").replace("https://as.example/jwks", f"{origin}/jwks"), "servers.md", "exec"),
+            names,
+        )
+        assert names["look_up"](token())["cnf"] == {"jkt": KEY.thumbprint}
+        assert [names["look_up"](other) for other in bad] == [None] * len(bad)
+
+
+@contextlib.contextmanager
+def files_of(directory: Path) -> Iterator[str]:
+    """Serve the files of a directory; where."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(directory))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_look_up_by_introspection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authorization server says what the token is bound to, and that another is not active."""
+    with DPoPTestServer() as server:
+        monkeypatch.setenv("CLIENT_ID", server.client_id)
+        monkeypatch.setenv("CLIENT_SECRET", server.client_secret)
+        monkeypatch.setenv("INTROSPECTION_ENDPOINT", server.introspection_endpoint)
+        names: dict[str, Any] = {}
+        exec(compile(snippet("# introspection"), "servers.md", "exec"), names)
+
+        async def run() -> list[Any]:
+            async with names["client"]:
+                return [await names["look_up"](token) for token in (server.issue_access_token(jkt=KEY.thumbprint), "x")]
+
+        bound, unknown = asyncio.run(run())
+    assert (bound["active"], bound["cnf"], unknown["active"]) == (True, {"jkt": KEY.thumbprint}, False)
 
 
 def test_the_shared_cache_of_the_guide(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
