@@ -23,7 +23,6 @@ from cli_process import DPOP, AtTerminal, environment, examples, run, run_script
 from cli_process import invoke as invoke_bare
 from click.testing import Result
 from dpop_cli.curl import curl
-from dpop_cli.curl_options import REFUSED, SHORT, WITH_VALUE, WITHOUT_VALUE
 
 import dpop
 from dpop.testing import DPoPTestServer
@@ -289,24 +288,6 @@ def test_literal_brackets_are_one_request(server: Recorder) -> None:
     """With -g a bracket in the query is a bracket, as with curl."""
     assert invoke("curl", "-s", "-g", server.url("/x?a[]={1}")).exit_code == 0
     assert server.requests[0].target == "/x?a[]={1}"
-
-
-def test_curls_own_options_are_known() -> None:
-    """Each option of the curl that is here has the arity we think, or is not passed on; each letter is right."""
-    listed = subprocess.run(["curl", "--help", "all"], capture_output=True, text=True, check=True).stdout
-    found = re.findall(r"^ *(?:-(.), +)?--([a-z0-9.-]+)( [<\[])?", listed, re.MULTILINE)
-    assert len(found) > 200
-    for letter, name, value in found:
-        assert name not in WITH_VALUE or value, name
-        assert name.removeprefix("no-") not in WITHOUT_VALUE or not value, name
-        if letter in SHORT:
-            assert SHORT[letter] == name
-        elif letter:
-            assert name not in WITH_VALUE | WITHOUT_VALUE
-    known = {name.removeprefix("no-") for _, name, _ in found}
-    assert len(known & (WITH_VALUE | WITHOUT_VALUE)) > 180
-    assert not WITH_VALUE & WITHOUT_VALUE
-    assert not (WITH_VALUE | WITHOUT_VALUE) & REFUSED.keys()
 
 
 # --- challenges

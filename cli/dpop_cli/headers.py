@@ -30,7 +30,7 @@ def headers(*, method: str, url: str, as_json: bool, **options: Any) -> None:
     METHOD and URL are those of the request; the method's case is kept, the URL's query is left out.
 
     A proof is for one request. Curl's own -L sends the DPoP header to another host, and --retry replays
-    the proof, so use neither: print new lines for each request.
+    the proof, so use neither: print new lines for each request, or let "dpop curl" do all of it.
 
     \b
     Examples:

@@ -26,7 +26,7 @@ def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: An
 
     METHOD and URL are those of the request; the method's case is kept, the URL's query is left out.
 
-    With curl, prefer "dpop headers": it pipes the header to curl, where
+    With curl, prefer "dpop curl", or "dpop headers", which pipes the header to curl, where
 
     \b
       curl -H "DPoP: $(dpop proof GET URL)" URL
