@@ -229,6 +229,23 @@ def test_a_pin_for_each_signature(faults: Faults) -> None:
     assert logins(faults) == 1
 
 
+def test_a_pin_for_each_signature_is_not_tried_by_each_thread(faults: Faults) -> None:
+    """Changed meanwhile, it is refused once, however many threads sign at that moment."""
+    faults.tokens.init_token("threads")
+    faults.tokens.make_key("k", "01", "--always-auth", token="threads")
+    key = open_key(faults.uri("k", token="threads"))
+    faults.set("C_SignInit sleep=30", "C_Login rv=0xa0")
+    faults.calls()
+
+    def work(_number: int) -> None:
+        with pytest.raises(PinError):
+            key.sign(b"x")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(16)))
+    assert [line for line in faults.calls("C_Login") if "user=2" in line] == ["C_Login user=2 pin=1 rv=0xa0"]
+
+
 def test_a_pin_that_was_changed_meanwhile(faults: Faults) -> None:
     """A token that comes back with another PIN gets the old one once, not once for each signature."""
     key = open_key(faults.uri())
@@ -366,6 +383,29 @@ def test_a_restart_waits_for_signatures_under_way(faults: Faults) -> None:
         running = [pool.submit(work, number) for number in range(8)]
         for _ in range(5):
             loaded._restarted_at = -10.0  # as if a second had passed
+            assert loaded.restart(loaded.generation, GENERAL_ERROR)
+        stop.set()
+        assert sum(future.result() for future in running) > 0
+
+
+def test_keys_are_opened_while_the_module_restarts(faults: Faults) -> None:
+    """Who opens a key at that moment, and who signs by one, comes through or is told; nothing crashes or hangs."""
+    loaded = open_module(faults.library)
+    open_key(faults.uri()).sign(b"x")
+    stop = threading.Event()
+
+    def work(_number: int) -> int:
+        done = 0
+        while not stop.is_set():
+            key = open_key(faults.uri())
+            done += len(key.sign(b"x")) == 64
+            key.close()
+        return done
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(work, number) for number in range(4)]
+        for _ in range(10):
+            loaded._restarted_at = -10.0
             assert loaded.restart(loaded.generation, GENERAL_ERROR)
         stop.set()
         assert sum(future.result() for future in running) > 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import secrets
 import weakref
+from collections.abc import Callable
 from typing import Final
 
 from dpop.errors import AlgorithmError, DeviceError, InvalidKeyError, KeyNotFoundError, SignatureFormatError, UsageError
@@ -155,26 +156,32 @@ def _open(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, given: PublicKey | Non
             key = the_private_key(loaded.module, handle, uri, token.label)
             first = Session(token, handle, key, mechanism)
             public = _public_key(token, first, key, given, mechanism)
+            pool = SessionPool(_opener(token, key, mechanism), default_limit(token) if sessions is None else sessions)
         except BaseException:
             token.close_session(handle)
             raise
+        pool.add(first)
+        signer = TokenSigner(token, pool, mechanism)
     if key.extractable or key.sensitive is False:
         _log.warning("the key %s can be taken out of its token %r; make one that cannot", key.described, token.label)
-    own_name = key.uri(Pkcs11Uri())
+    return Pkcs11Key(token, key, public, pool, signer)
+
+
+def _opener(token: Token, key: KeyObject, mechanism: CKM) -> Callable[[], Session]:
+    """What opens more sessions for a key; it is found again in each, for numbers of objects change."""
+    name = key.uri(Pkcs11Uri())
 
     def open_session() -> Session:
-        another = token.open_session()
+        handle = token.open_session()
         try:
-            with loaded.lock:
-                found = the_private_key(loaded.module, another, own_name, token.label)
-            return Session(token, another, found, mechanism)
+            with token.loaded.lock:
+                found = the_private_key(token.loaded.module, handle, name, token.label)
+            return Session(token, handle, found, mechanism)
         except BaseException:
-            token.close_session(another)
+            token.close_session(handle)
             raise
 
-    pool = SessionPool(open_session, default_limit(token) if sessions is None else sessions)
-    pool.add(first)
-    return Pkcs11Key(token, key, public, pool, TokenSigner(token, pool, mechanism))
+    return open_session
 
 
 def _mechanism(token: Token) -> CKM:

@@ -115,6 +115,7 @@ class LoadedModule:
         self.lock: AbstractContextManager[bool] = threading.RLock()
         """Held while objects are looked for, made, and the PIN is given: one thread at a time."""
         self.users: weakref.WeakSet[Pausable] = weakref.WeakSet()
+        """Those who sign by it; to be added with the lock held, with the session that they begin with."""
         self.generation: int = 0
         self._clock = clock
         self._sleep = sleep
@@ -182,20 +183,27 @@ class LoadedModule:
             return self._restart()
 
     def _restart(self) -> bool:
-        users = list(self.users)
+        self._restarted_at = self._clock()
+        paused: list[Pausable] = []
         done = False
         try:
-            if all(user.pause(_DRAIN_SECONDS) for user in users):
+            while True:
                 with self.lock:
-                    self._restarted_at = self._clock()
-                    _quietly(self.module.finalize)
-                    self._owned = self.module.initialize()
-                    self.generation += 1
-                    done = True
+                    new = [user for user in self.users if user not in paused]
+                    if not new:
+                        _quietly(self.module.finalize)
+                        self._owned = self.module.initialize()
+                        self.generation += 1
+                        done = True
+                        break
+                # Without the lock: who is about to open a session wants it, and must come to an end.
+                paused += new
+                if not all(user.pause(_DRAIN_SECONDS) for user in new):
+                    break
         except CryptokiError:
             pass  # it does not start: its device is still away
         finally:
-            for user in users:
+            for user in paused:
                 user.resume(restarted=done)
         return done
 

@@ -71,7 +71,6 @@ class Token:
         """A session in which the user is logged in, if the token has a login.
 
         :param login: if not, it shows what it shows to everybody.
-
         :raises PinError: it wants a PIN and gets none, or refuses it.
         :raises CryptokiError: what the module said otherwise.
         """
@@ -95,7 +94,8 @@ class Token:
 
     def give_pin_for_signature(self, session: int) -> None:
         """The login that an always-authenticate key wants between C_SignInit and C_Sign, with nothing between."""
-        self._give_pin(session, CKU.CONTEXT_SPECIFIC, self.info.flags)
+        with self.loaded.lock:  # or several threads would each try a PIN that was changed meanwhile
+            self._give_pin(session, CKU.CONTEXT_SPECIFIC, self.info.flags)
 
     def _locate(self) -> None:
         """Where the token is now: numbers of slots change when a module starts again."""
