@@ -328,11 +328,11 @@ def test_a_date(piece: str) -> None:
 def test_names_of_keys_and_callbacks() -> None:
     """URIs of keys, and what a browser brings back."""
     for text in ("pkcs11:object=", "pkcs11:id=", "pkcs11:object=a?pin-value=", "pkcs11:", "pkcs11:a=b;"):
-        for piece in ("%41", "a", ";", "&", "=", "?"):
+        for piece in ("%41", ";", "&", "?"):
             assert_linear(Pkcs11Uri.parse, lambda n, t=text, p=piece: t + p * (n // len(p)), 4_000)  # type: ignore[arg-type,misc]
     asked = AuthorizationRequest("https://as.example/a", "https://c.example/", "s", "v")
     for text in ("https://c.example/?", "code=a&state=s&", "https://["):
-        for piece in ("%41", "a=b&", "&", "=", "?", "]"):
+        for piece in ("%41", "a=b&", "]"):
             assert_linear(asked.code_of, lambda n, t=text, p=piece: t + p * (n // len(p)), 20_000)  # type: ignore[arg-type,misc]
 
 
