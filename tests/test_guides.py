@@ -21,7 +21,7 @@ from redis_server import running_redis
 
 import dpop
 import dpop.errors
-from dpop.keys import as_private_key
+from dpop.keys import as_private_key, sources
 from dpop.keys.pkcs11.modules import close_modules
 from dpop.server import Reason
 from dpop.testing import DPoPTestServer
@@ -247,6 +247,8 @@ def test_a_guide(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     guide = GUIDES[name]
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    # A guide may teach load_key another scheme, which is nothing to the tests after it.
+    monkeypatch.setattr(sources, "_loaders", dict(sources._loaders))
     with guide.around(monkeypatch, tmp_path) as words, DPoPTestServer(**guide.server) as server:
         Path("client.form").write_text(f"client_id={server.client_id}&client_secret={server.client_secret}", "ascii")
         names = {
