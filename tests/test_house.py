@@ -18,7 +18,12 @@ import dpop
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "dpop").rglob("*.py"), *(ROOT / "cli").rglob("*.py")])
 PYTHON = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "vectors").rglob("*.py")])
-OTHERS = [*(ROOT / "tests" / "interop").glob("*.mjs"), ROOT / "scripts" / "setup", ROOT / ".ci" / "run"]
+OTHERS = [
+    *(ROOT / "tests" / "interop").glob("*.mjs"),
+    *(ROOT / "tests").glob("*.c"),
+    ROOT / "scripts" / "setup",
+    ROOT / ".ci" / "run",
+]
 
 # Doors and what they share; no other module may import the libraries they are named after.
 DOORS = {
