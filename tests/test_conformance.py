@@ -6,6 +6,8 @@ Its tests are named in the rows by what they do; the words and the code are this
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import time
 from typing import Any
@@ -18,9 +20,12 @@ from adapters.recorder import Received, Recorder
 from testing_client import KEY, OTHER_KEY, Answer, ask, post, send
 
 import dpop
+import dpop.requests
 from dpop.client.prover import Prover
+from dpop.errors import TokenRequestError
 from dpop.testing import DPoPTestServer
 from dpop.testing.defects import defective_fields
+from dpop.tokens import ServerMetadata
 
 FAPI_ALGS = ["PS256", "ES256", "Ed25519", "EdDSA"]
 RSA = dpop.generate_key("RS256")
@@ -220,3 +225,24 @@ def test_what_the_suite_asks_of_a_client(name: str) -> None:
             for target in ["/accounts", "/accounts?page=2", "/a%2Fb/~c;v=1?x"]:
                 assert client.send("GET", server.url(target)).status == 200
         assert len(server.requests) == 2 + 1 + 3 + 1
+
+
+@pytest.mark.parametrize("error", ["invalid_request", "invalid_grant", "invalid_dpop_proof"])
+@pytest.mark.parametrize("pushed", [False, True], ids=["code", "PAR"])
+def test_every_name_for_another_key_is_one_family_of_errors(error: str, pushed: bool) -> None:
+    """The suite, and servers, say each of three things when the key is not that of the code or of dpop_jkt."""
+    body = json.dumps({"error": error}).encode()
+    with Recorder(lambda _: Reply(400, [("Content-Type", "application/json")], body)) as server:
+        metadata = ServerMetadata(
+            token_endpoint=server.url("/token"),
+            authorization_endpoint=server.url("/authorize"),
+            pushed_authorization_request_endpoint=server.url("/par"),
+        )
+        with contextlib.closing(dpop.requests.TokenEndpoint(KEY, metadata, client_id="c")) as endpoint:
+            with pytest.raises(TokenRequestError) as caught:
+                if pushed:
+                    endpoint.start_authorization("https://c.example/", push=True)
+                else:
+                    endpoint.redeem_code("code", redirect_uri="https://c.example/")
+        assert caught.value.error == error
+        assert len(server.requests) == 1
