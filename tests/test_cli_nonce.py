@@ -296,6 +296,25 @@ def test_a_full_disk_leaves_the_nonce_before(tmp_path: Path, monkeypatch: pytest
     assert len(list(state.directory.iterdir())) == 1
 
 
+def test_a_disk_that_takes_nothing_is_said(key_file: str, tmp_path: Path) -> None:
+    """No octet can be written: status 3, a sentence, the nonce before is as it was, and nothing is left over."""
+    args = ("nonce", "learn", URL, "--from", "-", "--key", key_file)
+    assert invoke(*args, stdin=REFUSED.format("before")).exit_code == 0
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *DPOP, *args],
+        env=environment(),
+        input=REFUSED.format("after"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stderr.count("Error: ") == 1
+    shown = json.loads(invoke("nonce", "show", "--json").stdout)
+    assert [entry["nonce"] for entry in shown["nonces"]] == ["before"]
+    assert len(list(Path(shown["directory"]).iterdir())) == 1
+
+
 def test_without_a_home_nothing_is_put_into_the_working_directory(key_file: str, tmp_path: Path) -> None:
     """No HOME and no user entry: a proof is made, learning is status 3, and no directory "~" appears."""
     away = tmp_path / "away"
