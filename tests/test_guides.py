@@ -156,7 +156,9 @@ GUIDES = {
             "https://oauth2.googleapis.com/token": "token_endpoint",
             "https://www.googleapis.com/resource": "resource",
         },
-        [200, 200, 200, 200, 200],
+        # The credentials begin without a nonce, in a class of their own.
+        [200, 200, 200, 400, 200, 200, 200, 200],
+        ["nonce_missing"],
         prepare=a_code,
     ),
     "okta.md": Guide(
