@@ -484,6 +484,26 @@ def test_a_redirect_is_followed_as_curl_does(
         assert request.one("Authorization") == f"DPoP {TOKEN}"
 
 
+@pytest.mark.parametrize("args", [["-c", "jar"], ["-c", "jar", "-b", "jar"], ["-b", "x=y", "-c", "jar"], ["-b", "x=y"]])
+def test_cookies_go_along_as_with_curl(server: Recorder, args: list[str]) -> None:
+    """What one answer sets is sent with the next request, and after a challenge too, where curl keeps cookies."""
+    moved = redirect("/b")
+    moved.headers.append(("Set-Cookie", "id=1; Path=/"))
+    server.handler = by_path(a=moved)
+    plain_curl("-sL", *args, server.url("/a"))
+    theirs = [sorted("; ".join(request.all("Cookie")).split("; ")) for request in server.requests]
+    Path("jar").unlink(missing_ok=True)
+    server.requests.clear()
+    refusal = challenge("n1")
+    refusal.headers.append(("Set-Cookie", "id=1; Path=/"))
+    server.handler = lambda request: refusal if request.nonce is None else by_path(a=moved)(request)
+    invoke("curl", "--token-file", "token.txt", "-sL", *args, server.url("/a"))
+    ours = [sorted("; ".join(request.all("Cookie")).split("; ")) for request in server.requests]
+    assert ours[0] == theirs[0]
+    assert ours[2] == theirs[1]
+    assert ours[1] == theirs[1]  # as if the challenge had been the redirect
+
+
 @pytest.mark.parametrize("args", [["-i"], ["-D", "-"], ["-D", "heads.txt"]])
 def test_heads_of_all_hops_are_shown(server: Recorder, args: list[str]) -> None:
     """-i and -D show each hop's head, as with curl; a challenge's between them is not seen."""

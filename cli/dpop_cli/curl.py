@@ -93,8 +93,8 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     What cannot have one proof for each request is refused: several URLs, {a,b} and [1-3], --next, -Z, -K,
     --retry. A body out of a pipe can be sent once only, so after a challenge run the command again.
 
-    Neither proof nor token is in a command line. What you put into -u or -d is: a file (-d @FILE) or -n is
-    better.
+    Neither proof nor token is in a command line; -v shows both. What you put into -u or -d is in one: a file
+    (-d @FILE) or -n is better.
 
     \b
     Examples:
@@ -159,7 +159,7 @@ class _Session:
                 if followed == limit:
                     return self._fail(f"curl: ({_TOO_MANY_REDIRECTS}) Maximum ({limit}) redirects followed", 47)
                 followed += 1
-                request = answer
+                request = answer.after_another()
         finally:
             newest = self._policy.prover.nonces.newest(self._nonce_key)
             if newest is not None and newest != self._first_nonce:
@@ -198,6 +198,7 @@ class _Session:
                     if step in {Step.REFRESH, Step.REPORT}:
                         refresh(flow)
                     if again and not request.writes_itself:
+                        request = request.after_another()
                         continue
                     further = self._redirected(request, head) if may_follow else None
                     if further is not None:

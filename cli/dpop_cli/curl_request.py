@@ -18,7 +18,7 @@ import click
 from dpop.errors import TargetError
 from dpop.htu import check_method, url_htu
 from dpop.origin import Origin
-from dpop_cli.curl_options import CurlWords
+from dpop_cli.curl_options import CurlOption, CurlWords
 from dpop_cli.secret_input import claim_stdin, read_octets
 
 __all__ = ["CurlRequest"]
@@ -124,6 +124,14 @@ class CurlRequest:
     def content_type(self) -> str | None:
         """Of the form."""
         return None if self.form is None else _FORM_TYPE
+
+    def after_another(self) -> CurlRequest:
+        """The request as a later one of the same command: with the cookies that curl has saved meanwhile."""
+        jar = self.words.last("cookie-jar")
+        if jar is None or jar == "-" or jar in self.words.values("cookie"):
+            return self
+        loaded = CurlOption("cookie", "--cookie", jar)
+        return replace(self, words=self.words._replace(options=(*self.words.options, loaded)))
 
     def redirected(self, status: int, location: str, words: CurlWords) -> CurlRequest:
         """The request that follows a redirect within the origin, by curl's rules for methods.
