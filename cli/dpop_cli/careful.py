@@ -6,9 +6,12 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["CarefulCommand", "file_names", "hint", "tell"]
 
@@ -31,6 +34,8 @@ def hint(text: str) -> None:
 
 def file_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Let the shell complete the name of a file."""
+    from click.shell_completion import CompletionItem  # noqa: PLC0415 - only for a shell that asks
+
     return [CompletionItem(incomplete, type="file")]
 
 
