@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -18,6 +21,11 @@ from redis_server import RedisServer, running_redis
 # No deadline, for a slow machine is no fault; no database, for no run should depend on the one before.
 settings.register_profile("dpop", deadline=None, database=None)
 settings.load_profile("dpop")
+
+# However the tests were started, the commands of their environment come first, and their children hear of Ctrl-C:
+# what a script starts in the background ignores it, and so does all that it starts.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _numbers = itertools.count()
 
