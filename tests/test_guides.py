@@ -126,8 +126,10 @@ def softhsm(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[dict[str,
     monkeypatch.setenv("SOFTHSM2_CONF", str(folder / "here" / "softhsm2.conf"))
     monkeypatch.setenv("PKCS11_MODULE", module_named("softhsm2"))
     close_modules()
-    yield {"/usr/lib/softhsm/libsofthsm2.so": module_named("softhsm2")}
-    close_modules()
+    try:
+        yield {"/usr/lib/softhsm/libsofthsm2.so": module_named("softhsm2")}
+    finally:
+        close_modules()
 
 
 @contextmanager

@@ -49,6 +49,11 @@ def key(softhsm: SoftHsm) -> Pkcs11Key:
     return open_key(softhsm.uri())
 
 
+def name_of(key: Pkcs11Key) -> str:
+    """Its URI, without how to reach it."""
+    return (key.reference or "").partition("?")[0]
+
+
 # --- opening and signing
 
 
@@ -113,12 +118,15 @@ def test_only_es256(softhsm: SoftHsm) -> None:
 
 def test_the_key_names_itself(softhsm: SoftHsm, key: Pkcs11Key) -> None:
     """Its URI names the token by all that it tells, and the key by label and id; it opens the key again."""
-    named = Pkcs11Uri.parse(key.reference or "")
+    named = Pkcs11Uri.parse(name_of(key))
     assert (named.token, named.object, named.id, named.model) == ("dpop", KEY, b"\x01", "SoftHSM v2")
     assert named.serial
-    again = open_key(f"{key.reference}?module-path={softhsm.module}&pin-source={softhsm.pin_file}")
+    again = open_key(f"{name_of(key)}?module-path={softhsm.module}&pin-source={softhsm.pin_file}")
     assert again.thumbprint == key.thumbprint
     assert key.token == "dpop"
+    assert dpop.load_key(key.reference or "").thumbprint == key.thumbprint
+    by_value = open_key(f"{name_of(key)}?module-path={softhsm.module}&pin-value={PIN}")
+    assert by_value.reference == f"{name_of(key)}?module-path={softhsm.module}"
 
 
 def test_no_secret_shows(softhsm: SoftHsm, caplog: pytest.LogCaptureFixture) -> None:
@@ -134,7 +142,7 @@ def test_no_secret_shows(softhsm: SoftHsm, caplog: pytest.LogCaptureFixture) -> 
     key.sign(b"x")
     for shown in (
         repr(key),
-        key.reference or "",
+        name_of(key),
         repr(key._token),
         repr(key._token._pin),
         repr(key._pool),
@@ -313,7 +321,7 @@ def certificate_for(jwk: dict[str, str]) -> bytes:
 def test_a_certificate_tells_the_public_key(softhsm: SoftHsm, tmp_path: Path) -> None:
     """One with the key's id does, as on smart cards; another's is found out."""
     key = without_public_object(softhsm, "card")
-    identifier = Pkcs11Uri.parse(key.reference or "").id
+    identifier = Pkcs11Uri.parse(name_of(key)).id
     assert identifier
     for jwk, label in ((dpop.generate_key().public_jwk, "other"), (key.public_jwk, "own")):
         file = tmp_path / f"{label}.der"
@@ -330,7 +338,7 @@ def test_public_objects_of_one_id(softhsm: SoftHsm, tmp_path: Path) -> None:
     """Where two public keys have the private key's id, the label decides, and else a signature."""
     softhsm.init_token("crowd")
     key = generate_key(softhsm.uri("k", token="crowd"))
-    identifier = Pkcs11Uri.parse(key.reference or "").id
+    identifier = Pkcs11Uri.parse(name_of(key)).id
     assert identifier
     stranger = ec.generate_private_key(ec.SECP256R1()).public_key()
     file = tmp_path / "stranger.der"
@@ -573,7 +581,7 @@ def test_the_openssl_engine_signs_with_the_same_key(softhsm: SoftHsm, key: Pkcs1
     softhsm.environment["PKCS11_MODULE_PATH"] = softhsm.module
     softhsm.run(
         *("openssl", "pkeyutl", "-engine", "pkcs11", "-keyform", "engine", "-sign", "-in", str(tmp_path / "d")),
-        *("-inkey", f"{key.reference}?pin-value={PIN}", "-out", str(tmp_path / "s")),
+        *("-inkey", f"{name_of(key)}?pin-value={PIN}", "-out", str(tmp_path / "s")),
     )
     raw = dpop.der_to_raw((tmp_path / "s").read_bytes())
     assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"message", raw)
@@ -582,7 +590,7 @@ def test_the_openssl_engine_signs_with_the_same_key(softhsm: SoftHsm, key: Pkcs1
 def test_p11tool_knows_the_key_by_our_uri(softhsm: SoftHsm, key: Pkcs11Key) -> None:
     """GnuTLS reads our URI as we do, and its own names a key that we open."""
     softhsm.environment["GNUTLS_PIN"] = PIN
-    listed = softhsm.run("p11tool", "--provider", softhsm.module, "--login", "--list-privkeys", key.reference or "")
+    listed = softhsm.run("p11tool", "--provider", softhsm.module, "--login", "--list-privkeys", name_of(key))
     urls = [line.split("URL: ")[1] for line in listed.splitlines() if "URL: " in line]
     assert len(urls) == 1, listed
     query = f"?module-path={softhsm.module}&pin-source={softhsm.pin_file}"

@@ -187,6 +187,13 @@ def test_names_are_read_back(token: str, label: str, identifier: bytes, slot: in
     assert Pkcs11Uri.parse(uri.name) == uri
 
 
+def test_a_reference_says_how_to_reach_a_key() -> None:
+    """With its module and the PIN's file, and never with the PIN."""
+    for query in ("", "?module-path=/a%20b/c.so", "?module-name=softhsm2&pin-source=/run/my%20pin"):
+        assert Pkcs11Uri.parse(f"pkcs11:token=t{query}").reference == f"pkcs11:token=t{query}"
+    assert Pkcs11Uri.parse("pkcs11:token=t?pin-value=1234").reference == "pkcs11:token=t"
+
+
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Nothing else happens, and what is read is written the same way again."""

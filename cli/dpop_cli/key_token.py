@@ -27,8 +27,7 @@ def generate_in_token(uri: str, password: Secret) -> tuple[Pkcs11Key, str]:
 
     check_key_source(uri)
     made = generate_key(uri, password=pin_for(password, uri))
-    _, question, query = uri.partition("?")
-    return made, f"{made.reference}{question}{query}"
+    return made, made.reference or uri
 
 
 @click.command("list", cls=CarefulCommand)

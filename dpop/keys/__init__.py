@@ -6,6 +6,7 @@
 - :class:`ExternalKey` - the same in three, from a public key and a function that signs.
 - :class:`SoftwareKey` - a key in memory: save, export, wrap a private key object you have.
 - :func:`as_private_key` - any key, as PyJWT, joserfc and others want it.
+- :mod:`dpop.keys.pkcs11` - keys in TPMs, smart cards and HSMs.
 - :mod:`dpop.keys.kms` - keys in AWS KMS, Google Cloud KMS and Azure Key Vault.
 - :mod:`dpop.keys.public` - public keys, for whoever verifies.
 - :func:`register_scheme` - let load_key open URIs of a device or service.

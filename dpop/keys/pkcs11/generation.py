@@ -60,7 +60,7 @@ def make_pair(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Pkcs11Uri:
                 )
         finally:
             token.close_session(session)
-        return replace(token.uri, object=label, id=made.id, module_path=loaded.path)
+        return replace(token.uri, object=label, id=made.id).reached_as(uri)
 
 
 def _refuse_if_there(module: Module, session: int, made: Pkcs11Uri, token: str) -> None:

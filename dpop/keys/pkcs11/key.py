@@ -40,9 +40,18 @@ class Pkcs11Key(ExternalKey):
 
     __slots__ = ("__weakref__", "_object", "_pool", "_signer", "_token")
 
-    def __init__(self, token: Token, key: KeyObject, public: PublicKey, pool: SessionPool, signer: TokenSigner) -> None:
+    def __init__(
+        self,
+        token: Token,
+        key: KeyObject,
+        public: PublicKey,
+        pool: SessionPool,
+        signer: TokenSigner,
+        *,
+        reference: str,
+    ) -> None:
         """Not to be called: :func:`open_key` makes one."""
-        super().__init__(public, signer, signature_format="raw", reference=key.uri(token.uri).name)
+        super().__init__(public, signer, signature_format="raw", reference=reference)
         self._token = token
         self._object = key
         self._pool = pool
@@ -164,7 +173,7 @@ def _open(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, given: PublicKey | Non
         signer = TokenSigner(token, pool, mechanism)
     if key.extractable or key.sensitive is False:
         _log.warning("the key %s can be taken out of its token %r; make one that cannot", key.described, token.label)
-    return Pkcs11Key(token, key, public, pool, signer)
+    return Pkcs11Key(token, key, public, pool, signer, reference=key.uri(token.uri).reached_as(uri).reference)
 
 
 def _opener(token: Token, key: KeyObject, mechanism: CKM) -> Callable[[], Session]:

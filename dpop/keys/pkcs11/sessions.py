@@ -37,11 +37,12 @@ def default_limit(token: Token) -> int:
 class Session:
     """One session in which one key signs, for one thread at a time."""
 
-    __slots__ = ("_always_authenticate", "_operation", "_token", "handle")
+    __slots__ = ("_always_authenticate", "_generation", "_operation", "_token", "handle")
 
     def __init__(self, token: Token, handle: int, key: KeyObject, mechanism: CKM) -> None:
         self.handle: int = handle
         self._token = token
+        self._generation = token.loaded.generation
         self._always_authenticate = key.always_authenticate
         self._operation: SignOperation = token.loaded.module.sign_operation(handle, key.handle, mechanism)
 
@@ -55,7 +56,7 @@ class Session:
 
     def close(self) -> None:
         """Close it."""
-        self._token.close_session(self.handle)
+        self._token.close_session(self.handle, self._generation)
 
 
 class SessionPool:

@@ -85,12 +85,19 @@ class Token:
                 raise
             return session
 
-    def close_session(self, session: int) -> None:
-        """Close it; that it is closed already is no error."""
-        try:
-            self.loaded.module.close_session(session)
-        except CryptokiError as error:
-            _log.debug("closing a session with the token %r: %s", self.label, error)
+    def close_session(self, session: int, generation: int | None = None) -> None:
+        """Close it; that it is closed already is no error.
+
+        :param generation: that of the module when it was opened: a module that was started anew gives the same
+            numbers to sessions of others.
+        """
+        with self.loaded.lock:  # or it could meet C_Finalize
+            if generation not in {None, self.loaded.generation}:
+                return
+            try:
+                self.loaded.module.close_session(session)
+            except CryptokiError as error:
+                _log.debug("closing a session with the token %r: %s", self.label, error)
 
     def give_pin_for_signature(self, session: int) -> None:
         """The login that an always-authenticate key wants between C_SignInit and C_Sign, with nothing between."""

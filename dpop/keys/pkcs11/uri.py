@@ -12,7 +12,7 @@ hold the PIN, so it is in no repr, no message and not in :meth:`Pkcs11Uri.name`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Any, Final, NoReturn
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -29,6 +29,8 @@ _NUMBER: Final = re.compile(r"[0-9]{1,10}")
 _VERSION: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3})?")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
+_REFERENCE: Final = ("module_path", "module_name", "pin_source")
+_SAFE_IN_QUERY: Final = ":[]@!$'(),*+=/"
 _SAFE_IN_PATH: Final = ":[]@!$'(),*+="
 
 
@@ -96,17 +98,35 @@ class Pkcs11Uri:
     @property
     def name(self) -> str:
         """The URI without its query: which key, and nothing of how to reach it."""
-        parts = []
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if not each.repr or value is None:
-                continue
-            if isinstance(value, bytes):
-                encoded = "".join(f"%{octet:02x}" for octet in value)
-            else:
-                encoded = quote_from_bytes(str(value).encode("utf-8", "surrogateescape"), _SAFE_IN_PATH)
-            parts.append(f"{each.name.replace('_', '-')}={encoded}")
-        return "pkcs11:" + ";".join(parts)
+        return "pkcs11:" + ";".join(self._written(each.name) for each in fields(self) if each.repr and self._has(each))
+
+    @property
+    def reference(self) -> str:
+        """The same and how to reach it, the PIN left out, but not the name of its file."""
+        query = [self._written(each) for each in _REFERENCE if getattr(self, each) is not None]
+        return self.name + ("?" + "&".join(query) if query else "")
+
+    def reached_as(self, other: Pkcs11Uri) -> Pkcs11Uri:
+        """The same key, with the module and the PIN's file of another URI."""
+        return replace(
+            self,
+            module_path=other.module_path,
+            module_name=other.module_name,
+            pin_source=other.pin_source,
+            pin_value=None,
+        )
+
+    def _has(self, attribute: Field[Any]) -> bool:
+        return getattr(self, attribute.name) is not None
+
+    def _written(self, name: str) -> str:
+        value = getattr(self, name)
+        if isinstance(value, bytes):
+            encoded = "".join(f"%{octet:02x}" for octet in value)
+        else:
+            safe = _SAFE_IN_QUERY if name in _REFERENCE else _SAFE_IN_PATH
+            encoded = quote_from_bytes(str(value).encode("utf-8", "surrogateescape"), safe)
+        return f"{name.replace('_', '-')}={encoded}"
 
     def __str__(self) -> str:
         return self.name
