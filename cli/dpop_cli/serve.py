@@ -6,10 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import signal
-import threading
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 import click
@@ -18,11 +15,11 @@ from dpop.errors import UsageError
 from dpop.htu import Origin
 from dpop.testing import DISCIPLINES, DPoPTestServer
 from dpop_cli.careful import CarefulCommand, hint
+from dpop_cli.stopping import stopped_by_signals
 
 __all__ = ["first_line", "serve", "welcome"]
 
 _LOGGER = logging.getLogger("dpop.testing")
-_STOPPING = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last on Windows only
 _LOOK_SECONDS = 1.0
 
 
@@ -63,7 +60,7 @@ def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **o
       dpop serve --mode google --set token_lifetime=5
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     server = DPoPTestServer(host=host, port=port, **_settings(settings), **options)
-    with _stopped_by_signals() as stop, _refusals_on_stderr(), server:
+    with stopped_by_signals() as stop, _refusals_on_stderr(), server:
         if not Origin.parse(f"http://{_bracketed(host)}").is_loopback:
             hint(f"{host} is more than this machine: whoever reaches it gets tokens and can move the levers")
         click.echo(json.dumps(first_line(server)) if as_json else welcome(server))
@@ -154,23 +151,6 @@ def _settings(texts: tuple[str, ...]) -> dict[str, Any]:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; before and after, signals do what they did."""
-    stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    numbers = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
-    before = [(number, signal.signal(number, on_signal)) for number in numbers]
-    try:
-        yield stop
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
 class _OnStderr(logging.Handler):
