@@ -30,6 +30,7 @@ from dpop.origin import Origin
 from dpop_cli.careful import CarefulCommand, hint
 from dpop_cli.curl_options import CurlWords, read_words, split_words
 from dpop_cli.curl_request import CurlRequest
+from dpop_cli.curl_token import CurlToken
 from dpop_cli.curl_transfer import CurlTransfer, HeaderFile
 from dpop_cli.header_dump import Head
 from dpop_cli.inspect_answer import NEXT_STEPS
@@ -40,11 +41,11 @@ from dpop_cli.options import (
     hint_at_case,
     keep_nonce,
     key_options,
-    load_key,
     nonce_options,
-    read_token,
 )
 from dpop_cli.secret_input import secret_options
+from dpop_cli.token_client import client_options
+from dpop_cli.token_store import store_options
 
 __all__ = ["curl"]
 
@@ -77,6 +78,8 @@ _WORDS = "dpop_cli.curl"
 @click.command(cls=_AroundCurl)
 @key_options
 @secret_options("token", "the access token, alone or in a token response")
+@store_options("--token-store")
+@client_options
 @nonce_options
 @allow_http_option
 @click.pass_context
@@ -93,6 +96,9 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     What cannot have one proof for each request is refused: several URLs, {a,b} and [1-3], --next, -Z, -K,
     --retry. A body out of a pipe can be sent once only, so after a challenge run the command again.
 
+    With --token-store the access token is one that dpop token login stored; it is refreshed when it is about to
+    expire, or the server refuses it.
+
     Neither proof nor token is in a command line; -v shows both. What you put into -u or -d is in one: a file
     (-d @FILE) or -n is better.
 
@@ -101,6 +107,7 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
       export DPOP_KEY=key.pem
       dpop curl -s -d @form.txt https://as.example/token > token.json
       dpop curl --token-file token.json https://api.example/me
+      dpop curl --token-store tokens.json https://api.example/me
       dpop curl --token-file token.json -i -X PUT --json '{"a": 1}' \\
         https://api.example/me
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
@@ -114,13 +121,14 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     if program is None:
         raise click.UsageError("there is no curl on the PATH; install it, or use dpop headers with another client")
     nonces = NonceChoice.of(options)
-    token = read_token(options)
-    request = CurlRequest.of(words, with_token=token is not None)
+    token = CurlToken.of(options, allow_http=allow_http)
+    request = CurlRequest.of(words, with_token=token.is_there)
     check_transport(request.url, allow_http=allow_http)
-    prover = Prover(load_key(options))
     hint_at_case(request.method)
-    with _ended_by_sigterm():
-        session = _Session(program, words=words, prover=prover, token=token, origin=request.origin, nonces=nonces)
+    with _ended_by_sigterm(), token.in_use() as (prover, access_token):
+        session = _Session(
+            program, words=words, prover=prover, token=access_token, origin=request.origin, nonces=nonces
+        )
         ctx.exit(session.run(request))
 
 

@@ -126,11 +126,11 @@ def drop_output() -> None:
 
 def _other_error(error: Exception) -> int:
     # Imported only now, for it brings all of the library with it.
-    from dpop.errors import DPoPError, DPoPKeyError, ReplayCacheError, UsageError  # noqa: PLC0415
+    from dpop.errors import DPoPError, DPoPKeyError, ReplayCacheError, TokenStoreError, UsageError  # noqa: PLC0415
 
     if isinstance(error, UsageError):
         return _fail(str(error), Status.USAGE)
-    if isinstance(error, (DPoPKeyError, ReplayCacheError)):
+    if isinstance(error, (DPoPKeyError, ReplayCacheError, TokenStoreError)):
         return _fail(str(error), Status.TROUBLE)
     if isinstance(error, DPoPError):
         return _fail(str(error), Status.REFUSED)

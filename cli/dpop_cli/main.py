@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "proof": LazyCommand("dpop_cli.proof:proof", "Print one proof for one request."),
     "headers": LazyCommand("dpop_cli.headers:headers", "Print a request's header lines, for curl -H @-."),
     "curl": LazyCommand("dpop_cli.curl:curl", "Run curl: proof, nonce, one retry, redirects."),
+    "token": LazyCommand("dpop_cli.token:token", "Log in; keep tokens in a file, fresh, bound to your key."),
     "inspect": LazyCommand("dpop_cli.inspect:inspect", "Say what is in a proof, and what is wrong with it."),
     "sig": LazyCommand("dpop_cli.sig:sig", "Convert a signature: openssl's DER to R||S, and back."),
     "nonce": LazyCommand("dpop_cli.nonce:nonce", "Show, learn or forget the nonces that servers gave."),

@@ -91,7 +91,8 @@ class Secret(NamedTuple):
 
         :raises click.UsageError: more than one of them.
         """
-        secret = cls(name, options.pop(f"{name}_file"), options.pop(f"{name}_env"), options.pop(f"{name}_prompt"))
+        stem = name.replace("-", "_")
+        secret = cls(name, options.pop(f"{stem}_file"), options.pop(f"{stem}_env"), options.pop(f"{stem}_prompt"))
         if sum((secret.file is not None, secret.env is not None, secret.prompt)) > 1:
             raise click.UsageError(f"give one of --{name}-file, --{name}-env and --{name}-prompt, not several")
         return secret
@@ -114,8 +115,9 @@ class Secret(NamedTuple):
             where = f"the environment variable of --{self.name}-env"
             value = os.environ.get(self.env)
             if value is None:
+                stem = self.name.replace("-", "_")
                 raise click.UsageError(
-                    f"--{self.name}-env expects the name of an environment variable, such as DPOP_{self.name.upper()};"
+                    f"--{self.name}-env expects the name of an environment variable, such as DPOP_{stem.upper()};"
                     " none of the given name is set and exported"
                 )
             text = value
@@ -125,7 +127,7 @@ class Secret(NamedTuple):
             return None
         text = text.rstrip("\r\n")
         if not text:
-            raise click.UsageError(f"{where} is empty; expected the {self.name}")
+            raise click.UsageError(f"{where} is empty; expected the {self.name.replace('-', ' ')}")
         return text
 
     def ask(self, question: str, *, confirm: bool = False, what: str | None = None) -> str:

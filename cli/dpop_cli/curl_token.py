@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The access token of ``dpop curl``: none, one that is named, or always a fresh one out of a store."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from dpop.client.prover import Prover
+from dpop.client.request import AccessToken
+from dpop_cli.options import load_key, read_token
+from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of
+from dpop_cli.token_store import Stored
+
+__all__ = ["CurlToken"]
+
+
+@dataclass(frozen=True, slots=True)
+class CurlToken:
+    """What the options say about key and token."""
+
+    named: str | None = field(repr=False)
+    stored: Stored | None
+    client: OAuthClient
+    key_options: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, options: dict[str, Any], *, allow_http: bool) -> CurlToken:
+        """Take the options of key, token, store and client out of a command's.
+
+        :raises click.UsageError: a token and a store.
+        """
+        named, stored = read_token(options), Stored.of(options)
+        if named is not None and stored is not None:
+            raise click.UsageError("give a token (--token-file and the like) or --token-store, not both")
+        if stored is None:
+            options["client_file"] = None  # DPOP_CLIENT may be set for other commands
+        client = OAuthClient.of({**options, "allow_http": allow_http})
+        return cls(named, stored, client, {name: options[name] for name in options if name not in _CLIENT})
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the request will carry one."""
+        return self.named is not None or self.stored is not None
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[tuple[Prover, AccessToken | None]]:
+        """Whose proofs, and the token or its source; what comes of a refresh is kept."""
+        if self.stored is None:
+            yield Prover(load_key(self.key_options)), self.named
+            return
+        tokens = self.stored.tokens()
+        prover = prover_of(self.key_options, tokens)
+        with (
+            self.client.endpoint(prover, tokens) as endpoint,
+            kept_nonces(prover, endpoint.server.token_endpoint),
+            self.stored.rescuing(),
+        ):
+            yield prover, endpoint.source(self.stored.store, account=self.stored.account)
+
+
+_CLIENT = frozenset({"client_file", "client_secret_file", "client_secret_env", "client_secret_prompt"})

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dpop token``: get tokens bound to a key, keep them, renew them, give them back."""
+
+from __future__ import annotations
+
+import json
+import threading
+import webbrowser
+from typing import Any
+
+import click
+
+from dpop.profiles import GOOGLE
+from dpop.tokens import TokenSet
+from dpop_cli.careful import CarefulCommand, hint
+from dpop_cli.options import allow_http_option, key_options
+from dpop_cli.secret_input import Secret, secret_options
+from dpop_cli.token_client import OAuthClient, client_options, kept_nonces, prover_of, server_options
+from dpop_cli.token_login import Loopback
+from dpop_cli.token_refresher import refresher
+from dpop_cli.token_store import Stored, store_options
+from dpop_cli.token_view import as_facts, as_lines
+
+__all__ = ["token"]
+
+
+@click.group()
+def token() -> None:
+    """Get tokens bound to your key, keep them fresh, use them in dpop curl.
+
+    They are kept in a file that only you can read, together with the place of their key. Programs that use this
+    library's FileTokenStore share it; an expired token is refreshed once for all of them.
+    """
+
+
+@token.command(cls=CarefulCommand)
+@server_options
+@click.option("--scope", multiple=True, metavar="SCOPE", help="What to ask for; may be repeated.")
+@click.option(
+    "--redirect-uri",
+    default="http://127.0.0.1/",
+    show_default=True,
+    metavar="URL",
+    help="Where the browser comes back to, on this machine; without a port, one that is free.",
+)
+@click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="More for the authorization request.")
+@click.option("--no-browser", is_flag=True, help="Only print the URL; open it yourself.")
+@click.option("--timeout", type=click.IntRange(1, 86_400), default=300, show_default=True, help="Seconds to wait.")
+@store_options("--store", default="tokens.json")
+@key_options
+def login(
+    *,
+    scope: tuple[str, ...],
+    redirect_uri: str,
+    parameters: tuple[str, ...],
+    no_browser: bool,
+    timeout: int,
+    **options: Any,
+) -> None:
+    """Log in with the browser, and store the tokens.
+
+    Your browser opens the server's page; when you have agreed it comes back to a port of this machine, with PKCE
+    and state. On a machine without a browser, forward the port (ssh -L 8765:127.0.0.1:8765) and use
+    --no-browser --redirect-uri http://127.0.0.1:8765/.
+
+    \b
+    Examples:
+      dpop token login --key key.pem --client client.json --scope read
+      dpop token login --key key.pem --profile google --client client_secret.json \\
+        --scope openid --scope https://www.googleapis.com/auth/drive.readonly
+      dpop token login --key key.pem --issuer https://as.example --client-id app
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    stored, client, prover = Stored.named(options), OAuthClient.of(options), prover_of(options)
+    more = _parameters(parameters)
+    stored.check_writable()
+    with Loopback(redirect_uri) as loopback, client.endpoint(prover) as endpoint:
+        if endpoint.grants.profile == GOOGLE:
+            more = {"access_type": "offline", "prompt": "consent", **more}  # else there is no refresh token
+        with kept_nonces(prover, endpoint.server.token_endpoint):
+            wanted = " ".join(scope) or None
+            request = endpoint.start_authorization(loopback.redirect_uri, scope=wanted, **more)
+            click.echo(f"Log in here:\n\n  {request.url}\n", err=True)
+            if not no_browser:
+                # A browser in the terminal returns when it is left, which is after we have answered it.
+                threading.Thread(target=_open_browser, args=(request.url,), daemon=True).start()
+            tokens = loopback.wait(
+                request,
+                endpoint.server,
+                lambda query: _kept(stored, endpoint.finish_authorization(request, query)),
+                timeout=timeout,
+            )
+    _report(stored, tokens, wanted)
+
+
+@token.command(cls=CarefulCommand)
+@server_options
+@secret_options("code", "the authorization code, decoded")
+@secret_options("code-verifier", "the verifier of PKCE")
+@click.option("--redirect-uri", metavar="URL", help="That of the authorization request.")
+@store_options("--store", default="tokens.json")
+@key_options
+def redeem(*, redirect_uri: str | None, **options: Any) -> None:
+    """Exchange an authorization code that you have for tokens, and store them.
+
+    \b
+    Examples:
+      dpop token redeem --key key.pem --client client.json --code-file code.txt \\
+        --redirect-uri http://127.0.0.1/callback
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    stored, client, prover = Stored.named(options), OAuthClient.of(options), prover_of(options)
+    code = Secret.of("code", options).read("Authorization code")
+    verifier = Secret.of("code-verifier", options).read("Code verifier")
+    if code is None:
+        raise click.UsageError("which code? use --code-file, --code-env or --code-prompt")
+    stored.check_writable()
+    with client.endpoint(prover) as endpoint, kept_nonces(prover, endpoint.server.token_endpoint):
+        tokens = endpoint.redeem_code(code, redirect_uri=redirect_uri, code_verifier=verifier)
+        stored.keep(tokens)
+    _report(stored, tokens, None)
+
+
+@token.command(cls=CarefulCommand)
+@server_options
+@secret_options("refresh-token", "a refresh token from elsewhere, to begin with")
+@click.option("--if-needed", is_flag=True, help="Only if the access token is about to expire.")
+@store_options("--store", default="tokens.json")
+@key_options
+def refresh(*, if_needed: bool, **options: Any) -> None:
+    """Renew the stored tokens now.
+
+    With --refresh-token-file and the like, begin with a refresh token that you have, and store what comes.
+
+    \b
+    Examples:
+      dpop token refresh
+      dpop token refresh --if-needed --client client.json
+      dpop token refresh --key key.pem --client client.json --refresh-token-file refresh.txt
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    stored, client = Stored.named(options), OAuthClient.of(options)
+    first = Secret.of("refresh-token", options).read("Refresh token")
+    before = None if first is not None else stored.tokens()
+    prover = prover_of(options, before)
+    with client.endpoint(prover, before) as endpoint, kept_nonces(prover, endpoint.server.token_endpoint):
+        if before is None:
+            stored.check_writable()
+            tokens = endpoint.refresh(first or "")
+            stored.keep(tokens)
+        else:
+            source = endpoint.source(stored.store, account=stored.account)
+            if if_needed:
+                with stored.rescuing():
+                    tokens = source.tokens()
+            else:
+                tokens = stored.renewed(source, before)
+    _report(stored, tokens, None)
+
+
+@token.command(cls=CarefulCommand)
+@click.option("--access-token", "only_token", is_flag=True, help="Print the access token, and nothing else.")
+@click.option("--secrets", is_flag=True, help="Show the tokens themselves as well.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@store_options("--store", default="tokens.json")
+def show(*, only_token: bool, secrets: bool, as_json: bool, **options: Any) -> None:
+    """Show what is stored: until when, for what, bound to which key. Nothing is sent.
+
+    \b
+    Examples:
+      dpop token show
+      dpop token show --json
+      dpop token show --access-token > token.txt
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    if only_token and (secrets or as_json):
+        raise click.UsageError("--access-token prints the token alone; leave --secrets and --json out")
+    stored = Stored.named(options)
+    tokens = stored.tokens()
+    if only_token:
+        click.echo(tokens.access_token)
+    elif as_json:
+        click.echo(json.dumps(as_facts(tokens, stored.account, secrets=secrets), indent=2))
+    else:
+        click.echo("\n".join(as_lines(tokens, stored.account, secrets=secrets)))
+
+
+@token.command(cls=CarefulCommand)
+@client_options
+@click.option("--issuer", metavar="URL", help="The server, whose revocation endpoint is in its metadata.")
+@click.option("--forget", is_flag=True, help="Tell no server; only remove the tokens here.")
+@allow_http_option
+@store_options("--store", default="tokens.json")
+@key_options
+def revoke(*, forget: bool, **options: Any) -> None:
+    """Give the tokens back to the server (RFC 7009), and remove them here.
+
+    \b
+    Examples:
+      dpop token revoke --client client.json
+      dpop token revoke --forget
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    stored, client = Stored.named(options), OAuthClient.of(options)
+    tokens = stored.tokens()
+    if not forget:
+        with client.endpoint(prover_of(options, tokens), tokens) as endpoint:
+            if endpoint.server.revocation_endpoint is None:
+                raise click.UsageError(
+                    "it is not known where the server takes tokens back: use --issuer, a --client file with"
+                    " revocation_endpoint, or --forget to only remove them here"
+                )
+            endpoint.revoke(tokens)
+    stored.store.delete(stored.account)
+    click.echo(f"The tokens of {stored.account!r} are {'removed' if forget else 'revoked and removed'}.", err=True)
+
+
+token.add_command(refresher)
+
+
+def _open_browser(url: str) -> None:
+    if not webbrowser.open(url):
+        hint("no browser could be opened; open the URL above yourself")
+
+
+def _kept(stored: Stored, tokens: TokenSet) -> TokenSet:
+    stored.keep(tokens)
+    return tokens
+
+
+def _report(stored: Stored, tokens: TokenSet, wanted: str | None) -> None:
+    """What came, on standard output; what is missing, as a hint."""
+    click.echo("\n".join(as_lines(tokens, stored.account, secrets=False)))
+    lacking = sorted(tokens.lacks(wanted or ""))
+    if lacking:
+        hint(f"not all was granted; missing: {' '.join(lacking)}")
+    if tokens.refresh_token is None:
+        hint("there is no refresh token: when the access token expires, log in again")
+    if tokens.key_reference is None:
+        hint("it is not known where the key is kept, so it has to be named with --key each time")
+
+
+def _parameters(texts: tuple[str, ...]) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.UsageError("--param expects NAME=VALUE, such as prompt=login")
+        pairs[name] = value
+    return pairs

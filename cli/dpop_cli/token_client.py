@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OAuth client that ``dpop token`` is, and its server: from a file, or from options."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dpop.client.nonces import NonceKey, Role
+from dpop.client.prover import Prover
+from dpop.encoding import json_object
+from dpop.errors import EncodingError
+from dpop.origin import Origin
+from dpop.profiles import ATPROTO, FAPI2, GOOGLE, RFC9449, Profile
+from dpop.tokens import ServerMetadata, TokenSet
+from dpop_cli.careful import file_names
+from dpop_cli.nonce_state import NonceState, StateError
+from dpop_cli.options import allow_http_option, check_transport, keep_nonce, load_key
+from dpop_cli.secret_input import Secret, read_text, secret_options
+
+if TYPE_CHECKING:
+    from dpop.requests import TokenEndpoint
+
+__all__ = ["OAuthClient", "client_options", "kept_nonces", "prover_of", "server_options"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_PROFILES = {
+    "rfc9449": RFC9449,
+    "google": GOOGLE,
+    "atproto": ATPROTO,
+    "fapi2": FAPI2,
+}
+_GOOGLE = {
+    "authorization_endpoint": "https://accounts.google.com/o/oauth2/v2/auth",
+    "token_endpoint": "https://oauth2.googleapis.com/token",
+    "revocation_endpoint": "https://oauth2.googleapis.com/revoke",
+}
+_GOOGLES_NAMES = {"auth_uri": "authorization_endpoint", "token_uri": "token_endpoint"}
+_ENDPOINTS = frozenset(each.name for each in fields(ServerMetadata) if each.name.endswith("_endpoint"))
+_FACTS = frozenset({"client_id", "client_secret", "issuer", "token_endpoint_auth_method", "mode"}) | _ENDPOINTS
+
+
+def client_options(command: _Function) -> _Function:
+    """Add who the client is: what a refresh needs beside the store; :meth:`OAuthClient.of` takes them out again."""
+    options = [
+        click.option(
+            "--client",
+            "client_file",
+            envvar="DPOP_CLIENT",
+            show_envvar=True,
+            metavar="FILE",
+            shell_complete=file_names,
+            help="JSON with client_id, client_secret, and issuer or endpoints; Google's client_secret.json will do.",
+        ),
+        secret_options("client-secret", "the client's secret"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def server_options(command: _Function) -> _Function:
+    """Add what describes client and server where there are no tokens yet."""
+    options = [
+        click.option("--issuer", metavar="URL", help="The server, whose endpoints are in its metadata."),
+        click.option("--token-endpoint", metavar="URL", help="Its token endpoint, where there is no metadata."),
+        click.option("--client-id", metavar="ID", help="The client, instead of the file's."),
+        click.option("--profile", type=click.Choice(list(_PROFILES)), help="What kind of server it is."),
+        client_options,
+        allow_http_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthClient:
+    """Who asks for tokens, and where."""
+
+    facts: Mapping[str, str] = field(repr=False)
+    secret: str | None = field(repr=False)
+    profile: Profile | None
+    allow_http: bool
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> OAuthClient:
+        """Take the options of :func:`client_options` or :func:`server_options` out of a command's.
+
+        :raises click.UsageError: the file cannot be read, or is no description of a client.
+        """
+        named = options.pop("client_file")
+        facts = {} if named is None else _read(named)
+        for name in ("issuer", "token_endpoint", "client_id"):
+            given = options.pop(name, None)
+            if given is not None:
+                if name != "client_id":  # another server than the file's
+                    facts = {kept: value for kept, value in facts.items() if kept not in {"issuer", *_ENDPOINTS}}
+                facts[name] = given
+        secret = Secret.of("client-secret", options).read("Secret of the client") or facts.pop("client_secret", None)
+        profile = options.pop("profile", None)
+        if profile is None and facts.get("mode") == "google":
+            profile = "google"
+        return cls(facts, secret, None if profile is None else _PROFILES[profile], options.pop("allow_http", False))
+
+    def endpoint(self, prover: Prover, tokens: TokenSet | None = None) -> TokenEndpoint:
+        """The server to talk to.
+
+        :param tokens: what is stored already: they say where they came from, and whether they are bound.
+        :raises click.UsageError: nothing says which server or client, or no HTTP library is there.
+        """
+        try:
+            from dpop.requests import TokenEndpoint  # noqa: PLC0415 - help needs no HTTP library
+        except ModuleNotFoundError as error:
+            raise click.UsageError(
+                f"asking for tokens needs the Python package {error.name}; run: pip install 'dpop-toolkit[requests]'"
+            ) from None
+        facts, profile = self._server(tokens)
+        urls: dict[str, Any] = {name: facts[name] for name in sorted({"issuer", *_ENDPOINTS}) if name in facts}
+        settings = self._settings(facts, profile, urls.values())
+        if tokens is not None and not tokens.is_bound:
+            settings["allow_bearer"] = True  # so it was when they were issued
+        if "token_endpoint" in urls:
+            return TokenEndpoint(prover, ServerMetadata(**urls), **settings)
+        if "issuer" in urls:
+            return TokenEndpoint.discover(prover, urls["issuer"], **settings)
+        raise click.UsageError(
+            "which server? use --client client.json, --issuer URL, --token-endpoint URL or --profile google"
+        )
+
+    def _server(self, tokens: TokenSet | None) -> tuple[dict[str, str], Profile]:
+        """What is known of server and client, and what kind of server it is."""
+        facts = dict(self.facts)
+        if tokens is not None:
+            if tokens.token_endpoint and "issuer" not in facts:
+                facts.setdefault("token_endpoint", tokens.token_endpoint)
+            if tokens.client_id:
+                facts.setdefault("client_id", tokens.client_id)
+        googles = facts.get("token_endpoint") == _GOOGLE["token_endpoint"]
+        profile = self.profile or (GOOGLE if googles else RFC9449)
+        if googles or (profile == GOOGLE and not {"issuer", "token_endpoint"} & facts.keys()):
+            facts = {**_GOOGLE, **facts}
+        return facts, profile
+
+    def _settings(self, facts: Mapping[str, str], profile: Profile, urls: Iterable[str]) -> dict[str, Any]:
+        if "client_id" not in facts:
+            raise click.UsageError("which client? use --client client.json, or --client-id")
+        for url in urls:
+            check_transport(url, allow_http=self.allow_http)
+        how = facts.get("token_endpoint_auth_method")
+        settings: dict[str, Any] = {
+            "client_id": facts["client_id"],
+            "client_secret": self.secret,
+            "client_auth": "client_secret_post" if how is None and profile == GOOGLE else how,
+            "profile": profile,
+        }
+        if self.allow_http:
+            origins = {Origin.of_url(url) for url in urls}
+            settings["insecure_origins"] = sorted(str(origin) for origin in origins if origin.scheme == "http")
+        return settings
+
+
+def prover_of(options: dict[str, Any], tokens: TokenSet | None = None) -> Prover:
+    """Whose proofs: the key that ``--key`` names, or else the one that the stored tokens name.
+
+    :raises click.UsageError: neither names one.
+    :raises KeyMismatchError: the tokens are bound to another.
+    """
+    if tokens is not None and not options["key_source"]:
+        options["key_source"] = tokens.key_reference
+    key = load_key(options)
+    if tokens is not None:
+        tokens.check_key(key.thumbprint)
+    return Prover(key)
+
+
+@contextlib.contextmanager
+def kept_nonces(prover: Prover, url: str) -> Iterator[None]:
+    """Begin with the nonce that an earlier command learnt from an authorization server, and keep the newest."""
+    key = NonceKey(prover.thumbprint, Origin.of_url(url), Role.AS)
+    try:
+        before = NonceState.of_user().newest(key)
+    except StateError:
+        before = None
+    if before is not None:
+        prover.nonces.learn(key, before)
+    try:
+        yield
+    finally:
+        newest = prover.nonces.newest(key)
+        if newest is not None and newest != before:
+            keep_nonce(key, newest)
+
+
+def _read(named: str) -> dict[str, str]:
+    """The facts of a client file, under the names of RFC 8414 and RFC 7591."""
+    try:
+        members = json_object(read_text(named, "--client").encode("utf-8"))
+    except EncodingError as error:
+        raise click.UsageError(
+            f"--client expects a JSON object that describes a client; what came is {error}"
+        ) from None
+    nested = members.get("installed", members.get("web"))
+    if isinstance(nested, dict):
+        members = {_GOOGLES_NAMES.get(str(name), str(name)): value for name, value in nested.items()}
+        if members.get("token_endpoint") == _GOOGLE["token_endpoint"]:
+            members = {**members, **_GOOGLE}
+    facts = {name: value for name, value in members.items() if name in _FACTS and isinstance(value, str) and value}
+    if "client_id" not in facts:
+        raise click.UsageError(
+            "--client expects JSON with client_id, client_secret, and issuer or token_endpoint; there is no client_id"
+        )
+    return facts

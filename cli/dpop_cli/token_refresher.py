@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dpop token refresher``: keep a store fresh, until stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from typing import Any
+
+import click
+
+from dpop.errors import TokenStoreError
+from dpop.tokens import AccountStatus, Refresher
+from dpop_cli.careful import CarefulCommand
+from dpop_cli.ending import Status
+from dpop_cli.options import allow_http_option, key_options
+from dpop_cli.stopping import stopped_by_signals
+from dpop_cli.token_client import OAuthClient, client_options, prover_of
+from dpop_cli.token_store import Stored, store_options
+from dpop_cli.token_view import moment
+
+__all__ = ["refresher"]
+
+_LOOK_SECONDS = 1.0
+
+
+@click.command(cls=CarefulCommand)
+@store_options("--store", default="tokens.json")
+@client_options
+@key_options
+@allow_http_option
+@click.option("--once", is_flag=True, help="Look once and end, for cron; status 1 if an account is not fresh.")
+@click.pass_context
+def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
+    """Renew stored tokens before anybody needs them, until Ctrl-C or SIGTERM.
+
+    All accounts of the store, or the one that --account names, each with the key that its tokens name. A token
+    is renewed when two thirds of its life are over, every 15 minutes at the latest. Whoever uses the store
+    meanwhile, such as dpop curl --token-store, finds it fresh, and refreshes by itself where this is not running.
+
+    What happens is said on standard error, and to systemd (Type=notify). A refresh that is under way when it is
+    stopped is finished first.
+
+    \b
+    Examples:
+      dpop token refresher --store tokens.json --client client.json
+      dpop token refresher --once
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    chosen = options["account"]
+    stored, client = Stored.named(options), OAuthClient.of(options)
+    accounts = [stored.account] if chosen is not None else stored.store.accounts()
+    if not accounts:
+        raise TokenStoreError(
+            f"there are no tokens in {click.format_filename(stored.store.path)} yet; dpop token login gets some"
+        )
+    with contextlib.ExitStack() as open_ones:
+        sources = []
+        for account in accounts:
+            tokens = Stored(stored.store, account).tokens()
+            endpoint = open_ones.enter_context(client.endpoint(prover_of(dict(options), tokens), tokens))
+            sources.append(endpoint.source(stored.store, account=account))
+        told = _Told()
+        keeper = Refresher(sources, tell=told)
+        stop = open_ones.enter_context(stopped_by_signals())
+        _notify("READY=1")
+        while True:
+            due = time.monotonic() + keeper.step()
+            if once:
+                ctx.exit(Status.DONE if told.all_fresh else Status.REFUSED)
+            # Not one long wait: on Windows that would not hear of Ctrl-C.
+            while time.monotonic() < due and not stop.is_set():
+                stop.wait(min(_LOOK_SECONDS, max(0.0, due - time.monotonic())))
+            if stop.is_set():
+                break
+        _notify("STOPPING=1")
+    click.echo("Stopped; nothing was under way.", err=True)
+
+
+class _Told:
+    """Says how each account does, to people and to systemd."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, AccountStatus] = {}
+
+    def __call__(self, status: AccountStatus) -> None:
+        self._states[status.account] = status
+        said = f"{status.account}: {status.state}"
+        if status.expires_at is not None:
+            said += f", good until {moment(status.expires_at)}"
+        if status.error is not None:
+            said += f" ({status.error})"
+        click.echo(f"{moment(time.time())} {said}; next look {moment(status.next_at)}", err=True)
+        fresh = sum(each.state == "fresh" for each in self._states.values())
+        _notify(f"STATUS={fresh} of {len(self._states)} accounts fresh; next look {moment(self._next_at)}")
+
+    @property
+    def all_fresh(self) -> bool:
+        """Whether nothing is wrong."""
+        return all(status.state == "fresh" for status in self._states.values())
+
+    @property
+    def _next_at(self) -> float:
+        return min(status.next_at for status in self._states.values())
+
+
+def _notify(message: str) -> None:
+    """Tell systemd, if it started us and listens (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address or not hasattr(socket, "AF_UNIX"):
+        return
+    if address.startswith("@"):  # Linux's names outside the file system
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+        notifier.sendto(message.encode(), address)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The token file that commands share: its options, its tokens, and where tokens go that it does not take."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dpop.errors import DPoPError, TokenError, TokensNotSavedError, TokenStoreError
+from dpop.tokens import FileTokenStore, RefreshingSource, TokenSet
+from dpop.tokens.stores import DEFAULT_ACCOUNT, locked
+from dpop_cli.careful import file_names, hint
+from dpop_cli.secret_input import Secret, secret_options
+
+__all__ = ["Stored", "store_options"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def store_options(name: str, *, default: str | None = None) -> Callable[[_Function], _Function]:
+    """Add the token file and the account in it; :meth:`Stored.of` takes the options out again."""
+
+    def decorate(command: _Function) -> _Function:
+        options = [
+            click.option(
+                name,
+                "store_path",
+                default=default,
+                show_default=default is not None,
+                envvar="DPOP_TOKEN_STORE" if default is not None else None,
+                show_envvar=default is not None,
+                metavar="FILE",
+                shell_complete=file_names,
+                help="File that keeps the tokens, which dpop token login writes.",
+            ),
+            click.option("--account", metavar="NAME", help="Whose tokens, where the store has those of several."),
+            secret_options("store-password", "the password that encrypts the store"),
+        ]
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One account in a token file."""
+
+    store: FileTokenStore
+    account: str
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Stored | None:
+        """Take the options of :func:`store_options` out of a command's; ``None`` if no file is named.
+
+        :raises click.UsageError: an account or password without a store.
+        """
+        path, account = options.pop("store_path"), options.pop("account")
+        secret = Secret.of("store-password", options)
+        if path is None:
+            if account is not None or secret.given:
+                raise click.UsageError("--account and --store-password-... belong to a token store, and none is named")
+            return None
+        return cls(FileTokenStore(path, password=secret.read("Password of the store")), account or DEFAULT_ACCOUNT)
+
+    @classmethod
+    def named(cls, options: dict[str, Any]) -> Stored:
+        """The same where the file has a default."""
+        stored = cls.of(options)
+        if stored is None:
+            raise click.UsageError("which store? use --store tokens.json")
+        return stored
+
+    def tokens(self) -> TokenSet:
+        """What is stored.
+
+        :raises TokenStoreError: nothing, or it cannot be read.
+        """
+        tokens = self.store.load(self.account)
+        if tokens is None:
+            others = [name for name in self.store.accounts() if name != self.account]
+            also = f" It has those of {', '.join(map(repr, others[:5]))}: name one with --account." if others else ""
+            raise TokenStoreError(
+                f"there are no tokens of account {self.account!r} in {click.format_filename(self.store.path)};"
+                f" dpop token login gets some.{also}"
+            )
+        return tokens
+
+    def check_writable(self) -> None:
+        """Find out whether tokens could be stored, before the user is asked to agree.
+
+        :raises TokenStoreError: they could not.
+        """
+        with locked(self.store.lock(self.account), self.account):
+            pass
+
+    def keep(self, tokens: TokenSet) -> None:
+        """Store new tokens, or else put them where they can be found."""
+        try:
+            self.store.save(tokens, self.account)
+        except TokenStoreError as error:
+            raise _rescued(error, tokens, self.account) from error
+
+    @contextlib.contextmanager
+    def rescuing(self) -> Iterator[None]:
+        """Where a source could not store what it got, this process has the only copy, and is about to end."""
+        try:
+            yield
+        except TokensNotSavedError as error:
+            raise _rescued(error, error.tokens, self.account) from error
+
+    def renewed(self, source: RefreshingSource, before: TokenSet) -> TokenSet:
+        """Tokens that are newer than those, whatever their expiry."""
+        with self.rescuing():
+            return source.ensure(lambda tokens: tokens.fingerprint != before.fingerprint)
+
+
+def _rescued(error: TokenError, tokens: TokenSet, account: str) -> DPoPError:
+    """Keep the tokens in a directory of their own, which may be on a disk that has room."""
+    try:
+        path = Path(tempfile.mkdtemp(prefix="dpop-tokens-")) / "tokens.json"
+        FileTokenStore(path).save(tokens, account)
+    except (OSError, TokenStoreError):
+        return TokenStoreError(f"{error}. They could not be kept elsewhere either, and are lost: log in again")
+    hint(f"the tokens are in {click.format_filename(path)}: make room, and move that file to the store's place")
+    return TokenStoreError(str(error))
