@@ -26,6 +26,7 @@ from dpop_cli.curl import curl
 
 import dpop
 from dpop.testing import DPoPTestServer
+from dpop.tokens import FileTokenStore, TokenSet
 
 TOKEN = "to-ken.4711"
 AS_CHALLENGE = Answer(400, [("DPoP-Nonce", "n1")], b'{"error": "use_dpop_nonce"}')
@@ -906,10 +907,18 @@ def test_the_examples_work(key_file: str, tmp_path: Path) -> None:
         form = f"grant_type=client_credentials&client_id={server.client_id}&client_secret={server.client_secret}"
         (tmp_path / "form.txt").write_text(form)
         (tmp_path / "key.pem").write_bytes(Path(key_file).read_bytes())
+        jkt = dpop.load_key(key_file).thumbprint
+        stored = TokenSet(
+            access_token=server.issue_access_token(jkt=jkt),
+            jkt=jkt,
+            token_endpoint=server.token_endpoint,
+            client_id=server.client_id,
+        )
+        FileTokenStore(tmp_path / "tokens.json").save(stored)
         script_ = with_url(examples(curl), server.resource, token_url=server.token_endpoint)
         done = run_script(script_, tmp_path)
         assert done.returncode == 0, done.stderr
-        assert [request.status for request in server.requests] == [400, 200, 401, 200, 200]
+        assert [request.status for request in server.requests] == [400, 200, 401, 200, 200, 200]
     assert '"method": "PUT"' in done.stdout
 
 

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+import threading
+import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -16,6 +19,7 @@ from typing import Any
 import pytest
 import requests
 from cli_process import environment
+from dpop_cli.serve import first_line
 from pkcs11_tokens import NewTpm, module_named, tokens_in
 from redis_server import running_redis
 
@@ -92,6 +96,46 @@ def a_key_and_a_token(server: DPoPTestServer) -> dict[str, Any]:
     return {}
 
 
+def an_app(server: DPoPTestServer) -> dict[str, Any]:
+    """The same, and the files that describe the client."""
+    Path("client.json").write_text(json.dumps(first_line(server)), "ascii")
+    installed = {
+        "client_id": server.client_id,
+        "client_secret": server.client_secret,
+        "auth_uri": server.authorization_endpoint,
+        "token_uri": server.token_endpoint,
+    }
+    Path("client_secret.json").write_text(json.dumps({"installed": installed}), "ascii")
+    return {**a_code(server), "another_code": server.issue_code(redirect_uri=REDIRECT_URI)}
+
+
+class Browser(webbrowser.BaseBrowser):
+    """Whose user agrees at once; another program, so in another thread."""
+
+    def open(self, url: str, new: int = 0, autoraise: bool = True) -> bool:
+        """Follow the redirect back to this machine."""
+        threading.Thread(target=requests.get, args=(url,), kwargs={"timeout": 30}).start()
+        return True
+
+
+@contextmanager
+def browser(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[dict[str, str]]:
+    """A browser for commands and for this process, and no https for a server on this machine."""
+    program = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=30)"
+    (folder / "browser.py").write_text(program, "ascii")
+    monkeypatch.setenv("BROWSER", f"{sys.executable} {folder / 'browser.py'} %s")
+    monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
+    monkeypatch.setattr(webbrowser, "get", lambda _=None: Browser())
+    yield {}
+
+
+@contextmanager
+def browser_and_redis(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[dict[str, str]]:
+    """Both."""
+    with browser(monkeypatch, folder), a_redis(monkeypatch, folder) as words:
+        yield words
+
+
 def tokens_to_bind(server: DPoPTestServer) -> dict[str, Any]:
     """An authorization server that needs no code to give a token."""
     return {"issue_token": lambda jkt: server.issue_access_token(jkt=jkt)}
@@ -142,7 +186,12 @@ def new_tpm(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[dict[str,
 
 GUIDES = {
     "tokens.md": Guide(
-        {"nonces": "none", "rotate_refresh_tokens": True}, AS_AND_API, [200], prepare=a_code, around=a_redis
+        {"nonces": "none", "rotate_refresh_tokens": True},
+        AS_AND_API,
+        # The code; then at the terminal a login, a call, a refresh, and the end.
+        [200, 201, 302, 200, 200, 200, 200],
+        prepare=an_app,
+        around=browser_and_redis,
     ),
     "curl.md": Guide(
         {},
@@ -158,10 +207,20 @@ GUIDES = {
             "https://oauth2.googleapis.com/token": "token_endpoint",
             "https://www.googleapis.com/resource": "resource",
         },
-        # The credentials begin without a nonce, in a class of their own.
-        [200, 200, 200, 400, 200, 200, 200, 200],
+        # A login and a call; code, call and refresh; credentials, which begin without a nonce in a class of their
+        # own, and a call; a login and a call at the terminal; code and refresh by hand.
+        [302, 200, 200, 200, 200, 200, 400, 200, 200, 302, 200, 200, 200, 200],
         ["nonce_missing"],
-        prepare=a_code,
+        prepare=an_app,
+        around=browser,
+    ),
+    "libraries.md": Guide(
+        {"as_nonces": "rotating", "rs_nonces": "none"},
+        {**AS_AND_API, "https://as.example": "origin", "https://api.example": "origin"},
+        [400, 200, 200, 200, 200, 200, 200],
+        ["nonce_missing"],
+        prepare=an_app,
+        around=browser,
     ),
     "okta.md": Guide(
         {"as_nonces": "rotating", "rs_nonces": "none"},

@@ -53,7 +53,8 @@ def test_a_recipe(heading: str, diff: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     key = dpop.generate_key()
     key.save("key.pem")
-    with DPoPTestServer(nonces="rotating") as server:
+    mode = "google" if heading.startswith("Google") else "rfc9449"
+    with DPoPTestServer(nonces="rotating", mode=mode) as server:
         users = []
         for number in range(3):
             prover = dpop.Prover(dpop.generate_key())
