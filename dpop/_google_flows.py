@@ -81,6 +81,7 @@ class _SignedExchange(_Shared):
         :param key_reference: path or URI of the key; a key that was loaded knows it.
         :param options: as for google_auth_oauthlib's flow.
         """
+        options.setdefault("autogenerate_code_verifier", True)  # PKCE, which older versions leave out
         flow = super().from_client_config(client_config, scopes, **options)
         return flow if key is None else flow.bind(key, key_reference=key_reference)
 

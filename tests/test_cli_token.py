@@ -441,6 +441,17 @@ def test_the_refresher_once(plain: DPoPTestServer) -> None:
     assert (done.returncode, "dead" in done.stderr) == (1, True)
 
 
+def test_an_account_that_cannot_be_refreshed(plain: DPoPTestServer) -> None:
+    """It is left out, and said; the others are kept fresh. Alone, it is an error."""
+    stored(plain)
+    stored(plain, "alice", key_reference=str(Path("gone.pem").absolute()))
+    done = run("token", "refresher", "--once", env=client_file(plain))
+    assert done.returncode == 1
+    assert "alice is left out" in done.stderr
+    assert "default: fresh" in done.stderr
+    assert run("token", "refresher", "--once", "--account", "alice", env=client_file(plain)).returncode == 3
+
+
 def test_commands_at_once(plain: DPoPTestServer) -> None:
     """Eight processes on an expired token whose refresh token rotates: one refresh, and nobody fails."""
     stored(plain, issued_at=0.0, expires_at=1.0)

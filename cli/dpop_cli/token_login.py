@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from dpop.errors import DPoPError, ReauthorizationError, TokenAnswerError, TokenRefusedError
+from dpop.errors import ReauthorizationError, TokenAnswerError, TokenRefusedError
 from dpop.origin import Origin
 from dpop.tokens import AuthorizationRequest, ServerMetadata
 
@@ -112,7 +112,7 @@ class Loopback:
         except (ReauthorizationError, TokenRefusedError) as error:
             self._outcome = (None, error)
             return 200, "The login was refused. The terminal says more; you can close this window."
-        except DPoPError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the wait
             self._outcome = (None, error)
         if self._outcome[1] is not None:
             return 200, "The login failed. The terminal says why; you can close this window."

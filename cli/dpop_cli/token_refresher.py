@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from dpop.errors import TokenStoreError
+from dpop.errors import DPoPError, TokenStoreError
 from dpop.tokens import AccountStatus, Refresher
-from dpop_cli.careful import CarefulCommand
+from dpop_cli.careful import CarefulCommand, tell
 from dpop_cli.ending import Status
 from dpop_cli.options import allow_http_option, key_options
 from dpop_cli.stopping import stopped_by_signals
@@ -58,9 +58,17 @@ def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
     with contextlib.ExitStack() as open_ones:
         sources = []
         for account in accounts:
-            tokens = Stored(stored.store, account).tokens()
-            endpoint = open_ones.enter_context(client.endpoint(prover_of(dict(options), tokens), tokens))
+            try:
+                tokens = Stored(stored.store, account).tokens()
+                endpoint = open_ones.enter_context(client.endpoint(prover_of(dict(options), tokens), tokens))
+            except DPoPError as error:
+                if len(accounts) == 1:
+                    raise
+                tell("Warning", f"{account} is left out: {error}")  # the others need not suffer for it
+                continue
             sources.append(endpoint.source(stored.store, account=account))
+        if not sources:
+            raise TokenStoreError(f"none of the accounts in {click.format_filename(stored.store.path)} can be used")
         told = _Told()
         keeper = Refresher(sources, tell=told)
         stop = open_ones.enter_context(stopped_by_signals())
@@ -68,7 +76,7 @@ def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
         while True:
             due = time.monotonic() + keeper.step()
             if once:
-                ctx.exit(Status.DONE if told.all_fresh else Status.REFUSED)
+                ctx.exit(Status.DONE if told.all_fresh and len(sources) == len(accounts) else Status.REFUSED)
             # Not one long wait: on Windows that would not hear of Ctrl-C.
             while time.monotonic() < due and not stop.is_set():
                 stop.wait(min(_LOOK_SECONDS, max(0.0, due - time.monotonic())))
