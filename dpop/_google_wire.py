@@ -21,7 +21,7 @@ from dpop.requests import TokenEndpoint
 from dpop.tokens.messages import HTTPAnswer, NoAnswer
 from dpop.tokens.token_set import TokenSet
 
-__all__ = ["Answer", "SignedRequest", "refresh_error", "session_of"]
+__all__ = ["Answer", "SignedRequest", "check_bearer", "refresh_error", "session_of"]
 
 _OURS: Final = frozenset({"grant_type", "refresh_token", "client_id", "client_secret"})
 
@@ -95,12 +95,21 @@ class SignedRequest:
             if answer.status == 200:
                 raise
             self.error = error
-        if self.tokens is not None and self.tokens.is_bound:
-            raise RefreshError(
-                "the access token is bound to the key too, and google-auth sends it without a proof; use a"
-                " dpop.requests.DPoPAdapter for this server"
-            )
+        if self.tokens is not None:
+            check_bearer(self.tokens)
         return Answer(answer.status, _fields(answer), answer.body)
+
+
+def check_bearer(tokens: TokenSet) -> None:
+    """Refuse an access token that google-auth cannot send as it must be.
+
+    :raises RefreshError: it is bound to the key.
+    """
+    if tokens.is_bound:
+        raise RefreshError(
+            "the access token is bound to the key too, and google-auth sends it without a proof; use a"
+            " dpop.requests.DPoPAdapter for this server"
+        )
 
 
 def refresh_error(error: DPoPError) -> RefreshError:

@@ -9,13 +9,14 @@
     credentials = flow.run_local_server()
 
 They go wherever Google's libraries take ``credentials=``. Google's access tokens are Bearer tokens: calls to
-its APIs do not change.
+its APIs do not change. :class:`SharedCredentials` are for several processes that share a token store.
 """
 
 from dpop._google_credentials import Credentials
 from dpop._google_flows import Flow, InstalledAppFlow
+from dpop._google_shared import SharedCredentials
 
-__all__ = ["Credentials", "Flow", "InstalledAppFlow"]
+__all__ = ["Credentials", "Flow", "InstalledAppFlow", "SharedCredentials"]
 
 # Where users find them is what tracebacks, and pickles, say.
 for _name in __all__:

@@ -42,8 +42,10 @@ from dpop.errors import (
     TokenAnswerError,
     UsageError,
 )
-from dpop.google import Credentials, Flow, InstalledAppFlow
+from dpop.google import Credentials, Flow, InstalledAppFlow, SharedCredentials
+from dpop.requests import TokenEndpoint
 from dpop.testing import DPoPTestServer
+from dpop.tokens import FileTokenStore, TokenSet
 
 SCOPES = ["https://www.googleapis.com/auth/drive.readonly", "openid"]
 Request = google.auth.transport.requests.Request
@@ -366,6 +368,58 @@ def test_a_fork_while_a_refresh_is_under_way(server: DPoPTestServer, key: dpop.K
     finally:
         done.set()
         thread.join()
+
+
+# --- tokens that are shared
+
+
+def shared_with(server: DPoPTestServer, key: dpop.Key, store: FileTokenStore, **options: Any) -> SharedCredentials:
+    """Credentials as another process has them: only the file is shared."""
+    endpoint = TokenEndpoint(
+        dpop.Prover(key),
+        server.token_endpoint,
+        client_id=server.client_id,
+        client_secret=server.client_secret,
+        profile=dpop.profiles.GOOGLE,
+    )
+    return SharedCredentials(endpoint.source(store), **options)
+
+
+def test_a_store_that_others_use(server: DPoPTestServer, key: dpop.Key, tmp_path: Path) -> None:
+    """One refresh for two who share a file, when the token is old and when an API refused it; copies go on sharing."""
+    store = FileTokenStore(tmp_path / "tokens.json")
+    refresh_token = server.issue_refresh_token(jkt=key.thumbprint, client_id=server.client_id)
+    store.save(TokenSet(access_token="old", token_type="Bearer", refresh_token=refresh_token, expires_at=1.0))
+    one = shared_with(server, key, store, scopes=["read"])
+    two = copy.deepcopy(shared_with(server, key, store).with_quota_project("project"))
+    sessions = [google.auth.transport.requests.AuthorizedSession(each) for each in (one, two)]
+    assert [session.get(server.resource).status_code for session in sessions] == [200, 200]
+    assert one.token == two.token
+    assert two.quota_project_id == "project"
+    assert [each["status"] for each in token_requests(server)] == [400, 200]
+    server.levers.refuse_next(path="/resource")
+    assert sessions[0].get(server.resource).status_code == 200
+    assert len(token_requests(server)) == 3
+    two.refresh(Request())
+    assert one.token == two.token
+    assert len(token_requests(server)) == 3
+    copy.copy(one).refresh(Request())
+    for each in (one, two):
+        with pytest.raises(UsageError, match="pickled"):
+            pickle.dumps(each)
+
+
+def test_a_store_without_tokens(server: DPoPTestServer, key: dpop.Key, tmp_path: Path) -> None:
+    """google-auth's error, and ours as the cause; a bound access token is none that google-auth can send."""
+    store = FileTokenStore(tmp_path / "tokens.json")
+    with pytest.raises(RefreshError) as raised:
+        shared_with(server, key, store).refresh(Request())
+    assert isinstance(raised.value.__cause__, ReauthorizationError)
+    store.save(TokenSet(access_token="bound", token_type="DPoP", jkt=key.thumbprint))
+    with pytest.raises(RefreshError, match="without a proof"):
+        shared_with(server, key, store).refresh(Request())
+    with pytest.raises(UsageError, match="source"):
+        SharedCredentials(lambda: "token")  # type: ignore[arg-type]
 
 
 # --- what goes wrong

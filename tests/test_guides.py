@@ -208,8 +208,8 @@ GUIDES = {
             "https://www.googleapis.com/resource": "resource",
         },
         # A login and a call; code, call and refresh; credentials, which begin without a nonce in a class of their
-        # own, and a call; a login and a call at the terminal; code and refresh by hand.
-        [302, 200, 200, 200, 200, 200, 400, 200, 200, 302, 200, 200, 200, 200],
+        # own, and a call; a login and a call at the terminal; code and refresh by hand; a call with the store's token.
+        [302, 200, 200, 200, 200, 200, 400, 200, 200, 302, 200, 200, 200, 200, 200],
         ["nonce_missing"],
         prepare=an_app,
         around=browser,

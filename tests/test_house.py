@@ -38,6 +38,7 @@ DOORS = {
     "starlette",
     "_google_credentials",
     "_google_flows",
+    "_google_shared",
     "_google_wire",
     "_urllib3_wire",
     "_httpx_answers",

@@ -133,3 +133,6 @@ google_variant: dpop.google.Credentials = google_credentials.with_key(loaded)
 google_jkt: str | None = google_variant.jkt
 google_flow: dpop.google.InstalledAppFlow = dpop.google.InstalledAppFlow.from_client_config({}, ["openid"], key=key)
 google_made: dpop.google.Credentials = google_flow.bind(prover).credentials
+google_shared = dpop.google.SharedCredentials(
+    dpop.requests.TokenEndpoint(key, "https://as.example/token", client_id="id").source(MemoryTokenStore())
+)
