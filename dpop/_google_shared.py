@@ -28,6 +28,7 @@ class SharedCredentials(google.oauth2.credentials.Credentials):
     """
 
     token: str | None
+    expiry: dt.datetime | None
 
     def __init__(
         self, source: RefreshingSource, *, scopes: Iterable[str] | None = None, quota_project_id: str | None = None
