@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import threading
@@ -20,6 +21,7 @@ from dpop.profiles import GOOGLE
 from dpop.requests import TokenEndpoint
 from dpop.tokens.key_reference import KeyHolder
 from dpop.tokens.metadata import ServerMetadata
+from dpop.tokens.token_set import TokenSet
 
 if TYPE_CHECKING:
     from dpop.client.prover import Prover
@@ -52,6 +54,7 @@ class Credentials(google.oauth2.credentials.Credentials):
     """
 
     token: str | None
+    expiry: dt.datetime | None
 
     def __init__(
         self,
@@ -149,6 +152,28 @@ class Credentials(google.oauth2.credentials.Credentials):
         super().__setstate__(state)
         self._refresh_worker = _new_worker()
         self._bind(state["_dpop_key"], state.get("_refresh_expires_at"))
+
+    def to_token_set(self) -> TokenSet:
+        """The same tokens for a store, from which :class:`SharedCredentials` and ``dpop curl`` take them.
+
+        :raises UsageError: there is no access token yet; refresh first.
+        """
+        if not self.token:
+            raise UsageError("there is no access token yet; refresh the credentials first")
+        scopes: Iterable[str] | str = self.granted_scopes or self.scopes or ()
+        return TokenSet(
+            access_token=self.token,
+            token_type="Bearer",  # noqa: S106 - a type
+            expires_at=None if self.expiry is None else self.expiry.replace(tzinfo=dt.UTC).timestamp(),
+            refresh_token=self.refresh_token,
+            refresh_expires_at=self.refresh_expires_at,
+            scope=(scopes if isinstance(scopes, str) else " ".join(scopes)) or None,
+            jkt=self.jkt,
+            key_reference=self.key_reference,
+            token_endpoint=self.token_uri,
+            client_id=self.client_id,
+            id_token=self.id_token,
+        )
 
     # -- as google-auth's JSON
 

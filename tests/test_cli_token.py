@@ -292,6 +292,9 @@ def test_another_key_is_refused_before_anything_is_sent(plain: DPoPTestServer) -
     dpop.generate_key().save("other.pem")
     done = run("token", "refresh", "--key", "other.pem", env=client_file(plain))
     assert (done.returncode, len(plain.requests)) == (3, sent)
+    # DPOP_KEY is for commands that have no other way to know.
+    done = run("token", "refresh", env={**client_file(plain), "DPOP_KEY": "other.pem"})
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_dead_refresh_token(plain: DPoPTestServer) -> None:

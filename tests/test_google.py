@@ -9,6 +9,7 @@ import http.server
 import json
 import pickle
 import threading
+import time
 import urllib.request
 import webbrowser
 from collections.abc import Callable, Iterator
@@ -407,6 +408,25 @@ def test_a_store_that_others_use(server: DPoPTestServer, key: dpop.Key, tmp_path
     for each in (one, two):
         with pytest.raises(UsageError, match="pickled"):
             pickle.dumps(each)
+
+
+def test_credentials_go_into_a_store(server: DPoPTestServer, key: dpop.Key, tmp_path: Path) -> None:
+    """With all that the next one needs to know: it refreshes them, where Google's credentials got the first."""
+    credentials = credentials_of(server, key, scopes=["read"], refresh_expires_at=5e9)
+    with pytest.raises(UsageError, match="refresh"):
+        credentials.to_token_set()
+    credentials.refresh(Request())
+    tokens = credentials.to_token_set()
+    assert tokens.expires_at is not None
+    assert abs(tokens.expires_at - time.time() - 3600) < 60
+    assert (tokens.jkt, tokens.refresh_expires_at, tokens.scope) == (key.thumbprint, 5e9, "read")
+    store = FileTokenStore(tmp_path / "tokens.json")
+    store.save(tokens)
+    shared = shared_with(server, tokens.load_key(), store)
+    shared.refresh(Request())
+    assert shared.token == credentials.token
+    shared.refresh(Request())
+    assert shared.token != credentials.token
 
 
 def test_a_store_without_tokens(server: DPoPTestServer, key: dpop.Key, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from dpop.client.nonces import NonceKey, Role
 from dpop.client.prover import Prover
@@ -166,13 +167,16 @@ class OAuthClient:
 
 
 def prover_of(options: dict[str, Any], tokens: TokenSet | None = None) -> Prover:
-    """Whose proofs: the key that ``--key`` names, or else the one that the stored tokens name.
+    """Whose proofs: the key that ``--key`` names, else the one that the stored tokens name, else ``DPOP_KEY``.
 
     :raises click.UsageError: neither names one.
     :raises KeyMismatchError: the tokens are bound to another.
     """
-    if tokens is not None and not options["key_source"]:
-        options["key_source"] = tokens.key_reference
+    if tokens is not None and tokens.key_reference:
+        # DPOP_KEY is for commands in general, and these tokens know better.
+        named = click.get_current_context().get_parameter_source("key_source")
+        if named is not ParameterSource.COMMANDLINE:
+            options["key_source"] = tokens.key_reference
     key = load_key(options)
     if tokens is not None:
         tokens.check_key(key.thumbprint)
