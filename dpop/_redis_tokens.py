@@ -14,6 +14,7 @@ import redis
 
 from dpop._redis_failures import is_down
 from dpop.errors import ArgumentTypeError, TokenStoreError, UsageError
+from dpop.keys.discretion import discreet
 from dpop.tokens.records import read_record, write_record
 from dpop.tokens.sealing import Sealer
 from dpop.tokens.stores import DEFAULT_ACCOUNT, StoreLock, check_account, locked
@@ -93,6 +94,7 @@ class RedisTokenStore:
     def __repr__(self) -> str:
         return f"<RedisTokenStore {self._prefix}*{', encrypted' if self._sealer else ''}>"
 
+    @discreet
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
         """The tokens of an account, ``None`` if there are none.
 
@@ -106,6 +108,7 @@ class RedisTokenStore:
         octets = octets.encode() if isinstance(octets, str) else octets
         return read_record(octets, account, self._sealer, f"the Redis record {name!r}")
 
+    @discreet
     def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
         """Keep these tokens, waiting for a refresh that is under way.
 
@@ -117,6 +120,7 @@ class RedisTokenStore:
             record = write_record(tokens, account, self._sealer)
             self._ask("HSET", self._name(account), "record", record, "fingerprint", tokens.fingerprint)
 
+    @discreet
     def replace(self, old: TokenSet | None, new: TokenSet, account: str, *, fence: int | None = None) -> bool:
         """Keep ``new`` if ``old`` is there and no later holder of the lease has been here with its fence.
 

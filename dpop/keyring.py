@@ -23,6 +23,7 @@ import keyring.backend
 import keyring.errors
 
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
+from dpop.keys.discretion import discreet
 from dpop.tokens.file_lock import FileLock
 from dpop.tokens.records import read_record, write_record
 from dpop.tokens.stores import DEFAULT_ACCOUNT, StoreLock, check_account, locked
@@ -66,6 +67,7 @@ class KeyringTokenStore:
     def __repr__(self) -> str:
         return f"<KeyringTokenStore {self._service!r}>"
 
+    @discreet
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
         """The tokens of an account, ``None`` if there are none.
 
@@ -84,6 +86,7 @@ class KeyringTokenStore:
             text += part
         return read_record(text.encode(), account, None, where)
 
+    @discreet
     def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
         """Keep these tokens, waiting for a refresh that is under way.
 
@@ -94,6 +97,7 @@ class KeyringTokenStore:
         with locked(self.lock(account), account):
             self._write(tokens, account)
 
+    @discreet
     def replace(
         self,
         old: TokenSet | None,

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from dpop.errors import DPoPError
 
-__all__ = ["discreet"]
+__all__ = ["discreet", "forget_frames"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -23,19 +23,19 @@ def discreet(function: Callable[_P, _T]) -> Callable[_P, _T]:
         try:
             return function(*arguments, **options)
         except DPoPError as error:
-            _forget_frames(error)
+            forget_frames(error)
             del arguments, options  # this frame shows, and one of them may be a PIN or a password
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
 
     return call
 
 
-def _forget_frames(error: BaseException) -> None:
-    """Also of what it was made from; its own words say what there is to know."""
+def forget_frames(error: BaseException) -> None:
+    """Drop the frames of what an error was made from; its own words say what there is to know."""
     below = error.__cause__
     if below is None and not error.__suppress_context__:
         below = error.__context__
     error.__context__ = below
     if below is not None:
         below.__traceback__ = None
-        _forget_frames(below)
+        forget_frames(below)

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from dpop.errors import UsageError
+from dpop.errors import DPoPError, UsageError
+from dpop.keys.discretion import forget_frames
 from dpop.tokens.async_source import AsyncRefreshingSource
 from dpop.tokens.endpoint import Parameter, discovery
 from dpop.tokens.facade import Endpoint, token_and_hint
@@ -72,6 +73,10 @@ class AsyncEndpoint(Endpoint):
         except StopIteration as done:
             result: _T = done.value
             return result
+        except DPoPError as error:
+            # The frames below hold tokens, secrets and codes, and crash reporters send what is in frames.
+            forget_frames(error)
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error
         finally:
             steps.close()  # a task that is cancelled leaves them where they are
 

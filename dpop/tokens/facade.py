@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from dpop.errors import UsageError
+from dpop.errors import DPoPError, UsageError
+from dpop.keys.discretion import forget_frames
 from dpop.origin import Origin
 from dpop.tokens.endpoint import Grants, Parameter, discovery
 from dpop.tokens.messages import Blocking, HTTPAnswer, HTTPRequest, Steps
@@ -116,6 +117,10 @@ class SyncEndpoint(Endpoint):
         except StopIteration as done:
             result: _T = done.value
             return result
+        except DPoPError as error:
+            # The frames below hold tokens, secrets and codes, and crash reporters send what is in frames.
+            forget_frames(error)
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error
         finally:
             steps.close()  # an interrupt leaves them where they are
 

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote
 
 from dpop.encoding import json_object
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
+from dpop.keys.discretion import discreet
 from dpop.tokens.file_lock import FileLock
 from dpop.tokens.records import MAX_RECORD, read_record, write_record
 from dpop.tokens.sealing import Sealer
@@ -60,6 +61,7 @@ class FileTokenStore:
         """The file of the default account."""
         return self._path
 
+    @discreet
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
         """The tokens of an account, ``None`` if there is no file of it.
 
@@ -78,6 +80,7 @@ class FileTokenStore:
             raise TokenFormatError(f"the token file {str(path)!r} is larger than any tokens are")
         return read_record(octets, account, self._sealer, f"the token file {str(path)!r}")
 
+    @discreet
     def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
         """Keep these tokens, waiting for a refresh that is under way.
 
@@ -88,6 +91,7 @@ class FileTokenStore:
         with locked(self.lock(account), account):
             self._write(tokens, account)
 
+    @discreet
     def replace(
         self,
         old: TokenSet | None,
