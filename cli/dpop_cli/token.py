@@ -66,8 +66,8 @@ def login(
     \b
     Examples:
       dpop token login --key key.pem --client client.json --scope read
-      dpop token login --key key.pem --profile google --client client_secret.json \\
-        --scope openid --scope https://www.googleapis.com/auth/drive.readonly
+      dpop token login --key key.pem --profile google \\
+        --client client_secret.json --scope openid
       dpop token login --key key.pem --issuer https://as.example --client-id app
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     stored, client, prover = Stored.named(options), OAuthClient.of(options), prover_of(options)
@@ -92,7 +92,7 @@ def login(
     _report(stored, tokens, wanted)
 
 
-@token.command(cls=CarefulCommand)
+@token.command(cls=CarefulCommand, short_help="Exchange an authorization code, and store the tokens.")
 @server_options
 @secret_options("code", "the authorization code, decoded")
 @secret_options("code-verifier", "the verifier of PKCE")
@@ -181,7 +181,7 @@ def show(*, only_token: bool, secrets: bool, as_json: bool, **options: Any) -> N
         click.echo("\n".join(as_lines(tokens, stored.account, secrets=secrets)))
 
 
-@token.command(cls=CarefulCommand)
+@token.command(cls=CarefulCommand, short_help="Give the tokens back to the server.")
 @client_options
 @click.option("--issuer", metavar="URL", help="The server, whose revocation endpoint is in its metadata.")
 @click.option("--forget", is_flag=True, help="Tell no server; only remove the tokens here.")

@@ -26,7 +26,7 @@ __all__ = ["refresher"]
 _LOOK_SECONDS = 1.0
 
 
-@click.command(cls=CarefulCommand)
+@click.command(cls=CarefulCommand, short_help="Keep the stored tokens fresh, until stopped.")
 @store_options("--store", default="tokens.json")
 @client_options
 @key_options
