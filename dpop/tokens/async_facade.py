@@ -7,6 +7,7 @@ Nothing here is imported before an asynchronous endpoint is wanted.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -31,22 +32,22 @@ __all__ = ["AsyncEndpoint"]
 _T = TypeVar("_T")
 
 
-class AsyncEndpoint(Endpoint):
+class AsyncEndpoint(Endpoint, ABC):
     """A token endpoint for tasks; ``AsyncTokenEndpoint`` in the doors."""
 
-    def __init__(self, prover: Key | Prover, server: str | ServerMetadata, **options: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def __init__(self, prover: Key | Prover, server: str | ServerMetadata, **options: Any) -> None: ...
 
+    @abstractmethod
     async def exchange(self, request: HTTPRequest) -> HTTPAnswer:
         """Send one request and read its answer.
 
         :raises NoAnswer: none came.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def aclose(self) -> None:
         """Close the connections made here; a client that was given stays open."""
-        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         return self

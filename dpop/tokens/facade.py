@@ -7,6 +7,7 @@ They run the steps of :class:`dpop.tokens.endpoint.Grants`; :mod:`dpop.tokens.as
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -75,22 +76,22 @@ class Endpoint:
         return self._grants.prover
 
 
-class SyncEndpoint(Endpoint):
+class SyncEndpoint(Endpoint, ABC):
     """A token endpoint for threads; ``TokenEndpoint`` in the doors."""
 
-    def __init__(self, prover: Key | Prover, server: str | ServerMetadata, **options: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def __init__(self, prover: Key | Prover, server: str | ServerMetadata, **options: Any) -> None: ...
 
+    @abstractmethod
     def exchange(self, request: HTTPRequest) -> HTTPAnswer:
         """Send one request and read its answer.
 
         :raises NoAnswer: none came.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Close the connections made here; a client that was given stays open."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self

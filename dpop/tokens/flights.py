@@ -10,6 +10,7 @@ import random
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, cast
@@ -45,7 +46,7 @@ class Abandoned(Exception):  # noqa: N818 - not an error of anybody's: the fligh
     """A flight ended with its event loop."""
 
 
-class Flights:
+class Flights(ABC):
     """What both kinds have in common: when a token is fresh, and who renews it."""
 
     def __init__(
@@ -171,8 +172,8 @@ class Flights:
         """The access token, as it is to be sent: one that is bound to no key says so by its type."""
         return tokens.access_token if tokens.is_bound else BearerToken(tokens.access_token)
 
-    def _launch(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], *, patient: bool) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _launch(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], *, patient: bool) -> None: ...
 
     def _saw(self, tokens: TokenSet) -> None:
         """Keep tokens that were found in the store; if they are stale, for want of better ones."""
