@@ -26,7 +26,7 @@ from dpop.errors import TokenFormatError, TokenStoreError, UsageError
 from dpop.keys.discretion import discreet
 from dpop.tokens.file_lock import FileLock
 from dpop.tokens.records import read_record, write_record
-from dpop.tokens.stores import DEFAULT_ACCOUNT, StoreLock, check_account, locked
+from dpop.tokens.stores import DEFAULT_ACCOUNT, LockedStore, StoreLock, check_account, locked
 from dpop.tokens.token_set import TokenSet
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _PART: Final = 1_200
 _MAX_PARTS: Final = 64
 
 
-class KeyringTokenStore:
+class KeyringTokenStore(LockedStore):
     """A :class:`dpop.tokens.TokenStore` in the operating system's keyring.
 
     Entries too long for one are written in parts, under names of their own, before the entry that names
@@ -85,36 +85,6 @@ class KeyringTokenStore:
                 raise TokenFormatError(f"{where} is damaged: a part is missing or changed; authorise again")
             text += part
         return read_record(text.encode(), account, None, where)
-
-    @discreet
-    def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
-        """Keep these tokens, waiting for a refresh that is under way.
-
-        :raises TokenStoreError: the keyring did not take them; what was there is as it was.
-        """
-        if not isinstance(tokens, TokenSet):
-            raise UsageError("a store keeps a TokenSet, such as an endpoint returns")
-        with locked(self.lock(account), account):
-            self._write(tokens, account)
-
-    @discreet
-    def replace(
-        self,
-        old: TokenSet | None,
-        new: TokenSet,
-        account: str,
-        *,
-        fence: int | None = None,  # noqa: ARG002 - this lock passes to nobody while its holder lives
-    ) -> bool:
-        """Keep ``new`` if ``old`` is there; the caller has the lock.
-
-        :raises TokenStoreError: the keyring did not take it; what was there is as it was.
-        """
-        there = self.load(account)
-        if (there and there.fingerprint) != (old and old.fingerprint):
-            return False
-        self._write(new, account)
-        return True
 
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
         """Remove the entries of an account, waiting for a refresh that is under way."""

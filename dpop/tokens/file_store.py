@@ -23,7 +23,7 @@ from dpop.keys.discretion import discreet
 from dpop.tokens.file_lock import FileLock
 from dpop.tokens.records import MAX_RECORD, read_record, write_record
 from dpop.tokens.sealing import Sealer
-from dpop.tokens.stores import DEFAULT_ACCOUNT, StoreLock, check_account, locked
+from dpop.tokens.stores import DEFAULT_ACCOUNT, LockedStore, StoreLock, check_account, locked
 from dpop.tokens.token_set import TokenSet
 
 __all__ = ["FileTokenStore"]
@@ -32,7 +32,7 @@ _PLAIN: Final = re.compile(r"[a-z0-9_@+-][a-z0-9_@+.-]*\Z")
 _LONGEST: Final = 150
 
 
-class FileTokenStore:
+class FileTokenStore(LockedStore):
     """Tokens of the default account in ``path``, those of account ``alice`` beside it: ``tokens.alice.json``.
 
     Several processes may use it at once. A lock file stands beside each file, and stays.
@@ -79,36 +79,6 @@ class FileTokenStore:
         if len(octets) > MAX_RECORD:
             raise TokenFormatError(f"the token file {str(path)!r} is larger than any tokens are")
         return read_record(octets, account, self._sealer, f"the token file {str(path)!r}")
-
-    @discreet
-    def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
-        """Keep these tokens, waiting for a refresh that is under way.
-
-        :raises TokenStoreError: they could not be written; what was there is as it was.
-        """
-        if not isinstance(tokens, TokenSet):
-            raise UsageError("a store keeps a TokenSet, such as an endpoint returns")
-        with locked(self.lock(account), account):
-            self._write(tokens, account)
-
-    @discreet
-    def replace(
-        self,
-        old: TokenSet | None,
-        new: TokenSet,
-        account: str,
-        *,
-        fence: int | None = None,  # noqa: ARG002 - this lock passes to nobody while its holder lives
-    ) -> bool:
-        """Keep ``new`` if ``old`` is there; the caller has the lock.
-
-        :raises TokenStoreError: it could not be written; what was there is as it was.
-        """
-        there = self.load(account)
-        if (there and there.fingerprint) != (old and old.fingerprint):
-            return False
-        self._write(new, account)
-        return True
 
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
         """Remove the file of an account, waiting for a refresh that is under way."""

@@ -12,12 +12,23 @@ import os
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from typing import Final, Protocol
 
 from dpop.errors import TokenLockError, UsageError
+from dpop.keys.discretion import discreet
 from dpop.tokens.token_set import TokenSet
 
-__all__ = ["DEFAULT_ACCOUNT", "LOCK_SECONDS", "MemoryTokenStore", "StoreLock", "TokenStore", "check_account", "locked"]
+__all__ = [
+    "DEFAULT_ACCOUNT",
+    "LOCK_SECONDS",
+    "LockedStore",
+    "MemoryTokenStore",
+    "StoreLock",
+    "TokenStore",
+    "check_account",
+    "locked",
+]
 
 DEFAULT_ACCOUNT: Final = "default"
 LOCK_SECONDS: Final = 60.0
@@ -123,7 +134,53 @@ class locked:  # noqa: N801 - used like a function
         self._lock.release()
 
 
-class MemoryTokenStore:
+class LockedStore(ABC):
+    """What stores have in common whose lock passes to nobody while its holder lives, so that no fence is needed."""
+
+    @abstractmethod
+    def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
+        """See :meth:`TokenStore.load`."""
+
+    @abstractmethod
+    def lock(self, account: str) -> StoreLock:
+        """See :meth:`TokenStore.lock`."""
+
+    @abstractmethod
+    def _write(self, tokens: TokenSet, account: str) -> None:
+        """Make these tokens durable; the caller has the lock."""
+
+    @discreet
+    def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
+        """Keep these tokens, waiting for a refresh that is under way.
+
+        :raises TokenStoreError: it was not possible; what was there is as it was.
+        """
+        if not isinstance(tokens, TokenSet):
+            raise UsageError("a store keeps a TokenSet, such as an endpoint returns")
+        with locked(self.lock(account), account):
+            self._write(tokens, account)
+
+    @discreet
+    def replace(
+        self,
+        old: TokenSet | None,
+        new: TokenSet,
+        account: str,
+        *,
+        fence: int | None = None,  # noqa: ARG002 - see above
+    ) -> bool:
+        """Keep ``new`` if ``old`` is there; the caller has the lock.
+
+        :raises TokenStoreError: it was not possible; what was there is as it was.
+        """
+        there = self.load(account)
+        if (there and there.fingerprint) != (old and old.fingerprint):
+            return False
+        self._write(new, account)
+        return True
+
+
+class MemoryTokenStore(LockedStore):
     """Tokens in this process only, until it ends. A forked child has a copy that goes its own way."""
 
     def __init__(self) -> None:
@@ -141,26 +198,6 @@ class MemoryTokenStore:
         """The tokens of an account."""
         return self._tokens.get(check_account(account))
 
-    def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
-        """Keep these tokens."""
-        with locked(self.lock(account), account):
-            self._tokens[account] = tokens
-
-    def replace(
-        self,
-        old: TokenSet | None,
-        new: TokenSet,
-        account: str,
-        *,
-        fence: int | None = None,  # noqa: ARG002 - this lock passes to nobody else
-    ) -> bool:
-        """Keep ``new`` if ``old`` is there."""
-        there = self._tokens.get(account)
-        if (there and there.fingerprint) != (old and old.fingerprint):
-            return False
-        self._tokens[account] = new
-        return True
-
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
         """Forget an account."""
         with locked(self.lock(account), account):
@@ -173,6 +210,9 @@ class MemoryTokenStore:
     def lock(self, account: str) -> StoreLock:
         """A handle of the account's lock."""
         return _MemoryLock(self._locks.setdefault(check_account(account), threading.Lock()))
+
+    def _write(self, tokens: TokenSet, account: str) -> None:
+        self._tokens[account] = tokens
 
     def _reset_after_fork(self) -> None:
         self._locks.clear()  # whoever holds one is not in this process
