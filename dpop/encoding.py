@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from dpop.errors import ArgumentTypeError, CredentialError, EncodingError
 
 __all__ = [
+    "BASE64URL",
     "access_token_hash",
     "b64url_decode",
     "b64url_encode",
@@ -31,9 +32,12 @@ _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*\Z")
 _NONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+\Z")
 # Above that, servers refuse the header a proof travels in, and a hostile one could make every proof too large.
 _MAX_NONCE = 4096
-_BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+# The alphabet of RFC 4648 §5.
+BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _FROM_BASE64 = bytes.maketrans(b"+/", b"-_")
-_TO_BASE64 = bytes.maketrans(b"-_", b"+/")
+# What only the other alphabet has becomes a character that neither has.
+_TO_BASE64 = bytes.maketrans(b"-_+/=", b"+/???")
+_PADDING = (b"", b"", b"==", b"=")
 # What may come last after so many characters over a multiple of four: those whose unused bits are zero.
 _LAST_CHARACTERS = {2: b"AQgw", 3: b"AEIMQUYcgkosw048"}
 
@@ -72,16 +76,15 @@ def b64url_decode(text: str | bytes) -> bytes:
     elif not isinstance(text, bytes):
         raise ArgumentTypeError("text", "str or bytes", text)
     rest = len(text) % 4
-    if rest != 1 and b"+" not in text and b"/" not in text and b"=" not in text:
-        try:
-            octets = binascii.a2b_base64(text.translate(_TO_BASE64) + b"=" * (-len(text) % 4), strict_mode=True)
-        except binascii.Error:
-            pass  # another foreign character
-        else:
-            if rest and text[-1] not in _LAST_CHARACTERS[rest]:
-                raise EncodingError("not canonical base64url: the unused bits of its last character are not zero")
-            return octets
-    if not text.translate(None, _BASE64URL):
+    try:
+        octets = binascii.a2b_base64(text.translate(_TO_BASE64) + _PADDING[rest], strict_mode=True)
+    except binascii.Error:
+        pass  # a foreign character, or a length that no octets have
+    else:
+        if rest and text[-1] not in _LAST_CHARACTERS[rest]:
+            raise EncodingError("not canonical base64url: the unused bits of its last character are not zero")
+        return octets
+    if not text.translate(None, BASE64URL):
         raise EncodingError(f"not base64url: no octets encode to {len(text)} characters")
     raise EncodingError("not base64url: only A-Z a-z 0-9 - _ are allowed, without = padding")
 

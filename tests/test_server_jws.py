@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpop.errors import ArgumentTypeError, InvalidProof
+from dpop.server import Reason
 from dpop.server.jws import parse_compact, proof_field
 
 
@@ -87,6 +88,17 @@ def test_a_compact_jws_is_taken_apart() -> None:
     assert (jws.header.members, jws.payload, jws.signature) == ({"typ": "x"}, {"jti": "1"}, b"sig")
     assert jws.signing_input.decode() == text.rpartition(".")[0]
     assert "sig" not in repr(jws)
+
+
+def test_claims_and_signature_are_judged_when_they_are_asked_for() -> None:
+    """What a check does not need costs nothing, however long a stranger made it."""
+    jws = parse_compact(f"{b64u(b'{}')}.AB.AB", max_length=8192, max_depth=8)
+    with pytest.raises(InvalidProof) as caught:
+        assert jws.signature is None
+    assert caught.value.reason == Reason.SIGNATURE_MALFORMED
+    with pytest.raises(InvalidProof) as caught:
+        assert jws.payload is None
+    assert caught.value.reason == Reason.PAYLOAD_MALFORMED
 
 
 def test_length_is_checked_at_its_edge() -> None:

@@ -41,6 +41,7 @@ CURVES: Final[Mapping[str, ec.EllipticCurve]] = {
     "P-384": ec.SECP384R1(),
     "P-521": ec.SECP521R1(),
 }
+_COORDINATE_SIZES: Final = {crv: (curve.key_size + 7) // 8 for crv, curve in CURVES.items()}
 _CRV_OF_CURVE: Final = {curve.name: crv for crv, curve in CURVES.items()}
 
 # RFC 7518 §6.2.2, §6.3.2, §6.4.1; the last is that of the AKP key type.
@@ -101,11 +102,11 @@ class PublicKey:
         """
         if not isinstance(jwk, Mapping):
             raise InvalidKeyError(f"a JWK must be a JSON object, not {type(jwk).__name__}")
-        for name in jwk:
-            if name in _SECRET_MEMBERS:
-                raise InvalidKeyError(
-                    f'the JWK has "{name}", a member of private or symmetric keys, where a public key is needed'
-                )
+        if not _SECRET_MEMBERS.isdisjoint(jwk):
+            name = next(name for name in jwk if name in _SECRET_MEMBERS)
+            raise InvalidKeyError(
+                f'the JWK has "{name}", a member of private or symmetric keys, where a public key is needed'
+            )
         _check_purpose(jwk)
         declared = _text(jwk, "alg") if "alg" in jwk else None
         kty = jwk.get("kty")
@@ -306,19 +307,19 @@ def _decoded(value: str, name: str) -> bytes:
 
 
 def _read_ec(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, ...], int]:
-    curve = CURVES.get(_text(jwk, "crv"))
-    if curve is None:
+    crv = _text(jwk, "crv")
+    size = _COORDINATE_SIZES.get(crv)
+    if size is None:
         raise InvalidKeyError('the "crv" of the JWK is not a curve of DPoP; expected P-256, P-384 or P-521')
-    size = (curve.key_size + 7) // 8
     point = b"\x04" + decode_octets(jwk, "x", size) + decode_octets(jwk, "y", size)
     try:
-        key = ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
+        key = ec.EllipticCurvePublicKey.from_encoded_point(CURVES[crv], point)
     except ValueError:
         raise InvalidKeyError('the "x" and "y" of the JWK are not a point of its curve') from None
-    return key, (_ALG_OF_SIZE[size],), 2 * size
+    return key, _ALG_OF_SIZE[size], 2 * size
 
 
-_ALG_OF_SIZE: Final = {32: "ES256", 48: "ES384", 66: "ES512"}
+_ALG_OF_SIZE: Final = {32: ("ES256",), 48: ("ES384",), 66: ("ES512",)}
 
 
 def _read_ed25519(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, ...], int]:

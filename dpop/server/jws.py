@@ -8,12 +8,11 @@ UTF-16) would give one proof two meanings.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from dpop.encoding import b64url_decode, json_object
+from dpop.encoding import BASE64URL, b64url_decode, json_object
 from dpop.errors import ArgumentTypeError, EncodingError
 from dpop.keys.public import PublicKey
 from dpop.server.reasons import Reason, refuse
@@ -22,8 +21,6 @@ __all__ = ["CompactJWS", "Headers", "JoseHeader", "header_fields", "parse_compac
 
 Headers = Mapping[str, str] | Mapping[bytes, bytes] | Iterable[tuple[str | bytes, str | bytes]]
 """Header fields: pairs of name and value, or a mapping. Octets are read as Latin-1."""
-
-_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\Z")
 
 
 class JoseHeader:
@@ -47,19 +44,33 @@ class JoseHeader:
 
 
 class CompactJWS:
-    """The parts of a compact JWS (RFC 7515 §7.1), decoded but not judged."""
+    """The parts of a compact JWS (RFC 7515 §7.1): each is decoded when it is needed, and none is judged."""
 
-    __slots__ = ("_max_depth", "_payload", "_payload_part", "header", "signature", "signing_input")
+    __slots__ = ("_max_depth", "_payload", "_payload_part", "_signature", "_signature_part", "header", "signing_input")
 
     def __init__(
-        self, header: JoseHeader, payload_part: str, signing_input: bytes, signature: bytes, max_depth: int
+        self, header: JoseHeader, payload_part: str, signing_input: bytes, signature_part: str, max_depth: int
     ) -> None:
         self.header: JoseHeader = header
         self.signing_input: bytes = signing_input
-        self.signature: bytes = signature
         self._payload: dict[str, Any] | None = None
         self._payload_part = payload_part
+        self._signature: bytes | None = None
+        self._signature_part = signature_part
         self._max_depth = max_depth
+
+    @property
+    def signature(self) -> bytes:
+        """Its octets, decoded when first asked for: of RSA, not before the key is known to be a good one.
+
+        :raises InvalidProof: not base64url.
+        """
+        if self._signature is None:
+            try:
+                self._signature = b64url_decode(self._signature_part)
+            except EncodingError as error:
+                raise refuse(Reason.SIGNATURE_MALFORMED, because=str(error)) from None
+        return self._signature
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -116,24 +127,21 @@ def _text(value: object) -> str:
 
 
 def parse_compact(text: str, *, max_length: int, max_depth: int) -> CompactJWS:
-    """Split and decode one compact JWS (RFC 9449 §4.3 (2), RFC 7515 §7.1).
+    """Split one compact JWS, and decode its header (RFC 9449 §4.3 (2), RFC 7515 §7.1).
 
     :param max_length: characters read at most.
     :param max_depth: levels of JSON nesting read at most.
-    :raises InvalidProof: it is anything else, or its header has ``crit`` or ``b64``. The payload is decoded later.
+    :raises InvalidProof: it is anything else, or its header has ``crit`` or ``b64``.
     """
     if len(text) > max_length:
         raise refuse(Reason.PROOF_TOO_LONG, expected=f"at most {max_length} characters", got=f"{len(text)} characters")
-    parts = _COMPACT.match(text)
-    if parts is None:
+    parts = text.split(".")
+    octets = text.encode("ascii", "replace")
+    if octets.translate(None, BASE64URL) != b".." or "" in parts:
         raise refuse(Reason.NOT_COMPACT, because=_why_not_compact(text))
-    header_part, payload_part, signature_part = parts.groups()
+    header_part, payload_part, signature_part = parts
     header = (_recent_header if len(header_part) <= _MAX_RECENT else _read_header)(header_part, max_depth)
-    try:
-        signature = b64url_decode(signature_part)
-    except EncodingError as error:
-        raise refuse(Reason.SIGNATURE_MALFORMED, because=str(error)) from None
-    return CompactJWS(header, payload_part, text[: parts.end(2)].encode("ascii"), signature, max_depth)
+    return CompactJWS(header, payload_part, octets[: -len(signature_part) - 1], signature_part, max_depth)
 
 
 def _read_header(part: str, max_depth: int) -> JoseHeader:

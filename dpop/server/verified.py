@@ -5,38 +5,88 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dpop.errors import InvalidProof, UsageError
+from dpop.keys.public import PublicKey
+from dpop.server.claims import ProofClaims
 from dpop.server.replay import AsyncReplayCache, ReplayCache
 
 __all__ = ["CheckedProof", "Mark", "VerifiedProof"]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class VerifiedProof:
-    """A proof that passed every check.
+    """A proof that passed every check. Immutable."""
 
-    :param jkt: RFC 7638 SHA-256 thumbprint of the proof's key, 43 characters.
-    :param iat: when the client says it made the proof, Unix seconds.
-    :param nonce: the nonce it used, None without one.
-    :param claims: all claims, the standard ones included.
-    :param public_jwk: the required members of the key, nothing else.
-    :param htu: canonical form of the URL of the request.
-    :param next_nonce: what to send as ``DPoP-Nonce`` with the answer, None if the client needs no new one.
-    """
+    __slots__ = ("_alg", "_claims", "_htu", "_key", "_next_nonce", "_payload")
 
-    jkt: str
-    jti: str
-    iat: float
-    nonce: str | None
-    claims: Mapping[str, Any]
-    public_jwk: Mapping[str, str]
-    alg: str
-    htm: str
-    htu: str
-    next_nonce: str | None
+    def __init__(
+        self,
+        key: PublicKey,
+        alg: str,
+        claims: ProofClaims,
+        payload: Mapping[str, Any],
+        htu: str,
+        *,
+        next_nonce: str | None,
+    ) -> None:
+        """Not to be called: a verifier does."""
+        self._key = key
+        self._alg = alg
+        self._claims = claims
+        self._payload = payload
+        self._htu = htu
+        self._next_nonce = next_nonce
+
+    @property
+    def jkt(self) -> str:
+        """RFC 7638 SHA-256 thumbprint of the proof's key, 43 characters."""
+        return self._key.thumbprint
+
+    @property
+    def public_jwk(self) -> Mapping[str, str]:
+        """The required members of the key, nothing else."""
+        return self._key.jwk
+
+    @property
+    def alg(self) -> str:
+        """The algorithm of the signature."""
+        return self._alg
+
+    @property
+    def jti(self) -> str:
+        """The identifier of the proof."""
+        return self._claims.jti
+
+    @property
+    def iat(self) -> float:
+        """When the client says it made the proof, Unix seconds."""
+        return self._claims.iat
+
+    @property
+    def nonce(self) -> str | None:
+        """The nonce it used, None without one."""
+        return self._claims.nonce
+
+    @property
+    def htm(self) -> str:
+        """The method of the request."""
+        return self._claims.htm
+
+    @property
+    def htu(self) -> str:
+        """Canonical form of the URL of the request, without query and fragment."""
+        return self._htu
+
+    @property
+    def claims(self) -> Mapping[str, Any]:
+        """All claims, the standard ones included."""
+        return self._payload
+
+    @property
+    def next_nonce(self) -> str | None:
+        """What to send as ``DPoP-Nonce`` with the answer, None if the client needs no new one."""
+        return self._next_nonce
 
     def __repr__(self) -> str:
         # Neither jti nor nonce nor claims: together they are most of a proof.

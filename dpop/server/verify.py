@@ -275,18 +275,8 @@ class ProofVerifier:
             # Kept for the skew as well: processes that share the cache may differ by as much.
             memory = replay_key(jkt, htu, claims.jti)
             marks.append(Mark(self._replay, memory, good_until + self._skew, _replayed))
-        seen = VerifiedProof(
-            jkt=jkt,
-            jti=claims.jti,
-            iat=claims.iat,
-            nonce=claims.nonce,
-            claims=jws.payload,
-            public_jwk=key.jwk,
-            alg=alg,
-            htm=claims.htm,
-            htu=htu,
-            next_nonce=None if self._nonces is None else self._nonces.next_for(claims.nonce, jkt),
-        )
+        next_nonce = None if self._nonces is None else self._nonces.next_for(claims.nonce, jkt)
+        seen = VerifiedProof(key, alg, claims, jws.payload, htu, next_nonce=next_nonce)
         return seen, claims, marks
 
     def _check_nonce(self, claims: ProofClaims, jkt: str) -> tuple[float | None, list[Mark]]:
