@@ -32,14 +32,10 @@ __all__ = ["compact", "create_proof", "random_jti", "signing_input"]
 
 _STANDARD_CLAIMS = frozenset({"jti", "htm", "htu", "iat", "ath", "nonce"})
 _MAX_JTI_LENGTH = 256
-_SIGNATURE_SIZES = {alg: algorithm.signature_size for alg, algorithm in ALGORITHMS.items()}
 
-# These need no check.
-_COMMON_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-# Header octets by (alg, thumbprint): two facts that name a public key and the way it signs. Bounded
-# by clearing; losing an entry costs one recomputation.
-_header_octets: dict[tuple[str, str], bytes] = {}
+# Of (alg, thumbprint), two facts that name a public key and the way it signs: the octets of its header, and the
+# size of its signatures if the algorithm fixes it. Bounded by clearing; losing an entry costs one recomputation.
+_headers: dict[tuple[str, str], tuple[bytes, int | None]] = {}
 _MAX_HEADERS = 1024
 
 
@@ -73,32 +69,25 @@ def signing_input(
     :raises UsageError: the extra claims name a standard claim or are not JSON.
     :raises DPoPKeyError: the key's public JWK is not a key DPoP can use.
     """
-    return _octets(key, method, htu, _quoted(jti), iat, nonce, ath, claims)
+    return _header_of(key)[0] + _payload(_target(method, htu), _quoted(jti), iat, nonce, ath, claims)
 
 
-def _octets(  # noqa: PLR0917 - positional because it is on the path of every proof
-    key: Key,
-    method: str,
-    htu: str,
+def _payload(  # noqa: PLR0917 - positional because it is on the path of every proof
+    target: str,
     quoted_jti: str,
     iat: int,
     nonce: str | None,
     ath: str | None,
     claims: Mapping[str, Any] | None,
 ) -> bytes:
-    """What :func:`signing_input` says, for an identifier that is JSON already."""
-    try:
-        header = _header_octets.get((key.alg, key.thumbprint)) or _header(key)
-    except AttributeError:
-        what = "a key from generate_key or load_key, or any object with its protocol"
-        raise ArgumentTypeError("key", what, key) from None
+    """BASE64URL(payload), of parts that are JSON already."""
     tail = "" if ath is None else f',"ath":"{ath}"'
     if nonce is not None:
         tail += f',"nonce":"{nonce}"'
     if claims:
         tail += _extra(claims)
-    payload = f'{{"jti":{quoted_jti}{_target(method, htu)}{iat}{tail}}}'
-    return header + binascii.b2a_base64(payload.encode("ascii"), newline=False).translate(_URL_SAFE, b"=")
+    payload = f'{{"jti":{quoted_jti}{target}{iat}{tail}}}'
+    return binascii.b2a_base64(payload.encode("ascii"), newline=False).translate(_URL_SAFE, b"=")
 
 
 def compact(octets: bytes, signature: bytes) -> str:
@@ -134,10 +123,9 @@ def create_proof(
     :raises CredentialError: a nonce or token with characters it cannot have.
     :raises DPoPKeyError: the key cannot be used or did not sign.
     """
-    octets = _octets(
-        key,
-        method if type(method) is str and method in _COMMON_METHODS else check_method(method),
-        url_htu(url),
+    header, size = _header_of(key)
+    octets = header + _payload(
+        _target_of_url(method, url),
         f'"{random_jti()}"' if jti is None else _quoted(_checked_jti(jti)),
         int(clock()) if iat is None else _checked_iat(iat),
         None if nonce is None else check_nonce(nonce),
@@ -145,7 +133,7 @@ def create_proof(
         claims,
     )
     signature = key.sign(octets)
-    if type(signature) is not bytes or len(signature) != _SIGNATURE_SIZES[key.alg]:
+    if type(signature) is not bytes or len(signature) != size:
         _check_size(key, signature)
     # compact(), without the call: this is the path of every proof.
     encoded = binascii.b2a_base64(signature, newline=False).translate(_URL_SAFE, b"=")
@@ -163,27 +151,36 @@ def sign(key: Key, octets: bytes) -> bytes:
 
 
 def _check_size(key: Key, signature: object) -> None:
-    size = _SIGNATURE_SIZES[key.alg]
+    size = ALGORITHMS[key.alg].signature_size
     if type(signature) is not bytes or not signature or (size is not None and len(signature) != size):
         got = f"{len(signature)} octets" if isinstance(signature, bytes) else type(signature).__name__
         hint = "; DER from the device must be converted with der_to_raw" if key.alg.startswith("ES") else ""
         raise SigningError(f"the key returned {got} for {key.alg}, expected {size or 'some'} octets{hint}")
 
 
-def _header(key: Key) -> bytes:
-    """BASE64URL(header) and its dot, made once per key: the JWK is checked here, not per proof."""
-    alg, thumbprint = key.alg, key.thumbprint
+def _header_of(key: Key) -> tuple[bytes, int | None]:
+    """BASE64URL(header) and its dot, and the size of the key's signatures."""
+    try:
+        name = (key.alg, key.thumbprint)
+    except AttributeError:
+        what = "a key from generate_key or load_key, or any object with its protocol"
+        raise ArgumentTypeError("key", what, key) from None
+    return _headers.get(name) or _header(key, *name)
+
+
+def _header(key: Key, alg: str, thumbprint: str) -> tuple[bytes, int | None]:
+    """Made once per key: the JWK is checked here, not per proof."""
     public = PublicKey.from_jwk(key.public_jwk)
     if alg not in public.algs:
         raise AlgorithmError(f"the key says it signs with {alg}, but its JWK is for {' or '.join(public.algs)}")
     if public.thumbprint != thumbprint:
         raise UsageError("the key's thumbprint is not that of its public JWK; leave computing it to dpop.thumbprint")
     header = json.dumps({"typ": "dpop+jwt", "alg": alg, "jwk": public.jwk}, separators=(",", ":"))
-    octets = b64url_encode(header.encode("ascii")).encode("ascii") + b"."
-    if len(_header_octets) >= _MAX_HEADERS:
-        _header_octets.clear()
-    _header_octets[alg, thumbprint] = octets
-    return octets
+    if len(_headers) >= _MAX_HEADERS:
+        _headers.clear()
+    made = (b64url_encode(header.encode("ascii")).encode("ascii") + b".", ALGORITHMS[alg].signature_size)
+    _headers[alg, thumbprint] = made
+    return made
 
 
 _quoted = json.encoder.encode_basestring_ascii
@@ -192,6 +189,18 @@ _quoted = json.encoder.encode_basestring_ascii
 @lru_cache(maxsize=1024)
 def _target(method: str, htu: str) -> str:
     return f',"htm":"{method}","htu":{_quoted(htu)},"iat":'
+
+
+def _target_of_url(method: str, url: str) -> str:
+    if type(method) is str and type(url) is str:
+        return _target_of_cut_url(method, url.partition("?")[0].partition("#")[0])
+    return _target(check_method(method), url_htu(url))
+
+
+@lru_cache(maxsize=1024)
+def _target_of_cut_url(method: str, url: str) -> str:
+    """Without query and fragment, which no cache keeps and no message shows."""
+    return _target(check_method(method), url_htu(url))
 
 
 def _extra(claims: Mapping[str, Any]) -> str:

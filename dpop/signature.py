@@ -49,7 +49,9 @@ def _usual_layout(size: int) -> re.Pattern[bytes]:
 
 # Signing one request should cost one signature and nothing else that can be measured: a single match
 # takes half the time of the parser below. The other curves are rare, and are parsed.
-_USUAL: Final = {32: _usual_layout(32).fullmatch}
+_P256: Final = 32
+_P256_ORDER: Final = _ORDER_OCTETS[_P256]
+_usual: Final = _usual_layout(_P256).fullmatch
 
 
 def der_to_raw(der: bytes, size: int = 32) -> bytes:
@@ -62,15 +64,13 @@ def der_to_raw(der: bytes, size: int = 32) -> bytes:
     :raises ArgumentTypeError: not bytes, or size not an int.
     :raises UsageError: another size.
     """
+    if size == _P256 and type(der) is bytes and (usual := _usual(der)):
+        length, r, s = usual.groups()
+        # No first octet is 00, so neither is zero; octets of equal length compare as numbers do.
+        if length[0] == len(der) - 2 and r < _P256_ORDER and s < _P256_ORDER:
+            return cast("bytes", r + s)
     if not isinstance(der, bytes):
         raise ArgumentTypeError("der", "bytes", der)
-    usual = _USUAL[size](der) if type(size) is int and size in _USUAL else None
-    if usual:
-        length, r, s = usual.groups()
-        order = _ORDER_OCTETS[size]
-        # No first octet is 00, so neither is zero; octets of equal length compare as numbers do.
-        if length[0] == len(der) - 2 and r < order and s < order:
-            return cast("bytes", r + s)
     _order_octets(size)
     return _parse(der, size)
 
