@@ -140,10 +140,16 @@ def _check_range(name: str, value: int, size: int) -> None:
 
 def _der_integer(number: bytes) -> bytes:
     """The INTEGER of a number above zero: no needless 00 in front, one where the highest bit is set."""
+    if len(number) == _P256 and (start := _INTEGER_STARTS[number[0]]):
+        return start + number
     octets = number.lstrip(b"\0")
     if octets[0] >= 0x80:
         octets = b"\0" + octets
     return bytes((_INTEGER, len(octets))) + octets
+
+
+# What stands before 32 octets that begin with this one; nothing, if the first of them is left out.
+_INTEGER_STARTS: Final = (b"", *[b"\x02\x20"] * 0x7F, *[b"\x02\x21\x00"] * 0x80)
 
 
 # --- the strict parser

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dpop.errors import ArgumentTypeError, InvalidProof
 from dpop.server import Reason
-from dpop.server.jws import parse_compact, proof_field
+from dpop.server.jws import _recent, parse_compact, proof_field
 
 
 def b64u(octets: bytes) -> str:
@@ -99,6 +99,30 @@ def test_claims_and_signature_are_judged_when_they_are_asked_for() -> None:
     with pytest.raises(InvalidProof) as caught:
         assert jws.payload is None
     assert caught.value.reason == Reason.PAYLOAD_MALFORMED
+
+
+def test_headers_that_come_once_push_no_other_out() -> None:
+    """A stranger with a key for each proof costs the known clients nothing."""
+
+    def header_of(name: str) -> object:
+        return parse_compact(
+            f"{b64u(json.dumps({'typ': name}).encode())}.e30.AAAA", max_length=8192, max_depth=8
+        ).header
+
+    known = [header_of("known") for _ in range(2)][1]
+    for number in range(3000):
+        header_of(f"stranger {number}")
+    assert header_of("known") is known
+
+
+def test_headers_that_are_kept_are_bounded() -> None:
+    """More clients than are remembered are read anew, and none is taken for another."""
+    for turn in range(3):
+        for number in range(1500):
+            header = b64u(json.dumps({"n": number}).encode())
+            jws = parse_compact(f"{header}.e30.AAAA", max_length=8192, max_depth=8)
+            assert jws.header.members == {"n": number}, turn
+    assert len(_recent) <= 1024
 
 
 def test_length_is_checked_at_its_edge() -> None:

@@ -100,7 +100,7 @@ class PublicKey:
 
         :raises InvalidKeyError: with a sentence that says what; values of the JWK are not in it.
         """
-        if not isinstance(jwk, Mapping):
+        if type(jwk) is not dict and not isinstance(jwk, Mapping):
             raise InvalidKeyError(f"a JWK must be a JSON object, not {type(jwk).__name__}")
         if not _SECRET_MEMBERS.isdisjoint(jwk):
             name = next(name for name in jwk if name in _SECRET_MEMBERS)

@@ -24,7 +24,7 @@ from dpop.keys.public import PublicKey
 from dpop.keys.software import SoftwareKey
 from dpop.redis import RedisReplayCache
 from dpop.server import InvalidProof, MemoryReplayCache, ProofVerifier, Reason, ReplayCache
-from dpop.server.jws import _recent_header
+from dpop.server.jws import _recent
 
 ROOT = Path(__file__).parents[2]
 URL = "https://api.example/items"
@@ -130,7 +130,7 @@ def _refuse(
     verifier: ProofVerifier, headers: list[tuple[str, str]], request: Mapping[str, Any]
 ) -> Callable[[], object]:
     def refuse() -> None:
-        _recent_header.cache_clear()  # whoever sends such proofs sends a new one each time
+        _recent.clear()  # whoever sends such proofs sends a new one each time
         try:
             verifier.verify_resource(headers, request["method"], request["url"], access_token="x", bound_jkt=None)
         except InvalidProof:
