@@ -8,15 +8,17 @@ from typing import Any
 
 import httpx2
 import requests
+from worker import at_once
 
 import dpop
 from dpop.httpx2 import AsyncDPoPTransport
-from dpop.requests import DPoPAdapter
+from dpop.requests import DPoPAdapter, TokenEndpoint
 from dpop.server import MemoryReplayCache, ProofVerifier
+from dpop.tokens import FileTokenStore
 
 
-def mint(*, key: str, alg: str, method: str, url: str, nonce: str, token: str) -> Callable[[], object]:
-    """A proof for a resource server."""
+def mint(*, key: str, alg: str, method: str, url: str, nonce: str | None, token: str | None) -> Callable[[], object]:
+    """A proof."""
     loaded = dpop.load_key(key.encode())
     del alg
     return lambda: dpop.create_proof(loaded, method, url, nonce=nonce, access_token=token)
@@ -86,3 +88,23 @@ def client(*, library: str, key: str, url: str, origin: str, token: str, workers
         return Httpx2(prover, url, origin, token)
     adapter = DPoPAdapter(prover, origins=origin, access_token=token, pool_maxsize=workers)
     return Requests(adapter, url)
+
+
+def refresh(
+    *,
+    key: str,
+    client_id: str,
+    endpoint: str,
+    access_token: str,
+    refresh_token: str,
+    url: str,
+    origin: str,
+    store: str,
+    threads: int,
+) -> Callable[[], dict[str, int]]:
+    """One call of an API by each thread, with the token of a source whose store the processes share."""
+    del access_token, refresh_token  # they are in the store
+    loaded = dpop.load_key(key.encode())
+    source = TokenEndpoint(loaded, endpoint, client_id=client_id).source(FileTokenStore(store))
+    adapter = DPoPAdapter(loaded, origins=origin, access_token=source, pool_maxsize=threads)
+    return at_once(threads, Requests(adapter, url).fresh)

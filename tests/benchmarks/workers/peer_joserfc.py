@@ -21,21 +21,21 @@ def _hash(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
 
 
-def mint(*, key: str, alg: str, method: str, url: str, nonce: str, token: str) -> Callable[[], object]:
+def mint(*, key: str, alg: str, method: str, url: str, nonce: str | None, token: str | None) -> Callable[[], object]:
     """A proof."""
     kind: Any = {"ES256": ECKey, "Ed25519": OKPKey, "PS256": RSAKey}[alg]
     private = kind.import_key(key)
     header = {"typ": "dpop+jwt", "alg": alg, "jwk": private.as_dict(private=False)}
 
     def one() -> str:
-        claims = {
+        claims: dict[str, Any] = {
             "jti": str(uuid.uuid4()),
             "htm": method,
             "htu": url,
             "iat": int(time.time()),
-            "ath": _hash(token),
-            "nonce": nonce,
         }
+        if token is not None:
+            claims |= {"ath": _hash(token), "nonce": nonce}
         return jwt.encode(header, claims, private, registry=_REGISTRY)
 
     return one

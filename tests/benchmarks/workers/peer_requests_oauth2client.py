@@ -10,20 +10,21 @@ import requests
 from binapy import BinaPy
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwskate import Jwk
-from requests_oauth2client import DPoPKey, DPoPToken
+from requests_oauth2client import DPoPKey, DPoPToken, OAuth2AccessTokenAuth, OAuth2Client
 from requests_oauth2client.dpop import validate_dpop_proof
+from worker import at_once
 
 
 def _key(key: str, alg: str) -> DPoPKey:
     return DPoPKey(Jwk.from_cryptography_key(load_pem_private_key(key.encode(), None)), alg=alg)
 
 
-def mint(*, key: str, alg: str, method: str, url: str, nonce: str, token: str) -> Callable[[], object]:
+def mint(*, key: str, alg: str, method: str, url: str, nonce: str | None, token: str | None) -> Callable[[], object]:
     """A proof, its ath made as the library makes it."""
     loaded = _key(key, "EdDSA" if alg == "Ed25519" else alg)
 
     def one() -> str:
-        ath = BinaPy(token).to("sha256").to("b64u").decode()
+        ath = None if token is None else BinaPy(token).to("sha256").to("b64u").decode()
         return str(loaded.proof(htm=method, htu=url, ath=ath, nonce=nonce))
 
     return one
@@ -50,7 +51,7 @@ def verify(
 class Requests:
     """A session per thread, one token for all."""
 
-    def __init__(self, token: DPoPToken, url: str) -> None:
+    def __init__(self, token: DPoPToken | OAuth2AccessTokenAuth, url: str) -> None:
         self.token, self.url = token, url
         self.session = requests.Session()
         self.session.trust_env = False
@@ -69,3 +70,24 @@ def client(*, library: str, key: str, url: str, origin: str, token: str, workers
     """A client."""
     del library, origin, workers
     return Requests(DPoPToken(access_token=token, _dpop_key=_key(key, "ES256")), url)
+
+
+def refresh(
+    *,
+    key: str,
+    client_id: str,
+    endpoint: str,
+    access_token: str,
+    refresh_token: str,
+    url: str,
+    origin: str,
+    store: str,
+    threads: int,
+) -> Callable[[], dict[str, int]]:
+    """One call of an API by each thread, with the library's auth object that refreshes."""
+    del origin, store
+    token = DPoPToken(
+        access_token=access_token, refresh_token=refresh_token, expires_in=1, _dpop_key=_key(key, "ES256")
+    )
+    auth = OAuth2AccessTokenAuth(OAuth2Client(endpoint, client_id=client_id, testing=True), token)
+    return at_once(threads, lambda: Requests(auth, url))

@@ -4,23 +4,55 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from peers import Worker
 
-__all__ = ["Figure", "Section", "interleaved", "middle", "spread"]
+__all__ = [
+    "Figure",
+    "Section",
+    "at_least",
+    "at_most",
+    "interleaved",
+    "middle",
+    "pairs",
+    "seconds",
+    "spread",
+    "told",
+]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure to reach, and what was measured."""
+    """One figure to reach, and what was measured.
+
+    :param timed: whether it is a matter of a machine's speed. What is not must always be reached.
+    """
 
     name: str
     value: float
+    unit: str
     goal: str
     reached: bool
+    timed: bool = True
+
+
+def at_least(name: str, value: float, goal: float, unit: str = "x", *, timed: bool = True) -> Figure:
+    """A figure that must not be less."""
+    return Figure(name, value, unit, f">= {goal:g}", value >= goal, timed)
+
+
+def at_most(name: str, value: float, goal: float, unit: str = "x", *, timed: bool = True) -> Figure:
+    """A figure that must not be more."""
+    return Figure(name, value, unit, f"<= {goal:g}" if goal else "0", value <= goal, timed)
+
+
+def told(name: str, value: float, unit: str) -> Figure:
+    """A figure without a goal."""
+    return Figure(name, value, unit, "-", reached=True)
 
 
 @dataclass
@@ -50,18 +82,34 @@ def spread(samples: Sequence[float], digits: int = 2) -> str:
     return f"{middle(samples):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+def seconds(function: Callable[[], object], rounds: int) -> float:
+    """Time of one call, over so many."""
+    start = time.perf_counter()
+    for _ in range(rounds):
+        function()
+    return (time.perf_counter() - start) / rounds
+
+
+def pairs(
+    one: Callable[[], object], other: Callable[[], object], *, rounds: int, repeats: int
+) -> list[tuple[float, float]]:
+    """Both timed in turn, so often."""
+    seconds(one, rounds), seconds(other, rounds)
+    return [(seconds(one, rounds), seconds(other, rounds)) for _ in range(repeats)]
+
+
 def interleaved(
-    workers: Sequence[Worker], rounds: int, ready: Callable[[Worker, int], int], *, seconds: float = 0.1
+    workers: Sequence[Worker], rounds: int, ready: Callable[[Worker, int], int], *, turn: float = 0.1
 ) -> list[list[float]]:
     """Seconds per call of each worker in each round, the workers taking turns within a round.
 
     :param ready: prepares a worker for a round of at most so many calls, and returns how many it can do.
-    :param seconds: how long one turn should take.
+    :param turn: how many seconds one turn should take.
     """
     counts = []
     for worker in workers:
         trial = ready(worker, 50)
-        counts.append(max(20, int(seconds / (worker.ask("run", count=trial)["seconds"] / trial))))
+        counts.append(max(20, int(turn / (worker.ask("run", count=trial)["seconds"] / trial))))
     samples: list[list[float]] = [[] for _ in workers]
     for number in range(rounds):
         # Whoever comes first in one round comes last in the next: a drifting machine favours nobody.

@@ -4,5 +4,5 @@ import { keyPair } from "./keys.mjs";
 
 export async function mint({ key, alg, method, url, nonce, token }) {
   const pair = await keyPair(key, alg);
-  return () => DPoP.generateProof(pair, url, method, nonce, token);
+  return () => DPoP.generateProof(pair, url, method, nonce ?? undefined, token ?? undefined);
 }

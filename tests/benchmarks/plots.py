@@ -21,11 +21,16 @@ def draw(sections: list[Section], out: Path) -> None:
     for section in sections:
         match section.name:
             case "mint":
-                _bars(section.raw["ES256"], "ES256 proofs: rate against a bare signature", out / "mint")
+                raw = section.raw["ES256, API request"]
+                _bars(raw, "ES256 proofs for an API: rate against a bare signature", out / "mint")
             case "verify":
                 _bars(section.raw["known"], "Verifying ES256 proofs: rate against a bare check", out / "verify")
             case "wasted":
                 _wasted(section.raw, out / "wasted")
+            case "refresh":
+                _refresh(section.raw, out / "refresh")
+            case "hardware":
+                _sessions(section.raw, out / "hardware")
 
 
 def _bars(raw: dict[str, list[float]], title: str, path: Path) -> None:
@@ -87,6 +92,44 @@ def _wasted(raw: dict[str, dict[str, Any]], path: Path) -> None:
     figure.suptitle(f"Wasted round trips, {highest} away", fontsize=11, x=0.02, ha="left")
     figure.tight_layout(rect=(0, 0.12, 1, 0.97))
     _save(figure, path, tight=False)
+
+
+def _refresh(raw: dict[str, dict[str, Any]], path: Path) -> None:
+    """Refreshes per expiry, by who calls."""
+    by_client: dict[str, dict[str, float]] = {}
+    for name, result in raw.items():
+        callers, _, client = name.partition(", ")
+        by_client.setdefault(client, {})[callers] = statistics.fmean(result["refreshes"])
+    figure, axes = plt.subplots(figsize=(7.5, 3.2))
+    width = 0.8 / len(by_client)
+    for place, (client, values) in enumerate(by_client.items()):
+        color = _OURS if client == "dpop-toolkit" else "#9aa5b1"
+        spots = [spot + place * width for spot in range(len(values))]
+        axes.bar(spots, list(values.values()), width, label=client, color=color)
+        for spot, value in zip(spots, values.values(), strict=True):
+            axes.text(spot, value, f"{value:.0f}", ha="center", va="bottom", fontsize=8)
+    callers = list(next(iter(by_client.values())))
+    axes.set_xticks([spot + width * (len(by_client) - 1) / 2 for spot in range(len(callers))], callers)
+    axes.set_xlabel("processes x threads that call when the token has expired", fontsize=9)
+    axes.set_title("Refreshes per expiry", fontsize=11, loc="left")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _sessions(raw: dict[str, dict[str, float]], path: Path) -> None:
+    """Proofs per second against one session, by the number of sessions."""
+    figure, axes = plt.subplots(figsize=(7.5, 3.4))
+    for (name, rates), color in zip(raw.items(), ["#7f7f7f", "#98c1d9", "#3d5a80", _OURS, "#c44536"], strict=False):
+        gains = [rate / rates["1"] for rate in rates.values()]
+        axes.plot(range(len(rates)), gains, marker="o", markersize=4, label=name, color=color)
+    sessions = list(next(iter(raw.values())))
+    axes.set_xticks(range(len(sessions)), sessions)
+    axes.set_xlabel("PKCS#11 sessions", fontsize=9)
+    axes.set_title("Proofs per second, against one session", fontsize=11, loc="left")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
 
 
 def _save(figure: Any, path: Path, *, tight: bool = True) -> None:

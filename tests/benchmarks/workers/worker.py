@@ -3,6 +3,7 @@
 
     {"do": "prepare", "task": "mint", ...facts}    the module's function of that name makes what will be timed
     {"do": "run", "count": 1000}                   times so many calls of it: {"seconds": 0.031}
+    {"do": "call"}                                 calls it once: what it returns
     {"do": "storm", "count": 1000, "workers": 8, "rate": 250}
                                                    sends so many requests on time: {"latencies": [...], "failed": 0}
 
@@ -21,6 +22,7 @@ import logging
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -103,6 +105,31 @@ async def tasks(make: Callable[[], Any], storm: Storm, workers: int) -> None:
     await asyncio.gather(*(work() for _ in range(workers)))
 
 
+def at_once(count: int, make: Callable[[], Any]) -> Callable[[], dict[str, int]]:
+    """A function that has so many threads send a request each at the same moment; it tells how many got what."""
+
+    def all_of_them() -> dict[str, int]:
+        barrier = threading.Barrier(count)
+        outcomes: list[str] = []
+
+        def work() -> None:
+            client = make()
+            barrier.wait()
+            try:
+                outcomes.append(str(client.send()))
+            except Exception as error:  # noqa: BLE001 - counted, by its name
+                outcomes.append(type(error).__name__)
+
+        running = [threading.Thread(target=work) for _ in range(count)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        return dict(Counter(outcomes))
+
+    return all_of_them
+
+
 def main() -> None:
     """Serve until standard input ends."""
     logging.disable()  # what goes wrong is counted
@@ -116,6 +143,8 @@ def main() -> None:
                 answer: dict[str, Any] = {}
             case "run":
                 answer = run(prepared, order["count"])
+            case "call":
+                answer = prepared()
             case "storm":
                 storm = Storm(order["count"], order["rate"])
                 if inspect.iscoroutinefunction(prepared.send):

@@ -120,10 +120,18 @@ class Worker:
 
     def ask(self, do: str, **facts: Any) -> dict[str, Any]:
         """Have it do something, and wait for the answer."""
+        self.tell(do, **facts)
+        return self.answer()
+
+    def tell(self, do: str, **facts: Any) -> None:
+        """Have it do something; others may be told meanwhile."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"do": do, **facts}) + "\n")
         self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """What came of it."""
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the worker of {self.peer.name} ended; what it said is above")

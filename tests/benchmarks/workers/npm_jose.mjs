@@ -10,7 +10,7 @@ export async function mint({ key, alg, method, url, nonce, token }) {
   const { privateKey, publicKey } = await keyPair(key, alg);
   const header = { typ: "dpop+jwt", alg, jwk: await exportJWK(publicKey) };
   return () =>
-    new SignJWT({ jti: randomUUID(), htm: method, htu: url, ath: hash(token), nonce })
+    new SignJWT({ jti: randomUUID(), htm: method, htu: url, ...(token && { ath: hash(token), nonce }) })
       .setIssuedAt()
       .setProtectedHeader(header)
       .sign(privateKey);

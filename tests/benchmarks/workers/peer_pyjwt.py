@@ -20,7 +20,7 @@ def _hash(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
 
 
-def mint(*, key: str, alg: str, method: str, url: str, nonce: str, token: str) -> Callable[[], object]:
+def mint(*, key: str, alg: str, method: str, url: str, nonce: str | None, token: str | None) -> Callable[[], object]:
     """A proof."""
     private: Any = load_pem_private_key(key.encode(), None)
     kind: Any = {"ES256": ECAlgorithm, "Ed25519": OKPAlgorithm, "PS256": RSAAlgorithm}[alg]
@@ -29,14 +29,14 @@ def mint(*, key: str, alg: str, method: str, url: str, nonce: str, token: str) -
     named = "EdDSA" if alg == "Ed25519" else alg
 
     def one() -> str:
-        claims = {
+        claims: dict[str, Any] = {
             "jti": str(uuid.uuid4()),
             "htm": method,
             "htu": url,
             "iat": int(time.time()),
-            "ath": _hash(token),
-            "nonce": nonce,
         }
+        if token is not None:
+            claims |= {"ath": _hash(token), "nonce": nonce}
         return jwt.encode(claims, private, algorithm=named, headers=headers)
 
     return one

@@ -14,8 +14,8 @@ import requests
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 
-def mint(*, key: str, alg: str, method: str, url: str, nonce: str, token: str) -> Callable[[], object]:
-    """A proof for a resource server."""
+def mint(*, key: str, alg: str, method: str, url: str, nonce: str | None, token: str | None) -> Callable[[], object]:
+    """A proof."""
     private = load_pem_private_key(key.encode(), None)
     del alg
     return lambda: pydpop.generate_proof(private_key=private, htm=method, htu=url, access_token=token, nonce=nonce)

@@ -19,11 +19,11 @@ def _parameters(private: Any, alg: str) -> tuple[Any, ...]:
     return () if isinstance(private, ed25519.Ed25519PrivateKey) else (ec.ECDSA(hashes.SHA256()),)
 
 
-def mint(*, key: str, alg: str, method: str, url: str, nonce: str, token: str) -> Callable[[], object]:
+def mint(*, key: str, alg: str, method: str, url: str, nonce: str | None, token: str | None) -> Callable[[], object]:
     """A signature of as many octets as a proof signs."""
     private: Any = load_pem_private_key(key.encode(), None)
-    octets, parameters = bytes(480), _parameters(private, alg)
-    del method, url, nonce, token
+    octets, parameters = bytes(495 if token else 372), _parameters(private, alg)
+    del method, url, nonce
     return lambda: private.sign(octets, *parameters)
 
 

@@ -12,6 +12,9 @@ from typing import Any
 import httpx
 import httpx2
 import requests
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import dpop
 import dpop.httpx
@@ -22,11 +25,16 @@ BATCH = 128
 _TOKEN = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU"
 
 
-def prepare(*, library: str, adapted: bool, key: str, url: str, origin: str, workers: int) -> Callable[[], object]:
-    """A function that sends BATCH requests, over connections kept alive."""
+def prepare(*, library: str, way: str, key: str, url: str, origin: str, workers: int) -> Callable[[], object]:
+    """A function that sends BATCH requests, over connections kept alive.
+
+    :param way: ``plain``, ``adapted``, ``by hand`` with a proof made before, or ``signature`` with a bare one.
+    """
     loaded = dpop.load_key(key.encode())
+    adapted = way == "adapted"
+    before = _before(way, key, url)
     if library == "requests":
-        return _by_threads(workers, lambda: _session(loaded, url, origin, adapted=adapted))
+        return _by_threads(workers, lambda: _session(loaded, url, origin, before, adapted=adapted))
     name, _, kind = library.partition(" ")
     module: Any = {"httpx": httpx, "httpx2": httpx2}[name]
     door: Any = {"httpx": dpop.httpx, "httpx2": dpop.httpx2}[name]
@@ -41,17 +49,42 @@ def prepare(*, library: str, adapted: bool, key: str, url: str, origin: str, wor
     client = getattr(module, f"{prefix}Client")(transport=transport, headers=headers, timeout=60)
     if kind:
         return _by_tasks(workers, lambda: client.get(url))
-    return _by_threads(workers, lambda: lambda: client.get(url))
+    return _by_threads(workers, lambda: _in_turn(before, lambda: client.get(url)))
 
 
-def _session(key: Any, url: str, origin: str, *, adapted: bool) -> Callable[[], object]:
+def _before(way: str, key: str, url: str) -> Callable[[], object] | None:
+    """What is done before each request."""
+    if way == "by hand":
+        loaded = dpop.load_key(key.encode())
+        return lambda: dpop.create_proof(loaded, "GET", url, access_token=_TOKEN)
+    if way == "signature":
+        private: Any = load_pem_private_key(key.encode(), None)
+        octets, algorithm = bytes(450), ec.ECDSA(hashes.SHA256())
+        return lambda: private.sign(octets, algorithm)
+    return None
+
+
+def _in_turn(before: Callable[[], object] | None, send: Callable[[], object]) -> Callable[[], object]:
+    if before is None:
+        return send
+
+    def both() -> None:
+        before()
+        send()
+
+    return both
+
+
+def _session(
+    key: Any, url: str, origin: str, before: Callable[[], object] | None, *, adapted: bool
+) -> Callable[[], object]:
     session = requests.Session()
     session.trust_env = False
     if adapted:
         session.mount(origin, DPoPAdapter(key, origins=origin, access_token=_TOKEN))
     else:
         session.headers["Authorization"] = f"Bearer {_TOKEN}"
-    return lambda: session.get(url)
+    return _in_turn(before, lambda: session.get(url))
 
 
 def _by_threads(workers: int, make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
