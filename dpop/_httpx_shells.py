@@ -19,7 +19,17 @@ import anyio.to_thread
 
 from dpop._httpx_answers import async_drain, drain
 from dpop._httpx_bodies import Repeat, in_memory, repeat_of
-from dpop._httpx_wire import replace_fields, url_of, wire_of, writes_headers
+from dpop._httpx_wire import (
+    HEADERS_START,
+    carries_proof,
+    copied,
+    field_of,
+    fields_of,
+    replace_fields,
+    stop_tracing,
+    url_of,
+    wire_of,
+)
 from dpop.client.challenge import nonce_field
 from dpop.client.content_coding import decoded_start
 from dpop.client.drive import (
@@ -109,17 +119,18 @@ class _Shell:
             self._pid = os.getpid()
         return self._inner
 
-    def _open(self, request: _Any) -> ProofFlow | None:
+    def _open(self, request: _Any, *, repeatable: bool) -> ProofFlow | None:
         credentials = request.extensions.get("dpop")
         if credentials is not None and not isinstance(credentials, RequestCredentials):
             raise UsageError('extensions={"dpop": …} takes dpop.RequestCredentials(prover, access_token)')
+        content = in_memory(request)
         outgoing = OutgoingRequest(
             method=request.method,
             url=url_of(request),
-            authorization=request.headers.get("authorization"),
-            content=in_memory(request),
-            content_type=request.headers.get("content-type"),
-            repeatable=repeat_of(request) is not None,
+            authorization=field_of(request, b"authorization"),
+            content=content,
+            content_type=field_of(request, b"content-type") if content else None,
+            repeatable=repeatable,
             credentials=credentials,
             priming=request.extensions.get("dpop_priming"),
         )
@@ -139,14 +150,13 @@ class _Shell:
         """A copy with the proof: the caller's request never carries one, so no redirect can either."""
         extensions = dict(request.extensions)
         extensions["timeout"] = dict(extensions.get("timeout") or {})
-        body = {"stream": request.stream} if content is None else {"content": content}
-        signed = type(request)(
-            method=request.method,
-            url=request.url,
-            headers=[pair for pair in request.headers.raw if content is None or pair[0].lower() != b"content-length"],
-            extensions=extensions,
-            **body,
-        )
+        if content is None:
+            signed = copied(request, extensions)
+        else:
+            fields = [pair for pair in request.headers.raw if pair[0].lower() != b"content-length"]
+            signed = type(request)(
+                method=request.method, url=request.url, headers=fields, content=content, extensions=extensions
+            )
         for name, value in headers:
             signed.headers[name] = value
         return signed
@@ -182,11 +192,11 @@ class SyncShell(_Shell):
 
     def handle_request(self, request: _Any) -> _Any:
         """Send one request on one hop, as often as the flow says."""
-        flow = self._open(request)
+        repeat = repeat_of(request)
+        flow = self._open(request, repeatable=repeat is not None)
         inner = self._transport()
         if flow is None:
             return inner.handle_request(self._foreign(request))
-        repeat = repeat_of(request)
         content: bytes | None = None
         try:
             wait_for_nonce(flow)
@@ -194,7 +204,7 @@ class SyncShell(_Shell):
                 signed = self._signed(request, sign_now(flow, *wire_of(request), ask_token(flow)), content)
                 self._sign_on_the_wire(flow, signed, repeat)
                 response = inner.handle_request(signed)
-                step = flow.received(response.status_code, response.headers.multi_items())
+                step = flow.received(response.status_code, fields_of(response))
                 if step is Step.PEEK:
                     step = flow.judged(self._peek(response))
                 if step is Step.REPORT:
@@ -221,12 +231,14 @@ class SyncShell(_Shell):
         starts = itertools.count()
 
         def trace(event: str, info: dict[str, _Any]) -> _Any:
-            if writes_headers(event, info):
+            if event.endswith(HEADERS_START) and carries_proof(info):
                 again = bool(next(starts))
                 if again:
                     _rewind(repeat)
                 if again or flow.outdated():
                     replace_fields(info["request"].headers, sign_now(flow, *wire_of(signed), flow.sent_token))
+                if users is None:
+                    stop_tracing(event, info)
             return users(event, info) if users is not None else None
 
         signed.extensions["trace"] = trace
@@ -279,11 +291,11 @@ class AsyncShell(_Shell):
 
     async def handle_async_request(self, request: _Any) -> _Any:
         """Send one request on one hop, as often as the flow says."""
-        flow = self._open(request)
+        repeat = repeat_of(request)
+        flow = self._open(request, repeatable=repeat is not None)
         inner = self._transport()
         if flow is None:
             return await inner.handle_async_request(self._foreign(request))
-        repeat = repeat_of(request)
         content: bytes | None = None
         try:
             await async_wait_for_nonce(flow, _tools)
@@ -291,7 +303,7 @@ class AsyncShell(_Shell):
                 signed = self._signed(request, await _async_headers(flow, request), content)
                 self._sign_on_the_wire(flow, signed, repeat)
                 response = await inner.handle_async_request(signed)
-                step = flow.received(response.status_code, response.headers.multi_items())
+                step = flow.received(response.status_code, fields_of(response))
                 if step is Step.PEEK:
                     step = flow.judged(await self._peek(response))
                 if step is Step.REPORT:
@@ -315,13 +327,15 @@ class AsyncShell(_Shell):
         starts = itertools.count()
 
         async def trace(event: str, info: dict[str, _Any]) -> None:
-            if writes_headers(event, info):
+            if event.endswith(HEADERS_START) and carries_proof(info):
                 again = bool(next(starts))
                 if again:
                     await _async_rewind(repeat)
                 if again or flow.outdated():
                     headers = await async_sign(flow, *wire_of(signed), flow.sent_token, tools=_tools)
                     replace_fields(info["request"].headers, headers)
+                if users is None:
+                    stop_tracing(event, info)
             if users is not None:
                 await users(event, info)
 
