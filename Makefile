@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check format vectors bench bench-hardware compare soak storm crash clean
+.PHONY: help demo test check format vectors bench bench-hardware soak storm crash clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -36,18 +36,14 @@ vectors: ## make the vectors again, the same octets as ever
 	@scripts/setup test
 	$(RUN) python vectors/generate.py
 
-bench: ## benchmarks, as ratios against a baseline of the same run
-	@scripts/setup test
-	$(RUN) python tests/benchmarks/bench.py $(ARGS)
-
-bench-hardware: ## keys in SoftHSM and a TPM in software: what they cost, and that nothing is lost under load
-	@scripts/setup test
-	$(RUN) python tests/benchmarks/hardware.py $(ARGS)
-
-compare: ## the toolkit beside other libraries; writes docs/benchmarks
+bench: ## the toolkit beside other libraries and the physical limit; writes docs/benchmarks, in half an hour
 	@scripts/setup test
 	$(RUN) python -m pip install -q --group bench
-	$(RUN) python tests/benchmarks/compare $(or $(ARGS),--out docs/benchmarks)
+	$(RUN) python tests/benchmarks $(or $(ARGS),--out docs/benchmarks)
+
+bench-hardware: ## of these the row of keys in SoftHSM and a TPM in software
+	@scripts/setup test
+	$(RUN) python tests/benchmarks --only hardware $(ARGS)
 
 soak: ## 100,000 requests; memory must stay flat
 	@scripts/setup test
