@@ -62,7 +62,7 @@ def report(sections: list[Section], machine: dict[str, str]) -> str:
             reached = "" if figure.goal == "-" else "yes" if figure.reached else "**no**"
             lines.append(f"| {figure.name} | {value} | {figure.goal} | {reached} |")
     for section in sections:
-        lines += ["", f"## {section.title}", "", section.text, ""]
+        lines += ["", f"## {section.title}", "", f"{section.text} Taken on {section.taken_on}.", ""]
         if section.name in _PICTURES:
             lines += [f"![{section.title}]({section.name}.svg)", ""]
         lines += ["| " + " | ".join(section.header) + " |", "|---" * len(section.header) + "|"]
@@ -96,7 +96,6 @@ def machine() -> dict[str, str]:
             f"{'npm ' if name in {'dpop', 'jose', 'oauth4webapi', 'openid-client'} else ''}{name} {version}"
             for name, version in sorted(versions.items(), key=lambda v: v[0].lower())
         ),
-        "taken on": time.strftime("%Y-%m-%d"),
     }
 
 
@@ -139,13 +138,19 @@ def main() -> int:
 
 
 def _write(sections: list[Section], out: Path) -> None:
+    """Write the report; rows that were not measured now stay in it as they were."""
     import plots  # its library is installed for reports only
 
     out.mkdir(parents=True, exist_ok=True)
+    kept = out / "figures.json"
+    known = json.loads(kept.read_text())["sections"] if kept.exists() else {}
+    rows = {name: Section.from_json(row) for name, row in known.items() if name in _SECTIONS}
+    rows |= {section.name: section for section in sections}
+    ordered = [rows[name] for name in _SECTIONS if name in rows]
     facts = machine()
-    (out / "README.md").write_text(report(sections, facts))
-    figures = {"machine": facts, "sections": {section.name: asdict(section) for section in sections}}
-    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (out / "README.md").write_text(report(ordered, facts))
+    figures = {"machine": facts, "sections": {section.name: asdict(section) for section in ordered}}
+    kept.write_text(json.dumps(figures) + "\n")
     plots.draw(sections, out)
 
 

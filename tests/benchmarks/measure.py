@@ -67,6 +67,12 @@ class Section:
     figures: list[Figure] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    taken_on: str = field(default_factory=lambda: time.strftime("%Y-%m-%d"))
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Section:
+        """One that was written before."""
+        return cls(**{**row, "figures": [Figure(**figure) for figure in row["figures"]]})
 
 
 def middle(samples: Sequence[float]) -> float:

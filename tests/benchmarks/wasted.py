@@ -121,11 +121,12 @@ def measure(environments: Environments, *, short: bool) -> Section:
                     before = _challenges(server)
                     storm = worker.ask("storm", count=count, workers=cell.workers, rate=cell.rate)
                     wasted = (_challenges(server) - before) * 1000 / count
-                results[cell][client.name] = {"wasted": wasted, "count": count, **storm}
+                percentiles = [round(s * 1e3, 2) for s in statistics.quantiles(storm.pop("latencies"), n=100)]
+                results[cell][client.name] = {"wasted": wasted, "count": count, "percentiles_ms": percentiles, **storm}
                 print(f"  {cell} {client.name}: {wasted:.0f} {storm['failed'] or ''}", file=sys.stderr)
     for cell, by_client in results.items():
         for name, result in by_client.items():
-            percentiles = statistics.quantiles(result["latencies"], n=100)
+            percentiles = result["percentiles_ms"]
             failed = ", ".join(f"{count} x {what}" for what, count in sorted(result["failed"].items()))
             section.lines.append(
                 [
@@ -135,8 +136,8 @@ def measure(environments: Environments, *, short: bool) -> Section:
                     name,
                     f"{result['wasted']:.0f}",
                     failed or "0",
-                    f"{percentiles[49] * 1e3:.1f}",
-                    f"{percentiles[98] * 1e3:.1f}",
+                    f"{percentiles[49]:.1f}",
+                    f"{percentiles[98]:.1f}",
                 ]
             )
     section.raw = {
