@@ -35,6 +35,8 @@ ALGORITHMS: dict[str, tuple[str, Any]] = {
     "EC_SIGN_ED25519": ("Ed25519", ed25519.Ed25519PrivateKey.generate()),
     "RSA_SIGN_PSS_2048_SHA256": ("PS256", rsa.generate_private_key(65537, 2048)),
     "RSA_SIGN_PKCS1_2048_SHA256": ("RS256", rsa.generate_private_key(65537, 2048)),
+    "RSA_SIGN_PSS_4096_SHA512": ("PS512", rsa.generate_private_key(65537, 4096)),
+    "RSA_SIGN_PKCS1_4096_SHA512": ("RS512", rsa.generate_private_key(65537, 4096)),
 }
 
 
@@ -60,8 +62,14 @@ class GoogleKms:
         elif self.algorithm.startswith("EC_"):
             signature = self.private.sign(digest.sha256, ec.ECDSA(SHA256))
         else:
-            pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
-            signature = self.private.sign(digest.sha256, pss if "PSS" in self.algorithm else padding.PKCS1v15(), SHA256)
+            long = self.algorithm.endswith("SHA512")
+            hashing = hashes.SHA512() if long else hashes.SHA256()
+            pss = padding.PSS(padding.MGF1(hashing), hashing.digest_size)
+            signature = self.private.sign(
+                digest.sha512 if long else digest.sha256,
+                pss if "PSS" in self.algorithm else padding.PKCS1v15(),
+                utils.Prehashed(hashing),
+            )
         return kms_v1.AsymmetricSignResponse(signature=signature, name=request.name)
 
 

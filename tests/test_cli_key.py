@@ -16,7 +16,7 @@ from pkcs11_tokens import PIN, SoftHsm
 import dpop
 from dpop.keys import SoftwareKey
 
-ALGS = ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256"]
+ALGS = ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256", "PS384", "PS512", "RS384", "RS512"]
 
 
 @pytest.fixture

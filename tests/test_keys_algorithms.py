@@ -25,6 +25,10 @@ def test_the_table_says_what_the_rfcs_say() -> None:
         "EdDSA": ("OKP", "Ed25519", None, 64),
         "PS256": ("RSA", None, "SHA-256", None),
         "RS256": ("RSA", None, "SHA-256", None),
+        "PS384": ("RSA", None, "SHA-384", None),
+        "PS512": ("RSA", None, "SHA-512", None),
+        "RS384": ("RSA", None, "SHA-384", None),
+        "RS512": ("RSA", None, "SHA-512", None),
     }
 
 
@@ -51,6 +55,8 @@ def test_the_tables_cannot_be_changed(table: dict[str, object]) -> None:
         (None, "ES256"),
         (["RS256", "ES256"], "ES256"),
         (("RS256", "PS256"), "PS256"),
+        (("PS512", "RS256"), "RS256"),
+        (("RS512", "PS384"), "PS384"),
         (["EdDSA"], "EdDSA"),
         (["EdDSA", "Ed25519"], "Ed25519"),
         ("RS256  ES384", "ES384"),

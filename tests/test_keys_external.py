@@ -31,7 +31,7 @@ from dpop.keys.public import PublicKey
 from dpop.signature import raw_to_der
 
 KEYS = {alg: SoftwareKey.generate(alg) for alg in ("ES256", "ES384", "ES512", "Ed25519", "PS256")}
-KEYS["RS256"] = KEYS["PS256"].with_alg("RS256")
+KEYS |= {alg: KEYS["PS256"].with_alg(alg) for alg in ("RS256", "PS384", "PS512", "RS384", "RS512")}
 KEY = KEYS["ES256"]
 NATIVE: Any = PublicKey.from_jwk(KEY.public_jwk).to_cryptography()
 HIDDEN = "inside is 0xSECRET"

@@ -88,7 +88,7 @@ def key(aws: str) -> dpop.Key:
         ("ECC_NIST_P256", ("ES256",)),
         ("ECC_NIST_P384", ("ES384",)),
         ("ECC_NIST_P521", ("ES512",)),
-        ("RSA_2048", ("PS256", "RS256")),
+        ("RSA_2048", ("PS256", "RS256", "PS384", "PS512", "RS384", "RS512")),
     ],
 )
 def test_each_kind_of_key(aws: str, spec: str, algs: tuple[str, ...]) -> None:
@@ -258,14 +258,16 @@ class FaultyKms:
         message = base64.b64decode(asked.body["Message"])
         assert len(message) <= 4096
         raw = asked.body["MessageType"] == "RAW"
-        hashing: Any = hashes.SHA256() if raw else utils.Prehashed(hashes.SHA256())
+        scheme, _, size = asked.body["SigningAlgorithm"].rpartition("_SHA_")
+        plain = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}[size]
+        hashing: Any = plain if raw else utils.Prehashed(plain)
         parameters: dict[str, tuple[Any, ...]] = {
-            "ECDSA_SHA_256": (ec.ECDSA(hashing),),
-            "ED25519_SHA_512": (),
-            "RSASSA_PSS_SHA_256": (padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashing),
-            "RSASSA_PKCS1_V1_5_SHA_256": (padding.PKCS1v15(), hashing),
+            "ECDSA": (ec.ECDSA(hashing),),
+            "ED25519": (),
+            "RSASSA_PSS": (padding.PSS(padding.MGF1(plain), plain.digest_size), hashing),
+            "RSASSA_PKCS1_V1_5": (padding.PKCS1v15(), hashing),
         }
-        signature = self.private.sign(message, *parameters[asked.body["SigningAlgorithm"]])
+        signature = self.private.sign(message, *parameters[scheme])
         return Told(200, {"KeyId": arn, "Signature": base64.b64encode(signature).decode()})
 
     def open(self, **config: Any) -> KmsKey:
@@ -317,7 +319,7 @@ def test_rsa() -> None:
     kms = FaultyKms(rsa.generate_private_key(65537, 2048))
     with kms.server:
         key = kms.open()
-        assert key.algs == ("PS256", "RS256")
+        assert key.algs == ("PS256", "RS256", "PS384", "PS512", "RS384", "RS512")
         for alg in key.algs:
             for octets in (b"octets", b"x" * 5000):
                 assert PublicKey.from_jwk(key.public_jwk).verify(alg, octets, key.with_alg(alg).sign(octets))

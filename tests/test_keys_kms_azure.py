@@ -52,7 +52,7 @@ def verifies(key: dpop.Key, octets: bytes = b"octets") -> bool:
     return PublicKey.from_jwk(key.public_jwk).verify(key.alg, octets, key.sign(octets))
 
 
-@pytest.mark.parametrize("alg", [*KEYS, "RS256"])
+@pytest.mark.parametrize("alg", [*KEYS, "RS256", "PS384", "PS512", "RS384", "RS512"])
 def test_each_kind_of_key(vault: Vault, alg: str) -> None:
     """What Azure's code signs verifies; the public key is fetched once."""
     vault.keep(KEYS.get(alg, KEYS["PS256"]))
@@ -126,7 +126,7 @@ def test_a_private_key_object_of_azures_library() -> None:
     del members["alg"]
     numbers = {name: b64url_decode(value) if name != "kty" else value for name, value in members.items()}
     client = CryptographyClient.from_jwk(JsonWebKey(key_ops=["sign"], **numbers))
-    for alg in ("PS256", "RS256"):
+    for alg in ("PS256", "RS256", "PS384", "PS512", "RS384", "RS512"):
         key = SoftwareKey.from_private_key(client.create_rsa_private_key(), alg=alg)
         assert (key.blocking, key.thumbprint) == (True, KEYS["PS256"].thumbprint)
         assert verifies(key)

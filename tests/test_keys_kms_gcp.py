@@ -88,7 +88,6 @@ def test_each_algorithm(google: RestServer, algorithm: str) -> None:
     ("algorithm", "private"),
     [
         ("EC_SIGN_SECP256K1_SHA256", ec.generate_private_key(ec.SECP256K1())),
-        ("RSA_SIGN_PSS_4096_SHA512", rsa.generate_private_key(65537, 2048)),
         ("RSA_SIGN_RAW_PKCS1_2048", rsa.generate_private_key(65537, 2048)),
         ("RSA_DECRYPT_OAEP_2048_SHA256", rsa.generate_private_key(65537, 2048)),
         ("PQ_SIGN_ML_DSA_65", ec.generate_private_key(ec.SECP256R1())),

@@ -24,7 +24,7 @@ from dpop.keys.public import PublicKey
 
 INNER = {alg: SoftwareKey.generate(alg) for alg in ("ES256", "ES384", "ES512", "Ed25519", "PS256")}
 INNER["EdDSA"] = INNER["Ed25519"].with_alg("EdDSA")
-INNER["RS256"] = INNER["PS256"].with_alg("RS256")
+INNER |= {alg: INNER["PS256"].with_alg(alg) for alg in ("RS256", "PS384", "PS512", "RS384", "RS512")}
 # As a device has them: there is no private part to be had in this object.
 KEYS = {alg: ExternalKey(inner.public_jwk, inner.sign, signature_format="raw", alg=alg) for alg, inner in INNER.items()}
 CLAIMS = {"iss": "client", "jti": "1"}

@@ -73,7 +73,7 @@ def point(x: int, y: int) -> Jwk:
         (P384, ("ES384",)),
         (P521, ("ES512",)),
         (ED, ("Ed25519", "EdDSA")),
-        (RSA, ("PS256", "RS256")),
+        (RSA, ("PS256", "RS256", "PS384", "PS512", "RS384", "RS512")),
     ],
     ids=IDS,
 )
@@ -488,7 +488,14 @@ def test_an_es256_signature_out_of_shape_is_an_error_of_its_own(signature: bytes
 
 @pytest.mark.parametrize(
     ("jwk", "alg", "size"),
-    [(P384, "ES384", 96), (P521, "ES512", 132), (ED, "Ed25519", 64), (ED, "EdDSA", 64), (RSA, "PS256", 256)],
+    [
+        (P384, "ES384", 96),
+        (P521, "ES512", 132),
+        (ED, "Ed25519", 64),
+        (ED, "EdDSA", 64),
+        (RSA, "PS256", 256),
+        (RSA, "RS512", 256),
+    ],
 )
 def test_every_algorithm_has_one_signature_length(jwk: Jwk, alg: str, size: int) -> None:
     """One octet more or less is refused before any arithmetic; the right length is judged."""

@@ -214,7 +214,7 @@ def public_half(key: dpop.Key, form: str) -> bytes:
     return key._private.public_key().public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo)
 
 
-@pytest.mark.parametrize("alg", ["ES256", "Ed25519", "EdDSA", "PS256", "RS256"])
+@pytest.mark.parametrize("alg", ["ES256", "Ed25519", "EdDSA", "PS256", "RS256", "PS384", "PS512", "RS384", "RS512"])
 @pytest.mark.parametrize("form", ["pem", "der", "jwk"])
 def test_unsigned_with_a_public_key_in_any_form(alg: str, form: str, tmp_path: Path) -> None:
     """PEM, DER or JWK, and a name of the algorithm where the key has two."""

@@ -28,7 +28,7 @@ from dpop.errors import (
 )
 from dpop.proof import compact, random_jti, signing_input
 
-ALGS = ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256"]
+ALGS = ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256", "PS384", "PS512", "RS384", "RS512"]
 URL = "https://server.example.com/token"
 KEY = dpop.generate_key()
 PUBLIC = json.loads((Path(__file__).parent / "data" / "public-vectors.json").read_text("utf-8"))["cases"]

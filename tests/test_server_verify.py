@@ -114,7 +114,9 @@ def test_a_long_query_is_no_reason_to_refuse(verifier: ProofVerifier) -> None:
     assert ask(verifier, proof(), url=f"{URL}?{'q' * 20_000}")
 
 
-@pytest.mark.parametrize("alg", ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256"])
+@pytest.mark.parametrize(
+    "alg", ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256", "PS384", "PS512", "RS384", "RS512"]
+)
 def test_every_algorithm_verifies_when_allowed(clock: Clock, alg: str) -> None:
     """A proof by a key of this package, for each algorithm it knows."""
     key = generate_key(alg)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["key"]
 
-_ALGS = ("ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256")
+_ALGS = ("ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256", "PS384", "PS512", "RS384", "RS512")
 
 
 @click.group()

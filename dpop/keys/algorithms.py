@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 
 from dpop.errors import AlgorithmError, ArgumentTypeError
 
-__all__ = ["ALGORITHMS", "DEFAULT_ALGS", "Algorithm", "choose_alg", "parameters"]
+__all__ = ["ALGORITHMS", "DEFAULT_ALGS", "RSA_ALGS", "Algorithm", "choose_alg", "parameters"]
 
 
 class Algorithm(NamedTuple):
@@ -45,11 +45,18 @@ ALGORITHMS: Final[Mapping[str, Algorithm]] = MappingProxyType(
         "EdDSA": Algorithm("OKP", "Ed25519", None, 64),
         "PS256": Algorithm("RSA", None, "SHA-256", None),
         "RS256": Algorithm("RSA", None, "SHA-256", None),
+        "PS384": Algorithm("RSA", None, "SHA-384", None),
+        "PS512": Algorithm("RSA", None, "SHA-512", None),
+        "RS384": Algorithm("RSA", None, "SHA-384", None),
+        "RS512": Algorithm("RSA", None, "SHA-512", None),
     }
 )
 
+RSA_ALGS: Final = tuple(alg for alg, algorithm in ALGORITHMS.items() if algorithm.kty == "RSA")
+"""What every RSA key can sign by, best first: a longer hash makes an RSA signature no stronger."""
+
 # ES256 is what every server takes. Elliptic curves go before RSA, whose proofs are three times as long.
-DEFAULT_ALGS: Final = ("ES256", "Ed25519", "EdDSA", "ES384", "ES512", "PS256", "RS256")
+DEFAULT_ALGS: Final = ("ES256", "Ed25519", "EdDSA", "ES384", "ES512", *RSA_ALGS)
 
 
 @cache
@@ -68,7 +75,7 @@ def parameters(alg: str) -> tuple[Any, ...]:
     hashing = {"SHA-256": hashes.SHA256(), "SHA-384": hashes.SHA384(), "SHA-512": hashes.SHA512()}[algorithm.hash_name]
     if algorithm.kty == "EC":
         return (ec.ECDSA(hashing),)
-    if alg == "PS256":
+    if alg.startswith("PS"):
         # The salt is as long as the hash: RFC 7518 §3.5.
         return (padding.PSS(padding.MGF1(hashing), hashing.digest_size), hashing)
     return (padding.PKCS1v15(), hashing)

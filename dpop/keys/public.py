@@ -24,7 +24,7 @@ from dpop.errors import (
     InvalidKeyError,
     SignatureFormatError,
 )
-from dpop.keys.algorithms import ALGORITHMS, parameters
+from dpop.keys.algorithms import ALGORITHMS, RSA_ALGS, parameters
 from dpop.signature import check_raw, raw_to_der
 
 __all__ = ["CURVES", "REQUIRED_MEMBERS", "PublicKey", "decode_number", "decode_octets", "thumbprint"]
@@ -180,7 +180,7 @@ class PublicKey:
 
     @property
     def algs(self) -> tuple[str, ...]:
-        """The algorithms this key can verify, best first: ``("ES256",)``, ``("PS256", "RS256")``."""
+        """The algorithms this key can verify, best first: ``("ES256",)``; for RSA six, from ``PS256``."""
         return self._algs
 
     @property
@@ -347,7 +347,7 @@ def _read_rsa(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, .
         key = rsa.RSAPublicNumbers(e, n).public_key()
     except (ValueError, UnsupportedAlgorithm):  # pragma: no cover - the checks above leave nothing to refuse
         raise InvalidKeyError("the RSA key was refused by the cryptography library") from None
-    return key, ("PS256", "RS256"), (n.bit_length() + 7) // 8
+    return key, RSA_ALGS, (n.bit_length() + 7) // 8
 
 
 def _check_purpose(jwk: Mapping[str, object]) -> None:

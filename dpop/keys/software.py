@@ -195,7 +195,7 @@ class SoftwareKey:
         return signature
 
     def with_alg(self, alg: str) -> SoftwareKey:
-        """This key, signing by another of its names: Ed25519 or EdDSA, PS256 or RS256.
+        """This key, signing by another of its names: Ed25519 or EdDSA; of RSA, PS256, RS256 and others.
 
         :raises AlgorithmError: not one of :attr:`algs`.
         """
@@ -224,8 +224,8 @@ class SoftwareKey:
     ) -> None:
         """Write the private key to a file: PKCS#8 in PEM (RFC 5958), mode 0600, all of it or nothing.
 
-        The file does not say which of two names the key signs by: give ``alg`` to
-        :func:`dpop.load_key` for EdDSA and RS256. A symbolic link as ``path`` is refused.
+        The file does not say which of its names the key signs by: give ``alg`` to
+        :func:`dpop.load_key` for all names but the first. A symbolic link as ``path`` is refused.
 
         :param password: encrypts the file with the best cipher the cryptography package has.
         :param overwrite: replace a file that exists.

@@ -60,7 +60,7 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 def generate_key(alg: str = "ES256", *, algs: Iterable[str] | str | None = None) -> SoftwareKey:
     """A new key in memory.
 
-    :param alg: ES256, ES384, ES512, Ed25519, EdDSA, PS256 or RS256. RSA keys have 3072 bits, and
+    :param alg: ES256, ES384, ES512, Ed25519, EdDSA, or PS or RS with 256, 384 or 512. RSA keys have 3072 bits, and
         take a moment.
     :param algs: what the server accepts: ``dpop_signing_alg_values_supported`` of its metadata or the
         ``algs`` of its challenge. If ``alg`` is not among them, the best that is will be used.
@@ -86,7 +86,7 @@ def load_key(
         key kept elsewhere; bytes are the key itself, as PEM, DER or JWK, as they would be in a file; a dict
         is a JWK.
     :param password: of an encrypted key, or a function that asks for it and is called only if needed.
-    :param alg: which of the key's names to sign by (``EdDSA``, ``RS256``), where it has two.
+    :param alg: which of the key's names to sign by (``EdDSA``, ``RS256``), where it has several.
     :raises InvalidKeyError: not a private key that DPoP can use, or a URI that nothing here can open.
     :raises KeyFileError: the file cannot be read.
     :raises KeyPasswordError: the password is missing, wrong, or given for a key that is not encrypted.

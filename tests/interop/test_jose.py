@@ -20,7 +20,7 @@ from joserfc.jwk import import_key
 import dpop
 from dpop.keys import SoftwareKey
 
-ALGS = ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256"]
+ALGS = ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256", "PS384", "PS512", "RS384", "RS512"]
 TOKEN = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU"
 NONCE = "eyJ7S_zG.eyJH0-Z.HX4w-7v"
 

@@ -242,7 +242,9 @@ def test_a_second_try_has_an_assertion_of_its_own(app: Make, oidc_provider: Oidc
     assert [b"client_assertion=" in body for body in asked] == [True]
 
 
-@pytest.mark.parametrize("alg", ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256"])
+@pytest.mark.parametrize(
+    "alg", ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256", "PS384", "PS512", "RS384", "RS512"]
+)
 def test_every_algorithm(oidc_provider: OidcProvider, assertion_key: ECKey, alg: str) -> None:
     """Keys of every algorithm the server lists get tokens bound to them and can use them."""
     metadata = ask("GET", oidc_provider["issuer"] + "/.well-known/openid-configuration").json()

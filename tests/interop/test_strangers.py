@@ -21,9 +21,33 @@ TOKEN = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU"
 # longer hashes, which are in no profile of DPoP.
 CAN = {
     "dpop": ["ES256", "Ed25519", "PS256", "RS256"],
-    "jose": ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256"],
-    "oauth4webapi": ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256"],
-    "openid-client": ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256"],
+    "jose": ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256", "PS384", "PS512", "RS384", "RS512"],
+    "oauth4webapi": [
+        "ES256",
+        "ES384",
+        "ES512",
+        "Ed25519",
+        "EdDSA",
+        "PS256",
+        "RS256",
+        "PS384",
+        "PS512",
+        "RS384",
+        "RS512",
+    ],
+    "openid-client": [
+        "ES256",
+        "ES384",
+        "ES512",
+        "Ed25519",
+        "EdDSA",
+        "PS256",
+        "RS256",
+        "PS384",
+        "PS512",
+        "RS384",
+        "RS512",
+    ],
 }
 PAIRS = [(library, alg) for library, algs in CAN.items() for alg in algs]
 

@@ -5,7 +5,7 @@ import { createInterface } from "node:readline";
 
 import { calculateJwkThumbprint, decodeProtectedHeader, EmbeddedJWK, jwtVerify } from "jose";
 
-const algorithms = ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256"];
+const algorithms = ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256", "PS384", "PS512", "RS384", "RS512"];
 
 async function verify({ proof, method, url, access_token: token, nonce }) {
   const { payload } = await jwtVerify(proof, EmbeddedJWK, {

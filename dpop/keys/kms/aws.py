@@ -54,6 +54,10 @@ _ALGORITHMS: Final = {
     "EdDSA": "ED25519_SHA_512",
     "PS256": "RSASSA_PSS_SHA_256",
     "RS256": "RSASSA_PKCS1_V1_5_SHA_256",
+    "PS384": "RSASSA_PSS_SHA_384",
+    "PS512": "RSASSA_PSS_SHA_512",
+    "RS384": "RSASSA_PKCS1_V1_5_SHA_384",
+    "RS512": "RSASSA_PKCS1_V1_5_SHA_512",
 }
 
 # What the service takes of a message; a longer one is sent as its hash.

@@ -24,6 +24,7 @@ from dpop.errors import (
     KeyThrottledError,
     KeyUnavailableError,
 )
+from dpop.keys.algorithms import RSA_ALGS
 from dpop.keys.external import SignatureFormat
 from dpop.keys.kms.key import KmsKey
 from dpop.keys.kms.libraries import need, told, widen
@@ -39,7 +40,7 @@ _KEY: Final = re.compile(
     r"(?P<vault>https://[A-Za-z0-9.:-]+)/keys/(?P<key>[A-Za-z0-9-]{1,127})(?:/(?P<version>[0-9a-f]{32}))?"
 )
 
-_ALGORITHMS: Final = ("ES256", "ES384", "ES512", "PS256", "RS256")
+_ALGORITHMS: Final = ("ES256", "ES384", "ES512", *RSA_ALGS)
 _COORDINATES: Final = {"P-256": 32, "P-384": 48, "P-521": 66}
 
 # A signature is part of a request that somebody waits for: the library's own limits are minutes.

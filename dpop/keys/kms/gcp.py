@@ -55,6 +55,8 @@ _ALGORITHMS: Final = (
     (re.compile(r"EC_SIGN_ED25519"), "Ed25519"),
     (re.compile(r"RSA_SIGN_PSS_[0-9]+_SHA256"), "PS256"),
     (re.compile(r"RSA_SIGN_PKCS1_[0-9]+_SHA256"), "RS256"),
+    (re.compile(r"RSA_SIGN_PSS_[0-9]+_SHA512"), "PS512"),
+    (re.compile(r"RSA_SIGN_PKCS1_[0-9]+_SHA512"), "RS512"),
 )
 
 # A signature is part of a request that somebody waits for: the library's own limit is a minute.

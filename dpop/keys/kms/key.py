@@ -59,7 +59,7 @@ class KmsKey(ExternalKey):
         return self._algs
 
     def with_alg(self, alg: str) -> KmsKey:
-        """This key, signing by another of its names: PS256 or RS256.
+        """This key, signing by another of its names: of RSA, PS256, RS256 and others.
 
         :raises AlgorithmError: not one of :attr:`algs`.
         """

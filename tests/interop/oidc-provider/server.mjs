@@ -43,7 +43,12 @@ const configuration = {
       },
     },
   },
-  enabledJWA: { dPoPSigningAlgValues: ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256"] },
+  enabledJWA: {
+    dPoPSigningAlgValues: [
+      ...["ES256", "ES384", "ES512", "Ed25519", "EdDSA"],
+      ...["PS256", "PS384", "PS512", "RS256", "RS384", "RS512"],
+    ],
+  },
   pkce: { required: () => true },
   rotateRefreshToken: true,
   issueRefreshToken: () => true,
