@@ -142,6 +142,42 @@ def test_python_m_is_the_same_command() -> None:
     assert run("--help").stdout.startswith("Usage: dpop ")
 
 
+def test_a_proof_loads_only_what_it_needs(tmp_path: Path) -> None:
+    """What only a terminal, a network or a hardware key needs is not waited for."""
+    dpop.generate_key().save(tmp_path / "key.pem")
+    code = (
+        "import sys\nfrom dpop_cli.main import main\n"
+        f"try:\n    main(['proof', 'GET', 'https://a.example/', '--key', {str(tmp_path / 'key.pem')!r}])\n"
+        "except SystemExit as end:\n    assert end.code == 0, end.code\n"
+        "heavy = {'ssl', 'socket', 'asyncio', 'email', 'ctypes', 'platformdirs', 'subprocess'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    env = environment(DPOP_STATE_DIR=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+
+
+# --- the end of the process
+
+
+@pytest.mark.parametrize(
+    ("doing", "told", "status"),
+    [
+        ("atexit.register(print, 'registered'); sys.exit(3)", "registered\n", 3),
+        ("sys.stdout.write('x' * 100_000); sys.exit(0)", "x" * 100_000, 0),
+        ("threading.Thread(target=lambda: (time.sleep(0.2), print('finished'))).start(); sys.exit(1)", "finished\n", 1),
+    ],
+)
+def test_ending_at_once_loses_nothing(doing: str, told: str, status: int) -> None:
+    """What was registered for the end is done, what was printed is out, and a thread is waited for."""
+    code = (
+        "import atexit, sys, threading, time\nimport dpop_cli.main\nfrom dpop_cli.__main__ import run\n"
+        f"def command(**_):\n    {doing}\ndpop_cli.main.main = command\nrun()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == (told, "", status)
+
+
 # --- exit statuses
 
 

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import textwrap
 from typing import TYPE_CHECKING
 
 import click
@@ -22,6 +20,9 @@ def tell(kind: str, text: str) -> None:
     """Say something on stderr; at a terminal no line is broken within a word."""
     message = f"{kind}: {text}"
     if sys.stderr is not None and sys.stderr.isatty():
+        import shutil  # noqa: PLC0415 - these bring bz2 and more, and only a terminal needs them
+        import textwrap  # noqa: PLC0415
+
         width = min(shutil.get_terminal_size().columns, _WIDEST)
         message = textwrap.fill(message, width, break_long_words=False, break_on_hyphens=False)
     click.echo(message, err=True)
