@@ -46,7 +46,10 @@ def before(diff: str) -> str:
     return "".join(line[1:] if line[:1] in "- " else "\n" for line in diff.splitlines(keepends=True) if line[:1] != "+")
 
 
-@pytest.mark.parametrize(("heading", "diff"), blocks("diff"), ids=[heading for heading, _ in blocks("diff")])
+DIFFS = [(heading, diff) for heading, diff in blocks("diff") if heading != "curl"]
+
+
+@pytest.mark.parametrize(("heading", "diff"), DIFFS, ids=[heading for heading, _ in DIFFS])
 def test_a_recipe(heading: str, diff: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe runs as printed and its requests are accepted; its Bearer version is valid Python."""
     compile(before(diff), heading, "exec")
@@ -101,12 +104,12 @@ def test_a_snippet(heading: str, code: str) -> None:
 
 
 def test_the_curl_recipe(tmp_path: Path) -> None:
-    """The shell lines run as printed; the API accepts the request once it has given its nonce."""
-    (recipe,) = [text for heading, text in blocks("console") if heading == "curl"]
+    """The shell lines run as printed, with a nonce challenge in between; the Bearer line runs too, and is refused."""
+    (recipe,) = [text for heading, text in blocks("diff") if heading == "curl"]
     key = tmp_path / "key.pem"
-    script = "\n".join(line.removeprefix("$ ") for line in recipe.splitlines())
-    generate, call = script.splitlines()
-    with DPoPTestServer(nonces="none") as server:
+    generate, call = after(recipe).split("\n\n")
+    bearer = before(recipe).strip()
+    with DPoPTestServer(nonces="rotating") as server:
         environment = {
             **os.environ,
             "API": server.origin,
@@ -119,4 +122,9 @@ def test_the_curl_recipe(tmp_path: Path) -> None:
             ["bash", "-ec", f"set -o pipefail; {call}"], cwd=tmp_path, env=environment, check=True, capture_output=True
         )
         assert b"alice" in ran.stdout
-        assert [request.status for request in server.requests] == [200]
+        assert [request.status for request in server.requests] == [401, 200]
+        server.reset()
+        subprocess.run(
+            ["bash", "-ec", bearer], cwd=tmp_path, env={**environment, "TOKEN": token}, check=True, capture_output=True
+        )
+        assert [request.status for request in server.requests] == [401]
