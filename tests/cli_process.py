@@ -18,6 +18,10 @@ import click
 from click.testing import CliRunner, Result
 from dpop_cli.main import main
 
+# What can be read on light and on dark terminals alike: bold, red, green and magenta.
+READABLE = {"0", "1", "31", "32", "35"}
+STYLES = re.compile(r"\x1b\[([0-9;]*)m")
+
 DPOP = (sys.executable, "-m", "dpop_cli")
 
 # Makes the terminal on its stdin the controlling one, as a shell would, and goes on as dpop.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_process import AtTerminal, examples, invoke, run, run_script
+from cli_process import READABLE, STYLES, AtTerminal, examples, invoke, run, run_script
 from dpop_cli.demo import demo, present
 from dpop_cli.demo_client import on_the_wire, send
 from dpop_cli.demo_story import Step, story
@@ -165,6 +165,7 @@ def test_colours_at_a_terminal_unless_no_color(tmp_path: Path) -> None:
     with AtTerminal("demo", cwd=tmp_path, env={"NO_COLOR": "1"}) as plain:
         assert plain.end() == 0
     assert "\x1b[32m" in terminal.shown
+    assert set(STYLES.findall(terminal.shown)) <= READABLE
     assert "\x1b" not in plain.shown
     assert len(ANSI.sub("", terminal.shown).splitlines()) == len(plain.shown.splitlines())
 

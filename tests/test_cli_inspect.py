@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 import pytest
-from cli_process import AtTerminal, examples, invoke, run, run_script, with_url
+from cli_process import READABLE, STYLES, AtTerminal, examples, invoke, run, run_script, with_url
 from dpop_cli.inspect import inspect
 from dpop_cli.inspect_input import seen_requests
 from hypothesis import given
@@ -384,6 +384,7 @@ def test_colours_at_a_terminal_unless_no_color(tmp_path: Path) -> None:
     with AtTerminal("inspect", proof(), cwd=tmp_path, env={"NO_COLOR": "1"}) as plain:
         assert plain.end() == 0
     assert "\x1b[32m" in terminal.shown
+    assert set(STYLES.findall(terminal.shown)) <= READABLE
     assert "\x1b" not in plain.shown
     assert "\x1b" not in run("inspect", stdin=proof()).stdout
 

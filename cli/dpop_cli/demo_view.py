@@ -14,6 +14,7 @@ import click
 
 from dpop.keys import thumbprint
 from dpop_cli.demo_story import Scene, Step
+from dpop_cli.palette import BAD, GOOD, TITLE, WAITING
 
 __all__ = ["Glyphs", "View", "as_json"]
 
@@ -65,10 +66,10 @@ class View:
     def lines(self, number: int, step: Step) -> Iterator[str]:
         """One step, from its title to its moral."""
         head = f"{self._glyphs.rule * 2} {number}  {step.title} "
-        yield self._style(head + self._glyphs.rule * (_WIDTH - len(head)), bold=True)
+        yield self._style(head + self._glyphs.rule * (_WIDTH - len(head)), **TITLE)
         yield from _wrapped(step.text, "   ")
         for name, value in step.facts.items():
-            yield f"   {self._style(f'{name:<12}', fg='cyan')}{value}"
+            yield f"   {name:<12}{value}"
         for scene in step.scenes:
             yield ""
             yield from self._scene(scene)
@@ -76,14 +77,14 @@ class View:
             yield ""
             yield from _wrapped(step.moral, "   ")
         for problem in step.problems:
-            yield self._style(f"   This did not go as it must; expected: {problem}.", fg="red", bold=True)
+            yield self._style(f"   This did not go as it must; expected: {problem}.", **BAD)
         yield ""
 
     def _scene(self, scene: Scene) -> Iterator[str]:
         exchange = scene.exchange
         if scene.caption:
             yield f"   {scene.caption}"
-        yield f"   {self._style(f'{exchange.method} {exchange.url}', bold=True)}"
+        yield f"   {self._style(f'{exchange.method} {exchange.url}', **TITLE)}"
         scheme, _, token = exchange.sent.get("Authorization", "").partition(" ")
         if token:
             yield self._row("", "", f"Authorization: {scheme} {self._short(token)}", "")
@@ -115,9 +116,9 @@ class View:
     def _answer(self, scene: Scene) -> Iterator[str]:
         exchange = scene.exchange
         good = exchange.status < 300
-        color = "green" if good else "yellow" if scene.error == "use_dpop_nonce" else "red"
+        style = GOOD if good else WAITING if scene.error == "use_dpop_nonce" else BAD
         status = f"{exchange.status} {scene.error or HTTPStatus(exchange.status).phrase}"
-        yield f"   {self._glyphs.answer} {self._style(status, fg=color, bold=True)}"
+        yield f"   {self._glyphs.answer} {self._style(status, **style)}"
         for name, note in scene.answer.items():
             value = exchange.json.get(name, exchange.answer(name))
             if value is not None:
@@ -132,13 +133,11 @@ class View:
     def _row(self, group: str, name: str, value: str, note: str) -> str:
         """``| header  typ  dpop+jwt   what it is for``; names of answers are longer than those of claims."""
         left = f"{group:<8}{name:<7}" if len(name) < 7 else f"{name:<15}"
-        line = (
-            f"   {self._glyphs.bar} {self._style(left, fg='cyan')}{value}" if name else f"   {self._glyphs.bar} {value}"
-        )
+        line = f"   {self._glyphs.bar} {left if name else ''}{value}"
         if not note:
             return line
         gap = " " * max(2, 22 - len(value))
-        return f"{line}{gap}{self._style(note, dim=True)}"
+        return f"{line}{gap}{note}"
 
     def _short(self, value: str) -> str:
         return value if len(value) <= _SHOWN + 3 else value[:_SHOWN] + self._glyphs.ellipsis

@@ -13,6 +13,7 @@ import click
 
 from dpop.server import CheckVerdict, ProofReport
 from dpop_cli.inspect_input import SeenRequest
+from dpop_cli.palette import BAD, GOOD, TITLE
 
 __all__ = ["ProofView", "report_as_json"]
 
@@ -65,25 +66,25 @@ class ProofView:
         if number is not None:
             answered = f" -> {request.status}" if request.status is not None else ""
             title = f"{number}. {_shown(request.method or '')} {_shown(request.url or 'a request')}{answered}"
-            yield self._style(title, bold=True)
+            yield self._style(title, **TITLE)
         yield from self._members("Header", report.header, report, at)
         yield from self._members("Claims", report.claims, report, at)
-        yield self._style("Checks", bold=True)
+        yield self._style("Checks", **TITLE)
         for check in report.checks:
             yield from self._check(check)
         yield ""
         if report.refusal is None:
             unknown = any(check.verdict == "not judged" and check.name != "replay" for check in report.checks)
             verdict = "Good, as far as it was judged." if unknown else "Good: a server accepts it, once."
-            yield self._style(verdict, fg="green", bold=True)
+            yield self._style(verdict, **GOOD)
         else:
             verdict = f"A server refuses it: {report.refusal.error} ({report.refusal.reason})."
-            yield self._style(verdict, fg="red", bold=True)
+            yield self._style(verdict, **BAD)
         if number is not None:
             yield ""
 
     def _members(self, title: str, members: Mapping[str, Any] | None, report: ProofReport, at: float) -> Iterator[str]:
-        yield self._style(title, bold=True)
+        yield self._style(title, **TITLE)
         if members is None:
             yield "  cannot be read"
             return
@@ -95,16 +96,16 @@ class ProofView:
             elif name in {"iat", "exp", "nbf"} and isinstance(value, int | float) and not isinstance(value, bool):
                 shown += _when(value, at)
             first, *rest = textwrap.wrap(shown, _WIDTH - 9, break_on_hyphens=False) or [""]
-            yield f"  {self._style(f'{_shown(name):<6}', fg='cyan')} {first}"
+            yield f"  {_shown(name):<6} {first}"
             yield from (f"         {line}" for line in rest)
 
     def _check(self, check: CheckVerdict) -> Iterator[str]:
-        mark, color = {"passed": ("ok", "green"), "failed": ("FAILED", "red")}.get(check.verdict, ("-", None))
-        mark = self._style(f"{mark:<6}", fg=color) if color else f"{mark:<6}"
+        mark, style = {"passed": ("ok", GOOD), "failed": ("FAILED", BAD)}.get(check.verdict, ("-", {}))
+        mark = self._style(f"{mark:<6}", **style)
         note = check.rule
         if check.verdict == "not judged":
             note = f"not judged; {_LACKING.get(check.name, 'what it needs is missing')}"
-        yield f"  {mark} {_QUESTIONS[check.name]:<30} {self._style(note, dim=True)}"
+        yield f"  {mark} {_QUESTIONS[check.name]:<30} {note}"
         if check.refusal is not None:
             yield from textwrap.wrap(
                 check.refusal.detail, _WIDTH - 9, initial_indent=" " * 9, subsequent_indent=" " * 9

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dpop.tokens import TokenSet
+from dpop_cli.palette import TITLE
 
 __all__ = ["as_facts", "as_lines", "duration", "moment"]
 
@@ -65,5 +66,5 @@ def _expiry(when: float | None, now: float) -> str:
     if when is None:
         return "of unknown life"
     if when <= now:
-        return click.style("expired", bold=True) + f" {duration(now - when)} ago"
+        return click.style("expired", **TITLE) + f" {duration(now - when)} ago"
     return f"for {duration(when - now)}, until {moment(when)}"
