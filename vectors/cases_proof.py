@@ -8,7 +8,21 @@ from typing import Any
 from case import ATH, LIMITS, NOW, RESOURCE, Case, bad, case, defect, draft
 
 from dpop.testing.defects import DEFECTS
-from dpop.testing.defects.forge import ED, ED448, K256, P384, RSA_2048, SHORT_X, A, b64u, sha256, thumbprint, to_json
+from dpop.testing.defects.forge import (
+    ED,
+    ED448,
+    K256,
+    P384,
+    RSA_2048,
+    RSA_2048_RS384,
+    RSA_2048_RS512,
+    SHORT_X,
+    A,
+    b64u,
+    sha256,
+    thumbprint,
+    to_json,
+)
 
 # What the server or the request of a defect must be, if not as usual; the key is what the token is bound to.
 _BESIDES: dict[str, dict[str, Any]] = {
@@ -110,7 +124,31 @@ def accept() -> list[Case]:
         ),
         defect("ok-iat-age-60"),
         case("ok-rs256", key=RSA_2048),
+        case("ok-rs384", key=RSA_2048_RS384, limits={"algs": ["RS384"]}),
+        case("ok-rs512", key=RSA_2048_RS512, limits={"algs": ["RS512"]}),
     ]
+
+
+def header() -> list[Case]:
+    """The header, and an algorithm that is good and not taken."""
+    refused = bad(
+        "alg-unsupported-RS512", "alg_refused", "of the names of this key, RS256 is taken", key=RSA_2048_RS512
+    )
+    return [*group("header"), refused]
+
+
+def signature() -> list[Case]:
+    """The signature. An RSA key signs by several hashes, so the name in the header has to be the one that counts."""
+    honest = draft("signature-rs512-of-sha256", key=RSA_2048_RS512)
+    short = bad(
+        honest.jti,
+        "signature_invalid",
+        "signed as RS256, which is allowed too",
+        key=RSA_2048_RS512,
+        proof=honest.proof(pen=RSA_2048.sign),
+        limits={"algs": ["RS256", "RS512"]},
+    )
+    return [*group("signature"), short]
 
 
 def htu() -> list[Case]:

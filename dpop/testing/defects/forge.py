@@ -121,11 +121,19 @@ class EdKey:
         return self.key.sign(data)
 
 
+# What stands before the hash in a signature: RFC 8017 §9.2, note 1.
+_DIGEST_INFO = {
+    "RS256": ("sha256", "3031300d060960864801650304020105000420"),
+    "RS384": ("sha384", "3041300d060960864801650304020205000430"),
+    "RS512": ("sha512", "3051300d060960864801650304020305000440"),
+}
+
+
 class RSAKey:
     """An RSA key of the primes that follow two hashes of its name by the given distances."""
 
-    def __init__(self, name: str, bits: int, distances: tuple[int, int], e: int = 65537) -> None:
-        self.alg = "RS256"
+    def __init__(self, name: str, bits: int, distances: tuple[int, int], e: int = 65537, *, alg: str = "RS256") -> None:
+        self.alg = alg
         p, q = (_prime(f"{name}/{letter}", bits // 2, far) for letter, far in zip("pq", distances, strict=True))
         self.e = e
         self.n: int = p * q
@@ -134,9 +142,9 @@ class RSAKey:
         self.public_jwk: Members = {"kty": "RSA", "n": b64u(_octets(self.n)), "e": b64u(_octets(e))}
 
     def sign(self, data: bytes) -> bytes:
-        """RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 §8.2.1). With e = 1 it needs no private key."""
-        prefix = bytes.fromhex("3031300d060960864801650304020105000420")
-        tail = b"\x00" + prefix + sha256(data)
+        """RSASSA-PKCS1-v1_5 with the hash of ``alg`` (RFC 8017 §8.2.1). With e = 1 it needs no private key."""
+        hash_name, prefix = _DIGEST_INFO[self.alg]
+        tail = b"\x00" + bytes.fromhex(prefix) + hashlib.new(hash_name, data).digest()
         block = b"\x00\x01" + b"\xff" * (self.size - 2 - len(tail)) + tail
         return pow(int.from_bytes(block, "big"), self._d, self.n).to_bytes(self.size, "big")
 
@@ -192,6 +200,8 @@ def make(header: Any, payload: Any, pen: Pen) -> str:
 
 
 RSA_2048 = RSAKey("RSA 2048", 2048, (274, 155))
+RSA_2048_RS384 = RSAKey("RSA 2048", 2048, (274, 155), alg="RS384")
+RSA_2048_RS512 = RSAKey("RSA 2048", 2048, (274, 155), alg="RS512")
 RSA_1024 = RSAKey("RSA 1024", 1024, (375, 218))
 RSA_E1 = RSAKey("RSA 2048", 2048, (274, 155), e=1)
 RSA_E_HUGE = RSAKey("RSA 2048", 2048, (274, 155), e=2**64 + 13)
