@@ -115,6 +115,18 @@ def test_headers_that_come_once_push_no_other_out() -> None:
     assert header_of("known") is known
 
 
+@pytest.mark.parametrize(("bits", "kept"), [(2048, True), (4096, True), (8192, False)])
+def test_the_longest_proofs_fit(bits: int, kept: bool) -> None:
+    """With an RSA key of any size and half of what the claims may hold; a header of up to 4096 bits is kept."""
+    number = b64u(b"\xff" * (bits // 8))
+    header = {"typ": "dpop+jwt", "alg": "PS512", "jwk": {"kty": "RSA", "n": number, "e": "AQAB"}}
+    claims = {"jti": "j" * 128, "htm": "OPTIONS", "htu": "u" * 2048, "iat": 1, "ath": "a" * 43, "nonce": "n" * 128}
+    proof = ".".join([b64u(json.dumps(part).encode()) for part in (header, claims)] + [number])
+    first, second, third = (parse_compact(proof, max_length=8192, max_depth=8).header for _ in range(3))
+    assert first.members == header
+    assert (second is third) is kept
+
+
 def test_headers_that_are_kept_are_bounded() -> None:
     """More clients than are remembered are read anew, and none is taken for another."""
     for turn in range(3):
