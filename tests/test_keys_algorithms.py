@@ -108,6 +108,12 @@ def test_a_hostile_list_makes_a_short_message() -> None:
     assert "more" in message
 
 
+def test_what_this_side_has_is_shown_whole() -> None:
+    """It is ours to say and of a known length; which of them to add to the server is then clear."""
+    with pytest.raises(AlgorithmError, match=f"this side has {', '.join(DEFAULT_ALGS)}$"):
+        choose_alg(["ES256K"])
+
+
 @given(st.lists(NAMES), st.lists(NAMES))
 def test_a_choice_is_in_both_lists_and_in_the_table(listed: list[str], supported: list[str]) -> None:
     """Whatever both sides say, the choice is one of both, or there is none."""

@@ -50,7 +50,7 @@ def key_options(command: _Function) -> _Function:
     """Add ``--key`` and its password; :func:`load_key` takes the options as they come."""
     command = secret_options("password", "the key's password, or its token's PIN")(command)
     command = click.option(
-        "--alg", metavar="ALG", help="Which of the key's names to sign by: EdDSA, or RS256 and the like."
+        "--alg", metavar="ALG", help="Which of the key's names to sign by: EdDSA, or of RSA such as RS256, PS512."
     )(command)
     return click.option(
         "--key",

@@ -109,11 +109,13 @@ def choose_alg(server_algs: Iterable[str] | str | None, supported: Sequence[str]
     for alg in ours:
         if alg in listed:
             return alg
-    raise AlgorithmError(f"no common algorithm: the server accepts {_shown(listed)}, this side has {_shown(ours)}")
+    raise AlgorithmError(
+        f"no common algorithm: the server accepts {_shown(listed)}, this side has {', '.join(ours) or 'none'}"
+    )
 
 
 def _shown(algs: Sequence[str]) -> str:
-    """Some names for a message: a server may list anything, at any length."""
+    """Some of a server's names for a message: it may list anything, at any length."""
     names = [f"{alg:.20}" if alg.isascii() and alg.isprintable() else "?" for alg in algs[:_MAX_SHOWN]]
     if len(algs) > _MAX_SHOWN:
         names.append(f"and {len(algs) - _MAX_SHOWN} more")
