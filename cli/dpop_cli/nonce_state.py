@@ -130,10 +130,12 @@ class NonceState:
         """
         count = 0
         for path in self._files():
+            if _in_the_making(path):
+                continue  # whoever writes it learns after this, however the two commands were started
             kept = self._read(path)
             if kept is None:
                 # What a crash has left is nobody's, so it goes with everything only.
-                matches = jkt is None and origin is None and not _in_the_making(path)
+                matches = jkt is None and origin is None
             else:
                 matches = jkt in {None, kept.key.jkt} and origin in {None, kept.key.origin}
             if matches:
