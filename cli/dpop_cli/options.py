@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import click
@@ -137,16 +136,18 @@ def check_key_source(source: str) -> None:
 # --- the request
 
 
-@dataclass(frozen=True, slots=True)
-class ProofRequest:
+class ProofRequest(NamedTuple):
     """One request as a person describes it, and the proof for it."""
 
     method: str
     url: str
-    dpop_fields: list[tuple[str, str]] = field(repr=False)
+    dpop_fields: list[tuple[str, str]]
     """The proof in its header field; more fields, or none, where that is the defect."""
-    token: str | None = field(repr=False)
+    token: str | None
     defect: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<ProofRequest {self.method} {self.url}>"
 
     @classmethod
     def of(cls, method: str, url: str, options: dict[str, Any], *, signed: bool = True) -> ProofRequest:
@@ -196,13 +197,15 @@ def hint_at_case(method: str) -> None:
         hint(f"the method stays as written: to a server, {method} is another method than {method.upper()}")
 
 
-@dataclass(frozen=True, slots=True)
-class NonceChoice:
+class NonceChoice(NamedTuple):
     """The nonce a person named, or the one that an earlier command learnt."""
 
-    given: str | None = field(repr=False)
+    given: str | None
     saved: bool
     left_out: bool
+
+    def __repr__(self) -> str:
+        return f"<NonceChoice given={self.given is not None} saved={self.saved} left_out={self.left_out}>"
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> NonceChoice:
