@@ -11,9 +11,8 @@ treatment, through the pool classes of every pool manager.
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, TypeVar, cast
@@ -190,9 +189,9 @@ def _drained(raw: BaseHTTPResponse) -> bool:
     if connection.sock is None or (raw.length_remaining or 0) > left:
         return False  # the server closes it anyway, or there is too much to read
     deadline = time.monotonic() + DRAIN_SECONDS
-    with contextlib.suppress(Exception), _deadline(connection.sock) as limit:
+    with contextlib.suppress(Exception):
         while (seconds := deadline - time.monotonic()) > 0:
-            limit(seconds)
+            connection.sock.settimeout(seconds)  # urllib3 sets it again before each use
             chunk = raw.read1(left, decode_content=False)
             left -= len(chunk)
             if not chunk:
@@ -277,14 +276,3 @@ class _Rejoined:
 
     def close(self) -> None:
         self.closed = True
-
-
-@contextlib.contextmanager
-def _deadline(sock: socket.socket) -> Iterator[Callable[[float], None]]:
-    """Lets a caller bound single reads from a connection's socket, whatever its timeout is."""
-    before = sock.gettimeout()
-    try:
-        yield sock.settimeout
-    finally:
-        with contextlib.suppress(OSError):
-            sock.settimeout(before)

@@ -329,3 +329,21 @@ def test_any_htu_is_accepted_or_refused(claim: str) -> None:
     """The claim that is a language of its own."""
     accepted_or_refused(proof(htu=claim))
     accepted_or_refused(proof(htu=URL + claim))
+
+
+def test_a_used_nonce_is_remembered_for_the_skew_as_well() -> None:
+    """Processes that share a store of used nonces may differ by the skew: one that is behind must not accept it."""
+    kept: dict[str, float] = {}
+
+    class Store:
+        def add(self, key: str, expires_at: float) -> bool:
+            kept[key] = expires_at
+            return True
+
+    issuer = NonceIssuer(single_use=Store(), slot=60, window=3, clock=lambda: NOW)
+    judge = ProofVerifier(replay=None, nonces=issuer, skew=17, clock=lambda: NOW)
+    nonce = issuer.issue()
+    ask(judge, proof(nonce=nonce))
+    verdict = issuer.check(nonce, KEY.thumbprint)
+    assert verdict is not None
+    assert list(kept.values()) == [verdict.expires_at + 17]

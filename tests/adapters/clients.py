@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import anyio
 import httpx
 import httpx2
 import requests
@@ -62,8 +63,8 @@ class Client(ABC):
     def bytes_body(self, octets: bytes) -> Any:
         return {"content": octets}
 
-    def file_body(self, octets: bytes) -> Any | None:
-        """A file-like body that can be rewound, or None where the library takes none."""
+    def file_body(self, octets: bytes) -> Any:
+        """A file-like body that can be rewound."""
         return {"content": io.BytesIO(octets)}
 
     def stream_body(self, octets: bytes) -> Any:
@@ -141,7 +142,7 @@ class RequestsClient(Client):
     def bytes_body(self, octets: bytes) -> Any:
         return {"data": octets}
 
-    def file_body(self, octets: bytes) -> Any | None:
+    def file_body(self, octets: bytes) -> Any:
         return {"data": io.BytesIO(octets)}
 
     def stream_body(self, octets: bytes) -> Any:
@@ -212,8 +213,8 @@ class AsyncHttpxClient(Client):
             response.status_code, dict(response.headers), response.content, [r.status_code for r in response.history]
         )
 
-    def file_body(self, octets: bytes) -> Any | None:
-        return None  # the library takes no synchronous file from an asynchronous client
+    def file_body(self, octets: bytes) -> Any:
+        return {"content": anyio.wrap_file(io.BytesIO(octets))}
 
     def stream_body(self, octets: bytes) -> Any:
         return {"content": async_one_shot(octets)}

@@ -852,6 +852,20 @@ def test_a_cut_off_400_fails_as_the_library_fails(client: Callable[..., Any], na
         assert [request.nonce for request in server.requests] == [None, "n1"]
 
 
+def test_a_400_whose_chunks_break_off_is_not_taken_for_whole(client: Callable[..., Any], name: str) -> None:
+    """A chunked 400 that ends too early while it is looked into: the caller gets the library's error, not a part."""
+
+    def body() -> Iterator[bytes]:
+        yield b'{"error":"use_dp'
+        raise ConnectionAbortedError
+
+    with Recorder(script(Answer(400, [("DPoP-Nonce", "n1")], body()))) as server:
+        one = client(origins=server.origin)
+        expected = requests.exceptions.ChunkedEncodingError if name == "requests" else one.library.RemoteProtocolError
+        with pytest.raises(expected):
+            one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}))
+
+
 def test_a_nonce_survives_the_failure_of_its_retry(client: Callable[..., Any]) -> None:
     """The retry's connection drops: the next call still carries the nonce the challenge gave."""
     with Recorder(script(challenge("n1"), Answer(drop=True), Answer(200))) as server:
@@ -899,11 +913,95 @@ def test_a_stream_refused_by_goaway_is_signed_again(
     name: str, client: Callable[..., Any], authority: Authority
 ) -> None:
     """A server ends its connection gracefully: the library sends the stream again, with another proof."""
-    answers = script(Answer(200), Answer(drop=True), Answer(200))
-    with Http2Recorder(answers, tls=authority.server_context(http2=True)) as server:
-        one = client(origins=server.origin, access_token=TOKEN, http2=True, **tls_options(name, authority))
-        for _ in range(2):
-            assert one.send("POST", server.url("/r"), body=one.bytes_body(BODY)).status == 200
-        assert [request.connection for request in server.requests] == [1, 1, 2]
-        assert [request.body for request in server.requests] == [BODY] * 3
-        assert_fresh(server.requests, "https")
+    for kind in ("bytes", "file", "multipart"):
+        answers = script(Answer(200), Answer(drop=True), Answer(200))
+        with Http2Recorder(answers, tls=authority.server_context(http2=True)) as server:
+            one = client(origins=server.origin, access_token=TOKEN, http2=True, **tls_options(name, authority))
+            for _ in range(2):
+                body = getattr(one, f"{kind}_body")(BODY)
+                assert one.send("POST", server.url("/r"), body=body).status == 200
+            assert [request.connection for request in server.requests] == [1, 1, 2]
+            assert [BODY in request.body for request in server.requests] == [True] * 3
+            assert_fresh(server.requests, "https")
+
+
+# -- the caller's own settings of one request --------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+def test_a_callers_trace_hears_of_every_request(name: str, client: Callable[..., Any]) -> None:
+    """The library's trace extension tells of both requests on the wire, from their headers to their end."""
+    heard: list[str] = []
+
+    def trace(event: str, _info: Any) -> None:
+        heard.append(event)
+
+    async def async_trace(event: str, info: Any) -> None:
+        trace(event, info)
+
+    with Recorder(script(challenge("n1"), Answer(200))) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        extensions = {"trace": async_trace if name.endswith("-async") else trace}
+        assert one.send("GET", server.url("/r"), extensions=extensions).status == 200
+    for event in ("send_request_headers.started", "receive_response_headers.complete", "response_closed.complete"):
+        assert heard.count(f"http11.{event}") == 2
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+def test_to_drop_a_challenge_shortens_no_timeout_of_the_retry(name: str, client: Callable[..., Any]) -> None:
+    """A second is enough to drain a challenge; the answer to the retry may take as long as the caller allows."""
+
+    def handler(request: Received) -> Answer:
+        if request.nonce is None:
+            return challenge("n1")
+        time.sleep(1.3)
+        return Answer(200)
+
+    with Recorder(handler) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        assert one.send("GET", server.url("/r"), timeout=20).status == 200
+
+
+def test_a_400_is_not_looked_into_beyond_its_limit(name: str) -> None:
+    """Ten kilobytes are looked at: a 400 that goes on reaches the caller while the server still sends it."""
+    handed_over = threading.Event()
+    in_time: list[bool] = []
+
+    def endless() -> Iterator[bytes]:
+        yield b"x" * 20_000
+        in_time.append(handed_over.wait(10))
+        yield b"x"
+
+    answer = Answer(400, [("DPoP-Nonce", "n1")], endless())
+    with Recorder(lambda _: answer) as server:
+        with make(name, origins=server.origin) as one:
+            assert first_octets(one, server.url("/token")) == b"x"
+            handed_over.set()
+    assert False not in in_time
+
+
+class OneWayFile(io.RawIOBase):
+    """A file that is read once and tells nobody where it is."""
+
+    def __init__(self, octets: bytes) -> None:
+        self.octets = octets
+
+    def read(self, size: int = -1) -> bytes:
+        size = len(self.octets) if size < 0 else size
+        taken, self.octets = self.octets[:size], self.octets[size:]
+        return taken
+
+    def readable(self) -> bool:
+        return True
+
+
+def test_a_multipart_body_that_cannot_go_back_is_sent_once(client: Callable[..., Any], name: str) -> None:
+    """A challenge to a form with a pipe in it reaches the caller, and the nonce is kept."""
+    with Recorder(script(challenge("n1"), Answer(200))) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        body = {"files": {"file": ("name.bin", OneWayFile(BODY))}}
+        # requests reads the file into memory before, and so can send it again.
+        expected = [401, 200] if name == "requests" else [401]
+        assert one.send("POST", server.url("/r"), body=body).status == expected[-1]
+        assert len(server.requests) == len(expected)
+        assert BODY in server.requests[0].body
