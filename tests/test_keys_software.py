@@ -218,7 +218,7 @@ def test_only_octets_are_signed(alg: str, octets: Any) -> None:
         KEYS[alg].sign(octets)
 
 
-# --- two names of one key
+# --- the names of one key
 
 
 @pytest.mark.parametrize(("first", "second"), [("Ed25519", "EdDSA"), ("PS256", "RS256"), ("PS256", "PS512")])
@@ -420,7 +420,7 @@ def test_saving_needs_a_path(path: Any) -> None:
 
 @pytest.mark.parametrize("alg", KEYS)
 def test_a_jwk_comes_back_with_its_algorithm(alg: str) -> None:
-    """The private JWK says which of two names the key signs by; the public one has no private member."""
+    """The private JWK says which of its names the key signs by; the public one has no private member."""
     key = KEYS[alg]
     private = key.to_jwk(private=True)
     back = SoftwareKey.from_jwk(json.loads(json.dumps(private)))

@@ -101,7 +101,7 @@ def generate(
     click.echo(f"{name}: a new {made.alg} key, {'encrypted' if password is not None else 'not encrypted'}")
     click.echo(f"thumbprint (jkt): {made.thumbprint}")
     if made.alg != made.algs[0]:
-        hint(f"a file does not say which of two names its key signs by; add --alg {made.alg} wherever you use it")
+        hint(f"a file does not say which of its names the key signs by; add --alg {made.alg} wherever you use it")
     if os.environ.get("DPOP_KEY") != out:
         hint(f"name it with --key {name}, or once for all with: export DPOP_KEY={name}")
 
