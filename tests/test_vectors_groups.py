@@ -140,6 +140,9 @@ def test_anyone_can_make_the_proofs_again(proof: str, request: pytest.FixtureReq
         made = dpop.der_to_raw(der)
     else:
         made = key.with_alg(members["alg"]).sign(signed)
+    if members["alg"].startswith("PS"):  # which has a new salt each time
+        assert (len(made), b64url_encode(made) == signature) == (256, False)
+        return
     # The one that has the other s of the two that verify.
     assert (b64url_encode(made) == signature) is (request.node.callspec.id != "ok-high-s")
 

@@ -14,11 +14,11 @@ from dpop.testing.defects.forge import (
     K256,
     P384,
     RSA_2048,
-    RSA_2048_RS384,
-    RSA_2048_RS512,
     SHORT_X,
     A,
+    RSAKey,
     b64u,
+    rsa_2048,
     sha256,
     thumbprint,
     to_json,
@@ -124,31 +124,44 @@ def accept() -> list[Case]:
         ),
         defect("ok-iat-age-60"),
         case("ok-rs256", key=RSA_2048),
-        case("ok-rs384", key=RSA_2048_RS384, limits={"algs": ["RS384"]}),
-        case("ok-rs512", key=RSA_2048_RS512, limits={"algs": ["RS512"]}),
+        case("ok-rs384", key=rsa_2048("RS384"), limits={"algs": ["RS384"]}),
+        case("ok-rs512", key=rsa_2048("RS512"), limits={"algs": ["RS512"]}),
+        case("ok-ps256", key=rsa_2048("PS256")),
+        case("ok-ps384", key=rsa_2048("PS384"), limits={"algs": ["PS384"]}),
+        case("ok-ps512", key=rsa_2048("PS512"), limits={"algs": ["PS512"]}),
     ]
 
 
 def header() -> list[Case]:
     """The header, and an algorithm that is good and not taken."""
     refused = bad(
-        "alg-unsupported-RS512", "alg_refused", "of the names of this key, RS256 is taken", key=RSA_2048_RS512
+        "alg-unsupported-RS512", "alg_refused", "of the names of this key, RS256 is taken", key=rsa_2048("RS512")
     )
     return [*group("header"), refused]
 
 
 def signature() -> list[Case]:
-    """The signature. An RSA key signs by several hashes, so the name in the header has to be the one that counts."""
-    honest = draft("signature-rs512-of-sha256", key=RSA_2048_RS512)
-    short = bad(
-        honest.jti,
-        "signature_invalid",
-        "signed as RS256, which is allowed too",
-        key=RSA_2048_RS512,
-        proof=honest.proof(pen=RSA_2048.sign),
-        limits={"algs": ["RS256", "RS512"]},
-    )
-    return [*group("signature"), short]
+    """The signature. An RSA key signs in many ways, so the one that the header names has to be the one that counts."""
+    return [
+        *group("signature"),
+        _signed_as("sig-rs512-of-sha256", "RS512", rsa_2048("RS256"), "signed as RS256, which is allowed too"),
+        _signed_as("sig-ps256-as-rs256", "RS256", rsa_2048("PS256"), "signed as PS256, which is allowed too"),
+        _signed_as("sig-rs256-as-ps256", "PS256", rsa_2048("RS256"), "signed as RS256, which is allowed too"),
+        _signed_as("sig-ps256-no-salt", "PS256", rsa_2048("PS256", salt_size=0), _SALT),
+        _signed_as("sig-ps512-salt-32", "PS512", rsa_2048("PS512", salt_size=32), _SALT),
+        _signed_as("sig-ps512-mgf1-sha1", "PS512", rsa_2048("PS512", mask="sha1"), "RFC 7518 3.5: the same hash"),
+    ]
+
+
+_SALT = "RFC 7518 3.5: as long as the hash"
+
+
+def _signed_as(name: str, alg: str, signer: RSAKey, note: str) -> Case:
+    """A signature that is right for ``signer`` and not for the ``alg`` in the header."""
+    key = rsa_2048(alg)
+    proof = draft(name, key=key).proof(pen=signer.sign)
+    allowed = {"algs": ["RS256", "RS512", "PS256", "PS512"]}
+    return bad(name, "signature_invalid", note, key=key, proof=proof, limits=allowed)
 
 
 def htu() -> list[Case]:

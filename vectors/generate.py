@@ -51,7 +51,8 @@ READ_ME = [
     "after: the case that the same server judged just before; all others meet one that saw nothing yet.",
     "verdict: ok, missing (no proof), or the OAuth error code. also: what some other servers answer.",
     "reason: this project's name for the check that fails.",
-    "ECDSA signatures are those of RFC 6979, RSA ones PKCS #1 v1.5: any language can regenerate this file.",
+    "ECDSA signatures are those of RFC 6979, and the salt of RSASSA-PSS is the first octets of SHA-256(x/0) ||",
+    "SHA-256(x/1), where x is the text dpop-toolkit vectors: salt. So any language can regenerate this file.",
 ]
 
 

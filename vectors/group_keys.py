@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from dpop.testing.defects.forge import ED, P384, RSA_2048, RSA_2048_RS384, RSA_2048_RS512, A, B, b64u, thumbprint
+from dpop.testing.defects.forge import ED, P384, RSA_2048, A, B, b64u, rsa_2048, thumbprint
 
 __all__ = ["keys"]
 
@@ -99,8 +99,8 @@ def keys() -> dict[str, Any]:
             _ours("P-384", "ES384", P384, {"d": P384.d}),
             _ours("Ed25519", "Ed25519", ED, {"d": b64u(ED.key.private_bytes_raw())}),
             _ours("RSA-2048", "RS256", RSA_2048, _rsa_members()),
-            _ours("RSA-2048-RS384", "RS384", RSA_2048_RS384, _rsa_members()),
-            _ours("RSA-2048-RS512", "RS512", RSA_2048_RS512, _rsa_members()),
+            _ours("RSA-2048-RS384", "RS384", rsa_2048("RS384"), _rsa_members()),
+            _ours("RSA-2048-RS512", "RS512", rsa_2048("RS512"), _rsa_members()),
             _published("rfc6979-A.2.5", "sample"),
             _published("rfc6979-A.2.5", "test"),
             _published("rfc6979-A.2.6", "sample"),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys and pens of the defects: everything that signs, honestly or not.
 
-All of it is deterministic. Keys come from the names in this file, ECDSA from RFC 6979, RSA from
-PKCS #1 v1.5, so any language can regenerate the same octets. Nothing here uses what the defects are
+All of it is deterministic. Keys come from the names in this file, ECDSA from RFC 6979, and the salt of
+RSASSA-PSS is always the same, so any language can regenerate the same octets. Nothing here uses what the defects are
 made to test: not this package's encoders, keys or signatures.
 
 The private keys are published by being written here. They protect nothing.
@@ -123,30 +123,60 @@ class EdKey:
 
 # What stands before the hash in a signature: RFC 8017 §9.2, note 1.
 _DIGEST_INFO = {
-    "RS256": ("sha256", "3031300d060960864801650304020105000420"),
-    "RS384": ("sha384", "3041300d060960864801650304020205000430"),
-    "RS512": ("sha512", "3051300d060960864801650304020305000440"),
+    "RS256": "3031300d060960864801650304020105000420",
+    "RS384": "3041300d060960864801650304020205000430",
+    "RS512": "3051300d060960864801650304020305000440",
 }
 
 
 class RSAKey:
-    """An RSA key of the primes that follow two hashes of its name by the given distances."""
+    """An RSA key of the primes that follow two hashes of its name by the given distances.
 
-    def __init__(self, name: str, bits: int, distances: tuple[int, int], e: int = 65537, *, alg: str = "RS256") -> None:
+    :param salt_size: octets of salt in a signature by PS256 and so on; that of the hash by default (RFC 7518 §3.5).
+    :param mask: the hash inside MGF1, likewise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bits: int,
+        distances: tuple[int, int],
+        e: int = 65537,
+        *,
+        alg: str = "RS256",
+        salt_size: int | None = None,
+        mask: str | None = None,
+    ) -> None:
         self.alg = alg
         p, q = (_prime(f"{name}/{letter}", bits // 2, far) for letter, far in zip("pq", distances, strict=True))
         self.e = e
         self.n: int = p * q
         self.size: int = bits // 8
         self._d = 1 if e == 1 else pow(e, -1, (p - 1) * (q - 1))
+        self._salt_size = int(alg[2:]) // 8 if salt_size is None else salt_size
+        self._mask = mask or f"sha{alg[2:]}"
         self.public_jwk: Members = {"kty": "RSA", "n": b64u(_octets(self.n)), "e": b64u(_octets(e))}
 
     def sign(self, data: bytes) -> bytes:
-        """RSASSA-PKCS1-v1_5 with the hash of ``alg`` (RFC 8017 §8.2.1). With e = 1 it needs no private key."""
-        hash_name, prefix = _DIGEST_INFO[self.alg]
-        tail = b"\x00" + bytes.fromhex(prefix) + hashlib.new(hash_name, data).digest()
-        block = b"\x00\x01" + b"\xff" * (self.size - 2 - len(tail)) + tail
+        """RSASSA-PKCS1-v1_5 or RSASSA-PSS (RFC 8017 §8.2.1, §8.1.1). With e = 1 it needs no private key."""
+        digest = hashlib.new(f"sha{self.alg[2:]}", data).digest()
+        block = self._pss(digest) if self.alg.startswith("PS") else self._pkcs1(digest)
         return pow(int.from_bytes(block, "big"), self._d, self.n).to_bytes(self.size, "big")
+
+    def _pkcs1(self, digest: bytes) -> bytes:
+        tail = b"\x00" + bytes.fromhex(_DIGEST_INFO[self.alg]) + digest
+        return b"\x00\x01" + b"\xff" * (self.size - 2 - len(tail)) + tail
+
+    def _pss(self, digest: bytes) -> bytes:
+        """EMSA-PSS (RFC 8017 §9.1.1)."""
+        salt = stream("dpop-toolkit vectors: salt", self._salt_size)
+        seed = hashlib.new(f"sha{self.alg[2:]}", bytes(8) + digest + salt).digest()
+        clear = (b"\x01" + salt).rjust(self.size - len(seed) - 1, b"\x00")
+        counters = (seed + number.to_bytes(4, "big") for number in range(len(clear)))
+        mask = b"".join(hashlib.new(self._mask, counter).digest() for counter in counters)
+        masked = bytes(one ^ other for one, other in zip(clear, mask, strict=False))
+        # The modulus has a multiple of 8 bits, and what is signed one bit less.
+        return bytes([masked[0] & 0x7F]) + masked[1:] + seed + b"\xbc"
 
 
 def _prime(name: str, bits: int, distance: int) -> int:
@@ -200,8 +230,11 @@ def make(header: Any, payload: Any, pen: Pen) -> str:
 
 
 RSA_2048 = RSAKey("RSA 2048", 2048, (274, 155))
-RSA_2048_RS384 = RSAKey("RSA 2048", 2048, (274, 155), alg="RS384")
-RSA_2048_RS512 = RSAKey("RSA 2048", 2048, (274, 155), alg="RS512")
 RSA_1024 = RSAKey("RSA 1024", 1024, (375, 218))
 RSA_E1 = RSAKey("RSA 2048", 2048, (274, 155), e=1)
 RSA_E_HUGE = RSAKey("RSA 2048", 2048, (274, 155), e=2**64 + 13)
+
+
+def rsa_2048(alg: str, **how: Any) -> RSAKey:
+    """``RSA_2048``, signing by another of its names."""
+    return RSAKey("RSA 2048", 2048, (274, 155), alg=alg, **how)
