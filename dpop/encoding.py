@@ -8,6 +8,7 @@ two meanings: every function here accepts exactly one form and says what is wron
 from __future__ import annotations
 
 import binascii
+import hashlib
 import json
 import re
 from typing import Any, NoReturn
@@ -215,8 +216,6 @@ def access_token_hash(token: str) -> str:
 
     :raises CredentialError: the token is not token68.
     """
-    import hashlib  # noqa: PLC0415 - it loads OpenSSL, a second one beside cryptography's, which takes 2 ms
-
     return b64url_encode(hashlib.sha256(check_access_token(token).encode("ascii")).digest())
 
 
@@ -234,6 +233,4 @@ def code_jti(code: str) -> str:
         raise ArgumentTypeError("code", "str", code)
     if not code or not re.fullmatch(r"[\x20-\x7e]+", code):
         raise CredentialError("the authorization code must be printable ASCII and not empty")
-    import hashlib  # noqa: PLC0415 - see above
-
     return b64url_encode(hashlib.sha256(code.encode("ascii")).digest())
