@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from typing import Final
-from urllib.parse import quote
 
 from dpop.errors import ArgumentTypeError, TargetError
 from dpop.origin import Origin, front_of, origin_of, split_url, wire_origin
@@ -187,6 +186,8 @@ def _ascii_path(path: str) -> str:
     """Percent-encode what is not ASCII as UTF-8, without normalising it (RFC 3987 §3.1)."""
     if path.isascii():
         return path
+    from urllib.parse import quote  # noqa: PLC0415 - most paths are ASCII, and it is slow to load
+
     try:
         return _NOT_ASCII.sub(lambda run: quote(run[0], safe=""), path)
     except UnicodeEncodeError:

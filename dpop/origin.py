@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
 from dpop.errors import ArgumentTypeError, TargetError
@@ -88,8 +87,12 @@ class Origin(NamedTuple):
         """Whether the host is this machine: 127.0.0.0/8, ::1, ``localhost`` or under it (RFC 6761 §6.3)."""
         if self.host in {"localhost", "::1"} or self.host.endswith(".localhost"):
             return True
+        if not self.host.startswith("127."):
+            return False
+        from ipaddress import AddressValueError, IPv4Address  # noqa: PLC0415 - most hosts are names
+
         try:
-            return self.host.startswith("127.") and IPv4Address(self.host).is_loopback
+            return IPv4Address(self.host).is_loopback
         except AddressValueError:
             return False
 
@@ -223,6 +226,8 @@ def _a_label(host: str) -> str:
 def _ipv6(text: str) -> str:
     if "%" in text:
         raise TargetError("the IPv6 address has a zone, which means nothing to a server; cut it at the %")
+    from ipaddress import AddressValueError, IPv6Address  # noqa: PLC0415 - see is_loopback
+
     try:
         if not _IPV6.fullmatch(text):
             raise AddressValueError

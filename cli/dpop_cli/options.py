@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import unquote
 
 import click
 
@@ -15,8 +14,8 @@ from dpop.client.nonces import NonceKey, Role
 from dpop.encoding import json_object
 from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
 from dpop.htu import Origin, check_method
-from dpop.keys import PublicKey
 from dpop.keys.pem import Password
+from dpop.keys.public import PublicKey
 from dpop_cli.careful import file_names, hint
 from dpop_cli.key_elsewhere import KeyElsewhere, read_public_half
 from dpop_cli.nonce_state import NonceState, StateError
@@ -111,6 +110,8 @@ def pin_for(password: Secret, uri: str) -> Password:
     stored = None if password.prompt else password.read("")
     if stored is not None:
         return stored
+    from urllib.parse import unquote  # noqa: PLC0415 - only for hardware
+
     label = re.search(r"[:;]token=([^;?]+)", uri)
     question = f"PIN of the token {unquote(label[1])!r}" if label else "PIN of the token"
     return lambda: password.ask(question, what="PIN")
