@@ -314,6 +314,22 @@ def test_cold_start_ends_however_it_ends(end: str) -> None:
     assert waiting.over
 
 
+def test_who_would_have_no_nonce_waits_for_the_first_retry() -> None:
+    """Once a server has asked for a nonce, to go without one is to be refused: the retry's answer is worth the wait."""
+    cache = NonceCache()
+    first, early = lease(cache), lease(cache)
+    assert (first.nonce, early.nonce) == (None, None)  # nobody has been asked yet
+    again = cache.challenged(first, "a")
+    waiting = cache.lease(KEY, wait=True)
+    assert isinstance(waiting, ColdStart)
+    assert lease(cache).nonce is None  # who cannot wait goes without
+    cache.challenged(early, "b")  # its own retry, which starts no second wait
+    assert cache.lease(KEY, wait=True) is waiting
+    cache.answered(again, learnt="c", accepted=True)
+    assert waiting.over
+    assert lease(cache).nonce == "c"
+
+
 def test_threads_wait_for_the_cold_start() -> None:
     """Threads that wait go on with the nonce as soon as it is there."""
     cache = NonceCache()

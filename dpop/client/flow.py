@@ -121,7 +121,7 @@ class ProofFlow:
         """
         if self._lease is None:
             required = self.policy.nonces_required and not give_up
-            leased = self.prover.nonces.lease(self._nonce_key, required=required)
+            leased = self.prover.nonces.lease(self._nonce_key, required=required, wait=not give_up)
             if isinstance(leased, ColdStart):
                 return leased
             self._lease = leased

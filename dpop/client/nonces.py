@@ -11,7 +11,8 @@ server's entry starts as *unknown* and settles by what happens:
   expired nonce looks the same once, but not twice with nothing accepted twice in between.
 
 On a single-use server N workers thus come to hold N nonces and nobody is refused; on a server with a
-time window everybody uses the newest. No lock is held while a request is on its way.
+time window everybody uses the newest. Who would send none to a server that has just asked for one waits
+for the first retry. No lock is held while a request is on its way.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class NonceKey(NamedTuple):
 
 
 class ColdStart:
-    """The first request to a server that wants nonces from everyone; others wait for what it learns."""
+    """The first request to a server that wants nonces; others wait for what it learns."""
 
     __slots__ = ("_over",)
 
@@ -138,14 +139,17 @@ class NonceCache:
     def __reduce__(self) -> tuple[object, ...]:
         raise UsageError("a NonceCache cannot be pickled: nonces belong to one process; make a new one there")
 
-    def lease(self, key: NonceKey, *, required: bool = False) -> Lease | ColdStart:
-        """The nonce for one proof; or, with ``required``, the cold start to wait for.
+    def lease(self, key: NonceKey, *, required: bool = False, wait: bool = False) -> Lease | ColdStart:
+        """The nonce for one proof; or the cold start to wait for.
 
         Every lease is given back once, by :meth:`answered` or :meth:`release`.
+
+        :param required: the server is known to want nonces: the first to come makes a cold start, and others wait.
+        :param wait: the caller can wait for a cold start of somebody else: whom the server has asked for a nonce.
         """
         with self._lock:
             entry = self._entry(key)
-            if required and entry.newest is None and entry.cold_start is not None:
+            if (required or wait) and entry.newest is None and entry.cold_start is not None:
                 return entry.cold_start
             nonce = entry.newest
             if entry.pool and not entry.shared:
@@ -161,7 +165,8 @@ class NonceCache:
         """The server refused this proof and gave a nonce; the lease of that nonce, for the retry.
 
         There is only one retry. So on a server that may take each nonce once, nobody else gets this one
-        before the retry has been answered; where nonces are shared, all use it at once.
+        before the retry has been answered; where nonces are shared, all use it at once. Who would have none
+        meanwhile, and be refused for it, can wait.
         """
         with self._lock:
             entry = self._entry(lease.key)
@@ -172,6 +177,8 @@ class NonceCache:
             retry = Lease(lease.key, nonce, self._generation, entry.epoch)
             retry.reserved = not entry.shared
             retry.cold_start, lease.cold_start = lease.cold_start, None
+            if entry.newest is None and entry.cold_start is None:
+                retry.cold_start = entry.cold_start = ColdStart()
             return retry
 
     def answered(self, lease: Lease, *, learnt: str | None, accepted: bool = False, refused: bool = False) -> None:

@@ -105,6 +105,29 @@ def test_a_required_nonce_is_fetched_once(name: str) -> None:
         assert len(server.requests) == 51
 
 
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_who_comes_during_the_first_retry_waits_for_its_nonce(name: str) -> None:
+    """A server that has asked one for a nonce asks all: the next request goes out with the nonce, not without."""
+    held, release = threading.Event(), threading.Event()
+
+    def handler(request: Received) -> Answer:
+        if request.nonce is None:
+            return challenge("n1")
+        if not held.is_set():
+            held.set()
+            release.wait(20)
+        return Answer(200)
+
+    with Recorder(handler) as server, make(name, origins=server.origin, access_token=TOKEN) as client:
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(client.send, "GET", server.url("/first"))
+            held.wait(20)
+            second = pool.submit(client.send, "GET", server.url("/second"))
+            threading.Timer(0.2, release.set).start()
+            assert [first.result(20).status, second.result(20).status] == [200, 200]
+        assert [request.nonce for request in server.requests] == [None, "n1", "n1"]
+
+
 @pytest.mark.parametrize("name", sorted(CLIENTS))
 def test_100_users_on_one_client(name: str) -> None:
     """Each request carries its own user's token and key, through challenges and redirects."""

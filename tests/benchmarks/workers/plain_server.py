@@ -3,29 +3,25 @@
 
 from __future__ import annotations
 
-import asyncio
+import socket
+import threading
 
 
-class Answering(asyncio.Protocol):
-    """One connection."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.octets = b""
-
-    def data_received(self, data: bytes) -> None:
-        self.octets += data
-        while b"\r\n\r\n" in self.octets:
-            self.octets = self.octets.partition(b"\r\n\r\n")[2]
-            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")  # type: ignore[attr-defined]
+def serve(connection: socket.socket) -> None:
+    """One connection, for as long as it lasts."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    while octets := connection.recv(65536):
+        if octets.endswith(b"\r\n\r\n"):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
-async def main() -> None:
+def main() -> None:
     """Serve until killed."""
-    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    server = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    print(server.getsockname()[1], flush=True)
+    while True:
+        threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
