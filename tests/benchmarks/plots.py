@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from measure import Section
+from wasted import cost
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -59,7 +60,7 @@ def _wasted(raw: dict[str, dict[str, Any]], path: Path) -> None:
         front, _, latency = name.rpartition(", ")
         discipline, _, workers = front.rpartition(", ")
         if latency == highest and discipline != "none":
-            cells.setdefault(discipline, {})[int(workers.split()[0])] = {c: r["wasted"] for c, r in by_client.items()}
+            cells.setdefault(discipline, {})[int(workers.split()[0])] = {c: cost(r) for c, r in by_client.items()}
     figure, panels = plt.subplots(1, len(cells), figsize=(3.1 * len(cells), 3.6), sharey=True, squeeze=False)
     for axes, (discipline, by_workers) in zip(panels[0], cells.items(), strict=True):
         workers = sorted(by_workers)
@@ -86,7 +87,7 @@ def _wasted(raw: dict[str, dict[str, Any]], path: Path) -> None:
         axes.set_xlabel("workers", fontsize=9)
         axes.grid(axis="y", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel("refused for the nonce, per 1,000 requests", fontsize=9)
+    panels[0][0].set_ylabel("wasted or failed, per 1,000 requests", fontsize=9)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=4, fontsize=8, frameon=False)
     figure.suptitle(f"Wasted round trips, {highest} away", fontsize=11, x=0.02, ha="left")
