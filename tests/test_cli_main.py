@@ -49,6 +49,7 @@ NOT_FOR_A_PROOF = {
     "http.client",
     "idna",
     "importlib.metadata",
+    "logging",
     "platformdirs",
     "socket",
     "ssl",
@@ -375,3 +376,16 @@ def test_warnings_of_the_library_go_to_stderr_once(tmp_path: Path) -> None:
         assert result.stderr.count("Warning: ") == 1
         assert "chmod 600" in result.stderr
         assert json.loads(result.stdout)["alg"] == "ES256"
+
+
+@pytest.mark.parametrize("command", ["proof", "headers"])
+def test_a_first_command_shows_what_the_library_warns_of(command: str, tmp_path: Path) -> None:
+    """A command that loads logging only where there is something to say does say it, in its own words."""
+    key = tmp_path / "key.pem"
+    dpop.generate_key().save(key)
+    key.chmod(0o644)
+    done = run(command, "GET", "https://a.example/", "--key", str(key), env={"DPOP_STATE_DIR": str(tmp_path)})
+    assert done.stderr == f"Warning: the key file {str(key)!r} is open to every user (mode 0644); run: chmod 600\n"
+    key.chmod(0o600)
+    done = run(command, "GET", "https://a.example/", "--key", str(key), env={"DPOP_STATE_DIR": str(tmp_path)})
+    assert (done.stderr, done.returncode) == ("", 0)

@@ -8,7 +8,6 @@ is imported only when that command is called.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,23 +15,28 @@ from typing import Any, NamedTuple
 
 import click
 
-from dpop_cli.careful import tell
 from dpop_cli.ending import pipe_kept_from_click, run_to_exit_status
 
 __all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "main"]
 
 
 class LazyCommand(NamedTuple):
-    """Where a command is, as ``module:attribute``, and its line in ``dpop --help``."""
+    """Where a command is, as ``module:attribute``, and its line in ``dpop --help``.
+
+    One that only signs hears the library's warnings from where it loads its key; the others do at once.
+    """
 
     target: str
     help: str
+    only_signs: bool = False
 
 
 COMMANDS: Mapping[str, LazyCommand] = {
     "key": LazyCommand("dpop_cli.key:key", "Make a key; show it or its thumbprint."),
-    "proof": LazyCommand("dpop_cli.proof:proof", "Print one proof for one request."),
-    "headers": LazyCommand("dpop_cli.headers:headers", "Print a request's header lines, for curl -H @-."),
+    "proof": LazyCommand("dpop_cli.proof:proof", "Print one proof for one request.", only_signs=True),
+    "headers": LazyCommand(
+        "dpop_cli.headers:headers", "Print a request's header lines, for curl -H @-.", only_signs=True
+    ),
     "curl": LazyCommand("dpop_cli.curl:curl", "Run curl: proof, nonce, one retry, redirects."),
     "token": LazyCommand("dpop_cli.token:token", "Log in; keep tokens in a file, fresh, bound to your key."),
     "inspect": LazyCommand("dpop_cli.inspect:inspect", "Say what is in a proof, and what is wrong with it."),
@@ -129,17 +133,6 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
     ctx.exit()
 
 
-class _Warnings(logging.Handler):
-    """What the library logs as a warning is a warning to the person at the terminal."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print it on the stderr of this moment."""
-        tell("Warning", record.getMessage())
-
-
-_warnings = _Warnings(logging.WARNING)
-
-
 _FIRST_STEPS = """\
 dpop: OAuth tokens that are useless to a thief (DPoP, RFC 9449).
 
@@ -183,6 +176,9 @@ def main(ctx: click.Context) -> None:
     Keys are named by a path or a URI (--key, or DPOP_KEY). No secret is ever an argument: tokens and
     passwords come from a file, standard input, an environment variable or a prompt.
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    logging.getLogger("dpop").addHandler(_warnings)  # once: the same handler is not added again
     if ctx.invoked_subcommand is None:
         click.echo(_FIRST_STEPS)
+    elif not COMMANDS[ctx.invoked_subcommand].only_signs:
+        from dpop_cli.library_warnings import show_warnings  # noqa: PLC0415 - logging is slow to load
+
+        show_warnings()

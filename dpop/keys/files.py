@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import re
 import stat
@@ -21,8 +20,6 @@ __all__ = ["MAX_KEY_OCTETS", "key_path", "read_key_file", "shown", "write_key_fi
 MAX_KEY_OCTETS: Final = 64 * 1024
 
 _MAX_SHOWN: Final = 300
-
-_log: Final = logging.getLogger("dpop.keys")
 
 # What os.link says where it cannot work; then the name is claimed first.
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -68,8 +65,12 @@ def read_key_file(path: Path) -> bytes:
     if len(octets) > MAX_KEY_OCTETS:
         raise KeyFileError(f"the key file {shown(path)} has more than {MAX_KEY_OCTETS // 1024} KiB, too much for a key")
     if os.name == "posix" and stat.S_ISREG(status.st_mode) and status.st_mode & 0o007:
+        import logging  # noqa: PLC0415 - slow to load, and most keys are private
+
         mode = stat.S_IMODE(status.st_mode)
-        _log.warning("the key file %r is open to every user (mode %04o); run: chmod 600", str(path), mode)
+        logging.getLogger("dpop.keys").warning(
+            "the key file %r is open to every user (mode %04o); run: chmod 600", str(path), mode
+        )
     return octets
 
 
