@@ -8,10 +8,11 @@ two meanings: every function here accepts exactly one form and says what is wron
 from __future__ import annotations
 
 import binascii
-import hashlib
 import json
 import re
 from typing import Any, NoReturn
+
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 from dpop.errors import ArgumentTypeError, CredentialError, EncodingError
 
@@ -24,6 +25,7 @@ __all__ = [
     "check_nonce",
     "code_jti",
     "json_object",
+    "sha256",
 ]
 
 # RFC 9110 §11.2 token68, RFC 9449 §8.1 NQCHAR, RFC 7515 §2 base64url. \Z, for $ also matches before a
@@ -211,12 +213,24 @@ def check_nonce(nonce: object) -> str:
     return nonce
 
 
+# hashlib would load an OpenSSL of its own, beside that of cryptography: 2 of the 60 ms that dpop proof takes.
+# A copy is made in half the time of a new one, and as fast as hashlib's to a tenth of a microsecond.
+_EMPTY_HASH = Hash(SHA256())
+
+
+def sha256(octets: bytes) -> bytes:
+    """SHA-256 of the octets, 32 octets (FIPS 180-4)."""
+    digest = _EMPTY_HASH.copy()
+    digest.update(octets)
+    return digest.finalize()
+
+
 def access_token_hash(token: str) -> str:
     """The ``ath`` claim: BASE64URL(SHA-256(ASCII(token))), 43 characters (RFC 9449 §4.2).
 
     :raises CredentialError: the token is not token68.
     """
-    return b64url_encode(hashlib.sha256(check_access_token(token).encode("ascii")).digest())
+    return b64url_encode(sha256(check_access_token(token).encode("ascii")))
 
 
 def code_jti(code: str) -> str:
@@ -233,4 +247,4 @@ def code_jti(code: str) -> str:
         raise ArgumentTypeError("code", "str", code)
     if not code or not re.fullmatch(r"[\x20-\x7e]+", code):
         raise CredentialError("the authorization code must be printable ASCII and not empty")
-    return b64url_encode(hashlib.sha256(code.encode("ascii")).digest())
+    return b64url_encode(sha256(code.encode("ascii")))

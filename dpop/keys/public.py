@@ -8,7 +8,6 @@ several of these through, so the checks are here (RFC 7518 §6, RFC 8037 §2, RF
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from dpop.encoding import b64url_decode, b64url_encode, json_object
+from dpop.encoding import b64url_decode, b64url_encode, json_object, sha256
 from dpop.errors import (
     AlgorithmError,
     ArgumentTypeError,
@@ -86,7 +85,7 @@ class PublicKey:
         self._declared_alg = declared_alg
         # Values are base64url or fixed names, so JSON needs no escapes.
         canonical = "{" + ",".join([f'"{name}":"{value}"' for name, value in members]) + "}"
-        self._thumbprint = b64url_encode(hashlib.sha256(canonical.encode("ascii")).digest())
+        self._thumbprint = b64url_encode(sha256(canonical.encode("ascii")))
 
     @classmethod
     def from_jwk(cls, jwk: Mapping[str, object]) -> PublicKey:
