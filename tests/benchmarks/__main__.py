@@ -122,6 +122,10 @@ def main() -> int:
     parser.add_argument("--environments", type=Path, default=Path(".bench"), help="where the peers are installed")
     arguments = parser.parse_args()
     environments = peers.Environments(arguments.environments.resolve())
+    if arguments.out is not None:
+        import plots  # its library is installed for reports only: better missed now than after half an hour
+
+        del plots
     sections = []
     for name, measure in _SECTIONS.items():
         if arguments.only is None or name in arguments.only:
@@ -139,7 +143,7 @@ def main() -> int:
 
 def _write(sections: list[Section], out: Path) -> None:
     """Write the report; rows that were not measured now stay in it as they were."""
-    import plots  # its library is installed for reports only
+    import plots
 
     out.mkdir(parents=True, exist_ok=True)
     kept = out / "figures.json"
