@@ -573,3 +573,19 @@ def test_nothing_of_a_flow_shows_secrets() -> None:
     shown = "".join(map(repr, (exchange.flow, exchange.policy, attempt, exchange.request, exchange.flow.prover)))
     assert "very-secret" not in shown
     assert "eyJ" not in shown
+
+
+def test_a_redirect_says_nothing_of_a_nonce() -> None:
+    """A server may send elsewhere before it looks at a proof: two redirects settle nothing about its nonces."""
+    rules = policy(access_token="token")
+    key = NonceKey(KEY.thumbprint, Origin.parse(ORIGIN), Role.RS)
+    rules.prover.nonces.learn(key, "a")
+    for _ in range(2):
+        exchange = Exchange(rules, OutgoingRequest("GET", f"{ORIGIN}/things"))
+        assert exchange.send()["nonce"] == "a"
+        assert exchange.answer(302, ("Location", "/elsewhere")) is Step.DONE
+    for nonce in ("b", "c"):
+        rules.prover.nonces.learn(key, nonce)
+    # Not known to be shared, so each that nobody has sent is good for one request.
+    sent = [Exchange(rules, OutgoingRequest("GET", f"{ORIGIN}/things")).send()["nonce"] for _ in range(2)]
+    assert sent == ["c", "b"]

@@ -254,3 +254,15 @@ def test_two_nonces_never_share_a_key(one: str, other: str) -> None:
     """Any text has a key of its own, of fixed length."""
     assert (nonce_key(one) == nonce_key(other)) == (one == other)
     assert len(nonce_key(one)) == 49
+
+
+def test_keys_that_are_gone_leave_nothing_behind(clock: Clock) -> None:
+    """A million clients that come once do not fill the memory with their names."""
+    cache = MemoryReplayCache(clock=clock)
+    for number in range(500):
+        assert cache.add(f"key-{number}.1", clock.now + 10)
+    clock.now += 100
+    for number in range(100):
+        assert cache.add(f"late.{number}", clock.now + 10)
+    assert len(cache) == 100
+    assert set(cache._per_owner) == {"late"}

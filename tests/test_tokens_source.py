@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
 import pytest
@@ -563,6 +563,115 @@ def test_invalid_grant_when_another_was_faster(at: Fixture) -> None:
     assert at.refreshes == [400]
 
 
+def test_a_dead_refresh_token_that_cannot_be_noted_is_sent_once(at: Fixture) -> None:
+    """The store takes no note of the refusal, so this process remembers it."""
+    assert isinstance(at.store, FileTokenStore)
+    at.store.save(at.old.but(refresh_token="dead"))
+    store = Fragile(at.store.path)
+    store.fail_at = 2
+    source = at.source(store)
+    for _ in range(3):
+        with pytest.raises(ReauthorizationError):
+            source.ask()
+    assert at.refreshes == [400]
+
+
+@pytest.mark.parametrize(
+    ("status", "sent_before", "noted"),
+    [(429, False, False), (429, True, True), (503, False, True)],
+    ids=["not looked at", "one before was lost", "perhaps used"],
+)
+def test_what_is_known_of_the_refresh_token_after_a_failure(
+    at: Fixture, status: int, sent_before: bool, noted: bool
+) -> None:
+    """The note that it was sent goes only where the server has surely not used it, now or before."""
+    before = at.old.but(refresh_sent_at=at.clock.now - 60) if sent_before else at.old
+    at.store.save(before)
+    at.server.levers.fail_next(10, status=status, path="/token")
+    with pytest.raises(TemporaryTokenError):
+        at.source().ask()
+    stored = at.store.load()
+    assert stored is not None
+    assert (stored.refresh_sent_at is not None) is noted
+    assert stored.refresh_token == before.refresh_token
+
+
+def test_a_failure_after_a_lost_answer_leaves_its_note(at: Fixture) -> None:
+    """The first answer never came and the second says later: the server may have used the token at the first."""
+    at.server.levers.drop_next(1, path="/token")
+    at.server.levers.fail_next(10, status=429, path="/token")
+    with pytest.raises(TemporaryTokenError):
+        at.source().ask()
+    stored = at.store.load()
+    assert stored is not None
+    assert stored.refresh_sent_at is not None
+    assert [entry.status for entry in at.server.requests] == [0, 429]
+
+
+def test_a_refresh_writes_twice(at: Fixture) -> None:
+    """That it begins, and what came of it; the next one as well."""
+    assert isinstance(at.store, FileTokenStore)
+    store = Fragile(at.store.path)
+    source = at.source(store)
+    for number in (1, 2, 3):
+        assert source.ask() != "old"
+        assert store.writes == 2 * number
+        at.clock.now += 4000
+
+
+def test_the_fence_of_the_lock_guards_the_beginning(at: Fixture) -> None:
+    """A lock that has passed to another host meanwhile lets nobody spend the refresh token twice."""
+
+    class Fenced(MemoryTokenStore):
+        fences: ClassVar[list[int | None]] = []
+
+        def lock(self, account: str) -> Any:
+            lock = super().lock(account)
+            lock.fence = 7
+            return lock
+
+        def replace(
+            self, old: TokenSet | None, new: TokenSet, account: str = "default", *, fence: int | None = None
+        ) -> bool:
+            self.fences.append(fence)
+            return super().replace(old, new, account, fence=fence)
+
+    store = Fenced()
+    store.save(at.old)
+    Fenced.fences.clear()
+    assert at.source(store).ask() != "old"
+    assert Fenced.fences == [7, None]  # what came is kept, whoever has the lock by then
+
+
+def test_the_same_token_again_is_taken(at: Fixture) -> None:
+    """A server that gives out the refused token once more must know: it is not asked at each call."""
+    body = {"access_token": "same", "token_type": "DPoP", "expires_in": 3600, "refresh_token": "r"}
+    with Recorder(lambda _: Answer(200, [], json.dumps(body).encode())) as recorder:
+        endpoint = Endpoint(at.name, KEY, recorder.url("/token"), client_id="c", clock=at.clock)
+        source = endpoint.it.source(at.store)
+
+        def ask() -> Any:
+            return endpoint.wait(asked) if inspect.isawaitable(asked := source()) else asked
+
+        assert ask() == "same"
+        source.refused("same")
+        assert [ask() for _ in range(5)] == ["same"] * 5
+        assert len(recorder.requests) == 2
+        endpoint.close()
+
+
+def test_a_token_of_a_day_is_renewed_in_its_last_minutes(requests_at: Fixture) -> None:
+    """A fifth of its life would be hours; five minutes, and half of that again at most, are enough."""
+    at = requests_at
+    at.server.levers.token_lifetime = 86_400
+    source = at.source()
+    first = source()
+    at.clock.now += 86_400 - 600
+    assert [source() for _ in range(3)] == [first] * 3
+    assert source._flight is None
+    assert at.refreshes == [200]
+
+
 def test_an_answer_that_is_lost_once(at: Fixture) -> None:
     """Without rotation the same refresh token is sent again, with a new proof, and nobody notices."""
     at.server.levers.rotate_refresh_tokens = False
@@ -851,6 +960,10 @@ def test_an_old_token_that_is_refused_late(requests_at: Fixture) -> None:
         source.refused(first)
     assert source() == second != first
     assert requests_at.refreshes == [200, 200]
+    # Nor do they count when the new one is refused in earnest.
+    source.refused(second)
+    assert source() not in {first, second}
+    assert requests_at.refreshes == [200, 200, 200]
 
 
 def test_tokens_bound_to_no_key_go_out_as_bearer() -> None:
