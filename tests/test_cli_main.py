@@ -35,7 +35,6 @@ from dpop.errors import (
 
 # The standard library's pathlib brings the last two before Python 3.13.
 NOT_FOR_A_PROOF = {
-    "_hashlib",
     "asyncio",
     "concurrent.futures",
     "ctypes",

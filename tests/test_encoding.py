@@ -7,7 +7,6 @@ import base64
 import hashlib
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from dpop.encoding import (
     check_nonce,
     code_jti,
     json_object,
-    sha256,
 )
 from dpop.errors import ArgumentTypeError, CredentialError, EncodingError, UsageError
 
@@ -229,15 +227,6 @@ def test_json_wants_octets(value: Any) -> None:
 
 
 # --- tokens, nonces and hashes
-
-
-@given(st.lists(st.binary(), min_size=2))
-def test_sha256_is_that_of_hashlib(many: list[bytes]) -> None:
-    """Of anything, and whatever was hashed before or is hashed at the same time."""
-    expected = [hashlib.sha256(octets).digest() for octets in many]
-    assert [sha256(octets) for octets in many] == expected
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(sha256, many)) == expected
 
 
 @pytest.mark.parametrize("case", published("ath"))

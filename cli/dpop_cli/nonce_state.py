@@ -9,6 +9,7 @@ for such state.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import time
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import click
 
 from dpop.client.nonces import NonceKey, Role
-from dpop.encoding import check_nonce, json_object, sha256
+from dpop.encoding import check_nonce, json_object
 from dpop.origin import Origin
 from dpop_cli.ending import Status
 
@@ -153,7 +154,7 @@ class NonceState:
     def _path(self, key: NonceKey) -> Path:
         """A name of fixed length for any origin; what is inside says whose it is."""
         text = f"{key.jkt} {key.origin} {role_name(key.role)}"
-        return self.directory / f"{sha256(text.encode('ascii')).hex()[:32]}.json"
+        return self.directory / f"{hashlib.sha256(text.encode('ascii')).hexdigest()[:32]}.json"
 
     def _files(self) -> list[Path]:
         try:

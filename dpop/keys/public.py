@@ -8,6 +8,7 @@ several of these through, so the checks are here (RFC 7518 §6, RFC 8037 §2, RF
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from dpop.encoding import b64url_decode, b64url_encode, json_object, sha256
+from dpop.encoding import b64url_decode, b64url_encode, json_object
 from dpop.errors import (
     AlgorithmError,
     ArgumentTypeError,
@@ -33,6 +34,11 @@ REQUIRED_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "EC": ("crv", "kty", "x", "y"),
     "OKP": ("crv", "kty", "x"),
     "RSA": ("e", "kty", "n"),
+}
+
+# RFC 7638 §3.1. Values are base64url or fixed names, so JSON needs no escapes.
+_CANONICAL: Final = {
+    kty: "{" + ",".join(f'"{name}":"%s"' for name in names) + "}" for kty, names in REQUIRED_MEMBERS.items()
 }
 
 CURVES: Final[Mapping[str, ec.EllipticCurve]] = {
@@ -67,25 +73,24 @@ class PublicKey:
     signature, which such a key cannot have: finding out costs as much as verifying.
     """
 
-    __slots__ = ("_algs", "_declared_alg", "_key", "_members", "_signature_size", "_thumbprint")
+    __slots__ = ("_algs", "_declared_alg", "_key", "_kty", "_signature_size", "_thumbprint", "_values")
 
     def __init__(
         self,
         key: _CryptographyKey,
-        members: tuple[tuple[str, str], ...],
+        values: tuple[str, ...],
         algs: tuple[str, ...],
         signature_size: int,
         declared_alg: str | None,
     ) -> None:
         """Not to be called: it checks nothing."""
         self._key: Any = key
-        self._members = members
+        self._kty = ALGORITHMS[algs[0]].kty
+        self._values = values
         self._algs = algs
         self._signature_size = signature_size
         self._declared_alg = declared_alg
-        # Values are base64url or fixed names, so JSON needs no escapes.
-        canonical = "{" + ",".join([f'"{name}":"{value}"' for name, value in members]) + "}"
-        self._thumbprint = b64url_encode(sha256(canonical.encode("ascii")))
+        self._thumbprint = b64url_encode(hashlib.sha256((_CANONICAL[self._kty] % values).encode("ascii")).digest())
 
     @classmethod
     def from_jwk(cls, jwk: Mapping[str, object]) -> PublicKey:
@@ -117,8 +122,8 @@ class PublicKey:
             key, algs, size = _read_rsa(jwk)
         else:
             raise _wrong_kty(jwk)
-        members = tuple([(name, str(jwk[name])) for name in REQUIRED_MEMBERS[ALGORITHMS[algs[0]].kty]])
-        return cls(key, members, algs, size, declared)
+        values = tuple([str(jwk[name]) for name in REQUIRED_MEMBERS[kty]])
+        return cls(key, values, algs, size, declared)
 
     @classmethod
     def from_cryptography(cls, key: object) -> PublicKey:
@@ -190,7 +195,7 @@ class PublicKey:
     @property
     def jwk(self) -> dict[str, str]:
         """The required members and nothing else, in a dict of the caller's own."""
-        return dict(self._members)
+        return dict(zip(REQUIRED_MEMBERS[self._kty], self._values, strict=True))
 
     @property
     def thumbprint(self) -> str:

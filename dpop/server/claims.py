@@ -44,16 +44,10 @@ def read_claims(payload: Mapping[str, object], *, max_jti: int, max_htu: int) ->
     htu = _string(payload, "htu", Reason.HTU_MISSING)
     if len(htu) > max_htu:
         raise refuse(Reason.HTU_INVALID, expected=f"at most {max_htu} characters", got=f"{len(htu)} characters")
-    return ProofClaims(
-        jti=jti,
-        htm=htm,
-        htu=htu,
-        iat=_created(payload),
-        nonce=_nonce(payload),
-        exp=_optional_time(payload, "exp"),
-        nbf=_optional_time(payload, "nbf"),
-        ath=payload.get("ath"),
-    )
+    iat, nonce = _created(payload), _nonce(payload)
+    exp = _optional_time(payload, "exp") if "exp" in payload else None
+    nbf = _optional_time(payload, "nbf") if "nbf" in payload else None
+    return ProofClaims(jti, htm, htu, iat, nonce, exp, nbf, payload.get("ath"))
 
 
 def _string(payload: Mapping[str, object], name: str, reason: Reason) -> str:
@@ -86,8 +80,6 @@ def _nonce(payload: Mapping[str, object]) -> str | None:
 
 def _optional_time(payload: Mapping[str, object], name: str) -> int | float | None:
     """``exp`` and ``nbf`` are no DPoP claims, but a JWT that has them means them (RFC 7519 §4.1)."""
-    if name not in payload:
-        return None
     value = _number(payload[name])
     if value is None:
         raise refuse(Reason.TIME_CLAIM_MALFORMED, because=name)

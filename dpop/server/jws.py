@@ -53,7 +53,7 @@ class CompactJWS:
     __slots__ = ("_max_depth", "_payload", "_payload_part", "_signature", "_signature_part", "header", "signing_input")
 
     def __init__(
-        self, header: JoseHeader, payload_part: str, signing_input: bytes, signature_part: str, max_depth: int
+        self, header: JoseHeader, payload_part: bytes, signing_input: bytes, signature_part: bytes, max_depth: int
     ) -> None:
         self.header: JoseHeader = header
         self.signing_input: bytes = signing_input
@@ -140,9 +140,9 @@ def parse_compact(text: str, *, max_length: int, max_depth: int) -> CompactJWS:
     """
     if len(text) > max_length:
         raise refuse(Reason.PROOF_TOO_LONG, expected=f"at most {max_length} characters", got=f"{len(text)} characters")
-    parts = text.split(".")
     octets = text.encode("ascii", "replace")
-    if octets.translate(None, BASE64URL) != b".." or "" in parts:
+    parts = octets.split(b".")
+    if octets.translate(None, BASE64URL) != b".." or b"" in parts:
         raise refuse(Reason.NOT_COMPACT, because=_why_not_compact(text))
     header_part, payload_part, signature_part = parts
     header = _recent.get((header_part, max_depth)) or _read_header(header_part, max_depth)
@@ -152,7 +152,7 @@ def parse_compact(text: str, *, max_length: int, max_depth: int) -> CompactJWS:
 # A client sends the same header each time, octet for octet. To read it, and above all to load its key,
 # costs as much as the signature check, so the recent ones are kept, each from its second time on: keys
 # that are used once fill nothing. Bounded by clearing; losing an entry costs one reading.
-_recent: dict[tuple[str, int], JoseHeader] = {}
+_recent: dict[tuple[bytes, int], JoseHeader] = {}
 _MAX_RECENT = 1024
 _came_once: set[int] = set()
 _MAX_CAME_ONCE = 8192
@@ -160,7 +160,7 @@ _MAX_CAME_ONCE = 8192
 _MAX_KEPT_LENGTH = 1200
 
 
-def _read_header(part: str, max_depth: int) -> JoseHeader:
+def _read_header(part: bytes, max_depth: int) -> JoseHeader:
     members = _object(part, max_depth, Reason.HEADER_MALFORMED)
     # No proof uses these, and a b64 of false would change what is signed (RFC 7515 §4.1.11, RFC 7797 §3).
     if "crit" in members or "b64" in members:
@@ -171,7 +171,7 @@ def _read_header(part: str, max_depth: int) -> JoseHeader:
     return header
 
 
-def _keep(part: str, max_depth: int, header: JoseHeader) -> None:
+def _keep(part: bytes, max_depth: int, header: JoseHeader) -> None:
     mark = hash(part)
     if mark not in _came_once:
         if len(_came_once) >= _MAX_CAME_ONCE:
@@ -183,7 +183,7 @@ def _keep(part: str, max_depth: int, header: JoseHeader) -> None:
     _recent[part, max_depth] = header
 
 
-def _object(part: str, max_depth: int, reason: Reason) -> dict[str, Any]:
+def _object(part: bytes, max_depth: int, reason: Reason) -> dict[str, Any]:
     try:
         return json_object(b64url_decode(part), max_depth=max_depth)
     except EncodingError as error:

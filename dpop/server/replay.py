@@ -124,7 +124,8 @@ class MemoryReplayCache:
         owner = key.partition(".")[0]
         with self._lock:
             now = self._clock()
-            self._forget_expired(now, _AT_A_TIME)
+            if self._due and self._due[0] < now:
+                self._forget_expired(now, _AT_A_TIME)
             seen = self._seen[hash(key) % _PARTS]
             # The second half matters when the clock was set back: what was forgotten cannot be judged.
             if key in seen or expires_at <= self._forgotten_until:
