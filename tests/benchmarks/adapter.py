@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from measure import Figure, Section, at_most, interleaved, middle, spread
@@ -17,9 +17,6 @@ import dpop
 _BATCH = 128
 _SYNC, _ASYNC = ["requests", "httpx", "httpx2"], ["httpx async", "httpx2 async"]
 _TOOLKIT = Peer("dpop-toolkit", "adapters", "dpop-toolkit")
-_MINTING = Peer("dpop-toolkit", "dpop_toolkit", "dpop-toolkit")
-# What a worker does with each request, apart from sending it.
-_WAYS = ["plain", "adapted", "by hand", "signature"]
 
 
 def measure(environments: Environments, *, short: bool) -> Section:
@@ -35,45 +32,73 @@ def measure(environments: Environments, *, short: bool) -> Section:
         " caches hold other things.",
         ["library", "workers", "plain, us", "with DPoP, us", "added, us", "by hand adds, us", "a signature adds, us"],
     )
-    key = dpop.generate_key()
     with _server() as origin:
+        facts = {"key": pem(dpop.generate_key()), "url": f"{origin}/v1/accounts/42", "origin": origin}
+        for library in _SYNC:
+            _alone(section, environments, library, facts, rounds=11 if short else 81)
         for library in [*_SYNC, *_ASYNC]:
-            for workers in (1, 8, 64):
-                # Sending alone tells what a place costs; in a crowd that is hidden by the waiting.
-                ways = _WAYS if workers == 1 and library in _SYNC else _WAYS[:2]
-                with working(environments, [*[_TOOLKIT] * len(ways), _MINTING]) as running:
-                    facts = {"library": library, "key": pem(key), "url": f"{origin}/v1/accounts/42", "origin": origin}
-                    for worker, way in zip(running, ways, strict=False):
-                        worker.ask("prepare", task="prepare", way=way, workers=workers, **facts)
-                    mint = running[-1]
-                    request = {"method": "GET", "url": f"{origin}/v1/accounts/42", "nonce": None, "token": "t" * 43}
-                    mint.ask("prepare", task="mint", key=pem(key), alg="ES256", **request)
-
-                    def ready(worker: Worker, count: int, minter: Worker = mint) -> int:
-                        return count if worker is minter else max(1, count // _BATCH)
-
-                    samples = interleaved(running, 3 if short else 15, ready, turn=0.1)
-                section.raw[f"{library}, {workers}"] = samples
-                _tell(section, library, workers, samples)
+            for workers in (8, 64) if library in _SYNC else (1, 8, 64):
+                _together(section, environments, library, workers, facts, rounds=3 if short else 15)
     return section
 
 
-def _tell(section: Section, library: str, workers: int, samples: list[list[float]]) -> None:
-    plain, *others = ([batch / _BATCH * 1e6 for batch in taken] for taken in samples[:-1])
-    added = [[one - without for without, one in zip(plain, taken, strict=True)] for taken in others]
-    cells = [spread(plain, 0), spread(others[0], 0), *[spread(taken, 0) for taken in added]]
-    section.lines.append([library, str(workers), *cells, *["-"] * (5 - len(cells))])
-    if len(added) == 3:
-        section.figures += _figures(library, middle(added[0]), middle(added[1]), middle(samples[-1]) * 1e6)
+def _alone(
+    section: Section, environments: Environments, library: str, facts: Mapping[str, str], *, rounds: int
+) -> None:
+    """One thread that sends in each way in turn; the figures are of this."""
+    with working(environments, [_TOOLKIT]) as (worker,):
+        worker.ask("prepare", task="in_turn", library=library, **facts)
+        taken = [worker.ask("call") for _ in range(rounds + 1)][1:]
+    samples = {way: [one[way] * 1e6 for one in taken] for way in taken[0]}
+    plain = samples["plain"]
+    added = {
+        way: [one - without for without, one in zip(plain, samples[way], strict=True)]
+        for way in ("adapted", "by hand", "signature")
+    }
+    section.raw[f"{library}, alone"] = samples
+    cells = [spread(plain, 0), spread(samples["adapted"], 0), *[spread(more, 0) for more in added.values()]]
+    section.lines.append([library, "1", *cells])
+    section.figures += _figures(library, middle(added["adapted"]), middle(added["by hand"]), middle(samples["mint"]))
+
+
+def _together(
+    section: Section,
+    environments: Environments,
+    library: str,
+    workers: int,
+    facts: Mapping[str, str],
+    *,
+    rounds: int,
+) -> None:
+    """Several threads or tasks, plain in one process and with DPoP in another: alone what a place costs is seen."""
+    with working(environments, [_TOOLKIT, _TOOLKIT]) as running:
+        for worker, way in zip(running, ("plain", "adapted"), strict=True):
+            worker.ask("prepare", task="prepare", library=library, way=way, workers=workers, **facts)
+
+        def ready(_worker: Worker, count: int) -> int:
+            return max(1, count // _BATCH)
+
+        samples = interleaved(running, rounds, ready, turn=0.1)
+    section.raw[f"{library}, {workers} together"] = samples
+    plain, adapted = ([batch / _BATCH * 1e6 for batch in taken] for taken in samples)
+    added = [one - without for without, one in zip(plain, adapted, strict=True)]
+    section.lines.append([library, str(workers), *[spread(taken, 0) for taken in (plain, adapted, added)], "-", "-"])
 
 
 def _figures(library: str, added: float, by_hand: float, mint: float) -> list[Figure]:
-    """The goal of 1.5 mints and 10 us, by both readings of a mint."""
-    name = f"{library} adapter, added to a request, a mint being"
-    return [
-        at_most(f"{name} one made by hand between two requests", round(added, 1), round(1.5 * by_hand + 10, 1), "us"),
-        at_most(f"{name} one in a loop of its own", round(added, 1), round(1.5 * mint + 10, 1), "us"),
+    """What may be added, by both readings of a mint."""
+    name, added = f"{library} adapter, added to a request, against", round(added, 1)
+    figures = [
+        at_most(
+            f"{name} 1.5 mints made by hand between two requests, and 10 us", added, round(1.5 * by_hand + 10, 1), "us"
+        ),
+        at_most(f"{name} 1.5 mints in a loop of their own, and 10 us", added, round(1.5 * mint + 10, 1), "us"),
     ]
+    if library == "requests":
+        figures.append(
+            at_most(f"{name} 2 mints in a loop of their own, and 20 us", added, round(2 * mint + 20, 1), "us")
+        )
+    return figures
 
 
 @contextmanager
