@@ -25,6 +25,7 @@ from dpop._httpx_wire import (
     copied,
     field_of,
     fields_of,
+    give_trace_back,
     replace_fields,
     stop_tracing,
     url_of,
@@ -203,7 +204,10 @@ class SyncShell(_Shell):
             while True:
                 signed = self._signed(request, sign_now(flow, *wire_of(request), ask_token(flow)), content)
                 self._sign_on_the_wire(flow, signed, repeat)
-                response = inner.handle_request(signed)
+                try:
+                    response = inner.handle_request(signed)
+                finally:
+                    give_trace_back(signed, request)
                 step = flow.received(response.status_code, fields_of(response))
                 if step is Step.PEEK:
                     step = flow.judged(self._peek(response))
@@ -302,7 +306,10 @@ class AsyncShell(_Shell):
             while True:
                 signed = self._signed(request, await _async_headers(flow, request), content)
                 self._sign_on_the_wire(flow, signed, repeat)
-                response = await inner.handle_async_request(signed)
+                try:
+                    response = await inner.handle_async_request(signed)
+                finally:
+                    give_trace_back(signed, request)
                 step = flow.received(response.status_code, fields_of(response))
                 if step is Step.PEEK:
                     step = flow.judged(await self._peek(response))

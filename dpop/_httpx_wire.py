@@ -10,6 +10,7 @@ __all__ = [
     "carries_proof",
     "field_of",
     "fields_of",
+    "give_trace_back",
     "replace_fields",
     "stop_tracing",
     "url_of",
@@ -80,6 +81,19 @@ def stop_tracing(event: str, info: dict[str, _Any]) -> None:
     """
     if event.startswith("http11."):
         info["request"].extensions.pop("trace", None)
+
+
+def give_trace_back(signed: _Any, request: _Any) -> None:
+    """Put the caller's own ``trace`` in place of ours, which holds on to the request that it is a part of.
+
+    Once an answer is there nothing is sent again. Such a circle, body and all, would stay until the garbage
+    collector comes by.
+    """
+    users = request.extensions.get("trace")
+    if users is None:
+        signed.extensions.pop("trace", None)
+    else:
+        signed.extensions["trace"] = users
 
 
 def replace_fields(fields: list[tuple[bytes, bytes]], headers: list[tuple[str, str]]) -> None:

@@ -161,8 +161,9 @@ class HttpxClient(Client):
     door: Any
 
     def __init__(self, prover: Any, *, origins: Any, **options: Any) -> None:
-        options.setdefault("trust_env", False)
-        trust_env = options["trust_env"]
+        trust_env = options.get("trust_env", False)
+        if "transport" not in options:
+            options["trust_env"] = trust_env
         self.transport = self.door.DPoPTransport(prover, origins=origins, **options)
         self.client = self.library.Client(
             transport=self.transport, follow_redirects=True, trust_env=trust_env, timeout=300
@@ -191,8 +192,9 @@ class AsyncHttpxClient(Client):
     door: Any
 
     def __init__(self, prover: Any, *, origins: Any, **options: Any) -> None:
-        options.setdefault("trust_env", False)
-        trust_env = options["trust_env"]
+        trust_env = options.get("trust_env", False)
+        if "transport" not in options:
+            options["trust_env"] = trust_env
         self.runner = asyncio.Runner()
         self.transport = self.door.AsyncDPoPTransport(prover, origins=origins, **options)
         self.client = self.library.AsyncClient(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import hashlib
 import io
 import itertools
@@ -13,6 +14,7 @@ import logging
 import threading
 import time
 import urllib.parse
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
@@ -1005,3 +1007,27 @@ def test_a_multipart_body_that_cannot_go_back_is_sent_once(client: Callable[...,
         assert one.send("POST", server.url("/r"), body=body).status == expected[-1]
         assert len(server.requests) == len(expected)
         assert BODY in server.requests[0].body
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+def test_a_request_is_gone_when_it_is_over(name: str, client: Callable[..., Any]) -> None:
+    """Nothing that is sent, body and all, waits for the garbage collector."""
+    library = CLIENTS[name].library
+    sent: list[weakref.ref[Any]] = []
+
+    class Inner(library.BaseTransport, library.AsyncBaseTransport):  # type: ignore[misc, name-defined]
+        def handle_request(self, request: Any) -> Any:
+            sent.append(weakref.ref(request))
+            return library.Response(200)
+
+        async def handle_async_request(self, request: Any) -> Any:
+            return self.handle_request(request)
+
+    one = client(origins="https://api.example", access_token=TOKEN, transport=Inner())
+    gc.disable()
+    try:
+        for trace in ({}, {"extensions": {"trace": print}}):
+            assert one.send("POST", "https://api.example/", body=one.bytes_body(BODY), **trace).status == 200
+        assert [request() for request in sent] == [None, None]
+    finally:
+        gc.enable()

@@ -129,7 +129,7 @@ def _profile(*, short: bool) -> str:
         flow.received(200, fields_of(response))
 
     class AtHand(httpx2.BaseTransport):
-        def handle_request(self, request: httpx2.Request) -> httpx2.Response:  # noqa: ARG002
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
             return response
 
     whole = DPoPTransport(key, origins="https://api.example", access_token="t" * 43, transport=AtHand())
