@@ -155,7 +155,7 @@ def _write(sections: list[Section], out: Path) -> None:
     (out / "README.md").write_text(report(ordered, facts))
     figures = {"machine": facts, "sections": {section.name: asdict(section) for section in ordered}}
     kept.write_text(json.dumps(figures) + "\n")
-    plots.draw(sections, out)
+    plots.draw(ordered, out)
 
 
 if __name__ == "__main__":

@@ -109,15 +109,16 @@ def _timed(environments: Environments, kind: Kind, *, short: bool) -> list[list[
 
 
 def _figures(kind: Kind, samples: list[list[float]]) -> list[Figure]:
+    article = "an" if kind.what[0] == "A" else "a"
     ours = round(middle([bare / one for bare, one in zip(samples[0], samples[1], strict=True)]), 3)
     others = [middle(taken) for peer, taken in zip(kind.peers[3:], samples[3:], strict=True) if not peer.on_node]
     ahead = round(min(others) / middle(samples[1]), 2)
-    first = at_least(f"minting ES256 for a {kind.what}, rate against a bare signature", ours, 0.85)
+    first = at_least(f"minting ES256 for {article} {kind.what}, rate against a bare signature", ours, 0.85)
     if kind.what != "token request":  # its nonce and its hash are work that the goal does not count
         first = Figure(first.name, ours, "x", "-", reached=True)
     return [
         first,
-        at_least(f"minting ES256 for a {kind.what}, times as fast as the fastest Python peer", ahead, 1.0),
+        at_least(f"minting ES256 for {article} {kind.what}, times as fast as the fastest Python peer", ahead, 1.0),
     ]
 
 

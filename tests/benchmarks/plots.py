@@ -61,6 +61,7 @@ def _wasted(raw: dict[str, dict[str, Any]], path: Path) -> None:
         discipline, _, workers = front.rpartition(", ")
         if latency == highest and discipline != "none":
             cells.setdefault(discipline, {})[int(workers.split()[0])] = {c: cost(r) for c, r in by_client.items()}
+    most = max(value for workers in cells.values() for by_client in workers.values() for value in by_client.values())
     figure, panels = plt.subplots(1, len(cells), figsize=(3.1 * len(cells), 3.6), sharey=True, squeeze=False)
     for axes, (discipline, by_workers) in zip(panels[0], cells.items(), strict=True):
         workers = sorted(by_workers)
@@ -82,7 +83,7 @@ def _wasted(raw: dict[str, dict[str, Any]], path: Path) -> None:
             )
         axes.set_xticks(range(len(workers)), [str(w) for w in workers])
         axes.set_yscale("symlog", linthresh=1)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.4 * most)
         axes.set_title(discipline, fontsize=10)
         axes.set_xlabel("workers", fontsize=9)
         axes.grid(axis="y", alpha=0.3)
