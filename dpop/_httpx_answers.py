@@ -10,12 +10,16 @@ from typing import Any
 
 import anyio
 
+from dpop.client.content_coding import decoded_start
 from dpop.client.drive import DRAIN_OCTETS, DRAIN_SECONDS
+from dpop.client.flow import PEEK_OCTETS
 
-__all__ = ["AsyncReplay", "Replay", "async_drain", "drain"]
+__all__ = ["AsyncReplay", "Replay", "async_drain", "async_peek", "drain", "peek"]
 
 # Requests, responses and streams of either library. Any, because the two share no base class.
 _Any = Any
+
+_PEEK_SECONDS = 5.0
 
 
 class Replay:
@@ -58,6 +62,42 @@ class AsyncReplay:
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def peek(response: _Any, replay: type[Replay]) -> bytes:
+    """The first octets of a body, decoded; the response keeps all of it, as a ``replay``."""
+    stream, chunks, size = response.stream, list[bytes](), 0
+    iterator = iter(stream)
+    deadline = time.monotonic() + _PEEK_SECONDS
+    failure: Exception | None = None
+    try:
+        for chunk in iterator:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size >= PEEK_OCTETS or time.monotonic() > deadline:
+                break
+    except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
+        failure = error
+    response.stream = replay(chunks, iterator, stream, failure)
+    return decoded_start(response.headers.get("content-encoding"), b"".join(chunks), PEEK_OCTETS)
+
+
+async def async_peek(response: _Any, replay: type[AsyncReplay]) -> bytes:
+    """The same for an asynchronous body."""
+    stream, chunks, size = response.stream, list[bytes](), 0
+    iterator = aiter(stream)
+    deadline = time.monotonic() + _PEEK_SECONDS
+    failure: Exception | None = None
+    try:
+        async for chunk in iterator:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size >= PEEK_OCTETS or time.monotonic() > deadline:
+                break
+    except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
+        failure = error
+    response.stream = replay(chunks, iterator, stream, failure)
+    return decoded_start(response.headers.get("content-encoding"), b"".join(chunks), PEEK_OCTETS)
 
 
 def drain(response: _Any, signed: _Any) -> None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
 import anyio
 import anyio.to_thread
 
-from dpop._httpx_answers import async_drain, drain
+from dpop._httpx_answers import async_drain, async_peek, drain, peek
 from dpop._httpx_bodies import Repeat, in_memory, repeat_of
 from dpop._httpx_wire import (
     HEADERS_START,
@@ -32,7 +31,6 @@ from dpop._httpx_wire import (
     wire_of,
 )
 from dpop.client.challenge import nonce_field
-from dpop.client.content_coding import decoded_start
 from dpop.client.drive import (
     ask_token,
     async_ask_token,
@@ -45,7 +43,7 @@ from dpop.client.drive import (
     sign_now,
     wait_for_nonce,
 )
-from dpop.client.flow import PEEK_OCTETS, ProofFlow, Step
+from dpop.client.flow import ProofFlow, Step
 from dpop.client.nonces import Role
 from dpop.client.policy import Policy, headers_to_withhold
 from dpop.client.request import OutgoingRequest, RequestCredentials
@@ -59,8 +57,6 @@ __all__ = ["AsyncShell", "PrimingOptions", "SyncShell"]
 
 # Requests, responses and streams of either library. Any, because the two share no base class.
 _Any = Any
-
-_PEEK_SECONDS = 5.0
 
 
 class _AnyioTools:
@@ -210,7 +206,7 @@ class SyncShell(_Shell):
                     give_trace_back(signed, request)
                 step = flow.received(response.status_code, fields_of(response))
                 if step is Step.PEEK:
-                    step = flow.judged(self._peek(response))
+                    step = flow.judged(peek(response, self._replay))
                 if step is Step.REPORT:
                     report(flow, response.close)
                 if step in {Step.DONE, Step.REPORT}:
@@ -259,23 +255,6 @@ class SyncShell(_Shell):
         response.close()
         return nonce_field(response.headers.get_list("dpop-nonce")).nonce is not None
 
-    def _peek(self, response: _Any) -> bytes:
-        """The first octets of a body, which stays readable."""
-        stream, chunks, size = response.stream, list[bytes](), 0
-        iterator = iter(stream)
-        deadline = time.monotonic() + _PEEK_SECONDS
-        failure: Exception | None = None
-        try:
-            for chunk in iterator:
-                chunks.append(chunk)
-                size += len(chunk)
-                if size >= PEEK_OCTETS or time.monotonic() > deadline:
-                    break
-        except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
-            failure = error
-        response.stream = self._replay(chunks, iterator, stream, failure)
-        return decoded_start(response.headers.get("content-encoding"), b"".join(chunks), PEEK_OCTETS)
-
     def close(self) -> None:
         """Close the inner transport."""
         self._inner.close()
@@ -312,7 +291,7 @@ class AsyncShell(_Shell):
                     give_trace_back(signed, request)
                 step = flow.received(response.status_code, fields_of(response))
                 if step is Step.PEEK:
-                    step = flow.judged(await self._peek(response))
+                    step = flow.judged(await async_peek(response, self._replay))
                 if step is Step.REPORT:
                     await async_report(flow, response.aclose)
                 if step in {Step.DONE, Step.REPORT}:
@@ -359,23 +338,6 @@ class AsyncShell(_Shell):
         response = await self.handle_async_request(self._priming(url, **options))
         await response.aclose()
         return nonce_field(response.headers.get_list("dpop-nonce")).nonce is not None
-
-    async def _peek(self, response: _Any) -> bytes:
-        """The first octets of a body, which stays readable."""
-        stream, chunks, size = response.stream, list[bytes](), 0
-        iterator = aiter(stream)
-        deadline = time.monotonic() + _PEEK_SECONDS
-        failure: Exception | None = None
-        try:
-            async for chunk in iterator:
-                chunks.append(chunk)
-                size += len(chunk)
-                if size >= PEEK_OCTETS or time.monotonic() > deadline:
-                    break
-        except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
-            failure = error
-        response.stream = self._replay(chunks, iterator, stream, failure)
-        return decoded_start(response.headers.get("content-encoding"), b"".join(chunks), PEEK_OCTETS)
 
     async def aclose(self) -> None:
         """Close the inner transport."""
