@@ -8,6 +8,7 @@ from typing import Any
 __all__ = [
     "HEADERS_START",
     "carries_proof",
+    "copied",
     "field_of",
     "fields_of",
     "give_trace_back",

@@ -73,7 +73,7 @@ class PublicKey:
     signature, which such a key cannot have: finding out costs as much as verifying.
     """
 
-    __slots__ = ("_algs", "_declared_alg", "_key", "_kty", "_signature_size", "_thumbprint", "_values")
+    __slots__ = ("_algs", "_declared_alg", "_key", "_signature_size", "_thumbprint", "_values")
 
     def __init__(
         self,
@@ -85,12 +85,12 @@ class PublicKey:
     ) -> None:
         """Not to be called: it checks nothing."""
         self._key: Any = key
-        self._kty = ALGORITHMS[algs[0]].kty
         self._values = values
         self._algs = algs
         self._signature_size = signature_size
         self._declared_alg = declared_alg
-        self._thumbprint = b64url_encode(hashlib.sha256((_CANONICAL[self._kty] % values).encode("ascii")).digest())
+        canonical = _CANONICAL[ALGORITHMS[algs[0]].kty] % values
+        self._thumbprint = b64url_encode(hashlib.sha256(canonical.encode("ascii")).digest())
 
     @classmethod
     def from_jwk(cls, jwk: Mapping[str, object]) -> PublicKey:
@@ -195,7 +195,7 @@ class PublicKey:
     @property
     def jwk(self) -> dict[str, str]:
         """The required members and nothing else, in a dict of the caller's own."""
-        return dict(zip(REQUIRED_MEMBERS[self._kty], self._values, strict=True))
+        return dict(zip(REQUIRED_MEMBERS[ALGORITHMS[self._algs[0]].kty], self._values, strict=True))
 
     @property
     def thumbprint(self) -> str:
