@@ -646,7 +646,8 @@ def test_the_fence_of_the_lock_guards_the_beginning(at: Fixture) -> None:
 def test_the_same_token_again_is_taken(at: Fixture) -> None:
     """A server that gives out the refused token once more must know: it is not asked at each call."""
     body = {"access_token": "same", "token_type": "DPoP", "expires_in": 3600, "refresh_token": "r"}
-    with Recorder(lambda _: Answer(200, [], json.dumps(body).encode())) as recorder:
+    answers = [Answer(200, [], json.dumps(body).encode())] * 2
+    with Recorder(lambda _: answers.pop() if answers else Answer(503)) as recorder:
         endpoint = Endpoint(at.name, KEY, recorder.url("/token"), client_id="c", clock=at.clock)
         source = endpoint.it.source(at.store)
 
@@ -657,6 +658,9 @@ def test_the_same_token_again_is_taken(at: Fixture) -> None:
         source.refused("same")
         assert [ask() for _ in range(5)] == ["same"] * 5
         assert len(recorder.requests) == 2
+        # Nor is it worse than another when it should be renewed and the server is down.
+        at.clock.now += 3600 - 200
+        assert ask() == "same"
         endpoint.close()
 
 
