@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 
 from azure.core.credentials import AccessToken
 from azure.keyvault.keys import JsonWebKey
+from azure.keyvault.keys._shared import http_challenge_cache
 from azure.keyvault.keys.crypto import CryptographyClient, SignatureAlgorithm
 from cloud import Asked, CloudServer, Told
 
@@ -34,6 +35,8 @@ class Vault(CloudServer):
     def __init__(self, certificate: Path, key: SoftwareKey | None = None) -> None:
         super().__init__(self._answer, certificate)
         self.certificate = certificate
+        # The library keeps each host's challenge for the whole process, and an earlier vault may have had this port.
+        http_challenge_cache.remove_challenge_for_url(self.url)
         # The library gives a token to hosts under the domain of the resource, and this makes 127.0.0.1 one.
         self.resource = f"https://0.0.1:{self.port}"
         self.attributes: dict[str, Any] = {"enabled": True}
