@@ -29,9 +29,12 @@ def in_memory(request: Any) -> bytes | None:
     return content
 
 
-def repeat_of(request: Any) -> Repeat | None:
-    """How to send the body again, or ``None`` if it cannot be. Call it before the body is first sent."""
-    if in_memory(request) is not None:
+def repeat_of(request: Any, content: bytes | None) -> Repeat | None:
+    """How to send the body again, or ``None`` if it cannot be. Call it before the body is first sent.
+
+    :param content: what :func:`in_memory` says of it.
+    """
+    if content is not None:
         return _nothing
     fields = getattr(request.stream, "fields", None)
     if isinstance(fields, list):

@@ -20,15 +20,14 @@ from dpop._httpx_answers import async_drain, async_peek, drain, peek
 from dpop._httpx_bodies import Repeat, in_memory, repeat_of
 from dpop._httpx_wire import (
     HEADERS_START,
+    Wire,
     carries_proof,
     copied,
-    field_of,
     fields_of,
     give_trace_back,
     replace_fields,
     stop_tracing,
-    url_of,
-    wire_of,
+    told_fields,
 )
 from dpop.client.challenge import nonce_field
 from dpop.client.drive import (
@@ -48,6 +47,7 @@ from dpop.client.nonces import Role
 from dpop.client.policy import Policy, headers_to_withhold
 from dpop.client.request import OutgoingRequest, RequestCredentials
 from dpop.errors import UsageError
+from dpop.origin import origin_of
 
 if TYPE_CHECKING:
     from dpop.client.prover import Prover
@@ -116,27 +116,34 @@ class _Shell:
             self._pid = os.getpid()
         return self._inner
 
-    def _open(self, request: _Any, *, repeatable: bool) -> ProofFlow | None:
+    def _open(self, request: _Any, content: bytes | None, *, repeatable: bool) -> tuple[ProofFlow | None, Wire]:
+        """The flow, ``None`` if the request is not for us, and what it will be on the wire.
+
+        :param content: the body, if it is in memory.
+        """
         credentials = request.extensions.get("dpop")
         if credentials is not None and not isinstance(credentials, RequestCredentials):
             raise UsageError('extensions={"dpop": …} takes dpop.RequestCredentials(prover, access_token)')
-        content = in_memory(request)
+        url, fields = request.url, told_fields(request)
+        # The library connects to what the URL says, without its userinfo, whatever Host says.
+        scheme, server, target = url.scheme, url.netloc.decode("ascii"), url.raw_path.decode("ascii")
         outgoing = OutgoingRequest(
-            method=request.method,
-            url=url_of(request),
-            authorization=field_of(request, b"authorization"),
+            request.method,
+            f"{scheme}://{server}{target}",
+            origin=origin_of(scheme, server),
+            authorization=fields.get(b"authorization"),
             content=content,
-            content_type=field_of(request, b"content-type") if content else None,
+            content_type=fields.get(b"content-type"),
             repeatable=repeatable,
             credentials=credentials,
             priming=request.extensions.get("dpop_priming"),
         )
-        return self._policy.open(outgoing)
+        return self._policy.open(outgoing), (scheme, fields.get(b"host", ""), target)
 
     def _foreign(self, request: _Any) -> _Any:
         """A request that passes through, without what no foreign origin must get; the caller's own stays as it is."""
-        facts = OutgoingRequest(request.method, "", authorization=request.headers.get("authorization"))
-        withheld = [name for name in headers_to_withhold(facts) if name in request.headers]
+        names = headers_to_withhold(request.headers.get("authorization"))
+        withheld = [name for name in names if name in request.headers]
         if withheld:
             request = self._signed(request, [], None)
             for name in withheld:
@@ -189,8 +196,9 @@ class SyncShell(_Shell):
 
     def handle_request(self, request: _Any) -> _Any:
         """Send one request on one hop, as often as the flow says."""
-        repeat = repeat_of(request)
-        flow = self._open(request, repeatable=repeat is not None)
+        body = in_memory(request)
+        repeat = repeat_of(request, body)
+        flow, wire = self._open(request, body, repeatable=repeat is not None)
         inner = self._transport()
         if flow is None:
             return inner.handle_request(self._foreign(request))
@@ -198,8 +206,8 @@ class SyncShell(_Shell):
         try:
             wait_for_nonce(flow)
             while True:
-                signed = self._signed(request, sign_now(flow, *wire_of(request), ask_token(flow)), content)
-                self._sign_on_the_wire(flow, signed, repeat)
+                signed = self._signed(request, sign_now(flow, *wire, ask_token(flow)), content)
+                self._sign_on_the_wire(flow, wire, signed, repeat)
                 try:
                     response = inner.handle_request(signed)
                 finally:
@@ -207,9 +215,10 @@ class SyncShell(_Shell):
                 step = flow.received(response.status_code, fields_of(response))
                 if step is Step.PEEK:
                     step = flow.judged(peek(response, self._replay))
+                if step is Step.DONE:
+                    return response
                 if step is Step.REPORT:
                     report(flow, response.close)
-                if step in {Step.DONE, Step.REPORT}:
                     return response
                 drain(response, signed)
                 if step is Step.REFRESH:
@@ -221,7 +230,7 @@ class SyncShell(_Shell):
             flow.failed()
             raise
 
-    def _sign_on_the_wire(self, flow: ProofFlow, signed: _Any, repeat: Repeat | None) -> None:
+    def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: _Any, repeat: Repeat | None) -> None:
         """Sign again what has waited long for a connection, and what the library sends again by itself.
 
         That is a stream which an HTTP/2 server's GOAWAY refused. The library's ``trace`` extension tells when
@@ -236,7 +245,7 @@ class SyncShell(_Shell):
                 if again:
                     _rewind(repeat)
                 if again or flow.outdated():
-                    replace_fields(info["request"].headers, sign_now(flow, *wire_of(signed), flow.sent_token))
+                    replace_fields(info["request"].headers, sign_now(flow, *wire, flow.sent_token))
                 if users is None:
                     stop_tracing(event, info)
             return users(event, info) if users is not None else None
@@ -274,8 +283,9 @@ class AsyncShell(_Shell):
 
     async def handle_async_request(self, request: _Any) -> _Any:
         """Send one request on one hop, as often as the flow says."""
-        repeat = repeat_of(request)
-        flow = self._open(request, repeatable=repeat is not None)
+        body = in_memory(request)
+        repeat = repeat_of(request, body)
+        flow, wire = self._open(request, body, repeatable=repeat is not None)
         inner = self._transport()
         if flow is None:
             return await inner.handle_async_request(self._foreign(request))
@@ -283,8 +293,8 @@ class AsyncShell(_Shell):
         try:
             await async_wait_for_nonce(flow, _tools)
             while True:
-                signed = self._signed(request, await _async_headers(flow, request), content)
-                self._sign_on_the_wire(flow, signed, repeat)
+                signed = self._signed(request, await _async_headers(flow, wire), content)
+                self._sign_on_the_wire(flow, wire, signed, repeat)
                 try:
                     response = await inner.handle_async_request(signed)
                 finally:
@@ -292,9 +302,10 @@ class AsyncShell(_Shell):
                 step = flow.received(response.status_code, fields_of(response))
                 if step is Step.PEEK:
                     step = flow.judged(await async_peek(response, self._replay))
+                if step is Step.DONE:
+                    return response
                 if step is Step.REPORT:
                     await async_report(flow, response.aclose)
-                if step in {Step.DONE, Step.REPORT}:
                     return response
                 await async_drain(response)
                 if step is Step.REFRESH:
@@ -307,7 +318,7 @@ class AsyncShell(_Shell):
             flow.failed()
             raise
 
-    def _sign_on_the_wire(self, flow: ProofFlow, signed: _Any, repeat: Repeat | None) -> None:
+    def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: _Any, repeat: Repeat | None) -> None:
         """Sign again what has waited long for a connection, and what the library sends again by itself."""
         users = signed.extensions.get("trace")
         starts = itertools.count()
@@ -318,7 +329,7 @@ class AsyncShell(_Shell):
                 if again:
                     await _async_rewind(repeat)
                 if again or flow.outdated():
-                    headers = await async_sign(flow, *wire_of(signed), flow.sent_token, tools=_tools)
+                    headers = await async_sign(flow, *wire, flow.sent_token, tools=_tools)
                     replace_fields(info["request"].headers, headers)
                 if users is None:
                     stop_tracing(event, info)
@@ -351,8 +362,8 @@ class AsyncShell(_Shell):
         await self._inner.__aexit__(*exc)
 
 
-async def _async_headers(flow: ProofFlow, request: _Any) -> list[tuple[str, str]]:
-    return await async_sign(flow, *wire_of(request), await async_ask_token(flow), tools=_tools)
+async def _async_headers(flow: ProofFlow, wire: Wire) -> list[tuple[str, str]]:
+    return await async_sign(flow, *wire, await async_ask_token(flow), tools=_tools)
 
 
 def _rewind(repeat: Repeat | None) -> None:

@@ -3,47 +3,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 __all__ = [
     "HEADERS_START",
+    "Wire",
     "carries_proof",
     "copied",
-    "field_of",
     "fields_of",
     "give_trace_back",
     "replace_fields",
     "stop_tracing",
-    "url_of",
-    "wire_of",
+    "told_fields",
 ]
 
 # Requests of either library. Any, because the two share no base class.
 _Any = Any
 
 
-def url_of(request: _Any) -> str:
-    """scheme, host, port and path as the library will connect to them; no userinfo."""
-    scheme, path = request.url.raw_scheme.decode("ascii"), request.url.raw_path.decode("ascii")
-    return f"{scheme}://{request.url.netloc.decode('ascii')}{path}"
+Wire: TypeAlias = tuple[str, str, str]
+"""Scheme, Host and target of a request as they will be on the wire."""
 
 
-def wire_of(request: _Any) -> tuple[str, str, str]:
-    """scheme, Host and target as they will be on the wire."""
-    return (
-        request.url.raw_scheme.decode("ascii"),
-        field_of(request, b"host") or "",
-        request.url.raw_path.decode("ascii"),
-    )
+_TOLD = frozenset({b"host", b"authorization", b"content-type"})
 
 
-def field_of(request: _Any, name: bytes) -> str | None:
-    """The value of a header field, given in lower case; repeated ones joined; None if there is none.
+def told_fields(request: _Any) -> dict[bytes, str]:
+    """The header fields of a request that tell what to do with it, by their names in lower case; repeated ones joined.
 
     The library's own lookup first finds out how all fields are encoded, which takes ten times as long.
     """
-    values = [value for key, value in request.headers.raw if len(key) == len(name) and key.lower() == name]
-    return b", ".join(values).decode("latin-1") if values else None
+    told: dict[bytes, str] = {}
+    for name, value in request.headers.raw:
+        lower = name.lower()
+        if lower in _TOLD:
+            text = value.decode("latin-1")
+            told[lower] = f"{told[lower]}, {text}" if lower in told else text
+    return told
 
 
 def fields_of(response: _Any) -> list[tuple[str, str]]:

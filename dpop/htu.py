@@ -50,6 +50,11 @@ def check_method(method: str) -> str:
     """
     if not isinstance(method, str):
         raise ArgumentTypeError("method", "str", method)
+    return _checked_method(method)
+
+
+@lru_cache(maxsize=64)
+def _checked_method(method: str) -> str:
     if not _TOKEN.fullmatch(method) or len(method) > _MAX_METHOD:
         what = "holds a character no HTTP method has" if method else "is empty"
         if len(method) > _MAX_METHOD:

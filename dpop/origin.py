@@ -67,14 +67,13 @@ class Origin(NamedTuple):
         """
         scheme, authority, _ = split_url(url)
         if "@" in authority:
-            # Cut before the cached call, so that no password stays in memory.
             userinfo, _, authority = authority.partition("@")
             if _NOT_IN_USERINFO.search(userinfo):
                 raise TargetError(
                     "the user or password in the URL holds a backslash, a space or a control character, "
                     "after which URL parsers disagree on the host; percent-encode it"
                 )
-        return _cached_origin_of(scheme, authority)
+        return origin_of(scheme, authority)
 
     @property
     def authority(self) -> str:
@@ -114,17 +113,15 @@ def split_url(url: str) -> tuple[str, str, str]:
     return _known_scheme(match[1]), match[2], match[3]
 
 
+@lru_cache(maxsize=256)
 def origin_of(scheme: str, authority: str) -> Origin:
-    """The origin of ``host[:port]`` under a scheme, which is http or https in any case.
+    """The origin of ``host[:port]`` under a scheme, which is http or https in any case; remembered.
 
     :raises TargetError: another scheme, a user or password, a host or port that is none.
     """
     scheme = _known_scheme(scheme)
     host, port = _host_and_port(authority)
     return Origin(scheme, _host(host), _port(port, scheme))
-
-
-_cached_origin_of = lru_cache(maxsize=256)(origin_of)
 
 
 @lru_cache(maxsize=256)

@@ -132,7 +132,7 @@ class DPoPAdapter(HTTPAdapter):
         outgoing = _facts(request)
         flow = self._policy.open(outgoing)
         if flow is None:
-            foreign = Exchange(None, one_shot=False, withheld=headers_to_withhold(outgoing))
+            foreign = Exchange(None, one_shot=False, withheld=headers_to_withhold(outgoing.authorization))
             return foreign.send(super().send, request, *args, **options)
         exchange = Exchange(flow, one_shot=not flow.may_be_resent, withheld=headers_replaced(flow))
         history: list[requests.Response] = []
@@ -147,7 +147,7 @@ class DPoPAdapter(HTTPAdapter):
                     step = flow.judged(octets)
                 if step is Step.REPORT:
                     report(flow, response.close)
-                if step in {Step.DONE, Step.REPORT}:
+                if step is Step.DONE or step is Step.REPORT:
                     response.request = request
                     if history:
                         response.history = history

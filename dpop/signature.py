@@ -10,7 +10,7 @@ rule: a signature is converted as it stands.
 from __future__ import annotations
 
 import re
-from typing import Final, cast
+from typing import Final
 
 from dpop.errors import ArgumentTypeError, SignatureFormatError, UsageError
 
@@ -68,7 +68,8 @@ def der_to_raw(der: bytes, size: int = 32) -> bytes:
         length, r, s = usual.groups()
         # No first octet is 00, so neither is zero; octets of equal length compare as numbers do.
         if length[0] == len(der) - 2 and r < _P256_ORDER and s < _P256_ORDER:
-            return cast("bytes", r + s)
+            raw: bytes = r + s
+            return raw
     if not isinstance(der, bytes):
         raise ArgumentTypeError("der", "bytes", der)
     _order_octets(size)

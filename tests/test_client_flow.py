@@ -257,7 +257,8 @@ def test_every_status_brings_its_nonce(status: int) -> None:
 
 def replace_flow(exchange: Exchange, **changes: Any) -> Exchange:
     """The next request with the same policy."""
-    return Exchange(exchange.policy, exchange.request.but(**changes))
+    facts = {name: getattr(exchange.request, name) for name in OutgoingRequest.__slots__}
+    return Exchange(exchange.policy, OutgoingRequest(**{**facts, **changes}))
 
 
 def test_an_endless_challenger_gets_two_requests() -> None:

@@ -186,7 +186,7 @@ class ProofFlow:
             self._lease = None
         if self._retry_lease is not None:
             self._lease, self._retry_lease = self._retry_lease, None
-        else:
+        elif self._lease is None:
             self.ready(give_up=True)
         assert self._lease is not None  # noqa: S101 - ready() with give_up always leases
         return self._lease

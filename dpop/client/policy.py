@@ -10,7 +10,7 @@ from dpop.client.clock import ServerClocks
 from dpop.client.flow import ProofFlow
 from dpop.client.nonces import Role
 from dpop.client.prover import Prover
-from dpop.client.request import AccessToken, OutgoingRequest, RequestCredentials, check_token_setting
+from dpop.client.request import AccessToken, OutgoingRequest, RequestCredentials, check_token_setting, scheme_of
 from dpop.errors import ArgumentTypeError, InsecureOriginError, UsageError
 from dpop.htu import canonical
 from dpop.origin import Origin, split_url
@@ -117,27 +117,27 @@ class Policy:
         if role is not None:
             return role
         without_token = self.access_token is None and credentials is None
-        return Role.AS if without_token or self._is_as_endpoint(origin, url) else Role.RS
+        return Role.AS if without_token or (self.as_endpoints and self._is_as_endpoint(origin, url)) else Role.RS
 
     def _is_as_endpoint(self, origin: Origin, url: str) -> bool:
-        return bool(self.as_endpoints) and canonical(f"{origin}{split_url(url)[2]}") in self.as_endpoints
+        return canonical(f"{origin}{split_url(url)[2]}") in self.as_endpoints
 
     def open(self, request: OutgoingRequest) -> ProofFlow | None:
         """The flow for this request, or ``None`` if it must pass through unsigned."""
-        origin = Origin.of_url(request.url)
-        if request.credentials is not None:
-            request.credentials.seen = True
+        origin, credentials = request.origin, request.credentials
+        if credentials is not None:
+            credentials.seen = True
         if origin not in self.origins:
             return None
-        credentials = request.credentials
         default = self.access_token if credentials is None else credentials.access_token
         if request.priming is not None:
             role, token = request.priming, None
-        elif self._is_as_endpoint(origin, request.url):
+        elif self.as_endpoints and self._is_as_endpoint(origin, request.url):
             role, token = Role.AS, None
         else:
             # A caller's own DPoP token beats the adapter's; a request's own credentials beat both.
-            own_first = credentials is None and (default is None or request.own_scheme == "dpop")
+            own = request.authorization if credentials is None else None
+            own_first = own is not None and (default is None or scheme_of(own) == "dpop")
             token = (request.own_token if own_first else None) or default
             role = Role.AS if token is None else Role.RS
         prover = self.prover
@@ -150,9 +150,12 @@ _PROOF = frozenset({"dpop"})
 _PROOF_AND_TOKEN = frozenset({"dpop", "authorization"})
 
 
-def headers_to_withhold(request: OutgoingRequest) -> frozenset[str]:
-    """Names, in lower case, that a request to a foreign origin must not carry: a proof, a bound token."""
-    return _PROOF_AND_TOKEN if request.own_scheme == "dpop" else _PROOF
+def headers_to_withhold(authorization: str | None) -> frozenset[str]:
+    """Names, in lower case, that a request to a foreign origin must not carry: a proof, a bound token.
+
+    :param authorization: that of the request.
+    """
+    return _PROOF if authorization is None or scheme_of(authorization) != "dpop" else _PROOF_AND_TOKEN
 
 
 def headers_replaced(flow: ProofFlow) -> frozenset[str]:

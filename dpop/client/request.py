@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 from urllib.parse import parse_qsl
 
 from dpop.client.nonces import Role
 from dpop.client.prover import Prover
 from dpop.encoding import check_access_token
 from dpop.errors import ArgumentTypeError
+from dpop.origin import Origin
 
 if TYPE_CHECKING:
     from dpop.keys import Key
@@ -23,6 +24,7 @@ __all__ = [
     "TokenSource",
     "check_token_setting",
     "form_of",
+    "scheme_of",
 ]
 
 _MAX_FORM = 65_536
@@ -94,20 +96,33 @@ class OutgoingRequest:
 
     :param url: absolute, as the HTTP library will connect to it; only its origin is used, and its
         path to tell ``as_endpoints`` apart.
+    :param origin: that of the URL, if the HTTP library has its parts at hand.
     :param authorization: the Authorization header the caller or the library set.
     :param content: the body, if it is in memory.
     :param repeatable: whether the same body can be sent again, whole.
     :param priming: set for a request that only fetches a nonce, for this role: it carries no token
         and is not sent again, lest it use up what it has fetched.
+    :raises TargetError: the URL has no origin.
     """
 
-    __slots__ = ("authorization", "content", "content_type", "credentials", "method", "priming", "repeatable", "url")
+    __slots__ = (
+        "authorization",
+        "content",
+        "content_type",
+        "credentials",
+        "method",
+        "origin",
+        "priming",
+        "repeatable",
+        "url",
+    )
 
     def __init__(
         self,
         method: str,
         url: str,
         *,
+        origin: Origin | None = None,
         authorization: str | None = None,
         content: bytes | None = None,
         content_type: str | None = None,
@@ -117,6 +132,7 @@ class OutgoingRequest:
     ) -> None:
         self.method: str = method
         self.url: str = url
+        self.origin: Origin = Origin.of_url(url) if origin is None else origin
         self.authorization: str | None = authorization
         self.content: bytes | None = content
         self.content_type: str | None = content_type
@@ -127,20 +143,17 @@ class OutgoingRequest:
     def __repr__(self) -> str:
         return f"<OutgoingRequest {self.method}>"
 
-    def but(self, **changes: Any) -> OutgoingRequest:
-        """The same request with some facts changed."""
-        return OutgoingRequest(**{**{name: getattr(self, name) for name in self.__slots__}, **changes})
-
     @property
     def own_token(self) -> str | None:
         """The token of a caller's own ``Authorization: DPoP`` or ``Bearer``."""
-        scheme, _, token = (self.authorization or "").partition(" ")
-        return token.strip() or None if scheme.lower() in {"dpop", "bearer"} else None
+        if self.authorization is None or scheme_of(self.authorization) not in {"dpop", "bearer"}:
+            return None
+        return self.authorization.partition(" ")[2].strip() or None
 
-    @property
-    def own_scheme(self) -> str:
-        """The scheme of the caller's Authorization, in lower case; empty without one."""
-        return (self.authorization or "").partition(" ")[0].lower()
+
+def scheme_of(authorization: str) -> str:
+    """The scheme of an Authorization header, in lower case."""
+    return authorization.partition(" ")[0].lower()
 
 
 def form_of(request: OutgoingRequest) -> dict[str, str]:

@@ -16,6 +16,7 @@ import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from requests.adapters import HTTPAdapter
 
 import dpop
 import dpop.httpx
@@ -23,30 +24,32 @@ import dpop.httpx2
 from dpop.requests import DPoPAdapter
 
 BATCH = 128
+_SIGNING = frozenset({"adapted", "least"})
 _TOKEN = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU"
 
 
 def prepare(*, library: str, way: str, key: str, url: str, origin: str, workers: int) -> Callable[[], object]:
     """A function that sends BATCH requests, over connections kept alive.
 
-    :param way: ``plain``, ``adapted``, ``by hand`` with a proof made before, or ``signature`` with a bare one.
+    :param way: ``plain``, ``adapted``, ``least`` with an adapter that does nothing but sign, ``by hand`` with a proof
+        made before, or ``signature`` with a bare one.
     """
     loaded = dpop.load_key(key.encode())
-    adapted = way == "adapted"
     before = _before(way, key, url)
     if library == "requests":
-        return _by_threads(workers, lambda: _session(loaded, url, origin, before, adapted=adapted))
+        return _by_threads(workers, lambda: _session(loaded, url, origin, before, way=way))
     name, _, kind = library.partition(" ")
     module: Any = {"httpx": httpx, "httpx2": httpx2}[name]
     door: Any = {"httpx": dpop.httpx, "httpx2": dpop.httpx2}[name]
     prefix = "Async" if kind else ""
     limits = module.Limits(max_connections=200, max_keepalive_connections=200)
-    transport = (
-        getattr(door, f"{prefix}DPoPTransport")(loaded, origins=origin, access_token=_TOKEN, limits=limits)
-        if adapted
-        else getattr(module, f"{prefix}HTTPTransport")(limits=limits)
-    )
-    headers = {} if adapted else {"Authorization": f"Bearer {_TOKEN}"}
+    if way == "adapted":
+        transport = getattr(door, f"{prefix}DPoPTransport")(loaded, origins=origin, access_token=_TOKEN, limits=limits)
+    elif way == "least":
+        transport = _least_transport(module, loaded)
+    else:
+        transport = getattr(module, f"{prefix}HTTPTransport")(limits=limits)
+    headers = {} if way in _SIGNING else {"Authorization": f"Bearer {_TOKEN}"}
     client = getattr(module, f"{prefix}Client")(transport=transport, headers=headers, timeout=60)
     if kind:
         return _by_tasks(workers, lambda: client.get(url))
@@ -76,16 +79,45 @@ def _in_turn(before: Callable[[], object] | None, send: Callable[[], object]) ->
     return both
 
 
-def _session(
-    key: Any, url: str, origin: str, before: Callable[[], object] | None, *, adapted: bool
-) -> Callable[[], object]:
+def _session(key: Any, url: str, origin: str, before: Callable[[], object] | None, *, way: str) -> Callable[[], object]:
     session = requests.Session()
     session.trust_env = False
-    if adapted:
+    if way == "adapted":
         session.mount(origin, DPoPAdapter(key, origins=origin, access_token=_TOKEN))
+    elif way == "least":
+        session.mount(origin, _LeastAdapter(key))
     else:
         session.headers["Authorization"] = f"Bearer {_TOKEN}"
     return _in_turn(before, lambda: session.get(url))
+
+
+class _LeastAdapter(HTTPAdapter):
+    """The least an adapter can do: it looks after no nonce, retry or redirect, nor after whose request it is."""
+
+    def __init__(self, key: Any) -> None:
+        super().__init__()
+        self._key = key
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        request.headers.update(_fields(self._key, request.method or "", request.url or ""))
+        return super().send(request, *args, **options)
+
+
+def _least_transport(module: Any, key: Any) -> Any:
+    """The same for httpx or httpx2."""
+
+    class Least(module.HTTPTransport):
+        def handle_request(self, request: Any) -> Any:
+            for name, value in _fields(key, request.method, str(request.url)).items():
+                request.headers[name] = value
+            return super().handle_request(request)
+
+    return Least()
+
+
+def _fields(key: Any, method: str, url: str) -> dict[str, str]:
+    proof = dpop.create_proof(key, method, url, access_token=_TOKEN)
+    return {"DPoP": proof, "Authorization": f"DPoP {_TOKEN}"}
 
 
 def in_turn(*, library: str, key: str, url: str, origin: str) -> Callable[[], dict[str, float]]:
@@ -94,7 +126,7 @@ def in_turn(*, library: str, key: str, url: str, origin: str) -> Callable[[], di
     In one process, for the differences are a tenth of what one process differs from another.
     """
     facts: dict[str, Any] = {"library": library, "key": key, "url": url, "origin": origin, "workers": 1}
-    ways = {way: prepare(way=way, **facts) for way in ("plain", "adapted", "by hand", "signature")}
+    ways = {way: prepare(way=way, **facts) for way in ("plain", "adapted", "least", "by hand", "signature")}
     mint = _before("by hand", key, url)
     assert mint is not None
 
