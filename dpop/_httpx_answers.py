@@ -103,8 +103,8 @@ async def async_peek(response: _Any, replay: type[AsyncReplay]) -> bytes:
 def drain(response: _Any, signed: _Any) -> None:
     """Read what little is left of an answer, so that its connection can be used again; then close it."""
     # The read timeout is looked up when reading starts: an answer that stalls costs a second.
-    timeout = signed.extensions["timeout"]
-    timeout["read"] = min(timeout.get("read") or DRAIN_SECONDS, DRAIN_SECONDS)
+    timeout = signed.extensions.get("timeout") or {}
+    signed.extensions["timeout"] = {**timeout, "read": min(timeout.get("read") or DRAIN_SECONDS, DRAIN_SECONDS)}
     deadline = time.monotonic() + DRAIN_SECONDS
     left = DRAIN_OCTETS
     try:

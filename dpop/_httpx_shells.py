@@ -153,7 +153,6 @@ class _Shell:
     def _signed(self, request: _Any, headers: list[tuple[str, str]], content: bytes | None) -> _Any:
         """A copy with the proof: the caller's request never carries one, so no redirect can either."""
         extensions = dict(request.extensions)
-        extensions["timeout"] = dict(extensions.get("timeout") or {})
         if content is None:
             signed = copied(request, extensions)
         else:

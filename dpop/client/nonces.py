@@ -188,6 +188,10 @@ class NonceCache:
         :param accepted: the server took the proof.
         :param refused: the server asked for another nonce.
         """
+        if learnt is None and lease.nonce is None:
+            # Nothing to learn, and nothing was sent that could be judged.
+            self.release(lease)
+            return
         with self._lock:
             entry = self._entry(lease.key)
             if lease.reserved and lease.nonce is not None and not refused:
