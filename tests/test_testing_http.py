@@ -10,6 +10,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -51,10 +52,26 @@ def echo(request: Request, connection: int) -> Response | None:
 @pytest.fixture
 def server() -> Iterator[HTTPServer]:
     """A server that echoes."""
+    with echoing() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lasting_server() -> Iterator[HTTPServer]:
+    """One server for all examples of a property test."""
+    with echoing() as running:
+        yield running
+
+
+@contextmanager
+def echoing() -> Iterator[HTTPServer]:
+    """A server that echoes, for as long as it is needed."""
     running = HTTPServer("127.0.0.1", 0)
     running.start(echo)
-    yield running
-    running.stop()
+    try:
+        yield running
+    finally:
+        running.stop()
 
 
 def connect(server: HTTPServer) -> http.client.HTTPConnection:
@@ -192,21 +209,10 @@ def test_a_client_that_leaves_is_let_go(server: HTTPServer, octets: bytes) -> No
 
 
 @given(octets=st.binary(max_size=300))
-def test_garbage_never_breaks_the_server(octets: bytes) -> None:
+def test_garbage_never_breaks_the_server(lasting_server: HTTPServer, octets: bytes) -> None:
     """Whatever comes, the answer is HTTP or nothing, and the server goes on."""
-    answer = exchange(_SHARED, octets)
+    answer = exchange(lasting_server, octets)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 ")
-
-
-_SHARED = HTTPServer("127.0.0.1", 0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _shared() -> Iterator[None]:
-    """One server for all examples of the property test."""
-    _SHARED.start(echo)
-    yield
-    _SHARED.stop()
 
 
 def test_answers_without_a_body(server: HTTPServer) -> None:
