@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -79,6 +80,19 @@ def test_keys_of_modules_that_were_ended(softhsm: SoftHsm) -> None:
     with pytest.raises(DPoPKeyError, match="closed; load it again"):
         key.sign(b"x")
     assert len(open_key(softhsm.uri()).sign(b"x")) == 64
+
+
+def test_keys_of_modules_that_were_ended_close_no_other_keys_sessions(faults: Faults) -> None:
+    """A module that starts again gives the same numbers anew, and some crash where a session that signs is closed."""
+    closed, collected = open_key(faults.uri()), open_key(faults.uri())
+    close_modules()
+    key = open_key(faults.uri())
+    faults.calls()
+    closed.close()
+    del collected
+    gc.collect()
+    assert len(key.sign(b"x")) == 64
+    assert [line.partition("(")[0].split()[0] for line in faults.calls()] == ["C_SignInit", "C_Sign"]
 
 
 def test_a_module_that_is_not_configured(softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:

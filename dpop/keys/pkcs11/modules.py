@@ -16,7 +16,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -112,7 +111,7 @@ class LoadedModule:
     ) -> None:
         self.path = path
         self.pid: int = os.getpid()
-        self.lock: AbstractContextManager[bool] = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         """Held while objects are looked for, made, and the PIN is given: one thread at a time."""
         self.users: weakref.WeakSet[Pausable] = weakref.WeakSet()
         """Those who sign by it; to be added with the lock held, with the session that they begin with."""
@@ -210,8 +209,14 @@ class LoadedModule:
     def close(self, timeout: float) -> None:
         """Finalise it if it was initialised here, once nothing is under way in it."""
         users = list(self.users)
-        if all([user.pause(timeout) for user in users]) and self._owned:  # noqa: C419 - each of them
-            _quietly(self.module.finalize)
+        paused = all([user.pause(timeout) for user in users])  # noqa: C419 - each of them
+        # With the lock, for a key that is thrown away closes its sessions; who holds it long waits for a PIN.
+        if paused and self._owned and self.lock.acquire(timeout=timeout):
+            try:
+                _quietly(self.module.finalize)
+                self.generation += 1  # its sessions are gone, and in its next life others have their numbers
+            finally:
+                self.lock.release()
         for user in users:
             user.end()
 
