@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,18 @@ def test_keys_of_modules_that_were_ended_close_no_other_keys_sessions(faults: Fa
     gc.collect()
     assert len(key.sign(b"x")) == 64
     assert [line.partition("(")[0].split()[0] for line in faults.calls()] == ["C_SignInit", "C_Sign"]
+
+
+def test_a_module_is_not_ended_under_a_call(faults: Faults) -> None:
+    """Who holds the lock is in the module, waiting for a PIN perhaps: at exit it is left as it is, after a while."""
+    loaded = open_module(faults.library)
+    faults.calls()
+    with ThreadPoolExecutor(1) as another:
+        another.submit(loaded.lock.acquire).result()
+        close_modules(timeout=0.01)
+        another.submit(loaded.lock.release).result()
+    assert faults.calls("C_Finalize") == []
+    loaded.module.finalize()
 
 
 def test_a_module_that_is_not_configured(softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
