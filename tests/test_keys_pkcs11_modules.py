@@ -14,6 +14,7 @@ from pkcs11_tokens import SoftHsm, module_named
 
 from dpop.errors import DeviceError, DPoPKeyError
 from dpop.keys.pkcs11 import open_key
+from dpop.keys.pkcs11.cryptoki import CryptokiError
 from dpop.keys.pkcs11.modules import close_modules, find_module, open_module
 from dpop.keys.pkcs11.uri import Pkcs11Uri
 
@@ -94,6 +95,25 @@ def test_keys_of_modules_that_were_ended_close_no_other_keys_sessions(faults: Fa
     gc.collect()
     assert len(key.sign(b"x")) == 64
     assert [line.partition("(")[0].split()[0] for line in faults.calls()] == ["C_SignInit", "C_Sign"]
+
+
+def test_a_number_that_another_session_has_by_now(softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that was away gives numbers anew: who held one neither signs in the new session nor closes it."""
+    key = open_key(softhsm.uri())
+    loaded = open_module(softhsm.module)
+    (session,) = key._pool._idle
+    closed: list[int] = []
+    monkeypatch.setattr(loaded.module, "close_session", closed.append)
+    monkeypatch.setattr(loaded.module, "open_session", lambda *_slot, **_kind: int(session.handle))
+    with loaded.lock:
+        newer = loaded.open_session(0, writable=False)
+    with pytest.raises(CryptokiError, match="SESSION_HANDLE_INVALID"):
+        session.sign(bytes(32))
+    session.close()
+    assert closed == []
+    loaded.close_session(newer)
+    assert closed == [newer]
+    assert len(key.sign(b"x")) == 64
 
 
 def test_a_module_is_not_ended_under_a_call(faults: Faults) -> None:

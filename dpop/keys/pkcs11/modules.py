@@ -23,7 +23,16 @@ from dpop.errors import DeviceError, ForkedKeyError
 from dpop.keys.pkcs11.cryptoki import CKR, CryptokiError, Module, ModuleLoadError
 from dpop.keys.pkcs11.uri import Pkcs11Uri
 
-__all__ = ["ENVIRONMENT", "PATIENCE", "LoadedModule", "Pausable", "close_modules", "find_module", "open_module"]
+__all__ = [
+    "ENVIRONMENT",
+    "PATIENCE",
+    "LoadedModule",
+    "Pausable",
+    "SessionHandle",
+    "close_modules",
+    "find_module",
+    "open_module",
+]
 
 ENVIRONMENT: Final = "PKCS11_MODULE"
 """The environment variable that names the module of URIs which name none."""
@@ -94,6 +103,12 @@ class Pausable(Protocol):
         """Begin nothing any more."""
 
 
+class SessionHandle(int):
+    """The number of one session; another object than that of a later session with the same number."""
+
+    __slots__ = ()
+
+
 class LoadedModule:
     """One initialised module of this process.
 
@@ -116,6 +131,7 @@ class LoadedModule:
         self.users: weakref.WeakSet[Pausable] = weakref.WeakSet()
         """Those who sign by it; to be added with the lock held, with the session that they begin with."""
         self.generation: int = 0
+        self._sessions: dict[int, SessionHandle] = {}
         self._clock = clock
         self._sleep = sleep
         self._restarting = threading.Lock()
@@ -151,6 +167,36 @@ class LoadedModule:
                     raise
         return action()
 
+    def open_session(self, slot: int, *, writable: bool) -> SessionHandle:
+        """C_OpenSession; to be called with the lock held."""
+        handle = SessionHandle(self.module.open_session(slot, writable=writable))
+        self._sessions[handle] = handle
+        return handle
+
+    def has_session(self, handle: SessionHandle) -> bool:
+        """Whether it is the one that was opened, as far as is known here.
+
+        A session ends with its token or its module, and a later one may have its number. To sign in it then, or to
+        close it, would be to do so under another thread's hands, and some modules crash at that.
+        """
+        return self._sessions.get(handle) is handle
+
+    def close_session(self, handle: SessionHandle) -> None:
+        """C_CloseSession, unless its number is another's by now.
+
+        :raises CryptokiError: what the module said.
+        """
+        with self.lock:  # or it could meet C_Finalize
+            if self.has_session(handle):
+                del self._sessions[handle]
+                self.module.close_session(handle)
+
+    def _finalize(self) -> None:
+        """C_Finalize, and all sessions with it; that it is over already is no error. With the lock held."""
+        self._sessions.clear()
+        with contextlib.suppress(CryptokiError):
+            self.module.finalize()
+
     def refresh(self) -> bool:
         """Finalise and initialise if no key of this process needs it; False if nothing was done.
 
@@ -159,7 +205,7 @@ class LoadedModule:
         with self.lock:
             if not self._owned or len(self.users):
                 return False
-            _quietly(self.module.finalize)
+            self._finalize()
             self._owned = self.module.initialize()
             self.generation += 1
             return True
@@ -190,7 +236,7 @@ class LoadedModule:
                 with self.lock:
                     new = [user for user in self.users if user not in paused]
                     if not new:
-                        _quietly(self.module.finalize)
+                        self._finalize()
                         self._owned = self.module.initialize()
                         self.generation += 1
                         done = True
@@ -213,8 +259,7 @@ class LoadedModule:
         # With the lock, for a key that is thrown away closes its sessions; who holds it long waits for a PIN.
         if paused and self._owned and self.lock.acquire(timeout=timeout):
             try:
-                _quietly(self.module.finalize)
-                self.generation += 1  # its sessions are gone, and in its next life others have their numbers
+                self._finalize()
             finally:
                 self.lock.release()
         for user in users:
@@ -258,12 +303,6 @@ def close_modules(timeout: float = 2.0) -> None:
             if loaded.pid == os.getpid():
                 loaded.close(timeout)
         _registry.clear()
-
-
-def _quietly(function: Callable[[], None]) -> None:
-    """Call what ends something: that it is over already is no error."""
-    with contextlib.suppress(CryptokiError):
-        function()
 
 
 def _in_child() -> None:

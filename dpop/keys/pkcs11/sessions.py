@@ -14,6 +14,7 @@ from typing import Final
 
 from dpop.errors import DPoPKeyError
 from dpop.keys.pkcs11.cryptoki import CKM, CKR, CryptokiError, SignOperation
+from dpop.keys.pkcs11.modules import SessionHandle
 from dpop.keys.pkcs11.objects import KeyObject
 from dpop.keys.pkcs11.token import Token
 
@@ -37,17 +38,18 @@ def default_limit(token: Token) -> int:
 class Session:
     """One session in which one key signs, for one thread at a time."""
 
-    __slots__ = ("_always_authenticate", "_generation", "_operation", "_token", "handle")
+    __slots__ = ("_always_authenticate", "_operation", "_token", "handle")
 
-    def __init__(self, token: Token, handle: int, key: KeyObject, mechanism: CKM) -> None:
-        self.handle: int = handle
+    def __init__(self, token: Token, handle: SessionHandle, key: KeyObject, mechanism: CKM) -> None:
+        self.handle: SessionHandle = handle
         self._token = token
-        self._generation = token.loaded.generation
         self._always_authenticate = key.always_authenticate
         self._operation: SignOperation = token.loaded.module.sign_operation(handle, key.handle, mechanism)
 
     def sign(self, data: bytes) -> bytes:
         """C_SignInit, for some keys the PIN, and C_Sign."""
+        if not self._token.loaded.has_session(self.handle):
+            raise CryptokiError("C_SignInit", CKR.SESSION_HANDLE_INVALID)
         operation = self._operation
         operation.init()
         if self._always_authenticate:
@@ -56,7 +58,7 @@ class Session:
 
     def close(self) -> None:
         """Close it."""
-        self._token.close_session(self.handle, self._generation)
+        self._token.close_session(self.handle)
 
 
 class SessionPool:

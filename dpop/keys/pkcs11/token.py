@@ -10,7 +10,7 @@ from typing import Final
 from dpop.errors import AmbiguousKeyError, KeyNotFoundError, PinError
 from dpop.keys.pkcs11.cryptoki import CKF, CKR, CKU, CryptokiError, Module, ModuleInfo, SlotInfo, TokenInfo
 from dpop.keys.pkcs11.explanations import WRONG_PIN, explain, tries_left
-from dpop.keys.pkcs11.modules import PATIENCE, LoadedModule
+from dpop.keys.pkcs11.modules import PATIENCE, LoadedModule, SessionHandle
 from dpop.keys.pkcs11.pin import Pin
 from dpop.keys.pkcs11.uri import Pkcs11Uri
 
@@ -67,7 +67,7 @@ class Token:
         label, manufacturer, model, serial = (text or None for text in _identity(self.info))
         return Pkcs11Uri(token=label, manufacturer=manufacturer, model=model, serial=serial)
 
-    def open_session(self, *, writable: bool = False, login: bool = True) -> int:
+    def open_session(self, *, writable: bool = False, login: bool = True) -> SessionHandle:
         """A session in which the user is logged in, if the token has a login.
 
         :param login: if not, it shows what it shows to everybody.
@@ -85,19 +85,12 @@ class Token:
                 raise
             return session
 
-    def close_session(self, session: int, generation: int | None = None) -> None:
-        """Close it; that it is closed already is no error.
-
-        :param generation: that of the module when it was opened: a module that was started anew gives the same
-            numbers to sessions of others.
-        """
-        with self.loaded.lock:  # or it could meet C_Finalize
-            if generation not in {None, self.loaded.generation}:
-                return
-            try:
-                self.loaded.module.close_session(session)
-            except CryptokiError as error:
-                _log.debug("closing a session with the token %r: %s", self.label, error)
+    def close_session(self, session: SessionHandle) -> None:
+        """Close it; that it is closed already is no error."""
+        try:
+            self.loaded.close_session(session)
+        except CryptokiError as error:
+            _log.debug("closing a session with the token %r: %s", self.label, error)
 
     def give_pin_for_signature(self, session: int) -> None:
         """The login that an always-authenticate key wants between C_SignInit and C_Sign, with nothing between."""
@@ -122,14 +115,13 @@ class Token:
                 return
         raise CryptokiError("C_GetSlotList", CKR.TOKEN_NOT_PRESENT)
 
-    def _open(self, *, writable: bool) -> int:
-        module = self.loaded.module
+    def _open(self, *, writable: bool) -> SessionHandle:
         try:
-            return module.open_session(self.slot, writable=writable)
+            return self.loaded.open_session(self.slot, writable=writable)
         except CryptokiError as error:
             if writable or error.rv in _NOT_FOR_WRITING:
                 raise
-        return module.open_session(self.slot, writable=True)  # some services know no other kind
+        return self.loaded.open_session(self.slot, writable=True)  # some services know no other kind
 
     def _login(self, session: int) -> None:
         module = self.loaded.module
