@@ -64,40 +64,49 @@ class AsyncReplay:
         await self._stream.aclose()
 
 
+class _Start:
+    """What has been read of a body, to be looked at and put back."""
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.failure: Exception | None = None
+        self._size = 0
+        self._deadline = time.monotonic() + _PEEK_SECONDS
+
+    def suffices_with(self, chunk: bytes) -> bool:
+        """Take a chunk; whether that is enough, or has taken long enough."""
+        self.chunks.append(chunk)
+        self._size += len(chunk)
+        return self._size >= PEEK_OCTETS or time.monotonic() > self._deadline
+
+    def put_back(self, response: _Any, rest: _Any, replay: type[_Any]) -> bytes:
+        """Give the response all of its body again; what was read of it, decoded."""
+        response.stream = replay(self.chunks, rest, response.stream, self.failure)
+        return decoded_start(response.headers.get("content-encoding"), b"".join(self.chunks), PEEK_OCTETS)
+
+
 def peek(response: _Any, replay: type[Replay]) -> bytes:
     """The first octets of a body, decoded; the response keeps all of it, as a ``replay``."""
-    stream, chunks, size = response.stream, list[bytes](), 0
-    iterator = iter(stream)
-    deadline = time.monotonic() + _PEEK_SECONDS
-    failure: Exception | None = None
+    start, rest = _Start(), iter(response.stream)
     try:
-        for chunk in iterator:
-            chunks.append(chunk)
-            size += len(chunk)
-            if size >= PEEK_OCTETS or time.monotonic() > deadline:
+        for chunk in rest:
+            if start.suffices_with(chunk):
                 break
     except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
-        failure = error
-    response.stream = replay(chunks, iterator, stream, failure)
-    return decoded_start(response.headers.get("content-encoding"), b"".join(chunks), PEEK_OCTETS)
+        start.failure = error
+    return start.put_back(response, rest, replay)
 
 
 async def async_peek(response: _Any, replay: type[AsyncReplay]) -> bytes:
     """The same for an asynchronous body."""
-    stream, chunks, size = response.stream, list[bytes](), 0
-    iterator = aiter(stream)
-    deadline = time.monotonic() + _PEEK_SECONDS
-    failure: Exception | None = None
+    start, rest = _Start(), aiter(response.stream)
     try:
-        async for chunk in iterator:
-            chunks.append(chunk)
-            size += len(chunk)
-            if size >= PEEK_OCTETS or time.monotonic() > deadline:
+        async for chunk in rest:
+            if start.suffices_with(chunk):
                 break
     except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
-        failure = error
-    response.stream = replay(chunks, iterator, stream, failure)
-    return decoded_start(response.headers.get("content-encoding"), b"".join(chunks), PEEK_OCTETS)
+        start.failure = error
+    return start.put_back(response, rest, replay)
 
 
 def drain(response: _Any, signed: _Any) -> None:
