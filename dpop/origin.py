@@ -119,6 +119,7 @@ def origin_of(scheme: str, authority: str) -> Origin:
 
     :raises TargetError: another scheme, a user or password, a host or port that is none.
     """
+    # What is refused is not remembered, so no password stays in memory.
     scheme = _known_scheme(scheme)
     host, port = _host_and_port(authority)
     return Origin(scheme, _host(host), _port(port, scheme))

@@ -201,8 +201,7 @@ class NonceCache:
             lease.reserved = False
             if learnt is not None:
                 self._learn(entry, learnt, lease)
-        if lease.cold_start is not None:
-            self.release(lease)
+        self.release(lease)
 
     def release(self, lease: Lease) -> None:
         """Give a lease back without an answer: an error, a cancellation."""

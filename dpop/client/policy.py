@@ -117,10 +117,10 @@ class Policy:
         if role is not None:
             return role
         without_token = self.access_token is None and credentials is None
-        return Role.AS if without_token or (self.as_endpoints and self._is_as_endpoint(origin, url)) else Role.RS
+        return Role.AS if without_token or self._is_as_endpoint(origin, url) else Role.RS
 
     def _is_as_endpoint(self, origin: Origin, url: str) -> bool:
-        return canonical(f"{origin}{split_url(url)[2]}") in self.as_endpoints
+        return bool(self.as_endpoints) and canonical(f"{origin}{split_url(url)[2]}") in self.as_endpoints
 
     def open(self, request: OutgoingRequest) -> ProofFlow | None:
         """The flow for this request, or ``None`` if it must pass through unsigned."""
@@ -132,7 +132,7 @@ class Policy:
         default = self.access_token if credentials is None else credentials.access_token
         if request.priming is not None:
             role, token = request.priming, None
-        elif self.as_endpoints and self._is_as_endpoint(origin, request.url):
+        elif self._is_as_endpoint(origin, request.url):
             role, token = Role.AS, None
         else:
             # A caller's own DPoP token beats the adapter's; a request's own credentials beat both.
