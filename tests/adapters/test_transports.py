@@ -33,7 +33,7 @@ from urllib3.util.retry import Retry
 import dpop
 import dpop.requests
 from dpop.client.prover import Prover
-from dpop.errors import UsageError
+from dpop.errors import TargetError, UsageError
 from dpop.redaction import RedactingFilter
 
 TOKEN = "access-token-1"
@@ -1031,3 +1031,13 @@ def test_a_request_is_gone_when_it_is_over(name: str, client: Callable[..., Any]
         assert [request() for request in sent] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+def test_a_request_that_names_two_hosts_is_not_sent(name: str, client: Callable[..., Any]) -> None:
+    """No proof can name both, and to name one of them would be a guess."""
+    with Recorder(lambda _: Answer()) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        with pytest.raises(TargetError):
+            one.send("GET", server.url("/r"), headers=[("Host", "a.example"), ("host", f"127.0.0.1:{server.port}")])
+        assert server.requests == []
