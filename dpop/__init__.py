@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from dpop import profiles
-    from dpop.client.prover import Prover
-    from dpop.client.request import RequestCredentials
+    from dpop.client._prover import Prover
+    from dpop.client._request import RequestCredentials
     from dpop.encoding import access_token_hash, code_jti
     from dpop.errors import DPoPError
     from dpop.keys import Key, generate_key, load_key, thumbprint
@@ -48,8 +48,8 @@ __all__ = [
 _PLACES: Final = {
     "DPoPError": "dpop.errors",
     "Key": "dpop.keys",
-    "Prover": "dpop.client.prover",
-    "RequestCredentials": "dpop.client.request",
+    "Prover": "dpop.client._prover",
+    "RequestCredentials": "dpop.client._request",
     "access_token_hash": "dpop.encoding",
     "code_jti": "dpop.encoding",
     "create_proof": "dpop.proof",

@@ -19,23 +19,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import httpx
 
-from dpop._httpx_answers import AsyncReplay, Replay
-from dpop._httpx_auth import AuthShell
-from dpop._httpx_shells import AsyncShell, SyncShell
-from dpop._httpx_tokens import AsyncBorrowed, AsyncEndpointShell, Borrowed, EndpointShell
-from dpop.client.policy import Policy, PolicyOptions
-from dpop.tokens.endpoint import EndpointOptions
-from dpop.tokens.metadata import ServerMetadata
+from dpop._httpx.answers import AsyncReplay, Replay
+from dpop._httpx.auth import AuthShell
+from dpop._httpx.endpoint import AsyncBorrowed, AsyncEndpointShell, Borrowed, EndpointShell
+from dpop._httpx.transport import AsyncShell, SyncShell
+from dpop.client._policy import Policy, PolicyOptions
+from dpop.tokens._grants import EndpointOptions
+from dpop.tokens._metadata import ServerMetadata
 
 if TYPE_CHECKING:
-    from dpop.client.prover import Prover
+    from dpop.client._prover import Prover
     from dpop.keys import Key
 
 __all__ = ["AsyncDPoPTransport", "AsyncTokenEndpoint", "DPoPAuth", "DPoPTransport", "TokenEndpoint"]
 
 
 class TransportOptions(PolicyOptions, total=False):
-    """What the transports take: the settings of :class:`dpop.client.policy.Policy` and httpx's own."""
+    """What the transports take: the settings of :class:`dpop.client._policy.Policy` and httpx's own."""
 
     verify: ssl.SSLContext | str | bool
     cert: str | tuple[str, str] | tuple[str, str, str] | None
@@ -116,12 +116,12 @@ class _AsyncBorrowed(AsyncBorrowed, httpx.AsyncBaseTransport):
 
 
 class TokenEndpoint(EndpointShell):
-    """One client at one authorization server; see :class:`dpop.tokens.facade.SyncEndpoint` for what it can do.
+    """One client at one authorization server; see :class:`dpop.tokens._endpoint.SyncEndpoint` for what it can do.
 
     :param prover: whose proofs; a bare key will do.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
     :param http: a client whose transports, headers and cookies are used; its ``auth`` and hooks are not.
-    :param options: see :class:`dpop.tokens.endpoint.EndpointOptions`.
+    :param options: see :class:`dpop.tokens._grants.EndpointOptions`.
     :raises UsageError: what is given does not fit together.
     """
 
@@ -141,7 +141,7 @@ class TokenEndpoint(EndpointShell):
 
 
 class AsyncTokenEndpoint(AsyncEndpointShell):
-    """The same for tasks; see :class:`dpop.tokens.async_facade.AsyncEndpoint`."""
+    """The same for tasks; see :class:`dpop.tokens._async_endpoint.AsyncEndpoint`."""
 
     _library: ClassVar[Any] = httpx
     _signing_transport: ClassVar[Any] = AsyncDPoPTransport

@@ -22,12 +22,12 @@ import keyring
 import keyring.backend
 import keyring.errors
 
+from dpop._tracebacks import discreet
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
-from dpop.keys.discretion import discreet
-from dpop.tokens.file_lock import FileLock
-from dpop.tokens.records import read_record, write_record
-from dpop.tokens.stores import DEFAULT_ACCOUNT, LockedStore, StoreLock, check_account, locked
-from dpop.tokens.token_set import TokenSet
+from dpop.tokens._file_lock import FileLock
+from dpop.tokens._records import read_record, write_record
+from dpop.tokens._stores import DEFAULT_ACCOUNT, LockedStore, StoreLock, check_account, locked
+from dpop.tokens._token_set import TokenSet
 
 if TYPE_CHECKING:
     import os

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from dpop.encoding import access_token_hash, b64url_encode, check_nonce
 from dpop.errors import AlgorithmError, ArgumentTypeError, EncodingError, SigningError, UsageError
 from dpop.htu import check_method, url_htu
-from dpop.keys.algorithms import ALGORITHMS
-from dpop.keys.public import PublicKey
+from dpop.keys._algorithms import ALGORITHMS
+from dpop.keys._public import PublicKey
 
 if TYPE_CHECKING:
     from dpop.keys import Key

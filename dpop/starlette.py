@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import HTTPConnection
 
 from dpop.asgi import access
-from dpop.server.resource import Access
+from dpop.server._resource import Access
 
 __all__ = ["require_access"]
 

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from dpop.errors import InvalidProof, ReplayCacheError, UsageError
-from dpop.server.challenge import with_nonce
-from dpop.server.resource import Access, Answer, ProtectedResource, ResourceRequest
+from dpop.server._challenge import with_nonce
+from dpop.server._resource import Access, Answer, ProtectedResource, ResourceRequest
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

@@ -19,7 +19,7 @@ from cloud import Asked, CloudServer, Told
 from dpop.encoding import b64url_decode, b64url_encode
 from dpop.keys import SoftwareKey
 from dpop.keys.kms import KmsKey
-from dpop.keys.kms.azure import AzureKeyVault
+from dpop.keys.kms._azure import AzureKeyVault
 
 ACCESS_TOKEN = "eyJ.SECRET-ACCESS-TOKEN"
 VERSION = "0123456789abcdef0123456789abcdef"

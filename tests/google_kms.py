@@ -22,9 +22,9 @@ from google.cloud import kms_v1
 from google.cloud.kms_v1.services.key_management_service.transports import KeyManagementServiceGrpcTransport
 
 from dpop import errors
+from dpop.keys._public import PublicKey
 from dpop.keys.kms import KmsKey
-from dpop.keys.kms.gcp import GcpKms
-from dpop.keys.public import PublicKey
+from dpop.keys.kms._gcp import GcpKms
 
 NAME = "projects/p-1/locations/europe-west1/keyRings/ring/cryptoKeys/dpop_key/cryptoKeyVersions/3"
 SHA256 = utils.Prehashed(hashes.SHA256())

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pkcs11_tokens import SoftHsm, program
 
-from dpop.keys.pkcs11 import pin
-from dpop.keys.pkcs11.modules import close_modules
+from dpop.keys.pkcs11 import _pin as pin
+from dpop.keys.pkcs11._modules import close_modules
 
 SOURCE = Path(__file__).with_name("pkcs11_faults.c")
 _editions = itertools.count()

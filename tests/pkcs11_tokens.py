@@ -15,8 +15,8 @@ from urllib.parse import quote
 import pytest
 
 from dpop.errors import DeviceError
-from dpop.keys.pkcs11.modules import close_modules, find_module
-from dpop.keys.pkcs11.uri import Pkcs11Uri
+from dpop.keys.pkcs11._modules import close_modules, find_module
+from dpop.keys.pkcs11._uri import Pkcs11Uri
 
 PIN = "1234"
 SO_PIN = "12345678"

@@ -16,7 +16,7 @@ from dpop_cli.demo_story import Step, story
 from dpop_cli.demo_view import Glyphs, View
 
 import dpop
-from dpop.client.policy import Policy
+from dpop.client._policy import Policy
 from dpop.errors import UsageError
 from dpop.testing import DPoPTestServer
 

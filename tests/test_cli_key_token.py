@@ -13,8 +13,9 @@ from pkcs11_faults import Faults
 from pkcs11_tokens import PIN, SoftHsm, Tpm
 
 import dpop
-from dpop.keys.pkcs11 import generate_key, list_tokens, open_key, pin
-from dpop.keys.pkcs11.modules import close_modules
+from dpop.keys.pkcs11 import _pin as pin
+from dpop.keys.pkcs11 import generate_key, list_tokens, open_key
+from dpop.keys.pkcs11._modules import close_modules
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from dpop_cli.nonce_state import MAX_NONCES, NonceState, StateError
 from dpop_cli.proof import parts
 
 import dpop
-from dpop.client.nonces import NonceKey, Role
+from dpop.client._nonces import NonceKey, Role
 from dpop.origin import Origin
 from dpop.testing import DPoPTestServer
 

@@ -347,7 +347,7 @@ def test_tokens_that_cannot_be_stored_are_put_elsewhere(plain: DPoPTestServer, t
     """The disk of the store is full when the answer comes: this process has the only copy, and is about to end."""
     stored(plain)
     script = (
-        "import dpop.tokens.file_store as f, runpy, sys\n"
+        "import dpop.tokens._file_store as f, runpy, sys\n"
         "write, count = f.FileTokenStore._write, []\n"
         "def full(self, tokens, account):\n"
         "    count.append(1)\n"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpop.client.challenge import dpop_challenge, error_of_json, nonce_field
+from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "challenges.json").read_text("utf-8"))["cases"]
 

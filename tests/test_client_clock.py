@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpop.client.clock import ServerClocks, skew
+from dpop.client._clock import ServerClocks, skew
 from dpop.htu import Origin
 
 API = Origin.parse("https://api.example")

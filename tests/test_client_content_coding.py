@@ -14,7 +14,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpop.client.content_coding import decoded_start
+from dpop.client._decoding import decoded_start
 
 BODY = b'{"error":"use_dpop_nonce"}'
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import dpop
-from dpop.client.drive import (
+from dpop.client._driver import (
     ask_token,
     async_ask_token,
     async_refresh,
@@ -22,10 +22,10 @@ from dpop.client.drive import (
     sign_now,
     wait_for_nonce,
 )
-from dpop.client.flow import ProofFlow
-from dpop.client.policy import Policy
-from dpop.client.prover import Prover
-from dpop.client.request import OutgoingRequest
+from dpop.client._flow import ProofFlow
+from dpop.client._policy import Policy
+from dpop.client._prover import Prover
+from dpop.client._request import OutgoingRequest
 from dpop.errors import ArgumentTypeError, UsageError
 
 KEY = dpop.generate_key()

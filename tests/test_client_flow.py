@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import dpop
-from dpop.client.flow import Attempt, ProofFlow, Step
-from dpop.client.nonces import NonceCache, NonceKey, Role
-from dpop.client.policy import Policy
-from dpop.client.prover import Prover
-from dpop.client.request import OutgoingRequest
+from dpop.client._flow import Attempt, ProofFlow, Step
+from dpop.client._nonces import NonceCache, NonceKey, Role
+from dpop.client._policy import Policy
+from dpop.client._prover import Prover
+from dpop.client._request import OutgoingRequest
 from dpop.errors import CredentialError, TargetError, UnrewindableBodyError
 from dpop.htu import Origin
 

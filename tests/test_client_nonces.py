@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpop.client.nonces import ColdStart, Lease, NonceCache, NonceKey, Role
+from dpop.client._nonces import ColdStart, Lease, NonceCache, NonceKey, Role
 from dpop.errors import ArgumentTypeError, UsageError
 from dpop.htu import Origin
 

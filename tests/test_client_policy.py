@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import dpop
-from dpop.client.nonces import Role
-from dpop.client.policy import Policy, headers_to_withhold
-from dpop.client.prover import Prover
-from dpop.client.request import OutgoingRequest, RequestCredentials
+from dpop.client._nonces import Role
+from dpop.client._policy import Policy, headers_to_withhold
+from dpop.client._prover import Prover
+from dpop.client._request import OutgoingRequest, RequestCredentials
 from dpop.errors import (
     AlgorithmError,
     ArgumentTypeError,

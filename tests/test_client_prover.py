@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import dpop
-from dpop.client.prover import Prover
+from dpop.client._prover import Prover
 from dpop.errors import AlgorithmError, ArgumentTypeError, CredentialError, UsageError
 
 KEY = dpop.generate_key()

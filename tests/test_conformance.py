@@ -21,7 +21,7 @@ from testing_client import KEY, OTHER_KEY, Answer, ask, post, send
 
 import dpop
 import dpop.requests
-from dpop.client.prover import Prover
+from dpop.client._prover import Prover
 from dpop.errors import TokenRequestError
 from dpop.testing import DPoPTestServer
 from dpop.testing.defects import defective_fields

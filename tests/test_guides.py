@@ -25,8 +25,9 @@ from redis_server import running_redis
 
 import dpop
 import dpop.errors
-from dpop.keys import as_private_key, sources
-from dpop.keys.pkcs11.modules import close_modules
+from dpop.keys import _sources as sources
+from dpop.keys import as_private_key
+from dpop.keys.pkcs11._modules import close_modules
 from dpop.server import Reason
 from dpop.testing import DPoPTestServer
 

@@ -30,9 +30,10 @@ from dpop.errors import (
     KeyPasswordError,
     UsageError,
 )
-from dpop.keys import Key, SoftwareKey, generate_key, load_key, register_scheme, sources
-from dpop.keys.algorithms import ALGORITHMS
-from dpop.keys.public import PublicKey
+from dpop.keys import Key, SoftwareKey, generate_key, load_key, register_scheme
+from dpop.keys import _sources as sources
+from dpop.keys._algorithms import ALGORITHMS
+from dpop.keys._public import PublicKey
 from dpop.signature import raw_to_der
 
 KEY = SoftwareKey.generate()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpop.errors import AlgorithmError, ArgumentTypeError
-from dpop.keys.algorithms import ALGORITHMS, DEFAULT_ALGS, choose_alg, parameters
+from dpop.keys._algorithms import ALGORITHMS, DEFAULT_ALGS, choose_alg, parameters
 
 NAMES = st.one_of(st.sampled_from([*ALGORITHMS, "none", "HS256", "ES256K", "es256"]), st.text(max_size=8))
 

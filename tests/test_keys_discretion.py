@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import dpop
+from dpop._tracebacks import discreet
 from dpop.errors import DPoPError, KeyFileError, UsageError
-from dpop.keys.discretion import discreet
 
 PASSWORD = "correct horse"
 

@@ -27,7 +27,7 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.keys import ExternalKey, Key, SoftwareKey
-from dpop.keys.public import PublicKey
+from dpop.keys._public import PublicKey
 from dpop.signature import raw_to_der
 
 KEYS = {alg: SoftwareKey.generate(alg) for alg in ("ES256", "ES384", "ES512", "Ed25519", "PS256")}

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from dpop.errors import ArgumentTypeError, KeyFileError
-from dpop.keys.files import MAX_KEY_OCTETS, key_path, read_key_file, write_key_file
+from dpop.keys._files import MAX_KEY_OCTETS, key_path, read_key_file, write_key_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,7 +47,7 @@ def as_plain_user(code: str, *arguments: object) -> str:
     drop = (
         "import os, resource, sys\n"
         "from pathlib import Path\n"
-        "from dpop.keys.files import read_key_file, write_key_file\n"
+        "from dpop.keys._files import read_key_file, write_key_file\n"
         "from dpop.errors import KeyFileError\n"
         "if os.geteuid() == 0:\n"
         "    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
@@ -195,7 +195,7 @@ def test_a_new_file_is_for_its_owner_only(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from dpop.keys.files import write_key_file\n"
+        "from dpop.keys._files import write_key_file\n"
         "os.umask(int(sys.argv[1]))\n"
         "write_key_file(Path(sys.argv[2]), b'octets')\n"
     )

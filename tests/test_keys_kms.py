@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 import dpop
 from dpop import errors
 from dpop.keys import SoftwareKey
-from dpop.keys.external import SignatureFormat
+from dpop.keys._external import SignatureFormat
+from dpop.keys._public import PublicKey
 from dpop.keys.kms import KeyService, KmsKey
-from dpop.keys.kms.per_process import PerProcess
-from dpop.keys.kms.service import Facts
-from dpop.keys.kms.uri import read_uri
-from dpop.keys.public import PublicKey
+from dpop.keys.kms._per_process import PerProcess
+from dpop.keys.kms._service import Facts
+from dpop.keys.kms._uri import read_uri
 
 INNER = SoftwareKey.generate("PS256")
 VERSION = "projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1"
@@ -65,7 +65,7 @@ def nearby(**arguments: Any) -> KmsKey:
 def test_importing_loads_no_cloud() -> None:
     """Neither the package, nor the modules of the three services, nor the command line."""
     code = (
-        "import sys, dpop, dpop_cli.key, dpop.keys.kms.aws, dpop.keys.kms.azure, dpop.keys.kms.gcp\n"
+        "import sys, dpop, dpop_cli.key, dpop.keys.kms._aws, dpop.keys.kms._azure, dpop.keys.kms._gcp\n"
         "print([n for n in ('boto3', 'botocore', 'azure', 'google', 'grpc', 'requests') if n in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

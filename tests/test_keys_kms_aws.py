@@ -30,9 +30,9 @@ import dpop
 from dpop import errors
 from dpop.httpx import AsyncDPoPTransport as AsyncTransportOfHttpx
 from dpop.httpx2 import AsyncDPoPTransport, DPoPTransport
+from dpop.keys._public import PublicKey
 from dpop.keys.kms import KmsKey
-from dpop.keys.kms.aws import AwsKms
-from dpop.keys.public import PublicKey
+from dpop.keys.kms._aws import AwsKms
 from dpop.requests import DPoPAdapter
 from dpop.testing import DPoPTestServer
 

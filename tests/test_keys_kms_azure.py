@@ -25,9 +25,9 @@ import dpop
 from dpop import errors
 from dpop.encoding import b64url_decode, b64url_encode
 from dpop.keys import SoftwareKey
+from dpop.keys._public import PublicKey
 from dpop.keys.kms import KmsKey
-from dpop.keys.kms.azure import _PATIENCE, AzureKeyVault
-from dpop.keys.public import PublicKey
+from dpop.keys.kms._azure import _PATIENCE, AzureKeyVault
 from dpop.requests import DPoPAdapter
 from dpop.testing import DPoPTestServer
 

@@ -24,9 +24,9 @@ from google_kms import ALGORITHMS, KINDS, NAME, GoogleKms, RestServer, google_er
 
 import dpop
 from dpop import errors
+from dpop.keys._public import PublicKey
 from dpop.keys.kms import KmsKey
-from dpop.keys.kms.gcp import GcpKms
-from dpop.keys.public import PublicKey
+from dpop.keys.kms._gcp import GcpKms
 from dpop.requests import DPoPAdapter
 from dpop.testing import DPoPTestServer
 
@@ -159,7 +159,7 @@ HTTP = {
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is tried again for long."""
-    monkeypatch.setattr("dpop.keys.kms.gcp._ALL_SECONDS", 0.01)
+    monkeypatch.setattr("dpop.keys.kms._gcp._ALL_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -218,12 +218,12 @@ def test_a_busy_service_is_asked_again(google: RestServer) -> None:
 def test_a_service_that_hangs(google: RestServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given up; a wait that is over leaves no trace."""
     key = opened(google)
-    monkeypatch.setattr("dpop.keys.kms.gcp._ATTEMPT_SECONDS", 0.2)
+    monkeypatch.setattr("dpop.keys.kms._gcp._ATTEMPT_SECONDS", 0.2)
     google.hold.clear()
     with pytest.raises(errors.KeyUnavailableError, match=r"cannot be reached|took too long"):
         key.sign(b"octets")
     google.hold.set()
-    monkeypatch.setattr("dpop.keys.kms.gcp._ATTEMPT_SECONDS", 20)
+    monkeypatch.setattr("dpop.keys.kms._gcp._ATTEMPT_SECONDS", 20)
     assert verifies(key)
 
 
@@ -266,7 +266,7 @@ def test_credentials_travel_over_tls_only(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(service_account(tmp_path)))
     certificate = self_signed(tmp_path)
     with RestServer(GoogleKms(), certificate) as server:
-        monkeypatch.setattr("dpop.keys.kms.gcp._ALL_SECONDS", 0.01)
+        monkeypatch.setattr("dpop.keys.kms._gcp._ALL_SECONDS", 0.01)
         with pytest.raises(errors.KeyUnavailableError, match=r"SSLError"):
             opened(server)
         assert server.asked == []

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from dpop.errors import ArgumentTypeError, DPoPKeyError, InvalidKeyError, KeyPasswordError
 from dpop.keys import SoftwareKey
-from dpop.keys.pem import check_password, read_private_key
-from dpop.keys.public import PublicKey
+from dpop.keys._pem import check_password, read_private_key
+from dpop.keys._public import PublicKey
 from dpop.signature import raw_to_der
 
 CURVES = {"ES256": "prime256v1", "ES384": "secp384r1", "ES512": "secp521r1"}

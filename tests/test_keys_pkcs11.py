@@ -35,12 +35,12 @@ from dpop.errors import (
     PinError,
     UsageError,
 )
+from dpop.keys._public import PublicKey
 from dpop.keys.pkcs11 import Pkcs11Key, generate_key, open_key
-from dpop.keys.pkcs11.cryptoki import CKA, CKM, CKO, CryptokiError, Template
-from dpop.keys.pkcs11.modules import close_modules, open_module
-from dpop.keys.pkcs11.objects import P256_PARAMS
-from dpop.keys.pkcs11.uri import Pkcs11Uri
-from dpop.keys.public import PublicKey
+from dpop.keys.pkcs11._cryptoki import CKA, CKM, CKO, CryptokiError, Template
+from dpop.keys.pkcs11._modules import close_modules, open_module
+from dpop.keys.pkcs11._objects import P256_PARAMS
+from dpop.keys.pkcs11._uri import Pkcs11Uri
 
 
 @pytest.fixture

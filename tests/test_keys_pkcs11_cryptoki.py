@@ -12,9 +12,9 @@ import pytest
 from pkcs11_faults import Faults
 from pkcs11_tokens import PIN, SoftHsm, program
 
-from dpop.keys.pkcs11 import cryptoki_interface as interface
-from dpop.keys.pkcs11.cryptoki import CKA, CKF, CKM, CKO, CKR, CKU, CryptokiError, Module
-from dpop.keys.pkcs11.modules import open_module
+from dpop.keys.pkcs11 import _cryptoki_types as interface
+from dpop.keys.pkcs11._cryptoki import CKA, CKF, CKM, CKO, CKR, CKU, CryptokiError, Module
+from dpop.keys.pkcs11._modules import open_module
 
 
 @pytest.fixture

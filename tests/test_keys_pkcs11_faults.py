@@ -25,9 +25,9 @@ from dpop.errors import (
     SigningError,
 )
 from dpop.keys.pkcs11 import generate_key, list_tokens, open_key
-from dpop.keys.pkcs11.cryptoki import CKR, Module
-from dpop.keys.pkcs11.modules import close_modules, open_module
-from dpop.keys.pkcs11.token import Token
+from dpop.keys.pkcs11._cryptoki import CKR, Module
+from dpop.keys.pkcs11._device import Token
+from dpop.keys.pkcs11._modules import close_modules, open_module
 
 GENERAL_ERROR, DEVICE_ERROR, NOT_INITIALIZED = 0x5, 0x30, 0x190
 REOPENED = [0x32, 0x60, 0x82, 0x90, 0x91, 0xB0, 0xB3, 0xE0, 0x101, 0x3]

@@ -14,9 +14,9 @@ from pkcs11_tokens import SoftHsm, module_named
 
 from dpop.errors import DeviceError, DPoPKeyError
 from dpop.keys.pkcs11 import open_key
-from dpop.keys.pkcs11.cryptoki import CryptokiError
-from dpop.keys.pkcs11.modules import close_modules, find_module, open_module
-from dpop.keys.pkcs11.uri import Pkcs11Uri
+from dpop.keys.pkcs11._cryptoki import CryptokiError
+from dpop.keys.pkcs11._modules import close_modules, find_module, open_module
+from dpop.keys.pkcs11._uri import Pkcs11Uri
 
 
 def test_which_module_is_meant() -> None:

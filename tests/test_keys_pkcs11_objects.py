@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dpop.errors import InvalidKeyError
-from dpop.keys.pkcs11.objects import read_point
-from dpop.keys.public import PublicKey
+from dpop.keys._public import PublicKey
+from dpop.keys.pkcs11._objects import read_point
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 

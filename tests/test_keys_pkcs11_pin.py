@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dpop.errors import KeyPasswordError, PinError
-from dpop.keys.pkcs11.pin import Pin
-from dpop.keys.pkcs11.uri import Pkcs11Uri
+from dpop.keys.pkcs11._pin import Pin
+from dpop.keys.pkcs11._uri import Pkcs11Uri
 
 NONE = Pkcs11Uri()
 TOKEN = ("label", "maker", "model", "1")

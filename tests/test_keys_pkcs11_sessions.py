@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 
 from dpop.errors import DPoPKeyError, PinError
-from dpop.keys.pkcs11.cryptoki import CKR, CryptokiError
-from dpop.keys.pkcs11.sessions import Session, SessionPool
+from dpop.keys.pkcs11._cryptoki import CKR, CryptokiError
+from dpop.keys.pkcs11._sessions import Session, SessionPool
 
 
 class FakeSession:

@@ -16,10 +16,11 @@ from pkcs11_tokens import PIN, Tpm, in_another_process, module_named, program
 
 import dpop
 from dpop.errors import DeviceError, PinError, PinLockedError
-from dpop.keys.pkcs11 import generate_key, open_key, pin
-from dpop.keys.pkcs11.cryptoki import CKM
-from dpop.keys.pkcs11.modules import close_modules
-from dpop.keys.public import PublicKey
+from dpop.keys._public import PublicKey
+from dpop.keys.pkcs11 import _pin as pin
+from dpop.keys.pkcs11 import generate_key, open_key
+from dpop.keys.pkcs11._cryptoki import CKM
+from dpop.keys.pkcs11._modules import close_modules
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpop.errors import ArgumentTypeError, InvalidKeyError
-from dpop.keys.pkcs11.uri import Pkcs11Uri
+from dpop.keys.pkcs11._uri import Pkcs11Uri
 
 
 @pytest.mark.parametrize(

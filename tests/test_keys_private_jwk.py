@@ -18,7 +18,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey, import_key
 from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import InvalidKeyError
 from dpop.keys import SoftwareKey, thumbprint
-from dpop.keys.private_jwk import read_private_jwk, secret_members
+from dpop.keys._private_jwk import read_private_jwk, secret_members
 
 Jwk = dict[str, Any]
 

@@ -20,7 +20,7 @@ from joserfc.jwk import import_key
 
 from dpop.errors import DPoPKeyError
 from dpop.keys import ExternalKey, SoftwareKey, as_private_key
-from dpop.keys.public import PublicKey
+from dpop.keys._public import PublicKey
 
 INNER = {alg: SoftwareKey.generate(alg) for alg in ("ES256", "ES384", "ES512", "Ed25519", "PS256")}
 INNER["EdDSA"] = INNER["Ed25519"].with_alg("EdDSA")

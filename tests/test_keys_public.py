@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import AlgorithmError, ArgumentTypeError, InvalidKeyError, SignatureFormatError
 from dpop.keys import SoftwareKey
-from dpop.keys.public import PublicKey, thumbprint
+from dpop.keys._public import PublicKey, thumbprint
 from dpop.signature import raw_to_der
 
 Jwk = dict[str, Any]

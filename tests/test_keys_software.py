@@ -35,8 +35,8 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.keys import SoftwareKey, load_key
-from dpop.keys.algorithms import ALGORITHMS
-from dpop.keys.public import PublicKey
+from dpop.keys._algorithms import ALGORITHMS
+from dpop.keys._public import PublicKey
 from dpop.requests import DPoPAdapter, TokenEndpoint
 from dpop.testing import DPoPTestServer
 

@@ -30,7 +30,7 @@ from dpop.keys import generate_key
 from dpop.proof import create_proof
 from dpop.redis import AsyncRedisReplayCache, RedisReplayCache
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier
-from dpop.server.replay import nonce_key, replay_key
+from dpop.server._replay import nonce_key, replay_key
 
 KEY = generate_key()
 SECRET = bytes(range(32))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpop.errors import CredentialError, InvalidProof, UsageError
-from dpop.server.challenge import resource_challenge, token_error
+from dpop.server._challenge import resource_challenge, token_error
 
 ALGS = ("ES256", "EdDSA")
 NO_STORE = ("Cache-Control", "no-store")

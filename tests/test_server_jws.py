@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dpop.errors import ArgumentTypeError, InvalidProof
 from dpop.server import Reason
-from dpop.server.jws import _recent, parse_compact, proof_field
+from dpop.server._jws import _recent, parse_compact, proof_field
 
 
 def b64u(octets: bytes) -> str:

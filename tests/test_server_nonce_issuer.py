@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from dpop.encoding import check_nonce
 from dpop.errors import ArgumentTypeError, UsageError
-from dpop.server.nonce_issuer import NonceIssuer
-from dpop.server.replay import MemoryReplayCache
+from dpop.server._nonces import NonceIssuer
+from dpop.server._replay import MemoryReplayCache
 
 SECRET = bytes(range(32))
 JKT = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpop.errors import ReplayCacheError, UsageError
-from dpop.server.replay import MemoryReplayCache, nonce_key, replay_key
+from dpop.server._replay import MemoryReplayCache, nonce_key, replay_key
 
 JKT = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
 OTHER_JKT = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"

@@ -16,7 +16,7 @@ from joserfc import jws as jose_jws
 from dpop.encoding import access_token_hash, b64url_encode
 from dpop.errors import AlgorithmError, ArgumentTypeError, InvalidProof, UsageError
 from dpop.keys import generate_key
-from dpop.keys.software import SoftwareKey
+from dpop.keys._software import SoftwareKey
 from dpop.server import (
     MemoryReplayCache,
     NonceIssuer,

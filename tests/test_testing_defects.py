@@ -165,7 +165,7 @@ def test_honest_parts_are_checked() -> None:
 
 def test_no_secret_in_a_repr() -> None:
     """A defect and the draft it is made from show neither token nor nonce."""
-    from dpop.testing.defects.draft import Draft
+    from dpop.testing.defects._draft import Draft
 
     shown = repr(Draft(key("ES256"), "GET", URL, "j", NOW, TOKEN, NONCE)) + repr(DEFECTS["sig-der"])
     assert TOKEN not in shown

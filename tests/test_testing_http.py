@@ -20,8 +20,8 @@ from testing_client import KEY, call
 
 import dpop
 from dpop.testing import DPoPTestServer
-from dpop.testing.http_server import HTTPServer
-from dpop.testing.messages import Request, Response, empty, json_response
+from dpop.testing._http_server import HTTPServer
+from dpop.testing._messages import Request, Response, empty, json_response
 
 
 def echo(request: Request, connection: int) -> Response | None:

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import pytest
 from testing_client import KEY, Answer, ask, call, post, reasons, send
 
-from dpop.client.challenge import dpop_challenge
+from dpop.client._challenge import dpop_challenge
 from dpop.errors import UsageError
 from dpop.testing import DISCIPLINES, DPoPTestServer, Levers
-from dpop.testing.settings import LeverSettings, Settings
+from dpop.testing._settings import LeverSettings, Settings
 
 GRANT = {"grant_type": "client_credentials"}
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from dpop.testing import Discipline
-from dpop.testing.levers import NoncePolicy
-from dpop.testing.nonces import NonceBook
+from dpop.testing._levers import NoncePolicy
+from dpop.testing._nonces import NonceBook
 
 
 def book(discipline: Discipline, *, grace: int = 1, seconds: float | None = None) -> tuple[NonceBook, list[float]]:

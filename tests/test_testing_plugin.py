@@ -43,7 +43,7 @@ def test_the_fixture_gives_a_fresh_server(tmp_path: Path) -> None:
         "-q",
     ]
     # Loaded by hand, so that the test is the same with and without the package installed.
-    command += ["-p", "dpop.testing.pytest_plugin", str(tmp_path)]
+    command += ["-p", "dpop.testing._pytest_plugin", str(tmp_path)]
     env = {**_env(), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, env=env)
     assert "3 passed" in done.stdout, done.stdout + done.stderr
@@ -52,13 +52,13 @@ def test_the_fixture_gives_a_fresh_server(tmp_path: Path) -> None:
 def test_to_load_the_plugin_loads_no_server() -> None:
     """pytest loads the plugin in every run of everyone, so it must not load the server with it."""
     code = (
-        "import sys, dpop.testing.pytest_plugin\n"
+        "import sys, dpop.testing._pytest_plugin\n"
         "print([name for name in sys.modules if name.startswith('dpop.testing.')])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=_env()
     )
-    assert done.stdout.strip() == "['dpop.testing.pytest_plugin']"
+    assert done.stdout.strip() == "['dpop.testing._pytest_plugin']"
 
 
 def test_the_door_knows_its_names() -> None:

@@ -13,19 +13,19 @@ import pytest
 from testing_client import KEY, OTHER_KEY, Answer, call, post, reasons, send
 
 import dpop
-from dpop.client.challenge import dpop_challenge
+from dpop.client._challenge import dpop_challenge
 from dpop.errors import AlgorithmError, UsageError
 from dpop.server import MemoryReplayCache
 from dpop.testing import Discipline, DPoPTestServer, Levers
-from dpop.testing.authorization_server import AuthorizationServer
-from dpop.testing.clients import Client, Clients
-from dpop.testing.deployment import Deployment
-from dpop.testing.gate import Gate
-from dpop.testing.messages import Request
-from dpop.testing.resource_server import ResourceServer
-from dpop.testing.stats import Journal
-from dpop.testing.store import AccessToken, Store
-from dpop.testing.token_endpoint import TokenEndpoint
+from dpop.testing._authorization_server import AuthorizationServer
+from dpop.testing._clients import Client, Clients
+from dpop.testing._deployment import Deployment
+from dpop.testing._gate import Gate
+from dpop.testing._messages import Request
+from dpop.testing._resource_server import ResourceServer
+from dpop.testing._stats import Journal
+from dpop.testing._store import AccessToken, Store
+from dpop.testing._token_endpoint import TokenEndpoint
 
 
 def refused(answer: Answer) -> tuple[int, str | None]:

@@ -12,7 +12,7 @@ from endpoints import ENDPOINTS, Endpoint
 import dpop
 from dpop.errors import InsecureOriginError, TargetError, TemporaryTokenError, TokenAnswerError, UsageError
 from dpop.tokens import ServerMetadata
-from dpop.tokens.metadata import metadata_urls, read_metadata
+from dpop.tokens._metadata import metadata_urls, read_metadata
 
 ISSUER = "https://as.example/tenant"
 GOOD = {"issuer": ISSUER, "token_endpoint": "https://as.example/token"}

@@ -25,7 +25,7 @@ from adapters.recorder import Answer, Received, Recorder
 from endpoints import ENDPOINTS, Endpoint
 
 import dpop
-from dpop.client.request import BearerToken
+from dpop.client._request import BearerToken
 from dpop.errors import (
     ArgumentTypeError,
     KeyMismatchError,

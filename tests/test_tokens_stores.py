@@ -15,7 +15,7 @@ from token_stores import StoreContract, numbered
 
 from dpop.errors import TokenLockError, UsageError
 from dpop.tokens import MemoryTokenStore, TokenStore
-from dpop.tokens.stores import locked
+from dpop.tokens._stores import locked
 
 
 class TestMemoryTokenStore(StoreContract):

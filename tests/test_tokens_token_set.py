@@ -16,7 +16,7 @@ import dpop
 from dpop.errors import ArgumentTypeError, KeyMismatchError, TokenFormatError, UsageError
 from dpop.keys import Key, SoftwareKey
 from dpop.tokens import TokenSet
-from dpop.tokens.key_reference import check_key_reference, key_reference_of
+from dpop.tokens._key_reference import check_key_reference, key_reference_of
 
 KEY = dpop.generate_key()
 FULL = TokenSet(

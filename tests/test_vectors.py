@@ -14,7 +14,7 @@ import pytest
 
 from dpop.errors import InvalidProof
 from dpop.server import MemoryReplayCache, NonceVerdict, ProofVerifier, Reason, VerifiedProof
-from dpop.server.replay import nonce_key
+from dpop.server._replay import nonce_key
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 DOCUMENT: dict[str, Any] = json.loads((VECTORS / "proofs.json").read_text(encoding="ascii"))

@@ -14,12 +14,12 @@ import httpx2
 import pytest
 
 import dpop
-from dpop.client.challenge import _challenges
+from dpop.client._challenge import _challenges
 from dpop.errors import ReplayCacheError
 from dpop.httpx2 import DPoPTransport
 from dpop.server import InvalidProof, MemoryReplayCache, NonceVerdict, ProofVerifier, resource_challenge
 from dpop.testing import DPoPTestServer
-from dpop.testing.store import AccessToken, Code, RefreshToken
+from dpop.testing._store import AccessToken, Code, RefreshToken
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 DOCUMENT: dict[str, Any] = json.loads((VECTORS / "answers.json").read_text(encoding="ascii"))
@@ -67,9 +67,9 @@ def server_of(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator
     special = case.get("server", {})
     if "nonces" in special:
         listed = ListedNonces(special["nonces"])
-        monkeypatch.setattr("dpop.testing.gate.NonceBook", lambda *_args, **_more: listed)
+        monkeypatch.setattr("dpop.testing._gate.NonceBook", lambda *_args, **_more: listed)
     if special.get("replay_cache") == "down":
-        monkeypatch.setattr("dpop.testing.server.SteeredReplayCache", lambda *_: NoReplayCache())
+        monkeypatch.setattr("dpop.testing._server.SteeredReplayCache", lambda *_: NoReplayCache())
     client_id = DOCUMENT["client_id"]
     server = DPoPTestServer(
         public_origin=ORIGIN,

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from dpop.testing.defects import DEFECTS, Fields
-from dpop.testing.defects.draft import Draft, Signer
-from dpop.testing.defects.forge import A, Members, b64u, sha256, thumbprint
+from dpop.testing.defects._draft import Draft, Signer
+from dpop.testing.defects._forge import A, Members, b64u, sha256, thumbprint
 
 NOW = 1_700_000_000
 TOKEN = "vector.access~token-0123456789"  # a made-up token, bound to key A

@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 
 from case import LIMITS, NOW
 
-from dpop.testing.defects.draft import Draft
-from dpop.testing.defects.forge import A, B, ECKey, Members, b64u, sha256, thumbprint
+from dpop.testing.defects._draft import Draft
+from dpop.testing.defects._forge import A, B, ECKey, Members, b64u, sha256, thumbprint
 
 ORIGIN = "https://server.example.com"
 RESOURCE = f"{ORIGIN}/resource"

@@ -8,7 +8,7 @@ from typing import Any
 from case import ATH, LIMITS, NOW, RESOURCE, Case, bad, case, defect, draft
 
 from dpop.testing.defects import DEFECTS
-from dpop.testing.defects.forge import (
+from dpop.testing.defects._forge import (
     ED,
     ED448,
     K256,

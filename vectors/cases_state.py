@@ -7,7 +7,7 @@ from typing import Any
 
 from case import NOW, Case, bad, case, defect, draft
 
-from dpop.testing.defects.forge import A, B, Members, thumbprint
+from dpop.testing.defects._forge import A, B, Members, thumbprint
 
 FRESH: Members = {"value": "Nonce-of-AS.1", "issued_at": NOW - 30, "expires_at": NOW + 60}
 SPENT: Members = {"value": "Nonce-of-AS.0", "issued_at": NOW - 60, "expires_at": NOW + 60, "used": True}

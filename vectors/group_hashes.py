@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from dpop.testing.defects.forge import ED, P384, RSA_2048, A, b64u, sha256, thumbprint, to_json
+from dpop.testing.defects._forge import ED, P384, RSA_2048, A, b64u, sha256, thumbprint, to_json
 
 __all__ = ["ath", "code_jti", "thumbprints"]
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from dpop.testing.defects.forge import ED, P384, RSA_2048, A, B, b64u, rsa_2048, thumbprint
+from dpop.testing.defects._forge import ED, P384, RSA_2048, A, B, b64u, rsa_2048, thumbprint
 
 __all__ = ["keys"]
 

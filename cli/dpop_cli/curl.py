@@ -18,13 +18,13 @@ from typing import Any, NoReturn
 
 import click
 
-from dpop.client.challenge import dpop_challenge
-from dpop.client.drive import ask_token, refresh, sign_now
-from dpop.client.flow import PEEK_OCTETS, Step
-from dpop.client.nonces import NonceKey, Role
-from dpop.client.policy import Policy
-from dpop.client.prover import Prover
-from dpop.client.request import AccessToken, OutgoingRequest
+from dpop.client._challenge import dpop_challenge
+from dpop.client._driver import ask_token, refresh, sign_now
+from dpop.client._flow import PEEK_OCTETS, Step
+from dpop.client._nonces import NonceKey, Role
+from dpop.client._policy import Policy
+from dpop.client._prover import Prover
+from dpop.client._request import AccessToken, OutgoingRequest
 from dpop.errors import TargetError
 from dpop.origin import Origin
 from dpop_cli.careful import CarefulCommand, hint

@@ -18,7 +18,7 @@ from typing import Self
 
 import click
 
-from dpop.client.drive import DRAIN_OCTETS, DRAIN_SECONDS
+from dpop.client._driver import DRAIN_OCTETS, DRAIN_SECONDS
 from dpop_cli.curl_request import CurlRequest
 from dpop_cli.curl_streams import Held, Sink, print_octets
 from dpop_cli.header_dump import Head, heads

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from dpop.client.challenge import dpop_challenge, error_of_json, nonce_field
-from dpop.client.clock import NOTABLE_SECONDS, skew
-from dpop.client.nonces import Role
+from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
+from dpop.client._clock import NOTABLE_SECONDS, skew
+from dpop.client._nonces import Role
 from dpop.encoding import json_object
 from dpop.errors import EncodingError
 from dpop_cli.header_dump import Head, heads_and_bodies

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dpop.errors import AlgorithmError, DPoPKeyError, InvalidKeyError
-from dpop.keys.algorithms import ALGORITHMS
-from dpop.keys.files import MAX_KEY_OCTETS, key_path
-from dpop.keys.public import PublicKey
+from dpop.keys._algorithms import ALGORITHMS
+from dpop.keys._files import MAX_KEY_OCTETS, key_path
+from dpop.keys._public import PublicKey
 
 __all__ = ["KeyElsewhere", "read_public_half"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from dpop.client.nonces import NonceKey
+from dpop.client._nonces import NonceKey
 from dpop.origin import Origin
 from dpop_cli.careful import CarefulCommand, file_names
 from dpop_cli.header_dump import last_head_with_nonce, last_nonce

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from dpop.client.nonces import NonceKey, Role
+from dpop.client._nonces import NonceKey, Role
 from dpop.encoding import check_nonce, json_object
 from dpop.origin import Origin
 from dpop_cli.ending import Status

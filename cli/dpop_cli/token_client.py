@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from dpop.client.nonces import NonceKey, Role
-from dpop.client.prover import Prover
+from dpop.client._nonces import NonceKey, Role
+from dpop.client._prover import Prover
 from dpop.encoding import json_object
 from dpop.errors import EncodingError
 from dpop.origin import Origin

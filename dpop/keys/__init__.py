@@ -8,16 +8,16 @@
 - :func:`as_private_key` - any key, as PyJWT, joserfc and others want it.
 - :mod:`dpop.keys.pkcs11` - keys in TPMs, smart cards and HSMs.
 - :mod:`dpop.keys.kms` - keys in AWS KMS, Google Cloud KMS and Azure Key Vault.
-- :mod:`dpop.keys.public` - public keys, for whoever verifies.
+- :mod:`dpop.keys._public` - public keys, for whoever verifies.
 - :func:`register_scheme` - let load_key open URIs of a device or service.
 """
 
-from dpop.keys.external import ExternalKey
-from dpop.keys.private_key_object import as_private_key
-from dpop.keys.protocol import Key
-from dpop.keys.public import PublicKey, thumbprint
-from dpop.keys.software import SoftwareKey
-from dpop.keys.sources import SchemeLoader, generate_key, load_key, register_scheme
+from dpop.keys._as_cryptography import as_private_key
+from dpop.keys._external import ExternalKey
+from dpop.keys._protocol import Key
+from dpop.keys._public import PublicKey, thumbprint
+from dpop.keys._software import SoftwareKey
+from dpop.keys._sources import SchemeLoader, generate_key, load_key, register_scheme
 
 __all__ = [
     "ExternalKey",

@@ -15,14 +15,14 @@
 from __future__ import annotations
 
 from dpop.errors import InvalidProof, ReplayCacheError
-from dpop.server.challenge import resource_challenge, token_error
-from dpop.server.nonce_issuer import NonceChecker, NonceIssuer, NonceVerdict
-from dpop.server.reasons import Reason
-from dpop.server.replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
-from dpop.server.report import CheckVerdict, ProofReport
-from dpop.server.resource import Access, Answer, ProtectedResource, ResourceRequest, TokenLookup
-from dpop.server.verified import CheckedProof, VerifiedProof
-from dpop.server.verify import DEFAULT_ALGS, ProofVerifier
+from dpop.server._challenge import resource_challenge, token_error
+from dpop.server._nonces import NonceChecker, NonceIssuer, NonceVerdict
+from dpop.server._reasons import Reason
+from dpop.server._replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
+from dpop.server._report import CheckVerdict, ProofReport
+from dpop.server._resource import Access, Answer, ProtectedResource, ResourceRequest, TokenLookup
+from dpop.server._verified import CheckedProof, VerifiedProof
+from dpop.server._verifier import DEFAULT_ALGS, ProofVerifier
 
 __all__ = [
     "DEFAULT_ALGS",

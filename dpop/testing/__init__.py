@@ -25,10 +25,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dpop.testing.levers import Levers
-    from dpop.testing.server import DPoPTestServer, Mode
-    from dpop.testing.settings import DISCIPLINES, Discipline
-    from dpop.testing.stats import RecordedRequest, Refusal, Stats
+    from dpop.testing._levers import Levers
+    from dpop.testing._server import DPoPTestServer, Mode
+    from dpop.testing._settings import DISCIPLINES, Discipline
+    from dpop.testing._stats import RecordedRequest, Refusal, Stats
 
 __all__ = [
     "DISCIPLINES",

@@ -22,7 +22,7 @@ import requests
 import dpop.httpx
 import dpop.httpx2
 import dpop.requests
-from dpop.client.prover import Prover
+from dpop.client._prover import Prover
 
 __all__ = ["CLIENTS", "Client", "Reply", "make"]
 

@@ -14,7 +14,7 @@ from adapters.clients import CLIENTS, Client, make
 from adapters.recorder import Answer, Handler, Received, Recorder, challenge, script
 
 import dpop
-from dpop.client.prover import Prover
+from dpop.client._prover import Prover
 from dpop.errors import TargetError, UsageError
 
 TOKEN = "access-token-1"

@@ -27,7 +27,7 @@ import dpop
 import dpop.httpx
 import dpop.httpx2
 import dpop.requests
-from dpop.client.prover import Prover
+from dpop.client._prover import Prover
 from dpop.errors import TokenAnswerError
 
 KEY = dpop.generate_key()

@@ -20,7 +20,7 @@ from adapters.recorder import Answer, Handler, Received, Recorder, challenge
 
 import dpop
 import dpop.requests
-from dpop.client.prover import Prover
+from dpop.client._prover import Prover
 from dpop.errors import UsageError
 
 TOKEN = "access-token-1"

@@ -32,7 +32,7 @@ from urllib3.util.retry import Retry
 
 import dpop
 import dpop.requests
-from dpop.client.prover import Prover
+from dpop.client._prover import Prover
 from dpop.errors import TargetError, UsageError
 from dpop.redaction import RedactingFilter
 

@@ -14,8 +14,8 @@ from mint import pem
 from peers import WORKERS, Environments, Peer, Worker, working
 
 import dpop
-from dpop._httpx_wire import fields_of
-from dpop.client.flow import ProofFlow
+from dpop._httpx.wire import fields_of
+from dpop.client._flow import ProofFlow
 from dpop.httpx2 import DPoPTransport
 
 _BATCH = 128

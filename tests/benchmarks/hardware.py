@@ -35,7 +35,7 @@ from dpop.errors import DPoPError
 from dpop.httpx2 import AsyncDPoPTransport
 from dpop.keys import PublicKey
 from dpop.keys.pkcs11 import Pkcs11Key, open_key
-from dpop.keys.pkcs11.modules import close_modules
+from dpop.keys.pkcs11._modules import close_modules
 from dpop.testing import DPoPTestServer
 
 OCTETS = b"a signing input of the length that a proof has" * 8

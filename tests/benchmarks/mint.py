@@ -32,7 +32,7 @@ from peers import (
 import dpop
 from dpop import proof as parts
 from dpop.encoding import access_token_hash, check_nonce
-from dpop.keys.software import SoftwareKey
+from dpop.keys._software import SoftwareKey
 
 METHOD, URL = "GET", "https://api.example.com/v1/accounts/42"
 NONCE, TOKEN = "eyJ7S_zG.eyJH0-Z.HX4w-7v", "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU"

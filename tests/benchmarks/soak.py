@@ -19,8 +19,8 @@ import tracemalloc
 import requests
 
 import dpop
-from dpop.client.nonces import NonceKey, Role
-from dpop.client.prover import Prover
+from dpop.client._nonces import NonceKey, Role
+from dpop.client._prover import Prover
 from dpop.origin import Origin
 from dpop.requests import DPoPAdapter
 

@@ -36,7 +36,7 @@ import dpop
 from dpop.keys import Key
 from dpop.redis import RedisReplayCache
 from dpop.server import InvalidProof, MemoryReplayCache, ProofVerifier, Reason, ReplayCache
-from dpop.server.jws import _recent
+from dpop.server._jws import _recent
 
 _PEERS = [BARE, TOOLKIT, PYDPOP, REQUESTS_OAUTH2CLIENT, PYJWT, JOSERFC, NPM_JOSE]
 _WARM_UP = 10

@@ -30,7 +30,7 @@ from peers import (
 )
 
 import dpop
-from dpop.client.prover import Prover
+from dpop.client._prover import Prover
 from dpop.requests import DPoPAdapter
 from dpop.testing import DPoPTestServer
 

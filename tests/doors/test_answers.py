@@ -13,7 +13,7 @@ from doors.in_process import Answer, ask_asgi, ask_wsgi
 from doors.resource import asgi_application, resource, wsgi_application
 
 from dpop import asgi, wsgi
-from dpop.client.challenge import _challenges
+from dpop.client._challenge import _challenges
 from dpop.errors import ReplayCacheError
 from dpop.server import MemoryReplayCache, ProtectedResource
 

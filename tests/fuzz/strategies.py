@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from dpop.testing.defects.draft import Draft
-from dpop.testing.defects.forge import A
+from dpop.testing.defects._draft import Draft
+from dpop.testing.defects._forge import A
 
 __all__ = ["challenge_fields", "der_like", "edited", "json_values", "proof_parts", "url_texts"]
 

@@ -18,11 +18,11 @@ from dpop_cli.header_dump import last_nonce
 
 import dpop
 from dpop import htu
-from dpop.client.challenge import dpop_challenge, error_of_json, nonce_field
-from dpop.client.flow import PEEK_OCTETS, Step
-from dpop.client.policy import Policy
-from dpop.client.prover import Prover
-from dpop.client.request import OutgoingRequest
+from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
+from dpop.client._flow import PEEK_OCTETS, Step
+from dpop.client._policy import Policy
+from dpop.client._prover import Prover
+from dpop.client._request import OutgoingRequest
 from dpop.encoding import b64url_decode, b64url_encode, json_object
 from dpop.errors import (
     CredentialError,
@@ -35,20 +35,20 @@ from dpop.errors import (
     TokenFormatError,
     TokenRequestError,
 )
-from dpop.keys.kms.uri import checked_endpoint, read_uri
-from dpop.keys.pkcs11.uri import Pkcs11Uri
-from dpop.keys.public import PublicKey
+from dpop.keys._public import PublicKey
+from dpop.keys.kms._uri import checked_endpoint, read_uri
+from dpop.keys.pkcs11._uri import Pkcs11Uri
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, resource_challenge, token_error
-from dpop.server.claims import read_claims
-from dpop.server.resource import ProtectedResource, ResourceRequest
+from dpop.server._claims import read_claims
+from dpop.server._resource import ProtectedResource, ResourceRequest
 from dpop.signature import der_to_raw, raw_to_der
-from dpop.testing.defects.forge import ED, A, b64u, make
-from dpop.tokens.answers import read_tokens
-from dpop.tokens.authorization import AuthorizationRequest
-from dpop.tokens.messages import HTTPAnswer
-from dpop.tokens.metadata import read_metadata
-from dpop.tokens.records import read_record, write_record
-from dpop.tokens.token_set import TokenSet
+from dpop.testing.defects._forge import ED, A, b64u, make
+from dpop.tokens._authorization import AuthorizationRequest
+from dpop.tokens._metadata import read_metadata
+from dpop.tokens._records import read_record, write_record
+from dpop.tokens._responses import read_tokens
+from dpop.tokens._steps import HTTPAnswer
+from dpop.tokens._token_set import TokenSet
 
 __all__ = ["TARGETS", "Target"]
 

@@ -20,20 +20,20 @@ from dpop_cli.header_dump import last_nonce
 from fuzz.targets import TARGETS
 
 from dpop import htu
-from dpop.client.challenge import dpop_challenge, error_of_json, nonce_field
-from dpop.client.clock import skew
+from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
+from dpop.client._clock import skew
 from dpop.encoding import b64url_decode, json_object
 from dpop.errors import DPoPError, InvalidProof
-from dpop.keys.pkcs11.uri import Pkcs11Uri
-from dpop.keys.public import PublicKey
+from dpop.keys._public import PublicKey
+from dpop.keys.pkcs11._uri import Pkcs11Uri
 from dpop.redaction import redact
 from dpop.server import MemoryReplayCache, ProofVerifier, resource_challenge
-from dpop.server.reasons import Reason, refuse
-from dpop.server.resource import ProtectedResource, ResourceRequest
+from dpop.server._reasons import Reason, refuse
+from dpop.server._resource import ProtectedResource, ResourceRequest
 from dpop.signature import der_to_raw, raw_to_der
-from dpop.testing.defects.draft import Draft
-from dpop.testing.defects.forge import A, make
-from dpop.tokens.authorization import AuthorizationRequest
+from dpop.testing.defects._draft import Draft
+from dpop.testing.defects._forge import A, make
+from dpop.tokens._authorization import AuthorizationRequest
 
 NOW = 1_700_000_000
 URL = "https://a.example/x"

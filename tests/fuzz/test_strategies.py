@@ -10,10 +10,10 @@ from fuzz.targets import TARGETS, fuzz_signed_proof
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dpop.client.challenge import dpop_challenge
+from dpop.client._challenge import dpop_challenge
 from dpop.testing.defects import DEFECTS
-from dpop.testing.defects.draft import Draft
-from dpop.testing.defects.forge import A
+from dpop.testing.defects._draft import Draft
+from dpop.testing.defects._forge import A
 
 
 @settings(max_examples=300)

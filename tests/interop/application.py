@@ -18,7 +18,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 import dpop
-from dpop.client.prover import Prover
+from dpop.client._prover import Prover
 
 __all__ = ["AUTHENTICATION", "Application", "browse", "json_of"]
 

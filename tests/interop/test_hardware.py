@@ -17,9 +17,9 @@ from joserfc.jwk import ECKey
 from pkcs11_tokens import SoftHsm, Tokens, Tpm
 
 import dpop
-from dpop.client.prover import Prover
+from dpop.client._prover import Prover
 from dpop.keys.pkcs11 import Pkcs11Key, open_key
-from dpop.keys.pkcs11.modules import close_modules
+from dpop.keys.pkcs11._modules import close_modules
 from dpop.testing import DPoPTestServer
 
 

@@ -18,8 +18,8 @@ from interop.peers import OidcProvider, ask
 from joserfc.jwk import ECKey
 
 import dpop
-from dpop.client.nonces import NonceKey, Role
-from dpop.client.prover import Prover
+from dpop.client._nonces import NonceKey, Role
+from dpop.client._prover import Prover
 from dpop.origin import Origin
 
 CLIENT_CREDENTIALS = {"grant_type": "client_credentials"}

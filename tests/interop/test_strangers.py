@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from interop.peers import Program, node
 
-from dpop.keys.algorithms import ALGORITHMS
+from dpop.keys._algorithms import ALGORITHMS
 from dpop.server import InvalidProof, MemoryReplayCache, NonceIssuer, ProofVerifier
 from dpop.testing import DISCIPLINES, Discipline, DPoPTestServer
 

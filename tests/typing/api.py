@@ -22,7 +22,7 @@ import dpop.starlette
 import dpop.wsgi
 from dpop.keys import ExternalKey, SoftwareKey, as_private_key
 from dpop.keys.kms import KmsKey
-from dpop.keys.kms.aws import AwsKms
+from dpop.keys.kms._aws import AwsKms
 from dpop.keys.pkcs11 import Pkcs11Key, Pkcs11Uri, TokenReport, generate_key, list_tokens, open_key
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, ProtectedResource
 from dpop.tokens import FileTokenStore, MemoryTokenStore, PrivateKeyJWT, ServerMetadata, TokenSet, TokenStore

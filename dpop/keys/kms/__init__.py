@@ -9,12 +9,12 @@ Google Cloud KMS          ``gcpkms:projects/.../cryptoKeyVersions/1``        ``g
 Azure Key Vault           ``azurekms:https://VAULT.vault.azure.net/keys/K``  ``azure``
 ========================  =================================================  ==========
 
-:mod:`dpop.keys.kms.aws`, :mod:`dpop.keys.kms.gcp` and :mod:`dpop.keys.kms.azure` say what their URIs
+:mod:`dpop.keys.kms._aws`, :mod:`dpop.keys.kms._gcp` and :mod:`dpop.keys.kms._azure` say what their URIs
 hold, and take a client of your own where a URI does not say enough. A cloud's library is imported when
 one of its keys is first opened.
 """
 
-from dpop.keys.kms.key import KmsKey
-from dpop.keys.kms.service import KeyService
+from dpop.keys.kms._key import KmsKey
+from dpop.keys.kms._service import KeyService
 
 __all__ = ["KeyService", "KmsKey"]

@@ -5,12 +5,12 @@
 - :func:`generate_key` - a new pair, made in the token.
 - :func:`list_tokens` - which tokens there are, and which keys in them.
 - :class:`Pkcs11Uri` - how a key is named (RFC 7512), and how the module that reaches it.
-- :mod:`dpop.keys.pkcs11.cryptoki` - the binding, with nothing of DPoP in it.
+- :mod:`dpop.keys.pkcs11._cryptoki` - the binding, with nothing of DPoP in it.
 """
 
-from dpop.keys.pkcs11.inventory import KeyReport, TokenReport, list_tokens
-from dpop.keys.pkcs11.key import Pkcs11Key, generate_key, load, open_key
-from dpop.keys.pkcs11.uri import Pkcs11Uri
+from dpop.keys.pkcs11._inventory import KeyReport, TokenReport, list_tokens
+from dpop.keys.pkcs11._key import Pkcs11Key, generate_key, load, open_key
+from dpop.keys.pkcs11._uri import Pkcs11Uri
 
 __all__ = [
     "KeyReport",

@@ -26,10 +26,10 @@ from dpop.errors import UsageError
 from dpop.htu import check_method, url_htu
 from dpop.keys import Key
 from dpop.proof import random_jti
-from dpop.testing.defects.draft import Defect, Draft, Fields, Verdict
-from dpop.testing.defects.form import ACCEPTED, FORM
-from dpop.testing.defects.key import KEY
-from dpop.testing.defects.request import REQUEST
+from dpop.testing.defects._draft import Defect, Draft, Fields, Verdict
+from dpop.testing.defects._form import ACCEPTED, FORM
+from dpop.testing.defects._key import KEY
+from dpop.testing.defects._request import REQUEST
 
 __all__ = ["DEFECTS", "Defect", "Fields", "Verdict", "defective_fields", "defective_proof"]
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dpop.client.nonces import Lease, NonceCache, NonceKey, Role
+from dpop.client._nonces import Lease, NonceCache, NonceKey, Role
 from dpop.origin import Origin
 from dpop.server import MemoryReplayCache
 

@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the transports for httpx and httpx2 share; the two have the same API under two names.
+
+The classes here know requests and responses by what they can do, so that neither library is imported.
+:mod:`dpop.httpx` and :mod:`dpop.httpx2` give them the library's own base classes.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
+
+import anyio
+import anyio.to_thread
+
+from dpop._httpx.answers import async_drain, async_peek, drain, peek
+from dpop._httpx.bodies import Repeat, in_memory, repeat_of
+from dpop._httpx.wire import (
+    HEADERS_START,
+    Wire,
+    carries_proof,
+    copied,
+    fields_of,
+    give_trace_back,
+    replace_fields,
+    stop_tracing,
+    told_fields,
+)
+from dpop.client._challenge import nonce_field
+from dpop.client._driver import (
+    ask_token,
+    async_ask_token,
+    async_refresh,
+    async_report,
+    async_sign,
+    async_wait_for_nonce,
+    refresh,
+    report,
+    sign_now,
+    wait_for_nonce,
+)
+from dpop.client._flow import ProofFlow, Step
+from dpop.client._nonces import Role
+from dpop.client._policy import Policy, headers_to_withhold
+from dpop.client._request import OutgoingRequest, RequestCredentials
+from dpop.errors import UsageError
+from dpop.origin import origin_of
+
+if TYPE_CHECKING:
+    from dpop.client._prover import Prover
+    from dpop.keys import Key
+
+__all__ = ["AsyncShell", "PrimingOptions", "SyncShell"]
+
+# Requests, responses and streams of either library. Any, because the two share no base class.
+_Any = Any
+
+
+class _AnyioTools:
+    """Sleep and threads on whichever event loop runs: both libraries depend on anyio."""
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+    async def to_thread(self, function: Callable[[], _Any]) -> _Any:
+        return await anyio.to_thread.run_sync(function)
+
+
+_tools = _AnyioTools()
+
+
+class PrimingOptions(TypedDict, total=False):
+    """How ``prime()`` asks.
+
+    ``method``: ``HEAD`` by default. ``prover``: whose nonce, where the requests that follow bring their own.
+    ``role``: ``Role.RS`` where those set their own ``Authorization: DPoP``. ``timeout``: seconds for each of
+    connecting, writing and reading, 5 by default, for a transport does not know its client's.
+    """
+
+    method: str
+    prover: Key | Prover | None
+    role: Role | None
+    timeout: float | None
+
+
+class _Shell:
+    """What the synchronous and the asynchronous transport have in common."""
+
+    _request_class: ClassVar[type[_Any]]
+    _policy: Policy
+    _make_inner: Callable[[], _Any] | None
+    _inner: _Any
+    _pid: int
+
+    def _set_up(self, policy: Policy, transport: _Any, options: dict[str, _Any], make: Callable[..., _Any]) -> None:
+        if transport is not None and options:
+            raise UsageError(f"transport= is used as it is; give {', '.join(sorted(options))} to it instead")
+        self._policy = policy
+        self._make_inner = functools.partial(make, **options) if transport is None else None
+        self._inner = transport if self._make_inner is None else self._make_inner()
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} for {', '.join(sorted(map(str, self._policy.origins)))}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise UsageError("a DPoP transport cannot be pickled: its key must not travel; make one in each process")
+
+    def _transport(self) -> _Any:
+        """The inner transport; a new one in a forked child, which must not write to its parent's sockets."""
+        if self._pid != os.getpid() and self._make_inner is not None:
+            self._inner = self._make_inner()
+            self._pid = os.getpid()
+        return self._inner
+
+    def _open(self, request: _Any, content: bytes | None, *, repeatable: bool) -> tuple[ProofFlow | None, Wire]:
+        """The flow, ``None`` if the request is not for us, and what it will be on the wire.
+
+        :param content: the body, if it is in memory.
+        """
+        credentials = request.extensions.get("dpop")
+        if credentials is not None and not isinstance(credentials, RequestCredentials):
+            raise UsageError('extensions={"dpop": …} takes dpop.RequestCredentials(prover, access_token)')
+        url, fields = request.url, told_fields(request)
+        # The library connects to what the URL says, without its userinfo, whatever Host says.
+        scheme, server, target = url.scheme, url.netloc.decode("ascii"), url.raw_path.decode("ascii")
+        outgoing = OutgoingRequest(
+            request.method,
+            f"{scheme}://{server}{target}",
+            origin=origin_of(scheme, server),
+            authorization=fields.get(b"authorization"),
+            content=content,
+            content_type=fields.get(b"content-type"),
+            repeatable=repeatable,
+            credentials=credentials,
+            priming=request.extensions.get("dpop_priming"),
+        )
+        return self._policy.open(outgoing), (scheme, fields.get(b"host", ""), target)
+
+    def _foreign(self, request: _Any) -> _Any:
+        """A request that passes through, without what no foreign origin must get; the caller's own stays as it is."""
+        names = headers_to_withhold(request.headers.get("authorization"))
+        withheld = [name for name in names if name in request.headers]
+        if withheld:
+            request = self._signed(request, [], None)
+            for name in withheld:
+                del request.headers[name]
+        return request
+
+    def _signed(self, request: _Any, headers: list[tuple[str, str]], content: bytes | None) -> _Any:
+        """A copy with the proof: the caller's request never carries one, so no redirect can either."""
+        extensions = dict(request.extensions)
+        if content is None:
+            signed = copied(request, extensions)
+        else:
+            fields = [pair for pair in request.headers.raw if pair[0].lower() != b"content-length"]
+            signed = type(request)(
+                method=request.method, url=request.url, headers=fields, content=content, extensions=extensions
+            )
+        for name, value in headers:
+            signed.headers[name] = value
+        return signed
+
+    def _priming(
+        self,
+        url: str,
+        *,
+        method: str = "HEAD",
+        prover: Key | Prover | None = None,
+        role: Role | None = None,
+        timeout: float | None = 5.0,
+    ) -> _Any:
+        own = None if prover is None else RequestCredentials(prover)
+        extensions = {
+            "timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout),
+            "dpop_priming": self._policy.priming_role(url, role, credentials=own),
+            "dpop": own,
+        }
+        return self._request_class(method, url, extensions=extensions)
+
+    def _rebuilt(self, flow: ProofFlow, request: _Any) -> bytes | None:
+        """The body with a new client assertion, where a retry needs one."""
+        if not flow.needs_rebuild or self._policy.rebuild is None:
+            return None
+        return self._policy.rebuild(in_memory(request) or b"")
+
+
+class SyncShell(_Shell):
+    """A transport that signs; mixed into the library's ``BaseTransport``."""
+
+    _replay: ClassVar[type[_Any]]
+
+    def handle_request(self, request: _Any) -> _Any:
+        """Send one request on one hop, as often as the flow says."""
+        body = in_memory(request)
+        repeat = repeat_of(request, body)
+        flow, wire = self._open(request, body, repeatable=repeat is not None)
+        inner = self._transport()
+        if flow is None:
+            return inner.handle_request(self._foreign(request))
+        content: bytes | None = None
+        try:
+            wait_for_nonce(flow)
+            while True:
+                signed = self._signed(request, sign_now(flow, *wire, ask_token(flow)), content)
+                self._sign_on_the_wire(flow, wire, signed, repeat)
+                try:
+                    response = inner.handle_request(signed)
+                finally:
+                    give_trace_back(signed, request)
+                step = flow.received(response.status_code, fields_of(response))
+                if step is Step.PEEK:
+                    step = flow.judged(peek(response, self._replay))
+                if step is Step.DONE:
+                    return response
+                if step is Step.REPORT:
+                    report(flow, response.close)
+                    return response
+                drain(response, signed)
+                if step is Step.REFRESH:
+                    refresh(flow)
+                content = self._rebuilt(flow, request)
+                if content is None:
+                    _rewind(repeat)
+        except BaseException:
+            flow.failed()
+            raise
+
+    def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: _Any, repeat: Repeat | None) -> None:
+        """Sign again what has waited long for a connection, and what the library sends again by itself.
+
+        That is a stream which an HTTP/2 server's GOAWAY refused. The library's ``trace`` extension tells when
+        headers are about to be written. The token stays: its source may need the connection that is held now.
+        """
+        users = signed.extensions.get("trace")
+        starts = itertools.count()
+
+        def trace(event: str, info: dict[str, _Any]) -> _Any:
+            if event.endswith(HEADERS_START) and carries_proof(info):
+                again = bool(next(starts))
+                if again:
+                    _rewind(repeat)
+                if again or flow.outdated():
+                    replace_fields(info["request"].headers, sign_now(flow, *wire, flow.sent_token))
+                if users is None:
+                    stop_tracing(event, info)
+            return users(event, info) if users is not None else None
+
+        signed.extensions["trace"] = trace
+
+    def prime(self, url: str, **options: Unpack[PrimingOptions]) -> bool:
+        """Fetch a server's nonce with a request that carries a proof and no token.
+
+        Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
+
+        :param options: see :class:`PrimingOptions`.
+        :raises UsageError: the URL is not one of this transport's origins.
+        """
+        response = self.handle_request(self._priming(url, **options))
+        response.close()
+        return nonce_field(response.headers.get_list("dpop-nonce")).nonce is not None
+
+    def close(self) -> None:
+        """Close the inner transport."""
+        self._inner.close()
+
+    def __enter__(self) -> _Any:
+        self._inner.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._inner.__exit__(*exc)
+
+
+class AsyncShell(_Shell):
+    """The asynchronous transport; mixed into the library's ``AsyncBaseTransport``."""
+
+    _replay: ClassVar[type[_Any]]
+
+    async def handle_async_request(self, request: _Any) -> _Any:
+        """Send one request on one hop, as often as the flow says."""
+        body = in_memory(request)
+        repeat = repeat_of(request, body)
+        flow, wire = self._open(request, body, repeatable=repeat is not None)
+        inner = self._transport()
+        if flow is None:
+            return await inner.handle_async_request(self._foreign(request))
+        content: bytes | None = None
+        try:
+            await async_wait_for_nonce(flow, _tools)
+            while True:
+                signed = self._signed(request, await _async_headers(flow, wire), content)
+                self._sign_on_the_wire(flow, wire, signed, repeat)
+                try:
+                    response = await inner.handle_async_request(signed)
+                finally:
+                    give_trace_back(signed, request)
+                step = flow.received(response.status_code, fields_of(response))
+                if step is Step.PEEK:
+                    step = flow.judged(await async_peek(response, self._replay))
+                if step is Step.DONE:
+                    return response
+                if step is Step.REPORT:
+                    await async_report(flow, response.aclose)
+                    return response
+                await async_drain(response)
+                if step is Step.REFRESH:
+                    await async_refresh(flow)
+                # A new assertion may have to be signed by a key that waits.
+                content = await _tools.to_thread(lambda: self._rebuilt(flow, request)) if flow.needs_rebuild else None
+                if content is None:
+                    await _async_rewind(repeat)
+        except BaseException:
+            flow.failed()
+            raise
+
+    def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: _Any, repeat: Repeat | None) -> None:
+        """Sign again what has waited long for a connection, and what the library sends again by itself."""
+        users = signed.extensions.get("trace")
+        starts = itertools.count()
+
+        async def trace(event: str, info: dict[str, _Any]) -> None:
+            if event.endswith(HEADERS_START) and carries_proof(info):
+                again = bool(next(starts))
+                if again:
+                    await _async_rewind(repeat)
+                if again or flow.outdated():
+                    headers = await async_sign(flow, *wire, flow.sent_token, tools=_tools)
+                    replace_fields(info["request"].headers, headers)
+                if users is None:
+                    stop_tracing(event, info)
+            if users is not None:
+                await users(event, info)
+
+        signed.extensions["trace"] = trace
+
+    async def prime(self, url: str, **options: Unpack[PrimingOptions]) -> bool:
+        """Fetch a server's nonce with a request that carries a proof and no token.
+
+        Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
+
+        :param options: see :class:`PrimingOptions`.
+        :raises UsageError: the URL is not one of this transport's origins.
+        """
+        response = await self.handle_async_request(self._priming(url, **options))
+        await response.aclose()
+        return nonce_field(response.headers.get_list("dpop-nonce")).nonce is not None
+
+    async def aclose(self) -> None:
+        """Close the inner transport."""
+        await self._inner.aclose()
+
+    async def __aenter__(self) -> _Any:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._inner.__aexit__(*exc)
+
+
+async def _async_headers(flow: ProofFlow, wire: Wire) -> list[tuple[str, str]]:
+    return await async_sign(flow, *wire, await async_ask_token(flow), tools=_tools)
+
+
+def _rewind(repeat: Repeat | None) -> None:
+    if repeat is not None:
+        repeat()
+
+
+async def _async_rewind(repeat: Repeat | None) -> None:
+    moved = repeat() if repeat is not None else None
+    if moved is not None:
+        await moved

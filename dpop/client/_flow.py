@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The protocol's brain for one HTTP request on one hop; it does no I/O and calls no key.
+
+An adapter drives it::
+
+    attempt = flow.attempt(scheme, authority, target, token)      # once per request on the wire
+    headers = attempt.headers(key.sign(attempt.signing_input))
+    step = flow.received(status, header_fields)                   # for every answer on the wire
+    if step is Step.PEEK:
+        step = flow.judged(first_octets_of_the_body)
+
+and does what the step says. Every decision to send something again is made here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
+from dpop.client._clock import NOTABLE_SECONDS, skew
+from dpop.client._nonces import ColdStart, Lease, NonceKey, Role
+from dpop.client._request import AccessToken, BearerToken, OutgoingRequest, form_of
+from dpop.encoding import check_access_token, code_jti
+from dpop.errors import UnrewindableBodyError
+from dpop.htu import check_method, wire_htu
+from dpop.origin import Origin
+from dpop.proof import compact, signing_input
+
+if TYPE_CHECKING:
+    from dpop.client._policy import Policy
+    from dpop.client._prover import Prover
+
+__all__ = ["PEEK_OCTETS", "Attempt", "ProofFlow", "Step"]
+
+_log = logging.getLogger("dpop.client")
+
+PEEK_OCTETS = 10_240
+"""How much of a 400 body is looked at: as much as the largest sensible error answer."""
+
+
+_FIELDS = frozenset({"dpop-nonce", "www-authenticate", "date", "age"})
+
+_MAX_WAIT_SECONDS = 2.0
+"""How long a proof may wait for a connection: some servers take none that is ten seconds old."""
+
+
+class Step(Enum):
+    """What the adapter does with an answer."""
+
+    DONE = "hand the answer to the caller"
+    PEEK = "show the first octets of the body to judged(), and leave the body readable"
+    RETRY = "drop the answer and send the request again, with a new proof"
+    REFRESH = "drop the answer, tell the token source its token was refused, and send the request again"
+    REPORT = "tell the token source its token was refused, and hand the answer to the caller"
+
+
+class Attempt:
+    """One proof in the making, for one request on the wire."""
+
+    __slots__ = ("_token", "signing_input")
+
+    def __init__(self, octets: bytes | None, token: str | None) -> None:
+        self.signing_input: bytes | None = octets
+        """What to sign; ``None`` if the request carries a token that is bound to no key, and no proof."""
+        self._token = token
+
+    def headers(self, signature: bytes) -> list[tuple[str, str]]:
+        """The headers to set, each replacing what the request has of that name (RFC 9449 §4.1, §7.1)."""
+        if self.signing_input is None:
+            return [("Authorization", f"Bearer {self._token}")]
+        headers = [("DPoP", compact(self.signing_input, signature))]
+        if self._token is not None:
+            headers.append(("Authorization", f"DPoP {self._token}"))
+        return headers
+
+
+class ProofFlow:
+    """One request to one server of ours; made by :meth:`dpop.client._policy.Policy.open`."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        prover: Prover,
+        request: OutgoingRequest,
+        *,
+        origin: Origin,
+        role: Role,
+        access_token: AccessToken | None,
+    ) -> None:
+        self.policy = policy
+        self.prover = prover
+        self.origin = origin
+        self.role = role
+        self.access_token = access_token
+        self._method = check_method(request.method)
+        self._repeatable = request.repeatable
+        self._priming = request.priming is not None
+        form = form_of(request) if role is Role.AS else {}
+        self._holds_assertion = "client_assertion" in form
+        self._fixed_jti = _jti_of_exchange(form) if policy.profile.code_jti else None
+        self._nonce_key = NonceKey(prover.thumbprint, origin, None if policy.profile.share_nonces else role)
+        self._lease: Lease | None = None
+        self._retry_lease: Lease | None = None
+        self._attempts = 0
+        self._nonce_retried = False
+        self._refreshed = False
+        self._sent_token: str | None = None
+        self._sent_at = 0.0
+        self._offset = 0.0
+        self._peeked: tuple[str | None, float | None] = (None, None)
+
+    # -- before sending ------------------------------------------------------------------------
+
+    def ready(self, *, give_up: bool = False) -> ColdStart | None:
+        """Take a nonce for the first attempt, or return what to wait for until one is there.
+
+        :param give_up: go on without a nonce; the wait has been long enough.
+        """
+        if self._lease is None:
+            required = self.policy.nonces_required and not give_up
+            leased = self.prover.nonces.lease(self._nonce_key, required=required, wait=not give_up)
+            if isinstance(leased, ColdStart):
+                return leased
+            self._lease = leased
+        return None
+
+    def attempt(self, scheme: str, authority: str, target: str, token: str | None) -> Attempt:
+        """A new proof for what is about to be on the wire (RFC 9449 §4.2, §7.1, §8).
+
+        :param authority: the Host header or ``:authority``.
+        :param target: the request target as sent.
+        :param token: the access token to send, asked of the source for this attempt.
+        :raises TargetError: the target cannot be named without doubt.
+        :raises CredentialError: the token cannot stand in a header.
+        :raises UnrewindableBodyError: a transport retry would send a body that is gone.
+        """
+        if self._attempts and not self._repeatable:
+            raise UnrewindableBodyError(
+                f"the request to {self.origin} would be sent again, but its body can be read only once; send it"
+                " with bytes or a file, or without automatic retries"
+            )
+        if isinstance(token, BearerToken) and self.role is Role.RS:
+            self._attempts += 1
+            check_access_token(token)
+            self._sent_token = token
+            self._sent_at = self.prover.clock()
+            return Attempt(None, token)
+        htu = wire_htu(scheme, authority, target)
+        ath = None if token is None or self.role is Role.AS else self.prover.ath(token)
+        lease = self._next_lease()
+        now = self.prover.clock()
+        self._offset = self.policy.clocks.offset(self.origin) if self.policy.clocks else 0.0
+        octets = signing_input(
+            self.prover.key,
+            self._method,
+            htu,
+            jti=self._fixed_jti or self.prover.jti(),
+            iat=int(now + self._offset),
+            nonce=lease.nonce,
+            ath=ath,
+        )
+        self._attempts += 1
+        self._sent_token = token
+        self._sent_at = now
+        return Attempt(octets, token)
+
+    def outdated(self) -> bool:
+        """Whether the proof has become too old while it waited to be written; then the next one takes its place.
+
+        Ask only before it is written: the next attempt has its nonce, and its body has not been read.
+        """
+        if self.prover.clock() - self._sent_at <= _MAX_WAIT_SECONDS:
+            return False
+        self._attempts -= 1
+        self._retry_lease, self._lease = self._lease, None
+        return True
+
+    def _next_lease(self) -> Lease:
+        """The nonce of this attempt: the challenge's on a retry, otherwise the cache's."""
+        nonces = self.prover.nonces
+        if self._attempts and self._lease is not None:
+            nonces.release(self._lease)  # the attempt before ended without an answer
+            self._lease = None
+        if self._retry_lease is not None:
+            self._lease, self._retry_lease = self._retry_lease, None
+        elif self._lease is None:
+            self.ready(give_up=True)
+        assert self._lease is not None  # noqa: S101 - ready() with give_up always leases
+        return self._lease
+
+    # -- after an answer -----------------------------------------------------------------------
+
+    def received(self, status: int, fields: Iterable[tuple[str, str]]) -> Step:
+        """Learn from an answer's head and say what to do next.
+
+        :param fields: all header fields, repeated ones as often as they came.
+        """
+        values: dict[str, list[str]] = {}
+        for name, value in fields:
+            lower = name.lower()
+            if lower in _FIELDS:
+                values.setdefault(lower, []).append(value)
+        nonce = None
+        if "dpop-nonce" in values:
+            nonce, problem = nonce_field(values["dpop-nonce"])
+            if problem is not None:
+                _log.warning("the DPoP-Nonce of %s is ignored: %s", self.origin, problem)
+            if any(age.strip() != "0" for age in values.get("age", ())):
+                nonce = None  # from a cache, so not the server's newest (RFC 9449 §8.2); some say 0 of what is new
+            if status == 407:
+                nonce = None  # a proxy's answer, and no proxy is the server (RFC 9449 §7.1, §9)
+        if status not in {400, 401}:
+            return self._decide(None, nonce, None, status)
+        # How far the time in the proof was off, not our clock: a correction learnt earlier may be wrong by now.
+        sent, answered = self._sent_at + self._offset, self.prover.clock() + self._offset
+        ahead = skew(values["date"][0] if "date" in values else None, sent, answered)
+        if status == 401 and self.role is Role.RS:
+            scheme = "bearer" if isinstance(self._sent_token, BearerToken) else "dpop"
+            challenge = dpop_challenge(values.get("www-authenticate", ()), scheme=scheme)
+            return self._decide(challenge.get("error") if challenge else None, nonce, ahead, status)
+        if status == 400 and self.role is Role.AS and self._worth_peeking(nonce, ahead):
+            self._peeked = (nonce, ahead)
+            return Step.PEEK
+        return self._decide(None, nonce, ahead, status)
+
+    def judged(self, body: bytes) -> Step:
+        """After :attr:`Step.PEEK`: what a 400 body says (RFC 9449 §5, §8; RFC 6749 §5.2).
+
+        :param body: its first octets, decoded from any content coding, at most :data:`PEEK_OCTETS`.
+        """
+        nonce, ahead = self._peeked
+        return self._decide(error_of_json(body), nonce, ahead, 400)
+
+    def failed(self) -> None:
+        """The attempt ended without an answer: let go of what others may wait for."""
+        for lease in (self._lease, self._retry_lease):
+            if lease is not None:
+                self.prover.nonces.release(lease)
+        self._lease = self._retry_lease = None
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether the request can be sent once more without harm to its body or its assertion."""
+        if self._priming or not self._repeatable:
+            return False
+        return not self._holds_assertion or self.policy.rebuild is not None
+
+    @property
+    def may_be_resent(self) -> bool:
+        """Whether a layer below may send the same octets again: neither a body that is gone nor a used assertion."""
+        return self._repeatable and not self._holds_assertion
+
+    @property
+    def needs_rebuild(self) -> bool:
+        """Whether the body must go through ``rebuild`` before it is sent again: it holds a used assertion."""
+        return self._holds_assertion and self.policy.rebuild is not None
+
+    @property
+    def sent_token(self) -> str | None:
+        """The token of the last attempt."""
+        return self._sent_token
+
+    def _worth_peeking(self, nonce: str | None, ahead: float | None) -> bool:
+        sent = self._lease.nonce if self._lease else None
+        new_nonce = nonce is not None and nonce != sent and not self._nonce_retried and self.may_repeat
+        return new_nonce or _notable(ahead)
+
+    def _decide(self, error: str | None, nonce: str | None, ahead: float | None, status: int) -> Step:
+        lease, self._lease = self._lease, None
+        sent = lease.nonce if lease else None
+        wants_nonce = error == "use_dpop_nonce"
+        # Compared with the nonce of this attempt, never with the cache: other threads fill that meanwhile.
+        retry = wants_nonce and nonce is not None and nonce != sent and not self._nonce_retried and self.may_repeat
+        if lease is not None and nonce is not None and retry:
+            self._retry_lease = self.prover.nonces.challenged(lease, nonce)
+            self._nonce_retried = True
+            return Step.RETRY
+        if lease is not None:
+            self.prover.nonces.answered(lease, learnt=nonce, accepted=200 <= status < 300, refused=wants_nonce)
+        if wants_nonce and not self._priming:
+            self._explain_nonce(nonce, sent)
+        elif error == "invalid_dpop_proof":
+            self._explain_refusal(ahead)
+        elif error == "invalid_token" and not self._refreshed and hasattr(self.access_token, "refused"):
+            self._refreshed = True
+            return Step.REFRESH if self.may_repeat else Step.REPORT
+        return Step.DONE
+
+    def _explain_nonce(self, nonce: str | None, sent: str | None) -> None:
+        if nonce is None:
+            why = "it sent no usable DPoP-Nonce"
+        elif nonce == sent:
+            why = "it gave the nonce that was just sent"
+        elif self._nonce_retried:
+            why = "it refused the nonce it had just given"
+        elif self._holds_assertion:
+            why = "the body holds a client_assertion, which must not be sent twice; give the adapter rebuild="
+        else:
+            why = "the body can be read only once; the nonce is stored, so send it again, or call prime() first"
+        _log.warning("%s asked for a nonce, and its answer is returned as it is: %s", self.origin, why)
+
+    def _explain_refusal(self, ahead: float | None) -> None:
+        if ahead is None or not _notable(ahead):
+            _log.warning("%s refused the proof: invalid_dpop_proof", self.origin)
+            return
+        difference = ahead + self._offset
+        side = "behind" if difference < 0 else "ahead of"
+        if self.policy.clocks is None:
+            advice = "set this machine's clock, or use learn_clock=True"
+        else:
+            advice = f"the next proof is corrected by {self.policy.clocks.learn(self.origin, difference):+.0f} s"
+        _log.warning(
+            "%s refused the proof; its clock is %.0f s %s this machine's: %s",
+            self.origin,
+            abs(difference),
+            side,
+            advice,
+        )
+
+
+def _notable(ahead: float | None) -> bool:
+    return ahead is not None and abs(ahead) > NOTABLE_SECONDS
+
+
+def _jti_of_exchange(form: dict[str, str]) -> str | None:
+    """The identifier Google asks for in a code exchange, also when it is retried with a nonce."""
+    if form.get("grant_type") != "authorization_code" or not form.get("code"):
+        return None
+    return code_jti(form["code"])

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one adapter is told: whose origins, which endpoints, which token; and what that means for a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from dpop.client._clock import ServerClocks
+from dpop.client._flow import ProofFlow
+from dpop.client._nonces import Role
+from dpop.client._prover import Prover
+from dpop.client._request import AccessToken, OutgoingRequest, RequestCredentials, check_token_setting, scheme_of
+from dpop.errors import ArgumentTypeError, InsecureOriginError, UsageError
+from dpop.htu import canonical
+from dpop.origin import Origin, split_url
+from dpop.profiles import RFC9449, Profile
+
+if TYPE_CHECKING:
+    from dpop.keys import Key
+
+__all__ = ["Policy", "PolicyOptions", "checked_origins", "headers_replaced", "headers_to_withhold"]
+
+
+class PolicyOptions(TypedDict, total=False):
+    """The keyword arguments of :class:`Policy`, which every adapter takes as they are."""
+
+    access_token: AccessToken | None
+    as_endpoints: Iterable[str]
+    insecure_origins: str | Iterable[str]
+    profile: Profile
+    nonces: Literal["auto", "required"] | None
+    algs: Iterable[str] | str | None
+    learn_clock: bool
+    rebuild: Callable[[bytes], bytes] | None
+
+
+class Policy:
+    """The settings every adapter shares.
+
+    :param prover: whose proofs, unless a request brings its own; a bare key will do.
+    :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``. All
+        other requests pass through unsigned, and nothing is learnt from their answers.
+    :param access_token: a ``str``, a function that returns one, or a token source. With it, requests
+        are for a resource server; without it, for an authorization server.
+    :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``,
+        and the caller's own Authorization is kept.
+    :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
+    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
+    :param algs: the algorithms the server lists; a key with none of them is refused here.
+    :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
+    :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion,
+        for a retry. Without it such a request is never sent twice.
+    :raises UsageError: no origins, or not what they should be.
+    :raises InsecureOriginError: an http:// origin that is not this machine's.
+    :raises AlgorithmError: the key has none of ``algs``.
+    """
+
+    def __init__(
+        self,
+        prover: Key | Prover,
+        *,
+        origins: str | Iterable[str],
+        access_token: AccessToken | None = None,
+        as_endpoints: Iterable[str] = (),
+        insecure_origins: str | Iterable[str] = (),
+        profile: Profile = RFC9449,
+        nonces: Literal["auto", "required"] | None = None,
+        algs: Iterable[str] | str | None = None,
+        learn_clock: bool = False,
+        rebuild: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        if not isinstance(profile, Profile):
+            raise ArgumentTypeError("profile", "a Profile from dpop.profiles", profile)
+        if nonces is not None and (not isinstance(nonces, str) or nonces not in {"auto", "required"}):
+            raise UsageError(f'nonces must be "auto" or "required", not {nonces!a:.40}')
+        if rebuild is not None and not callable(rebuild):
+            raise ArgumentTypeError("rebuild", "a function", rebuild)
+        check_token_setting(access_token)
+        prover = Prover.of(prover)
+        listed = profile.algs if algs is None else algs
+        # Kept for the provers of later requests, so an iterator must not be used up on the first.
+        self._algs = tuple(listed) if isinstance(listed, Iterator) else listed
+        if self._algs is not None:
+            prover = prover.for_algs(self._algs)
+        self.prover = prover
+        self.origins: frozenset[Origin] = checked_origins(origins, insecure_origins)
+        self.access_token = access_token
+        self.as_endpoints: frozenset[str] = frozenset(canonical(url) for url in _strings("as_endpoints", as_endpoints))
+        self.profile = profile
+        self.nonces_required: bool = (nonces or profile.nonces) == "required"
+        self.clocks: ServerClocks | None = ServerClocks() if learn_clock else None
+        self.rebuild: Callable[[bytes], bytes] | None = None if rebuild is None else _checked(rebuild)
+
+    def __repr__(self) -> str:
+        return f"<Policy for {', '.join(sorted(map(str, self.origins)))}>"
+
+    @classmethod
+    def taking(cls, prover: Key | Prover, origins: str | Iterable[str], options: dict[str, Any]) -> Policy:
+        """A policy from an adapter's keyword arguments, taken out of ``options``; the library's stay."""
+        own = {name: options.pop(name) for name in PolicyOptions.__annotations__ if name in options}
+        return cls(prover, origins=origins, **own)
+
+    def priming_role(
+        self, url: str, role: Role | None = None, *, credentials: RequestCredentials | None = None
+    ) -> Role:
+        """Which of a server's nonces a priming request fetches: by default, that of the requests to this URL.
+
+        :param role: where that cannot be told: each request brings its own ``Authorization``, say.
+        :param credentials: those of the requests, where they bring their own.
+        :raises UsageError: the URL is another server's.
+        """
+        origin = Origin.of_url(url)
+        if origin not in self.origins:
+            raise UsageError(f"{origin} is not among origins= ({', '.join(sorted(map(str, self.origins)))})")
+        if role is not None:
+            return role
+        without_token = self.access_token is None and credentials is None
+        return Role.AS if without_token or self._is_as_endpoint(origin, url) else Role.RS
+
+    def _is_as_endpoint(self, origin: Origin, url: str) -> bool:
+        return bool(self.as_endpoints) and canonical(f"{origin}{split_url(url)[2]}") in self.as_endpoints
+
+    def open(self, request: OutgoingRequest) -> ProofFlow | None:
+        """The flow for this request, or ``None`` if it must pass through unsigned."""
+        origin, credentials = request.origin, request.credentials
+        if credentials is not None:
+            credentials.seen = True
+        if origin not in self.origins:
+            return None
+        default = self.access_token if credentials is None else credentials.access_token
+        if request.priming is not None:
+            role, token = request.priming, None
+        elif self._is_as_endpoint(origin, request.url):
+            role, token = Role.AS, None
+        else:
+            # A caller's own DPoP token beats the adapter's; a request's own credentials beat both.
+            own = request.authorization if credentials is None else None
+            own_first = own is not None and (default is None or scheme_of(own) == "dpop")
+            token = (request.own_token if own_first else None) or default
+            role = Role.AS if token is None else Role.RS
+        prover = self.prover
+        if credentials is not None:
+            prover = credentials.prover if self._algs is None else credentials.prover.for_algs(self._algs)
+        return ProofFlow(self, prover, request, origin=origin, role=role, access_token=token)
+
+
+_PROOF = frozenset({"dpop"})
+_PROOF_AND_TOKEN = frozenset({"dpop", "authorization"})
+
+
+def headers_to_withhold(authorization: str | None) -> frozenset[str]:
+    """Names, in lower case, that a request to a foreign origin must not carry: a proof, a bound token.
+
+    :param authorization: that of the request.
+    """
+    return _PROOF if authorization is None or scheme_of(authorization) != "dpop" else _PROOF_AND_TOKEN
+
+
+def headers_replaced(flow: ProofFlow) -> frozenset[str]:
+    """Names, in lower case, of the caller's headers that a flow's own take the place of."""
+    return _PROOF if flow.access_token is None else _PROOF_AND_TOKEN
+
+
+def checked_origins(origins: str | Iterable[str], insecure: str | Iterable[str]) -> frozenset[Origin]:
+    """The origins, each https, on this machine, or among the insecure ones that are allowed.
+
+    :raises UsageError: none at all, or one that is none.
+    :raises InsecureOriginError: one that would get proofs and tokens unencrypted.
+    """
+    allowed = {Origin.parse(text) for text in _strings("insecure_origins", insecure)}
+    wanted = frozenset(Origin.parse(text) for text in _strings("origins", origins))
+    if not wanted:
+        raise UsageError('origins must name at least one server, such as "https://api.example"')
+    for origin in wanted:
+        if origin.scheme != "https" and not origin.is_loopback and origin not in allowed:
+            raise InsecureOriginError(
+                f"{origin} would get proofs and tokens unencrypted; use https, or list it in insecure_origins="
+                " if you know why that is safe"
+            )
+    return wanted
+
+
+def _checked(rebuild: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """The function, whose answer must be bytes: None would be sent as no body, or as the used one."""
+
+    def rebuilt(body: bytes) -> bytes:
+        answer: object = rebuild(body)
+        if not isinstance(answer, bytes):
+            raise ArgumentTypeError("what rebuild() returns", "bytes", answer)
+        return answer
+
+    return rebuilt
+
+
+def _strings(name: str, values: str | Iterable[str]) -> list[str]:
+    if isinstance(values, str):
+        return [values]
+    try:
+        strings = list(values)
+    except TypeError:
+        raise ArgumentTypeError(name, "a str or several", values) from None
+    for value in strings:
+        if not isinstance(value, str):
+            raise ArgumentTypeError(name, "a str or several", value)
+    return strings

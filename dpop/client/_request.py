@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the brain must know of a request: facts, gathered by an adapter, of no HTTP library."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+from urllib.parse import parse_qsl
+
+from dpop.client._nonces import Role
+from dpop.client._prover import Prover
+from dpop.encoding import check_access_token
+from dpop.errors import ArgumentTypeError
+from dpop.origin import Origin
+
+if TYPE_CHECKING:
+    from dpop.keys import Key
+
+__all__ = [
+    "AccessToken",
+    "BearerToken",
+    "OutgoingRequest",
+    "RequestCredentials",
+    "TokenSource",
+    "check_token_setting",
+    "form_of",
+    "scheme_of",
+]
+
+_MAX_FORM = 65_536
+
+
+class BearerToken(str):
+    """An access token that is bound to no key: it is sent as ``Bearer``, without a proof (RFC 9449 §5).
+
+    A token source returns it where the server binds refresh tokens only. It is a ``str`` like any other.
+    """
+
+    __slots__ = ()
+
+
+class TokenSource(Protocol):
+    """A callable that returns a fresh access token and can be told that one was refused.
+
+    A source may also have ``async_token()``, a coroutine function, for asynchronous clients; its
+    ``refused`` may return an awaitable there.
+    """
+
+    def __call__(self) -> str:
+        """A fresh access token."""
+
+    def refused(self, token: str, /) -> Awaitable[None] | None:
+        """A resource server answered ``invalid_token`` to this token."""
+
+
+AccessToken: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]] | TokenSource"
+"""A token, a function that returns one, or a token source. A function is asked once per attempt."""
+
+
+def check_token_setting(access_token: object) -> None:
+    """What an adapter or a request was given for its token can be one.
+
+    :raises CredentialError: a str that cannot stand in a header.
+    :raises ArgumentTypeError: nothing a token could come from.
+    """
+    if isinstance(access_token, str):
+        check_access_token(access_token)
+    elif access_token is not None and not callable(access_token):
+        raise ArgumentTypeError("access_token", "a str, a function that returns one, or a token source", access_token)
+
+
+class RequestCredentials:
+    """Whose request this is, when it is not the adapter's default: one client can serve many users.
+
+    ``seen`` tells the carrier whether any adapter took notice of it.
+
+    :param prover: whose proofs; a bare key will do.
+    :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
+    :raises UsageError: neither a key nor a prover; a token that cannot stand in a header.
+    """
+
+    __slots__ = ("access_token", "prover", "seen")
+
+    def __init__(self, prover: Key | Prover, access_token: AccessToken | None = None) -> None:
+        check_token_setting(access_token)
+        self.prover: Prover = Prover.of(prover)
+        self.access_token: AccessToken | None = access_token
+        self.seen: bool = False
+
+    def __repr__(self) -> str:
+        return f"<RequestCredentials of {self.prover!r}>"
+
+
+class OutgoingRequest:
+    """One request on one hop, as it is about to be sent.
+
+    :param url: absolute, as the HTTP library will connect to it; only its origin is used, and its
+        path to tell ``as_endpoints`` apart.
+    :param origin: that of the URL, if the HTTP library has its parts at hand.
+    :param authorization: the Authorization header the caller or the library set.
+    :param content: the body, if it is in memory.
+    :param repeatable: whether the same body can be sent again, whole.
+    :param priming: set for a request that only fetches a nonce, for this role: it carries no token
+        and is not sent again, lest it use up what it has fetched.
+    :raises TargetError: the URL has no origin.
+    """
+
+    __slots__ = (
+        "authorization",
+        "content",
+        "content_type",
+        "credentials",
+        "method",
+        "origin",
+        "priming",
+        "repeatable",
+        "url",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        url: str,
+        *,
+        origin: Origin | None = None,
+        authorization: str | None = None,
+        content: bytes | None = None,
+        content_type: str | None = None,
+        repeatable: bool = True,
+        credentials: RequestCredentials | None = None,
+        priming: Role | None = None,
+    ) -> None:
+        self.method: str = method
+        self.url: str = url
+        self.origin: Origin = Origin.of_url(url) if origin is None else origin
+        self.authorization: str | None = authorization
+        self.content: bytes | None = content
+        self.content_type: str | None = content_type
+        self.repeatable: bool = repeatable
+        self.credentials: RequestCredentials | None = credentials
+        self.priming: Role | None = priming
+
+    def __repr__(self) -> str:
+        return f"<OutgoingRequest {self.method}>"
+
+    @property
+    def own_token(self) -> str | None:
+        """The token of a caller's own ``Authorization: DPoP`` or ``Bearer``."""
+        if self.authorization is None or scheme_of(self.authorization) not in {"dpop", "bearer"}:
+            return None
+        return self.authorization.partition(" ")[2].strip() or None
+
+
+def scheme_of(authorization: str) -> str:
+    """The scheme of an Authorization header, in lower case."""
+    return authorization.partition(" ")[0].lower()
+
+
+def form_of(request: OutgoingRequest) -> dict[str, str]:
+    """The fields of a form body, decoded; empty for any other body (RFC 6749 appendix B)."""
+    kind = (request.content_type or "").partition(";")[0].strip().lower()
+    if request.content is None or kind != "application/x-www-form-urlencoded" or len(request.content) > _MAX_FORM:
+        return {}
+    try:
+        return dict(parse_qsl(request.content.decode("ascii"), keep_blank_values=True, max_num_fields=1000))
+    except ValueError:
+        return {}

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPoP for google-auth: credentials whose refresh token is bound to a key, and the flows that get them.
+
+::
+
+    from dpop.google import InstalledAppFlow
+
+    flow = InstalledAppFlow.from_client_secrets_file("client_secret.json", scopes, key=dpop.load_key("key.pem"))
+    credentials = flow.run_local_server()
+
+They go wherever Google's libraries take ``credentials=``. Google's access tokens are Bearer tokens: calls to
+its APIs do not change. :class:`SharedCredentials` are for several processes that share a token store.
+"""
+
+from dpop.google._credentials import Credentials
+from dpop.google._flows import Flow, InstalledAppFlow
+from dpop.google._shared import SharedCredentials
+
+__all__ = ["Credentials", "Flow", "InstalledAppFlow", "SharedCredentials"]
+
+# Where users find them is what tracebacks, and pickles, say.
+for _name in __all__:
+    globals()[_name].__module__ = __name__

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Credentials of google-auth whose refresh token is bound to a key."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import google.oauth2.credentials
+from google.auth.credentials import TokenState
+from google.auth.exceptions import RefreshError
+
+from dpop.errors import DPoPError, UsageError
+from dpop.google._transport import SignedRequest, refresh_error, session_of
+from dpop.profiles import GOOGLE
+from dpop.requests import TokenEndpoint
+from dpop.tokens._key_reference import KeyHolder
+from dpop.tokens._metadata import ServerMetadata
+from dpop.tokens._token_set import TokenSet
+
+if TYPE_CHECKING:
+    from dpop.client._prover import Prover
+    from dpop.keys import Key
+
+__all__ = ["Credentials"]
+
+_TOKEN_URI: Final = "https://oauth2.googleapis.com/token"  # noqa: S105 - a URL
+_REVOCATION_URI: Final = "https://oauth2.googleapis.com/revoke"
+
+_Password = str | bytes | Callable[[], str | bytes] | None
+
+
+class Credentials(google.oauth2.credentials.Credentials):
+    """``google.oauth2.credentials.Credentials`` that refresh with a proof, whoever calls for the refresh.
+
+    They go wherever Google's libraries take credentials. Access tokens are Google's Bearer tokens and sent as
+    ever. Copies and variants (``with_quota_project`` and the like) keep the key. A pickle has a reference to it;
+    where none is known, pickling is an error. Threads that need a token at once share one refresh.
+
+    :param token: an access token, or ``None``.
+    :param arguments: as for google-auth's class: ``refresh_token``, ``token_uri``, ``client_id``,
+        ``client_secret``, ``scopes`` and so on.
+    :param key: the key, or its prover, that was there when the refresh token was issued.
+    :param key_reference: path or URI of the key; a key that was loaded knows it. Without ``key`` the key is
+        loaded from there when it is first needed.
+    :param key_password: of that key, or a function that asks for it.
+    :param refresh_expires_at: Unix seconds when the refresh token expires, if Google said so.
+    :raises UsageError: neither a key nor a reference.
+    """
+
+    token: str | None
+    expiry: dt.datetime | None
+
+    def __init__(
+        self,
+        token: str | None,
+        *arguments: Any,
+        key: Key | Prover | None = None,
+        key_reference: str | None = None,
+        key_password: _Password = None,
+        refresh_expires_at: float | None = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(token, *arguments, **more)
+        self._bind(KeyHolder(key, reference=key_reference, password=key_password), refresh_expires_at)
+
+    def _bind(self, holder: KeyHolder, refresh_expires_at: float | None) -> None:
+        self._dpop_key = holder
+        self._refresh_expires_at = refresh_expires_at
+        self._turn = (os.getpid(), threading.RLock())
+
+    def __repr__(self) -> str:
+        return f"<dpop.google.Credentials of {self.client_id}, jkt {self._dpop_key.jkt}>"
+
+    # -- the key, and what is bound to it
+
+    @property
+    def jkt(self) -> str | None:
+        """Thumbprint of the key the refresh token is bound to."""
+        return self._dpop_key.jkt
+
+    @property
+    def key_reference(self) -> str | None:
+        """Path or URI of the key; ``None`` if it is not known."""
+        return self._dpop_key.reference
+
+    @property
+    def refresh_expires_at(self) -> float | None:
+        """Unix seconds when the refresh token expires (Google's time-based access); ``None`` if it does not."""
+        return self._refresh_expires_at
+
+    def lacks(self, *scopes: str) -> frozenset[str]:
+        """Those of ``scopes``, each of which may be several separated by spaces, that the user did not grant."""
+        granted: Iterable[str] | str = self.granted_scopes or self.scopes or ()
+        return frozenset(" ".join(scopes).split()) - frozenset(granted.split() if isinstance(granted, str) else granted)
+
+    def with_key(
+        self, key: Key | Prover | None = None, *, key_reference: str | None = None, key_password: _Password = None
+    ) -> Self:
+        """The same credentials with their key at hand: after unpickling, for one that needs a password.
+
+        :raises KeyMismatchError: the refresh token is bound to another key.
+        """
+        if key is None and key_reference is None:
+            key_reference = self.key_reference
+        made = self._make_copy()
+        made._dpop_key = KeyHolder(key, reference=key_reference, jkt=self.jkt, password=key_password)  # noqa: SLF001
+        return made
+
+    # -- made from others
+
+    @classmethod
+    def from_credentials(
+        cls,
+        credentials: google.oauth2.credentials.Credentials,
+        *,
+        key: Key | Prover | None = None,
+        key_reference: str | None = None,
+        key_password: _Password = None,
+        refresh_expires_at: float | None = None,
+    ) -> Self:
+        """Credentials of google-auth, with the key that was there when they were issued.
+
+        :raises UsageError: neither a key nor a reference.
+        """
+        holder = KeyHolder(key, reference=key_reference, password=key_password)
+        return cls._of(vars(credentials), holder, refresh_expires_at)
+
+    @classmethod
+    def _of(cls, facts: Mapping[str, Any], holder: KeyHolder, refresh_expires_at: float | None) -> Self:
+        made = cls.__new__(cls)
+        vars(made).update(facts)
+        made._refresh_worker = _new_worker()  # noqa: SLF001 - the same class
+        made._bind(holder, refresh_expires_at)  # noqa: SLF001 - the same class
+        return made
+
+    def _make_copy(self) -> Self:
+        """What google-auth's ``with_...`` begin with; its own has a fixed list of arguments and forgets the key."""
+        return self._of(vars(self), self._dpop_key, self._refresh_expires_at)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        state.pop("_turn", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._refresh_worker = _new_worker()
+        self._bind(state["_dpop_key"], state.get("_refresh_expires_at"))
+
+    def to_token_set(self) -> TokenSet:
+        """The same tokens for a store, from which :class:`SharedCredentials` and ``dpop curl`` take them.
+
+        :raises UsageError: there is no access token yet; refresh first.
+        """
+        if not self.token:
+            raise UsageError("there is no access token yet; refresh the credentials first")
+        scopes: Iterable[str] | str = self.granted_scopes or self.scopes or ()
+        return TokenSet(
+            access_token=self.token,
+            token_type="Bearer",  # noqa: S106 - a type
+            expires_at=None if self.expiry is None else self.expiry.replace(tzinfo=dt.UTC).timestamp(),
+            refresh_token=self.refresh_token,
+            refresh_expires_at=self.refresh_expires_at,
+            scope=(scopes if isinstance(scopes, str) else " ".join(scopes)) or None,
+            jkt=self.jkt,
+            key_reference=self.key_reference,
+            token_endpoint=self.token_uri,
+            client_id=self.client_id,
+            id_token=self.id_token,
+        )
+
+    # -- as google-auth's JSON
+
+    def to_json(self, strip: Iterable[str] | None = None) -> str:
+        """google-auth's JSON, with a member ``dpop``: reference and thumbprint of the key, and never the key.
+
+        :param strip: members to leave out, ``dpop`` too.
+        """
+        members: dict[str, Any] = json.loads(super().to_json(strip))
+        own = {"key_reference": self.key_reference, "jkt": self.jkt, "refresh_expires_at": self.refresh_expires_at}
+        if strip is None or "dpop" not in strip:
+            members["dpop"] = {name: fact for name, fact in own.items() if fact is not None}
+        return json.dumps(members)
+
+    @classmethod
+    def from_authorized_user_info(
+        cls,
+        info: Mapping[str, Any],
+        scopes: Iterable[str] | None = None,
+        *,
+        key: Key | Prover | None = None,
+        key_password: _Password = None,
+    ) -> Self:
+        """Credentials from what :meth:`to_json` gave, parsed. As with google-auth, ``token_uri`` is Google's.
+
+        :param key: instead of the one that is referred to.
+        :raises UsageError: there is no reference to a key, and none was given; or it is no reference.
+        :raises KeyMismatchError: the refresh token is bound to another key.
+        """
+        own = info.get("dpop", {})
+        if not isinstance(own, Mapping):
+            raise UsageError("the member dpop of authorized user info must be an object, as to_json wrote it")
+        texts = {name: own.get(name) for name in ("key_reference", "jkt")}
+        wrong = [name for name, value in texts.items() if value is not None and not isinstance(value, str)]
+        expires_at = own.get("refresh_expires_at")
+        if wrong or isinstance(expires_at, bool) or not isinstance(expires_at, int | float | None):
+            raise UsageError("the member dpop of authorized user info is not as to_json wrote it")
+        plain = google.oauth2.credentials.Credentials.from_authorized_user_info(info, scopes)
+        holder = KeyHolder(key, reference=texts["key_reference"], jkt=texts["jkt"], password=key_password)
+        return cls._of(vars(plain), holder, expires_at)
+
+    @classmethod
+    def from_authorized_user_file(
+        cls,
+        filename: str | os.PathLike[str],
+        scopes: Iterable[str] | None = None,
+        *,
+        key: Key | Prover | None = None,
+        key_password: _Password = None,
+    ) -> Self:
+        """The same from a file of :meth:`to_json`."""
+        with Path(filename).open(encoding="utf-8") as file:
+            info = json.load(file)
+        return cls.from_authorized_user_info(info, scopes, key=key, key_password=key_password)
+
+    # -- on the wire
+
+    def refresh(self, request: Callable[..., Any]) -> None:
+        """Get a new access token with the refresh token and a proof.
+
+        :param request: google-auth's; of one with a session the proxies and TLS settings are used.
+        :raises google.auth.exceptions.RefreshError: there is no new token; the cause is an error of
+            :mod:`dpop.errors` that says why.
+        :raises google.auth.exceptions.TransportError: the token endpoint did not answer.
+        """
+        seen = self.token
+        with self._own_turn():
+            if self.token != seen and self.valid:
+                return  # another thread has done it while this one waited
+            self._refresh(request)
+
+    def before_request(self, request: Callable[..., Any], method: str, url: str, headers: dict[str, str]) -> None:
+        """Put a fresh access token into the headers of an API request."""
+        needs_token = self.token_state is TokenState.INVALID if self._use_non_blocking_refresh else not self.valid
+        if needs_token:
+            with self._own_turn():  # whoever comes later finds the token that the first one got
+                super().before_request(request, method, url, headers)
+        else:
+            super().before_request(request, method, url, headers)
+
+    def revoke(self, request: Callable[..., Any] | None = None, *, revocation_uri: str | None = None) -> None:
+        """Revoke the refresh token, or the access token if there is none, and with it the user's grant (RFC 7009).
+
+        :param revocation_uri: the server's revocation endpoint, if it is not Google's.
+        :raises TokenRequestError: it was not possible.
+        """
+        token = self.refresh_token or self.token
+        if token is None:
+            raise UsageError("there is no token to revoke")
+        if revocation_uri is None:
+            if self.token_uri != _TOKEN_URI:
+                raise UsageError("the token endpoint is not Google's: give revocation_uri= as well")
+            revocation_uri = _REVOCATION_URI
+        with self._endpoint(request, revocation_uri) as endpoint:
+            endpoint.revoke(token)
+        self.token = None
+        self._refresh_token = None
+
+    def _refresh(self, request: Callable[..., Any]) -> None:
+        """google-auth's refresh; all it sends to the token endpoint goes through an endpoint of ours."""
+        if self._refresh_token is None or not self._token_uri or not self._client_id or not self._client_secret:
+            super().refresh(request)  # by its refresh_handler, or it says what is missing
+            return
+        try:
+            endpoint = self._endpoint(request)
+        except DPoPError as error:
+            raise refresh_error(error) from error
+        with endpoint:
+            signed = SignedRequest(request, endpoint)
+            try:
+                super().refresh(signed)
+            except RefreshError as error:
+                if signed.error is None or error.__cause__ is not None:
+                    raise
+                raise refresh_error(signed.error) from signed.error
+        if signed.tokens is not None and signed.tokens.refresh_expires_at is not None:
+            self._refresh_expires_at = signed.tokens.refresh_expires_at
+
+    def _endpoint(self, request: object, revocation_uri: str | None = None) -> TokenEndpoint:
+        return TokenEndpoint(
+            self._dpop_key.prover(),
+            ServerMetadata(token_endpoint=self._token_uri, revocation_endpoint=revocation_uri),
+            client_id=self._client_id,
+            client_secret=self._client_secret,
+            client_auth="client_secret_post",
+            profile=GOOGLE,
+            http=session_of(request),
+        )
+
+    def _own_turn(self) -> threading.RLock:
+        """The lock of this process: one that a fork inherited may be held by a thread that is not here."""
+        pid, lock = self._turn
+        if pid != os.getpid():
+            lock = threading.RLock()
+            self._turn = (os.getpid(), lock)
+        return lock
+
+
+def _new_worker() -> Any:
+    """google-auth's thread for refreshes in the background; each object has its own."""
+    return google.oauth2.credentials.Credentials(None)._refresh_worker  # noqa: SLF001 - no public way

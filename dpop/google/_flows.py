@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flows of google_auth_oauthlib, with a proof at the code exchange."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from dpop.client._prover import Prover
+from dpop.errors import UsageError
+from dpop.google._credentials import Credentials
+from dpop.origin import Origin
+from dpop.profiles import GOOGLE
+from dpop.requests import DPoPAdapter
+
+if TYPE_CHECKING:
+    import requests
+
+    from dpop.keys import Key
+
+    class _Googles:
+        """What google_auth_oauthlib has, which comes without types."""
+
+        oauth2session: Any
+        client_config: Mapping[str, Any]
+        redirect_uri: str | None
+        code_verifier: str | None
+
+        @classmethod
+        def from_client_config(
+            cls, client_config: Mapping[str, Any], scopes: Iterable[str] | None, **options: Any
+        ) -> Self: ...
+        @classmethod
+        def from_client_secrets_file(
+            cls, client_secrets_file: str, scopes: Iterable[str] | None, **options: Any
+        ) -> Self: ...
+        def authorization_url(self, **parameters: Any) -> tuple[str, str]: ...
+        def fetch_token(self, **options: Any) -> Mapping[str, Any]: ...
+        @property
+        def credentials(self) -> Any: ...
+        def authorized_session(self) -> requests.Session: ...
+
+    class _GooglesInstalledApp(_Googles):
+        """The same for a program on the user's own machine."""
+
+        def run_local_server(self, **options: Any) -> Credentials: ...
+
+    _Shared = _Googles
+else:
+    from google_auth_oauthlib.flow import Flow as _Googles
+    from google_auth_oauthlib.flow import InstalledAppFlow as _GooglesInstalledApp
+
+    _Shared = object
+
+__all__ = ["Flow", "InstalledAppFlow"]
+
+_log: Final = logging.getLogger("dpop.tokens")
+
+
+class _SignedExchange(_Shared):
+    """What both flows do differently from google_auth_oauthlib's."""
+
+    _prover: Prover | None = None
+    _key_reference: str | None = None
+
+    @classmethod
+    def from_client_config(
+        cls,
+        client_config: Mapping[str, Any],
+        scopes: Iterable[str] | None,
+        *,
+        key: Key | Prover | None = None,
+        key_reference: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """A flow from a parsed client secrets file.
+
+        :param key: what the refresh token will be bound to; :meth:`bind` can give it later.
+        :param key_reference: path or URI of the key; a key that was loaded knows it.
+        :param options: as for google_auth_oauthlib's flow.
+        """
+        options.setdefault("autogenerate_code_verifier", True)  # PKCE, which older versions leave out
+        flow = super().from_client_config(client_config, scopes, **options)
+        return flow if key is None else flow.bind(key, key_reference=key_reference)
+
+    def bind(self, key: Key | Prover, *, key_reference: str | None = None) -> Self:
+        """Have the code exchanged with proofs by this key; returns the flow."""
+        self._prover = Prover.of(key).for_algs(GOOGLE.algs or ())
+        self._key_reference = key_reference
+        token_uri = self.client_config["token_uri"]
+        adapter = DPoPAdapter(
+            self._prover,
+            origins=str(Origin.of_url(token_uri)),
+            as_endpoints=[token_uri],
+            profile=GOOGLE._replace(algs=None),  # the prover was fitted to them already
+        )
+        self.oauth2session.mount(token_uri, adapter)
+        return self
+
+    def fetch_token(self, **options: Any) -> Mapping[str, Any]:
+        """Exchange the code; arguments as for google_auth_oauthlib's flow.
+
+        A user who grants fewer scopes than were asked for is no error: see ``credentials.lacks(...)``.
+
+        :raises UsageError: the flow has no key.
+        """
+        if self._prover is None:
+            raise UsageError(
+                "the flow has no key to bind the refresh token to: make it with key=, or call flow.bind(key)"
+            )
+        try:
+            super().fetch_token(**options)
+        except Warning as warning:
+            # oauthlib raises it when the scopes are not those asked for, and would drop the tokens, which are good.
+            token = getattr(warning, "token", None)
+            if token is None:
+                raise
+            self.oauth2session.token = token
+            lacking = sorted(set(self.oauth2session.scope or ()) - set(token.get("scope", ())))
+            if lacking:
+                _log.warning("the user did not grant all that was asked for; missing: %s", " ".join(lacking))
+        tokens: Mapping[str, Any] = self.oauth2session.token
+        return tokens
+
+    @property
+    def credentials(self) -> Credentials:
+        """Credentials that refresh with the key, of the scopes that were granted.
+
+        :raises ValueError: no code was exchanged yet.
+        """
+        plain = super().credentials
+        token: Mapping[str, Any] = self.oauth2session.token
+        lifetime = token.get("refresh_token_expires_in")
+        if isinstance(lifetime, bool) or not isinstance(lifetime, int | float):
+            lifetime = None
+        made = Credentials.from_credentials(
+            plain,
+            key=self._prover,
+            key_reference=self._key_reference,
+            refresh_expires_at=None if lifetime is None else time.time() + lifetime,
+        )
+        granted = list(token.get("scope") or made.scopes or ())
+        if set(made.scopes or ()) - set(granted):
+            made._scopes = granted  # noqa: SLF001 - a refresh may not ask for more
+        return made
+
+
+class Flow(_SignedExchange, _Googles):
+    """``google_auth_oauthlib.flow.Flow`` whose code exchange carries a proof."""
+
+
+class InstalledAppFlow(_SignedExchange, _GooglesInstalledApp):
+    """``google_auth_oauthlib.flow.InstalledAppFlow`` whose code exchange carries a proof."""

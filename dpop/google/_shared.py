@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Credentials of google-auth whose tokens are in a store that others use as well."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+import google.oauth2.credentials
+
+from dpop.errors import ArgumentTypeError, DPoPError
+from dpop.google._transport import check_bearer, refresh_error
+from dpop.tokens._source import RefreshingSource
+
+__all__ = ["SharedCredentials"]
+
+
+class SharedCredentials(google.oauth2.credentials.Credentials):
+    """Credentials that take their access token from a source, and with it from all who share its store.
+
+    Of all threads, processes and hosts one refreshes, before the token expires. Copies share the source; a pickle is
+    an error, for a source has a key: make one in each process.
+
+    :param source: made by the ``source()`` of a :class:`dpop.requests.TokenEndpoint` with the profile of Google.
+    :param scopes: for ``has_scopes``; a refresh asks for what was granted.
+    :param quota_project_id: as for google-auth's class.
+    """
+
+    token: str | None
+    expiry: dt.datetime | None
+
+    def __init__(
+        self, source: RefreshingSource, *, scopes: Iterable[str] | None = None, quota_project_id: str | None = None
+    ) -> None:
+        if not isinstance(source, RefreshingSource):
+            raise ArgumentTypeError("source", "a source, made by a TokenEndpoint's source()", source)
+        super().__init__(None, scopes=None if scopes is None else list(scopes), quota_project_id=quota_project_id)
+        self._source = source
+
+    def __repr__(self) -> str:
+        return f"<dpop.google.SharedCredentials from {self._source!r}>"
+
+    def refresh(self, request: Callable[..., Any]) -> None:  # noqa: ARG002 - the source has an endpoint of its own
+        """Take the source's token; if the one there is would still be good, an API has refused it.
+
+        :raises google.auth.exceptions.RefreshError: there is none; the cause is an error of :mod:`dpop.errors`.
+        """
+        try:
+            if self.token is not None and self.valid:
+                self._source.refused(self.token)
+            tokens = self._source.tokens()
+        except DPoPError as error:
+            raise refresh_error(error) from error
+        check_bearer(tokens)
+        self.token = tokens.access_token
+        self._granted_scopes = sorted(tokens.scopes) or None
+        # google-auth has naive datetimes, in UTC.
+        self.expiry = (
+            None
+            if tokens.expires_at is None
+            else dt.datetime.fromtimestamp(tokens.expires_at, dt.UTC).replace(tzinfo=None)
+        )
+
+    def _make_copy(self) -> Self:
+        made = self.__class__(self._source)
+        worker = made._refresh_worker  # noqa: SLF001 - a thread of its own
+        vars(made).update(vars(self))
+        made._refresh_worker = worker  # noqa: SLF001 - the same
+        return made
+
+    def __copy__(self) -> Self:
+        return self._make_copy()
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self._make_copy()

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys kept elsewhere: in a service, a device, another process. Nothing they sign is used unverified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, NoReturn, Self
+
+from cryptography.hazmat.primitives import serialization
+
+from dpop.errors import (
+    AlgorithmError,
+    ArgumentTypeError,
+    DPoPError,
+    DPoPKeyError,
+    InvalidKeyError,
+    SigningError,
+    UsageError,
+)
+from dpop.keys._algorithms import ALGORITHMS
+from dpop.keys._public import PublicKey
+from dpop.signature import der_to_raw
+
+__all__ = ["ExternalKey", "SignatureFormat", "read_public_key"]
+
+SignatureFormat = Literal["der", "raw"]
+"""How a signer writes ECDSA signatures: DER (OpenSSL, AWS, Google Cloud) or R||S (PKCS#11, Azure)."""
+
+_FORMATS: Final = ("der", "raw")
+
+
+class ExternalKey:
+    """A key kept elsewhere: you say what its public key is and how to have octets signed.
+
+    Each signature is converted to what JOSE wants, its length is checked, and it is verified with the
+    public key before it is returned: a signer that hashes twice, answers in the other format or signs
+    with another key is found out here, not by a server. Immutable, and as thread-safe as ``sign`` is.
+
+    :param public_key: a JWK, PEM or DER (SubjectPublicKeyInfo, or a certificate in PEM), a key object of
+        the ``cryptography`` package, or a :class:`dpop.keys.PublicKey`.
+    :param sign: given the signing input, returns the signature; the octets are not hashed yet. Its
+        DPoPKeyErrors go to the caller as they are; of other exceptions only the type, for their text may
+        hold anything.
+    :param signature_format: how it writes ECDSA signatures, ``"der"`` or ``"raw"`` (R||S). This is never
+        guessed. Other kinds of key know one format, so there it does not matter.
+    :param alg: which of the key's algorithms ``sign`` uses; the best by default (``PS256`` for RSA).
+    :param blocking: whether ``sign`` may wait for a device, a network or a person. Then asynchronous
+        clients call it in a worker thread.
+    :param reference: the path or URI, without any secret, that :func:`dpop.load_key` opens the key by.
+    :raises InvalidKeyError: not a public key that DPoP can use.
+    :raises AlgorithmError: the key cannot sign with ``alg``.
+    """
+
+    __slots__ = ("_alg", "_blocking", "_format", "_public", "_reference", "_sign", "_size", "_thumbprint")
+
+    def __init__(
+        self,
+        public_key: object,
+        sign: Callable[[bytes], bytes],
+        *,
+        signature_format: SignatureFormat,
+        alg: str | None = None,
+        blocking: bool = True,
+        reference: str | None = None,
+    ) -> None:
+        public = read_public_key(public_key)
+        if not callable(sign):
+            raise ArgumentTypeError("sign", "a function that returns the signature of the octets it is given", sign)
+        if signature_format not in _FORMATS:
+            raise UsageError(f'signature_format must be "der" or "raw", not {signature_format!r:.20}')
+        if alg is not None and alg not in public.algs:
+            raise AlgorithmError(f"the key can sign with {' or '.join(public.algs)}, not with {alg!r:.40}")
+        self._public: PublicKey = public
+        self._thumbprint: str = public.thumbprint
+        self._alg: str = alg or public.algs[0]
+        self._sign: Callable[[bytes], bytes] = sign
+        self._format: SignatureFormat = signature_format
+        self._blocking: bool = blocking
+        self._reference: str | None = reference
+        algorithm = ALGORITHMS[self._alg]
+        self._size: int = (algorithm.signature_size or 0) // 2 if algorithm.kty == "EC" else 0
+
+    @property
+    def alg(self) -> str:
+        """The JWS algorithm name of its signatures."""
+        return self._alg
+
+    @property
+    def public_jwk(self) -> dict[str, str]:
+        """The public key: required members only, in a dict of the caller's own (RFC 7638 §3.2)."""
+        return self._public.jwk
+
+    @property
+    def thumbprint(self) -> str:
+        """RFC 7638 SHA-256 thumbprint of the public key, 43 characters: the ``jkt``."""
+        return self._thumbprint
+
+    @property
+    def blocking(self) -> bool:
+        """Whether :meth:`sign` may wait."""
+        return self._blocking
+
+    @property
+    def reference(self) -> str | None:
+        """What :func:`dpop.load_key` opens it by; None where nobody said so."""
+        return self._reference
+
+    def sign(self, signing_input: bytes) -> bytes:
+        """The JWS signature of the octets (RFC 7518 §3): R||S for ES256, ES384 and ES512.
+
+        :raises SigningError: the signer failed, or its signature does not verify.
+        :raises DPoPKeyError: as the signer raised it.
+        :raises ArgumentTypeError: not bytes.
+        """
+        if not isinstance(signing_input, bytes):
+            raise ArgumentTypeError("signing_input", "bytes", signing_input)
+        try:
+            signature = self._sign(signing_input)
+        except DPoPKeyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a signer may raise anything
+            what = str(error) if isinstance(error, DPoPError) else type(error).__name__
+        else:
+            return self._checked(signing_input, signature)
+        # Raised out here it has no context: what the signer raised may hold anything.
+        raise SigningError(f"{self._keeper} failed to sign with {self._alg}: {what}")
+
+    def _checked(self, signing_input: bytes, signature: Any) -> bytes:
+        try:
+            if self._size and self._format == "der":
+                signature = der_to_raw(signature, self._size)
+            good = self._public.verify(self._alg, signing_input, signature)
+        except DPoPError as error:
+            raise SigningError(f"{self._keeper} did not return a signature with {self._alg}: {error}") from None
+        if not good:
+            raise SigningError(f"{self._keeper} returned a signature that does not verify with its public key")
+        checked: bytes = signature
+        return checked
+
+    @property
+    def _keeper(self) -> str:
+        """Who signs, for messages."""
+        return "the signer"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._alg} {self._thumbprint}>"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("a key cannot be pickled; note where it is kept, and load it by that there")
+
+
+def read_public_key(public_key: object) -> PublicKey:
+    """A public key, whichever way it is written: see :class:`ExternalKey`.
+
+    :raises InvalidKeyError: none of these, or not a key that DPoP can use.
+    """
+    if isinstance(public_key, PublicKey):
+        return public_key
+    if isinstance(public_key, Mapping):
+        return PublicKey.from_jwk(public_key)
+    if not isinstance(public_key, bytes):
+        return PublicKey.from_cryptography(public_key)
+    try:
+        if b"-----BEGIN CERTIFICATE-----" in public_key:
+            from cryptography import x509  # noqa: PLC0415 - slow to load, and seldom wanted
+
+            return PublicKey.from_cryptography(x509.load_pem_x509_certificate(public_key).public_key())
+        if b"-----BEGIN " in public_key:
+            return PublicKey.from_cryptography(serialization.load_pem_public_key(public_key))
+        return PublicKey.from_cryptography(serialization.load_der_public_key(public_key))
+    except InvalidKeyError:
+        raise
+    except Exception:  # noqa: BLE001 - ValueError, UnsupportedAlgorithm, and whatever a damaged key brings up
+        raise InvalidKeyError(
+            "the octets are no public key in PEM or DER (SubjectPublicKeyInfo) that can be read"
+        ) from None

@@ -1,0 +1,374 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public keys: read from a JWK with every check, verify signatures, have a thumbprint.
+
+A proof brings its own key, so a JWK is hostile input. One key must have one spelling, or it has two
+thumbprints; and some values that look like keys let anyone sign. JOSE and cryptography libraries let
+several of these through, so the checks are here (RFC 7518 §6, RFC 8037 §2, RFC 8725 §3.4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from dpop.encoding import b64url_decode, b64url_encode, json_object
+from dpop.errors import (
+    AlgorithmError,
+    ArgumentTypeError,
+    EncodingError,
+    InvalidKeyError,
+    SignatureFormatError,
+)
+from dpop.keys._algorithms import ALGORITHMS, RSA_ALGS, parameters
+from dpop.signature import check_raw, raw_to_der
+
+__all__ = ["CURVES", "REQUIRED_MEMBERS", "PublicKey", "decode_number", "decode_octets", "thumbprint"]
+
+# RFC 7638 §3.2, RFC 8037 §2, in the order of the thumbprint's input.
+REQUIRED_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "EC": ("crv", "kty", "x", "y"),
+    "OKP": ("crv", "kty", "x"),
+    "RSA": ("e", "kty", "n"),
+}
+
+# RFC 7638 §3.1. Values are base64url or fixed names, so JSON needs no escapes.
+_CANONICAL: Final = {
+    kty: "{" + ",".join(f'"{name}":"%s"' for name in names) + "}" for kty, names in REQUIRED_MEMBERS.items()
+}
+
+CURVES: Final[Mapping[str, ec.EllipticCurve]] = {
+    "P-256": ec.SECP256R1(),
+    "P-384": ec.SECP384R1(),
+    "P-521": ec.SECP521R1(),
+}
+_COORDINATE_SIZES: Final = {crv: (curve.key_size + 7) // 8 for crv, curve in CURVES.items()}
+_CRV_OF_CURVE: Final = {curve.name: crv for crv, curve in CURVES.items()}
+
+# RFC 7518 §6.2.2, §6.3.2, §6.4.1; the last is that of the AKP key type.
+_SECRET_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
+
+_MIN_RSA_BITS: Final = 2048  # RFC 7518 §3.3
+_MAX_RSA_BITS: Final = 8192  # more buys no security, only time of the verifier
+_MAX_RSA_EXPONENT: Final = 2**32
+
+_ED25519_PRIME: Final = 2**255 - 19
+_ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+# The y of the eight points whose order divides 8: of order 4, 1, 2, 8 and 8; the sign of x does not matter.
+# With such a key one signature fits every message, and OpenSSL accepts it.
+_SMALL_ORDER: Final = frozenset({0, 1, _ED25519_PRIME - 1, _ORDER_8, _ED25519_PRIME - _ORDER_8})
+
+_CryptographyKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
+
+
+class PublicKey:
+    """A public key that passed every check. Immutable; equal to another with the same thumbprint.
+
+    Make one with :meth:`from_jwk`, from input that need not be trusted, with :meth:`from_octets` or with
+    :meth:`from_cryptography`. That an Ed25519 key is a point of the curve at all is left to the first
+    signature, which such a key cannot have: finding out costs as much as verifying.
+    """
+
+    __slots__ = ("_algs", "_declared_alg", "_key", "_signature_size", "_thumbprint", "_values")
+
+    def __init__(
+        self,
+        key: _CryptographyKey,
+        values: tuple[str, ...],
+        algs: tuple[str, ...],
+        signature_size: int,
+        declared_alg: str | None,
+    ) -> None:
+        """Not to be called: it checks nothing."""
+        self._key: Any = key
+        self._values = values
+        self._algs = algs
+        self._signature_size = signature_size
+        self._declared_alg = declared_alg
+        canonical = _CANONICAL[ALGORITHMS[algs[0]].kty] % values
+        self._thumbprint = b64url_encode(hashlib.sha256(canonical.encode("ascii")).digest())
+
+    @classmethod
+    def from_jwk(cls, jwk: Mapping[str, object]) -> PublicKey:
+        """Read a public JWK, strictly (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2, RFC 9449 §4.3 (7)).
+
+        Refused: private and symmetric members even if empty, other key types and curves, missing
+        members, values that are not the one base64url spelling, coordinates of another length, points
+        that are not on the curve or of small order, RSA moduli outside 2048..8192 bits, RSA exponents
+        that are even, below 3 or above 2^32, ``use`` or ``key_ops`` that rule out verifying. Other
+        members are ignored; ``alg`` is kept in :attr:`declared_alg`.
+
+        :raises InvalidKeyError: with a sentence that says what; values of the JWK are not in it.
+        """
+        if type(jwk) is not dict and not isinstance(jwk, Mapping):
+            raise InvalidKeyError(f"a JWK must be a JSON object, not {type(jwk).__name__}")
+        if not _SECRET_MEMBERS.isdisjoint(jwk):
+            name = next(name for name in jwk if name in _SECRET_MEMBERS)
+            raise InvalidKeyError(
+                f'the JWK has "{name}", a member of private or symmetric keys, where a public key is needed'
+            )
+        _check_purpose(jwk)
+        declared = _text(jwk, "alg") if "alg" in jwk else None
+        kty = jwk.get("kty")
+        if kty == "EC":
+            key, algs, size = _read_ec(jwk)
+        elif kty == "OKP":
+            key, algs, size = _read_ed25519(jwk)
+        elif kty == "RSA":
+            key, algs, size = _read_rsa(jwk)
+        else:
+            raise _wrong_kty(jwk)
+        values = tuple([str(jwk[name]) for name in REQUIRED_MEMBERS[kty]])
+        return cls(key, values, algs, size, declared)
+
+    @classmethod
+    def from_cryptography(cls, key: object) -> PublicKey:
+        """From a public key of the ``cryptography`` package, with the same checks.
+
+        :raises InvalidKeyError: not a key DPoP can use.
+        """
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            crv = _CRV_OF_CURVE.get(key.curve.name)
+            if crv is None:
+                raise InvalidKeyError(f"the curve {key.curve.name} is not for DPoP; use P-256, P-384 or P-521")
+            size = (key.curve.key_size + 7) // 8
+            point = key.public_numbers()
+            x, y = (b64url_encode(number.to_bytes(size, "big")) for number in (point.x, point.y))
+            return cls.from_jwk({"kty": "EC", "crv": crv, "x": x, "y": y})
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            raw = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+            return cls.from_jwk({"kty": "OKP", "crv": "Ed25519", "x": b64url_encode(raw)})
+        if isinstance(key, rsa.RSAPublicKey):
+            numbers = key.public_numbers()
+            n, e = (
+                b64url_encode(number.to_bytes((number.bit_length() + 7) // 8, "big"))
+                for number in (numbers.n, numbers.e)
+            )
+            return cls.from_jwk({"kty": "RSA", "n": n, "e": e})
+        raise InvalidKeyError(
+            f"a {type(key).__name__} cannot sign proofs; use a P-256, P-384, P-521, Ed25519 or RSA key"
+        )
+
+    def to_cryptography(self) -> ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey:
+        """The key as an object of the ``cryptography`` package."""
+        key: _CryptographyKey = self._key
+        return key
+
+    @classmethod
+    def from_octets(cls, octets: bytes) -> PublicKey:
+        """From what is in the file of a public key: PEM as ``openssl pkey -pubout`` writes it, DER, or a JWK.
+
+        :raises InvalidKeyError: none of these, a private key among them, or not a key DPoP can use.
+        :raises ArgumentTypeError: not bytes.
+        """
+        if not isinstance(octets, bytes):
+            raise ArgumentTypeError("octets", "bytes", octets)
+        if octets.lstrip()[:1] == b"{":
+            try:
+                return cls.from_jwk(json_object(octets))
+            except EncodingError as error:
+                raise InvalidKeyError(f"this looks like a JWK, but is {error}") from None
+        read = serialization.load_pem_public_key if b"-----BEGIN" in octets else serialization.load_der_public_key
+        try:
+            key = read(octets)
+        except (ValueError, UnsupportedAlgorithm):
+            raise InvalidKeyError(
+                "this is not a public key: expected PEM (-----BEGIN PUBLIC KEY-----), DER or a JWK; of a private key,"
+                " openssl pkey -pubout makes one"
+            ) from None
+        return cls.from_cryptography(key)
+
+    @property
+    def algs(self) -> tuple[str, ...]:
+        """The algorithms this key can verify, best first: ``("ES256",)``; for RSA six, from ``PS256``."""
+        return self._algs
+
+    @property
+    def declared_alg(self) -> str | None:
+        """The ``alg`` member of the JWK, whatever it says, for the caller to compare (RFC 7517 §4.4)."""
+        return self._declared_alg
+
+    @property
+    def jwk(self) -> dict[str, str]:
+        """The required members and nothing else, in a dict of the caller's own."""
+        return dict(zip(REQUIRED_MEMBERS[ALGORITHMS[self._algs[0]].kty], self._values, strict=True))
+
+    @property
+    def thumbprint(self) -> str:
+        """RFC 7638 SHA-256 thumbprint, 43 characters: the ``jkt`` (RFC 9449 §6.1)."""
+        return self._thumbprint
+
+    def verify(self, alg: str, signing_input: bytes, signature: bytes) -> bool:
+        """Whether ``signature`` is one of ``signing_input`` by this key (RFC 7515 §5.2).
+
+        :param signature: JWS octets: R||S for ES256, ES384 and ES512. High S is as good as low S.
+        :raises SignatureFormatError: not of the right length, or r or s out of range.
+        :raises AlgorithmError: ``alg`` is not in :attr:`algs`.
+        :raises ArgumentTypeError: not bytes.
+        """
+        if alg not in self._algs:
+            raise AlgorithmError(f"this key verifies {' and '.join(self._algs)}, not {alg!r:.40}")
+        if not isinstance(signing_input, bytes):
+            raise ArgumentTypeError("signing_input", "bytes", signing_input)
+        if not isinstance(signature, bytes):
+            raise ArgumentTypeError("signature", "bytes", signature)
+        size = self._signature_size
+        if ALGORITHMS[alg].kty == "EC":
+            if len(signature) != size:
+                check_raw(signature, size // 2)
+            signature = raw_to_der(signature)
+        elif len(signature) != size:
+            raise SignatureFormatError(f"a signature by this key has {size} octets, not {len(signature)}")
+        try:
+            self._key.verify(signature, signing_input, *parameters(alg))
+        except InvalidSignature:
+            return False
+        return True
+
+    def __repr__(self) -> str:
+        return f"<PublicKey {self._algs[0]} {self._thumbprint}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PublicKey) and self._thumbprint == other._thumbprint
+
+    def __hash__(self) -> int:
+        return hash(self._thumbprint)
+
+
+def thumbprint(jwk: Mapping[str, object]) -> str:
+    """The RFC 7638 SHA-256 thumbprint of a JWK, 43 characters: the ``jkt`` of RFC 9449 §6.1.
+
+    A private JWK has the thumbprint of its public key. Members that are not required do not count.
+
+    :raises InvalidKeyError: not an asymmetric key that DPoP can use, or not in its one spelling.
+    """
+    if not isinstance(jwk, Mapping):
+        raise InvalidKeyError(f"a JWK must be a JSON object, not {type(jwk).__name__}")
+    kty = jwk.get("kty")
+    names = REQUIRED_MEMBERS.get(kty) if isinstance(kty, str) else None
+    if names is None:
+        raise _wrong_kty(jwk)
+    return PublicKey.from_jwk({name: jwk[name] for name in names if name in jwk}).thumbprint
+
+
+# --- reading members
+
+
+def decode_octets(jwk: Mapping[str, object], name: str, size: int) -> bytes:
+    """The ``size`` octets of a member that has a fixed length.
+
+    :raises InvalidKeyError: missing, not a string, not canonical base64url, another length.
+    """
+    value = _text(jwk, name)
+    expected = (size * 8 + 5) // 6
+    if len(value) != expected:
+        raise InvalidKeyError(
+            f'the "{name}" of the JWK must be {expected} characters of base64url ({size} octets,'
+            f" leading zeros included, no padding), not {len(value)}"
+        )
+    return _decoded(value, name)
+
+
+def decode_number(jwk: Mapping[str, object], name: str, max_bits: int) -> int:
+    """The number above zero of a member that has no fixed length (RFC 7518 §2, Base64urlUInt).
+
+    :raises InvalidKeyError: missing, not a string, not canonical base64url, zero or with a leading
+        zero octet, longer than ``max_bits``.
+    """
+    value = _text(jwk, name)
+    # Told by its length before anything is computed from it.
+    if len(value) > (max_bits + 7) // 8 * 4 / 3 + 1:
+        raise InvalidKeyError(f'the "{name}" of the JWK is longer than {max_bits} bits')
+    octets = _decoded(value, name)
+    if not octets or octets[0] == 0:
+        raise InvalidKeyError(f'the "{name}" of the JWK is empty or has a leading zero octet')
+    number = int.from_bytes(octets, "big")
+    if number.bit_length() > max_bits:
+        raise InvalidKeyError(f'the "{name}" of the JWK is longer than {max_bits} bits')
+    return number
+
+
+def _text(jwk: Mapping[str, object], name: str) -> str:
+    value = jwk.get(name)
+    if isinstance(value, str):
+        return value
+    what = "is not a string" if name in jwk else "is missing"
+    raise InvalidKeyError(f'the "{name}" of the JWK {what}')
+
+
+def _decoded(value: str, name: str) -> bytes:
+    try:
+        return b64url_decode(value)
+    except EncodingError as error:
+        raise InvalidKeyError(f'the "{name}" of the JWK is {error}') from None
+
+
+# --- the three key types
+
+
+def _read_ec(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, ...], int]:
+    crv = _text(jwk, "crv")
+    size = _COORDINATE_SIZES.get(crv)
+    if size is None:
+        raise InvalidKeyError('the "crv" of the JWK is not a curve of DPoP; expected P-256, P-384 or P-521')
+    point = b"\x04" + decode_octets(jwk, "x", size) + decode_octets(jwk, "y", size)
+    try:
+        key = ec.EllipticCurvePublicKey.from_encoded_point(CURVES[crv], point)
+    except ValueError:
+        raise InvalidKeyError('the "x" and "y" of the JWK are not a point of its curve') from None
+    return key, _ALG_OF_SIZE[size], 2 * size
+
+
+_ALG_OF_SIZE: Final = {32: ("ES256",), 48: ("ES384",), 66: ("ES512",)}
+
+
+def _read_ed25519(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, ...], int]:
+    if _text(jwk, "crv") != "Ed25519":
+        raise InvalidKeyError('the "crv" of the JWK is not a curve of DPoP; with "kty" OKP expected Ed25519')
+    octets = decode_octets(jwk, "x", 32)
+    y = int.from_bytes(octets, "little") & (2**255 - 1)
+    if y >= _ED25519_PRIME:
+        raise InvalidKeyError('the "x" of the JWK is not the one encoding of an Ed25519 point (RFC 8032 §5.1.3)')
+    if y in _SMALL_ORDER:
+        raise InvalidKeyError("the JWK is an Ed25519 point of small order: anyone could sign for it")
+    return ed25519.Ed25519PublicKey.from_public_bytes(octets), ("Ed25519", "EdDSA"), 64
+
+
+def _read_rsa(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, ...], int]:
+    n = decode_number(jwk, "n", _MAX_RSA_BITS)
+    if n.bit_length() < _MIN_RSA_BITS:
+        raise InvalidKeyError(f"the RSA key has {n.bit_length()} bits; at least {_MIN_RSA_BITS} are needed")
+    e = decode_number(jwk, "e", 33)
+    if e < 3 or e > _MAX_RSA_EXPONENT or not e % 2 or not n % 2:
+        raise InvalidKeyError(
+            "the RSA key is weak: n must be odd, and e odd, at least 3 and at most 2^32 (65537 is usual)"
+        )
+    try:
+        key = rsa.RSAPublicNumbers(e, n).public_key()
+    except (ValueError, UnsupportedAlgorithm):  # pragma: no cover - the checks above leave nothing to refuse
+        raise InvalidKeyError("the RSA key was refused by the cryptography library") from None
+    return key, RSA_ALGS, (n.bit_length() + 7) // 8
+
+
+def _check_purpose(jwk: Mapping[str, object]) -> None:
+    """``use`` and ``key_ops`` allow verifying, if they are there (RFC 7517 §4.2, §4.3)."""
+    if "use" in jwk and jwk["use"] != "sig":
+        raise InvalidKeyError('the "use" of the JWK is not "sig": the key is not for signatures')
+    if "key_ops" in jwk:
+        operations = jwk["key_ops"]
+        if not isinstance(operations, list) or "verify" not in operations:
+            raise InvalidKeyError('the "key_ops" of the JWK have no "verify": the key is not for signatures')
+
+
+def _wrong_kty(jwk: Mapping[str, object]) -> InvalidKeyError:
+    kty = jwk.get("kty")
+    if "keys" in jwk and "kty" not in jwk:
+        return InvalidKeyError("a JWK Set came where one JWK is needed; pass one of its keys")
+    if kty == "oct":
+        return InvalidKeyError("a symmetric key came where an asymmetric one is needed (RFC 9449 §4.2)")
+    what = "is missing" if "kty" not in jwk else "is not one DPoP can use"
+    return InvalidKeyError(f'the "kty" of the JWK {what}; expected EC, OKP or RSA')

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where keys come from: made here, a file, octets, a JWK, or a URI that names a device or service."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final, Protocol
+
+from dpop._tracebacks import discreet
+from dpop.encoding import json_object
+from dpop.errors import (
+    ArgumentTypeError,
+    DPoPKeyError,
+    EncodingError,
+    InvalidKeyError,
+    KeyPasswordError,
+    UsageError,
+)
+from dpop.keys._algorithms import ALGORITHMS, DEFAULT_ALGS, choose_alg
+from dpop.keys._files import MAX_KEY_OCTETS, key_path, read_key_file, shown
+from dpop.keys._pem import Password
+from dpop.keys._protocol import Key
+from dpop.keys._software import SoftwareKey
+
+__all__ = ["SchemeLoader", "generate_key", "load_key", "register_scheme"]
+
+
+class SchemeLoader(Protocol):
+    """Opens the key a URI names."""
+
+    def __call__(self, uri: str, *, password: Password | None, alg: str | None) -> Key:
+        """Open it.
+
+        :param uri: as given, its scheme included.
+        :param password: PIN or password, or a function to call when one is needed.
+        :param alg: which algorithm to use, None for the key's own.
+        :raises DPoPKeyError: it cannot be opened.
+        """
+        ...
+
+
+# The module whose load() opens the URIs of a scheme, imported when one is first named: it may bring a service's
+# whole library with it.
+_BACKENDS: Final[Mapping[str, str]] = {
+    "awskms": "dpop.keys.kms._aws",
+    "azurekms": "dpop.keys.kms._azure",
+    "gcpkms": "dpop.keys.kms._gcp",
+    "pkcs11": "dpop.keys.pkcs11",
+}
+
+_loaders: Final[dict[str, SchemeLoader]] = {}
+
+# Two characters at least: C:\x is a path.
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+
+
+def generate_key(alg: str = "ES256", *, algs: Iterable[str] | str | None = None) -> SoftwareKey:
+    """A new key in memory.
+
+    :param alg: ES256, ES384, ES512, Ed25519, EdDSA, or PS or RS with 256, 384 or 512. RSA keys have 3072 bits, and
+        take a moment.
+    :param algs: what the server accepts: ``dpop_signing_alg_values_supported`` of its metadata or the
+        ``algs`` of its challenge. If ``alg`` is not among them, the best that is will be used.
+    :raises AlgorithmError: an unknown algorithm, or none that both sides have.
+    """
+    # A misspelt name is refused by generate(): no other quietly takes its place.
+    if algs is not None and isinstance(alg, str) and alg in ALGORITHMS:
+        alg = choose_alg(algs, (alg, *(other for other in DEFAULT_ALGS if other != alg)))
+    return SoftwareKey.generate(alg)
+
+
+@discreet
+def load_key(
+    source: str | os.PathLike[str] | bytes | Mapping[str, object],
+    *,
+    password: Password | None = None,
+    alg: str | None = None,
+) -> Key:
+    """Load a private key.
+
+    :param source: a str or path object names a file, ``~`` allowed; a str with a known scheme
+        (``pkcs11:``, ``awskms:``, ``gcpkms:``, ``azurekms:``, or one of :func:`register_scheme`) names a
+        key kept elsewhere; bytes are the key itself, as PEM, DER or JWK, as they would be in a file; a dict
+        is a JWK.
+    :param password: of an encrypted key, or a function that asks for it and is called only if needed.
+    :param alg: which of the key's names to sign by (``EdDSA``, ``RS256``), where it has several.
+    :raises InvalidKeyError: not a private key that DPoP can use, or a URI that nothing here can open.
+    :raises KeyFileError: the file cannot be read.
+    :raises KeyPasswordError: the password is missing, wrong, or given for a key that is not encrypted.
+    :raises AlgorithmError: the key cannot sign with ``alg``.
+    :raises DPoPKeyError: one of its other kinds, where the key is kept elsewhere and cannot be opened.
+    """
+    if isinstance(source, Mapping):
+        return _with_alg(_from_jwk(source, password), alg)
+    if isinstance(source, bytes):
+        return _with_alg(_from_octets(source, password), alg)
+    if isinstance(source, str):
+        scheme = _scheme_of(source)
+        if scheme is not None:
+            return _loader(scheme)(source, password=password, alg=alg)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ArgumentTypeError("source", "a path, a URI, bytes or a dict", source)
+    path = key_path(source)
+    octets = read_key_file(path)
+    try:
+        key = _with_alg(_from_octets(octets, password), alg)
+    except DPoPKeyError as error:
+        raise type(error)(f"key file {shown(path)}: {error}") from None
+    # A pipe, such as <(command) of a shell, can be read once and names nothing.
+    return key.referred_to_by(str(path.absolute())) if path.is_file() else key
+
+
+def register_scheme(scheme: str, loader: SchemeLoader) -> None:
+    """Let :func:`load_key` open URIs of a scheme. The newest loader of a scheme counts.
+
+    :param scheme: two or more characters, without the colon; case does not matter.
+    :raises UsageError: not the name of a scheme (RFC 3986 §3.1).
+    """
+    if not isinstance(scheme, str) or not _SCHEME.fullmatch(f"{scheme}:"):
+        raise UsageError("a scheme is a letter and at least one more letter, digit, plus, minus or dot, with no colon")
+    _loaders[scheme.lower()] = loader
+
+
+def _loader(scheme: str) -> SchemeLoader:
+    registered = _loaders.get(scheme)
+    if registered is not None:
+        return registered
+    load: SchemeLoader = importlib.import_module(_BACKENDS[scheme]).load
+    return load
+
+
+def _scheme_of(source: str) -> str | None:
+    """The scheme of a str that names no file. Messages hold no more of a URI: it can have a PIN in it."""
+    if "-----BEGIN" in source or "\n" in source or source.lstrip().startswith("{"):
+        raise InvalidKeyError("a str must be a path or a URI; pass the key itself as bytes, or a JWK as a dict")
+    match = _SCHEME.match(source)
+    if match is None:
+        return None
+    scheme = match[1].lower()
+    if scheme in _loaders or scheme in _BACKENDS:
+        return scheme
+    if source[match.end() : match.end() + 2] == "//":
+        names = ", ".join(sorted(_BACKENDS.keys() | _loaders.keys()))
+        raise InvalidKeyError(
+            f"keys are not loaded from {scheme}: URLs; expected the path of a file, or one of {names}"
+        )
+    return None
+
+
+def _from_octets(octets: bytes, password: Password | None) -> SoftwareKey:
+    if len(octets) > MAX_KEY_OCTETS:
+        raise InvalidKeyError(f"{len(octets)} octets are no key; at most {MAX_KEY_OCTETS} are read")
+    if octets.lstrip()[:1] not in {b"{", b"["}:
+        return SoftwareKey.from_pem(octets, password)
+    try:
+        jwk = json_object(octets)
+    except EncodingError as error:
+        raise InvalidKeyError(f"this looks like a JWK, but is {error}") from None
+    return _from_jwk(jwk, password)
+
+
+def _from_jwk(jwk: Mapping[str, object], password: Password | None) -> SoftwareKey:
+    key = SoftwareKey.from_jwk(jwk)
+    if password is not None and not callable(password):
+        raise KeyPasswordError("a password was given, but a JWK is not encrypted; leave the password out")
+    return key
+
+
+def _with_alg(key: SoftwareKey, alg: str | None) -> SoftwareKey:
+    return key if alg is None else key.with_alg(alg)

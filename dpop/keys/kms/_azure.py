@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys in Azure Key Vault and Managed HSM: ``azurekms:https://VAULT.vault.azure.net/keys/NAME/VERSION``.
+
+What follows the scheme is the key's identifier, as the portal and ``az keyvault key show`` give it.
+Without a version the newest is taken when the key is opened, and used from then on. Credentials come
+from where azure-identity's DefaultAzureCredential finds them.
+
+The caller needs the permissions ``keys/get`` and ``keys/sign``: the role *Key Vault Crypto User* has both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final, NamedTuple
+
+from dpop.encoding import b64url_encode
+from dpop.errors import (
+    DPoPKeyError,
+    InvalidKeyError,
+    KeyAccessError,
+    KeyDisabledError,
+    KeyNotFoundError,
+    KeyThrottledError,
+    KeyUnavailableError,
+)
+from dpop.keys._algorithms import RSA_ALGS
+from dpop.keys._external import SignatureFormat
+from dpop.keys._pem import Password
+from dpop.keys._public import PublicKey
+from dpop.keys.kms._key import KmsKey
+from dpop.keys.kms._libraries import need, told, widen
+from dpop.keys.kms._service import Facts, KeyService, digest, refuse_password
+from dpop.keys.kms._uri import checked_endpoint, read_uri
+
+__all__ = ["AzureKeyVault", "load"]
+
+_FORM: Final = "azurekms:https://VAULT.vault.azure.net/keys/NAME/VERSION"
+_KEY: Final = re.compile(
+    r"(?P<vault>https://[A-Za-z0-9.:-]+)/keys/(?P<key>[A-Za-z0-9-]{1,127})(?:/(?P<version>[0-9a-f]{32}))?"
+)
+
+_ALGORITHMS: Final = ("ES256", "ES384", "ES512", *RSA_ALGS)
+_COORDINATES: Final = {"P-256": 32, "P-384": 48, "P-521": 66}
+
+# A signature is part of a request that somebody waits for: the library's own limits are minutes.
+_PATIENCE: Final[Mapping[str, Any]] = {
+    "connection_timeout": 3,
+    "read_timeout": 5,
+    "retry_total": 2,
+    "retry_backoff_max": 2,
+    "timeout": 20,
+}
+
+# Why a key that is there was refused, in the answer's inner error.
+_DISABLED: Final = frozenset({"KeyDisabled", "KeyExpired", "KeyNotYetValid"})
+
+
+class _Identifier(NamedTuple):
+    vault: str
+    key: str
+    version: str | None
+
+
+class AzureKeyVault(KeyService):
+    """A key in Azure, reached with a credential of your own: ``KmsKey.open(AzureKeyVault(id, credential=make))``.
+
+    :param key: the key's identifier, a URL.
+    :param credential: makes an azure-identity credential. It is called in each process that uses the
+        key, for the connections in it do not survive a fork.
+    :param options: more for the clients of azure-keyvault-keys, such as ``connection_verify``.
+    :raises InvalidKeyError: not the identifier of a key.
+    """
+
+    title: ClassVar[str] = "Azure Key Vault"
+    signature_format: ClassVar[SignatureFormat] = "raw"
+
+    def __init__(self, key: str, *, credential: Callable[[], Any], options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(key, self._signer)
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise InvalidKeyError(f"this is no identifier of a key; expected {_FORM}")
+        checked_endpoint(match["vault"])
+        self._id = _Identifier(match["vault"], match["key"], match["version"])
+        self._credential = credential
+        self._options: dict[str, Any] = {**_PATIENCE, **(options or {})}
+        self._found: Any = None
+
+    def describe(self) -> Facts:
+        """The public key and whether it may sign (get)."""
+        found = self.guarded(self._find)
+        if found.properties.enabled is False:
+            raise self.trouble(KeyDisabledError, "it is disabled; enable it")
+        operations = [getattr(operation, "value", operation) for operation in found.key_operations or ()]
+        if "sign" not in operations:
+            raise self.trouble(InvalidKeyError, f"it may {' and '.join(map(told, operations)) or 'nothing'}, not sign")
+        public = self.checked_public(lambda: PublicKey.from_jwk(_jwk(found.key)))
+        self._found = found  # with the version that was found
+        return self.usable(public, _ALGORITHMS.__contains__)
+
+    def sign(self, signing_input: bytes, alg: str) -> bytes:
+        """Have the octets' hash signed (sign)."""
+        algorithms = need("azure.keyvault.keys.crypto", "azure").SignatureAlgorithm
+        answer = self.ask(lambda client: client.sign(algorithms(alg), digest(signing_input, alg)))
+        signature: bytes = answer.signature
+        return signature
+
+    def _find(self) -> Any:
+        keys = need("azure.keyvault.keys", "azure")
+        with keys.KeyClient(self._id.vault, self._credential(), **self._patiently()) as client:
+            return client.get_key(self._id.key, self._id.version)
+
+    def _signer(self) -> Any:
+        crypto = need("azure.keyvault.keys.crypto", "azure")
+        transport = need("azure.core.pipeline.transport", "azure").RequestsTransport(**self._options)
+        transport.open()
+        widen(transport.session)
+        options = {"transport": transport, **self._patiently()}
+        return crypto.CryptographyClient(self._found, self._credential(), **options)
+
+    def _patiently(self) -> dict[str, Any]:
+        patience = need("dpop.keys.kms._azure_patience", "azure").Patience
+        return {"retry_policy": patience(**self._options), **self._options}
+
+    def explain(self, error: Exception) -> DPoPKeyError:
+        """Errors of the service by status and inner code; those of the libraries by their class."""
+        core = need("azure.core.exceptions", "azure")
+        name = type(error).__name__
+        if isinstance(error, core.HttpResponseError) and error.status_code is not None:
+            return self._explain_answer(error)
+        if isinstance(error, core.ClientAuthenticationError):
+            return self.trouble(
+                KeyAccessError,
+                f"no Azure credential could be used ({name}); run az login, set AZURE_CLIENT_ID and the others,"
+                " or give the machine a managed identity",
+            )
+        if isinstance(error, (core.ServiceRequestError, core.ServiceResponseError)):
+            return self.trouble(
+                KeyUnavailableError,
+                f"{self._id.vault} cannot be reached ({name}); check the vault's name and the network",
+            )
+        if isinstance(error, ValueError):
+            return self.trouble(
+                KeyAccessError, f"{self._id.vault} asks for a token of another service: it is no Azure key vault"
+            )
+        return self.trouble(DPoPKeyError, f"azure-keyvault-keys failed ({name})")
+
+    def _explain_answer(self, error: Any) -> DPoPKeyError:
+        status = int(error.status_code)
+        inner = _inner_code(error)
+        if inner in _DISABLED:
+            return self.trouble(KeyDisabledError, f"it is disabled, or not valid at this time ({inner})")
+        if inner == "KeyOperationForbidden":
+            return self.trouble(InvalidKeyError, f"it may not sign ({inner})")
+        if status == 403:
+            # The one text that is passed on: it names the caller and the action, and no secret.
+            said = told(getattr(error.error, "message", None) or "nothing")
+            return self.trouble(
+                KeyAccessError, f"keys/get and keys/sign are needed (Key Vault Crypto User); Azure says: {said}"
+            )
+        kind, hint = {
+            401: (KeyAccessError, "the Azure credential was refused"),
+            404: (KeyNotFoundError, "there is no such key, or no such version of it, in this vault"),
+            429: (KeyThrottledError, "too many requests; wait, or spread them over more vaults"),
+        }.get(status, (DPoPKeyError, "the request was refused"))
+        if status < 400:
+            hint = "the answer is not a vault's; is a proxy or a login page in between?"
+        if status >= 500 or status == 408:
+            kind, hint = KeyUnavailableError, "the service failed; try again later"
+        return self.trouble(kind, f"{hint} (HTTP {status})")
+
+
+def _inner_code(error: Any) -> str:
+    """The code that says why: ``{"error": {"code": "Forbidden", "innererror": {"code": "KeyDisabled"}}}``."""
+    inner = getattr(error.error, "innererror", None)
+    if isinstance(inner, Mapping):
+        return told(inner.get("code"))
+    return ""
+
+
+def _jwk(key: Any) -> dict[str, str]:
+    """The public members of a key of the vault, each at its one length."""
+    kty = str(getattr(key.kty, "value", key.kty)).removesuffix("-HSM")
+    if kty == "RSA":
+        n, e = (b64url_encode(bytes(number).lstrip(b"\0")) for number in (key.n, key.e))
+        return {"kty": "RSA", "n": n, "e": e}
+    crv = str(getattr(key.crv, "value", key.crv))
+    size = _COORDINATES.get(crv)
+    if kty != "EC" or size is None:
+        raise InvalidKeyError(f"a {kty} key ({crv}) does not sign proofs; expected EC with P-256, or RSA")
+    x, y = (b64url_encode(bytes(coordinate).rjust(size, b"\0")) for coordinate in (key.x, key.y))
+    return {"kty": "EC", "crv": crv, "x": x, "y": y}
+
+
+def load(uri: str, *, password: Password | None = None, alg: str | None = None) -> KmsKey:
+    """Open the key that an ``azurekms:`` URI names; see the top of this module.
+
+    :raises InvalidKeyError: not such a URI, or not a key DPoP can use.
+    :raises KeyPasswordError: a password was given.
+    :raises DPoPKeyError: as :meth:`KmsKey.open` says.
+    """
+    refuse_password(password, AzureKeyVault.title)
+    name, _ = read_uri(uri, {}, _FORM)
+    if not _KEY.fullmatch(name):
+        raise InvalidKeyError(f"the azurekms: URI names no key; expected {_FORM}")
+    need("azure.keyvault.keys", "azure")
+    identity = need("azure.identity", "azure")
+    return KmsKey.open(AzureKeyVault(name, credential=identity.DefaultAzureCredential), alg=alg, reference=uri)

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys in Google Cloud KMS.
+
+``gcpkms:projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V?endpoint=URL``
+
+A version is named, because each is a key of its own. ``endpoint`` is for private endpoints and, with
+http, for an emulator on this machine, which is sent no credentials. Credentials are the application
+default ones.
+
+The caller needs ``cloudkms.cryptoKeyVersions.viewPublicKey`` and ``.useToSign``: the role
+``roles/cloudkms.signerVerifier`` has both. Requests go over REST, because gRPC does not work in a
+process forked after its first use.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+
+from dpop.errors import (
+    DPoPKeyError,
+    InvalidKeyError,
+    KeyAccessError,
+    KeyDisabledError,
+    KeyNotFoundError,
+    KeyThrottledError,
+    KeyUnavailableError,
+)
+from dpop.keys._algorithms import ALGORITHMS
+from dpop.keys._external import SignatureFormat, read_public_key
+from dpop.keys._pem import Password
+from dpop.keys.kms._key import KmsKey
+from dpop.keys.kms._libraries import need, told, widen
+from dpop.keys.kms._service import Facts, KeyService, digest, refuse_password
+from dpop.keys.kms._uri import checked_endpoint, read_uri
+from dpop.origin import Origin
+
+__all__ = ["GcpKms", "load"]
+
+_FORM: Final = (
+    "gcpkms:projects/PROJECT/locations/LOCATION/keyRings/RING/cryptoKeys/KEY/cryptoKeyVersions/VERSION;"
+    " ?endpoint= may follow"
+)
+_KEY: Final = re.compile(
+    r"projects/[a-z0-9.:-]{1,100}/locations/[a-z0-9-]{1,63}"
+    r"/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63}/cryptoKeyVersions/[1-9][0-9]{0,9}"
+)
+_OPTIONS: Final = {"endpoint": r".+"}
+
+# A version signs by one algorithm, named by what follows the key type and size.
+_ALGORITHMS: Final = (
+    (re.compile(r"EC_SIGN_P256_SHA256"), "ES256"),
+    (re.compile(r"EC_SIGN_P384_SHA384"), "ES384"),
+    (re.compile(r"EC_SIGN_ED25519"), "Ed25519"),
+    (re.compile(r"RSA_SIGN_PSS_[0-9]+_SHA256"), "PS256"),
+    (re.compile(r"RSA_SIGN_PKCS1_[0-9]+_SHA256"), "RS256"),
+    (re.compile(r"RSA_SIGN_PSS_[0-9]+_SHA512"), "PS512"),
+    (re.compile(r"RSA_SIGN_PKCS1_[0-9]+_SHA512"), "RS512"),
+)
+
+# A signature is part of a request that somebody waits for: the library's own limit is a minute.
+_ATTEMPT_SECONDS: Final = 5.0
+_ALL_SECONDS: Final = 15.0
+
+_KINDS: Final[dict[str, type[DPoPKeyError]]] = {
+    "NOT_FOUND": KeyNotFoundError,
+    "PERMISSION_DENIED": KeyAccessError,
+    "UNAUTHENTICATED": KeyAccessError,
+    "FAILED_PRECONDITION": KeyDisabledError,
+    "INVALID_ARGUMENT": InvalidKeyError,
+    "RESOURCE_EXHAUSTED": KeyThrottledError,
+    "ABORTED": KeyUnavailableError,
+    "CANCELLED": KeyUnavailableError,
+    "DEADLINE_EXCEEDED": KeyUnavailableError,
+    "INTERNAL": KeyUnavailableError,
+    "UNAVAILABLE": KeyUnavailableError,
+    "UNKNOWN": KeyUnavailableError,
+    # Answers that are not the service's own, but a proxy's or a gateway's.
+    "HTTP 401": KeyAccessError,
+    "HTTP 403": KeyAccessError,
+    "HTTP 404": KeyNotFoundError,
+    "HTTP 429": KeyThrottledError,
+}
+"""Google's status codes (google.rpc.Code), which gRPC and REST share."""
+
+# What may pass. The last are those of requests, which the REST transport lets through.
+_PASSING: Final = frozenset(
+    {
+        "BadGateway",
+        "GatewayTimeout",
+        "InternalServerError",
+        "ServiceUnavailable",
+        "TooManyRequests",
+        "ResourceExhausted",
+        "ConnectionError",
+        "ConnectTimeout",
+        "ReadTimeout",
+    }
+)
+
+
+class GcpKms(KeyService):
+    """A key in Google Cloud KMS, reached by a client of your own: ``KmsKey.open(GcpKms(name, client=make))``.
+
+    :param key: the resource name of a key version.
+    :param client: makes a ``google.cloud.kms.KeyManagementServiceClient``. It is called in each process
+        that uses the key. With gRPC as its transport, do not use the key both before and after a fork.
+    """
+
+    title: ClassVar[str] = "Google Cloud KMS"
+    signature_format: ClassVar[SignatureFormat] = "der"
+
+    def __init__(self, key: str, *, client: Callable[[], Any]) -> None:
+        super().__init__(key, client)
+
+    def describe(self) -> Facts:
+        """The public key and its algorithm (GetPublicKey)."""
+        answer = self.ask(lambda kms: kms.get_public_key(request={"name": self.name}, **self._patience()))
+        algorithm = str(getattr(answer.algorithm, "name", answer.algorithm))  # a number if it is newer than the library
+        alg = next((alg for pattern, alg in _ALGORITHMS if pattern.fullmatch(algorithm)), None)
+        if alg is None:
+            raise self.trouble(InvalidKeyError, f"its algorithm is {algorithm}; EC_SIGN_P256_SHA256 serves DPoP best")
+        public = self.checked_public(lambda: read_public_key(answer.pem.encode("ascii")))
+        return self.usable(public, lambda name: name in {alg, "EdDSA" if alg == "Ed25519" else alg})
+
+    def sign(self, signing_input: bytes, alg: str) -> bytes:
+        """Have the octets' hash signed, or the octets with Ed25519 (AsymmetricSign)."""
+        request: dict[str, Any] = {"name": self.name}
+        hash_name = ALGORITHMS[alg].hash_name
+        if hash_name is None:
+            request["data"] = signing_input
+        else:
+            request["digest"] = {hash_name.replace("-", "").lower(): digest(signing_input, alg)}
+        # The checksums that the service offers are not used: the signature is verified.
+        answer = self.ask(lambda kms: kms.asymmetric_sign(request=request, **self._patience()))
+        return bytes(answer.signature)
+
+    def explain(self, error: Exception) -> DPoPKeyError:
+        """Errors of the service by their status; those of the libraries by their class."""
+        calls, auth = need("google.api_core.exceptions", "gcp"), need("google.auth.exceptions", "gcp")
+        if isinstance(error, calls.RetryError):
+            error = error.cause if isinstance(error.cause, Exception) else TimeoutError()
+        name = type(error).__name__
+        if isinstance(error, calls.GoogleAPICallError):
+            return self._explain_answer(error)
+        if isinstance(error, auth.DefaultCredentialsError):
+            return self.trouble(
+                KeyAccessError,
+                "no Google credentials were found; run gcloud auth application-default login, set"
+                " GOOGLE_APPLICATION_CREDENTIALS, or give the machine a service account",
+            )
+        # The REST transport lets the errors of requests through, and those are OSErrors.
+        if isinstance(error, (auth.TransportError, OSError)) or getattr(error, "retryable", False) is True:
+            return self.trouble(KeyUnavailableError, f"it cannot be reached ({name}); check the network")
+        if isinstance(error, auth.GoogleAuthError):
+            return self.trouble(KeyAccessError, f"the Google credentials were refused ({name}); log in again")
+        return self.trouble(DPoPKeyError, f"google-cloud-kms failed ({name})")
+
+    def _explain_answer(self, error: Any) -> DPoPKeyError:
+        status = _status(error)
+        kind = _KINDS.get(status, KeyUnavailableError if status.startswith("HTTP 5") else DPoPKeyError)
+        hint = {
+            KeyNotFoundError: "there is no such key version",
+            KeyDisabledError: "it is disabled, scheduled for destruction, or not ready; enable it",
+            KeyThrottledError: "too many requests; wait, or have the quota raised",
+            KeyUnavailableError: "the service failed or took too long; try again later",
+            InvalidKeyError: "it cannot sign; expected a key with the purpose ASYMMETRIC_SIGN",
+            KeyAccessError: "the Google credentials were refused; log in again",
+        }.get(kind, "the request was refused")
+        if status == "PERMISSION_DENIED":
+            # The one text that is passed on: it names the permission and the key, and no secret.
+            hint = f"roles/cloudkms.signerVerifier is needed on it; Google says: {told(error.message)}"
+        return self.trouble(kind, f"{hint} ({status})")
+
+    @staticmethod
+    def _patience() -> dict[str, Any]:
+        """How long one attempt may take, and what is tried again for how long."""
+        retry = need("google.api_core.retry", "gcp")
+        passing: Callable[[Exception], bool] = lambda error: type(error).__name__ in _PASSING  # noqa: E731
+        return {
+            "timeout": _ATTEMPT_SECONDS,
+            "retry": retry.Retry(predicate=passing, initial=0.2, maximum=2.0, timeout=_ALL_SECONDS),
+        }
+
+
+def _status(error: Any) -> str:
+    """The status of an error: the one in the body of a REST answer, or gRPC's own."""
+    try:
+        return told(error.response.json()["error"]["status"])
+    except Exception:  # noqa: BLE001 - not of REST, or no answer of the API
+        if error.grpc_status_code is not None and not hasattr(error.response, "json"):
+            return str(error.grpc_status_code.name)
+        return f"HTTP {int(error.code or 0)}"
+
+
+def load(uri: str, *, password: Password | None = None, alg: str | None = None) -> KmsKey:
+    """Open the key that a ``gcpkms:`` URI names; see the top of this module.
+
+    :raises InvalidKeyError: not such a URI, or not a key DPoP can use.
+    :raises KeyPasswordError: a password was given.
+    :raises DPoPKeyError: as :meth:`KmsKey.open` says.
+    """
+    refuse_password(password, GcpKms.title)
+    name, options = read_uri(uri, _OPTIONS, _FORM)
+    if not _KEY.fullmatch(name):
+        raise InvalidKeyError(f"the gcpkms: URI names no key version; expected {_FORM}")
+    endpoint = checked_endpoint(options["endpoint"]) if "endpoint" in options else None
+    need("google.cloud.kms_v1", "gcp")
+    return KmsKey.open(GcpKms(name, client=lambda: _client(endpoint)), alg=alg, reference=uri)
+
+
+def _client(endpoint: Origin | None) -> Any:
+    client = _rest_client(endpoint)
+    widen(client.transport._session)  # noqa: SLF001 - the one way to its pool
+    return client
+
+
+def _rest_client(endpoint: Origin | None) -> Any:
+    kms = need("google.cloud.kms_v1", "gcp")
+    if endpoint is None:
+        return kms.KeyManagementServiceClient(transport="rest")
+    if endpoint.scheme == "https":
+        return kms.KeyManagementServiceClient(transport="rest", client_options={"api_endpoint": endpoint.authority})
+    transport = need("google.cloud.kms_v1.services.key_management_service.transports", "gcp")
+    anonymous = need("google.auth.credentials", "gcp").AnonymousCredentials()
+    return kms.KeyManagementServiceClient(
+        transport=transport.KeyManagementServiceRestTransport(
+            host=endpoint.authority, url_scheme="http", credentials=anonymous
+        )
+    )

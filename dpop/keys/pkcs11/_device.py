@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One token: found by its URI, found again after it was away, and logged in to."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from dpop.errors import AmbiguousKeyError, KeyNotFoundError, PinError
+from dpop.keys.pkcs11._cryptoki import CKF, CKR, CKU, CryptokiError, Module, ModuleInfo, SlotInfo, TokenInfo
+from dpop.keys.pkcs11._errors import WRONG_PIN, explain, tries_left
+from dpop.keys.pkcs11._modules import PATIENCE, LoadedModule, SessionHandle
+from dpop.keys.pkcs11._pin import Pin
+from dpop.keys.pkcs11._uri import Pkcs11Uri
+
+__all__ = ["Token", "find_token", "find_tokens", "tokens_of"]
+
+_log: Final = logging.getLogger("dpop.keys")
+
+# Opening a session to write after one of these would say the same again.
+_NOT_FOR_WRITING: Final = frozenset(
+    {
+        CKR.GENERAL_ERROR,
+        CKR.DEVICE_ERROR,
+        CKR.DEVICE_REMOVED,
+        CKR.TOKEN_NOT_PRESENT,
+        CKR.SLOT_ID_INVALID,
+        CKR.SESSION_COUNT,
+        CKR.CRYPTOKI_NOT_INITIALIZED,
+    }
+)
+
+
+def tokens_of(module: Module) -> list[tuple[int, TokenInfo]]:
+    """The initialised tokens of a module, with their slots; one that goes away meanwhile is left out."""
+    found = []
+    for slot in module.slots():
+        try:
+            info = module.token_info(slot)
+        except CryptokiError as error:
+            if error.rv in {CKR.GENERAL_ERROR, CKR.DEVICE_ERROR, CKR.CRYPTOKI_NOT_INITIALIZED}:
+                raise
+            continue
+        if info.flags & CKF.TOKEN_INITIALIZED:
+            found.append((slot, info))
+    return found
+
+
+class Token:
+    """A token of a module, which stays the same one: where it is found again its serial number counts too."""
+
+    def __init__(self, loaded: LoadedModule, slot: int, info: TokenInfo, pin: Pin) -> None:
+        self.loaded = loaded
+        self.slot: int = slot
+        self.info: TokenInfo = info
+        self._pin = pin
+
+    @property
+    def label(self) -> str:
+        """What it is called."""
+        return self.info.label
+
+    @property
+    def uri(self) -> Pkcs11Uri:
+        """What names this token and no other."""
+        label, manufacturer, model, serial = (text or None for text in _identity(self.info))
+        return Pkcs11Uri(token=label, manufacturer=manufacturer, model=model, serial=serial)
+
+    def open_session(self, *, writable: bool = False, login: bool = True) -> SessionHandle:
+        """A session in which the user is logged in, if the token has a login.
+
+        :param login: if not, it shows what it shows to everybody.
+        :raises PinError: it wants a PIN and gets none, or refuses it.
+        :raises CryptokiError: what the module said otherwise.
+        """
+        with self.loaded.lock:
+            self._locate()
+            session = self._open(writable=writable)
+            try:
+                if login:
+                    self._login(session)
+            except BaseException:
+                self.close_session(session)
+                raise
+            return session
+
+    def close_session(self, session: SessionHandle) -> None:
+        """Close it; that it is closed already is no error."""
+        try:
+            self.loaded.close_session(session)
+        except CryptokiError as error:
+            _log.debug("closing a session with the token %r: %s", self.label, error)
+
+    def give_pin_for_signature(self, session: int) -> None:
+        """The login that an always-authenticate key wants between C_SignInit and C_Sign, with nothing between."""
+        with self.loaded.lock:  # or several threads would each try a PIN that was changed meanwhile
+            self._give_pin(session, CKU.CONTEXT_SPECIFIC, self.info.flags)
+
+    def _locate(self) -> None:
+        """Where the token is now: numbers of slots change when a module starts again."""
+        module = self.loaded.module
+        try:
+            info = module.token_info(self.slot)
+        except CryptokiError as error:
+            if error.rv not in {CKR.SLOT_ID_INVALID, CKR.TOKEN_NOT_PRESENT, CKR.DEVICE_REMOVED}:
+                raise
+        else:
+            if _identity(info) == _identity(self.info):
+                self.info = info
+                return
+        for slot, info in tokens_of(module):
+            if _identity(info) == _identity(self.info):
+                self.slot, self.info = slot, info
+                return
+        raise CryptokiError("C_GetSlotList", CKR.TOKEN_NOT_PRESENT)
+
+    def _open(self, *, writable: bool) -> SessionHandle:
+        try:
+            return self.loaded.open_session(self.slot, writable=writable)
+        except CryptokiError as error:
+            if writable or error.rv in _NOT_FOR_WRITING:
+                raise
+        return self.loaded.open_session(self.slot, writable=True)  # some services know no other kind
+
+    def _login(self, session: int) -> None:
+        module = self.loaded.module
+        if self.info.flags & CKF.LOGIN_REQUIRED and not module.is_logged_in(session):
+            self._give_pin(session, CKU.USER, self.info.flags)
+
+    def _give_pin(self, session: int, user: CKU, flags: CKF) -> None:
+        module, where = self.loaded.module, f"the token {self.label!r}"
+        if flags & CKF.USER_PIN_LOCKED:
+            raise explain(CryptokiError("C_Login", CKR.PIN_LOCKED), self.label)
+        if flags & (CKF.USER_PIN_COUNT_LOW | CKF.USER_PIN_FINAL_TRY) and self._pin.is_asked_for:
+            _log.warning("%s has got a wrong PIN before%s", where, tries_left(flags))
+        pin = self._pin.get()
+        if pin is None and not flags & CKF.PROTECTED_AUTHENTICATION_PATH:
+            raise PinError(
+                f"{where} wants its PIN: give it as the password, or name its file in the URI, ?pin-source=/path"
+            )
+        if self._pin.was_refused(_identity(self.info)):
+            raise PinError(f"{where} has refused this PIN already; it is not tried again before this process ends")
+        if flags & CKF.USER_PIN_FINAL_TRY and not self._pin.is_asked_for:
+            raise PinError(
+                f"{where} would lock itself at the next wrong PIN, so a stored one is not tried; enter it at a prompt"
+            )
+        try:
+            module.login(session, user, pin)
+        except CryptokiError as error:
+            if error.rv == CKR.USER_ALREADY_LOGGED_IN:
+                return
+            if error.rv not in WRONG_PIN:
+                raise
+            self._pin.forget(_identity(self.info))
+            now = module.token_info(self.slot).flags
+            raise PinError(f"{where} refused the PIN, which is not tried again{tries_left(now)}") from None
+
+
+def find_token(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Token:
+    """The token that a URI names; looked for again: one that is new, or just being written to, can be missed.
+
+    :raises KeyNotFoundError: no token fits the URI.
+    :raises AmbiguousKeyError: several do.
+    :raises CryptokiError: what the module said.
+    """
+    for seconds in PATIENCE:
+        try:
+            return Token(loaded, *_the_token(loaded.module, uri), pin)
+        except KeyNotFoundError:
+            time.sleep(seconds)
+            if not loaded.refresh():
+                raise
+    return Token(loaded, *_the_token(loaded.module, uri), pin)
+
+
+def find_tokens(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> list[Token]:
+    """All tokens that fit a URI.
+
+    :raises CryptokiError: what the module said.
+    """
+    return [Token(loaded, slot, info, pin) for slot, info in _fitting(loaded.module, uri, tokens_of(loaded.module))]
+
+
+def _fitting(module: Module, uri: Pkcs11Uri, tokens: list[tuple[int, TokenInfo]]) -> list[tuple[int, TokenInfo]]:
+    if not _library_fits(uri, module.info()):
+        return []
+    return [(slot, info) for slot, info in tokens if _fits(uri, info) and _slot_fits(uri, slot, module)]
+
+
+def _the_token(module: Module, uri: Pkcs11Uri) -> tuple[int, TokenInfo]:
+    tokens = tokens_of(module)
+    fitting = _fitting(module, uri, tokens)
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise AmbiguousKeyError(
+            f"{len(fitting)} tokens fit {uri.name}: {_listed([info for _, info in fitting])}; add serial= to the URI"
+        )
+    if not tokens:
+        raise KeyNotFoundError(
+            f"no token is there for {uri.name}; look whether it is inserted, or whether its service runs"
+        )
+    raise KeyNotFoundError(f"no token fits {uri.name}; there are {_listed([info for _, info in tokens])}")
+
+
+def _fits(uri: Pkcs11Uri, info: TokenInfo) -> bool:
+    wanted = (uri.token, uri.manufacturer, uri.model, uri.serial)
+    return all(text is None or text == has for text, has in zip(wanted, _identity(info), strict=True))
+
+
+def _slot_fits(uri: Pkcs11Uri, slot: int, module: Module) -> bool:
+    if uri.slot_id is not None and uri.slot_id != slot:
+        return False
+    if uri.slot_description is None and uri.slot_manufacturer is None:
+        return True
+    info: SlotInfo = module.slot_info(slot)
+    return uri.slot_description in {None, info.description} and uri.slot_manufacturer in {None, info.manufacturer}
+
+
+def _library_fits(uri: Pkcs11Uri, info: ModuleInfo) -> bool:
+    major, minor = info.version
+    return (
+        uri.library_manufacturer in {None, info.manufacturer}
+        and uri.library_description in {None, info.description}
+        and uri.library_version in {None, f"{major}.{minor}", str(major) if minor == 0 else None}
+    )
+
+
+def _identity(info: TokenInfo) -> tuple[str, str, str, str]:
+    return info.label, info.manufacturer, info.model, info.serial
+
+
+def _listed(infos: list[TokenInfo]) -> str:
+    shown = [f"{info.label!r} (serial {ascii(info.serial)[1:-1] or 'none'})" for info in infos[:8]]
+    return ", ".join(shown) + (f" and {len(infos) - 8} more" if len(infos) > 8 else "")

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What there is: tokens, the keys in them, and what each can do. Nobody is asked for a PIN to see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dpop._tracebacks import discreet
+from dpop.errors import InvalidKeyError
+from dpop.keys._pem import Password
+from dpop.keys.pkcs11._cryptoki import CKA, CKF, CKM, CKO, CryptokiError, Module
+from dpop.keys.pkcs11._device import Token, find_token, find_tokens
+from dpop.keys.pkcs11._errors import explain
+from dpop.keys.pkcs11._modules import LoadedModule, find_module, open_module
+from dpop.keys.pkcs11._objects import KeyObject, key_objects, public_keys, read_point
+from dpop.keys.pkcs11._pin import Pin
+from dpop.keys.pkcs11._uri import Pkcs11Uri
+
+__all__ = ["KeyReport", "TokenReport", "list_tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReport:
+    """One key of a token.
+
+    :param uri: names it (RFC 7512), without module and PIN.
+    :param kind: ``"EC P-256"``, ``"RSA"``, and so on.
+    :param private_seen: whether the private half shows; most tokens show it only after the PIN.
+    :param usable: whether it makes ES256 proofs, as far as the token tells.
+    :param stays_in_token: whether the token never gives it away; None if it does not say.
+    :param pin_each_time: whether each signature needs the PIN.
+    :param thumbprint: the ``jkt``; None if the public key does not show, or is of another kind.
+    """
+
+    uri: str
+    label: str
+    kind: str
+    private_seen: bool
+    usable: bool
+    stays_in_token: bool | None
+    pin_each_time: bool
+    thumbprint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReport:
+    """One token.
+
+    :param wants_pin: whether it has a login.
+    :param pin_state: ``"locked"``, ``"final try"`` or ``"wrong PIN counted"``; None if all is well, or not told.
+    :param makes_keys: whether it can make EC keys.
+    """
+
+    uri: str
+    label: str
+    manufacturer: str
+    model: str
+    serial: str
+    wants_pin: bool
+    pin_state: str | None
+    makes_keys: bool
+    signs: bool
+    keys: tuple[KeyReport, ...]
+
+
+@discreet
+def list_tokens(uri: str | Pkcs11Uri = "pkcs11:", *, password: Password | None = None) -> list[TokenReport]:
+    """The tokens that fit a URI, and their keys.
+
+    :param uri: ``pkcs11:`` for all; a token's attributes choose, and so does the module in it.
+    :param password: a PIN, to see what only its owner sees. Then the URI must name one token: no PIN is
+        given to several.
+    :raises InvalidKeyError: the URI is malformed.
+    :raises DeviceError: the module cannot be used.
+    :raises KeyNotFoundError: with a PIN, no token fits. AmbiguousKeyError: several.
+    :raises PinError: the PIN was refused.
+    """
+    parsed = uri if isinstance(uri, Pkcs11Uri) else Pkcs11Uri.parse(uri)
+    pin = Pin(password, parsed)
+    login = password is not None or parsed.pin_source is not None or parsed.pin_value is not None
+    loaded = open_module(find_module(parsed))
+    try:
+        return loaded.recovering(lambda: _listed(loaded, parsed, pin, login=login))
+    except CryptokiError as error:
+        raise explain(error, parsed.token or parsed.name) from error
+
+
+def _listed(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, *, login: bool) -> list[TokenReport]:
+    with loaded.lock:
+        tokens = [find_token(loaded, uri, pin)] if login else find_tokens(loaded, uri, pin)
+        return [_token_report(token, uri, login=login) for token in tokens]
+
+
+def _token_report(token: Token, uri: Pkcs11Uri, *, login: bool) -> TokenReport:
+    module, info = token.loaded.module, token.info
+    session = token.open_session(login=login)
+    try:
+        keys = _keys(module, session, token.uri, uri)
+    finally:
+        token.close_session(session)
+    mechanisms = module.mechanisms(token.slot)
+    return TokenReport(
+        token.uri.name,
+        *(info.label, info.manufacturer, info.model, info.serial),
+        wants_pin=bool(info.flags & CKF.LOGIN_REQUIRED),
+        pin_state=_pin_state(info.flags),
+        makes_keys=CKM.EC_KEY_PAIR_GEN in mechanisms,
+        signs=bool({CKM.ECDSA, CKM.ECDSA_SHA256} & mechanisms),
+        keys=tuple(keys),
+    )
+
+
+def _keys(module: Module, session: int, token: Pkcs11Uri, uri: Pkcs11Uri) -> list[KeyReport]:
+    privates = key_objects(module, session, CKO.PRIVATE_KEY, uri)
+    seen = {(key.id or key.label) for key in privates}
+    publics = [key for key in key_objects(module, session, CKO.PUBLIC_KEY, uri) if (key.id or key.label) not in seen]
+    return [
+        *(_key_report(key, token, _thumbprint(module, session, key)) for key in privates),
+        *(_key_report(key, token, _own_thumbprint(module, session, key), private_seen=False) for key in publics),
+    ]
+
+
+def _key_report(key: KeyObject, token: Pkcs11Uri, thumbprint: str | None, *, private_seen: bool = True) -> KeyReport:
+    told = key.sensitive is not None and key.extractable is not None
+    return KeyReport(
+        key.uri(token).name,
+        key.label,
+        key.kind,
+        private_seen=private_seen,
+        usable=key.usable and (private_seen or thumbprint is not None),
+        stays_in_token=bool(key.sensitive) and not key.extractable if private_seen and told else None,
+        pin_each_time=key.always_authenticate,
+        thumbprint=thumbprint,
+    )
+
+
+def _thumbprint(module: Module, session: int, private: KeyObject) -> str | None:
+    if not private.usable:
+        return None
+    try:
+        points = public_keys(module, session, private)
+    except InvalidKeyError:
+        return None
+    return points.keys[0].thumbprint if points.certain else None
+
+
+def _own_thumbprint(module: Module, session: int, public: KeyObject) -> str | None:
+    point = module.attribute(session, public.handle, CKA.EC_POINT) if public.usable else None
+    try:
+        return read_point(point).thumbprint if point else None
+    except InvalidKeyError:
+        return None
+
+
+def _pin_state(flags: CKF) -> str | None:
+    if flags & CKF.USER_PIN_LOCKED:
+        return "locked"
+    if flags & CKF.USER_PIN_FINAL_TRY:
+        return "final try"
+    return "wrong PIN counted" if flags & CKF.USER_PIN_COUNT_LOW else None

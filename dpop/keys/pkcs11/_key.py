@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A key in a token: opened by its URI, or made there."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import weakref
+from collections.abc import Callable
+from typing import Final
+
+from dpop._tracebacks import discreet
+from dpop.errors import AlgorithmError, DeviceError, InvalidKeyError, KeyNotFoundError, SignatureFormatError, UsageError
+from dpop.keys._external import ExternalKey, read_public_key
+from dpop.keys._pem import Password
+from dpop.keys._public import PublicKey
+from dpop.keys.pkcs11._cryptoki import CKM, CryptokiError
+from dpop.keys.pkcs11._device import Token, find_token
+from dpop.keys.pkcs11._errors import explain
+from dpop.keys.pkcs11._generation import make_pair
+from dpop.keys.pkcs11._modules import LoadedModule, find_module, open_module
+from dpop.keys.pkcs11._objects import KeyObject, public_keys, the_private_key
+from dpop.keys.pkcs11._pin import Pin
+from dpop.keys.pkcs11._sessions import Session, SessionPool, default_limit
+from dpop.keys.pkcs11._signer import TokenSigner, data_to_sign
+from dpop.keys.pkcs11._uri import Pkcs11Uri
+
+__all__ = ["Pkcs11Key", "generate_key", "load", "open_key"]
+
+_log: Final = logging.getLogger("dpop.keys")
+
+
+class Pkcs11Key(ExternalKey):
+    """A P-256 private key in a PKCS#11 token. It signs with ES256, in as many sessions as the token allows.
+
+    Thread-safe. Every signature is verified before it is returned. A token that was removed or restarted is
+    found again by itself, with the PIN that worked; a PIN that was refused is never tried again. In a
+    forked process the key refuses to sign: open it there.
+    """
+
+    __slots__ = ("__weakref__", "_object", "_pool", "_signer", "_token")
+
+    def __init__(
+        self,
+        token: Token,
+        key: KeyObject,
+        public: PublicKey,
+        pool: SessionPool,
+        signer: TokenSigner,
+        *,
+        reference: str,
+    ) -> None:
+        """Not to be called: :func:`open_key` makes one."""
+        super().__init__(public, signer, signature_format="raw", reference=reference)
+        self._token = token
+        self._object = key
+        self._pool = pool
+        self._signer = signer
+        weakref.finalize(self, signer.close).atexit = False
+
+    @property
+    def token(self) -> str:
+        """The label of its token."""
+        return self._token.label
+
+    @property
+    def stays_in_token(self) -> bool | None:
+        """Whether the token never gives the private part away, as it says itself; None if it does not say."""
+        if self._object.sensitive is None or self._object.extractable is None:
+            return None
+        return self._object.sensitive and not self._object.extractable
+
+    @property
+    def sessions(self) -> int:
+        """How many signatures it makes at once, at most."""
+        return self._pool.limit
+
+    def close(self) -> None:
+        """Close its sessions with the token; it cannot sign any more."""
+        self._signer.close()
+
+    @property
+    def _keeper(self) -> str:
+        return f"the token {self._token.label!r}"
+
+
+@discreet
+def open_key(
+    uri: str | Pkcs11Uri,
+    *,
+    password: Password | None = None,
+    public_key: object | None = None,
+    sessions: int | None = None,
+) -> Pkcs11Key:
+    """Open a private key in a token.
+
+    :param uri: names exactly one token and one P-256 key (RFC 7512). Its ``module-path`` is loaded as code.
+    :param password: the PIN, or a function that asks for it; not needed if the URI has ``pin-source`` or
+        ``pin-value``, or the token wants none. It stays in memory as long as the key.
+    :param public_key: for a token that shows neither it nor a certificate; as for
+        :class:`dpop.keys.ExternalKey`.
+    :param sessions: how many signatures to make at once; by default what suits the token.
+    :raises InvalidKeyError: the URI is malformed, the key is no P-256 key that may sign, or the public key
+        is another's.
+    :raises DeviceError: the module or token cannot be used.
+    :raises KeyNotFoundError: no such token or key. AmbiguousKeyError: several.
+    :raises PinError: the PIN is missing or was refused.
+    :raises ForkedKeyError: the module was started before this process was forked.
+    """
+    if sessions is not None and (not isinstance(sessions, int) or sessions < 1):
+        raise UsageError("sessions must be at least 1")
+    parsed = uri if isinstance(uri, Pkcs11Uri) else Pkcs11Uri.parse(uri)
+    given = None if public_key is None else read_public_key(public_key)
+    return _opened(parsed, Pin(password, parsed), given, sessions)
+
+
+def load(uri: str, *, password: Password | None = None, alg: str | None = None) -> Pkcs11Key:
+    """What :func:`dpop.load_key` calls for ``pkcs11:`` URIs.
+
+    :raises AlgorithmError: ``alg`` is not ES256.
+    """
+    if alg not in {None, "ES256"}:
+        raise AlgorithmError(f"a key in a token signs with ES256, not with {alg!r:.40}")
+    return open_key(uri, password=password)
+
+
+@discreet
+def generate_key(uri: str | Pkcs11Uri, *, password: Password | None = None) -> Pkcs11Key:
+    """Make a P-256 pair in a token: it signs, and the private part never leaves (SENSITIVE, not EXTRACTABLE).
+
+    :param uri: names the token, and in ``object`` the new key. Its ``id`` is random unless given.
+    :param password: as for :func:`open_key`.
+    :raises InvalidKeyError: the URI is malformed, or has no ``object``.
+    :raises AmbiguousKeyError: the token has a key of that name or id already, which is kept.
+    :raises DeviceError: the token does not make such keys.
+    """
+    parsed = uri if isinstance(uri, Pkcs11Uri) else Pkcs11Uri.parse(uri)
+    if not parsed.object:
+        raise InvalidKeyError("the URI does not name the new key; add object=, such as pkcs11:token=…;object=dpop")
+    pin = Pin(password, parsed)
+    loaded = open_module(find_module(parsed))
+    try:
+        made = loaded.recovering(lambda: make_pair(loaded, parsed, pin))
+    except CryptokiError as error:
+        raise explain(error, parsed.token or parsed.name) from error
+    key = _opened(made, pin, None, None)
+    key.sign(b"a first signature, to see that it can")
+    return key
+
+
+def _opened(uri: Pkcs11Uri, pin: Pin, given: PublicKey | None, sessions: int | None) -> Pkcs11Key:
+    loaded = open_module(find_module(uri))
+    try:
+        return loaded.recovering(lambda: _open(loaded, uri, pin, given, sessions))
+    except CryptokiError as error:
+        raise explain(error, uri.token or uri.name) from error
+
+
+def _open(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, given: PublicKey | None, sessions: int | None) -> Pkcs11Key:
+    with loaded.lock:
+        token = find_token(loaded, uri, pin)
+        mechanism = _mechanism(token)
+        handle = token.open_session()
+        try:
+            key = the_private_key(loaded.module, handle, uri, token.label)
+            first = Session(token, handle, key, mechanism)
+            public = _public_key(token, first, key, given, mechanism)
+            pool = SessionPool(_opener(token, key, mechanism), default_limit(token) if sessions is None else sessions)
+        except BaseException:
+            token.close_session(handle)
+            raise
+        pool.add(first)
+        signer = TokenSigner(token, pool, mechanism)
+    if key.extractable or key.sensitive is False:
+        _log.warning("the key %s can be taken out of its token %r; make one that cannot", key.described, token.label)
+    return Pkcs11Key(token, key, public, pool, signer, reference=key.uri(token.uri).reached_as(uri).reference)
+
+
+def _opener(token: Token, key: KeyObject, mechanism: CKM) -> Callable[[], Session]:
+    """What opens more sessions for a key; it is found again in each, for numbers of objects change."""
+    name = key.uri(Pkcs11Uri())
+
+    def open_session() -> Session:
+        handle = token.open_session()
+        try:
+            with token.loaded.lock:
+                found = the_private_key(token.loaded.module, handle, name, token.label)
+            return Session(token, handle, found, mechanism)
+        except BaseException:
+            token.close_session(handle)
+            raise
+
+    return open_session
+
+
+def _mechanism(token: Token) -> CKM:
+    """CKM_ECDSA over a digest of our own: every token that has ECDSA has that, and few have the other."""
+    offered = token.loaded.module.mechanisms(token.slot)
+    if CKM.ECDSA in offered or not offered:
+        return CKM.ECDSA
+    if CKM.ECDSA_SHA256 in offered:
+        return CKM.ECDSA_SHA256
+    raise DeviceError(f"the token {token.label!r} has no ECDSA, so it cannot sign proofs")
+
+
+def _public_key(token: Token, session: Session, key: KeyObject, given: PublicKey | None, mechanism: CKM) -> PublicKey:
+    points = public_keys(token.loaded.module, session.handle, key)
+    candidates, certain = points.keys, points.certain
+    if not candidates and given is None:
+        raise KeyNotFoundError(
+            f"the token {token.label!r} shows no public key of {key.described}; write its certificate or public key to"
+            " the token, or call open_key with public_key="
+        )
+    if given is not None:
+        if candidates and given not in candidates:
+            raise InvalidKeyError(f"the public key that was given is not that of {key.described} in {token.label!r}")
+        candidates, certain = [given], certain and bool(candidates)
+    if certain:
+        return candidates[0]
+    # Somebody else says that they belong together: one signature tells.
+    probe = secrets.token_bytes(32)
+    signature = session.sign(data_to_sign(mechanism, probe))
+    for candidate in candidates:
+        if _verifies(candidate, probe, signature):
+            return candidate
+    raise InvalidKeyError(
+        f"none of {len(candidates)} public keys or certificates for {key.described} in the token {token.label!r} is"
+        " that of its private key"
+    )
+
+
+def _verifies(public: PublicKey, signing_input: bytes, signature: bytes) -> bool:
+    try:
+        return public.verify("ES256", signing_input, signature)
+    except SignatureFormatError:
+        return False

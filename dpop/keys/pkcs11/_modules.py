@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The PKCS#11 modules of this process: found, loaded once, started, started again, ended.
+
+A module belongs to the whole process, whoever loaded it: what one part of a program ends is over for all.
+So each is loaded and initialised once, and finalised only at exit and only if it was initialised here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import glob
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from dpop.errors import DeviceError, ForkedKeyError
+from dpop.keys.pkcs11._cryptoki import CKR, CryptokiError, Module, ModuleLoadError
+from dpop.keys.pkcs11._uri import Pkcs11Uri
+
+__all__ = [
+    "ENVIRONMENT",
+    "PATIENCE",
+    "LoadedModule",
+    "Pausable",
+    "SessionHandle",
+    "close_modules",
+    "find_module",
+    "open_module",
+]
+
+ENVIRONMENT: Final = "PKCS11_MODULE"
+"""The environment variable that names the module of URIs which name none."""
+
+_T = TypeVar("_T")
+
+_DIRECTORIES: Final = (
+    "/usr/lib/*/pkcs11",
+    "/usr/lib64/pkcs11",
+    "/usr/lib/pkcs11",
+    "/usr/local/lib/pkcs11",
+    "/opt/homebrew/lib/pkcs11",
+    "/usr/lib/softhsm",
+    "/usr/lib64/softhsm",
+    "/usr/local/lib/softhsm",
+    "/opt/homebrew/lib/softhsm",
+    "/usr/lib/*",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/local/lib",
+    "/opt/homebrew/lib",
+)
+_NAMES: Final = ("lib{}.so", "{}.so", "lib{}.so.1", "lib{}.dylib", "{}.dylib")
+_DEFAULT: Final = "p11-kit-proxy"  # gives all modules that the system has registered
+
+# What a module says that must be started anew: its device restarted, or somebody has finalised it.
+_STALE: Final = frozenset({CKR.GENERAL_ERROR, CKR.DEVICE_ERROR, CKR.CRYPTOKI_NOT_INITIALIZED})
+PATIENCE: Final = (0.02, 0.06)
+"""Seconds to wait before the second and third look: a file of SoftHSM's is empty while another process logs in."""
+_RESTART_SECONDS: Final = 1.0
+_DRAIN_SECONDS: Final = 10.0
+
+
+def find_module(uri: Pkcs11Uri, environment: Mapping[str, str] = os.environ) -> str:
+    """The path of the module for a URI: its own, that of ``PKCS11_MODULE``, or p11-kit's proxy for all.
+
+    :raises DeviceError: no module of that name is where modules usually are.
+    """
+    if uri.module_path is not None:
+        return uri.module_path
+    if uri.module_name is None and environment.get(ENVIRONMENT):
+        return environment[ENVIRONMENT]
+    name = uri.module_name or _DEFAULT
+    for pattern in _DIRECTORIES:
+        for directory in sorted(glob.glob(pattern)):  # noqa: PTH207 - patterns from the root
+            for form in _NAMES:
+                path = Path(directory, form.format(name))
+                if path.is_file():
+                    return str(path)
+    if uri.module_name is not None:
+        raise DeviceError("no PKCS#11 module of the URI's module-name is in the usual places; give its module-path")
+    raise DeviceError(
+        "the URI names no PKCS#11 module, and p11-kit, which would find it, is not installed; add"
+        f" ?module-path=/path/to/module.so to the URI, or set {ENVIRONMENT}"
+    )
+
+
+class Pausable(Protocol):
+    """What uses a module, and can let go of it for a while."""
+
+    def pause(self, timeout: float) -> bool:
+        """Begin nothing new, and wait until nothing is under way; False if that took too long."""
+
+    def resume(self, *, restarted: bool) -> None:
+        """Go on; ``restarted`` says whether all sessions are gone."""
+
+    def end(self) -> None:
+        """Begin nothing any more."""
+
+
+class SessionHandle(int):
+    """The number of one session; another object than that of a later session with the same number."""
+
+    __slots__ = ()
+
+
+class LoadedModule:
+    """One initialised module of this process.
+
+    :param path: of the shared library, for :func:`open_module`.
+    :param clock: seconds, monotonic.
+    :raises DeviceError: it cannot be loaded or does not start.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.path = path
+        self.pid: int = os.getpid()
+        self.lock: threading.RLock = threading.RLock()
+        """Held while objects are looked for, made, and the PIN is given: one thread at a time."""
+        self.users: weakref.WeakSet[Pausable] = weakref.WeakSet()
+        """Those who sign by it; to be added with the lock held, with the session that they begin with."""
+        self.generation: int = 0
+        self._sessions: dict[int, SessionHandle] = {}
+        self._clock = clock
+        self._sleep = sleep
+        self._restarting = threading.Lock()
+        self._restarted_at = -_RESTART_SECONDS
+        try:
+            self.module: Module = Module(path)
+            self._owned = self.module.initialize()
+        except ModuleLoadError as error:
+            raise DeviceError(f"the PKCS#11 module {path!r} cannot be used: {error}") from None
+        except CryptokiError as error:
+            raise DeviceError(
+                f"the PKCS#11 module {path!r} does not start ({error.name}); look at its configuration, and whether its"
+                " device or service is there",
+                error.name,
+            ) from None
+
+    def recovering(self, action: Callable[[], _T]) -> _T:
+        """Do something; should the module have lost its device, start it anew and do it once or twice more.
+
+        What is done must not use a pool of sessions meanwhile.
+
+        :raises CryptokiError: what the module said at last.
+        """
+        for seconds in PATIENCE:
+            generation = self.generation
+            try:
+                return action()
+            except CryptokiError as error:
+                if error.rv not in _STALE:
+                    raise
+                self._sleep(seconds)
+                if not self.refresh() and not self.restart(generation, error.rv):
+                    raise
+        return action()
+
+    def open_session(self, slot: int, *, writable: bool) -> SessionHandle:
+        """C_OpenSession; to be called with the lock held."""
+        handle = SessionHandle(self.module.open_session(slot, writable=writable))
+        self._sessions[handle] = handle
+        return handle
+
+    def has_session(self, handle: SessionHandle) -> bool:
+        """Whether it is the one that was opened, as far as is known here.
+
+        A session ends with its token or its module, and a later one may have its number. To sign in it then, or to
+        close it, would be to do so under another thread's hands, and some modules crash at that.
+        """
+        return self._sessions.get(handle) is handle
+
+    def close_session(self, handle: SessionHandle) -> None:
+        """C_CloseSession, unless its number is another's by now.
+
+        :raises CryptokiError: what the module said.
+        """
+        with self.lock:  # or it could meet C_Finalize
+            if self.has_session(handle):
+                del self._sessions[handle]
+                self.module.close_session(handle)
+
+    def _finalize(self) -> None:
+        """C_Finalize, and all sessions with it; that it is over already is no error. With the lock held."""
+        self._sessions.clear()
+        with contextlib.suppress(CryptokiError):
+            self.module.finalize()
+
+    def refresh(self) -> bool:
+        """Finalise and initialise if no key of this process needs it; False if nothing was done.
+
+        Some modules look for tokens only then.
+        """
+        with self.lock:
+            if not self._owned or len(self.users):
+                return False
+            self._finalize()
+            self._owned = self.module.initialize()
+            self.generation += 1
+            return True
+
+    def restart(self, generation: int, rv: int) -> bool:
+        """Finalise and initialise, if that may help; True if sessions may be opened anew.
+
+        :param generation: :attr:`generation` before what failed: somebody else may have done it since.
+        :param rv: what the module said.
+        """
+        if rv not in _STALE:
+            return False
+        with self._restarting:
+            if self.generation != generation:
+                return True
+            if not self._owned and rv != CKR.CRYPTOKI_NOT_INITIALIZED:
+                return False  # the others in this process would lose their sessions
+            if self._clock() - self._restarted_at < _RESTART_SECONDS:
+                return False
+            return self._restart()
+
+    def _restart(self) -> bool:
+        self._restarted_at = self._clock()
+        paused: list[Pausable] = []
+        done = False
+        try:
+            while True:
+                with self.lock:
+                    new = [user for user in self.users if user not in paused]
+                    if not new:
+                        self._finalize()
+                        self._owned = self.module.initialize()
+                        self.generation += 1
+                        done = True
+                        break
+                # Without the lock: who is about to open a session wants it, and must come to an end.
+                paused += new
+                if not all(user.pause(_DRAIN_SECONDS) for user in new):
+                    break
+        except CryptokiError:
+            pass  # it does not start: its device is still away
+        finally:
+            for user in paused:
+                user.resume(restarted=done)
+        return done
+
+    def close(self, timeout: float) -> None:
+        """Finalise it if it was initialised here, once nothing is under way in it."""
+        users = list(self.users)
+        paused = all([user.pause(timeout) for user in users])  # noqa: C419 - each of them
+        # With the lock, for a key that is thrown away closes its sessions; who holds it long waits for a PIN.
+        if paused and self._owned and self.lock.acquire(timeout=timeout):
+            try:
+                self._finalize()
+            finally:
+                self.lock.release()
+        for user in users:
+            user.end()
+
+
+# Not even where the module would start again in the child: behind p11-kit a TPM's module then goes on with the
+# parent's session, which the TPM takes for an attack.
+_FORKED: Final = (
+    "the PKCS#11 module was started before this process was forked, and its device knows only the parent: open the key"
+    " in each child, and nothing of the device before the fork (gunicorn: post_fork; multiprocessing: spawn)"
+)
+
+_registry: dict[str, LoadedModule] = {}
+_registry_lock = threading.Lock()
+
+
+def open_module(path: str) -> LoadedModule:
+    """The module at a path, loaded and initialised once in this process.
+
+    :raises DeviceError: it cannot be loaded, or does not start.
+    :raises ForkedKeyError: it was started before this process was forked.
+    """
+    key = os.path.realpath(path) if os.sep in path else path
+    with _registry_lock:
+        loaded = _registry.get(key)
+        if loaded is None:
+            loaded = _registry[key] = LoadedModule(path)
+        elif loaded.pid != os.getpid():
+            raise ForkedKeyError(_FORKED)
+        return loaded
+
+
+def close_modules(timeout: float = 2.0) -> None:
+    """End all modules of this process, as at its exit; their keys cannot sign any more.
+
+    A token's sessions would else stay open in some devices, which have room for few.
+    """
+    with _registry_lock:
+        for loaded in _registry.values():
+            if loaded.pid == os.getpid():
+                loaded.close(timeout)
+        _registry.clear()
+
+
+def _in_child() -> None:
+    global _registry_lock  # noqa: PLW0603 - another thread of the parent may have held it
+    _registry_lock = threading.Lock()
+
+
+atexit.register(close_modules)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The PIN of a token: where it comes from, and that none is given to a token that has refused it.
+
+Tokens count wrong PINs, and lock themselves at the third. A PIN that works is kept in memory, because a
+token that was removed wants it again, and some keys want it for each signature.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Final
+
+from dpop.errors import KeyPasswordError, PinError
+from dpop.keys._pem import Password, check_password
+from dpop.keys.pkcs11._uri import Pkcs11Uri
+
+__all__ = ["Pin"]
+
+_log: Final = logging.getLogger("dpop.keys")
+
+_MAX_FILE: Final = 1024
+
+# What was refused in this process, by whom: hashed, with a key that ends with it.
+_HASH_KEY: Final = secrets.token_bytes(32)
+_refused: Final[set[bytes]] = set()
+
+
+class Pin:
+    """A PIN to come: of an argument, a question, a file, or a URI.
+
+    :param password: the PIN, or a function that asks for it and is called once, only if needed.
+    :param uri: may name a file with ``pin-source``, or hold the PIN in ``pin-value``.
+    :raises KeyPasswordError: given twice, empty, or too long.
+    """
+
+    def __init__(self, password: Password | None, uri: Pkcs11Uri) -> None:
+        in_uri = uri.pin_value is not None or uri.pin_source is not None
+        if password is not None and not callable(password):
+            if in_uri:
+                raise KeyPasswordError("the PIN is given twice, as the password and in the URI; leave one out")
+            self._known: bytes | None = check_password(password)
+        elif uri.pin_value is not None:
+            _log.warning("a pkcs11: URI holds the PIN itself; name a file with pin-source, or give the PIN apart")
+            self._known = check_password(uri.pin_value)
+        else:
+            self._known = None
+        self._file = uri.pin_source
+        self._ask = password if callable(password) and not in_uri else None
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether somebody is asked for it, rather than it being kept somewhere."""
+        return self._ask is not None
+
+    def get(self) -> bytes | None:
+        """Its octets; None if there is no PIN to give.
+
+        :raises PinError: its file cannot be read.
+        """
+        if self._known is None:
+            if self._file is not None:
+                self._known = check_password(_read(self._file))
+            elif self._ask is not None:
+                self._known = check_password(self._ask())
+        return self._known
+
+    def forget(self, token: tuple[str, ...]) -> None:
+        """The token has refused it: never give it again what it has refused."""
+        if self._known is not None:
+            _refused.add(_hash(token, self._known))
+            self._known = None
+
+    def was_refused(self, token: tuple[str, ...]) -> bool:
+        """Whether this token has refused this PIN in this process already."""
+        return self._known is not None and _hash(token, self._known) in _refused
+
+    def __repr__(self) -> str:
+        return "<Pin>"
+
+
+def _hash(token: tuple[str, ...], pin: bytes) -> bytes:
+    return hmac.digest(_HASH_KEY, "\0".join(token).encode("utf-8", "surrogateescape") + b"\0" + pin, "sha256")
+
+
+def _read(path: str) -> bytes:
+    """The first and only line of a PIN's file."""
+    try:
+        with Path(path).open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            octets = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise PinError(f"the file that pin-source names cannot be read: {error.strerror}") from None
+    if len(octets) > _MAX_FILE:
+        raise PinError(f"the file that pin-source names has more than {_MAX_FILE} octets, too much for a PIN")
+    if os.name == "posix" and stat.S_ISREG(mode) and mode & 0o007:
+        _log.warning("the file of a PIN is open to every user (mode %04o); run: chmod 600", stat.S_IMODE(mode))
+    pin = octets.rstrip(b"\r\n")
+    if not pin:
+        raise PinError("the file that pin-source names is empty; expected the PIN")
+    return pin

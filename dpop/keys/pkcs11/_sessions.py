@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions with a token, kept open: as many as sign at once, up to what the token allows.
+
+A session does one thing at a time, and opening one costs more than a signature. After an error a session
+may be stuck for ever, so it is closed and another one opened when it is needed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from dpop.errors import DPoPKeyError
+from dpop.keys.pkcs11._cryptoki import CKM, CKR, CryptokiError, SignOperation
+from dpop.keys.pkcs11._device import Token
+from dpop.keys.pkcs11._modules import SessionHandle
+from dpop.keys.pkcs11._objects import KeyObject
+
+__all__ = ["Session", "SessionPool", "default_limit"]
+
+_MOST: Final = 8
+# Libraries of devices that do one thing at a time, by the beginning of their description: more sessions gain
+# nothing there, and take from the few that other programs need too.
+_SERIAL: Final = ("TPM2.0 Cryptoki", "PKCS#11 PIV Library", "OpenSC")
+
+
+def default_limit(token: Token) -> int:
+    """How many sessions at once: one for a TPM or smart card, else eight or half of what the token allows."""
+    description = token.loaded.module.info().description
+    if description.startswith(_SERIAL):
+        return 1
+    allowed = token.info.max_sessions
+    return _MOST if allowed is None else max(1, min(_MOST, allowed // 2))
+
+
+class Session:
+    """One session in which one key signs, for one thread at a time."""
+
+    __slots__ = ("_always_authenticate", "_operation", "_token", "handle")
+
+    def __init__(self, token: Token, handle: SessionHandle, key: KeyObject, mechanism: CKM) -> None:
+        self.handle: SessionHandle = handle
+        self._token = token
+        self._always_authenticate = key.always_authenticate
+        self._operation: SignOperation = token.loaded.module.sign_operation(handle, key.handle, mechanism)
+
+    def sign(self, data: bytes) -> bytes:
+        """C_SignInit, for some keys the PIN, and C_Sign."""
+        if not self._token.loaded.has_session(self.handle):
+            raise CryptokiError("C_SignInit", CKR.SESSION_HANDLE_INVALID)
+        operation = self._operation
+        operation.init()
+        if self._always_authenticate:
+            self._token.give_pin_for_signature(self.handle)
+        return operation.sign(data)
+
+    def close(self) -> None:
+        """Close it."""
+        self._token.close_session(self.handle)
+
+
+class SessionPool:
+    """Sessions of one key.
+
+    :param open_session: opens one more.
+    :param limit: how many there may be at once.
+    """
+
+    def __init__(self, open_session: Callable[[], Session], limit: int) -> None:
+        self._open = open_session
+        self._limit = limit
+        self._idle: list[Session] = []
+        self._busy = 0
+        self._paused = False
+        self._closed = False
+        self._changed = threading.Condition(threading.Lock())
+
+    @property
+    def limit(self) -> int:
+        """How many sessions there may be; less than at first if the token had no more."""
+        return self._limit
+
+    def sign(self, data: bytes) -> bytes:
+        """Sign in a session that is free, or wait for one.
+
+        :raises CryptokiError: what the module said; the session is closed.
+        :raises DPoPKeyError: the pool is closed, or no session can be opened.
+        """
+        session = self._take()
+        try:
+            signature = session.sign(data)
+        except BaseException:
+            self._done(None)
+            session.close()
+            raise
+        self._done(session)
+        return signature
+
+    def add(self, session: Session) -> None:
+        """Take over a session that is open."""
+        with self._changed:
+            self._idle.append(session)
+
+    def clear(self) -> None:
+        """Close all sessions that are idle: they belong to a token that was away."""
+        with self._changed:
+            idle, self._idle = self._idle, []
+        for session in idle:
+            session.close()
+
+    def close(self) -> None:
+        """Close all sessions, those in use when they are done; nothing more is signed."""
+        self.end()
+        self.clear()
+
+    def end(self) -> None:
+        """Sign nothing more: the module is at its end, and the sessions with it."""
+        with self._changed:
+            self._closed = True
+            self._paused = False
+            self._changed.notify_all()
+
+    def pause(self, timeout: float) -> bool:
+        """Let nobody begin, and wait until nobody is under way; False if that took longer than so many seconds."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            self._paused = True
+            return self._changed.wait_for(lambda: not self._busy, max(0.0, deadline - time.monotonic()))
+
+    def resume(self, *, restarted: bool) -> None:
+        """Go on; if the module was restarted, all sessions are gone."""
+        with self._changed:
+            if restarted:
+                self._idle.clear()
+            self._paused = False
+            self._changed.notify_all()
+
+    def _take(self) -> Session:
+        while True:
+            with self._changed:
+                while self._paused or not (self._closed or self._idle or self._busy < self._limit):
+                    self._changed.wait()
+                if self._closed:
+                    raise DPoPKeyError("the key was closed; load it again")
+                self._busy += 1
+                if self._idle:
+                    return self._idle.pop()
+            try:
+                return self._open()
+            except CryptokiError as error:
+                if not self._no_more(error):
+                    raise
+            except BaseException:
+                self._done(None)
+                raise
+
+    def _no_more(self, error: CryptokiError) -> bool:
+        """Whether the token has no session but those that we hold already: then one of them will do."""
+        with self._changed:
+            self._busy -= 1
+            self._changed.notify_all()
+            others = self._busy + len(self._idle)
+            if error.rv != CKR.SESSION_COUNT or not others:
+                return False
+            self._limit = others
+            return True
+
+    def _done(self, session: Session | None) -> None:
+        """A session is free again, or gone."""
+        with self._changed:
+            self._busy -= 1
+            keep = session is not None and not self._closed
+            if session is not None and keep:
+                self._idle.append(session)
+            self._changed.notify()
+            if self._paused:
+                self._changed.notify_all()
+        if session is not None and not keep:
+            session.close()

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Redis behind several processes or hosts: of a server, that takes each proof once, and of a client, with its tokens.
+
+::
+
+    client = redis.Redis.from_url("redis://cache.internal/0", socket_timeout=0.5, socket_connect_timeout=0.5)
+    cache = RedisReplayCache(client, when_down="refuse")
+    cache.check()
+    verifier = ProofVerifier(replay=cache, nonces=NonceIssuer(secret, single_use=cache))
+
+A client's tokens, and the lease that lets one host at a time refresh them::
+
+    source = endpoint.source(RedisTokenStore(redis.Redis.from_url("redis://cache.internal/0", socket_timeout=2)))
+
+Proofs and used nonces have different names in it, so one cache serves for both. :class:`AsyncRedisReplayCache`
+is the same for ``redis.asyncio`` and the async methods of a verifier.
+
+Give the client timeouts: a request waits for as long as Redis does not answer. Redis 7.0 or newer, or Valkey.
+"""
+
+from __future__ import annotations
+
+from dpop.redis._replay import AsyncRedisReplayCache, RedisReplayCache
+from dpop.redis._tokens import RedisTokenStore
+
+__all__ = ["AsyncRedisReplayCache", "RedisReplayCache", "RedisTokenStore"]

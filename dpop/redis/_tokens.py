@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens in Redis, and the lease that lets one host at a time refresh them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import time
+from typing import Any, Final
+
+import redis
+
+from dpop._tracebacks import discreet
+from dpop.errors import ArgumentTypeError, TokenStoreError, UsageError
+from dpop.redis._errors import is_down
+from dpop.tokens._records import read_record, write_record
+from dpop.tokens._sealing import Sealer
+from dpop.tokens._stores import DEFAULT_ACCOUNT, StoreLock, check_account, locked
+from dpop.tokens._token_set import TokenSet
+
+__all__ = ["RedisTokenStore"]
+
+_log: Final = logging.getLogger("dpop.tokens")
+
+# Compare, then write. A client whose answer got lost asks again by itself: what it wrote itself is no conflict.
+_REPLACE: Final = """
+local there = redis.call('HGET', KEYS[1], 'fingerprint') or ''
+if there ~= ARGV[1] and there ~= ARGV[3] then return 0 end
+if ARGV[4] ~= '' then
+  if tonumber(ARGV[4]) < tonumber(redis.call('HGET', KEYS[1], 'fence') or '0') then return 0 end
+  redis.call('HSET', KEYS[1], 'fence', ARGV[4])
+end
+redis.call('HSET', KEYS[1], 'record', ARGV[2], 'fingerprint', ARGV[3])
+return 1
+"""
+_ACQUIRE: Final = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+if holder then return tonumber(redis.call('GET', KEYS[2])) end
+return redis.call('INCR', KEYS[2])
+"""
+_RENEW: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+"""
+_RELEASE: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+_SLEEPS: Final = (0.005, 0.01, 0.02, 0.05)
+
+
+class RedisTokenStore:
+    """Tokens that several hosts share: a :class:`dpop.tokens.TokenStore` in Redis.
+
+    While a host refreshes, it holds a lease and renews it; if it dies, the lease ends by itself, and the
+    next host takes over. Each lease has a higher fence than the one before: a host that slept through the
+    end of its own can no longer begin a refresh. All hosts must reach the same key: a file on each, or one
+    kept in an HSM or KMS.
+
+    What Redis has confirmed can be lost with Redis: let it write to disk (``appendonly yes``,
+    ``appendfsync always``), and with replicas remember that a failover loses the last moments.
+
+    :param client: with timeouts, such as ``socket_timeout=2``; its retries are safe.
+    :param key: encrypts the records: 32 random octets, kept elsewhere.
+    :param password: the same, from a password.
+    :param prefix: of the names in Redis.
+    :param lease_seconds: how long the others wait when a host dies in the middle of a refresh.
+    :raises ArgumentTypeError: not a ``redis.Redis``.
+    :raises UsageError: a key, password or lease that cannot be used.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        key: bytes | None = None,
+        password: str | bytes | None = None,
+        prefix: str = "dpop:tokens:",
+        lease_seconds: float = 10.0,
+    ) -> None:
+        if not isinstance(client, redis.Redis):
+            raise ArgumentTypeError("client", "a redis.Redis", client)
+        if not 0.1 <= lease_seconds <= 600:
+            raise UsageError(f"lease_seconds must be from 0.1 to 600, got {lease_seconds!r:.40}")
+        self._client = client
+        self._sealer = None if key is None and password is None else Sealer(key, password=password)
+        self._prefix = prefix
+        self._lease_ms = round(lease_seconds * 1000)
+
+    def __repr__(self) -> str:
+        return f"<RedisTokenStore {self._prefix}*{', encrypted' if self._sealer else ''}>"
+
+    @discreet
+    def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
+        """The tokens of an account, ``None`` if there are none.
+
+        :raises TokenFormatError: something is there that cannot be read.
+        :raises TokenStoreError: Redis cannot be reached.
+        """
+        name = self._name(account)
+        octets = self._ask("HGET", name, "record")
+        if octets is None:
+            return None
+        octets = octets.encode() if isinstance(octets, str) else octets
+        return read_record(octets, account, self._sealer, f"the Redis record {name!r}")
+
+    @discreet
+    def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
+        """Keep these tokens, waiting for a refresh that is under way.
+
+        :raises TokenStoreError: Redis did not confirm it.
+        """
+        if not isinstance(tokens, TokenSet):
+            raise UsageError("a store keeps a TokenSet, such as an endpoint returns")
+        with locked(self.lock(account), account):
+            record = write_record(tokens, account, self._sealer)
+            self._ask("HSET", self._name(account), "record", record, "fingerprint", tokens.fingerprint)
+
+    @discreet
+    def replace(self, old: TokenSet | None, new: TokenSet, account: str, *, fence: int | None = None) -> bool:
+        """Keep ``new`` if ``old`` is there and no later holder of the lease has been here with its fence.
+
+        :raises TokenStoreError: Redis did not confirm it.
+        """
+        arguments = [
+            "" if old is None else old.fingerprint,
+            write_record(new, account, self._sealer),
+            new.fingerprint,
+            "" if fence is None else fence,
+        ]
+        return bool(self._ask("EVAL", _REPLACE, 1, self._name(account), *arguments))
+
+    def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
+        """Forget an account, waiting for a refresh that is under way."""
+        with locked(self.lock(account), account):
+            self._ask("DEL", self._name(account))
+
+    def accounts(self) -> list[str]:
+        """The accounts there are tokens for."""
+        pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self._prefix) + "{*}"
+        try:
+            names = [name.decode() if isinstance(name, bytes) else name for name in self._client.scan_iter(pattern)]
+        except redis.RedisError as error:
+            raise _unusable(error) from error
+        return sorted(name[len(self._prefix) + 1 : -1] for name in set(names))
+
+    def lock(self, account: str) -> StoreLock:
+        """A handle of the account's lease."""
+        name = self._name(account)
+        return _Lease(self, f"{name}:lease", f"{name}:fence", self._lease_ms)
+
+    def _name(self, account: str) -> str:
+        # In braces, so that a cluster keeps record, lease and fence in one place.
+        return f"{self._prefix}{{{check_account(account)}}}"
+
+    def _ask(self, *command: Any) -> Any:
+        execute: Any = self._client.execute_command
+        try:
+            return execute(*command)
+        except redis.RedisError as error:
+            raise _unusable(error) from error
+
+
+class _Lease:
+    """The lease of one account; see :class:`dpop.tokens._stores.StoreLock`."""
+
+    def __init__(self, store: RedisTokenStore, name: str, counter: str, milliseconds: int) -> None:
+        self._store = store
+        self._name = name
+        self._counter = counter
+        self._ms = milliseconds
+        self._mine = secrets.token_urlsafe(12)
+        self._over = threading.Event()
+        self._held = False
+        self.fence: int = 0
+
+    def acquire(self, timeout: float) -> bool:
+        """Take it, waiting so many seconds at most.
+
+        :raises TokenStoreError: Redis cannot be reached.
+        """
+        deadline = time.monotonic() + timeout
+        tries = 0
+        while not self._over.is_set():
+            fence = self._store._ask("EVAL", _ACQUIRE, 2, self._name, self._counter, self._mine, self._ms)  # noqa: SLF001
+            if fence:
+                self.fence, self._held = int(fence), True
+                if self._over.is_set():
+                    break
+                # A daemon: a process that ends does not wait for its lease.
+                threading.Thread(target=self._keep, args=(os.getpid(),), name="dpop-lease", daemon=True).start()
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            self._over.wait(_SLEEPS[min(tries, len(_SLEEPS) - 1)])
+            tries += 1
+        self.release()
+        return False
+
+    def _keep(self, pid: int) -> None:
+        while not self._over.wait(self._ms / 3000) and pid == os.getpid():
+            try:
+                if not self._store._ask("EVAL", _RENEW, 1, self._name, self._mine, self._ms):  # noqa: SLF001
+                    return  # another has it: the fence will tell
+            except TokenStoreError as error:
+                _log.warning("the lease on tokens could not be renewed: %s", error)
+
+    def release(self) -> None:
+        """Give it back; if Redis cannot be reached, it ends by itself."""
+        self._over.set()
+        held, self._held = self._held, False
+        if held:
+            try:
+                self._store._ask("EVAL", _RELEASE, 1, self._name, self._mine)  # noqa: SLF001
+            except TokenStoreError as error:
+                _log.warning("the lease on tokens could not be given back, and ends by itself: %s", error)
+
+
+def _unusable(error: redis.RedisError) -> TokenStoreError:
+    if is_down(error):
+        return TokenStoreError(f"the token store cannot be reached: {error}")
+    return TokenStoreError(f"Redis cannot serve as a token store: {error}")

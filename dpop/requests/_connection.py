@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signing where urllib3 writes a request to its socket.
+
+requests knows nothing of the retries urllib3 makes below it, and urllib3 nothing of DPoP. So the
+connection itself signs: between the last header and the body it knows the method, target and Host
+exactly as they are on the wire, and it sees the head of every answer, also of those that urllib3
+retries by itself. Connections of all kinds (direct, TLS, tunnelled, forwarded, SOCKS) get the same
+treatment, through the pool classes of every pool manager.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+import urllib3
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.response import BaseHTTPResponse, HTTPResponse
+from urllib3.util.retry import Retry
+
+from dpop.client._decoding import decoded_start
+from dpop.client._driver import DRAIN_OCTETS, DRAIN_SECONDS, ask_token, sign_now
+from dpop.client._flow import PEEK_OCTETS, ProofFlow, Step
+
+__all__ = ["Exchange", "drain", "peek", "sign_in"]
+
+_T = TypeVar("_T")
+
+_PEEK_SECONDS = 5.0
+
+
+class Exchange:
+    """One call of the adapter: the flow, and what its last answer on the wire asked for."""
+
+    __slots__ = ("failure", "flow", "one_shot", "step", "tokens", "withheld")
+
+    def __init__(self, flow: ProofFlow | None, *, one_shot: bool, withheld: frozenset[str]) -> None:
+        self.flow = flow
+        self.one_shot = one_shot
+        self.withheld = withheld
+        self.step = Step.DONE
+        self.tokens: list[str | None] = []
+        self.failure: BaseException | None = None
+
+    @staticmethod
+    def under_way() -> Exchange | None:
+        """The exchange this thread is sending, if it is."""
+        return _under_way.get()
+
+    def send(self, send: Callable[..., _T], *args: Any, **options: Any) -> _T:
+        """Call ``send``; what this thread writes meanwhile belongs to this exchange.
+
+        urllib3 hands nothing on from the adapter to a connection but the request itself, which must not
+        be changed: it is the caller's, and redirects are made from it.
+        """
+        if self.flow is not None:
+            # Before a connection is taken: a source may need one itself, and the pool may have only one.
+            self.tokens = [ask_token(self.flow)]
+        token = _under_way.set(self)
+        try:
+            return send(*args, **options)
+        except _NotSignedError:
+            if self.failure is None:  # pragma: no cover - it is set before that is raised
+                raise
+            raise self.failure from None
+        finally:
+            _under_way.reset(token)
+
+    def headers(self, authority: str, target: str) -> list[tuple[str, str]]:
+        """The signed headers of one request on the wire; urllib3's own retries ask for a token again.
+
+        :raises _NotSignedError: for whatever went wrong. urllib3 would take an OSError of a token source or
+            a key for one of the connection, and try again.
+        """
+        flow = self.flow
+        if flow is None:
+            return []
+        try:
+            token = self.tokens.pop() if self.tokens else ask_token(flow)
+            return sign_now(flow, flow.origin.scheme, authority, target, token)
+        except Exception as error:  # noqa: BLE001 - raised again by send()
+            self.failure = error
+            raise _NotSignedError from None
+
+
+class _NotSignedError(Exception):
+    """Carries a failure past urllib3, which knows what to do with errors of its own kind only."""
+
+
+_under_way: ContextVar[Exchange | None] = ContextVar("dpop_exchange", default=None)
+
+
+class _SigningConnection(HTTPConnection):
+    """Mixed into each of urllib3's connection classes."""
+
+    _exchange: Exchange | None = None
+    _target: str = ""
+    _host_field: str = ""
+
+    def putrequest(self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False) -> None:
+        self._exchange = _under_way.get()
+        self._target = url
+        super().putrequest(method, url, skip_host=skip_host, skip_accept_encoding=skip_accept_encoding)
+
+    def putheader(self, header: str, *values: str) -> None:  # type: ignore[override]
+        if self._exchange is None:
+            return super().putheader(header, *values)
+        name = header.lower()
+        if name in self._exchange.withheld:
+            return None
+        super().putheader(header, *values)
+        if name == "host" and values:
+            value: str | bytes = values[0]
+            self._host_field = value.decode("latin-1") if isinstance(value, bytes) else value
+        return None
+
+    def endheaders(self, message_body: Any = None, *, encode_chunked: bool = False) -> None:
+        exchange = self._exchange
+        if exchange is not None and exchange.flow is not None:
+            if self.sock is None:
+                self.connect()  # first, so that waiting for a connection does not age the proof
+            for name, value in exchange.headers(self._host_field, self._target):
+                super().putheader(name, value)
+        super().endheaders(message_body, encode_chunked=encode_chunked)
+
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3's own deviation from http.client
+        response = super().getresponse()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and exchange.flow is not None:
+            exchange.step = exchange.flow.received(response.status, response.headers.iteritems())
+        return response
+
+
+class _SigningPool(HTTPConnectionPool):
+    """Mixed into each of urllib3's pool classes."""
+
+    def urlopen(  # type: ignore[override]
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Any = None,
+        retries: Any = None,
+        *args: Any,
+        **options: Any,
+    ) -> BaseHTTPResponse:
+        exchange = _under_way.get()
+        if exchange is not None and exchange.one_shot and isinstance(retries, Retry):
+            # Its body can be read once, so only what fails before it is read may be tried again: urllib3
+            # itself would send the second request with an empty body.
+            retries = retries.new(read=False, other=0, status=0, status_forcelist=(), respect_retry_after_header=False)
+        return super().urlopen(method, url, body, headers, retries, *args, **options)
+
+
+def sign_in(manager: urllib3.PoolManager) -> None:
+    """Make a pool manager's pools and connections sign the requests that carry an exchange."""
+    manager.pool_classes_by_scheme = {
+        scheme: _signing_pool(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+    }
+
+
+@lru_cache(maxsize=32)
+def _signing_pool(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
+    if issubclass(pool, _SigningPool):
+        return pool
+    connection = type(f"Signing{pool.ConnectionCls.__name__}", (_SigningConnection, pool.ConnectionCls), {})
+    return type(f"Signing{pool.__name__}", (_SigningPool, pool), {"ConnectionCls": connection})
+
+
+def drain(raw: BaseHTTPResponse) -> None:
+    """Read what little is left of an answer, so that its connection can be used again; else close it."""
+    try:
+        if not _drained(raw):
+            raw.close()
+    finally:
+        raw.release_conn()  # closed or not: a pool of one that blocks waits for it
+
+
+def _drained(raw: BaseHTTPResponse) -> bool:
+    left = DRAIN_OCTETS
+    connection = cast("HTTPConnection | None", raw.connection)
+    if connection is None:
+        return True  # read to its end, and so back in its pool, perhaps in other hands
+    if connection.sock is None or (raw.length_remaining or 0) > left:
+        return False  # the server closes it anyway, or there is too much to read
+    deadline = time.monotonic() + DRAIN_SECONDS
+    with contextlib.suppress(Exception):
+        while (seconds := deadline - time.monotonic()) > 0:
+            connection.sock.settimeout(seconds)  # urllib3 sets it again before each use
+            chunk = raw.read1(left, decode_content=False)
+            left -= len(chunk)
+            if not chunk:
+                return True
+            if left <= 0:
+                break
+    return False
+
+
+def peek(raw: BaseHTTPResponse) -> tuple[bytes, BaseHTTPResponse]:
+    """The first octets of a body, decoded, and a response whose body is still whole."""
+    octets = b""
+    failure: Exception | None = None
+    deadline = time.monotonic() + _PEEK_SECONDS
+    try:
+        while len(octets) < PEEK_OCTETS and time.monotonic() < deadline:
+            chunk = raw.read1(PEEK_OCTETS - len(octets), decode_content=False)
+            if not chunk:
+                break
+            octets += chunk
+    except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body, as requests expects it there
+        failure = error
+    start = decoded_start(raw.headers.get("Content-Encoding"), octets, PEEK_OCTETS)
+    return start, _PeekedResponse(octets, raw, failure)
+
+
+class _PeekedResponse(HTTPResponse):
+    """A response whose first octets have been looked at: they come again, then the rest."""
+
+    def __init__(self, octets: bytes, raw: BaseHTTPResponse, failure: Exception | None) -> None:
+        self._peeked = raw
+        super().__init__(
+            body=cast("Any", _Rejoined(octets, raw, failure)),
+            headers=raw.headers,
+            status=raw.status,
+            version=raw.version,
+            reason=raw.reason,
+            preload_content=False,
+            decode_content=False,
+            original_response=getattr(raw, "_original_response", None),
+            request_method=getattr(raw, "_request_method", None),
+            request_url=raw.url,
+        )
+
+    @property
+    def connection(self) -> Any:
+        return self._peeked.connection
+
+    def release_conn(self) -> None:
+        self._peeked.release_conn()
+
+    def close(self) -> None:
+        super().close()
+        self._peeked.close()
+
+
+class _Rejoined:
+    """The octets looked at and the unread rest of a body, as one file."""
+
+    closed = False
+
+    def __init__(self, octets: bytes, raw: BaseHTTPResponse, failure: Exception | None) -> None:
+        self._octets = octets
+        self._raw = raw
+        self._failure = failure
+
+    def read(self, amt: int | None = None) -> bytes:
+        if not self._octets:
+            return self._rest(amt)
+        if amt is None:
+            octets, self._octets = self._octets, b""
+            return octets + self._rest(None)
+        octets, self._octets = self._octets[:amt], self._octets[amt:]
+        return octets
+
+    read1 = read
+
+    def _rest(self, amt: int | None) -> bytes:
+        if self._failure is not None:
+            raise self._failure
+        return self._raw.read(amt, decode_content=False)
+
+    def close(self) -> None:
+        self.closed = True

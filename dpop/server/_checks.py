@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The checks of RFC 9449 §4.3 that need nothing but the proof and the request, one function each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from dpop import htu as targets
+from dpop.encoding import access_token_hash
+from dpop.errors import ArgumentTypeError, CredentialError, InvalidKeyError, SignatureFormatError, TargetError
+from dpop.keys._algorithms import ALGORITHMS
+from dpop.keys._public import PublicKey
+from dpop.server._claims import ProofClaims
+from dpop.server._jws import CompactJWS, JoseHeader
+from dpop.server._reasons import Reason, refuse
+from dpop.signature import check_raw
+
+__all__ = [
+    "check_access_token",
+    "check_grant_binding",
+    "check_header",
+    "check_key",
+    "check_key_is_public",
+    "check_key_kind",
+    "check_method",
+    "check_signature",
+    "check_signature_form",
+    "check_target",
+    "check_token_binding",
+    "check_validity",
+]
+
+_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
+_SHA256 = re.compile(r"[A-Za-z0-9_-]{43}\Z")
+_ONE_KEY_TWO_NAMES = frozenset({"EdDSA", "Ed25519"})  # RFC 9864 §2.2
+
+
+def check_header(header: JoseHeader, algs: tuple[str, ...]) -> str:
+    """``typ`` is that of a proof, ``alg`` is one we allow (RFC 9449 §4.3 (4), (5); RFC 8725 §3.1, §3.11)."""
+    typ = header.members.get("typ")
+    if typ != "dpop+jwt":
+        raise refuse(Reason.TYP_MISMATCH, expected="dpop+jwt", got=typ)
+    alg = header.members.get("alg")
+    if not isinstance(alg, str) or alg not in algs:
+        raise refuse(Reason.ALG_REFUSED, expected=" or ".join(algs), got=alg)
+    return alg
+
+
+def check_key_is_public(header: JoseHeader) -> dict[str, object]:
+    """``jwk`` is there, and has no member of private or symmetric keys (RFC 9449 §4.3 (7))."""
+    jwk = header.members.get("jwk")
+    if not isinstance(jwk, dict):
+        raise refuse(Reason.JWK_MISSING)
+    if not _PRIVATE_MEMBERS.isdisjoint(jwk):
+        raise refuse(Reason.JWK_PRIVATE)
+    return jwk
+
+
+def check_key_kind(header: JoseHeader, alg: str) -> None:
+    """``jwk`` is public only, and of the kind this algorithm is for (RFC 8725 §3.1).
+
+    That it is a key at all is for :func:`check_key`, which costs more.
+    """
+    jwk = check_key_is_public(header)
+    wanted = ALGORITHMS[alg]
+    if jwk.get("kty") != wanted.kty or (wanted.crv is not None and jwk.get("crv") != wanted.crv):
+        kind = _algs_of_kind(jwk)
+        if not kind:
+            check_key(header)
+        raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {' or '.join(kind)}")
+    declared = jwk.get("alg", alg)
+    if declared != alg and isinstance(declared, str) and {declared, alg} != _ONE_KEY_TWO_NAMES:
+        raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {declared}")
+
+
+def check_key(header: JoseHeader) -> PublicKey:
+    """``jwk``, known to be there, is a good public key in its one spelling (RFC 7518 §6; RFC 8725 §3.4)."""
+    try:
+        return header.key
+    except InvalidKeyError as error:
+        raise refuse(Reason.JWK_INVALID, because=str(error)) from None
+
+
+def _algs_of_kind(jwk: Mapping[str, object]) -> list[str]:
+    """The algorithms for keys of this type and curve, none if these are not known."""
+    kty, crv = jwk.get("kty"), jwk.get("crv")
+    return [name for name, kind in ALGORITHMS.items() if kind.kty == kty and (kind.crv is None or kind.crv == crv)]
+
+
+def check_signature_form(alg: str, jws: CompactJWS) -> None:
+    """The signature has the length of its algorithm; of ECDSA, numbers in range (RFC 7518 §3.4). No key is needed.
+
+    Of RSA the key tells the length.
+    """
+    size = ALGORITHMS[alg].signature_size
+    if size is None:
+        return
+    try:
+        if ALGORITHMS[alg].kty == "EC":
+            check_raw(jws.signature, size // 2)
+        elif len(jws.signature) != size:
+            raise SignatureFormatError(f"a signature by {alg} has {size} octets, not {len(jws.signature)}")
+    except SignatureFormatError as error:
+        raise refuse(Reason.SIGNATURE_MALFORMED, because=str(error)) from None
+
+
+def check_signature(key: PublicKey, alg: str, jws: CompactJWS) -> None:
+    """The signature verifies with the key in the header (RFC 9449 §4.3 (6)). A high S is fine."""
+    try:
+        good = key.verify(alg, jws.signing_input, jws.signature)
+    except SignatureFormatError as error:
+        raise refuse(Reason.SIGNATURE_MALFORMED, because=str(error)) from None
+    if not good:
+        raise refuse(Reason.SIGNATURE_INVALID)
+
+
+def check_method(claims: ProofClaims, method: str) -> None:
+    """``htm`` is the method, letter for letter (RFC 9449 §4.3 (8); RFC 9110 §9.1)."""
+    if not isinstance(method, str):
+        raise ArgumentTypeError("method", "str", method)
+    if claims.htm != method:
+        raise refuse(Reason.HTM_MISMATCH, expected=method, got=claims.htm)
+
+
+def check_target(claims: ProofClaims, url: str) -> str:
+    """``htu`` names the URL of the request, without query and fragment (RFC 9449 §4.3 (9)).
+
+    :returns: the canonical form of both.
+    """
+    try:
+        requested = targets.canonical_request(url)
+    except TargetError as error:
+        # The path is the stranger's, so this is no usage error; a wrong origin shows in the sentence.
+        raise refuse(Reason.REQUEST_URL_INVALID, because=str(error)) from None
+    if claims.htu == requested:
+        return requested
+    try:
+        claimed = targets.canonical(claims.htu)
+    except TargetError as error:
+        raise refuse(Reason.HTU_INVALID, because=str(error), expected=requested) from None
+    if claimed != requested:
+        raise refuse(Reason.HTU_MISMATCH, expected=requested, got=claimed)
+    return requested
+
+
+def check_validity(claims: ProofClaims, now: float, skew: float) -> None:
+    """``exp`` and ``nbf`` mean what they mean in any JWT (RFC 7519 §4.1.4, §4.1.5)."""
+    if claims.exp is not None and now >= claims.exp + skew:
+        raise refuse(Reason.EXPIRED)
+    if claims.nbf is not None and now < claims.nbf - skew:
+        raise refuse(Reason.NOT_YET_VALID)
+
+
+def check_access_token(access_token: str, claims: ProofClaims) -> None:
+    """``ath`` is the hash of this token (RFC 9449 §4.3 (12))."""
+    try:
+        expected = access_token_hash(access_token)
+    except CredentialError:
+        raise refuse(Reason.TOKEN_MALFORMED, error="invalid_token") from None
+    # No secret is compared here: whoever holds the token can compute its hash, and thumbprints are public.
+    if claims.ath == expected:
+        return
+    if claims.ath is None:
+        raise refuse(Reason.ATH_MISSING)
+    if not isinstance(claims.ath, str) or not _SHA256.match(claims.ath):
+        raise refuse(Reason.ATH_MALFORMED)
+    raise refuse(Reason.ATH_MISMATCH)
+
+
+def check_token_binding(bound_jkt: str | None, jkt: str) -> None:
+    """The access token is bound to a key, and to this one (RFC 9449 §4.3 (12), §6)."""
+    if bound_jkt is None:
+        raise refuse(Reason.TOKEN_UNBOUND, error="invalid_token")
+    _check_same_key(bound_jkt, jkt, "invalid_token")
+
+
+def check_grant_binding(bound_jkt: str | None, jkt: str) -> None:
+    """The refresh token or code is bound to this key, if to any (RFC 9449 §5, §10)."""
+    if bound_jkt is not None:
+        _check_same_key(bound_jkt, jkt, "invalid_grant")
+
+
+def _check_same_key(bound_jkt: str, jkt: str, error: str) -> None:
+    if bound_jkt == jkt:
+        return
+    if not isinstance(bound_jkt, str) or not _SHA256.match(bound_jkt):
+        raise refuse(Reason.TOKEN_BINDING_MALFORMED, error=error)
+    raise refuse(Reason.KEY_MISMATCH, error=error, expected=bound_jkt, got=jkt)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The authorization server: its endpoints, and how it refuses. From request to response, no sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from dpop.errors import InvalidProof, ReplayCacheError
+from dpop.server import token_error
+from dpop.testing._authorization import AuthorizationEndpoint, PushedRequestEndpoint
+from dpop.testing._clients import Client, Clients
+from dpop.testing._deployment import Deployment
+from dpop.testing._gate import Gate
+from dpop.testing._messages import Request, Response, empty, json_response
+from dpop.testing._token_endpoint import TokenEndpoint
+
+__all__ = ["PATHS", "AuthorizationServer"]
+
+PATHS: Mapping[str, str] = {
+    "authorize": "/authorize",
+    "par": "/par",
+    "token": "/token",
+    "revoke": "/revoke",
+    "introspect": "/introspect",
+}
+"""Where each endpoint is."""
+
+_METHODS: Mapping[str, tuple[str, ...]] = {"metadata": ("GET", "HEAD"), "authorize": ("GET", "HEAD", "POST")}
+
+
+class AuthorizationServer:
+    """Answers the requests to one authorization server.
+
+    :param token: the token endpoint, of the kind the server is to be.
+    """
+
+    def __init__(self, deployment: Deployment, gate: Gate, token: TokenEndpoint) -> None:
+        self._deployment = deployment
+        self._gate = gate
+        self._endpoints: dict[str, Callable[[Request], Response]] = {
+            "metadata": self._metadata,
+            "authorize": AuthorizationEndpoint(deployment).respond,
+            "par": PushedRequestEndpoint(deployment.url(PATHS["par"]), deployment, gate).respond,
+            "token": token.respond,
+            "revoke": self._revoke,
+            "introspect": self._introspect,
+        }
+
+    def respond(self, endpoint: str, request: Request) -> Response:
+        """The answer of an endpoint: ``metadata`` or one of :data:`PATHS`."""
+        allowed = _METHODS.get(endpoint, ("POST",))
+        if request.method not in allowed:
+            return empty(405, [("Allow", ", ".join(allowed))])
+        try:
+            return self._endpoints[endpoint](request)
+        except InvalidProof as error:
+            self._deployment.journal.refused(endpoint, request, error)
+            return _refusal(request, error)
+        except ReplayCacheError:
+            return json_response(503, {"error": "temporarily_unavailable"}, [("Retry-After", "1")])
+
+    def _metadata(self, _request: Request) -> Response:
+        """RFC 8414, RFC 9449 §5.1."""
+        url = self._deployment.url
+        return json_response(
+            200,
+            {
+                "issuer": self._deployment.origin,
+                "authorization_endpoint": url(PATHS["authorize"]),
+                "token_endpoint": url(PATHS["token"]),
+                "pushed_authorization_request_endpoint": url(PATHS["par"]),
+                "revocation_endpoint": url(PATHS["revoke"]),
+                "introspection_endpoint": url(PATHS["introspect"]),
+                "response_types_supported": ["code"],
+                "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
+                "code_challenge_methods_supported": ["S256"],
+                "token_endpoint_auth_methods_supported": list(Clients.METHODS),
+                "dpop_signing_alg_values_supported": list(self._gate.algs),
+                "authorization_response_iss_parameter_supported": True,
+                "require_pushed_authorization_requests": False,
+            },
+        )
+
+    def _revoke(self, request: Request) -> Response:
+        """RFC 7009: 200 whether the token was known or not."""
+        client, form, nonce = self._authenticate(request, "revoke")
+        value = form.get("token", "")
+        found = self._deployment.store.access_token(value) or self._deployment.store.refresh_token(value)
+        if found is not None and found.client_id == client.client_id:
+            self._deployment.store.revoke(value)
+        return empty(200, nonce)
+
+    def _introspect(self, request: Request) -> Response:
+        """RFC 7662, RFC 9449 §6.2."""
+        client, form, nonce = self._authenticate(request, "introspect")
+        if not client.confidential:
+            raise InvalidProof("invalid_client", "client_is_public", "to introspect needs a client with a secret")
+        token = self._deployment.store.access_token(form.get("token", ""))
+        if token is None:
+            return json_response(200, {"active": False}, nonce)
+        members: dict[str, object] = {
+            "active": True,
+            "iss": self._deployment.origin,
+            "client_id": token.client_id,
+            "sub": token.sub,
+            "scope": token.scope,
+            "iat": int(token.issued_at),
+            "exp": int(token.expires_at),
+            "token_type": "Bearer" if token.cnf is None else "DPoP",
+        }
+        if token.cnf is not None:
+            members["cnf"] = dict(token.cnf)
+        return json_response(200, members, nonce)
+
+    def _authenticate(self, request: Request, endpoint: str) -> tuple[Client, Mapping[str, str], list[tuple[str, str]]]:
+        """Client and form of a request that needs no proof. One that comes all the same must be good."""
+        form = request.form()
+        client = self._deployment.clients.authenticate(request, form)
+        seen = None
+        if request.fields("DPoP"):
+            seen = self._gate.verify_token_request(request, self._deployment.url(PATHS[endpoint]))
+        return client, form, self._gate.nonce_after(seen)
+
+
+def _refusal(request: Request, error: InvalidProof) -> Response:
+    """400, or 401 for a client that is not who it says (RFC 6749 §5.2)."""
+    status, headers, body = token_error(error)
+    if error.error == "invalid_client":
+        status = 401
+        if request.fields("Authorization"):
+            headers = [*headers, ("WWW-Authenticate", 'Basic realm="token endpoint"')]
+    return Response(status, headers, body)

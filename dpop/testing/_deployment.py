@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the endpoints of one test server share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dpop.errors import InvalidProof
+from dpop.testing._clients import Clients
+from dpop.testing._gate import Gate
+from dpop.testing._levers import Levers, Role
+from dpop.testing._messages import Request
+from dpop.testing._stats import Journal
+from dpop.testing._store import Store
+
+__all__ = ["Deployment", "granted", "is_thumbprint"]
+
+_THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}\Z")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Deployment:
+    """One authorization server and one resource server at one origin.
+
+    :param origin: such as ``http://127.0.0.1:8080``; also the issuer.
+    :param clock: Unix seconds, with the levers' offset.
+    """
+
+    origin: str
+    store: Store
+    clients: Clients
+    levers: Levers
+    journal: Journal
+    clock: Callable[[], float]
+
+    def url(self, path: str) -> str:
+        """The absolute URL of a path."""
+        return self.origin + path
+
+    def refuse_if_told(self, role: Role, request: Request, gate: Gate) -> None:
+        """Refuse good credentials because a lever says so.
+
+        :raises InvalidProof: with the lever's error.
+        """
+        told = self.levers.incidents.take_refusal(role, request.path)
+        if told is not None:
+            nonce = gate.fresh_nonce() if told.with_nonce else None
+            raise InvalidProof(told.error, "lever", "refused because a lever of this server says so", nonce=nonce)
+
+
+def is_thumbprint(text: str) -> bool:
+    """Whether it looks like an RFC 7638 SHA-256 thumbprint."""
+    return _THUMBPRINT.match(text) is not None
+
+
+def granted(asked: str, allowed: str | None) -> str:
+    """The scopes asked for that are allowed, in the order asked; all of them if nothing limits them."""
+    if allowed is None:
+        return asked
+    allowed_scopes = allowed.split()
+    return " ".join(scope for scope in asked.split() if scope in allowed_scopes)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate: verifies the proofs of one role, under the nonce discipline its levers ask for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from dpop.errors import InvalidProof
+from dpop.server import MemoryReplayCache, ProofVerifier, ReplayCache, VerifiedProof
+from dpop.server._jws import parse_compact, proof_field
+from dpop.testing._levers import Levers, NoncePolicy, Role
+from dpop.testing._messages import Request
+from dpop.testing._nonces import NonceBook
+
+__all__ = ["Gate", "SteeredReplayCache"]
+
+_MAX_PROOFS = 1_000_000
+_MAX_LENGTH = 8192
+_MAX_DEPTH = 8
+
+
+class SteeredReplayCache:
+    """The replay cache of a server whose clock may jump.
+
+    Entries are kept in real time. A clock set back and forth would otherwise forget proofs too early, or
+    refuse new ones because it cannot tell them from forgotten ones.
+    """
+
+    def __init__(self, levers: Levers, clock: Callable[[], float]) -> None:
+        self._levers = levers
+        self._inner = MemoryReplayCache(max_entries=_MAX_PROOFS, max_per_key=_MAX_PROOFS, clock=clock)
+
+    def add(self, key: str, expires_at: float) -> bool:
+        """Remember ``key``; True if it is new."""
+        return self._inner.add(key, expires_at - self._levers.clock_offset)
+
+
+class _Guard(NamedTuple):
+    """The verifier of one nonce policy; it goes when the policy does."""
+
+    policy: NoncePolicy
+    book: NonceBook | None
+    verifier: ProofVerifier
+
+
+class Gate:
+    """Lets a request in or raises :class:`InvalidProof`.
+
+    :param role: whose levers it follows.
+    :param name: whose nonces it takes; two gates of one role do not take each other's.
+    :param clock: Unix seconds, the server's: with its offset.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        name: str | None = None,
+        levers: Levers,
+        algs: Sequence[str],
+        clock: Callable[[], float],
+        replay: ReplayCache,
+    ) -> None:
+        self._role: Role = role
+        self._name = name or role
+        self._levers = levers
+        self._algs = tuple(algs)
+        self._clock = clock
+        self._replay = replay
+        self._lock = threading.Lock()
+        self._lapses = levers.lapses(role)
+        self._without_nonces = ProofVerifier(replay=replay, algs=self._algs, clock=clock)
+        self._guard = self._new_guard(levers.nonce_policy(role))
+
+    @property
+    def algs(self) -> tuple[str, ...]:
+        """The algorithms accepted."""
+        return self._algs
+
+    def verify_resource(self, request: Request, url: str, *, access_token: str, bound_jkt: str | None) -> VerifiedProof:
+        """Verify the proof next to an access token (RFC 9449 §7.1)."""
+        verifier = self._current().verifier
+        return verifier.verify_resource(
+            request.headers, request.method, url, access_token=access_token, bound_jkt=bound_jkt
+        )
+
+    def verify_token_request(
+        self, request: Request, url: str, *, bound_jkt: str | None = None, nonce_optional: bool = False
+    ) -> VerifiedProof:
+        """Verify the proof of a request to the authorization server (RFC 9449 §5).
+
+        :param nonce_optional: a proof without a nonce will do; one with a bad nonce will not.
+        """
+        verifier = self._current().verifier
+        if nonce_optional and not _has_nonce(request):
+            verifier = self._without_nonces
+        return verifier.verify_token_request(request.headers, request.method, url, bound_jkt=bound_jkt)
+
+    def nonce_after(self, seen: VerifiedProof | None) -> list[tuple[str, str]]:
+        """The ``DPoP-Nonce`` field of the answer to an accepted proof (RFC 9449 §8.2), if there is one."""
+        book = self._current().book
+        if book is None or seen is None:
+            return []
+        book.accepted()
+        when = self._levers.nonce_on_success
+        nonce = book.issue() if when == "always" else book.next_for(seen.nonce, seen.jkt)
+        return [] if nonce is None or when == "never" else [("DPoP-Nonce", nonce)]
+
+    def fresh_nonce(self) -> str | None:
+        """A nonce to send along with any answer, None if this server has none."""
+        book = self._current().book
+        return None if book is None else book.issue()
+
+    def _current(self) -> _Guard:
+        """The guard of the policy the levers ask for now."""
+        policy = self._levers.nonce_policy(self._role)
+        lapses = self._levers.lapses(self._role)
+        guard = self._guard
+        if policy == guard.policy and lapses == self._lapses:
+            return guard
+        with self._lock:
+            policy = self._levers.nonce_policy(self._role)
+            lapses = self._levers.lapses(self._role)
+            if policy != self._guard.policy:
+                self._guard = self._new_guard(policy)
+            elif lapses != self._lapses and self._guard.book is not None:
+                self._guard.book.lapse()
+            self._lapses = lapses
+            return self._guard
+
+    def _new_guard(self, policy: NoncePolicy) -> _Guard:
+        if policy.discipline == "none":
+            return _Guard(policy, None, self._without_nonces)
+        book = NonceBook(self._name, policy)
+        verifier = ProofVerifier(replay=self._replay, nonces=book, algs=self._algs, clock=self._clock)
+        return _Guard(policy, book, verifier)
+
+
+def _has_nonce(request: Request) -> bool:
+    """Whether the proof, not verified yet, has a nonce. What cannot be read is left to the verifier."""
+    try:
+        proof = proof_field(request.headers)
+        if proof is None:
+            return False
+        return bool(parse_compact(proof, max_length=_MAX_LENGTH, max_depth=_MAX_DEPTH).payload.get("nonce"))
+    except InvalidProof:
+        return False

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Incidents: what is to go wrong with the next requests."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dpop.errors import UsageError
+from dpop.testing._messages import Headers, Response, json_response
+
+__all__ = ["Drop", "Fail", "Incidents", "Redirect", "Refuse"]
+
+_FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
+_RESOURCE_ERRORS = frozenset({"invalid_token", "insufficient_scope", "insufficient_user_authentication"})
+_ERROR = re.compile(r"[a-z_]{1,60}\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail:
+    """Answer with this status, whatever the request."""
+
+    status: int = 503
+    path: str | None = None
+    retry_after: int | None = None
+    headers: Headers = ()
+    body: Mapping[str, object] | None = None
+
+    def __post_init__(self) -> None:
+        _check_status(self.status, 200, 599)
+        if self.retry_after is not None and self.retry_after < 0:
+            raise UsageError(f"retry_after must be 0 seconds or more, not {self.retry_after}")
+        for name, value in self.headers:
+            if not _FIELD_NAME.match(name) or not value.isascii() or not (value.isprintable() or not value):
+                raise UsageError(f"no header field can look like {name!a}: {value!a}")
+
+    def response(self) -> Response:
+        """The answer."""
+        headers = [*self.headers]
+        if self.retry_after is not None:
+            headers.append(("Retry-After", str(self.retry_after)))
+        return json_response(self.status, {} if self.body is None else self.body, headers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redirect:
+    """Send the client elsewhere: a path on this server, or an absolute URL."""
+
+    location: str
+    status: int = 307
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_status(self.status, 300, 399)
+        place = self.location
+        if not isinstance(place, str) or not (place and place.isascii() and place.isprintable()):
+            raise UsageError("location must be a path or an absolute URL of printable ASCII")
+
+    def response(self) -> Response:
+        """The answer."""
+        return json_response(self.status, {}, [("Location", self.location)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """Close the connection instead of answering; with ``after``, once the request has had its effect."""
+
+    after: bool = False
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse:
+    """Refuse good credentials with an OAuth error, at the role that has such an error."""
+
+    error: str = "invalid_token"
+    with_nonce: bool = False
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.error, str) or not _ERROR.match(self.error):
+            raise UsageError("error must be an OAuth error code such as invalid_token or invalid_grant")
+
+    @property
+    def role(self) -> Literal["AS", "RS"]:
+        """Who refuses: the resource server what is said of access tokens, the token endpoint all else."""
+        return "RS" if self.error in _RESOURCE_ERRORS else "AS"
+
+
+Incident = Fail | Redirect | Drop | Refuse
+
+
+@dataclass(slots=True)
+class _Planned:
+    incident: Incident
+    left: int
+
+
+@dataclass(slots=True)
+class Incidents:
+    """Incidents in the order they were planned; each happens so many times, first to come first served."""
+
+    _planned: list[_Planned] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def plan(self, incident: Incident, count: int) -> None:
+        """Let it happen to the next ``count`` requests it fits.
+
+        :raises UsageError: the count is not a whole number above 0, or the path is none.
+        """
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise UsageError(f"count must be a whole number above 0, not {ascii(count)[:60]}")
+        path = incident.path
+        if path is not None and (not isinstance(path, str) or not path.startswith("/")):
+            raise UsageError("path must begin with a slash; one that ends in /* stands for all below it")
+        with self._lock:
+            self._planned.append(_Planned(incident, count))
+
+    def take(self, path: str) -> Fail | Redirect | Drop | None:
+        """What happens to a request of this path, whatever is in it."""
+        found = self._take(lambda incident: not isinstance(incident, Refuse), path)
+        return found if isinstance(found, Fail | Redirect | Drop) else None
+
+    def take_refusal(self, role: Literal["AS", "RS"], path: str) -> Refuse | None:
+        """The refusal of a request that this role would accept."""
+        found = self._take(lambda incident: isinstance(incident, Refuse) and incident.role == role, path)
+        return found if isinstance(found, Refuse) else None
+
+    def clear(self) -> None:
+        """Let nothing happen after all."""
+        with self._lock:
+            self._planned.clear()
+
+    def __len__(self) -> int:
+        with self._lock:
+            return sum(planned.left for planned in self._planned)
+
+    def _take(self, wanted: Callable[[Incident], bool], path: str) -> Incident | None:
+        if not self._planned:
+            return None  # no lock for the usual case
+        with self._lock:
+            for planned in self._planned:
+                if wanted(planned.incident) and _fits(planned.incident.path, path):
+                    planned.left -= 1
+                    if not planned.left:
+                        self._planned.remove(planned)
+                    return planned.incident
+        return None
+
+
+def _fits(pattern: str | None, path: str) -> bool:
+    if pattern is None or pattern == path:
+        return True
+    return pattern.endswith("/*") and path.startswith(pattern[:-1])
+
+
+def _check_status(status: object, lowest: int, highest: int) -> None:
+    if not isinstance(status, int) or not lowest <= status <= highest:
+        raise UsageError(f"status must be {lowest} to {highest}, not {ascii(status)[:60]}")

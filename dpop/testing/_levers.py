@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The levers: everything about the test server that can be changed while it runs.
+
+A *setting* holds until it is changed, and is an attribute::
+
+    server.levers.rs_nonces = "single-use"
+
+An *action* happens at once or to the next requests, and is a method::
+
+    server.levers.lapse()
+    server.levers.fail_next(3, status=503, retry_after=1)
+
+:meth:`Levers.apply` takes both as JSON, which is what ``POST /levers`` does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, NamedTuple
+
+from dpop.errors import UsageError
+from dpop.testing._incidents import Drop, Fail, Incidents, Redirect, Refuse
+from dpop.testing._messages import Headers
+from dpop.testing._settings import Discipline, Settings, check_setting
+
+__all__ = ["Levers", "NoncePolicy", "Role"]
+
+Role = Literal["AS", "RS"]
+
+_ROLES: Final[tuple[Role, ...]] = ("AS", "RS")
+
+
+class NoncePolicy(NamedTuple):
+    """What one role's nonces are to be like. Nonces of another policy are forgotten."""
+
+    discipline: Discipline
+    grace: int
+    seconds: float | None
+
+
+@dataclass(eq=False, kw_only=True)
+class Levers(Settings):
+    """The settings and actions of one server. Thread-safe."""
+
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _incidents: Incidents = field(default_factory=Incidents, init=False, repr=False)
+    _lapses: dict[Role, int] = field(default_factory=lambda: dict.fromkeys(_ROLES, 0), init=False, repr=False)
+    _streams: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._streams.set()
+
+    # --- actions
+
+    def lapse(self, role: Role | None = None) -> None:
+        """Hand out a new nonce from now on, and refuse all others but the last ``nonce_grace``.
+
+        Without a role, for both. Single-use nonces have no grace.
+
+        :raises UsageError: a role that is neither AS nor RS.
+        """
+        if role is not None and role not in _ROLES:
+            raise UsageError(f"role must be AS or RS, or left out for both, not {ascii(role)[:60]}")
+        with self._lock:
+            for each in _ROLES if role is None else (role,):
+                self._lapses[each] += 1
+
+    def fail_next(
+        self,
+        count: int = 1,
+        *,
+        status: int = 503,
+        path: str | None = None,
+        retry_after: int | None = None,
+        headers: Headers = (),
+        body: Mapping[str, object] | None = None,
+    ) -> None:
+        """Answer the next requests with this status, before looking at them.
+
+        :param path: only requests of this path; ``/resource/*`` stands for all below ``/resource/``.
+        :param retry_after: seconds, for a ``Retry-After`` field.
+        :param headers: further fields, such as two of ``DPoP-Nonce``.
+        :param body: JSON members of the answer's body.
+        """
+        self._incidents.plan(Fail(status=status, path=path, retry_after=retry_after, headers=headers, body=body), count)
+
+    def redirect_next(self, location: str, *, count: int = 1, status: int = 307, path: str | None = None) -> None:
+        """Redirect the next requests: to a path of this server, or to a URL of any other."""
+        self._incidents.plan(Redirect(location=location, status=status, path=path), count)
+
+    def drop_next(self, count: int = 1, *, after: bool = False, path: str | None = None) -> None:
+        """Close the connection of the next requests without an answer.
+
+        :param after: the request has its effect and only the answer is lost.
+        """
+        self._incidents.plan(Drop(after=after, path=path), count)
+
+    def refuse_next(
+        self,
+        count: int = 1,
+        *,
+        error: str = "invalid_token",
+        with_nonce: bool = False,
+        path: str | None = None,
+    ) -> None:
+        """Refuse good credentials: an access token, or with ``invalid_grant`` and others a token request.
+
+        :param with_nonce: the refusal carries a ``DPoP-Nonce`` (RFC 9449 §8).
+        """
+        self._incidents.plan(Refuse(error=error, with_nonce=with_nonce, path=path), count)
+
+    def hold_streams(self) -> None:
+        """Let ``/resource/stream`` send its first chunk only, until :meth:`release_streams`."""
+        self._streams.clear()
+
+    def release_streams(self) -> None:
+        """Let held streams end."""
+        self._streams.set()
+
+    def clear(self) -> None:
+        """Forget all incidents that were planned and have not happened, and release streams."""
+        self._incidents.clear()
+        self._streams.set()
+
+    # --- all of them as JSON
+
+    def apply(self, changes: Mapping[str, Any]) -> None:
+        """Set settings and perform actions by name; nothing is changed if any of it makes no sense.
+
+        An action's value is an object of its arguments, or ``true`` for none, or the one argument that
+        matters most: ``{"rs_nonces": "rotating", "lapse": true, "fail_next": 3,
+        "redirect_next": {"location": "/resource/b", "status": 308}}``.
+
+        :raises UsageError: an unknown name, or a value it cannot have.
+        """
+        actions: list[Callable[[], None]] = []
+        for name, value in changes.items():
+            if name in _ACTIONS:
+                actions.append(self._action(name, value))
+            else:
+                check_setting(name, value)
+        for name, value in changes.items():
+            if name not in _ACTIONS:
+                setattr(self, name, value)
+        for action in actions:
+            action()
+
+    def as_dict(self) -> dict[str, object]:
+        """The settings by name, and how many incidents are still to happen."""
+        settings: dict[str, object] = {each.name: getattr(self, each.name) for each in fields(Settings)}
+        return settings | {"incidents_planned": len(self._incidents)}
+
+    def _action(self, name: str, value: object) -> Callable[[], None]:
+        """The action with its arguments, checked by performing it on levers that steer nothing."""
+        if isinstance(value, Mapping):
+            arguments = {str(key): each for key, each in value.items()}
+        elif value is True:
+            arguments = {}
+        elif _ACTIONS[name]:
+            arguments = {_ACTIONS[name]: value}
+        else:
+            raise UsageError(f"the lever {name} takes true, not {ascii(value)[:60]}")
+        if "headers" in arguments:
+            arguments["headers"] = _pairs(arguments["headers"])
+        rehearsal: Callable[..., None] = getattr(Levers(), name)
+        try:
+            rehearsal(**arguments)
+        except TypeError:
+            raise UsageError(f"the lever {name} does not take {', '.join(map(ascii, arguments)) or 'that'}") from None
+        action: Callable[..., None] = getattr(self, name)
+        return lambda: action(**arguments)
+
+    # --- for the server
+
+    @property
+    def incidents(self) -> Incidents:
+        """What is planned to go wrong."""
+        return self._incidents
+
+    def nonce_policy(self, role: Role) -> NoncePolicy:
+        """What the nonces of a role are to be like now."""
+        discipline = self.as_nonces if role == "AS" else self.rs_nonces
+        return NoncePolicy(discipline, self.nonce_grace, self.nonce_seconds)
+
+    def lapses(self, role: Role) -> int:
+        """How often the nonces of a role lapsed by hand."""
+        return self._lapses[role]
+
+    def wait_for_streams(self, timeout: float) -> bool:
+        """Block until streams may go on; False if that took too long."""
+        return self._streams.wait(timeout)
+
+
+# Each action, and the argument that a bare JSON value stands for.
+_ACTIONS: Final[Mapping[str, str]] = {
+    "lapse": "role",
+    "fail_next": "count",
+    "redirect_next": "location",
+    "drop_next": "count",
+    "refuse_next": "count",
+    "hold_streams": "",
+    "release_streams": "",
+    "clear": "",
+}
+
+
+def _pairs(value: object) -> list[tuple[str, str]]:
+    """Header fields from JSON: an array of arrays of two strings."""
+    pairs: list[tuple[str, str]] = []
+    for pair in value if isinstance(value, list) else [None]:
+        match pair:
+            case [str(name), str(text)]:
+                pairs.append((name, text))
+            case _:
+                raise UsageError('headers must look like [["DPoP-Nonce", "x"], ["DPoP-Nonce", "y"]]')
+    return pairs

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The test server as users hold it: its addresses, its levers, what it saw, and tokens for the asking."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Literal, Self, Unpack, cast
+
+from dpop.errors import UsageError
+from dpop.htu import Origin
+from dpop.server import DEFAULT_ALGS, MemoryReplayCache, ProofVerifier
+from dpop.testing._authorization import new_code
+from dpop.testing._authorization_server import PATHS, AuthorizationServer
+from dpop.testing._clients import Client, Clients
+from dpop.testing._deployment import Deployment
+from dpop.testing._gate import Gate, SteeredReplayCache
+from dpop.testing._google import GoogleTokenEndpoint
+from dpop.testing._http_server import HTTPServer
+from dpop.testing._levers import Levers
+from dpop.testing._resource_server import ResourceServer
+from dpop.testing._router import Front
+from dpop.testing._settings import Discipline, LeverSettings, check_setting
+from dpop.testing._stats import Journal, RecordedRequest, Refusal, Stats
+from dpop.testing._store import AccessToken, Code, RefreshToken, Store, new_grant
+from dpop.testing._token_endpoint import TokenEndpoint
+
+__all__ = ["DPoPTestServer", "Mode"]
+
+Mode = Literal["rfc9449", "google"]
+
+_DEFAULTS: Mapping[Mode, LeverSettings] = {
+    "rfc9449": {},
+    "google": {
+        "as_nonces": "single-use",
+        "rs_nonces": "none",
+        "nonce_on_success": "always",
+        "bound_tokens": False,
+        "require_pkce": False,
+    },
+}
+
+
+class DPoPTestServer:
+    """An authorization server and an API that verify DPoP proofs for real, on a port of this machine.
+
+    ::
+
+        with DPoPTestServer(nonces="single-use") as server:
+            token = server.issue_access_token(jkt=key.thumbprint)
+            ...  # send a request to server.resource
+            server.levers.lapse()
+            assert server.stats.challenges == 1
+
+    It runs in threads of this process from :meth:`start` to :meth:`stop`, or as a context manager.
+
+    :param mode: ``rfc9449``, or ``google`` for a token endpoint as Google documents it (``jti`` from the
+        code, bearer access tokens, the refresh token bound).
+    :param nonces: the nonce discipline of both roles, see :data:`dpop.testing.Discipline`.
+    :param host: what to listen on; also the host of all URLs.
+    :param port: 0 for one that is free.
+    :param public_origin: the origin clients use, if something stands between, such as a TLS proxy.
+    :param client_id: of the confidential client; ``public_client_id`` has ``-public`` behind it.
+    :param client_secret: of the confidential client; random by default.
+    :param algs: algorithms accepted in proofs.
+    :param clock: Unix seconds.
+    :param kept: how many requests and refusals are kept to be read, the oldest being forgotten first.
+    :param settings: any setting of :class:`dpop.testing.Levers`.
+    :raises AlgorithmError: an algorithm that is none, or none at all.
+    :raises UsageError: a setting that makes no sense. From :meth:`start`: the port cannot be had.
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: Mode = "rfc9449",
+        nonces: Discipline | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        public_origin: str | None = None,
+        client_id: str = "test-client",
+        client_secret: str | None = None,
+        algs: Iterable[str] = DEFAULT_ALGS,
+        clock: Callable[[], float] = time.time,
+        kept: int = 10_000,
+        **settings: Unpack[LeverSettings],
+    ) -> None:
+        if not isinstance(mode, str) or mode not in _DEFAULTS:
+            raise UsageError(f"mode must be {' or '.join(_DEFAULTS)}, not {ascii(mode)[:60]}")
+        self.mode: Mode = mode
+        for name, value in settings.items():
+            check_setting(name, value)
+        both: LeverSettings = {}
+        if nonces is not None:
+            both = {"as_nonces": nonces} if mode == "google" else {"as_nonces": nonces, "rs_nonces": nonces}
+        self.levers: Levers = Levers(**cast("LeverSettings", {**_DEFAULTS[mode], **both, **settings}))
+        self.client_id = client_id
+        self.client_secret: str = client_secret or secrets.token_urlsafe(24)
+        self.public_client_id: str = client_id + "-public"
+        self._host = host
+        self._port = port
+        self._public_origin = None if public_origin is None else str(Origin.parse(public_origin))
+        # Refused here and not at the start, when the port is open already.
+        self._algs = ProofVerifier(replay=MemoryReplayCache(), algs=algs).algs
+        self._real_clock = clock
+        self._journal = Journal(kept=kept)
+        self._store = Store(self.clock)
+        self._http: HTTPServer | None = None
+        self._origin: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<DPoPTestServer {self.mode} at {self._origin or 'no port yet'}>"
+
+    # --- life
+
+    def start(self) -> Self:
+        """Listen and serve. Does nothing if it runs already."""
+        if self._http is not None:
+            return self
+        http = HTTPServer(self._host, self._port, clock=self.clock, connected=self._journal.stats.count_connection)
+        self._origin = self._public_origin or f"http://{http.authority}"
+        http.start(self._front(self._origin, {http.authority, f"localhost:{http.port}"}).respond)
+        self._http = http
+        return self
+
+    def stop(self) -> None:
+        """Close all connections and the port. What was seen can still be read."""
+        http, self._http = self._http, None
+        if http is not None:
+            self.levers.release_streams()
+            http.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def clock(self) -> float:
+        """The server's own time, Unix seconds: with the offset the levers give it."""
+        return self._real_clock() + self.levers.clock_offset
+
+    # --- addresses
+
+    @property
+    def issuer(self) -> str:
+        """The issuer: the origin of all URLs, without a slash at its end."""
+        if self._origin is None:
+            raise UsageError("the test server has no address yet; use it in a with statement or call start()")
+        return self._origin
+
+    @property
+    def origin(self) -> str:
+        """The origin of all URLs, for an adapter's ``origins=``; the same as the issuer."""
+        return self.issuer
+
+    @property
+    def authorization_endpoint(self) -> str:
+        """``/authorize``: the user agrees at once."""
+        return self.issuer + PATHS["authorize"]
+
+    @property
+    def token_endpoint(self) -> str:
+        """``/token``: authorization_code, refresh_token, client_credentials."""
+        return self.issuer + PATHS["token"]
+
+    @property
+    def par_endpoint(self) -> str:
+        """``/par``: pushed authorization requests."""
+        return self.issuer + PATHS["par"]
+
+    @property
+    def revocation_endpoint(self) -> str:
+        """``/revoke``."""
+        return self.issuer + PATHS["revoke"]
+
+    @property
+    def introspection_endpoint(self) -> str:
+        """``/introspect``: for the confidential client."""
+        return self.issuer + PATHS["introspect"]
+
+    @property
+    def resource(self) -> str:
+        """``/resource``: takes any method, as does any path below it; answers with what it was sent."""
+        return self.issuer + "/resource"
+
+    @property
+    def stream(self) -> str:
+        """``/resource/stream?chunks=3&size=1000``: a chunked answer, see ``levers.hold_streams``."""
+        return self.issuer + "/resource/stream"
+
+    # --- what it saw
+
+    @property
+    def stats(self) -> Stats:
+        """Counters, for tests and benchmarks."""
+        return self._journal.stats
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """The last refusals, oldest first: ``[refusal.reason for refusal in server.refusals]``."""
+        return self._journal.refusals
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """The last requests as they came over the wire, oldest first. They hold secrets."""
+        return self._journal.requests
+
+    def reset(self) -> None:
+        """Forget what it saw and what was planned to go wrong. Settings, tokens and nonces stay."""
+        self._journal.clear()
+        self.levers.clear()
+
+    # --- tokens without a protocol
+
+    def issue_access_token(
+        self,
+        *,
+        jkt: str | None = None,
+        sub: str = "alice",
+        scope: str = "read",
+        lifetime: float | None = None,
+        cnf: Mapping[str, object] | None = None,
+    ) -> str:
+        """A new access token.
+
+        :param jkt: thumbprint of the key it is bound to; None for a bearer token.
+        :param lifetime: seconds, by default as the levers say; 0 or less for one that has expired.
+        :param cnf: instead of ``jkt``, any confirmation claim, such as a malformed one.
+        """
+        now = self.clock()
+        if cnf is None and jkt is not None:
+            cnf = {"jkt": jkt}
+        expires_at = now + (self.levers.token_lifetime if lifetime is None else lifetime)
+        value = secrets.token_urlsafe(32)
+        token = AccessToken(value, self.client_id, sub, scope, new_grant(), now, expires_at, cnf)
+        self._store.add_access_token(token)
+        return value
+
+    def issue_code(
+        self,
+        *,
+        redirect_uri: str | None = None,
+        code_challenge: str | None = None,
+        jkt: str | None = None,
+        sub: str = "alice",
+        scope: str = "read",
+        client_id: str | None = None,
+    ) -> str:
+        """A new authorization code, as if the user had just agreed.
+
+        :param redirect_uri: if given, the token request must have the same.
+        :param code_challenge: S256; if given, the token request must have its verifier.
+        :param jkt: the ``dpop_jkt`` of the authorization request.
+        :param client_id: whose code it is, by default the confidential client's.
+        """
+        code = Code(
+            new_code(),
+            client_id or self.client_id,
+            sub,
+            scope,
+            new_grant(),
+            redirect_uri,
+            code_challenge,
+            jkt,
+        )
+        self._store.add_code(code)
+        return code.value
+
+    def issue_refresh_token(
+        self, *, jkt: str | None = None, sub: str = "alice", scope: str = "read", client_id: str | None = None
+    ) -> str:
+        """A new refresh token, bound to the key with that thumbprint; None for an unbound one."""
+        value = secrets.token_urlsafe(32)
+        token = RefreshToken(value, client_id or self.client_id, sub, scope, new_grant(), jkt)
+        self._store.add_refresh_token(token)
+        return value
+
+    def revoke(self, token: str) -> None:
+        """Revoke an access token, or a refresh token with all that came of its grant."""
+        self._store.revoke(token)
+
+    def revoke_access_tokens(self) -> None:
+        """Revoke every access token there is."""
+        self._store.revoke_access_tokens()
+
+    # --- assembly
+
+    def _front(self, origin: str, local: set[str]) -> Front:
+        clients = Clients(Client(self.client_id, self.client_secret), Client(self.public_client_id))
+        if self.mode == "google":
+            clients = Clients(Client(self.client_id, self.client_secret))
+        deployment = Deployment(origin, self._store, clients, self.levers, self._journal, self.clock)
+        replay = SteeredReplayCache(self.levers, self._real_clock)
+
+        def gate(role: Literal["AS", "RS"], name: str) -> Gate:
+            return Gate(role, name=name, levers=self.levers, algs=self._algs, clock=self.clock, replay=replay)
+
+        as_gate = gate("AS", "AS")
+        url = origin + PATHS["token"]
+        token = TokenEndpoint(url, deployment, as_gate)
+        if self.mode == "google":
+            token = GoogleTokenEndpoint(url, deployment, as_gate, gate("AS", "code exchange"))
+        return Front(
+            deployment,
+            AuthorizationServer(deployment, as_gate, token),
+            ResourceServer(deployment, gate("RS", "RS"), takes_proofs=self.mode != "google"),
+            local,
+        )

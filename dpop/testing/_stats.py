@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the test server saw: counters, refusals, and the requests themselves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from dpop.encoding import b64url_decode
+from dpop.errors import EncodingError, InvalidProof
+from dpop.testing._messages import Headers, Request
+
+__all__ = ["KEPT_FORM", "Journal", "RecordedRequest", "Refusal", "Stats"]
+
+KEPT_FORM = 4_096
+"""Octets of a body that a recorded request keeps."""
+
+_LOGGER = logging.getLogger("dpop.testing")
+_MAX_JTI = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One refusal and its reason; it holds no token, proof, nonce or code.
+
+    :param endpoint: such as ``token`` or ``resource``.
+    :param error: the OAuth error code answered, empty for a challenge without one.
+    :param reason: a stable name: a :class:`dpop.server.Reason`, or one of this server's own.
+    """
+
+    endpoint: str
+    method: str
+    path: str
+    error: str
+    reason: str
+    detail: str
+    expected: str | None
+    got: str | None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RecordedRequest:
+    """One request as it came over the wire, and the status it got (0: the connection was dropped).
+
+    :param connection: number of the TCP connection, counted from 1.
+    :param body: its first 4,096 octets: enough for a form.
+    """
+
+    endpoint: str
+    method: str
+    target: str
+    headers: Headers
+    body: bytes
+    body_length: int
+    connection: int
+    status: int
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
+    def fields(self, name: str) -> list[str]:
+        """The values of all header fields of that name, in any case."""
+        name = name.lower()
+        return [value for field_name, value in self.headers if field_name.lower() == name]
+
+    @property
+    def proof(self) -> str | None:
+        """The DPoP header field, None unless there is exactly one."""
+        proofs = self.fields("DPoP")
+        return proofs[0] if len(proofs) == 1 else None
+
+    def __repr__(self) -> str:
+        return f"<RecordedRequest {self.method} {self.path} -> {self.status}>"
+
+
+class Stats:
+    """Counters, from the start or the last :meth:`reset`. Thread-safe.
+
+    ``wasted_per_1000`` is the measure of a client: round trips that only fetched a nonce, per 1,000
+    requests that did their work.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._requests: Counter[str] = Counter()
+        self._statuses: Counter[int] = Counter()
+        self._challenges: Counter[str] = Counter()
+        self._refusals = 0
+        self._proofs = 0
+        self._repeated_jti = 0
+        self._distinct_jti = 0
+        self._jti: set[str] = set()
+        self._connections = 0
+
+    def reset(self) -> None:
+        """Count from 0 again."""
+        with self._lock:
+            self._clear()
+
+    @property
+    def requests(self) -> int:
+        """Requests; those of ``/levers`` and ``/stats`` do not count."""
+        with self._lock:
+            return self._requests.total()
+
+    @property
+    def requests_by_endpoint(self) -> dict[str, int]:
+        """The same by endpoint, such as ``token`` or ``resource``."""
+        with self._lock:
+            return dict(self._requests)
+
+    @property
+    def statuses(self) -> dict[int, int]:
+        """Answers by status; 0 stands for a dropped connection."""
+        with self._lock:
+            return dict(self._statuses)
+
+    @property
+    def challenges(self) -> int:
+        """``use_dpop_nonce`` answers: wasted round trips."""
+        with self._lock:
+            return self._challenges.total()
+
+    @property
+    def challenges_by_endpoint(self) -> dict[str, int]:
+        """The same by endpoint."""
+        with self._lock:
+            return dict(self._challenges)
+
+    @property
+    def wasted_per_1000(self) -> float:
+        """Challenges per 1,000 requests that were no such waste; 0 without any."""
+        with self._lock:
+            useful = self._requests.total() - self._challenges.total()
+            return 1000 * self._challenges.total() / useful if useful > 0 else 0.0
+
+    @property
+    def refusals(self) -> int:
+        """Refusals of any kind, challenges included."""
+        return self._refusals
+
+    @property
+    def proofs(self) -> int:
+        """Requests with a DPoP header."""
+        return self._proofs
+
+    @property
+    def distinct_jti(self) -> int:
+        """Different ``jti`` among all proofs, good or bad, that could be read."""
+        return self._distinct_jti
+
+    @property
+    def repeated_jti(self) -> int:
+        """Proofs whose ``jti`` had come before, among the last 200,000 or so."""
+        return self._repeated_jti
+
+    @property
+    def connections(self) -> int:
+        """TCP connections accepted."""
+        return self._connections
+
+    def as_dict(self) -> dict[str, object]:
+        """All of them, as JSON can hold them."""
+        return {
+            "requests": self.requests,
+            "requests_by_endpoint": self.requests_by_endpoint,
+            "statuses": {str(status): count for status, count in self.statuses.items()},
+            "challenges": self.challenges,
+            "challenges_by_endpoint": self.challenges_by_endpoint,
+            "wasted_per_1000": round(self.wasted_per_1000, 3),
+            "refusals": self.refusals,
+            "proofs": self.proofs,
+            "distinct_jti": self.distinct_jti,
+            "repeated_jti": self.repeated_jti,
+            "connections": self.connections,
+        }
+
+    # --- for the server
+
+    def count_request(self, endpoint: str, proof: str | None) -> None:
+        """A request came."""
+        jti = None if proof is None else _jti(proof)
+        with self._lock:
+            self._requests[endpoint] += 1
+            if proof is None:
+                return
+            self._proofs += 1
+            if jti is None:
+                return
+            if jti in self._jti:
+                self._repeated_jti += 1
+                return
+            if len(self._jti) >= _MAX_JTI:
+                self._jti.clear()
+            self._jti.add(jti)
+            self._distinct_jti += 1
+
+    def count_answer(self, status: int) -> None:
+        """A request was answered, or dropped."""
+        with self._lock:
+            self._statuses[status] += 1
+
+    def count_refusal(self, endpoint: str, error: str) -> None:
+        """A request was refused."""
+        with self._lock:
+            self._refusals += 1
+            if error == "use_dpop_nonce":
+                self._challenges[endpoint] += 1
+
+    def count_connection(self) -> None:
+        """A client connected."""
+        with self._lock:
+            self._connections += 1
+
+
+class Journal:
+    """The last refusals and requests, with the counters. Thread-safe, bounded.
+
+    :param kept: how many of each.
+    """
+
+    def __init__(self, *, kept: int) -> None:
+        self.stats: Stats = Stats()
+        self._refusals: deque[Refusal] = deque(maxlen=kept)
+        self._requests: deque[RecordedRequest] = deque(maxlen=kept)
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """The last refusals, oldest first."""
+        return list(self._refusals)
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """The last requests, oldest first."""
+        return list(self._requests)
+
+    def clear(self) -> None:
+        """Forget all of them, and count from 0."""
+        self._refusals.clear()
+        self._requests.clear()
+        self.stats.reset()
+
+    def refused(self, endpoint: str, request: Request, error: InvalidProof, *, bare: bool = False) -> None:
+        """Note a refusal and log its reason.
+
+        :param bare: the client is told no error, for it sent no credentials (RFC 9449 §7.1).
+        """
+        code = "" if bare else error.error
+        refusal = Refusal(
+            endpoint,
+            request.method,
+            request.path,
+            code,
+            error.reason,
+            error.detail,
+            error.expected,
+            error.got,
+        )
+        self._refusals.append(refusal)
+        self.stats.count_refusal(endpoint, code)
+        _LOGGER.info("%s %s refused: %s", request.method, request.path, error)
+
+    def recorded(self, request: RecordedRequest) -> None:
+        """Keep a request."""
+        self._requests.append(request)
+        self.stats.count_answer(request.status)
+
+
+def _jti(proof: str) -> str | None:
+    """The ``jti`` of a proof nobody has verified yet."""
+    try:
+        jti = json.loads(b64url_decode(proof.split(".")[1])).get("jti")
+    except (EncodingError, IndexError, ValueError, AttributeError, RecursionError):
+        return None
+    return jti if isinstance(jti, str) else None

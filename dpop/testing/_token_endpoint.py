@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The token endpoint of RFC 9449: three grants, each asked for with a proof.
+
+The order is what matters: look at the grant without using it up, verify the proof against the key the
+grant is bound to, and only then use the grant up. A client that is asked for a nonce can so come back
+with the same code or refresh token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+from dpop.encoding import b64url_encode
+from dpop.errors import InvalidProof
+from dpop.server import VerifiedProof
+from dpop.testing._clients import Client
+from dpop.testing._deployment import Deployment, granted
+from dpop.testing._gate import Gate
+from dpop.testing._messages import Request, Response, json_response
+from dpop.testing._store import AccessToken, Code, RefreshToken, new_grant
+
+__all__ = ["TokenEndpoint"]
+
+_DEFAULT_SCOPE = "read"
+
+
+class TokenEndpoint:
+    """``POST /token`` (RFC 6749 §3.2, RFC 9449 §5).
+
+    :param url: its own, which proofs must name.
+    """
+
+    def __init__(self, url: str, deployment: Deployment, gate: Gate) -> None:
+        self._url = url
+        self._deployment = deployment
+        self._store = deployment.store
+        self._levers = deployment.levers
+        self._as_gate = gate
+
+    def respond(self, request: Request) -> Response:
+        """200 with tokens.
+
+        :raises InvalidProof: the request, the client, the proof or the grant is refused.
+        """
+        form = request.form()
+        client = self._deployment.clients.authenticate(request, form)
+        self._deployment.refuse_if_told("AS", request, self._as_gate)
+        match form.get("grant_type"):
+            case "authorization_code":
+                return self._redeem_code(request, client, form)
+            case "refresh_token":
+                return self._refresh(request, client, form)
+            case "client_credentials":
+                return self._client_credentials(request, client, form)
+            case None:
+                raise InvalidProof("invalid_request", "grant_type_missing", "grant_type is missing")
+            case _:
+                raise InvalidProof(
+                    "unsupported_grant_type",
+                    "grant_type",
+                    "grant_type must be authorization_code, refresh_token or client_credentials",
+                )
+
+    # --- the grants
+
+    def _redeem_code(self, request: Request, client: Client, form: Mapping[str, str]) -> Response:
+        value = form.get("code", "")
+        code = self._store.code(value)
+        if code is not None and code.client_id != client.client_id:
+            code = None
+        seen = self._admit(request, form, None if code is None else code.jkt)
+        with self._nonce_on_refusal(form, seen):
+            if code is None:
+                raise self._unusable("code", value)
+            if form.get("redirect_uri", code.redirect_uri) != code.redirect_uri:
+                raise _invalid_grant("redirect_uri_mismatch", "redirect_uri is not that of the authorization request")
+            _check_pkce(code, form.get("code_verifier"))
+            if not self._store.use_up(value):
+                raise self._unusable("code", value)
+            refresh = self._new_refresh_token(client, code.sub, code.scope, code.grant, seen)
+            return self._tokens(form, client, seen, refresh, code.scope, tell_refresh_token=True)
+
+    def _refresh(self, request: Request, client: Client, form: Mapping[str, str]) -> Response:
+        value = form.get("refresh_token", "")
+        token = self._store.refresh_token(value)
+        if token is not None and token.client_id != client.client_id:
+            token = None
+        seen = self._admit(request, form, None if token is None else token.jkt)
+        with self._nonce_on_refusal(form, seen):
+            if token is None:
+                raise self._unusable("refresh_token", value)
+            scope = form.get("scope", token.scope)
+            if not set(scope.split()) <= set(token.scope.split()):
+                raise InvalidProof("invalid_scope", "scope_exceeded", "more scopes than the user granted")
+            rotate = self._levers.rotate_refresh_tokens
+            if rotate:
+                if not self._store.use_up(value):
+                    raise self._unusable("refresh_token", value)
+                token = replace(token, value=secrets.token_urlsafe(32))
+                self._store.add_refresh_token(token)
+            return self._tokens(form, client, seen, token, scope, tell_refresh_token=rotate)
+
+    def _client_credentials(self, request: Request, client: Client, form: Mapping[str, str]) -> Response:
+        if not client.confidential:
+            raise InvalidProof(
+                "unauthorized_client", "client_is_public", "client_credentials needs a client with a secret"
+            )
+        seen = self._admit(request, form, None)
+        scope = granted(form.get("scope", _DEFAULT_SCOPE), self._levers.granted_scope)
+        owner = RefreshToken("", client.client_id, client.client_id, scope, new_grant())
+        return self._tokens(form, client, seen, owner, scope, tell_refresh_token=False)
+
+    # --- what a server of another kind does differently
+
+    def _gate(self, form: Mapping[str, str]) -> Gate:  # noqa: ARG002 - one gate for all here
+        """Whose nonces this request uses."""
+        return self._as_gate
+
+    def _admit(self, request: Request, form: Mapping[str, str], bound_jkt: str | None) -> VerifiedProof | None:
+        """The proof of the request; None if it has none and needs none."""
+        if not (request.fields("DPoP") or bound_jkt or self._levers.require_proof):
+            return None
+        return self._gate(form).verify_token_request(request, self._url, bound_jkt=bound_jkt)
+
+    def _cnf(self, seen: VerifiedProof | None) -> Mapping[str, object] | None:
+        """What the access token is bound to (RFC 9449 §6)."""
+        return {"jkt": seen.jkt} if seen is not None and self._levers.bound_tokens else None
+
+    def _binds_refresh_token(self, client: Client) -> bool:
+        return self._levers.bind_refresh_tokens == "always" or not client.confidential
+
+    # --- the answer
+
+    def _tokens(
+        self,
+        form: Mapping[str, str],
+        client: Client,
+        seen: VerifiedProof | None,
+        source: RefreshToken,
+        scope: str,
+        *,
+        tell_refresh_token: bool,
+    ) -> Response:
+        now, lifetime = self._deployment.clock(), self._levers.token_lifetime
+        access = AccessToken(
+            secrets.token_urlsafe(32),
+            client.client_id,
+            source.sub,
+            scope,
+            source.grant,
+            now,
+            now + lifetime,
+            self._cnf(seen),
+        )
+        self._store.add_access_token(access)
+        members: dict[str, object] = {
+            "access_token": access.value,
+            "token_type": "Bearer" if access.cnf is None else "DPoP",
+            "expires_in": lifetime,
+            "scope": scope,
+        }
+        if tell_refresh_token:
+            members["refresh_token"] = source.value
+            if source.expires_at is not None:
+                members["refresh_token_expires_in"] = max(0, int(source.expires_at - now))
+        return json_response(200, members, self._gate(form).nonce_after(seen))
+
+    def _new_refresh_token(
+        self, client: Client, sub: str, scope: str, grant: str, seen: VerifiedProof | None
+    ) -> RefreshToken:
+        seconds = self._levers.refresh_token_expires_in
+        token = RefreshToken(
+            secrets.token_urlsafe(32),
+            client.client_id,
+            sub,
+            scope,
+            grant,
+            seen.jkt if seen is not None and self._binds_refresh_token(client) else None,
+            None if seconds is None else self._deployment.clock() + seconds,
+        )
+        self._store.add_refresh_token(token)
+        return token
+
+    @contextmanager
+    def _nonce_on_refusal(self, form: Mapping[str, str], seen: VerifiedProof | None) -> Iterator[None]:
+        """The proof used up a nonce: hand out the next, whatever else is wrong (RFC 9449 §8)."""
+        try:
+            yield
+        except InvalidProof as error:
+            if error.nonce is None:
+                fields = dict(self._gate(form).nonce_after(seen))
+                error.nonce = fields.get("DPoP-Nonce")
+            raise
+
+    def _unusable(self, what: str, value: str) -> InvalidProof:
+        if self._store.revoke_if_used_before(value):
+            return _invalid_grant(
+                f"{what}_reused", f"the {what} was used before; all tokens of its grant are revoked now"
+            )
+        return _invalid_grant(f"{what}_unknown", f"the {what} is unknown, expired, revoked or another client's")
+
+
+def _check_pkce(code: Code, verifier: str | None) -> None:
+    """The one who redeems the code is the one who asked for it (RFC 7636 §4.6)."""
+    if code.code_challenge is None:
+        return
+    if verifier is None:
+        raise _invalid_grant("code_verifier_missing", "code_verifier is missing")
+    challenge = b64url_encode(hashlib.sha256(verifier.encode()).digest())
+    if not hmac.compare_digest(challenge, code.code_challenge):
+        raise _invalid_grant("code_verifier_mismatch", "code_verifier does not fit the code_challenge")
+
+
+def _invalid_grant(reason: str, detail: str) -> InvalidProof:
+    return InvalidProof("invalid_grant", reason, detail)

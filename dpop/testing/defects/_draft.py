@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An honest proof before it is written down, and what a defect is: a way to write it down wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+from dpop.errors import UsageError
+from dpop.server._reasons import Reason
+from dpop.testing.defects._forge import A, Members, Pen, b64u, make, sha256
+
+__all__ = ["OUT", "Defect", "Draft", "Fields", "Signer", "Verdict", "Write", "refused"]
+
+OUT = object()  # as the value of a member: leave it out
+
+Fields = list[tuple[str, str]]
+"""Header fields, name and value, one character per octet."""
+
+Verdict = Literal["ok", "missing", "invalid_dpop_proof", "use_dpop_nonce", "invalid_token"]
+"""The OAuth error code that a server answers; ``missing``: as it answers where no proof is."""
+
+
+class Signer(Protocol):
+    """As much of a key as a draft needs."""
+
+    @property
+    def alg(self) -> str:
+        """JWS algorithm name."""
+        ...
+
+    @property
+    def public_jwk(self) -> Mapping[str, Any]:
+        """The public key."""
+        ...
+
+    def sign(self, signing_input: bytes, /) -> bytes:
+        """The JWS signature of the octets."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """All that an honest proof for one request holds.
+
+    :param htu: the URL of the request without query and fragment.
+    """
+
+    key: Signer
+    method: str
+    htu: str
+    jti: str
+    iat: int
+    access_token: str | None = field(default=None, repr=False)
+    nonce: str | None = field(default=None, repr=False)
+
+    @property
+    def es256(self) -> Draft:
+        """The same for an ES256 key: a published one, unless the draft's own is one."""
+        return self if self.key.alg == "ES256" else self.by(A)
+
+    def by(self, key: Signer) -> Draft:
+        """The same for another key."""
+        return replace(self, key=key)
+
+    @property
+    def jwk(self) -> Members:
+        """The public key."""
+        return dict(self.key.public_jwk)
+
+    @property
+    def ath(self) -> str:
+        """The hash of the access token."""
+        return b64u(sha256(self.token.encode()))
+
+    @property
+    def token(self) -> str:
+        """The access token, which this defect cannot do without."""
+        if self.access_token is None:
+            raise UsageError("this defect is in the claim ath; give an access token")
+        return self.access_token
+
+    def header(self, **changes: Any) -> Members:
+        """The JOSE header, changed."""
+        return _changed({"typ": "dpop+jwt", "alg": self.key.alg, "jwk": self.jwk}, changes)
+
+    def claims(self, **changes: Any) -> Members:
+        """The claims, changed."""
+        honest: Members = {"jti": self.jti, "htm": self.method, "htu": self.htu, "iat": self.iat}
+        if self.access_token is not None:
+            honest["ath"] = self.ath
+        if self.nonce is not None:
+            honest["nonce"] = self.nonce
+        return _changed(honest, changes)
+
+    def proof(self, *, header: Any = None, claims: Any = None, pen: Pen | None = None) -> str:
+        """Write it down, with another header, other claims or another pen.
+
+        :param header: any JSON value, or octets, which are taken as they are; as for ``claims``.
+        """
+        return make(
+            self.header() if header is None else header,
+            self.claims() if claims is None else claims,
+            pen or self.key.sign,
+        )
+
+    # --- parts of the URL
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, without a slash."""
+        return f"{self.scheme}://{self.authority}"
+
+    @property
+    def scheme(self) -> str:
+        """http or https."""
+        return self.htu.partition("://")[0]
+
+    @property
+    def authority(self) -> str:
+        """Host and, if it is not the scheme's own, port."""
+        return self.htu.partition("://")[2].partition("/")[0]
+
+    @property
+    def host(self) -> str:
+        """The host; IPv6 in its brackets."""
+        head, colon, tail = self.authority.rpartition(":")
+        return head if colon and "]" not in tail else self.authority
+
+    @property
+    def port(self) -> str:
+        """The port with its colon; empty if it is the scheme's own."""
+        return self.authority.removeprefix(self.host)
+
+    @property
+    def path(self) -> str:
+        """From the first slash on."""
+        return self.htu.removeprefix(self.origin)
+
+
+Write = Callable[[Draft], str | Fields]
+"""Writes the proof down: the value of the DPoP field, or all the fields."""
+
+
+def _changed(honest: Members, changes: Members) -> Members:
+    return {name: value for name, value in (honest | changes).items() if value is not OUT}
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """One way to get a proof wrong, or, where the verdict is ``ok``, unusual.
+
+    :param name: as in ``vectors/proofs.json``.
+    :param group: what it is about: ``accept`` for what is unusual and right, ``transport``, ``structure``,
+        ``header``, ``jwk``, ``signature``, ``claims``, ``htu``, ``binding``, ``nonce``, ``as``.
+    :param verdict: what a server must answer.
+    :param reason: what :class:`dpop.server.ProofVerifier` says, None if it accepts the proof.
+    :param note: what is to be known about it.
+    :param also: what some other servers answer instead.
+    :param where: what must hold besides for this verdict.
+    """
+
+    name: str
+    group: str
+    verdict: Verdict
+    reason: Reason | None
+    note: str
+    also: tuple[str, ...]
+    where: str
+    _write: Write = field(repr=False)
+
+    def write(self, draft: Draft) -> Fields:
+        """The header fields that carry the defective proof: one named DPoP, if that is not the defect.
+
+        :raises UsageError: it takes a token, a nonce or a URL that the draft does not have.
+        """
+        written = self._write(draft)
+        return [("DPoP", written)] if isinstance(written, str) else written
+
+
+def refused(  # noqa: PLR0917 - a line of a table
+    group: str,
+    name: str,
+    write: Write,
+    reason: Reason = Reason.NOT_COMPACT,
+    note: str = "",
+    also: str = "",
+    where: str = "",
+    verdict: Verdict = "invalid_dpop_proof",
+) -> Defect:
+    """A line of a table of defects: those of its arguments that seldom change have their usual value.
+
+    :param also: separated by spaces.
+    """
+    return Defect(name, group, verdict, reason, note, tuple(also.split()), where, write)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lock between processes of one machine: a file, locked by the operating system.
+
+The system lets go of it when its holder dies, however it dies. The file stays: to remove it would let two
+processes hold locks of the same name.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import weakref
+from pathlib import Path
+from typing import Final, Self
+
+from dpop.errors import TokenLockError, TokenStoreError
+
+__all__ = ["FileLock"]
+
+_PATIENCE: Final = 60.0
+_SLEEPS: Final = (0.001, 0.002, 0.005, 0.01, 0.02)
+
+
+class FileLock:
+    """One handle; see :class:`dpop.tokens._stores.StoreLock`. Two handles exclude each other in one process too.
+
+    On a network file system this is as good as its ``flock``. In a ``with`` statement it waits a minute at most.
+
+    :param path: of the lock file, which is made where it is missing, and stays.
+    """
+
+    fence: int = 0
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+        self._given_up = False
+
+    def acquire(self, timeout: float) -> bool:
+        """Take it, waiting so many seconds at most.
+
+        :raises TokenStoreError: the file cannot be opened.
+        """
+        deadline = time.monotonic() + timeout
+        tries = 0
+        while not self._given_up:
+            if self._try():
+                if not self._given_up:
+                    return True
+                break
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_SLEEPS[min(tries, len(_SLEEPS) - 1)])
+            tries += 1
+        self.release()
+        return False
+
+    def _try(self) -> bool:
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        except OSError as error:
+            raise TokenStoreError(f"cannot open the lock {str(self._path)!r}: {error.strerror}") from error
+        try:
+            # The file may have been removed since it was opened: then others lock another one.
+            if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), self._path.stat()):
+                self._descriptor, descriptor = descriptor, -1
+                _held.add(self)
+                return True
+        except OSError:
+            pass
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return False
+
+    def __enter__(self) -> Self:
+        if not self.acquire(_PATIENCE):
+            raise TokenLockError(f"another has held the lock {str(self._path)!r} for {_PATIENCE:.0f} s")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give it back."""
+        self._given_up = True
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            _held.discard(self)
+            _unlock(descriptor)
+            os.close(descriptor)
+
+    def _forget_after_fork(self) -> None:
+        """In a forked child: the lock is the parent's. Closing the copy lets it go when the parent does."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+if sys.platform == "win32":  # pragma: no cover
+    import msvcrt
+
+    def _lock(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _unlock(descriptor: int) -> None:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _unlock(descriptor: int) -> None:
+        # Said aloud, for a child forked meanwhile may have the file open as well.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _forget_all_after_fork() -> None:
+    for lock in list(_held):
+        lock._forget_after_fork()  # noqa: SLF001 - the same module
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_forget_all_after_fork)

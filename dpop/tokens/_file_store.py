@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens in files: one for each account, for nobody but their owner, and whole at every moment.
+
+A write goes to another file first, to the disk, and only then takes the old one's name. Whenever the
+process or the machine stops, the store has either the old tokens or the new ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote
+
+from dpop._tracebacks import discreet
+from dpop.encoding import json_object
+from dpop.errors import TokenFormatError, TokenStoreError, UsageError
+from dpop.tokens._file_lock import FileLock
+from dpop.tokens._records import MAX_RECORD, read_record, write_record
+from dpop.tokens._sealing import Sealer
+from dpop.tokens._stores import DEFAULT_ACCOUNT, LockedStore, StoreLock, check_account, locked
+from dpop.tokens._token_set import TokenSet
+
+__all__ = ["FileTokenStore"]
+
+_PLAIN: Final = re.compile(r"[a-z0-9_@+-][a-z0-9_@+.-]*\Z")
+_LONGEST: Final = 150
+
+
+class FileTokenStore(LockedStore):
+    """Tokens of the default account in ``path``, those of account ``alice`` beside it: ``tokens.alice.json``.
+
+    Several processes may use it at once. A lock file stands beside each file, and stays.
+
+    :param path: ``~`` allowed; its directory must exist. A symbolic link is followed.
+    :param key: encrypts the files: 32 random octets, kept elsewhere.
+    :param password: the same, from a password.
+    :raises UsageError: a path, key or password that cannot be used.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, key: bytes | None = None, password: str | bytes | None = None
+    ) -> None:
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+            raise UsageError("the path of the token file must be a str or path object, and not empty")
+        with contextlib.suppress(RuntimeError):
+            path = Path(path).expanduser()
+        self._path: Path = Path(os.path.realpath(path))
+        self._sealer = None if key is None and password is None else Sealer(key, password=password)
+
+    def __repr__(self) -> str:
+        return f"<FileTokenStore {str(self._path)!r}{', encrypted' if self._sealer else ''}>"
+
+    @property
+    def path(self) -> Path:
+        """The file of the default account."""
+        return self._path
+
+    @discreet
+    def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
+        """The tokens of an account, ``None`` if there is no file of it.
+
+        :raises TokenFormatError: the file is damaged, of another version, or sealed with another key.
+        :raises TokenStoreError: it cannot be read.
+        """
+        path = self._file(account)
+        try:
+            with path.open("rb") as file:
+                octets = file.read(MAX_RECORD + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise TokenStoreError(f"cannot read the token file {str(path)!r}: {error.strerror}") from error
+        if len(octets) > MAX_RECORD:
+            raise TokenFormatError(f"the token file {str(path)!r} is larger than any tokens are")
+        return read_record(octets, account, self._sealer, f"the token file {str(path)!r}")
+
+    def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
+        """Remove the file of an account, waiting for a refresh that is under way."""
+        path = self._file(account)
+        with locked(self.lock(account), account):
+            try:
+                path.unlink(missing_ok=True)
+                _sync(path.parent)
+            except OSError as error:
+                raise TokenStoreError(f"cannot remove the token file {str(path)!r}: {error.strerror}") from error
+
+    def accounts(self) -> list[str]:
+        """The accounts that have a file, whatever is in it."""
+        found = [DEFAULT_ACCOUNT] if self._path.exists() else []
+        before, after = f"{self._path.stem}.", self._path.suffix
+        for path in self._path.parent.glob(f"{_literal(before)}*{_literal(after)}"):
+            middle = path.name.removeprefix(before).removesuffix(after)
+            inside = _account_in(path)
+            account = inside if middle.startswith("%%") else unquote(middle)
+            # A file that says it is another account's belongs to another store, whose path looks like ours.
+            if account and inside in {None, account} and path != self._path and self._file(account) == path:
+                found.append(account)
+        return sorted(found)
+
+    def lock(self, account: str) -> StoreLock:
+        """A handle of the account's lock."""
+        path = self._file(account)
+        return FileLock(path.with_name(f".{path.name}.lock"))
+
+    def _file(self, account: str) -> Path:
+        """The file of an account; no two accounts have one, on file systems that do not tell case apart either."""
+        if check_account(account) == DEFAULT_ACCOUNT:
+            return self._path
+        name = account if _PLAIN.match(account) else "".join(_escaped(character) for character in account)
+        if len(name) > _LONGEST:
+            name = "%%" + hashlib.sha256(account.encode()).hexdigest()
+        return self._path.with_name(f"{self._path.stem}.{name}{self._path.suffix}")
+
+    def _write(self, tokens: TokenSet, account: str) -> None:
+        path = self._file(account)
+        inside = _account_in(path)
+        if inside not in {None, account}:
+            raise TokenStoreError(
+                f"the token file {str(path)!r} holds the tokens of account {inside!r} of another store; keep the two"
+                " in different directories"
+            )
+        octets = write_record(tokens, account, self._sealer)
+        prefix = f".{path.name}."
+        try:
+            # Nobody else writes while we hold the lock: what lies here was left by a process that was killed.
+            for left in path.parent.glob(f"{_literal(prefix)}*.tmp"):
+                if "." not in left.name[len(prefix) : -len(".tmp")]:  # else another account's
+                    left.unlink(missing_ok=True)
+            with _temporary(path.parent, prefix) as (descriptor, name):
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(octets)
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(name).replace(path)
+            _sync(path.parent)
+        except OSError as error:
+            raise TokenStoreError(
+                f"cannot write the token file {str(path)!r}: {error.strerror}; what was there is as it was"
+            ) from error
+
+
+def _account_in(path: Path) -> str | None:
+    """The account a file says it is of; ``None`` if there is none, or it says nothing that can be read."""
+    try:
+        account = json_object(path.read_bytes()[: MAX_RECORD + 1], max_depth=24).get("account")
+    except (OSError, ValueError):
+        return None
+    return account if isinstance(account, str) and account else None
+
+
+@contextlib.contextmanager
+def _temporary(directory: Path, prefix: str) -> Iterator[tuple[int, str]]:
+    """A new file of mode 0600 that is gone afterwards, unless it was given another name."""
+    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=directory)
+    try:
+        yield descriptor, name
+    finally:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+
+
+def _sync(directory: Path) -> None:
+    """Make a new name last through a crash of the machine."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _escaped(character: str) -> str:
+    """Percent-encoding, of capital letters too."""
+    if _PLAIN.match(character) or character == ".":
+        return quote(character, safe="@+") if character != "." else "%2E"
+    return "".join(f"%{octet:02X}" for octet in character.encode())
+
+
+def _literal(text: str) -> str:
+    """A name in a glob pattern."""
+    return re.sub(r"([\[\]*?])", r"[\1]", text)

@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one client says to one authorization server, and how it reads the answers.
+
+Grants as messages: each method is a generator of steps (:mod:`dpop.tokens._steps`) that does no I/O.
+:mod:`dpop.tokens._endpoint` gives them names for users; the doors carry them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+from urllib.parse import parse_qsl, urlencode
+
+from dpop.client._policy import checked_origins
+from dpop.client._prover import Prover
+from dpop.errors import (
+    ArgumentTypeError,
+    OutcomeUnknownError,
+    ReauthorizationError,
+    TemporaryTokenError,
+    TokenAnswerError,
+    TokenRefusedError,
+    UsageError,
+)
+from dpop.htu import canonical
+from dpop.origin import Origin
+from dpop.profiles import RFC9449, Profile
+from dpop.tokens._authorization import AuthorizationRequest, new_authorization_request, pushed
+from dpop.tokens._client_auth import ClientAuth, client_auth_of
+from dpop.tokens._device import DeviceAuthorization, read_device_authorization
+from dpop.tokens._key_reference import key_reference_of
+from dpop.tokens._metadata import ServerMetadata, metadata_urls, read_metadata
+from dpop.tokens._responses import json_answer, raise_refusal, read_tokens
+from dpop.tokens._steps import Blocking, HTTPAnswer, HTTPRequest, NoAnswer, Pause, Steps
+from dpop.tokens._token_set import TokenSet
+
+if TYPE_CHECKING:
+    from dpop.keys import Key
+
+__all__ = ["EndpointOptions", "Grants", "discovery"]
+
+_FORM: Final = ("Content-Type", "application/x-www-form-urlencoded")
+_JSON: Final = ("Accept", "application/json")
+_SECRETS: Final = frozenset(
+    {"refresh_token", "code", "code_verifier", "client_secret", "client_assertion", "token", "device_code",
+     "password", "assertion", "subject_token", "actor_token"}
+)  # fmt: skip
+_DEVICE_CODE: Final = "urn:ietf:params:oauth:grant-type:device_code"
+
+Parameter = str | Iterable[str] | None
+"""A form parameter: several values are sent several times, ``None`` not at all."""
+
+
+class EndpointOptions(TypedDict, total=False):
+    """What every token endpoint takes as keyword arguments, beside the HTTP library's client.
+
+    ``client_id``, ``client_secret``: the client; without a secret a public one. ``client_auth``: how it
+    authenticates, ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"`` or a
+    :class:`dpop.tokens.PrivateKeyJWT`. ``profile``: of the server. ``allow_bearer``: take Bearer access tokens
+    in answer to a proof, instead of what the profile says. ``key_reference``: path or URI of the key, noted with
+    the tokens; a key that was loaded knows it. ``insecure_origins``: http:// servers that are not this machine.
+    ``learn_clock``: see :class:`dpop.client._policy.Policy`. ``timeout``: seconds for a connection and between
+    octets; twice that for a whole answer. ``clock``: Unix seconds.
+    """
+
+    client_id: str | None
+    client_secret: str | None
+    client_auth: str | ClientAuth | None
+    profile: Profile
+    allow_bearer: bool | None
+    key_reference: str | None
+    insecure_origins: str | Iterable[str]
+    learn_clock: bool
+    timeout: float
+    clock: Callable[[], float]
+
+
+class Grants:
+    """The requests of one client with one key to one authorization server, and what their answers mean.
+
+    :param server: the URL of its token endpoint, or its :class:`ServerMetadata`.
+    :raises UsageError: what is given does not fit together.
+    :raises InsecureOriginError: an endpoint is http:// and not on this machine.
+    :raises AlgorithmError: the key has none of the server's algorithms.
+    """
+
+    def __init__(
+        self,
+        prover: Key | Prover,
+        server: str | ServerMetadata,
+        *,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        client_auth: str | ClientAuth | None = None,
+        profile: Profile = RFC9449,
+        allow_bearer: bool | None = None,
+        key_reference: str | None = None,
+        insecure_origins: str | Iterable[str] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not isinstance(profile, Profile):
+            raise ArgumentTypeError("profile", "a Profile from dpop.profiles", profile)
+        self.server: ServerMetadata = (
+            server if isinstance(server, ServerMetadata) else ServerMetadata(token_endpoint=server)
+        )
+        prover = Prover.of(prover)
+        algs = profile.algs or self.server.dpop_algs
+        self.prover: Prover = prover.for_algs(algs) if algs else prover
+        self.client_auth: ClientAuth = client_auth_of(
+            client_id, client_secret, client_auth, self.server.client_auth_methods
+        )
+        own_key = getattr(self.client_auth, "key", None)
+        if own_key is not None and own_key.thumbprint == prover.thumbprint:
+            raise UsageError("the client authenticates with the key that signs its proofs; use another (RFC 7523 §3)")
+        self.profile: Profile = profile
+        self.allow_bearer: bool = profile.allow_bearer if allow_bearer is None else allow_bearer
+        self.key_reference: str | None = key_reference_of(prover.key, key_reference)
+        self.clock: Callable[[], float] = clock
+        checked_origins(
+            [str(Origin.of_url(url)) for name in dir(self.server) if (url := self._url(name))], insecure_origins
+        )
+
+    def __repr__(self) -> str:
+        return f"<Grants of {self.client_auth.client_id} at {self.server.token_endpoint.partition('?')[0]}>"
+
+    def _url(self, name: str) -> str | None:
+        value = getattr(self.server, name) if name.endswith("_endpoint") else None
+        return value if isinstance(value, str) else None
+
+    @property
+    def signed_endpoints(self) -> tuple[str, ...]:
+        """The URLs whose requests carry a proof: token and pushed authorization requests (RFC 9449 §5, §10.1)."""
+        pushed_requests = self.server.pushed_authorization_request_endpoint
+        return (self.server.token_endpoint, *((pushed_requests,) if pushed_requests else ()))
+
+    def rebuild(self, body: bytes) -> bytes:
+        """The same form with a new client assertion, for a retry with a nonce."""
+        fields = dict(parse_qsl(body.decode("ascii"), keep_blank_values=True))
+        pairs = [
+            (name, value)
+            for name, value in parse_qsl(body.decode("ascii"), keep_blank_values=True)
+            if name != "client_assertion"
+        ]
+        assertion = self.client_auth.parameters(self._audience(), self.clock())["client_assertion"]
+        return _form([*pairs, ("client_assertion", assertion)]) if "client_assertion" in fields else body
+
+    # -- tokens
+
+    def grant(
+        self, grant_type: str, parameters: Mapping[str, Parameter], *, before: TokenSet | None = None
+    ) -> Steps[TokenSet]:
+        """Ask for tokens by any grant (RFC 6749 §4).
+
+        :param before: the tokens a refresh begins with.
+        """
+        pairs = [("grant_type", grant_type), *_pairs(parameters)]
+        asked_at = self.clock()
+        try:
+            answer = yield (yield from self._post(self.server.token_endpoint, pairs, signed=True))
+        except NoAnswer as failure:
+            raise self._unanswered(grant_type, failure) from failure
+        scope = parameters.get("scope")
+        tokens = read_tokens(
+            answer,
+            asked_at=asked_at,
+            jkt=self.prover.thumbprint,
+            allow_bearer=self.allow_bearer,
+            secrets=self._secrets(pairs),
+            scope=scope if isinstance(scope, str) else None,
+            before=before,
+        )
+        return tokens.but(
+            key_reference=self.key_reference or (before.key_reference if before is not None else None),
+            token_endpoint=self.server.token_endpoint,
+            client_id=self.client_auth.client_id,
+        )
+
+    def redeem_code(
+        self, code: str, redirect_uri: str | None, code_verifier: str | None, more: Mapping[str, Parameter]
+    ) -> Steps[TokenSet]:
+        """Exchange an authorization code (RFC 6749 §4.1.3, RFC 7636 §4.5)."""
+        if not isinstance(code, str) or not code:
+            raise ArgumentTypeError("code", "the authorization code, a str", code)
+        parameters = {"code": code, "redirect_uri": redirect_uri, "code_verifier": code_verifier, **more}
+        return self.grant("authorization_code", parameters)
+
+    def refresh(
+        self, tokens: TokenSet | str, more: Mapping[str, Parameter], *, rebind: bool = False
+    ) -> Steps[TokenSet]:
+        """Use a refresh token (RFC 6749 §6, RFC 9449 §5); nothing is sent if it is bound to another key."""
+        if isinstance(tokens, str):
+            tokens = TokenSet(access_token="none", refresh_token=tokens)  # noqa: S106 - a placeholder
+        if not isinstance(tokens, TokenSet):
+            raise ArgumentTypeError("tokens", "a TokenSet or a refresh token", tokens)
+        self.check(tokens, rebind=rebind)
+        return self.grant("refresh_token", {"refresh_token": tokens.refresh_token, **more}, before=tokens)
+
+    def check(self, tokens: TokenSet, *, rebind: bool = False) -> None:
+        """Make sure that these tokens can be refreshed here with this key, before anything is sent.
+
+        :param rebind: a confidential client may change its key, as its refresh tokens are bound to its
+            authentication instead (RFC 9449 §5).
+        :raises KeyMismatchError: they are bound to another key.
+        :raises UsageError: they are another server's or client's.
+        :raises ReauthorizationError: there is no refresh token.
+        """
+        if not tokens.refresh_token:
+            raise ReauthorizationError("there is no refresh token; the user has to authorise again")
+        if not rebind:
+            tokens.check_key(self.prover.thumbprint)
+        if tokens.token_endpoint and canonical(tokens.token_endpoint) != canonical(self.server.token_endpoint):
+            raise UsageError(
+                f"the tokens came from {tokens.token_endpoint.partition('?')[0]}, and would go to another server;"
+                " nothing was sent"
+            )
+        if tokens.client_id and tokens.client_id != self.client_auth.client_id:
+            raise UsageError("the tokens were issued to another client_id than this endpoint's; nothing was sent")
+
+    # -- other endpoints
+
+    def revoke(self, token: str, hint: str | None) -> Steps[None]:
+        """Revoke a token (RFC 7009); no proof goes with it."""
+        yield from self._call("revocation", {"token": token, "token_type_hint": hint})
+
+    def introspect(self, token: str, hint: str | None) -> Steps[Mapping[str, Any]]:
+        """Ask about a token (RFC 7662); no proof goes with it (RFC 9449 §6.2)."""
+        answer = yield from self._call("introspection", {"token": token, "token_type_hint": hint})
+        members = json_answer(answer, "the introspection endpoint")
+        if not isinstance(members.get("active"), bool):
+            raise TokenAnswerError("the answer of the introspection endpoint does not say whether the token is active")
+        return members
+
+    def start_authorization(
+        self,
+        redirect_uri: str,
+        scope: str | None,
+        more: Mapping[str, Parameter],
+        *,
+        push: bool | None,
+        dpop_jkt: bool | None,
+    ) -> Steps[AuthorizationRequest]:
+        """An authorization request with PKCE, pushed where the server has an endpoint for that."""
+        endpoint = self.server.endpoint("authorization")
+        if dpop_jkt is None:
+            dpop_jkt = self.profile.dpop_jkt
+        can_push = self.server.pushed_authorization_request_endpoint is not None
+        if push is None:
+            push = can_push
+        request, pairs = new_authorization_request(
+            endpoint,
+            self.client_auth.client_id,
+            redirect_uri,
+            _pairs({"scope": scope, "dpop_jkt": self.prover.thumbprint if dpop_jkt else None, **more}),
+        )
+        if not push:
+            return request
+        answer = yield from self._call("pushed_authorization_request", pairs, signed=True, named=True, expected=201)
+        return pushed(request, endpoint, self.client_auth.client_id, json_answer(answer, "the PAR endpoint"))
+
+    def finish_authorization(
+        self, request: AuthorizationRequest, callback: str, more: Mapping[str, Parameter]
+    ) -> Steps[TokenSet]:
+        """Redeem what came back to ``redirect_uri``, after checking that it belongs to the request."""
+        code = request.code_of(callback, issuer=self.server.issuer, iss_required=self.server.iss_in_answers)
+        return self.redeem_code(code, request.redirect_uri, request.code_verifier, more)
+
+    def start_device(self, scope: str | None, more: Mapping[str, Parameter]) -> Steps[DeviceAuthorization]:
+        """Ask for codes a user types in on another device (RFC 8628 §3.1)."""
+        asked_at = self.clock()
+        answer = yield from self._call("device_authorization", {"scope": scope, **more})
+        return read_device_authorization(json_answer(answer, "the device authorization endpoint"), asked_at)
+
+    def poll_device(self, device: DeviceAuthorization) -> Steps[TokenSet]:
+        """Ask until the user has decided (RFC 8628 §3.4, §3.5), with a new proof each time."""
+        interval = device.interval
+        while self.clock() < device.expires_at:
+            yield Pause(interval)
+            try:
+                return (yield from self.grant(_DEVICE_CODE, {"device_code": device.device_code}))
+            except TokenRefusedError as error:
+                if error.error == "slow_down":
+                    interval += 5.0
+                elif error.error != "authorization_pending":
+                    raise
+            except (TemporaryTokenError, OutcomeUnknownError):
+                interval *= 2  # RFC 8628 §3.5 asks for exponential backoff
+        raise ReauthorizationError("the user did not decide in time; ask for new codes", error="expired_token")
+
+    # -- messages
+
+    def _call(
+        self,
+        name: str,
+        parameters: Mapping[str, Parameter] | list[tuple[str, str]],
+        *,
+        signed: bool = False,
+        named: bool = False,
+        expected: int = 200,
+    ) -> Steps[HTTPAnswer]:
+        what = f"the {name.replace('_', ' ')} endpoint"
+        pairs = parameters if isinstance(parameters, list) else _pairs(parameters)
+        try:
+            request = yield from self._post(self.server.endpoint(name), pairs, signed=signed, named=named)
+            answer: HTTPAnswer = yield request
+        except NoAnswer as failure:
+            raise TemporaryTokenError(f"{what} did not answer ({failure.reason}); try again later") from failure
+        if answer.status not in {200, expected}:
+            raise_refusal(answer, what, self._secrets(pairs))
+        return answer
+
+    def _post(self, url: str, pairs: list[tuple[str, str]], *, signed: bool, named: bool = False) -> Steps[HTTPRequest]:
+        """The request, with client authentication; ``named``, with the ``client_id`` however it authenticates."""
+        audience, now = self._audience(), self.clock()
+        own: dict[str, str]
+        if self._may_wait_to_authenticate:
+            own = yield Blocking(lambda: self.client_auth.parameters(audience, now))
+        else:
+            own = self.client_auth.parameters(audience, now)
+        if named:  # RFC 9126 §2.1
+            own = {"client_id": self.client_auth.client_id, **own}
+        pairs = [*pairs, *own.items()]
+        names = [name for name, _ in pairs]
+        for name in ("client_id", "client_secret", "client_assertion", "grant_type"):
+            if names.count(name) > 1:
+                raise UsageError(f"the parameter {name} is set by the endpoint itself; leave it out")
+        headers = (_FORM, _JSON, *self.client_auth.headers())
+        return HTTPRequest("POST", url, headers, _form(pairs), signed)
+
+    @property
+    def _may_wait_to_authenticate(self) -> bool:
+        """Whether authenticating may wait for a device or a service: for the key that signs assertions."""
+        if not self.client_auth.makes_assertions:
+            return False
+        return bool(getattr(getattr(self.client_auth, "key", None), "blocking", True))
+
+    def _audience(self) -> str:
+        return self.server.issuer or self.server.token_endpoint
+
+    def _secrets(self, pairs: list[tuple[str, str]]) -> list[str]:
+        return [value for name, value in pairs if name in _SECRETS]
+
+    def _unanswered(self, grant_type: str, failure: NoAnswer) -> Exception:
+        if not failure.sent:
+            return TemporaryTokenError(
+                f"the token endpoint cannot be reached ({failure.reason}); nothing was sent, try again later"
+            )
+        next_step = {
+            "authorization_code": "the code may be used up: begin a new authorization",
+            "refresh_token": (
+                "refresh once more with the same refresh token; if that is refused as invalid_grant, the server"
+                " had replaced it, and the user has to authorise again"
+            ),
+        }.get(grant_type, "ask again")
+        return OutcomeUnknownError(f"the token endpoint was asked and did not answer ({failure.reason}); {next_step}")
+
+
+def discovery(issuer: str, insecure_origins: str | Iterable[str] = ()) -> Steps[ServerMetadata]:
+    """Fetch a server's metadata from its issuer's ``/.well-known`` (RFC 8414 §3).
+
+    :raises InsecureOriginError: the issuer is http:// and not on this machine.
+    """
+    checked_origins(str(Origin.of_url(issuer)), insecure_origins)
+    statuses = []
+    for url in metadata_urls(issuer):
+        try:
+            answer = yield HTTPRequest("GET", url, (_JSON,), None, signed=False)
+        except NoAnswer as failure:
+            raise TemporaryTokenError(f"{issuer} cannot be asked for its metadata ({failure.reason})") from failure
+        if answer.status == 200:
+            return read_metadata(issuer, answer.body)
+        statuses.append(answer.status)
+    if max(statuses) >= 500:
+        raise TemporaryTokenError(f"{issuer} is out of order: asked for its metadata, it answered {max(statuses)}")
+    raise TokenAnswerError(f"{issuer} has no metadata under /.well-known; give its endpoints in a ServerMetadata")
+
+
+def _pairs(parameters: Mapping[str, Parameter]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for name, value in parameters.items():
+        if value is not None and not isinstance(value, Iterable):
+            raise ArgumentTypeError(name, "a str or several", value)
+        for each in [value] if isinstance(value, str) else value or ():
+            if not isinstance(each, str):
+                raise ArgumentTypeError(name, "a str or several", each)
+            pairs.append((name, each))
+    return pairs
+
+
+def _form(pairs: Iterable[tuple[str, str]]) -> bytes:
+    """RFC 6749 appendix B."""
+    return urlencode(list(pairs)).encode("ascii")

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Key references: the path or URI of a key, noted beside the tokens that are bound to it.
+
+A reference is no secret: it stands in stores, messages and logs. So what looks like a key, or a URI with a
+PIN in it, is refused before it gets there.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from dpop.client._prover import Prover
+from dpop.errors import ArgumentTypeError, KeyMismatchError, UsageError
+from dpop.keys._sources import load_key
+
+if TYPE_CHECKING:
+    from dpop.keys import Key
+
+__all__ = ["KeyHolder", "check_key_reference", "key_reference_of"]
+
+_MAX_LENGTH: Final = 2048
+_PIN: Final = re.compile(r"[?&;](?:pin-value|password|passphrase|secret|token)=", re.IGNORECASE)
+_USERINFO: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]*:[^/]*@")
+
+
+def check_key_reference(reference: object) -> str:
+    """Return the reference if it can be written down.
+
+    :raises ArgumentTypeError: not a str.
+    :raises UsageError: it is empty or too long, looks like a key, or has a PIN or password in it. What it says
+        is not in the message.
+    """
+    if not isinstance(reference, str):
+        raise ArgumentTypeError("key_reference", "a path or URI as str", reference)
+    if not reference or len(reference) > _MAX_LENGTH or not reference.isprintable():
+        raise UsageError(f"key_reference must be a path or URI of 1 to {_MAX_LENGTH} printable characters")
+    if "-----BEGIN" in reference or reference.lstrip().startswith(("{", "[")):
+        raise UsageError("key_reference must say where the key is kept; this looks like the key itself")
+    if _PIN.search(reference) or _USERINFO.match(reference):
+        raise UsageError(
+            "key_reference has a PIN or password in it, and is stored in the clear; leave that out, and give"
+            " password= when the key is loaded"
+        )
+    return reference
+
+
+def key_reference_of(key: Key, given: str | None) -> str | None:
+    """Where a key is kept: as given, or as the key itself knows; ``None`` if neither says.
+
+    :raises UsageError: as :func:`check_key_reference` does, for one that was given.
+    """
+    if given is not None:
+        return check_key_reference(given)
+    own: object = getattr(key, "reference", None)
+    if own is None:
+        return None
+    try:
+        return check_key_reference(own)
+    except UsageError:
+        return None  # nobody asked for it to be noted
+
+
+class KeyHolder:
+    """A key, or the note of where it is kept: then it is loaded when a proof is first needed.
+
+    Copies share it. A pickle has the reference and the thumbprint, and never the key.
+
+    :param key: the key or its prover; without one, ``reference`` says where to load it from.
+    :param reference: path or URI of the key; a key that was loaded knows it.
+    :param jkt: thumbprint of the key that the tokens are bound to, if known.
+    :param password: of the key, or a function that asks for it; not pickled.
+    :raises UsageError: neither a key nor a reference, or a reference that cannot be written down.
+    :raises KeyMismatchError: the key has another thumbprint than ``jkt``.
+    """
+
+    __slots__ = ("_jkt", "_lock", "_password", "_prover", "_reference")
+
+    def __init__(
+        self,
+        key: Key | Prover | None = None,
+        *,
+        reference: str | None = None,
+        jkt: str | None = None,
+        password: str | bytes | Callable[[], str | bytes] | None = None,
+    ) -> None:
+        if key is None and reference is None:
+            raise UsageError(
+                "no key, and no note of where it is: give key=dpop.load_key(...), the key that was there when the"
+                " tokens were issued, or key_reference= with its path or URI"
+            )
+        self._jkt = jkt
+        self._lock = threading.Lock()
+        self._password = password
+        self._prover = None if key is None else Prover.of(key)
+        self._reference = check_key_reference(reference) if reference is not None else None
+        if self._prover is not None:
+            self._check(self._prover)
+            self._reference = key_reference_of(self._prover.key, reference)
+
+    def __repr__(self) -> str:
+        return f"<KeyHolder of {self._jkt or self._reference}>"
+
+    @property
+    def reference(self) -> str | None:
+        """Where the key is kept; ``None`` if that is not known."""
+        return self._reference
+
+    @property
+    def jkt(self) -> str | None:
+        """The key's thumbprint (RFC 7638); ``None`` if it was not noted and no proof was needed yet."""
+        return self._jkt
+
+    def prover(self) -> Prover:
+        """Whose proofs; loads the key if that was not done before.
+
+        :raises KeyMismatchError: another key is there now.
+        :raises DPoPKeyError: it cannot be loaded.
+        """
+        with self._lock:
+            if self._prover is None:
+                prover = Prover(load_key(self._reference or "", password=self._password))
+                self._check(prover)
+                self._prover = prover
+            return self._prover
+
+    def _check(self, prover: Prover) -> None:
+        if self._jkt not in {None, prover.thumbprint}:
+            where = f" ({self._reference})" if self._reference else ""
+            raise KeyMismatchError(
+                f"the tokens are bound to the key {self._jkt}, and the key at hand{where} is {prover.thumbprint};"
+                " nothing was sent: load the right key, or authorise again with this one",
+                expected=self._jkt,
+                got=prover.thumbprint,
+            )
+        self._jkt = prover.thumbprint
+
+    def __copy__(self) -> KeyHolder:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> KeyHolder:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self._reference is None:
+            raise UsageError(
+                "these cannot be pickled: their key must not travel, and it is not known where it is kept. Load it"
+                " from its file or URI with dpop.load_key, or give key_reference="
+            )
+        return (_by_reference, (self._reference, self._jkt))
+
+
+def _by_reference(reference: str, jkt: str | None) -> KeyHolder:
+    return KeyHolder(reference=reference, jkt=jkt)

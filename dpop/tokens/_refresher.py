@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A refresher: keeps stored tokens fresh well before anybody needs them.
+
+One process, or several for safety, runs it beside those that use the tokens. Their sources find fresh tokens
+in the store and send nothing; when no refresher runs, they renew them themselves, under the same lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from dpop.errors import DPoPError, ReauthorizationError, UsageError
+from dpop.tokens._source import RefreshingSource
+from dpop.tokens._token_set import TokenSet
+
+__all__ = ["AccountStatus", "Refresher"]
+
+_log: Final = logging.getLogger("dpop.tokens")
+_WITHOUT_EXPIRY: Final = 900.0
+_LONGEST: Final = 900.0
+_RETRY: Final = 15.0
+_MAX_RETRY: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class AccountStatus:
+    """How an account's tokens do.
+
+    :param state: ``fresh``, ``failing`` (and tried again), or ``dead``: the user has to authorise again.
+    :param expires_at: Unix seconds when the access token expires.
+    :param next_at: Unix seconds of the next look; a dead account is looked at too, for a new login.
+    :param error: of the last try, if it failed; no secret.
+    """
+
+    account: str
+    state: str
+    expires_at: float | None
+    next_at: float
+    error: str | None = None
+
+
+class Refresher:
+    """Renews each account's tokens when two thirds of their life are over, every 15 minutes at the latest.
+
+    :param sources: one for each account; see :meth:`dpop.tokens._endpoint.SyncEndpoint.source`.
+    :param share: the part of an access token's life after which it is renewed.
+    :param every: seconds after which tokens are renewed at the latest, however long they live.
+    :param clock: Unix seconds.
+    :param tell: called with the status of an account after each look at it.
+    :raises UsageError: no sources, or a share that is none.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[RefreshingSource],
+        *,
+        share: float = 2 / 3,
+        every: float = _LONGEST,
+        clock: Callable[[], float] = time.time,
+        tell: Callable[[AccountStatus], object] | None = None,
+    ) -> None:
+        self._sources = list(sources)
+        if not self._sources or not all(isinstance(source, RefreshingSource) for source in self._sources):
+            raise UsageError("a refresher needs one or more sources, made by an endpoint's source()")
+        if not 0 < share < 1 or not every > 0:
+            raise UsageError("share must lie between 0 and 1, and every be seconds above 0")
+        self._share = share
+        self._every = every
+        self._clock = clock
+        self._tell = tell
+        self._due: dict[int, float] = {}
+        self._failures: dict[int, int] = {}
+
+    def step(self) -> float:
+        """Look at every account that is due; returns the seconds until the next one is."""
+        now = self._clock()
+        for number, source in enumerate(self._sources):
+            if self._due.get(number, now) <= now:
+                status = self._look(number, source)
+                self._due[number] = status.next_at
+                if self._tell is not None:
+                    self._tell(status)
+        return max(0.0, min(self._due.values()) - self._clock())
+
+    def run(self, stop: threading.Event) -> None:
+        """Do so until ``stop`` is set; a refresh that is under way then is finished first."""
+        while not stop.is_set():
+            stop.wait(min(self.step(), self._every))
+
+    def _look(self, number: int, source: RefreshingSource) -> AccountStatus:
+        try:
+            tokens = source.ensure(lambda tokens: self._clock() < self._renew_at(tokens))
+        except ReauthorizationError as error:
+            _log.warning("the tokens of %r are dead until the user authorises again: %s", source.account, error)
+            return AccountStatus(source.account, "dead", None, self._clock() + _RETRY * 4, str(error))
+        except DPoPError as error:
+            failures = self._failures[number] = self._failures.get(number, 0) + 1
+            wait = max(min(_MAX_RETRY, _RETRY * 2 ** (failures - 1)), getattr(error, "retry_after", None) or 0.0)
+            _log.warning("the tokens of %r could not be renewed, next try in %.0f s: %s", source.account, wait, error)
+            return AccountStatus(source.account, "failing", self._expiry(source), self._clock() + wait, str(error))
+        self._failures.pop(number, None)
+        # Never at once: a server whose tokens are stale when they are issued would be asked without pause.
+        next_at = max(self._renew_at(tokens), self._clock() + 1.0)
+        return AccountStatus(source.account, "fresh", tokens.expires_at, next_at)
+
+    def _renew_at(self, tokens: TokenSet) -> float:
+        issued_at = self._clock() if tokens.issued_at is None else tokens.issued_at
+        if tokens.expires_at is None:
+            return issued_at + _WITHOUT_EXPIRY if tokens.issued_at is None else float("inf")
+        return min(issued_at + self._share * (tokens.expires_at - issued_at), issued_at + self._every)
+
+    def _expiry(self, source: RefreshingSource) -> float | None:
+        try:
+            tokens = source.store.load(source.account)
+        except DPoPError:
+            return None
+        return None if tokens is None else tokens.expires_at

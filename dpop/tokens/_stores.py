@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where tokens are kept: what a store must do, and the one that keeps them in memory.
+
+Others: :class:`dpop.tokens.FileTokenStore`, :class:`dpop.tokens.KeyringTokenStore`,
+:class:`dpop.redis.RedisTokenStore`. To write one of your own, follow :class:`TokenStore`; what makes it safe
+is said there and checked by ``tests/token_stores.py``, which takes any store.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from abc import ABC, abstractmethod
+from typing import Final, Protocol
+
+from dpop._tracebacks import discreet
+from dpop.errors import TokenLockError, UsageError
+from dpop.tokens._token_set import TokenSet
+
+__all__ = [
+    "DEFAULT_ACCOUNT",
+    "LOCK_SECONDS",
+    "LockedStore",
+    "MemoryTokenStore",
+    "StoreLock",
+    "TokenStore",
+    "check_account",
+    "locked",
+]
+
+DEFAULT_ACCOUNT: Final = "default"
+LOCK_SECONDS: Final = 60.0
+_MAX_ACCOUNT: Final = 512
+
+
+class StoreLock(Protocol):
+    """The right to refresh the tokens of one account, held by one thread of one process of one host at most.
+
+    It ends with its holder: a process that is killed does not keep it for long.
+    """
+
+    @property
+    def fence(self) -> int:
+        """Grows with each holder, where a lock can pass to another while its holder sleeps; 0 where it cannot."""
+        ...
+
+    def acquire(self, timeout: float) -> bool:
+        """Take it, waiting so many seconds at most; whether that worked.
+
+        :raises TokenStoreError: it cannot be had at all.
+        """
+        ...
+
+    def release(self) -> None:
+        """Give it back; also an :meth:`acquire` that is still waiting elsewhere. Never raises."""
+        ...
+
+
+class TokenStore(Protocol):
+    """Keeps one token set per account. Its methods may block, and are called from several threads.
+
+    What :meth:`save` and :meth:`replace` have returned for is durable: it survives the process, and the machine
+    if the store is on one. What cannot be read is an error and not "nothing".
+    """
+
+    def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
+        """The tokens of an account, ``None`` if there are none.
+
+        :raises TokenFormatError: something is there that cannot be read.
+        :raises TokenStoreError: the store cannot be reached.
+        """
+        ...
+
+    def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
+        """Keep these tokens instead of whatever is there, waiting for a refresh that is under way.
+
+        :raises TokenStoreError: it was not possible; what was there is as it was.
+        """
+        ...
+
+    def replace(self, old: TokenSet | None, new: TokenSet, account: str, *, fence: int | None = None) -> bool:
+        """Keep ``new`` if ``old``, by its fingerprint, is what is there now; whether it was. The caller has the lock.
+
+        :param fence: of the lock; if a later holder has been here with its own, nothing is written.
+        :raises TokenStoreError: it was not possible; what was there is as it was.
+        """
+        ...
+
+    def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
+        """Forget the tokens of an account, waiting for a refresh that is under way."""
+        ...
+
+    def accounts(self) -> list[str]:
+        """The accounts there are tokens for."""
+        ...
+
+    def lock(self, account: str) -> StoreLock:
+        """A new handle of the account's lock, not taken yet."""
+        ...
+
+
+def check_account(account: object) -> str:
+    """The name of an account, if it can be one.
+
+    :raises UsageError: not a str of 1 to 512 printable characters.
+    """
+    if not isinstance(account, str) or not 0 < len(account) <= _MAX_ACCOUNT or not account.isprintable():
+        raise UsageError(f"an account must be a str of 1 to {_MAX_ACCOUNT} printable characters")
+    return account
+
+
+class locked:  # noqa: N801 - used like a function
+    """Hold an account's lock, in a ``with`` statement.
+
+    :raises TokenLockError: it could not be had in time.
+    """
+
+    def __init__(self, lock: StoreLock, account: str, *, timeout: float = LOCK_SECONDS) -> None:
+        self._lock = lock
+        self._account = account
+        self._timeout = timeout
+
+    def __enter__(self) -> StoreLock:
+        if not self._lock.acquire(self._timeout):
+            raise TokenLockError(
+                f"another thread, process or host has been refreshing the tokens of {self._account!r} for more than"
+                f" {self._timeout:.0f} s; nothing was changed"
+            )
+        return self._lock
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.release()
+
+
+class LockedStore(ABC):
+    """What stores have in common whose lock passes to nobody while its holder lives, so that no fence is needed."""
+
+    @abstractmethod
+    def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
+        """See :meth:`TokenStore.load`."""
+
+    @abstractmethod
+    def lock(self, account: str) -> StoreLock:
+        """See :meth:`TokenStore.lock`."""
+
+    @abstractmethod
+    def _write(self, tokens: TokenSet, account: str) -> None:
+        """Make these tokens durable; the caller has the lock."""
+
+    @discreet
+    def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
+        """Keep these tokens, waiting for a refresh that is under way.
+
+        :raises TokenStoreError: it was not possible; what was there is as it was.
+        """
+        if not isinstance(tokens, TokenSet):
+            raise UsageError("a store keeps a TokenSet, such as an endpoint returns")
+        with locked(self.lock(account), account):
+            self._write(tokens, account)
+
+    @discreet
+    def replace(
+        self,
+        old: TokenSet | None,
+        new: TokenSet,
+        account: str,
+        *,
+        fence: int | None = None,  # noqa: ARG002 - see above
+    ) -> bool:
+        """Keep ``new`` if ``old`` is there; the caller has the lock.
+
+        :raises TokenStoreError: it was not possible; what was there is as it was.
+        """
+        there = self.load(account)
+        if (there and there.fingerprint) != (old and old.fingerprint):
+            return False
+        self._write(new, account)
+        return True
+
+
+class MemoryTokenStore(LockedStore):
+    """Tokens in this process only, until it ends. A forked child has a copy that goes its own way."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, TokenSet] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        _memory_stores.add(self)
+
+    def __repr__(self) -> str:
+        return f"<MemoryTokenStore of {len(self._tokens)} accounts>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise UsageError("a MemoryTokenStore cannot be pickled: its tokens are this process's; use a file or Redis")
+
+    def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
+        """The tokens of an account."""
+        return self._tokens.get(check_account(account))
+
+    def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
+        """Forget an account."""
+        with locked(self.lock(account), account):
+            self._tokens.pop(account, None)
+
+    def accounts(self) -> list[str]:
+        """The accounts there are tokens for."""
+        return sorted(self._tokens)
+
+    def lock(self, account: str) -> StoreLock:
+        """A handle of the account's lock."""
+        return _MemoryLock(self._locks.setdefault(check_account(account), threading.Lock()))
+
+    def _write(self, tokens: TokenSet, account: str) -> None:
+        self._tokens[account] = tokens
+
+    def _reset_after_fork(self) -> None:
+        self._locks.clear()  # whoever holds one is not in this process
+
+
+class _MemoryLock:
+    fence: int = 0
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._held = False
+        self._given_up = False
+
+    def acquire(self, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while not self._lock.acquire(timeout=min(0.1, max(0.0, deadline - time.monotonic()))):
+            if self._given_up or time.monotonic() >= deadline:
+                return False
+        self._held = True
+        if self._given_up:
+            self.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        self._given_up = True
+        if self._held:
+            self._held = False
+            self._lock.release()
+
+
+_memory_stores: weakref.WeakSet[MemoryTokenStore] = weakref.WeakSet()
+
+
+def _reset_all_after_fork() -> None:
+    for store in list(_memory_stores):
+        store._reset_after_fork()  # noqa: SLF001 - the same module
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_reset_all_after_fork)

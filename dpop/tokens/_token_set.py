@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A token set: what a token endpoint gave, whose key it is bound to, and where that key is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from dpop.errors import KeyMismatchError, TokenFormatError, UsageError
+from dpop.keys._sources import load_key
+from dpop.tokens._key_reference import check_key_reference
+
+if TYPE_CHECKING:
+    from dpop.keys import Key
+
+__all__ = ["TokenSet"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class TokenSet:
+    """Tokens of one grant. Immutable; ``but()`` makes a changed copy.
+
+    :param access_token: for the API.
+    :param token_type: ``DPoP`` if the access token is bound to the key, ``Bearer`` if it is not.
+    :param issued_at: Unix seconds, by this machine's clock, when the tokens were asked for.
+    :param expires_at: Unix seconds when the access token expires, counted from ``issued_at``; ``None`` if the
+        server did not say.
+    :param refresh_token: ``None`` if there is none.
+    :param refresh_expires_at: Unix seconds when the refresh token expires, if the server said so.
+    :param scope: the scopes granted, separated by spaces; they can be fewer than were asked for.
+    :param jkt: thumbprint of the key the tokens are bound to (RFC 9449 §6.1).
+    :param key_reference: path or URI of that key, for :func:`dpop.load_key`; never a key, never a PIN.
+    :param token_endpoint: the URL the tokens came from. They are refreshed nowhere else.
+    :param client_id: the client they were issued to.
+    :param id_token: an OpenID Connect ID Token; nothing here verifies it.
+    :param refresh_sent_at: Unix seconds when a refresh was begun whose answer is not known. It is set in a
+        store before the refresh token is sent, and gone once the answer is stored.
+    :param refusal: what the server said when it refused the refresh token for good: ``error`` and perhaps
+        ``subtype`` and ``description``. Such a set is not sent any more, by nobody who shares the store.
+    :param extra: what else the answer had, as JSON.
+    """
+
+    access_token: str
+    token_type: str = "DPoP"  # noqa: S105 - a type
+    issued_at: float | None = None
+    expires_at: float | None = None
+    refresh_token: str | None = None
+    refresh_expires_at: float | None = None
+    scope: str | None = None
+    jkt: str | None = None
+    key_reference: str | None = None
+    token_endpoint: str | None = None
+    client_id: str | None = None
+    id_token: str | None = None
+    refresh_sent_at: float | None = None
+    refusal: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.key_reference is not None:
+            check_key_reference(self.key_reference)
+
+    def __repr__(self) -> str:
+        refresh = "with" if self.refresh_token else "without"
+        return f"<TokenSet {self.token_type}, {refresh} refresh token, jkt {self.jkt}, expires_at {self.expires_at}>"
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the access token is bound to the key, and so sent with a proof."""
+        return self.token_type.lower() == "dpop"
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """The scopes granted; empty if the server never said and none were asked for."""
+        return frozenset((self.scope or "").split())
+
+    def lacks(self, *scopes: str) -> frozenset[str]:
+        """Those of ``scopes``, each of which may be several separated by spaces, that were not granted."""
+        return frozenset(" ".join(scopes).split()) - self.scopes
+
+    def seconds_left(self, now: float) -> float | None:
+        """Seconds until the access token expires; negative after that, ``None`` if unknown."""
+        return None if self.expires_at is None else self.expires_at - now
+
+    def but(self, **changes: Any) -> TokenSet:
+        """The same set with some facts changed."""
+        return replace(self, **changes)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the two tokens: stores compare it to see whether they are still the same ones."""
+        both = json.dumps([self.access_token, self.refresh_token])
+        return hashlib.sha256(both.encode("ascii")).hexdigest()
+
+    # -- the key
+
+    def check_key(self, thumbprint: str) -> None:
+        """Make sure that the tokens are bound to this key, or to none (RFC 9449 §5).
+
+        :raises KeyMismatchError: they are bound to another.
+        """
+        if self.jkt is None or self.jkt == thumbprint:
+            return
+        where = f" ({self.key_reference})" if self.key_reference else ""
+        raise KeyMismatchError(
+            f"the tokens are bound to the key {self.jkt}{where}, and the key at hand is {thumbprint};"
+            " nothing was sent: load the right key, or authorise again with this one",
+            expected=self.jkt,
+            got=thumbprint,
+        )
+
+    def load_key(self, *, password: str | bytes | Callable[[], str | bytes] | None = None) -> Key:
+        """Load the key the tokens are bound to, from where it was noted to be.
+
+        :raises UsageError: that was not noted.
+        :raises KeyMismatchError: another key is there now.
+        :raises DPoPKeyError: it cannot be loaded.
+        """
+        if self.key_reference is None:
+            raise UsageError("it was not noted where the key of these tokens is; load it and give it to the endpoint")
+        key = load_key(self.key_reference, password=password)
+        self.check_key(key.thumbprint)
+        return key
+
+    # -- as JSON
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts that are known, as JSON values. They are secrets."""
+        facts = {each.name: getattr(self, each.name) for each in fields(self)}
+        facts |= {"extra": dict(self.extra), "refusal": dict(self.refusal)}
+        return {name: value for name, value in facts.items() if value is not None and value != {}}
+
+    def to_json(self) -> bytes:
+        """The same as octets, always in the same form."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":")).encode("ascii")
+
+    @classmethod
+    def from_dict(cls, facts: Mapping[str, Any]) -> TokenSet:
+        """The set that :meth:`to_dict` gave. Facts of other names are left out.
+
+        :raises TokenFormatError: a fact is missing or of the wrong type.
+        """
+        known = {}
+        for each in fields(cls):
+            value = facts.get(each.name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, _TYPES.get(each.name, str)):
+                raise TokenFormatError(f"{each.name} of stored tokens is not what it should be; authorise again")
+            known[each.name] = value
+        if not known.get("access_token"):
+            raise TokenFormatError("the stored tokens have no access_token; authorise again")
+        try:
+            return cls(**known)
+        except UsageError as error:
+            raise TokenFormatError(f"the key_reference of stored tokens cannot be used: {error}") from None
+
+
+_TYPES: Final[Mapping[str, Any]] = {
+    "issued_at": int | float,
+    "expires_at": int | float,
+    "refresh_expires_at": int | float,
+    "refresh_sent_at": int | float,
+    "refusal": Mapping,
+    "extra": Mapping,
+}
