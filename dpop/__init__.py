@@ -14,8 +14,9 @@ Start here:
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from dpop._faces import lazy
 
 if TYPE_CHECKING:
     from dpop import profiles
@@ -43,32 +44,21 @@ __all__ = [
     "thumbprint",
 ]
 
-# Where each name is: it is imported when somebody first asks for it. A program that makes one proof would
-# otherwise spend longer on importing what it does not use than on its proof.
-_PLACES: Final = {
-    "DPoPError": "dpop.errors",
-    "Key": "dpop.keys",
-    "Prover": "dpop.client._prover",
-    "RequestCredentials": "dpop.client._request",
-    "access_token_hash": "dpop.encoding",
-    "code_jti": "dpop.encoding",
-    "create_proof": "dpop.proof",
-    "der_to_raw": "dpop.signature",
-    "generate_key": "dpop.keys",
-    "load_key": "dpop.keys",
-    "raw_to_der": "dpop.signature",
-    "thumbprint": "dpop.keys",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "profiles":
-        return import_module("dpop.profiles")
-    if name not in _PLACES:
-        raise AttributeError(f"module 'dpop' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_PLACES[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "DPoPError": "dpop.errors",
+        "Key": "dpop.keys",
+        "Prover": "dpop.client._prover",
+        "RequestCredentials": "dpop.client._request",
+        "access_token_hash": "dpop.encoding",
+        "code_jti": "dpop.encoding",
+        "create_proof": "dpop.proof",
+        "der_to_raw": "dpop.signature",
+        "generate_key": "dpop.keys",
+        "load_key": "dpop.keys",
+        "profiles": "dpop.profiles",
+        "raw_to_der": "dpop.signature",
+        "thumbprint": "dpop.keys",
+    },
+)

@@ -14,9 +14,9 @@ from typing import cast
 import pytest
 import redis
 from hypothesis import settings
-from pkcs11_faults import Faults, build
-from pkcs11_tokens import SoftHsm, Tpm, tokens_in
-from redis_server import RedisServer, running_redis
+from support.pkcs11_faults import Faults, build
+from support.pkcs11_tokens import SoftHsm, Tpm, tokens_in
+from support.redis_server import RedisServer, running_redis
 
 # No deadline, for a slow machine is no fault; no database, for no run should depend on the one before.
 settings.register_profile("dpop", deadline=None, database=None)

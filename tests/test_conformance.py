@@ -17,7 +17,7 @@ import pytest
 from adapters.clients import CLIENTS, make
 from adapters.recorder import Answer as Reply
 from adapters.recorder import Received, Recorder
-from testing_client import KEY, OTHER_KEY, Answer, ask, post, send
+from support.testing_client import KEY, OTHER_KEY, Answer, ask, post, send
 
 import dpop
 import dpop.requests

@@ -7,12 +7,12 @@ import base64
 import hashlib
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.paths import DATA
 
 from dpop.encoding import (
     access_token_hash,
@@ -25,9 +25,7 @@ from dpop.encoding import (
 )
 from dpop.errors import ArgumentTypeError, CredentialError, EncodingError, UsageError
 
-PUBLISHED: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "data" / "public-vectors.json").read_text(encoding="ascii")
-)["cases"]
+PUBLISHED: list[dict[str, Any]] = json.loads((DATA / "public-vectors.json").read_text(encoding="ascii"))["cases"]
 SECRET = "s3cr3t"
 BASE64URL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.paths import VECTORS
 
 from dpop.errors import ArgumentTypeError, TargetError
 from dpop.htu import MAX_HTU, canonical, check_method, same_target, url_htu, wire_htu
 
-VECTORS = Path(__file__).parent.parent / "vectors"
 INPUTS: list[dict[str, Any]] = json.loads((VECTORS / "htu_inputs.json").read_text("ascii"))["cases"]
 PAIRS: list[dict[str, Any]] = json.loads((VECTORS / "htu_pairs.json").read_text("ascii"))["cases"]
 

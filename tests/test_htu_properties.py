@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,11 +12,11 @@ import pytest
 import requests
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from support.paths import VECTORS
 
 from dpop.errors import TargetError, UsageError
 from dpop.htu import MAX_HTU, canonical, check_method, same_target, url_htu, wire_htu
 
-VECTORS = Path(__file__).parent.parent / "vectors"
 INPUTS: list[dict[str, Any]] = json.loads((VECTORS / "htu_inputs.json").read_text("ascii"))["cases"]
 
 # URLs made of what makes URLs difficult.

@@ -11,8 +11,8 @@ import keyring.backend
 import keyring.errors
 import pytest
 from keyring.backends import SecretService, fail
-from secret_service import secret_service
-from token_stores import FULL, StoreContract, numbered
+from support.secret_service import secret_service
+from support.token_stores import FULL, StoreContract, numbered
 
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
 from dpop.keyring import KeyringTokenStore

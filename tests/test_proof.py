@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey, RSAKey
+from support.paths import DATA
 
 import dpop
 from dpop.errors import (
@@ -31,7 +31,7 @@ from dpop.proof import compact, random_jti, signing_input
 ALGS = ["ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256", "PS384", "PS512", "RS384", "RS512"]
 URL = "https://server.example.com/token"
 KEY = dpop.generate_key()
-PUBLIC = json.loads((Path(__file__).parent / "data" / "public-vectors.json").read_text("utf-8"))["cases"]
+PUBLIC = json.loads((DATA / "public-vectors.json").read_text("utf-8"))["cases"]
 
 
 def parts(proof: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +12,15 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.paths import DATA, VECTORS
 
 from dpop.encoding import b64url_decode
 from dpop.errors import ArgumentTypeError, SignatureFormatError, UsageError
 from dpop.signature import check_raw, der_to_raw, raw_to_der
 
-ROOT = Path(__file__).parent
-CASES: list[dict[str, Any]] = json.loads((ROOT.parent / "vectors/signatures.json").read_text("ascii"))["cases"]
+CASES: list[dict[str, Any]] = json.loads((VECTORS / "signatures.json").read_text("ascii"))["cases"]
 PUBLISHED: dict[str, dict[str, Any]] = {
-    case["id"]: case["facts"] for case in json.loads((ROOT / "data/public-vectors.json").read_text("ascii"))["cases"]
+    case["id"]: case["facts"] for case in json.loads((DATA / "public-vectors.json").read_text("ascii"))["cases"]
 }
 
 CURVES: dict[int, tuple[ec.EllipticCurve, HashAlgorithm]] = {

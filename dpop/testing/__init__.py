@@ -21,8 +21,9 @@ It is for tests and demonstrations: any user agrees, any redirect_uri will do, p
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from dpop._faces import lazy
 
 if TYPE_CHECKING:
     from dpop.testing._levers import Levers
@@ -41,23 +42,17 @@ __all__ = [
     "Stats",
 ]
 
-# Loaded when asked for: pytest imports this package in every run, to find the fixture.
-_HOME = {
-    "DISCIPLINES": "settings",
-    "DPoPTestServer": "server",
-    "Discipline": "settings",
-    "Levers": "levers",
-    "Mode": "server",
-    "RecordedRequest": "stats",
-    "Refusal": "stats",
-    "Stats": "stats",
-}
-
-
-def __getattr__(name: str) -> object:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+# pytest imports this package in every run, to find the fixture, so nothing is loaded before it is asked for.
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "DISCIPLINES": "dpop.testing._settings",
+        "DPoPTestServer": "dpop.testing._server",
+        "Discipline": "dpop.testing._settings",
+        "Levers": "dpop.testing._levers",
+        "Mode": "dpop.testing._server",
+        "RecordedRequest": "dpop.testing._stats",
+        "Refusal": "dpop.testing._stats",
+        "Stats": "dpop.testing._stats",
+    },
+)

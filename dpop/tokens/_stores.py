@@ -3,7 +3,7 @@
 
 Others: :class:`dpop.tokens.FileTokenStore`, :class:`dpop.tokens.KeyringTokenStore`,
 :class:`dpop.redis.RedisTokenStore`. To write one of your own, follow :class:`TokenStore`; what makes it safe
-is said there and checked by ``tests/token_stores.py``, which takes any store.
+is said there and checked by ``tests/support/token_stores.py``, which takes any store.
 """
 
 from __future__ import annotations

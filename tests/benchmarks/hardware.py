@@ -27,8 +27,8 @@ from peers import Environments
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pkcs11_faults import build
-from pkcs11_tokens import SoftHsm, Tokens, Tpm, tokens_in
+from support.pkcs11_faults import build
+from support.pkcs11_tokens import SoftHsm, Tokens, Tpm, tokens_in
 
 import dpop
 from dpop.errors import DPoPError

@@ -30,7 +30,7 @@ from peers import (
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from redis_server import running_redis
+from support.redis_server import running_redis
 
 import dpop
 from dpop.keys import Key

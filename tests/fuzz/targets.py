@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from dpop_cli.header_dump import last_nonce
+from support.paths import VECTORS
 
 import dpop
 from dpop import htu
@@ -52,7 +52,6 @@ from dpop.tokens._token_set import TokenSet
 
 __all__ = ["TARGETS", "Target"]
 
-VECTORS = Path(__file__).parents[2] / "vectors"
 NOW = 1_700_000_000
 TOKEN = "vector.access~token-0123456789"
 URL = "https://server.example.com/items"

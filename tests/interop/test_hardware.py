@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from adapters.clients import CLIENTS
-from cli_process import run, run_script
 from interop.application import Application, json_of
 from interop.peers import JoseVerifier, OidcProvider
 from joserfc.jwk import ECKey
-from pkcs11_tokens import SoftHsm, Tokens, Tpm
+from support.cli_process import run, run_script
+from support.pkcs11_tokens import SoftHsm, Tokens, Tpm
 
 import dpop
 from dpop.client._prover import Prover

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from endpoints import ENDPOINTS, Endpoint
 from interop.application import AUTHENTICATION, browse
 from interop.peers import OidcProvider
 from joserfc.jwk import ECKey
+from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
 from dpop.errors import ReauthorizationError

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from interop.peers import answers_to_vectors, installed_version
+from support.paths import VECTORS
 
-VECTORS = Path(__file__).parents[2] / "vectors"
 Case = dict[str, Any]
 
 # What the vectors answer, in the words of the program; None: the question is not for it.

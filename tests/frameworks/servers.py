@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real servers on loopback, each in a process of its own, on a socket that is open before it starts.
+
+python tests/frameworks/servers.py NAME DESCRIPTOR SETTINGS
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ASGI", "WSGI", "Reply", "ask", "running"]
+
+ASGI = ("uvicorn-h11", "uvicorn-httptools", "hypercorn")
+WSGI = ("gunicorn", "gunicorn-threads", "waitress", "wsgiref")
+
+
+@contextlib.contextmanager
+def running(
+    name: str, application: str = "frameworks.resource", *, where: Path | None = None, workers: int = 1, **settings: Any
+) -> Iterator[int]:
+    """Run a server of this name; its port. Who connects before it is ready waits in the socket's queue.
+
+    :param where: a directory that has the application's module.
+    :param workers: processes, of gunicorn.
+    """
+    environment = os.environ | {"WORKERS": str(workers)}
+    if where is not None:
+        environment["PYTHONPATH"] = str(where)
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        listening.set_inheritable(True)
+        arguments = [name, str(listening.fileno()), application, json.dumps(settings)]
+        process = subprocess.Popen(
+            [sys.executable, __file__, *arguments],
+            pass_fds=[listening.fileno()],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            process.terminate()
+            try:
+                said = process.communicate(timeout=30)[1]
+            except subprocess.TimeoutExpired:
+                process.kill()
+                said = process.communicate()[1]
+            assert "Traceback" not in said, said
+
+
+class Reply:
+    """An answer as it was on the wire."""
+
+    def __init__(self, octets: bytes) -> None:
+        head, _, self.body = octets.partition(b"\r\n\r\n")
+        line, *fields = head.decode("latin-1").split("\r\n")
+        self.status = int(line.split(" ")[1])
+        pairs = [field.partition(":") for field in fields]
+        self.fields = [(name.lower(), value.strip()) for name, _, value in pairs]
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a header, in order."""
+        return [value for key, value in self.fields if key == name.lower()]
+
+
+def ask(port: int, target: str, *fields: tuple[str, str], method: str = "GET") -> Reply:
+    """Send one request, octet for octet, and read the answer to its end."""
+    lines = [f"{method} {target} HTTP/1.1", "Host: internal.example:8080", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in fields]
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        octets = b""
+        while more := connection.recv(65536):
+            octets += more
+    return Reply(octets)
+
+
+# --- in the server's process
+
+
+def _serve(name: str, descriptor: int, application: str, settings: dict[str, Any]) -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    listening = socket.socket(fileno=descriptor)
+    port = listening.getsockname()[1]
+    if name in ASGI:
+        _serve_asgi(name, listening, _application(application, "asgi", settings, port))
+    else:
+        _serve_wsgi(name, listening, _application(application, "wsgi", settings, port))
+
+
+def _application(where: str, kind: str, settings: dict[str, Any], port: int) -> Any:
+    if where != "frameworks.resource":
+        import importlib
+
+        return importlib.import_module(where).app
+    from frameworks import resource
+
+    if settings.get("url") == "own":
+        settings["url"] = f"http://127.0.0.1:{port}"
+    if "redis" in settings:
+        import redis
+
+        from dpop.redis import RedisReplayCache
+
+        client = redis.Redis.from_url(settings.pop("redis"))
+        settings["replay"] = RedisReplayCache(client, when_down="refuse")
+    if kind == "asgi":
+        from dpop.asgi import DPoPMiddleware
+
+        return DPoPMiddleware(resource.asgi_application, resource.resource(**settings))
+    from dpop.wsgi import DPoPMiddleware as WSGIMiddleware
+
+    return WSGIMiddleware(resource.wsgi_application, resource.resource(**settings))
+
+
+def _serve_asgi(name: str, listening: socket.socket, app: Any) -> None:
+    if name == "hypercorn":
+        from hypercorn.asyncio import serve
+        from hypercorn.config import Config
+
+        config = Config()
+        config.bind = [f"fd://{listening.detach()}"]
+        asyncio.run(serve(app, config))
+        return
+    import uvicorn
+
+    parser = name.partition("-")[2]
+    uvicorn.Server(uvicorn.Config(app, http=parser, log_level="warning")).run(sockets=[listening])  # type: ignore[arg-type]
+
+
+def _serve_wsgi(name: str, listening: socket.socket, app: Any) -> None:
+    if name == "waitress":
+        import waitress
+
+        waitress.serve(app, sockets=[listening], threads=4)
+        return
+    if name == "wsgiref":
+        from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+        class Quiet(WSGIRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = WSGIServer(("127.0.0.1", 0), Quiet, bind_and_activate=False)
+        server.socket = listening
+        server.server_name, server.server_port = "127.0.0.1", listening.getsockname()[1]
+        server.setup_environ()
+        server.set_app(app)
+        server.serve_forever()
+        return
+    from gunicorn.app.base import BaseApplication
+
+    class Gunicorn(BaseApplication):  # type: ignore[misc]
+        def load_config(self) -> None:
+            settings = {
+                "bind": f"fd://{listening.detach()}",
+                "workers": int(os.environ["WORKERS"]),
+                "loglevel": "error",
+            }
+            settings |= {"threads": 4} if name.endswith("threads") else {}
+            for key, value in settings.items():
+                self.cfg.set(key, value)
+
+        def load(self) -> Any:
+            return app
+
+    Gunicorn().run()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]))

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guide for servers: each snippet is run as it is printed, the applications on the servers it names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.server
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from frameworks.servers import Reply, ask, running
+from joserfc import jwk, jwt
+from support.paths import DOCS
+
+import dpop
+from dpop.testing import DPoPTestServer
+
+GUIDE = (DOCS / "servers.md").read_text("utf-8")
+KEY = dpop.generate_key()
+TOKEN = f"bound.{KEY.thumbprint}"
+AUTHORIZATION = ("Authorization", f"DPoP {TOKEN}")
+LOOK_UP = """
+def look_up(token):
+    kind, _, jkt = token.partition(".")
+    return {"sub": "alice", "scope": "read", "cnf": {"jkt": jkt}} if kind == "bound" else None
+"""
+
+
+def snippet(containing: str) -> str:
+    """The one Python block of the guide with this text in it."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
+    (found,) = [block for block in blocks if containing in block]
+    return str(found)
+
+
+def proof(path: str, nonce: str | None = None) -> tuple[str, str]:
+    """For a GET of the guide's API."""
+    return "DPoP", dpop.create_proof(KEY, "GET", f"https://api.example{path}", access_token=TOKEN, nonce=nonce)
+
+
+@pytest.mark.parametrize(("server", "title"), [("uvicorn-h11", "# FastAPI"), ("gunicorn", "# Flask")])
+def test_an_application_of_the_guide(server: str, title: str, tmp_path: Path) -> None:
+    """It lets in who may read, answers the others, and needs no token for what is public."""
+    (tmp_path / "api.py").write_text(snippet(title), "utf-8")
+    prefix = "async " if server.startswith("uvicorn") else ""
+    (tmp_path / "tokens.py").write_text(LOOK_UP.replace("def ", prefix + "def ", 1), "utf-8")
+    with running(server, "api", where=tmp_path) as port:
+        refused = ask(port, "/items")
+        assert (refused.status, refused.body) == (401, b"")
+        nonce = (refused.all("DPoP-Nonce") or [None])[0]
+        admitted = ask(port, "/items", AUTHORIZATION, proof("/items", nonce))
+        assert (admitted.status, json.loads(admitted.body)) == (200, {"for": "alice"})
+        assert ask(port, "/items", ("Authorization", f"Bearer {TOKEN}")).status == 401
+        if server == "gunicorn":
+            assert ask(port, "/health").body == b"well"
+            return
+        page = ("Origin", "https://app.example")
+        assert readable_by_a_page(ask(port, "/items", page))
+
+
+def readable_by_a_page(reply: Reply) -> bool:
+    """Whether a browser shows a refusal and its nonce to the page that asked."""
+    exposed = ", ".join(reply.all("Access-Control-Expose-Headers"))
+    return bool(reply.all("Access-Control-Allow-Origin")) and {"WWW-Authenticate", "DPoP-Nonce"} <= set(
+        exposed.split(", ")
+    )
+
+
+def test_the_look_up_of_a_jwt(tmp_path: Path) -> None:
+    """Only an access token of that issuer for this API, signed, not expired, is worth anything."""
+    signer, stranger = (jwk.ECKey.generate_key("P-256", {"kid": "1", "alg": "ES256", "use": "sig"}) for _ in range(2))
+    (tmp_path / "jwks").write_text(json.dumps({"keys": [signer.as_dict(private=False)]}))
+    good = {
+        "iss": "https://as.example",
+        "aud": "https://api.example",
+        "exp": int(time.time()) + 60,
+        "cnf": {"jkt": KEY.thumbprint},
+    }
+
+    def token(key: jwk.ECKey = signer, typ: str = "at+jwt", **changes: Any) -> str:
+        return jwt.encode({"alg": "ES256", "kid": "1", "typ": typ}, good | changes, key)
+
+    bad = [
+        token(stranger),
+        token(typ="dpop+jwt"),
+        token(iss="https://other.example"),
+        token(aud="https://other.example"),
+        token(exp=1),
+        "no.jwt.at-all",
+        "",
+    ]
+    with files_of(tmp_path) as origin:
+        names: dict[str, Any] = {}
+        exec(
+            compile(snippet("# PyJWT").replace("https://as.example/jwks", f"{origin}/jwks"), "servers.md", "exec"),
+            names,
+        )
+        assert names["look_up"](token())["cnf"] == {"jkt": KEY.thumbprint}
+        assert [names["look_up"](other) for other in bad] == [None] * len(bad)
+
+
+@contextlib.contextmanager
+def files_of(directory: Path) -> Iterator[str]:
+    """Serve the files of a directory; where."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(directory))) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_look_up_by_introspection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authorization server says what the token is bound to, and that another is not active."""
+    with DPoPTestServer() as server:
+        monkeypatch.setenv("CLIENT_ID", server.client_id)
+        monkeypatch.setenv("CLIENT_SECRET", server.client_secret)
+        monkeypatch.setenv("INTROSPECTION_ENDPOINT", server.introspection_endpoint)
+        names: dict[str, Any] = {}
+        exec(compile(snippet("# introspection"), "servers.md", "exec"), names)
+
+        async def run() -> list[Any]:
+            async with names["client"]:
+                return [await names["look_up"](token) for token in (server.issue_access_token(jkt=KEY.thumbprint), "x")]
+
+        bound, unknown = asyncio.run(run())
+    assert (bound["active"], bound["cnf"], unknown["active"]) == (True, {"jkt": KEY.thumbprint}, False)
+
+
+def test_the_shared_cache_of_the_guide(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It connects, checks, and accepts a proof once."""
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("NONCE_SECRET", "00" * 32)
+    names: dict[str, Any] = {}
+    exec(compile(snippet("REDIS_URL"), "servers.md", "exec"), names)
+    fields = [proof("/items", names["nonces"].issue())]
+    ask_it = names["verifier"].verify_resource
+    assert ask_it(fields, "GET", "https://api.example/items", access_token=TOKEN, bound_jkt=KEY.thumbprint)
+    with pytest.raises(dpop.DPoPError, match="replayed"):
+        ask_it(fields, "GET", "https://api.example/items", access_token=TOKEN, bound_jkt=KEY.thumbprint)
+    names["client"].close()
+
+
+def test_the_token_endpoint_of_the_guide() -> None:
+    """A challenge comes before anything is used up; then the client is authenticated, and only then is it once."""
+    names: dict[str, Any] = {}
+    exec(compile(snippet("def token_endpoint"), "servers.md", "exec"), names)
+    happened: list[str] = []
+
+    def authenticate(_request: object) -> str:
+        happened.append("authenticated")
+        return "client"
+
+    def find_grant(_request: object, _client: str) -> SimpleNamespace:
+        happened.append("grant found")
+        return SimpleNamespace(jkt=KEY.thumbprint)
+
+    def issue(_grant: object, *, jkt: str, next_nonce: str | None) -> str:
+        happened.append("issued")
+        return f"{jkt} {next_nonce}"
+
+    def request(nonce: str | None = None) -> Any:
+        text = dpop.create_proof(KEY, "POST", "https://as.example/token", nonce=nonce)
+        sent = SimpleNamespace(headers=[("DPoP", text)], method="POST")
+        return names["token_endpoint"](sent, authenticate, find_grant, issue)
+
+    status, headers, body = request()
+    assert (status, json.loads(body)["error"], happened) == (400, "use_dpop_nonce", [])
+    assert request(dict(headers)["DPoP-Nonce"]) == f"{KEY.thumbprint} None"
+    assert happened == ["authenticated", "grant found", "issued"]
+
+
+def test_the_guide_tells_how_to_test_a_server() -> None:
+    """Its function finds nothing wrong with the test server, and much with one that lets everybody in."""
+    names: dict[str, Any] = {}
+    exec(compile(snippet("DEFECTS"), "servers.md", "exec"), names)
+    strangers, key = names["strangers"], dpop.generate_key()
+    with DPoPTestServer(nonces="none") as server:
+        token = server.issue_access_token(jkt=key.thumbprint)
+        assert strangers(key, server.resource, token) == []
+    with DPoPTestServer(nonces="none", require_proof=False) as server:
+        open_door = f"{server.issuer}/.well-known/oauth-authorization-server"
+        assert len(strangers(key, open_door, server.issue_access_token(jkt=key.thumbprint))) > 100

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modules of a process: which one is meant, what is no module, and that what is at its end stays so."""
+
+from __future__ import annotations
+
+import gc
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support.pkcs11_faults import Faults
+from support.pkcs11_tokens import SoftHsm, module_named
+
+from dpop.errors import DeviceError, DPoPKeyError
+from dpop.keys.pkcs11 import open_key
+from dpop.keys.pkcs11._cryptoki import CryptokiError
+from dpop.keys.pkcs11._modules import close_modules, find_module, open_module
+from dpop.keys.pkcs11._uri import Pkcs11Uri
+
+
+def test_which_module_is_meant() -> None:
+    """The URI's path, its name, the environment's, and p11-kit's for all, in this order."""
+    environment = {"PKCS11_MODULE": "/of/environment.so"}
+    assert find_module(Pkcs11Uri(module_path="/of/uri.so"), environment) == "/of/uri.so"
+    assert "softhsm2" in find_module(Pkcs11Uri(module_name="softhsm2"), environment)
+    assert find_module(Pkcs11Uri(), environment) == "/of/environment.so"
+    for empty in ({}, {"PKCS11_MODULE": ""}):
+        assert "p11-kit-proxy" in find_module(Pkcs11Uri(), empty)
+    assert module_named("tpm2_pkcs11").endswith(("libtpm2_pkcs11.so", "libtpm2_pkcs11.so.1"))
+
+
+def test_a_name_that_no_module_has() -> None:
+    """It is not looked for elsewhere, and the message asks for a path."""
+    with pytest.raises(DeviceError, match="give its module-path"):
+        find_module(Pkcs11Uri(module_name="no-such-module"), {})
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "cannot open shared object file"), (b"", "file too short"), (b"text\n" * 40, "invalid ELF")],
+)
+def test_a_file_that_is_no_library(tmp_path: Path, content: bytes | None, told: str) -> None:
+    """Missing, empty or something else: the path and what the system says of it."""
+    path = tmp_path / "module.so"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DeviceError, match=told) as refusal:
+        open_key(f"pkcs11:token=t?module-path={path}")
+    assert str(path) in str(refusal.value)
+
+
+def test_a_library_that_is_no_module() -> None:
+    """libc has no C_GetFunctionList."""
+    with pytest.raises(DeviceError, match="so no PKCS#11 module"):
+        open_key("pkcs11:token=t?module-path=/lib/x86_64-linux-gnu/libc.so.6".replace("x86_64-linux-gnu", _libc()))
+
+
+def _libc() -> str:
+    return next(path.parent.name for path in Path("/lib").glob("*/libc.so.6"))
+
+
+def test_a_module_without_functions(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C_GetFunctionList may fail."""
+    monkeypatch.setenv("FAULT_MODULE", "/nonexistent.so")
+    with pytest.raises(DeviceError, match="gives no functions"):
+        open_key(faults.uri())
+
+
+def test_a_module_is_one_whatever_its_path(softhsm: SoftHsm, tmp_path: Path) -> None:
+    """A link leads to the same: it is initialised once."""
+    link = tmp_path / "link.so"
+    link.symlink_to(softhsm.module)
+    assert open_module(str(link)) is open_module(softhsm.module)
+    open_key(softhsm.uri(module=str(link))).sign(b"x")
+
+
+def test_keys_of_modules_that_were_ended(softhsm: SoftHsm) -> None:
+    """They say so, and do not start the module again; a new key does."""
+    key = open_key(softhsm.uri())
+    close_modules()
+    with pytest.raises(DPoPKeyError, match="closed; load it again"):
+        key.sign(b"x")
+    assert len(open_key(softhsm.uri()).sign(b"x")) == 64
+
+
+def test_keys_of_modules_that_were_ended_close_no_other_keys_sessions(faults: Faults) -> None:
+    """A module that starts again gives the same numbers anew, and some crash where a session that signs is closed."""
+    closed, collected = open_key(faults.uri()), open_key(faults.uri())
+    close_modules()
+    key = open_key(faults.uri())
+    faults.calls()
+    closed.close()
+    del collected
+    gc.collect()
+    assert len(key.sign(b"x")) == 64
+    assert [line.partition("(")[0].split()[0] for line in faults.calls()] == ["C_SignInit", "C_Sign"]
+
+
+def test_a_number_that_another_session_has_by_now(softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that was away gives numbers anew: who held one neither signs in the new session nor closes it."""
+    key = open_key(softhsm.uri())
+    loaded = open_module(softhsm.module)
+    (session,) = key._pool._idle
+    closed: list[int] = []
+    monkeypatch.setattr(loaded.module, "close_session", closed.append)
+    monkeypatch.setattr(loaded.module, "open_session", lambda *_slot, **_kind: int(session.handle))
+    with loaded.lock:
+        newer = loaded.open_session(0, writable=False)
+    with pytest.raises(CryptokiError, match="SESSION_HANDLE_INVALID"):
+        session.sign(bytes(32))
+    session.close()
+    assert closed == []
+    loaded.close_session(newer)
+    assert closed == [newer]
+    assert len(key.sign(b"x")) == 64
+
+
+def test_a_module_is_not_ended_under_a_call(faults: Faults) -> None:
+    """Who holds the lock is in the module, waiting for a PIN perhaps: at exit it is left as it is, after a while."""
+    loaded = open_module(faults.library)
+    faults.calls()
+    with ThreadPoolExecutor(1) as another:
+        another.submit(loaded.lock.acquire).result()
+        close_modules(timeout=0.01)
+        another.submit(loaded.lock.release).result()
+    assert faults.calls("C_Finalize") == []
+    loaded.module.finalize()
+
+
+def test_a_module_that_is_not_configured(softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SoftHSM without its configuration does not start, and the reason is what it said."""
+    close_modules()
+    monkeypatch.setenv("SOFTHSM2_CONF", "/nonexistent")
+    with pytest.raises(DeviceError) as refusal:
+        open_key(softhsm.uri())
+    assert refusal.value.reason == "CKR_GENERAL_ERROR"
+    monkeypatch.setenv("SOFTHSM2_CONF", softhsm.environment["SOFTHSM2_CONF"])
+    assert os.environ["SOFTHSM2_CONF"]
+    assert len(open_key(softhsm.uri()).sign(b"x")) == 64

@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Redis as a replay cache: once among many processes, kept long enough, and never open by accident."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from support.redis_server import RedisServer, running_redis
+from support.redis_verifiers import URL, verify_in_a_process
+
+from dpop.errors import ArgumentTypeError, InvalidProof, ReplayCacheError, UsageError
+from dpop.keys import generate_key
+from dpop.proof import create_proof
+from dpop.redis import AsyncRedisReplayCache, RedisReplayCache
+from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier
+from dpop.server._replay import nonce_key, replay_key
+
+KEY = generate_key()
+SECRET = bytes(range(32))
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self, now: float = 1_700_000_000) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of the server of the tests, which is empty."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def own_server() -> Iterator[RedisServer]:
+    """A server that a test may stop."""
+    with running_redis() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def impatient(server: RedisServer) -> Iterator[redis.Redis]:
+    """A client that neither waits nor tries again."""
+    with redis.Redis.from_url(server.url, socket_timeout=0.1, socket_connect_timeout=0.1, retry=None) as client:
+        yield client
+
+
+def awaited(use: Callable[[redis.asyncio.Redis], Awaitable[Any]], url: str, **settings: Any) -> Any:
+    """What comes of using a client of ``redis.asyncio`` in an event loop of its own."""
+
+    async def run() -> Any:
+        async with redis.asyncio.Redis.from_url(url, **settings) as client:
+            return await use(client)
+
+    return asyncio.run(run())
+
+
+# --- once
+
+
+def test_a_key_is_new_once(client: redis.Redis) -> None:
+    """Also to another cache, as another process would have."""
+    cache, other = (RedisReplayCache(client, when_down="refuse") for _ in range(2))
+    soon = time.time() + 90
+    assert cache.add("a.1", soon) is True
+    assert cache.add("a.1", soon) is False
+    assert other.add("a.1", soon) is False
+    assert other.add("a.2", soon) is True
+
+
+def test_the_awaited_cache_does_the_same(redis_url: str) -> None:
+    """And the two see each other's entries."""
+
+    async def use(client: redis.asyncio.Redis) -> list[bool]:
+        cache = AsyncRedisReplayCache(client, when_down="refuse")
+        await cache.check()
+        return [await cache.add(key, time.time() + 90) for key in ("a.1", "a.1", "a.2")]
+
+    assert awaited(use, redis_url) == [True, False, True]
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert RedisReplayCache(client, when_down="refuse").add("a.2", time.time() + 90) is False
+
+
+def test_servers_with_other_prefixes_are_apart(client: redis.Redis) -> None:
+    """The prefix is the name of those who accept a proof once between them."""
+    one = RedisReplayCache(client, when_down="refuse", prefix="one:")
+    other = RedisReplayCache(client, when_down="refuse", prefix="other:")
+    assert one.add("a.1", time.time() + 90)
+    assert other.add("a.1", time.time() + 90)
+    assert sorted(client.keys()) == [b"one:a.1", b"other:a.1"]
+
+
+def test_an_entry_lives_as_long_as_the_proof(client: redis.Redis) -> None:
+    """To the millisecond, whatever time Redis believes it is, and then it is gone from there."""
+    clock = Clock(1_000)  # a machine whose clock was never set
+    cache = RedisReplayCache(client, when_down="refuse", clock=clock, prefix="")
+    cache.add("a.1", clock.now + 90.25)
+    cache.add("late.1", clock.now - 1)
+    left = client.pttl("a.1")
+    assert 80_000 < left <= 90_250
+    assert 0 < client.pttl("late.1") <= 1000
+
+
+def test_one_of_a_hundred_threads_wins(client: redis.Redis) -> None:
+    """The same key at a hundred threads at once is new to exactly one of them."""
+    cache = RedisReplayCache(client, when_down="refuse")
+    start = threading.Barrier(100)
+
+    def add(_: int) -> bool:
+        start.wait()
+        return cache.add("a.1", time.time() + 90)
+
+    with ThreadPoolExecutor(100) as pool:
+        assert sum(pool.map(add, range(100))) == 1
+
+
+def test_one_of_a_hundred_tasks_wins(redis_url: str) -> None:
+    """The same in an event loop."""
+
+    async def use(client: redis.asyncio.Redis) -> list[bool]:
+        cache = AsyncRedisReplayCache(client, when_down="refuse")
+        return await asyncio.gather(*(cache.add("a.1", time.time() + 90) for _ in range(100)))
+
+    assert sum(awaited(use, redis_url)) == 1
+
+
+def test_a_hundred_verifiers_in_four_processes_accept_a_proof_once(redis_url: str) -> None:
+    """Each of ten proofs is offered to 25 threads in each of 4 processes (T17)."""
+    proofs = [create_proof(KEY, "POST", URL) for _ in range(10)]
+    spawning = multiprocessing.get_context("spawn")
+    with spawning.Manager() as manager, spawning.Pool(4) as pool:
+        start = manager.Barrier(4)
+        # A deadline, for a pool replaces a worker that dies, and waits for its task for ever.
+        verdicts = pool.starmap_async(verify_in_a_process, [(redis_url, proofs, start)] * 4, chunksize=1).get(120)
+    flat = [verdict for each in verdicts for verdict in each]
+    assert flat.count("accepted") == 10
+    assert flat.count("replayed") == 990
+
+
+@contextlib.contextmanager
+def losing_the_first_answer(server: RedisServer) -> Iterator[str]:
+    """A way to the server on which the answer to the first SET is lost, and the connection with it."""
+    asked, lost = threading.Event(), threading.Event()
+
+    def forth(near: socket.socket, far: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while request := near.recv(65536):
+                if b"\r\nSET\r\n" in request:
+                    asked.set()
+                far.sendall(request)
+            far.shutdown(socket.SHUT_RDWR)
+
+    def back(near: socket.socket, far: socket.socket) -> None:
+        with near, far, contextlib.suppress(OSError):
+            while answer := far.recv(65536):
+                if asked.is_set() and not lost.is_set():
+                    lost.set()
+                    near.shutdown(socket.SHUT_RDWR)
+                    break
+                near.sendall(answer)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, far = listener.accept()[0], socket.socket(socket.AF_UNIX)
+                far.connect(str(server.socket))
+                for way in (forth, back):
+                    threading.Thread(target=way, args=(near, far), daemon=True).start()
+
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as listener:
+        path = str(Path(directory) / "relay.sock")
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"unix://{path}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+    assert lost.is_set()
+
+
+def test_a_lost_answer_is_no_replay(redis_server: RedisServer, redis_url: str) -> None:
+    """The client asks again by itself and finds its own mark; whoever comes later finds another's."""
+    again = Retry(NoBackoff(), 1)
+    with losing_the_first_answer(redis_server) as url, redis.Redis.from_url(url, retry=again) as client:
+        cache = RedisReplayCache(client, when_down="refuse")
+        assert cache.add("a.1", time.time() + 90) is True
+        assert cache.add("a.1", time.time() + 90) is False
+
+
+def test_a_lost_answer_is_no_replay_where_it_is_awaited(redis_server: RedisServer, redis_url: str) -> None:
+    """The same with a client of redis.asyncio."""
+
+    async def use(client: redis.asyncio.Redis) -> list[bool]:
+        cache = AsyncRedisReplayCache(client, when_down="refuse")
+        return [await cache.add("a.1", time.time() + 90) for _ in range(2)]
+
+    with losing_the_first_answer(redis_server) as url:
+        assert awaited(use, url, retry=redis.asyncio.retry.Retry(NoBackoff(), 1)) == [True, False]
+
+
+# --- single-use nonces
+
+
+def test_a_nonce_is_used_once_by_all_processes(redis_url: str) -> None:
+    """One cache for proofs and for nonces: neither takes the other's names."""
+    with redis.Redis.from_url(redis_url) as client:
+        caches = [RedisReplayCache(client, when_down="refuse") for _ in range(2)]
+        issuers = [NonceIssuer(SECRET, single_use=cache) for cache in caches]
+        one, other = (ProofVerifier(replay=cache, nonces=issuer) for cache, issuer in zip(caches, issuers, strict=True))
+        nonce = issuers[0].issue()
+        assert one.verify_token_request([("DPoP", create_proof(KEY, "POST", URL, nonce=nonce))], "POST", URL)
+        with pytest.raises(InvalidProof) as caught:
+            other.verify_token_request([("DPoP", create_proof(KEY, "POST", URL, nonce=nonce))], "POST", URL)
+        assert (caught.value.error, caught.value.reason) == ("use_dpop_nonce", "nonce_used")
+        assert client.dbsize() == 2
+
+
+def test_no_nonce_and_no_jti_is_in_redis(client: redis.Redis) -> None:
+    """Names hold digests; values hold nothing of the proof."""
+    cache = RedisReplayCache(client, when_down="refuse")
+    cache.add(replay_key(KEY.thumbprint, URL, "a-secret-jti"), time.time() + 90)
+    cache.add(nonce_key("a-secret-nonce"), time.time() + 90)
+    stored = repr([(key, client.get(key)) for key in client.scan_iter()])
+    assert stored.count("dpop:once:") == 2
+    assert "a-secret" not in stored
+    assert "as.example" not in stored
+
+
+# --- when it is down
+
+
+def test_refusing_while_it_is_down(own_server: RedisServer) -> None:
+    """Nobody is let in by an outage, and Redis is used again when it is back."""
+    with impatient(own_server) as client:
+        cache = RedisReplayCache(client, when_down="refuse")
+        own_server.stop()
+        with pytest.raises(ReplayCacheError, match="cannot be reached"):
+            cache.add("a.1", time.time() + 90)
+        with pytest.raises(ReplayCacheError, match="cannot be reached"):
+            cache.check()
+        own_server.start()
+        cache.check()
+        assert cache.add("a.1", time.time() + 90) is True
+
+
+def test_a_server_that_does_not_answer_is_down(own_server: RedisServer) -> None:
+    """A frozen machine takes connections; the client's timeout tells."""
+    with impatient(own_server) as client:
+        cache = RedisReplayCache(client, when_down="refuse")
+        assert cache.add("a.1", time.time() + 90)
+        with own_server.frozen(), pytest.raises(ReplayCacheError, match="cannot be reached"):
+            cache.add("a.2", time.time() + 90)
+
+
+def test_accepting_while_it_is_down(own_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Only by that word; the log says once that it begins and once that it ends."""
+    caplog.set_level(logging.INFO, "dpop.server")
+    with impatient(own_server) as client:
+        cache = RedisReplayCache(client, when_down="accept")
+        own_server.stop()
+        assert [cache.add("a.1", time.time() + 90) for _ in range(3)] == [True] * 3
+        own_server.start()
+        assert [cache.add("a.1", time.time() + 90) for _ in range(3)] == [True, False, False]
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "accepted without it" in said[0]
+    assert "answers again" in said[1]
+
+
+def test_another_cache_while_it_is_down(own_server: RedisServer) -> None:
+    """The protection shrinks to this process instead of going away."""
+    with impatient(own_server) as client:
+        cache = RedisReplayCache(client, when_down=MemoryReplayCache())
+        own_server.stop()
+        assert [cache.add("a.1", time.time() + 90) for _ in range(3)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [("refuse", [ReplayCacheError] * 2), ("accept", [True, True]), (MemoryReplayCache, [True, False])],
+)
+def test_the_awaited_cache_chooses_alike(own_server: RedisServer, choice: Any, expected: list[object]) -> None:
+    """All three choices, where the client is awaited."""
+    own_server.stop()
+
+    async def use(client: redis.asyncio.Redis) -> list[object]:
+        when_down: Any = choice if isinstance(choice, str) else choice()
+        cache = AsyncRedisReplayCache(client, when_down=when_down)
+        with pytest.raises(ReplayCacheError, match="cannot be reached"):
+            await cache.check()
+        answers: list[object] = []
+        for _ in range(2):
+            try:
+                answers.append(await cache.add("a.1", time.time() + 90))
+            except ReplayCacheError as error:
+                answers.append(type(error))
+        return answers
+
+    assert awaited(use, own_server.url, retry=None) == expected
+
+
+def test_another_awaited_cache_while_it_is_down(own_server: RedisServer, redis_url: str) -> None:
+    """The second may be a Redis too."""
+    own_server.stop()
+
+    async def use(client: redis.asyncio.Redis) -> list[bool]:
+        async with redis.asyncio.Redis.from_url(redis_url) as second:
+            cache = AsyncRedisReplayCache(client, when_down=AsyncRedisReplayCache(second, when_down="refuse"))
+            return [await cache.add("a.1", time.time() + 90) for _ in range(2)]
+
+    assert awaited(use, own_server.url, retry=None) == [True, False]
+
+
+@pytest.mark.parametrize("choice", ["refuse", "accept"])
+def test_a_full_server_refuses_whatever_the_choice(choice: Any) -> None:
+    """Whoever can fill it must not switch off the protection by doing so."""
+    with running_redis("--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
+        with redis.Redis.from_url(server.url) as client:
+            cache = RedisReplayCache(client, when_down=choice)
+            cache.check()
+            with pytest.raises(ReplayCacheError, match="full"):
+                for number in range(1000):
+                    cache.add(f"a.{number}" + "x" * 10_000, time.time() + 90)
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "volatile-lru", "allkeys-random"])
+def test_a_server_that_forgets_is_found_out(policy: str) -> None:
+    """A policy other than noeviction would drop proofs that are still valid, and let them in again."""
+    with running_redis("--maxmemory", "3mb", "--maxmemory-policy", policy) as server:
+        with redis.Redis.from_url(server.url) as client, pytest.raises(ReplayCacheError, match="noeviction"):
+            RedisReplayCache(client, when_down="accept").check()
+
+
+def test_a_wrong_password_is_not_an_outage() -> None:
+    """A fault of the configuration is told, and never reads as "down, so accept"; no password is in the text."""
+    with running_redis("--requirepass", "right-password") as server:
+        for password in ("wrong-password", None):
+            with redis.Redis.from_url(server.url, password=password) as client:
+                cache = RedisReplayCache(client, when_down="accept")
+                with pytest.raises(ReplayCacheError, match="cannot serve") as caught:
+                    cache.add("a.1", time.time() + 90)
+                assert "right-" not in str(caught.value)
+                assert "wrong-" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pools", "more"), [(redis.ConnectionPool, {}), (redis.BlockingConnectionPool, {"timeout": 0.05})]
+)
+def test_a_pool_that_is_too_small_is_not_an_outage(
+    redis_url: str, pools: type[redis.ConnectionPool], more: dict[str, Any]
+) -> None:
+    """A crowd of requests must not let replays in."""
+    pool = pools.from_url(redis_url, max_connections=1, **more)
+    taken = pool.get_connection()
+    with redis.Redis(connection_pool=pool) as client:
+        with pytest.raises(ReplayCacheError, match="max_connections"):
+            RedisReplayCache(client, when_down="accept").add("a.1", time.time() + 90)
+    pool.release(taken)
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("pools", "more"),
+    [(redis.asyncio.ConnectionPool, {}), (redis.asyncio.BlockingConnectionPool, {"timeout": 0.05})],
+)
+def test_an_awaited_pool_that_is_too_small_is_none_either(
+    redis_url: str, pools: type[redis.asyncio.ConnectionPool], more: dict[str, Any]
+) -> None:
+    """The same in an event loop."""
+
+    async def run() -> None:
+        pool = pools.from_url(redis_url, max_connections=1, **more)
+        taken = await pool.get_connection()
+        async with redis.asyncio.Redis(connection_pool=pool) as client:
+            with pytest.raises(ReplayCacheError, match="max_connections"):
+                await AsyncRedisReplayCache(client, when_down="accept").add("a.1", time.time() + 90)
+        await pool.release(taken)
+        await pool.aclose()
+
+    asyncio.run(run())
+
+
+# --- settings
+
+
+def test_settings_that_make_no_sense_are_refused(client: redis.Redis) -> None:
+    """At the start: a client of the other kind, another word, a second cache of the other kind."""
+    asynchronous = redis.asyncio.Redis()
+    with pytest.raises(ArgumentTypeError, match=r"redis\.Redis"):
+        RedisReplayCache(asynchronous, when_down="refuse")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match=r"redis\.asyncio\.Redis"):
+        AsyncRedisReplayCache(client, when_down="refuse")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="when_down"):
+        RedisReplayCache(client, when_down="open")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="AsyncRedisReplayCache"):
+        RedisReplayCache(client, when_down=AsyncRedisReplayCache(asynchronous, when_down="refuse"))  # type: ignore[arg-type]
+
+
+def test_the_choice_has_no_default(client: redis.Redis) -> None:
+    """It is the operator's."""
+    with pytest.raises(TypeError, match="when_down"):
+        RedisReplayCache(client)  # type: ignore[call-arg]
+
+
+def test_a_repr_that_can_be_logged(client: redis.Redis) -> None:
+    """It tells the choice and no address or password."""
+    cache = RedisReplayCache(client, when_down=MemoryReplayCache())
+    assert repr(cache) == "<RedisReplayCache dpop:once:*, when down: <MemoryReplayCache 0 of 100000 entries>>"

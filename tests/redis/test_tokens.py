@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens in Redis, a real one: the contract, leases that end with their holder, and fences."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from adapters.recorder import Answer, Received, Recorder
+from support.redis_server import RedisServer
+from support.token_stores import FULL, StoreContract, numbered
+
+import dpop
+from dpop.errors import ArgumentTypeError, TokenFormatError, TokenStoreError, UsageError
+from dpop.redis import RedisTokenStore
+from dpop.tokens import TokenSet, TokenStore
+
+KEY = dpop.generate_key()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    """A connection to an empty Redis."""
+    with redis.Redis.from_url(redis_url, socket_timeout=5) as connected:
+        yield connected
+
+
+class TestRedisTokenStore(StoreContract):
+    """What every store does."""
+
+    @pytest.fixture
+    def make(self, client: redis.Redis) -> Callable[[], TokenStore]:
+        """Stores over one Redis."""
+        return lambda: RedisTokenStore(client)
+
+
+class TestEncryptedRedisTokenStore(StoreContract):
+    """The same with encryption, and a client that decodes what it reads."""
+
+    @pytest.fixture
+    def make(self, redis_url: str) -> Iterator[Callable[[], TokenStore]]:
+        """Stores over one Redis, with the same key."""
+        with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+            yield lambda: RedisTokenStore(client, key=bytes(32), prefix="a*[b]:")
+
+
+def test_what_is_there_is_named_and_sealed(client: redis.Redis) -> None:
+    """Names hold the account, values of an encrypted store nothing readable; another key does not open them."""
+    RedisTokenStore(client, password="correct horse").save(FULL, "alice")
+    assert client.hget("dpop:tokens:{alice}", "fingerprint") == FULL.fingerprint.encode()
+    record = client.hget("dpop:tokens:{alice}", "record")
+    assert isinstance(record, bytes)
+    assert b"secret" not in record
+    with pytest.raises(TokenFormatError):
+        RedisTokenStore(client, key=bytes(32)).load("alice")
+    client.hset("dpop:tokens:{bob}", "record", b"{")
+    with pytest.raises(TokenFormatError, match="cut off"):
+        RedisTokenStore(client).load("bob")
+
+
+def test_a_lease_ends_with_its_holder_and_not_before(client: redis.Redis) -> None:
+    """It is renewed for as long as it is held; when nobody renews it, the next one gets it, with a higher fence."""
+    store = RedisTokenStore(client, lease_seconds=1.5)
+    first, second = store.lock("a"), store.lock("a")
+    assert first.acquire(0)
+    assert not second.acquire(0)
+    left = client.pttl("dpop:tokens:{a}:lease")
+    while (later := client.pttl("dpop:tokens:{a}:lease")) <= left:  # it grows only when it is renewed
+        left = later
+    first._over.set()  # type: ignore[attr-defined] - as if its process had been killed
+    assert second.acquire(10)
+    assert second.fence > first.fence
+    first.release()
+    assert not store.lock("a").acquire(0)
+    second.release()
+
+
+def test_who_slept_through_the_end_of_a_lease_begins_nothing(client: redis.Redis) -> None:
+    """Its fence is too low to note that a refresh begins; an answer it has received is stored all the same."""
+    store = RedisTokenStore(client, lease_seconds=0.2)
+    store.save(numbered(1))
+    sleeper, awake = store.lock("default"), store.lock("default")
+    assert sleeper.acquire(0)
+    sleeper._over.set()  # type: ignore[attr-defined]
+    assert awake.acquire(10)
+    assert store.replace(numbered(1), numbered(1).but(refresh_sent_at=1), "default", fence=awake.fence)
+    assert not store.replace(numbered(1), numbered(1).but(refresh_sent_at=2), "default", fence=sleeper.fence)
+    assert store.replace(numbered(1), numbered(2), "default")
+    assert not store.replace(numbered(1), numbered(3), "default")
+    awake.release()
+
+
+def test_a_command_that_is_sent_twice(client: redis.Redis) -> None:
+    """A client that repeats what got no answer finds its own work, and takes it for its own."""
+    store = RedisTokenStore(client)
+    assert store.replace(None, numbered(1), "default")
+    assert store.replace(None, numbered(1), "default")
+    lock = store.lock("default")
+    assert lock.acquire(0)
+    fence, lock.fence = lock.fence, -1  # type: ignore[misc]
+    assert lock.acquire(0)
+    assert lock.fence == fence
+    lock.release()
+
+
+def test_redis_out_of_reach(redis_server: RedisServer, tmp_path: Path) -> None:
+    """An error of the store, without a word of what was to be stored."""
+    nowhere = redis.Redis(unix_socket_path=str(tmp_path / "none.sock"), retry=None)
+    store = RedisTokenStore(nowhere)
+    for call in (
+        store.load,
+        store.accounts,
+        store.delete,
+        lambda: store.save(FULL),
+        lambda: store.replace(None, FULL, "default"),
+        lambda: store.lock("default").acquire(0),
+    ):
+        with pytest.raises(TokenStoreError) as caught:
+            call()
+        assert FULL.access_token not in str(caught.value)
+    store.lock("default").release()
+
+
+@pytest.mark.parametrize("lease", [0, -1, 1e9, float("nan")])
+def test_what_cannot_be_used(client: redis.Redis, lease: float) -> None:
+    """A lease that cannot be renewed in time, or never ends; another client; no token set."""
+    with pytest.raises(UsageError):
+        RedisTokenStore(client, lease_seconds=lease)
+    with pytest.raises(ArgumentTypeError):
+        RedisTokenStore("redis://")  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        RedisTokenStore(client).save("token")  # type: ignore[arg-type]
+
+
+# -- three hosts, one of which dies
+
+HOST = """
+import json, sys
+import dpop, redis
+from dpop.errors import TokenError
+from dpop.redis import RedisTokenStore
+from dpop.requests import TokenEndpoint
+
+facts = json.loads(sys.stdin.readline())
+endpoint = TokenEndpoint(dpop.load_key(facts["key"]), facts["url"], client_id="c")
+store = RedisTokenStore(redis.Redis.from_url(facts["redis"], socket_timeout=5), lease_seconds=1)
+source = endpoint.source(store)
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    print(json.dumps({"token": source()}))
+except TokenError as error:
+    print(json.dumps({"error": error.code, "said": str(error)}))
+"""
+
+
+class Server:
+    """A token endpoint that rotates, detects the second use of a refresh token, and hangs at the first request."""
+
+    def __init__(self, *, acts_first: bool) -> None:
+        self.asked, self.goes_on = threading.Event(), threading.Event()
+        self._acts_first = acts_first
+        self._lock = threading.Lock()
+        self._good = "r0"
+        self.count = 0
+
+    def __call__(self, request: Received) -> Answer:
+        with self._lock:
+            self.count += 1
+            first = self.count == 1
+            answer = self._act(request) if self._acts_first or not first else None
+        if first:
+            self.asked.set()
+            self.goes_on.wait(60)
+        return answer or Answer(drop=True)
+
+    def _act(self, request: Received) -> Answer:
+        if f"refresh_token={self._good}".encode() not in request.body:
+            return Answer(400, [], b'{"error":"invalid_grant"}')
+        self._good = f"r{self.count}"
+        body = {"access_token": f"a{self.count}", "token_type": "DPoP", "expires_in": 3600, "refresh_token": self._good}
+        return Answer(200, [], json.dumps(body).encode())
+
+
+@contextmanager
+def hosts(server: Server, redis_url: str, tmp_path: Path) -> Iterator[tuple[list[subprocess.Popen[str]], Recorder]]:
+    """Three processes that are about to ask for a token, and the server they will ask."""
+    key = tmp_path / "key.pem"
+    KEY.save(key)
+    with Recorder(server) as recorder:
+        facts = {"key": str(key), "url": recorder.url("/token"), "redis": redis_url}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        running = [subprocess.Popen([sys.executable, "-c", HOST], **pipes) for _ in range(3)]
+        try:
+            for host in running:
+                assert host.stdin is not None
+                assert host.stdout is not None
+                host.stdin.write(json.dumps(facts) + "\n")
+                host.stdin.flush()
+            for host in running:
+                assert host.stdout is not None
+                assert host.stdout.readline() == "ready\n"
+            yield running, recorder
+        finally:
+            server.goes_on.set()
+            for host in running:
+                host.kill()
+                host.communicate()
+
+
+def outcome(host: subprocess.Popen[str]) -> dict[str, str]:
+    """What a host came to."""
+    assert host.stdout is not None
+    said: dict[str, str] = json.loads(host.stdout.readline())
+    return said
+
+
+@pytest.mark.parametrize("acts_first", [False, True])
+def test_a_host_that_dies_in_the_middle(client: redis.Redis, redis_url: str, tmp_path: Path, acts_first: bool) -> None:
+    """One more request, whatever comes of it; if the new token was lost with the host, that is what all are told."""
+    store = RedisTokenStore(client, lease_seconds=1)
+    store.save(TokenSet(access_token="a0", expires_at=1, refresh_token="r0", jkt=KEY.thumbprint))
+    server = Server(acts_first=acts_first)
+    with hosts(server, redis_url, tmp_path) as (running, _recorder):
+        first, *others = running
+        go(first)
+        assert server.asked.wait(60)
+        for host in others:
+            go(host)
+        first.kill()
+        server.goes_on.set()
+        outcomes = [outcome(host) for host in others]
+    assert server.count == 2
+    stored = store.load()
+    assert stored is not None
+    if acts_first:
+        assert {said.get("error") for said in outcomes} == {"reauthorization"}
+        assert all("its answer never arrived" in said["said"] for said in outcomes)
+        assert stored.refusal["error"] == "invalid_grant"
+    else:
+        assert outcomes == [{"token": "a2"}] * 2
+        assert (stored.access_token, stored.refresh_token, stored.refresh_sent_at) == ("a2", "r2", None)
+
+
+def go(host: subprocess.Popen[str]) -> None:
+    """Let a host begin."""
+    assert host.stdin is not None
+    host.stdin.write("\n")
+    host.stdin.flush()

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A PKCS#11 module that goes wrong as it is told, built from pkcs11_faults.c with the system's compiler."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.pkcs11_tokens import SoftHsm, program
+
+from dpop.keys.pkcs11 import _pin as pin
+from dpop.keys.pkcs11._modules import close_modules
+
+SOURCE = Path(__file__).with_name("pkcs11_faults.c")
+_editions = itertools.count()
+
+
+def build(directory: Path) -> Path:
+    """Compile it."""
+    library = directory / "pkcs11_faults.so"
+    command = [
+        program("gcc"),
+        "-shared",
+        "-fPIC",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-o",
+        str(library),
+        str(SOURCE),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return library
+
+
+class Faults:
+    """SoftHSM behind a module with rules; the rules of a test end with it."""
+
+    def __init__(self, softhsm: SoftHsm, library: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tokens = softhsm
+        self.library = str(library)
+        self._rules = directory / "rules"
+        self._log = directory / "log"
+        self.environment = {
+            "FAULT_MODULE": softhsm.module,
+            "FAULT_RULES": str(self._rules),
+            "FAULT_LOG": str(self._log),
+        }
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
+        self.set()
+        self.forget()
+
+    def uri(self, name: str | None = "dpop-es256", *, token: str | None = None, pin: bool = True) -> str:
+        """A key's URI, through this module."""
+        return self.tokens.uri(name, token=token, module=self.library, pin=pin)
+
+    def set(self, *rules: str) -> None:
+        """The rules from now on; their counts begin anew."""
+        temporary = self._rules.with_suffix(".new")
+        temporary.write_text("".join(f"{line}\n" for line in (f"# {next(_editions)}", *rules)))
+        temporary.replace(self._rules)
+
+    def forget(self) -> None:
+        """End all modules, and forget which PINs were refused, as a new process would have."""
+        close_modules()
+        pin._refused.clear()
+
+    def calls(self, function: str = "") -> list[str]:
+        """What was called, with arguments and results, since the last look."""
+        if not self._log.exists():
+            return []
+        lines = self._log.read_text().splitlines()
+        self._log.unlink()
+        return [line for line in lines if line.startswith(function)]

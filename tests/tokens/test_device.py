@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device grant: polling until the user has decided, each time with a new proof."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from adapters.recorder import Answer, Received, Recorder
+from support.endpoints import ENDPOINTS, Endpoint
+
+import dpop
+from dpop.errors import ReauthorizationError, TokenAnswerError, TokenRefusedError
+from dpop.tokens import ServerMetadata
+from dpop.tokens._device import read_device_authorization
+
+CODES = {
+    "device_code": "d",
+    "user_code": "ABCD-EFGH",
+    "verification_uri": "https://as.example/device",
+    "expires_in": 60,
+}
+
+
+@pytest.fixture(params=sorted(ENDPOINTS))
+def name(request: pytest.FixtureRequest) -> str:
+    """Each door in turn."""
+    return str(request.param)
+
+
+def poll(name: str, *answers: dict[str, Any], clock: Any = lambda: 1000.0) -> tuple[Any, Recorder]:
+    """What comes of polling a server with these answers, without waiting between them."""
+    left = [dict(answer) for answer in answers]
+
+    def answer(request: Received) -> Answer:
+        if request.target == "/device":
+            return Answer(200, [], json.dumps({**CODES, "interval": 0}).encode())
+        body = left.pop(0) if len(left) > 1 else left[0]
+        return Answer(400 if "error" in body else 200, [], json.dumps(body).encode())
+
+    with Recorder(answer) as recorder:
+        server = ServerMetadata(
+            token_endpoint=recorder.url("/token"), device_authorization_endpoint=recorder.url("/device")
+        )
+        with Endpoint(name, dpop.generate_key(), server, client_id="c", clock=clock) as endpoint:
+            device = endpoint.start_device(scope="read")
+            assert "ABCD" not in repr(device)
+            try:
+                return endpoint.poll_device(device), recorder
+            except dpop.DPoPError as error:
+                return error, recorder
+
+
+def test_pending_then_granted(name: str) -> None:
+    """authorization_pending is no error; each question has its own proof."""
+    pending = {"error": "authorization_pending"}
+    tokens, recorder = poll(name, pending, pending, {"access_token": "a", "token_type": "DPoP"})
+    assert tokens.access_token == "a"
+    jtis = [request.claims["jti"] for request in recorder.requests if request.target == "/token"]
+    assert len(set(jtis)) == len(jtis) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [("access_denied", TokenRefusedError), ("expired_token", TokenRefusedError)]
+)
+def test_refusals_end_it(name: str, error: str, kind: type[Exception]) -> None:
+    """A user who says no, or codes the server calls expired, end the questions."""
+    result, recorder = poll(name, {"error": error})
+    assert type(result) is kind
+    assert len(recorder.requests) == 2
+
+
+def test_time_ends_it(name: str) -> None:
+    """Once the codes have expired, nobody asks any more."""
+    ticks = iter(range(1000, 100_000, 20))
+    result, recorder = poll(name, {"error": "authorization_pending"}, clock=lambda: float(next(ticks)))
+    assert isinstance(result, ReauthorizationError)
+    assert len(recorder.requests) < 5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device_code": None},
+        {"user_code": "a\x1b[2J"},
+        {"verification_uri": 7},
+        {"expires_in": None},
+        {"expires_in": -1},
+        {"expires_in": 1e9},
+        {"interval": "5"},
+    ],
+)
+def test_bad_codes(changes: dict[str, Any]) -> None:
+    """Codes that are missing, or could not be shown, are no codes."""
+    with pytest.raises(TokenAnswerError):
+        read_device_authorization({**CODES, **changes}, 1000)

@@ -1,0 +1,532 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token endpoints: every grant through every door, asserted on what the server saw."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import pickle
+import socket
+import threading
+import urllib.parse
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+import requests
+from adapters.recorder import Answer, Received, Recorder, script
+from joserfc import jwt
+from joserfc.jwk import ECKey
+from support.endpoints import ENDPOINTS, Endpoint
+from support.forking import in_child
+
+import dpop
+from dpop.errors import (
+    AlgorithmError,
+    InsecureOriginError,
+    KeyMismatchError,
+    OutcomeUnknownError,
+    ReauthorizationError,
+    SigningError,
+    TemporaryTokenError,
+    TokenAnswerError,
+    TokenRefusedError,
+    TokenRequestError,
+    UnboundTokenError,
+    UsageError,
+)
+from dpop.keys import ExternalKey
+from dpop.testing import DPoPTestServer
+from dpop.tokens import PrivateKeyJWT, ServerMetadata, TokenSet
+
+KEY = dpop.generate_key()
+
+
+@pytest.fixture(params=sorted(ENDPOINTS))
+def name(request: pytest.FixtureRequest) -> str:
+    """Each door in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def server() -> Iterator[DPoPTestServer]:
+    """A server that wants nonces and rotates refresh tokens."""
+    with DPoPTestServer(nonces="rotating", rotate_refresh_tokens=True) as running:
+        yield running
+
+
+def metadata(server: DPoPTestServer) -> ServerMetadata:
+    """The server's endpoints, by hand."""
+    return ServerMetadata(
+        issuer=server.issuer,
+        token_endpoint=server.token_endpoint,
+        authorization_endpoint=server.authorization_endpoint,
+        pushed_authorization_request_endpoint=server.par_endpoint,
+        revocation_endpoint=server.revocation_endpoint,
+        introspection_endpoint=server.introspection_endpoint,
+    )
+
+
+def endpoint_of(name: str, server: DPoPTestServer, **options: Any) -> Endpoint:
+    """An endpoint of the confidential client."""
+    known = {"client_id": server.client_id, "client_secret": server.client_secret, "timeout": 5}
+    return Endpoint(name, options.pop("key", KEY), options.pop("at", metadata(server)), **{**known, **options})
+
+
+def wire(server: DPoPTestServer) -> list[tuple[str, int, bool]]:
+    """Path, status and whether there was a proof, of each request."""
+    return [
+        (entry.path, entry.status, any(field.lower() == "dpop" for field, _ in entry.headers))
+        for entry in server.requests
+    ]
+
+
+def claims_of(proof: str | None) -> dict[str, Any]:
+    """What a proof says."""
+    assert proof is not None
+    said: dict[str, Any] = json.loads(base64.urlsafe_b64decode(proof.split(".")[1] + "=="))
+    return said
+
+
+def test_a_whole_life(name: str, server: DPoPTestServer) -> None:
+    """Pushed request, code, refresh, introspection, revocation: one challenge, and proofs only where they belong."""
+    with endpoint_of(name, server, discover=True, at=server.issuer, key_reference="/keys/app.pem") as endpoint:
+        asked = endpoint.start_authorization("http://127.0.0.1/callback", scope="read write")
+        back = requests.get(asked.url, allow_redirects=False, timeout=10).headers["Location"]
+        tokens = endpoint.finish_authorization(asked, back)
+        assert (tokens.token_type, tokens.jkt, tokens.key_reference) == ("DPoP", KEY.thumbprint, "/keys/app.pem")
+        assert (tokens.token_endpoint, tokens.client_id) == (server.token_endpoint, server.client_id)
+        assert tokens.scopes == {"read", "write"}
+        assert tokens.expires_at == tokens.issued_at + 3600
+        fresh = endpoint.refresh(tokens)
+        assert fresh.refresh_token not in {None, tokens.refresh_token}
+        assert fresh.scope == "read write"
+        about = endpoint.introspect(fresh.access_token)
+        assert about["cnf"] == {"jkt": KEY.thumbprint}
+        endpoint.revoke(fresh)
+        with pytest.raises(ReauthorizationError):
+            endpoint.refresh(fresh)
+    assert wire(server) == [
+        ("/.well-known/oauth-authorization-server", 200, False),
+        ("/par", 400, True),
+        ("/par", 201, True),
+        ("/authorize", 302, False),
+        ("/token", 200, True),
+        ("/token", 200, True),
+        ("/introspect", 200, False),
+        ("/revoke", 200, False),
+        ("/token", 400, True),
+    ]
+
+
+def test_proofs_at_the_authorization_server_have_no_ath(name: str, server: DPoPTestServer) -> None:
+    """Client authentication in the header is no token: no proof has an ath (T23)."""
+    with endpoint_of(name, server, client_auth="client_secret_basic") as endpoint:
+        endpoint.grant("client_credentials", scope="read")
+        endpoint.start_authorization("http://127.0.0.1/callback")
+    proofs = [claims_of(entry.proof) for entry in server.requests]
+    assert all("ath" not in claims for claims in proofs)
+    assert len({claims["jti"] for claims in proofs}) == len(proofs) == 3
+
+
+@pytest.mark.parametrize("how", ["client_secret_basic", "client_secret_post", "none"])
+def test_client_authentication(name: str, server: DPoPTestServer, how: str) -> None:
+    """The secret travels in the header, in the form, or there is none."""
+    client = server.public_client_id if how == "none" else server.client_id
+    refresh_token = server.issue_refresh_token(jkt=KEY.thumbprint, client_id=client)
+    secret = None if how == "none" else server.client_secret
+    with endpoint_of(name, server, client_id=client, client_secret=secret, client_auth=how) as endpoint:
+        assert endpoint.refresh(refresh_token).token_type == "DPoP"
+
+
+def test_google(name: str) -> None:
+    """The jti of an exchange is made from the code, also on the retry; a nonce from it may be refused at refresh."""
+    with DPoPTestServer(mode="google", exchange_needs_nonce=True, isolate_exchange_nonces=True) as server:
+        with endpoint_of(name, server, profile=dpop.profiles.GOOGLE) as endpoint:
+            code = server.issue_code(redirect_uri="http://127.0.0.1/")
+            tokens = endpoint.redeem_code(code, redirect_uri="http://127.0.0.1/")
+            assert (tokens.token_type, tokens.is_bound, tokens.jkt) == ("Bearer", False, KEY.thumbprint)
+            again = endpoint.refresh(tokens)
+            assert again.refresh_token == tokens.refresh_token
+            endpoint.refresh(again)
+        jtis = [claims_of(entry.proof)["jti"] for entry in server.requests]
+        assert jtis[:2] == [dpop.code_jti(code)] * 2
+        assert len(set(jtis)) == len(jtis) - 1
+        assert [entry.status for entry in server.requests] == [400, 200, 400, 200, 200]
+
+
+def test_nonces_that_change_with_every_answer_cost_one_request(name: str) -> None:
+    """N refreshes cost N + 1 requests (T7)."""
+    with DPoPTestServer(nonces="single-use", nonce_on_success="always", rotate_refresh_tokens=True) as server:
+        tokens = TokenSet(access_token="a", refresh_token=server.issue_refresh_token(jkt=KEY.thumbprint))
+        with endpoint_of(name, server) as endpoint:
+            for _ in range(10):
+                tokens = endpoint.refresh(tokens)
+        assert len(server.requests) == 11
+
+
+def test_invalid_grant_is_final_and_its_nonce_is_kept(name: str, server: DPoPTestServer) -> None:
+    """One request, a terminal error; the nonce that came with it spares the next request a challenge (T8)."""
+    server.levers.refuse_next(error="invalid_grant", with_nonce=True, path="/token")
+    with endpoint_of(name, server) as endpoint:
+        with pytest.raises(ReauthorizationError) as caught:
+            endpoint.refresh(server.issue_refresh_token(jkt=KEY.thumbprint))
+        assert (caught.value.error, caught.value.status) == ("invalid_grant", 400)
+        assert len(server.requests) == 1
+        endpoint.refresh(server.issue_refresh_token(jkt=KEY.thumbprint))
+        assert len(server.requests) == 2
+
+
+def test_an_endless_challenger_gets_two_requests(name: str, server: DPoPTestServer) -> None:
+    """A server that asks for another nonce for ever ends in an error that is not final (T11)."""
+    server.levers.as_nonces = "endless"
+    with endpoint_of(name, server) as endpoint:
+        with pytest.raises(TemporaryTokenError) as caught:
+            endpoint.refresh(server.issue_refresh_token(jkt=KEY.thumbprint))
+    assert caught.value.error == "use_dpop_nonce"
+    assert len(server.requests) == 2
+
+
+def test_bearer_in_answer_to_a_proof_is_thrown_away(name: str, server: DPoPTestServer) -> None:
+    """A downgrade is an error (T14), unless it is allowed."""
+    server.levers.bound_tokens = False
+    refresh_token = server.issue_refresh_token(jkt=KEY.thumbprint)
+    with endpoint_of(name, server) as endpoint, pytest.raises(UnboundTokenError):
+        endpoint.refresh(refresh_token)
+    refresh_token = server.issue_refresh_token(jkt=KEY.thumbprint)
+    with endpoint_of(name, server, allow_bearer=True) as endpoint:
+        assert not endpoint.refresh(refresh_token).is_bound
+
+
+def test_a_foreign_key_sends_nothing(name: str, server: DPoPTestServer) -> None:
+    """Tokens of another key, server or client, or none: an error, and no request."""
+    own = TokenSet(access_token="a", refresh_token="r", jkt=KEY.thumbprint)
+    with endpoint_of(name, server, key=dpop.generate_key()) as endpoint:
+        with pytest.raises(KeyMismatchError) as caught:
+            endpoint.refresh(own.but(key_reference="/keys/app.pem"))
+        assert caught.value.expected == KEY.thumbprint
+        assert "/keys/app.pem" in str(caught.value)
+    with endpoint_of(name, server) as endpoint:
+        with pytest.raises(UsageError, match="another server"):
+            endpoint.refresh(own.but(token_endpoint="https://other.example/token"))
+        with pytest.raises(UsageError, match="another client_id"):
+            endpoint.refresh(own.but(client_id="other"))
+        with pytest.raises(ReauthorizationError):
+            endpoint.refresh(own.but(refresh_token=None))
+    assert server.requests == []
+
+
+def test_a_confidential_client_may_change_its_key(name: str, server: DPoPTestServer) -> None:
+    """With rebind, the refresh goes out with the new key, and the answer is bound to that."""
+    old = TokenSet(
+        access_token="a", refresh_token=server.issue_refresh_token(jkt=None), jkt="old", key_reference="/old"
+    )
+    with endpoint_of(name, server, key_reference="/new") as endpoint:
+        tokens = endpoint.refresh(old, rebind=True)
+    assert (tokens.jkt, tokens.key_reference) == (KEY.thumbprint, "/new")
+
+
+def test_out_of_order(name: str, server: DPoPTestServer) -> None:
+    """5xx, with or without JSON, is not final, and Retry-After is kept."""
+    server.levers.fail_next(1, status=503, retry_after=7)
+    server.levers.fail_next(1, status=500, body={"error": "server_error"})
+    server.levers.fail_next(1, status=429)
+    with endpoint_of(name, server) as endpoint:
+        for retry_after in (7, None, None):
+            with pytest.raises(TemporaryTokenError) as caught:
+                endpoint.refresh("r")
+            assert caught.value.retry_after == retry_after
+
+
+def test_out_of_reach(name: str) -> None:
+    """A server that cannot be connected to got nothing: not final."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/token"
+        with Endpoint(name, KEY, url, client_id="c") as endpoint, pytest.raises(TemporaryTokenError):
+            endpoint.refresh("r")
+
+
+def test_no_answer(name: str, server: DPoPTestServer) -> None:
+    """A request without an answer has an unknown outcome, and the error says what to do."""
+    server.levers.drop_next(2, after=True)
+    with endpoint_of(name, server) as endpoint:
+        with pytest.raises(OutcomeUnknownError, match="refresh once more"):
+            endpoint.refresh(server.issue_refresh_token(jkt=KEY.thumbprint))
+        with pytest.raises(OutcomeUnknownError, match="begin a new authorization"):
+            endpoint.redeem_code("code")
+
+
+def test_a_redirect_is_not_followed(name: str, server: DPoPTestServer) -> None:
+    """Neither tokens nor proof go where a redirect points."""
+    with Recorder(script(Answer(200))) as elsewhere:
+        server.levers.redirect_next(f"{elsewhere.origin}/token", status=307)
+        with endpoint_of(name, server) as endpoint, pytest.raises(TokenAnswerError, match="redirect"):
+            endpoint.refresh("r")
+        assert elsewhere.requests == []
+
+
+def test_what_a_hostile_server_repeats_is_masked(name: str, server: DPoPTestServer) -> None:
+    """An error that quotes the refresh token does not get it into a message."""
+    secret = "1//0gRefreshTokenOfAlice"
+    body = {"error": "invalid_request", "error_description": f"bad {secret}\x00\n<b>", "error_subtype": secret}
+    server.levers.fail_next(1, status=400, body=body)
+    with endpoint_of(name, server) as endpoint, pytest.raises(TokenRefusedError) as caught:
+        endpoint.refresh(secret)
+    error = caught.value
+    assert secret not in f"{error!r}{error}{vars(error)}{pickle.dumps(error)!r}"
+    assert error.description == "bad [redacted]  <b>"
+
+
+BAD_ANSWERS: dict[str, bytes] = {
+    "html": b"<!DOCTYPE html><title>Welcome</title>",
+    "empty": b"",
+    "array": b"[]",
+    "bom": b'\xef\xbb\xbf{"access_token":"a","token_type":"DPoP"}',
+    "utf16": '{"access_token":"a","token_type":"DPoP"}'.encode("utf-16"),
+    "two tokens": b'{"access_token":"a","access_token":"b","token_type":"DPoP"}',
+    "no token": b'{"token_type":"DPoP"}',
+    "token is no string": b'{"access_token":7,"token_type":"DPoP"}',
+    "token with a line break": b'{"access_token":"a\\r\\nX: y","token_type":"DPoP"}',
+    "no type": b'{"access_token":"a"}',
+    "unknown type": b'{"access_token":"a","token_type":"mac"}',
+    "negative": b'{"access_token":"a","token_type":"DPoP","expires_in":-1}',
+    "huge": b'{"access_token":"a","token_type":"DPoP","expires_in":1e300}',
+    "too many digits": b'{"access_token":"a","token_type":"DPoP","expires_in":' + b"9" * 100 + b"}",
+    "string": b'{"access_token":"a","token_type":"DPoP","expires_in":"3600"}',
+    "boolean": b'{"access_token":"a","token_type":"DPoP","expires_in":true}',
+    "nan": b'{"access_token":"a","token_type":"DPoP","expires_in":NaN}',
+    "refresh token is no string": b'{"access_token":"a","token_type":"DPoP","refresh_token":{}}',
+    "scope is no string": b'{"access_token":"a","token_type":"DPoP","scope":["a"]}',
+    "deep": b'{"access_token":' + b"[" * 100_000,
+    "10 MB": b'{"access_token":"a","token_type":"DPoP","x":"' + b"x" * 10_000_000 + b'"}',
+}
+
+
+@pytest.mark.parametrize("what", sorted(BAD_ANSWERS))
+def test_bad_answers(name: str, what: str) -> None:
+    """An answer that is none is one typed error, after one request; nothing of it is in the message."""
+    with Recorder(script(Answer(200, [], BAD_ANSWERS[what]))) as recorder:
+        with Endpoint(name, KEY, recorder.url("/token"), client_id="c") as endpoint:
+            with pytest.raises(TokenAnswerError) as caught:
+                endpoint.refresh("r")
+        assert len(recorder.requests) == 1
+    assert type(caught.value) is TokenAnswerError
+    assert "X: y" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        (b'"token_type":"dpop"', ("DPoP", None)),
+        (b'"token_type":"DPOP","expires_in":0', ("DPoP", 0)),
+        (b'"token_type":"DPoP","expires_in":299.5', ("DPoP", 299.5)),
+        (b'"token_type":"N_A"', ("N_A", None)),
+    ],
+)
+def test_unusual_answers(name: str, members: bytes, expected: tuple[str, float | None]) -> None:
+    """The type in any case, no expires_in, a fraction: all that RFC 6749 allows."""
+    body = b'{"access_token":"a",' + members + b"}"
+    with Recorder(script(Answer(200, [], body))) as recorder:
+        with Endpoint(name, KEY, recorder.url("/token"), client_id="c", clock=lambda: 1000) as endpoint:
+            tokens = endpoint.refresh("r")
+    assert (tokens.token_type, tokens.seconds_left(1000)) == expected
+    assert tokens.refresh_token == "r"
+
+
+def test_a_body_that_breaks_off_is_an_unknown_outcome(name: str) -> None:
+    """The server acted, and what it said got lost."""
+    cut = Answer(200, [("Connection", "close")], b'{"access_token":"a"', content_length=500)
+
+    def answer(request: Received) -> Answer:
+        request.headers.append(("Connection", "close"))
+        return cut
+
+    with Recorder(answer) as recorder:
+        with Endpoint(name, KEY, recorder.url("/token"), client_id="c") as endpoint:
+            with pytest.raises(OutcomeUnknownError):
+                endpoint.refresh("r")
+
+
+def test_a_body_that_never_ends_is_left(name: str) -> None:
+    """Octets that trickle in for longer than twice the timeout are not waited for."""
+    over = threading.Event()
+    trickle = iter(lambda: b" " if not over.wait(0.05) else b"", b"")
+    with Recorder(script(Answer(200, [], trickle))) as recorder:
+        with Endpoint(name, KEY, recorder.url("/token"), client_id="c", timeout=0.3) as endpoint:
+            with pytest.raises(OutcomeUnknownError):
+                endpoint.refresh("r")
+        over.set()
+
+
+def test_the_users_client_lends_its_settings_and_not_its_credentials(server: DPoPTestServer) -> None:
+    """Headers and cookies of a given client are sent; its auth and Authorization header are not."""
+    session = requests.Session()
+    session.headers.update({"Authorization": "Bearer other", "X-Own": "1"})
+    session.auth = ("someone", "else")
+    client = httpx.Client(headers={"Authorization": "Bearer other", "X-Own": "1"}, auth=("someone", "else"))
+    with session, client:
+        for name, http in (("requests", session), ("httpx", client)):
+            with endpoint_of(name, server, http=http, client_auth="client_secret_post") as endpoint:
+                endpoint.grant("client_credentials")
+            assert not client.is_closed
+    for entry in server.requests:
+        fields = {field.lower(): value for field, value in entry.headers}
+        assert "authorization" not in fields
+        assert fields["x-own"] == "1"
+
+
+def test_a_client_that_signs_already_signs_once(server: DPoPTestServer) -> None:
+    """A given client with a DPoP transport lends what is below it."""
+    with httpx.Client(transport=dpop.httpx.DPoPTransport(dpop.generate_key(), origins=server.origin)) as http:
+        with endpoint_of("httpx", server, http=http) as endpoint:
+            assert endpoint.grant("client_credentials").jkt == KEY.thumbprint
+    assert [entry.status for entry in server.requests] == [400, 200]
+
+
+def test_an_assertion_is_made_anew_for_the_retry(name: str) -> None:
+    """The second request with private_key_jwt holds another assertion, signed by the client's own key (T19)."""
+    own = dpop.generate_key("ES384")
+    challenge = Answer(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
+    with Recorder(script(challenge, Answer(200, [], b'{"access_token":"a","token_type":"DPoP"}'))) as recorder:
+        server = ServerMetadata(token_endpoint=recorder.url("/token"), issuer="https://as.example")
+        auth = PrivateKeyJWT("c", own, kid="k1")
+        with Endpoint(name, KEY, server, client_auth=auth) as endpoint:
+            endpoint.refresh("r")
+        forms = [dict(urllib.parse.parse_qsl(request.body.decode())) for request in recorder.requests]
+    assert [form.pop("refresh_token") for form in forms] == ["r", "r"]
+    public = ECKey.import_key(dict(own.public_jwk))
+    decoded = [jwt.decode(form["client_assertion"], public, algorithms=["ES384"]) for form in forms]
+    assert decoded[0].header == {"alg": "ES384", "typ": "client-authentication+jwt", "kid": "k1"}
+    claims = [token.claims for token in decoded]
+    assert claims[0].pop("jti") != claims[1].pop("jti")
+    assert all(claim["aud"] == "https://as.example" and claim["iss"] == claim["sub"] == "c" for claim in claims)
+    assert [request.nonce for request in recorder.requests] == [None, "n1"]
+
+
+def test_an_assertion_by_a_slow_key_stops_no_event_loop(name: str) -> None:
+    """A key in a token or a cloud is asked in a worker thread, for the retry and for PAR too, and once for each."""
+    inner, signed = dpop.generate_key(), []
+
+    def sign(octets: bytes) -> bytes:
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise SigningError("the event loop was stopped")
+        signed.append(octets)
+        return inner.sign(octets)
+
+    auth = PrivateKeyJWT("c", ExternalKey(inner.public_jwk, sign, signature_format="raw"))
+    challenge = Answer(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
+    tokens = Answer(200, [], b'{"access_token":"a","token_type":"DPoP"}')
+    par = Answer(201, [], b'{"request_uri":"urn:x","expires_in":60}')
+    with Recorder(script(challenge, tokens, par)) as recorder:
+        server = ServerMetadata(
+            token_endpoint=recorder.url("/token"),
+            issuer="https://as.example",
+            authorization_endpoint=recorder.url("/authorize"),
+            pushed_authorization_request_endpoint=recorder.url("/par"),
+        )
+        with Endpoint(name, KEY, server, client_auth=auth) as endpoint:
+            endpoint.refresh("r")
+            endpoint.start_authorization(redirect_uri="https://client.example/cb")
+        forms = [urllib.parse.parse_qsl(request.body.decode()) for request in recorder.requests]
+    assert len(signed) == len(forms) == 3
+    assert [[name for name, _ in form].count("client_id") for form in forms] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({}, UsageError),
+        ({"client_id": ""}, UsageError),
+        ({"client_id": "c", "client_secret": ""}, UsageError),
+        ({"client_id": "c", "client_auth": "client_secret_post"}, UsageError),
+        ({"client_id": "c", "client_secret": "s", "client_auth": "none"}, UsageError),
+        ({"client_id": "c", "client_auth": "tls_client_auth"}, UsageError),
+        ({"client_id": "c", "client_auth": PrivateKeyJWT("c", KEY), "client_secret": "s"}, UsageError),
+        ({"client_auth": PrivateKeyJWT("c", KEY)}, UsageError),
+        ({"client_id": "c", "timeout": 0}, UsageError),
+        ({"client_id": "c", "profile": "google"}, UsageError),
+        ({"client_id": "c", "key_reference": "-----BEGIN PRIVATE KEY-----"}, UsageError),
+        ({"client_id": "c", "profile": dpop.profiles.Profile("x", algs=("PS256",))}, AlgorithmError),
+    ],
+)
+def test_settings_that_do_not_fit(name: str, options: dict[str, Any], error: type[Exception]) -> None:
+    """What cannot work is refused when the endpoint is made."""
+    with pytest.raises(error):
+        ENDPOINTS[name](KEY, "https://as.example/token", **options)
+
+
+def test_http_is_refused(name: str) -> None:
+    """No token travels unencrypted, unless someone said why that is safe."""
+    with pytest.raises(InsecureOriginError):
+        ENDPOINTS[name](KEY, "http://as.example/token", client_id="c")
+    with pytest.raises(InsecureOriginError):
+        server = ServerMetadata(
+            token_endpoint="https://as.example/token", revocation_endpoint="http://as.example/revoke"
+        )
+        ENDPOINTS[name](KEY, server, client_id="c")
+    Endpoint(name, KEY, "http://as.example/token", client_id="c", insecure_origins="http://as.example").close()
+
+
+def test_an_endpoint_shows_no_secret_and_does_not_travel(name: str) -> None:
+    """Neither repr has the secret, and neither can be pickled."""
+    with Endpoint(name, KEY, "https://as.example/token?key=hidden", client_id="c", client_secret="s3cret") as endpoint:
+        shown = f"{endpoint.it!r}{endpoint.it.grants!r}{endpoint.it.grants.client_auth!r}"
+        assert "s3cret" not in shown
+        assert "hidden" not in shown
+        with pytest.raises(UsageError):
+            pickle.dumps(endpoint.it)
+
+
+def test_parameters_of_the_endpoints_own_are_not_overwritten(name: str, server: DPoPTestServer) -> None:
+    """client_id and grant_type cannot be smuggled in; other parameters may be repeated."""
+    with endpoint_of(name, server, client_auth="client_secret_post") as endpoint:
+        with pytest.raises(UsageError):
+            endpoint.grant("client_credentials", client_id="other")
+        with pytest.raises(UsageError):
+            endpoint.grant("client_credentials", scope=7)
+        with pytest.raises(TokenRequestError):
+            endpoint.grant("urn:example:unheard-of", resource=["https://a.example/", "https://b.example/"])
+    last = urllib.parse.parse_qs(server.requests[-1].body.decode())
+    assert last["resource"] == ["https://a.example/", "https://b.example/"]
+
+
+@pytest.mark.parametrize("name", ["requests", "httpx", "httpx2"], indirect=True)
+def test_a_forked_child_has_connections_of_its_own(name: str, server: DPoPTestServer) -> None:
+    """Parent and child go on with the same endpoint, and no octet of one is on a connection of the other."""
+    with endpoint_of(name, server) as endpoint:
+        endpoint.grant("client_credentials")
+        parents = {entry.connection for entry in server.requests}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: the server has threads
+            said = in_child(lambda: str(endpoint.grant("client_credentials").token_type).encode())
+        assert said == b"DPoP"
+        endpoint.grant("client_credentials")
+        connections = [entry.connection for entry in server.requests if entry.status == 200]
+    assert len(connections) == 3
+    assert connections[0] in parents
+    assert connections[1] not in parents
+    assert connections[2] in parents
+
+
+@pytest.mark.parametrize("name", ["httpx-async", "httpx2-async"], indirect=True)
+def test_several_event_loops(name: str, server: DPoPTestServer) -> None:
+    """One endpoint serves tasks of one loop after the other, and of two at once."""
+    endpoint = ENDPOINTS[name](
+        KEY, server.token_endpoint, client_id=server.client_id, client_secret=server.client_secret
+    )
+
+    async def ask() -> str:
+        tokens = await asyncio.gather(*(endpoint.grant("client_credentials") for _ in range(5)))
+        await endpoint.aclose()
+        return tokens[0].token_type
+
+    assert [asyncio.run(ask()) for _ in range(3)] == ["DPoP"] * 3
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: asyncio.run(ask()), range(8))) == ["DPoP"] * 8

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The store in files: whole, private, encrypted if asked to, and what happens when the disk says no."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.token_stores import FULL, StoreContract
+
+from dpop.errors import TokenFormatError, TokenStoreError, UsageError
+from dpop.tokens import FileTokenStore, TokenStore
+
+KEY = bytes(range(32))
+
+
+class TestFileTokenStore(StoreContract):
+    """What every store does."""
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Callable[[], TokenStore]:
+        """Stores over the same files."""
+        return lambda: FileTokenStore(tmp_path / "tokens.json")
+
+
+class TestEncryptedFileTokenStore(StoreContract):
+    """The same with encryption."""
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Callable[[], TokenStore]:
+        """Stores over the same files, with the same key."""
+        return lambda: FileTokenStore(tmp_path / "tokens.json", key=KEY)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the tokens go."""
+    return tmp_path / "tokens.json"
+
+
+def test_files_are_private(path: Path) -> None:
+    """Tokens and lock have mode 0600, whatever the umask, also when a wider file is replaced."""
+    before = os.umask(0)
+    try:
+        path.write_text("{}")
+        path.chmod(0o666)
+        FileTokenStore(path).save(FULL)
+    finally:
+        os.umask(before)
+    for file in path.parent.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    assert sorted(file.name for file in path.parent.iterdir()) == [".tokens.json.lock", "tokens.json"]
+
+
+def test_a_link_is_followed(path: Path, tmp_path: Path) -> None:
+    """A link to a file elsewhere stays one."""
+    (tmp_path / "elsewhere").mkdir()
+    path.symlink_to(tmp_path / "elsewhere" / "t.json")
+    FileTokenStore(path).save(FULL)
+    assert path.is_symlink()
+    assert FileTokenStore(path).load() == FULL
+
+
+def test_encrypted_files_hold_nothing_readable(path: Path) -> None:
+    """Neither tokens nor scopes nor client stand in the file; key and password open it again."""
+    FileTokenStore(path, key=KEY).save(FULL)
+    assert b"secret" not in path.read_bytes()
+    assert b"client" not in path.read_bytes()
+    assert FileTokenStore(path, key=KEY).load() == FULL
+    other = FileTokenStore(path.with_name("other.json"), password="correct horse")
+    other.save(FULL)
+    other.save(FULL, "alice")
+    again = FileTokenStore(path.with_name("other.json"), password=b"correct horse")
+    assert again.load() == again.load("alice") == FULL
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({}, "is encrypted"),
+        ({"key": bytes(32)}, "does not open"),
+        ({"password": "a password"}, "with a key"),
+    ],
+)
+def test_another_key_does_not_open(path: Path, options: dict[str, bytes], match: str) -> None:
+    """No key, another key, a password instead."""
+    FileTokenStore(path, key=KEY).save(FULL)
+    with pytest.raises(TokenFormatError, match=match):
+        FileTokenStore(path, **options).load()  # type: ignore[arg-type]
+
+
+def test_a_plain_file_is_not_taken_for_an_encrypted_one(path: Path) -> None:
+    """Who can write files cannot slip tokens in; another account's file cannot be put in place either."""
+    FileTokenStore(path).save(FULL)
+    with pytest.raises(TokenFormatError, match="not encrypted"):
+        FileTokenStore(path, key=KEY).load()
+    store = FileTokenStore(path, key=KEY)
+    store.save(FULL, "mallory")
+    sealed = json.loads((path.parent / "tokens.mallory.json").read_text())
+    path.write_text(json.dumps({**sealed, "account": "default"}))
+    with pytest.raises(TokenFormatError, match="does not open"):
+        store.load()
+
+
+def test_another_stores_file_is_not_taken(path: Path) -> None:
+    """``tokens.work.json`` may be a store of its own: then account ``work`` of ``tokens.json`` is not listed there."""
+    other = FileTokenStore(path.with_name("tokens.work.json"))
+    other.save(FULL)
+    store = FileTokenStore(path)
+    assert store.accounts() == []
+    with pytest.raises(TokenStoreError, match="another store"):
+        store.save(FULL, "work")
+    assert other.load() == FULL
+
+
+@pytest.mark.parametrize(
+    ("octets", "match"),
+    [
+        (b"", "is empty"),
+        (b"\0" * 400, "is empty"),
+        (b"{", "cut off or damaged"),
+        (b'{"dpop_tokens":1,"account":"default","tokens":{"access_tok', "cut off or damaged"),
+        (b'{"dpop_tokens":1}{"dpop_tokens":1}', "cut off or damaged"),
+        (b"\xff\xfe\x00", "cut off or damaged"),
+        (b'{"dpop_tokens":2,"account":"default"}', "newer"),
+        (b'{"dpop_tokens":true,"account":"default"}', "no tokens of this package"),
+        (b'{"access_token":"a"}', "no tokens of this package"),
+        (b'{"dpop_tokens":1,"account":"alice","tokens":{"access_token":"a"}}', "another account"),
+        (b'{"dpop_tokens":1,"account":"default"}', "no access_token"),
+        (b'{"dpop_tokens":1,"account":"default","tokens":{"access_token":5}}', "not what it should be"),
+        (b'{"dpop_tokens":1,"account":"default","tokens":[]}', "no access_token"),
+        (b"x" * 4_000_001, "larger"),
+    ],
+)
+def test_what_is_no_store_is_recognised(path: Path, octets: bytes, match: str) -> None:
+    """Half-written, of another version, something else: an error that says so, and the file stays as it is."""
+    path.write_bytes(octets)
+    store = FileTokenStore(path)
+    with pytest.raises(TokenFormatError, match=match):
+        store.load()
+    with pytest.raises(TokenFormatError):
+        store.replace(None, FULL, "default")
+    assert path.read_bytes() == octets
+    if "another account" not in match:
+        store.save(FULL)
+        assert store.load() == FULL
+
+
+def test_every_half_of_a_file_is_recognised(path: Path) -> None:
+    """However much of a file is there, it is all of it or an error."""
+    store = FileTokenStore(path)
+    store.save(FULL)
+    whole = path.read_bytes()
+    for length in range(len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(TokenFormatError):
+            store.load()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: FileTokenStore(""),
+        lambda: FileTokenStore(7),  # type: ignore[arg-type]
+        lambda: FileTokenStore("t", key=b"short"),
+        lambda: FileTokenStore("t", key=KEY, password="both of them"),
+        lambda: FileTokenStore("t", password="short"),
+        lambda: FileTokenStore("t").save("token"),  # type: ignore[arg-type]
+    ],
+    ids=["empty", "number", "short key", "both", "short password", "no set"],
+)
+def test_what_cannot_be_used(make: Callable[[], object]) -> None:
+    """Paths, keys and tokens that are none."""
+    with pytest.raises(UsageError):
+        make()
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    """Nothing to load, and an error to save."""
+    store = FileTokenStore(tmp_path / "no" / "tokens.json")
+    assert store.load() is None
+    with pytest.raises(TokenStoreError, match="lock"):
+        store.save(FULL)
+    (tmp_path / "tokens.json").mkdir()
+    with pytest.raises(TokenStoreError):
+        FileTokenStore(tmp_path / "tokens.json").load()
+    with pytest.raises(TokenStoreError):
+        FileTokenStore(tmp_path / "tokens.json").save(FULL)
+
+
+def test_what_a_killed_writer_left_is_cleared_away(path: Path) -> None:
+    """A temporary file with tokens in it goes with the next write; another account's and strangers' stay."""
+    strangers = [".tokens.json.json.abc.tmp", "tokens.json.bak", ".tokens.json.lock"]
+    for name in [".tokens.json.abcdefgh.tmp", *strangers]:
+        (path.parent / name).write_text("x")
+    FileTokenStore(path).save(FULL)
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted([*strangers, "tokens.json"])
+
+
+def run(code: str, path: Path) -> str:
+    """Run code in a process of its own, as another user than root; what it printed."""
+    begin = (
+        "import os, resource, sys\nfrom dpop.tokens import FileTokenStore, TokenSet\nfrom dpop.errors import *\n"
+        "if os.geteuid() == 0:\n    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "store = FileTokenStore(sys.argv[1])\nnew = TokenSet(access_token='new')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", begin + code, str(path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A path in a directory that every user may write to, which those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix="dpop-") as name:
+        directory = Path(name)
+        directory.chmod(0o777)
+        yield directory / "tokens.json"
+        directory.chmod(0o777)
+
+
+@pytest.mark.parametrize("octets", [0, 1, 40, 60])
+def test_a_disk_that_is_full(open_path: Path, octets: int) -> None:
+    """A write that stops after so many octets changes nothing, and says so; no rest of it lies about."""
+    said = run(
+        "store.save(TokenSet(access_token='old'))\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({octets}, {octets}))\n"
+        "try:\n    store.save(new)\nexcept TokenStoreError as error:\n    print(error.__cause__.errno)\n"
+        "print(store.load().access_token, sorted(os.listdir(os.path.dirname(sys.argv[1]))))\n",
+        open_path,
+    )
+    assert said.split("\n") == ["27", "old ['.tokens.json.lock', 'tokens.json']", ""]
+
+
+def test_a_directory_that_cannot_be_written(open_path: Path) -> None:
+    """Read-only: what is there can be loaded, and neither locked nor replaced."""
+    run("store.save(TokenSet(access_token='old'))", open_path)
+    lock = open_path.with_name(".tokens.json.lock")
+    open_path.parent.chmod(0o555)
+    said = run(
+        "try:\n    store.replace(store.load(), new, 'default')\nexcept TokenStoreError as error:\n    print(error)\n"
+        "print(store.load().access_token)\n",
+        open_path,
+    )
+    assert "Permission denied; what was there is as it was\nold" in said
+    open_path.parent.chmod(0o777)
+    lock.unlink()
+    open_path.parent.chmod(0o555)
+    said = run("try:\n    store.save(new)\nexcept TokenStoreError as error:\n    print(error)\n", open_path)
+    assert "cannot open the lock" in said

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Server metadata: where it is looked for, what of it is believed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from adapters.recorder import Answer, Received, Recorder
+from support.endpoints import ENDPOINTS, Endpoint
+
+import dpop
+from dpop.errors import InsecureOriginError, TargetError, TemporaryTokenError, TokenAnswerError, UsageError
+from dpop.tokens import ServerMetadata
+from dpop.tokens._metadata import metadata_urls, read_metadata
+
+ISSUER = "https://as.example/tenant"
+GOOD = {"issuer": ISSUER, "token_endpoint": "https://as.example/token"}
+
+
+@pytest.mark.parametrize(
+    ("issuer", "urls"),
+    [
+        (
+            "https://as.example",
+            (
+                "https://as.example/.well-known/oauth-authorization-server",
+                "https://as.example/.well-known/openid-configuration",
+            ),
+        ),
+        (
+            "https://as.example/a/b/",
+            (
+                "https://as.example/.well-known/oauth-authorization-server/a/b",
+                "https://as.example/a/b/.well-known/openid-configuration",
+            ),
+        ),
+    ],
+)
+def test_where_it_is(issuer: str, urls: tuple[str, ...]) -> None:
+    """RFC 8414 puts the path behind, OpenID Connect before."""
+    assert metadata_urls(issuer) == urls
+
+
+def test_what_it_says() -> None:
+    """Endpoints, methods, algorithms; what is not known is left out."""
+    body = {
+        **GOOD,
+        "revocation_endpoint": "https://as.example/revoke",
+        "dpop_signing_alg_values_supported": ["ES256"],
+        "token_endpoint_auth_methods_supported": ["none"],
+        "authorization_response_iss_parameter_supported": True,
+        "require_pushed_authorization_requests": "true",
+        "claims_supported": [{"deep": {"er": []}}],
+    }
+    metadata = read_metadata(ISSUER, json.dumps(body).encode())
+    assert (metadata.dpop_algs, metadata.client_auth_methods) == (("ES256",), ("none",))
+    assert (metadata.iss_in_answers, metadata.requires_par) == (True, False)
+    assert metadata.endpoint("revocation") == "https://as.example/revoke"
+    with pytest.raises(UsageError, match="introspection_endpoint"):
+        metadata.endpoint("introspection")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>",
+        b"[]",
+        json.dumps({**GOOD, "issuer": "https://evil.example"}).encode(),
+        json.dumps({"token_endpoint": "https://as.example/token"}).encode(),
+        json.dumps({"issuer": ISSUER}).encode(),
+        json.dumps({**GOOD, "token_endpoint": 7}).encode(),
+        json.dumps({**GOOD, "token_endpoint": "as.example/token"}).encode(),
+        json.dumps({**GOOD, "dpop_signing_alg_values_supported": "ES256"}).encode(),
+        json.dumps({**GOOD, "dpop_signing_alg_values_supported": [1]}).encode(),
+    ],
+)
+def test_what_is_not_believed(body: bytes) -> None:
+    """Another issuer's, or not metadata at all."""
+    with pytest.raises(TokenAnswerError):
+        read_metadata(ISSUER, body)
+
+
+def test_endpoints_by_hand_must_be_urls() -> None:
+    """A path alone goes nowhere."""
+    with pytest.raises(TargetError):
+        ServerMetadata(token_endpoint="/token")
+
+
+@pytest.mark.parametrize("name", sorted(ENDPOINTS))
+@pytest.mark.parametrize(("status", "error"), [(404, TokenAnswerError), (503, TemporaryTokenError)])
+def test_discovery_that_finds_nothing(name: str, status: int, error: type[Exception]) -> None:
+    """Both places are asked, without a proof; then it is an error that says what to do."""
+
+    def answer(_request: Received) -> Answer:
+        return Answer(status)
+
+    with Recorder(answer) as recorder:
+        with pytest.raises(error):
+            Endpoint(name, dpop.generate_key(), recorder.origin, discover=True, client_id="c")
+        assert [request.target for request in recorder.requests] == [
+            "/.well-known/oauth-authorization-server",
+            "/.well-known/openid-configuration",
+        ]
+        assert not any(request.all("DPoP") for request in recorder.requests)
+
+
+@pytest.mark.parametrize("name", sorted(ENDPOINTS))
+def test_discovered_endpoints_must_be_safe(name: str) -> None:
+    """Metadata cannot send tokens over plain http."""
+
+    def answer(request: Received) -> Answer:
+        issuer = f"http://{request.one('Host')}"
+        return Answer(200, [], json.dumps({"issuer": issuer, "token_endpoint": "http://as.example/token"}).encode())
+
+    with Recorder(answer) as recorder, pytest.raises(InsecureOriginError):
+        Endpoint(name, dpop.generate_key(), recorder.origin, discover=True, client_id="c")
+
+
+@pytest.mark.parametrize("name", sorted(ENDPOINTS))
+def test_a_key_the_server_does_not_take(name: str) -> None:
+    """The metadata's algorithms are compared before anything is sent."""
+    server = ServerMetadata(token_endpoint="https://as.example/token", dpop_algs=("ES384",))
+    with pytest.raises(dpop.DPoPError, match="ES384"):
+        ENDPOINTS[name](dpop.generate_key(), server, client_id="c")
