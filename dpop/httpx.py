@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import httpx
 
-from dpop._httpx.answers import AsyncReplay, Replay
-from dpop._httpx.auth import AuthShell
+from dpop._httpx.bodies import AsyncReplay, Replay
 from dpop._httpx.endpoint import AsyncBorrowed, AsyncEndpointShell, Borrowed, EndpointShell
-from dpop._httpx.transport import AsyncShell, SyncShell
+from dpop._httpx.transport import AsyncShell, AuthShell, SyncShell
 from dpop.client._policy import Policy, PolicyOptions
 from dpop.tokens._grants import EndpointOptions
 from dpop.tokens._metadata import ServerMetadata

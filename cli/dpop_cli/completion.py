@@ -9,7 +9,7 @@ from typing import ClassVar
 import click
 from click.shell_completion import CompletionItem, ShellComplete, add_completion_class, get_completion_class
 
-from dpop_cli.careful import CarefulCommand
+from dpop_cli.console import CarefulCommand
 
 __all__ = ["PowerShellComplete", "completion"]
 

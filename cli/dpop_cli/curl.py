@@ -27,7 +27,7 @@ from dpop.client._prover import Prover
 from dpop.client._request import AccessToken, OutgoingRequest
 from dpop.errors import TargetError
 from dpop.origin import Origin
-from dpop_cli.careful import CarefulCommand, hint
+from dpop_cli.console import CarefulCommand, hint
 from dpop_cli.curl_options import CurlWords, read_words, split_words
 from dpop_cli.curl_request import CurlRequest
 from dpop_cli.curl_token import CurlToken

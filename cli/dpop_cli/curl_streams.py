@@ -13,7 +13,7 @@ from typing import BinaryIO, Self
 
 import click
 
-from dpop_cli.ending import drop_output
+from dpop_cli.exit_status import drop_output
 
 __all__ = ["Held", "Sink", "print_octets"]
 

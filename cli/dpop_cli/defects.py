@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dpop_cli.careful import CarefulCommand, hint
+from dpop_cli.console import CarefulCommand, hint
 
 if TYPE_CHECKING:
     from dpop.testing.defects import Defect

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from dpop_cli.careful import CarefulCommand
+from dpop_cli.console import CarefulCommand
 from dpop_cli.demo_story import Step, story
 from dpop_cli.demo_view import Glyphs, View, as_json
-from dpop_cli.ending import Status
+from dpop_cli.exit_status import Status
 
 __all__ = ["demo", "present"]
 

@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from dpop.keys import thumbprint
+from dpop_cli.console import BAD, GOOD, TITLE, WAITING
 from dpop_cli.demo_story import Scene, Step
-from dpop_cli.palette import BAD, GOOD, TITLE, WAITING
 
 __all__ = ["Glyphs", "View", "as_json"]
 

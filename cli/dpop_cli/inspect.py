@@ -18,8 +18,8 @@ from dpop.htu import check_method
 from dpop.keys._algorithms import ALGORITHMS
 from dpop.origin import Origin
 from dpop.server import MemoryReplayCache, NonceVerdict, ProofReport, ProofVerifier
-from dpop_cli.careful import CarefulCommand, file_names
-from dpop_cli.ending import Status
+from dpop_cli.console import CarefulCommand, file_names
+from dpop_cli.exit_status import Status
 from dpop_cli.inspect_answer import answer_as_json, answer_lines, read_answer
 from dpop_cli.inspect_input import MAX_HAR_OCTETS, SeenRequest, bound_jkt, seen_requests
 from dpop_cli.inspect_view import ProofView, report_as_json

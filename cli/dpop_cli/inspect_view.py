@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from dpop.server import CheckVerdict, ProofReport
+from dpop_cli.console import BAD, GOOD, TITLE
 from dpop_cli.inspect_input import SeenRequest
-from dpop_cli.palette import BAD, GOOD, TITLE
 
 __all__ = ["ProofView", "report_as_json"]
 

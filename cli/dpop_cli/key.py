@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 import dpop
-from dpop_cli.careful import CarefulCommand, file_names, hint
+from dpop_cli.console import CarefulCommand, file_names, hint
 from dpop_cli.key_token import generate_in_token, list_keys
 from dpop_cli.options import check_key_source, key_options, load_key
 from dpop_cli.secret_input import Secret, secret_options

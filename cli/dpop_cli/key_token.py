@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpop.keys._pem import Password
-from dpop_cli.careful import CarefulCommand, hint
+from dpop_cli.console import CarefulCommand, hint
 from dpop_cli.options import check_key_source, pin_for
 from dpop_cli.secret_input import Secret, secret_options
 

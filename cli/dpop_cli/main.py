@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from dpop_cli.ending import pipe_kept_from_click, run_to_exit_status
+from dpop_cli.exit_status import pipe_kept_from_click, run_to_exit_status
 
 __all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "main"]
 
@@ -179,6 +179,6 @@ def main(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(_FIRST_STEPS)
     elif not COMMANDS[ctx.invoked_subcommand].only_signs:
-        from dpop_cli.library_warnings import show_warnings  # noqa: PLC0415 - logging is slow to load
+        from dpop_cli.console import show_warnings  # noqa: PLC0415 - logging is slow to load
 
         show_warnings()

@@ -11,7 +11,7 @@ import click
 
 from dpop.client._nonces import NonceKey
 from dpop.origin import Origin
-from dpop_cli.careful import CarefulCommand, file_names
+from dpop_cli.console import CarefulCommand, file_names
 from dpop_cli.header_dump import last_head_with_nonce, last_nonce
 from dpop_cli.nonce_state import ROLES, KeptNonce, NonceState, role_name
 from dpop_cli.options import key_options, load_key

@@ -22,7 +22,7 @@ import click
 from dpop.client._nonces import NonceKey, Role
 from dpop.encoding import check_nonce, json_object
 from dpop.origin import Origin
-from dpop_cli.ending import Status
+from dpop_cli.exit_status import Status
 
 __all__ = ["MAX_NONCES", "ROLES", "KeptNonce", "NonceState", "StateError", "role_name"]
 

@@ -18,7 +18,7 @@ from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
 from dpop.htu import Origin, check_method
 from dpop.keys._pem import Password
 from dpop.keys._public import PublicKey
-from dpop_cli.careful import file_names, hint
+from dpop_cli.console import file_names, hint
 from dpop_cli.key_elsewhere import KeyElsewhere, read_public_half
 from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.secret_input import Secret, can_ask, read_text, secret_options
@@ -80,7 +80,7 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
     check_key_source(named)
     if not _is_private_file(named):
         # Here only, for of a private file the library says nothing, and logging takes 3 of the 60 ms of dpop proof.
-        from dpop_cli.library_warnings import show_warnings  # noqa: PLC0415 - see above
+        from dpop_cli.console import show_warnings  # noqa: PLC0415 - see above
 
         show_warnings()
     alg: str | None = options.pop("alg")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from dpop_cli.careful import file_names
+from dpop_cli.console import file_names
 
 __all__ = ["Secret", "can_ask", "claim_stdin", "read_octets", "read_text", "secret_options"]
 

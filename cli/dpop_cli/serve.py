@@ -14,8 +14,7 @@ import click
 from dpop.errors import UsageError
 from dpop.htu import Origin
 from dpop.testing import DISCIPLINES, DPoPTestServer
-from dpop_cli.careful import CarefulCommand, hint
-from dpop_cli.stopping import stopped_by_signals
+from dpop_cli.console import CarefulCommand, hint, stopped_by_signals
 
 __all__ = ["first_line", "serve", "welcome"]
 

@@ -15,7 +15,7 @@ import click
 from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import EncodingError, SignatureFormatError
 from dpop.signature import der_to_raw, raw_to_der
-from dpop_cli.careful import CarefulCommand, file_names, hint
+from dpop_cli.console import CarefulCommand, file_names, hint
 from dpop_cli.secret_input import read_octets
 
 __all__ = ["convert", "sig", "to_der", "to_raw"]

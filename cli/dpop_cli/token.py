@@ -12,7 +12,7 @@ import click
 
 from dpop.profiles import GOOGLE
 from dpop.tokens import TokenSet
-from dpop_cli.careful import CarefulCommand, hint
+from dpop_cli.console import CarefulCommand, hint
 from dpop_cli.options import allow_http_option, key_options
 from dpop_cli.secret_input import Secret, secret_options
 from dpop_cli.token_client import OAuthClient, client_options, kept_nonces, prover_of, server_options

@@ -18,7 +18,7 @@ from dpop.errors import EncodingError
 from dpop.origin import Origin
 from dpop.profiles import ATPROTO, FAPI2, GOOGLE, RFC9449, Profile
 from dpop.tokens import ServerMetadata, TokenSet
-from dpop_cli.careful import file_names
+from dpop_cli.console import file_names
 from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.options import allow_http_option, check_transport, keep_nonce, load_key
 from dpop_cli.secret_input import Secret, read_text, secret_options

@@ -13,10 +13,9 @@ import click
 
 from dpop.errors import DPoPError, TokenStoreError
 from dpop.tokens import AccountStatus, Refresher
-from dpop_cli.careful import CarefulCommand, tell
-from dpop_cli.ending import Status
+from dpop_cli.console import CarefulCommand, stopped_by_signals, tell
+from dpop_cli.exit_status import Status
 from dpop_cli.options import allow_http_option, key_options
-from dpop_cli.stopping import stopped_by_signals
 from dpop_cli.token_client import OAuthClient, client_options, prover_of
 from dpop_cli.token_store import Stored, store_options
 from dpop_cli.token_view import moment

@@ -15,7 +15,7 @@ import click
 from dpop.errors import DPoPError, TokenError, TokensNotSavedError, TokenStoreError
 from dpop.tokens import FileTokenStore, RefreshingSource, TokenSet
 from dpop.tokens._stores import DEFAULT_ACCOUNT, locked
-from dpop_cli.careful import file_names, hint
+from dpop_cli.console import file_names, hint
 from dpop_cli.secret_input import Secret, secret_options
 
 __all__ = ["Stored", "store_options"]

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dpop.tokens import TokenSet
-from dpop_cli.palette import TITLE
+from dpop_cli.console import TITLE
 
 __all__ = ["as_facts", "as_lines", "duration", "moment"]
 

@@ -12,9 +12,9 @@
 - :func:`register_scheme` - let load_key open URIs of a device or service.
 """
 
+from dpop.keys._algorithms import Key
 from dpop.keys._as_cryptography import as_private_key
 from dpop.keys._external import ExternalKey
-from dpop.keys._protocol import Key
 from dpop.keys._public import PublicKey, thumbprint
 from dpop.keys._software import SoftwareKey
 from dpop.keys._sources import SchemeLoader, generate_key, load_key, register_scheme

@@ -15,8 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric import padding as paddings
 
 from dpop.errors import DPoPKeyError
-from dpop.keys._algorithms import ALGORITHMS, parameters
-from dpop.keys._protocol import Key
+from dpop.keys._algorithms import ALGORITHMS, Key, parameters
 from dpop.keys._public import PublicKey
 from dpop.signature import raw_to_der
 

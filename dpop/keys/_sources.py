@@ -19,10 +19,9 @@ from dpop.errors import (
     KeyPasswordError,
     UsageError,
 )
-from dpop.keys._algorithms import ALGORITHMS, DEFAULT_ALGS, choose_alg
+from dpop.keys._algorithms import ALGORITHMS, DEFAULT_ALGS, Key, choose_alg
 from dpop.keys._files import MAX_KEY_OCTETS, key_path, read_key_file, shown
 from dpop.keys._pem import Password
-from dpop.keys._protocol import Key
 from dpop.keys._software import SoftwareKey
 
 __all__ = ["SchemeLoader", "generate_key", "load_key", "register_scheme"]

@@ -15,8 +15,7 @@ import redis
 from dpop._tracebacks import discreet
 from dpop.errors import ArgumentTypeError, TokenStoreError, UsageError
 from dpop.redis._errors import is_down
-from dpop.tokens._records import read_record, write_record
-from dpop.tokens._sealing import Sealer
+from dpop.tokens._records import Sealer, read_record, write_record
 from dpop.tokens._stores import DEFAULT_ACCOUNT, StoreLock, check_account, locked
 from dpop.tokens._token_set import TokenSet
 

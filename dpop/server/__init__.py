@@ -21,8 +21,7 @@ from dpop.server._reasons import Reason
 from dpop.server._replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
 from dpop.server._report import CheckVerdict, ProofReport
 from dpop.server._resource import Access, Answer, ProtectedResource, ResourceRequest, TokenLookup
-from dpop.server._verified import CheckedProof, VerifiedProof
-from dpop.server._verifier import DEFAULT_ALGS, ProofVerifier
+from dpop.server._verifier import DEFAULT_ALGS, CheckedProof, ProofVerifier, VerifiedProof
 
 __all__ = [
     "DEFAULT_ALGS",

@@ -18,6 +18,7 @@ from dpop.errors import EncodingError, InvalidProof
 from dpop.keys._algorithms import ALGORITHMS
 from dpop.keys._public import PublicKey
 from dpop.server._checks import (
+    ProofClaims,
     check_header,
     check_key,
     check_key_is_public,
@@ -27,8 +28,8 @@ from dpop.server._checks import (
     check_signature_form,
     check_target,
     check_validity,
+    read_claims,
 )
-from dpop.server._claims import ProofClaims, read_claims
 from dpop.server._jws import CompactJWS, Headers, JoseHeader, parse_compact, proof_field
 from dpop.server._reasons import Reason, refuse
 

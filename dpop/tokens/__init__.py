@@ -12,14 +12,13 @@ Here is what goes into it and comes out of it:
 - :class:`PrivateKeyJWT` - client authentication by a signed assertion.
 """
 
-from dpop.tokens._authorization import AuthorizationRequest
+from dpop.tokens._authorization import AuthorizationRequest, DeviceAuthorization
 from dpop.tokens._client_auth import ClientAuth, ClientSecretBasic, ClientSecretPost, NoSecret, PrivateKeyJWT
-from dpop.tokens._device import DeviceAuthorization
 from dpop.tokens._file_lock import FileLock
 from dpop.tokens._file_store import FileTokenStore
 from dpop.tokens._metadata import ServerMetadata
+from dpop.tokens._records import Sealer
 from dpop.tokens._refresher import AccountStatus, Refresher
-from dpop.tokens._sealing import Sealer
 from dpop.tokens._source import RefreshingSource
 from dpop.tokens._stores import MemoryTokenStore, StoreLock, TokenStore, check_account
 from dpop.tokens._token_set import TokenSet

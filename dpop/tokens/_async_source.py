@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from dpop.errors import DPoPError
-from dpop.tokens._flights import Abandoned, Flights, own_copy
+from dpop.tokens._source import Abandoned, Flights, own_copy
 from dpop.tokens._stores import TokenStore
 from dpop.tokens._token_set import TokenSet
 

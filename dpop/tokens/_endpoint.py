@@ -24,8 +24,7 @@ from dpop.tokens._token_set import TokenSet
 if TYPE_CHECKING:
     from dpop.client._prover import Prover
     from dpop.keys import Key
-    from dpop.tokens._authorization import AuthorizationRequest
-    from dpop.tokens._device import DeviceAuthorization
+    from dpop.tokens._authorization import AuthorizationRequest, DeviceAuthorization
 
 __all__ = ["Endpoint", "SyncEndpoint", "token_and_hint"]
 

@@ -21,8 +21,7 @@ from dpop._tracebacks import discreet
 from dpop.encoding import json_object
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
 from dpop.tokens._file_lock import FileLock
-from dpop.tokens._records import MAX_RECORD, read_record, write_record
-from dpop.tokens._sealing import Sealer
+from dpop.tokens._records import MAX_RECORD, Sealer, read_record, write_record
 from dpop.tokens._stores import DEFAULT_ACCOUNT, LockedStore, StoreLock, check_account, locked
 from dpop.tokens._token_set import TokenSet
 

@@ -26,9 +26,14 @@ from dpop.errors import (
 from dpop.htu import canonical
 from dpop.origin import Origin
 from dpop.profiles import RFC9449, Profile
-from dpop.tokens._authorization import AuthorizationRequest, new_authorization_request, pushed
+from dpop.tokens._authorization import (
+    AuthorizationRequest,
+    DeviceAuthorization,
+    new_authorization_request,
+    pushed,
+    read_device_authorization,
+)
 from dpop.tokens._client_auth import ClientAuth, client_auth_of
-from dpop.tokens._device import DeviceAuthorization, read_device_authorization
 from dpop.tokens._key_reference import key_reference_of
 from dpop.tokens._metadata import ServerMetadata, metadata_urls, read_metadata
 from dpop.tokens._responses import json_answer, raise_refusal, read_tokens

@@ -4,14 +4,108 @@
 from __future__ import annotations
 
 import json
-from typing import Final
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any, Final
 
-from dpop.encoding import json_object
-from dpop.errors import EncodingError, TokenFormatError
-from dpop.tokens._sealing import Sealer
+from dpop.encoding import b64url_decode, b64url_encode, json_object
+from dpop.errors import EncodingError, TokenFormatError, UsageError
 from dpop.tokens._token_set import TokenSet
 
-__all__ = ["MAX_RECORD", "read_record", "write_record"]
+__all__ = ["MAX_RECORD", "Sealer", "read_record", "write_record"]
+
+_ALG: Final = "A256GCM"
+_SCRYPT: Final = {"n": 2**15, "r": 8, "p": 1}
+_MIN_PASSWORD: Final = 8
+
+
+class Sealer:
+    """Seals what a store keeps, so that its files or records are of no use without the key.
+
+    :param key: 32 random octets, kept elsewhere than the tokens: ``os.urandom(32)``.
+    :param password: instead of a key, eight characters or more. It costs a tenth of a second, once.
+    :raises UsageError: neither or both, a key of another length, a short password.
+    """
+
+    __slots__ = ("_derived", "_key", "_lock", "_password", "_salt")
+
+    def __init__(self, key: bytes | None = None, *, password: str | bytes | None = None) -> None:
+        if (key is None) == (password is None):
+            raise UsageError("give either a key of 32 octets or a password")
+        if key is not None and (not isinstance(key, bytes) or len(key) != 32):
+            raise UsageError("the key to encrypt with must be 32 octets, such as os.urandom(32) made once")
+        octets = password.encode() if isinstance(password, str) else password
+        if octets is not None and len(octets) < _MIN_PASSWORD:
+            raise UsageError(f"the password to encrypt with must have at least {_MIN_PASSWORD} characters")
+        self._key = key
+        self._password = octets
+        self._salt: bytes = os.urandom(16)
+        self._derived: dict[bytes, bytes] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return "<Sealer>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise UsageError("a Sealer cannot be pickled: its key must not travel")
+
+    def seal(self, octets: bytes, context: bytes) -> dict[str, str]:
+        """Encrypt; what comes back is JSON and only opens in the same context."""
+        nonce = os.urandom(12)
+        salt = {} if self._password is None else {"salt": b64url_encode(self._salt)}
+        ciphertext = _aes_gcm(self._key_for(self._salt)).encrypt(nonce, octets, context)
+        return {"alg": _ALG, **salt, "nonce": b64url_encode(nonce), "octets": b64url_encode(ciphertext)}
+
+    def open(self, sealed: Any, context: bytes, where: str) -> bytes:
+        """Decrypt.
+
+        :raises TokenFormatError: another key or password, or it was changed.
+        """
+        try:
+            if not isinstance(sealed, Mapping) or sealed["alg"] != _ALG:
+                raise TokenFormatError(f"{where} is encrypted in a way that is not known here")
+            if ("salt" in sealed) != (self._password is not None):
+                raise TokenFormatError(
+                    f"{where} is encrypted with a {'password' if 'salt' in sealed else 'key'}, and the store was given"
+                    f" a {'key' if 'salt' in sealed else 'password'}"
+                )
+            salt = b64url_decode(sealed["salt"]) if "salt" in sealed else b""
+            nonce, ciphertext = b64url_decode(sealed["nonce"]), b64url_decode(sealed["octets"])
+        except (KeyError, EncodingError):
+            raise TokenFormatError(f"{where} is damaged; authorise again") from None
+        try:
+            octets: bytes = _aes_gcm(self._key_for(salt)).decrypt(nonce, ciphertext, context)
+        except Exception:  # noqa: BLE001 - InvalidTag, and ValueError for a nonce of another length
+            raise TokenFormatError(
+                f"{where} does not open with this key or password, or was changed since it was written"
+            ) from None
+        if self._password is not None:
+            self._salt = salt  # written again with the same key, which is made already
+        return octets
+
+    def _key_for(self, salt: bytes) -> bytes:
+        if self._key is not None:
+            return self._key
+        with self._lock:
+            key = self._derived.get(salt)
+            if key is None:
+                key = _scrypt(self._password or b"", salt)
+                self._derived = {**dict(list(self._derived.items())[-15:]), salt: key}
+            return key
+
+
+def _aes_gcm(key: bytes) -> Any:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - few stores are encrypted
+
+    return AESGCM(key)
+
+
+def _scrypt(password: bytes, salt: bytes) -> bytes:
+    import hashlib  # noqa: PLC0415 - beside the other import
+
+    return hashlib.scrypt(password, salt=salt, dklen=32, maxmem=2**26, **_SCRYPT)
+
 
 MAX_RECORD: Final = 4_000_000
 _VERSION: Final = 1

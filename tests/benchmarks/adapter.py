@@ -14,7 +14,7 @@ from mint import pem
 from peers import WORKERS, Environments, Peer, Worker, working
 
 import dpop
-from dpop._httpx.wire import fields_of
+from dpop._httpx.transport import fields_of
 from dpop.client._flow import ProofFlow
 from dpop.httpx2 import DPoPTransport
 

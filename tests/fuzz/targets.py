@@ -36,10 +36,10 @@ from dpop.errors import (
     TokenRequestError,
 )
 from dpop.keys._public import PublicKey
-from dpop.keys.kms._uri import checked_endpoint, read_uri
+from dpop.keys.kms._service import checked_endpoint, read_uri
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, resource_challenge, token_error
-from dpop.server._claims import read_claims
+from dpop.server._checks import read_claims
 from dpop.server._resource import ProtectedResource, ResourceRequest
 from dpop.signature import der_to_raw, raw_to_der
 from dpop.testing.defects._forge import ED, A, b64u, make

@@ -13,7 +13,7 @@ from support.endpoints import ENDPOINTS, Endpoint
 import dpop
 from dpop.errors import ReauthorizationError, TokenAnswerError, TokenRefusedError
 from dpop.tokens import ServerMetadata
-from dpop.tokens._device import read_device_authorization
+from dpop.tokens._authorization import read_device_authorization
 
 CODES = {
     "device_code": "d",

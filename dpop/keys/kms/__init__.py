@@ -14,7 +14,6 @@ hold, and take a client of your own where a URI does not say enough. A cloud's l
 one of its keys is first opened.
 """
 
-from dpop.keys.kms._key import KmsKey
-from dpop.keys.kms._service import KeyService
+from dpop.keys.kms._service import KeyService, KmsKey
 
 __all__ = ["KeyService", "KmsKey"]

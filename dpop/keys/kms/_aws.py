@@ -27,10 +27,18 @@ from dpop.errors import (
 )
 from dpop.keys._external import SignatureFormat, read_public_key
 from dpop.keys._pem import Password
-from dpop.keys.kms._key import KmsKey
-from dpop.keys.kms._libraries import CONNECTIONS, need, told
-from dpop.keys.kms._service import Facts, KeyService, digest, refuse_password
-from dpop.keys.kms._uri import checked_endpoint, read_uri
+from dpop.keys.kms._service import (
+    CONNECTIONS,
+    Facts,
+    KeyService,
+    KmsKey,
+    checked_endpoint,
+    digest,
+    need,
+    read_uri,
+    refuse_password,
+    told,
+)
 
 __all__ = ["AwsKms", "load"]
 

@@ -28,10 +28,18 @@ from dpop.keys._algorithms import RSA_ALGS
 from dpop.keys._external import SignatureFormat
 from dpop.keys._pem import Password
 from dpop.keys._public import PublicKey
-from dpop.keys.kms._key import KmsKey
-from dpop.keys.kms._libraries import need, told, widen
-from dpop.keys.kms._service import Facts, KeyService, digest, refuse_password
-from dpop.keys.kms._uri import checked_endpoint, read_uri
+from dpop.keys.kms._service import (
+    Facts,
+    KeyService,
+    KmsKey,
+    checked_endpoint,
+    digest,
+    need,
+    read_uri,
+    refuse_password,
+    told,
+    widen,
+)
 
 __all__ = ["AzureKeyVault", "load"]
 
@@ -119,7 +127,7 @@ class AzureKeyVault(KeyService):
         return crypto.CryptographyClient(self._found, self._credential(), **options)
 
     def _patiently(self) -> dict[str, Any]:
-        patience = need("dpop.keys.kms._azure_patience", "azure").Patience
+        patience = need("dpop.keys.kms._azure_retry", "azure").Patience
         return {"retry_policy": patience(**self._options), **self._options}
 
     def explain(self, error: Exception) -> DPoPKeyError:

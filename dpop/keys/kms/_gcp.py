@@ -30,10 +30,18 @@ from dpop.errors import (
 from dpop.keys._algorithms import ALGORITHMS
 from dpop.keys._external import SignatureFormat, read_public_key
 from dpop.keys._pem import Password
-from dpop.keys.kms._key import KmsKey
-from dpop.keys.kms._libraries import need, told, widen
-from dpop.keys.kms._service import Facts, KeyService, digest, refuse_password
-from dpop.keys.kms._uri import checked_endpoint, read_uri
+from dpop.keys.kms._service import (
+    Facts,
+    KeyService,
+    KmsKey,
+    checked_endpoint,
+    digest,
+    need,
+    read_uri,
+    refuse_password,
+    told,
+    widen,
+)
 from dpop.origin import Origin
 
 __all__ = ["GcpKms", "load"]

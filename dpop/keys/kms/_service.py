@@ -4,18 +4,182 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import os
+import re
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, Final, Generic, NamedTuple, NoReturn, TypeVar
+from urllib.parse import unquote
 
-from dpop.errors import DPoPError, DPoPKeyError, InvalidKeyError, KeyPasswordError
+from dpop.errors import (
+    AlgorithmError,
+    DPoPError,
+    DPoPKeyError,
+    InvalidKeyError,
+    KeyPasswordError,
+    MissingExtraError,
+    UsageError,
+)
 from dpop.keys._algorithms import ALGORITHMS
-from dpop.keys._external import SignatureFormat
+from dpop.keys._external import ExternalKey, SignatureFormat
 from dpop.keys._pem import Password
 from dpop.keys._public import PublicKey
-from dpop.keys.kms._per_process import PerProcess
+from dpop.origin import Origin
 
-__all__ = ["Facts", "KeyService", "digest", "refuse_password"]
+__all__ = [
+    "CONNECTIONS",
+    "Facts",
+    "KeyService",
+    "KmsKey",
+    "KmsUri",
+    "PerProcess",
+    "checked_endpoint",
+    "digest",
+    "need",
+    "read_uri",
+    "refuse_password",
+    "told",
+    "widen",
+]
+
+# RFC 3986 §2: what a URI is written in; a fragment is never sent anywhere, so none is allowed.
+_CHARACTERS: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*")
+_MAX_LENGTH: Final = 2048
+
+
+class KmsUri(NamedTuple):
+    """A key's name and the options behind it."""
+
+    name: str
+    options: Mapping[str, str]
+
+
+def read_uri(uri: str, known: Mapping[str, str], form: str) -> KmsUri:
+    """Take a URI apart. Percent-encoding is undone in the values of options, and not in the name.
+
+    :param known: the options there are, each with the pattern of its whole value.
+    :param form: what the URI should look like, for messages.
+    :raises InvalidKeyError: another form, an unknown option, one that is given twice or has a value of
+        another form. The message names the option and repeats no value.
+    """
+    scheme, _, rest = uri.partition(":")
+    if len(uri) > _MAX_LENGTH or not _CHARACTERS.fullmatch(rest):
+        raise InvalidKeyError(
+            f"the {scheme.lower()}: URI is too long, or has characters that no URI has as they are; expected {form}"
+        )
+    name, mark, query = rest.partition("?")
+    options: dict[str, str] = {}
+    for part in query.split("&") if mark else ():
+        option, equals, value = part.partition("=")
+        if option not in known or not equals:
+            names = ", ".join(known) or "none"
+            raise InvalidKeyError(f"the {scheme.lower()}: URI has an option that is not known; expected {names}")
+        if option in options:
+            raise InvalidKeyError(f"the {scheme.lower()}: URI gives {option} twice")
+        options[option] = unquote(value, errors="replace")
+        if not re.fullmatch(known[option], options[option]):
+            raise InvalidKeyError(f"the {option} in the {scheme.lower()}: URI is not one; expected {form}")
+    return KmsUri(name, options)
+
+
+def checked_endpoint(endpoint: str) -> Origin:
+    """The origin that an ``endpoint`` option names: https, or http to this machine, and no path.
+
+    :raises InvalidKeyError: anything else.
+    """
+    try:
+        origin = Origin.parse(endpoint)
+    except UsageError as error:
+        raise InvalidKeyError(f"the endpoint in the URI: {error}") from None
+    if origin.scheme != "https" and not origin.is_loopback:
+        raise InvalidKeyError("the endpoint in the URI must be https; http is for this machine only")
+    return origin
+
+
+CONNECTIONS: Final = 64
+"""How many connections a client keeps: as many threads may sign at once without each making its own."""
+
+_MAX_SHOWN: Final = 300
+
+
+def need(module: str, extra: str) -> Any:
+    """Import a module of a cloud's library.
+
+    :raises MissingExtraError: it is not installed; the message names the extra that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"this key needs the Python package {error.name}, which is not installed;"
+            f" run: pip install 'dpop-toolkit[{extra}]'",
+            name=error.name,
+        ) from None
+
+
+def widen(session: Any) -> None:
+    """Let a session of requests, which the libraries use, keep :data:`CONNECTIONS` connections instead of ten.
+
+    Beyond ten it would close each connection after one request, and log a warning.
+    """
+    for adapter in session.adapters.values():
+        adapter.init_poolmanager(CONNECTIONS, CONNECTIONS)
+
+
+def told(text: object) -> str:
+    """What a service says of a refusal, fit for a message: one line, printable, not too long."""
+    words = "".join(c if c.isprintable() else " " for c in str(text))
+    return " ".join(words.split())[:_MAX_SHOWN]
+
+
+_Client = TypeVar("_Client")
+
+# How many forks lie between this process and the one that started Python. Unlike process ids, which the
+# system gives out again, no process has a number that one of its ancestors had.
+_generation = 0
+
+
+class _Made(Generic[_Client]):
+    """The client of one process, once it is there, and the lock of whoever makes it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.client: _Client | None = None
+
+
+class PerProcess(Generic[_Client]):
+    """A client that is made when first needed, and made anew in a forked process.
+
+    A child must not use its parent's connections, nor wait for a lock that some thread of the parent
+    held: it gets its own of both. What the parent had is kept, unused: closing it would end the
+    parent's connections too.
+    """
+
+    def __init__(self, make: Callable[[], _Client]) -> None:
+        self._make = make
+        self._made: dict[int, _Made[_Client]] = {}
+
+    def __call__(self) -> _Client:
+        """The client of this process. Many threads may ask at once; what making it raises is raised to all."""
+        made = self._made.get(_generation) or self._made.setdefault(_generation, _Made())
+        if made.client is None:
+            with made.lock:
+                if made.client is None:
+                    made.client = self._make()
+        return made.client
+
+
+def _count_fork() -> None:
+    global _generation  # noqa: PLW0603 - a fact about the process
+    _generation += 1
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_count_fork)
+
 
 _Answer = TypeVar("_Answer")
 
@@ -126,3 +290,68 @@ def digest(signing_input: bytes, alg: str) -> bytes:
     """The hash of the octets, for services that sign a hash; ``alg`` must have one."""
     name = ALGORITHMS[alg].hash_name or ""
     return hashlib.new(name.replace("-", ""), signing_input).digest()
+
+
+class KmsKey(ExternalKey):
+    """A key in a cloud's key service. :func:`dpop.load_key` opens one by its URI.
+
+    Opening it fetches the public key, once. Each signature is one request to the service and is
+    verified before it is used. Thread-safe; a forked process makes its own connections.
+    """
+
+    __slots__ = ("_algs", "_service")
+
+    def __init__(self, service: KeyService, facts: Facts, alg: str | None = None, reference: str | None = None) -> None:
+        """Not to be called; see :meth:`open`."""
+        if alg is not None and alg not in facts.algs:
+            names = " or ".join(facts.algs)
+            raise AlgorithmError(f"{service.title}, key {service.name}: it signs with {names}, not with {alg!r:.40}")
+        self._service = service
+        self._algs = facts.algs
+        super().__init__(
+            facts.public,
+            partial(service.sign, alg=alg or facts.algs[0]),
+            signature_format=service.signature_format,
+            alg=alg or facts.algs[0],
+            reference=reference,
+        )
+
+    @classmethod
+    def open(cls, service: KeyService, *, alg: str | None = None, reference: str | None = None) -> KmsKey:
+        """Open the key that ``service`` stands for.
+
+        :param alg: which of the key's algorithms to use; the best by default.
+        :param reference: the URI, if one is known, that :func:`dpop.load_key` opens it by.
+        :raises KeyNotFoundError: there is no such key.
+        :raises KeyAccessError: no credentials, or no permission.
+        :raises KeyDisabledError: it is switched off.
+        :raises KeyUnavailableError: the service does not answer; KeyThrottledError: it wants fewer requests.
+        :raises InvalidKeyError: not a key DPoP can use.
+        :raises AlgorithmError: it does not sign with ``alg``.
+        :raises MissingExtraError: the service's library is not installed.
+        """
+        return cls(service, service.guarded(service.describe), alg, reference)
+
+    @property
+    def algs(self) -> tuple[str, ...]:
+        """All names this key can sign by, best first."""
+        return self._algs
+
+    def with_alg(self, alg: str) -> KmsKey:
+        """This key, signing by another of its names: of RSA, PS256, RS256 and others.
+
+        :raises AlgorithmError: not one of :attr:`algs`.
+        """
+        if alg == self.alg:
+            return self
+        return KmsKey(self._service, Facts(self._public, self._algs), alg, self.reference)
+
+    @property
+    def _keeper(self) -> str:
+        return f"{self._service.title}, key {self._service.name},"
+
+    def __repr__(self) -> str:
+        return f"<KmsKey {self.alg} {self.thumbprint} in {self._service.title}: {self._service.name}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("a key cannot be pickled; hand on its URI, and load it there")

@@ -24,9 +24,7 @@ from dpop.keys import SoftwareKey
 from dpop.keys._external import SignatureFormat
 from dpop.keys._public import PublicKey
 from dpop.keys.kms import KeyService, KmsKey
-from dpop.keys.kms._per_process import PerProcess
-from dpop.keys.kms._service import Facts
-from dpop.keys.kms._uri import read_uri
+from dpop.keys.kms._service import Facts, PerProcess, read_uri
 
 INNER = SoftwareKey.generate("PS256")
 VERSION = "projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1"

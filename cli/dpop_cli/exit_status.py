@@ -25,7 +25,7 @@ from pathlib import Path
 
 import click
 
-from dpop_cli.careful import tell
+from dpop_cli.console import tell
 
 __all__ = ["PipeClosedError", "Status", "drop_output", "pipe_kept_from_click", "run_to_exit_status"]
 

@@ -1,17 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every command shares and that needs nothing of the library."""
+"""What all commands say and hear at a terminal: styles, hints, the library's warnings, and being stopped."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import signal
 import sys
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = ["CarefulCommand", "file_names", "hint", "tell"]
+__all__ = [
+    "BAD",
+    "GOOD",
+    "TITLE",
+    "WAITING",
+    "CarefulCommand",
+    "file_names",
+    "hint",
+    "show_warnings",
+    "stopped_by_signals",
+    "tell",
+]
+
+TITLE: Final[dict[str, Any]] = {"bold": True}
+GOOD: Final[dict[str, Any]] = {"fg": "green", "bold": True}
+WAITING: Final[dict[str, Any]] = {"fg": "magenta", "bold": True}
+BAD: Final[dict[str, Any]] = {"fg": "red", "bold": True}
+
 
 _WIDEST = 100
 
@@ -55,3 +78,37 @@ class CarefulCommand(click.Command):
                 " see the options that end in -file, -env and -prompt"
             )
         return rest
+
+
+_STOPPING = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last on Windows only
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; before and after, signals do what they did."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    numbers = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
+    before = [(number, signal.signal(number, on_signal)) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it on the stderr of this moment."""
+        tell("Warning", record.getMessage())
+
+
+_warnings = _Warnings(logging.WARNING)
+
+
+def show_warnings() -> None:
+    """From now on; a second call changes nothing."""
+    logging.getLogger("dpop").addHandler(_warnings)

@@ -1,0 +1,481 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error this package raises, in one tree.
+
+::
+
+    DPoPError
+    ├── UsageError (ValueError)         the caller passed something that cannot be used
+    │   ├── ArgumentTypeError (TypeError)   ... of the wrong Python type
+    │   ├── EncodingError               not base64url, not the JSON it should be
+    │   ├── SignatureFormatError        not strict DER, not a raw R||S
+    │   ├── TargetError                 a URL or method that no proof can name without doubt
+    │   ├── InsecureOriginError         http:// to a host that is not this machine
+    │   └── CredentialError             an access token or nonce that cannot be sent
+    ├── DPoPKeyError                    the key, its file or its device
+    │   ├── InvalidKeyError (ValueError)    not a key DPoP can use
+    │   ├── KeyFileError                a key file that cannot be read or written
+    │   ├── KeyPasswordError            the password is missing or wrong
+    │   │   └── PinError                    ... the PIN of a device
+    │   │       └── PinLockedError              ... which takes none any more
+    │   ├── KeyNotFoundError            no key of that name where it should be kept
+    │   ├── AmbiguousKeyError           several keys or devices fit one name
+    │   ├── KeyAccessError              its keeper does not let this caller use it
+    │   ├── KeyDisabledError            it is there, and switched off, expired or about to be deleted
+    │   ├── KeyUnavailableError         its keeper cannot be reached now
+    │   │   ├── KeyThrottledError       ... or wants fewer requests
+    │   │   └── DeviceError             ... it is a device, which is missing, gone or out of order
+    │   ├── ForkedKeyError              a device's key, in a process forked after it was opened
+    │   ├── MissingExtraError (ImportError) the Python package that speaks to its keeper is not installed
+    │   ├── AlgorithmError (ValueError) no algorithm both sides accept
+    │   ├── SigningError                the key did not produce a good signature
+    │   └── KeyMismatchError            the tokens are bound to another key; nothing was sent
+    ├── TokenError                      tokens: asking for them, and keeping them
+    │   ├── TokenRequestError           an authorization server was asked, and what was wanted did not come
+    │   │   ├── TokenRefusedError       it refused, and asking again in the same way will not help
+    │   │   │   └── ReauthorizationError    the grant is dead: the user has to authorise again
+    │   │   ├── TemporaryTokenError     not now: ask again later, the refresh token is as good as it was
+    │   │   ├── OutcomeUnknownError     it was asked and no answer came: it may have acted or not
+    │   │   └── TokenAnswerError        what came is not the answer of a token endpoint
+    │   │       └── UnboundTokenError   a bearer token came in answer to a proof
+    │   └── TokenStoreError             the place where tokens are kept cannot be read or written
+    │       ├── TokensNotSavedError     new tokens came and could not be kept: they are in the error
+    │       ├── TokenFormatError        what is kept there is damaged, sealed, or of another version
+    │       └── TokenLockError          another holds the lock of the tokens, and does not let go
+    ├── UnrewindableBodyError           a request would have to be sent again, and its body is gone
+    ├── InvalidProof                    a verifier refuses a proof, or what came with it
+    └── ReplayCacheError                the replay cache is full or cannot be reached
+
+``UsageError`` and ``DPoPKeyError`` are faults on this side; ``InvalidProof`` and ``TokenRequestError``
+come from the peer. Each class has a stable ``code`` for programs; the text is for people and may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+__all__ = [
+    "AlgorithmError",
+    "AmbiguousKeyError",
+    "ArgumentTypeError",
+    "CredentialError",
+    "DPoPError",
+    "DPoPKeyError",
+    "DeviceError",
+    "EncodingError",
+    "ForkedKeyError",
+    "InsecureOriginError",
+    "InvalidKeyError",
+    "InvalidProof",
+    "KeyAccessError",
+    "KeyDisabledError",
+    "KeyFileError",
+    "KeyMismatchError",
+    "KeyNotFoundError",
+    "KeyPasswordError",
+    "KeyThrottledError",
+    "KeyUnavailableError",
+    "MissingExtraError",
+    "OutcomeUnknownError",
+    "PinError",
+    "PinLockedError",
+    "ReauthorizationError",
+    "ReplayCacheError",
+    "SignatureFormatError",
+    "SigningError",
+    "TargetError",
+    "TemporaryTokenError",
+    "TokenAnswerError",
+    "TokenError",
+    "TokenFormatError",
+    "TokenLockError",
+    "TokenRefusedError",
+    "TokenRequestError",
+    "TokenStoreError",
+    "TokensNotSavedError",
+    "UnboundTokenError",
+    "UnrewindableBodyError",
+    "UsageError",
+]
+
+
+class DPoPError(Exception):
+    """Root of all errors of this package.
+
+    ``code`` is a stable string, one per class, that programs may compare.
+    """
+
+    code: ClassVar[str] = "dpop_error"
+
+
+class UsageError(DPoPError, ValueError):
+    """An argument cannot be used; nothing was sent and nothing was changed."""
+
+    code = "usage"
+
+
+class ArgumentTypeError(UsageError, TypeError):
+    """An argument has the wrong Python type.
+
+    :param name: the argument's name.
+    :param expected: what it should be, in words.
+    :param value: what came. Only its type is kept: the value may be a secret.
+    """
+
+    code = "argument_type"
+
+    def __init__(self, name: str, expected: str, value: object) -> None:
+        self.name = name
+        self.expected = expected
+        self.got: str = type(value).__name__
+        super().__init__(f"{name} must be {expected}, not {self.got}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild_argument_type, (self.name, self.expected, self.got))
+
+
+def _rebuild_argument_type(name: str, expected: str, got: str) -> ArgumentTypeError:
+    """Unpickle an ArgumentTypeError, which keeps the type's name and never the value."""
+    error = ArgumentTypeError(name, expected, None)
+    error.got = got
+    error.args = (f"{name} must be {expected}, not {got}",)
+    return error
+
+
+class EncodingError(UsageError):
+    """Octets are not the base64url or JSON they should be (RFC 7515 §2, RFC 8259)."""
+
+    code = "encoding"
+
+
+class SignatureFormatError(UsageError):
+    """An ECDSA signature is not strict DER, or not a raw R||S of the right length (RFC 7518 §3.4)."""
+
+    code = "signature_format"
+
+
+class TargetError(UsageError):
+    """A URL or method that cannot be put into ``htu``/``htm`` without doubt (RFC 9449 §4.2)."""
+
+    code = "target"
+
+
+class InsecureOriginError(UsageError):
+    """A proof or token would travel over plain http (RFC 9449 §2)."""
+
+    code = "insecure_origin"
+
+
+class CredentialError(UsageError):
+    """An access token or nonce holds characters its syntax does not allow (RFC 9449 §7.1, §8.1)."""
+
+    code = "credential"
+
+
+class DPoPKeyError(DPoPError):
+    """Something about the key: its kind, its file, its password, its device."""
+
+    code = "key"
+
+
+class InvalidKeyError(DPoPKeyError, ValueError):
+    """Not a key that DPoP can use: symmetric, public only, wrong curve, weak or inconsistent."""
+
+    code = "invalid_key"
+
+
+class KeyFileError(DPoPKeyError):
+    """A key file cannot be read or written; the cause is chained."""
+
+    code = "key_file"
+
+
+class KeyPasswordError(DPoPKeyError):
+    """The key is encrypted and its password is missing or wrong, or a password was given for nothing."""
+
+    code = "key_password"
+
+
+class PinError(KeyPasswordError):
+    """A device wants a PIN, or refused the one it got; it is not tried again, for tries are counted."""
+
+    code = "pin"
+
+
+class PinLockedError(PinError):
+    """The device takes no PIN any more, the right one included, until somebody unlocks it."""
+
+    code = "pin_locked"
+
+
+class AmbiguousKeyError(DPoPKeyError):
+    """Several keys or devices fit the name; the message lists them."""
+
+    code = "ambiguous_key"
+
+
+class KeyNotFoundError(DPoPKeyError):
+    """Where the key should be kept, a token or a service, there is no key of that name."""
+
+    code = "key_not_found"
+
+
+class KeyAccessError(DPoPKeyError):
+    """Whoever keeps the key does not let this caller use it: no credentials, refused ones, no permission."""
+
+    code = "key_access"
+
+
+class KeyDisabledError(DPoPKeyError):
+    """The key is there and may not sign: disabled, not valid yet or any more, about to be deleted."""
+
+    code = "key_disabled"
+
+
+class KeyUnavailableError(DPoPKeyError):
+    """Whoever keeps the key cannot be reached or cannot answer now; later it may."""
+
+    code = "key_unavailable"
+
+
+class KeyThrottledError(KeyUnavailableError):
+    """Whoever keeps the key wants fewer requests; wait before the next."""
+
+    code = "key_throttled"
+
+
+class DeviceError(KeyUnavailableError):
+    """A device that keeps keys, or its driver, cannot be used: missing, removed, busy, out of order.
+
+    :param reason: what the driver itself said, such as ``"CKR_DEVICE_REMOVED"``; None if it said nothing.
+    """
+
+    code = "device"
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (DeviceError, (self.args[0], self.reason))
+
+
+class ForkedKeyError(DPoPKeyError):
+    """The key was opened before this process was forked, and a device knows only the process that opened it."""
+
+    code = "forked_key"
+
+
+class MissingExtraError(DPoPKeyError, ImportError):
+    """The Python package that speaks to the key's keeper is not installed; the message names the extra."""
+
+    code = "missing_extra"
+
+
+class AlgorithmError(DPoPKeyError, ValueError):
+    """No signature algorithm that the key and the server both support (RFC 9449 §5.1)."""
+
+    code = "algorithm"
+
+
+class SigningError(DPoPKeyError):
+    """The key failed to sign, or signed something that does not verify; nothing was sent."""
+
+    code = "signing"
+
+
+class KeyMismatchError(DPoPKeyError):
+    """The tokens are bound to another key than the one at hand (RFC 9449 §5); nothing was sent.
+
+    :param expected: the ``jkt`` the tokens are bound to.
+    :param got: the thumbprint of the key at hand.
+    """
+
+    code = "key_mismatch"
+
+    def __init__(self, message: str, *, expected: str | None = None, got: str | None = None) -> None:
+        self.expected = expected
+        self.got = got
+        super().__init__(message)
+
+
+class UnrewindableBodyError(DPoPError):
+    """The request would be sent a second time, but its body can be read only once.
+
+    Raised instead of sending an empty or cut body.
+    """
+
+    code = "unrewindable_body"
+
+
+class InvalidProof(DPoPError):  # noqa: N818 - the contract's name, after the RFC's invalid_dpop_proof
+    """A verifier's refusal (RFC 9449 §4.3, §5, §7.1).
+
+    :param error: the OAuth error code to answer with: ``invalid_dpop_proof``, ``use_dpop_nonce``,
+        ``invalid_token`` at a resource, ``invalid_grant`` at a token endpoint.
+    :param reason: a stable name of the check that failed, such as ``"htu_mismatch"``.
+    :param detail: one sentence for people, safe to log: it holds no proof, token or nonce.
+    :param expected: what the verifier expected, where that is no secret.
+    :param got: what came, where that is no secret.
+    :param nonce: for ``use_dpop_nonce``, the nonce to hand out. It never appears in ``str()``.
+    :param parameters: more for the challenge of a resource server, such as ``scope`` or ``acr_values``.
+    """
+
+    code = "invalid_proof"
+
+    def __init__(
+        self,
+        error: str,
+        reason: str,
+        detail: str,
+        *,
+        expected: str | None = None,
+        got: str | None = None,
+        nonce: str | None = None,
+        parameters: Mapping[str, str] | None = None,
+    ) -> None:
+        self.error = error
+        self.reason = reason
+        self.detail = detail
+        self.expected = expected
+        self.got = got
+        self.nonce = nonce
+        self.parameters: Mapping[str, str] = {} if parameters is None else dict(parameters)
+        text = f"{error} ({reason}): {detail}"
+        if expected is not None or got is not None:
+            text += f"; expected {expected or 'nothing'}, got {got or 'nothing'}"
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        facts = {name: getattr(self, name) for name in ("expected", "got", "nonce", "parameters")}
+        return (_rebuild_invalid_proof, (self.error, self.reason, self.detail, facts))
+
+
+def _rebuild_invalid_proof(error: str, reason: str, detail: str, facts: dict[str, Any]) -> InvalidProof:
+    """Unpickle an InvalidProof, whose evidence is keyword-only."""
+    return InvalidProof(error, reason, detail, **facts)
+
+
+class ReplayCacheError(DPoPError):
+    """The replay cache is full or cannot be reached: the proof must not be accepted (RFC 9449 §11.1)."""
+
+    code = "replay_cache"
+
+
+class TokenError(DPoPError):
+    """Something about tokens: asking for them, or keeping them."""
+
+    code = "token"
+
+
+class TokenRequestError(TokenError):
+    """An authorization server was asked, and what was wanted did not come.
+
+    :param error: the OAuth error code, if the server sent one (RFC 6749 §5.2).
+    :param description: its ``error_description``, made safe to log: what was sent is masked in it.
+    :param subtype: its ``error_subtype``, which Google sends.
+    :param uri: its ``error_uri``.
+    :param status: the HTTP status, ``None`` without an answer.
+    :param retry_after: seconds the server asks to wait.
+    """
+
+    code = "token_request"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error: str | None = None,
+        description: str | None = None,
+        subtype: str | None = None,
+        uri: str | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        self.error = error
+        self.description = description
+        self.subtype = subtype
+        self.uri = uri
+        self.status = status
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class TokenRefusedError(TokenRequestError):
+    """The server refused the request, and will again: the client, its rights or its request are wrong.
+
+    The refresh token, if one was sent, is as good as it was; except in
+    :class:`ReauthorizationError`, of which that is the point.
+    """
+
+    code = "token_refused"
+
+
+class ReauthorizationError(TokenRefusedError):
+    """The user has to authorise again: ``invalid_grant``, or no refresh token is left (RFC 6749 §5.2).
+
+    Trying again with the same tokens is of no use; ``subtype`` and ``description`` may say why.
+    """
+
+    code = "reauthorization"
+
+
+class TemporaryTokenError(TokenRequestError):
+    """Not now: the server is out of order or out of reach, or it refused the proof and not the grant.
+
+    The tokens are as good as they were. Ask again later.
+    """
+
+    code = "token_temporary"
+
+
+class OutcomeUnknownError(TokenRequestError):
+    """The request was sent, or may have been, and no answer came.
+
+    The server may have used up the code or refresh token. The one safe next step is in the message.
+    """
+
+    code = "token_outcome_unknown"
+
+
+class TokenAnswerError(TokenRequestError):
+    """What came is not the answer of a token endpoint (RFC 6749 §5.1); none of it was kept."""
+
+    code = "token_answer"
+
+
+class UnboundTokenError(TokenAnswerError):
+    """A bearer token came in answer to a proof, and was thrown away (RFC 9449 §5)."""
+
+    code = "token_unbound"
+
+
+class TokenStoreError(TokenError):
+    """The place where tokens are kept cannot be read or written; the cause is chained."""
+
+    code = "token_store"
+
+
+class TokensNotSavedError(TokenStoreError):
+    """New tokens came and could not be kept. The old refresh token may be spent: save these.
+
+    :param tokens: the new :class:`dpop.tokens.TokenSet`, to be saved elsewhere.
+    """
+
+    code = "tokens_not_saved"
+
+    def __init__(self, message: str, *, tokens: Any = None) -> None:
+        self.tokens = tokens
+        super().__init__(message)
+
+
+class TokenFormatError(TokenStoreError):
+    """What is kept there is damaged, cut off, of another version, or sealed with another key."""
+
+    code = "token_format"
+
+
+class TokenLockError(TokenStoreError):
+    """Another thread, process or host holds the lock of these tokens and did not let go in time."""
+
+    code = "token_lock"
