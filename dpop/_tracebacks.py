@@ -9,13 +9,13 @@ from typing import ParamSpec, TypeVar
 
 from dpop.errors import DPoPError
 
-__all__ = ["discreet", "forget_frames"]
+__all__ = ["drop_frames", "hide_frames"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def discreet(function: Callable[_P, _T]) -> Callable[_P, _T]:
+def hide_frames(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """Let what a function raises show its caller's frames only: those below hold a key file or a password."""
 
     @functools.wraps(function)
@@ -23,14 +23,14 @@ def discreet(function: Callable[_P, _T]) -> Callable[_P, _T]:
         try:
             return function(*arguments, **options)
         except DPoPError as error:
-            forget_frames(error)
+            drop_frames(error)
             del arguments, options  # this frame shows, and one of them may be a PIN or a password
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
 
     return call
 
 
-def forget_frames(error: BaseException) -> None:
+def drop_frames(error: BaseException) -> None:
     """Drop the frames of what an error was made from; its own words say what there is to know."""
     below = error.__cause__
     if below is None and not error.__suppress_context__:
@@ -38,4 +38,4 @@ def forget_frames(error: BaseException) -> None:
     error.__context__ = below
     if below is not None:
         below.__traceback__ = None
-        forget_frames(below)
+        drop_frames(below)

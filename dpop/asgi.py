@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 from dpop.errors import InvalidProof, ReplayCacheError, UsageError
 from dpop.server._challenge import with_nonce
-from dpop.server._resource import Access, Answer, ProtectedResource, ResourceRequest
+from dpop.server._resource import Access, ProtectedResource, ResourceRequest, Response
 
 __all__ = ["DPoPMiddleware", "access"]
 
@@ -130,7 +130,7 @@ class _Reply:
             self.started = True
         await self._send(message)
 
-    async def refuse(self, answer: Answer) -> None:
+    async def refuse(self, response: Response) -> None:
         if self._is_http:
             await self._drain()
         elif not self._handshake_taken:
@@ -139,8 +139,8 @@ class _Reply:
             await self._send({"type": "websocket.close"})  # the server makes a 403 of it
             return
         kind = "http.response" if self._is_http else "websocket.http.response"
-        headers = _encoded([*answer.headers, ("Content-Length", "0")])
-        await self._send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
+        headers = _encoded([*response.headers, ("Content-Length", "0")])
+        await self._send({"type": f"{kind}.start", "status": response.status, "headers": headers})
         await self._send({"type": f"{kind}.body", "body": b""})
 
     async def _drain(self) -> None:

@@ -51,15 +51,15 @@ _NOT_A_BRACKET = re.compile(r"[^\[\]{}]+")
 _MAX_NUMBER_LENGTH = 40
 
 
-def b64url_encode(octets: bytes) -> str:
+def b64url_encode(data: bytes) -> str:
     """BASE64URL(octets) without padding (RFC 7515 §2).
 
     :raises ArgumentTypeError: not bytes.
     """
     try:
-        return binascii.b2a_base64(octets, newline=False).translate(_FROM_BASE64, b"=").decode("ascii")
+        return binascii.b2a_base64(data, newline=False).translate(_FROM_BASE64, b"=").decode("ascii")
     except TypeError:
-        raise ArgumentTypeError("octets", "bytes", octets) from None
+        raise ArgumentTypeError("octets", "bytes", data) from None
 
 
 def b64url_decode(text: str | bytes) -> bytes:
@@ -77,19 +77,19 @@ def b64url_decode(text: str | bytes) -> bytes:
         raise ArgumentTypeError("text", "str or bytes", text)
     rest = len(text) % 4
     try:
-        octets = binascii.a2b_base64(text.translate(_TO_BASE64) + _PADDING[rest], strict_mode=True)
+        data = binascii.a2b_base64(text.translate(_TO_BASE64) + _PADDING[rest], strict_mode=True)
     except binascii.Error:
         pass  # a foreign character, or a length that no octets have
     else:
         if rest and text[-1] not in _LAST_CHARACTERS[rest]:
             raise EncodingError("not canonical base64url: the unused bits of its last character are not zero")
-        return octets
+        return data
     if not text.translate(None, BASE64URL):
         raise EncodingError(f"not base64url: no octets encode to {len(text)} characters")
     raise EncodingError("not base64url: only A-Z a-z 0-9 - _ are allowed, without = padding")
 
 
-def json_object(octets: bytes, *, max_depth: int = 8) -> dict[str, Any]:
+def json_object(data: bytes, *, max_depth: int = 8) -> dict[str, Any]:
     """Parse octets as one JSON object, strictly (RFC 8259; RFC 7515 §4 for unique names).
 
     Refused: anything but UTF-8, a byte order mark, duplicate member names at any level, NaN and
@@ -98,10 +98,10 @@ def json_object(octets: bytes, *, max_depth: int = 8) -> dict[str, Any]:
 
     :raises EncodingError: with a sentence that says which.
     """
-    if not isinstance(octets, bytes):
-        raise ArgumentTypeError("octets", "bytes", octets)
+    if not isinstance(data, bytes):
+        raise ArgumentTypeError("octets", "bytes", data)
     try:
-        text = octets.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise EncodingError("not UTF-8") from None
     if _is_too_deep(text, max_depth):

@@ -8,7 +8,7 @@
     │   ├── ArgumentTypeError (TypeError)   ... of the wrong Python type
     │   ├── EncodingError               not base64url, not the JSON it should be
     │   ├── SignatureFormatError        not strict DER, not a raw R||S
-    │   ├── TargetError                 a URL or method that no proof can name without doubt
+    │   ├── InvalidTargetError                 a URL or method that no proof can name without doubt
     │   ├── InsecureOriginError         http:// to a host that is not this machine
     │   └── CredentialError             an access token or nonce that cannot be sent
     ├── DPoPKeyError                    the key, its file or its device
@@ -19,7 +19,7 @@
     │   │       └── PinLockedError              ... which takes none any more
     │   ├── KeyNotFoundError            no key of that name where it should be kept
     │   ├── AmbiguousKeyError           several keys or devices fit one name
-    │   ├── KeyAccessError              its keeper does not let this caller use it
+    │   ├── KeyAccessDeniedError              its keeper does not let this caller use it
     │   ├── KeyDisabledError            it is there, and switched off, expired or about to be deleted
     │   ├── KeyUnavailableError         its keeper cannot be reached now
     │   │   ├── KeyThrottledError       ... or wants fewer requests
@@ -33,9 +33,9 @@
     │   ├── TokenRequestError           an authorization server was asked, and what was wanted did not come
     │   │   ├── TokenRefusedError       it refused, and asking again in the same way will not help
     │   │   │   └── ReauthorizationError    the grant is dead: the user has to authorise again
-    │   │   ├── TemporaryTokenError     not now: ask again later, the refresh token is as good as it was
+    │   │   ├── TokenEndpointUnavailableError     not now: ask again later, the refresh token is as good as it was
     │   │   ├── OutcomeUnknownError     it was asked and no answer came: it may have acted or not
-    │   │   └── TokenAnswerError        what came is not the answer of a token endpoint
+    │   │   └── InvalidTokenResponseError        what came is not the answer of a token endpoint
     │   │       └── UnboundTokenError   a bearer token came in answer to a proof
     │   └── TokenStoreError             the place where tokens are kept cannot be read or written
     │       ├── TokensNotSavedError     new tokens came and could not be kept: they are in the error
@@ -67,7 +67,9 @@ __all__ = [
     "InsecureOriginError",
     "InvalidKeyError",
     "InvalidProof",
-    "KeyAccessError",
+    "InvalidTargetError",
+    "InvalidTokenResponseError",
+    "KeyAccessDeniedError",
     "KeyDisabledError",
     "KeyFileError",
     "KeyMismatchError",
@@ -83,9 +85,7 @@ __all__ = [
     "ReplayCacheError",
     "SignatureFormatError",
     "SigningError",
-    "TargetError",
-    "TemporaryTokenError",
-    "TokenAnswerError",
+    "TokenEndpointUnavailableError",
     "TokenError",
     "TokenFormatError",
     "TokenLockError",
@@ -154,10 +154,10 @@ class SignatureFormatError(UsageError):
     code = "signature_format"
 
 
-class TargetError(UsageError):
+class InvalidTargetError(UsageError):
     """A URL or method that cannot be put into ``htu``/``htm`` without doubt (RFC 9449 §4.2)."""
 
-    code = "target"
+    code = "invalid_target"
 
 
 class InsecureOriginError(UsageError):
@@ -220,10 +220,10 @@ class KeyNotFoundError(DPoPKeyError):
     code = "key_not_found"
 
 
-class KeyAccessError(DPoPKeyError):
+class KeyAccessDeniedError(DPoPKeyError):
     """Whoever keeps the key does not let this caller use it: no credentials, refused ones, no permission."""
 
-    code = "key_access"
+    code = "key_access_denied"
 
 
 class KeyDisabledError(DPoPKeyError):
@@ -420,13 +420,13 @@ class ReauthorizationError(TokenRefusedError):
     code = "reauthorization"
 
 
-class TemporaryTokenError(TokenRequestError):
+class TokenEndpointUnavailableError(TokenRequestError):
     """Not now: the server is out of order or out of reach, or it refused the proof and not the grant.
 
     The tokens are as good as they were. Ask again later.
     """
 
-    code = "token_temporary"
+    code = "token_endpoint_unavailable"
 
 
 class OutcomeUnknownError(TokenRequestError):
@@ -438,13 +438,13 @@ class OutcomeUnknownError(TokenRequestError):
     code = "token_outcome_unknown"
 
 
-class TokenAnswerError(TokenRequestError):
+class InvalidTokenResponseError(TokenRequestError):
     """What came is not the answer of a token endpoint (RFC 6749 §5.1); none of it was kept."""
 
-    code = "token_answer"
+    code = "invalid_token_response"
 
 
-class UnboundTokenError(TokenAnswerError):
+class UnboundTokenError(InvalidTokenResponseError):
     """A bearer token came in answer to a proof, and was thrown away (RFC 9449 §5)."""
 
     code = "token_unbound"

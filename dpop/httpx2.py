@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import httpx2
 
 from dpop._httpx.bodies import AsyncReplay, Replay
-from dpop._httpx.endpoint import AsyncBorrowed, AsyncEndpointShell, Borrowed, EndpointShell
-from dpop._httpx.transport import AsyncShell, AuthShell, SyncShell
+from dpop._httpx.endpoint import AsyncBorrowed, AsyncHttpxEndpoint, Borrowed, HttpxEndpoint
+from dpop._httpx.transport import AsyncTransport, HttpxAuth, SyncTransport
 from dpop.client._policy import Policy, PolicyOptions
 from dpop.tokens._grants import EndpointOptions
 from dpop.tokens._metadata import ServerMetadata
@@ -57,7 +57,7 @@ class _AsyncReplay(AsyncReplay, httpx2.AsyncByteStream):
     pass
 
 
-class DPoPTransport(SyncShell, httpx2.BaseTransport):
+class DPoPTransport(SyncTransport, httpx2.BaseTransport):
     """Signs every request to its origins, on every hop and retry; the rest pass through unsigned.
 
     :param prover: whose proofs; a bare key will do.
@@ -83,7 +83,7 @@ class DPoPTransport(SyncShell, httpx2.BaseTransport):
         self._set_up(policy, transport, rest, httpx2.HTTPTransport)
 
 
-class AsyncDPoPTransport(AsyncShell, httpx2.AsyncBaseTransport):
+class AsyncDPoPTransport(AsyncTransport, httpx2.AsyncBaseTransport):
     """The same for ``httpx2.AsyncClient``; a key that blocks signs in a worker thread."""
 
     _replay = _AsyncReplay
@@ -102,7 +102,7 @@ class AsyncDPoPTransport(AsyncShell, httpx2.AsyncBaseTransport):
         self._set_up(policy, transport, rest, httpx2.AsyncHTTPTransport)
 
 
-class DPoPAuth(AuthShell, httpx2.Auth):
+class DPoPAuth(HttpxAuth, httpx2.Auth):
     """``auth=`` for one request or client: its own prover and token, within the transport's origins."""
 
 
@@ -114,7 +114,7 @@ class _AsyncBorrowed(AsyncBorrowed, httpx2.AsyncBaseTransport):
     pass
 
 
-class TokenEndpoint(EndpointShell):
+class TokenEndpoint(HttpxEndpoint):
     """One client at one authorization server; see :class:`dpop.tokens._endpoint.SyncEndpoint` for what it can do.
 
     :param prover: whose proofs; a bare key will do.
@@ -139,7 +139,7 @@ class TokenEndpoint(EndpointShell):
         self._start(prover, server, http, dict(options))
 
 
-class AsyncTokenEndpoint(AsyncEndpointShell):
+class AsyncTokenEndpoint(AsyncHttpxEndpoint):
     """The same for tasks; see :class:`dpop.tokens._async_endpoint.AsyncEndpoint`."""
 
     _library: ClassVar[Any] = httpx2

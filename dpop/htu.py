@@ -15,7 +15,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from dpop.errors import ArgumentTypeError, TargetError
+from dpop.errors import ArgumentTypeError, InvalidTargetError
 from dpop.origin import Origin, front_of, origin_of, split_url, wire_origin
 
 __all__ = ["MAX_HTU", "Origin", "canonical", "canonical_request", "check_method", "same_target", "url_htu", "wire_htu"]
@@ -45,7 +45,7 @@ _NAMES: Final = {" ": "a space", "\\": "a backslash"}
 def check_method(method: str) -> str:
     """Return the method if it can stand in ``htm``: an RFC 9110 token, its case kept (RFC 9449 §4.2).
 
-    :raises TargetError: empty, longer than 64 characters, or with a character no method has.
+    :raises InvalidTargetError: empty, longer than 64 characters, or with a character no method has.
     :raises ArgumentTypeError: not a str.
     """
     if not isinstance(method, str):
@@ -59,7 +59,7 @@ def _checked_method(method: str) -> str:
         what = "holds a character no HTTP method has" if method else "is empty"
         if len(method) > _MAX_METHOD:
             what = f"is longer than {_MAX_METHOD} characters"
-        raise TargetError(f"the method {what}; expected one such as GET or POST")
+        raise InvalidTargetError(f"the method {what}; expected one such as GET or POST")
     return method
 
 
@@ -74,7 +74,7 @@ def wire_htu(scheme: str, authority: str, target: str) -> str:
     :param target: the request-target as sent: ``/path?query``, or the absolute form that a forward
         proxy is given (RFC 9112 §3.2.2), which must name the same server as the Host header.
     :returns: ``scheme://host[:port]/path``; scheme and host in lower case, the path as it was sent.
-    :raises TargetError: what no proof can name without doubt: characters in the path that RFC 3986
+    :raises InvalidTargetError: what no proof can name without doubt: characters in the path that RFC 3986
         wants percent-encoded, a bad %-escape, a dot segment, an IPv6 address not in RFC 5952 form, a
         host or port that is none, a user or password, more than ``MAX_HTU`` characters.
     :raises ArgumentTypeError: not a str.
@@ -102,14 +102,14 @@ def _wire_htu(scheme: str, authority: str, path: str) -> str:
 
 def _path_of_absolute_form(target: str, front: str) -> str:
     if "://" not in target:
-        raise TargetError(
+        raise InvalidTargetError(
             "the request-target is neither a path nor an absolute URL; no proof can name OPTIONS * or CONNECT"
         )
     if "#" in target:
-        raise TargetError("the request-target holds a fragment; cut it at the # before sending")
+        raise InvalidTargetError("the request-target holds a fragment; cut it at the # before sending")
     scheme, authority, path = split_url(target)
     if wire_origin(scheme, authority) != front:
-        raise TargetError("the request-target names another server than the Host header; they must agree")
+        raise InvalidTargetError("the request-target names another server than the Host header; they must agree")
     return path
 
 
@@ -121,7 +121,7 @@ def url_htu(url: str) -> str:
     §5.2.4), an empty path made ``/``. %-escapes stay as they are. Refused is all that :func:`wire_htu`
     refuses, and a path that ends in a dot segment, because clients disagree on the slash it leaves.
 
-    :raises TargetError: with a sentence that says what to write instead.
+    :raises InvalidTargetError: with a sentence that says what to write instead.
     :raises ArgumentTypeError: not a str.
     """
     if not isinstance(url, str):
@@ -139,7 +139,7 @@ def _url_htu(url: str) -> str:
     if "." in path or "%2" in path:
         _refuse_dot_segments(any("%" in dots[0] for dots in _DOT_SEGMENT.finditer(path)))
         if path.endswith(("/.", "/..")):
-            raise TargetError(
+            raise InvalidTargetError(
                 "the path ends in a dot segment, and clients disagree on the slash it leaves; write the path it means"
             )
         path = _without_dot_segments(path)
@@ -158,8 +158,8 @@ def _bounded(htu: str) -> str:
     return htu
 
 
-def _too_long() -> TargetError:
-    return TargetError(f"the URL has more than {MAX_HTU} characters without its query; servers refuse that")
+def _too_long() -> InvalidTargetError:
+    return InvalidTargetError(f"the URL has more than {MAX_HTU} characters without its query; servers refuse that")
 
 
 def _check_path(path: str) -> None:
@@ -170,18 +170,18 @@ def _check_path(path: str) -> None:
         return
     bad = path[end]
     if bad == "%":
-        raise TargetError("the path holds a % without two hex digits; write a literal percent sign as %25")
+        raise InvalidTargetError("the path holds a % without two hex digits; write a literal percent sign as %25")
     if not bad.isascii():
-        raise TargetError("the request-target holds a character outside ASCII; percent-encode it as UTF-8")
+        raise InvalidTargetError("the request-target holds a character outside ASCII; percent-encode it as UTF-8")
     if bad == "#":
-        raise TargetError("the request-target holds a fragment; cut it at the # before sending")
+        raise InvalidTargetError("the request-target holds a fragment; cut it at the # before sending")
     name = _NAMES.get(bad, bad if bad.isprintable() else "a control character")
-    raise TargetError(f"the path holds {name}, which no URL may; percent-encode it as %{ord(bad):02X}")
+    raise InvalidTargetError(f"the path holds {name}, which no URL may; percent-encode it as %{ord(bad):02X}")
 
 
 def _refuse_dot_segments(found: bool) -> None:
     if found:
-        raise TargetError(
+        raise InvalidTargetError(
             "the path holds a dot segment (/./ or /../, perhaps as %2E), which servers resolve differently; "
             "write the path it means"
         )
@@ -196,7 +196,7 @@ def _ascii_path(path: str) -> str:
     try:
         return _NOT_ASCII.sub(lambda run: quote(run[0], safe=""), path)
     except UnicodeEncodeError:
-        raise TargetError("the path holds half of a surrogate pair, which no UTF-8 text can hold") from None
+        raise InvalidTargetError("the path holds half of a surrogate pair, which no UTF-8 text can hold") from None
 
 
 def _without_dot_segments(path: str) -> str:
@@ -227,7 +227,7 @@ def canonical(url: str) -> str:
     characters, double slashes, a trailing slash, a trailing dot of the host and the case of the path
     stay as they are, for they may matter.
 
-    :raises TargetError: not an absolute http or https URL of at most ``MAX_HTU`` characters; a user or
+    :raises InvalidTargetError: not an absolute http or https URL of at most ``MAX_HTU`` characters; a user or
         password; a backslash, control or space in the path; a bad %-escape; a host or port that is none.
     :raises ArgumentTypeError: not a str.
     """
@@ -239,7 +239,7 @@ def canonical(url: str) -> str:
 def canonical_request(url: str) -> str:
     """:func:`canonical` of the URL of a request, however long its query is; remembered for the next.
 
-    :raises TargetError: as :func:`canonical` does.
+    :raises InvalidTargetError: as :func:`canonical` does.
     :raises ArgumentTypeError: not a str.
     """
     if not isinstance(url, str):
@@ -252,7 +252,7 @@ def same_target(claim: str, url: str) -> bool:
 
     :param claim: untrusted. One that :func:`canonical` refuses is never the same.
     :param url: of the request, from the server's own configuration; its query does not count.
-    :raises TargetError: ``url`` is refused by :func:`canonical`.
+    :raises InvalidTargetError: ``url`` is refused by :func:`canonical`.
     :raises ArgumentTypeError: not a str.
     """
     if not isinstance(claim, str):
@@ -263,17 +263,17 @@ def same_target(claim: str, url: str) -> bool:
     # Not cached: whoever sends claims should not choose what the cache holds.
     try:
         return _canonical(claim) == expected
-    except TargetError:
+    except InvalidTargetError:
         return False
 
 
 def _canonical(url: str) -> str:
     if len(url) > MAX_HTU:
-        raise TargetError(f"the URL is longer than {MAX_HTU} characters")
+        raise InvalidTargetError(f"the URL is longer than {MAX_HTU} characters")
     scheme, authority, path = split_url(url)
     front = front_of(scheme, authority)
     if _NEVER_IN_PATH.search(path):
-        raise TargetError("the path holds a backslash, a space or a control character; percent-encode it")
+        raise InvalidTargetError("the path holds a backslash, a space or a control character; percent-encode it")
     path = _ascii_path(path)
     if "%" in path:
         path = _ESCAPE.sub(_normal_escape, path)
@@ -286,6 +286,6 @@ _canonical_request = lru_cache(maxsize=1024)(_canonical)
 def _normal_escape(escape: re.Match[str]) -> str:
     digits: str | None = escape[1]
     if digits is None:
-        raise TargetError("the path holds a % without two hex digits; write a literal percent sign as %25")
+        raise InvalidTargetError("the path holds a % without two hex digits; write a literal percent sign as %25")
     character = chr(int(digits, 16))
     return character if character in _UNRESERVED else "%" + digits.upper()

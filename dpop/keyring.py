@@ -22,7 +22,7 @@ import keyring
 import keyring.backend
 import keyring.errors
 
-from dpop._tracebacks import discreet
+from dpop._tracebacks import hide_frames
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
 from dpop.tokens._file_lock import FileLock
 from dpop.tokens._records import read_record, write_record
@@ -67,7 +67,7 @@ class KeyringTokenStore(LockedStore):
     def __repr__(self) -> str:
         return f"<KeyringTokenStore {self._service!r}>"
 
-    @discreet
+    @hide_frames
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
         """The tokens of an account, ``None`` if there are none.
 

@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from dpop.errors import ArgumentTypeError, TargetError
+from dpop.errors import ArgumentTypeError, InvalidTargetError
 
 __all__ = ["Origin", "front_of", "origin_of", "split_url", "wire_origin"]
 
@@ -46,13 +46,13 @@ class Origin(NamedTuple):
     def parse(cls, text: str) -> Origin:
         """The origin in a setting such as ``https://api.example`` or ``https://api.example:8443/``.
 
-        :raises TargetError: a path, query, fragment, user or password; a scheme other than http and
+        :raises InvalidTargetError: a path, query, fragment, user or password; a scheme other than http and
             https; a host or port that is none.
         :raises ArgumentTypeError: not a str.
         """
         scheme, authority, path = split_url(text)
         if path not in {"", "/"} or "?" in text or "#" in text:
-            raise TargetError(
+            raise InvalidTargetError(
                 "an origin has no path, query or fragment: write the scheme, host and port only, "
                 "such as https://api.example"
             )
@@ -62,14 +62,14 @@ class Origin(NamedTuple):
     def of_url(cls, url: str) -> Origin:
         """The origin of an absolute http or https URL; its user and password are not part of it.
 
-        :raises TargetError: not such a URL, or a host or port that is none.
+        :raises InvalidTargetError: not such a URL, or a host or port that is none.
         :raises ArgumentTypeError: not a str.
         """
         scheme, authority, _ = split_url(url)
         if "@" in authority:
             userinfo, _, authority = authority.partition("@")
             if _NOT_IN_USERINFO.search(userinfo):
-                raise TargetError(
+                raise InvalidTargetError(
                     "the user or password in the URL holds a backslash, a space or a control character, "
                     "after which URL parsers disagree on the host; percent-encode it"
                 )
@@ -102,14 +102,14 @@ class Origin(NamedTuple):
 def split_url(url: str) -> tuple[str, str, str]:
     """Scheme in lower case, authority, and path of an absolute http or https URL, otherwise as they stand.
 
-    :raises TargetError: not such a URL.
+    :raises InvalidTargetError: not such a URL.
     :raises ArgumentTypeError: not a str.
     """
     if not isinstance(url, str):
         raise ArgumentTypeError("url", "str", url)
     match = _URL.match(url)
     if match is None:
-        raise TargetError("not an absolute URL; write it whole, such as https://api.example/path")
+        raise InvalidTargetError("not an absolute URL; write it whole, such as https://api.example/path")
     return _known_scheme(match[1]), match[2], match[3]
 
 
@@ -117,7 +117,7 @@ def split_url(url: str) -> tuple[str, str, str]:
 def origin_of(scheme: str, authority: str) -> Origin:
     """The origin of ``host[:port]`` under a scheme, which is http or https in any case; remembered.
 
-    :raises TargetError: another scheme, a user or password, a host or port that is none.
+    :raises InvalidTargetError: another scheme, a user or password, a host or port that is none.
     """
     # What is refused is not remembered, so no password stays in memory.
     scheme = _known_scheme(scheme)
@@ -129,7 +129,7 @@ def origin_of(scheme: str, authority: str) -> Origin:
 def front_of(scheme: str, authority: str) -> str:
     """The front of a canonical URL: ``str(origin_of(scheme, authority))``, remembered.
 
-    :raises TargetError: as :func:`origin_of` does.
+    :raises InvalidTargetError: as :func:`origin_of` does.
     """
     return str(origin_of(scheme, authority))
 
@@ -141,12 +141,12 @@ def wire_origin(scheme: str, authority: str) -> str:
     An IPv6 address in a Host header must already be in RFC 5952 form: servers that compare strings
     would see another one than the proof names.
 
-    :raises TargetError: as :func:`origin_of` does, and for such an address.
+    :raises InvalidTargetError: as :func:`origin_of` does, and for such an address.
     """
     origin = origin_of(scheme, authority)
     host, _ = _host_and_port(authority)
     if host.startswith("[") and host != f"[{origin.host}]":
-        raise TargetError(
+        raise InvalidTargetError(
             "the Host header has an IPv6 address in another form than RFC 5952; "
             f"write it as [{origin.host}] in the URL of the request"
         )
@@ -156,22 +156,24 @@ def wire_origin(scheme: str, authority: str) -> str:
 def _known_scheme(scheme: str) -> str:
     scheme = scheme.lower()
     if scheme not in _DEFAULT_PORTS:
-        raise TargetError("neither an https nor an http URL; DPoP proofs name no others")
+        raise InvalidTargetError("neither an https nor an http URL; DPoP proofs name no others")
     return scheme
 
 
 def _host_and_port(authority: str) -> tuple[str, str]:
     """Host, an IPv6 address with its brackets, and port, empty where there is none."""
     if "@" in authority:
-        raise TargetError("the URL has a user or password before its host; take them out and send them in a header")
+        raise InvalidTargetError(
+            "the URL has a user or password before its host; take them out and send them in a header"
+        )
     if authority.startswith("["):
         address, bracket, rest = authority.partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise TargetError("an IPv6 host must be written as [address] or [address]:port")
+            raise InvalidTargetError("an IPv6 host must be written as [address] or [address]:port")
         return address + bracket, rest[1:]
     host, _, port = authority.partition(":")
     if ":" in port:
-        raise TargetError("more than one colon in host and port; an IPv6 address needs brackets: [::1]")
+        raise InvalidTargetError("more than one colon in host and port; an IPv6 address needs brackets: [::1]")
     return host, port
 
 
@@ -182,7 +184,7 @@ def _port(digits: str, scheme: str) -> int:
     match = _PORT.fullmatch(digits)
     port = int(match[1] or "0") if match else 0
     if not 1 <= port <= 65535:
-        raise TargetError("the port is not a number from 1 to 65535")
+        raise InvalidTargetError("the port is not a number from 1 to 65535")
     return port
 
 
@@ -190,40 +192,40 @@ def _host(host: str) -> str:
     if host.startswith("["):
         return _ipv6(host[1:-1])
     if "%" in host:
-        raise TargetError("the host holds a percent sign; write the name itself, without %-escapes")
+        raise InvalidTargetError("the host holds a percent sign; write the name itself, without %-escapes")
     if not host:
-        raise TargetError("the URL has no host; write it whole, such as https://api.example/path")
+        raise InvalidTargetError("the URL has no host; write it whole, such as https://api.example/path")
     name = (host if host.isascii() else _a_label(host)).lower()
     if not _NAME.fullmatch(name):
-        raise TargetError(
+        raise InvalidTargetError(
             "the host holds a character no host name has, or an empty label; "
             "expected letters, digits, hyphens and underscores between single dots"
         )
     if len(name.rstrip(".")) > _MAX_NAME:
-        raise TargetError(f"the host name is longer than {_MAX_NAME} characters")
+        raise InvalidTargetError(f"the host name is longer than {_MAX_NAME} characters")
     return name
 
 
 def _a_label(host: str) -> str:
     """The ASCII form of an international name: UTS 46, non-transitional, as browsers have it."""
     if len(host) > _MAX_NAME:
-        raise TargetError(f"the host name is longer than {_MAX_NAME} characters")
+        raise InvalidTargetError(f"the host name is longer than {_MAX_NAME} characters")
     try:
         import idna  # noqa: PLC0415 - most programs never meet such a host
     except ImportError:
-        raise TargetError(
+        raise InvalidTargetError(
             "the host is not ASCII, and converting it needs the package idna; "
             "install idna, or write the host in its xn-- form"
         ) from None
     try:
         return idna.encode(host, uts46=True).decode("ascii")
     except UnicodeError:
-        raise TargetError("the host is not a name that IDNA allows; write it in its xn-- form") from None
+        raise InvalidTargetError("the host is not a name that IDNA allows; write it in its xn-- form") from None
 
 
 def _ipv6(text: str) -> str:
     if "%" in text:
-        raise TargetError("the IPv6 address has a zone, which means nothing to a server; cut it at the %")
+        raise InvalidTargetError("the IPv6 address has a zone, which means nothing to a server; cut it at the %")
     from ipaddress import AddressValueError, IPv6Address  # noqa: PLC0415 - see is_loopback
 
     try:
@@ -231,7 +233,7 @@ def _ipv6(text: str) -> str:
             raise AddressValueError
         packed = IPv6Address(text).packed
     except AddressValueError:
-        raise TargetError("what stands in brackets is not an IPv6 address") from None
+        raise InvalidTargetError("what stands in brackets is not an IPv6 address") from None
     return _rfc5952(packed)
 
 

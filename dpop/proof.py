@@ -90,10 +90,10 @@ def _payload(  # noqa: PLR0917 - positional because it is on the path of every p
     return binascii.b2a_base64(payload.encode("ascii"), newline=False).translate(_URL_SAFE, b"=")
 
 
-def compact(octets: bytes, signature: bytes) -> str:
+def compact(data: bytes, signature: bytes) -> str:
     """The proof: the signed octets, a dot, and BASE64URL(signature) (RFC 7515 §3.1)."""
     encoded = binascii.b2a_base64(signature, newline=False).translate(_URL_SAFE, b"=")
-    return (octets + b"." + encoded).decode("ascii")
+    return (data + b"." + encoded).decode("ascii")
 
 
 def create_proof(
@@ -119,12 +119,12 @@ def create_proof(
         for the next.
     :param iat: creation time in whole seconds since the epoch; the clock's by default.
     :param claims: further claims, JSON values.
-    :raises TargetError: a URL or method that cannot be named without doubt.
+    :raises InvalidTargetError: a URL or method that cannot be named without doubt.
     :raises CredentialError: a nonce or token with characters it cannot have.
     :raises DPoPKeyError: the key cannot be used or did not sign.
     """
     header, size = _header_of(key)
-    octets = header + _payload(
+    data = header + _payload(
         _target_of_url(method, url),
         f'"{random_jti()}"' if jti is None else _quoted(_checked_jti(jti)),
         int(clock()) if iat is None else _checked_iat(iat),
@@ -132,20 +132,20 @@ def create_proof(
         None if access_token is None else access_token_hash(access_token),
         claims,
     )
-    signature = key.sign(octets)
+    signature = key.sign(data)
     if type(signature) is not bytes or len(signature) != size:
         _check_size(key, signature)
     # compact(), without the call: this is the path of every proof.
     encoded = binascii.b2a_base64(signature, newline=False).translate(_URL_SAFE, b"=")
-    return (octets + b"." + encoded).decode("ascii")
+    return (data + b"." + encoded).decode("ascii")
 
 
-def sign(key: Key, octets: bytes) -> bytes:
+def sign(key: Key, data: bytes) -> bytes:
     """``key.sign``, with the signature's length checked before anyone sends it (RFC 7518 §3.4).
 
     :raises SigningError: not a signature of the algorithm's size.
     """
-    signature = key.sign(octets)
+    signature = key.sign(data)
     _check_size(key, signature)
     return signature
 

@@ -28,7 +28,7 @@ _ORDERS: Final = {
         "51868783bf2f966b7fcc0148f709a5d03bb5c9b8899c47aebb6fb71e91386409",
     }.items()
 }
-_ORDER_OCTETS: Final = {size: order.to_bytes(size, "big") for size, order in _ORDERS.items()}
+_ORDER_BYTES: Final = {size: order.to_bytes(size, "big") for size, order in _ORDERS.items()}
 
 # SEQUENCE, then two INTEGERs of a tag, a length and at most size + 1 octets each.
 _MAX_DER: Final = {32: 72, 48: 104, 66: 139}
@@ -50,7 +50,7 @@ def _usual_layout(size: int) -> re.Pattern[bytes]:
 # Signing one request should cost one signature and nothing else that can be measured: a single match
 # takes half the time of the parser below. The other curves are rare, and are parsed.
 _P256: Final = 32
-_P256_ORDER: Final = _ORDER_OCTETS[_P256]
+_P256_ORDER: Final = _ORDER_BYTES[_P256]
 _usual: Final = _usual_layout(_P256).fullmatch
 
 
@@ -72,7 +72,7 @@ def der_to_raw(der: bytes, size: int = 32) -> bytes:
             return raw
     if not isinstance(der, bytes):
         raise ArgumentTypeError("der", "bytes", der)
-    _order_octets(size)
+    _order_bytes(size)
     return _parse(der, size)
 
 
@@ -108,7 +108,7 @@ def check_raw(raw: bytes, size: int) -> None:
     """
     if not isinstance(raw, bytes):
         raise ArgumentTypeError("raw", "bytes", raw)
-    order = _order_octets(size)
+    order = _order_bytes(size)
     if len(raw) != 2 * size:
         raise SignatureFormatError(
             f"a raw {_CURVES[size]} signature has {2 * size} octets, not {len(raw)}" + _looks_like_der(raw)
@@ -119,17 +119,17 @@ def check_raw(raw: bytes, size: int) -> None:
         _check_range("s", int.from_bytes(raw[size:], "big"), size)
 
 
-def _order_octets(size: int) -> bytes:
+def _order_bytes(size: int) -> bytes:
     if not isinstance(size, int):
         raise ArgumentTypeError("size", "32, 48 or 66", size)
-    order = _ORDER_OCTETS.get(size)
+    order = _ORDER_BYTES.get(size)
     if order is None:
         raise UsageError("size must be 32 (P-256), 48 (P-384) or 66 (P-521) octets")
     return order
 
 
-def _looks_like_der(octets: bytes) -> str:
-    return "; it looks like DER: convert it with der_to_raw" if octets[:1] == b"\x30" else ""
+def _looks_like_der(data: bytes) -> str:
+    return "; it looks like DER: convert it with der_to_raw" if data[:1] == b"\x30" else ""
 
 
 def _check_range(name: str, value: int, size: int) -> None:
@@ -143,10 +143,10 @@ def _der_integer(number: bytes) -> bytes:
     """The INTEGER of a number above zero: no needless 00 in front, one where the highest bit is set."""
     if len(number) == _P256 and (start := _INTEGER_STARTS[number[0]]):
         return start + number
-    octets = number.lstrip(b"\0")
-    if octets[0] >= 0x80:
-        octets = b"\0" + octets
-    return bytes((_INTEGER, len(octets))) + octets
+    data = number.lstrip(b"\0")
+    if data[0] >= 0x80:
+        data = b"\0" + data
+    return bytes((_INTEGER, len(data))) + data
 
 
 # What stands before 32 octets that begin with this one; nothing, if the first of them is left out.

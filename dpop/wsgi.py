@@ -30,7 +30,7 @@ from urllib.parse import quote
 
 from dpop.errors import InvalidProof, ReplayCacheError, UsageError
 from dpop.server._challenge import with_nonce
-from dpop.server._resource import Access, Answer, ProtectedResource, ResourceRequest
+from dpop.server._resource import Access, ProtectedResource, ResourceRequest, Response
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -52,7 +52,7 @@ class DPoPMiddleware:
     """
 
     def __init__(self, app: WSGIApplication, resource: ProtectedResource) -> None:
-        if resource.must_await:
+        if resource.is_async:
             raise UsageError("WSGI cannot await the token look-up or the replay cache; use ones that answer at once")
         self._app = app
         self._resource = resource
@@ -87,7 +87,7 @@ def access(environ: WSGIEnvironment) -> Access:
     return _gate(environ).access()
 
 
-def refusal(environ: WSGIEnvironment, error: InvalidProof | ReplayCacheError) -> Answer:
+def refusal(environ: WSGIEnvironment, error: InvalidProof | ReplayCacheError) -> Response:
     """Status and header fields of the answer to such an error, for the error handler of a framework.
 
     :raises UsageError: the middleware is not there.
@@ -108,7 +108,7 @@ class _Gate:
             self.admitted = self._resource.admit(self.request)
         return self.admitted
 
-    def refusal(self, error: InvalidProof | ReplayCacheError) -> Answer:
+    def refusal(self, error: InvalidProof | ReplayCacheError) -> Response:
         return self._resource.refusal(self.request, error, self.admitted)
 
 

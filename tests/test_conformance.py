@@ -15,9 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from adapters.clients import CLIENTS, make
-from adapters.recorder import Answer as Reply
 from adapters.recorder import Received, Recorder
-from support.testing_client import KEY, OTHER_KEY, Answer, ask, post, send
+from adapters.recorder import Response as Reply
+from support.testing_client import KEY, OTHER_KEY, Response, ask, post, send
 
 import dpop
 import dpop.requests
@@ -36,7 +36,7 @@ def fapi_server(**settings: Any) -> DPoPTestServer:
     return DPoPTestServer(algs=FAPI_ALGS, **{"nonces": "none", **settings})
 
 
-def call(server: DPoPTestServer, defect: str | None, key: dpop.Key = KEY, **options: Any) -> Answer:
+def call(server: DPoPTestServer, defect: str | None, key: dpop.Key = KEY, **options: Any) -> Response:
     """A GET of the resource with a token of its own; ``scheme`` and ``proofs`` are the request's."""
     token = server.issue_access_token(jkt=options.pop("bound_to", key).thumbprint)
     scheme, proofs = options.pop("scheme", "DPoP"), options.pop("proofs", None)
@@ -112,10 +112,10 @@ def test_the_resource_server_refuses(row: str) -> None:
     """401 with a DPoP challenge that lists the algorithms, for the reason of the row and no other."""
     defect, reason = NEGATIVE[row]
     with fapi_server() as server:
-        answer = call(server, defect)
-        assert (answer.status, [refusal.reason for refusal in server.refusals]) == (401, [reason])
-        assert re.search(r'DPoP .*error="(invalid_dpop_proof|invalid_token)"', answer.challenge)
-        assert f'algs="{" ".join(FAPI_ALGS)}"' in answer.challenge
+        response = call(server, defect)
+        assert (response.status, [refusal.reason for refusal in server.refusals]) == (401, [reason])
+        assert re.search(r'DPoP .*error="(invalid_dpop_proof|invalid_token)"', response.challenge)
+        assert f'algs="{" ".join(FAPI_ALGS)}"' in response.challenge
 
 
 def test_rs256_is_not_in_the_profile() -> None:
@@ -162,11 +162,11 @@ def test_another_key_than_that_of_the_code_or_of_par() -> None:
     """invalid_grant for a code bound by dpop_jkt, invalid_dpop_proof for PAR with two keys, as the suite lets it be."""
     with fapi_server() as server:
         code = server.issue_code(jkt=KEY.thumbprint)
-        answer = ask(server, {"grant_type": "authorization_code", "code": code}, key=OTHER_KEY)
-        assert (answer.status, answer.json["error"]) == (400, "invalid_grant")
+        response = ask(server, {"grant_type": "authorization_code", "code": code}, key=OTHER_KEY)
+        assert (response.status, response.json["error"]) == (400, "invalid_grant")
         form = {"response_type": "code", "redirect_uri": "https://c.example/", "dpop_jkt": KEY.thumbprint}
-        answer = post(server, server.par_endpoint, form, key=OTHER_KEY)
-        assert (answer.status, answer.json["error"]) == (400, "invalid_dpop_proof")
+        response = post(server, server.par_endpoint, form, key=OTHER_KEY)
+        assert (response.status, response.json["error"]) == (400, "invalid_dpop_proof")
 
 
 @pytest.mark.parametrize("how", ["dpop_jkt", "proof", "both"])

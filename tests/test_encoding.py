@@ -39,41 +39,41 @@ def published(kind: str) -> list[Any]:
 
 
 @given(st.binary(max_size=200))
-def test_base64url_round_trip(octets: bytes) -> None:
+def test_base64url_round_trip(data: bytes) -> None:
     """What is encoded decodes to itself, without padding, from str and from bytes."""
-    text = b64url_encode(octets)
+    text = b64url_encode(data)
     assert "=" not in text
-    assert text == base64.urlsafe_b64encode(octets).decode().rstrip("=")
-    assert b64url_decode(text) == b64url_decode(text.encode()) == octets
+    assert text == base64.urlsafe_b64encode(data).decode().rstrip("=")
+    assert b64url_decode(text) == b64url_decode(text.encode()) == data
 
 
 @given(st.text(alphabet=BASE64URL, max_size=12))
 def test_base64url_has_one_spelling(text: str) -> None:
     """Each text of the alphabet is either the one spelling of some octets or refused."""
     try:
-        octets = b64url_decode(text)
+        data = b64url_decode(text)
     except EncodingError:
         return
-    assert b64url_encode(octets) == text
+    assert b64url_encode(data) == text
 
 
 @given(st.text())
 def test_base64url_refuses_everything_else(text: str) -> None:
     """Arbitrary text is refused unless all of it is of the alphabet."""
     try:
-        octets = b64url_decode(text)
+        data = b64url_decode(text)
     except EncodingError:
         return
     assert set(text) <= set(BASE64URL)
-    assert b64url_encode(octets) == text
+    assert b64url_encode(data) == text
 
 
 @pytest.mark.parametrize("case", published("base64url-canonical"))
 def test_published_trailing_bits(case: dict[str, Any]) -> None:
     """RFC 4648 §3.5: unused bits that are not zero are refused, not ignored."""
-    text, octets = case["facts"]["text"], bytes.fromhex(case["facts"]["decodes_leniently_to"])
+    text, data = case["facts"]["text"], bytes.fromhex(case["facts"]["decodes_leniently_to"])
     if case["holds"]:
-        assert b64url_decode(text) == octets
+        assert b64url_decode(text) == data
     else:
         with pytest.raises(EncodingError, match="not canonical"):
             b64url_decode(text)
@@ -136,22 +136,22 @@ JSON = st.recursive(
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=4), st.booleans())
 def test_json_objects_are_read(value: dict[str, Any], escaped: bool) -> None:
     """An object comes back as it was written, with escapes or without."""
-    octets = json.dumps(value, ensure_ascii=escaped).encode()
-    assert json_object(octets, max_depth=50) == value
+    data = json.dumps(value, ensure_ascii=escaped).encode()
+    assert json_object(data, max_depth=50) == value
 
 
 @given(st.binary(max_size=60) | st.text('{}[]":,\\u0aAtrue1.eE- ', max_size=40).map(str.encode))
-def test_json_refuses_or_agrees(octets: bytes) -> None:
+def test_json_refuses_or_agrees(data: bytes) -> None:
     """Whatever is accepted, the standard parser reads in the same way; nothing else is raised."""
     try:
-        value = json_object(octets)
+        value = json_object(data)
     except EncodingError:
         return
-    assert value == json.loads(octets)
+    assert value == json.loads(data)
 
 
 @pytest.mark.parametrize(
-    ("octets", "why"),
+    ("data", "why"),
     [
         (b'{"a":1,"a":1}', "duplicate"),
         (b'{"a":{"b":1,"\\u0062":2}}', "duplicate"),
@@ -182,10 +182,10 @@ def test_json_refuses_or_agrees(octets: bytes) -> None:
         (b"null", "null"),
     ],
 )
-def test_json_says_what_is_wrong(octets: bytes, why: str) -> None:
+def test_json_says_what_is_wrong(data: bytes, why: str) -> None:
     """Each fault has its own sentence."""
     with pytest.raises(EncodingError, match=why):
-        json_object(octets)
+        json_object(data)
 
 
 def test_json_depth_counts_brackets_outside_strings() -> None:

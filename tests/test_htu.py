@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.paths import VECTORS
 
-from dpop.errors import ArgumentTypeError, TargetError
+from dpop.errors import ArgumentTypeError, InvalidTargetError
 from dpop.htu import MAX_HTU, canonical, check_method, same_target, url_htu, wire_htu
 
 INPUTS: list[dict[str, Any]] = json.loads((VECTORS / "htu_inputs.json").read_text("ascii"))["cases"]
@@ -45,7 +45,7 @@ def test_wire_inputs(case: dict[str, Any], library: str) -> None:
     sent = case[library]
     scheme = case["url"].partition(":")[0]
     if "refused" in sent:
-        with pytest.raises(TargetError, match=SENTENCES[sent["refused"]]):
+        with pytest.raises(InvalidTargetError, match=SENTENCES[sent["refused"]]):
             wire_htu(scheme, sent["host"], sent["target"])
     else:
         assert wire_htu(scheme, sent["host"], sent["target"]) == sent["htu"]
@@ -55,7 +55,7 @@ def test_wire_inputs(case: dict[str, Any], library: str) -> None:
 def test_url_inputs(case: dict[str, Any]) -> None:
     """The htu of a caller's string is that of the request a careful client makes for it."""
     if "refused" in case["client"]:
-        with pytest.raises(TargetError, match=SENTENCES[case["client"]["refused"]]):
+        with pytest.raises(InvalidTargetError, match=SENTENCES[case["client"]["refused"]]):
             url_htu(case["url"])
     else:
         assert url_htu(case["url"]) == case["client"]["htu"]
@@ -124,14 +124,14 @@ def test_wire_targets(authority: str, target: str, expected: str) -> None:
 )
 def test_wire_refusals(authority: str, target: str, why: str) -> None:
     """What two readers could understand differently is not signed, and the message says what to do."""
-    with pytest.raises(TargetError, match=why):
+    with pytest.raises(InvalidTargetError, match=why):
         wire_htu("https", authority, target)
 
 
 @pytest.mark.parametrize("scheme", ["", "ftp", "wss", "https:", "http\u017f"])
 def test_wire_scheme(scheme: str) -> None:
     """A proof names http and https only."""
-    with pytest.raises(TargetError, match="neither an https nor an http"):
+    with pytest.raises(InvalidTargetError, match="neither an https nor an http"):
         wire_htu(scheme, "api.example", "/")
 
 
@@ -170,7 +170,7 @@ def test_url_refusals(url: str, why: str | None) -> None:
     if why is None:
         assert url_htu(url) == "https://api.example/a"
         return
-    with pytest.raises(TargetError, match=why):
+    with pytest.raises(InvalidTargetError, match=why):
         url_htu(url)
 
 
@@ -181,7 +181,7 @@ def test_url_refusals(url: str, why: str | None) -> None:
 def test_canonical_inputs(case: dict[str, Any]) -> None:
     """The form in which a server compares a URL, or why it has none."""
     if "refused" in case["server"]:
-        with pytest.raises(TargetError, match=SENTENCES[case["server"]["refused"]]):
+        with pytest.raises(InvalidTargetError, match=SENTENCES[case["server"]["refused"]]):
             canonical(case["url"])
     else:
         assert canonical(case["url"]) == case["server"]["canonical"]
@@ -210,7 +210,7 @@ def test_pairs(case: dict[str, Any]) -> None:
 def test_pairs_refused_claims(case: dict[str, Any]) -> None:
     """A refused claim is refused for the reason given, every other one has a canonical form."""
     if "refused" in case:
-        with pytest.raises(TargetError, match=SENTENCES[case["refused"]]):
+        with pytest.raises(InvalidTargetError, match=SENTENCES[case["refused"]]):
             canonical(case["claim"])
     else:
         assert (canonical(case["claim"]) == canonical(case["url"])) is case["equal"]
@@ -226,7 +226,7 @@ def test_the_tables_are_whole() -> None:
 def test_a_request_url_that_is_refused_is_the_servers_fault() -> None:
     """A bad claim is False; a bad URL of the request is an error, for the server's own setting is wrong."""
     assert not same_target("nonsense", "https://api.example/")
-    with pytest.raises(TargetError):
+    with pytest.raises(InvalidTargetError):
         same_target("https://api.example/", "nonsense")
 
 
@@ -234,7 +234,7 @@ def test_a_request_url_that_is_refused_is_the_servers_fault() -> None:
 def test_a_claim_equal_to_a_refused_url_is_not_accepted(raw: str) -> None:
     """Equal text is no reason to accept what has no canonical form."""
     url = f"https://api.example/a{raw}b"
-    with pytest.raises(TargetError):
+    with pytest.raises(InvalidTargetError):
         same_target(url, url)
     assert not same_target(url, "https://api.example/ab")
 
@@ -257,7 +257,7 @@ def test_clients_count_the_htu_and_not_the_query() -> None:
         lambda: wire_htu("https", "a" * 10**7, "/"),
     ]
     for refused in too_long:
-        with pytest.raises(TargetError, match="more than 4096 characters"):
+        with pytest.raises(InvalidTargetError, match="more than 4096 characters"):
             refused()
 
 
@@ -266,9 +266,9 @@ def test_servers_count_the_whole_claim() -> None:
     url = "https://api.example/x"
     assert same_target(url + "?" + "q" * (MAX_HTU - len(url) - 1), url)
     assert not same_target(url + "?" + "q" * (MAX_HTU - len(url)), url)
-    with pytest.raises(TargetError, match="4096 characters"):
+    with pytest.raises(InvalidTargetError, match="4096 characters"):
         canonical(url + "?" + "q" * MAX_HTU)
-    with pytest.raises(TargetError, match="4096 characters"):
+    with pytest.raises(InvalidTargetError, match="4096 characters"):
         canonical("https://api.example/" + "\u00e9" * 1000)
 
 
@@ -284,7 +284,7 @@ def test_methods_keep_their_case(method: str) -> None:
 @pytest.mark.parametrize("method", ["", " ", "GET ", "GET\r\n", "GE T", "G\u00c9T", "GET/", "GET:", '"GET"', "\x00"])
 def test_what_is_no_method(method: str) -> None:
     """Spaces, separators, controls and non-ASCII are refused with an example of what is meant."""
-    with pytest.raises(TargetError, match="expected one such as GET"):
+    with pytest.raises(InvalidTargetError, match="expected one such as GET"):
         check_method(method)
 
 
@@ -314,7 +314,7 @@ def test_refusals_hold_no_password_and_no_query(url: str) -> None:
         lambda: wire_htu("https", url[8:], "/"),
     ]
     for call in calls:
-        with pytest.raises(TargetError) as caught:
+        with pytest.raises(InvalidTargetError) as caught:
             call()
         assert SECRET not in str(caught.value)
         assert caught.value.__cause__ is None

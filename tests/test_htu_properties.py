@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.paths import VECTORS
 
-from dpop.errors import TargetError, UsageError
+from dpop.errors import InvalidTargetError, UsageError
 from dpop.htu import MAX_HTU, canonical, check_method, same_target, url_htu, wire_htu
 
 INPUTS: list[dict[str, Any]] = json.loads((VECTORS / "htu_inputs.json").read_text("ascii"))["cases"]
@@ -104,7 +104,7 @@ def test_url_htu_is_what_httpx_sends(url: str) -> None:
     """Where a URL is accepted and httpx sends it, the proof names exactly what httpx sends."""
     try:
         htu = url_htu(url)
-    except TargetError:
+    except InvalidTargetError:
         return
     scheme, host, target = wire_of_httpx(url)
     # httpx leaves an IPv6 address as it was written, which wire_htu refuses and url_htu rewrites.
@@ -118,7 +118,7 @@ def test_requests_sends_the_same_resource(url: str) -> None:
     try:
         htu = url_htu(url)
         sent = wire_htu(*wire_of_requests(url))
-    except (TargetError, requests.exceptions.InvalidURL):
+    except (InvalidTargetError, requests.exceptions.InvalidURL):
         return
     # urllib3 reads /..//b as /b, where RFC 3986 says //b: the one disagreement, and the reason for wire_htu.
     assume("/../" not in url)

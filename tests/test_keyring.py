@@ -80,7 +80,7 @@ class TestSmallEntries(StoreContract):
         return lambda: KeyringTokenStore(backend=backend, lock_directory=tmp_path)
 
 
-LONG = FULL.but(access_token="a" * 5000)
+LONG = FULL.replace(access_token="a" * 5000)
 
 
 @pytest.fixture

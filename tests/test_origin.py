@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpop.errors import ArgumentTypeError, TargetError, UsageError
+from dpop.errors import ArgumentTypeError, InvalidTargetError, UsageError
 from dpop.origin import Origin, split_url, wire_origin
 
 SECRET = "hunter2"
@@ -115,7 +115,7 @@ def test_the_parts() -> None:
 )
 def test_what_is_no_origin(text: str, why: str) -> None:
     """Each fault is refused with a sentence that names it."""
-    with pytest.raises(TargetError, match=why):
+    with pytest.raises(InvalidTargetError, match=why):
         Origin.parse(text)
 
 
@@ -151,7 +151,7 @@ def test_of_url_reads_the_origin_only(url: str, expected: str) -> None:
 )
 def test_of_url_refuses_what_parsers_read_differently(url: str) -> None:
     """Where two URL parsers would see two hosts, there is no origin."""
-    with pytest.raises(TargetError):
+    with pytest.raises(InvalidTargetError):
         Origin.of_url(url)
 
 
@@ -235,7 +235,7 @@ def test_wire_origin(scheme: str, authority: str, expected: str) -> None:
 def test_wire_origin_refuses_another_form_of_ipv6(authority: str) -> None:
     """What is sent must be what is signed, so the caller is told what to write."""
     rewritten = Origin.parse(f"https://{authority}")
-    with pytest.raises(TargetError, match="RFC 5952") as caught:
+    with pytest.raises(InvalidTargetError, match="RFC 5952") as caught:
         wire_origin("https", authority)
     assert f"[{rewritten.host}]" in str(caught.value)
     assert wire_origin("https", rewritten.authority) == str(rewritten)
@@ -257,7 +257,7 @@ def test_wire_origin_refuses_another_form_of_ipv6(authority: str) -> None:
 def test_refusals_hold_no_password(url: str) -> None:
     """Wherever a mistyped URL has its password, the message does not."""
     for read in (Origin.parse, Origin.of_url):
-        with pytest.raises(TargetError) as caught:
+        with pytest.raises(InvalidTargetError) as caught:
             read(url)
         assert SECRET not in str(caught.value)
         assert caught.value.__cause__ is None

@@ -22,8 +22,8 @@ from dpop.errors import (
     CredentialError,
     EncodingError,
     InvalidKeyError,
+    InvalidTargetError,
     SigningError,
-    TargetError,
     UsageError,
 )
 from dpop.proof import compact, random_jti, signing_input
@@ -124,7 +124,7 @@ def test_identifiers_do_not_repeat() -> None:
 @pytest.mark.parametrize("method", ["", "GE T", "GET\r\n", "GÉT", "GET,", "a" * 10_000])
 def test_bad_methods(method: str) -> None:
     """A method is an RFC 9110 token."""
-    with pytest.raises(TargetError):
+    with pytest.raises(InvalidTargetError):
         dpop.create_proof(KEY, method, URL)
 
 
@@ -143,7 +143,7 @@ def test_bad_methods(method: str) -> None:
 )
 def test_bad_urls(url: str) -> None:
     """A URL that cannot be named without doubt is refused, and its password is not repeated."""
-    with pytest.raises(TargetError) as refused:
+    with pytest.raises(InvalidTargetError) as refused:
         dpop.create_proof(KEY, "GET", url)
     assert "pw" not in str(refused.value)
 
@@ -219,8 +219,8 @@ class ForeignKey:
         self.thumbprint = wrong.get("thumbprint", KEY.thumbprint)
         self._signature = wrong.get("signature")
 
-    def sign(self, octets: bytes) -> bytes:
-        return KEY.sign(octets) if self._signature is None else self._signature
+    def sign(self, data: bytes) -> bytes:
+        return KEY.sign(data) if self._signature is None else self._signature
 
 
 def test_a_foreign_key_signs() -> None:
@@ -274,5 +274,5 @@ def test_what_goes_in_comes_out(jti: str, nonce: str | None, extra: dict[str, An
 
 def test_signing_elsewhere() -> None:
     """The two halves make the same proof: octets out, signature in."""
-    octets = signing_input(KEY, "GET", URL, jti="j", iat=1)
-    assert verified(compact(octets, KEY.sign(octets)))["jti"] == "j"
+    data = signing_input(KEY, "GET", URL, jti="j", iat=1)
+    assert verified(compact(data, KEY.sign(data)))["jti"] == "j"

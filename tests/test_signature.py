@@ -141,7 +141,7 @@ def test_rfc6979_signatures(name: str, hash_name: HashAlgorithm, size: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "octets"),
+    ("name", "content"),
     [
         ("rfc7515-A.3-jws", 64),
         ("rfc7515-A.4-jws", 132),
@@ -150,18 +150,18 @@ def test_rfc6979_signatures(name: str, hash_name: HashAlgorithm, size: int) -> N
         ("rfc9449-fig13-resource", 64),
     ],
 )
-def test_published_jws_signatures_verify_as_der(name: str, octets: int) -> None:
+def test_published_jws_signatures_verify_as_der(name: str, content: int) -> None:
     """JWS signatures of RFC 7515 and RFC 9449, high-S ones too, verify once they are DER."""
     facts = PUBLISHED[name]
     signing_input, _, signature = (facts.get("jws") or facts["proof"]).rpartition(".")
     jwk = facts.get("jwk") or facts["header"]["jwk"]
     raw = b64url_decode(signature)
-    assert len(raw) == octets
-    curve, hash_name = CURVES[octets // 2]
+    assert len(raw) == content
+    curve, hash_name = CURVES[content // 2]
     x, y = (int.from_bytes(b64url_decode(jwk[c]), "big") for c in "xy")
     public = ec.EllipticCurvePublicNumbers(x, y, curve).public_key()
     public.verify(raw_to_der(raw), signing_input.encode(), ec.ECDSA(hash_name))
-    assert der_to_raw(raw_to_der(raw), octets // 2) == raw
+    assert der_to_raw(raw_to_der(raw), content // 2) == raw
 
 
 # --- properties
@@ -217,24 +217,24 @@ def test_every_truncation_and_extension_is_refused(size: int) -> None:
 
 @given(st.binary(max_size=150) | st.binary(max_size=76).map(lambda b: b"\x30" + bytes([len(b)]) + b))
 @example(b"\x30\x06\x02\x01\x01\x02\x01\x01")
-def test_arbitrary_octets(octets: bytes) -> None:
+def test_arbitrary_octets(content: bytes) -> None:
     """Whatever is accepted, cryptography decodes to the same numbers; nothing but our error is raised."""
     for size in CURVES:
-        assert_strict(octets, size)
+        assert_strict(content, size)
 
 
 @given(st.binary(max_size=140))
-def test_arbitrary_raw_octets(octets: bytes) -> None:
+def test_arbitrary_raw_octets(content: bytes) -> None:
     """check_raw and raw_to_der accept the same octets."""
     try:
-        der = raw_to_der(octets)
+        der = raw_to_der(content)
     except SignatureFormatError:
         for size in CURVES:
             with pytest.raises(SignatureFormatError):
-                check_raw(octets, size)
+                check_raw(content, size)
         return
-    check_raw(octets, len(octets) // 2)
-    assert der_to_raw(der, len(octets) // 2) == octets
+    check_raw(content, len(content) // 2)
+    assert der_to_raw(der, len(content) // 2) == content
 
 
 def assert_strict(der: bytes, size: int) -> None:
@@ -290,8 +290,8 @@ def test_a_size_is_an_int(size: Any) -> None:
 def test_refusals_hold_no_signature() -> None:
     """A message tells lengths and positions, never the octets of a signature."""
     der = KEYS[32].sign(b"m", ec.ECDSA(SHA256(), deterministic_signing=True))
-    for octets in (der + b"\0", der[:-1], b"\x31" + der[1:]):
+    for content in (der + b"\0", der[:-1], b"\x31" + der[1:]):
         with pytest.raises(SignatureFormatError) as caught:
-            der_to_raw(octets)
+            der_to_raw(content)
         assert der[8:16].hex() not in str(caught.value)
         assert repr(der[8:16])[2:-1] not in str(caught.value)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import dpop
-from dpop._tracebacks import discreet
+from dpop._tracebacks import hide_frames
 from dpop.errors import DPoPError, KeyFileError, UsageError
 
 PASSWORD = "correct horse"
@@ -75,7 +75,7 @@ def test_a_key_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_hidden_context_is_forgotten() -> None:
     """An error raised from None keeps, out of sight, the one it hides: that goes too; any other error is left."""
 
-    @discreet
+    @hide_frames
     def fail() -> None:
         try:
             raise ValueError("hidden")
@@ -86,7 +86,7 @@ def test_a_hidden_context_is_forgotten() -> None:
         fail()
     assert raised.value.__context__ is None
 
-    @discreet
+    @hide_frames
     def crash() -> None:
         raise RuntimeError("whole")
 

@@ -385,7 +385,7 @@ def client() -> list[Members]:
     ]
 
 
-def answers() -> dict[str, Any]:
+def responses() -> dict[str, Any]:
     """The file answers.json."""
     return {
         "about": ABOUT,

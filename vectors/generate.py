@@ -64,7 +64,7 @@ def proofs() -> dict[str, Any]:
 
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "proofs.json": proofs,
-    "answers.json": cases_answer.answers,
+    "answers.json": cases_answer.responses,
     "keys.json": group_keys.keys,
     "signatures.json": group_signatures.signatures,
     "htu_inputs.json": group_htu.inputs,

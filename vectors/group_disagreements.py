@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
     file: str
     software: str
-    answer: str
+    response: str
     why: str
     ids: list[str]
     newer: str | None = None
@@ -242,7 +242,7 @@ def disagreements() -> dict[str, Any]:
         ],
         "software": SOFTWARE,
         "cases": [
-            {"file": row.file, "software": row.software, "ids": row.ids, "answer": row.answer}
+            {"file": row.file, "software": row.software, "ids": row.ids, "answer": row.response}
             | ({} if row.newer is None else {"newer": row.newer})
             | {"why": row.why}
             for row in ROWS

@@ -62,8 +62,8 @@ USUAL_LONG_FORM = (
 
 def integer(value: int) -> bytes:
     """A DER INTEGER."""
-    octets = value.to_bytes(value.bit_length() // 8 + 1, "big")
-    return bytes((0x02, len(octets))) + octets
+    data = value.to_bytes(value.bit_length() // 8 + 1, "big")
+    return bytes((0x02, len(data))) + data
 
 
 def sequence(body: bytes) -> bytes:
@@ -84,15 +84,15 @@ def pair(name: str, curve: str, r: int, s: int) -> Case:
     return {"id": name, "size": size, "der": der(r, s).hex(), "raw": raw.hex()}
 
 
-def no_der(name: str, octets: bytes | str, reason: str, curve: str = "p256") -> Case:
+def no_der(name: str, data: bytes | str, reason: str, curve: str = "p256") -> Case:
     """Octets that are no DER signature of the curve; a str is hexadecimal."""
-    written = octets if isinstance(octets, str) else octets.hex()
+    written = data if isinstance(data, str) else data.hex()
     return {"id": name, "size": CURVES[curve], "der": written, "refused": reason}
 
 
-def no_raw(name: str, octets: bytes, reason: str, curve: str = "p256") -> Case:
+def no_raw(name: str, data: bytes, reason: str, curve: str = "p256") -> Case:
     """Octets that are no raw signature of the curve."""
-    return {"id": name, "size": CURVES[curve], "raw": octets.hex(), "refused": reason}
+    return {"id": name, "size": CURVES[curve], "raw": data.hex(), "refused": reason}
 
 
 def of_curve(curve: str) -> list[Case]:

@@ -20,12 +20,12 @@ import click
 
 from dpop.client._challenge import dpop_challenge
 from dpop.client._driver import ask_token, refresh, sign_now
-from dpop.client._flow import PEEK_OCTETS, Step
+from dpop.client._flow import PEEK_BYTES, Step
 from dpop.client._nonces import NonceKey, Role
 from dpop.client._policy import Policy
 from dpop.client._prover import Prover
 from dpop.client._request import AccessToken, OutgoingRequest
-from dpop.errors import TargetError
+from dpop.errors import InvalidTargetError
 from dpop.origin import Origin
 from dpop_cli.console import CarefulCommand, hint
 from dpop_cli.curl_options import CurlWords, read_words, split_words
@@ -161,13 +161,13 @@ class _Session:
         followed = 0
         try:
             while True:
-                answer = self._send(request, may_follow=self._words.is_on("location"))
-                if isinstance(answer, int):
-                    return answer
+                response = self._send(request, may_follow=self._words.is_on("location"))
+                if isinstance(response, int):
+                    return response
                 if followed == limit:
                     return self._fail(f"curl: ({_TOO_MANY_REDIRECTS}) Maximum ({limit}) redirects followed", 47)
                 followed += 1
-                request = answer.after_another()
+                request = response.after_another()
         finally:
             newest = self._policy.prover.nonces.newest(self._nonce_key)
             if newest is not None and newest != self._first_nonce:
@@ -199,7 +199,7 @@ class _Session:
                         return transfer.release(None)
                     step = flow.received(head.status, head.fields)
                     if step is Step.PEEK:
-                        step = flow.judged(transfer.peek(PEEK_OCTETS))
+                        step = flow.judged(transfer.peek(PEEK_BYTES))
                     again = step in {Step.RETRY, Step.REFRESH}
                     if again and not request.writes_itself:
                         transfer.drop()
@@ -239,7 +239,7 @@ class _Session:
             return None
         try:
             further = request.redirected(head.status, locations[0], self._words)
-        except TargetError as error:
+        except InvalidTargetError as error:
             hint(f"the redirect is not followed: {error}")
             return None
         if further.origin != request.origin:

@@ -15,11 +15,11 @@ from urllib.parse import quote, urljoin
 
 import click
 
-from dpop.errors import TargetError
+from dpop.errors import InvalidTargetError
 from dpop.htu import check_method, url_htu
 from dpop.origin import Origin
 from dpop_cli.curl_options import CurlOption, CurlWords
-from dpop_cli.secret_input import claim_stdin, read_octets
+from dpop_cli.secret_input import claim_stdin, read_bytes
 
 __all__ = ["CurlRequest"]
 
@@ -56,7 +56,7 @@ class CurlRequest:
 
         :param with_token: the request gets an access token.
         :raises click.UsageError: not one request, or one that cannot have a proof.
-        :raises TargetError: a URL or method that no proof can name.
+        :raises InvalidTargetError: a URL or method that no proof can name.
         """
         _check_once(words)
         headers = _header_lines(words)
@@ -137,7 +137,7 @@ class CurlRequest:
         """The request that follows a redirect within the origin, by curl's rules for methods.
 
         :param words: the command line as it was, with ``--post301`` and the like.
-        :raises TargetError: the new URL is none that a proof can name.
+        :raises InvalidTargetError: the new URL is none that a proof can name.
         """
         url = _final(urljoin(self.url, location))
         kept = self.words.without((*(_DATA if self.words.is_on("get") else ()), "get", "url-query"))
@@ -181,7 +181,7 @@ def _header_lines(words: CurlWords) -> list[str]:
     lines: list[str] = []
     for value in words.values("header"):
         if value.startswith("@"):
-            text = read_octets(value[1:], "-H @").decode("latin-1")
+            text = read_bytes(value[1:], "-H @").decode("latin-1")
             lines += [line for line in re.split(r"\r?\n", text) if line]
     return lines
 
@@ -230,7 +230,7 @@ def _final(url: str) -> str:
     """What the proof names, and the query; the fragment is nobody's but the client's."""
     before, question, query = url.partition("#")[0].partition("?")
     if re.search(r"[\x00-\x20\x7f]", query):
-        raise TargetError("the query holds a space or a control character; percent-encode it")
+        raise InvalidTargetError("the query holds a space or a control character; percent-encode it")
     return f"{url_htu(before)}{question}{query}"
 
 
@@ -313,8 +313,8 @@ def _data(name: str, value: str) -> bytes:
         front = f"{field_name}=" if field_name else ""
         return f"{front}{quote(content, safe='', encoding='latin-1', errors='replace')}".encode()
     if name != "data-raw" and value.startswith("@"):
-        octets = _content(value[1:])
-        return octets if name == "data-binary" else re.sub(rb"[\r\n\0]", b"", octets)
+        data = _content(value[1:])
+        return data if name == "data-binary" else re.sub(rb"[\r\n\0]", b"", data)
     return value.encode("utf-8", "surrogateescape")
 
 

@@ -15,7 +15,7 @@ import click
 
 from dpop_cli.exit_status import drop_output
 
-__all__ = ["Held", "Sink", "print_octets"]
+__all__ = ["Held", "Sink", "print_bytes"]
 
 _CHUNK = 65_536
 # More than all header fields that curl takes; nobody waits for more than those and a little.
@@ -31,7 +31,7 @@ class Held:
 
     def __init__(self, reader: int) -> None:
         self._reader = reader
-        self._octets = b""
+        self._bytes = b""
         self._ended = False
         self._write: Callable[[bytes], None] | None = None
         self._changed = threading.Condition()
@@ -42,8 +42,8 @@ class Held:
     def wait_for_more_than(self, count: Callable[[], int]) -> bytes:
         """What is there, as soon as it is more than ``count()`` octets or all of it."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or len(self._octets) > count())
-            return self._octets
+            self._changed.wait_for(lambda: self._ended or len(self._bytes) > count())
+            return self._bytes
 
     def send(self, write: Callable[[bytes], None]) -> None:
         """Give ``write`` what is held, and all that comes from now on."""
@@ -58,13 +58,13 @@ class Held:
 
     def _relay(self) -> None:
         with contextlib.suppress(OSError):
-            while octets := os.read(self._reader, _CHUNK):
+            while data := os.read(self._reader, _CHUNK):
                 with self._changed:
-                    self._octets += octets
+                    self._bytes += data
                     self._flush()
                     self._changed.notify_all()
                     # Curl waits as well: what nobody has asked for is not piled up.
-                    self._changed.wait_for(lambda: self._write is not None or len(self._octets) < _MOST)
+                    self._changed.wait_for(lambda: self._write is not None or len(self._bytes) < _MOST)
                 if self.error is not None:
                     break
         os.close(self._reader)  # so that curl notices, if this is not its end
@@ -73,11 +73,11 @@ class Held:
             self._changed.notify_all()
 
     def _flush(self) -> None:
-        if self._write is None or not self._octets or self.error is not None:
+        if self._write is None or not self._bytes or self.error is not None:
             return
-        octets, self._octets = self._octets, b""
+        data, self._bytes = self._bytes, b""
         try:
-            self._write(octets)
+            self._write(data)
         except (OSError, click.ClickException) as error:
             self.error = error
 
@@ -87,16 +87,16 @@ class Sink:
 
     :param name: of the file, made when the first octets come; None for standard output.
     :param directories: make the directories of the name.
-    :param any_octets: print binary to a terminal, too.
+    :param any_bytes: print binary to a terminal, too.
     :param limit: take so many octets only, and lose the rest.
     """
 
     def __init__(
-        self, name: str | None, *, directories: bool = False, any_octets: bool = False, limit: int | None = None
+        self, name: str | None, *, directories: bool = False, any_bytes: bool = False, limit: int | None = None
     ) -> None:
         self._name = name
         self._directories = directories
-        self._looked = _TERMINAL_LOOK if name is not None or any_octets or not sys.stdout.isatty() else 0
+        self._looked = _TERMINAL_LOOK if name is not None or any_bytes or not sys.stdout.isatty() else 0
         self._left = limit
         self._file: BinaryIO | None = None
         self.refused = False
@@ -109,28 +109,28 @@ class Sink:
             with contextlib.suppress(OSError):
                 self._file.close()
 
-    def __call__(self, octets: bytes) -> None:
+    def __call__(self, data: bytes) -> None:
         """Take octets.
 
         :raises OSError: they cannot be written. Whoever wrote them is to be told.
         """
         if self._left is not None:
-            octets = octets[: self._left]
-            self._left -= len(octets)
-        if not octets or self.refused:
+            data = data[: self._left]
+            self._left -= len(data)
+        if not data or self.refused:
             return
         if self._name is not None:
-            self._opened().write(octets)
+            self._opened().write(data)
             self._opened().flush()
             return
-        if self._looked < _TERMINAL_LOOK and b"\0" in octets:
+        if self._looked < _TERMINAL_LOOK and b"\0" in data:
             self.refused = True
             click.echo('Warning: Binary output can mess up your terminal. Use "--output -" to tell', err=True)
             click.echo('Warning: curl to output it to your terminal anyway, or "--output <FILE>".', err=True)
             raise OSError
-        self._looked += len(octets)
+        self._looked += len(data)
         try:
-            print_octets(octets)
+            print_bytes(data)
         except OSError:
             drop_output()
             raise
@@ -153,7 +153,7 @@ class Sink:
         return self._file
 
 
-def print_octets(octets: bytes) -> None:
+def print_bytes(data: bytes) -> None:
     """Write to standard output, now."""
-    sys.stdout.buffer.write(octets)
+    sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()

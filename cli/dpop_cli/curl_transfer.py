@@ -18,9 +18,9 @@ from typing import Self
 
 import click
 
-from dpop.client._driver import DRAIN_OCTETS, DRAIN_SECONDS
+from dpop.client._driver import DRAIN_BYTES, DRAIN_SECONDS
 from dpop_cli.curl_request import CurlRequest
-from dpop_cli.curl_streams import Held, Sink, print_octets
+from dpop_cli.curl_streams import Held, Sink, print_bytes
 from dpop_cli.header_dump import Head, heads
 from dpop_cli.scratch import Scratch, has_dev_fd
 
@@ -47,19 +47,19 @@ class HeaderFile:
         self._name = name
         self._mode = "wb"
 
-    def write(self, octets: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Add the head of an answer; ``-`` is standard output.
 
         :raises click.ClickException: the file cannot be written.
         """
-        if self._name is None or not octets:
+        if self._name is None or not data:
             return
         if self._name == "-":
-            print_octets(octets)
+            print_bytes(data)
             return
         try:
             with Path(self._name).open(self._mode) as file:
-                file.write(octets)
+                file.write(data)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "not a file name"
             raise click.ClickException(f"the headers cannot be written to the file of -D: {why}") from None
@@ -121,21 +121,21 @@ class CurlTransfer:
                 self._process.terminate()
             self._process.wait()
             for stream in {self._body, self._said}:
-                stream.send(lambda _octets: None)
+                stream.send(lambda _bytes: None)
                 stream.join()
 
     def head(self) -> Head | None:
         """Wait for the head of the answer, until its body begins; None if there is no answer."""
-        self._body.wait_for_more_than(self._head_octets)
+        self._body.wait_for_more_than(self._head_bytes)
         found = [head for head in heads(self._dump.read().decode("latin-1")) if head.status >= 200]
         return found[-1] if found else None
 
-    def peek(self, octets: int) -> bytes:
+    def peek(self, data: int) -> bytes:
         """The first octets of the body, which stays to be passed on; none if it is in a file already."""
         if not self._apart and self._request.output is not None:
             return b""
-        before = self._head_octets()
-        return self._body.wait_for_more_than(lambda: before + octets - 1)[before:][:octets]
+        before = self._head_bytes()
+        return self._body.wait_for_more_than(lambda: before + data - 1)[before:][:data]
 
     def drop(self, *, show_head: bool = False) -> None:
         """End this answer, of which nobody is to see anything.
@@ -145,14 +145,14 @@ class CurlTransfer:
         if show_head:
             head = self._dump.read()
             self._header_file.write(head)
-            if self._head_octets() and self._request.output is None:
-                print_octets(head)
+            if self._head_bytes() and self._request.output is None:
+                print_bytes(head)
         dropped = 0
 
-        def drop(octets: bytes) -> None:
+        def drop(data: bytes) -> None:
             nonlocal dropped
-            dropped += len(octets)
-            if dropped > DRAIN_OCTETS:
+            dropped += len(data)
+            if dropped > DRAIN_BYTES:
                 self._process.terminate()
 
         # To its end, if that is near: curl then saves cookies and the like.
@@ -171,7 +171,7 @@ class CurlTransfer:
         self._header_file.write(shown)
         failed = self._apart and head is not None and head.status >= 400
         if self._words.has("trace", "trace-ascii", "stderr"):
-            self._said.send(print_octets)  # it may be much, and not the end
+            self._said.send(print_bytes)  # it may be much, and not the end
         with self._sink(shown if failed and self._words.is_on("fail") else None) as sink:
             self._body.send(sink)
             self._body.join()
@@ -179,7 +179,7 @@ class CurlTransfer:
                 self._process.terminate()
             code = self._process.wait()
             sink.complete(create=code == 0)
-        self._said.send(print_octets)
+        self._said.send(print_bytes)
         self._said.join()
         self._header_file.write(self._dump.read()[len(shown) :])  # trailers
         if sink.refused:
@@ -205,10 +205,10 @@ class CurlTransfer:
         """
         name = self._request.output if self._apart else None
         if only is not None:
-            return Sink(name, limit=self._head_octets())
-        return Sink(name, directories=self._words.is_on("create-dirs"), any_octets="-" in self._words.values("output"))
+            return Sink(name, limit=self._head_bytes())
+        return Sink(name, directories=self._words.is_on("create-dirs"), any_bytes="-" in self._words.values("output"))
 
-    def _head_octets(self) -> int:
+    def _head_bytes(self) -> int:
         """How much of the body's stream is the head: curl saves each line of that before it prints it."""
         if not self._words.is_on("include", "show-headers", "head"):
             return 0

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from dpop.client._driver import ask_token, refresh, sign_now, wait_for_nonce
-from dpop.client._flow import PEEK_OCTETS, Step
+from dpop.client._flow import PEEK_BYTES, Step
 from dpop.client._policy import Policy
 from dpop.client._request import OutgoingRequest
 from dpop.encoding import json_object
@@ -37,7 +37,7 @@ class Exchange:
     received: list[tuple[str, str]] = field(repr=False)
     body: bytes = field(repr=False)
 
-    def answer(self, name: str) -> str | None:
+    def response_header(self, name: str) -> str | None:
         """A header field of the answer."""
         return next((value for key, value in self.received if key.lower() == name.lower()), None)
 
@@ -71,7 +71,7 @@ def send(policy: Policy, method: str, url: str, form: Mapping[str, str] | None =
             exchanges.append(exchange)
             step = flow.received(exchange.status, exchange.received)
             if step is Step.PEEK:
-                step = flow.judged(exchange.body[:PEEK_OCTETS])
+                step = flow.judged(exchange.body[:PEEK_BYTES])
             if step in {Step.REFRESH, Step.REPORT}:
                 refresh(flow)
             if step in {Step.DONE, Step.REPORT}:

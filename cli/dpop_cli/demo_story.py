@@ -27,7 +27,7 @@ class Scene:
     :param form: what of the form is worth showing, in order.
     :param brief: one line instead of the decoded proof.
     :param notes: words on header members and claims that matter here, instead of the usual ones.
-    :param answer: words on what the answer brings, by name.
+    :param response: words on what the answer brings, by name.
     :param refusal: the reason in the server's own log.
     """
 
@@ -36,7 +36,7 @@ class Scene:
     form: tuple[tuple[str, str], ...] = ()
     brief: str = ""
     notes: dict[str, str] = field(default_factory=dict)
-    answer: dict[str, str] = field(default_factory=dict)
+    response: dict[str, str] = field(default_factory=dict)
     refusal: Refusal | None = None
 
     @property
@@ -142,7 +142,7 @@ class _Google:
         scene = scenes[-1]
         scene.form = (("grant_type", "authorization_code"), ("code", code))
         scene.notes = {"jti": "the code's SHA-256, as Google asks"}
-        scene.answer = {
+        scene.response = {
             "access_token": "a bearer token, bound to nothing",
             "refresh_token": "bound to the key: it needs a proof",
             "DPoP-Nonce": "for the next proof",
@@ -150,7 +150,7 @@ class _Google:
         step.scenes = scenes
         tokens = scene.exchange.json
         self._refresh_token = str(tokens.get("refresh_token", ""))
-        self._nonce = scene.exchange.answer("DPoP-Nonce")
+        self._nonce = scene.exchange.response_header("DPoP-Nonce")
         step.must(len(scenes) == 1 and scene.exchange.status == 200, "one request, answered with 200")
         step.must(scene.claims.get("jti") == dpop.code_jti(code), "the jti is the hash of the code")
         step.must(tokens.get("token_type") == "Bearer", "the access token is a bearer token")
@@ -174,14 +174,17 @@ class _Google:
         first, second = step.scenes
         first.form = second.form = tuple(form.items())
         first.notes = {"nonce": "the one from before, lapsed"}
-        first.answer = {"DPoP-Nonce": "a new one, for the second try"}
+        first.response = {"DPoP-Nonce": "a new one, for the second try"}
         second.notes = {"jti": "another: no proof is sent twice", "nonce": "the one that just came"}
-        second.answer = {"access_token": "fresh", "DPoP-Nonce": "for the next proof"}
+        second.response = {"access_token": "fresh", "DPoP-Nonce": "for the next proof"}
         step.must(first.claims.get("nonce") == self._nonce, "the first proof carries the nonce of the last answer")
         step.must(first.error == "use_dpop_nonce", "the refusal asks for a nonce")
-        step.must(second.claims.get("nonce") == first.exchange.answer("DPoP-Nonce"), "the second carries the new nonce")
+        step.must(
+            second.claims.get("nonce") == first.exchange.response_header("DPoP-Nonce"),
+            "the second carries the new nonce",
+        )
         step.must(first.claims["jti"] != second.claims["jti"], "the two proofs have different identifiers")
-        self._nonce = second.exchange.answer("DPoP-Nonce")
+        self._nonce = second.exchange.response_header("DPoP-Nonce")
         return step
 
     def refreshes_for_one_key_only(self) -> Step:
@@ -198,7 +201,7 @@ class _Google:
         own[0].caption = "The client:"
         own[0].form = tuple(form.items())
         own[0].notes = {"nonce": "from the last answer"}
-        own[0].answer = {"access_token": "fresh", "DPoP-Nonce": "for the next proof"}
+        own[0].response = {"access_token": "fresh", "DPoP-Nonce": "for the next proof"}
         thief = self._post(step, self._policy_of(dpop.generate_key()), **form)[-1]
         thief.caption = "Somebody else:"
         thief.form = own[0].form
@@ -226,7 +229,7 @@ def _an_api_call(server: DPoPTestServer, key: dpop.Key) -> Step:
     token = str(tokens["access_token"])
     scene = Scene(send(Policy(key, origins=server.issuer, access_token=token), "GET", server.resource)[-1])
     scene.caption = "The owner:"
-    scene.answer = {"sub": "who is asking", "jkt": "the key's thumbprint, seen by the API"}
+    scene.response = {"sub": "who is asking", "jkt": "the key's thumbprint, seen by the API"}
     step.must(scene.exchange.status == 200, "the owner gets 200")
     step.must(scene.exchange.json.get("jkt") == key.thumbprint, "the API saw the owner's key")
     step.must(scene.claims.get("ath") == dpop.access_token_hash(token), "the proof holds the token's hash")

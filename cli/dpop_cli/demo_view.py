@@ -39,14 +39,14 @@ class Glyphs:
     ellipsis: str = "…"
     rule: str = "─"
     bar: str = "│"
-    answer: str = "←"
+    response: str = "←"
 
     @classmethod
     def for_encoding(cls, encoding: str | None) -> Glyphs:
         """Those an output of that encoding can show, all or none of them."""
         glyphs = cls()
         try:
-            f"{glyphs.ellipsis}{glyphs.rule}{glyphs.bar}{glyphs.answer}".encode(encoding or "ascii")
+            f"{glyphs.ellipsis}{glyphs.rule}{glyphs.bar}{glyphs.response}".encode(encoding or "ascii")
         except (UnicodeEncodeError, LookupError):
             return cls("...", "-", "|", "<-")
         return glyphs
@@ -95,7 +95,7 @@ class View:
             yield self._row("", "", scene.brief, "")
         elif scene.proof is not None:
             yield from self._proof(scene, *scene.proof)
-        yield from self._answer(scene)
+        yield from self._response(scene)
 
     def _proof(self, scene: Scene, header: dict[str, Any], claims: dict[str, Any]) -> Iterator[str]:
         notes = {**_NOTES, "iat": f"made at {time.strftime('%H:%M:%S', time.localtime(claims['iat']))}", **scene.notes}
@@ -113,14 +113,14 @@ class View:
             yield self._row(group, name, shown, notes.get(name, ""))
             group = ""
 
-    def _answer(self, scene: Scene) -> Iterator[str]:
+    def _response(self, scene: Scene) -> Iterator[str]:
         exchange = scene.exchange
         good = exchange.status < 300
         style = GOOD if good else WAITING if scene.error == "use_dpop_nonce" else BAD
         status = f"{exchange.status} {scene.error or HTTPStatus(exchange.status).phrase}"
-        yield f"   {self._glyphs.answer} {self._style(status, **style)}"
-        for name, note in scene.answer.items():
-            value = exchange.json.get(name, exchange.answer(name))
+        yield f"   {self._glyphs.response} {self._style(status, **style)}"
+        for name, note in scene.response.items():
+            value = exchange.json.get(name, exchange.response_header(name))
             if value is not None:
                 yield self._row("", name, self._short(str(value)), note)
         if scene.refusal is not None:
@@ -162,7 +162,7 @@ def _scene_as_json(scene: Scene) -> dict[str, Any]:
         "proof": None if header is None else {"header": header, "claims": claims},
         "status": scene.exchange.status,
         "error": scene.error or None,
-        "nonce": scene.exchange.answer("DPoP-Nonce"),
+        "nonce": scene.exchange.response_header("DPoP-Nonce"),
         "reason": None if refusal is None else refusal.reason,
     }
 

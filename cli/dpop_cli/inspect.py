@@ -20,8 +20,8 @@ from dpop.origin import Origin
 from dpop.server import MemoryReplayCache, NonceVerdict, ProofReport, ProofVerifier
 from dpop_cli.console import CarefulCommand, file_names
 from dpop_cli.exit_status import Status
-from dpop_cli.inspect_answer import answer_as_json, answer_lines, read_answer
-from dpop_cli.inspect_input import MAX_HAR_OCTETS, SeenRequest, bound_jkt, seen_requests
+from dpop_cli.inspect_answer import read_response, response_as_json, response_lines
+from dpop_cli.inspect_input import MAX_HAR_BYTES, SeenRequest, bound_jkt, seen_requests
 from dpop_cli.inspect_view import ProofView, report_as_json
 from dpop_cli.options import read_token
 from dpop_cli.secret_input import read_text, secret_options
@@ -98,11 +98,11 @@ def inspect(
     if response is not None:
         if proof is not None or source is not None:
             raise click.UsageError("--response reads an answer, which has no proof; give one or the other")
-        answer = read_answer(read_text(response, "--response"), time.time())
+        answer = read_response(read_text(response, "--response"), time.time())
         if as_json:
-            click.echo(json.dumps(answer_as_json(answer), indent=2))
+            click.echo(json.dumps(response_as_json(answer), indent=2))
         else:
-            click.echo("\n".join(answer_lines(answer)))
+            click.echo("\n".join(response_lines(answer)))
         ctx.exit(Status.REFUSED if answer.refused else Status.DONE)
     requests = _requests(proof, source)
     against = _Against.of(options)
@@ -129,7 +129,7 @@ def _requests(proof: str | None, source: str | None) -> list[SeenRequest]:
             "there is nothing to inspect; give a proof, or pipe one in: dpop proof GET URL --key key.pem | dpop inspect"
         )
     option = "--from" if source is not None else "PROOF"
-    return seen_requests(read_text(source or "-", option, limit=MAX_HAR_OCTETS))
+    return seen_requests(read_text(source or "-", option, limit=MAX_HAR_BYTES))
 
 
 def _is_file(name: str) -> bool:

@@ -17,7 +17,7 @@ from dpop.encoding import json_object
 from dpop.errors import EncodingError
 from dpop_cli.header_dump import Head, heads_and_bodies
 
-__all__ = ["NEXT_STEPS", "Answer", "answer_as_json", "answer_lines", "read_answer"]
+__all__ = ["NEXT_STEPS", "Response", "read_response", "response_as_json", "response_lines"]
 
 _WIDTH = 79
 _SHOWN = 12
@@ -45,7 +45,7 @@ NEXT_STEPS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """What an answer says.
 
     :param role: what the server is, as far as the answer shows it.
@@ -91,7 +91,7 @@ class Answer:
         return "The refusal is not about DPoP."
 
 
-def read_answer(text: str, now: float) -> Answer:
+def read_response(text: str, now: float) -> Response:
     """The last answer in a text.
 
     :param now: seconds since 1970.
@@ -106,7 +106,7 @@ def read_answer(text: str, now: float) -> Answer:
     members = _members(body)
     error = challenge.get("error") if challenge is not None else None
     in_body = error_of_json(body.encode("utf-8", "replace"))
-    return Answer(
+    return Response(
         status=head.status,
         role=_role(head, members),
         error=error or in_body,
@@ -119,41 +119,41 @@ def read_answer(text: str, now: float) -> Answer:
     )
 
 
-def answer_lines(answer: Answer) -> list[str]:
+def response_lines(response: Response) -> list[str]:
     """For people."""
-    who = f" from the {answer.role.value}" if answer.role is not None else ""
-    lines = [f"{answer.status}{who}"]
+    who = f" from the {response.role.value}" if response.role is not None else ""
+    lines = [f"{response.status}{who}"]
     facts = [
-        ("error", answer.error),
-        ("said", answer.description),
-        ("algs", answer.algs),
-        ("DPoP-Nonce", None if answer.nonce is None else _cut(answer.nonce)),
-        ("DPoP-Nonce", None if answer.problem is None else f"none: {answer.problem}"),
-        ("token_type", answer.token_type),
+        ("error", response.error),
+        ("said", response.description),
+        ("algs", response.algs),
+        ("DPoP-Nonce", None if response.nonce is None else _cut(response.nonce)),
+        ("DPoP-Nonce", None if response.problem is None else f"none: {response.problem}"),
+        ("token_type", response.token_type),
     ]
-    if answer.ahead is not None and abs(answer.ahead) > NOTABLE_SECONDS:
-        side = "ahead of" if answer.ahead > 0 else "behind"
-        facts.append(("Date", f"{abs(answer.ahead):.0f} s {side} this machine's clock, if the answer came just now"))
+    if response.ahead is not None and abs(response.ahead) > NOTABLE_SECONDS:
+        side = "ahead of" if response.ahead > 0 else "behind"
+        facts.append(("Date", f"{abs(response.ahead):.0f} s {side} this machine's clock, if the answer came just now"))
     for name, value in facts:
         if value is not None:
             shown = "".join(character if character.isprintable() else "?" for character in value)
             lines += textwrap.wrap(f"  {name:<12}{shown}", _WIDTH, subsequent_indent=" " * 14, break_on_hyphens=False)
-    return [*lines, "", *textwrap.wrap(f"Next: {answer.next_step}", _WIDTH, subsequent_indent="      ")]
+    return [*lines, "", *textwrap.wrap(f"Next: {response.next_step}", _WIDTH, subsequent_indent="      ")]
 
 
-def answer_as_json(answer: Answer) -> dict[str, Any]:
+def response_as_json(response: Response) -> dict[str, Any]:
     """For programs."""
     return {
-        "status": answer.status,
-        "role": None if answer.role is None else answer.role.value,
-        "error": answer.error,
-        "error_description": answer.description,
-        "algs": None if answer.algs is None else answer.algs.split(),
-        "nonce": answer.nonce,
-        "clock_ahead": answer.ahead,
-        "token_type": answer.token_type,
-        "retry": answer.error == "use_dpop_nonce" and answer.nonce is not None,
-        "next": answer.next_step,
+        "status": response.status,
+        "role": None if response.role is None else response.role.value,
+        "error": response.error,
+        "error_description": response.description,
+        "algs": None if response.algs is None else response.algs.split(),
+        "nonce": response.nonce,
+        "clock_ahead": response.ahead,
+        "token_type": response.token_type,
+        "retry": response.error == "use_dpop_nonce" and response.nonce is not None,
+        "next": response.next_step,
     }
 
 

@@ -15,9 +15,9 @@ from dpop.encoding import b64url_decode, json_object
 from dpop.errors import EncodingError
 from dpop.origin import Origin
 
-__all__ = ["MAX_HAR_OCTETS", "SeenRequest", "bound_jkt", "seen_requests"]
+__all__ = ["MAX_HAR_BYTES", "SeenRequest", "bound_jkt", "seen_requests"]
 
-MAX_HAR_OCTETS = 1 << 26
+MAX_HAR_BYTES = 1 << 26
 
 _REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) (\S+) HTTP/[0-9.]+")
 _FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:(.*)")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from dpop.errors import AlgorithmError, DPoPKeyError, InvalidKeyError
 from dpop.keys._algorithms import ALGORITHMS
-from dpop.keys._files import MAX_KEY_OCTETS, key_path
+from dpop.keys._files import MAX_KEY_BYTES, key_path
 from dpop.keys._public import PublicKey
 
 __all__ = ["KeyElsewhere", "read_public_half"]
@@ -43,12 +43,12 @@ def read_public_half(source: str) -> PublicKey | bytes | None:
             return None
         is_file = path.is_file()
         with path.open("rb") as file:
-            octets = file.read(MAX_KEY_OCTETS + 1)
+            data = file.read(MAX_KEY_BYTES + 1)
     except (OSError, ValueError, DPoPKeyError):
         return None
     try:
-        return PublicKey.from_octets(octets)
+        return PublicKey.from_bytes(data)
     except InvalidKeyError:
-        if b"PUBLIC KEY-----" in octets and b"PRIVATE KEY-----" not in octets:
+        if b"PUBLIC KEY-----" in data and b"PRIVATE KEY-----" not in data:
             raise
-        return None if is_file else octets
+        return None if is_file else data

@@ -16,7 +16,7 @@ from dpop_cli.options import check_key_source, pin_for
 from dpop_cli.secret_input import Secret, secret_options
 
 if TYPE_CHECKING:
-    from dpop.keys.pkcs11 import KeyReport, Pkcs11Key, TokenReport
+    from dpop.keys.pkcs11 import DeviceReport, KeyReport, Pkcs11Key
 
 __all__ = ["generate_in_token", "list_keys"]
 
@@ -54,12 +54,12 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
       dpop key list
       dpop key list --pkcs11 'pkcs11:token=office' --password-file pin
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    from dpop.keys.pkcs11 import list_tokens  # noqa: PLC0415 - only who has a token needs the binding
+    from dpop.keys.pkcs11 import list_devices  # noqa: PLC0415 - only who has a token needs the binding
 
     check_key_source(uri)
     password = Secret.of("password", options)
     pin: Password | None = pin_for(password, uri) if password.given else None
-    tokens = list_tokens(uri, password=pin)
+    tokens = list_devices(uri, password=pin)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(token) for token in tokens], indent=2))
         return
@@ -77,7 +77,7 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
         hint("name one with --key 'pkcs11:token=...;object=...', in quotes: a shell would end the command at the ;")
 
 
-def _token_line(token: TokenReport) -> str:
+def _token_line(token: DeviceReport) -> str:
     state = {
         "locked": "LOCKED after too many wrong PINs",
         "final try": "one more wrong PIN locks it",

@@ -32,7 +32,7 @@ MAX_NONCES = 200
 ROLES = {"as": Role.AS, "rs": Role.RS}
 """The two roles as they are named in files and options."""
 
-_MAX_OCTETS = 16_384
+_MAX_BYTES = 16_384
 _STALE_SECONDS = 60
 
 
@@ -102,13 +102,13 @@ class NonceState:
             "nonce": check_nonce(nonce),
             "learnt": int(self._clock()),
         }
-        octets = json.dumps(content).encode("ascii")
+        data = json.dumps(content).encode("ascii")
         try:
             try:
-                self._put(key, octets)
+                self._put(key, data)
             except FileNotFoundError:
                 # Somebody cleared the directory meanwhile.
-                self._put(key, octets)
+                self._put(key, data)
         except OSError as error:
             raise StateError(
                 f"the nonce cannot be kept in {click.format_filename(self.directory)}:"
@@ -147,9 +147,9 @@ class NonceState:
                 count += kept is not None
         return count
 
-    def _put(self, key: NonceKey, octets: bytes) -> None:
+    def _put(self, key: NonceKey, data: bytes) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(self._path(key), octets)
+        _write(self._path(key), data)
 
     def _path(self, key: NonceKey) -> Path:
         """A name of fixed length for any origin; what is inside says whose it is."""
@@ -177,7 +177,7 @@ class NonceState:
         """
         try:
             with path.open("rb") as file:
-                members = json_object(file.read(_MAX_OCTETS))
+                members = json_object(file.read(_MAX_BYTES))
             return _kept(members)
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -217,14 +217,14 @@ def role_name(role: Role | None) -> str:
     return next(name for name, value in ROLES.items() if value is role)
 
 
-def _write(path: Path, octets: bytes) -> None:
+def _write(path: Path, data: bytes) -> None:
     """All of it or nothing, with mode 0600, whatever is there already."""
     import tempfile  # noqa: PLC0415 - only where something is learnt
 
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(octets)
+            file.write(data)
         Path(temporary).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

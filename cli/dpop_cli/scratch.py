@@ -24,11 +24,11 @@ def has_dev_fd() -> bool:
 class Scratch:
     """One such file, as a context manager.
 
-    :param octets: what it holds at first.
+    :param data: what it holds at first.
     :param named: give it a name in the file system, as where there is no ``/dev/fd``.
     """
 
-    def __init__(self, octets: bytes = b"", *, named: bool | None = None) -> None:
+    def __init__(self, data: bytes = b"", *, named: bool | None = None) -> None:
         if named is None:
             named = not has_dev_fd()
         if named:
@@ -39,7 +39,7 @@ class Scratch:
             os.set_inheritable(self._descriptor, True)
         self._named = named
         with os.fdopen(os.dup(self._descriptor), "wb") as file:
-            file.write(octets)
+            file.write(data)
         # Where opening /dev/fd/N means the same open file, the reader begins where we stand.
         os.lseek(self._descriptor, 0, os.SEEK_SET)
 

@@ -17,15 +17,15 @@ import click
 
 from dpop_cli.console import file_names
 
-__all__ = ["Secret", "can_ask", "claim_stdin", "read_octets", "read_text", "secret_options"]
+__all__ = ["Secret", "can_ask", "claim_stdin", "read_bytes", "read_text", "secret_options"]
 
-_MAX_OCTETS = 1 << 20
+_MAX_BYTES = 1 << 20
 _STDIN_TAKEN = "dpop_cli.stdin"
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def read_octets(source: str, option: str, *, limit: int = _MAX_OCTETS) -> bytes:
+def read_bytes(source: str, option: str, *, limit: int = _MAX_BYTES) -> bytes:
     """What a file holds, or standard input for ``-``, which can be named by one option only.
 
     :param option: the option that names the source, for messages.
@@ -36,19 +36,19 @@ def read_octets(source: str, option: str, *, limit: int = _MAX_OCTETS) -> bytes:
         claim_stdin(option)
         if sys.stdin is None:
             raise click.UsageError(f"{option} - reads standard input, but that is closed")
-        octets = sys.stdin.buffer.read(limit + 1)
+        data = sys.stdin.buffer.read(limit + 1)
     else:
         try:
             with Path(source).open("rb") as file:
-                octets = file.read(limit + 1)
+                data = file.read(limit + 1)
         except (OSError, ValueError) as error:
             why = (getattr(error, "strerror", None) or "not a file name").lower()
             raise click.UsageError(
                 f"{option} expects the name of a file, or - for standard input; that file cannot be read: {why}"
             ) from None
-    if len(octets) > limit:
+    if len(data) > limit:
         raise click.UsageError(f"{option} names something longer than {limit} octets; is it the right file?")
-    return octets
+    return data
 
 
 def claim_stdin(option: str) -> None:
@@ -61,15 +61,15 @@ def claim_stdin(option: str) -> None:
         raise click.UsageError(f"{taken_by} and {option} both name standard input; give one of them a file")
 
 
-def read_text(source: str, option: str, *, limit: int = _MAX_OCTETS) -> str:
+def read_text(source: str, option: str, *, limit: int = _MAX_BYTES) -> str:
     """The same as text: UTF-8, or UTF-16 with its mark, which Windows PowerShell's ``>`` writes.
 
     :raises click.UsageError: neither of them.
     """
-    octets = read_octets(source, option, limit=limit)
-    encoding = "utf-16" if octets[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
+    data = read_bytes(source, option, limit=limit)
+    encoding = "utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
     try:
-        return octets.decode(encoding)
+        return data.decode(encoding)
     except UnicodeDecodeError:
         raise click.UsageError(f"{option} names something that is not text in UTF-8") from None
 
@@ -141,8 +141,8 @@ class Secret(NamedTuple):
                 f"there is no terminal to ask for the {what or self.name} at;"
                 f" use --{self.name}-file or --{self.name}-env"
             )
-        answer: str = click.prompt(question, hide_input=True, confirmation_prompt=confirm, err=True)
-        return answer
+        response: str = click.prompt(question, hide_input=True, confirmation_prompt=confirm, err=True)
+        return response
 
 
 def can_ask() -> bool:

@@ -16,7 +16,7 @@ from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import EncodingError, SignatureFormatError
 from dpop.signature import der_to_raw, raw_to_der
 from dpop_cli.console import CarefulCommand, file_names, hint
-from dpop_cli.secret_input import read_octets
+from dpop_cli.secret_input import read_bytes
 
 __all__ = ["convert", "sig", "to_der", "to_raw"]
 
@@ -104,24 +104,24 @@ def _read(signature: str, given: str | None) -> bytes:
                 "no signature was given; pipe one in (openssl dgst -sha256 -sign key.pem FILE | dpop sig to-raw),"
                 " or name a file"
             )
-        return read_octets("-", "SIGNATURE")
+        return read_bytes("-", "SIGNATURE")
     try:
         is_file = Path(signature).exists()
     except (OSError, ValueError):  # a name too long for a file, or with a NUL
         is_file = False
     if is_file:
-        return read_octets(signature, "SIGNATURE")
-    octets = signature.encode("utf-8", "surrogateescape")
-    decoded = [_decoded(octets, form) or b"" for form in FORMS[1:]]
+        return read_bytes(signature, "SIGNATURE")
+    data = signature.encode("utf-8", "surrogateescape")
+    decoded = [_decoded(data, form) or b"" for form in FORMS[1:]]
     if given == "binary" or max(map(len, decoded)) < _SHORTEST:
         raise click.UsageError(
             "SIGNATURE expects the name of a file, or a signature in hex or base64url; there is no such file, and it"
             f" is neither{_whole_jws(signature)}"
         )
-    return octets
+    return data
 
 
-def convert(octets: bytes, given: str | None, converter: Converter) -> bytes:
+def convert(data: bytes, given: str | None, converter: Converter) -> bytes:
     """Read a signature in the form given, or in the only one that makes it a signature, and convert it.
 
     A text of hexadecimal digits alone is taken for hex, though base64url has these characters too.
@@ -130,16 +130,16 @@ def convert(octets: bytes, given: str | None, converter: Converter) -> bytes:
     :raises SignatureFormatError: no signature in any form.
     :raises click.UsageError: one in several forms, not in the form given, or nothing at all.
     """
-    if not octets:
+    if not data:
         raise click.UsageError("the signature is empty; did the command that should have made it fail?")
     if given is not None:
-        decoded = _decoded(octets, given)
+        decoded = _decoded(data, given)
         if decoded is None:
             raise click.UsageError(f"the signature is not written in {given}, as --from says")
         return _converted(decoded, converter)
     found: dict[str, bytes] = {}
     for form in FORMS:
-        decoded = _decoded(octets, form)
+        decoded = _decoded(data, form)
         if decoded is not None and not (form == "base64url" and "hex" in found):
             try:
                 found[form] = converter(decoded)
@@ -150,30 +150,30 @@ def convert(octets: bytes, given: str | None, converter: Converter) -> bytes:
     if found:
         return next(iter(found.values()))
     # The likeliest reading says best what is wrong.
-    text = _text(octets)
+    text = _text(data)
     if text is not None and (jws := _whole_jws(text)):
         raise SignatureFormatError(f"not a signature{jws}")
-    readings = (_decoded(octets, form) for form in ("hex", "base64url", "binary"))
+    readings = (_decoded(data, form) for form in ("hex", "base64url", "binary"))
     return _converted(next(reading for reading in readings if reading is not None), converter)
 
 
-def _converted(octets: bytes, converter: Converter) -> bytes:
+def _converted(data: bytes, converter: Converter) -> bytes:
     """Convert, with a hint where another command was meant."""
     try:
-        return converter(octets)
+        return converter(data)
     except SignatureFormatError:
-        if converter is raw_to_der and octets[:1] == b"\x30":
+        if converter is raw_to_der and data[:1] == b"\x30":
             hint("a signature in DER becomes R||S by: dpop sig to-raw")
-        elif len(octets) in _RSA_SIZES:
-            hint(f"an RSA signature, which has {len(octets)} octets, is the same in both; it only wants base64url")
+        elif len(data) in _RSA_SIZES:
+            hint(f"an RSA signature, which has {len(data)} octets, is the same in both; it only wants base64url")
         raise
 
 
-def _decoded(octets: bytes, form: str) -> bytes | None:
+def _decoded(data: bytes, form: str) -> bytes | None:
     """The octets that are written in a form, or None if they are not."""
     if form == "binary":
-        return octets
-    text = _text(octets)
+        return data
+    text = _text(data)
     if text is None:
         return None
     if form == "hex":
@@ -190,11 +190,11 @@ def _decoded(octets: bytes, form: str) -> bytes | None:
         return None
 
 
-def _text(octets: bytes) -> str | None:
+def _text(data: bytes) -> str | None:
     """Printable ASCII, in UTF-16 too, which Windows PowerShell's ``>`` writes."""
-    encoding = "utf-16" if octets[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
+    encoding = "utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
     try:
-        text = octets.decode(encoding).strip()
+        text = data.decode(encoding).strip()
     except UnicodeDecodeError:
         return None
     return text if re.fullmatch(r"[\x20-\x7e\s]*", text, re.ASCII) else None
@@ -225,26 +225,26 @@ def _raw_of(der: bytes, alg: str | None) -> bytes:
     return der_to_raw(der, size)
 
 
-def _write(octets: bytes, form: str, out: str | None) -> None:
-    text = None if form == "binary" else octets.hex() if form == "hex" else b64url_encode(octets)
+def _write(data: bytes, form: str, out: str | None) -> None:
+    text = None if form == "binary" else data.hex() if form == "hex" else b64url_encode(data)
     if out is not None:
-        _put(Path(out), octets if text is None else f"{text}\n".encode("ascii"))
+        _put(Path(out), data if text is None else f"{text}\n".encode("ascii"))
     elif text is not None:
         click.echo(text)
     elif sys.stdout.isatty():
         raise click.UsageError("a terminal does not show binary; use --to hex, --out FILE, or a pipe")
     else:
-        click.echo(octets, nl=False)
+        click.echo(data, nl=False)
 
 
-def _put(path: Path, octets: bytes) -> None:
+def _put(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; a link, a device or a pipe stays what it is, and is written to."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        path.write_bytes(octets)
+        path.write_bytes(data)
         return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        temporary.write_bytes(octets)
+        temporary.write_bytes(data)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

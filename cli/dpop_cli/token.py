@@ -226,7 +226,7 @@ def _kept(stored: Stored, tokens: TokenSet) -> TokenSet:
 def _report(stored: Stored, tokens: TokenSet, wanted: str | None) -> None:
     """What came, on standard output; what is missing, as a hint."""
     click.echo("\n".join(as_lines(tokens, stored.account, secrets=False)))
-    lacking = sorted(tokens.lacks(wanted or ""))
+    lacking = sorted(tokens.missing_scopes(wanted or ""))
     if lacking:
         hint(f"not all was granted; missing: {' '.join(lacking)}")
     if tokens.refresh_token is None:

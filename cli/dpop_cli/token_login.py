@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from dpop.errors import ReauthorizationError, TokenAnswerError, TokenRefusedError
+from dpop.errors import InvalidTokenResponseError, ReauthorizationError, TokenRefusedError
 from dpop.origin import Origin
 from dpop.tokens import AuthorizationRequest, ServerMetadata
 
@@ -77,7 +77,7 @@ class Loopback:
         """
 
         def accept(query: str) -> _T:
-            request.code_of(query, issuer=server.issuer, iss_required=server.iss_in_answers)
+            request.code_of(query, issuer=server.issuer, iss_required=server.iss_in_responses)
             return redeem(query)
 
         self._accept = accept
@@ -94,7 +94,7 @@ class Loopback:
         done: _T = result
         return done
 
-    def answer(self, host: str, target: str) -> tuple[int, str]:
+    def response(self, host: str, target: str) -> tuple[int, str]:
         """What a request to the port is told: a status and a sentence."""
         path, _, query = target.partition("?")
         if host not in {self._authority, f"localhost:{self._server.server_port}"} or len(target) > _MAX_TARGET:
@@ -105,7 +105,7 @@ class Loopback:
             return 400, "This login is over."
         try:
             self._outcome = (self._accept(query), None)
-        except TokenAnswerError as error:
+        except InvalidTokenResponseError as error:
             if error.status is None:
                 return 400, "This is not the answer to the login that is waiting here."  # it goes on waiting
             self._outcome = (None, error)
@@ -141,7 +141,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        status, text = self.server.loopback.answer(self.headers.get("Host", ""), self.path)
+        status, text = self.server.loopback.response(self.headers.get("Host", ""), self.path)
         body = f"<!doctype html><meta charset=utf-8><title>dpop</title><p>{html.escape(text)}</p>\n".encode()
         self.send_response(status)
         for name, value in (

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import anyio
 
 from dpop.client._decoding import decoded_start
-from dpop.client._driver import DRAIN_OCTETS, DRAIN_SECONDS
-from dpop.client._flow import PEEK_OCTETS
+from dpop.client._driver import DRAIN_BYTES, DRAIN_SECONDS
+from dpop.client._flow import PEEK_BYTES
 
 __all__ = ["AsyncReplay", "Repeat", "Replay", "async_drain", "async_peek", "drain", "in_memory", "peek", "repeat_of"]
 
@@ -151,12 +151,12 @@ class _Start:
         """Take a chunk; whether that is enough, or has taken long enough."""
         self.chunks.append(chunk)
         self._size += len(chunk)
-        return self._size >= PEEK_OCTETS or time.monotonic() > self._deadline
+        return self._size >= PEEK_BYTES or time.monotonic() > self._deadline
 
     def put_back(self, response: _Any, rest: _Any, replay: type[_Any]) -> bytes:
         """Give the response all of its body again; what was read of it, decoded."""
         response.stream = replay(self.chunks, rest, response.stream, self.failure)
-        return decoded_start(response.headers.get("content-encoding"), b"".join(self.chunks), PEEK_OCTETS)
+        return decoded_start(response.headers.get("content-encoding"), b"".join(self.chunks), PEEK_BYTES)
 
 
 def peek(response: _Any, replay: type[Replay]) -> bytes:
@@ -189,7 +189,7 @@ def drain(response: _Any, signed: _Any) -> None:
     timeout = signed.extensions.get("timeout") or {}
     signed.extensions["timeout"] = {**timeout, "read": min(timeout.get("read") or DRAIN_SECONDS, DRAIN_SECONDS)}
     deadline = time.monotonic() + DRAIN_SECONDS
-    left = DRAIN_OCTETS
+    left = DRAIN_BYTES
     try:
         with contextlib.suppress(Exception):
             for chunk in response.stream:
@@ -202,7 +202,7 @@ def drain(response: _Any, signed: _Any) -> None:
 
 async def async_drain(response: _Any) -> None:
     """The same, in a task of its own time."""
-    left = DRAIN_OCTETS
+    left = DRAIN_BYTES
     try:
         with contextlib.suppress(Exception), anyio.move_on_after(DRAIN_SECONDS):
             async for chunk in response.stream:

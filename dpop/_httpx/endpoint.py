@@ -10,13 +10,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from dpop._httpx.transport import AsyncShell, SyncShell
+from dpop._httpx.transport import AsyncTransport, SyncTransport
 from dpop.client._decoding import decoded_start
 from dpop.tokens._async_endpoint import AsyncEndpoint
 from dpop.tokens._endpoint import SyncEndpoint
-from dpop.tokens._steps import MAX_ANSWER, HTTPAnswer, HTTPRequest, NoAnswer
+from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse
 
-__all__ = ["AsyncBorrowed", "AsyncEndpointShell", "Borrowed", "EndpointShell"]
+__all__ = ["AsyncBorrowed", "AsyncHttpxEndpoint", "Borrowed", "HttpxEndpoint"]
 
 # Clients, requests and responses of either library. Any, because the two share no base class.
 _Any = Any
@@ -31,7 +31,7 @@ class Borrowed:
     def handle_request(self, request: _Any) -> _Any:
         """Send it by the client's transport for its URL, below what signs there already."""
         transport = self._carrier.client()._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
-        return (transport._transport() if isinstance(transport, SyncShell) else transport).handle_request(request)  # noqa: SLF001
+        return (transport._transport() if isinstance(transport, SyncTransport) else transport).handle_request(request)  # noqa: SLF001
 
 
 class AsyncBorrowed:
@@ -43,7 +43,7 @@ class AsyncBorrowed:
     async def handle_async_request(self, request: _Any) -> _Any:
         """Send it by the client's transport for its URL, below what signs there already."""
         transport = self._carrier.client()._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
-        inner = transport._transport() if isinstance(transport, AsyncShell) else transport  # noqa: SLF001
+        inner = transport._transport() if isinstance(transport, AsyncTransport) else transport  # noqa: SLF001
         return await inner.handle_async_request(request)
 
 
@@ -102,17 +102,17 @@ def _prepared(client: _Any, request: HTTPRequest, timeout: float) -> _Any:
     return prepared
 
 
-def _answer(response: _Any, body: bytes) -> HTTPAnswer:
+def _response(response: _Any, body: bytes) -> HTTPResponse:
     fields = tuple((name.lower(), value) for name, value in response.headers.multi_items())
-    return HTTPAnswer(response.status_code, fields, body)
+    return HTTPResponse(response.status_code, fields, body)
 
 
-def _no_answer(library: _Any, error: Exception) -> NoAnswer:
+def _no_response(library: _Any, error: Exception) -> NoResponse:
     never_sent = (library.ConnectError, library.ConnectTimeout, library.PoolTimeout, library.ProxyError)
-    return NoAnswer(type(error).__name__, sent=not isinstance(error, never_sent))
+    return NoResponse(type(error).__name__, sent=not isinstance(error, never_sent))
 
 
-class EndpointShell(SyncEndpoint):
+class HttpxEndpoint(SyncEndpoint):
     """``TokenEndpoint`` of either library."""
 
     _library: ClassVar[_Any]
@@ -125,20 +125,20 @@ class EndpointShell(SyncEndpoint):
         self._plain = self._borrowed(self._carrier)
         self._signing = self._signing_transport(self.prover, transport=self._plain, **signing)
 
-    def exchange(self, request: HTTPRequest) -> HTTPAnswer:
+    def exchange(self, request: HTTPRequest) -> HTTPResponse:
         """Send one request and read its answer, following no redirect.
 
-        :raises NoAnswer: none came.
+        :raises NoResponse: none came.
         """
         prepared = _prepared(self._carrier.client(), request, self.timeout)
         try:
             response = (self._signing if request.signed else self._plain).handle_request(prepared)
             try:
-                return _answer(response, self._body(response))
+                return _response(response, self._body(response))
             finally:
                 response.close()
         except (self._library.TransportError, self._library.DecodingError) as error:
-            raise _no_answer(self._library, error) from error
+            raise _no_response(self._library, error) from error
 
     def _body(self, response: _Any) -> bytes:
         if response.is_stream_consumed:  # by a transport of the user's own, which has it in memory
@@ -147,11 +147,11 @@ class EndpointShell(SyncEndpoint):
         body = b""
         for chunk in response.iter_raw():
             body += chunk
-            if len(body) > MAX_ANSWER:
+            if len(body) > MAX_RESPONSE:
                 break
             if time.monotonic() > deadline:
                 raise self._library.ReadTimeout("the body did not end in time")
-        return decoded_start(response.headers.get("content-encoding"), body, MAX_ANSWER + 1)
+        return decoded_start(response.headers.get("content-encoding"), body, MAX_RESPONSE + 1)
 
     def close(self) -> None:
         """Close the connections made here; a client that was given stays open."""
@@ -160,7 +160,7 @@ class EndpointShell(SyncEndpoint):
             own.close()
 
 
-class AsyncEndpointShell(AsyncEndpoint):
+class AsyncHttpxEndpoint(AsyncEndpoint):
     """``AsyncTokenEndpoint`` of either library."""
 
     _library: ClassVar[_Any]
@@ -173,20 +173,20 @@ class AsyncEndpointShell(AsyncEndpoint):
         self._plain = self._borrowed(self._carrier)
         self._signing = self._signing_transport(self.prover, transport=self._plain, **signing)
 
-    async def exchange(self, request: HTTPRequest) -> HTTPAnswer:
+    async def exchange(self, request: HTTPRequest) -> HTTPResponse:
         """Send one request and read its answer, following no redirect.
 
-        :raises NoAnswer: none came.
+        :raises NoResponse: none came.
         """
         prepared = _prepared(self._carrier.client(), request, self.timeout)
         try:
             response = await (self._signing if request.signed else self._plain).handle_async_request(prepared)
             try:
-                return _answer(response, await self._body(response))
+                return _response(response, await self._body(response))
             finally:
                 await response.aclose()
         except (self._library.TransportError, self._library.DecodingError) as error:
-            raise _no_answer(self._library, error) from error
+            raise _no_response(self._library, error) from error
 
     async def _body(self, response: _Any) -> bytes:
         if response.is_stream_consumed:  # by a transport of the user's own, which has it in memory
@@ -195,11 +195,11 @@ class AsyncEndpointShell(AsyncEndpoint):
         body = b""
         async for chunk in response.aiter_raw():
             body += chunk
-            if len(body) > MAX_ANSWER:
+            if len(body) > MAX_RESPONSE:
                 break
             if time.monotonic() > deadline:
                 raise self._library.ReadTimeout("the body did not end in time")
-        return decoded_start(response.headers.get("content-encoding"), body, MAX_ANSWER + 1)
+        return decoded_start(response.headers.get("content-encoding"), body, MAX_RESPONSE + 1)
 
     async def aclose(self) -> None:
         """Close the connections made here; a client that was given stays open."""

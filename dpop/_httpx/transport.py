@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HEADERS_START",
-    "AsyncShell",
-    "AuthShell",
+    "AsyncTransport",
+    "HttpxAuth",
     "PrimingOptions",
-    "SyncShell",
+    "SyncTransport",
     "Wire",
     "carries_proof",
     "copied",
@@ -61,7 +61,7 @@ __all__ = [
 _Any = Any
 
 
-class AuthShell:
+class HttpxAuth:
     """``auth=`` for one request: its own prover and token; mixed into the library's ``Auth``.
 
     :param prover: whose proofs; a bare key will do.
@@ -195,7 +195,7 @@ class PrimingOptions(TypedDict, total=False):
     timeout: float | None
 
 
-class _Shell:
+class _Transport:
     """What the synchronous and the asynchronous transport have in common."""
 
     _request_class: ClassVar[type[_Any]]
@@ -297,7 +297,7 @@ class _Shell:
         return self._policy.rebuild(in_memory(request) or b"")
 
 
-class SyncShell(_Shell):
+class SyncTransport(_Transport):
     """A transport that signs; mixed into the library's ``BaseTransport``."""
 
     _replay: ClassVar[type[_Any]]
@@ -384,7 +384,7 @@ class SyncShell(_Shell):
         self._inner.__exit__(*exc)
 
 
-class AsyncShell(_Shell):
+class AsyncTransport(_Transport):
     """The asynchronous transport; mixed into the library's ``AsyncBaseTransport``."""
 
     _replay: ClassVar[type[_Any]]

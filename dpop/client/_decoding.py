@@ -19,50 +19,50 @@ _MAX_LAYERS: Final = 4
 _ZSTD_WINDOW: Final = 8 * 2**20  # RFC 9659 §3
 
 
-def decoded_start(coding: str | None, octets: bytes, limit: int) -> bytes:
+def decoded_start(coding: str | None, data: bytes, limit: int) -> bytes:
     """As much of a body as its first octets hold, ``limit`` octets at most; empty if they cannot be decoded.
 
     :param coding: ``Content-Encoding``, None without one: gzip, deflate, and br and zstd where a library for
         them is installed.
-    :param octets: the first octets of the body as sent. More than ``limit`` are not looked at.
+    :param data: the first octets of the body as sent. More than ``limit`` are not looked at.
     """
     names = [name for part in (coding or "").lower().split(",") if (name := part.strip()) and name != "identity"]
     if len(names) > _MAX_LAYERS:
         return b""
-    octets = octets[:limit]
+    data = data[:limit]
     for name in reversed(names):  # the last was applied last
         decode = _DECODERS.get(name)
         try:
-            octets = b"" if decode is None else decode(octets, limit)[:limit]
+            data = b"" if decode is None else decode(data, limit)[:limit]
         except Exception:  # noqa: BLE001 - whatever a decoder makes of hostile or cut octets means: not readable
             return b""
-    return octets
+    return data
 
 
-def _gzip(octets: bytes, limit: int) -> bytes:
-    return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(octets, limit)
+def _gzip(data: bytes, limit: int) -> bytes:
+    return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, limit)
 
 
-def _deflate(octets: bytes, limit: int) -> bytes:
+def _deflate(data: bytes, limit: int) -> bytes:
     """With the zlib header or, as some servers send it, without."""
     try:
-        return zlib.decompressobj().decompress(octets, limit)
+        return zlib.decompressobj().decompress(data, limit)
     except zlib.error:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(octets, limit)
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
 
 
-def _brotli(octets: bytes, limit: int) -> bytes:
+def _brotli(data: bytes, limit: int) -> bytes:
     # Releases before 1.2 know no limit, and raise TypeError.
-    return bytes(_first_of("brotli", "brotlicffi").Decompressor().process(octets, output_buffer_limit=limit))
+    return bytes(_first_of("brotli", "brotlicffi").Decompressor().process(data, output_buffer_limit=limit))
 
 
-def _zstd(octets: bytes, limit: int) -> bytes:
+def _zstd(data: bytes, limit: int) -> bytes:
     library = _first_of("compression.zstd", "backports.zstd", "zstandard")
     if library.__name__ == "zstandard":
-        reader = library.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(io.BytesIO(octets))
+        reader = library.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(io.BytesIO(data))
         return bytes(reader.read(limit))
     options = {library.DecompressionParameter.window_log_max: _ZSTD_WINDOW.bit_length() - 1}
-    return bytes(library.ZstdDecompressor(options=options).decompress(octets, limit))
+    return bytes(library.ZstdDecompressor(options=options).decompress(data, limit))
 
 
 def _first_of(*names: str) -> Any:

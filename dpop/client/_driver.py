@@ -18,7 +18,7 @@ from dpop.errors import ArgumentTypeError, UsageError
 from dpop.proof import sign
 
 __all__ = [
-    "DRAIN_OCTETS",
+    "DRAIN_BYTES",
     "DRAIN_SECONDS",
     "AsyncTools",
     "ask_token",
@@ -33,7 +33,7 @@ __all__ = [
     "wait_for_nonce",
 ]
 
-DRAIN_OCTETS = 65_536
+DRAIN_BYTES = 65_536
 DRAIN_SECONDS = 1.0
 """How much of an answer that is not handed on is read to keep its connection; beyond, it is closed."""
 
@@ -88,8 +88,8 @@ def _runs_an_event_loop() -> bool:
 def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str, token: str | None) -> list[tuple[str, str]]:
     """The headers of one attempt, signed in this thread; ``token`` is what :func:`ask_token` returned for it."""
     attempt = flow.attempt(scheme, authority, target, token)
-    octets = attempt.signing_input
-    return attempt.headers(b"" if octets is None else sign(flow.prover.key, octets))
+    data = attempt.signing_input
+    return attempt.headers(b"" if data is None else sign(flow.prover.key, data))
 
 
 async def async_sign(
@@ -97,12 +97,12 @@ async def async_sign(
 ) -> list[tuple[str, str]]:
     """:func:`sign_now` for a task; a key that blocks signs in a worker thread."""
     attempt: Attempt = flow.attempt(scheme, authority, target, token)
-    key, octets = flow.prover.key, attempt.signing_input
-    if octets is None:
+    key, data = flow.prover.key, attempt.signing_input
+    if data is None:
         return attempt.headers(b"")
     if getattr(key, "blocking", True):
-        return attempt.headers(cast("bytes", await tools.to_thread(lambda: sign(key, octets))))
-    return attempt.headers(sign(key, octets))
+        return attempt.headers(cast("bytes", await tools.to_thread(lambda: sign(key, data))))
+    return attempt.headers(sign(key, data))
 
 
 def refresh(flow: ProofFlow) -> None:
@@ -110,9 +110,9 @@ def refresh(flow: ProofFlow) -> None:
 
     Where the answer is to be dropped, drop it first: the source may need its connection.
     """
-    answer = _refused(flow)
-    if inspect.isawaitable(answer):
-        _discard(answer)
+    response = _refused(flow)
+    if inspect.isawaitable(response):
+        _discard(response)
         raise UsageError("the token source's refused() is asynchronous; use an asynchronous client with it")
 
 
@@ -127,9 +127,9 @@ def report(flow: ProofFlow, close: Callable[[], object]) -> None:
 
 async def async_refresh(flow: ProofFlow) -> None:
     """:func:`refresh` for a task; an awaitable ``refused()`` is awaited."""
-    answer = _refused(flow)
-    if inspect.isawaitable(answer):
-        await answer
+    response = _refused(flow)
+    if inspect.isawaitable(response):
+        await response
 
 
 async def async_report(flow: ProofFlow, close: Callable[[], Awaitable[object]]) -> None:
@@ -168,7 +168,7 @@ async def async_ask_token(flow: ProofFlow) -> str | None:
     token = flow.access_token
     if token is None or isinstance(token, str):
         return token
-    ask: Callable[[], str | Awaitable[str]] = getattr(token, "async_token", token)
+    ask: Callable[[], str | Awaitable[str]] = getattr(token, "atoken", token)
     value: object = ask()
     if inspect.isawaitable(value):
         value = await value

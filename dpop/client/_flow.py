@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from dpop.client._policy import Policy
     from dpop.client._prover import Prover
 
-__all__ = ["PEEK_OCTETS", "Attempt", "ProofFlow", "Step"]
+__all__ = ["PEEK_BYTES", "Attempt", "ProofFlow", "Step"]
 
 _log = logging.getLogger("dpop.client")
 
-PEEK_OCTETS = 10_240
+PEEK_BYTES = 10_240
 """How much of a 400 body is looked at: as much as the largest sensible error answer."""
 
 
@@ -62,8 +62,8 @@ class Attempt:
 
     __slots__ = ("_token", "signing_input")
 
-    def __init__(self, octets: bytes | None, token: str | None) -> None:
-        self.signing_input: bytes | None = octets
+    def __init__(self, data: bytes | None, token: str | None) -> None:
+        self.signing_input: bytes | None = data
         """What to sign; ``None`` if the request carries a token that is bound to no key, and no proof."""
         self._token = token
 
@@ -133,7 +133,7 @@ class ProofFlow:
         :param authority: the Host header or ``:authority``.
         :param target: the request target as sent.
         :param token: the access token to send, asked of the source for this attempt.
-        :raises TargetError: the target cannot be named without doubt.
+        :raises InvalidTargetError: the target cannot be named without doubt.
         :raises CredentialError: the token cannot stand in a header.
         :raises UnrewindableBodyError: a transport retry would send a body that is gone.
         """
@@ -153,7 +153,7 @@ class ProofFlow:
         lease = self._next_lease()
         now = self.prover.clock()
         self._offset = self.policy.clocks.offset(self.origin) if self.policy.clocks else 0.0
-        octets = signing_input(
+        data = signing_input(
             self.prover.key,
             self._method,
             htu,
@@ -165,7 +165,7 @@ class ProofFlow:
         self._attempts += 1
         self._sent_token = token
         self._sent_at = now
-        return Attempt(octets, token)
+        return Attempt(data, token)
 
     def outdated(self) -> bool:
         """Whether the proof has become too old while it waited to be written; then the next one takes its place.
@@ -229,7 +229,7 @@ class ProofFlow:
     def judged(self, body: bytes) -> Step:
         """After :attr:`Step.PEEK`: what a 400 body says (RFC 9449 §5, §8; RFC 6749 §5.2).
 
-        :param body: its first octets, decoded from any content coding, at most :data:`PEEK_OCTETS`.
+        :param body: its first octets, decoded from any content coding, at most :data:`PEEK_BYTES`.
         """
         nonce, ahead = self._peeked
         return self._decide(error_of_json(body), nonce, ahead, 400)

@@ -186,10 +186,10 @@ def _checked(rebuild: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     """The function, whose answer must be bytes: None would be sent as no body, or as the used one."""
 
     def rebuilt(body: bytes) -> bytes:
-        answer: object = rebuild(body)
-        if not isinstance(answer, bytes):
-            raise ArgumentTypeError("what rebuild() returns", "bytes", answer)
-        return answer
+        response: object = rebuild(body)
+        if not isinstance(response, bytes):
+            raise ArgumentTypeError("what rebuild() returns", "bytes", response)
+        return response
 
     return rebuilt
 

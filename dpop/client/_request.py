@@ -42,7 +42,7 @@ class BearerToken(str):
 class TokenSource(Protocol):
     """A callable that returns a fresh access token and can be told that one was refused.
 
-    A source may also have ``async_token()``, a coroutine function, for asynchronous clients; its
+    A source may also have ``atoken()``, a coroutine function, for asynchronous clients; its
     ``refused`` may return an awaitable there.
     """
 
@@ -102,7 +102,7 @@ class OutgoingRequest:
     :param repeatable: whether the same body can be sent again, whole.
     :param priming: set for a request that only fetches a nonce, for this role: it carries no token
         and is not sent again, lest it use up what it has fetched.
-    :raises TargetError: the URL has no origin.
+    :raises InvalidTargetError: the URL has no origin.
     """
 
     __slots__ = (

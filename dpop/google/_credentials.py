@@ -94,7 +94,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         """Unix seconds when the refresh token expires (Google's time-based access); ``None`` if it does not."""
         return self._refresh_expires_at
 
-    def lacks(self, *scopes: str) -> frozenset[str]:
+    def missing_scopes(self, *scopes: str) -> frozenset[str]:
         """Those of ``scopes``, each of which may be several separated by spaces, that the user did not grant."""
         granted: Iterable[str] | str = self.granted_scopes or self.scopes or ()
         return frozenset(" ".join(scopes).split()) - frozenset(granted.split() if isinstance(granted, str) else granted)

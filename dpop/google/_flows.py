@@ -102,7 +102,7 @@ class _SignedExchange(_Shared):
     def fetch_token(self, **options: Any) -> Mapping[str, Any]:
         """Exchange the code; arguments as for google_auth_oauthlib's flow.
 
-        A user who grants fewer scopes than were asked for is no error: see ``credentials.lacks(...)``.
+        A user who grants fewer scopes than were asked for is no error: see ``credentials.missing_scopes(...)``.
 
         :raises UsageError: the flow has no key.
         """

@@ -16,18 +16,18 @@ from urllib.parse import parse_qsl
 import requests
 from google.auth.exceptions import RefreshError, TransportError
 
-from dpop.errors import DPoPError, TemporaryTokenError, TokenRequestError
+from dpop.errors import DPoPError, TokenEndpointUnavailableError, TokenRequestError
 from dpop.requests import TokenEndpoint
-from dpop.tokens._steps import HTTPAnswer, NoAnswer
+from dpop.tokens._steps import HTTPResponse, NoResponse
 from dpop.tokens._token_set import TokenSet
 
-__all__ = ["Answer", "SignedRequest", "check_bearer", "refresh_error", "session_of"]
+__all__ = ["Response", "SignedRequest", "check_bearer", "refresh_error", "session_of"]
 
 _OURS: Final = frozenset({"grant_type", "refresh_token", "client_id", "client_secret"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Answer:
+class Response:
     """What google-auth reads of an answer (``google.auth.transport.Response``)."""
 
     status: int
@@ -71,7 +71,7 @@ class SignedRequest:
         except DPoPError as error:
             raise refresh_error(error) from error
 
-    def _refresh(self, form: Mapping[str, str], headers: Mapping[str, str]) -> Answer:
+    def _refresh(self, form: Mapping[str, str], headers: Mapping[str, str]) -> Response:
         """The steps of a refresh, whose answer google-auth reads as well."""
         more = {name: value for name, value in form.items() if name not in _OURS}
         steps = self._endpoint.grants.refresh(form["refresh_token"], more)
@@ -80,24 +80,24 @@ class SignedRequest:
         further = tuple((name, value) for name, value in headers.items() if name.lower() not in known)
         self.error = None
         try:
-            answer = self._endpoint.exchange(replace(step, headers=step.headers + further))
-        except NoAnswer as failure:
+            response = self._endpoint.exchange(replace(step, headers=step.headers + further))
+        except NoResponse as failure:
             try:
                 steps.throw(failure)
             except TokenRequestError as error:
                 raise TransportError(str(error)) from error
             raise
         try:
-            steps.send(answer)
+            steps.send(response)
         except StopIteration as done:
             self.tokens = done.value
         except TokenRequestError as error:
-            if answer.status == 200:
+            if response.status == 200:
                 raise
             self.error = error
         if self.tokens is not None:
             check_bearer(self.tokens)
-        return Answer(answer.status, _fields(answer), answer.body)
+        return Response(response.status, _fields(response), response.body)
 
 
 def check_bearer(tokens: TokenSet) -> None:
@@ -114,7 +114,7 @@ def check_bearer(tokens: TokenSet) -> None:
 
 def refresh_error(error: DPoPError) -> RefreshError:
     """google-auth's error for one of ours: what its callers catch, and look into."""
-    retryable = isinstance(error, TemporaryTokenError)
+    retryable = isinstance(error, TokenEndpointUnavailableError)
     if not isinstance(error, TokenRequestError) or error.error is None:
         return RefreshError(str(error), retryable=retryable)
     facts = {"error": error.error, "error_description": error.description, "error_subtype": error.subtype}
@@ -127,5 +127,5 @@ def session_of(request: object) -> requests.Session | None:
     return session if isinstance(session, requests.Session) else None
 
 
-def _fields(answer: HTTPAnswer) -> dict[str, str]:
-    return dict(answer.headers)
+def _fields(response: HTTPResponse) -> dict[str, str]:
+    return dict(response.headers)

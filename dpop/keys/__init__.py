@@ -5,7 +5,7 @@
 - :class:`Key` - the protocol: write your own signer in ten lines.
 - :class:`ExternalKey` - the same in three, from a public key and a function that signs.
 - :class:`SoftwareKey` - a key in memory: save, export, wrap a private key object you have.
-- :func:`as_private_key` - any key, as PyJWT, joserfc and others want it.
+- :func:`as_cryptography_key` - any key, as PyJWT, joserfc and others want it.
 - :mod:`dpop.keys.pkcs11` - keys in TPMs, smart cards and HSMs.
 - :mod:`dpop.keys.kms` - keys in AWS KMS, Google Cloud KMS and Azure Key Vault.
 - :mod:`dpop.keys._public` - public keys, for whoever verifies.
@@ -13,7 +13,7 @@
 """
 
 from dpop.keys._algorithms import Key
-from dpop.keys._as_cryptography import as_private_key
+from dpop.keys._as_cryptography import as_cryptography_key
 from dpop.keys._external import ExternalKey
 from dpop.keys._public import PublicKey, thumbprint
 from dpop.keys._software import SoftwareKey
@@ -25,7 +25,7 @@ __all__ = [
     "PublicKey",
     "SchemeLoader",
     "SoftwareKey",
-    "as_private_key",
+    "as_cryptography_key",
     "generate_key",
     "load_key",
     "register_scheme",

@@ -19,14 +19,14 @@ from dpop.keys._algorithms import ALGORITHMS, Key, parameters
 from dpop.keys._public import PublicKey
 from dpop.signature import raw_to_der
 
-__all__ = ["as_private_key"]
+__all__ = ["as_cryptography_key"]
 
 
-def as_private_key(key: Key) -> ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey:
+def as_cryptography_key(key: Key) -> ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey:
     """The key as a private key object of ``cryptography``'s interface, which never gives its private part.
 
-    With PyJWT it is the key: ``jwt.encode(claims, as_private_key(key), algorithm=key.alg)``. joserfc wants
-    the public part beside it: ``ECKey(as_private_key(key), key.public_jwk)``.
+    With PyJWT it is the key: ``jwt.encode(claims, as_cryptography_key(key), algorithm=key.alg)``. joserfc wants
+    the public part beside it: ``ECKey(as_cryptography_key(key), key.public_jwk)``.
 
     The object signs by the key's own algorithm only; another hash or padding raises cryptography's
     UnsupportedAlgorithm. It signs where it is called: a library that does so in an event loop waits there.
@@ -130,5 +130,5 @@ def _is_salted_as_jose_says(padding: Any, hashing: hashes.HashAlgorithm) -> bool
 def _refuse_export() -> NoReturn:
     raise DPoPKeyError(
         "the private key cannot be exported: the object signs and shows its public key, no more. joserfc needs the"
-        " public JWK beside it: ECKey(as_private_key(key), key.public_jwk)"
+        " public JWK beside it: ECKey(as_cryptography_key(key), key.public_jwk)"
     )

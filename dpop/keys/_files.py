@@ -15,9 +15,9 @@ from typing import Final
 
 from dpop.errors import ArgumentTypeError, KeyFileError
 
-__all__ = ["MAX_KEY_OCTETS", "key_path", "read_key_file", "shown", "write_key_file"]
+__all__ = ["MAX_KEY_BYTES", "key_path", "read_key_file", "shown", "write_key_file"]
 
-MAX_KEY_OCTETS: Final = 64 * 1024
+MAX_KEY_BYTES: Final = 64 * 1024
 
 _MAX_SHOWN: Final = 300
 
@@ -53,17 +53,17 @@ def read_key_file(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            octets = file.read(MAX_KEY_OCTETS + 1)
+            data = file.read(MAX_KEY_BYTES + 1)
     except (OSError, ValueError) as error:
         if _may_be_a_key(str(path)):
             raise KeyFileError(
                 "there is no such file, and its name looks like a key; pass the key itself as bytes or dict"
             ) from None
         raise KeyFileError(f"cannot read the key file {shown(path)}: {_reason(error)}") from error
-    if not octets:
+    if not data:
         raise KeyFileError(f"the key file {shown(path)} is empty")
-    if len(octets) > MAX_KEY_OCTETS:
-        raise KeyFileError(f"the key file {shown(path)} has more than {MAX_KEY_OCTETS // 1024} KiB, too much for a key")
+    if len(data) > MAX_KEY_BYTES:
+        raise KeyFileError(f"the key file {shown(path)} has more than {MAX_KEY_BYTES // 1024} KiB, too much for a key")
     if os.name == "posix" and stat.S_ISREG(status.st_mode) and status.st_mode & 0o007:
         import logging  # noqa: PLC0415 - slow to load, and most keys are private
 
@@ -71,11 +71,11 @@ def read_key_file(path: Path) -> bytes:
         logging.getLogger("dpop.keys").warning(
             "the key file %r is open to every user (mode %04o); run: chmod 600", str(path), mode
         )
-    return octets
+    return data
 
 
 def write_key_file(
-    path: Path, octets: bytes, *, overwrite: bool = False, link: Callable[[str, Path], None] = os.link
+    path: Path, data: bytes, *, overwrite: bool = False, link: Callable[[str, Path], None] = os.link
 ) -> None:
     """Write a key file with mode 0600, all of it or nothing.
 
@@ -94,7 +94,7 @@ def write_key_file(
         # mkstemp creates with mode 0600, exclusively; the prefix is short, for the name may be at its limit.
         descriptor, temporary = tempfile.mkstemp(prefix=".dpop-", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(octets)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if overwrite:

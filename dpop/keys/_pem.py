@@ -62,7 +62,7 @@ def check_password(password: str | bytes) -> bytes:
     return password
 
 
-def read_private_key(octets: bytes, password: Password | None = None) -> object:
+def read_private_key(data: bytes, password: Password | None = None) -> object:
     """The one private key in the octets, as an object of the cryptography package.
 
     PEM may have text and other objects around the key, such as the ``EC PARAMETERS`` that ``openssl
@@ -71,25 +71,25 @@ def read_private_key(octets: bytes, password: Password | None = None) -> object:
     :raises InvalidKeyError: no private key, more than one, or one that cannot be read.
     :raises KeyPasswordError: a password is missing, wrong, or given for a key that is not encrypted.
     """
-    if b"-----BEGIN " in octets:
-        return _decrypt(load_pem_private_key, _the_private_block(octets), password)
-    if octets[:1] == b"\x30":
-        return _decrypt(load_der_private_key, octets, password)
-    raise _not_a_key(octets)
+    if b"-----BEGIN " in data:
+        return _decrypt(load_pem_private_key, _the_private_block(data), password)
+    if data[:1] == b"\x30":
+        return _decrypt(load_der_private_key, data, password)
+    raise _not_a_key(data)
 
 
-def _the_private_block(octets: bytes) -> bytes:
+def _the_private_block(data: bytes) -> bytes:
     """The PEM block of the private key alone: cryptography takes the first of several without a word."""
-    begins = list(_BEGIN.finditer(octets))
+    begins = list(_BEGIN.finditer(data))
     private = [begin for begin in begins if begin[1] in _PRIVATE]
     if len(private) > 1:
         raise InvalidKeyError(f"the PEM holds {len(private)} private keys; leave the one that is meant")
     if private:
         end = b"-----END " + private[0][1] + b"-----"
-        stop = octets.find(end, private[0].end())
+        stop = data.find(end, private[0].end())
         if stop < 0:
             raise InvalidKeyError("the PEM is truncated: the private key has a BEGIN line and no END line")
-        block = octets[private[0].start() : stop + len(end)]
+        block = data[private[0].start() : stop + len(end)]
         if b"\\n" in block:
             raise InvalidKeyError(
                 "the PEM has line breaks written as backslash and n, as in JSON or an environment file;"
@@ -103,9 +103,9 @@ def _the_private_block(octets: bytes) -> bytes:
     raise InvalidKeyError("the PEM holds no private key; expected -----BEGIN PRIVATE KEY-----")
 
 
-def _decrypt(load: Callable[[bytes, bytes | None], object], octets: bytes, password: Password | None) -> object:
+def _decrypt(load: Callable[[bytes, bytes | None], object], data: bytes, password: Password | None) -> object:
     try:
-        key = load(octets, None)
+        key = load(data, None)
     except TypeError:
         pass  # it is encrypted
     except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last for octets OpenSSL has no words for
@@ -118,7 +118,7 @@ def _decrypt(load: Callable[[bytes, bytes | None], object], octets: bytes, passw
         raise KeyPasswordError("the key is encrypted; give its password")
     secret = check_password(password() if callable(password) else password)
     try:
-        return load(octets, secret)
+        return load(data, secret)
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         if _unknown_cipher(error):
             raise _unreadable(load, error) from None
@@ -148,13 +148,13 @@ def _unreadable(load: object, error: Exception) -> InvalidKeyError:
     return InvalidKeyError(reason)
 
 
-def _not_a_key(octets: bytes) -> InvalidKeyError:
-    if not octets.strip():
+def _not_a_key(data: bytes) -> InvalidKeyError:
+    if not data.strip():
         return InvalidKeyError("there is no key: the input is empty")
-    if octets[:2] in {b"\xff\xfe", b"\xfe\xff"}:
+    if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
         return InvalidKeyError("the key is UTF-16 text; save it as ASCII or UTF-8")
-    if octets[:3] == b"eyJ":
+    if data[:3] == b"eyJ":
         return InvalidKeyError("this looks like a JWT or an encrypted JWK, not like a key; expected PEM or a JWK")
-    if re.match(rb"ssh-|ecdsa-sha2-", octets):
+    if re.match(rb"ssh-|ecdsa-sha2-", data):
         return InvalidKeyError("this is an OpenSSH public key, where a private one is needed; expected PEM or a JWK")
     return InvalidKeyError('this is not a key: expected PEM (-----BEGIN PRIVATE KEY-----), DER or a JWK ({"kty": ...)')

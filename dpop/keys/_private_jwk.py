@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from dpop.encoding import b64url_encode
 from dpop.errors import InvalidKeyError
-from dpop.keys._public import CURVES, REQUIRED_MEMBERS, PublicKey, decode_number, decode_octets
+from dpop.keys._public import CURVES, REQUIRED_MEMBERS, PublicKey, decode_bytes, decode_number
 
 __all__ = ["PrivateKey", "read_private_jwk", "secret_members"]
 
@@ -87,12 +87,12 @@ def _check_purpose(jwk: Mapping[str, object], public: PublicKey) -> None:
 
 def _read_ec(jwk: Mapping[str, object]) -> ec.EllipticCurvePrivateKey:
     curve = CURVES[str(jwk["crv"])]
-    d = int.from_bytes(decode_octets(jwk, "d", (curve.key_size + 7) // 8), "big")
+    d = int.from_bytes(decode_bytes(jwk, "d", (curve.key_size + 7) // 8), "big")
     return ec.derive_private_key(d, curve)
 
 
 def _read_ed25519(jwk: Mapping[str, object]) -> ed25519.Ed25519PrivateKey:
-    return ed25519.Ed25519PrivateKey.from_private_bytes(decode_octets(jwk, "d", 32))
+    return ed25519.Ed25519PrivateKey.from_private_bytes(decode_bytes(jwk, "d", 32))
 
 
 def _read_rsa(jwk: Mapping[str, object]) -> rsa.RSAPrivateKey:

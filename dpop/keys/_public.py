@@ -27,7 +27,7 @@ from dpop.errors import (
 from dpop.keys._algorithms import ALGORITHMS, RSA_ALGS, parameters
 from dpop.signature import check_raw, raw_to_der
 
-__all__ = ["CURVES", "REQUIRED_MEMBERS", "PublicKey", "decode_number", "decode_octets", "thumbprint"]
+__all__ = ["CURVES", "REQUIRED_MEMBERS", "PublicKey", "decode_bytes", "decode_number", "thumbprint"]
 
 # RFC 7638 §3.2, RFC 8037 §2, in the order of the thumbprint's input.
 REQUIRED_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -68,7 +68,7 @@ _CryptographyKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RS
 class PublicKey:
     """A public key that passed every check. Immutable; equal to another with the same thumbprint.
 
-    Make one with :meth:`from_jwk`, from input that need not be trusted, with :meth:`from_octets` or with
+    Make one with :meth:`from_jwk`, from input that need not be trusted, with :meth:`from_bytes` or with
     :meth:`from_cryptography`. That an Ed25519 key is a point of the curve at all is left to the first
     signature, which such a key cannot have: finding out costs as much as verifying.
     """
@@ -159,22 +159,22 @@ class PublicKey:
         return key
 
     @classmethod
-    def from_octets(cls, octets: bytes) -> PublicKey:
+    def from_bytes(cls, data: bytes) -> PublicKey:
         """From what is in the file of a public key: PEM as ``openssl pkey -pubout`` writes it, DER, or a JWK.
 
         :raises InvalidKeyError: none of these, a private key among them, or not a key DPoP can use.
         :raises ArgumentTypeError: not bytes.
         """
-        if not isinstance(octets, bytes):
-            raise ArgumentTypeError("octets", "bytes", octets)
-        if octets.lstrip()[:1] == b"{":
+        if not isinstance(data, bytes):
+            raise ArgumentTypeError("octets", "bytes", data)
+        if data.lstrip()[:1] == b"{":
             try:
-                return cls.from_jwk(json_object(octets))
+                return cls.from_jwk(json_object(data))
             except EncodingError as error:
                 raise InvalidKeyError(f"this looks like a JWK, but is {error}") from None
-        read = serialization.load_pem_public_key if b"-----BEGIN" in octets else serialization.load_der_public_key
+        read = serialization.load_pem_public_key if b"-----BEGIN" in data else serialization.load_der_public_key
         try:
-            key = read(octets)
+            key = read(data)
         except (ValueError, UnsupportedAlgorithm):
             raise InvalidKeyError(
                 "this is not a public key: expected PEM (-----BEGIN PUBLIC KEY-----), DER or a JWK; of a private key,"
@@ -258,7 +258,7 @@ def thumbprint(jwk: Mapping[str, object]) -> str:
 # --- reading members
 
 
-def decode_octets(jwk: Mapping[str, object], name: str, size: int) -> bytes:
+def decode_bytes(jwk: Mapping[str, object], name: str, size: int) -> bytes:
     """The ``size`` octets of a member that has a fixed length.
 
     :raises InvalidKeyError: missing, not a string, not canonical base64url, another length.
@@ -283,10 +283,10 @@ def decode_number(jwk: Mapping[str, object], name: str, max_bits: int) -> int:
     # Told by its length before anything is computed from it.
     if len(value) > (max_bits + 7) // 8 * 4 / 3 + 1:
         raise InvalidKeyError(f'the "{name}" of the JWK is longer than {max_bits} bits')
-    octets = _decoded(value, name)
-    if not octets or octets[0] == 0:
+    data = _decoded(value, name)
+    if not data or data[0] == 0:
         raise InvalidKeyError(f'the "{name}" of the JWK is empty or has a leading zero octet')
-    number = int.from_bytes(octets, "big")
+    number = int.from_bytes(data, "big")
     if number.bit_length() > max_bits:
         raise InvalidKeyError(f'the "{name}" of the JWK is longer than {max_bits} bits')
     return number
@@ -315,7 +315,7 @@ def _read_ec(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, ..
     size = _COORDINATE_SIZES.get(crv)
     if size is None:
         raise InvalidKeyError('the "crv" of the JWK is not a curve of DPoP; expected P-256, P-384 or P-521')
-    point = b"\x04" + decode_octets(jwk, "x", size) + decode_octets(jwk, "y", size)
+    point = b"\x04" + decode_bytes(jwk, "x", size) + decode_bytes(jwk, "y", size)
     try:
         key = ec.EllipticCurvePublicKey.from_encoded_point(CURVES[crv], point)
     except ValueError:
@@ -329,13 +329,13 @@ _ALG_OF_SIZE: Final = {32: ("ES256",), 48: ("ES384",), 66: ("ES512",)}
 def _read_ed25519(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, ...], int]:
     if _text(jwk, "crv") != "Ed25519":
         raise InvalidKeyError('the "crv" of the JWK is not a curve of DPoP; with "kty" OKP expected Ed25519')
-    octets = decode_octets(jwk, "x", 32)
-    y = int.from_bytes(octets, "little") & (2**255 - 1)
+    data = decode_bytes(jwk, "x", 32)
+    y = int.from_bytes(data, "little") & (2**255 - 1)
     if y >= _ED25519_PRIME:
         raise InvalidKeyError('the "x" of the JWK is not the one encoding of an Ed25519 point (RFC 8032 §5.1.3)')
     if y in _SMALL_ORDER:
         raise InvalidKeyError("the JWK is an Ed25519 point of small order: anyone could sign for it")
-    return ed25519.Ed25519PublicKey.from_public_bytes(octets), ("Ed25519", "EdDSA"), 64
+    return ed25519.Ed25519PublicKey.from_public_bytes(data), ("Ed25519", "EdDSA"), 64
 
 
 def _read_rsa(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, ...], int]:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from dpop._tracebacks import discreet
+from dpop._tracebacks import hide_frames
 from dpop.errors import (
     AlgorithmError,
     ArgumentTypeError,
@@ -95,15 +95,15 @@ class SoftwareKey:
         return cls.from_private_key(private, alg=alg)
 
     @classmethod
-    def from_pem(cls, octets: bytes, password: Password | None = None) -> SoftwareKey:
+    def from_pem(cls, data: bytes, password: Password | None = None) -> SoftwareKey:
         """From a private key in PEM or DER: PKCS#8, encrypted or not, SEC1 or PKCS#1.
 
         :raises InvalidKeyError: no private key, more than one, or one DPoP cannot use.
         :raises KeyPasswordError: the password is missing, wrong, or given for a key that is not encrypted.
         """
-        if not isinstance(octets, bytes):
-            raise ArgumentTypeError("octets", "bytes", octets)
-        return cls.from_private_key(read_private_key(octets, password))
+        if not isinstance(data, bytes):
+            raise ArgumentTypeError("octets", "bytes", data)
+        return cls.from_private_key(read_private_key(data, password))
 
     @classmethod
     def from_jwk(cls, jwk: Mapping[str, object]) -> SoftwareKey:
@@ -218,7 +218,7 @@ class SoftwareKey:
         except Exception:  # noqa: BLE001 - a key object of others may raise anything
             _refuse_export()
 
-    @discreet
+    @hide_frames
     def save(
         self, path: str | os.PathLike[str], *, password: str | bytes | None = None, overwrite: bool = False
     ) -> None:
@@ -238,10 +238,10 @@ class SoftwareKey:
         if password is not None:
             encryption = BestAvailableEncryption(check_password(password))
         try:
-            octets = self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+            data = self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
         except Exception:  # noqa: BLE001 - a key object of others may raise anything
             _refuse_export()
-        write_key_file(target, octets, overwrite=overwrite)
+        write_key_file(target, data, overwrite=overwrite)
 
     def __repr__(self) -> str:
         return f"<SoftwareKey {self._alg} {self._thumbprint}>"

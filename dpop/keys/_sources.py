@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
-from dpop._tracebacks import discreet
+from dpop._tracebacks import hide_frames
 from dpop.encoding import json_object
 from dpop.errors import (
     ArgumentTypeError,
@@ -20,7 +20,7 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.keys._algorithms import ALGORITHMS, DEFAULT_ALGS, Key, choose_alg
-from dpop.keys._files import MAX_KEY_OCTETS, key_path, read_key_file, shown
+from dpop.keys._files import MAX_KEY_BYTES, key_path, read_key_file, shown
 from dpop.keys._pem import Password
 from dpop.keys._software import SoftwareKey
 
@@ -71,7 +71,7 @@ def generate_key(alg: str = "ES256", *, algs: Iterable[str] | str | None = None)
     return SoftwareKey.generate(alg)
 
 
-@discreet
+@hide_frames
 def load_key(
     source: str | os.PathLike[str] | bytes | Mapping[str, object],
     *,
@@ -95,7 +95,7 @@ def load_key(
     if isinstance(source, Mapping):
         return _with_alg(_from_jwk(source, password), alg)
     if isinstance(source, bytes):
-        return _with_alg(_from_octets(source, password), alg)
+        return _with_alg(_from_bytes(source, password), alg)
     if isinstance(source, str):
         scheme = _scheme_of(source)
         if scheme is not None:
@@ -103,9 +103,9 @@ def load_key(
     if not isinstance(source, (str, os.PathLike)):
         raise ArgumentTypeError("source", "a path, a URI, bytes or a dict", source)
     path = key_path(source)
-    octets = read_key_file(path)
+    data = read_key_file(path)
     try:
-        key = _with_alg(_from_octets(octets, password), alg)
+        key = _with_alg(_from_bytes(data, password), alg)
     except DPoPKeyError as error:
         raise type(error)(f"key file {shown(path)}: {error}") from None
     # A pipe, such as <(command) of a shell, can be read once and names nothing.
@@ -149,13 +149,13 @@ def _scheme_of(source: str) -> str | None:
     return None
 
 
-def _from_octets(octets: bytes, password: Password | None) -> SoftwareKey:
-    if len(octets) > MAX_KEY_OCTETS:
-        raise InvalidKeyError(f"{len(octets)} octets are no key; at most {MAX_KEY_OCTETS} are read")
-    if octets.lstrip()[:1] not in {b"{", b"["}:
-        return SoftwareKey.from_pem(octets, password)
+def _from_bytes(data: bytes, password: Password | None) -> SoftwareKey:
+    if len(data) > MAX_KEY_BYTES:
+        raise InvalidKeyError(f"{len(data)} octets are no key; at most {MAX_KEY_BYTES} are read")
+    if data.lstrip()[:1] not in {b"{", b"["}:
+        return SoftwareKey.from_pem(data, password)
     try:
-        jwk = json_object(octets)
+        jwk = json_object(data)
     except EncodingError as error:
         raise InvalidKeyError(f"this looks like a JWK, but is {error}") from None
     return _from_jwk(jwk, password)

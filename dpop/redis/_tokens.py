@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import redis
 
-from dpop._tracebacks import discreet
+from dpop._tracebacks import hide_frames
 from dpop.errors import ArgumentTypeError, TokenStoreError, UsageError
 from dpop.redis._errors import is_down
 from dpop.tokens._records import Sealer, read_record, write_record
@@ -93,7 +93,7 @@ class RedisTokenStore:
     def __repr__(self) -> str:
         return f"<RedisTokenStore {self._prefix}*{', encrypted' if self._sealer else ''}>"
 
-    @discreet
+    @hide_frames
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
         """The tokens of an account, ``None`` if there are none.
 
@@ -101,13 +101,13 @@ class RedisTokenStore:
         :raises TokenStoreError: Redis cannot be reached.
         """
         name = self._name(account)
-        octets = self._ask("HGET", name, "record")
-        if octets is None:
+        data = self._ask("HGET", name, "record")
+        if data is None:
             return None
-        octets = octets.encode() if isinstance(octets, str) else octets
-        return read_record(octets, account, self._sealer, f"the Redis record {name!r}")
+        data = data.encode() if isinstance(data, str) else data
+        return read_record(data, account, self._sealer, f"the Redis record {name!r}")
 
-    @discreet
+    @hide_frames
     def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
         """Keep these tokens, waiting for a refresh that is under way.
 
@@ -119,7 +119,7 @@ class RedisTokenStore:
             record = write_record(tokens, account, self._sealer)
             self._ask("HSET", self._name(account), "record", record, "fingerprint", tokens.fingerprint)
 
-    @discreet
+    @hide_frames
     def replace(self, old: TokenSet | None, new: TokenSet, account: str, *, fence: int | None = None) -> bool:
         """Keep ``new`` if ``old`` is there and no later holder of the lease has been here with its fence.
 

@@ -36,11 +36,11 @@ from dpop.client._policy import Policy, PolicyOptions, headers_replaced, headers
 from dpop.client._prover import Prover
 from dpop.client._request import AccessToken, OutgoingRequest, RequestCredentials, check_token_setting
 from dpop.errors import UsageError
-from dpop.requests._connection import Exchange, drain, peek, sign_in
+from dpop.requests._connection import Exchange, drain, install_signing, peek
 from dpop.tokens._endpoint import SyncEndpoint
 from dpop.tokens._grants import EndpointOptions
 from dpop.tokens._metadata import ServerMetadata
-from dpop.tokens._steps import MAX_ANSWER, HTTPAnswer, HTTPRequest, NoAnswer
+from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse
 
 if TYPE_CHECKING:
     import urllib3
@@ -90,12 +90,12 @@ class DPoPAdapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """Make the pool manager, with pools that sign."""
         super().init_poolmanager(*args, **options)
-        sign_in(self.poolmanager)
+        install_signing(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
         """The pool manager of a proxy, HTTP or SOCKS, with pools that sign."""
         manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options)
-        sign_in(manager)
+        install_signing(manager)
         return manager
 
     def get_connection_with_tls_context(
@@ -143,8 +143,8 @@ class DPoPAdapter(HTTPAdapter):
                 response = exchange.send(super().send, sent, *args, **options)
                 step = exchange.step
                 if step is Step.PEEK:
-                    octets, response.raw = peek(response.raw)
-                    step = flow.judged(octets)
+                    payload, response.raw = peek(response.raw)
+                    step = flow.judged(payload)
                 if step is Step.REPORT:
                     report(flow, response.close)
                 if step is Step.DONE or step is Step.REPORT:
@@ -327,10 +327,10 @@ class TokenEndpoint(SyncEndpoint):
         self._signing = DPoPAdapter(self.prover, **signing)
         self._plain = HTTPAdapter()
 
-    def exchange(self, request: HTTPRequest) -> HTTPAnswer:
+    def exchange(self, request: HTTPRequest) -> HTTPResponse:
         """Send one request and read its answer, following no redirect.
 
-        :raises NoAnswer: none came.
+        :raises NoResponse: none came.
         """
         headers: dict[str, Any] = {"Authorization": None, **dict(request.headers)}  # None: not the session's
         prepared = self._session.prepare_request(
@@ -341,9 +341,9 @@ class TokenEndpoint(SyncEndpoint):
         try:
             with adapter.send(prepared, timeout=self.timeout, **settings) as response:
                 fields = tuple((name.lower(), value) for name, value in response.headers.items())
-                return HTTPAnswer(response.status_code, fields, _body(response, self.timeout * 2))
+                return HTTPResponse(response.status_code, fields, _body(response, self.timeout * 2))
         except (requests.RequestException, HTTPError) as error:
-            raise NoAnswer(type(error).__name__, sent=not _never_connected(error)) from error
+            raise NoResponse(type(error).__name__, sent=not _never_connected(error)) from error
 
     def close(self) -> None:
         """Close the connections made here; a session that was given stays open."""
@@ -363,13 +363,13 @@ def _body(response: requests.Response, seconds: float) -> bytes:
     try:
         for chunk in response.raw.stream(16_384, decode_content=False):
             body += chunk
-            if len(body) > MAX_ANSWER:
+            if len(body) > MAX_RESPONSE:
                 break
             if time.monotonic() > deadline:
                 raise requests.ReadTimeout
     except ValueError as error:
         raise ProtocolError(str(error)) from error  # a negative chunk, for which http.client has no error
-    return decoded_start(response.headers.get("Content-Encoding"), body, MAX_ANSWER + 1)
+    return decoded_start(response.headers.get("Content-Encoding"), body, MAX_RESPONSE + 1)
 
 
 def _never_connected(error: BaseException) -> bool:

@@ -24,10 +24,10 @@ from urllib3.response import BaseHTTPResponse, HTTPResponse
 from urllib3.util.retry import Retry
 
 from dpop.client._decoding import decoded_start
-from dpop.client._driver import DRAIN_OCTETS, DRAIN_SECONDS, ask_token, sign_now
-from dpop.client._flow import PEEK_OCTETS, ProofFlow, Step
+from dpop.client._driver import DRAIN_BYTES, DRAIN_SECONDS, ask_token, sign_now
+from dpop.client._flow import PEEK_BYTES, ProofFlow, Step
 
-__all__ = ["Exchange", "drain", "peek", "sign_in"]
+__all__ = ["Exchange", "drain", "install_signing", "peek"]
 
 _T = TypeVar("_T")
 
@@ -157,7 +157,7 @@ class _SigningPool(HTTPConnectionPool):
         return super().urlopen(method, url, body, headers, retries, *args, **options)
 
 
-def sign_in(manager: urllib3.PoolManager) -> None:
+def install_signing(manager: urllib3.PoolManager) -> None:
     """Make a pool manager's pools and connections sign the requests that carry an exchange."""
     manager.pool_classes_by_scheme = {
         scheme: _signing_pool(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
@@ -182,7 +182,7 @@ def drain(raw: BaseHTTPResponse) -> None:
 
 
 def _drained(raw: BaseHTTPResponse) -> bool:
-    left = DRAIN_OCTETS
+    left = DRAIN_BYTES
     connection = cast("HTTPConnection | None", raw.connection)
     if connection is None:
         return True  # read to its end, and so back in its pool, perhaps in other hands
@@ -203,28 +203,28 @@ def _drained(raw: BaseHTTPResponse) -> bool:
 
 def peek(raw: BaseHTTPResponse) -> tuple[bytes, BaseHTTPResponse]:
     """The first octets of a body, decoded, and a response whose body is still whole."""
-    octets = b""
+    data = b""
     failure: Exception | None = None
     deadline = time.monotonic() + _PEEK_SECONDS
     try:
-        while len(octets) < PEEK_OCTETS and time.monotonic() < deadline:
-            chunk = raw.read1(PEEK_OCTETS - len(octets), decode_content=False)
+        while len(data) < PEEK_BYTES and time.monotonic() < deadline:
+            chunk = raw.read1(PEEK_BYTES - len(data), decode_content=False)
             if not chunk:
                 break
-            octets += chunk
+            data += chunk
     except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body, as requests expects it there
         failure = error
-    start = decoded_start(raw.headers.get("Content-Encoding"), octets, PEEK_OCTETS)
-    return start, _PeekedResponse(octets, raw, failure)
+    start = decoded_start(raw.headers.get("Content-Encoding"), data, PEEK_BYTES)
+    return start, _PeekedResponse(data, raw, failure)
 
 
 class _PeekedResponse(HTTPResponse):
     """A response whose first octets have been looked at: they come again, then the rest."""
 
-    def __init__(self, octets: bytes, raw: BaseHTTPResponse, failure: Exception | None) -> None:
+    def __init__(self, data: bytes, raw: BaseHTTPResponse, failure: Exception | None) -> None:
         self._peeked = raw
         super().__init__(
-            body=cast("Any", _Rejoined(octets, raw, failure)),
+            body=cast("Any", _Rejoined(data, raw, failure)),
             headers=raw.headers,
             status=raw.status,
             version=raw.version,
@@ -253,19 +253,19 @@ class _Rejoined:
 
     closed = False
 
-    def __init__(self, octets: bytes, raw: BaseHTTPResponse, failure: Exception | None) -> None:
-        self._octets = octets
+    def __init__(self, data: bytes, raw: BaseHTTPResponse, failure: Exception | None) -> None:
+        self._bytes = data
         self._raw = raw
         self._failure = failure
 
     def read(self, amt: int | None = None) -> bytes:
-        if not self._octets:
+        if not self._bytes:
             return self._rest(amt)
         if amt is None:
-            octets, self._octets = self._octets, b""
-            return octets + self._rest(None)
-        octets, self._octets = self._octets[:amt], self._octets[amt:]
-        return octets
+            data, self._bytes = self._bytes, b""
+            return data + self._rest(None)
+        data, self._bytes = self._bytes[:amt], self._bytes[amt:]
+        return data
 
     read1 = read
 

@@ -20,13 +20,12 @@ from dpop.server._nonces import NonceChecker, NonceIssuer, NonceVerdict
 from dpop.server._reasons import Reason
 from dpop.server._replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
 from dpop.server._report import CheckVerdict, ProofReport
-from dpop.server._resource import Access, Answer, ProtectedResource, ResourceRequest, TokenLookup
+from dpop.server._resource import Access, ProtectedResource, ResourceRequest, Response, TokenLookup
 from dpop.server._verifier import DEFAULT_ALGS, CheckedProof, ProofVerifier, VerifiedProof
 
 __all__ = [
     "DEFAULT_ALGS",
     "Access",
-    "Answer",
     "AsyncReplayCache",
     "CheckVerdict",
     "CheckedProof",
@@ -42,6 +41,7 @@ __all__ = [
     "ReplayCache",
     "ReplayCacheError",
     "ResourceRequest",
+    "Response",
     "TokenLookup",
     "VerifiedProof",
     "resource_challenge",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dpop import htu as targets
 from dpop.encoding import access_token_hash
-from dpop.errors import ArgumentTypeError, CredentialError, InvalidKeyError, SignatureFormatError, TargetError
+from dpop.errors import ArgumentTypeError, CredentialError, InvalidKeyError, InvalidTargetError, SignatureFormatError
 from dpop.keys._algorithms import ALGORITHMS
 from dpop.keys._public import PublicKey
 from dpop.server._jws import CompactJWS, JoseHeader
@@ -215,14 +215,14 @@ def check_target(claims: ProofClaims, url: str) -> str:
     """
     try:
         requested = targets.canonical_request(url)
-    except TargetError as error:
+    except InvalidTargetError as error:
         # The path is the stranger's, so this is no usage error; a wrong origin shows in the sentence.
         raise refuse(Reason.REQUEST_URL_INVALID, because=str(error)) from None
     if claims.htu == requested:
         return requested
     try:
         claimed = targets.canonical(claims.htu)
-    except TargetError as error:
+    except InvalidTargetError as error:
         raise refuse(Reason.HTU_INVALID, because=str(error), expected=requested) from None
     if claimed != requested:
         raise refuse(Reason.HTU_MISMATCH, expected=requested, got=claimed)

@@ -140,13 +140,13 @@ def parse_compact(text: str, *, max_length: int, max_depth: int) -> CompactJWS:
     """
     if len(text) > max_length:
         raise refuse(Reason.PROOF_TOO_LONG, expected=f"at most {max_length} characters", got=f"{len(text)} characters")
-    octets = text.encode("ascii", "replace")
-    parts = octets.split(b".")
-    if octets.translate(None, BASE64URL) != b".." or b"" in parts:
+    data = text.encode("ascii", "replace")
+    parts = data.split(b".")
+    if data.translate(None, BASE64URL) != b".." or b"" in parts:
         raise refuse(Reason.NOT_COMPACT, because=_why_not_compact(text))
     header_part, payload_part, signature_part = parts
     header = _recent.get((header_part, max_depth)) or _read_header(header_part, max_depth)
-    return CompactJWS(header, payload_part, octets[: -len(signature_part) - 1], signature_part, max_depth)
+    return CompactJWS(header, payload_part, data[: -len(signature_part) - 1], signature_part, max_depth)
 
 
 # A client sends the same header each time, octet for octet. To read it, and above all to load its key,

@@ -149,10 +149,10 @@ class NonceIssuer:
         other checks passed, in the cache :attr:`used`.
         """
         try:
-            octets = b64url_decode(nonce)
+            data = b64url_decode(nonce)
         except EncodingError:
             return None
-        salt, mac = octets[:-_MAC_SIZE], octets[-_MAC_SIZE:]
+        salt, mac = data[:-_MAC_SIZE], data[-_MAC_SIZE:]
         if len(salt) != (0 if self._used is None else _SALT_SIZE):
             return None
         now = self._clock()

@@ -15,7 +15,14 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs
 
 from dpop.encoding import check_access_token
-from dpop.errors import CredentialError, InsecureOriginError, InvalidProof, ReplayCacheError, TargetError, UsageError
+from dpop.errors import (
+    CredentialError,
+    InsecureOriginError,
+    InvalidProof,
+    InvalidTargetError,
+    ReplayCacheError,
+    UsageError,
+)
 from dpop.htu import canonical
 from dpop.origin import Origin, split_url
 from dpop.server._challenge import resource_challenge
@@ -25,10 +32,10 @@ from dpop.server._verifier import CheckedProof, ProofVerifier, VerifiedProof
 
 __all__ = [
     "Access",
-    "Answer",
     "Credentials",
     "ProtectedResource",
     "ResourceRequest",
+    "Response",
     "TokenLookup",
     "bound_thumbprint",
     "is_bound",
@@ -132,7 +139,7 @@ class ResourceRequest(NamedTuple):
         return f"<ResourceRequest {self.method}>"
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A response without a body: status and header fields."""
 
     status: int
@@ -223,11 +230,11 @@ class ProtectedResource:
         return f"<ProtectedResource {self._url}>"
 
     @property
-    def must_await(self) -> bool:
+    def is_async(self) -> bool:
         """Whether the look-up or a cache of the verifier is async, so that only :meth:`aadmit` can be used."""
         call = getattr(self._lookup, "__call__", None)  # noqa: B004 - an object may have an async one
         is_async = inspect.iscoroutinefunction
-        return self._verifier.must_await or is_async(self._lookup) or is_async(call)
+        return self._verifier.is_async or is_async(self._lookup) or is_async(call)
 
     # --- who may come in
 
@@ -255,8 +262,8 @@ class ProtectedResource:
     async def aadmit(self, request: ResourceRequest) -> Access:
         """As :meth:`admit`, with a look-up and caches that may be awaited."""
         credentials, checked = self._before_lookup(request)
-        answer = self._lookup(credentials.token)
-        claims = await answer if inspect.isawaitable(answer) else answer
+        response = self._lookup(credentials.token)
+        claims = await response if inspect.isawaitable(response) else response
         known = _check_token(credentials, request, claims)
         if checked is None:
             return Access("Bearer", known, None, None)
@@ -280,14 +287,14 @@ class ProtectedResource:
 
     def refusal(
         self, request: ResourceRequest, error: InvalidProof | ReplayCacheError, access: Access | None = None
-    ) -> Answer:
+    ) -> Response:
         """The answer to a request that may not come in (RFC 9449 §7.1, §7.2, §9).
 
         :param access: if it was let in before, and refused by the application: its nonce goes along.
         """
         if isinstance(error, ReplayCacheError):
             _log.error("a request was refused: %s", error)
-            return Answer(503, [("Retry-After", "1"), ("Cache-Control", "no-store")])
+            return Response(503, [("Retry-After", "1"), ("Cache-Control", "no-store")])
         fault_of_issuer = error.reason == Reason.TOKEN_BINDING_MALFORMED
         _log.log(logging.WARNING if fault_of_issuer else logging.INFO, "a request was refused: %s", error)
         nothing_tried = error.reason == Reason.NO_CREDENTIALS
@@ -301,7 +308,7 @@ class ProtectedResource:
             parameters=self._parameters,
             nonce=nonce if access is None else access.next_nonce,
         )
-        return Answer(status, headers)
+        return Response(status, headers)
 
 
 def _is_preflight(request: ResourceRequest) -> bool:
@@ -335,6 +342,6 @@ def _path(target: str) -> str:
     if target.isascii() and "#" not in target:
         if target.startswith("/"):
             return target
-        with contextlib.suppress(TargetError):
+        with contextlib.suppress(InvalidTargetError):
             return split_url(target)[2] or "/"
     raise refuse(Reason.REQUEST_URL_INVALID, because="the request-target is neither a path nor a URL")

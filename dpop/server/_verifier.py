@@ -136,7 +136,7 @@ class CheckedProof:
     then accept the proof.
     """
 
-    __slots__ = ("_check_binding", "_marks", "_must_await", "_seen")
+    __slots__ = ("_check_binding", "_is_async", "_marks", "_seen")
 
     def __init__(
         self,
@@ -144,13 +144,13 @@ class CheckedProof:
         marks: Sequence[Mark],
         check_binding: Callable[[str | None, str], None],
         *,
-        must_await: bool,
+        is_async: bool,
     ) -> None:
         """Not to be called: a verifier does."""
         self._seen = seen
         self._marks = marks
         self._check_binding = check_binding
-        self._must_await = must_await
+        self._is_async = is_async
 
     @property
     def jkt(self) -> str:
@@ -170,13 +170,13 @@ class CheckedProof:
             ``invalid_dpop_proof`` or ``use_dpop_nonce`` for a proof or nonce that was used before.
         :raises ReplayCacheError: whether it is a replay cannot be told; answer 503.
         """
-        if self._must_await:
+        if self._is_async:
             raise UsageError(
                 "the replay cache or nonce store is async: use averify_resource, averify_token_request or aaccept"
             )
         self._check_binding(bound_jkt, self._seen.jkt)
         for mark in self._marks:
-            if not _answer(mark.cache.add(mark.key, mark.expires_at)):
+            if not _response(mark.cache.add(mark.key, mark.expires_at)):
                 raise mark.refusal()
         return self._seen
 
@@ -185,12 +185,12 @@ class CheckedProof:
         self._check_binding(bound_jkt, self._seen.jkt)
         for mark in self._marks:
             added = mark.cache.add(mark.key, mark.expires_at)
-            if not _answer(await added if inspect.isawaitable(added) else added):
+            if not _response(await added if inspect.isawaitable(added) else added):
                 raise mark.refusal()
         return self._seen
 
 
-def _answer(added: object) -> bool:
+def _response(added: object) -> bool:
     """A cache's answer, which must be a bool: a forgotten await or a count would read as "new"."""
     if not isinstance(added, bool):
         raise UsageError(f"the replay cache's add() must answer True or False, not {type(added).__name__}")
@@ -258,7 +258,7 @@ class ProofVerifier:
         self._max_jti = max_jti
         self._max_htu = max_htu
         self._max_depth = max_depth
-        self._must_await = any(inspect.iscoroutinefunction(cache.add) for cache in (replay, used) if cache is not None)
+        self._is_async = any(inspect.iscoroutinefunction(cache.add) for cache in (replay, used) if cache is not None)
 
     @property
     def algs(self) -> tuple[str, ...]:
@@ -266,9 +266,9 @@ class ProofVerifier:
         return self._algs
 
     @property
-    def must_await(self) -> bool:
+    def is_async(self) -> bool:
         """Whether a cache is async, so that only the async methods can be used."""
-        return self._must_await
+        return self._is_async
 
     def verify_resource(
         self, headers: Headers, method: str, url: str, *, access_token: str, bound_jkt: str | None
@@ -329,7 +329,7 @@ class ProofVerifier:
         """
         seen, claims, marks = self._judge(headers, method, url)
         check_access_token(access_token, claims)
-        return CheckedProof(seen, marks, check_token_binding, must_await=self._must_await)
+        return CheckedProof(seen, marks, check_token_binding, is_async=self._is_async)
 
     def check_token_request(self, headers: Headers, method: str, url: str) -> CheckedProof:
         """As :meth:`verify_token_request`, but for the binding, and nothing is recorded yet.
@@ -405,7 +405,7 @@ class ProofVerifier:
         # ath is ignored here: RFC 9449 says nothing about it where no access token is.
         missing = "invalid_dpop_proof" if bound_jkt is None else "invalid_grant"
         seen, _, marks = self._judge(headers, method, url, missing=missing)
-        return CheckedProof(seen, marks, check_grant_binding, must_await=self._must_await)
+        return CheckedProof(seen, marks, check_grant_binding, is_async=self._is_async)
 
     def _judge(
         self, headers: Headers, method: str, url: str, *, missing: str = "invalid_dpop_proof"

@@ -83,14 +83,14 @@ class AuthorizationEndpoint:
                 )
             asked = dict(pushed.parameters)
         redirect_uri = _redirect_uri(asked)
-        answer = {"iss": self._deployment.origin}
+        response = {"iss": self._deployment.origin}
         if "state" in asked:
-            answer["state"] = asked["state"]
+            response["state"] = asked["state"]
         try:
             _check(asked, require_pkce=self._deployment.levers.require_pkce)
         except InvalidProof as error:
             self._deployment.journal.refused("authorize", request, error)
-            return _back(redirect_uri, {"error": error.error, "error_description": error.detail} | answer)
+            return _back(redirect_uri, {"error": error.error, "error_description": error.detail} | response)
         code = Code(
             new_code(),
             client.client_id,
@@ -102,7 +102,7 @@ class AuthorizationEndpoint:
             jkt=asked.get("dpop_jkt"),
         )
         self._deployment.store.add_code(code)
-        return _back(redirect_uri, {"code": code.value} | answer)
+        return _back(redirect_uri, {"code": code.value} | response)
 
 
 def new_code() -> str:
@@ -132,6 +132,6 @@ def _redirect_uri(asked: Mapping[str, str]) -> str:
     return uri
 
 
-def _back(redirect_uri: str, answer: Mapping[str, str]) -> Response:
+def _back(redirect_uri: str, response: Mapping[str, str]) -> Response:
     joint = "&" if "?" in redirect_uri else "?"
-    return empty(302, [("Location", redirect_uri + joint + urlencode(answer))])
+    return empty(302, [("Location", redirect_uri + joint + urlencode(response))])

@@ -15,7 +15,7 @@ from http import HTTPStatus
 
 from dpop.testing._messages import KEPT_BODY, Headers, Request, Response
 
-__all__ = ["BadRequest", "RequestReader", "response_octets"]
+__all__ = ["BadRequest", "RequestReader", "response_bytes"]
 
 _MAX_HEAD = 65_536
 _MAX_CHUNK_LINE = 1_024
@@ -78,7 +78,7 @@ class RequestReader:
             raise BadRequest(400)
         if (head.one("expect") or "").lower() == "100-continue" and not self._buffer:
             self._connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        pieces = self._chunks() if coding is not None else self._octets(int(length or "0"))
+        pieces = self._chunks() if coding is not None else self._bytes(int(length or "0"))
         return _request(head, self._origin_form(head.target), pieces)
 
     def _read_head(self) -> _Head | None:
@@ -112,7 +112,7 @@ class RequestReader:
             raise BadRequest(421)
         return slash + path or "/"
 
-    def _octets(self, length: int) -> Iterator[bytes]:
+    def _bytes(self, length: int) -> Iterator[bytes]:
         while length:
             if not self._buffer and not self._receive():
                 raise BadRequest(400)
@@ -129,7 +129,7 @@ class RequestReader:
                 raise BadRequest(400)
             if not int(size, 16):
                 break
-            yield from self._octets(int(size, 16))
+            yield from self._bytes(int(size, 16))
             if self._line():
                 raise BadRequest(400)
         while self._line():
@@ -144,9 +144,9 @@ class RequestReader:
         return line
 
     def _receive(self) -> bool:
-        octets = self._connection.recv(_RECEIVE)
-        self._buffer += octets
-        return bool(octets)
+        data = self._connection.recv(_RECEIVE)
+        self._buffer += data
+        return bool(data)
 
 
 def _request(head: _Head, target: str, pieces: Iterable[bytes]) -> Request:
@@ -160,7 +160,7 @@ def _request(head: _Head, target: str, pieces: Iterable[bytes]) -> Request:
     return Request(head.method, target, head.headers, bytes(kept), length, digest.hexdigest())
 
 
-def response_octets(response: Response, *, method: str, date: str, keep_alive: bool) -> Iterator[bytes]:
+def response_bytes(response: Response, *, method: str, date: str, keep_alive: bool) -> Iterator[bytes]:
     """The response as it is to be written, each piece with one write.
 
     A body known beforehand goes with its head in one piece; one that is not is chunked (RFC 9112 §7.1).

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from email.utils import formatdate
 
 from dpop.errors import UsageError
-from dpop.testing._http_message import BadRequest, RequestReader, response_octets
+from dpop.testing._http_message import BadRequest, RequestReader, response_bytes
 from dpop.testing._messages import Request, Response, empty
 
 __all__ = ["HTTPServer"]
@@ -30,7 +30,7 @@ _PAUSE_SECONDS = 0.05
 _IDLE_SECONDS = 60
 _STOP_SECONDS = 5.0
 _LINGER_SECONDS = 1.0
-_LINGER_OCTETS = 4_194_304
+_LINGER_BYTES = 4_194_304
 
 Respond = Callable[[Request, int], Response | None]
 
@@ -165,7 +165,7 @@ class HTTPServer:
             self._write(connection, response, method, keep_alive=reader.keep_alive)
 
     def _write(self, connection: socket.socket, response: Response, method: str, *, keep_alive: bool) -> None:
-        pieces = response_octets(response, method=method, date=self._http_date(), keep_alive=keep_alive)
+        pieces = response_bytes(response, method=method, date=self._http_date(), keep_alive=keep_alive)
         for piece in pieces:
             connection.sendall(piece)
 
@@ -205,9 +205,9 @@ def _linger(connection: socket.socket) -> None:
     """Read on for a while: a connection closed with octets unread is reset, and our answer lost with it."""
     connection.shutdown(socket.SHUT_WR)
     connection.settimeout(_LINGER_SECONDS)
-    left = _LINGER_OCTETS
-    while left > 0 and (octets := connection.recv(65_536)):
-        left -= len(octets)
+    left = _LINGER_BYTES
+    while left > 0 and (data := connection.recv(65_536)):
+        left -= len(data)
 
 
 def _shut(connection: socket.socket) -> None:

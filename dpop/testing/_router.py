@@ -91,16 +91,16 @@ class Front:
     def _with_incidents(self, endpoint: str, request: Request) -> Response | None:
         incident = self._deployment.levers.incidents.take(request.path)
         if incident is None:
-            return self._answer(endpoint, request)
+            return self._response(endpoint, request)
         if not isinstance(incident, Drop):
             _LOGGER.info("%s %s answered %s by a lever", request.method, request.path, incident.status)
             return incident.response()
         _LOGGER.info("%s %s dropped by a lever", request.method, request.path)
         if incident.after:
-            self._answer(endpoint, request)
+            self._response(endpoint, request)
         return None
 
-    def _answer(self, endpoint: str, request: Request) -> Response:
+    def _response(self, endpoint: str, request: Request) -> Response:
         if request.method == "OPTIONS" and request.fields("Access-Control-Request-Method"):
             return empty(204, _PREFLIGHT)
         match endpoint:

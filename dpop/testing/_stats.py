@@ -203,7 +203,7 @@ class Stats:
             self._jti.add(jti)
             self._distinct_jti += 1
 
-    def count_answer(self, status: int) -> None:
+    def count_response(self, status: int) -> None:
         """A request was answered, or dropped."""
         with self._lock:
             self._statuses[status] += 1
@@ -271,7 +271,7 @@ class Journal:
     def recorded(self, request: RecordedRequest) -> None:
         """Keep a request."""
         self._requests.append(request)
-        self.stats.count_answer(request.status)
+        self.stats.count_response(request.status)
 
 
 def _jti(proof: str) -> str | None:

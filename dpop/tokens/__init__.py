@@ -13,7 +13,7 @@ Here is what goes into it and comes out of it:
 """
 
 from dpop.tokens._authorization import AuthorizationRequest, DeviceAuthorization
-from dpop.tokens._client_auth import ClientAuth, ClientSecretBasic, ClientSecretPost, NoSecret, PrivateKeyJWT
+from dpop.tokens._client_auth import ClientAuth, ClientSecretBasic, ClientSecretPost, PrivateKeyJWT, PublicClient
 from dpop.tokens._file_lock import FileLock
 from dpop.tokens._file_store import FileTokenStore
 from dpop.tokens._metadata import ServerMetadata
@@ -33,8 +33,8 @@ __all__ = [
     "FileLock",
     "FileTokenStore",
     "MemoryTokenStore",
-    "NoSecret",
     "PrivateKeyJWT",
+    "PublicClient",
     "Refresher",
     "RefreshingSource",
     "Sealer",

@@ -11,13 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from dpop._tracebacks import forget_frames
+from dpop._tracebacks import drop_frames
 from dpop.errors import DPoPError, UsageError
 from dpop.tokens._async_source import AsyncRefreshingSource
 from dpop.tokens._endpoint import Endpoint, token_and_hint
 from dpop.tokens._grants import Parameter, discovery
 from dpop.tokens._metadata import ServerMetadata
-from dpop.tokens._steps import Blocking, HTTPAnswer, HTTPRequest, Steps
+from dpop.tokens._steps import Blocking, HTTPRequest, HTTPResponse, Steps
 from dpop.tokens._stores import DEFAULT_ACCOUNT, LOCK_SECONDS, TokenStore
 from dpop.tokens._token_set import TokenSet
 
@@ -38,10 +38,10 @@ class AsyncEndpoint(Endpoint, ABC):
     def __init__(self, prover: Key | Prover, server: str | ServerMetadata, **options: Any) -> None: ...
 
     @abstractmethod
-    async def exchange(self, request: HTTPRequest) -> HTTPAnswer:
+    async def exchange(self, request: HTTPRequest) -> HTTPResponse:
         """Send one request and read its answer.
 
-        :raises NoAnswer: none came.
+        :raises NoResponse: none came.
         """
 
     @abstractmethod
@@ -75,7 +75,7 @@ class AsyncEndpoint(Endpoint, ABC):
             return result
         except DPoPError as error:
             # The frames below hold tokens, secrets and codes, and crash reporters send what is in frames.
-            forget_frames(error)
+            drop_frames(error)
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
         finally:
             steps.close()  # a task that is cancelled leaves them where they are

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from dpop.errors import DPoPError
-from dpop.tokens._source import Abandoned, Flights, own_copy
+from dpop.tokens._source import Abandoned, SharedRefresh, own_copy
 from dpop.tokens._stores import TokenStore
 from dpop.tokens._token_set import TokenSet
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRefreshingSource", "awaited"]
 
 
-class AsyncRefreshingSource(Flights):
+class AsyncRefreshingSource(SharedRefresh):
     """Fresh access tokens from a :class:`dpop.tokens._endpoint.AsyncEndpoint`; made by its ``source()``.
 
-    Await it, or :meth:`async_token`, on the event loop the endpoint is used on.
+    Await it, or :meth:`atoken`, on the event loop the endpoint is used on.
     """
 
     def __init__(self, endpoint: AsyncEndpoint, store: TokenStore, account: str, **options: Any) -> None:
@@ -37,9 +37,9 @@ class AsyncRefreshingSource(Flights):
         :raises TokenRequestError: the server gave none.
         :raises TokenStoreError: the store cannot be read or written.
         """
-        return await self.async_token()
+        return await self.atoken()
 
-    async def async_token(self) -> str:
+    async def atoken(self) -> str:
         """A fresh access token; a caller that is cancelled does not stop the others."""
         if self._clock() < self._until:
             return self._token
@@ -47,7 +47,7 @@ class AsyncRefreshingSource(Flights):
 
     async def tokens(self) -> TokenSet:
         """The token set the access token is from, fresh."""
-        await self.async_token()
+        await self.atoken()
         assert self._tokens is not None  # noqa: S101 - a call that returns has adopted one
         return self._tokens
 
@@ -68,7 +68,7 @@ class AsyncRefreshingSource(Flights):
             self._landed(flight, tokens)
 
 
-async def awaited(source: Flights) -> str:
+async def awaited(source: SharedRefresh) -> str:
     """A token of a source, once the flight that brings it has landed; other tasks run meanwhile."""
     while True:
         wanted = source.wanted()

@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from dpop.encoding import b64url_encode
-from dpop.errors import ReauthorizationError, TokenAnswerError, TokenRefusedError, UsageError
+from dpop.errors import InvalidTokenResponseError, ReauthorizationError, TokenRefusedError, UsageError
 
 __all__ = [
     "AuthorizationRequest",
@@ -52,7 +52,7 @@ class AuthorizationRequest:
 
         :param issuer: of the server that was asked (RFC 9207 §2.4).
         :param iss_required: the server always sends ``iss``.
-        :raises TokenAnswerError: it is not the answer to this request, or another server's.
+        :raises InvalidTokenResponseError: it is not the answer to this request, or another server's.
         :raises ReauthorizationError: the user said no.
         :raises TokenRefusedError: the server did.
         """
@@ -60,25 +60,27 @@ class AuthorizationRequest:
             query = urlsplit(callback).query if _URL.match(callback) else callback
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=50)
         except ValueError:
-            raise TokenAnswerError(
+            raise InvalidTokenResponseError(
                 "what came back is no URL, or has too many parameters; the answer is not used"
             ) from None
-        answer = dict(pairs)
-        if len(answer) != len(pairs):
-            raise TokenAnswerError("a parameter came back twice; the answer is not used")
-        if not hmac.compare_digest(answer.get("state", "").encode("utf-8", "replace"), self.state.encode()):
-            raise TokenAnswerError("the state that came back is not that of this request; the answer is not used")
-        iss = answer.get("iss")
+        response = dict(pairs)
+        if len(response) != len(pairs):
+            raise InvalidTokenResponseError("a parameter came back twice; the answer is not used")
+        if not hmac.compare_digest(response.get("state", "").encode("utf-8", "replace"), self.state.encode()):
+            raise InvalidTokenResponseError(
+                "the state that came back is not that of this request; the answer is not used"
+            )
+        iss = response.get("iss")
         if issuer is not None and (iss is not None or iss_required) and iss != issuer:
-            raise TokenAnswerError("the answer is not that of the server that was asked: its iss differs")
-        error = answer.get("error")
+            raise InvalidTokenResponseError("the answer is not that of the server that was asked: its iss differs")
+        error = response.get("error")
         if error is not None:
-            shown = "".join(c for c in f"{error}: {answer.get('error_description', '')}" if c.isprintable())[:300]
+            shown = "".join(c for c in f"{error}: {response.get('error_description', '')}" if c.isprintable())[:300]
             kind = ReauthorizationError if error == "access_denied" else TokenRefusedError
             raise kind(f"the authorization server says {shown}", error=error)
-        code = answer.get("code")
+        code = response.get("code")
         if not code:
-            raise TokenAnswerError("neither a code nor an error came back")
+            raise InvalidTokenResponseError("neither a code nor an error came back")
         return code
 
 
@@ -106,12 +108,12 @@ def new_authorization_request(
 
 
 def pushed(
-    request: AuthorizationRequest, endpoint: str, client_id: str, answer: Mapping[str, Any]
+    request: AuthorizationRequest, endpoint: str, client_id: str, response: Mapping[str, Any]
 ) -> AuthorizationRequest:
     """The same request, by the ``request_uri`` it was given when it was pushed (RFC 9126 §4)."""
-    uri = answer.get("request_uri")
+    uri = response.get("request_uri")
     if not isinstance(uri, str) or not uri:
-        raise TokenAnswerError("the answer to the pushed authorization request has no request_uri")
+        raise InvalidTokenResponseError("the answer to the pushed authorization request has no request_uri")
     return replace(request, url=_with_query(endpoint, [("client_id", client_id), ("request_uri", uri)]))
 
 
@@ -147,13 +149,13 @@ class DeviceAuthorization:
 def read_device_authorization(members: Mapping[str, Any], asked_at: float) -> DeviceAuthorization:
     """The codes in an answer.
 
-    :raises TokenAnswerError: one is missing, or a number makes no sense.
+    :raises InvalidTokenResponseError: one is missing, or a number makes no sense.
     """
     texts = {}
     for name in ("device_code", "user_code", "verification_uri"):
         value = members.get(name)
         if not isinstance(value, str) or not value.isprintable() or not value:
-            raise TokenAnswerError(f"the answer of the device authorization endpoint has no {name}")
+            raise InvalidTokenResponseError(f"the answer of the device authorization endpoint has no {name}")
         texts[name] = value
     complete = members.get("verification_uri_complete")
     return DeviceAuthorization(
@@ -167,5 +169,7 @@ def read_device_authorization(members: Mapping[str, Any], asked_at: float) -> De
 def _number(members: Mapping[str, Any], name: str, default: float | None, limit: float) -> float:
     value = members.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= limit:
-        raise TokenAnswerError(f"the answer of the device authorization endpoint has no {name} that makes sense")
+        raise InvalidTokenResponseError(
+            f"the answer of the device authorization endpoint has no {name} that makes sense"
+        )
     return float(value)

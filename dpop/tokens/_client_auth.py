@@ -19,7 +19,7 @@ from dpop.proof import random_jti, sign
 if TYPE_CHECKING:
     from dpop.keys import Key
 
-__all__ = ["ClientAuth", "ClientSecretBasic", "ClientSecretPost", "NoSecret", "PrivateKeyJWT", "client_auth_of"]
+__all__ = ["ClientAuth", "ClientSecretBasic", "ClientSecretPost", "PrivateKeyJWT", "PublicClient", "client_auth_of"]
 
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
@@ -50,7 +50,7 @@ class ClientAuth(Protocol):
         ...
 
 
-class NoSecret:
+class PublicClient:
     """A public client: its ``client_id`` and nothing else (``none``)."""
 
     makes_assertions: bool = False
@@ -70,7 +70,7 @@ class NoSecret:
         return []
 
 
-class ClientSecretPost(NoSecret):
+class ClientSecretPost(PublicClient):
     """The secret in the form (``client_secret_post``)."""
 
     def __init__(self, client_id: str, client_secret: str) -> None:
@@ -82,7 +82,7 @@ class ClientSecretPost(NoSecret):
         return {"client_id": self.client_id, "client_secret": self._secret}
 
 
-class ClientSecretBasic(NoSecret):
+class ClientSecretBasic(PublicClient):
     """The secret in the header, as HTTP Basic (``client_secret_basic``)."""
 
     def __init__(self, client_id: str, client_secret: str) -> None:
@@ -99,7 +99,7 @@ class ClientSecretBasic(NoSecret):
         return [("Authorization", f"Basic {b64encode(pair.encode('ascii')).decode('ascii')}")]
 
 
-class PrivateKeyJWT(NoSecret):
+class PrivateKeyJWT(PublicClient):
     """A signed assertion, a new one for each request (``private_key_jwt``).
 
     :param key: the client's key, of the kind proofs are signed with but not the same one: who can make the
@@ -141,8 +141,8 @@ class PrivateKeyJWT(NoSecret):
             "iat": int(now),
             "exp": int(now) + self._lifetime,
         }
-        octets = f"{_segment(self._header)}.{_segment(claims)}".encode("ascii")
-        assertion = f"{octets.decode('ascii')}.{b64url_encode(sign(self.key, octets))}"
+        data = f"{_segment(self._header)}.{_segment(claims)}".encode("ascii")
+        assertion = f"{data.decode('ascii')}.{b64url_encode(sign(self.key, data))}"
         return {"client_id": self.client_id, "client_assertion_type": _JWT_BEARER, "client_assertion": assertion}
 
 
@@ -167,7 +167,7 @@ def client_auth_of(
     if how == "none":
         if client_secret is not None:
             raise UsageError('client_auth is "none", but a client_secret was given; leave one of them out')
-        return NoSecret(client_id)
+        return PublicClient(client_id)
     methods_with_secret = {"client_secret_basic": ClientSecretBasic, "client_secret_post": ClientSecretPost}
     if how not in methods_with_secret:
         raise UsageError(

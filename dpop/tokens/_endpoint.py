@@ -11,13 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from dpop._tracebacks import forget_frames
+from dpop._tracebacks import drop_frames
 from dpop.errors import DPoPError, UsageError
 from dpop.origin import Origin
 from dpop.tokens._grants import Grants, Parameter, discovery
 from dpop.tokens._metadata import ServerMetadata
 from dpop.tokens._source import RefreshingSource
-from dpop.tokens._steps import Blocking, HTTPAnswer, HTTPRequest, Steps
+from dpop.tokens._steps import Blocking, HTTPRequest, HTTPResponse, Steps
 from dpop.tokens._stores import DEFAULT_ACCOUNT, LOCK_SECONDS, TokenStore
 from dpop.tokens._token_set import TokenSet
 
@@ -82,10 +82,10 @@ class SyncEndpoint(Endpoint, ABC):
     def __init__(self, prover: Key | Prover, server: str | ServerMetadata, **options: Any) -> None: ...
 
     @abstractmethod
-    def exchange(self, request: HTTPRequest) -> HTTPAnswer:
+    def exchange(self, request: HTTPRequest) -> HTTPResponse:
         """Send one request and read its answer.
 
-        :raises NoAnswer: none came.
+        :raises NoResponse: none came.
         """
 
     @abstractmethod
@@ -119,7 +119,7 @@ class SyncEndpoint(Endpoint, ABC):
             return result
         except DPoPError as error:
             # The frames below hold tokens, secrets and codes, and crash reporters send what is in frames.
-            forget_frames(error)
+            drop_frames(error)
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
         finally:
             steps.close()  # an interrupt leaves them where they are
@@ -171,7 +171,7 @@ class SyncEndpoint(Endpoint, ABC):
             name (RFC 9449 §5).
         :raises KeyMismatchError: the tokens are bound to another key; nothing was sent.
         :raises ReauthorizationError: the refresh token is dead.
-        :raises TemporaryTokenError: not now; the refresh token is as good as it was.
+        :raises TokenEndpointUnavailableError: not now; the refresh token is as good as it was.
         :raises OutcomeUnknownError: no answer came; the refresh token may be used up.
         """
         return self.run(self._grants.refresh(tokens, parameters, rebind=rebind))
@@ -198,7 +198,7 @@ class SyncEndpoint(Endpoint, ABC):
         """Tokens for what the user came back with.
 
         :param callback: the whole URL, or its query.
-        :raises TokenAnswerError: it does not belong to the request; nothing was sent.
+        :raises InvalidTokenResponseError: it does not belong to the request; nothing was sent.
         """
         return self.run(self._grants.finish_authorization(request, callback, parameters))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
-from dpop._tracebacks import discreet
+from dpop._tracebacks import hide_frames
 from dpop.encoding import json_object
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
 from dpop.tokens._file_lock import FileLock
@@ -60,7 +60,7 @@ class FileTokenStore(LockedStore):
         """The file of the default account."""
         return self._path
 
-    @discreet
+    @hide_frames
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
         """The tokens of an account, ``None`` if there is no file of it.
 
@@ -70,14 +70,14 @@ class FileTokenStore(LockedStore):
         path = self._file(account)
         try:
             with path.open("rb") as file:
-                octets = file.read(MAX_RECORD + 1)
+                data = file.read(MAX_RECORD + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise TokenStoreError(f"cannot read the token file {str(path)!r}: {error.strerror}") from error
-        if len(octets) > MAX_RECORD:
+        if len(data) > MAX_RECORD:
             raise TokenFormatError(f"the token file {str(path)!r} is larger than any tokens are")
-        return read_record(octets, account, self._sealer, f"the token file {str(path)!r}")
+        return read_record(data, account, self._sealer, f"the token file {str(path)!r}")
 
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
         """Remove the file of an account, waiting for a refresh that is under way."""
@@ -124,7 +124,7 @@ class FileTokenStore(LockedStore):
                 f"the token file {str(path)!r} holds the tokens of account {inside!r} of another store; keep the two"
                 " in different directories"
             )
-        octets = write_record(tokens, account, self._sealer)
+        data = write_record(tokens, account, self._sealer)
         prefix = f".{path.name}."
         try:
             # Nobody else writes while we hold the lock: what lies here was left by a process that was killed.
@@ -133,7 +133,7 @@ class FileTokenStore(LockedStore):
                     left.unlink(missing_ok=True)
             with _temporary(path.parent, prefix) as (descriptor, name):
                 with os.fdopen(descriptor, "wb") as file:
-                    file.write(octets)
+                    file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
                 Path(name).replace(path)

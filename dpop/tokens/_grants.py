@@ -16,10 +16,10 @@ from dpop.client._policy import checked_origins
 from dpop.client._prover import Prover
 from dpop.errors import (
     ArgumentTypeError,
+    InvalidTokenResponseError,
     OutcomeUnknownError,
     ReauthorizationError,
-    TemporaryTokenError,
-    TokenAnswerError,
+    TokenEndpointUnavailableError,
     TokenRefusedError,
     UsageError,
 )
@@ -36,8 +36,8 @@ from dpop.tokens._authorization import (
 from dpop.tokens._client_auth import ClientAuth, client_auth_of
 from dpop.tokens._key_reference import key_reference_of
 from dpop.tokens._metadata import ServerMetadata, metadata_urls, read_metadata
-from dpop.tokens._responses import json_answer, raise_refusal, read_tokens
-from dpop.tokens._steps import Blocking, HTTPAnswer, HTTPRequest, NoAnswer, Pause, Steps
+from dpop.tokens._responses import json_response, raise_refusal, read_tokens
+from dpop.tokens._steps import Blocking, HTTPRequest, HTTPResponse, NoResponse, Pause, Steps
 from dpop.tokens._token_set import TokenSet
 
 if TYPE_CHECKING:
@@ -162,12 +162,12 @@ class Grants:
         pairs = [("grant_type", grant_type), *_pairs(parameters)]
         asked_at = self.clock()
         try:
-            answer = yield (yield from self._post(self.server.token_endpoint, pairs, signed=True))
-        except NoAnswer as failure:
+            response = yield (yield from self._post(self.server.token_endpoint, pairs, signed=True))
+        except NoResponse as failure:
             raise self._unanswered(grant_type, failure) from failure
         scope = parameters.get("scope")
         tokens = read_tokens(
-            answer,
+            response,
             asked_at=asked_at,
             jkt=self.prover.thumbprint,
             allow_bearer=self.allow_bearer,
@@ -175,7 +175,7 @@ class Grants:
             scope=scope if isinstance(scope, str) else None,
             before=before,
         )
-        return tokens.but(
+        return tokens.replace(
             key_reference=self.key_reference or (before.key_reference if before is not None else None),
             token_endpoint=self.server.token_endpoint,
             client_id=self.client_auth.client_id,
@@ -230,10 +230,12 @@ class Grants:
 
     def introspect(self, token: str, hint: str | None) -> Steps[Mapping[str, Any]]:
         """Ask about a token (RFC 7662); no proof goes with it (RFC 9449 §6.2)."""
-        answer = yield from self._call("introspection", {"token": token, "token_type_hint": hint})
-        members = json_answer(answer, "the introspection endpoint")
+        response = yield from self._call("introspection", {"token": token, "token_type_hint": hint})
+        members = json_response(response, "the introspection endpoint")
         if not isinstance(members.get("active"), bool):
-            raise TokenAnswerError("the answer of the introspection endpoint does not say whether the token is active")
+            raise InvalidTokenResponseError(
+                "the answer of the introspection endpoint does not say whether the token is active"
+            )
         return members
 
     def start_authorization(
@@ -260,21 +262,21 @@ class Grants:
         )
         if not push:
             return request
-        answer = yield from self._call("pushed_authorization_request", pairs, signed=True, named=True, expected=201)
-        return pushed(request, endpoint, self.client_auth.client_id, json_answer(answer, "the PAR endpoint"))
+        response = yield from self._call("pushed_authorization_request", pairs, signed=True, named=True, expected=201)
+        return pushed(request, endpoint, self.client_auth.client_id, json_response(response, "the PAR endpoint"))
 
     def finish_authorization(
         self, request: AuthorizationRequest, callback: str, more: Mapping[str, Parameter]
     ) -> Steps[TokenSet]:
         """Redeem what came back to ``redirect_uri``, after checking that it belongs to the request."""
-        code = request.code_of(callback, issuer=self.server.issuer, iss_required=self.server.iss_in_answers)
+        code = request.code_of(callback, issuer=self.server.issuer, iss_required=self.server.iss_in_responses)
         return self.redeem_code(code, request.redirect_uri, request.code_verifier, more)
 
     def start_device(self, scope: str | None, more: Mapping[str, Parameter]) -> Steps[DeviceAuthorization]:
         """Ask for codes a user types in on another device (RFC 8628 §3.1)."""
         asked_at = self.clock()
-        answer = yield from self._call("device_authorization", {"scope": scope, **more})
-        return read_device_authorization(json_answer(answer, "the device authorization endpoint"), asked_at)
+        response = yield from self._call("device_authorization", {"scope": scope, **more})
+        return read_device_authorization(json_response(response, "the device authorization endpoint"), asked_at)
 
     def poll_device(self, device: DeviceAuthorization) -> Steps[TokenSet]:
         """Ask until the user has decided (RFC 8628 §3.4, §3.5), with a new proof each time."""
@@ -288,7 +290,7 @@ class Grants:
                     interval += 5.0
                 elif error.error != "authorization_pending":
                     raise
-            except (TemporaryTokenError, OutcomeUnknownError):
+            except (TokenEndpointUnavailableError, OutcomeUnknownError):
                 interval *= 2  # RFC 8628 §3.5 asks for exponential backoff
         raise ReauthorizationError("the user did not decide in time; ask for new codes", error="expired_token")
 
@@ -302,17 +304,19 @@ class Grants:
         signed: bool = False,
         named: bool = False,
         expected: int = 200,
-    ) -> Steps[HTTPAnswer]:
+    ) -> Steps[HTTPResponse]:
         what = f"the {name.replace('_', ' ')} endpoint"
         pairs = parameters if isinstance(parameters, list) else _pairs(parameters)
         try:
             request = yield from self._post(self.server.endpoint(name), pairs, signed=signed, named=named)
-            answer: HTTPAnswer = yield request
-        except NoAnswer as failure:
-            raise TemporaryTokenError(f"{what} did not answer ({failure.reason}); try again later") from failure
-        if answer.status not in {200, expected}:
-            raise_refusal(answer, what, self._secrets(pairs))
-        return answer
+            response: HTTPResponse = yield request
+        except NoResponse as failure:
+            raise TokenEndpointUnavailableError(
+                f"{what} did not answer ({failure.reason}); try again later"
+            ) from failure
+        if response.status not in {200, expected}:
+            raise_refusal(response, what, self._secrets(pairs))
+        return response
 
     def _post(self, url: str, pairs: list[tuple[str, str]], *, signed: bool, named: bool = False) -> Steps[HTTPRequest]:
         """The request, with client authentication; ``named``, with the ``client_id`` however it authenticates."""
@@ -345,9 +349,9 @@ class Grants:
     def _secrets(self, pairs: list[tuple[str, str]]) -> list[str]:
         return [value for name, value in pairs if name in _SECRETS]
 
-    def _unanswered(self, grant_type: str, failure: NoAnswer) -> Exception:
+    def _unanswered(self, grant_type: str, failure: NoResponse) -> Exception:
         if not failure.sent:
-            return TemporaryTokenError(
+            return TokenEndpointUnavailableError(
                 f"the token endpoint cannot be reached ({failure.reason}); nothing was sent, try again later"
             )
         next_step = {
@@ -369,15 +373,21 @@ def discovery(issuer: str, insecure_origins: str | Iterable[str] = ()) -> Steps[
     statuses = []
     for url in metadata_urls(issuer):
         try:
-            answer = yield HTTPRequest("GET", url, (_JSON,), None, signed=False)
-        except NoAnswer as failure:
-            raise TemporaryTokenError(f"{issuer} cannot be asked for its metadata ({failure.reason})") from failure
-        if answer.status == 200:
-            return read_metadata(issuer, answer.body)
-        statuses.append(answer.status)
+            response = yield HTTPRequest("GET", url, (_JSON,), None, signed=False)
+        except NoResponse as failure:
+            raise TokenEndpointUnavailableError(
+                f"{issuer} cannot be asked for its metadata ({failure.reason})"
+            ) from failure
+        if response.status == 200:
+            return read_metadata(issuer, response.body)
+        statuses.append(response.status)
     if max(statuses) >= 500:
-        raise TemporaryTokenError(f"{issuer} is out of order: asked for its metadata, it answered {max(statuses)}")
-    raise TokenAnswerError(f"{issuer} has no metadata under /.well-known; give its endpoints in a ServerMetadata")
+        raise TokenEndpointUnavailableError(
+            f"{issuer} is out of order: asked for its metadata, it answered {max(statuses)}"
+        )
+    raise InvalidTokenResponseError(
+        f"{issuer} has no metadata under /.well-known; give its endpoints in a ServerMetadata"
+    )
 
 
 def _pairs(parameters: Mapping[str, Parameter]) -> list[tuple[str, str]]:

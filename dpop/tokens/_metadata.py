@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from dpop.encoding import json_object
-from dpop.errors import EncodingError, TokenAnswerError, UsageError
+from dpop.errors import EncodingError, InvalidTokenResponseError, UsageError
 from dpop.origin import Origin, split_url
 
 __all__ = ["ServerMetadata", "metadata_urls", "read_metadata"]
@@ -23,7 +23,7 @@ class ServerMetadata:
     :param issuer: its identifier; compared with ``iss`` in answers (RFC 9207).
     :param client_auth_methods: its ``token_endpoint_auth_methods_supported``.
     :param dpop_algs: its ``dpop_signing_alg_values_supported``; empty if it does not say.
-    :param iss_in_answers: it puts ``iss`` into authorization answers, so that one without is refused.
+    :param iss_in_responses: it puts ``iss`` into authorization answers, so that one without is refused.
     :param requires_par: authorization requests must be pushed.
     """
 
@@ -36,7 +36,7 @@ class ServerMetadata:
     device_authorization_endpoint: str | None = None
     client_auth_methods: tuple[str, ...] = ()
     dpop_algs: tuple[str, ...] = ()
-    iss_in_answers: bool = False
+    iss_in_responses: bool = False
     requires_par: bool = False
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class ServerMetadata:
 def metadata_urls(issuer: str) -> tuple[str, ...]:
     """Where the metadata of an issuer may be, in the order to try (RFC 8414 §3.1, OpenID Connect Discovery §4).
 
-    :raises TargetError: not an http or https URL.
+    :raises InvalidTargetError: not an http or https URL.
     """
     _, _, path = split_url(issuer)
     path = path.rstrip("/")
@@ -77,44 +77,44 @@ def metadata_urls(issuer: str) -> tuple[str, ...]:
 def read_metadata(issuer: str, body: bytes) -> ServerMetadata:
     """The metadata of an issuer.
 
-    :raises TokenAnswerError: not metadata, or another issuer's.
+    :raises InvalidTokenResponseError: not metadata, or another issuer's.
     """
     try:
         members = json_object(body, max_depth=_MAX_DEPTH)
     except EncodingError as error:
-        raise TokenAnswerError(f"the metadata of {issuer} cannot be read: {error}") from None
+        raise InvalidTokenResponseError(f"the metadata of {issuer} cannot be read: {error}") from None
     if members.get("issuer") != issuer:
-        raise TokenAnswerError(
+        raise InvalidTokenResponseError(
             f"the metadata found for {issuer} names another issuer, and so none of it can be trusted;"
             " write the issuer exactly as the server does"
         )
     texts = {each.name: _text(members, each.name) for each in fields(ServerMetadata) if each.name.endswith("_endpoint")}
     token_endpoint = texts.pop("token_endpoint")
     if token_endpoint is None:
-        raise TokenAnswerError(f"the metadata of {issuer} has no token_endpoint")
+        raise InvalidTokenResponseError(f"the metadata of {issuer} has no token_endpoint")
     try:
         return ServerMetadata(
             token_endpoint=token_endpoint,
             issuer=issuer,
             client_auth_methods=_texts(members, "token_endpoint_auth_methods_supported"),
             dpop_algs=_texts(members, "dpop_signing_alg_values_supported"),
-            iss_in_answers=members.get("authorization_response_iss_parameter_supported") is True,
+            iss_in_responses=members.get("authorization_response_iss_parameter_supported") is True,
             requires_par=members.get("require_pushed_authorization_requests") is True,
             **texts,
         )
     except UsageError as error:
-        raise TokenAnswerError(f"the metadata of {issuer} has an endpoint that is no URL: {error}") from None
+        raise InvalidTokenResponseError(f"the metadata of {issuer} has an endpoint that is no URL: {error}") from None
 
 
 def _text(members: Mapping[str, Any], name: str) -> str | None:
     value = members.get(name)
     if value is not None and not isinstance(value, str):
-        raise TokenAnswerError(f"the server's metadata has a {name} that is no string")
+        raise InvalidTokenResponseError(f"the server's metadata has a {name} that is no string")
     return value
 
 
 def _texts(members: Mapping[str, Any], name: str) -> tuple[str, ...]:
     values = members.get(name, [])
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise TokenAnswerError(f"the server's metadata has a {name} that is no list of strings")
+        raise InvalidTokenResponseError(f"the server's metadata has a {name} that is no list of strings")
     return tuple(values)

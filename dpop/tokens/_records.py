@@ -35,11 +35,11 @@ class Sealer:
             raise UsageError("give either a key of 32 octets or a password")
         if key is not None and (not isinstance(key, bytes) or len(key) != 32):
             raise UsageError("the key to encrypt with must be 32 octets, such as os.urandom(32) made once")
-        octets = password.encode() if isinstance(password, str) else password
-        if octets is not None and len(octets) < _MIN_PASSWORD:
+        data = password.encode() if isinstance(password, str) else password
+        if data is not None and len(data) < _MIN_PASSWORD:
             raise UsageError(f"the password to encrypt with must have at least {_MIN_PASSWORD} characters")
         self._key = key
-        self._password = octets
+        self._password = data
         self._salt: bytes = os.urandom(16)
         self._derived: dict[bytes, bytes] = {}
         self._lock = threading.Lock()
@@ -50,11 +50,11 @@ class Sealer:
     def __reduce__(self) -> tuple[object, ...]:
         raise UsageError("a Sealer cannot be pickled: its key must not travel")
 
-    def seal(self, octets: bytes, context: bytes) -> dict[str, str]:
+    def seal(self, data: bytes, context: bytes) -> dict[str, str]:
         """Encrypt; what comes back is JSON and only opens in the same context."""
         nonce = os.urandom(12)
         salt = {} if self._password is None else {"salt": b64url_encode(self._salt)}
-        ciphertext = _aes_gcm(self._key_for(self._salt)).encrypt(nonce, octets, context)
+        ciphertext = _aes_gcm(self._key_for(self._salt)).encrypt(nonce, data, context)
         return {"alg": _ALG, **salt, "nonce": b64url_encode(nonce), "octets": b64url_encode(ciphertext)}
 
     def open(self, sealed: Any, context: bytes, where: str) -> bytes:
@@ -75,14 +75,14 @@ class Sealer:
         except (KeyError, EncodingError):
             raise TokenFormatError(f"{where} is damaged; authorise again") from None
         try:
-            octets: bytes = _aes_gcm(self._key_for(salt)).decrypt(nonce, ciphertext, context)
+            data: bytes = _aes_gcm(self._key_for(salt)).decrypt(nonce, ciphertext, context)
         except Exception:  # noqa: BLE001 - InvalidTag, and ValueError for a nonce of another length
             raise TokenFormatError(
                 f"{where} does not open with this key or password, or was changed since it was written"
             ) from None
         if self._password is not None:
             self._salt = salt  # written again with the same key, which is made already
-        return octets
+        return data
 
     def _key_for(self, salt: bytes) -> bytes:
         if self._key is not None:
@@ -122,17 +122,17 @@ def write_record(tokens: TokenSet, account: str, sealer: Sealer | None) -> bytes
     return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def read_record(octets: bytes, account: str, sealer: Sealer | None, where: str) -> TokenSet:
+def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) -> TokenSet:
     """The tokens in what was kept.
 
     :param where: names the place in messages.
     :raises TokenFormatError: half-written, damaged, of another version, another account's, sealed with another
         key, or sealed where no key is at hand, or the other way round.
     """
-    if not octets.strip(b"\0\n "):
+    if not data.strip(b"\0\n "):
         raise TokenFormatError(f"{where} is empty: it was not written to its end; authorise again")
     try:
-        record = json_object(octets, max_depth=_MAX_DEPTH)
+        record = json_object(data, max_depth=_MAX_DEPTH)
     except EncodingError as error:
         raise TokenFormatError(f"{where} is cut off or damaged ({error}); authorise again") from None
     version = record.get("dpop_tokens")

@@ -21,7 +21,7 @@ from dpop.errors import (
     DPoPError,
     OutcomeUnknownError,
     ReauthorizationError,
-    TemporaryTokenError,
+    TokenEndpointUnavailableError,
     TokenLockError,
     TokensNotSavedError,
     TokenStoreError,
@@ -124,7 +124,7 @@ class Renewal:
             if tokens is not None:
                 return tokens
             # Someone has stored other tokens meanwhile: look at those.
-        raise TemporaryTokenError(f"the stored tokens of {self._account!r} keep changing; try again")
+        raise TokenEndpointUnavailableError(f"the stored tokens of {self._account!r} keep changing; try again")
 
     def _first(self, stored: TokenSet | None) -> Steps[TokenSet | None]:
         """Tokens by a grant that needs no user, such as client_credentials."""
@@ -142,7 +142,7 @@ class Renewal:
         if self._dead is not None and self._dead.fingerprint == stored.fingerprint:
             raise _refusal_of(self._dead)  # it could not be noted
         self._grants.check(stored)
-        begun = stored.but(refresh_sent_at=self._clock())
+        begun = stored.replace(refresh_sent_at=self._clock())
         if not (yield Blocking(lambda: self._store.replace(stored, begun, self._account, fence=lock.fence))):
             return None
         lost = stored.refresh_sent_at is not None
@@ -157,14 +157,14 @@ class Renewal:
             there: TokenSet | None = yield Blocking(self._load)
             if there is not None and there.fingerprint != stored.fingerprint:
                 return None
-            final = begun.but(refusal=_noted(error, lost=lost))
+            final = begun.replace(refusal=_noted(error, lost=lost))
             self._dead = final
             yield Blocking(lambda: self._note(begun, final))
             if self._grant is not None:
                 return (yield from self._first(final))
             raise _refusal_of(final) from error
         except DPoPError as error:
-            if not lost and isinstance(error, TemporaryTokenError) and (error.status or 0) < 500:
+            if not lost and isinstance(error, TokenEndpointUnavailableError) and (error.status or 0) < 500:
                 # The server has not looked at the refresh token, or was never reached.
                 yield Blocking(lambda: self._note(begun, stored))
             raise

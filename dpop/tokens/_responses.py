@@ -15,17 +15,17 @@ from dpop.encoding import check_access_token, json_object
 from dpop.errors import (
     CredentialError,
     EncodingError,
+    InvalidTokenResponseError,
     ReauthorizationError,
-    TemporaryTokenError,
-    TokenAnswerError,
+    TokenEndpointUnavailableError,
     TokenRefusedError,
     UnboundTokenError,
 )
 from dpop.redaction import redact
-from dpop.tokens._steps import MAX_ANSWER, HTTPAnswer
+from dpop.tokens._steps import MAX_RESPONSE, HTTPResponse
 from dpop.tokens._token_set import TokenSet
 
-__all__ = ["json_answer", "raise_refusal", "read_tokens"]
+__all__ = ["json_response", "raise_refusal", "read_tokens"]
 
 _MAX_DEPTH: Final = 16
 _MAX_SECONDS: Final = 10 * 366 * 86_400
@@ -41,25 +41,25 @@ _OURS: Final = frozenset(
 _PASSING: Final = frozenset({"invalid_dpop_proof", "use_dpop_nonce", "temporarily_unavailable", "server_error"})
 
 
-def json_answer(answer: HTTPAnswer, what: str) -> dict[str, Any]:
+def json_response(response: HTTPResponse, what: str) -> dict[str, Any]:
     """The JSON object in an answer.
 
     :param what: names the answer in messages, such as "the token endpoint".
-    :raises TokenAnswerError: it holds none, or too much.
+    :raises InvalidTokenResponseError: it holds none, or too much.
     """
-    if len(answer.body) > MAX_ANSWER:
-        raise TokenAnswerError(f"{what} answered with more than {MAX_ANSWER} octets", status=answer.status)
+    if len(response.body) > MAX_RESPONSE:
+        raise InvalidTokenResponseError(f"{what} answered with more than {MAX_RESPONSE} octets", status=response.status)
     try:
-        return json_object(answer.body, max_depth=_MAX_DEPTH)
+        return json_object(response.body, max_depth=_MAX_DEPTH)
     except EncodingError as error:
-        looks = "an HTML page" if answer.body.lstrip()[:1] == b"<" else str(error)
-        raise TokenAnswerError(
-            f"{what} answered {answer.status} with something else than JSON: {looks}", status=answer.status
+        looks = "an HTML page" if response.body.lstrip()[:1] == b"<" else str(error)
+        raise InvalidTokenResponseError(
+            f"{what} answered {response.status} with something else than JSON: {looks}", status=response.status
         ) from None
 
 
 def read_tokens(
-    answer: HTTPAnswer,
+    response: HTTPResponse,
     *,
     asked_at: float,
     jkt: str | None,
@@ -78,11 +78,11 @@ def read_tokens(
     :param before: the tokens that were refreshed; what the answer leaves out is theirs.
     :raises TokenRequestError: an error, or no token answer.
     """
-    if answer.status != 200:
-        raise_refusal(answer, "the token endpoint", secrets)
-    members = json_answer(answer, "the token endpoint")
+    if response.status != 200:
+        raise_refusal(response, "the token endpoint", secrets)
+    members = json_response(response, "the token endpoint")
     if "error" in members and "access_token" not in members:
-        raise_refusal(answer, "the token endpoint", secrets)
+        raise_refusal(response, "the token endpoint", secrets)
     access_token, token_type = _access_token(members), _token_type(members)
     if token_type == "Bearer" and jkt is not None and not allow_bearer:  # noqa: S105 - a type
         raise UnboundTokenError(
@@ -118,24 +118,24 @@ def read_tokens(
     )
 
 
-def raise_refusal(answer: HTTPAnswer, what: str, secrets: Iterable[str]) -> NoReturn:
+def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str]) -> NoReturn:
     """Raise the error that an answer which is no success stands for (RFC 6749 §5.2).
 
     :raises TokenRequestError: always.
     """
-    status = answer.status
+    status = response.status
     if 300 <= status < 400:
-        raise TokenAnswerError(
+        raise InvalidTokenResponseError(
             f"{what} answered with a redirect ({status}), which is not followed: it would take the tokens elsewhere;"
             " check its URL",
             status=status,
         )
     try:
-        members = json_answer(answer, what)
-    except TokenAnswerError:
+        members = json_response(response, what)
+    except InvalidTokenResponseError:
         if status >= 500 or status == 429:
-            raise TemporaryTokenError(
-                f"{what} is out of order: it answered {status}", status=status, retry_after=_retry_after(answer)
+            raise TokenEndpointUnavailableError(
+                f"{what} is out of order: it answered {status}", status=status, retry_after=_retry_after(response)
             ) from None
         raise
     said_error = members.get("error")
@@ -146,7 +146,7 @@ def raise_refusal(answer: HTTPAnswer, what: str, secrets: Iterable[str]) -> NoRe
         "subtype": _safe(members.get("error_subtype"), secrets),
         "uri": _safe(members.get("error_uri"), secrets),
         "status": status,
-        "retry_after": _retry_after(answer),
+        "retry_after": _retry_after(response),
     }
     said = " ".join(filter(None, [_safe(code, secrets), f"({status})", facts["subtype"]]))
     if facts["description"]:
@@ -154,9 +154,11 @@ def raise_refusal(answer: HTTPAnswer, what: str, secrets: Iterable[str]) -> NoRe
     if code == "invalid_grant":
         raise ReauthorizationError(f"{what} says {said}; the user has to authorise again", **facts)
     if status >= 500 or status == 429 or code in _PASSING:
-        raise TemporaryTokenError(f"{what} says {said}; the tokens are as they were, try again later", **facts)
+        raise TokenEndpointUnavailableError(
+            f"{what} says {said}; the tokens are as they were, try again later", **facts
+        )
     if code is None:
-        raise TokenAnswerError(f"{what} answered {status} without an OAuth error", **facts)
+        raise InvalidTokenResponseError(f"{what} answered {status} without an OAuth error", **facts)
     raise TokenRefusedError(f"{what} says {said}", **facts)
 
 
@@ -164,19 +166,21 @@ def _access_token(members: Mapping[str, Any]) -> str:
     try:
         return check_access_token(members.get("access_token"))
     except CredentialError as error:
-        raise TokenAnswerError(f"the answer of the token endpoint cannot be used: {error}", status=200) from None
+        raise InvalidTokenResponseError(
+            f"the answer of the token endpoint cannot be used: {error}", status=200
+        ) from None
     except TypeError:
-        raise TokenAnswerError("the answer of the token endpoint has no access_token", status=200) from None
+        raise InvalidTokenResponseError("the answer of the token endpoint has no access_token", status=200) from None
 
 
 def _token_type(members: Mapping[str, Any]) -> str:
     """The type, of the two that are known in their usual spelling: case means nothing (RFC 6749 §5.1)."""
     value = members.get("token_type")
     if not isinstance(value, str) or not _TOKEN_TYPE.match(value):
-        raise TokenAnswerError("the answer of the token endpoint has no token_type", status=200)
+        raise InvalidTokenResponseError("the answer of the token endpoint has no token_type", status=200)
     known = {"dpop": "DPoP", "bearer": "Bearer", "n_a": "N_A"}.get(value.lower())
     if known is None:
-        raise TokenAnswerError(
+        raise InvalidTokenResponseError(
             "the answer of the token endpoint has a token_type that is neither DPoP nor Bearer", status=200
         )
     return known
@@ -187,7 +191,9 @@ def _refresh_token(members: Mapping[str, Any]) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not _REFRESH_TOKEN.match(value):
-        raise TokenAnswerError("the answer of the token endpoint has a refresh_token that is no token", status=200)
+        raise InvalidTokenResponseError(
+            "the answer of the token endpoint has a refresh_token that is no token", status=200
+        )
     return value
 
 
@@ -198,7 +204,7 @@ def _seconds(members: Mapping[str, Any], name: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_SECONDS:
         what = value if isinstance(value, int | float) else f"a {type(value).__name__}"
-        raise TokenAnswerError(
+        raise InvalidTokenResponseError(
             f"the answer of the token endpoint has {name} = {what}; expected a number of seconds from 0 to ten years",
             status=200,
         )
@@ -208,12 +214,14 @@ def _seconds(members: Mapping[str, Any], name: str) -> float | None:
 def _text(members: Mapping[str, Any], name: str) -> str | None:
     value = members.get(name)
     if value is not None and (not isinstance(value, str) or not value.isascii()):
-        raise TokenAnswerError(f"the answer of the token endpoint has a {name} that is no ASCII string", status=200)
+        raise InvalidTokenResponseError(
+            f"the answer of the token endpoint has a {name} that is no ASCII string", status=200
+        )
     return value
 
 
-def _retry_after(answer: HTTPAnswer) -> float | None:
-    value = answer.header("retry-after") or ""
+def _retry_after(response: HTTPResponse) -> float | None:
+    value = response.header("retry-after") or ""
     return float(value) if re.fullmatch(r"[0-9]{1,6}", value) else None
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dpop.tokens._endpoint import SyncEndpoint
     from dpop.tokens._grants import Grants, Parameter
 
-__all__ = ["Abandoned", "Flights", "RefreshingSource", "own_copy"]
+__all__ = ["Abandoned", "RefreshingSource", "SharedRefresh", "own_copy"]
 
 _log: Final = logging.getLogger("dpop.tokens")
 _NEVER: Final = float("inf")
@@ -53,7 +53,7 @@ class Abandoned(Exception):  # noqa: N818 - not an error of anybody's: the fligh
     """A flight ended with its event loop."""
 
 
-class Flights(ABC):
+class SharedRefresh(ABC):
     """What both kinds have in common: when a token is fresh, and who renews it."""
 
     def __init__(
@@ -246,7 +246,7 @@ def own_copy(error: BaseException) -> BaseException:
         return error
 
 
-_sources: weakref.WeakSet[Flights] = weakref.WeakSet()
+_sources: weakref.WeakSet[SharedRefresh] = weakref.WeakSet()
 
 
 def _reset_all_after_fork() -> None:
@@ -258,10 +258,10 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
     os.register_at_fork(after_in_child=_reset_all_after_fork)
 
 
-class RefreshingSource(Flights):
+class RefreshingSource(SharedRefresh):
     """Fresh access tokens from a :class:`dpop.tokens._endpoint.SyncEndpoint`; made by its ``source()``.
 
-    Call it for a token, from any thread, or await :meth:`async_token`, on any asyncio loop.
+    Call it for a token, from any thread, or await :meth:`atoken`, on any asyncio loop.
     """
 
     def __init__(self, endpoint: SyncEndpoint, store: TokenStore, account: str, **options: Any) -> None:
@@ -286,7 +286,7 @@ class RefreshingSource(Flights):
             except Abandoned:
                 continue
 
-    async def async_token(self) -> str:
+    async def atoken(self) -> str:
         """The same for a task: others run meanwhile."""
         if self._clock() < self._until:
             return self._token

@@ -2,8 +2,8 @@
 """What travels between a client and an authorization server, as messages of no HTTP library.
 
 Whatever is done is a generator of *steps*: it yields a :class:`HTTPRequest` and is sent the
-:class:`HTTPAnswer`, or yields a :class:`Pause` or something :class:`Blocking`, and returns what was wanted.
-What fails is thrown into it; where a request gets no answer that is :class:`NoAnswer`. So each operation is
+:class:`HTTPResponse`, or yields a :class:`Pause` or something :class:`Blocking`, and returns what was wanted.
+What fails is thrown into it; where a request gets no answer that is :class:`NoResponse`. So each operation is
 written once, for synchronous and asynchronous clients.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
-__all__ = ["MAX_ANSWER", "Blocking", "HTTPAnswer", "HTTPRequest", "NoAnswer", "Pause", "Steps"]
+__all__ = ["MAX_RESPONSE", "Blocking", "HTTPRequest", "HTTPResponse", "NoResponse", "Pause", "Steps"]
 
-MAX_ANSWER: Final = 1_000_000
+MAX_RESPONSE: Final = 1_000_000
 """Octets of a body that are read; no sensible answer of an authorization server is longer."""
 
 _T = TypeVar("_T")
@@ -39,11 +39,11 @@ class HTTPRequest:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class HTTPAnswer:
+class HTTPResponse:
     """What came back.
 
     :param headers: names in lower case.
-    :param body: its first :data:`MAX_ANSWER` octets and perhaps one more, decoded from any content coding.
+    :param body: its first :data:`MAX_RESPONSE` octets and perhaps one more, decoded from any content coding.
     """
 
     status: int
@@ -55,7 +55,7 @@ class HTTPAnswer:
         return next((value for field, value in self.headers if field == name), None)
 
     def __repr__(self) -> str:
-        return f"<HTTPAnswer {self.status}, {len(self.body)} octets>"
+        return f"<HTTPResponse {self.status}, {len(self.body)} octets>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Blocking:
     function: Callable[[], Any]
 
 
-class NoAnswer(Exception):  # noqa: N818 - thrown into steps, never out of them
+class NoResponse(Exception):  # noqa: N818 - thrown into steps, never out of them
     """A request got no answer.
 
     :param sent: whether any of it may have reached the server.

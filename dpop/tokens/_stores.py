@@ -15,7 +15,7 @@ import weakref
 from abc import ABC, abstractmethod
 from typing import Final, Protocol
 
-from dpop._tracebacks import discreet
+from dpop._tracebacks import hide_frames
 from dpop.errors import TokenLockError, UsageError
 from dpop.tokens._token_set import TokenSet
 
@@ -149,7 +149,7 @@ class LockedStore(ABC):
     def _write(self, tokens: TokenSet, account: str) -> None:
         """Make these tokens durable; the caller has the lock."""
 
-    @discreet
+    @hide_frames
     def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
         """Keep these tokens, waiting for a refresh that is under way.
 
@@ -160,7 +160,7 @@ class LockedStore(ABC):
         with locked(self.lock(account), account):
             self._write(tokens, account)
 
-    @discreet
+    @hide_frames
     def replace(
         self,
         old: TokenSet | None,

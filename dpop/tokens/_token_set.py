@@ -77,7 +77,7 @@ class TokenSet:
         """The scopes granted; empty if the server never said and none were asked for."""
         return frozenset((self.scope or "").split())
 
-    def lacks(self, *scopes: str) -> frozenset[str]:
+    def missing_scopes(self, *scopes: str) -> frozenset[str]:
         """Those of ``scopes``, each of which may be several separated by spaces, that were not granted."""
         return frozenset(" ".join(scopes).split()) - self.scopes
 
@@ -85,7 +85,7 @@ class TokenSet:
         """Seconds until the access token expires; negative after that, ``None`` if unknown."""
         return None if self.expires_at is None else self.expires_at - now
 
-    def but(self, **changes: Any) -> TokenSet:
+    def replace(self, **changes: Any) -> TokenSet:
         """The same set with some facts changed."""
         return replace(self, **changes)
 

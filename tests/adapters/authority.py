@@ -81,9 +81,9 @@ def make_authority(folder: Path) -> Authority:
             builder = builder.add_extension(usage, critical=True)
         return builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
-    def write(name: str, octets: bytes) -> str:
+    def write(name: str, data: bytes) -> str:
         path = folder / name
-        path.write_bytes(octets)
+        path.write_bytes(data)
         return str(path)
 
     def pair(name: str) -> str:

@@ -60,19 +60,19 @@ class Client(ABC):
 
     # Bodies of the kinds the library's users send.
 
-    def bytes_body(self, octets: bytes) -> Any:
-        return {"content": octets}
+    def bytes_body(self, data: bytes) -> Any:
+        return {"content": data}
 
-    def file_body(self, octets: bytes) -> Any:
+    def file_body(self, data: bytes) -> Any:
         """A file-like body that can be rewound."""
-        return {"content": io.BytesIO(octets)}
+        return {"content": io.BytesIO(data)}
 
-    def stream_body(self, octets: bytes) -> Any:
+    def stream_body(self, data: bytes) -> Any:
         """A body that can be read once."""
-        return {"content": one_shot(octets)}
+        return {"content": one_shot(data)}
 
-    def multipart_body(self, octets: bytes) -> Any:
-        return {"files": {"file": ("name.bin", io.BytesIO(octets))}}
+    def multipart_body(self, data: bytes) -> Any:
+        return {"files": {"file": ("name.bin", io.BytesIO(data))}}
 
     def form_body(self, fields: dict[str, str]) -> Any:
         return {"data": fields}
@@ -87,16 +87,16 @@ class Client(ABC):
         return self.name
 
 
-def one_shot(octets: bytes) -> Iterator[bytes]:
+def one_shot(data: bytes) -> Iterator[bytes]:
     """A generator body, in two chunks."""
-    yield octets[: len(octets) // 2]
-    yield octets[len(octets) // 2 :]
+    yield data[: len(data) // 2]
+    yield data[len(data) // 2 :]
 
 
-async def async_one_shot(octets: bytes) -> AsyncIterator[bytes]:
+async def async_one_shot(data: bytes) -> AsyncIterator[bytes]:
     """An async generator body, in two chunks."""
-    yield octets[: len(octets) // 2]
-    yield octets[len(octets) // 2 :]
+    yield data[: len(data) // 2]
+    yield data[len(data) // 2 :]
 
 
 class RequestsClient(Client):
@@ -139,14 +139,14 @@ class RequestsClient(Client):
                 [r.status_code for r in response.history],
             )
 
-    def bytes_body(self, octets: bytes) -> Any:
-        return {"data": octets}
+    def bytes_body(self, data: bytes) -> Any:
+        return {"data": data}
 
-    def file_body(self, octets: bytes) -> Any:
-        return {"data": io.BytesIO(octets)}
+    def file_body(self, data: bytes) -> Any:
+        return {"data": io.BytesIO(data)}
 
-    def stream_body(self, octets: bytes) -> Any:
-        return {"data": one_shot(octets)}
+    def stream_body(self, data: bytes) -> Any:
+        return {"data": one_shot(data)}
 
     def prime(self, url: str) -> bool:
         return bool(self.transport.prime(url))
@@ -215,11 +215,11 @@ class AsyncHttpxClient(Client):
             response.status_code, dict(response.headers), response.content, [r.status_code for r in response.history]
         )
 
-    def file_body(self, octets: bytes) -> Any:
-        return {"content": anyio.wrap_file(io.BytesIO(octets))}
+    def file_body(self, data: bytes) -> Any:
+        return {"content": anyio.wrap_file(io.BytesIO(data))}
 
-    def stream_body(self, octets: bytes) -> Any:
-        return {"content": async_one_shot(octets)}
+    def stream_body(self, data: bytes) -> Any:
+        return {"content": async_one_shot(data)}
 
     def prime(self, url: str) -> bool:
         return bool(self.runner.run(self.transport.prime(url)))

@@ -41,8 +41,8 @@ class Http2Recorder(Recorder):
         secure.sendall(h2c.data_to_send())
         heads: dict[int, list[tuple[str, str]]] = {}
         bodies: dict[int, bytes] = {}
-        while octets := secure.recv(65536):
-            events: list[Any] = h2c.receive_data(octets)
+        while content := secure.recv(65536):
+            events: list[Any] = h2c.receive_data(content)
             for event in events:
                 if isinstance(event, h2.events.RequestReceived):
                     heads[event.stream_id] = [(str(name), str(value)) for name, value in event.headers or []]
@@ -62,13 +62,13 @@ class Http2Recorder(Recorder):
         request = Received(line, headers, body, True, number, self.name)
         with self._lock:
             self.requests.append(request)
-        answer = self.handler(request)
-        if answer.drop:
+        response = self.handler(request)
+        if response.drop:
             # A graceful end: what came after the last stream but one was not looked at (RFC 9113 §6.8).
             h2c.close_connection(last_stream_id=stream - 2)
             return
-        assert isinstance(answer.body, bytes)
-        fields = [(name.lower(), value) for name, value in answer.headers]
-        h2c.send_headers(stream, [(":status", str(answer.status)), *fields], end_stream=not answer.body)
-        if answer.body:
-            h2c.send_data(stream, answer.body, end_stream=True)
+        assert isinstance(response.body, bytes)
+        fields = [(name.lower(), value) for name, value in response.headers]
+        h2c.send_headers(stream, [(":status", str(response.status)), *fields], end_stream=not response.body)
+        if response.body:
+            h2c.send_data(stream, response.body, end_stream=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Answer", "Handler", "Received", "Recorder", "challenge", "script"]
+__all__ = ["Handler", "Received", "Recorder", "Response", "challenge", "script"]
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Received:
 
 
 @dataclass
-class Answer:
+class Response:
     """What the server does with a request; ``body`` as an iterable is sent chunked, however long it is."""
 
     status: int = 200
@@ -83,24 +83,24 @@ class Answer:
     content_length: int | None = None
 
 
-Handler = Callable[[Received], Answer]
+Handler = Callable[[Received], Response]
 
 
-def script(*answers: Answer) -> Handler:
+def script(*responses: Response) -> Handler:
     """Answers in sequence; the last one repeats."""
     lock = threading.Lock()
-    left = list(answers)
+    left = list(responses)
 
-    def handler(_request: Received) -> Answer:
+    def handler(_request: Received) -> Response:
         with lock:
             return left.pop(0) if len(left) > 1 else left[0]
 
     return handler
 
 
-def challenge(nonce: str, body: bytes = b"") -> Answer:
+def challenge(nonce: str, body: bytes = b"") -> Response:
     """A resource server's wish for this nonce (RFC 9449 §9)."""
-    return Answer(401, [("WWW-Authenticate", 'DPoP error="use_dpop_nonce"'), ("DPoP-Nonce", nonce)], body)
+    return Response(401, [("WWW-Authenticate", 'DPoP error="use_dpop_nonce"'), ("DPoP-Nonce", nonce)], body)
 
 
 class Recorder:
@@ -187,10 +187,10 @@ class Recorder:
         request.body, request.complete = self._body(request, stream)
         with self._lock:
             self.requests.append(request)
-        answer = self.handler(request)
-        if answer.drop or not request.complete:
+        response = self.handler(request)
+        if response.drop or not request.complete:
             return False
-        self._answer(connection, request, answer)
+        self._response(connection, request, response)
         return "close" not in [value.lower() for value in request.all("Connection")]
 
     def _body(self, request: Received, stream: Any) -> tuple[bytes, bool]:
@@ -207,20 +207,20 @@ class Recorder:
         body = stream.read(length)
         return body, len(body) == length
 
-    def _answer(self, connection: socket.socket, request: Received, answer: Answer) -> None:
-        head = [f"HTTP/1.1 {answer.status} X", *(f"{name}: {value}" for name, value in answer.headers)]
-        whole = isinstance(answer.body, bytes)
+    def _response(self, connection: socket.socket, request: Received, response: Response) -> None:
+        head = [f"HTTP/1.1 {response.status} X", *(f"{name}: {value}" for name, value in response.headers)]
+        whole = isinstance(response.body, bytes)
         if whole:
-            length = len(answer.body) if answer.content_length is None else answer.content_length  # type: ignore[arg-type]
+            length = len(response.body) if response.content_length is None else response.content_length  # type: ignore[arg-type]
             head.append(f"Content-Length: {length}")
         else:
             head.append("Transfer-Encoding: chunked")
-        octets = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1")
+        data = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1")
         if request.method == "HEAD" or whole:
-            body = b"" if request.method == "HEAD" else bytes(answer.body)  # type: ignore[arg-type]
-            connection.sendall(octets + body)
+            body = b"" if request.method == "HEAD" else bytes(response.body)  # type: ignore[arg-type]
+            connection.sendall(data + body)
             return
-        connection.sendall(octets)
-        for chunk in answer.body:
+        connection.sendall(data)
+        for chunk in response.body:
             connection.sendall(b"%x\r\n%b\r\n" % (len(chunk), chunk))  # type: ignore[str-bytes-safe]
         connection.sendall(b"0\r\n\r\n")

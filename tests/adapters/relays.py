@@ -88,20 +88,20 @@ class _Proxy:
 
 def _copy(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        while octets := source.recv(65536):
-            sink.sendall(octets)
+        while data := source.recv(65536):
+            sink.sendall(data)
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_WR)
 
 
 def _head(client: socket.socket) -> bytes:
-    octets = b""
-    while b"\r\n\r\n" not in octets:
+    data = b""
+    while b"\r\n\r\n" not in data:
         more = client.recv(65536)
         if not more:
             raise OSError
-        octets += more
-    return octets
+        data += more
+    return data
 
 
 class ForwardProxy(_Proxy):
@@ -112,8 +112,8 @@ class ForwardProxy(_Proxy):
         self.refuse = refuse
 
     def handle(self, client: socket.socket) -> None:
-        octets = _head(client)
-        method, target, _ = octets.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        data = _head(client)
+        method, target, _ = data.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         if self.note(f"{method} {target}"):
             return
         if self.refuse is not None:
@@ -129,14 +129,14 @@ class ForwardProxy(_Proxy):
         with socket.create_connection((url.hostname or "", url.port or 80), 10) as server:
             # As a forwarding proxy does: origin form, and the connection closed after one answer.
             path = url.path + (f"?{url.query}" if url.query else "")
-            head, _, body = octets.partition(b"\r\n\r\n")
+            head, _, body = data.partition(b"\r\n\r\n")
             kept = [field for field in head.split(b"\r\n")[1:] if not field.lower().startswith(b"connection:")]
             line = f"{method} {path} HTTP/1.1".encode("latin-1")
             server.sendall(b"\r\n".join([line, *kept, b"Connection: close", b"", body]))
             pump = threading.Thread(target=_copy, args=(client, server), daemon=True)
             pump.start()
-            answer = _head(server)
-            status, _, rest = answer.partition(b"\r\n")
+            response = _head(server)
+            status, _, rest = response.partition(b"\r\n")
             client.sendall(status + b"\r\nConnection: close\r\n" + rest)
             with contextlib.suppress(OSError):
                 while more := server.recv(65536):

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from adapters.clients import CLIENTS, Client, make
-from adapters.recorder import Answer, Handler, Received, Recorder, challenge, script
+from adapters.recorder import Handler, Received, Recorder, Response, challenge, script
 
 import dpop
 from dpop.client._prover import Prover
-from dpop.errors import TargetError, UsageError
+from dpop.errors import InvalidTargetError, UsageError
 
 TOKEN = "access-token-1"
 BODY = b"0123456789" * 1000
@@ -44,8 +44,8 @@ def client(name: str) -> Iterator[Callable[..., Any]]:
 def demanding(first: str = "n1") -> Handler:
     """A resource server that takes only this nonce."""
 
-    def handler(request: Received) -> Answer:
-        return Answer(200, body=b"done") if request.nonce == first else challenge(first)
+    def handler(request: Received) -> Response:
+        return Response(200, body=b"done") if request.nonce == first else challenge(first)
 
     return handler
 
@@ -69,7 +69,7 @@ def test_three_servers_three_nonces(client: Callable[..., Any]) -> None:
     """Two APIs and an AS: each nonce goes back to where it came from, and to no other."""
 
     def api(nonce: str) -> Handler:
-        return lambda request: Answer(200, [("DPoP-Nonce", nonce)])
+        return lambda request: Response(200, [("DPoP-Nonce", nonce)])
 
     with Recorder(api("one")) as first, Recorder(api("two")) as second, Recorder(api("as")) as third:
         prover = Prover(dpop.generate_key())
@@ -86,8 +86,8 @@ def test_three_servers_three_nonces(client: Callable[..., Any]) -> None:
 def test_one_origin_two_roles(client: Callable[..., Any]) -> None:
     """An AS and an API on one origin do not share nonces."""
 
-    def handler(request: Received) -> Answer:
-        return Answer(200, [("DPoP-Nonce", "as" if request.target == "/token" else "rs")])
+    def handler(request: Received) -> Response:
+        return Response(200, [("DPoP-Nonce", "as" if request.target == "/token" else "rs")])
 
     with Recorder(handler) as server:
         one = client(origins=server.origin, access_token=TOKEN, as_endpoints=[server.url("/token")])
@@ -105,7 +105,7 @@ def test_one_origin_two_roles(client: Callable[..., Any]) -> None:
 def test_a_hostile_redirect_gets_nothing(client: Callable[..., Any], status: int) -> None:
     """Another origin gets no token and no proof, its nonce is not kept, and the user sees its 401."""
     with Recorder(lambda request: challenge("evil")) as evil:
-        home = Recorder(lambda request: Answer(status, [("Location", evil.url("/steal"))]))
+        home = Recorder(lambda request: Response(status, [("Location", evil.url("/steal"))]))
         with home:
             one = client(origins=home.origin, access_token=TOKEN)
             reply = one.send("GET", home.url("/r"))
@@ -120,7 +120,7 @@ def test_a_hostile_redirect_gets_nothing(client: Callable[..., Any], status: int
 
 def test_a_host_that_looks_alike_gets_nothing(client: Callable[..., Any]) -> None:
     """The same port under another host name is another origin."""
-    with Recorder(lambda request: Answer(200)) as server:
+    with Recorder(lambda request: Response(200)) as server:
         one = client(origins=server.origin, access_token=TOKEN)
         one.send("GET", server.other_origin + "/r")
         assert server.requests[0].all("DPoP") == []
@@ -129,7 +129,7 @@ def test_a_host_that_looks_alike_gets_nothing(client: Callable[..., Any]) -> Non
 
 def test_a_callers_bound_token_does_not_reach_a_foreign_origin(client: Callable[..., Any]) -> None:
     """Authorization: DPoP and a stray DPoP header are withheld from origins that are not ours."""
-    with Recorder(lambda request: Answer(200)) as server:
+    with Recorder(lambda request: Response(200)) as server:
         one = client(origins="https://api.example", access_token=TOKEN)
         one.send("GET", server.url("/r"), headers={"Authorization": "DPoP mine", "DPoP": "stray", "X-Kept": "yes"})
         (request,) = server.requests
@@ -144,8 +144,8 @@ def test_a_callers_bound_token_does_not_reach_a_foreign_origin(client: Callable[
 def test_each_hop_has_its_own_proof(client: Callable[..., Any], status: int, method: str, then: str) -> None:
     """Redirects within the origin: new identifier, the hop's own method and target."""
 
-    def handler(request: Received) -> Answer:
-        return Answer(200) if request.target.startswith("/there") else Answer(status, [("Location", "/there?q=1")])
+    def handler(request: Received) -> Response:
+        return Response(200) if request.target.startswith("/there") else Response(status, [("Location", "/there?q=1")])
 
     with Recorder(handler) as server:
         one = client(origins=server.origin, access_token=TOKEN)
@@ -161,10 +161,10 @@ def test_a_redirect_and_a_challenge_together(client: Callable[..., Any]) -> None
     """Each hop may be challenged once."""
     nonces = {"/here": "h", "/there": "t"}
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Response:
         if request.nonce != nonces[request.target]:
             return challenge(nonces[request.target])
-        return Answer(200) if request.target == "/there" else Answer(307, [("Location", "/there")])
+        return Response(200) if request.target == "/there" else Response(307, [("Location", "/there")])
 
     with Recorder(handler) as server:
         one = client(origins=server.origin, access_token=TOKEN)
@@ -218,7 +218,7 @@ def test_priming_gets_the_nonce_first(client: Callable[..., Any]) -> None:
 
 def test_priming_fetches_the_nonce_of_the_requests_to_come(client: Callable[..., Any]) -> None:
     """As for any request: an as_endpoint, and an adapter without a token, are an authorization server's."""
-    with Recorder(lambda request: Answer(200, [("DPoP-Nonce", "n1")])) as server:
+    with Recorder(lambda request: Response(200, [("DPoP-Nonce", "n1")])) as server:
         token_endpoint = server.url("/token")
         mixed = client(origins=server.origin, access_token=TOKEN, as_endpoints=[token_endpoint])
         for one in (mixed, client(origins=server.origin)):
@@ -229,7 +229,7 @@ def test_priming_fetches_the_nonce_of_the_requests_to_come(client: Callable[...,
 
 def test_priming_does_not_boast_of_a_nonce_that_is_ignored(client: Callable[..., Any]) -> None:
     """Two DPoP-Nonce fields are none."""
-    with Recorder(lambda request: Answer(200, [("DPoP-Nonce", "a"), ("DPoP-Nonce", "b")])) as server:
+    with Recorder(lambda request: Response(200, [("DPoP-Nonce", "a"), ("DPoP-Nonce", "b")])) as server:
         assert client(origins=server.origin, access_token=TOKEN).prime(server.url("/r")) is False
 
 
@@ -241,12 +241,12 @@ def test_a_nonce_that_rotates_on_each_answer_costs_one_request(client: Callable[
     counter = itertools.count(1)
     valid = {"n0"}
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Response:
         fresh = f"n{next(counter)}"
         good = request.nonce in valid
         valid.clear()
         valid.add(fresh)
-        return Answer(200, [("DPoP-Nonce", fresh)]) if good else challenge(fresh)
+        return Response(200, [("DPoP-Nonce", fresh)]) if good else challenge(fresh)
 
     with Recorder(handler) as server:
         one = client(origins=server.origin, access_token=TOKEN)
@@ -261,7 +261,7 @@ def test_a_nonce_that_rotates_on_each_answer_costs_one_request(client: Callable[
 @pytest.mark.parametrize("nonce", [[], [("DPoP-Nonce", "n1")]])
 def test_an_invalid_token_is_handed_on(client: Callable[..., Any], nonce: list[tuple[str, str]]) -> None:
     """401 invalid_token: one request, the answer untouched, its nonce kept."""
-    refusal = Answer(401, [("WWW-Authenticate", 'DPoP error="invalid_token"'), *nonce], b"why not")
+    refusal = Response(401, [("WWW-Authenticate", 'DPoP error="invalid_token"'), *nonce], b"why not")
     with Recorder(script(refusal)) as server:
         one = client(origins=server.origin, access_token=TOKEN)
         reply = one.send("GET", server.url("/r"))
@@ -272,7 +272,7 @@ def test_an_invalid_token_is_handed_on(client: Callable[..., Any], nonce: list[t
 
 def test_an_invalid_grant_is_handed_on(client: Callable[..., Any]) -> None:
     """400 invalid_grant with a nonce: one request, the body untouched, the nonce kept."""
-    refusal = Answer(400, [("DPoP-Nonce", "n1")], b'{"error":"invalid_grant"}')
+    refusal = Response(400, [("DPoP-Nonce", "n1")], b'{"error":"invalid_grant"}')
     with Recorder(script(refusal)) as server:
         one = client(origins=server.origin)
         reply = one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}))
@@ -298,7 +298,7 @@ class Source:
 
 def test_a_source_refreshes_once(client: Callable[..., Any]) -> None:
     """invalid_token with a token source: told once, sent once more, then handed on."""
-    refusal = Answer(401, [("WWW-Authenticate", 'DPoP error="invalid_token"')])
+    refusal = Response(401, [("WWW-Authenticate", 'DPoP error="invalid_token"')])
     with Recorder(script(refusal)) as server:
         source = Source()
         one = client(origins=server.origin, access_token=source)
@@ -323,8 +323,8 @@ def test_a_source_refreshes_once(client: Callable[..., Any]) -> None:
 )
 def test_challenges_in_all_their_forms(client: Callable[..., Any], fields: list[str]) -> None:
     """Several in one field, several fields, any case, unquoted: one retry."""
-    refusal = Answer(401, [*(("WWW-Authenticate", value) for value in fields), ("DPoP-Nonce", "n1")])
-    with Recorder(script(refusal, Answer(200))) as server:
+    refusal = Response(401, [*(("WWW-Authenticate", value) for value in fields), ("DPoP-Nonce", "n1")])
+    with Recorder(script(refusal, Response(200))) as server:
         assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
         assert [request.nonce for request in server.requests] == [None, "n1"]
 
@@ -341,7 +341,7 @@ def test_challenges_in_all_their_forms(client: Callable[..., Any], fields: list[
 )
 def test_look_alikes_cause_no_retry(client: Callable[..., Any], field: str) -> None:
     """What only looks like a challenge is handed on."""
-    refusal = Answer(401, [("WWW-Authenticate", field), ("DPoP-Nonce", "n1")])
+    refusal = Response(401, [("WWW-Authenticate", field), ("DPoP-Nonce", "n1")])
     with Recorder(script(refusal)) as server:
         assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 401
         assert len(server.requests) == 1
@@ -349,7 +349,7 @@ def test_look_alikes_cause_no_retry(client: Callable[..., Any], field: str) -> N
 
 def test_a_resource_challenge_with_a_json_body(client: Callable[..., Any]) -> None:
     """401 with the challenge in the header and JSON in the body: recognised."""
-    with Recorder(script(challenge("n1", b'{"error":"use_dpop_nonce"}'), Answer(200))) as server:
+    with Recorder(script(challenge("n1", b'{"error":"use_dpop_nonce"}'), Response(200))) as server:
         assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
 
 
@@ -357,7 +357,7 @@ def test_a_resource_challenge_with_a_json_body(client: Callable[..., Any]) -> No
 def test_challenges_count_in_their_own_role(client: Callable[..., Any], token: str | None) -> None:
     """A 400 JSON challenge from an API, and a 401 header challenge from an AS, are handed on."""
     body = b'{"error":"use_dpop_nonce"}'
-    refusal = Answer(400, [("DPoP-Nonce", "n1")], body) if token else challenge("n1", body)
+    refusal = Response(400, [("DPoP-Nonce", "n1")], body) if token else challenge("n1", body)
     with Recorder(script(refusal)) as server:
         one = client(origins=server.origin, access_token=token)
         reply = one.send("POST", server.url("/r"), body=one.form_body({"a": "b"}))
@@ -393,10 +393,10 @@ def test_a_challenge_whose_body_never_ends(client: Callable[..., Any]) -> None:
     """The first answer is dropped after 64 KiB, and the retry goes out on another connection."""
     sent = itertools.count()
 
-    def handler(request: Received) -> Answer:
-        answer = challenge("n1")
-        answer.body = (chunk for chunk in forever() if next(sent) >= 0)
-        return Answer(200) if request.nonce == "n1" else answer
+    def handler(request: Received) -> Response:
+        response = challenge("n1")
+        response.body = (chunk for chunk in forever() if next(sent) >= 0)
+        return Response(200) if request.nonce == "n1" else response
 
     with Recorder(handler) as server:
         assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
@@ -413,11 +413,11 @@ def test_a_challenge_whose_body_stalls(client: Callable[..., Any]) -> None:
         yield b"x"
         in_time.append(retried.wait(10))
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Response:
         if request.nonce == "n1":
             retried.set()
-            return Answer(200)
-        return Answer(401, challenge("n1").headers, silence())
+            return Response(200)
+        return Response(401, challenge("n1").headers, silence())
 
     with Recorder(handler) as server:
         assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
@@ -427,7 +427,7 @@ def test_a_challenge_whose_body_stalls(client: Callable[..., Any]) -> None:
 
 def test_a_short_challenge_keeps_its_connection(client: Callable[..., Any]) -> None:
     """A small body is read, so that the retry uses the same connection."""
-    with Recorder(script(challenge("n1", b"x" * 2000), Answer(200))) as server:
+    with Recorder(script(challenge("n1", b"x" * 2000), Response(200))) as server:
         assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
         assert [request.connection for request in server.requests] == [1, 1]
 
@@ -435,7 +435,7 @@ def test_a_short_challenge_keeps_its_connection(client: Callable[..., Any]) -> N
 def test_a_huge_400_stays_readable(client: Callable[..., Any]) -> None:
     """A 400 with a new nonce is looked into and stays whole."""
     body = b'{"error":"use_dpop_nonce","padding":"' + b"x" * 300_000 + b'"}'
-    with Recorder(script(Answer(400, [("DPoP-Nonce", "n1")], body))) as server:
+    with Recorder(script(Response(400, [("DPoP-Nonce", "n1")], body))) as server:
         one = client(origins=server.origin)
         reply = one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}))
         assert (reply.status, reply.body == body, len(server.requests)) == (400, True, 1)
@@ -447,12 +447,12 @@ def test_a_compressed_400_is_understood_and_stays_whole(client: Callable[..., An
     import gzip
 
     def packed(text: bytes) -> Any:
-        octets = gzip.compress(text)
-        return iter([octets[:7], octets[7:]]) if chunked else octets
+        data = gzip.compress(text)
+        return iter([data[:7], data[7:]]) if chunked else data
 
     headers = [("DPoP-Nonce", "n1"), ("Content-Encoding", "gzip")]
-    wants = Answer(400, headers, packed(b'{"error":"use_dpop_nonce"}'))
-    refuses = Answer(400, [("DPoP-Nonce", "n2"), ("Content-Encoding", "gzip")], packed(b'{"error":"invalid_grant"}'))
+    wants = Response(400, headers, packed(b'{"error":"use_dpop_nonce"}'))
+    refuses = Response(400, [("DPoP-Nonce", "n2"), ("Content-Encoding", "gzip")], packed(b'{"error":"invalid_grant"}'))
     with Recorder(script(wants, refuses)) as server:
         one = client(origins=server.origin)
         reply = one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}))
@@ -482,7 +482,7 @@ def test_a_compressed_400_is_understood_and_stays_whole(client: Callable[..., An
 )
 def test_htu_is_what_was_on_the_wire(client: Callable[..., Any], path: str) -> None:
     """Whatever the library makes of a URL, the proof names the target that was sent."""
-    with Recorder(script(Answer(200))) as server:
+    with Recorder(script(Response(200))) as server:
         client(origins=server.origin, access_token=TOKEN).send("GET", server.url(path))
         assert_fresh(server.requests)
 
@@ -544,11 +544,11 @@ def test_every_url_is_named_as_it_was_sent_or_not_sent(client: Callable[..., Any
         *("http://xn--bcher-kva.example", "http://xn--strae-oqa.example", "http://server.example.com."),
         *("http://127.0.0.1:8443", "http://[2001:db8::1]", "http://[::ffff:c000:201]", "http://my_host.example.com"),
     ]
-    with Recorder(script(Answer(200))) as proxy:
+    with Recorder(script(Response(200))) as proxy:
         one = client(origins=origins, insecure_origins=origins, access_token=TOKEN, proxy=proxy.origin)
         try:
             one.send("GET", url)
-        except TargetError:
+        except InvalidTargetError:
             assert proxy.requests == []
             assert any(part in url for part in DOUBTFUL)
             return
@@ -565,7 +565,7 @@ def test_every_url_is_named_as_it_was_sent_or_not_sent(client: Callable[..., Any
 
 def test_a_callers_stray_headers_are_replaced(client: Callable[..., Any]) -> None:
     """Exactly one DPoP and one Authorization header, ours, whatever the caller set."""
-    with Recorder(script(Answer(200))) as server:
+    with Recorder(script(Response(200))) as server:
         one = client(origins=server.origin, access_token=TOKEN)
         one.send("GET", server.url("/r"), headers={"dpop": "stale", "authorization": "Bearer other"})
         (request,) = server.requests
@@ -575,7 +575,7 @@ def test_a_callers_stray_headers_are_replaced(client: Callable[..., Any]) -> Non
 
 def test_client_authentication_is_kept_at_a_token_endpoint(client: Callable[..., Any]) -> None:
     """Basic client authentication goes with both the first request and the retry."""
-    with Recorder(script(Answer(400, [("DPoP-Nonce", "n")], b'{"error":"use_dpop_nonce"}'), Answer(200))) as server:
+    with Recorder(script(Response(400, [("DPoP-Nonce", "n")], b'{"error":"use_dpop_nonce"}'), Response(200))) as server:
         one = client(origins=server.origin)
         assert (
             one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}), auth=("id", "secret")).status == 200
@@ -592,7 +592,7 @@ def test_bad_nonces_are_ignored(
 ) -> None:
     """Two, empty, or outside NQCHAR: not kept, no retry, a warning."""
     headers = [("WWW-Authenticate", 'DPoP error="use_dpop_nonce"'), *(("DPoP-Nonce", value) for value in fields)]
-    with Recorder(script(Answer(401, headers))) as server:
+    with Recorder(script(Response(401, headers))) as server:
         one = client(origins=server.origin, access_token=TOKEN)
         for _ in range(2):
             assert one.send("GET", server.url("/r")).status == 401
@@ -605,7 +605,7 @@ def test_bad_nonces_are_ignored(
 
 def test_a_dropped_connection_raises_and_the_next_call_works(client: Callable[..., Any], name: str) -> None:
     """No answer: the library's own error, and the adapter goes on working."""
-    with Recorder(script(Answer(drop=True), Answer(200))) as server:
+    with Recorder(script(Response(drop=True), Response(200))) as server:
         one = client(origins=server.origin, access_token=TOKEN, nonces="required")
         with pytest.raises(Exception, match=r"(?i)disconnect|abort|closed|reset|remote"):
             one.send("POST", server.url("/r"), body=one.bytes_body(BODY))

@@ -28,7 +28,7 @@ import dpop.httpx
 import dpop.httpx2
 import dpop.requests
 from dpop.client._prover import Prover
-from dpop.errors import TokenAnswerError
+from dpop.errors import InvalidTokenResponseError
 
 KEY = dpop.generate_key()
 TOKEN = "to.ken-4711"
@@ -46,12 +46,12 @@ PATIENCE = 60
 class RawServer:
     """Answers requests with octets, in turn; behind the last, everything is fine.
 
-    :param answers: each the octets to send, or None to close the connection without a word.
+    :param responses: each the octets to send, or None to close the connection without a word.
     :param reads_body: if not, it answers as soon as it has seen the head, and closes.
     """
 
-    def __init__(self, *answers: bytes | None, reads_body: bool = True) -> None:
-        self._answers = list(answers)
+    def __init__(self, *responses: bytes | None, reads_body: bool = True) -> None:
+        self._answers = list(responses)
         self._reads_body = reads_body
         self.heads: list[str] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -304,10 +304,10 @@ def test_a_redirect_to_who_knows_where(client: Callable[..., Any], what: str) ->
 @cache
 def bomb(layers: int) -> bytes:
     """Thirty megabytes of nothing."""
-    octets = bytes(30_000_000)
+    content = bytes(30_000_000)
     for _ in range(layers):
-        octets = gzip.compress(octets)
-    return octets
+        content = gzip.compress(content)
+    return content
 
 
 def only_the_head(one: Any, url: str) -> int:
@@ -330,8 +330,8 @@ def only_the_head(one: Any, url: str) -> int:
 @pytest.mark.parametrize("layers", [1, 2])
 def test_looking_at_a_refusal_fills_no_memory(client: Callable[..., Any], layers: int) -> None:
     """A 400 that was compressed twice, and is looked at before anybody asked for its body."""
-    octets, coding = bomb(layers), b", ".join([b"gzip"] * layers)
-    answer = REFUSAL + b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (coding, len(octets)) + octets
+    content, coding = bomb(layers), b", ".join([b"gzip"] * layers)
+    answer = REFUSAL + b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (coding, len(content)) + content
     with RawServer(answer) as server:
         one = client(origins=server.origin)
         tracemalloc.start()
@@ -362,15 +362,15 @@ def test_a_token_endpoint_that_means_harm(library: Any, what: str) -> None:
 @pytest.mark.parametrize("status", [b"200", b"400"])
 def test_a_token_endpoint_fills_no_memory(library: Any, status: bytes) -> None:
     """A gigabyte in a kilobyte is no answer."""
-    octets = bomb(2)
+    content = bomb(2)
     head = REFUSAL.replace(b"400", status) + b"Content-Encoding: gzip, gzip\r\n"
-    with RawServer(head + b"Content-Length: %d\r\n\r\n" % len(octets) + octets) as server:
+    with RawServer(head + b"Content-Length: %d\r\n\r\n" % len(content) + content) as server:
         endpoint = library.TokenEndpoint(
             Prover(KEY), server.origin + "/token", client_id="c", client_secret="sec", timeout=1
         )
         tracemalloc.start()
         try:
-            with contextlib.closing(endpoint), pytest.raises(TokenAnswerError):
+            with contextlib.closing(endpoint), pytest.raises(InvalidTokenResponseError):
                 endpoint.grant("client_credentials")
             _, peak = tracemalloc.get_traced_memory()
         finally:

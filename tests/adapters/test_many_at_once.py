@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 from adapters.clients import CLIENTS, make
-from adapters.recorder import Answer, Handler, Received, Recorder, challenge
+from adapters.recorder import Handler, Received, Recorder, Response, challenge
 
 import dpop
 import dpop.requests
@@ -36,18 +36,18 @@ class SingleUse:
         self.valid: set[str] = set()
         self.count = itertools.count()
 
-    def __call__(self, request: Received) -> Answer:
+    def __call__(self, request: Received) -> Response:
         with self.lock:
             fresh = f"n{next(self.count)}"
             good = request.nonce in self.valid
             self.valid.discard(request.nonce or "")
             self.valid.add(fresh)
-        return Answer(200, [("DPoP-Nonce", fresh)]) if good else challenge(fresh)
+        return Response(200, [("DPoP-Nonce", fresh)]) if good else challenge(fresh)
 
 
 def windowed() -> Handler:
     """Takes one nonce from everybody."""
-    return lambda request: Answer(200) if request.nonce == "n1" else challenge("n1")
+    return lambda request: Response(200) if request.nonce == "n1" else challenge("n1")
 
 
 @pytest.mark.parametrize("name", SYNCHRONOUS)
@@ -110,13 +110,13 @@ def test_who_comes_during_the_first_retry_waits_for_its_nonce(name: str) -> None
     """A server that has asked one for a nonce asks all: the next request goes out with the nonce, not without."""
     held, release = threading.Event(), threading.Event()
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Response:
         if request.nonce is None:
             return challenge("n1")
         if not held.is_set():
             held.set()
             release.wait(20)
-        return Answer(200)
+        return Response(200)
 
     with Recorder(handler) as server, make(name, origins=server.origin, access_token=TOKEN) as client:
         with ThreadPoolExecutor(2) as pool:
@@ -133,11 +133,13 @@ def test_100_users_on_one_client(name: str) -> None:
     """Each request carries its own user's token and key, through challenges and redirects."""
     users = {f"user-{number}": Prover(dpop.generate_key()) for number in range(100)}
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Response:
         user = request.target.split("/")[-1]
         if request.nonce != f"for-{user}":
             return challenge(f"for-{user}")
-        return Answer(200) if request.target.startswith("/final/") else Answer(307, [("Location", f"/final/{user}")])
+        return (
+            Response(200) if request.target.startswith("/final/") else Response(307, [("Location", f"/final/{user}")])
+        )
 
     with Recorder(handler) as server:
         with make(name, origins=server.origin, access_token="nobody") as client:
@@ -182,7 +184,7 @@ def test_a_cancelled_first_request_holds_nobody_up(name: str) -> None:
     """Cancelling the task that fetches the nonce lets the others go on."""
     gate, arrived = threading.Event(), threading.Event()
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Response:
         if request.target == "/slow":
             arrived.set()
             gate.wait(20)
@@ -248,7 +250,7 @@ class SlowToStart(dpop.requests.DPoPAdapter):
 
 def test_two_threads_of_a_child_start_at_once() -> None:
     """While one makes the child's pools, the other does not write to a socket of the parent."""
-    with Recorder(lambda request: Answer(200)) as server, requests.Session() as session:
+    with Recorder(lambda request: Response(200)) as server, requests.Session() as session:
         session.trust_env = False
         adapter = SlowToStart(dpop.generate_key(), origins=server.origin, access_token=TOKEN)
         session.mount("http://", adapter)

@@ -26,14 +26,15 @@ import requests
 from adapters.authority import Authority, make_authority
 from adapters.clients import CLIENTS, Client, make
 from adapters.http2_recorder import Http2Recorder
-from adapters.recorder import Answer, Received, Recorder, challenge, script
+from adapters.recorder import Received, Recorder, challenge, script
+from adapters.recorder import Response as Reply
 from adapters.relays import ForwardProxy, SocksProxy
 from urllib3.util.retry import Retry
 
 import dpop
 import dpop.requests
 from dpop.client._prover import Prover
-from dpop.errors import TargetError, UsageError
+from dpop.errors import InvalidTargetError, UsageError
 from dpop.redaction import RedactingFilter
 
 TOKEN = "access-token-1"
@@ -94,9 +95,9 @@ def assert_fresh(received: list[Received], scheme: str = "http") -> None:
 @pytest.mark.parametrize("status", [503, 429])
 def test_urllib3_retries_get_fresh_proofs(status: int) -> None:
     """Each retry that urllib3 makes by itself has a proof of its own, and the newest nonce."""
-    answers = [Answer(status, [("DPoP-Nonce", f"n{number}"), ("Retry-After", "0")]) for number in range(3)]
+    responses = [Reply(status, [("DPoP-Nonce", f"n{number}"), ("Retry-After", "0")]) for number in range(3)]
     retry = Retry(total=5, status_forcelist=[503, 429], allowed_methods=None, backoff_factor=0)
-    with Recorder(script(*answers, Answer(200))) as server:
+    with Recorder(script(*responses, Reply(200))) as server:
         with make("requests", origins=server.origin, access_token=TOKEN, max_retries=retry) as client:
             assert client.send("POST", server.url("/r?q=1"), body=client.bytes_body(BODY)).status == 200
         assert [request.nonce for request in server.requests] == [None, "n0", "n1", "n2"]
@@ -106,7 +107,7 @@ def test_urllib3_retries_get_fresh_proofs(status: int) -> None:
 
 def test_a_dropped_connection_is_retried_with_a_fresh_proof() -> None:
     """A kept-alive connection that is gone: urllib3 sends again, with another proof."""
-    with Recorder(script(Answer(200), Answer(drop=True), Answer(200))) as server:
+    with Recorder(script(Reply(200), Reply(drop=True), Reply(200))) as server:
         with make("requests", origins=server.origin, access_token=TOKEN, max_retries=2) as client:
             for _ in range(2):
                 assert client.send("GET", server.url("/r")).status == 200
@@ -117,7 +118,7 @@ def test_a_dropped_connection_is_retried_with_a_fresh_proof() -> None:
 def test_a_retried_stream_is_not_sent_empty() -> None:
     """A body that can be read once is sent once: the 503 is handed on although retries are left."""
     retry = Retry(total=5, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
-    with Recorder(script(Answer(503, [("Retry-After", "0")]), Answer(200))) as server:
+    with Recorder(script(Reply(503, [("Retry-After", "0")]), Reply(200))) as server:
         with make("requests", origins=server.origin, access_token=TOKEN, max_retries=retry) as client:
             assert client.send("POST", server.url("/r"), body=client.stream_body(BODY)).status == 503
         assert [request.body for request in server.requests] == [BODY]
@@ -125,7 +126,7 @@ def test_a_retried_stream_is_not_sent_empty() -> None:
 
 def test_a_stream_on_a_dropped_connection_fails_as_requests_fails() -> None:
     """The server may have read it, so it is not sent again although retries are left."""
-    with Recorder(script(Answer(drop=True), Answer(200))) as server:
+    with Recorder(script(Reply(drop=True), Reply(200))) as server:
         with make("requests", origins=server.origin, access_token=TOKEN, max_retries=3) as client:
             with pytest.raises(requests.ConnectionError):
                 client.send("PUT", server.url("/r"), body=client.stream_body(BODY))
@@ -136,8 +137,8 @@ def test_a_retried_code_exchange_keeps_its_identifier() -> None:
     """Google's code exchange: the same jti on every attempt, a fresh signature on each."""
     retry = Retry(total=2, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
     form = {"grant_type": "authorization_code", "code": "4/P7q7W91a-oMsCeLvIaQm6bTrgtp7"}
-    wants = Answer(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
-    with Recorder(script(Answer(503), wants, Answer(200))) as server:
+    wants = Reply(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
+    with Recorder(script(Reply(503), wants, Reply(200))) as server:
         options = {"profile": dpop.profiles.GOOGLE, "max_retries": retry}
         with make("requests", origins=server.origin, **options) as client:
             assert client.send("POST", server.url("/token"), body=client.form_body(form)).status == 200
@@ -151,10 +152,10 @@ def test_a_retried_code_exchange_keeps_its_identifier() -> None:
 def test_through_a_forwarding_proxy(client: Callable[..., Any]) -> None:
     """http through a proxy: signed for the server, not for the proxy, challenge and redirect included."""
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Reply:
         if request.nonce != "n1":
             return challenge("n1")
-        return Answer(200) if request.target.startswith("/there") else Answer(307, [("Location", "/there?x=1")])
+        return Reply(200) if request.target.startswith("/there") else Reply(307, [("Location", "/there?x=1")])
 
     with ForwardProxy() as proxy, Recorder(handler) as server:
         one = client(origins=server.origin, access_token=TOKEN, proxy=proxy.url)
@@ -168,7 +169,7 @@ def test_through_a_tunnel(
     name: str, client: Callable[..., Any], authority: Authority, kind: type[ForwardProxy | SocksProxy]
 ) -> None:
     """https through CONNECT and SOCKS: the proxy sees no request, the server one fresh proof on each."""
-    with kind() as proxy, Recorder(script(challenge("n1"), Answer(200)), tls=authority.server_context()) as server:
+    with kind() as proxy, Recorder(script(challenge("n1"), Reply(200)), tls=authority.server_context()) as server:
         one = client(origins=server.origin, access_token=TOKEN, proxy=proxy.url, **tls_options(name, authority))
         for _ in range(2):
             assert one.send("GET", server.url("/r")).status == 200
@@ -182,7 +183,7 @@ def test_a_stream_over_http2_through_a_tunnel(name: str, client: Callable[..., A
     """The CONNECT before it is not taken for the request: a body that can be read once is sent, and signed once."""
     with (
         ForwardProxy() as proxy,
-        Http2Recorder(script(Answer(200)), tls=authority.server_context(http2=True)) as server,
+        Http2Recorder(script(Reply(200)), tls=authority.server_context(http2=True)) as server,
     ):
         made = itertools.count(1)
         prover = Prover(dpop.generate_key(), jti=lambda: f"jti-{next(made)}")
@@ -198,10 +199,10 @@ def test_a_proof_does_not_age_while_it_waits_for_a_connection(name: str, client:
     now = [1_800_000_000.0]
     ages: list[float] = []
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Reply:
         ages.append(now[0] - request.claims["iat"])
         now[0] += 60
-        return Answer(200)
+        return Reply(200)
 
     with Recorder(handler) as server:
         one = client(Prover(dpop.generate_key(), clock=lambda: now[0]), origins=server.origin, **pool_of_one(name))
@@ -227,7 +228,7 @@ def test_a_proof_does_not_age_while_it_waits_for_a_connection(name: str, client:
 def test_requests_signs_when_it_is_connected() -> None:
     """A slow way to the server does not age the proof: it is made once the connection stands."""
     seen: list[int] = []
-    with SocksProxy() as proxy, Recorder(script(Answer(200))) as server:
+    with SocksProxy() as proxy, Recorder(script(Reply(200))) as server:
         prover = Prover(dpop.generate_key(), jti=lambda: f"jti-{seen.append(len(proxy.seen))}")  # type: ignore[func-returns-value]
         with make("requests", prover, origins=server.origin, access_token=TOKEN, proxy=proxy.url) as one:
             assert one.send("GET", server.url("/r")).status == 200
@@ -238,7 +239,7 @@ def test_retries_through_proxies_get_fresh_proofs(authority: Authority) -> None:
     """A dropped tunnel and a 503 behind it: each attempt that arrives has its own proof."""
     retry = Retry(total=5, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
     for kind in (ForwardProxy, SocksProxy):
-        with kind() as proxy, Recorder(script(Answer(503), Answer(200)), tls=authority.server_context()) as server:
+        with kind() as proxy, Recorder(script(Reply(503), Reply(200)), tls=authority.server_context()) as server:
             proxy.drop_next = 1
             options = {"proxy": proxy.url, "max_retries": retry, **tls_options("requests", authority)}
             with make("requests", origins=server.origin, access_token=TOKEN, **options) as client:
@@ -250,7 +251,7 @@ def test_retries_through_proxies_get_fresh_proofs(authority: Authority) -> None:
 def test_a_proxys_challenge_is_not_answered(client: Callable[..., Any]) -> None:
     """407 with a DPoP challenge: no proof for the proxy, no second request, its nonce is not kept (RFC 9449 §7.1)."""
     fields = [("Proxy-Authenticate", 'DPoP error="use_dpop_nonce"'), ("DPoP-Nonce", "evil")]
-    with ForwardProxy(refuse=fields) as proxy, Recorder(script(Answer(200))) as server:
+    with ForwardProxy(refuse=fields) as proxy, Recorder(script(Reply(200))) as server:
         prover = Prover(dpop.generate_key())
         one = client(prover, origins=server.origin, access_token=TOKEN, proxy=proxy.url)
         assert one.send("GET", server.url("/r")).status == 407
@@ -266,7 +267,7 @@ def test_a_proxys_challenge_is_not_answered(client: Callable[..., Any]) -> None:
 def test_with_a_client_certificate(name: str, client: Callable[..., Any], authority: Authority) -> None:
     """Mutual TLS and DPoP go together."""
     tls = authority.server_context(want_client=True)
-    with Recorder(script(challenge("n1"), Answer(200)), tls=tls) as server:
+    with Recorder(script(challenge("n1"), Reply(200)), tls=tls) as server:
         one = client(origins=server.origin, access_token=TOKEN, **tls_options(name, authority))
         assert one.send("GET", server.url("/r")).status == 200
         assert_fresh(server.requests, "https")
@@ -276,10 +277,10 @@ def test_with_a_client_certificate(name: str, client: Callable[..., Any], author
 def test_over_http2(name: str, client: Callable[..., Any], authority: Authority) -> None:
     """HTTP/2: signed for the authority, challenges and redirects included, one proof per stream."""
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Reply:
         if request.nonce != "n1":
             return challenge("n1", b"no")
-        return Answer(200, body=b"yes") if request.target == "/there" else Answer(307, [("location", "/there")])
+        return Reply(200, body=b"yes") if request.target == "/there" else Reply(307, [("location", "/there")])
 
     with Http2Recorder(handler, tls=authority.server_context(http2=True)) as server:
         one = client(origins=server.origin, access_token=TOKEN, http2=True, **tls_options(name, authority))
@@ -301,12 +302,12 @@ def test_a_streamed_answer_is_not_read_early(name: str) -> None:
             yield b"x" * 1000
             time.sleep(0.01)
 
-    with Recorder(lambda request: Answer(200, [("DPoP-Nonce", "n1")], endless())) as server:
+    with Recorder(lambda request: Reply(200, [("DPoP-Nonce", "n1")], endless())) as server:
         with make(name, origins=server.origin, access_token=TOKEN) as one:
-            assert first_octets(one, server.url("/r")) == b"x"
+            assert first_bytes(one, server.url("/r")) == b"x"
 
 
-def first_octets(client: Any, url: str) -> bytes:
+def first_bytes(client: Any, url: str) -> bytes:
     """The first octet of a streamed answer, in the way of each library."""
     if client.name == "requests":
         with client.session.get(url, stream=True, timeout=20) as response:
@@ -335,7 +336,7 @@ def test_hooks_that_raise_do_not_see_the_challenge(name: str) -> None:
     async def acheck(response: Any) -> None:
         check(response)
 
-    with Recorder(script(challenge("n1"), Answer(200))) as server:
+    with Recorder(script(challenge("n1"), Reply(200))) as server:
         with make(name, origins=server.origin, access_token=TOKEN) as one:
             if name == "requests":
                 one.session.hooks["response"].append(check)
@@ -351,8 +352,8 @@ def test_netrc_does_not_displace_the_token(name: str, tmp_path: Path, monkeypatc
     netrc.write_text("machine 127.0.0.1 login mallory password secret\n", "utf-8")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    answers = script(Answer(307, [("Location", "/there")]), Answer(200))
-    with Recorder(answers) as server:
+    responses = script(Reply(307, [("Location", "/there")]), Reply(200))
+    with Recorder(responses) as server:
         user = (dpop.generate_key(), "theirs")
         with make(name, origins=server.origin, access_token=TOKEN, trust_env=True) as one:
             one.send("GET", server.url("/here"))
@@ -395,7 +396,7 @@ def test_with_a_base_url_and_wrapped_transports(name: str, client: Callable[...,
 @pytest.mark.parametrize("name", ["httpx", "httpx2"], indirect=True)
 def test_a_callers_request_is_left_as_it_is(name: str, client: Callable[..., Any]) -> None:
     """What a foreign origin does not get is not taken out of the caller's own request, nor is anything put in."""
-    with Recorder(script(Answer(200))) as ours, Recorder(script(Answer(200))) as foreign:
+    with Recorder(script(Reply(200))) as ours, Recorder(script(Reply(200))) as foreign:
         one = client(origins=ours.origin)
         for server in (ours, foreign):
             request = one.client.build_request("GET", server.url("/r"), headers={"Authorization": "DPoP mine"})
@@ -408,7 +409,7 @@ def test_a_callers_request_is_left_as_it_is(name: str, client: Callable[..., Any
 
 def test_auth_without_an_adapter_says_so(name: str) -> None:
     """DPoPAuth on a client that does not sign: an error that names what is missing, and no token sent."""
-    with Recorder(script(Answer(200))) as server:
+    with Recorder(script(Reply(200))) as server:
         with make(name, origins="https://api.example") as one:
             auth = (dpop.requests if name == "requests" else one.door).DPoPAuth(dpop.generate_key(), "secret-token")
             with pytest.raises(UsageError, match="without a proof"):
@@ -430,7 +431,7 @@ def test_auth_without_an_adapter_says_so(name: str) -> None:
 def test_credentials_for_one_request_take_a_bare_key(name: str, client: Callable[..., Any]) -> None:
     """extensions={"dpop": ...} with a key as it is, for a stream too after priming for the same key."""
     key = dpop.generate_key()
-    with Recorder(script(challenge("n1"), Answer(200))) as server:
+    with Recorder(script(challenge("n1"), Reply(200))) as server:
         one = client(origins=server.origin)
         assert one.transport.prime(server.url("/r"), prover=Prover(key), method="GET") is True
         extensions = {"dpop": dpop.RequestCredentials(key, "theirs")}
@@ -455,9 +456,9 @@ def test_priming_does_not_wait_for_ever(name: str, client: Callable[..., Any]) -
     """A transport does not know its client's timeout, so priming has its own."""
     gate = threading.Event()
 
-    def handler(_request: Received) -> Answer:
+    def handler(_request: Received) -> Reply:
         gate.wait(20)
-        return Answer(200)
+        return Reply(200)
 
     with Recorder(handler) as server:
         one = client(origins=server.origin, access_token=TOKEN)
@@ -480,7 +481,7 @@ def test_a_pool_of_one_does_not_deadlock(name: str, client: Callable[..., Any]) 
     else:
         library = client(origins="https://x.example").library
         options = {"limits": library.Limits(max_connections=1)}
-    with Recorder(script(challenge("n1", b"x" * 100_000), challenge("n2", b"y"), Answer(200))) as server:
+    with Recorder(script(challenge("n1", b"x" * 100_000), challenge("n2", b"y"), Reply(200))) as server:
         one = client(origins=server.origin, access_token=TOKEN, **options)
         assert one.send("GET", server.url("/r")).status == 401
         assert one.send("GET", server.url("/r")).status == 200
@@ -489,7 +490,7 @@ def test_a_pool_of_one_does_not_deadlock(name: str, client: Callable[..., Any]) 
 def test_a_connection_lives_as_long_as_requests_lets_it(authority: Authority) -> None:
     """One connection while nothing changes; another after close(), or for other TLS settings."""
     tls = authority.server_context()
-    with Recorder(lambda _request: Answer(200), tls=tls) as server, requests.Session() as session:
+    with Recorder(lambda _request: Reply(200), tls=tls) as server, requests.Session() as session:
         session.trust_env = False
         session.verify = authority.ca
         session.mount(server.origin, dpop.requests.DPoPAdapter(dpop.generate_key(), origins=server.origin))
@@ -526,7 +527,7 @@ class DeviceKey:
 
 def test_a_key_that_cannot_export(client: Callable[..., Any]) -> None:
     """Everything an adapter does works with a key that only signs."""
-    with Recorder(script(challenge("n1"), Answer(307, [("Location", "/there")]), Answer(200))) as server:
+    with Recorder(script(challenge("n1"), Reply(307, [("Location", "/there")]), Reply(200))) as server:
         one = client(DeviceKey(), origins=server.origin, access_token=TOKEN)
         assert one.send("POST", server.url("/r"), body=one.bytes_body(BODY)).status == 200
         assert_fresh(server.requests)
@@ -537,9 +538,7 @@ def test_nothing_secret_is_logged_or_shown(client: Callable[..., Any], caplog: p
     masking = RedactingFilter()
     caplog.handler.addFilter(masking)
     caplog.set_level(logging.DEBUG)
-    with Recorder(
-        script(challenge("secret-nonce"), Answer(307, [("Location", "/there")]), Answer(drop=True))
-    ) as server:
+    with Recorder(script(challenge("secret-nonce"), Reply(307, [("Location", "/there")]), Reply(drop=True))) as server:
         one = client(origins=server.origin, access_token="very-secret-token")
         with pytest.raises(Exception, match=r".") as failed:
             one.send("POST", server.url("/r"), body=one.bytes_body(BODY))
@@ -575,10 +574,10 @@ def test_a_client_assertion_is_sent_once(client: Callable[..., Any]) -> None:
         fields["client_assertion"] = f"assertion-{next(numbers)}-longer-than-before"
         return urllib.parse.urlencode(fields).encode()
 
-    wants = Answer(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
+    wants = Reply(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
     form = {"grant_type": "client_credentials", "client_assertion": "assertion-0"}
     for option, expected in ((None, 1), (rebuild, 2)):
-        with Recorder(script(wants, Answer(200))) as server:
+        with Recorder(script(wants, Reply(200))) as server:
             one = client(origins=server.origin, rebuild=option)
             reply = one.send("POST", server.url("/token"), body=one.form_body(form))
             assert (reply.status, len(server.requests)) == (200 if option else 400, expected)
@@ -591,7 +590,7 @@ def test_a_client_assertion_is_not_sent_again_by_urllib3() -> None:
     """A used assertion is refused, and rebuild= cannot reach what urllib3 retries: the 503 is handed on."""
     retry = Retry(total=3, status_forcelist=[503], allowed_methods=None, backoff_factor=0)
     form = {"grant_type": "client_credentials", "client_assertion": "assertion-0"}
-    with Recorder(script(Answer(503, [("Retry-After", "0")]), Answer(200))) as server:
+    with Recorder(script(Reply(503, [("Retry-After", "0")]), Reply(200))) as server:
         with make("requests", origins=server.origin, max_retries=retry) as one:
             assert one.send("POST", server.url("/token"), body=one.form_body(form)).status == 503
         assert len(server.requests) == 1
@@ -606,12 +605,12 @@ def test_a_wrong_clock_is_explained_and_learnt(
 ) -> None:
     """The refusal is explained with the measured difference; with learn_clock=True the next call succeeds."""
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Reply:
         now = time.time() + ahead
         if abs(request.claims["iat"] - now) < 30:
-            return Answer(200)
+            return Reply(200)
         headers = [("WWW-Authenticate", 'DPoP error="invalid_dpop_proof"'), ("Date", formatdate(now, usegmt=True))]
-        return Answer(401, headers)
+        return Reply(401, headers)
 
     with Recorder(handler) as server:
         one = client(origins=server.origin, access_token=TOKEN, learn_clock=True)
@@ -627,7 +626,7 @@ def test_cookies_of_a_challenge_go_with_the_retry() -> None:
     """A load balancer's cookie on the 401 brings the retry to the server that gave the nonce."""
     answer = challenge("n1")
     answer.headers.append(("Set-Cookie", "node=7; Path=/"))
-    with Recorder(script(answer, Answer(200))) as server:
+    with Recorder(script(answer, Reply(200))) as server:
         with make("requests", origins=server.origin, access_token=TOKEN) as client:
             client.session.cookies["old"] = "1"
             assert client.send("GET", server.url("/r")).status == 200
@@ -640,7 +639,7 @@ def test_a_callers_own_cookies_survive_a_challenge() -> None:
     """A Cookie header the caller wrote goes with the retry too, and the answer names the caller's request."""
     answer = challenge("n1")
     answer.headers.append(("Set-Cookie", "node=7; Path=/"))
-    with Recorder(script(answer, Answer(200))) as server, requests.Session() as session:
+    with Recorder(script(answer, Reply(200))) as server, requests.Session() as session:
         session.trust_env = False
         session.mount(
             "http://", dpop.requests.DPoPAdapter(dpop.generate_key(), origins=server.origin, access_token="t")
@@ -655,7 +654,7 @@ def test_a_callers_own_cookies_survive_a_challenge() -> None:
 def test_a_file_is_sent_again_from_where_it_stood(client: Callable[..., Any]) -> None:
     """Not from its beginning; and the caller's own trace sees every request."""
     seen: list[str] = []
-    with Recorder(script(challenge("n1"), Answer(200))) as server:
+    with Recorder(script(challenge("n1"), Reply(200))) as server:
         one = client(origins=server.origin, access_token=TOKEN)
         file = io.BytesIO(b"skipped" + BODY)
         file.seek(7)
@@ -667,7 +666,7 @@ def test_a_file_is_sent_again_from_where_it_stood(client: Callable[..., Any]) ->
 
 def test_one_prepared_request_sent_twice_has_two_proofs() -> None:
     """Session.send() with the same prepared request signs each time."""
-    with Recorder(script(Answer(200))) as server:
+    with Recorder(script(Reply(200))) as server:
         with make("requests", origins=server.origin, access_token=TOKEN) as client:
             prepared = client.session.prepare_request(requests.Request("POST", server.url("/r"), data=BODY))
             for _ in range(2):
@@ -679,7 +678,7 @@ def test_one_prepared_request_sent_twice_has_two_proofs() -> None:
 def test_ath_is_the_hash_of_the_token_that_is_sent(client: Callable[..., Any]) -> None:
     """A function's token is asked for with each attempt; header and hash always agree."""
     tokens = (f"token-{number}" for number in itertools.count())
-    with Recorder(script(challenge("n1"), Answer(307, [("Location", "/there")]), Answer(200))) as server:
+    with Recorder(script(challenge("n1"), Reply(307, [("Location", "/there")]), Reply(200))) as server:
         one = client(origins=server.origin, access_token=lambda: next(tokens))
         assert one.send("GET", server.url("/r")).status == 200
         for number, request in enumerate(server.requests):
@@ -703,7 +702,7 @@ def test_what_a_token_source_raises_is_raised(client: Callable[..., Any], name: 
         raise error
 
     options = {"max_retries": 3} if name == "requests" else {}
-    with Recorder(script(Answer(200))) as server:
+    with Recorder(script(Reply(200))) as server:
         one = client(origins=server.origin, access_token=source, **options)
         with pytest.raises(type(error)) as raised:
             one.send("GET", server.url("/r"))
@@ -722,7 +721,7 @@ def test_a_source_that_fails_on_a_retry_says_so() -> None:
             raise OSError("no second token") from None
 
     retry = Retry(total=5, status_forcelist=[503], backoff_factor=0)
-    with Recorder(script(Answer(503), Answer(200))) as server:
+    with Recorder(script(Reply(503), Reply(200))) as server:
         with make("requests", origins=server.origin, access_token=source, max_retries=retry) as one:
             with pytest.raises(OSError, match="no second token"):
                 one.send("GET", server.url("/r"))
@@ -731,7 +730,7 @@ def test_a_source_that_fails_on_a_retry_says_so() -> None:
 
 def test_a_source_may_use_the_adapter_itself() -> None:
     """A source that refreshes through the same session, on a pool of one: no deadlock, each with its own proof."""
-    with Recorder(script(Answer(200, [("DPoP-Nonce", "n1")], b"fresh-token"))) as server:
+    with Recorder(script(Reply(200, [("DPoP-Nonce", "n1")], b"fresh-token"))) as server:
         clients: list[Any] = []
 
         def source() -> str:
@@ -748,7 +747,7 @@ def test_a_source_may_use_the_adapter_itself() -> None:
         assert_fresh(server.requests)
 
 
-INVALID_TOKEN = Answer(401, [("WWW-Authenticate", 'DPoP error="invalid_token"')], b"expired")
+INVALID_TOKEN = Reply(401, [("WWW-Authenticate", 'DPoP error="invalid_token"')], b"expired")
 
 
 @pytest.mark.parametrize("name", ["requests", "httpx", "httpx2"], indirect=True)
@@ -765,10 +764,10 @@ def test_a_source_may_refresh_through_the_adapter_itself(name: str, client: Call
             reply = one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}), timeout=5)
             self.token = reply.body.decode()
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Reply:
         if request.target == "/token":
-            return Answer(200, body=b"second")
-        return Answer(200) if request.one("Authorization") == "DPoP second" else INVALID_TOKEN
+            return Reply(200, body=b"second")
+        return Reply(200) if request.one("Authorization") == "DPoP second" else INVALID_TOKEN
 
     with Recorder(handler) as server:
         options = {"as_endpoints": [server.url("/token")], **pool_of_one(name)}
@@ -795,7 +794,7 @@ def test_a_source_that_cannot_refresh_gives_the_connection_back(
         def refused(self, _token: str, /) -> None:
             raise OSError("no refresh")
 
-    with Recorder(script(INVALID_TOKEN, Answer(200))) as server:
+    with Recorder(script(INVALID_TOKEN, Reply(200))) as server:
         one = client(origins=server.origin, access_token=Source(), **pool_of_one(name))
         with pytest.raises(OSError, match="no refresh") as kept:
             one.send("POST", server.url("/r"), body=getattr(one, f"{kind}_body")(BODY))
@@ -824,7 +823,7 @@ def test_a_body_that_tells_and_cannot_go_back_is_sent_once() -> None:
         def seek(self, *_where: int) -> int:
             raise io.UnsupportedOperation("seek")
 
-    with Recorder(script(challenge("n1"), Answer(200))) as server:
+    with Recorder(script(challenge("n1"), Reply(200))) as server:
         with make("requests", origins=server.origin, access_token=TOKEN) as one:
             assert one.send("POST", server.url("/r"), body={"data": Download(BODY)}).status == 401
         assert [request.body for request in server.requests] == [BODY]
@@ -832,7 +831,7 @@ def test_a_body_that_tells_and_cannot_go_back_is_sent_once() -> None:
 
 def test_a_huge_nonce_is_not_kept(client: Callable[..., Any]) -> None:
     """A nonce that would make every later proof too large for a header is ignored."""
-    with Recorder(script(Answer(200, [("DPoP-Nonce", "n" * 5000)]))) as server:
+    with Recorder(script(Reply(200, [("DPoP-Nonce", "n" * 5000)]))) as server:
         one = client(origins=server.origin, access_token=TOKEN)
         for _ in range(2):
             one.send("GET", server.url("/r"))
@@ -844,8 +843,8 @@ def test_a_huge_nonce_is_not_kept(client: Callable[..., Any]) -> None:
 
 def test_a_cut_off_400_fails_as_the_library_fails(client: Callable[..., Any], name: str) -> None:
     """A 400 whose body breaks off while it is looked into: the library's own error, and the nonce is kept."""
-    cut = Answer(400, [("DPoP-Nonce", "n1"), ("Connection", "close")], b'{"error":"use_dp', content_length=100)
-    with Recorder(script(cut, Answer(200))) as server:
+    cut = Reply(400, [("DPoP-Nonce", "n1"), ("Connection", "close")], b'{"error":"use_dp', content_length=100)
+    with Recorder(script(cut, Reply(200))) as server:
         one = client(origins=server.origin)
         expected = requests.exceptions.ChunkedEncodingError if name == "requests" else one.library.RemoteProtocolError
         with pytest.raises(expected):
@@ -861,7 +860,7 @@ def test_a_400_whose_chunks_break_off_is_not_taken_for_whole(client: Callable[..
         yield b'{"error":"use_dp'
         raise ConnectionAbortedError
 
-    with Recorder(script(Answer(400, [("DPoP-Nonce", "n1")], body()))) as server:
+    with Recorder(script(Reply(400, [("DPoP-Nonce", "n1")], body()))) as server:
         one = client(origins=server.origin)
         expected = requests.exceptions.ChunkedEncodingError if name == "requests" else one.library.RemoteProtocolError
         with pytest.raises(expected):
@@ -870,7 +869,7 @@ def test_a_400_whose_chunks_break_off_is_not_taken_for_whole(client: Callable[..
 
 def test_a_nonce_survives_the_failure_of_its_retry(client: Callable[..., Any]) -> None:
     """The retry's connection drops: the next call still carries the nonce the challenge gave."""
-    with Recorder(script(challenge("n1"), Answer(drop=True), Answer(200))) as server:
+    with Recorder(script(challenge("n1"), Reply(drop=True), Reply(200))) as server:
         one = client(origins=server.origin, access_token=TOKEN)
         with pytest.raises(Exception, match=r"(?i)disconnect|abort|closed|reset|remote"):
             one.send("POST", server.url("/r"), body=one.bytes_body(BODY))
@@ -887,11 +886,11 @@ def test_a_stalled_challenge_that_closes_its_connection(client: Callable[..., An
         yield b"x"
         in_time.append(retried.wait(10))
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Reply:
         if request.nonce == "n1":
             retried.set()
-            return Answer(200)
-        return Answer(401, [*challenge("n1").headers, ("Connection", "close")], body())
+            return Reply(200)
+        return Reply(401, [*challenge("n1").headers, ("Connection", "close")], body())
 
     with Recorder(handler) as server:
         assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
@@ -902,7 +901,7 @@ def test_a_content_length_of_5000_digits() -> None:
     """A length that Python refuses to read as a number is no reason to fail."""
     answer = challenge("n1")
     answer.content_length = "9" * 5000  # type: ignore[assignment]
-    with Recorder(script(answer, Answer(200))) as server:
+    with Recorder(script(answer, Reply(200))) as server:
         with make("requests", origins=server.origin, access_token=TOKEN) as one:
             assert one.send("GET", server.url("/r"), timeout=20).status == 200
 
@@ -916,8 +915,8 @@ def test_a_stream_refused_by_goaway_is_signed_again(
 ) -> None:
     """A server ends its connection gracefully: the library sends the stream again, with another proof."""
     for kind in ("bytes", "file", "multipart"):
-        answers = script(Answer(200), Answer(drop=True), Answer(200))
-        with Http2Recorder(answers, tls=authority.server_context(http2=True)) as server:
+        responses = script(Reply(200), Reply(drop=True), Reply(200))
+        with Http2Recorder(responses, tls=authority.server_context(http2=True)) as server:
             one = client(origins=server.origin, access_token=TOKEN, http2=True, **tls_options(name, authority))
             for _ in range(2):
                 body = getattr(one, f"{kind}_body")(BODY)
@@ -941,7 +940,7 @@ def test_a_callers_trace_hears_of_every_request(name: str, client: Callable[...,
     async def async_trace(event: str, info: Any) -> None:
         trace(event, info)
 
-    with Recorder(script(challenge("n1"), Answer(200))) as server:
+    with Recorder(script(challenge("n1"), Reply(200))) as server:
         one = client(origins=server.origin, access_token=TOKEN)
         extensions = {"trace": async_trace if name.endswith("-async") else trace}
         assert one.send("GET", server.url("/r"), extensions=extensions).status == 200
@@ -953,11 +952,11 @@ def test_a_callers_trace_hears_of_every_request(name: str, client: Callable[...,
 def test_to_drop_a_challenge_shortens_no_timeout_of_the_retry(name: str, client: Callable[..., Any]) -> None:
     """A second is enough to drain a challenge; the answer to the retry may take as long as the caller allows."""
 
-    def handler(request: Received) -> Answer:
+    def handler(request: Received) -> Reply:
         if request.nonce is None:
             return challenge("n1")
         time.sleep(1.3)
-        return Answer(200)
+        return Reply(200)
 
     with Recorder(handler) as server:
         one = client(origins=server.origin, access_token=TOKEN)
@@ -974,10 +973,10 @@ def test_a_400_is_not_looked_into_beyond_its_limit(name: str) -> None:
         in_time.append(handed_over.wait(10))
         yield b"x"
 
-    answer = Answer(400, [("DPoP-Nonce", "n1")], endless())
+    answer = Reply(400, [("DPoP-Nonce", "n1")], endless())
     with Recorder(lambda _: answer) as server:
         with make(name, origins=server.origin) as one:
-            assert first_octets(one, server.url("/token")) == b"x"
+            assert first_bytes(one, server.url("/token")) == b"x"
             handed_over.set()
     assert False not in in_time
 
@@ -985,12 +984,12 @@ def test_a_400_is_not_looked_into_beyond_its_limit(name: str) -> None:
 class OneWayFile(io.RawIOBase):
     """A file that is read once and tells nobody where it is."""
 
-    def __init__(self, octets: bytes) -> None:
-        self.octets = octets
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
 
     def read(self, size: int = -1) -> bytes:
-        size = len(self.octets) if size < 0 else size
-        taken, self.octets = self.octets[:size], self.octets[size:]
+        size = len(self.payload) if size < 0 else size
+        taken, self.payload = self.payload[:size], self.payload[size:]
         return taken
 
     def readable(self) -> bool:
@@ -999,7 +998,7 @@ class OneWayFile(io.RawIOBase):
 
 def test_a_multipart_body_that_cannot_go_back_is_sent_once(client: Callable[..., Any], name: str) -> None:
     """A challenge to a form with a pipe in it reaches the caller, and the nonce is kept."""
-    with Recorder(script(challenge("n1"), Answer(200))) as server:
+    with Recorder(script(challenge("n1"), Reply(200))) as server:
         one = client(origins=server.origin, access_token=TOKEN)
         body = {"files": {"file": ("name.bin", OneWayFile(BODY))}}
         # requests reads the file into memory before, and so can send it again.
@@ -1036,8 +1035,8 @@ def test_a_request_is_gone_when_it_is_over(name: str, client: Callable[..., Any]
 @pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
 def test_a_request_that_names_two_hosts_is_not_sent(name: str, client: Callable[..., Any]) -> None:
     """No proof can name both, and to name one of them would be a guess."""
-    with Recorder(lambda _: Answer()) as server:
+    with Recorder(lambda _: Reply()) as server:
         one = client(origins=server.origin, access_token=TOKEN)
-        with pytest.raises(TargetError):
+        with pytest.raises(InvalidTargetError):
             one.send("GET", server.url("/r"), headers=[("Host", "a.example"), ("host", f"127.0.0.1:{server.port}")])
         assert server.requests == []

@@ -30,7 +30,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from adapters.recorder import Answer, Received, Recorder
+from adapters.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.errors import ReauthorizationError
@@ -47,22 +47,22 @@ def serve() -> None:
     """A token endpoint whose refresh tokens are numbers, each good once."""
     lock, state, dice = threading.Lock(), {"good": 0}, random.Random(1)
 
-    def answer(request: Received) -> Answer:
+    def response(request: Received) -> Response:
         if request.target != _TOKENS:
             with lock:
                 state["good"] += request.target == _LOGIN
-                return Answer(200, [], json.dumps(state).encode())
+                return Response(200, [], json.dumps(state).encode())
         time.sleep(dice.random() * 0.002)
         with lock:
             if f"refresh_token=r{state['good']}".encode() not in request.body.split(b"&"):
-                return Answer(400, [], b'{"error":"invalid_grant"}')
+                return Response(400, [], b'{"error":"invalid_grant"}')
             state["good"] += 1
             number = state["good"]
         time.sleep(dice.random() * 0.002)
         body = {"access_token": f"a{number}", "token_type": "DPoP", "expires_in": 3600, "refresh_token": f"r{number}"}
-        return Answer(200, [], json.dumps(body).encode())
+        return Response(200, [], json.dumps(body).encode())
 
-    with Recorder(answer) as recorder:
+    with Recorder(response) as recorder:
         print(recorder.port, flush=True)
         sys.stdin.read()
 

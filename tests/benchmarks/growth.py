@@ -34,9 +34,9 @@ def measure(_environments: Environments, *, short: bool) -> Section:
             section.lines.append([cache, f"{size:,}", *cells])
         section.raw[cache] = taken
         if goal is not None:
-            octets, late = round(taken[-1]["octets"]), round(taken[-1]["late"], 2)
+            data, late = round(taken[-1]["octets"]), round(taken[-1]["late"], 2)
             section.figures += [
-                at_most(f"{cache}, for each entry", octets, goal, "octets"),
+                at_most(f"{cache}, for each entry", data, goal, "octets"),
                 at_most(f"{cache}, adding one late against early", late, 2),
             ]
     return section

@@ -38,13 +38,13 @@ from dpop.keys.pkcs11 import Pkcs11Key, open_key
 from dpop.keys.pkcs11._modules import close_modules
 from dpop.testing import DPoPTestServer
 
-OCTETS = b"a signing input of the length that a proof has" * 8
+BYTES = b"a signing input of the length that a proof has" * 8
 
 
 def cost(softhsm: SoftHsm, *, short: bool) -> list[Figure]:
     """Signing through the toolkit, not verified and verified, against C_SignInit and C_Sign in the same session."""
     key = open_key(softhsm.uri())
-    digest = hashlib.sha256(OCTETS).digest()
+    digest = hashlib.sha256(BYTES).digest()
     operation = key._pool._idle[0]._operation
     init, sign, session, handle = operation._init, operation._sign, operation._session, operation._key
     mechanism, buffer, length = operation._mechanism, operation._buffer, operation._length
@@ -55,8 +55,8 @@ def cost(softhsm: SoftHsm, *, short: bool) -> list[Figure]:
             raise RuntimeError("the token did not sign")
 
     rounds, repeats = (100, 15) if short else (500, 61)
-    not_verified = pairs(bare, lambda: key._signer(OCTETS), rounds=rounds, repeats=repeats)
-    verified = pairs(bare, lambda: key.sign(OCTETS), rounds=rounds, repeats=repeats)
+    not_verified = pairs(bare, lambda: key._signer(BYTES), rounds=rounds, repeats=repeats)
+    verified = pairs(bare, lambda: key.sign(BYTES), rounds=rounds, repeats=repeats)
     rate = statistics.median(alone / signed for alone, signed in not_verified)
     whole = statistics.median(alone / signed for alone, signed in verified)
     extra = statistics.median(signed - alone for alone, signed in verified) * 1e6
@@ -113,9 +113,9 @@ def touch(softhsm: SoftHsm, library: str, rules: Path) -> list[Figure]:
         transport = AsyncDPoPTransport(key, origins=server.origin, access_token=token)
         async with httpx2.AsyncClient(transport=transport) as client:
             ticking = asyncio.create_task(tick())
-            answer = await client.get(server.resource, timeout=30)
+            response = await client.get(server.resource, timeout=30)
             ticking.cancel()
-            return answer.status_code
+            return response.status_code
 
     with DPoPTestServer() as server:
         status = asyncio.run(call(server))
@@ -133,9 +133,9 @@ def under_load(tokens: Tokens, name: str, threads: int, signatures: int) -> list
 
     def work(number: int) -> None:
         for count in range(signatures):
-            octets = b"%d %d" % (number, count)
+            data = b"%d %d" % (number, count)
             try:
-                bad[number] += not public.verify("ES256", octets, key.sign(octets))
+                bad[number] += not public.verify("ES256", data, key.sign(data))
             except DPoPError as error:
                 print(error, file=sys.stderr)
                 bad[number] += 1

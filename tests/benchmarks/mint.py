@@ -64,8 +64,8 @@ _KINDS = [
 def pem(key: object) -> str:
     """A software key as the PEM that every peer reads."""
     private = getattr(key, "_private")  # noqa: B009 - a key shows nobody its private part
-    octets: bytes = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return octets.decode()
+    data: bytes = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return data.decode()
 
 
 def measure(environments: Environments, *, short: bool) -> Section:
@@ -128,8 +128,8 @@ def _profile(*, short: bool) -> str:
     assert isinstance(key, SoftwareKey)
     private = ec.generate_private_key(ec.SECP256R1())
     algorithm = ec.ECDSA(hashes.SHA256())
-    octets = parts.signing_input(key, METHOD, URL, jti="x" * 32, iat=1_800_000_000, nonce=NONCE, ath="x" * 43)
-    der, raw = private.sign(octets, algorithm), key.sign(octets)
+    data = parts.signing_input(key, METHOD, URL, jti="x" * 32, iat=1_800_000_000, nonce=NONCE, ath="x" * 43)
+    der, raw = private.sign(data, algorithm), key.sign(data)
     target = parts._target_of_url(METHOD, URL)
     looked_at: dict[str, Callable[[], Any]] = {
         "the signature from DER to R and S": lambda: dpop.der_to_raw(der),
@@ -142,7 +142,7 @@ def _profile(*, short: bool) -> str:
         "the payload, put together and encoded": lambda: parts._payload(
             target, json.dumps("x" * 32), 1_800_000_000, NONCE, "x" * 43, None
         ),
-        "the whole, put together": lambda: parts.compact(octets, raw),
+        "the whole, put together": lambda: parts.compact(data, raw),
         "(to compare: one call of base64)": lambda: binascii.b2a_base64(raw, newline=False),
     }
     rounds, repeats = (2_000, 5) if short else (20_000, 15)

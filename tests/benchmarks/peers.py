@@ -121,7 +121,7 @@ class Worker:
     def ask(self, do: str, **facts: Any) -> dict[str, Any]:
         """Have it do something, and wait for the answer."""
         self.tell(do, **facts)
-        return self.answer()
+        return self.response()
 
     def tell(self, do: str, **facts: Any) -> None:
         """Have it do something; others may be told meanwhile."""
@@ -129,14 +129,14 @@ class Worker:
         self._process.stdin.write(json.dumps({"do": do, **facts}) + "\n")
         self._process.stdin.flush()
 
-    def answer(self) -> dict[str, Any]:
+    def response(self) -> dict[str, Any]:
         """What came of it."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the worker of {self.peer.name} ended; what it said is above")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        response: dict[str, Any] = json.loads(line)
+        return response
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def _storm(
                 server.reset()
                 for worker in workers:
                     worker.tell("call")
-                outcomes = sum((Counter(worker.answer()) for worker in workers), Counter[str]())
+                outcomes = sum((Counter(worker.response()) for worker in workers), Counter[str]())
             failed += processes * threads - outcomes["200"]
             counted.append(
                 sum(

@@ -38,7 +38,7 @@ def serve(connection):
 while True:
     threading.Thread(target=serve, args=server.accept()[:1], daemon=True).start()
 """
-_ALLOWED_OCTETS = 500_000
+_ALLOWED_BYTES = 500_000
 
 
 def main() -> int:
@@ -73,7 +73,7 @@ def main() -> int:
     server.wait()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"{total} requests: {grown / 1000:.0f} kB more after the first {warm}, peak {peak} MB")
-    return 0 if grown < _ALLOWED_OCTETS else 1
+    return 0 if grown < _ALLOWED_BYTES else 1
 
 
 if __name__ == "__main__":

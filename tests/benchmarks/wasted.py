@@ -224,24 +224,24 @@ def _server() -> Iterator[dict[str, str]]:
 def _token(server: dict[str, str], key: Any) -> str:
     with requests.Session() as session:
         session.mount(server["issuer"], DPoPAdapter(key, origins=server["issuer"]))
-        answer = session.post(
+        response = session.post(
             server["token_endpoint"],
             data={"grant_type": "client_credentials"},
             auth=(server["client_id"], server["client_secret"]),
         )
-        token: str = answer.json()["access_token"]
+        token: str = response.json()["access_token"]
         return token
 
 
 def _steer(server: dict[str, str], changes: dict[str, Any]) -> None:
-    octets = json.dumps({"nonce_seconds": None, "nonce_grace": 0, **changes}).encode()
-    with urllib.request.urlopen(urllib.request.Request(server["levers"], octets)) as answer:
-        answer.read()
+    content = json.dumps({"nonce_seconds": None, "nonce_grace": 0, **changes}).encode()
+    with urllib.request.urlopen(urllib.request.Request(server["levers"], content)) as response:
+        response.read()
 
 
 def _challenges(server: dict[str, str]) -> int:
-    with urllib.request.urlopen(server["stats"]) as answer:
-        challenges: int = json.load(answer)["challenges"]
+    with urllib.request.urlopen(server["stats"]) as response:
+        challenges: int = json.load(response)["challenges"]
         return challenges
 
 
@@ -267,9 +267,9 @@ def _run(server: DPoPTestServer, *, lapses: int) -> int:
             local.session = requests.Session()
             local.session.trust_env = False
             local.session.mount(server.origin, adapter)
-        answer = local.session.get(server.resource)
-        if answer.status_code != 200:
-            raise RuntimeError(f"a request was refused for good: {answer.status_code}")
+        response = local.session.get(server.resource)
+        if response.status_code != 200:
+            raise RuntimeError(f"a request was refused for good: {response.status_code}")
         with lock:
             done += 1
             if lapses and done % (REQUESTS // (lapses + 1)) == 0:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from adapters.authority import Authority, make_authority
 from adapters.http2_recorder import Http2Recorder
-from adapters.recorder import Answer, Handler, Received, Recorder, challenge, script
+from adapters.recorder import Handler, Received, Recorder, Response, challenge, script
 from adapters.relays import ForwardProxy, SocksProxy
 from click.testing import Result
 from dpop_cli.curl import curl
@@ -29,7 +29,7 @@ from dpop.testing import DPoPTestServer
 from dpop.tokens import FileTokenStore, TokenSet
 
 TOKEN = "to-ken.4711"
-AS_CHALLENGE = Answer(400, [("DPoP-Nonce", "n1")], b'{"error": "use_dpop_nonce"}')
+AS_CHALLENGE = Response(400, [("DPoP-Nonce", "n1")], b'{"error": "use_dpop_nonce"}')
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def _here(tmp_path: Path, key_file: str, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture
 def server() -> Iterator[Recorder]:
     """A server that says yes."""
-    with Recorder(lambda request: Answer(200, [("X-Name", "v")], b"body of " + request.method.encode())) as recorder:
+    with Recorder(lambda request: Response(200, [("X-Name", "v")], b"body of " + request.method.encode())) as recorder:
         yield recorder
 
 
@@ -297,7 +297,7 @@ def test_literal_brackets_are_one_request(server: Recorder) -> None:
 @pytest.mark.parametrize("args", [["-s"], ["-s", "-i"], ["-sD-"], ["-s", "-w", "[%{http_code}]"], ["-sf"], ["-sS"]])
 def test_a_challenge_of_an_api_is_answered_once_and_not_seen(args: list[str]) -> None:
     """Two requests with two proofs; output and status are those of the second alone, whatever is printed."""
-    yes = Answer(200, [("DPoP-Nonce", "n2")], b"yes")
+    yes = Response(200, [("DPoP-Nonce", "n2")], b"yes")
     with Recorder(script(challenge("n1", b"no" * 100), yes)) as server:
         got = invoke("curl", "--token-file", "token.txt", *args, server.url())
     with Recorder(lambda _: yes) as other:
@@ -311,7 +311,7 @@ def test_a_challenge_of_an_api_is_answered_once_and_not_seen(args: list[str]) ->
 @pytest.mark.parametrize("output", [[], ["-i"], ["-o", "out"], ["-o", "/dev/null"], ["-f"], ["-f", "-o", "out"]])
 def test_a_challenge_of_an_authorization_server_is_seen_in_its_body(output: list[str]) -> None:
     """A 400 is looked into, wherever its body was to go."""
-    with Recorder(script(AS_CHALLENGE, Answer(200, [], b"tokens"))) as server:
+    with Recorder(script(AS_CHALLENGE, Response(200, [], b"tokens"))) as server:
         result = invoke("curl", "-s", *output, "-d", "@body.txt", server.url())
     assert result.exit_code == 0
     assert [request.nonce for request in server.requests] == [None, "n1"]
@@ -336,21 +336,21 @@ def test_the_nonce_of_one_command_is_used_by_the_next() -> None:
 
 
 @pytest.mark.parametrize(
-    "answers",
-    [[challenge("n1"), challenge("n2")], [challenge("n1"), challenge("n1")], [challenge('b"d')], [Answer(401)]],
+    "responses",
+    [[challenge("n1"), challenge("n2")], [challenge("n1"), challenge("n1")], [challenge('b"d')], [Response(401)]],
     ids=["for ever", "the same again", "bad nonce", "no challenge"],
 )
-def test_two_requests_at_most(answers: list[Answer]) -> None:
+def test_two_requests_at_most(responses: list[Response]) -> None:
     """A server that challenges for ever gets two; the last answer is shown."""
-    with Recorder(script(*answers)) as server:
+    with Recorder(script(*responses)) as server:
         result = invoke("curl", "--token-file", "token.txt", "-s", "-w", "%{http_code}", server.url())
-    assert len(server.requests) == len(answers)
+    assert len(server.requests) == len(responses)
     assert (result.exit_code, result.stdout) == (0, "401")
 
 
 def test_an_answer_that_is_no_challenge_comes_once() -> None:
     """invalid_grant with a nonce: shown untouched; its nonce is kept."""
-    refusal = Answer(400, [("DPoP-Nonce", "kept")], b'{"error": "invalid_grant"}')
+    refusal = Response(400, [("DPoP-Nonce", "kept")], b'{"error": "invalid_grant"}')
     with Recorder(script(refusal)) as server:
         result = invoke("curl", "-s", "-d", "x", server.url())
         assert result.stdout == '{"error": "invalid_grant"}'
@@ -360,7 +360,7 @@ def test_an_answer_that_is_no_challenge_comes_once() -> None:
 
 def test_a_body_out_of_a_pipe_is_sent_once(server: Recorder) -> None:
     """The challenge is shown, with a warning; the nonce is kept, so the command works when it is run again."""
-    server.handler = script(challenge("n1", b"no"), Answer(200, [], b"yes"))
+    server.handler = script(challenge("n1", b"no"), Response(200, [], b"yes"))
     first = dpop_curl("--token-file", "token.txt", "-s", "--data-binary", "@-", server.url(), stdin="piped")
     assert (first.returncode, first.stdout) == (0, "no")
     assert first.stderr.count("Warning: ") == 1
@@ -371,7 +371,7 @@ def test_a_body_out_of_a_pipe_is_sent_once(server: Recorder) -> None:
 
 def test_standard_input_that_is_a_file_is_sent_again(server: Recorder) -> None:
     """A redirected file can be rewound: both requests carry all of it, from where it stood."""
-    server.handler = script(challenge("n1"), Answer(200, [], b"yes"))
+    server.handler = script(challenge("n1"), Response(200, [], b"yes"))
     done = dpop_curl("--token-file", "token.txt", "-s", "-T-", server.url("/f"), shell="<body.txt")
     assert done.stdout == "yes", done.stderr
     assert [request.body for request in server.requests] == [b"a=1&b=2\n"] * 2
@@ -397,7 +397,7 @@ def test_a_challenge_without_end_is_left(server: Recorder) -> None:
 
     refusal = challenge("n1")
     refusal.body = endless()
-    server.handler = script(refusal, Answer(200, [], b"yes"))
+    server.handler = script(refusal, Response(200, [], b"yes"))
     result = invoke("curl", "--token-file", "token.txt", "-s", server.url())
     assert (result.exit_code, result.stdout) == (0, "yes")
 
@@ -412,7 +412,7 @@ def test_a_stream_is_shown_as_it_comes(server: Recorder, tmp_path: Path) -> None
         seen.read_bytes()  # until the test has seen it
         yield b"second\n"
 
-    server.handler = lambda _: Answer(200, [], lines())
+    server.handler = lambda _: Response(200, [], lines())
     process = subprocess.Popen(
         [*DPOP, "curl", "-s", server.url()],
         stdout=subprocess.PIPE,
@@ -429,7 +429,7 @@ def test_a_stream_is_shown_as_it_comes(server: Recorder, tmp_path: Path) -> None
 
 def test_files_that_curl_must_write_itself_are_written_once(server: Recorder) -> None:
     """With -J and the like there is no second try, which would add a second file; the next command has the nonce."""
-    server.handler = script(challenge("n1", b"no"), Answer(200, [("Content-Disposition", "filename=got")], b"yes"))
+    server.handler = script(challenge("n1", b"no"), Response(200, [("Content-Disposition", "filename=got")], b"yes"))
     args = ("curl", "--token-file", "token.txt", "-s", "-O", "-J", server.url("/name"))
     result = invoke(*args)
     assert len(server.requests) == 1
@@ -441,14 +441,14 @@ def test_files_that_curl_must_write_itself_are_written_once(server: Recorder) ->
 # --- redirects
 
 
-def redirect(location: str, status: int = 307) -> Answer:
+def redirect(location: str, status: int = 307) -> Response:
     """An answer that leads elsewhere."""
-    return Answer(status, [("Location", location)], b"moved")
+    return Response(status, [("Location", location)], b"moved")
 
 
-def by_path(**answers: Answer) -> Handler:
+def by_path(**responses: Response) -> Handler:
     """An answer for each path, 200 for any other."""
-    return lambda request: answers.get(request.target.strip("/").partition("?")[0], Answer(200, [], b"there"))
+    return lambda request: responses.get(request.target.strip("/").partition("?")[0], Response(200, [], b"there"))
 
 
 @pytest.mark.parametrize(
@@ -511,8 +511,8 @@ def test_heads_of_all_hops_are_shown(server: Recorder, args: list[str]) -> None:
     server.handler = by_path(a=redirect("/b"))
     expected = plain_curl("-sL", *args, server.url("/a"))
     theirs = Path("heads.txt").read_bytes() if "heads.txt" in args else b""
-    answers = [redirect("/b"), challenge("n1"), Answer(200, [], b"there")]
-    server.handler = script(*answers)
+    responses = [redirect("/b"), challenge("n1"), Response(200, [], b"there")]
+    server.handler = script(*responses)
     got = invoke("curl", "--token-file", "token.txt", "-sL", *args, server.url("/a"))
     assert got.stdout == expected.stdout
     assert (Path("heads.txt").read_bytes() if "heads.txt" in args else b"") == theirs
@@ -521,7 +521,7 @@ def test_heads_of_all_hops_are_shown(server: Recorder, args: list[str]) -> None:
 @pytest.mark.parametrize("where", ["other name", "other port", "user", "scheme", "nowhere"])
 def test_no_redirect_leaves_the_origin(server: Recorder, where: str) -> None:
     """The other server gets no request at all; the answer that leads there is shown, and a hint."""
-    with Recorder(lambda _: Answer(200, [], b"stolen")) as evil:
+    with Recorder(lambda _: Response(200, [], b"stolen")) as evil:
         location = {
             "other name": server.other_origin + "/",
             "other port": evil.url("/"),
@@ -564,12 +564,12 @@ def test_a_redirect_that_wants_a_gone_body(server: Recorder) -> None:
 
 def test_what_curl_itself_would_do(server: Recorder) -> None:
     """Why all this: curl's -L sends the DPoP header to another host, and --retry sends the same proof again."""
-    with Recorder(lambda _: Answer()) as other:
+    with Recorder(lambda _: Response()) as other:
         server.handler = script(redirect(other.url("/")))
         plain_curl("-s", "-L", "-H", "DPoP: proof", "-H", "Authorization: DPoP token", server.url())
         assert other.requests[0].one("DPoP") == "proof"
     server.requests.clear()
-    server.handler = script(Answer(503), Answer(200))
+    server.handler = script(Response(503), Response(200))
     plain_curl("-s", "--retry", "1", "--retry-delay", "0", "-H", "DPoP: proof", server.url())
     assert [request.one("DPoP") for request in server.requests] == ["proof", "proof"]
 
@@ -633,7 +633,7 @@ def test_no_proof_is_sent_again_without_expect() -> None:
 )
 def test_output_and_status_are_curls(server: Recorder, args: list[str], status: int, tmp_path: Path) -> None:
     """Standard output, files and exit status are the same to the octet; what is said on stderr begins the same."""
-    server.handler = lambda _: Answer(status, [("X-A", "b")], b"some body\n")
+    server.handler = lambda _: Response(status, [("X-A", "b")], b"some body\n")
     url = server.url("/path/name.txt")
     if args == ["--bad-port"]:
         args, url = ["-sS"], "http://127.0.0.1:1/"
@@ -668,7 +668,7 @@ def curls_error(line: str) -> str:
 
 def test_a_reader_that_has_gone(server: Recorder) -> None:
     """`dpop curl ... | head -c 1`: curl's own word and status, no traceback."""
-    server.handler = lambda _: Answer(200, [], b"x" * 5_000_000)
+    server.handler = lambda _: Response(200, [], b"x" * 5_000_000)
     done = subprocess.run(
         ["bash", "-c", '"$@" | head -c 1; exit ${PIPESTATUS[0]}', "bash", *DPOP, "curl", "-s", server.url()],
         env=environment(DPOP_KEY=os.environ["DPOP_KEY"]),
@@ -684,7 +684,7 @@ def test_a_reader_that_has_gone(server: Recorder) -> None:
 def test_a_large_answer_is_whole(server: Recorder) -> None:
     """Twenty megabytes pass, octet for octet, to a pipe and to a file."""
     body = os.urandom(20_000_000)
-    server.handler = lambda _: Answer(200, [], body)
+    server.handler = lambda _: Response(200, [], body)
     to_pipe = subprocess.run(
         [*DPOP, "curl", "-s", server.url()],
         env=environment(DPOP_KEY=os.environ["DPOP_KEY"]),
@@ -702,7 +702,7 @@ def test_headers_larger_than_a_pipe(server: Recorder) -> None:
     large = [(f"X-{number}", "v" * 10_000) for number in range(20)]
     refusal = challenge("n1")
     refusal.headers += large
-    server.handler = script(refusal, Answer(200, large, b"yes"))
+    server.handler = script(refusal, Response(200, large, b"yes"))
     result = invoke("curl", "--token-file", "token.txt", "-si", server.url())
     assert result.stdout.endswith("\n\nyes")
     assert [request.nonce for request in server.requests] == [None, "n1"]
@@ -711,11 +711,11 @@ def test_headers_larger_than_a_pipe(server: Recorder) -> None:
 def test_interim_answers_are_not_answers(server: Recorder) -> None:
     """103 before 401: the challenge is found; -i shows what curl shows."""
 
-    def early(request: Received) -> Answer:
+    def early(request: Received) -> Response:
         if request.nonce is None:
             # The recorder writes the status line as it is given.
-            return Answer("103 X\r\nLink: x\r\n\r\nHTTP/1.1 401", challenge("n1").headers)  # type: ignore[arg-type]
-        return Answer(200, [], b"yes")
+            return Response("103 X\r\nLink: x\r\n\r\nHTTP/1.1 401", challenge("n1").headers)  # type: ignore[arg-type]
+        return Response(200, [], b"yes")
 
     server.handler = early
     assert invoke("curl", "--token-file", "token.txt", "-s", server.url()).stdout == "yes"
@@ -723,7 +723,7 @@ def test_interim_answers_are_not_answers(server: Recorder) -> None:
 
 def test_a_terminal_is_kept_from_binary(server: Recorder, tmp_path: Path) -> None:
     """As curl does it: binary is not printed to a terminal unless -o - says so, and no progress meter is shown."""
-    server.handler = lambda _: Answer(200, [], b"a\0b")
+    server.handler = lambda _: Response(200, [], b"a\0b")
     env = {"DPOP_KEY": os.environ["DPOP_KEY"]}
     with AtTerminal("curl", server.url(), cwd=tmp_path, env=env) as terminal:
         assert terminal.end() == 23
@@ -744,7 +744,7 @@ def test_a_signal_ends_curl_too(server: Recorder) -> None:
             yield b"begun\n"
             stop.read_bytes()
 
-        server.handler = lambda _, hanging=hanging: Answer(200, [], hanging())  # type: ignore[misc]
+        server.handler = lambda _, hanging=hanging: Response(200, [], hanging())  # type: ignore[misc]
         process = subprocess.Popen(
             [*DPOP, "curl", "-s", server.url()],
             stdout=subprocess.PIPE,
@@ -779,10 +779,10 @@ def test_over_tls_with_both_versions_of_http(authority: Authority) -> None:
     """https, HTTP/1.1 and HTTP/2: the challenge is answered, and the certificate is checked."""
     tls = authority.server_context(http2=True)
     args = ("curl", "--token-file", "token.txt", "-sS", "--cacert", authority.ca)
-    with Http2Recorder(script(challenge("n1"), Answer(200, [], b"yes")), tls=tls) as server:
+    with Http2Recorder(script(challenge("n1"), Response(200, [], b"yes")), tls=tls) as server:
         assert invoke(*args, server.url("/a")).stdout == "yes"
         assert [request.claims["htu"] for request in server.requests] == [server.url("/a")] * 2
-    with Recorder(script(challenge("n2"), Answer(200, [], b"yes")), tls=authority.server_context()) as server:
+    with Recorder(script(challenge("n2"), Response(200, [], b"yes")), tls=authority.server_context()) as server:
         assert invoke(*args, server.url("/a")).stdout == "yes"
         assert invoke("curl", "-sS", server.url("/a")).exit_code == 60
         assert len(server.requests) == 2
@@ -791,8 +791,8 @@ def test_over_tls_with_both_versions_of_http(authority: Authority) -> None:
 @pytest.mark.parametrize("kind", [ForwardProxy, SocksProxy])
 def test_through_a_tunnel(authority: Authority, kind: type[ForwardProxy | SocksProxy]) -> None:
     """CONNECT and SOCKS: the proxy's own answer is not taken for the server's."""
-    answers = script(challenge("n1"), Answer(200, [], b"yes"))
-    with kind() as proxy, Recorder(answers, tls=authority.server_context()) as server:
+    responses = script(challenge("n1"), Response(200, [], b"yes"))
+    with kind() as proxy, Recorder(responses, tls=authority.server_context()) as server:
         args = ("curl", "--token-file", "token.txt", "-sS", "--cacert", authority.ca, "-x", proxy.url, "-i")
         result = invoke(*args, server.url("/a"))
         assert result.stdout.endswith("yes")
@@ -812,7 +812,7 @@ def test_a_proxy_gives_no_nonce(authority: Authority) -> None:
 @pytest.mark.parametrize(("args", "told"), [([], 1), (["-s"], 0), (["-sS"], 1)])
 def test_a_refused_token_is_explained(server: Recorder, args: list[str], told: int) -> None:
     """A 401 has no body as a rule: stderr says what it means, unless -s asks for silence."""
-    server.handler = script(Answer(401, [("WWW-Authenticate", 'DPoP error="invalid_token"')]))
+    server.handler = script(Response(401, [("WWW-Authenticate", 'DPoP error="invalid_token"')]))
     result = invoke("curl", "--token-file", "token.txt", *args, server.url())
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr.count("Hint: the server refused the token: invalid_token") == told
@@ -820,12 +820,12 @@ def test_a_refused_token_is_explained(server: Recorder, args: list[str], told: i
 
 @pytest.mark.parametrize("args", [[], ["-i"], ["-o", "out"], ["-f"], ["-w", "%{http_code}"]], ids=str)
 @pytest.mark.parametrize("refusal", [challenge("n1", b"no"), AS_CHALLENGE], ids=["api", "authorization server"])
-def test_where_descriptors_have_no_names(args: list[str], refusal: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_descriptors_have_no_names(args: list[str], refusal: Response, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows: what can be seen of a challenge is answered, and the rest costs a second command at most."""
     for module in ("scratch", "curl_transfer"):
         monkeypatch.setattr(f"dpop_cli.{module}.has_dev_fd", lambda: False)
     token = [] if refusal.status == 400 else ["--token-file", "token.txt"]
-    yes = Answer(200, [], b"yes")
+    yes = Response(200, [], b"yes")
     with Recorder(script(refusal, yes)) as server, Recorder(lambda _: yes) as other:
         expected = plain_curl("-s", *args, other.url()).stdout
         result = invoke("curl", *token, "-s", *args, server.url())
@@ -842,7 +842,7 @@ def test_where_descriptors_have_no_names(args: list[str], refusal: Answer, monke
 
 def test_no_secret_in_a_command_line(server: Recorder, tmp_path: Path) -> None:
     """What /proc shows of dpop and of curl while they run: neither proof, token, nonce nor key."""
-    server.handler = script(challenge("s3cret-nonce"), Answer(200, [], b"yes"))
+    server.handler = script(challenge("s3cret-nonce"), Response(200, [], b"yes"))
     fake = tmp_path / "bin" / "curl"
     fake.parent.mkdir()
     note = 'tr "\\0" " " <"/proc/$$/cmdline" >>seen; tr "\\0" " " <"/proc/$PPID/cmdline" >>seen'
@@ -878,7 +878,7 @@ def test_nothing_is_left_in_the_temporary_directory(server: Recorder, tmp_path: 
         yield b"begun\n"
         stop.read_bytes()
 
-    server.handler = lambda _: Answer(200, [], hanging())
+    server.handler = lambda _: Response(200, [], hanging())
     process = subprocess.Popen([*DPOP, "curl", "-s", server.url()], env=env, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
@@ -891,7 +891,7 @@ def test_nothing_is_left_in_the_temporary_directory(server: Recorder, tmp_path: 
 
 def test_a_state_that_cannot_be_written_is_a_hint(server: Recorder, tmp_path: Path) -> None:
     """The answer counts: a nonce that cannot be kept is mentioned, and curl's status stays."""
-    server.handler = lambda _: Answer(200, [("DPoP-Nonce", "n1")], b"yes")
+    server.handler = lambda _: Response(200, [("DPoP-Nonce", "n1")], b"yes")
     (tmp_path / "file").write_text("")
     result = invoke("curl", "-s", server.url(), env={"DPOP_STATE_DIR": str(tmp_path / "file")})
     assert (result.exit_code, result.stdout) == (0, "yes")

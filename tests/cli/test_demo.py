@@ -109,7 +109,11 @@ def test_no_secret_is_shown_whole(steps: list[Step]) -> None:
     """Tokens, nonces and proofs are cut short; only the thumbprint of the key is whole."""
     text = shown(steps)
     for scene in (scene for step in steps for scene in step.scenes):
-        values = [scene.exchange.sent.get("DPoP"), scene.exchange.answer("DPoP-Nonce"), scene.claims.get("nonce")]
+        values = [
+            scene.exchange.sent.get("DPoP"),
+            scene.exchange.response_header("DPoP-Nonce"),
+            scene.claims.get("nonce"),
+        ]
         values += [scene.exchange.json.get(name) for name in ("access_token", "refresh_token")]
         assert not [value for value in values if value and value in text]
 

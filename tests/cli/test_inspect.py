@@ -312,7 +312,7 @@ def test_the_binding_of_a_jwt_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected", "words"),
+    ("response", "expected", "words"),
     [
         (
             (
@@ -340,14 +340,14 @@ def test_the_binding_of_a_jwt_is_read() -> None:
         ("HTTP/1.1 100 X\r\n\r\nHTTP/1.1 302 X\r\n\r\nHTTP/1.1 403 X\r\n\r\n", {"status": 403}, "not about DPoP"),
     ],
 )
-def test_an_answer_says_what_to_do(answer: str, expected: dict[str, Any], words: str) -> None:
+def test_an_answer_says_what_to_do(response: str, expected: dict[str, Any], words: str) -> None:
     """From `curl -i`: status 1 for a refusal, the next step in words, no token."""
-    result = invoke("inspect", "--response", "-", "--json", stdin=answer)
+    result = invoke("inspect", "--response", "-", "--json", stdin=response)
     told = json.loads(result.stdout)
     assert {name: told[name] for name in expected} == expected
     assert words in told["next"]
     assert result.exit_code == (told["status"] >= 400)
-    text = invoke("inspect", "--response", "-", stdin=answer).stdout
+    text = invoke("inspect", "--response", "-", stdin=response).stdout
     assert words in " ".join(text.split())
     assert max(map(len, text.splitlines())) < 80
     assert "s3cret" not in text + result.stdout
@@ -355,14 +355,14 @@ def test_an_answer_says_what_to_do(answer: str, expected: dict[str, Any], words:
 
 def test_a_wrong_clock_is_seen_in_an_answer() -> None:
     """Date is compared with this machine's clock."""
-    answer = 'HTTP/1.1 400 X\r\nDate: Tue, 14 Nov 2023 22:13:20 GMT\r\n\r\n{"error": "invalid_dpop_proof"}'
-    assert "behind this machine's clock" in invoke("inspect", "--response", "-", stdin=answer).stdout
+    response = 'HTTP/1.1 400 X\r\nDate: Tue, 14 Nov 2023 22:13:20 GMT\r\n\r\n{"error": "invalid_dpop_proof"}'
+    assert "behind this machine's clock" in invoke("inspect", "--response", "-", stdin=response).stdout
 
 
-@pytest.mark.parametrize("answer", ["", "no answer", "HTTP/1.1 100 Continue\r\n\r\n", "DPoP-Nonce: n\r\n"])
-def test_no_answer_is_said(answer: str) -> None:
+@pytest.mark.parametrize("response", ["", "no answer", "HTTP/1.1 100 Continue\r\n\r\n", "DPoP-Nonce: n\r\n"])
+def test_no_answer_is_said(response: str) -> None:
     """Status 2."""
-    result = invoke("inspect", "--response", "-", stdin=answer)
+    result = invoke("inspect", "--response", "-", stdin=response)
     assert result.exit_code == 2
     assert "no answer" in result.stderr
 

@@ -14,7 +14,7 @@ from support.pkcs11_tokens import PIN, SoftHsm, Tpm
 
 import dpop
 from dpop.keys.pkcs11 import _pin as pin
-from dpop.keys.pkcs11 import generate_key, list_tokens, open_key
+from dpop.keys.pkcs11 import generate_key, list_devices, open_key
 from dpop.keys.pkcs11._modules import close_modules
 
 
@@ -178,7 +178,7 @@ def test_list_with_a_pin_shows_private_halves(softhsm: SoftHsm) -> None:
     assert "PIN for each signature" in told["careful"]
     assert "EC P-384, not for proofs" in told["big"]
     assert "RSA, not for proofs" in told["old"]
-    (report,) = list_tokens(token)
+    (report,) = list_devices(token)
     for key in report.keys:
         if key.usable:
             opened = open_key(f"{key.uri}?module-path={softhsm.module}", password=PIN)

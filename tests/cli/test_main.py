@@ -25,11 +25,11 @@ from dpop.errors import (
     DPoPError,
     InvalidKeyError,
     InvalidProof,
+    InvalidTargetError,
     KeyFileError,
     KeyPasswordError,
     ReplayCacheError,
     SigningError,
-    TargetError,
     UnrewindableBodyError,
 )
 
@@ -212,7 +212,7 @@ def test_ending_at_once_loses_nothing(doing: str, told: str, status: int) -> Non
         (UnrewindableBodyError("the body is gone"), 1),
         (DPoPError("the server refused"), 1),
         (CredentialError("the token is empty"), 2),
-        (TargetError("no URL"), 2),
+        (InvalidTargetError("no URL"), 2),
         (ArgumentTypeError("key", "a key", 1), 2),
         (click.UsageError("no such option"), 2),
         (InvalidKeyError("no key"), 3),
@@ -322,7 +322,7 @@ def test_ctrl_c_at_a_prompt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "answers", "prompt"),
+    ("args", "responses", "prompt"),
     [
         (["key", "generate", "--password-prompt", "--out", "new.pem"], ["pa55word\n"], "Repeat for confirmation"),
         (["key", "show", "--key", "locked.pem"], [], "Password of the key"),
@@ -336,15 +336,15 @@ def test_ctrl_c_at_a_prompt(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_ctrl_c_at_every_prompt(args: list[str], answers: list[str], prompt: str, tmp_path: Path) -> None:
+def test_ctrl_c_at_every_prompt(args: list[str], responses: list[str], prompt: str, tmp_path: Path) -> None:
     """Status 130 and one sentence, wherever a person is asked; nothing is made, and no secret shown."""
     dpop.generate_key().save(tmp_path / "locked.pem", password="pa55word")
     (tmp_path / "nonce.txt").write_text("nonce")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with AtTerminal(*args, cwd=tmp_path, env={"DPOP_KEY": "locked.pem"}) as terminal:
-        for answer in answers:
+        for response in responses:
             terminal.see(":")
-            terminal.type(answer)
+            terminal.type(response)
         terminal.see(prompt)
         terminal.type("\x03")
         assert terminal.end() == 130

@@ -37,19 +37,19 @@ def wrapped(text: str, end: str) -> str:
 
 
 WRITINGS: dict[str, Callable[[bytes], bytes]] = {
-    "binary": lambda octets: octets,
-    "hex": lambda octets: octets.hex().encode(),
-    "HEX": lambda octets: octets.hex().upper().encode(),
-    "hex in lines": lambda octets: wrapped(octets.hex(), "\r\n").encode(),
-    "openssl dgst -hex": lambda octets: f"EC-SHA2-256(a file.txt)= {octets.hex()}\n".encode(),
-    "openssl dgst -hex -c": lambda octets: f"EC-SHA2-256(stdin)= {octets.hex(':')}\n".encode(),
-    "base64url": lambda octets: b64url_encode(octets).encode(),
-    "openssl base64": lambda octets: wrapped(
-        b64url_encode(octets).replace("-", "+").replace("_", "/") + "=" * (-len(octets) % 3), "\n"
+    "binary": lambda content: content,
+    "hex": lambda content: content.hex().encode(),
+    "HEX": lambda content: content.hex().upper().encode(),
+    "hex in lines": lambda content: wrapped(content.hex(), "\r\n").encode(),
+    "openssl dgst -hex": lambda content: f"EC-SHA2-256(a file.txt)= {content.hex()}\n".encode(),
+    "openssl dgst -hex -c": lambda content: f"EC-SHA2-256(stdin)= {content.hex(':')}\n".encode(),
+    "base64url": lambda content: b64url_encode(content).encode(),
+    "openssl base64": lambda content: wrapped(
+        b64url_encode(content).replace("-", "+").replace("_", "/") + "=" * (-len(content) % 3), "\n"
     ).encode(),
-    "base64url in lines": lambda octets: wrapped(b64url_encode(octets), "\r\n").encode(),
-    "PowerShell's >": lambda octets: f"{b64url_encode(octets)}\r\n".encode("utf-16"),
-    "byte order mark": lambda octets: f"\ufeff{octets.hex()}".encode(),
+    "base64url in lines": lambda content: wrapped(b64url_encode(content), "\r\n").encode(),
+    "PowerShell's >": lambda content: f"{b64url_encode(content)}\r\n".encode("utf-16"),
+    "byte order mark": lambda content: f"\ufeff{content.hex()}".encode(),
 }
 
 TEXTS = {"base64url", "openssl base64", "base64url in lines", "PowerShell's >"}
@@ -74,19 +74,19 @@ def test_any_signature_in_any_form(form: str, data: st.DataObject) -> None:
     """Whatever r and s are, one reading is left, and it is the right one."""
     size = data.draw(st.sampled_from(sorted(SIZES)))
     # Above all orders the first octets would be ff, or 01ff for P-521.
-    number = st.binary(min_size=size - 2, max_size=size - 2).map(lambda octets: b"\x00\x61" + octets)
+    number = st.binary(min_size=size - 2, max_size=size - 2).map(lambda content: b"\x00\x61" + content)
     raw = data.draw(number) + data.draw(number)
     der = raw_to_der(raw)
     assert convert(WRITINGS[form](raw), None, raw_to_der) == der
-    assert convert(WRITINGS[form](der), None, lambda octets: der_to_raw(octets, size)) == raw
+    assert convert(WRITINGS[form](der), None, lambda content: der_to_raw(content, size)) == raw
 
 
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
-def test_anything_else_is_refused(octets: bytes) -> None:
+def test_anything_else_is_refused(content: bytes) -> None:
     """Other input is a sentence, never another exception; nothing is guessed."""
     for converter in (raw_to_der, der_to_raw):
         with contextlib.suppress(DPoPError, click.UsageError):
-            assert len(convert(octets, None, converter)) >= 8
+            assert len(convert(content, None, converter)) >= 8
 
 
 @pytest.mark.parametrize("alg", ["ES256", "ES384", "ES512"])
@@ -197,12 +197,12 @@ def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
 
 def test_two_readings_are_not_chosen_between() -> None:
     """96 octets that are a P-384 signature as they stand, and a P-256 one as text: the user decides."""
-    octets = b64url_encode(RAW).encode() + b" " * 10
-    both = invoke("sig", "to-der", stdin=octets)
+    content = b64url_encode(RAW).encode() + b" " * 10
+    both = invoke("sig", "to-der", stdin=content)
     assert both.exit_code == 2
     assert "as binary and as base64url" in both.stderr
-    assert invoke("sig", "to-der", "--from", "base64url", stdin=octets).stdout_bytes == DER
-    assert invoke("sig", "to-der", "--from", "binary", stdin=octets).stdout_bytes == raw_to_der(octets)
+    assert invoke("sig", "to-der", "--from", "base64url", stdin=content).stdout_bytes == DER
+    assert invoke("sig", "to-der", "--from", "binary", stdin=content).stdout_bytes == raw_to_der(content)
 
 
 def test_nothing_but_hexadecimal_digits_is_hex() -> None:

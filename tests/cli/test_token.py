@@ -77,7 +77,7 @@ def stored(server: DPoPTestServer, account: str = "default", **changes: Any) -> 
         profile=dpop.profiles.GOOGLE if server.mode == "google" else dpop.profiles.RFC9449,
     ) as endpoint:
         tokens = endpoint.refresh(server.issue_refresh_token(jkt=key.thumbprint, client_id=server.client_id))
-    tokens = tokens.but(**changes)
+    tokens = tokens.replace(**changes)
     FileTokenStore("tokens.json").save(tokens, account)
     return tokens
 
@@ -174,9 +174,9 @@ def test_strangers_at_the_loopback_are_sent_away(plain: DPoPTestServer) -> None:
         hung_up.request("GET", f"/?{'x' * 100}")
         hung_up.close()
         silent.close()
-        answer = requests.get(callback, timeout=30)
-        assert (answer.status_code, "logged in" in answer.text) == (200, True)
-        assert answer.headers["Cache-Control"] == "no-store"
+        response = requests.get(callback, timeout=30)
+        assert (response.status_code, "logged in" in response.text) == (200, True)
+        assert response.headers["Cache-Control"] == "no-store"
         assert login.end() == 0, login.said
     assert load().refresh_token
 
@@ -188,8 +188,8 @@ def test_a_user_who_says_no(plain: DPoPTestServer) -> None:
         state = re.search("state=[^&]*", location)
         assert state
         query = f"error=access_denied&{state[0]}&iss={plain.issuer}"
-        answer = requests.get(f"{location.partition('?')[0]}?{query}", timeout=30)
-        assert "refused" in answer.text
+        response = requests.get(f"{location.partition('?')[0]}?{query}", timeout=30)
+        assert "refused" in response.text
         assert login.end() == 1
     assert "access_denied" in login.said
     assert not Path("tokens.json").exists()

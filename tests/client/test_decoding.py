@@ -19,10 +19,10 @@ from dpop.client._decoding import decoded_start
 BODY = b'{"error":"use_dpop_nonce"}'
 
 
-def raw_deflate(octets: bytes) -> bytes:
+def raw_deflate(data: bytes) -> bytes:
     """Deflate without the zlib header."""
     coder = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return coder.compress(octets) + coder.flush()
+    return coder.compress(data) + coder.flush()
 
 
 CODERS: dict[str, Callable[[bytes], bytes]] = {
@@ -92,12 +92,12 @@ def test_a_bomb_fills_no_memory(coding: str, layers: int) -> None:
 
 
 @given(st.sampled_from([*CODERS, "gzip, br", "zstd, deflate"]), st.binary(max_size=200), st.integers(1, 300))
-def test_any_octets_end_well(coding: str, octets: bytes, limit: int) -> None:
+def test_any_octets_end_well(coding: str, data: bytes, limit: int) -> None:
     """Whatever comes is decoded or nothing."""
-    assert len(decoded_start(coding, octets, limit)) <= limit
+    assert len(decoded_start(coding, data, limit)) <= limit
 
 
 @given(st.sampled_from(list(CODERS)), st.binary(max_size=2_000))
-def test_what_was_coded_comes_back(coding: str, octets: bytes) -> None:
+def test_what_was_coded_comes_back(coding: str, data: bytes) -> None:
     """Whole, where it is not longer than the limit."""
-    assert decoded_start(coding, CODERS[coding](octets), 20_000) == octets
+    assert decoded_start(coding, CODERS[coding](data), 20_000) == data

@@ -60,9 +60,9 @@ class SlowKey:
     blocking = True
     thread: threading.Thread | None = None
 
-    def sign(self, octets: bytes) -> bytes:
+    def sign(self, data: bytes) -> bytes:
         self.thread = threading.current_thread()
-        return KEY.sign(octets)
+        return KEY.sign(data)
 
 
 def test_a_blocking_key_does_not_stop_the_event_loop() -> None:
@@ -83,7 +83,7 @@ def test_a_token_is_asked_for_once_per_attempt() -> None:
 
 
 def test_tokens_of_asynchronous_sources() -> None:
-    """A coroutine function and async_token() are awaited; a plain function is just called."""
+    """A coroutine function and atoken() are awaited; a plain function is just called."""
 
     async def coroutine() -> str:
         return "coroutine"
@@ -92,7 +92,7 @@ def test_tokens_of_asynchronous_sources() -> None:
         def __call__(self) -> str:
             raise AssertionError("the asynchronous way is preferred")
 
-        async def async_token(self) -> str:
+        async def atoken(self) -> str:
             return "source"
 
         def refused(self, token: str, /) -> None: ...

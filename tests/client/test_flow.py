@@ -18,7 +18,7 @@ from dpop.client._nonces import NonceCache, NonceKey, Role
 from dpop.client._policy import Policy
 from dpop.client._prover import Prover
 from dpop.client._request import OutgoingRequest
-from dpop.errors import CredentialError, TargetError, UnrewindableBodyError
+from dpop.errors import CredentialError, InvalidTargetError, UnrewindableBodyError
 from dpop.htu import Origin
 
 KEY = dpop.generate_key()
@@ -63,7 +63,7 @@ class Exchange:
         self.proofs.append(claims)
         return claims
 
-    def answer(self, status: int, *fields: tuple[str, str], body: bytes = b"") -> Step:
+    def response(self, status: int, *fields: tuple[str, str], body: bytes = b"") -> Step:
         """One answer, and what the flow says to it."""
         step = self.flow.received(status, fields)
         return self.flow.judged(body) if step is Step.PEEK else step
@@ -174,7 +174,7 @@ def test_a_token_that_cannot_stand_in_a_header_is_not_sent() -> None:
 def test_a_target_with_two_readings_is_not_sent() -> None:
     """A dot segment that survived into the target is refused (spec: ambiguous htu)."""
     exchange = resource()
-    with pytest.raises(TargetError):
+    with pytest.raises(InvalidTargetError):
         exchange.flow.attempt("https", "api.example", "/a/%2e%2e/b", "token")
 
 
@@ -185,9 +185,9 @@ def test_a_challenge_is_answered_once_with_its_nonce() -> None:
     """401, DPoP, use_dpop_nonce and a new nonce: one retry with a new proof (RFC 9449 §9)."""
     exchange = resource()
     exchange.send()
-    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.RETRY
+    assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.RETRY
     exchange.send()
-    assert exchange.answer(200, ("DPoP-Nonce", "n2")) is Step.DONE
+    assert exchange.response(200, ("DPoP-Nonce", "n2")) is Step.DONE
     first, second = exchange.proofs
     assert second["nonce"] == "n1"
     assert first["jti"] != second["jti"]
@@ -198,7 +198,7 @@ def test_the_token_endpoint_challenges_in_its_body() -> None:
     """400, a new nonce and use_dpop_nonce in JSON: one retry (RFC 9449 §8)."""
     exchange = token_request()
     exchange.send()
-    assert exchange.answer(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.RETRY
+    assert exchange.response(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.RETRY
     assert exchange.send()["nonce"] == "n1"
 
 
@@ -223,7 +223,7 @@ def test_what_is_no_challenge_at_a_resource_server(status: int, fields: Sequence
     """Other statuses, schemes, errors, or no usable nonce: the answer is handed on after one request."""
     exchange = resource()
     exchange.send()
-    assert exchange.answer(status, *fields, body=body) is Step.DONE
+    assert exchange.response(status, *fields, body=body) is Step.DONE
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_what_is_no_challenge_at_a_token_endpoint(status: int, fields: Sequence[
     """A challenge counts only in its own role's form."""
     exchange = token_request()
     exchange.send()
-    assert exchange.answer(status, *fields, body=body) is Step.DONE
+    assert exchange.response(status, *fields, body=body) is Step.DONE
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 301, 400, 401, 403, 404, 429, 500, 503])
@@ -250,7 +250,7 @@ def test_every_status_brings_its_nonce(status: int) -> None:
     """A nonce is learnt from every answer, whatever its status (RFC 9449 §8, §8.2)."""
     exchange = resource()
     exchange.send()
-    exchange.answer(status, ("dpop-NONCE", "learnt"))
+    exchange.response(status, ("dpop-NONCE", "learnt"))
     following = replace_flow(exchange)
     assert following.send()["nonce"] == "learnt"
 
@@ -265,9 +265,9 @@ def test_an_endless_challenger_gets_two_requests() -> None:
     """The second challenge is handed to the caller, and its nonce is kept."""
     exchange = resource()
     exchange.send()
-    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.RETRY
+    assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.RETRY
     exchange.send()
-    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n2")) is Step.DONE
+    assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "n2")) is Step.DONE
     assert replace_flow(exchange).send()["nonce"] == "n2"
 
 
@@ -276,7 +276,7 @@ def test_the_nonce_just_sent_is_no_reason_to_send_again() -> None:
     exchange = resource()
     exchange.flow.prover.nonces.learn(NonceKey(KEY.thumbprint, Origin.parse(ORIGIN), Role.RS), "same")
     assert exchange.send()["nonce"] == "same"
-    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "same")) is Step.DONE
+    assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "same")) is Step.DONE
 
 
 def test_a_nonce_another_thread_has_cached_is_still_new_to_this_attempt() -> None:
@@ -284,7 +284,7 @@ def test_a_nonce_another_thread_has_cached_is_still_new_to_this_attempt() -> Non
     exchange = resource()
     exchange.send()
     exchange.flow.prover.nonces.learn(NonceKey(KEY.thumbprint, Origin.parse(ORIGIN), Role.RS), "n1")
-    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.RETRY
+    assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.RETRY
 
 
 def test_a_body_that_is_gone_is_not_sent_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -292,7 +292,7 @@ def test_a_body_that_is_gone_is_not_sent_again(caplog: pytest.LogCaptureFixture)
     exchange = resource("POST", repeatable=False)
     exchange.send()
     with caplog.at_level(logging.WARNING, "dpop.client"):
-        assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.DONE
+        assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.DONE
     assert "only once" in caplog.text
     assert "n1" not in caplog.text
     assert replace_flow(exchange).send()["nonce"] == "n1"
@@ -313,7 +313,7 @@ def test_transport_retries_earn_no_second_nonce_retry() -> None:
         exchange.send()
         nonce = f"n{len(exchange.proofs)}"
         fields = [("DPoP-Nonce", nonce)] + ([RS_CHALLENGE] if status == 401 else [])
-        assert exchange.answer(status, *fields) is step
+        assert exchange.response(status, *fields) is step
     assert len({proof["jti"] for proof in exchange.proofs}) == 4
 
 
@@ -322,7 +322,7 @@ def test_a_client_assertion_is_not_sent_twice(caplog: pytest.LogCaptureFixture) 
     exchange = token_request("grant_type=client_credentials&client_assertion=eyJ.eyJ.sig")
     exchange.send()
     with caplog.at_level(logging.WARNING, "dpop.client"):
-        assert exchange.answer(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.DONE
+        assert exchange.response(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.DONE
     assert replace_flow(exchange).send()["nonce"] == "n1"
 
 
@@ -330,7 +330,7 @@ def test_a_client_assertion_is_rebuilt() -> None:
     """With rebuild= the retry is made, and the adapter is told to rebuild the body."""
     exchange = token_request("client_assertion=eyJ.eyJ.sig", rebuild=lambda body: body)
     exchange.send()
-    assert exchange.answer(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.RETRY
+    assert exchange.response(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.RETRY
     assert exchange.flow.needs_rebuild
 
 
@@ -340,7 +340,7 @@ def test_priming_sends_once_and_without_a_token() -> None:
     claims = exchange.send()
     assert "ath" not in claims
     assert list(exchange.headers[0]) == ["DPoP"]
-    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.DONE
+    assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.DONE
     assert replace_flow(exchange, priming=None).send()["nonce"] == "n1"
 
 
@@ -349,7 +349,7 @@ def test_shared_nonces_serve_both_roles() -> None:
     profile = dpop.profiles.RFC9449._replace(share_nonces=True)
     exchange = token_request(profile=profile)
     exchange.send()
-    exchange.answer(200, ("DPoP-Nonce", "n1"))
+    exchange.response(200, ("DPoP-Nonce", "n1"))
     assert replace_flow(exchange, authorization="DPoP token").send()["nonce"] == "n1"
 
 
@@ -362,7 +362,7 @@ def test_googles_code_exchange_names_the_code_and_keeps_to_it() -> None:
     """jti is the hash of the decoded code, also on the nonce retry."""
     exchange = token_request(CODE_FORM, profile=dpop.profiles.GOOGLE)
     exchange.send()
-    assert exchange.answer(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.RETRY
+    assert exchange.response(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.RETRY
     exchange.send()
     assert {proof["jti"] for proof in exchange.proofs} == {"3xbsgA0UB_TL-2wQicAwURmxtBIKPGNmnUFBhZtC0tc"}
 
@@ -398,20 +398,20 @@ def test_a_sent_token_is_refreshed_once() -> None:
     exchange = resource(access_token=source)
     invalid = ("WWW-Authenticate", 'DPoP error="invalid_token"')
     exchange.send()
-    assert exchange.answer(401, invalid, ("DPoP-Nonce", "n1")) is Step.REFRESH
+    assert exchange.response(401, invalid, ("DPoP-Nonce", "n1")) is Step.REFRESH
     assert exchange.flow.sent_token == "token1"
     source.refused("token1")
     claims = exchange.send()
     assert claims["ath"] == dpop.access_token_hash("token2")
     assert claims["nonce"] == "n1"
-    assert exchange.answer(401, invalid) is Step.DONE
+    assert exchange.response(401, invalid) is Step.DONE
 
 
 def test_a_source_is_told_even_if_the_body_is_gone() -> None:
     """A one-shot body is not sent again, but the next request should have a good token."""
     exchange = resource("POST", access_token=Source(), repeatable=False)
     exchange.send()
-    assert exchange.answer(401, ("WWW-Authenticate", 'DPoP error="invalid_token"')) is Step.REPORT
+    assert exchange.response(401, ("WWW-Authenticate", 'DPoP error="invalid_token"')) is Step.REPORT
 
 
 @pytest.mark.parametrize("token", ["token", lambda: "token"])
@@ -419,7 +419,7 @@ def test_without_a_source_invalid_token_is_handed_on(token: Any) -> None:
     """A plain token or function cannot be refreshed: one request."""
     exchange = resource(access_token=token)
     exchange.send("token")
-    assert exchange.answer(401, ("WWW-Authenticate", 'DPoP error="invalid_token"')) is Step.DONE
+    assert exchange.response(401, ("WWW-Authenticate", 'DPoP error="invalid_token"')) is Step.DONE
 
 
 @pytest.mark.parametrize(("status", "then"), [(200, ["c", "c"]), (500, ["c", "b"]), (403, ["c", "b"])])
@@ -431,7 +431,7 @@ def test_only_success_says_that_a_nonce_was_accepted(status: int, then: list[str
     for _ in range(2):
         exchange = replace_flow(exchange)
         assert exchange.send()["nonce"] == "a"
-        exchange.answer(status)
+        exchange.response(status)
     for nonce in ("b", "c"):
         nonces.learn(key, nonce)
     assert [replace_flow(exchange).send()["nonce"] for _ in range(2)] == then
@@ -444,7 +444,7 @@ def test_a_cache_that_says_age_0_is_believed() -> None:
     """Some caches add Age: 0 to what they have just fetched: the challenge in it is the server's."""
     exchange = resource()
     exchange.send()
-    assert exchange.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1"), ("Age", "0")) is Step.RETRY
+    assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "n1"), ("Age", "0")) is Step.RETRY
     assert exchange.send()["nonce"] == "n1"
 
 
@@ -453,7 +453,7 @@ def test_a_nonce_of_a_proxy_or_a_cache_is_not_kept(status: int, fields: list[tup
     """407 is a proxy's own answer, and an aged one is old: neither says which nonce the server wants next."""
     exchange = resource()
     exchange.send()
-    assert exchange.answer(status, ("DPoP-Nonce", "n1"), *fields) is Step.DONE
+    assert exchange.response(status, ("DPoP-Nonce", "n1"), *fields) is Step.DONE
     assert "nonce" not in replace_flow(exchange).send()
 
 
@@ -468,7 +468,7 @@ def test_a_wrong_clock_is_explained(caplog: pytest.LogCaptureFixture) -> None:
     exchange = resource()
     exchange.send()
     with caplog.at_level(logging.WARNING, "dpop.client"):
-        assert exchange.answer(401, INVALID_PROOF, DATE_90_S_AHEAD) is Step.DONE
+        assert exchange.response(401, INVALID_PROOF, DATE_90_S_AHEAD) is Step.DONE
     assert "90 s ahead of" in caplog.text
     assert replace_flow(exchange).send()["iat"] == NOW
 
@@ -485,7 +485,7 @@ def test_learn_clock_corrects_the_next_call(date: tuple[str, str], offset: int) 
     """With learn_clock the next proof follows the server's clock, five minutes at most, and never this one."""
     exchange = resource(learn_clock=True)
     exchange.send()
-    assert exchange.answer(401, INVALID_PROOF, date) is Step.DONE
+    assert exchange.response(401, INVALID_PROOF, date) is Step.DONE
     assert replace_flow(exchange).send()["iat"] == NOW + offset
 
 
@@ -494,7 +494,7 @@ def test_a_token_endpoints_wrong_clock_is_explained_too(caplog: pytest.LogCaptur
     exchange = token_request(learn_clock=True)
     exchange.send()
     with caplog.at_level(logging.WARNING, "dpop.client"):
-        assert exchange.answer(400, DATE_90_S_AHEAD, body=b'{"error":"invalid_dpop_proof"}') is Step.DONE
+        assert exchange.response(400, DATE_90_S_AHEAD, body=b'{"error":"invalid_dpop_proof"}') is Step.DONE
     assert "90 s ahead of" in caplog.text
     assert replace_flow(exchange).send()["iat"] == NOW + 90
 
@@ -505,12 +505,12 @@ def test_a_correction_is_corrected_when_our_clock_is_set() -> None:
     exchange = resource(learn_clock=True, prover=Prover(KEY, clock=lambda: now[0]))
     date = ("Date", "Fri, 15 Jan 2027 08:00:00 GMT")
     exchange.send()
-    exchange.answer(401, INVALID_PROOF, date)
+    exchange.response(401, INVALID_PROOF, date)
     assert replace_flow(exchange).send()["iat"] == NOW
     now[0] = NOW
     late = replace_flow(exchange)
     assert late.send()["iat"] == NOW + 90
-    late.answer(401, INVALID_PROOF, date)
+    late.response(401, INVALID_PROOF, date)
     assert replace_flow(exchange).send()["iat"] == NOW
 
 
@@ -521,7 +521,7 @@ def test_a_correction_is_corrected_at_a_token_endpoint_too() -> None:
     exchange.policy.clocks.learn(exchange.flow.origin, 90)
     assert exchange.send()["iat"] == NOW + 90
     date = ("Date", "Fri, 15 Jan 2027 08:00:00 GMT")
-    exchange.answer(400, date, body=b'{"error":"invalid_dpop_proof"}')
+    exchange.response(400, date, body=b'{"error":"invalid_dpop_proof"}')
     assert replace_flow(exchange).send()["iat"] == NOW
 
 
@@ -530,7 +530,7 @@ def test_no_date_or_a_near_one_teaches_nothing(date: tuple[str, str] | None) -> 
     """Without a far-off Date the clock stays as it is."""
     exchange = resource(learn_clock=True)
     exchange.send()
-    exchange.answer(401, INVALID_PROOF, *([date] if date else []))
+    exchange.response(401, INVALID_PROOF, *([date] if date else []))
     assert replace_flow(exchange).send()["iat"] == NOW
 
 
@@ -546,10 +546,10 @@ def test_the_first_request_goes_alone_where_nonces_are_required() -> None:
     waiting = second.flow.ready()
     assert waiting is not None
     pilot.send()
-    pilot.answer(401, RS_CHALLENGE, ("DPoP-Nonce", "n1"))
+    pilot.response(401, RS_CHALLENGE, ("DPoP-Nonce", "n1"))
     assert not waiting.over
     pilot.send()
-    pilot.answer(200)
+    pilot.response(200)
     assert waiting.over
     assert second.flow.ready() is None
     assert second.send()["nonce"] == "n1"
@@ -584,7 +584,7 @@ def test_a_redirect_says_nothing_of_a_nonce() -> None:
     for _ in range(2):
         exchange = Exchange(rules, OutgoingRequest("GET", f"{ORIGIN}/things"))
         assert exchange.send()["nonce"] == "a"
-        assert exchange.answer(302, ("Location", "/elsewhere")) is Step.DONE
+        assert exchange.response(302, ("Location", "/elsewhere")) is Step.DONE
     for nonce in ("b", "c"):
         rules.prover.nonces.learn(key, nonce)
     # Not known to be shared, so each that nobody has sent is good for one request.

@@ -48,7 +48,7 @@ class SingleUseServer:
         self.refusals = 0
         self.name = name
 
-    def answer(self, nonce: str | None) -> tuple[bool, str]:
+    def response(self, nonce: str | None) -> tuple[bool, str]:
         """Whether the nonce was good, and the next one."""
         good = nonce in self.valid
         if nonce is not None:
@@ -62,12 +62,12 @@ class SingleUseServer:
 
 def exchange(cache: NonceCache, server: SingleUseServer, leased: Lease) -> None:
     """One request with its one retry, as the flow does them."""
-    good, fresh = server.answer(leased.nonce)
+    good, fresh = server.response(leased.nonce)
     if good:
         cache.answered(leased, learnt=fresh, accepted=True)
         return
     again = cache.challenged(leased, fresh)
-    good, fresh = server.answer(again.nonce)
+    good, fresh = server.response(again.nonce)
     assert good
     cache.answered(again, learnt=fresh, accepted=True)
 
@@ -223,12 +223,12 @@ def test_no_retry_is_refused_by_a_single_use_server() -> None:
                 first_tries.append(lease(cache))
             elif retries and step < 0.75:
                 again = retries.pop(order.randrange(len(retries)))
-                good, fresh = server.answer(again.nonce)
+                good, fresh = server.response(again.nonce)
                 assert good
                 cache.answered(again, learnt=fresh, accepted=True)
             elif first_tries:
                 one = first_tries.pop(order.randrange(len(first_tries)))
-                good, fresh = server.answer(one.nonce)
+                good, fresh = server.response(one.nonce)
                 if good:
                     cache.answered(one, learnt=fresh, accepted=True)
                 else:
@@ -247,11 +247,11 @@ def test_servers_are_forgotten_beyond_the_limit() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.booleans(), st.booleans()), max_size=600))
-def test_memory_is_bounded_whatever_comes(answers: list[tuple[int, bool, bool]]) -> None:
+def test_memory_is_bounded_whatever_comes(responses: list[tuple[int, bool, bool]]) -> None:
     """No sequence of answers makes an entry grow without bound or the cache raise."""
     cache = NonceCache()
     waiting: deque[Lease] = deque()
-    for number, accepted, again in answers:
+    for number, accepted, again in responses:
         waiting.append(lease(cache))
         if len(waiting) > 3 and again:
             waiting.append(cache.challenged(waiting.popleft(), f"n{number}"))

@@ -18,7 +18,7 @@ from dpop.errors import (
     CredentialError,
     DPoPError,
     InsecureOriginError,
-    TargetError,
+    InvalidTargetError,
     UsageError,
 )
 
@@ -44,12 +44,12 @@ def test_origins_that_are_accepted(origins: Any) -> None:
     ("origins", "error"),
     [
         ([], UsageError),
-        ("", TargetError),
-        ("api.example", TargetError),
-        ("https://api.example/path", TargetError),
-        ("https://user@api.example", TargetError),
-        ("https://*.example", TargetError),
-        ("ftp://api.example", TargetError),
+        ("", InvalidTargetError),
+        ("api.example", InvalidTargetError),
+        ("https://api.example/path", InvalidTargetError),
+        ("https://user@api.example", InvalidTargetError),
+        ("https://*.example", InvalidTargetError),
+        ("ftp://api.example", InvalidTargetError),
         ("http://api.example", InsecureOriginError),
         ("http://127.0.0.1.evil.test", InsecureOriginError),
         (None, ArgumentTypeError),
@@ -83,7 +83,7 @@ def test_insecure_origins_are_named_one_by_one() -> None:
         ({"algs": []}, AlgorithmError),
         ({"algs": "HS256 none"}, AlgorithmError),
         ({"profile": dpop.profiles.Profile("x", algs=("PS256",))}, AlgorithmError),
-        ({"as_endpoints": ["/token"]}, TargetError),
+        ({"as_endpoints": ["/token"]}, InvalidTargetError),
         ({"unknown": 1}, TypeError),
     ],
 )
@@ -175,10 +175,10 @@ def test_a_list_of_algorithms_may_be_an_iterator() -> None:
         assert policy.open(OutgoingRequest("GET", "https://api.example/", credentials=credentials)) is not None
 
 
-@pytest.mark.parametrize("answer", [None, "text", bytearray(b"body")])
-def test_a_rebuilt_body_is_bytes(answer: Any) -> None:
+@pytest.mark.parametrize("response", [None, "text", bytearray(b"body")])
+def test_a_rebuilt_body_is_bytes(response: Any) -> None:
     """None would go out as no body at all."""
-    policy = Policy(KEY, origins="https://api.example", rebuild=lambda _body: answer)
+    policy = Policy(KEY, origins="https://api.example", rebuild=lambda _body: response)
     assert policy.rebuild is not None
     with pytest.raises(ArgumentTypeError, match=r"rebuild\(\) returns must be bytes"):
         policy.rebuild(b"body")

@@ -27,7 +27,7 @@ from support.redis_server import running_redis
 import dpop
 import dpop.errors
 from dpop.keys import _sources as sources
-from dpop.keys import as_private_key
+from dpop.keys import as_cryptography_key
 from dpop.keys.pkcs11._modules import close_modules
 from dpop.server import Reason
 from dpop.testing import DPoPTestServer
@@ -144,7 +144,7 @@ def tokens_to_bind(server: DPoPTestServer) -> dict[str, Any]:
 
 def an_object(_: DPoPTestServer) -> dict[str, Any]:
     """A private key object of another library."""
-    return {"private_key_object": as_private_key(dpop.generate_key())}
+    return {"private_key_object": as_cryptography_key(dpop.generate_key())}
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from dpop.asgi import Application
 
 __all__ = ["ask_asgi", "ask_wsgi"]
 
-Answer = tuple[int, list[tuple[str, str]], bytes]
+Response = tuple[int, list[tuple[str, str]], bytes]
 
 
-def ask_asgi(app: Application, method: str, target: str, fields: Iterable[tuple[str, str]], **more: Any) -> Answer:
+def ask_asgi(app: Application, method: str, target: str, fields: Iterable[tuple[str, str]], **more: Any) -> Response:
     """The answer of an ASGI application; ``more`` goes into the scope, None takes a member out of it."""
     path, _, query = target.partition("?")
     raw = path.encode("latin-1")
@@ -45,7 +45,7 @@ def ask_asgi(app: Application, method: str, target: str, fields: Iterable[tuple[
 
 def ask_wsgi(
     app: Any, method: str, target: str, fields: Iterable[tuple[str, str]], *, check: bool = True, **more: Any
-) -> Answer:
+) -> Response:
     """The answer of a WSGI application, held to PEP 3333; fields of one name are joined, as servers do.
 
     :param check: False for requests that are too odd for the validator of the standard library.
@@ -76,7 +76,7 @@ def ask_wsgi(
 
     def start_response(status: str, headers: list[tuple[str, str]], *_: Any) -> Any:
         started[:] = [int(status.split(" ", maxsplit=1)[0]), headers]
-        return lambda _octets: None
+        return lambda _bytes: None
 
     chunks = (validator(app) if check else app)(environ, start_response)
     body = b"".join(chunks)

@@ -60,8 +60,8 @@ def running(
 class Reply:
     """An answer as it was on the wire."""
 
-    def __init__(self, octets: bytes) -> None:
-        head, _, self.body = octets.partition(b"\r\n\r\n")
+    def __init__(self, data: bytes) -> None:
+        head, _, self.body = data.partition(b"\r\n\r\n")
         line, *fields = head.decode("latin-1").split("\r\n")
         self.status = int(line.split(" ")[1])
         pairs = [field.partition(":") for field in fields]
@@ -78,10 +78,10 @@ def ask(port: int, target: str, *fields: tuple[str, str], method: str = "GET") -
     lines += [f"{name}: {value}" for name, value in fields]
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
-        octets = b""
+        data = b""
         while more := connection.recv(65536):
-            octets += more
-    return Reply(octets)
+            data += more
+    return Reply(data)
 
 
 # --- in the server's process

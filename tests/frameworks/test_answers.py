@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from frameworks.in_process import Answer, ask_asgi, ask_wsgi
+from frameworks.in_process import Response, ask_asgi, ask_wsgi
 from frameworks.resource import asgi_application, resource, wsgi_application
 from support.paths import VECTORS
 
@@ -21,16 +21,16 @@ DOCUMENT: dict[str, Any] = json.loads((VECTORS / "answers.json").read_text(encod
 NOW, ORIGIN = DOCUMENT["now"], DOCUMENT["origin"]
 # A token in a form is for the application to refuse: a door does not read bodies, and takes no token from there.
 CASES = {case["id"]: case for case in DOCUMENT["cases"] if case["role"] == "RS" and case["id"] != "rs-token-in-body"}
-Door = Callable[[ProtectedResource, Mapping[str, Any]], Answer]
+Door = Callable[[ProtectedResource, Mapping[str, Any]], Response]
 
 
-def by_asgi(decides: ProtectedResource, request: Mapping[str, Any]) -> Answer:
+def by_asgi(decides: ProtectedResource, request: Mapping[str, Any]) -> Response:
     """Put a request to the ASGI door."""
     app = asgi.DPoPMiddleware(asgi_application, decides)
     return ask_asgi(app, request["method"], request["url"].removeprefix(ORIGIN), request["headers"])
 
 
-def by_wsgi(decides: ProtectedResource, request: Mapping[str, Any]) -> Answer:
+def by_wsgi(decides: ProtectedResource, request: Mapping[str, Any]) -> Response:
     """Put a request to the WSGI door, which never sees two fields of one name."""
     app = wsgi.DPoPMiddleware(wsgi_application, decides)
     return ask_wsgi(app, request["method"], request["url"].removeprefix(ORIGIN), request["headers"])

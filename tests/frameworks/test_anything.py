@@ -31,13 +31,13 @@ METHODS = st.sampled_from(["GET", "get", "POST", "OPTIONS", "HEAD", "M-SEARCH"])
 
 def refuses(decides: ProtectedResource, method: str, target: str, fields: list[tuple[str, str]]) -> bool:
     """Whether both doors do so, with one answer."""
-    answers = [
+    responses = [
         ask_asgi(asgi.DPoPMiddleware(asgi_application, decides), method, target, fields),
         ask_wsgi(wsgi.DPoPMiddleware(wsgi_application, decides), method, target, fields, check=False),
     ]
     return all(
         status in {400, 401} and any(name == "www-authenticate" for name, _ in headers)
-        for status, headers, _ in answers
+        for status, headers, _ in responses
     )
 
 

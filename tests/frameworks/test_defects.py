@@ -32,15 +32,15 @@ def send(port: int, fields: list[tuple[str, str]]) -> Reply | None:
     """A request with these fields; None if the server closes the connection without an answer."""
     lines = [f"GET {TARGET} HTTP/1.1", "Host: internal.example", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in [("Authorization", f"DPoP {TOKEN}"), *fields]]
-    octets = b""
+    data = b""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         try:
             connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
             while more := connection.recv(65536):
-                octets += more
+                data += more
         except OSError:
             pass  # it did not wait for the whole megabyte
-    return Reply(octets) if octets else None
+    return Reply(data) if data else None
 
 
 @pytest.mark.parametrize("server", [*ASGI, *WSGI])

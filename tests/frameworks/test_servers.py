@@ -186,10 +186,10 @@ def test_a_refusal_keeps_the_connection(name: str) -> None:
             select.select([connection], [], [], 0.2)  # a server that answers now has not seen the body
             connection.sendall(b"x" * 100)
         connection.shutdown(socket.SHUT_WR)
-        octets = b""
+        content = b""
         while more := connection.recv(65536):
-            octets += more
-    assert octets.count(b"HTTP/1.1 401") == 2
+            content += more
+    assert content.count(b"HTTP/1.1 401") == 2
 
 
 @pytest.mark.parametrize("name", [*ASGI, *WSGI])

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 from frameworks.at_fastapi import app as fastapi_app
-from frameworks.in_process import Answer, ask_asgi
+from frameworks.in_process import Response as Reply
+from frameworks.in_process import ask_asgi
 from frameworks.resource import PUBLIC_URL, resource
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -42,7 +43,7 @@ starlette_app = Starlette(
 )
 
 
-def ask(path: str, method: str = "GET", *, nonce: str | None = None, token: bool = True) -> Answer:
+def ask(path: str, method: str = "GET", *, nonce: str | None = None, token: bool = True) -> Reply:
     """A request with a token and a proof, to the application that has that path."""
     app = starlette_app if path.startswith("/api") else fastapi_app
     fields = [("Origin", "https://page.example")]

@@ -41,19 +41,19 @@ def keep(name: str, inputs: Iterable[bytes]) -> None:
 
     target = TARGETS[name]
     seen: set[tuple[str, int, int]] = set()
-    for octets in target.seeds():
-        seen |= steps(target.run, octets)
+    for data in target.seeds():
+        seen |= steps(target.run, data)
     lines: list[str] = []
-    for octets in sorted(set(inputs), key=lambda each: (len(each), each)):
-        new = steps(target.run, octets) - seen
+    for data in sorted(set(inputs), key=lambda each: (len(each), each)):
+        new = steps(target.run, data) - seen
         if new:
             seen |= new
-            lines.append(base64.b64encode(octets).decode() + "\n")
+            lines.append(base64.b64encode(data).decode() + "\n")
     CORPUS.mkdir(exist_ok=True)
     (CORPUS / f"{name}.txt").write_text("".join(lines), "ascii")
 
 
-def steps(run: Callable[[bytes], object], octets: bytes) -> set[tuple[str, int, int]]:
+def steps(run: Callable[[bytes], object], data: bytes) -> set[tuple[str, int, int]]:
     """From which line to which the package goes on an input."""
     taken: set[tuple[str, int, int]] = set()
 
@@ -73,7 +73,7 @@ def steps(run: Callable[[bytes], object], octets: bytes) -> set[tuple[str, int, 
 
     sys.settrace(enter)
     try:
-        run(octets)
+        run(data)
     finally:
         sys.settrace(None)
     return taken
@@ -98,8 +98,8 @@ def fuzz(name: str, seconds: int, *, keeping: bool) -> bool:
         seeds, found = Path(directory, "seeds"), Path(directory, "found")
         seeds.mkdir()
         found.mkdir()
-        for octets in [*TARGETS[name].seeds(), *kept(name)]:
-            (seeds / hashlib.sha256(octets).hexdigest()).write_bytes(octets)
+        for data in [*TARGETS[name].seeds(), *kept(name)]:
+            (seeds / hashlib.sha256(data).hexdigest()).write_bytes(data)
         BROKEN.mkdir(exist_ok=True)
         done = subprocess.run(
             [

@@ -41,8 +41,8 @@ def _members(draw: st.DrawFn, honest: dict[str, Any]) -> bytes:
     if pairs and draw(st.integers(0, 9)) == 0:
         pairs.append((pairs[0][0], draw(json_values)))
     text = "{" + ",".join(f"{json.dumps(name)}:{json.dumps(value)}" for name, value in pairs) + "}"
-    octets = text.encode("utf-8", "surrogatepass")
-    return draw(edited(octets)) if draw(st.integers(0, 4)) == 0 else octets
+    data = text.encode("utf-8", "surrogatepass")
+    return draw(edited(data)) if draw(st.integers(0, 4)) == 0 else data
 
 
 @st.composite
@@ -63,9 +63,9 @@ def _jwks(draw: st.DrawFn) -> bytes:
 
 
 @st.composite
-def edited(draw: st.DrawFn, octets: bytes) -> bytes:
+def edited(draw: st.DrawFn, data: bytes) -> bytes:
     """The octets with a few cut out, put in, doubled or turned."""
-    text = bytearray(octets)
+    text = bytearray(data)
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(text)))
         upto = min(len(text), at + draw(st.integers(0, 4)))

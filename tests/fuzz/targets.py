@@ -19,7 +19,7 @@ from support.paths import VECTORS
 import dpop
 from dpop import htu
 from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
-from dpop.client._flow import PEEK_OCTETS, Step
+from dpop.client._flow import PEEK_BYTES, Step
 from dpop.client._policy import Policy
 from dpop.client._prover import Prover
 from dpop.client._request import OutgoingRequest
@@ -30,8 +30,8 @@ from dpop.errors import (
     EncodingError,
     InvalidKeyError,
     InvalidProof,
+    InvalidTargetError,
     SignatureFormatError,
-    TargetError,
     TokenFormatError,
     TokenRequestError,
 )
@@ -47,7 +47,7 @@ from dpop.tokens._authorization import AuthorizationRequest
 from dpop.tokens._metadata import read_metadata
 from dpop.tokens._records import read_record, write_record
 from dpop.tokens._responses import read_tokens
-from dpop.tokens._steps import HTTPAnswer
+from dpop.tokens._steps import HTTPResponse
 from dpop.tokens._token_set import TokenSet
 
 __all__ = ["TARGETS", "Target"]
@@ -163,15 +163,15 @@ def fuzz_flow(data: bytes) -> None:
         flow = policy.open(OutgoingRequest("POST", URL))
         assert flow is not None
         sent = 0
-        for answer in data.split(b"\0\0"):
+        for response in data.split(b"\0\0"):
             flow.attempt("https", "server.example.com", "/items", token)
             sent += 1
-            head, _, body = answer.partition(b"\n\n")
+            head, _, body = response.partition(b"\n\n")
             first, *lines = head.decode("latin-1").split("\n")
             status = int(first) if first.isascii() and first.isdigit() and len(first) == 3 else 401
             step = flow.received(status, [(name, value) for name, _, value in (line.partition(":") for line in lines)])
             if step is Step.PEEK:
-                step = flow.judged(body[:PEEK_OCTETS])
+                step = flow.judged(body[:PEEK_BYTES])
             if step is not Step.RETRY:
                 break
         assert sent <= 2
@@ -216,7 +216,7 @@ def fuzz_url(data: bytes) -> None:
     text = text or data.decode("latin-1")
     try:
         canonical = htu.canonical(text)
-    except TargetError:
+    except InvalidTargetError:
         canonical = None
     if canonical is not None:
         assert htu.canonical(canonical) == canonical
@@ -227,7 +227,7 @@ def fuzz_url(data: bytes) -> None:
         assert htu.same_target(text, canonical)
     try:
         made = htu.url_htu(text)
-    except TargetError:
+    except InvalidTargetError:
         made = None
     if made is not None:
         # What we would sign is what a server would find the same.
@@ -236,7 +236,7 @@ def fuzz_url(data: bytes) -> None:
     authority, _, target = rest.partition("\0")
     try:
         wire = htu.wire_htu(scheme, authority, target)
-    except TargetError:
+    except InvalidTargetError:
         return
     assert htu.canonical(wire).partition("://")[2].partition("/")[0] == wire.partition("://")[2].partition("/")[0]
 
@@ -350,7 +350,7 @@ def fuzz_key_file(data: bytes) -> None:
     else:
         assert len(key.thumbprint) == 43
     try:
-        PublicKey.from_octets(data)
+        PublicKey.from_bytes(data)
     except InvalidKeyError:
         return
 
@@ -457,9 +457,9 @@ def _request_seeds() -> Iterator[bytes]:
 
 def fuzz_token_answer(data: bytes) -> None:
     """Tokens, or an error, or anything else; the first octet chooses the status."""
-    answer = HTTPAnswer((200, 200, 200, 400, 401, 302, 500)[data[0] % 7] if data else 200, [], data[1:])
+    response = HTTPResponse((200, 200, 200, 400, 401, 302, 500)[data[0] % 7] if data else 200, [], data[1:])
     try:
-        tokens = read_tokens(answer, asked_at=NOW, jkt=JKT, allow_bearer=False, secrets=["pa55word"])
+        tokens = read_tokens(response, asked_at=NOW, jkt=JKT, allow_bearer=False, secrets=["pa55word"])
     except TokenRequestError as refused:
         _check_refused_tokens(refused)
         return
@@ -537,11 +537,11 @@ def fuzz_encoding(data: bytes) -> None:
     """base64url has one spelling; JSON that is read is read as json.loads does, and is UTF-8."""
     text = data.decode("latin-1")
     try:
-        octets = b64url_decode(text)
+        content = b64url_decode(text)
     except EncodingError:
         pass
     else:
-        assert b64url_encode(octets) == b64u(octets) == text
+        assert b64url_encode(content) == b64u(content) == text
     try:
         members = json_object(data)
     except EncodingError as refused:

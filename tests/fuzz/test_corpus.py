@@ -13,8 +13,8 @@ def test_no_promise_is_broken(name: str) -> None:
     """Seeds and kept inputs raise nothing but what their function promises, and what must hold holds."""
     inputs = [*TARGETS[name].seeds(), *kept(name)]
     assert inputs
-    for octets in inputs:
-        TARGETS[name].run(octets)
+    for data in inputs:
+        TARGETS[name].run(data)
 
 
 def test_each_corpus_has_its_target() -> None:

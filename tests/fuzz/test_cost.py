@@ -352,11 +352,11 @@ def test_no_memory_is_kept(name: str) -> None:
     seeds = list(TARGETS[name].seeds())
 
     def strange() -> bytes:
-        octets = bytearray(rng.choice(seeds))
+        data = bytearray(rng.choice(seeds))
         for _ in range(rng.randrange(4)):
-            at = rng.randrange(len(octets) + 1)
-            octets[at : at + rng.randrange(3)] = rng.randbytes(rng.randrange(5))
-        return bytes(octets)
+            at = rng.randrange(len(data) + 1)
+            data[at : at + rng.randrange(3)] = rng.randbytes(rng.randrange(5))
+        return bytes(data)
 
     def through(times: int) -> int:
         for _ in range(times):

@@ -45,9 +45,9 @@ def test_challenges_mean_what_their_grammar_says(case: tuple[list[str], dict[str
 
 @settings(max_examples=300)
 @given(challenge_fields().map(lambda case: "\n".join(case[0]).encode("latin-1")).flatmap(edited))
-def test_damaged_challenges(octets: bytes) -> None:
+def test_damaged_challenges(content: bytes) -> None:
     """What is no challenge any more is none."""
-    TARGETS["challenge"].run(octets)
+    TARGETS["challenge"].run(content)
 
 
 @settings(max_examples=500)
@@ -60,15 +60,15 @@ def test_urls(one: str, two: str, three: str) -> None:
 
 @settings(max_examples=500)
 @given(der_like())
-def test_der(octets: bytes) -> None:
+def test_der(content: bytes) -> None:
     """Lengths that lie, padding, numbers of the wrong size."""
-    TARGETS["der"].run(octets)
+    TARGETS["der"].run(content)
 
 
 @settings(max_examples=300)
 @given(json_values)
 def test_json(value: object) -> None:
     """Any JSON, as claims and as a key."""
-    octets = json.dumps({"jti": value, "kty": value, "x": value}).encode("utf-8", "surrogatepass")
-    TARGETS["encoding"].run(octets)
-    TARGETS["jwk"].run(octets)
+    content = json.dumps({"jti": value, "kty": value, "x": value}).encode("utf-8", "surrogatepass")
+    TARGETS["encoding"].run(content)
+    TARGETS["jwk"].run(content)

@@ -35,12 +35,12 @@ from support.forking import in_child
 import dpop
 from dpop.encoding import b64url_decode, json_object
 from dpop.errors import (
+    InvalidTokenResponseError,
     KeyMismatchError,
     KeyPasswordError,
     OutcomeUnknownError,
     ReauthorizationError,
-    TemporaryTokenError,
-    TokenAnswerError,
+    TokenEndpointUnavailableError,
     UsageError,
 )
 from dpop.google import Credentials, Flow, InstalledAppFlow, SharedCredentials
@@ -491,7 +491,7 @@ def test_a_server_that_never_has_enough(server: DPoPTestServer, key: dpop.Key) -
     with pytest.raises(RefreshError) as raised:
         credentials.refresh(Request())
     assert raised.value.retryable
-    assert isinstance(raised.value.__cause__, TemporaryTokenError)
+    assert isinstance(raised.value.__cause__, TokenEndpointUnavailableError)
     assert credentials.token == token
     assert [each["status"] for each in token_requests(server)][2:] == [400, 400]
 
@@ -569,7 +569,7 @@ def test_an_answer_that_is_none(what: str, key: dpop.Key) -> None:
     assert credentials.token == "old"
     assert "refresh-token" not in str(raised.value)
     if what in {"html", "redirect"}:
-        assert isinstance(raised.value.__cause__, TokenAnswerError)
+        assert isinstance(raised.value.__cause__, InvalidTokenResponseError)
 
 
 # --- flows
@@ -620,7 +620,7 @@ def test_an_installed_app(server: DPoPTestServer, key: dpop.Key, tmp_path: Path)
     assert first["jti"] == second["jti"] == dpop.code_jti(first["form"]["code"])
     assert "code_verifier" in first["form"]
     assert credentials.refresh_expires_at == pytest.approx(credentials.expiry.timestamp(), abs=1e6)
-    assert credentials.lacks(*SCOPES) == frozenset()
+    assert credentials.missing_scopes(*SCOPES) == frozenset()
     credentials.refresh(Request())  # whose first nonce is that of the exchange, and refused
     credentials.refresh(Request())
     assert [each["status"] for each in token_requests(server)[2:]] == [400, 200, 200]
@@ -658,7 +658,7 @@ def test_a_user_who_grants_less(server: DPoPTestServer, key: dpop.Key, caplog: p
     callback = requests.get(flow.authorization_url()[0], allow_redirects=False, timeout=30).headers["Location"]
     flow.fetch_token(authorization_response=callback)
     credentials = flow.credentials
-    assert credentials.lacks(*SCOPES) == {SCOPES[0]}
+    assert credentials.missing_scopes(*SCOPES) == {SCOPES[0]}
     assert SCOPES[0] in caplog.text
     credentials.refresh(Request())
     assert credentials.granted_scopes == ["openid"]

@@ -39,9 +39,9 @@ def browse(provider: OidcProvider, url: str) -> str:
     with requests.Session() as browser:
         browser.trust_env = False
         while not url.startswith(f"{provider['redirect_uri']}?"):
-            answer = browser.get(url, allow_redirects=False, timeout=20)
-            assert answer.is_redirect, answer.text
-            url = urllib.parse.urljoin(url, answer.headers["Location"])
+            response = browser.get(url, allow_redirects=False, timeout=20)
+            assert response.is_redirect, response.text
+            url = urllib.parse.urljoin(url, response.headers["Location"])
     return url
 
 

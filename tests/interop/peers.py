@@ -63,8 +63,8 @@ def answer_of(process: subprocess.Popen[str]) -> dict[str, Any]:
     line = process.stdout.readline()
     if not line:
         pytest.fail("a peer ended early; what it said is in the captured stderr")
-    answer: dict[str, Any] = json.loads(line)
-    return answer
+    response: dict[str, Any] = json.loads(line)
+    return response
 
 
 def ask(method: str, url: str, **options: Any) -> requests.Response:

@@ -195,8 +195,8 @@ def test_a_body_that_can_be_read_once(app: Make, oidc_provider: OidcProvider) ->
     one = app("post")
     url = oidc_provider["token_endpoint"]
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    octets = b"grant_type=client_credentials&client_id=post&client_secret=post-secret"
-    replies = [one.http.send("POST", url, body=one.http.stream_body(octets), headers=form) for _ in range(2)]
+    content = b"grant_type=client_credentials&client_id=post&client_secret=post-secret"
+    replies = [one.http.send("POST", url, body=one.http.stream_body(content), headers=form) for _ in range(2)]
     assert [reply.status for reply in replies] == [400, 200]
     assert json_of(replies[0])["error"] == "use_dpop_nonce"
     assert oidc_provider.statuses() == [("token", 400), ("token", 200)]
@@ -273,9 +273,9 @@ def test_what_the_token_endpoint_refuses(oidc_provider: OidcProvider, stranger: 
 
     def refresh(proof: str | None) -> tuple[int, str | None, str | None]:
         form = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"], "client_id": "public"}
-        answer = ask("POST", url, data=form, headers={} if proof is None else {"DPoP": proof})
-        tokens.update(answer.json())
-        return answer.status_code, answer.json().get("error"), answer.headers.get("DPoP-Nonce")
+        response = ask("POST", url, data=form, headers={} if proof is None else {"DPoP": proof})
+        tokens.update(response.json())
+        return response.status_code, response.json().get("error"), response.headers.get("DPoP-Nonce")
 
     assert refresh(None) == (400, "invalid_grant", None)
     status, error, nonce = refresh(dpop.create_proof(key, "POST", url))
@@ -295,8 +295,8 @@ def test_what_the_resource_refuses(oidc_provider: OidcProvider, stranger: Applic
 
     def call(proof: str | None, scheme: str = "DPoP") -> tuple[int, str | None, str | None]:
         headers = {"Authorization": f"{scheme} {token}"} | ({} if proof is None else {"DPoP": proof})
-        answer = ask("GET", url, headers=headers)
-        return answer.status_code, answer.json().get("error"), answer.headers.get("DPoP-Nonce")
+        response = ask("GET", url, headers=headers)
+        return response.status_code, response.json().get("error"), response.headers.get("DPoP-Nonce")
 
     def proof_of(signer: Any = key, method: str = "GET", access_token: str | None = token, **facts: Any) -> str:
         return dpop.create_proof(signer, method, url, access_token=access_token, **facts)

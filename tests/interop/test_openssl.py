@@ -88,8 +88,8 @@ def google(first: str, second: str, key: str, tmp_path: Path) -> tuple[dict[str,
         assert done.returncode == 0, (done.stderr, server.refusals)
         assert [request.status for request in server.requests] == [200, 200]
         assert server.refusals == []
-    answers = [json.loads((tmp_path / name).read_text()) for name in ("first.json", "second.json")]
-    return answers[0], answers[1]
+    responses = [json.loads((tmp_path / name).read_text()) for name in ("first.json", "second.json")]
+    return responses[0], responses[1]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_openssls_keys_are_keys_everywhere(key: str, tmp_path: Path) -> None:
     )
     done = run_script(script, tmp_path)
     assert done.returncode == 0, done.stderr
-    public = PublicKey.from_octets((tmp_path / "public.pem").read_bytes())
+    public = PublicKey.from_bytes((tmp_path / "public.pem").read_bytes())
     assert (tmp_path / "thumbprint").read_text() == public.thumbprint + "\n"
     facts, headers, proof = (json.loads((tmp_path / name).read_text()) for name in ("facts", "headers", "proof"))
     assert facts["public_jwk"] == proof["header"]["jwk"] == public.jwk
@@ -227,7 +227,7 @@ def test_unsigned_with_a_public_key_in_any_form(alg: str, form: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("octets", "options", "words"),
+    ("data", "options", "words"),
     [
         (b"no key", [], "not a key"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", [], "not a public key"),
@@ -237,11 +237,11 @@ def test_unsigned_with_a_public_key_in_any_form(alg: str, form: str, tmp_path: P
     ],
 )
 def test_unsigned_with_what_is_no_key_is_status_3(
-    octets: bytes | None, options: list[str], words: str, tmp_path: Path
+    data: bytes | None, options: list[str], words: str, tmp_path: Path
 ) -> None:
     """The message says what came, and nothing is printed to sign."""
     path = tmp_path / "public"
-    path.write_bytes(public_half(dpop.generate_key(), "pem") if octets is None else octets)
+    path.write_bytes(public_half(dpop.generate_key(), "pem") if data is None else data)
     made = invoke("proof", "POST", TOKEN_URL, "--key", str(path), "--unsigned", *options)
     assert (made.exit_code, made.stdout) == (3, ""), made.output
     assert words in made.stderr

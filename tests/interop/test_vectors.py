@@ -52,18 +52,18 @@ def test_a_second_implementation_agrees_or_is_known_not_to(name: str, theirs: di
     differing = {}
     verdicts = {case["id"]: OURS[name](case) for case in document(name)["cases"]}
     for case in document(name)["cases"]:
-        answer, ours = theirs[name][case["id"]], OURS[name](case)
-        if ours is None or answer in {ours, "refused" if ours == "not equal" else ours}:
+        response, ours = theirs[name][case["id"]], OURS[name](case)
+        if ours is None or response in {ours, "refused" if ours == "not equal" else ours}:
             continue
         whatever = name == "thumbprints.json" and ours == "refused"  # of which its value says nothing
-        differing[case["id"]] = "a thumbprint" if whatever else answer
+        differing[case["id"]] = "a thumbprint" if whatever else response
     for row in document("disagreements.json")["cases"]:
         if row["file"] == name and "newer" in row:
             # As old platforms answer, or as new ones do; which may be as the vectors say.
             for case_id in row["ids"]:
                 if differing.get(case_id, verdicts[case_id]) == row["newer"]:
                     differing[case_id] = row["answer"]
-    listed = {case_id: answer for (file, case_id), answer in known().items() if file == name}
+    listed = {case_id: response for (file, case_id), response in known().items() if file == name}
     assert differing == listed, "list what differs in vectors/group_disagreements.py, with the reason"
 
 
@@ -81,12 +81,14 @@ def test_another_reader_of_der_agrees_or_is_known_not_to() -> None:
         if "der" in case:
             try:
                 decode_dss_signature(bytes.fromhex(case["der"]))
-                answer = "read"
+                response = "read"
             except ValueError:
-                answer = "refused"
-            if (answer == "read") != ("refused" not in case):
-                differing[case["id"]] = answer
-    assert differing == {case_id: answer for (file, case_id), answer in known().items() if file == "signatures.json"}
+                response = "refused"
+            if (response == "read") != ("refused" not in case):
+                differing[case["id"]] = response
+    assert differing == {
+        case_id: response for (file, case_id), response in known().items() if file == "signatures.json"
+    }
 
 
 @pytest.mark.parametrize("package", ["jose", "oauth4webapi"])

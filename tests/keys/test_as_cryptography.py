@@ -19,7 +19,7 @@ from joserfc import jwt as joserfc_jwt
 from joserfc.jwk import import_key
 
 from dpop.errors import DPoPKeyError
-from dpop.keys import ExternalKey, SoftwareKey, as_private_key
+from dpop.keys import ExternalKey, SoftwareKey, as_cryptography_key
 from dpop.keys._public import PublicKey
 
 INNER = {alg: SoftwareKey.generate(alg) for alg in ("ES256", "ES384", "ES512", "Ed25519", "PS256")}
@@ -34,7 +34,7 @@ PSS = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
 @pytest.mark.parametrize("alg", [alg for alg in KEYS if alg != "Ed25519"])
 def test_pyjwt_signs_with_it(alg: str) -> None:
     """PyJWT takes the object as its key; what it makes verifies, for PyJWT and for joserfc."""
-    token = jwt.encode(CLAIMS, as_private_key(KEYS[alg]), algorithm=alg, headers={"kid": "1"})
+    token = jwt.encode(CLAIMS, as_cryptography_key(KEYS[alg]), algorithm=alg, headers={"kid": "1"})
     public: Any = PublicKey.from_jwk(KEYS[alg].public_jwk).to_cryptography()
     assert jwt.decode(token, public, algorithms=[alg]) == CLAIMS
     if alg != "EdDSA":  # which joserfc warns of
@@ -48,7 +48,7 @@ def test_joserfc_signs_with_it(alg: str) -> None:
     make: Callable[..., Any] = {"E": joserfc_jwk.ECKey, "P": joserfc_jwk.RSAKey, "R": joserfc_jwk.RSAKey}[alg[0]]
     if alg == "Ed25519":
         make = joserfc_jwk.OKPKey
-    key = make(as_private_key(KEYS[alg]), KEYS[alg].public_jwk)
+    key = make(as_cryptography_key(KEYS[alg]), KEYS[alg].public_jwk)
     assert key.is_private
     assert key.thumbprint() == KEYS[alg].thumbprint
     token = joserfc_jwt.encode({"alg": alg, "kid": "1"}, dict(CLAIMS), key, algorithms=[alg])
@@ -62,15 +62,15 @@ def test_joserfc_signs_with_it(alg: str) -> None:
 
 def test_joserfc_is_told_how_to_take_it() -> None:
     """Its import_key wants the private part; the refusal says what to write instead."""
-    key = joserfc_jwk.ECKey.import_key(as_private_key(KEYS["ES256"]))  # type: ignore[arg-type]
-    with pytest.raises(DPoPKeyError, match=r"ECKey\(as_private_key\(key\), key.public_jwk\)"):
+    key = joserfc_jwk.ECKey.import_key(as_cryptography_key(KEYS["ES256"]))  # type: ignore[arg-type]
+    with pytest.raises(DPoPKeyError, match=r"ECKey\(as_cryptography_key\(key\), key.public_jwk\)"):
         joserfc_jwt.encode({"alg": "ES256"}, dict(CLAIMS), key)
 
 
 @pytest.mark.parametrize("alg", KEYS)
 def test_it_goes_round(alg: str) -> None:
     """Wrapped once more as a key of this package it is the same key, and still signs."""
-    key = SoftwareKey.from_private_key(as_private_key(KEYS[alg]), alg=alg)
+    key = SoftwareKey.from_private_key(as_cryptography_key(KEYS[alg]), alg=alg)
     assert (key.thumbprint, key.blocking) == (KEYS[alg].thumbprint, True)
     assert PublicKey.from_jwk(key.public_jwk).verify(alg, b"octets", key.sign(b"octets"))
 
@@ -79,7 +79,7 @@ def test_it_goes_round(alg: str) -> None:
 def test_the_private_part_is_refused(alg: str) -> None:
     """By every way that cryptography's interface has, for a key in memory too."""
     for held in (KEYS[alg], INNER[alg]):
-        key: Any = as_private_key(held)
+        key: Any = as_cryptography_key(held)
         ways: list[Callable[[], object]] = [
             lambda key=key: key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
             lambda key=key: pickle.dumps(key),
@@ -98,7 +98,7 @@ def test_the_private_part_is_refused(alg: str) -> None:
 
 def test_it_does_nothing_but_sign() -> None:
     """No key agreement and no decryption."""
-    elliptic, modular = as_private_key(KEYS["ES256"]), as_private_key(KEYS["PS256"])
+    elliptic, modular = as_cryptography_key(KEYS["ES256"]), as_cryptography_key(KEYS["PS256"])
     assert isinstance(elliptic, ec.EllipticCurvePrivateKey)
     assert isinstance(modular, rsa.RSAPrivateKey)
     assert (elliptic.key_size, elliptic.curve.name, modular.key_size) == (256, "secp256r1", 3072)
@@ -110,8 +110,8 @@ def test_it_does_nothing_but_sign() -> None:
 
 def test_another_hash_or_padding_is_refused() -> None:
     """The key signs by one algorithm; a digest made outside, another hash or padding would be another."""
-    elliptic, edwards = as_private_key(KEYS["ES256"]), as_private_key(KEYS["Ed25519"])
-    pss, pkcs1 = as_private_key(KEYS["PS256"]), as_private_key(KEYS["RS256"])
+    elliptic, edwards = as_cryptography_key(KEYS["ES256"]), as_cryptography_key(KEYS["Ed25519"])
+    pss, pkcs1 = as_cryptography_key(KEYS["PS256"]), as_cryptography_key(KEYS["RS256"])
     assert isinstance(elliptic, ec.EllipticCurvePrivateKey)
     assert isinstance(edwards, ed25519.Ed25519PrivateKey)
     assert isinstance(pss, rsa.RSAPrivateKey)

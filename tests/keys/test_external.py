@@ -37,9 +37,9 @@ NATIVE: Any = PublicKey.from_jwk(KEY.public_jwk).to_cryptography()
 HIDDEN = "inside is 0xSECRET"
 
 
-def der(octets: bytes) -> bytes:
+def der(data: bytes) -> bytes:
     """KEY's signature, as a service writes it."""
-    return raw_to_der(KEY.sign(octets))
+    return raw_to_der(KEY.sign(data))
 
 
 def certificate() -> bytes:
@@ -78,7 +78,7 @@ def test_every_algorithm(alg: str) -> None:
     for signature_format in ("der", "raw"):
         sign = inner.sign
         if signature_format == "der" and alg.startswith("ES"):
-            sign = lambda octets: raw_to_der(inner.sign(octets))  # noqa: E731
+            sign = lambda data: raw_to_der(inner.sign(data))  # noqa: E731
         key = ExternalKey(inner.public_jwk, sign, signature_format=signature_format, alg=alg, blocking=False)  # type: ignore[arg-type]
         assert key.alg == alg
         assert key.blocking is False
@@ -86,11 +86,11 @@ def test_every_algorithm(alg: str) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_every_signature_verifies(octets: bytes) -> None:
+def test_every_signature_verifies(data: bytes) -> None:
     """Whatever the octets: 64 octets that verify, short r and s included."""
-    signature = ExternalKey(NATIVE, der, signature_format="der").sign(octets)
+    signature = ExternalKey(NATIVE, der, signature_format="der").sign(data)
     assert len(signature) == 64
-    assert PublicKey.from_jwk(KEY.public_jwk).verify("ES256", octets, signature)
+    assert PublicKey.from_jwk(KEY.public_jwk).verify("ES256", data, signature)
 
 
 def _raise(error: BaseException) -> Any:
@@ -103,15 +103,15 @@ def _raise(error: BaseException) -> Any:
         pytest.param(der, "raw", "expected|has 64 octets", id="DER for raw"),
         pytest.param(KEY.sign, "der", "not DER", id="raw for DER"),
         pytest.param(
-            lambda octets: der(hashes_twice(octets)), "der", "does not verify with its public key", id="hashed twice"
+            lambda data: der(hashes_twice(data)), "der", "does not verify with its public key", id="hashed twice"
         ),
         pytest.param(lambda _: der(b"other"), "der", "does not verify", id="other octets"),
         pytest.param(KEYS["ES384"].sign, "raw", "64 octets", id="another curve"),
-        pytest.param(lambda octets: KEY.sign(octets)[:-1], "raw", "64 octets, not 63", id="cut"),
+        pytest.param(lambda data: KEY.sign(data)[:-1], "raw", "64 octets, not 63", id="cut"),
         pytest.param(lambda _: utils.encode_dss_signature(0, 1), "der", "r is zero", id="zero"),
         pytest.param(lambda _: b"", "der", "empty", id="nothing"),
         pytest.param(lambda _: None, "der", "bytes, not NoneType", id="None"),
-        pytest.param(lambda octets: bytearray(KEY.sign(octets)), "raw", "bytes, not bytearray", id="bytearray"),
+        pytest.param(lambda data: bytearray(KEY.sign(data)), "raw", "bytes, not bytearray", id="bytearray"),
         pytest.param(lambda _: _raise(RuntimeError(HIDDEN)), "der", "failed to sign with ES256: RuntimeE", id="fails"),
         pytest.param(lambda _: _raise(SigningError("touch the token")), "der", "^touch the token$", id="our own"),
     ],
@@ -125,10 +125,10 @@ def test_a_bad_signer_is_found_out(sign: Any, signature_format: Any, says: str) 
     assert not isinstance(caught.value.__context__, RuntimeError)
 
 
-def hashes_twice(octets: bytes) -> bytes:
+def hashes_twice(data: bytes) -> bytes:
     """What a service signs that hashes a digest again."""
     digest = hashes.Hash(hashes.SHA256())
-    digest.update(octets)
+    digest.update(data)
     return digest.finalize()
 
 
@@ -145,12 +145,12 @@ def test_interrupts_go_through() -> None:
         ExternalKey(NATIVE, lambda _: _raise(KeyboardInterrupt()), signature_format="der").sign(b"octets")
 
 
-@pytest.mark.parametrize("octets", ["octets", None, bytearray(b"x")], ids=["str", "None", "bytearray"])
-def test_only_octets_are_signed(octets: Any) -> None:
+@pytest.mark.parametrize("data", ["octets", None, bytearray(b"x")], ids=["str", "None", "bytearray"])
+def test_only_octets_are_signed(data: Any) -> None:
     """The signer is not asked for anything else."""
     key = ExternalKey(NATIVE, lambda _: pytest.fail("was asked"), signature_format="der")
     with pytest.raises(ArgumentTypeError, match="signing_input must be bytes"):
-        key.sign(octets)
+        key.sign(data)
 
 
 @pytest.mark.parametrize(

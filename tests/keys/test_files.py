@@ -19,7 +19,7 @@ import pytest
 from support.paths import ROOT
 
 from dpop.errors import ArgumentTypeError, KeyFileError
-from dpop.keys._files import MAX_KEY_OCTETS, key_path, read_key_file, write_key_file
+from dpop.keys._files import MAX_KEY_BYTES, key_path, read_key_file, write_key_file
 
 
 def mode_of(path: Path) -> int:
@@ -96,10 +96,10 @@ def test_a_path_is_str_or_a_path_object(path: Any) -> None:
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
     """All octets up to the limit come back, through a link too."""
     path = tmp_path / "key"
-    path.write_bytes(b"k" * MAX_KEY_OCTETS)
+    path.write_bytes(b"k" * MAX_KEY_BYTES)
     path.chmod(0o600)
     (tmp_path / "link").symlink_to(path)
-    assert read_key_file(path) == read_key_file(tmp_path / "link") == b"k" * MAX_KEY_OCTETS
+    assert read_key_file(path) == read_key_file(tmp_path / "link") == b"k" * MAX_KEY_BYTES
 
 
 def test_a_pipe_is_read(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_an_endless_file_is_given_up(endless: str) -> None:
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     """Each kind of trouble has its words, the path is in them, and the cause is chained."""
     (tmp_path / "empty").touch(0o600)
-    (tmp_path / "large").write_bytes(b"k" * (MAX_KEY_OCTETS + 1))
+    (tmp_path / "large").write_bytes(b"k" * (MAX_KEY_BYTES + 1))
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name, says in {
         "missing": "No such file",
@@ -366,14 +366,14 @@ def test_of_many_writers_one_wins(tmp_path: Path) -> None:
     start = threading.Barrier(16)
 
     def write(number: int) -> None:
-        octets = bytes([number]) * 5000
+        data = bytes([number]) * 5000
         start.wait()
         try:
-            write_key_file(path, octets)
+            write_key_file(path, data)
         except KeyFileError:
             outcomes.append(None)
         else:
-            outcomes.append(octets)
+            outcomes.append(data)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(16)]
     for thread in threads:

@@ -74,9 +74,9 @@ SECRETS = [
 ]
 
 
-def of_native(octets: bytes, password: Any = None) -> bool:
+def of_native(content: bytes, password: Any = None) -> bool:
     """Whether the octets hold the key this file is about."""
-    key = read_private_key(octets, password)
+    key = read_private_key(content, password)
     return isinstance(key, ec.EllipticCurvePrivateKey) and key.private_numbers() == NATIVE.private_numbers()
 
 
@@ -161,7 +161,7 @@ def test_openssl_encrypted(tmp_path: Path, command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "content",
     [
         pytest.param(PKCS8, id="PKCS#8"),
         pytest.param(SEC1, id="SEC1"),
@@ -177,33 +177,33 @@ def test_openssl_encrypted(tmp_path: Path, command: list[str]) -> None:
         pytest.param(PUBLIC + PKCS8, id="after its public key"),
     ],
 )
-def test_forms_that_are_read(octets: bytes) -> None:
+def test_forms_that_are_read(content: bytes) -> None:
     """One private key in any of its common forms, whatever else is in the file."""
-    assert of_native(octets)
+    assert of_native(content)
 
 
-@pytest.mark.parametrize("octets", [ENCRYPTED, ENCRYPTED_DER], ids=["PEM", "DER"])
-def test_encrypted_keys(octets: bytes) -> None:
+@pytest.mark.parametrize("content", [ENCRYPTED, ENCRYPTED_DER], ids=["PEM", "DER"])
+def test_encrypted_keys(content: bytes) -> None:
     """With the password they open; without, with a wrong or an empty one the error says which it is."""
-    assert of_native(octets, PASSWORD)
-    assert of_native(octets, PASSWORD.encode)
+    assert of_native(content, PASSWORD)
+    assert of_native(content, PASSWORD.encode)
     with pytest.raises(KeyPasswordError, match="give its password"):
-        read_private_key(octets)
+        read_private_key(content)
     for wrong in ("wrong", b"wrong", lambda: "wrong"):
         with pytest.raises(KeyPasswordError, match="wrong, or the encrypted key is damaged") as caught:
-            read_private_key(octets, wrong)
+            read_private_key(content, wrong)
     with pytest.raises(KeyPasswordError, match="empty"):
-        read_private_key(octets, "")
+        read_private_key(content, "")
     with pytest.raises(ArgumentTypeError, match="password"):
-        read_private_key(octets, 5)  # type: ignore[arg-type]
+        read_private_key(content, 5)  # type: ignore[arg-type]
     assert not any(secret in said(caught.value) for secret in SECRETS)
 
 
-@pytest.mark.parametrize("octets", [PKCS8, SEC1, DER], ids=["PKCS#8", "SEC1", "DER"])
-def test_a_password_for_nothing_is_an_error(octets: bytes) -> None:
+@pytest.mark.parametrize("content", [PKCS8, SEC1, DER], ids=["PKCS#8", "SEC1", "DER"])
+def test_a_password_for_nothing_is_an_error(content: bytes) -> None:
     """Whoever gives a password believes the key is encrypted: that is worth knowing."""
     with pytest.raises(KeyPasswordError, match="not encrypted"):
-        read_private_key(octets, PASSWORD)
+        read_private_key(content, PASSWORD)
 
 
 def test_a_function_is_asked_only_if_needed() -> None:
@@ -286,12 +286,12 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("octets", "says"), MISTAKES)
-def test_mistakes_have_their_own_sentence(octets: bytes, says: str) -> None:
+@pytest.mark.parametrize(("content", "says"), MISTAKES)
+def test_mistakes_have_their_own_sentence(content: bytes, says: str) -> None:
     """What came, what was expected or what to do; no octet of the key in the text or in what led to it."""
     for password in (None, lambda: PASSWORD):
         with pytest.raises(InvalidKeyError) as caught:
-            SoftwareKey.from_pem(octets, password)
+            SoftwareKey.from_pem(content, password)
         assert says in str(caught.value)
         assert not any(secret in said(caught.value) for secret in SECRETS)
 
@@ -331,22 +331,22 @@ def test_a_private_key_with_another_public_key_is_refused() -> None:
         SoftwareKey.from_pem(DER.replace(own, other))
 
 
-@pytest.mark.parametrize("octets", ["-----BEGIN PRIVATE KEY-----", None, 5], ids=["str", "None", "int"])
-def test_from_pem_takes_octets(octets: Any) -> None:
+@pytest.mark.parametrize("content", ["-----BEGIN PRIVATE KEY-----", None, 5], ids=["str", "None", "int"])
+def test_from_pem_takes_octets(content: Any) -> None:
     """A str is refused by its type, not misread as a path."""
     with pytest.raises(ArgumentTypeError, match="octets must be bytes"):
-        SoftwareKey.from_pem(octets)
+        SoftwareKey.from_pem(content)
 
 
 @given(st.data())
 def test_damage_anywhere_is_a_key_error_or_no_damage(data: st.DataObject) -> None:
     """Octets changed, cut or added anywhere in a key: our errors only, and none with a secret."""
-    octets = bytearray(data.draw(st.sampled_from([PKCS8, SEC1, PARAMETERS + SEC1, DER, SEC1_DER])))
+    content = bytearray(data.draw(st.sampled_from([PKCS8, SEC1, PARAMETERS + SEC1, DER, SEC1_DER])))
     for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, len(octets) - 1))
-        octets[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     try:
-        key = SoftwareKey.from_pem(bytes(octets))
+        key = SoftwareKey.from_pem(bytes(content))
     except DPoPKeyError as error:
         everything = said(error)
     else:
@@ -358,6 +358,6 @@ def test_damage_anywhere_is_a_key_error_or_no_damage(data: st.DataObject) -> Non
 @pytest.mark.parametrize("curve", [0x6F, 0x71], ids=["X448", "Ed448"])
 def test_a_key_too_short_for_its_curve(curve: int) -> None:
     """What cryptography itself has no error for is an unreadable key like any other."""
-    octets = bytes([0x30, 0x2E, 2, 1, 0, 0x30, 5, 6, 3, 0x2B, 0x65, curve, 4, 0x22, 4, 0x20, *range(32)])
+    content = bytes([0x30, 0x2E, 2, 1, 0, 0x30, 5, 6, 3, 0x2B, 0x65, curve, 4, 0x22, 4, 0x20, *range(32)])
     with pytest.raises(InvalidKeyError, match="no private key"):
-        SoftwareKey.from_pem(octets)
+        SoftwareKey.from_pem(content)

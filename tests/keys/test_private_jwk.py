@@ -41,9 +41,9 @@ def changed(jwk: Mapping[str, Any], **members: Any) -> Jwk:
 
 def flipped(text: str) -> str:
     """base64url of the same length and other octets."""
-    octets = bytearray(b64url_decode(text))
-    octets[len(octets) // 2] ^= 1
-    return b64url_encode(bytes(octets))
+    data = bytearray(b64url_decode(text))
+    data[len(data) // 2] ^= 1
+    return b64url_encode(bytes(data))
 
 
 def said(error: BaseException) -> str:

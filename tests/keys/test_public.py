@@ -274,21 +274,21 @@ def test_the_small_order_encodings_are_all_there() -> None:
     assert len(SMALL_ORDER) == 14
 
 
-@pytest.mark.parametrize("octets", SMALL_ORDER, ids=bytes.hex)
-def test_ed25519_points_of_small_order_are_refused(octets: bytes) -> None:
+@pytest.mark.parametrize("data", SMALL_ORDER, ids=bytes.hex)
+def test_ed25519_points_of_small_order_are_refused(data: bytes) -> None:
     """With such a key anyone can sign, and OpenSSL lets it pass; the spellings RFC 8032 forbids are refused too."""
-    assert isinstance(ed25519.Ed25519PublicKey.from_public_bytes(octets), ed25519.Ed25519PublicKey)
+    assert isinstance(ed25519.Ed25519PublicKey.from_public_bytes(data), ed25519.Ed25519PublicKey)
     with pytest.raises(InvalidKeyError, match=r"small order|not the one encoding"):
-        PublicKey.from_jwk(changed(ED, x=b64url_encode(octets)))
+        PublicKey.from_jwk(changed(ED, x=b64url_encode(data)))
 
 
 @pytest.mark.parametrize("excess", range(19))
 @pytest.mark.parametrize("sign", [0, 1])
 def test_ed25519_has_no_second_spelling(excess: int, sign: int) -> None:
     """y at or above the prime is another name for another key (RFC 8032 §5.1.3)."""
-    octets = (ED25519_PRIME + excess | sign << 255).to_bytes(32, "little")
+    data = (ED25519_PRIME + excess | sign << 255).to_bytes(32, "little")
     with pytest.raises(InvalidKeyError, match="not the one encoding"):
-        PublicKey.from_jwk(changed(ED, x=b64url_encode(octets)))
+        PublicKey.from_jwk(changed(ED, x=b64url_encode(data)))
 
 
 def test_ed25519_octets_that_are_no_point_verify_nothing() -> None:
@@ -389,12 +389,12 @@ def test_what_a_file_holds(jwk: Jwk) -> None:
     native = key._key
     pem = native.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     der = native.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    for octets in (pem, b"the API's key\r\n" + pem.replace(b"\n", b"\r\n"), der, b"\n " + json.dumps(jwk).encode()):
-        assert PublicKey.from_octets(octets) == key
+    for data in (pem, b"the API's key\r\n" + pem.replace(b"\n", b"\r\n"), der, b"\n " + json.dumps(jwk).encode()):
+        assert PublicKey.from_bytes(data) == key
 
 
 @pytest.mark.parametrize(
-    ("octets", "words"),
+    ("data", "words"),
     [
         (b"", "not a public key"),
         (b"\x30\x03\x02\x01\x00", "not a public key"),
@@ -407,23 +407,23 @@ def test_what_a_file_holds(jwk: Jwk) -> None:
         (b'{"kty":"oct","k":"AAAA"}', "symmetric"),
     ],
 )
-def test_a_file_that_holds_no_public_key(octets: bytes, words: str) -> None:
+def test_a_file_that_holds_no_public_key(data: bytes, words: str) -> None:
     """The message says what was expected; a private key is refused, and nothing of it is in the message."""
     with pytest.raises(InvalidKeyError, match=words):
-        PublicKey.from_octets(octets)
+        PublicKey.from_bytes(data)
 
 
 def test_a_path_is_no_octets() -> None:
     """A str is not opened."""
     with pytest.raises(ArgumentTypeError):
-        PublicKey.from_octets("key.pem")  # type: ignore[arg-type]
+        PublicKey.from_bytes("key.pem")  # type: ignore[arg-type]
 
 
 @given(st.binary())
-def test_any_octets_are_a_public_key_or_refused(octets: bytes) -> None:
+def test_any_octets_are_a_public_key_or_refused(data: bytes) -> None:
     """No other exception."""
     with contextlib.suppress(InvalidKeyError):
-        PublicKey.from_octets(octets)
+        PublicKey.from_bytes(data)
 
 
 # --- signatures

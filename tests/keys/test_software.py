@@ -64,23 +64,23 @@ PUBLISHED: dict[str, Any] = {
 def secrets_of(key: SoftwareKey) -> list[str]:
     """Spellings of the private key that must turn up nowhere."""
     d = key.to_jwk(private=True)["d"]
-    octets = b64url_decode(d)
-    return [d[4:40], octets.hex()[8:48], str(int.from_bytes(octets, "big"))[4:44], repr(octets)[2:40]]
+    content = b64url_decode(d)
+    return [d[4:40], content.hex()[8:48], str(int.from_bytes(content, "big"))[4:44], repr(content)[2:40]]
 
 
 class Stubborn(ec.EllipticCurvePrivateKey):
     """A key of another package: it signs and has a public key, and that is all."""
 
-    def __init__(self, answer: Any = None, public: Any = None) -> None:
+    def __init__(self, response: Any = None, public: Any = None) -> None:
         self.inner = ec.generate_private_key(ec.SECP256R1())
-        self.answer = answer
+        self.response = response
         self.public = public
 
     def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
-        if self.answer is None:
+        if self.response is None:
             return self.inner.sign(data, signature_algorithm)
-        answer: bytes = self.answer(data)
-        return answer
+        response: bytes = self.response(data)
+        return response
 
     def public_key(self) -> ec.EllipticCurvePublicKey:
         if self.public is not None:
@@ -161,23 +161,23 @@ def test_an_independent_library_verifies_what_a_key_signs(alg: str) -> None:
 
 
 @given(st.binary(max_size=500))
-def test_every_signature_verifies_and_has_its_length(octets: bytes) -> None:
+def test_every_signature_verifies_and_has_its_length(content: bytes) -> None:
     """Any octets, by each kind of elliptic-curve key, short r and s included."""
     for alg in ("ES256", "ES384", "ES512", "Ed25519"):
-        signature = KEYS[alg].sign(octets)
+        signature = KEYS[alg].sign(content)
         assert len(signature) == SIZES[alg]
-        assert PublicKey.from_jwk(KEYS[alg].public_jwk).verify(alg, octets, signature)
+        assert PublicKey.from_jwk(KEYS[alg].public_jwk).verify(alg, content, signature)
 
 
 def test_short_r_and_s_are_padded() -> None:
     """One signature in 64 has an r or s that begins with a zero octet: it has 64 octets too (RFC 7518 §3.4)."""
     key = KEYS["ES256"]
     tries = (number.to_bytes(2, "big") for number in range(10_000))
-    octets, signature = next(
-        (octets, signature) for octets in tries if 0 in ((signature := key.sign(octets))[0], signature[32])
+    content, signature = next(
+        (content, signature) for content in tries if 0 in ((signature := key.sign(content))[0], signature[32])
     )
     assert len(signature) == 64
-    assert PublicKey.from_jwk(key.public_jwk).verify("ES256", octets, signature)
+    assert PublicKey.from_jwk(key.public_jwk).verify("ES256", content, signature)
 
 
 def test_the_published_ed25519_signature() -> None:
@@ -197,8 +197,8 @@ def test_many_threads_sign_at_once() -> None:
         for alg in ("ES256", "Ed25519", "PS256"):
             public = PublicKey.from_jwk(KEYS[alg].public_jwk)
             for turn in range(20 if alg != "PS256" else 2):
-                octets = f"{number} {turn}".encode()
-                if not public.verify(alg, octets, KEYS[alg].sign(octets)):
+                content = f"{number} {turn}".encode()
+                if not public.verify(alg, content, KEYS[alg].sign(content)):
                     bad.append(alg)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
@@ -209,12 +209,12 @@ def test_many_threads_sign_at_once() -> None:
     assert bad == []
 
 
-@pytest.mark.parametrize("octets", ["octets", None, 7, ["x"]], ids=["str", "None", "int", "list"])
+@pytest.mark.parametrize("content", ["octets", None, 7, ["x"]], ids=["str", "None", "int", "list"])
 @pytest.mark.parametrize("alg", KEYS)
-def test_only_octets_are_signed(alg: str, octets: Any) -> None:
+def test_only_octets_are_signed(alg: str, content: Any) -> None:
     """A str is refused with a sentence of ours, for each kind of key."""
     with pytest.raises(ArgumentTypeError, match="signing_input must be bytes"):
-        KEYS[alg].sign(octets)
+        KEYS[alg].sign(content)
 
 
 # --- the names of one key
@@ -341,7 +341,7 @@ P256 = ec.ECDSA(hashes.SHA256())
 
 
 @pytest.mark.parametrize(
-    ("answer", "says"),
+    ("response", "says"),
     [
         pytest.param(lambda _: _raise(RuntimeError(HIDDEN)), "failed to sign with ES256: RuntimeError", id="raises"),
         pytest.param(lambda data: OTHER.sign(data, P256), "does not verify", id="another key"),
@@ -353,9 +353,9 @@ P256 = ec.ECDSA(hashes.SHA256())
         pytest.param(lambda _: _raise(SigningError("touch the token")), "^touch the token$", id="our own"),
     ],
 )
-def test_a_key_object_that_signs_badly_is_found_out(answer: Any, says: str) -> None:
+def test_a_key_object_that_signs_badly_is_found_out(response: Any, says: str) -> None:
     """Nothing that does not verify leaves, and what the object said stays inside: it may hold octets."""
-    key = SoftwareKey.from_private_key(Stubborn(answer))
+    key = SoftwareKey.from_private_key(Stubborn(response))
     with pytest.raises(SigningError, match=says) as caught:
         key.sign(b"octets")
     assert HIDDEN not in "".join(traceback.format_exception(caught.value))

@@ -317,10 +317,10 @@ def test_names_that_are_no_scheme(name: Any) -> None:
 
 
 @given(st.one_of(st.binary(max_size=300), st.from_regex(rb"\{.*\}", fullmatch=True)))
-def test_any_octets_are_a_key_or_a_key_error(octets: bytes) -> None:
+def test_any_octets_are_a_key_or_a_key_error(data: bytes) -> None:
     """No other exception comes out of whatever is in a file."""
     try:
-        load_key(octets)
+        load_key(data)
     except DPoPKeyError:
         return
     raise AssertionError("random octets were a key")
@@ -332,8 +332,8 @@ def test_any_octets_are_a_key_or_a_key_error(octets: bytes) -> None:
 class RemoteService:
     """A service of the kind the example in the docstring talks to."""
 
-    def sign_sha256(self, octets: bytes) -> bytes:
-        return raw_to_der(KEY.sign(octets))
+    def sign_sha256(self, data: bytes) -> bytes:
+        return raw_to_der(KEY.sign(data))
 
 
 def test_the_example_of_the_protocol_works() -> None:

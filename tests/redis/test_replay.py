@@ -174,12 +174,12 @@ def losing_the_first_answer(server: RedisServer) -> Iterator[str]:
 
     def back(near: socket.socket, far: socket.socket) -> None:
         with near, far, contextlib.suppress(OSError):
-            while answer := far.recv(65536):
+            while response := far.recv(65536):
                 if asked.is_set() and not lost.is_set():
                     lost.set()
                     near.shutdown(socket.SHUT_RDWR)
                     break
-                near.sendall(answer)
+                near.sendall(response)
 
     def accept() -> None:
         with contextlib.suppress(OSError):
@@ -311,13 +311,13 @@ def test_the_awaited_cache_chooses_alike(own_server: RedisServer, choice: Any, e
         cache = AsyncRedisReplayCache(client, when_down=when_down)
         with pytest.raises(ReplayCacheError, match="cannot be reached"):
             await cache.check()
-        answers: list[object] = []
+        responses: list[object] = []
         for _ in range(2):
             try:
-                answers.append(await cache.add("a.1", time.time() + 90))
+                responses.append(await cache.add("a.1", time.time() + 90))
             except ReplayCacheError as error:
-                answers.append(type(error))
-        return answers
+                responses.append(type(error))
+        return responses
 
     assert awaited(use, own_server.url, retry=None) == expected
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import redis
-from adapters.recorder import Answer, Received, Recorder
+from adapters.recorder import Received, Recorder, Response
 from support.redis_server import RedisServer
 from support.token_stores import FULL, StoreContract, numbered
 
@@ -91,8 +91,8 @@ def test_who_slept_through_the_end_of_a_lease_begins_nothing(client: redis.Redis
     assert sleeper.acquire(0)
     sleeper._over.set()  # type: ignore[attr-defined]
     assert awake.acquire(10)
-    assert store.replace(numbered(1), numbered(1).but(refresh_sent_at=1), "default", fence=awake.fence)
-    assert not store.replace(numbered(1), numbered(1).but(refresh_sent_at=2), "default", fence=sleeper.fence)
+    assert store.replace(numbered(1), numbered(1).replace(refresh_sent_at=1), "default", fence=awake.fence)
+    assert not store.replace(numbered(1), numbered(1).replace(refresh_sent_at=2), "default", fence=sleeper.fence)
     assert store.replace(numbered(1), numbered(2), "default")
     assert not store.replace(numbered(1), numbered(3), "default")
     awake.release()
@@ -172,22 +172,22 @@ class Server:
         self._good = "r0"
         self.count = 0
 
-    def __call__(self, request: Received) -> Answer:
+    def __call__(self, request: Received) -> Response:
         with self._lock:
             self.count += 1
             first = self.count == 1
-            answer = self._act(request) if self._acts_first or not first else None
+            response = self._act(request) if self._acts_first or not first else None
         if first:
             self.asked.set()
             self.goes_on.wait(60)
-        return answer or Answer(drop=True)
+        return response or Response(drop=True)
 
-    def _act(self, request: Received) -> Answer:
+    def _act(self, request: Received) -> Response:
         if f"refresh_token={self._good}".encode() not in request.body:
-            return Answer(400, [], b'{"error":"invalid_grant"}')
+            return Response(400, [], b'{"error":"invalid_grant"}')
         self._good = f"r{self.count}"
         body = {"access_token": f"a{self.count}", "token_type": "DPoP", "expires_in": 3600, "refresh_token": self._good}
-        return Answer(200, [], json.dumps(body).encode())
+        return Response(200, [], json.dumps(body).encode())
 
 
 @contextmanager

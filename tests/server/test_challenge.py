@@ -128,9 +128,9 @@ def test_descriptions_keep_to_their_characters(detail: str) -> None:
 def test_what_came_and_what_was_expected_stays_at_home() -> None:
     """Both may name internal addresses, so neither is in the answer."""
     error = InvalidProof("invalid_dpop_proof", "htu_mismatch", "another URL", expected="http://10.0.0.5/", got="x-y-z")
-    answers = str(resource_challenge(error, algs=ALGS)) + str(token_error(error))
-    assert "10.0.0.5" not in answers
-    assert "x-y-z" not in answers
+    responses = str(resource_challenge(error, algs=ALGS)) + str(token_error(error))
+    assert "10.0.0.5" not in responses
+    assert "x-y-z" not in responses
 
 
 def test_the_answer_of_an_authorization_server() -> None:

@@ -17,9 +17,9 @@ from dpop.server import Reason
 from dpop.server._jws import _recent, parse_compact, proof_field
 
 
-def b64u(octets: bytes) -> str:
+def b64u(data: bytes) -> str:
     """base64url without padding."""
-    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def refused(text: str, **limits: int) -> InvalidProof:

@@ -11,7 +11,7 @@ import pytest
 from frameworks.resource import PUBLIC_URL, look_up, resource
 
 import dpop
-from dpop.errors import InsecureOriginError, InvalidProof, ReplayCacheError, TargetError, UsageError
+from dpop.errors import InsecureOriginError, InvalidProof, InvalidTargetError, ReplayCacheError, UsageError
 from dpop.server import (
     Access,
     MemoryReplayCache,
@@ -111,9 +111,9 @@ def test_a_target_that_is_none(api: ProtectedResource, target: str) -> None:
         ("https://api.example:443", UsageError),
         ("https://api.example?q", UsageError),
         ("https://api.example/a/../b", UsageError),
-        ("https://user@api.example", TargetError),
-        ("api.example", TargetError),
-        ("wss://api.example", TargetError),
+        ("https://user@api.example", InvalidTargetError),
+        ("api.example", InvalidTargetError),
+        ("wss://api.example", InvalidTargetError),
         ("http://api.example", InsecureOriginError),
     ],
 )

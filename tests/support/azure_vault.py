@@ -33,7 +33,7 @@ class Vault(CloudServer):
     """
 
     def __init__(self, certificate: Path, key: SoftwareKey | None = None) -> None:
-        super().__init__(self._answer, certificate)
+        super().__init__(self._response, certificate)
         self.certificate = certificate
         # The library keeps each host's challenge for the whole process, and an earlier vault may have had this port.
         http_challenge_cache.remove_challenge_for_url(self.url)
@@ -53,7 +53,7 @@ class Vault(CloudServer):
         }
         self.crypto = CryptographyClient.from_jwk(JsonWebKey(key_ops=["sign"], **members))
 
-    def _answer(self, asked: Asked) -> Told:
+    def _response(self, asked: Asked) -> Told:
         if asked.headers.get("authorization") != f"Bearer {ACCESS_TOKEN}":
             challenge = f'Bearer authorization="https://login.example/tenant", resource="{self.resource}"'
             return Told(

@@ -136,8 +136,8 @@ class AtTerminal:
         if not select.select([self._master], [], [], 60)[0]:
             return False
         try:
-            octets = os.read(self._master, 65536)
+            data = os.read(self._master, 65536)
         except OSError:  # how Linux tells that nobody holds the other end any more
             return False
-        self.shown += octets.decode()
-        return bool(octets)
+        self.shown += data.decode()
+        return bool(data)

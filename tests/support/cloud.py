@@ -50,7 +50,7 @@ class Told:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-Answer = Callable[[Asked], Told]
+Response = Callable[[Asked], Told]
 
 
 class _Server(ThreadingHTTPServer):
@@ -69,8 +69,8 @@ class CloudServer:
     ``faults`` come first, one per request; ``hold`` makes every request wait until it is set.
     """
 
-    def __init__(self, answer: Answer, certificate: Path | None = None) -> None:
-        self.answer = answer
+    def __init__(self, response: Response, certificate: Path | None = None) -> None:
+        self.response = response
         self.asked: list[Asked] = []
         self.connections: list[object] = []
         self.faults: list[Told] = []
@@ -107,18 +107,18 @@ class CloudServer:
                 cloud.asked.append(asked)
                 cloud.arrived.set()
                 cloud.hold.wait(60)
-                told = cloud.faults.pop(0) if cloud.faults else cloud.answer(asked)
+                told = cloud.faults.pop(0) if cloud.faults else cloud.response(asked)
                 if told.status == 0:
                     self.close_connection = True
                     return
-                octets = told.body if isinstance(told.body, bytes) else json.dumps(told.body).encode()
+                data = told.body if isinstance(told.body, bytes) else json.dumps(told.body).encode()
                 with contextlib.suppress(OSError):
                     self.send_response(told.status)
                     for name, value in {"Content-Type": "application/json", **told.headers}.items():
                         self.send_header(name, value)
-                    self.send_header("Content-Length", str(len(octets)))
+                    self.send_header("Content-Length", str(len(data)))
                     self.end_headers()
-                    self.wfile.write(octets)
+                    self.wfile.write(data)
 
             do_GET = do_POST  # noqa: N815 - http.server's name
 

@@ -77,19 +77,19 @@ class RestServer(CloudServer):
     """It over REST."""
 
     def __init__(self, kms: GoogleKms, certificate: Path | None = None) -> None:
-        super().__init__(self._answer, certificate)
+        super().__init__(self._response, certificate)
         self.kms = kms
 
-    def _answer(self, asked: Asked) -> Told:
+    def _response(self, asked: Asked) -> Told:
         path = asked.path.partition("?")[0].removeprefix("/v1/")
-        answer: Any
+        response: Any
         if asked.method == "GET" and path.endswith("/publicKey"):
-            answer = self.kms.public_key(kms_v1.GetPublicKeyRequest(name=path.removesuffix("/publicKey")))
+            response = self.kms.public_key(kms_v1.GetPublicKeyRequest(name=path.removesuffix("/publicKey")))
         else:
             request = kms_v1.AsymmetricSignRequest.from_json(json.dumps(asked.body))
             request.name = path.removesuffix(":asymmetricSign")
-            answer = self.kms.sign(request)
-        return Told(200, json.loads(type(answer).to_json(answer)))
+            response = self.kms.sign(request)
+        return Told(200, json.loads(type(response).to_json(response)))
 
 
 def google_error(code: int, status: str, message: str = "") -> Told:
@@ -141,8 +141,8 @@ class GrpcServer:
 
 KINDS = {
     "NOT_FOUND": errors.KeyNotFoundError,
-    "PERMISSION_DENIED": errors.KeyAccessError,
-    "UNAUTHENTICATED": errors.KeyAccessError,
+    "PERMISSION_DENIED": errors.KeyAccessDeniedError,
+    "UNAUTHENTICATED": errors.KeyAccessDeniedError,
     "FAILED_PRECONDITION": errors.KeyDisabledError,
     "INVALID_ARGUMENT": errors.InvalidKeyError,
     "ABORTED": errors.KeyUnavailableError,
@@ -158,8 +158,8 @@ def main() -> None:
         server = GrpcServer(GoogleKms(algorithm, private))
         key = KmsKey.open(GcpKms(NAME, client=server.client))
         assert key.alg == alg, key
-        for octets in (b"", b"octets", b"x" * 10_000):
-            assert PublicKey.from_jwk(key.public_jwk).verify(alg, octets, key.sign(octets))
+        for content in (b"", b"octets", b"x" * 10_000):
+            assert PublicKey.from_jwk(key.public_jwk).verify(alg, content, key.sign(content))
         server.faults.append(grpc.StatusCode.UNAVAILABLE)
         assert key.sign(b"octets")
         with futures.ThreadPoolExecutor(16) as pool:

@@ -18,7 +18,7 @@ OTHER_KEY = dpop.generate_key()
 
 
 @dataclass
-class Answer:
+class Response:
     """What came back."""
 
     status: int
@@ -47,7 +47,7 @@ class Answer:
         return values[0] if values else None
 
 
-def send(method: str, url: str, headers: list[tuple[str, str]] | None = None, body: bytes | None = None) -> Answer:
+def send(method: str, url: str, headers: list[tuple[str, str]] | None = None, body: bytes | None = None) -> Response:
     """One request over a connection of its own, with these header fields and no others of ours."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
@@ -61,7 +61,7 @@ def send(method: str, url: str, headers: list[tuple[str, str]] | None = None, bo
             connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body)
         response = connection.getresponse()
-        return Answer(response.status, response.getheaders(), response.read())
+        return Response(response.status, response.getheaders(), response.read())
     finally:
         connection.close()
 
@@ -76,7 +76,7 @@ def call(
     nonce: str | None = None,
     body: bytes | None = None,
     **proof: Any,
-) -> Answer:
+) -> Response:
     """A request for the resource with a token and a proof."""
     url = url or server.resource
     made = dpop.create_proof(key, method, url, nonce=nonce, access_token=token, **proof)
@@ -97,7 +97,7 @@ def post(
     basic: bool = False,
     secret: str | None = None,
     **proof: Any,
-) -> Answer:
+) -> Response:
     """A form for the authorization server, from one of its two clients; key=None: no proof."""
     headers = [("Content-Type", "application/x-www-form-urlencoded")]
     secret = secret or server.client_secret
@@ -113,7 +113,7 @@ def post(
     return send("POST", url, headers, urlencode(form).encode())
 
 
-def ask(server: DPoPTestServer, form: dict[str, str], **options: Any) -> Answer:
+def ask(server: DPoPTestServer, form: dict[str, str], **options: Any) -> Response:
     """A token request; once more with the nonce if that is what the server wants."""
     answer = post(server, server.token_endpoint, form, **options)
     if answer.status == 400 and answer.json["error"] == "use_dpop_nonce":

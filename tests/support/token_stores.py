@@ -104,7 +104,7 @@ class StoreContract:
         assert not store.replace(None, numbered(2), "default")
         assert not store.replace(numbered(3), numbered(2), "default")
         assert make().load() == numbered(1)
-        begun = numbered(1).but(refresh_sent_at=5)
+        begun = numbered(1).replace(refresh_sent_at=5)
         assert store.replace(numbered(1), begun, "default")
         assert make().load() == begun
         assert store.replace(numbered(1), numbered(2), "default")

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-from support.testing_client import KEY, OTHER_KEY, Answer, ask, call, post, reasons, send
+from support.testing_client import KEY, OTHER_KEY, Response, ask, call, post, reasons, send
 
 import dpop
 from dpop.encoding import b64url_encode
@@ -29,7 +29,7 @@ def server() -> Iterator[DPoPTestServer]:
         yield running
 
 
-def authorize(server: DPoPTestServer, **changes: str | None) -> Answer:
+def authorize(server: DPoPTestServer, **changes: str | None) -> Response:
     """Send the user's browser to the authorization endpoint."""
     asked: dict[str, str | None] = {
         "response_type": "code",
@@ -44,10 +44,10 @@ def authorize(server: DPoPTestServer, **changes: str | None) -> Answer:
     return send("GET", f"{server.authorization_endpoint}?{urlencode(present)}")
 
 
-def sent_back(answer: Answer) -> dict[str, str]:
+def sent_back(response: Response) -> dict[str, str]:
     """The parameters the browser was sent back with."""
-    assert answer.status == 302
-    location = urlsplit(answer.field("Location") or "")
+    assert response.status == 302
+    location = urlsplit(response.field("Location") or "")
     assert location._replace(query="").geturl() == CALLBACK
     return {name: values[0] for name, values in parse_qs(location.query).items()}
 
@@ -68,9 +68,9 @@ def refresh(token: str, /, **changes: str) -> dict[str, str]:
     return {"grant_type": "refresh_token", "refresh_token": token, **changes}
 
 
-def error(answer: Answer) -> tuple[int, str]:
+def error(response: Response) -> tuple[int, str]:
     """Status and OAuth error."""
-    return answer.status, answer.json["error"]
+    return response.status, response.json["error"]
 
 
 # --- from consent to resource
@@ -115,13 +115,13 @@ def test_a_pushed_request_is_used_once(server: DPoPTestServer) -> None:
 def test_the_authorization_request_may_be_posted(server: DPoPTestServer) -> None:
     """RFC 6749 §3.1 lets a client post it."""
     form = {"response_type": "code", "client_id": server.client_id, "redirect_uri": CALLBACK, **PKCE}
-    answer = send(
+    response = send(
         "POST",
         server.authorization_endpoint,
         [("Content-Type", "application/x-www-form-urlencoded")],
         urlencode(form).encode(),
     )
-    assert "code" in sent_back(answer)
+    assert "code" in sent_back(response)
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,9 @@ def test_a_bad_authorization_request_is_sent_back(
 )
 def test_a_browser_is_not_sent_just_anywhere(server: DPoPTestServer, changes: dict[str, str | None]) -> None:
     """Without a known client and a sound redirect_uri the browser stays here."""
-    answer = authorize(server, **changes)
-    assert answer.status in {400, 401}
-    assert answer.field("Location") is None
+    response = authorize(server, **changes)
+    assert response.status in {400, 401}
+    assert response.field("Location") is None
 
 
 def test_what_the_user_grants_may_be_less(server: DPoPTestServer) -> None:
@@ -208,8 +208,8 @@ def test_a_proof_for_the_token_endpoint_is_not_one_for_par(server: DPoPTestServe
         ("Content-Type", "application/x-www-form-urlencoded"),
         ("DPoP", dpop.create_proof(KEY, "POST", server.token_endpoint)),
     ]
-    answer = send("POST", server.par_endpoint, headers, urlencode(form).encode())
-    assert (error(answer), reasons(server)) == ((400, "invalid_dpop_proof"), ["htu_mismatch"])
+    response = send("POST", server.par_endpoint, headers, urlencode(form).encode())
+    assert (error(response), reasons(server)) == ((400, "invalid_dpop_proof"), ["htu_mismatch"])
 
 
 @pytest.mark.parametrize("changes", [{"request_uri": "urn:x"}, {"redirect_uri": "x"}, {"response_type": "token"}])
@@ -297,10 +297,10 @@ def test_whose_refresh_tokens_are_bound_is_a_lever(
     client_id = server.public_client_id if public else server.client_id
     code = server.issue_code(client_id=client_id)
     tokens = ask(server, {"grant_type": "authorization_code", "code": code}, public=public).json
-    answer = ask(server, refresh(tokens["refresh_token"]), public=public, key=OTHER_KEY)
-    assert answer.status == status
+    response = ask(server, refresh(tokens["refresh_token"]), public=public, key=OTHER_KEY)
+    assert response.status == status
     if status == 200:
-        assert call(server, answer.json["access_token"], key=OTHER_KEY).status == 200
+        assert call(server, response.json["access_token"], key=OTHER_KEY).status == 200
 
 
 def test_an_unbound_refresh_token_gives_a_bound_access_token(server: DPoPTestServer) -> None:
@@ -364,12 +364,12 @@ def test_without_that_lever_a_bearer_token_is_issued(server: DPoPTestServer) -> 
 def test_bad_proofs_are_refused_for_real(server: DPoPTestServer) -> None:
     """At the token endpoint too, and in the form of RFC 6749 §5.2."""
     form = {"grant_type": "client_credentials"}
-    answer = ask(server, form, jti="once")
-    assert answer.status == 200
-    answer = ask(server, form, jti="once")
-    assert error(answer) == (400, "invalid_dpop_proof")
-    assert answer.field("Content-Type") == "application/json"
-    assert answer.field("Cache-Control") == "no-store"
+    response = ask(server, form, jti="once")
+    assert response.status == 200
+    response = ask(server, form, jti="once")
+    assert error(response) == (400, "invalid_dpop_proof")
+    assert response.field("Content-Type") == "application/json"
+    assert response.field("Cache-Control") == "no-store"
     assert error(ask(server, form, iat=1_000_000_000)) == (400, "invalid_dpop_proof")
     assert reasons(server) == ["replayed", "iat_too_old"]
 
@@ -384,9 +384,9 @@ def test_a_wrong_secret_is_refused(server: DPoPTestServer, basic: bool) -> None:
     """Both ways to send the secret work with the right one, and give 401 with another."""
     form = {"grant_type": "client_credentials"}
     assert ask(server, form, basic=basic).status == 200
-    answer = ask(server, form, basic=basic, secret="wrong")
-    assert error(answer) == (401, "invalid_client")
-    assert bool(answer.field("WWW-Authenticate")) is basic
+    response = ask(server, form, basic=basic, secret="wrong")
+    assert error(response) == (401, "invalid_client")
+    assert bool(response.field("WWW-Authenticate")) is basic
 
 
 def test_odd_client_authentication_is_refused(server: DPoPTestServer) -> None:
@@ -463,5 +463,5 @@ def test_nobody_revokes_another_clients_token(server: DPoPTestServer) -> None:
 
 def test_a_bad_proof_is_refused_even_where_none_is_needed(server: DPoPTestServer) -> None:
     """Who sends a proof to the revocation endpoint is told when it is wrong."""
-    answer = post(server, server.revocation_endpoint, {"token": "x"}, iat=1_000_000_000)
-    assert error(answer) == (400, "invalid_dpop_proof")
+    response = post(server, server.revocation_endpoint, {"token": "x"}, iat=1_000_000_000)
+    assert error(response) == (400, "invalid_dpop_proof")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import dpop
-from dpop.errors import InvalidProof, TargetError, UsageError
+from dpop.errors import InvalidProof, InvalidTargetError, UsageError
 from dpop.keys import SoftwareKey
 from dpop.server import DEFAULT_ALGS, MemoryReplayCache, NonceVerdict, ProofVerifier
 from dpop.testing.defects import DEFECTS, Defect, defective_fields, defective_proof
@@ -157,7 +157,7 @@ def test_fields_that_are_no_single_proof() -> None:
 
 def test_honest_parts_are_checked() -> None:
     """What create_proof refuses is no defect of the list."""
-    with pytest.raises(TargetError):
+    with pytest.raises(InvalidTargetError):
         defective_proof("sig-der", key("ES256"), "GET", "api.example.com")
     with pytest.raises(UsageError):
         defective_proof("sig-der", key("ES256"), "GET", URL, nonce="two words")

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 import pytest
-from support.testing_client import KEY, OTHER_KEY, Answer, ask, call, post, reasons, send
+from support.testing_client import KEY, OTHER_KEY, Response, ask, call, post, reasons, send
 
 import dpop
 from dpop.testing import DPoPTestServer
@@ -22,26 +22,26 @@ def server() -> Iterator[DPoPTestServer]:
         yield running
 
 
-def redeem(server: DPoPTestServer, code: str, **options: Any) -> Answer:
+def redeem(server: DPoPTestServer, code: str, **options: Any) -> Response:
     """A code exchange with the jti Google wants."""
     form = {"grant_type": "authorization_code", "code": code}
     return post(server, server.token_endpoint, form, **{"jti": dpop.code_jti(code), **options})
 
 
-def refresh(server: DPoPTestServer, token: str, **options: Any) -> Answer:
+def refresh(server: DPoPTestServer, token: str, **options: Any) -> Response:
     """A refresh."""
     return post(server, server.token_endpoint, {"grant_type": "refresh_token", "refresh_token": token}, **options)
 
 
 def test_a_whole_flow_works(server: DPoPTestServer) -> None:
     """G2 to G5: exchange without nonce, refresh with the nonce of the 200, API calls with a bearer token."""
-    answer = redeem(server, server.issue_code())
-    tokens = answer.json
-    assert (answer.status, tokens["token_type"]) == (200, "Bearer")
-    assert answer.nonce is not None
-    again = refresh(server, tokens["refresh_token"], nonce=answer.nonce)
+    response = redeem(server, server.issue_code())
+    tokens = response.json
+    assert (response.status, tokens["token_type"]) == (200, "Bearer")
+    assert response.nonce is not None
+    again = refresh(server, tokens["refresh_token"], nonce=response.nonce)
     assert (again.status, again.json["token_type"]) == (200, "Bearer")
-    assert again.nonce not in {None, answer.nonce}
+    assert again.nonce not in {None, response.nonce}
     assert "refresh_token" not in again.json
     headers = [("Authorization", f"Bearer {again.json['access_token']}")]
     assert send("GET", server.resource, headers).json["scheme"] == "Bearer"
@@ -53,8 +53,8 @@ def test_the_jti_of_an_exchange_is_the_hash_of_the_code(server: DPoPTestServer) 
     code = server.issue_code()
     assert "/" in code
     for wrong in (None, dpop.code_jti(quote(code, safe=""))):
-        answer = redeem(server, code, jti=wrong)
-        assert (answer.status, answer.json["error"]) == (400, "invalid_dpop_proof")
+        response = redeem(server, code, jti=wrong)
+        assert (response.status, response.json["error"]) == (400, "invalid_dpop_proof")
     assert reasons(server) == ["code_jti_mismatch"] * 2
     assert redeem(server, code).status == 200
 
@@ -82,8 +82,8 @@ def test_an_exchange_with_a_proof_nobody_can_read(server: DPoPTestServer) -> Non
     body = f"grant_type=authorization_code&code=x&client_id={server.client_id}"
     body += f"&client_secret={server.client_secret}"
     headers = [("Content-Type", "application/x-www-form-urlencoded"), ("DPoP", "garbage")]
-    answer = send("POST", server.token_endpoint, headers, body.encode())
-    assert (answer.json["error"], reasons(server)) == ("invalid_dpop_proof", ["not_compact"])
+    response = send("POST", server.token_endpoint, headers, body.encode())
+    assert (response.json["error"], reasons(server)) == ("invalid_dpop_proof", ["not_compact"])
     twice = send("POST", server.token_endpoint, [*headers, headers[-1]], body.encode())
     assert (twice.json["error"], reasons(server)[1:]) == ("invalid_dpop_proof", ["proof_repeated"])
 
@@ -101,18 +101,18 @@ def test_nonces_are_single_use(server: DPoPTestServer) -> None:
     token = server.issue_refresh_token(jkt=KEY.thumbprint)
     nonce = refresh(server, token).nonce
     together = threading.Barrier(2)
-    answers: list[Answer] = []
+    responses: list[Response] = []
 
     def run() -> None:
         together.wait(20)
-        answers.append(refresh(server, token, nonce=nonce))
+        responses.append(refresh(server, token, nonce=nonce))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    winner, loser = sorted(answers, key=lambda answer: answer.status)
+    winner, loser = sorted(responses, key=lambda response: response.status)
     assert (winner.status, loser.status, loser.json["error"]) == (200, 400, "use_dpop_nonce")
     assert refresh(server, token, nonce=loser.nonce).status == 200
 
@@ -120,21 +120,21 @@ def test_nonces_are_single_use(server: DPoPTestServer) -> None:
 def test_a_nonce_of_the_exchange_may_be_refused_at_refresh(server: DPoPTestServer) -> None:
     """G7: with isolate_exchange_nonces the first refresh is challenged once."""
     server.levers.isolate_exchange_nonces = True
-    answer = redeem(server, server.issue_code())
-    refused = refresh(server, answer.json["refresh_token"], nonce=answer.nonce)
+    response = redeem(server, server.issue_code())
+    refused = refresh(server, response.json["refresh_token"], nonce=response.nonce)
     assert refused.json["error"] == "use_dpop_nonce"
-    assert refresh(server, answer.json["refresh_token"], nonce=refused.nonce).status == 200
+    assert refresh(server, response.json["refresh_token"], nonce=refused.nonce).status == 200
     assert reasons(server) == ["nonce_unknown"]
 
 
 def test_only_the_refresh_token_is_bound(server: DPoPTestServer) -> None:
     """G4: also for this confidential client; another key or no proof is invalid_grant."""
-    answer = redeem(server, server.issue_code())
-    token = answer.json["refresh_token"]
-    other = refresh(server, token, key=OTHER_KEY, nonce=answer.nonce)
+    response = redeem(server, server.issue_code())
+    token = response.json["refresh_token"]
+    other = refresh(server, token, key=OTHER_KEY, nonce=response.nonce)
     assert (other.status, other.json["error"]) == (400, "invalid_grant")
     assert refresh(server, token, key=None).json["error"] == "invalid_grant"
-    told = post(server, server.introspection_endpoint, {"token": answer.json["access_token"]}, key=None).json
+    told = post(server, server.introspection_endpoint, {"token": response.json["access_token"]}, key=None).json
     assert (told["token_type"], "cnf" in told) == ("Bearer", False)
 
 
@@ -163,8 +163,8 @@ def test_codes_that_are_none_are_invalid_grant(server: DPoPTestServer) -> None:
 
 def test_the_client_secret_is_required(server: DPoPTestServer) -> None:
     """G1: there is no public client here."""
-    answer = ask(server, {"grant_type": "authorization_code", "code": server.issue_code()}, public=True)
-    assert (answer.status, answer.json["error"]) == (401, "invalid_client")
+    response = ask(server, {"grant_type": "authorization_code", "code": server.issue_code()}, public=True)
+    assert (response.status, response.json["error"]) == (401, "invalid_client")
 
 
 def test_the_user_may_grant_less(server: DPoPTestServer) -> None:
@@ -205,8 +205,8 @@ def test_the_api_knows_bearer_tokens_only(server: DPoPTestServer) -> None:
     token = server.issue_access_token()
     assert send("GET", server.resource).challenge.startswith("Bearer")
     assert "DPoP" not in send("GET", server.resource).challenge
-    answer = call(server, token)
-    assert (answer.status, "DPoP" in answer.challenge) == (401, False)
+    response = call(server, token)
+    assert (response.status, "DPoP" in response.challenge) == (401, False)
     twice = [("Authorization", f"Bearer {token}")] * 2
     assert send("GET", server.resource, twice).status == 400
     metadata = send("GET", server.issuer + "/.well-known/oauth-protected-resource").json
@@ -219,8 +219,8 @@ def test_nonces_may_be_of_another_discipline() -> None:
         assert (server.levers.as_nonces, server.levers.rs_nonces) == ("rotating", "none")
         nonce = refresh(server, server.issue_refresh_token()).nonce
         for _ in range(2):
-            answer = refresh(server, server.issue_refresh_token(), nonce=nonce)
-            assert (answer.status, answer.nonce) == (200, nonce)
+            response = refresh(server, server.issue_refresh_token(), nonce=nonce)
+            assert (response.status, response.nonce) == (200, nonce)
     with DPoPTestServer(mode="google", nonces="none") as server:
-        answer = refresh(server, server.issue_refresh_token())
-        assert (answer.status, answer.nonce) == (200, None)
+        response = refresh(server, server.issue_refresh_token())
+        assert (response.status, response.nonce) == (200, None)

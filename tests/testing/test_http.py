@@ -79,10 +79,10 @@ def connect(server: HTTPServer) -> http.client.HTTPConnection:
     return http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
 
 
-def exchange(server: HTTPServer, octets: bytes) -> bytes:
+def exchange(server: HTTPServer, data: bytes) -> bytes:
     """Send octets as they are and read to the end of the connection."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
-        connection.sendall(octets)
+        connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         received = bytearray()
         while piece := connection.recv(65_536):
@@ -172,7 +172,7 @@ def test_absolute_form_is_understood(server: HTTPServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "status"),
+    ("data", "status"),
     [
         (b"nonsense\r\n\r\n", 400),
         (b"GET / HTTP/2.0\r\n\r\n", 400),
@@ -197,21 +197,21 @@ def test_absolute_form_is_understood(server: HTTPServer) -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 140_000, 431),
     ],
 )
-def test_what_is_no_request_is_refused(server: HTTPServer, octets: bytes, status: int) -> None:
+def test_what_is_no_request_is_refused(server: HTTPServer, data: bytes, status: int) -> None:
     """And the connection is closed, for nobody knows where the next request would begin."""
-    assert exchange(server, octets).startswith(b"HTTP/1.1 %d " % status)
+    assert exchange(server, data).startswith(b"HTTP/1.1 %d " % status)
 
 
-@pytest.mark.parametrize("octets", [b"", b"GET / HTT"])
-def test_a_client_that_leaves_is_let_go(server: HTTPServer, octets: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"GET / HTT"])
+def test_a_client_that_leaves_is_let_go(server: HTTPServer, data: bytes) -> None:
     """Half a head gets no answer."""
-    assert exchange(server, octets) == b""
+    assert exchange(server, data) == b""
 
 
-@given(octets=st.binary(max_size=300))
-def test_garbage_never_breaks_the_server(lasting_server: HTTPServer, octets: bytes) -> None:
+@given(data=st.binary(max_size=300))
+def test_garbage_never_breaks_the_server(lasting_server: HTTPServer, data: bytes) -> None:
     """Whatever comes, the answer is HTTP or nothing, and the server goes on."""
-    answer = exchange(lasting_server, octets)
+    answer = exchange(lasting_server, data)
     assert answer == b"" or answer.startswith(b"HTTP/1.1 ")
 
 

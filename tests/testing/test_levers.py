@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from urllib.parse import urlsplit
 
 import pytest
-from support.testing_client import KEY, Answer, ask, call, post, reasons, send
+from support.testing_client import KEY, Response, ask, call, post, reasons, send
 
 from dpop.client._challenge import dpop_challenge
 from dpop.errors import UsageError
@@ -37,19 +37,19 @@ def token(server: DPoPTestServer) -> str:
     return server.issue_access_token(jkt=KEY.thumbprint)
 
 
-def challenged(answer: Answer) -> bool:
+def challenged(answer: Response) -> bool:
     """Whether the resource server asks for a nonce."""
     challenge = dpop_challenge(answer.fields("WWW-Authenticate")) or {}
     return answer.status == 401 and challenge.get("error") == "use_dpop_nonce"
 
 
-def steer(server: DPoPTestServer, changes: Any, **headers: str) -> Answer:
+def steer(server: DPoPTestServer, changes: Any, **headers: str) -> Response:
     """POST /levers."""
     host = ("Host", urlsplit(server.issuer).netloc)
     return _raw(server, "POST", "/levers", [host, *headers.items()], json.dumps(changes).encode())
 
 
-def _raw(server: DPoPTestServer, method: str, path: str, headers: list[tuple[str, str]], body: bytes = b"") -> Answer:
+def _raw(server: DPoPTestServer, method: str, path: str, headers: list[tuple[str, str]], body: bytes = b"") -> Response:
     """A request with its own Host."""
     parts = urlsplit(server.issuer)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
@@ -59,7 +59,7 @@ def _raw(server: DPoPTestServer, method: str, path: str, headers: list[tuple[str
             connection.putheader(name, value)
         connection.endheaders(body)
         response = connection.getresponse()
-        return Answer(response.status, response.getheaders(), response.read())
+        return Response(response.status, response.getheaders(), response.read())
     finally:
         connection.close()
 
@@ -457,7 +457,7 @@ def test_refresh_tokens_rotate(server: DPoPTestServer) -> None:
     server.levers.rotate_refresh_tokens = True
     first = server.issue_refresh_token(jkt=KEY.thumbprint)
 
-    def use(value: str) -> Answer:
+    def use(value: str) -> Response:
         return ask(server, {"grant_type": "refresh_token", "refresh_token": value})
 
     second = use(first).json["refresh_token"]

@@ -10,7 +10,7 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
-from support.testing_client import KEY, OTHER_KEY, Answer, call, post, reasons, send
+from support.testing_client import KEY, OTHER_KEY, Response, call, post, reasons, send
 
 import dpop
 from dpop.client._challenge import dpop_challenge
@@ -28,10 +28,10 @@ from dpop.testing._store import AccessToken, Store
 from dpop.testing._token_endpoint import TokenEndpoint
 
 
-def refused(answer: Answer) -> tuple[int, str | None]:
+def refused(response: Response) -> tuple[int, str | None]:
     """Status and the error of the DPoP challenge."""
-    challenge = dpop_challenge(answer.fields("WWW-Authenticate"))
-    return answer.status, None if challenge is None else challenge.get("error")
+    challenge = dpop_challenge(response.fields("WWW-Authenticate"))
+    return response.status, None if challenge is None else challenge.get("error")
 
 
 # --- life
@@ -160,16 +160,16 @@ def test_resource_metadata_names_the_issuer() -> None:
 def test_an_unknown_path_is_404_and_names_the_known_ones() -> None:
     """A lost user is shown the way."""
     with DPoPTestServer() as server:
-        answer = send("GET", server.issuer + "/nowhere")
-        assert answer.status == 404
-        assert "/resource" in answer.json["endpoints"]
+        response = send("GET", server.issuer + "/nowhere")
+        assert response.status == 404
+        assert "/resource" in response.json["endpoints"]
 
 
 def test_a_method_an_endpoint_does_not_have_is_405() -> None:
     """GET at the token endpoint is told what is allowed."""
     with DPoPTestServer() as server:
-        answer = send("GET", server.token_endpoint)
-        assert (answer.status, answer.field("Allow")) == (405, "POST")
+        response = send("GET", server.token_endpoint)
+        assert (response.status, response.field("Allow")) == (405, "POST")
 
 
 # --- what it remembers
@@ -259,28 +259,28 @@ def test_no_secret_in_refusals_reprs_and_logs(caplog: pytest.LogCaptureFixture) 
 def test_no_credentials_get_a_challenge_without_error() -> None:
     """R1: who brings nothing is told what is wanted, not what is wrong, and is given a nonce for it."""
     with DPoPTestServer() as server:
-        answer = send("GET", server.resource)
-        assert refused(answer) == (401, None)
-        assert "algs=" in answer.challenge
-        assert answer.nonce is not None
+        response = send("GET", server.resource)
+        assert refused(response) == (401, None)
+        assert "algs=" in response.challenge
+        assert response.nonce is not None
         assert [(refusal.reason, refusal.error) for refusal in server.refusals] == [("no_credentials", "")]
 
 
 def test_a_proof_alone_is_nothing() -> None:
     """R2: a proof without a token gets the same challenge; it is how a nonce is fetched beforehand."""
     with DPoPTestServer(nonces="single-use") as server:
-        answer = call(server, None, method="HEAD")
-        assert refused(answer) == (401, None)
+        response = call(server, None, method="HEAD")
+        assert refused(response) == (401, None)
         assert reasons(server) == ["proof_without_token"]
-        assert call(server, server.issue_access_token(jkt=KEY.thumbprint), nonce=answer.nonce).status == 200
+        assert call(server, server.issue_access_token(jkt=KEY.thumbprint), nonce=response.nonce).status == 200
 
 
 def test_a_token_without_proof_is_refused() -> None:
     """R3: the DPoP scheme needs a proof."""
     with DPoPTestServer() as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
-        answer = send("GET", server.resource, [("Authorization", f"DPoP {token}")])
-        assert refused(answer) == (401, "invalid_dpop_proof")
+        response = send("GET", server.resource, [("Authorization", f"DPoP {token}")])
+        assert refused(response) == (401, "invalid_dpop_proof")
         assert reasons(server) == ["proof_missing"]
 
 
@@ -303,9 +303,9 @@ def test_a_bound_token_as_bearer_is_refused() -> None:
     """R5: the error is in the Bearer challenge, for Bearer was tried; the DPoP one has none."""
     with DPoPTestServer() as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
-        answer = send("GET", server.resource, [("Authorization", f"Bearer {token}")])
-        assert refused(answer) == (401, None)
-        assert answer.fields("WWW-Authenticate")[0].startswith('Bearer error="invalid_token"')
+        response = send("GET", server.resource, [("Authorization", f"Bearer {token}")])
+        assert refused(response) == (401, None)
+        assert response.fields("WWW-Authenticate")[0].startswith('Bearer error="invalid_token"')
         assert reasons(server) == ["bound_token_as_bearer"]
 
 
@@ -313,11 +313,11 @@ def test_two_authorization_headers_are_refused() -> None:
     """R6: both challenges have the error, for nobody knows which was meant."""
     with DPoPTestServer() as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
-        answer = send(
+        response = send(
             "GET", server.resource, [("Authorization", f"Bearer {token}"), ("Authorization", f"DPoP {token}")]
         )
-        assert refused(answer) == (400, "invalid_request")
-        assert 'Bearer error="invalid_request"' in answer.challenge
+        assert refused(response) == (400, "invalid_request")
+        assert 'Bearer error="invalid_request"' in response.challenge
 
 
 def test_an_unbound_token_under_dpop_is_refused() -> None:
@@ -331,8 +331,8 @@ def test_an_unbound_bearer_token_is_served() -> None:
     """R8: a bearer token alone is fine; next to a stray proof it is refused."""
     with DPoPTestServer() as server:
         headers = [("Authorization", f"Bearer {server.issue_access_token()}")]
-        answer = send("GET", server.resource, headers)
-        assert (answer.status, answer.json["scheme"]) == (200, "Bearer")
+        response = send("GET", server.resource, headers)
+        assert (response.status, response.json["scheme"]) == (200, "Bearer")
         proof = dpop.create_proof(KEY, "GET", server.resource)
         assert send("GET", server.resource, [*headers, ("DPoP", proof)]).status == 400
         assert reasons(server) == ["proof_with_bearer"]
@@ -364,12 +364,12 @@ def test_a_missing_scope_is_forbidden() -> None:
     """R11: 403 names the scope that is needed, and the nonce the proof used up is replaced."""
     with DPoPTestServer(nonces="single-use", required_scope="write") as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
-        answer = call(server, token, nonce=call(server, token).nonce)
-        assert refused(answer) == (403, "insufficient_scope")
-        assert 'scope="write"' in answer.challenge
-        assert answer.nonce is not None
+        response = call(server, token, nonce=call(server, token).nonce)
+        assert refused(response) == (403, "insufficient_scope")
+        assert 'scope="write"' in response.challenge
+        assert response.nonce is not None
         wide = server.issue_access_token(jkt=KEY.thumbprint, scope="read write")
-        assert call(server, wide, nonce=answer.nonce).status == 200
+        assert call(server, wide, nonce=response.nonce).status == 200
 
 
 @pytest.mark.parametrize("cnf", [{"x5t#S256": "A" * 43}, {"jkt": "short"}, {"jkt": 5}, {}])
@@ -389,9 +389,9 @@ def test_a_good_request_is_echoed() -> None:
     with DPoPTestServer(nonces="none") as server:
         token = server.issue_access_token(jkt=KEY.thumbprint, sub="bob")
         for method, path in (("GET", ""), ("PUT", "/a/b"), ("DELETE", "/c"), ("PROPFIND", "/d%20e")):
-            answer = call(server, token, method=method, url=server.resource + path, body=b"12345")
-            assert answer.status == 200
-            seen = answer.json
+            response = call(server, token, method=method, url=server.resource + path, body=b"12345")
+            assert response.status == 200
+            seen = response.json
             assert (seen["method"], seen["path"], seen["body_length"]) == (method, "/resource" + path, 5)
             assert (seen["sub"], seen["jkt"]) == ("bob", KEY.thumbprint)
         head = call(server, token, method="HEAD")
@@ -418,7 +418,7 @@ def test_bad_proofs_are_refused_for_real() -> None:
     with DPoPTestServer(nonces="none") as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
 
-        def attempt(method: str = "GET", url: str = server.resource, key: object = KEY, ath: str = token) -> Answer:
+        def attempt(method: str = "GET", url: str = server.resource, key: object = KEY, ath: str = token) -> Response:
             proof = dpop.create_proof(key, method, url, access_token=ath)  # type: ignore[arg-type]
             return send("GET", server.resource, [("Authorization", f"DPoP {token}"), ("DPoP", proof)])
 
@@ -451,9 +451,9 @@ def test_a_web_page_may_ask_and_read() -> None:
         preflight = send("OPTIONS", server.resource, asking)
         assert preflight.status == 204
         assert "DPoP" in (preflight.field("Access-Control-Allow-Headers") or "")
-        answer = send("GET", server.resource, asking[:1])
-        assert answer.field("Access-Control-Allow-Origin") == "*"
-        assert answer.field("Access-Control-Expose-Headers") == "WWW-Authenticate, DPoP-Nonce"
+        response = send("GET", server.resource, asking[:1])
+        assert response.field("Access-Control-Allow-Origin") == "*"
+        assert response.field("Access-Control-Expose-Headers") == "WWW-Authenticate, DPoP-Nonce"
 
 
 # --- without sockets

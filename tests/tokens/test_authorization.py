@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 import dpop
-from dpop.errors import ReauthorizationError, TokenAnswerError, TokenRefusedError, UsageError
+from dpop.errors import InvalidTokenResponseError, ReauthorizationError, TokenRefusedError, UsageError
 from dpop.requests import TokenEndpoint
 from dpop.tokens import AuthorizationRequest, ServerMetadata
 
@@ -77,20 +77,20 @@ def test_the_code_comes_back() -> None:
 @pytest.mark.parametrize(
     ("query", "error"),
     [
-        ("code=x", TokenAnswerError),
-        ("code=x&state=other", TokenAnswerError),
-        ("code=x&state=STATE&state=STATE", TokenAnswerError),
-        ("code=x&code=y&state=STATE&iss=https://as.example", TokenAnswerError),
-        ("code=x&state=STATE&iss=https://evil.example", TokenAnswerError),
-        ("code=x&state=STATE", TokenAnswerError),
-        ("state=STATE&iss=https://as.example", TokenAnswerError),
+        ("code=x", InvalidTokenResponseError),
+        ("code=x&state=other", InvalidTokenResponseError),
+        ("code=x&state=STATE&state=STATE", InvalidTokenResponseError),
+        ("code=x&code=y&state=STATE&iss=https://as.example", InvalidTokenResponseError),
+        ("code=x&state=STATE&iss=https://evil.example", InvalidTokenResponseError),
+        ("code=x&state=STATE", InvalidTokenResponseError),
+        ("state=STATE&iss=https://as.example", InvalidTokenResponseError),
         ("error=access_denied&state=STATE&iss=https://as.example", ReauthorizationError),
         ("error=invalid_scope&error_description=%0Ano&state=STATE&iss=https://as.example", TokenRefusedError),
-        ("error=server_error&state=other&iss=https://as.example", TokenAnswerError),
+        ("error=server_error&state=other&iss=https://as.example", InvalidTokenResponseError),
         # A browser goes wherever a page sends it: no such URL may end in an error of another kind.
-        ("https://[::1/?code=x&state=STATE&iss=https://as.example", TokenAnswerError),
-        ("code=x&state=STATE&iss=https://as.example" + "&a=b" * 50, TokenAnswerError),
-        ("code=x&state=\udcff&iss=https://as.example", TokenAnswerError),
+        ("https://[::1/?code=x&state=STATE&iss=https://as.example", InvalidTokenResponseError),
+        ("code=x&state=STATE&iss=https://as.example" + "&a=b" * 50, InvalidTokenResponseError),
+        ("code=x&state=\udcff&iss=https://as.example", InvalidTokenResponseError),
     ],
 )
 def test_other_answers_are_not_used(query: str, error: type[Exception]) -> None:
@@ -106,5 +106,5 @@ def test_a_server_without_iss_needs_none() -> None:
     """Where metadata does not promise iss, its absence is no fault; a wrong one is."""
     request = start()
     assert request.code_of(f"code=x&state={request.state}", issuer="https://as.example") == "x"
-    with pytest.raises(TokenAnswerError):
+    with pytest.raises(InvalidTokenResponseError):
         request.code_of(f"code=x&state={request.state}&iss=https://evil.example", issuer="https://as.example")

@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 import pytest
-from adapters.recorder import Answer, Received, Recorder
+from adapters.recorder import Received, Recorder, Response
 from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
-from dpop.errors import ReauthorizationError, TokenAnswerError, TokenRefusedError
+from dpop.errors import InvalidTokenResponseError, ReauthorizationError, TokenRefusedError
 from dpop.tokens import ServerMetadata
 from dpop.tokens._authorization import read_device_authorization
 
@@ -29,17 +29,17 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def poll(name: str, *answers: dict[str, Any], clock: Any = lambda: 1000.0) -> tuple[Any, Recorder]:
+def poll(name: str, *responses: dict[str, Any], clock: Any = lambda: 1000.0) -> tuple[Any, Recorder]:
     """What comes of polling a server with these answers, without waiting between them."""
-    left = [dict(answer) for answer in answers]
+    left = [dict(response) for response in responses]
 
-    def answer(request: Received) -> Answer:
+    def response(request: Received) -> Response:
         if request.target == "/device":
-            return Answer(200, [], json.dumps({**CODES, "interval": 0}).encode())
+            return Response(200, [], json.dumps({**CODES, "interval": 0}).encode())
         body = left.pop(0) if len(left) > 1 else left[0]
-        return Answer(400 if "error" in body else 200, [], json.dumps(body).encode())
+        return Response(400 if "error" in body else 200, [], json.dumps(body).encode())
 
-    with Recorder(answer) as recorder:
+    with Recorder(response) as recorder:
         server = ServerMetadata(
             token_endpoint=recorder.url("/token"), device_authorization_endpoint=recorder.url("/device")
         )
@@ -93,5 +93,5 @@ def test_time_ends_it(name: str) -> None:
 )
 def test_bad_codes(changes: dict[str, Any]) -> None:
     """Codes that are missing, or could not be shown, are no codes."""
-    with pytest.raises(TokenAnswerError):
+    with pytest.raises(InvalidTokenResponseError):
         read_device_authorization({**CODES, **changes}, 1000)

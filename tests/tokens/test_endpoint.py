@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 import requests
-from adapters.recorder import Answer, Received, Recorder, script
+from adapters.recorder import Received, Recorder, Response, script
 from joserfc import jwt
 from joserfc.jwk import ECKey
 from support.endpoints import ENDPOINTS, Endpoint
@@ -29,12 +29,12 @@ import dpop
 from dpop.errors import (
     AlgorithmError,
     InsecureOriginError,
+    InvalidTokenResponseError,
     KeyMismatchError,
     OutcomeUnknownError,
     ReauthorizationError,
     SigningError,
-    TemporaryTokenError,
-    TokenAnswerError,
+    TokenEndpointUnavailableError,
     TokenRefusedError,
     TokenRequestError,
     UnboundTokenError,
@@ -186,7 +186,7 @@ def test_an_endless_challenger_gets_two_requests(name: str, server: DPoPTestServ
     """A server that asks for another nonce for ever ends in an error that is not final (T11)."""
     server.levers.as_nonces = "endless"
     with endpoint_of(name, server) as endpoint:
-        with pytest.raises(TemporaryTokenError) as caught:
+        with pytest.raises(TokenEndpointUnavailableError) as caught:
             endpoint.refresh(server.issue_refresh_token(jkt=KEY.thumbprint))
     assert caught.value.error == "use_dpop_nonce"
     assert len(server.requests) == 2
@@ -208,16 +208,16 @@ def test_a_foreign_key_sends_nothing(name: str, server: DPoPTestServer) -> None:
     own = TokenSet(access_token="a", refresh_token="r", jkt=KEY.thumbprint)
     with endpoint_of(name, server, key=dpop.generate_key()) as endpoint:
         with pytest.raises(KeyMismatchError) as caught:
-            endpoint.refresh(own.but(key_reference="/keys/app.pem"))
+            endpoint.refresh(own.replace(key_reference="/keys/app.pem"))
         assert caught.value.expected == KEY.thumbprint
         assert "/keys/app.pem" in str(caught.value)
     with endpoint_of(name, server) as endpoint:
         with pytest.raises(UsageError, match="another server"):
-            endpoint.refresh(own.but(token_endpoint="https://other.example/token"))
+            endpoint.refresh(own.replace(token_endpoint="https://other.example/token"))
         with pytest.raises(UsageError, match="another client_id"):
-            endpoint.refresh(own.but(client_id="other"))
+            endpoint.refresh(own.replace(client_id="other"))
         with pytest.raises(ReauthorizationError):
-            endpoint.refresh(own.but(refresh_token=None))
+            endpoint.refresh(own.replace(refresh_token=None))
     assert server.requests == []
 
 
@@ -238,7 +238,7 @@ def test_out_of_order(name: str, server: DPoPTestServer) -> None:
     server.levers.fail_next(1, status=429)
     with endpoint_of(name, server) as endpoint:
         for retry_after in (7, None, None):
-            with pytest.raises(TemporaryTokenError) as caught:
+            with pytest.raises(TokenEndpointUnavailableError) as caught:
                 endpoint.refresh("r")
             assert caught.value.retry_after == retry_after
 
@@ -248,7 +248,7 @@ def test_out_of_reach(name: str) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/token"
-        with Endpoint(name, KEY, url, client_id="c") as endpoint, pytest.raises(TemporaryTokenError):
+        with Endpoint(name, KEY, url, client_id="c") as endpoint, pytest.raises(TokenEndpointUnavailableError):
             endpoint.refresh("r")
 
 
@@ -264,9 +264,9 @@ def test_no_answer(name: str, server: DPoPTestServer) -> None:
 
 def test_a_redirect_is_not_followed(name: str, server: DPoPTestServer) -> None:
     """Neither tokens nor proof go where a redirect points."""
-    with Recorder(script(Answer(200))) as elsewhere:
+    with Recorder(script(Response(200))) as elsewhere:
         server.levers.redirect_next(f"{elsewhere.origin}/token", status=307)
-        with endpoint_of(name, server) as endpoint, pytest.raises(TokenAnswerError, match="redirect"):
+        with endpoint_of(name, server) as endpoint, pytest.raises(InvalidTokenResponseError, match="redirect"):
             endpoint.refresh("r")
         assert elsewhere.requests == []
 
@@ -311,12 +311,12 @@ BAD_ANSWERS: dict[str, bytes] = {
 @pytest.mark.parametrize("what", sorted(BAD_ANSWERS))
 def test_bad_answers(name: str, what: str) -> None:
     """An answer that is none is one typed error, after one request; nothing of it is in the message."""
-    with Recorder(script(Answer(200, [], BAD_ANSWERS[what]))) as recorder:
+    with Recorder(script(Response(200, [], BAD_ANSWERS[what]))) as recorder:
         with Endpoint(name, KEY, recorder.url("/token"), client_id="c") as endpoint:
-            with pytest.raises(TokenAnswerError) as caught:
+            with pytest.raises(InvalidTokenResponseError) as caught:
                 endpoint.refresh("r")
         assert len(recorder.requests) == 1
-    assert type(caught.value) is TokenAnswerError
+    assert type(caught.value) is InvalidTokenResponseError
     assert "X: y" not in str(caught.value)
 
 
@@ -332,7 +332,7 @@ def test_bad_answers(name: str, what: str) -> None:
 def test_unusual_answers(name: str, members: bytes, expected: tuple[str, float | None]) -> None:
     """The type in any case, no expires_in, a fraction: all that RFC 6749 allows."""
     body = b'{"access_token":"a",' + members + b"}"
-    with Recorder(script(Answer(200, [], body))) as recorder:
+    with Recorder(script(Response(200, [], body))) as recorder:
         with Endpoint(name, KEY, recorder.url("/token"), client_id="c", clock=lambda: 1000) as endpoint:
             tokens = endpoint.refresh("r")
     assert (tokens.token_type, tokens.seconds_left(1000)) == expected
@@ -341,13 +341,13 @@ def test_unusual_answers(name: str, members: bytes, expected: tuple[str, float |
 
 def test_a_body_that_breaks_off_is_an_unknown_outcome(name: str) -> None:
     """The server acted, and what it said got lost."""
-    cut = Answer(200, [("Connection", "close")], b'{"access_token":"a"', content_length=500)
+    cut = Response(200, [("Connection", "close")], b'{"access_token":"a"', content_length=500)
 
-    def answer(request: Received) -> Answer:
+    def response(request: Received) -> Response:
         request.headers.append(("Connection", "close"))
         return cut
 
-    with Recorder(answer) as recorder:
+    with Recorder(response) as recorder:
         with Endpoint(name, KEY, recorder.url("/token"), client_id="c") as endpoint:
             with pytest.raises(OutcomeUnknownError):
                 endpoint.refresh("r")
@@ -357,7 +357,7 @@ def test_a_body_that_never_ends_is_left(name: str) -> None:
     """Octets that trickle in for longer than twice the timeout are not waited for."""
     over = threading.Event()
     trickle = iter(lambda: b" " if not over.wait(0.05) else b"", b"")
-    with Recorder(script(Answer(200, [], trickle))) as recorder:
+    with Recorder(script(Response(200, [], trickle))) as recorder:
         with Endpoint(name, KEY, recorder.url("/token"), client_id="c", timeout=0.3) as endpoint:
             with pytest.raises(OutcomeUnknownError):
                 endpoint.refresh("r")
@@ -392,8 +392,8 @@ def test_a_client_that_signs_already_signs_once(server: DPoPTestServer) -> None:
 def test_an_assertion_is_made_anew_for_the_retry(name: str) -> None:
     """The second request with private_key_jwt holds another assertion, signed by the client's own key (T19)."""
     own = dpop.generate_key("ES384")
-    challenge = Answer(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
-    with Recorder(script(challenge, Answer(200, [], b'{"access_token":"a","token_type":"DPoP"}'))) as recorder:
+    challenge = Response(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
+    with Recorder(script(challenge, Response(200, [], b'{"access_token":"a","token_type":"DPoP"}'))) as recorder:
         server = ServerMetadata(token_endpoint=recorder.url("/token"), issuer="https://as.example")
         auth = PrivateKeyJWT("c", own, kid="k1")
         with Endpoint(name, KEY, server, client_auth=auth) as endpoint:
@@ -413,17 +413,17 @@ def test_an_assertion_by_a_slow_key_stops_no_event_loop(name: str) -> None:
     """A key in a token or a cloud is asked in a worker thread, for the retry and for PAR too, and once for each."""
     inner, signed = dpop.generate_key(), []
 
-    def sign(octets: bytes) -> bytes:
+    def sign(data: bytes) -> bytes:
         with contextlib.suppress(RuntimeError):
             asyncio.get_running_loop()
             raise SigningError("the event loop was stopped")
-        signed.append(octets)
-        return inner.sign(octets)
+        signed.append(data)
+        return inner.sign(data)
 
     auth = PrivateKeyJWT("c", ExternalKey(inner.public_jwk, sign, signature_format="raw"))
-    challenge = Answer(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
-    tokens = Answer(200, [], b'{"access_token":"a","token_type":"DPoP"}')
-    par = Answer(201, [], b'{"request_uri":"urn:x","expires_in":60}')
+    challenge = Response(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
+    tokens = Response(200, [], b'{"access_token":"a","token_type":"DPoP"}')
+    par = Response(201, [], b'{"request_uri":"urn:x","expires_in":60}')
     with Recorder(script(challenge, tokens, par)) as recorder:
         server = ServerMetadata(
             token_endpoint=recorder.url("/token"),

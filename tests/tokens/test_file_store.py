@@ -121,7 +121,7 @@ def test_another_stores_file_is_not_taken(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("octets", "match"),
+    ("data", "match"),
     [
         (b"", "is empty"),
         (b"\0" * 400, "is empty"),
@@ -139,15 +139,15 @@ def test_another_stores_file_is_not_taken(path: Path) -> None:
         (b"x" * 4_000_001, "larger"),
     ],
 )
-def test_what_is_no_store_is_recognised(path: Path, octets: bytes, match: str) -> None:
+def test_what_is_no_store_is_recognised(path: Path, data: bytes, match: str) -> None:
     """Half-written, of another version, something else: an error that says so, and the file stays as it is."""
-    path.write_bytes(octets)
+    path.write_bytes(data)
     store = FileTokenStore(path)
     with pytest.raises(TokenFormatError, match=match):
         store.load()
     with pytest.raises(TokenFormatError):
         store.replace(None, FULL, "default")
-    assert path.read_bytes() == octets
+    assert path.read_bytes() == data
     if "another account" not in match:
         store.save(FULL)
         assert store.load() == FULL
@@ -228,12 +228,12 @@ def open_path() -> Iterator[Path]:
         directory.chmod(0o777)
 
 
-@pytest.mark.parametrize("octets", [0, 1, 40, 60])
-def test_a_disk_that_is_full(open_path: Path, octets: int) -> None:
+@pytest.mark.parametrize("data", [0, 1, 40, 60])
+def test_a_disk_that_is_full(open_path: Path, data: int) -> None:
     """A write that stops after so many octets changes nothing, and says so; no rest of it lies about."""
     said = run(
         "store.save(TokenSet(access_token='old'))\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({octets}, {octets}))\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({data}, {data}))\n"
         "try:\n    store.save(new)\nexcept TokenStoreError as error:\n    print(error.__cause__.errno)\n"
         "print(store.load().access_token, sorted(os.listdir(os.path.dirname(sys.argv[1]))))\n",
         open_path,

@@ -6,11 +6,17 @@ from __future__ import annotations
 import json
 
 import pytest
-from adapters.recorder import Answer, Received, Recorder
+from adapters.recorder import Received, Recorder, Response
 from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
-from dpop.errors import InsecureOriginError, TargetError, TemporaryTokenError, TokenAnswerError, UsageError
+from dpop.errors import (
+    InsecureOriginError,
+    InvalidTargetError,
+    InvalidTokenResponseError,
+    TokenEndpointUnavailableError,
+    UsageError,
+)
 from dpop.tokens import ServerMetadata
 from dpop.tokens._metadata import metadata_urls, read_metadata
 
@@ -55,7 +61,7 @@ def test_what_it_says() -> None:
     }
     metadata = read_metadata(ISSUER, json.dumps(body).encode())
     assert (metadata.dpop_algs, metadata.client_auth_methods) == (("ES256",), ("none",))
-    assert (metadata.iss_in_answers, metadata.requires_par) == (True, False)
+    assert (metadata.iss_in_responses, metadata.requires_par) == (True, False)
     assert metadata.endpoint("revocation") == "https://as.example/revoke"
     with pytest.raises(UsageError, match="introspection_endpoint"):
         metadata.endpoint("introspection")
@@ -77,25 +83,25 @@ def test_what_it_says() -> None:
 )
 def test_what_is_not_believed(body: bytes) -> None:
     """Another issuer's, or not metadata at all."""
-    with pytest.raises(TokenAnswerError):
+    with pytest.raises(InvalidTokenResponseError):
         read_metadata(ISSUER, body)
 
 
 def test_endpoints_by_hand_must_be_urls() -> None:
     """A path alone goes nowhere."""
-    with pytest.raises(TargetError):
+    with pytest.raises(InvalidTargetError):
         ServerMetadata(token_endpoint="/token")
 
 
 @pytest.mark.parametrize("name", sorted(ENDPOINTS))
-@pytest.mark.parametrize(("status", "error"), [(404, TokenAnswerError), (503, TemporaryTokenError)])
+@pytest.mark.parametrize(("status", "error"), [(404, InvalidTokenResponseError), (503, TokenEndpointUnavailableError)])
 def test_discovery_that_finds_nothing(name: str, status: int, error: type[Exception]) -> None:
     """Both places are asked, without a proof; then it is an error that says what to do."""
 
-    def answer(_request: Received) -> Answer:
-        return Answer(status)
+    def response(_request: Received) -> Response:
+        return Response(status)
 
-    with Recorder(answer) as recorder:
+    with Recorder(response) as recorder:
         with pytest.raises(error):
             Endpoint(name, dpop.generate_key(), recorder.origin, discover=True, client_id="c")
         assert [request.target for request in recorder.requests] == [
@@ -109,11 +115,11 @@ def test_discovery_that_finds_nothing(name: str, status: int, error: type[Except
 def test_discovered_endpoints_must_be_safe(name: str) -> None:
     """Metadata cannot send tokens over plain http."""
 
-    def answer(request: Received) -> Answer:
+    def response(request: Received) -> Response:
         issuer = f"http://{request.one('Host')}"
-        return Answer(200, [], json.dumps({"issuer": issuer, "token_endpoint": "http://as.example/token"}).encode())
+        return Response(200, [], json.dumps({"issuer": issuer, "token_endpoint": "http://as.example/token"}).encode())
 
-    with Recorder(answer) as recorder, pytest.raises(InsecureOriginError):
+    with Recorder(response) as recorder, pytest.raises(InsecureOriginError):
         Endpoint(name, dpop.generate_key(), recorder.origin, discover=True, client_id="c")
 
 

@@ -100,7 +100,7 @@ def test_a_dead_account_does_not_stop_the_others(at: Fixture) -> None:
     """It is sent once, reported, and alive again after a new login; the others go on."""
     stored = at.store.load("alice")
     assert stored is not None
-    at.store.save(stored.but(refresh_token="dead"), "alice")
+    at.store.save(stored.replace(refresh_token="dead"), "alice")
     refresher = at.refresher()
     for _ in range(20):
         at.now += refresher.step()

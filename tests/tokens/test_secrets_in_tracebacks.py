@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapters.recorder import Answer, Recorder, script
+from adapters.recorder import Recorder, Response, script
 from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
@@ -39,34 +39,36 @@ def check(call: Callable[[], Any], kind: type[DPoPError]) -> None:
 
 
 ANSWERS = {
-    "refused": Answer(400, [], b'{"error":"invalid_grant","error_description":"0ld-refresh-t0ken"}'),
-    "bad": Answer(200, [], b'{"access_token":"n3w-access-token","refresh_token":"n3w-refresh-token","expires_in":"x"}'),
-    "unbound": Answer(200, [], b'{"access_token":"n3w-access-token","token_type":"Bearer"}'),
-    "none": Answer(drop=True),
+    "refused": Response(400, [], b'{"error":"invalid_grant","error_description":"0ld-refresh-t0ken"}'),
+    "bad": Response(
+        200, [], b'{"access_token":"n3w-access-token","refresh_token":"n3w-refresh-token","expires_in":"x"}'
+    ),
+    "unbound": Response(200, [], b'{"access_token":"n3w-access-token","token_type":"Bearer"}'),
+    "none": Response(drop=True),
 }
 
 
 @pytest.mark.parametrize("name", sorted(ENDPOINTS))
-@pytest.mark.parametrize("answer", sorted(ANSWERS))
-def test_requests_that_fail(name: str, answer: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("response", sorted(ANSWERS))
+def test_requests_that_fail(name: str, response: str, tmp_path: Path) -> None:
     """Neither what was sent nor what came is in the frames, by an endpoint or through a source."""
     tokens = TokenSet(access_token="old", expires_at=1, refresh_token=SECRETS[0], jkt=KEY.thumbprint)
     store = FileTokenStore(tmp_path / "tokens.json")
     store.save(tokens)
-    with Recorder(script(ANSWERS[answer])) as recorder:
+    with Recorder(script(ANSWERS[response])) as recorder:
         url = recorder.url("/token")
         with Endpoint(name, KEY, url, client_id="c", client_secret=SECRETS[1]) as endpoint:
             check(lambda: endpoint.refresh(tokens), TokenError)
             source = endpoint.it.source(store)
-            check(lambda: endpoint.wait(source.async_token()), TokenError)
+            check(lambda: endpoint.wait(source.atoken()), TokenError)
 
 
-@pytest.mark.parametrize("octets", [b'{"refresh_token":"0ld-refresh-t0ken"', b'{"dpop_tokens":1,"account":"default"}'])
-def test_stores_that_fail(octets: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [b'{"refresh_token":"0ld-refresh-t0ken"', b'{"dpop_tokens":1,"account":"default"}'])
+def test_stores_that_fail(data: bytes, tmp_path: Path) -> None:
     """What was read and what was to be written stay out of the frames."""
     store = FileTokenStore(tmp_path / "tokens.json")
     new = TokenSet(access_token=SECRETS[2], refresh_token=SECRETS[3])
-    store.path.write_bytes(octets)
+    store.path.write_bytes(data)
     check(store.load, TokenError)
     check(lambda: store.replace(None, new, "default"), TokenError)
     store.path.unlink()

@@ -21,18 +21,18 @@ from typing import Any, ClassVar
 import httpx2
 import pytest
 import requests
-from adapters.recorder import Answer, Received, Recorder
+from adapters.recorder import Received, Recorder, Response
 from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
 from dpop.client._request import BearerToken
 from dpop.errors import (
     ArgumentTypeError,
+    InvalidTokenResponseError,
     KeyMismatchError,
     OutcomeUnknownError,
     ReauthorizationError,
-    TemporaryTokenError,
-    TokenAnswerError,
+    TokenEndpointUnavailableError,
     TokenLockError,
     TokensNotSavedError,
     TokenStoreError,
@@ -162,7 +162,7 @@ def test_each_expiry_costs_one_refresh(at: Fixture) -> None:
 
 def test_without_an_expiry_it_is_good_until_refused(at: Fixture) -> None:
     """A server that does not say how long a token lives is not asked again for that."""
-    at.store.save(at.old.but(expires_at=None))
+    at.store.save(at.old.replace(expires_at=None))
     source = at.source()
     assert source.ask() == "old"
     at.clock.now += 1e6
@@ -198,7 +198,7 @@ def test_a_grant_that_needs_no_user(at: Fixture) -> None:
 
 def test_a_grant_that_needs_no_user_replaces_a_dead_refresh_token(at: Fixture) -> None:
     """Where the client can ask anew, invalid_grant is the end of one refresh token and of nothing else."""
-    at.store.save(at.old.but(refresh_token="dead"))
+    at.store.save(at.old.replace(refresh_token="dead"))
     source = at.source(source={"grant": "client_credentials"})
     assert source.ask() != "old"
     assert at.refreshes == [400, 200]
@@ -230,7 +230,7 @@ def test_tasks_and_cancellation(at: Fixture) -> None:
     source = endpoint.it.source(at.store)
 
     async def storm() -> set[str]:
-        tasks = [asyncio.create_task(source.async_token()) for _ in range(50)]
+        tasks = [asyncio.create_task(source.atoken()) for _ in range(50)]
         await asyncio.sleep(0)
         for task in tasks[:11]:
             task.cancel()
@@ -249,7 +249,7 @@ def test_all_callers_may_go(at: Fixture) -> None:
     source = endpoint.it.source(at.store)
 
     async def nobody_waits() -> None:
-        task = asyncio.create_task(source.async_token())
+        task = asyncio.create_task(source.atoken())
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -261,7 +261,7 @@ def test_all_callers_may_go(at: Fixture) -> None:
     stored = at.store.load()
     assert stored is not None
     assert stored.access_token != "old"
-    assert endpoint.wait(source.async_token()) == stored.access_token
+    assert endpoint.wait(source.atoken()) == stored.access_token
     assert at.refreshes == [200]
 
 
@@ -308,14 +308,14 @@ def test_ctrl_c_loses_nothing(tmp_path: Path) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
 
-        def answer(_request: Received) -> Answer:
+        def response(_request: Received) -> Response:
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
             assert interrupted.wait(60)
-            return Answer(200, [], b'{"access_token":"new","token_type":"DPoP","refresh_token":"r1"}')
+            return Response(200, [], b'{"access_token":"new","token_type":"DPoP","refresh_token":"r1"}')
 
-        with Recorder(answer) as recorder:
+        with Recorder(response) as recorder:
             facts = {"key": str(key), "path": str(path), "url": recorder.url("/token")}
             process.stdin.write(json.dumps(facts) + "\n")
             process.stdin.flush()
@@ -336,13 +336,13 @@ def test_a_loop_that_ends_strands_nobody(server: DPoPTestServer) -> None:
     source = endpoint.it.source(at.store)
 
     async def begin() -> None:
-        task = asyncio.create_task(source.async_token())
+        task = asyncio.create_task(source.atoken())
         await asyncio.sleep(0.01)
         task.cancel()
 
     asyncio.run(begin())
     held.release()
-    assert endpoint.wait(source.async_token()) != "old"
+    assert endpoint.wait(source.atoken()) != "old"
     assert at.refreshes == [200]
     at.close()
 
@@ -461,20 +461,20 @@ def test_a_server_that_is_down_is_not_noticed_ahead_of_time(requests_at: Fixture
     wait_for(lambda: source._flight is None)
     at.clock.now += 250
     for _ in range(20):
-        with pytest.raises(TemporaryTokenError):
+        with pytest.raises(TokenEndpointUnavailableError):
             source()
     assert len(at.server.requests) < 8
 
 
 def test_a_process_that_starts_while_the_server_is_down(at: Fixture) -> None:
     """Stored tokens that should be renewed but have not expired will do, in a process that has just started too."""
-    at.store.save(at.old.but(expires_at=at.clock.now + 100))
+    at.store.save(at.old.replace(expires_at=at.clock.now + 100))
     at.server.levers.fail_next(100, status=503, path="/token")
     source = at.source()
     assert [source.ask() for _ in range(5)] == ["old"] * 5
     assert at.refreshes == [503]
     at.clock.now += 100
-    with pytest.raises(TemporaryTokenError):
+    with pytest.raises(TokenEndpointUnavailableError):
         at.source().ask()
 
 
@@ -524,7 +524,7 @@ def test_no_tokens(at: Fixture) -> None:
     """An empty store, or one without a refresh token, says that the user has to authorise."""
     with pytest.raises(ReauthorizationError, match="no tokens"):
         at.source(MemoryTokenStore()).ask()
-    at.store.save(at.old.but(refresh_token=None))
+    at.store.save(at.old.replace(refresh_token=None))
     with pytest.raises(ReauthorizationError, match="no refresh token"):
         at.source().ask()
     assert at.server.requests == []
@@ -532,7 +532,7 @@ def test_no_tokens(at: Fixture) -> None:
 
 def test_a_dead_refresh_token_is_sent_once(at: Fixture) -> None:
     """invalid_grant is final: no further call sends it, until other tokens are in the store."""
-    at.store.save(at.old.but(refresh_token="dead"))
+    at.store.save(at.old.replace(refresh_token="dead"))
     source = at.source()
     for _ in range(5):
         with pytest.raises(ReauthorizationError):
@@ -557,8 +557,8 @@ def test_invalid_grant_when_another_was_faster(at: Fixture) -> None:
             return super().load(account)
 
     assert isinstance(at.store, FileTokenStore)
-    newer = at.old.but(access_token="newer", expires_at=at.clock.now + 3600)
-    at.store.save(at.old.but(refresh_token="dead"))
+    newer = at.old.replace(access_token="newer", expires_at=at.clock.now + 3600)
+    at.store.save(at.old.replace(refresh_token="dead"))
     assert at.source(Overtaken(at.store.path)).ask() == "newer"
     assert at.refreshes == [400]
 
@@ -566,7 +566,7 @@ def test_invalid_grant_when_another_was_faster(at: Fixture) -> None:
 def test_a_dead_refresh_token_that_cannot_be_noted_is_sent_once(at: Fixture) -> None:
     """The store takes no note of the refusal, so this process remembers it."""
     assert isinstance(at.store, FileTokenStore)
-    at.store.save(at.old.but(refresh_token="dead"))
+    at.store.save(at.old.replace(refresh_token="dead"))
     store = Fragile(at.store.path)
     store.fail_at = 2
     source = at.source(store)
@@ -585,10 +585,10 @@ def test_what_is_known_of_the_refresh_token_after_a_failure(
     at: Fixture, status: int, sent_before: bool, noted: bool
 ) -> None:
     """The note that it was sent goes only where the server has surely not used it, now or before."""
-    before = at.old.but(refresh_sent_at=at.clock.now - 60) if sent_before else at.old
+    before = at.old.replace(refresh_sent_at=at.clock.now - 60) if sent_before else at.old
     at.store.save(before)
     at.server.levers.fail_next(10, status=status, path="/token")
-    with pytest.raises(TemporaryTokenError):
+    with pytest.raises(TokenEndpointUnavailableError):
         at.source().ask()
     stored = at.store.load()
     assert stored is not None
@@ -600,7 +600,7 @@ def test_a_failure_after_a_lost_answer_leaves_its_note(at: Fixture) -> None:
     """The first answer never came and the second says later: the server may have used the token at the first."""
     at.server.levers.drop_next(1, path="/token")
     at.server.levers.fail_next(10, status=429, path="/token")
-    with pytest.raises(TemporaryTokenError):
+    with pytest.raises(TokenEndpointUnavailableError):
         at.source().ask()
     stored = at.store.load()
     assert stored is not None
@@ -646,8 +646,8 @@ def test_the_fence_of_the_lock_guards_the_beginning(at: Fixture) -> None:
 def test_the_same_token_again_is_taken(at: Fixture) -> None:
     """A server that gives out the refused token once more must know: it is not asked at each call."""
     body = {"access_token": "same", "token_type": "DPoP", "expires_in": 3600, "refresh_token": "r"}
-    answers = [Answer(200, [], json.dumps(body).encode())] * 2
-    with Recorder(lambda _: answers.pop() if answers else Answer(503)) as recorder:
+    responses = [Response(200, [], json.dumps(body).encode())] * 2
+    with Recorder(lambda _: responses.pop() if responses else Response(503)) as recorder:
         endpoint = Endpoint(at.name, KEY, recorder.url("/token"), client_id="c", clock=at.clock)
         source = endpoint.it.source(at.store)
 
@@ -712,7 +712,7 @@ def test_no_answer_at_all(at: Fixture) -> None:
 
 def test_a_process_that_died_in_between(at: Fixture) -> None:
     """Its note in the store explains the refusal that follows."""
-    at.store.save(at.old.but(refresh_token="spent", refresh_sent_at=at.clock.now - 60))
+    at.store.save(at.old.replace(refresh_token="spent", refresh_sent_at=at.clock.now - 60))
     with pytest.raises(ReauthorizationError, match="its answer never arrived"):
         at.source().ask()
     assert at.refreshes == [400]
@@ -723,7 +723,7 @@ def test_a_refusal_of_the_proof_leaves_no_note(at: Fixture) -> None:
     at.server.levers.refuse_next(error="invalid_dpop_proof", path="/token")
     before = at.store.load()
     source = at.source()
-    with pytest.raises(TemporaryTokenError):
+    with pytest.raises(TokenEndpointUnavailableError):
         source.ask()
     assert at.store.load() == before
     assert source.ask() != "old"
@@ -821,7 +821,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, limit: int, said: str) -> None:
     KEY.save(key)
     FileTokenStore(path).save(TokenSet(access_token="old", expires_at=1, refresh_token="r0", jkt=KEY.thumbprint))
     body = {"access_token": "x" * 500, "token_type": "DPoP", "expires_in": 3600, "refresh_token": "r1"}
-    with Recorder(lambda _: Answer(200, [], json.dumps(body).encode())) as recorder:
+    with Recorder(lambda _: Response(200, [], json.dumps(body).encode())) as recorder:
         facts = {"key": str(key), "path": str(path), "url": recorder.url("/token"), "limit": limit}
         done = subprocess.run(
             [sys.executable, "-c", FULL_DISK],
@@ -859,19 +859,19 @@ def test_a_lock_that_is_not_let_go(at: Fixture) -> None:
 def test_bad_answers_leave_the_old_tokens(name: str, body: bytes, tmp_path: Path) -> None:
     """Whatever the server says instead of tokens, what is in the store is still there."""
 
-    def answer(_request: Received) -> Answer:
-        return Answer(200, [], body)
+    def response(_request: Received) -> Response:
+        return Response(200, [], body)
 
     store = FileTokenStore(tmp_path / "tokens.json")
     old = TokenSet(access_token="old", expires_at=1, refresh_token="r", jkt=KEY.thumbprint)
     store.save(old)
-    with Recorder(answer) as recorder, Endpoint(name, KEY, recorder.url("/token"), client_id="c") as endpoint:
+    with Recorder(response) as recorder, Endpoint(name, KEY, recorder.url("/token"), client_id="c") as endpoint:
         source = endpoint.it.source(store)
-        with pytest.raises(TokenAnswerError):
+        with pytest.raises(InvalidTokenResponseError):
             endpoint.wait(asked) if inspect.isawaitable(asked := source()) else asked
     stored = store.load()
     assert stored is not None
-    assert stored.but(refresh_sent_at=None) == old
+    assert stored.replace(refresh_sent_at=None) == old
 
 
 def test_no_log_holds_a_secret(at: Fixture, caplog: pytest.LogCaptureFixture) -> None:
@@ -880,7 +880,7 @@ def test_no_log_holds_a_secret(at: Fixture, caplog: pytest.LogCaptureFixture) ->
     at.server.levers.fail_next(1, status=503, path="/token")
     at.server.levers.drop_next(1, path="/token")
     source = at.source()
-    with pytest.raises(TemporaryTokenError):
+    with pytest.raises(TokenEndpointUnavailableError):
         source.ask()
     token = source.ask()
     stored = at.store.load()
@@ -895,7 +895,7 @@ def test_no_log_holds_a_secret(at: Fixture, caplog: pytest.LogCaptureFixture) ->
 def test_errors_are_each_callers_own(requests_at: Fixture) -> None:
     """Threads that wait for one failure each raise an error object of their own."""
     at = requests_at
-    at.store.save(at.old.but(refresh_token="dead"))
+    at.store.save(at.old.replace(refresh_token="dead"))
     source = at.source()
 
     def ask(_: int) -> BaseException:
@@ -1007,10 +1007,10 @@ def test_httpx_clients_use_a_source(server: DPoPTestServer, kind: str) -> None:
     async def call() -> list[int]:
         transport = dpop.httpx2.AsyncDPoPTransport(KEY, origins=server.origin, access_token=source)
         async with httpx2.AsyncClient(transport=transport) as client:
-            answers = await asyncio.gather(*(client.get(server.resource) for _ in range(10)))
+            responses = await asyncio.gather(*(client.get(server.resource) for _ in range(10)))
             server.revoke_access_tokens()
-            answers += await asyncio.gather(*(client.get(server.resource) for _ in range(10)))
-            return [answer.status_code for answer in answers]
+            responses += await asyncio.gather(*(client.get(server.resource) for _ in range(10)))
+            return [response.status_code for response in responses]
 
     assert set(at._endpoints[0].wait(call())) == {200}
     assert at.refreshes == [200, 200]

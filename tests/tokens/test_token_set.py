@@ -43,7 +43,7 @@ def test_no_secret_is_shown() -> None:
     assert KEY.thumbprint in shown
 
 
-@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t)), TokenSet.but])
+@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t)), TokenSet.replace])
 def test_copies_are_equal(clone: object) -> None:
     """A set that was copied, pickled or changed in nothing is the same set."""
     assert callable(clone)
@@ -73,7 +73,7 @@ def test_any_set_comes_back(tokens: TokenSet) -> None:
     """Whatever is in it, writing and reading changes nothing, and the fingerprint names it."""
     back = TokenSet.from_dict(json.loads(tokens.to_json()))
     assert (back, back.fingerprint) == (tokens, tokens.fingerprint)
-    assert back.but(access_token=tokens.access_token + "x").fingerprint != tokens.fingerprint
+    assert back.replace(access_token=tokens.access_token + "x").fingerprint != tokens.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_facts_that_make_no_set(facts: dict[str, object]) -> None:
 def test_scopes_and_time() -> None:
     """What was granted, what lacks, how long it is good."""
     assert FULL.scopes == {"read", "write"}
-    assert FULL.lacks("read admin", "x") == {"admin", "x"}
+    assert FULL.missing_scopes("read admin", "x") == {"admin", "x"}
     assert FULL.seconds_left(1000) == 3600.5
     assert TokenSet(access_token="a").seconds_left(1000) is None
     assert TokenSet(access_token="a").scopes == frozenset()
@@ -112,10 +112,10 @@ def test_the_key_is_loaded_from_its_reference(tmp_path: Path) -> None:
     assert isinstance(loaded, SoftwareKey)
     assert loaded.reference == str(path)
     assert loaded.with_alg("ES256").reference == str(path)
-    tokens = FULL.but(key_reference=key_reference_of(loaded, None))
+    tokens = FULL.replace(key_reference=key_reference_of(loaded, None))
     assert tokens.load_key(password="pw").thumbprint == KEY.thumbprint
     with pytest.raises(UsageError):
-        FULL.but(key_reference=None).load_key()
+        FULL.replace(key_reference=None).load_key()
     dpop.generate_key().save(path, overwrite=True)
     with pytest.raises(KeyMismatchError) as caught:
         tokens.load_key()

@@ -20,10 +20,10 @@ import dpop.redis
 import dpop.requests
 import dpop.starlette
 import dpop.wsgi
-from dpop.keys import ExternalKey, SoftwareKey, as_private_key
+from dpop.keys import ExternalKey, SoftwareKey, as_cryptography_key
 from dpop.keys.kms import KmsKey
 from dpop.keys.kms._aws import AwsKms
-from dpop.keys.pkcs11 import Pkcs11Key, Pkcs11Uri, TokenReport, generate_key, list_tokens, open_key
+from dpop.keys.pkcs11 import DeviceReport, Pkcs11Key, Pkcs11Uri, generate_key, list_devices, open_key
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, ProtectedResource
 from dpop.tokens import FileTokenStore, MemoryTokenStore, PrivateKeyJWT, ServerMetadata, TokenSet, TokenStore
 
@@ -65,10 +65,10 @@ async def token() -> str:
 own: dpop.Key = OwnKey()
 in_a_token: Pkcs11Key = open_key(Pkcs11Uri(token="t", object="k"), password=lambda: "1234", sessions=2)
 as_any_other: dpop.Key = generate_key("pkcs11:token=t;object=k", password=b"1234")
-there: list[TokenReport] = list_tokens()
+there: list[DeviceReport] = list_devices()
 external: dpop.Key = ExternalKey(own.public_jwk, own.sign, signature_format="raw", reference="own:key")
 in_cloud: dpop.Key = KmsKey.open(AwsKms("alias/dpop", client=lambda: None), alg="ES256")
-private = as_private_key(in_cloud)
+private = as_cryptography_key(in_cloud)
 lent: dpop.Key = SoftwareKey.from_private_key(private)
 session = requests.Session()
 session.mount(
@@ -125,7 +125,7 @@ async def asynchronous() -> str:
         source = endpoint.source(store, grant="client_credentials", scope="read")
         transport = dpop.httpx2.AsyncDPoPTransport(key, origins="https://api.example", access_token=source)
         httpx2.AsyncClient(transport=transport)
-        return await source() + await source.async_token() + (await endpoint.grant("urn:x", scope="a")).access_token
+        return await source() + await source.atoken() + (await endpoint.grant("urn:x", scope="a")).access_token
 
 
 google_credentials = dpop.google.Credentials("token", refresh_token="refresh", key=key, key_reference="key.pem")

@@ -108,8 +108,8 @@ def ask(server: DPoPTestServer, request: dict[str, Any]) -> tuple[int, list[tupl
         for name, value in [*fields, ["Content-Length", str(len(body))]]:
             connection.putheader(name, value)
         connection.endheaders(body)
-        answer = connection.getresponse()
-        return answer.status, answer.getheaders(), answer.read()
+        response = connection.getresponse()
+        return response.status, response.getheaders(), response.read()
     finally:
         connection.close()
 

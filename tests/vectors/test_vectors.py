@@ -72,5 +72,5 @@ def test_the_generator_makes_the_same_octets(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-B", VECTORS / "generate.py", tmp_path], check=True, timeout=120)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert made
-    for name, octets in made.items():
-        assert octets == (VECTORS / name).read_bytes(), f"run python vectors/generate.py: {name} is stale"
+    for name, data in made.items():
+        assert data == (VECTORS / name).read_bytes(), f"run python vectors/generate.py: {name} is stale"

@@ -19,7 +19,7 @@ from dpop.errors import (
     AlgorithmError,
     DPoPKeyError,
     InvalidKeyError,
-    KeyAccessError,
+    KeyAccessDeniedError,
     KeyDisabledError,
     KeyNotFoundError,
     KeyThrottledError,
@@ -78,17 +78,17 @@ _ATTEMPTS: Final = 3
 
 _KINDS: Final[dict[str, type[DPoPKeyError]]] = {
     "NotFoundException": KeyNotFoundError,
-    "AccessDeniedException": KeyAccessError,
-    "ExpiredTokenException": KeyAccessError,
-    "IncompleteSignature": KeyAccessError,
-    "InvalidClientTokenId": KeyAccessError,
-    "InvalidGrantTokenException": KeyAccessError,
-    "InvalidSignatureException": KeyAccessError,
-    "MissingAuthenticationToken": KeyAccessError,
-    "MissingAuthenticationTokenException": KeyAccessError,
-    "NotAuthorized": KeyAccessError,
-    "OptInRequired": KeyAccessError,
-    "UnrecognizedClientException": KeyAccessError,
+    "AccessDeniedException": KeyAccessDeniedError,
+    "ExpiredTokenException": KeyAccessDeniedError,
+    "IncompleteSignature": KeyAccessDeniedError,
+    "InvalidClientTokenId": KeyAccessDeniedError,
+    "InvalidGrantTokenException": KeyAccessDeniedError,
+    "InvalidSignatureException": KeyAccessDeniedError,
+    "MissingAuthenticationToken": KeyAccessDeniedError,
+    "MissingAuthenticationTokenException": KeyAccessDeniedError,
+    "NotAuthorized": KeyAccessDeniedError,
+    "OptInRequired": KeyAccessDeniedError,
+    "UnrecognizedClientException": KeyAccessDeniedError,
     "DisabledException": KeyDisabledError,
     "KMSInvalidStateException": KeyDisabledError,
     "InvalidArnException": InvalidKeyError,
@@ -153,27 +153,29 @@ class AwsKms(KeyService):
         """Errors of KMS by their code; those of botocore by their class."""
         exceptions = need("botocore.exceptions", "aws")
         if isinstance(error, exceptions.ClientError):
-            return self._explain_answer(error)
+            return self._explain_response(error)
         name = type(error).__name__
         if isinstance(error, (exceptions.ConnectionError, exceptions.HTTPClientError)):
             return self.trouble(KeyUnavailableError, f"it cannot be reached ({name}); check region and network")
         if isinstance(error, exceptions.NoRegionError):
             return self.trouble(InvalidKeyError, "its region is not known; add ?region=REGION or set AWS_REGION")
         if isinstance(error, exceptions.ProfileNotFound):
-            return self.trouble(KeyAccessError, "there is no such profile in the AWS configuration files")
+            return self.trouble(KeyAccessDeniedError, "there is no such profile in the AWS configuration files")
         if isinstance(error, exceptions.NoCredentialsError):
             return self.trouble(
-                KeyAccessError, "no AWS credentials were found; set AWS_PROFILE, log in, or give the machine a role"
+                KeyAccessDeniedError,
+                "no AWS credentials were found; set AWS_PROFILE, log in, or give the machine a role",
             )
         if isinstance(error, (exceptions.ParamValidationError, exceptions.InvalidRegionError)):
             return self.trouble(InvalidKeyError, f"this names no key; expected {_FORM}")
         if isinstance(error, exceptions.BotoCoreError):
             return self.trouble(
-                KeyAccessError, f"the AWS credentials could not be used ({name}); log in again, or look at the profile"
+                KeyAccessDeniedError,
+                f"the AWS credentials could not be used ({name}); log in again, or look at the profile",
             )
         return self.trouble(DPoPKeyError, f"boto3 failed ({name})")
 
-    def _explain_answer(self, error: Any) -> DPoPKeyError:
+    def _explain_response(self, error: Any) -> DPoPKeyError:
         answer: dict[str, Any] = error.response
         code = told(answer.get("Error", {}).get("Code", "an error without a code"))
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -189,7 +191,7 @@ class AwsKms(KeyService):
             # The one text that is passed on: it names the caller, the action and the policy, and no secret.
             said = told(answer["Error"].get("Message"))
             hint = f"kms:GetPublicKey and kms:Sign are needed; AWS says: {said}"
-        elif kind is KeyAccessError:
+        elif kind is KeyAccessDeniedError:
             hint = "the AWS credentials were refused; they may be wrong or expired, or the clock is"
         return self.trouble(kind, f"{hint} ({code})")
 

@@ -18,7 +18,7 @@ from dpop.encoding import b64url_encode
 from dpop.errors import (
     DPoPKeyError,
     InvalidKeyError,
-    KeyAccessError,
+    KeyAccessDeniedError,
     KeyDisabledError,
     KeyNotFoundError,
     KeyThrottledError,
@@ -109,8 +109,8 @@ class AzureKeyVault(KeyService):
     def sign(self, signing_input: bytes, alg: str) -> bytes:
         """Have the octets' hash signed (sign)."""
         algorithms = need("azure.keyvault.keys.crypto", "azure").SignatureAlgorithm
-        answer = self.ask(lambda client: client.sign(algorithms(alg), digest(signing_input, alg)))
-        signature: bytes = answer.signature
+        response = self.ask(lambda client: client.sign(algorithms(alg), digest(signing_input, alg)))
+        signature: bytes = response.signature
         return signature
 
     def _find(self) -> Any:
@@ -135,10 +135,10 @@ class AzureKeyVault(KeyService):
         core = need("azure.core.exceptions", "azure")
         name = type(error).__name__
         if isinstance(error, core.HttpResponseError) and error.status_code is not None:
-            return self._explain_answer(error)
+            return self._explain_response(error)
         if isinstance(error, core.ClientAuthenticationError):
             return self.trouble(
-                KeyAccessError,
+                KeyAccessDeniedError,
                 f"no Azure credential could be used ({name}); run az login, set AZURE_CLIENT_ID and the others,"
                 " or give the machine a managed identity",
             )
@@ -149,11 +149,11 @@ class AzureKeyVault(KeyService):
             )
         if isinstance(error, ValueError):
             return self.trouble(
-                KeyAccessError, f"{self._id.vault} asks for a token of another service: it is no Azure key vault"
+                KeyAccessDeniedError, f"{self._id.vault} asks for a token of another service: it is no Azure key vault"
             )
         return self.trouble(DPoPKeyError, f"azure-keyvault-keys failed ({name})")
 
-    def _explain_answer(self, error: Any) -> DPoPKeyError:
+    def _explain_response(self, error: Any) -> DPoPKeyError:
         status = int(error.status_code)
         inner = _inner_code(error)
         if inner in _DISABLED:
@@ -164,10 +164,10 @@ class AzureKeyVault(KeyService):
             # The one text that is passed on: it names the caller and the action, and no secret.
             said = told(getattr(error.error, "message", None) or "nothing")
             return self.trouble(
-                KeyAccessError, f"keys/get and keys/sign are needed (Key Vault Crypto User); Azure says: {said}"
+                KeyAccessDeniedError, f"keys/get and keys/sign are needed (Key Vault Crypto User); Azure says: {said}"
             )
         kind, hint = {
-            401: (KeyAccessError, "the Azure credential was refused"),
+            401: (KeyAccessDeniedError, "the Azure credential was refused"),
             404: (KeyNotFoundError, "there is no such key, or no such version of it, in this vault"),
             429: (KeyThrottledError, "too many requests; wait, or spread them over more vaults"),
         }.get(status, (DPoPKeyError, "the request was refused"))

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final
 from dpop.errors import (
     DPoPKeyError,
     InvalidKeyError,
-    KeyAccessError,
+    KeyAccessDeniedError,
     KeyDisabledError,
     KeyNotFoundError,
     KeyThrottledError,
@@ -73,8 +73,8 @@ _ALL_SECONDS: Final = 15.0
 
 _KINDS: Final[dict[str, type[DPoPKeyError]]] = {
     "NOT_FOUND": KeyNotFoundError,
-    "PERMISSION_DENIED": KeyAccessError,
-    "UNAUTHENTICATED": KeyAccessError,
+    "PERMISSION_DENIED": KeyAccessDeniedError,
+    "UNAUTHENTICATED": KeyAccessDeniedError,
     "FAILED_PRECONDITION": KeyDisabledError,
     "INVALID_ARGUMENT": InvalidKeyError,
     "RESOURCE_EXHAUSTED": KeyThrottledError,
@@ -85,8 +85,8 @@ _KINDS: Final[dict[str, type[DPoPKeyError]]] = {
     "UNAVAILABLE": KeyUnavailableError,
     "UNKNOWN": KeyUnavailableError,
     # Answers that are not the service's own, but a proxy's or a gateway's.
-    "HTTP 401": KeyAccessError,
-    "HTTP 403": KeyAccessError,
+    "HTTP 401": KeyAccessDeniedError,
+    "HTTP 403": KeyAccessDeniedError,
     "HTTP 404": KeyNotFoundError,
     "HTTP 429": KeyThrottledError,
 }
@@ -151,10 +151,10 @@ class GcpKms(KeyService):
             error = error.cause if isinstance(error.cause, Exception) else TimeoutError()
         name = type(error).__name__
         if isinstance(error, calls.GoogleAPICallError):
-            return self._explain_answer(error)
+            return self._explain_response(error)
         if isinstance(error, auth.DefaultCredentialsError):
             return self.trouble(
-                KeyAccessError,
+                KeyAccessDeniedError,
                 "no Google credentials were found; run gcloud auth application-default login, set"
                 " GOOGLE_APPLICATION_CREDENTIALS, or give the machine a service account",
             )
@@ -162,10 +162,10 @@ class GcpKms(KeyService):
         if isinstance(error, (auth.TransportError, OSError)) or getattr(error, "retryable", False) is True:
             return self.trouble(KeyUnavailableError, f"it cannot be reached ({name}); check the network")
         if isinstance(error, auth.GoogleAuthError):
-            return self.trouble(KeyAccessError, f"the Google credentials were refused ({name}); log in again")
+            return self.trouble(KeyAccessDeniedError, f"the Google credentials were refused ({name}); log in again")
         return self.trouble(DPoPKeyError, f"google-cloud-kms failed ({name})")
 
-    def _explain_answer(self, error: Any) -> DPoPKeyError:
+    def _explain_response(self, error: Any) -> DPoPKeyError:
         status = _status(error)
         kind = _KINDS.get(status, KeyUnavailableError if status.startswith("HTTP 5") else DPoPKeyError)
         hint = {
@@ -174,7 +174,7 @@ class GcpKms(KeyService):
             KeyThrottledError: "too many requests; wait, or have the quota raised",
             KeyUnavailableError: "the service failed or took too long; try again later",
             InvalidKeyError: "it cannot sign; expected a key with the purpose ASYMMETRIC_SIGN",
-            KeyAccessError: "the Google credentials were refused; log in again",
+            KeyAccessDeniedError: "the Google credentials were refused; log in again",
         }.get(kind, "the request was refused")
         if status == "PERMISSION_DENIED":
             # The one text that is passed on: it names the permission and the key, and no secret.

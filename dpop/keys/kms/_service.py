@@ -323,7 +323,7 @@ class KmsKey(ExternalKey):
         :param alg: which of the key's algorithms to use; the best by default.
         :param reference: the URI, if one is known, that :func:`dpop.load_key` opens it by.
         :raises KeyNotFoundError: there is no such key.
-        :raises KeyAccessError: no credentials, or no permission.
+        :raises KeyAccessDeniedError: no credentials, or no permission.
         :raises KeyDisabledError: it is switched off.
         :raises KeyUnavailableError: the service does not answer; KeyThrottledError: it wants fewer requests.
         :raises InvalidKeyError: not a key DPoP can use.

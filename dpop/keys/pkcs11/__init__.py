@@ -3,22 +3,22 @@
 
 - ``load_key("pkcs11:token=…;object=…")`` opens one; :func:`open_key` does too, with more options.
 - :func:`generate_key` - a new pair, made in the token.
-- :func:`list_tokens` - which tokens there are, and which keys in them.
+- :func:`list_devices` - which tokens there are, and which keys in them.
 - :class:`Pkcs11Uri` - how a key is named (RFC 7512), and how the module that reaches it.
 - :mod:`dpop.keys.pkcs11._cryptoki` - the binding, with nothing of DPoP in it.
 """
 
-from dpop.keys.pkcs11._inventory import KeyReport, TokenReport, list_tokens
+from dpop.keys.pkcs11._inventory import DeviceReport, KeyReport, list_devices
 from dpop.keys.pkcs11._key import Pkcs11Key, generate_key, load, open_key
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 
 __all__ = [
+    "DeviceReport",
     "KeyReport",
     "Pkcs11Key",
     "Pkcs11Uri",
-    "TokenReport",
     "generate_key",
-    "list_tokens",
+    "list_devices",
     "load",
     "open_key",
 ]

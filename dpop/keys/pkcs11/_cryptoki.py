@@ -53,7 +53,7 @@ __all__ = [
 # What never ends is a module's fault.
 _MAX_OBJECTS: Final = 10_000
 _MAX_LOOKS: Final = 5
-_MAX_OCTETS: Final = 1 << 20  # of an attribute
+_MAX_BYTES: Final = 1 << 20  # of an attribute
 _NAMES: Final = {code.value: f"CKR_{code.name}" for code in CKR}
 
 Template = Mapping[int, bytes | bool | int]
@@ -243,13 +243,13 @@ class Module:
         attribute = Attribute(type=kind)
         if not self._get_attribute(session, handle, attribute) or attribute.length == UNAVAILABLE:
             return None
-        if attribute.length > _MAX_OCTETS:
+        if attribute.length > _MAX_BYTES:
             raise CryptokiError("C_GetAttributeValue", CKR.HOST_MEMORY)
-        octets = ctypes.create_string_buffer(attribute.length)
-        attribute.value = ctypes.addressof(octets)
+        content = ctypes.create_string_buffer(attribute.length)
+        attribute.value = ctypes.addressof(content)
         if not self._get_attribute(session, handle, attribute) or attribute.length == UNAVAILABLE:
             return None
-        return octets.raw[: attribute.length]
+        return content.raw[: attribute.length]
 
     def generate_key_pair(self, session: int, mechanism: CKM, public: Template, private: Template) -> tuple[int, int]:
         """C_GenerateKeyPair: the handles of the public and the private key."""
@@ -358,10 +358,10 @@ class _Attributes:
         self.array = (Attribute * self.count)()
         self._kept: list[object] = []
         for attribute, (kind, value) in zip(self.array, template.items(), strict=True):
-            octets = _encoded(value)
-            buffer = ctypes.create_string_buffer(octets, max(len(octets), 1))
+            content = _encoded(value)
+            buffer = ctypes.create_string_buffer(content, max(len(content), 1))
             self._kept.append(buffer)
-            attribute.type, attribute.value, attribute.length = kind, ctypes.addressof(buffer), len(octets)
+            attribute.type, attribute.value, attribute.length = kind, ctypes.addressof(buffer), len(content)
 
 
 def _encoded(value: bytes | bool | int) -> bytes:
@@ -370,9 +370,9 @@ def _encoded(value: bytes | bool | int) -> bytes:
     return bytes([value]) if isinstance(value, bool) else bytes(c_ulong(value))
 
 
-def _text(octets: Any) -> str:
+def _text(content: Any) -> str:
     """A padded text field: blanks by the book, zeros in practice."""
-    return bytes(octets).split(b"\0", 1)[0].decode("utf-8", "replace").rstrip(" ")
+    return bytes(content).split(b"\0", 1)[0].decode("utf-8", "replace").rstrip(" ")
 
 
 def _check(function: str, rv: int) -> None:

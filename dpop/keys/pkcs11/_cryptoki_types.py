@@ -243,7 +243,7 @@ class FunctionList(_Structure):
 
 
 _ULONG_P: Final = POINTER(c_ulong)
-_OCTETS: Final = ctypes.c_char_p
+_BYTES: Final = ctypes.c_char_p
 
 # Of the functions used here, the place in CK_FUNCTION_LIST and the arguments.
 FUNCTIONS: Final[Mapping[str, tuple[int, tuple[Any, ...]]]] = {
@@ -264,7 +264,7 @@ FUNCTIONS: Final[Mapping[str, tuple[int, tuple[Any, ...]]]] = {
     "C_FindObjects": (27, (c_ulong, _ULONG_P, c_ulong, _ULONG_P)),
     "C_FindObjectsFinal": (28, (c_ulong,)),
     "C_SignInit": (42, (c_ulong, POINTER(Mechanism), c_ulong)),
-    "C_Sign": (43, (c_ulong, _OCTETS, c_ulong, c_void_p, _ULONG_P)),
+    "C_Sign": (43, (c_ulong, _BYTES, c_ulong, c_void_p, _ULONG_P)),
     "C_GenerateKeyPair": (
         59,
         (

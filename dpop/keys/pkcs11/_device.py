@@ -14,7 +14,7 @@ from dpop.keys.pkcs11._modules import PATIENCE, LoadedModule, SessionHandle
 from dpop.keys.pkcs11._pin import Pin
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 
-__all__ = ["Token", "find_token", "find_tokens", "tokens_of"]
+__all__ = ["Token", "devices_of", "find_device", "find_devices"]
 
 _log: Final = logging.getLogger("dpop.keys")
 
@@ -32,7 +32,7 @@ _NOT_FOR_WRITING: Final = frozenset(
 )
 
 
-def tokens_of(module: Module) -> list[tuple[int, TokenInfo]]:
+def devices_of(module: Module) -> list[tuple[int, TokenInfo]]:
     """The initialised tokens of a module, with their slots; one that goes away meanwhile is left out."""
     found = []
     for slot in module.slots():
@@ -109,7 +109,7 @@ class Token:
             if _identity(info) == _identity(self.info):
                 self.info = info
                 return
-        for slot, info in tokens_of(module):
+        for slot, info in devices_of(module):
             if _identity(info) == _identity(self.info):
                 self.slot, self.info = slot, info
                 return
@@ -157,7 +157,7 @@ class Token:
             raise PinError(f"{where} refused the PIN, which is not tried again{tries_left(now)}") from None
 
 
-def find_token(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Token:
+def find_device(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Token:
     """The token that a URI names; looked for again: one that is new, or just being written to, can be missed.
 
     :raises KeyNotFoundError: no token fits the URI.
@@ -174,12 +174,12 @@ def find_token(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Token:
     return Token(loaded, *_the_token(loaded.module, uri), pin)
 
 
-def find_tokens(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> list[Token]:
+def find_devices(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> list[Token]:
     """All tokens that fit a URI.
 
     :raises CryptokiError: what the module said.
     """
-    return [Token(loaded, slot, info, pin) for slot, info in _fitting(loaded.module, uri, tokens_of(loaded.module))]
+    return [Token(loaded, slot, info, pin) for slot, info in _fitting(loaded.module, uri, devices_of(loaded.module))]
 
 
 def _fitting(module: Module, uri: Pkcs11Uri, tokens: list[tuple[int, TokenInfo]]) -> list[tuple[int, TokenInfo]]:
@@ -189,7 +189,7 @@ def _fitting(module: Module, uri: Pkcs11Uri, tokens: list[tuple[int, TokenInfo]]
 
 
 def _the_token(module: Module, uri: Pkcs11Uri) -> tuple[int, TokenInfo]:
-    tokens = tokens_of(module)
+    tokens = devices_of(module)
     fitting = _fitting(module, uri, tokens)
     if len(fitting) == 1:
         return fitting[0]

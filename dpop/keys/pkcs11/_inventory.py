@@ -5,18 +5,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dpop._tracebacks import discreet
+from dpop._tracebacks import hide_frames
 from dpop.errors import InvalidKeyError
 from dpop.keys._pem import Password
 from dpop.keys.pkcs11._cryptoki import CKA, CKF, CKM, CKO, CryptokiError, Module
-from dpop.keys.pkcs11._device import Token, find_token, find_tokens
+from dpop.keys.pkcs11._device import Token, find_device, find_devices
 from dpop.keys.pkcs11._errors import explain
 from dpop.keys.pkcs11._modules import LoadedModule, find_module, open_module
 from dpop.keys.pkcs11._objects import KeyObject, key_objects, public_keys, read_point
 from dpop.keys.pkcs11._pin import Pin
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 
-__all__ = ["KeyReport", "TokenReport", "list_tokens"]
+__all__ = ["DeviceReport", "KeyReport", "list_devices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class KeyReport:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenReport:
+class DeviceReport:
     """One token.
 
     :param wants_pin: whether it has a login.
@@ -63,8 +63,8 @@ class TokenReport:
     keys: tuple[KeyReport, ...]
 
 
-@discreet
-def list_tokens(uri: str | Pkcs11Uri = "pkcs11:", *, password: Password | None = None) -> list[TokenReport]:
+@hide_frames
+def list_devices(uri: str | Pkcs11Uri = "pkcs11:", *, password: Password | None = None) -> list[DeviceReport]:
     """The tokens that fit a URI, and their keys.
 
     :param uri: ``pkcs11:`` for all; a token's attributes choose, and so does the module in it.
@@ -85,13 +85,13 @@ def list_tokens(uri: str | Pkcs11Uri = "pkcs11:", *, password: Password | None =
         raise explain(error, parsed.token or parsed.name) from error
 
 
-def _listed(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, *, login: bool) -> list[TokenReport]:
+def _listed(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, *, login: bool) -> list[DeviceReport]:
     with loaded.lock:
-        tokens = [find_token(loaded, uri, pin)] if login else find_tokens(loaded, uri, pin)
+        tokens = [find_device(loaded, uri, pin)] if login else find_devices(loaded, uri, pin)
         return [_token_report(token, uri, login=login) for token in tokens]
 
 
-def _token_report(token: Token, uri: Pkcs11Uri, *, login: bool) -> TokenReport:
+def _token_report(token: Token, uri: Pkcs11Uri, *, login: bool) -> DeviceReport:
     module, info = token.loaded.module, token.info
     session = token.open_session(login=login)
     try:
@@ -99,7 +99,7 @@ def _token_report(token: Token, uri: Pkcs11Uri, *, login: bool) -> TokenReport:
     finally:
         token.close_session(session)
     mechanisms = module.mechanisms(token.slot)
-    return TokenReport(
+    return DeviceReport(
         token.uri.name,
         *(info.label, info.manufacturer, info.model, info.serial),
         wants_pin=bool(info.flags & CKF.LOGIN_REQUIRED),

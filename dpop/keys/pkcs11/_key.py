@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from dpop._tracebacks import discreet
+from dpop._tracebacks import hide_frames
 from dpop.errors import (
     AlgorithmError,
     AmbiguousKeyError,
@@ -24,17 +24,17 @@ from dpop.keys._external import ExternalKey, read_public_key
 from dpop.keys._pem import Password
 from dpop.keys._public import PublicKey
 from dpop.keys.pkcs11._cryptoki import CKA, CKM, CKO, CryptokiError, Module, Template
-from dpop.keys.pkcs11._device import Token, find_token
+from dpop.keys.pkcs11._device import Token, find_device
 from dpop.keys.pkcs11._errors import explain
 from dpop.keys.pkcs11._modules import LoadedModule, find_module, open_module
 from dpop.keys.pkcs11._objects import P256_PARAMS, KeyObject, key_objects, public_keys, the_private_key
 from dpop.keys.pkcs11._pin import Pin
-from dpop.keys.pkcs11._sessions import Session, SessionPool, TokenSigner, data_to_sign, default_limit
+from dpop.keys.pkcs11._sessions import DeviceSigner, Session, SessionPool, data_to_sign, default_limit
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 
 __all__ = ["Pkcs11Key", "generate_key", "load", "make_pair", "open_key"]
 
-_ID_OCTETS: Final = 8
+_ID_BYTES: Final = 8
 
 
 def make_pair(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Pkcs11Uri:
@@ -47,13 +47,13 @@ def make_pair(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Pkcs11Uri:
     """
     module, label = loaded.module, uri.object or ""
     with loaded.lock:
-        token = find_token(loaded, uri, pin)
+        token = find_device(loaded, uri, pin)
         if CKM.EC_KEY_PAIR_GEN not in module.mechanisms(token.slot):
             raise DeviceError(f"the token {token.label!r} makes no EC keys; use its maker's own tool, and give the URI")
         names: Template = {
             CKA.TOKEN: True,
             CKA.LABEL: label.encode(),
-            CKA.ID: uri.id or secrets.token_bytes(_ID_OCTETS),
+            CKA.ID: uri.id or secrets.token_bytes(_ID_BYTES),
         }
         made = Pkcs11Uri(object=label, id=bytes(names[CKA.ID]))
         session = token.open_session(writable=True)
@@ -112,7 +112,7 @@ class Pkcs11Key(ExternalKey):
         key: KeyObject,
         public: PublicKey,
         pool: SessionPool,
-        signer: TokenSigner,
+        signer: DeviceSigner,
         *,
         reference: str,
     ) -> None:
@@ -150,7 +150,7 @@ class Pkcs11Key(ExternalKey):
         return f"the token {self._token.label!r}"
 
 
-@discreet
+@hide_frames
 def open_key(
     uri: str | Pkcs11Uri,
     *,
@@ -190,7 +190,7 @@ def load(uri: str, *, password: Password | None = None, alg: str | None = None) 
     return open_key(uri, password=password)
 
 
-@discreet
+@hide_frames
 def generate_key(uri: str | Pkcs11Uri, *, password: Password | None = None) -> Pkcs11Key:
     """Make a P-256 pair in a token: it signs, and the private part never leaves (SENSITIVE, not EXTRACTABLE).
 
@@ -224,7 +224,7 @@ def _opened(uri: Pkcs11Uri, pin: Pin, given: PublicKey | None, sessions: int | N
 
 def _open(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, given: PublicKey | None, sessions: int | None) -> Pkcs11Key:
     with loaded.lock:
-        token = find_token(loaded, uri, pin)
+        token = find_device(loaded, uri, pin)
         mechanism = _mechanism(token)
         handle = token.open_session()
         try:
@@ -236,7 +236,7 @@ def _open(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, given: PublicKey | Non
             token.close_session(handle)
             raise
         pool.add(first)
-        signer = TokenSigner(token, pool, mechanism)
+        signer = DeviceSigner(token, pool, mechanism)
     if key.extractable or key.sensitive is False:
         _log.warning("the key %s can be taken out of its token %r; make one that cannot", key.described, token.label)
     return Pkcs11Key(token, key, public, pool, signer, reference=key.uri(token.uri).reached_as(uri).reference)

@@ -134,20 +134,20 @@ def public_keys(module: Module, session: int, private: KeyObject) -> Points:
     return Points(distinct, certain=len(distinct) == 1)
 
 
-def read_point(octets: bytes) -> PublicKey:
+def read_point(data: bytes) -> PublicKey:
     """The public key in a CKA_EC_POINT, which by the book is a DER OCTET STRING and in practice often bare.
 
     Told apart by the length: a bare point can begin with the very octets that DER would have.
 
     :raises InvalidKeyError: no point of P-256 in any of the known forms.
     """
-    bare = octets
-    if (len(octets), octets[:2]) in {(67, b"\x04\x41"), (35, b"\x04\x21")}:
-        bare = octets[2:]
-    elif (len(octets), octets[:3]) in {(68, b"\x03\x42\x00"), (36, b"\x03\x22\x00")}:  # BIT STRING
-        bare = octets[3:]
+    bare = data
+    if (len(data), data[:2]) in {(67, b"\x04\x41"), (35, b"\x04\x21")}:
+        bare = data[2:]
+    elif (len(data), data[:3]) in {(68, b"\x03\x42\x00"), (36, b"\x03\x22\x00")}:  # BIT STRING
+        bare = data[3:]
     if len(bare) not in {65, 33}:
-        raise InvalidKeyError(f"the token gives {len(octets)} octets as the public key, which is no point of P-256")
+        raise InvalidKeyError(f"the token gives {len(data)} octets as the public key, which is no point of P-256")
     try:
         return PublicKey.from_cryptography(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), bare))
     except ValueError:
@@ -161,9 +161,9 @@ def _of_certificates(module: Module, session: int, private: KeyObject) -> list[P
     template |= {CKA.ID: private.id} if private.id else {CKA.LABEL: private.label.encode()}
     keys = []
     for handle in module.find_objects(session, template):
-        octets = module.attribute(session, handle, CKA.VALUE)
+        data = module.attribute(session, handle, CKA.VALUE)
         try:
-            key = load_der_x509_certificate(octets or b"").public_key()
+            key = load_der_x509_certificate(data or b"").public_key()
         except ValueError:
             continue
         if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
@@ -172,18 +172,18 @@ def _of_certificates(module: Module, session: int, private: KeyObject) -> list[P
 
 
 def _described(module: Module, session: int, handle: int) -> KeyObject:
-    def octets(kind: CKA) -> bytes | None:
+    def data(kind: CKA) -> bytes | None:
         return module.attribute(session, handle, kind)
 
     def flag(kind: CKA) -> bool | None:
-        value = octets(kind)
+        value = data(kind)
         return None if value is None or len(value) != 1 else value != b"\0"
 
-    private = octets(CKA.CLASS) == bytes(ctypes.c_ulong(CKO.PRIVATE_KEY))
+    private = data(CKA.CLASS) == bytes(ctypes.c_ulong(CKO.PRIVATE_KEY))
     return KeyObject(
         handle,
-        (octets(CKA.LABEL) or b"").rstrip(b"\0").decode("utf-8", "replace"),
-        octets(CKA.ID) or b"",
+        (data(CKA.LABEL) or b"").rstrip(b"\0").decode("utf-8", "replace"),
+        data(CKA.ID) or b"",
         _kind(module, session, handle),
         flag(CKA.SIGN if private else CKA.VERIFY),
         flag(CKA.SENSITIVE),

@@ -92,14 +92,14 @@ def _read(path: str) -> bytes:
     try:
         with Path(path).open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            octets = file.read(_MAX_FILE + 1)
+            data = file.read(_MAX_FILE + 1)
     except OSError as error:
         raise PinError(f"the file that pin-source names cannot be read: {error.strerror}") from None
-    if len(octets) > _MAX_FILE:
+    if len(data) > _MAX_FILE:
         raise PinError(f"the file that pin-source names has more than {_MAX_FILE} octets, too much for a PIN")
     if os.name == "posix" and stat.S_ISREG(mode) and mode & 0o007:
         _log.warning("the file of a PIN is open to every user (mode %04o); run: chmod 600", stat.S_IMODE(mode))
-    pin = octets.rstrip(b"\r\n")
+    pin = data.rstrip(b"\r\n")
     if not pin:
         raise PinError("the file that pin-source names is empty; expected the PIN")
     return pin

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from dpop._tracebacks import discreet
+from dpop._tracebacks import hide_frames
 from dpop.errors import DPoPKeyError, ForkedKeyError
 from dpop.keys.pkcs11._cryptoki import CKM, CKR, CryptokiError, SignOperation
 from dpop.keys.pkcs11._device import Token
@@ -22,7 +22,7 @@ from dpop.keys.pkcs11._errors import explain
 from dpop.keys.pkcs11._modules import SessionHandle
 from dpop.keys.pkcs11._objects import KeyObject
 
-__all__ = ["Session", "SessionPool", "TokenSigner", "data_to_sign", "default_limit"]
+__all__ = ["DeviceSigner", "Session", "SessionPool", "data_to_sign", "default_limit"]
 
 _MOST: Final = 8
 # Libraries of devices that do one thing at a time, by the beginning of their description: more sessions gain
@@ -202,7 +202,7 @@ _REOPEN: Final = frozenset(
 )
 
 
-class TokenSigner:
+class DeviceSigner:
     """Signs in the sessions of a pool; once more in new ones if those were lost."""
 
     def __init__(self, token: Token, pool: SessionPool, mechanism: CKM) -> None:
@@ -213,7 +213,7 @@ class TokenSigner:
         self._pid = os.getpid()
         token.loaded.users.add(pool)
 
-    @discreet
+    @hide_frames
     def __call__(self, signing_input: bytes) -> bytes:
         """The signature as the token returns it, R||S, not verified.
 

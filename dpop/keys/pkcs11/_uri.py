@@ -83,11 +83,11 @@ class Pkcs11Uri:
         path, _, query = text[7:].partition("?")
         values: dict[str, Any] = {}
         for pair in path.split(";") if path else []:
-            name, octets = _attribute(pair, _PATH_VALUE, values, "; separates attributes")
-            values[name] = _path_value(name, octets)
+            name, data = _attribute(pair, _PATH_VALUE, values, "; separates attributes")
+            values[name] = _path_value(name, data)
         for pair in query.split("&") if query else []:
-            name, octets = _attribute(pair, _QUERY_VALUE, values, "& separates attributes behind the question mark")
-            values[name] = _query_value(name, octets)
+            name, data = _attribute(pair, _QUERY_VALUE, values, "& separates attributes behind the question mark")
+            values[name] = _query_value(name, data)
         if "pin-value" in values and "pin-source" in values:
             _refuse("it has pin-value and pin-source; leave one out")
         if "module-path" in values and "module-name" in values:
@@ -154,12 +154,12 @@ def _attribute(pair: str, allowed: re.Pattern[str], seen: dict[str, Any], rule: 
     return name, unquote_to_bytes(value)
 
 
-def _path_value(name: str, octets: bytes) -> str | bytes | int:
+def _path_value(name: str, data: bytes) -> str | bytes | int:
     if name == "id":
-        if not octets:
+        if not data:
             _refuse("its id is empty")
-        return octets
-    text = _text(name, octets)
+        return data
+    text = _text(name, data)
     if name == "type" and text != "private":
         _refuse("its type is not private: another object cannot sign")
     if name == "slot-id":
@@ -171,8 +171,8 @@ def _path_value(name: str, octets: bytes) -> str | bytes | int:
     return text
 
 
-def _query_value(name: str, octets: bytes) -> str:
-    text = _text(name, octets)
+def _query_value(name: str, data: bytes) -> str:
+    text = _text(name, data)
     if not text:
         _refuse(f"its {name} is empty")
     if name == "module-path" and not PurePath(text).is_absolute():
@@ -194,9 +194,9 @@ def _pin_file(text: str) -> str:
     return path
 
 
-def _text(name: str, octets: bytes) -> str:
+def _text(name: str, data: bytes) -> str:
     try:
-        text = octets.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         _refuse(f"the value of {name} is not UTF-8")
     if _CONTROL.search(text):

@@ -30,9 +30,9 @@ P256_PRIME = 0xFFFFFFFF00000001000000000000000000000000FFFFFFFFFFFFFFFFFFFFFFFF
 P256_B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 
 
-def b64u(octets: bytes) -> str:
+def b64u(content: bytes) -> str:
     """base64url without padding (RFC 7515 §2)."""
-    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
 
 def unb64u(text: str) -> bytes:
@@ -40,9 +40,9 @@ def unb64u(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def sha256(octets: bytes) -> bytes:
+def sha256(content: bytes) -> bytes:
     """SHA-256."""
-    return hashlib.sha256(octets).digest()
+    return hashlib.sha256(content).digest()
 
 
 def to_json(value: Any) -> bytes:
@@ -155,7 +155,7 @@ class RSAKey:
         self._d = 1 if e == 1 else pow(e, -1, (p - 1) * (q - 1))
         self._salt_size = int(alg[2:]) // 8 if salt_size is None else salt_size
         self._mask = mask or f"sha{alg[2:]}"
-        self.public_jwk: Members = {"kty": "RSA", "n": b64u(_octets(self.n)), "e": b64u(_octets(e))}
+        self.public_jwk: Members = {"kty": "RSA", "n": b64u(_bytes(self.n)), "e": b64u(_bytes(e))}
 
     def sign(self, data: bytes) -> bytes:
         """RSASSA-PKCS1-v1_5 or RSASSA-PSS (RFC 8017 §8.2.1, §8.1.1). With e = 1 it needs no private key."""
@@ -187,7 +187,7 @@ def _prime(name: str, bits: int, distance: int) -> int:
     return candidate
 
 
-def _octets(number: int) -> bytes:
+def _bytes(number: int) -> bytes:
     return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 

@@ -63,8 +63,8 @@ def _before(way: str, key: str, url: str) -> Callable[[], object] | None:
         return lambda: dpop.create_proof(loaded, "GET", url, access_token=_TOKEN)
     if way == "signature":
         private: Any = load_pem_private_key(key.encode(), None)
-        octets, algorithm = bytes(450), ec.ECDSA(hashes.SHA256())
-        return lambda: private.sign(octets, algorithm)
+        data, algorithm = bytes(450), ec.ECDSA(hashes.SHA256())
+        return lambda: private.sign(data, algorithm)
     return None
 
 

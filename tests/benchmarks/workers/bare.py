@@ -22,9 +22,9 @@ def _parameters(private: Any, alg: str) -> tuple[Any, ...]:
 def mint(*, key: str, alg: str, method: str, url: str, nonce: str | None, token: str | None) -> Callable[[], object]:
     """A signature of as many octets as a proof signs."""
     private: Any = load_pem_private_key(key.encode(), None)
-    octets, parameters = bytes(495 if token else 372), _parameters(private, alg)
+    data, parameters = bytes(495 if token else 372), _parameters(private, alg)
     del method, url, nonce
-    return lambda: private.sign(octets, *parameters)
+    return lambda: private.sign(data, *parameters)
 
 
 def verify(
@@ -37,8 +37,8 @@ def verify(
     turns = iter(ready)
 
     def one() -> None:
-        public, signature, octets, how = next(turns)
-        public.verify(signature, octets, how)
+        public, signature, data, how = next(turns)
+        public.verify(signature, data, how)
 
     return one
 
@@ -46,12 +46,12 @@ def verify(
 def _parts(proof: str) -> tuple[Any, bytes, bytes]:
     import json
 
-    octets, _, signature = proof.rpartition(".")
-    jwk = json.loads(_decode(octets.partition(".")[0]))["jwk"]
+    data, _, signature = proof.rpartition(".")
+    jwk = json.loads(_decode(data.partition(".")[0]))["jwk"]
     x, y = (int.from_bytes(_decode(jwk[name])) for name in "xy")
     raw = _decode(signature)
     der = encode_dss_signature(int.from_bytes(raw[:32]), int.from_bytes(raw[32:]))
-    return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key(), der, octets.encode()
+    return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key(), der, data.encode()
 
 
 def _decode(text: str) -> bytes:

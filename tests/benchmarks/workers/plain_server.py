@@ -10,8 +10,8 @@ import threading
 def serve(connection: socket.socket) -> None:
     """One connection, for as long as it lasts."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    while octets := connection.recv(65536):
-        if octets.endswith(b"\r\n\r\n"):
+    while data := connection.recv(65536):
+        if data.endswith(b"\r\n\r\n"):
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
-def _encoded(octets: bytes) -> bytes:
-    return binascii.b2a_base64(octets, newline=False).translate(_URL_SAFE, b"=")
+def _encoded(data: bytes) -> bytes:
+    return binascii.b2a_base64(data, newline=False).translate(_URL_SAFE, b"=")
 
 
 def mint(*, key: str, alg: str, method: str, url: str, nonce: str | None, token: str | None) -> Callable[[], object]:
@@ -37,8 +37,8 @@ def mint(*, key: str, alg: str, method: str, url: str, nonce: str | None, token:
         if token is not None:
             tail = f',"ath":"{_encoded(hashlib.sha256(token.encode()).digest()).decode()}","nonce":"{nonce}"'
         payload = f'{{"jti":"{os.urandom(16).hex()}","htm":"{method}","htu":"{url}","iat":{int(time.time())}{tail}}}'
-        octets = header + _encoded(payload.encode())
-        r, s = decode_dss_signature(private.sign(octets, algorithm))
-        return (octets + b"." + _encoded(r.to_bytes(32) + s.to_bytes(32))).decode()
+        data = header + _encoded(payload.encode())
+        r, s = decode_dss_signature(private.sign(data, algorithm))
+        return (data + b"." + _encoded(r.to_bytes(32) + s.to_bytes(32))).decode()
 
     return one

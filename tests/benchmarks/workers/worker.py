@@ -140,21 +140,21 @@ def main() -> None:
         match order.pop("do"):
             case "prepare":
                 prepared = getattr(peer, order.pop("task"))(**order)
-                answer: dict[str, Any] = {}
+                response: dict[str, Any] = {}
             case "run":
-                answer = run(prepared, order["count"])
+                response = run(prepared, order["count"])
             case "call":
-                answer = prepared()
+                response = prepared()
             case "storm":
                 storm = Storm(order["count"], order["rate"])
                 if inspect.iscoroutinefunction(prepared.send):
                     asyncio.run(tasks(prepared.fresh, storm, order["workers"]))
                 else:
                     threads(prepared.fresh, storm, order["workers"])
-                answer = storm.result()
+                response = storm.result()
             case unknown:
                 raise SystemExit(f"no such order: {unknown}")
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(response), flush=True)
 
 
 if __name__ == "__main__":

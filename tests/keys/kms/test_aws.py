@@ -99,8 +99,8 @@ def test_each_kind_of_key(aws: str, spec: str, algs: tuple[str, ...]) -> None:
         assert isinstance(key, KmsKey)
         assert (key.alg, key.algs, key.blocking) == (alg, algs, True)
         public = PublicKey.from_jwk(key.public_jwk)
-        for octets in (b"x", b"signing input", b"x" * 4096):
-            assert public.verify(alg, octets, key.sign(octets))
+        for data in (b"x", b"signing input", b"x" * 4096):
+            assert public.verify(alg, data, key.sign(data))
         assert key.with_alg(algs[0]).alg == algs[0]
     with pytest.raises(errors.AlgorithmError, match=r"it signs with .*, not with 'Ed25519'"):
         dpop.load_key(uri_of(made["KeyId"], aws), alg="Ed25519")
@@ -186,8 +186,8 @@ def test_requests_with_it(key: dpop.Key) -> None:
         with requests.Session() as session:
             session.mount(server.origin, DPoPAdapter(key, origins=server.origin, access_token=token))
             with ThreadPoolExecutor(8) as pool:
-                answers = list(pool.map(lambda n: session.get(f"{server.resource}/{n}"), range(24)))
-        assert {answer.status_code for answer in answers} == {200}
+                responses = list(pool.map(lambda n: session.get(f"{server.resource}/{n}"), range(24)))
+        assert {response.status_code for response in responses} == {200}
         assert {refusal.error for refusal in server.refusals} <= {"use_dpop_nonce"}
 
 
@@ -215,8 +215,8 @@ def test_the_command_line_with_it(aws: str) -> None:
         )  # fmt: skip
         assert made.returncode == 0, made.stderr
         curl = ["curl", "-sS", "-H", "@-", f"{server.resource}/things"]
-        answer = subprocess.run(curl, input=made.stdout, capture_output=True, text=True, check=True)
-        assert json.loads(answer.stdout)["scheme"] == "DPoP"
+        response = subprocess.run(curl, input=made.stdout, capture_output=True, text=True, check=True)
+        assert json.loads(response.stdout)["scheme"] == "DPoP"
         assert [request.status for request in server.requests] == [200]
 
 
@@ -247,9 +247,9 @@ class FaultyKms:
     def __init__(self, private: Any = None) -> None:
         self.private = private or ec.generate_private_key(ec.SECP256R1())
         self.description: dict[str, Any] = {}
-        self.server = CloudServer(self.answer)
+        self.server = CloudServer(self.response)
 
-    def answer(self, asked: Asked) -> Told:
+    def response(self, asked: Asked) -> Told:
         operation = asked.headers["x-amz-target"].removeprefix("TrentService.")
         arn = f"arn:aws:kms:{REGION}:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
         if operation == "GetPublicKey":
@@ -293,8 +293,8 @@ def test_a_long_signing_input_goes_as_its_hash(faulty: FaultyKms) -> None:
     """AWS takes 4096 octets; a proof with a long URL or RSA key can have more."""
     key = faulty.open()
     for size, kind in ((4096, "RAW"), (4097, "DIGEST")):
-        octets = b"x" * size
-        assert PublicKey.from_jwk(key.public_jwk).verify("ES256", octets, key.sign(octets))
+        data = b"x" * size
+        assert PublicKey.from_jwk(key.public_jwk).verify("ES256", data, key.sign(data))
         assert faulty.server.asked[-1].body["MessageType"] == kind
         # the key that the alias named when it was opened
         assert faulty.server.asked[-1].body["KeyId"].startswith("arn:aws:kms:")
@@ -321,8 +321,8 @@ def test_rsa() -> None:
         key = kms.open()
         assert key.algs == ("PS256", "RS256", "PS384", "PS512", "RS384", "RS512")
         for alg in key.algs:
-            for octets in (b"octets", b"x" * 5000):
-                assert PublicKey.from_jwk(key.public_jwk).verify(alg, octets, key.with_alg(alg).sign(octets))
+            for data in (b"octets", b"x" * 5000):
+                assert PublicKey.from_jwk(key.public_jwk).verify(alg, data, key.with_alg(alg).sign(data))
 
 
 def test_a_key_whose_algorithms_are_of_no_use(faulty: FaultyKms) -> None:
@@ -336,10 +336,10 @@ def test_a_key_whose_algorithms_are_of_no_use(faulty: FaultyKms) -> None:
     ("code", "status", "kind", "says"),
     [
         ("NotFoundException", 400, errors.KeyNotFoundError, "there is none in this account and region"),
-        ("AccessDeniedException", 400, errors.KeyAccessError, "kms:GetPublicKey and kms:Sign are needed"),
-        ("UnrecognizedClientException", 400, errors.KeyAccessError, "credentials were refused"),
-        ("InvalidSignatureException", 400, errors.KeyAccessError, "or the clock is"),
-        ("ExpiredTokenException", 400, errors.KeyAccessError, "may be wrong or expired"),
+        ("AccessDeniedException", 400, errors.KeyAccessDeniedError, "kms:GetPublicKey and kms:Sign are needed"),
+        ("UnrecognizedClientException", 400, errors.KeyAccessDeniedError, "credentials were refused"),
+        ("InvalidSignatureException", 400, errors.KeyAccessDeniedError, "or the clock is"),
+        ("ExpiredTokenException", 400, errors.KeyAccessDeniedError, "may be wrong or expired"),
         ("DisabledException", 400, errors.KeyDisabledError, "disabled"),
         ("KMSInvalidStateException", 400, errors.KeyDisabledError, "pending deletion"),
         ("InvalidKeyUsageException", 400, errors.InvalidKeyError, "SIGN_VERIFY"),
@@ -375,7 +375,7 @@ def test_a_refusal_for_lack_of_permission_says_whose(faulty: FaultyKms) -> None:
     """AWS names the caller and the action, on one line and not for ever."""
     text = "User: arn:aws:iam::1:user/me is not authorized to perform: kms:Sign\n\x1b[31m" + "x" * 5000
     faulty.server.faults.append(fault("AccessDeniedException", text))
-    with pytest.raises(errors.KeyAccessError, match="AWS says: User: arn:aws:iam::1:user/me is not") as caught:
+    with pytest.raises(errors.KeyAccessDeniedError, match="AWS says: User: arn:aws:iam::1:user/me is not") as caught:
         faulty.open()
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
@@ -452,11 +452,11 @@ def test_another_keys_signature(faulty: FaultyKms) -> None:
     [
         (
             {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
-            errors.KeyAccessError,
+            errors.KeyAccessDeniedError,
             "no AWS credentials were found",
         ),
-        ({"AWS_SECRET_ACCESS_KEY": ""}, errors.KeyAccessError, "could not be used"),
-        ({"AWS_PROFILE": "none"}, errors.KeyAccessError, "no such profile"),
+        ({"AWS_SECRET_ACCESS_KEY": ""}, errors.KeyAccessDeniedError, "could not be used"),
+        ({"AWS_PROFILE": "none"}, errors.KeyAccessDeniedError, "no such profile"),
         ({}, errors.InvalidKeyError, "its region is not known"),
     ],
     ids=["none", "half", "profile", "region"],
@@ -496,9 +496,9 @@ def test_sixty_four_threads_sign(faulty: FaultyKms) -> None:
     key = dpop.load_key(uri_of("alias/dpop", faulty.server.url))
     public = PublicKey.from_jwk(key.public_jwk)
     with ThreadPoolExecutor(64) as pool:
-        octets = [b"%d" % n for n in range(256)]
-        signatures = list(pool.map(key.sign, octets))
-    assert all(map(partial(public.verify, "ES256"), octets, signatures))
+        data = [b"%d" % n for n in range(256)]
+        signatures = list(pool.map(key.sign, data))
+    assert all(map(partial(public.verify, "ES256"), data, signatures))
     assert len(faulty.server.connections) <= 64
 
 

@@ -47,9 +47,9 @@ def vault(certificate: Path) -> Iterator[Vault]:
         yield server
 
 
-def verifies(key: dpop.Key, octets: bytes = b"octets") -> bool:
+def verifies(key: dpop.Key, data: bytes = b"octets") -> bool:
     """Whether it signs well."""
-    return PublicKey.from_jwk(key.public_jwk).verify(key.alg, octets, key.sign(octets))
+    return PublicKey.from_jwk(key.public_jwk).verify(key.alg, data, key.sign(data))
 
 
 @pytest.mark.parametrize("alg", [*KEYS, "RS256", "PS384", "PS512", "RS384", "RS512"])
@@ -59,8 +59,8 @@ def test_each_kind_of_key(vault: Vault, alg: str) -> None:
     key = vault.open()
     assert key.blocking is True
     assert key.algs == vault.key.algs
-    for octets in (b"", b"octets", b"x" * 10_000):
-        assert verifies(key.with_alg(alg), octets)
+    for data in (b"", b"octets", b"x" * 10_000):
+        assert verifies(key.with_alg(alg), data)
     gets = [asked for asked in vault.asked if asked.method == "GET" and "authorization" in asked.headers]
     assert len(gets) == 1
 
@@ -94,8 +94,8 @@ def test_the_whole_client(vault: Vault) -> None:
         with requests.Session() as session:
             session.mount(server.origin, DPoPAdapter(key, origins=server.origin, access_token=token))
             with ThreadPoolExecutor(8) as pool:
-                answers = list(pool.map(lambda n: session.get(f"{server.resource}/{n}"), range(24)))
-        assert {answer.status_code for answer in answers} == {200}
+                responses = list(pool.map(lambda n: session.get(f"{server.resource}/{n}"), range(24)))
+        assert {response.status_code for response in responses} == {200}
 
 
 def test_sixty_four_threads_sign(vault: Vault) -> None:
@@ -166,12 +166,16 @@ def test_a_disabled_key(vault: Vault) -> None:
     ("told", "kind", "says"),
     [
         (azure_error(404, "KeyNotFound"), errors.KeyNotFoundError, "no such key"),
-        (azure_error(403, "ForbiddenByRbac", "Caller: appid=1;\nAction: sign"), errors.KeyAccessError, "Action: sign"),
+        (
+            azure_error(403, "ForbiddenByRbac", "Caller: appid=1;\nAction: sign"),
+            errors.KeyAccessDeniedError,
+            "Action: sign",
+        ),
         (azure_error(403, "KeyDisabled"), errors.KeyDisabledError, "KeyDisabled"),
         (azure_error(403, "KeyExpired"), errors.KeyDisabledError, "KeyExpired"),
         (azure_error(403, "KeyNotYetValid"), errors.KeyDisabledError, "KeyNotYetValid"),
         (azure_error(403, "KeyOperationForbidden"), errors.InvalidKeyError, "may not sign"),
-        (Told(403, b"<html>a proxy's</html>"), errors.KeyAccessError, "Azure says: nothing"),
+        (Told(403, b"<html>a proxy's</html>"), errors.KeyAccessDeniedError, "Azure says: nothing"),
         (Told(429, {}), errors.KeyThrottledError, "spread them over more vaults"),
         (Told(408, {}), errors.KeyUnavailableError, "try again later"),
         (Told(500, {}), errors.KeyUnavailableError, "try again later"),
@@ -264,7 +268,7 @@ def test_a_signature_of_no_use(vault: Vault, value: bytes, says: str) -> None:
 def test_another_service_gets_no_token(vault: Vault) -> None:
     """A host that asks for a token of Key Vault and is none gets nothing; so the library's check stays on."""
     vault.resource = "https://vault.azure.net"
-    with pytest.raises(errors.KeyAccessError, match="it is no Azure key vault"):
+    with pytest.raises(errors.KeyAccessDeniedError, match="it is no Azure key vault"):
         vault.open(verify_challenge_resource=True)
     assert not any("authorization" in asked.headers for asked in vault.asked)
 
@@ -285,7 +289,7 @@ def test_no_credentials(vault: Vault) -> None:
             raise ClientAuthenticationError(ACCESS_TOKEN)
 
     options = {"verify_challenge_resource": False, "connection_verify": str(vault.certificate)}
-    with pytest.raises(errors.KeyAccessError, match="run az login") as caught:
+    with pytest.raises(errors.KeyAccessDeniedError, match="run az login") as caught:
         KmsKey.open(AzureKeyVault(f"{vault.url}/keys/dpop", credential=Nothing, options=options))
     assert ACCESS_TOKEN not in "".join(traceback.format_exception(caught.value))
 

@@ -54,9 +54,9 @@ def opened(server: RestServer, **arguments: Any) -> dpop.Key:
     return dpop.load_key(f"gcpkms:{NAME}?endpoint={server.url}", **arguments)
 
 
-def verifies(key: dpop.Key, octets: bytes = b"octets") -> bool:
+def verifies(key: dpop.Key, data: bytes = b"octets") -> bool:
     """Whether it signs well."""
-    return PublicKey.from_jwk(key.public_jwk).verify(key.alg, octets, key.sign(octets))
+    return PublicKey.from_jwk(key.public_jwk).verify(key.alg, data, key.sign(data))
 
 
 def test_grpc() -> None:
@@ -82,8 +82,8 @@ def test_each_algorithm(google: RestServer, algorithm: str) -> None:
     assert isinstance(key, KmsKey)
     assert (key.alg, key.blocking, key.reference) == (alg, True, f"gcpkms:{NAME}?endpoint={google.url}")
     assert key.algs == ((alg, "EdDSA") if alg == "Ed25519" else (alg,))
-    for octets in (b"", b"octets", b"x" * 10_000):
-        assert verifies(key, octets)
+    for data in (b"", b"octets", b"x" * 10_000):
+        assert verifies(key, data)
     if alg == "Ed25519":
         assert verifies(key.with_alg("EdDSA"))
     assert [asked.method for asked in google.asked].count("GET") == 1
@@ -133,8 +133,8 @@ def test_the_whole_client(google: RestServer) -> None:
         with requests.Session() as session:
             session.mount(server.origin, DPoPAdapter(key, origins=server.origin, access_token=token))
             with ThreadPoolExecutor(8) as pool:
-                answers = list(pool.map(lambda n: session.get(f"{server.resource}/{n}"), range(24)))
-        assert {answer.status_code for answer in answers} == {200}
+                responses = list(pool.map(lambda n: session.get(f"{server.resource}/{n}"), range(24)))
+        assert {response.status_code for response in responses} == {200}
 
 
 def test_the_command_line(google: RestServer) -> None:
@@ -192,7 +192,7 @@ def test_what_the_service_refuses(google: RestServer, status: str) -> None:
 @pytest.mark.parametrize(
     ("told", "kind"),
     [
-        (Told(403, b"<html>a proxy's</html>"), errors.KeyAccessError),
+        (Told(403, b"<html>a proxy's</html>"), errors.KeyAccessDeniedError),
         (Told(502, b"<html>a proxy's</html>"), errors.KeyUnavailableError),
         (Told(418, {}), errors.DPoPKeyError),
         (Told(0), errors.KeyUnavailableError),
@@ -254,7 +254,7 @@ def test_another_keys_signature(google: RestServer) -> None:
 
 def test_no_credentials() -> None:
     """The next step is in the message."""
-    with pytest.raises(errors.KeyAccessError, match="run gcloud auth application-default login"):
+    with pytest.raises(errors.KeyAccessDeniedError, match="run gcloud auth application-default login"):
         dpop.load_key(f"gcpkms:{NAME}")
 
 
@@ -281,7 +281,7 @@ def test_credentials_travel_over_tls_only(tmp_path: Path, monkeypatch: pytest.Mo
         assert verifies(opened(server))
         assert all(asked.headers["authorization"].startswith("Bearer ey") for asked in server.asked)
         server.faults += [google_error(401, "UNAUTHENTICATED")] * 5
-        with pytest.raises(errors.KeyAccessError, match="Google credentials were refused"):
+        with pytest.raises(errors.KeyAccessDeniedError, match="Google credentials were refused"):
             opened(server)
     with RestServer(GoogleKms()) as plain:
         assert verifies(opened(plain))
@@ -293,7 +293,7 @@ def test_credentials_that_are_refused(google: RestServer) -> None:
     from google.auth.exceptions import RefreshError, TransportError
 
     for raised, kind in (
-        (RefreshError(SECRET), errors.KeyAccessError),
+        (RefreshError(SECRET), errors.KeyAccessDeniedError),
         (TransportError(SECRET), errors.KeyUnavailableError),
     ):
 

@@ -54,7 +54,7 @@ class Nearby(KeyService):
 
 def nearby(**arguments: Any) -> KmsKey:
     """A key of it."""
-    return KmsKey.open(Nearby("k", lambda: lambda octets, alg: INNER.with_alg(alg).sign(octets)), **arguments)
+    return KmsKey.open(Nearby("k", lambda: lambda data, alg: INNER.with_alg(alg).sign(data)), **arguments)
 
 
 # --- libraries
@@ -152,13 +152,13 @@ def test_a_client_is_made_once() -> None:
 
 def test_a_client_that_could_not_be_made_is_made_later() -> None:
     """Credentials that come after a first failure are found."""
-    answers: list[Any] = [OSError("not yet"), "client"]
+    responses: list[Any] = [OSError("not yet"), "client"]
 
     def make() -> str:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return str(answer)
+        response = responses.pop(0)
+        if isinstance(response, Exception):
+            raise response
+        return str(response)
 
     client = PerProcess(make)
     with pytest.raises(OSError, match="not yet"):

@@ -24,7 +24,7 @@ from dpop.errors import (
     PinLockedError,
     SigningError,
 )
-from dpop.keys.pkcs11 import generate_key, list_tokens, open_key
+from dpop.keys.pkcs11 import generate_key, list_devices, open_key
 from dpop.keys.pkcs11._cryptoki import CKR, Module
 from dpop.keys.pkcs11._device import Token
 from dpop.keys.pkcs11._modules import close_modules, open_module
@@ -284,7 +284,7 @@ def test_no_frame_of_an_error_holds_a_pin(faults: Faults) -> None:
         lambda: dpop.load_key(bare, password=lambda: secret),
         lambda: dpop.load_key(f"{bare}&pin-value={secret}"),
         lambda: generate_key(bare.replace("=k", "=new"), password=secret),
-        lambda: list_tokens(bare, password=secret),
+        lambda: list_devices(bare, password=secret),
     ]
     faults.set("C_Login rv=0xa0")
     for attempt in attempts:
@@ -302,8 +302,8 @@ def test_what_is_signed_is_a_digest(faults: Faults) -> None:
     """SHA-256 of whatever is given: SoftHSM signs any length, and wrongly."""
     key = open_key(faults.uri())
     faults.calls()
-    for octets in (b"", b"x", bytes(31), bytes(1000)):
-        key.sign(octets)
+    for data in (b"", b"x", bytes(31), bytes(1000)):
+        key.sign(data)
     assert faults.calls("C_Sign length") == ["C_Sign length=32 rv=0x0"] * 4
 
 

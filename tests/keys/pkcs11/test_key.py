@@ -71,10 +71,10 @@ def test_load_key_opens_a_uri(softhsm: SoftHsm) -> None:
 def test_signatures_verify(key: Pkcs11Key) -> None:
     """Raw R||S of 64 octets, hashed by the key, of any octets; joserfc agrees on the public key."""
     public = PublicKey.from_jwk(key.public_jwk)
-    for octets in (b"", b"x", bytes(32), bytes(1000)):
-        signature = key.sign(octets)
+    for data in (b"", b"x", bytes(32), bytes(1000)):
+        signature = key.sign(data)
         assert len(signature) == 64
-        assert public.verify("ES256", octets, signature)
+        assert public.verify("ES256", data, signature)
     assert ECKey.import_key({**key.public_jwk}).thumbprint() == key.thumbprint
 
 
@@ -462,7 +462,7 @@ def test_eight_threads(softhsm: SoftHsm) -> None:
     public = PublicKey.from_jwk(key.public_jwk)
 
     def work(number: int) -> bool:
-        return all(public.verify("ES256", octets, key.sign(octets)) for octets in [b"%d" % number] * 250)
+        return all(public.verify("ES256", data, key.sign(data)) for data in [b"%d" % number] * 250)
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(8)))

@@ -48,7 +48,7 @@ POINT = (
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         b"",
         b"\x04",
@@ -62,9 +62,9 @@ POINT = (
         b"\x04\x61\x04" + bytes(96),
         b"\x00",
     ],
-    ids=lambda octets: f"{len(octets)}-{octets[:2].hex()}",
+    ids=lambda data: f"{len(data)}-{data[:2].hex()}",
 )
-def test_what_is_no_point(octets: bytes) -> None:
+def test_what_is_no_point(data: bytes) -> None:
     """Points of other curves, damaged ones and other octets are refused."""
     with pytest.raises(InvalidKeyError, match="no point of P-256"):
-        read_point(octets)
+        read_point(data)

@@ -37,11 +37,11 @@ def test_a_pin_that_is_asked_for() -> None:
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("octets", [b"1234", b"1234\n", b"1234\r\n"])
-def test_a_pin_in_a_file(tmp_path: Path, octets: bytes) -> None:
+@pytest.mark.parametrize("data", [b"1234", b"1234\n", b"1234\r\n"])
+def test_a_pin_in_a_file(tmp_path: Path, data: bytes) -> None:
     """Without the end of its line; it is not asked for then."""
     file = tmp_path / "pin"
-    file.write_bytes(octets)
+    file.write_bytes(data)
     file.chmod(0o600)
     pin = Pin(lambda: pytest.fail("asked"), Pkcs11Uri(pin_source=str(file)))
     assert (pin.get(), pin.is_asked_for) == (b"1234", False)

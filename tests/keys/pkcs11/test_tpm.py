@@ -37,8 +37,8 @@ def test_it_signs(tpm: Tpm) -> None:
     """The URI of a TPM's key is as good as any; one session, for a TPM does one thing at a time."""
     key = dpop.load_key(tpm.uri())
     public = PublicKey.from_jwk(key.public_jwk)
-    for octets in (b"", b"x", bytes(1000)):
-        assert public.verify("ES256", octets, key.sign(octets))
+    for data in (b"", b"x", bytes(1000)):
+        assert public.verify("ES256", data, key.sign(data))
     opened = open_key(tpm.uri())
     assert (opened.sessions, opened.stays_in_token, opened.token) == (1, True, "tpm")
     assert opened.thumbprint == key.thumbprint
