@@ -20,8 +20,9 @@ from dpop._faces import lazy
 
 if TYPE_CHECKING:
     from dpop import profiles
+    from dpop.client._nonces import NonceCache, Role
     from dpop.client._prover import Prover
-    from dpop.client._request import RequestCredentials
+    from dpop.client._request import BearerToken, RequestCredentials, TokenSource
     from dpop.encoding import access_token_hash, code_jti
     from dpop.errors import DPoPError
     from dpop.keys import Key, generate_key, load_key, thumbprint
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
     from dpop.signature import der_to_raw, raw_to_der
 
 __all__ = [
+    "BearerToken",
     "DPoPError",
     "Key",
+    "NonceCache",
     "Prover",
     "RequestCredentials",
+    "Role",
+    "TokenSource",
     "access_token_hash",
     "code_jti",
     "create_proof",
@@ -47,18 +52,14 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "DPoPError": "dpop.errors",
-        "Key": "dpop.keys",
-        "Prover": "dpop.client._prover",
-        "RequestCredentials": "dpop.client._request",
-        "access_token_hash": "dpop.encoding",
-        "code_jti": "dpop.encoding",
-        "create_proof": "dpop.proof",
-        "der_to_raw": "dpop.signature",
-        "generate_key": "dpop.keys",
-        "load_key": "dpop.keys",
-        "profiles": "dpop.profiles",
-        "raw_to_der": "dpop.signature",
-        "thumbprint": "dpop.keys",
+        "dpop": ("profiles",),
+        "dpop.client._nonces": ("NonceCache", "Role"),
+        "dpop.client._prover": ("Prover",),
+        "dpop.client._request": ("BearerToken", "RequestCredentials", "TokenSource"),
+        "dpop.encoding": ("access_token_hash", "code_jti"),
+        "dpop.errors": ("DPoPError",),
+        "dpop.keys": ("Key", "generate_key", "load_key", "thumbprint"),
+        "dpop.proof": ("create_proof",),
+        "dpop.signature": ("der_to_raw", "raw_to_der"),
     },
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The house itself: which way imports go, what importing costs, and what no file may say."""
+"""The structure of the project: which way imports go, what importing costs, and what no file may say."""
 
 from __future__ import annotations
 
@@ -25,52 +25,40 @@ OTHERS = [
     ROOT / ".ci" / "run",
 ]
 
-# Doors and what they share; no other module may import the libraries they are named after.
-DOORS = {
-    "requests",
-    "google",
-    "httpx",
-    "httpx2",
-    "keyring",
-    "redis",
-    "asgi",
-    "wsgi",
-    "starlette",
-    "_google_credentials",
-    "_google_flows",
-    "_google_shared",
-    "_google_wire",
-    "_urllib3_wire",
-    "_httpx_answers",
-    "_httpx_bodies",
-    "_httpx_auth",
-    "_httpx_shells",
-    "_httpx_wire",
-    "_httpx_tokens",
-    "_redis_failures",
-    "_redis_replay",
-    "_redis_tokens",
-}
-# From the bottom up: a layer imports from those below it and from itself.
-LAYERS = [
-    {"errors", "redaction", "profiles"},
-    {"encoding", "signature", "origin"},
-    {"htu"},
-    {"keys"},
-    {"proof"},
-    {"client", "server"},
-    {"tokens"},
-    DOORS,
-    {"testing"},
-]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+# Folders from the bottom up: one imports from those below it and from itself. All single modules of the package
+# that belong to no library are below the folders; integrations are above them, and the test server is on top.
+FOLDERS = ["keys", "client|server", "tokens", "(integrations)", "testing"]
+ABOVE_KEYS = {"proof"}  # the one single module that works with keys
+# Interfaces of the standard and of the language, which are no package to install.
+INTERFACES = {"asgi", "wsgi"}
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "h2", "anyio", "aiohttp"}
 LIBRARIES = HTTP_LIBRARIES | {"keyring", "redis", "starlette", "google_auth_oauthlib"}
 
 
 def part(path: Path) -> str:
-    """The part of the package a file belongs to."""
-    inside = path.relative_to(ROOT / "dpop").parts
-    return inside[0].removesuffix(".py")
+    """The folder or single module of the package that a file belongs to."""
+    return path.relative_to(ROOT / "dpop").parts[0].removesuffix(".py")
+
+
+def is_integration(name: str) -> bool:
+    """Whether a part is named after a library: one that an extra installs, or an interface."""
+    return name.removeprefix("_") in PROJECT["optional-dependencies"].keys() | INTERFACES
+
+
+def level(name: str) -> int:
+    """How far up a part stands: 0 for single modules, then the folders in their order."""
+    if is_integration(name):
+        return 1 + FOLDERS.index("(integrations)")
+    if (ROOT / "dpop" / name).is_dir():
+        return 1 + next(number for number, folder in enumerate(FOLDERS) if name in folder.split("|"))
+    return 1 if name in ABOVE_KEYS else 0
+
+
+def module_of(path: Path) -> str:
+    """The dotted name of a source file."""
+    inside = path.relative_to(ROOT / "cli" if path.is_relative_to(ROOT / "cli") else ROOT)
+    return ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -79,48 +67,47 @@ def imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            if node.module == "dpop":
-                yield from (f"dpop.{name.name}" for name in node.names)
-            else:
-                yield "." * node.level + (node.module or "")
+            module = "." * node.level + (node.module or "")
+            yield from (whole if (whole := f"{module}.{name.name}") in MODULES else module for name in node.names)
 
 
-def level(name: str) -> int:
-    """How far up a part stands."""
-    return next(number for number, layer in enumerate(LAYERS) if name in layer)
-
-
-def test_every_part_has_its_layer() -> None:
-    """A new part of the package must be given its place."""
-    parts = {part(path) for path in SOURCES if path.is_relative_to(ROOT / "dpop")} - {"__init__"}
-    assert parts <= set().union(*LAYERS)
+MODULES = {module_of(path) for path in SOURCES}
+INSIDE = [path for path in SOURCES if path.is_relative_to(ROOT / "dpop") and path != ROOT / "dpop" / "__init__.py"]
 
 
 def test_imports_go_down() -> None:
-    """errors, encoding, htu <- keys <- proof <- client, server <- tokens <- doors <- testing <- cli."""
+    """Single modules <- keys <- client, server <- tokens <- integrations <- testing."""
     wrong = []
-    for path in SOURCES:
-        if not path.is_relative_to(ROOT / "dpop") or path == ROOT / "dpop" / "__init__.py":
-            continue
+    for path in INSIDE:
         here = part(path)
         for module in imports(path):
             names = module.split(".")
             # A relative import would hide its direction from this test.
-            if names[0] in {"", "dpop_cli"} or (names[0] == "dpop" and len(names) == 1):
+            if (
+                names[0] in {"", "dpop_cli"}
+                or (names[0] == "dpop" and len(names) == 1)
+                or (names[0] == "dpop" and (level(names[1]) > level(here) or {here, names[1]} == {"client", "server"}))
+            ):
                 wrong.append(f"{path.name} imports {module}")
-            elif names[0] == "dpop" and here != names[1]:
-                there = level(names[1])
-                if there > level(here) or {here, names[1]} == {"client", "server"}:
-                    wrong.append(f"{path.name} imports {module}")
     assert wrong == []
 
 
-def test_only_doors_import_what_they_are_named_after() -> None:
-    """The brain, the keys and the server know no HTTP library and no database."""
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not even for types, or within a function: each module can be read with only those below it in mind."""
+    graph = {module_of(path): {name for name in imports(path) if name in MODULES} for path in SOURCES}
+    for name in graph:  # a package gathers what its modules define, so it is above them, for itself and for others
+        graph[name] -= {name} | {package for package in graph if name.startswith(f"{package}.")}
+    while free := [name for name, needs in graph.items() if not needs]:
+        graph = {name: needs - set(free) for name, needs in graph.items() if name not in free}
+    assert graph == {}
+
+
+def test_only_integrations_import_what_they_are_named_after() -> None:
+    """The protocol, the keys and the server know no HTTP library and no database."""
     wrong = [
         f"{path.relative_to(ROOT)} imports {module}"
-        for path in SOURCES
-        if path.is_relative_to(ROOT / "dpop") and part(path) not in DOORS
+        for path in INSIDE
+        if not is_integration(part(path))
         for module in imports(path)
         if module.split(".")[0] in LIBRARIES
     ]
@@ -148,7 +135,7 @@ def test_help_loads_no_cryptography() -> None:
     assert shown.stderr.strip() == "False"
 
 
-def test_the_front_door_is_sorted_and_true() -> None:
+def test_all_is_sorted_and_true() -> None:
     """``__all__`` is sorted, and everything in it is there; the linter sorts those of other modules."""
     assert list(dpop.__all__) == sorted(dpop.__all__)
     assert [name for name in dpop.__all__ if not hasattr(dpop, name)] == []
@@ -182,12 +169,6 @@ def test_every_file_has_its_licence() -> None:
         if "node_modules" not in path.parts and not notice.match(path.read_text("utf-8"))
     ]
     assert lacking == []
-
-
-def test_files_are_of_a_size_to_read() -> None:
-    """No source file is over 400 lines: a larger one has two reasons to exist."""
-    large = {path.name: n for path in SOURCES if (n := len(path.read_text("utf-8").splitlines())) > 400}
-    assert large == {}
 
 
 def tracked() -> list[Path]:

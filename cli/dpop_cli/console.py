@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import functools
 import signal
 import sys
 import threading
@@ -100,15 +100,14 @@ def stopped_by_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-class _Warnings(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print it on the stderr of this moment."""
-        tell("Warning", record.getMessage())
-
-
-_warnings = _Warnings(logging.WARNING)
-
-
+@functools.cache
 def show_warnings() -> None:
-    """From now on; a second call changes nothing."""
-    logging.getLogger("dpop").addHandler(_warnings)
+    """Print what the library logs as a warning on stderr, from now on; a second call changes nothing."""
+    import logging  # noqa: PLC0415 - it is slow to load, and most commands log nothing
+
+    class Warnings(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            """Print the message on the stderr of this moment."""
+            tell("Warning", record.getMessage())
+
+    logging.getLogger("dpop").addHandler(Warnings(logging.WARNING))

@@ -20,7 +20,7 @@ import click
 
 from dpop.client._challenge import dpop_challenge
 from dpop.client._driver import ask_token, refresh, sign_now
-from dpop.client._flow import PEEK_BYTES, Step
+from dpop.client._flow import PEEK_BYTES, ProofFlow, Step
 from dpop.client._nonces import NonceKey, Role
 from dpop.client._policy import Policy
 from dpop.client._prover import Prover
@@ -176,14 +176,15 @@ class _Session:
     def _send(self, request: CurlRequest, *, may_follow: bool) -> int | CurlRequest:
         """One request, and once more if the server asks for a nonce; its status, or where it leads."""
         origin = request.origin
-        flow = self._policy.open(
+        flow = ProofFlow.open(
+            self._policy,
             OutgoingRequest(
                 request.method,
                 request.url,
                 content=request.form,
                 content_type=request.content_type,
                 repeatable=request.repeatable,
-            )
+            ),
         )
         assert flow is not None  # noqa: S101 - every request here is to the policy's origin
         try:

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from dpop.client._driver import ask_token, refresh, sign_now, wait_for_nonce
-from dpop.client._flow import PEEK_BYTES, Step
+from dpop.client._flow import PEEK_BYTES, ProofFlow, Step
 from dpop.client._policy import Policy
 from dpop.client._request import OutgoingRequest
 from dpop.encoding import json_object
@@ -58,7 +58,7 @@ def send(policy: Policy, method: str, url: str, form: Mapping[str, str] | None =
     """
     content = None if form is None else urlencode(form).encode("ascii")
     content_type = None if form is None else _FORM
-    flow = policy.open(OutgoingRequest(method=method, url=url, content=content, content_type=content_type))
+    flow = ProofFlow.open(policy, OutgoingRequest(method=method, url=url, content=content, content_type=content_type))
     if flow is None:
         raise UsageError(f"{Origin.of_url(url)} is none of the policy's origins")
     origin = Origin.of_url(url)

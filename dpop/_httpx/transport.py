@@ -247,7 +247,7 @@ class _Transport:
             credentials=credentials,
             priming=request.extensions.get("dpop_priming"),
         )
-        return self._policy.open(outgoing), (scheme, fields.get(b"host", ""), target)
+        return ProofFlow.open(self._policy, outgoing), (scheme, fields.get(b"host", ""), target)
 
     def _foreign(self, request: _Any) -> _Any:
         """A request that passes through, without what no foreign origin must get; the caller's own stays as it is."""

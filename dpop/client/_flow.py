@@ -22,16 +22,14 @@ from typing import TYPE_CHECKING
 from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
 from dpop.client._clock import NOTABLE_SECONDS, skew
 from dpop.client._nonces import ColdStart, Lease, NonceKey, Role
-from dpop.client._request import AccessToken, BearerToken, OutgoingRequest, form_of
+from dpop.client._request import BearerToken, OutgoingRequest, form_of
 from dpop.encoding import check_access_token, code_jti
 from dpop.errors import UnrewindableBodyError
 from dpop.htu import check_method, wire_htu
-from dpop.origin import Origin
 from dpop.proof import compact, signing_input
 
 if TYPE_CHECKING:
-    from dpop.client._policy import Policy
-    from dpop.client._prover import Prover
+    from dpop.client._policy import Decision, Policy
 
 __all__ = ["PEEK_BYTES", "Attempt", "ProofFlow", "Step"]
 
@@ -41,6 +39,8 @@ PEEK_BYTES = 10_240
 """How much of a 400 body is looked at: as much as the largest sensible error answer."""
 
 
+_PROOF = frozenset({"dpop"})
+_PROOF_AND_TOKEN = frozenset({"dpop", "authorization"})
 _FIELDS = frozenset({"dpop-nonce", "www-authenticate", "date", "age"})
 
 _MAX_WAIT_SECONDS = 2.0
@@ -78,30 +78,19 @@ class Attempt:
 
 
 class ProofFlow:
-    """One request to one server of ours; made by :meth:`dpop.client._policy.Policy.open`."""
+    """One request to one server that its policy signs for; :meth:`open` makes it."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        prover: Prover,
-        request: OutgoingRequest,
-        *,
-        origin: Origin,
-        role: Role,
-        access_token: AccessToken | None,
-    ) -> None:
+    def __init__(self, policy: Policy, request: OutgoingRequest, decision: Decision) -> None:
         self.policy = policy
-        self.prover = prover
-        self.origin = origin
-        self.role = role
-        self.access_token = access_token
+        self.prover, self.origin, self.role, self.access_token = decision
         self._method = check_method(request.method)
         self._repeatable = request.repeatable
         self._priming = request.priming is not None
-        form = form_of(request) if role is Role.AS else {}
+        form = form_of(request) if self.role is Role.AS else {}
         self._holds_assertion = "client_assertion" in form
         self._fixed_jti = _jti_of_exchange(form) if policy.profile.code_jti else None
-        self._nonce_key = NonceKey(prover.thumbprint, origin, None if policy.profile.share_nonces else role)
+        shared = policy.profile.share_nonces
+        self._nonce_key = NonceKey(self.prover.thumbprint, self.origin, None if shared else self.role)
         self._lease: Lease | None = None
         self._retry_lease: Lease | None = None
         self._attempts = 0
@@ -111,6 +100,17 @@ class ProofFlow:
         self._sent_at = 0.0
         self._offset = 0.0
         self._peeked: tuple[str | None, float | None] = (None, None)
+
+    @classmethod
+    def open(cls, policy: Policy, request: OutgoingRequest) -> ProofFlow | None:
+        """The flow of this request, or ``None`` if it must pass through unsigned."""
+        decision = policy.decide(request)
+        return None if decision is None else cls(policy, request, decision)
+
+    @property
+    def headers_replaced(self) -> frozenset[str]:
+        """Names, in lower case, of the caller's headers that the flow's own take the place of."""
+        return _PROOF if self.access_token is None else _PROOF_AND_TOKEN
 
     # -- before sending ------------------------------------------------------------------------
 

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from dpop.client._clock import ServerClocks
-from dpop.client._flow import ProofFlow
 from dpop.client._nonces import Role
 from dpop.client._prover import Prover
 from dpop.client._request import AccessToken, OutgoingRequest, RequestCredentials, check_token_setting, scheme_of
@@ -19,7 +18,7 @@ from dpop.profiles import RFC9449, Profile
 if TYPE_CHECKING:
     from dpop.keys import Key
 
-__all__ = ["Policy", "PolicyOptions", "checked_origins", "headers_replaced", "headers_to_withhold"]
+__all__ = ["Decision", "Policy", "PolicyOptions", "checked_origins", "headers_to_withhold"]
 
 
 class PolicyOptions(TypedDict, total=False):
@@ -33,6 +32,19 @@ class PolicyOptions(TypedDict, total=False):
     algs: Iterable[str] | str | None
     learn_clock: bool
     rebuild: Callable[[bytes], bytes] | None
+
+
+class Decision(NamedTuple):
+    """What a policy decided about one request: whose proof it carries, and for which server in which role."""
+
+    prover: Prover
+    """Whose key signs the proof."""
+    origin: Origin
+    """The server that gets it."""
+    role: Role
+    """What the server is to this request."""
+    access_token: AccessToken | None
+    """The token to send, a function or source of it, or ``None``."""
 
 
 class Policy:
@@ -122,8 +134,8 @@ class Policy:
     def _is_as_endpoint(self, origin: Origin, url: str) -> bool:
         return bool(self.as_endpoints) and canonical(f"{origin}{split_url(url)[2]}") in self.as_endpoints
 
-    def open(self, request: OutgoingRequest) -> ProofFlow | None:
-        """The flow for this request, or ``None`` if it must pass through unsigned."""
+    def decide(self, request: OutgoingRequest) -> Decision | None:
+        """Whose proof this request carries and which token, or ``None`` if it must pass through unsigned."""
         origin, credentials = request.origin, request.credentials
         if credentials is not None:
             credentials.seen = True
@@ -143,7 +155,7 @@ class Policy:
         prover = self.prover
         if credentials is not None:
             prover = credentials.prover if self._algs is None else credentials.prover.for_algs(self._algs)
-        return ProofFlow(self, prover, request, origin=origin, role=role, access_token=token)
+        return Decision(prover, origin, role, token)
 
 
 _PROOF = frozenset({"dpop"})
@@ -156,11 +168,6 @@ def headers_to_withhold(authorization: str | None) -> frozenset[str]:
     :param authorization: that of the request.
     """
     return _PROOF if authorization is None or scheme_of(authorization) != "dpop" else _PROOF_AND_TOKEN
-
-
-def headers_replaced(flow: ProofFlow) -> frozenset[str]:
-    """Names, in lower case, of the caller's headers that a flow's own take the place of."""
-    return _PROOF if flow.access_token is None else _PROOF_AND_TOKEN
 
 
 def checked_origins(origins: str | Iterable[str], insecure: str | Iterable[str]) -> frozenset[Origin]:

@@ -30,9 +30,9 @@ from urllib3.util.retry import Retry
 from dpop.client._challenge import nonce_field
 from dpop.client._decoding import decoded_start
 from dpop.client._driver import refresh, report, wait_for_nonce
-from dpop.client._flow import Step
+from dpop.client._flow import ProofFlow, Step
 from dpop.client._nonces import Role
-from dpop.client._policy import Policy, PolicyOptions, headers_replaced, headers_to_withhold
+from dpop.client._policy import Policy, PolicyOptions, headers_to_withhold
 from dpop.client._prover import Prover
 from dpop.client._request import AccessToken, OutgoingRequest, RequestCredentials, check_token_setting
 from dpop.errors import UsageError
@@ -130,11 +130,11 @@ class DPoPAdapter(HTTPAdapter):
         if self._pid != os.getpid():
             self._start_afresh()
         outgoing = _facts(request)
-        flow = self._policy.open(outgoing)
+        flow = ProofFlow.open(self._policy, outgoing)
         if flow is None:
             foreign = Exchange(None, one_shot=False, withheld=headers_to_withhold(outgoing.authorization))
             return foreign.send(super().send, request, *args, **options)
-        exchange = Exchange(flow, one_shot=not flow.may_be_resent, withheld=headers_replaced(flow))
+        exchange = Exchange(flow, one_shot=not flow.may_be_resent, withheld=flow.headers_replaced)
         history: list[requests.Response] = []
         sent = request
         try:

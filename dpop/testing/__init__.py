@@ -46,13 +46,9 @@ __all__ = [
 __getattr__, __dir__ = lazy(
     __name__,
     {
-        "DISCIPLINES": "dpop.testing._settings",
-        "DPoPTestServer": "dpop.testing._server",
-        "Discipline": "dpop.testing._settings",
-        "Levers": "dpop.testing._levers",
-        "Mode": "dpop.testing._server",
-        "RecordedRequest": "dpop.testing._stats",
-        "Refusal": "dpop.testing._stats",
-        "Stats": "dpop.testing._stats",
+        "dpop.testing._levers": ("Levers",),
+        "dpop.testing._server": ("DPoPTestServer", "Mode"),
+        "dpop.testing._settings": ("DISCIPLINES", "Discipline"),
+        "dpop.testing._stats": ("RecordedRequest", "Refusal", "Stats"),
     },
 )

@@ -156,7 +156,8 @@ class AsyncEndpoint(Endpoint, ABC):
         if parameters and grant is None:
             raise UsageError(f"{', '.join(sorted(parameters))}: only a grant= has parameters")
         return AsyncRefreshingSource(
-            self,
+            self.run,
+            self._grants,
             store,
             account,
             ahead=ahead,

@@ -4,30 +4,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from dpop.errors import DPoPError
-from dpop.tokens._source import Abandoned, SharedRefresh, own_copy
+from dpop.tokens._source import Abandoned, SharedRefresh, awaited
+from dpop.tokens._steps import Steps
 from dpop.tokens._stores import TokenStore
 from dpop.tokens._token_set import TokenSet
 
 if TYPE_CHECKING:
-    from dpop.tokens._async_endpoint import AsyncEndpoint
+    from dpop.tokens._grants import Grants
 
-__all__ = ["AsyncRefreshingSource", "awaited"]
+__all__ = ["AsyncRefreshingSource"]
 
 
 class AsyncRefreshingSource(SharedRefresh):
-    """Fresh access tokens from a :class:`dpop.tokens._endpoint.AsyncEndpoint`; made by its ``source()``.
+    """Fresh access tokens from an ``AsyncTokenEndpoint``; its ``source()`` makes one.
 
     Await it, or :meth:`atoken`, on the event loop the endpoint is used on.
     """
 
-    def __init__(self, endpoint: AsyncEndpoint, store: TokenStore, account: str, **options: Any) -> None:
-        super().__init__(endpoint.grants, store, account, **options)
-        self._endpoint = endpoint
+    def __init__(
+        self,
+        run: Callable[[Steps[TokenSet]], Awaitable[TokenSet]],
+        grants: Grants,
+        store: TokenStore,
+        account: str,
+        **options: Any,
+    ) -> None:
+        super().__init__(grants, store, account, **options)
+        self._run = run
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self) -> str:
@@ -58,7 +65,7 @@ class AsyncRefreshingSource(SharedRefresh):
 
     async def _fly(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], patient: bool) -> None:
         try:
-            tokens = await self._endpoint.run(self._renewal.steps(good, patient=patient))
+            tokens = await self._run(self._renewal.steps(good, patient=patient))
         except asyncio.CancelledError:
             self._crashed(flight, Abandoned(), patient=patient)
             raise
@@ -66,19 +73,3 @@ class AsyncRefreshingSource(SharedRefresh):
             self._crashed(flight, error, patient=patient)
         else:
             self._landed(flight, tokens)
-
-
-async def awaited(source: SharedRefresh) -> str:
-    """A token of a source, once the flight that brings it has landed; other tasks run meanwhile."""
-    while True:
-        wanted = source.wanted()
-        if isinstance(wanted, str):
-            return wanted
-        try:
-            # A future that runs cannot be cancelled, so the others who wait are safe from our being so.
-            tokens = await asyncio.shield(asyncio.wrap_future(wanted))
-        except Abandoned:
-            continue
-        except DPoPError as error:
-            raise own_copy(error) from error
-        return source.text_of(tokens)

@@ -245,7 +245,8 @@ class SyncEndpoint(Endpoint, ABC):
         if parameters and grant is None:
             raise UsageError(f"{', '.join(sorted(parameters))}: only a grant= has parameters")
         return RefreshingSource(
-            self,
+            self.run,
+            self._grants,
             store,
             account,
             ahead=ahead,

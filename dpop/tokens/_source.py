@@ -31,14 +31,14 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.tokens._renewal import Renewal
+from dpop.tokens._steps import Steps
 from dpop.tokens._stores import LOCK_SECONDS, TokenStore, check_account
 from dpop.tokens._token_set import TokenSet
 
 if TYPE_CHECKING:
-    from dpop.tokens._endpoint import SyncEndpoint
     from dpop.tokens._grants import Grants, Parameter
 
-__all__ = ["Abandoned", "RefreshingSource", "SharedRefresh", "own_copy"]
+__all__ = ["Abandoned", "RefreshingSource", "SharedRefresh", "awaited", "own_copy"]
 
 _log: Final = logging.getLogger("dpop.tokens")
 _NEVER: Final = float("inf")
@@ -259,14 +259,21 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 
 
 class RefreshingSource(SharedRefresh):
-    """Fresh access tokens from a :class:`dpop.tokens._endpoint.SyncEndpoint`; made by its ``source()``.
+    """Fresh access tokens from a ``TokenEndpoint``; its ``source()`` makes one.
 
     Call it for a token, from any thread, or await :meth:`atoken`, on any asyncio loop.
     """
 
-    def __init__(self, endpoint: SyncEndpoint, store: TokenStore, account: str, **options: Any) -> None:
-        super().__init__(endpoint.grants, store, account, **options)
-        self._endpoint = endpoint
+    def __init__(
+        self,
+        run: Callable[[Steps[TokenSet]], TokenSet],
+        grants: Grants,
+        store: TokenStore,
+        account: str,
+        **options: Any,
+    ) -> None:
+        super().__init__(grants, store, account, **options)
+        self._run = run
 
     def __call__(self) -> str:
         """A fresh access token.
@@ -290,8 +297,6 @@ class RefreshingSource(SharedRefresh):
         """The same for a task: others run meanwhile."""
         if self._clock() < self._until:
             return self._token
-        from dpop.tokens._async_source import awaited  # noqa: PLC0415 - asyncio is slow to load
-
         return await awaited(self)
 
     def tokens(self) -> TokenSet:
@@ -305,7 +310,7 @@ class RefreshingSource(SharedRefresh):
 
         :raises TokenError: as a call does.
         """
-        tokens = self._endpoint.run(self._renewal.steps(good))
+        tokens = self._run(self._renewal.steps(good))
         with self._lock:
             self._adopt(tokens)
         return tokens
@@ -321,7 +326,7 @@ class RefreshingSource(SharedRefresh):
 
     def _fly(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], patient: bool) -> None:
         try:
-            tokens = self._endpoint.run(self._renewal.steps(good, patient=patient))
+            tokens = self._run(self._renewal.steps(good, patient=patient))
         except BaseException as error:  # noqa: BLE001 - raised by all who wait
             self._crashed(flight, error, patient=patient)
         else:
@@ -333,3 +338,21 @@ def _result(flight: Future[TokenSet]) -> TokenSet:
         return flight.result()
     except DPoPError as error:
         raise own_copy(error) from error
+
+
+async def awaited(source: SharedRefresh) -> str:
+    """A token of a source, once the flight that brings it has landed; other tasks run meanwhile."""
+    import asyncio  # noqa: PLC0415 - it is slow to load, and threads do without
+
+    while True:
+        wanted = source.wanted()
+        if isinstance(wanted, str):
+            return wanted
+        try:
+            # A future that runs cannot be cancelled, so the others who wait are safe from our being so.
+            tokens = await asyncio.shield(asyncio.wrap_future(wanted))
+        except Abandoned:
+            continue
+        except DPoPError as error:
+            raise own_copy(error) from error
+        return source.text_of(tokens)

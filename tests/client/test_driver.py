@@ -44,8 +44,8 @@ class AsyncioTools:
 
 def flow(prover: Any = KEY, **options: Any) -> ProofFlow:
     """A flow for one GET."""
-    opened = Policy(prover, origins="https://api.example", **options).open(
-        OutgoingRequest("GET", "https://api.example/")
+    opened = ProofFlow.open(
+        Policy(prover, origins="https://api.example", **options), OutgoingRequest("GET", "https://api.example/")
     )
     assert opened is not None
     return opened

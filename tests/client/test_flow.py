@@ -45,7 +45,7 @@ class Exchange:
     headers: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        flow = self.policy.open(self.request)
+        flow = ProofFlow.open(self.policy, self.request)
         assert flow is not None
         self.flow: ProofFlow = flow
 
@@ -161,7 +161,7 @@ def test_requests_to_other_origins_pass() -> None:
         "http://api.example/",
         "https://sub.api.example/",
     ):
-        assert rules.open(OutgoingRequest("GET", url)) is None
+        assert ProofFlow.open(rules, OutgoingRequest("GET", url)) is None
 
 
 def test_a_token_that_cannot_stand_in_a_header_is_not_sent() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import dpop
+from dpop.client._flow import ProofFlow
 from dpop.client._nonces import Role
 from dpop.client._policy import Policy, headers_to_withhold
 from dpop.client._prover import Prover
@@ -172,7 +173,9 @@ def test_a_list_of_algorithms_may_be_an_iterator() -> None:
     policy = Policy(KEY, origins="https://api.example", access_token="t", algs=iter(["ES256"]))
     for _ in range(2):
         credentials = RequestCredentials(Prover(dpop.generate_key()), "theirs")
-        assert policy.open(OutgoingRequest("GET", "https://api.example/", credentials=credentials)) is not None
+        assert (
+            ProofFlow.open(policy, OutgoingRequest("GET", "https://api.example/", credentials=credentials)) is not None
+        )
 
 
 @pytest.mark.parametrize("response", [None, "text", bytearray(b"body")])

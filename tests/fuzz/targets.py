@@ -19,7 +19,7 @@ from support.paths import VECTORS
 import dpop
 from dpop import htu
 from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
-from dpop.client._flow import PEEK_BYTES, Step
+from dpop.client._flow import PEEK_BYTES, ProofFlow, Step
 from dpop.client._policy import Policy
 from dpop.client._prover import Prover
 from dpop.client._request import OutgoingRequest
@@ -160,7 +160,7 @@ def fuzz_flow(data: bytes) -> None:
     for token in (None, TOKEN):
         prover = Prover(_FLOW_KEY, clock=lambda: float(next(clock)))
         policy = Policy(prover, origins="https://server.example.com", access_token=token, learn_clock=True)
-        flow = policy.open(OutgoingRequest("POST", URL))
+        flow = ProofFlow.open(policy, OutgoingRequest("POST", URL))
         assert flow is not None
         sent = 0
         for response in data.split(b"\0\0"):
