@@ -19,6 +19,9 @@ _DOWN = (
 )
 # ConnectionErrors to the library, but the server is well: the password is wrong.
 _NOT_DOWN = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+# Of a full pool. Before redis-py 7.2.1 the awaited ConnectionPool raises a plain ConnectionError with the first;
+# a BlockingConnectionPool that waited in vain still raises one with the second.
+_POOL_IS_FULL = ("Too many connections", "No connection available.")
 
 
 def is_down(error: exceptions.RedisError) -> bool:
@@ -28,8 +31,7 @@ def is_down(error: exceptions.RedisError) -> bool:
 
 def _is_crowded(error: exceptions.RedisError) -> bool:
     """Whether the client's own pool has no connection left, which a crowd of requests can bring about."""
-    # A BlockingConnectionPool that waited in vain has no class of its own for that.
-    return isinstance(error, exceptions.MaxConnectionsError) or str(error) == "No connection available."
+    return isinstance(error, exceptions.MaxConnectionsError) or str(error) in _POOL_IS_FULL
 
 
 def unusable(error: exceptions.RedisError) -> ReplayCacheError:

@@ -25,6 +25,7 @@ from redis.retry import Retry
 from support.redis_server import RedisServer, running_redis
 from support.redis_verifiers import URL, verify_in_a_process
 
+from dpop._redis_failures import is_down, unusable
 from dpop.errors import ArgumentTypeError, InvalidProof, ReplayCacheError, UsageError
 from dpop.keys import generate_key
 from dpop.proof import create_proof
@@ -401,6 +402,14 @@ def test_an_awaited_pool_that_is_too_small_is_none_either(
         await pool.aclose()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("said", ["Too many connections", "No connection available."])
+def test_every_word_of_redis_py_for_a_full_pool_is_known(said: str) -> None:
+    """redis-py before 7.2.1 raises a plain ConnectionError for a full pool; those words tell it from an outage."""
+    error = redis.ConnectionError(said)
+    assert not is_down(error)
+    assert "max_connections" in str(unusable(error))
 
 
 # --- settings
