@@ -68,10 +68,32 @@ enum {
 };
 static const ulong_t UNAVAILABLE = ~0UL;
 
+/* The functions at these places, each with its parameters: in C23 () takes none. */
+typedef ulong_t INITIALIZE_function(void *);
+typedef ulong_t FINALIZE_function(void *);
+typedef ulong_t GET_SLOT_LIST_function(octet, ulong_t *, ulong_t *);
+typedef ulong_t GET_TOKEN_INFO_function(ulong_t, struct token_info *);
+typedef ulong_t GET_MECHANISM_LIST_function(ulong_t, ulong_t *, ulong_t *);
+typedef ulong_t OPEN_SESSION_function(ulong_t, ulong_t, void *, void *, ulong_t *);
+typedef ulong_t CLOSE_SESSION_function(ulong_t);
+typedef ulong_t LOGIN_function(ulong_t, ulong_t, octet *, ulong_t);
+typedef ulong_t GET_ATTRIBUTE_VALUE_function(ulong_t, ulong_t, struct attribute *, ulong_t);
+typedef ulong_t FIND_OBJECTS_INIT_function(ulong_t, struct attribute *, ulong_t);
+typedef ulong_t SIGN_INIT_function(ulong_t, void *, ulong_t);
+typedef ulong_t SIGN_function(ulong_t, octet *, ulong_t, octet *, ulong_t *);
+typedef ulong_t GENERATE_KEY_PAIR_function(ulong_t, void *, void *, ulong_t, void *, ulong_t, void *, void *);
+
 static struct list *real, ours;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static long open_sessions;
 static ulong_t flags_since_login;
+
+/* With the lock, for tcc has no atomic builtins. */
+static void count_sessions(long change) {
+  pthread_mutex_lock(&lock);
+  open_sessions += change;
+  pthread_mutex_unlock(&lock);
+}
 
 /* How often each rule has met a call. */
 static struct {
@@ -176,7 +198,7 @@ static ulong_t after(const char *function, ulong_t rv) {
   return number_for(function, "after", &value) ? (ulong_t)value : rv;
 }
 
-#define REAL(place, ...) (((ulong_t(*)())real->functions[place])(__VA_ARGS__))
+#define REAL(place, ...) (((place##_function *)real->functions[place])(__VA_ARGS__))
 #define WRAP(name, place, parameters, ...)             \
   static ulong_t name parameters {                     \
     ulong_t rv;                                        \
@@ -248,7 +270,7 @@ static ulong_t C_OpenSession(ulong_t slot, ulong_t flags, void *application, voi
     else
       rv = REAL(OPEN_SESSION, slot, flags, application, notify, session);
   }
-  if (!rv) __sync_add_and_fetch(&open_sessions, 1);
+  if (!rv) count_sessions(1);
   note("C_OpenSession flags=0x%lx rv=0x%lx open=%ld\n", flags, rv, open_sessions);
   return rv;
 }
@@ -256,7 +278,7 @@ static ulong_t C_OpenSession(ulong_t slot, ulong_t flags, void *application, voi
 static ulong_t C_CloseSession(ulong_t session) {
   ulong_t rv;
   if (!before("C_CloseSession", &rv)) rv = REAL(CLOSE_SESSION, session);
-  if (!rv) __sync_sub_and_fetch(&open_sessions, 1);
+  if (!rv) count_sessions(-1);
   note("C_CloseSession rv=0x%lx open=%ld\n", rv, open_sessions);
   return rv;
 }

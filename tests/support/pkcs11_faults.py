@@ -21,12 +21,13 @@ def build(directory: Path) -> Path:
     """Compile it."""
     library = directory / "pkcs11_faults.so"
     command = [
-        program("gcc"),
+        program("cc"),  # gcc, clang or tcc
         "-shared",
         "-fPIC",
         "-O1",
         "-Wall",
         "-Wextra",
+        "-Wstrict-prototypes",  # C23, the default from gcc 15 on, refuses calls through ()
         "-Werror",
         "-o",
         str(library),
