@@ -56,7 +56,7 @@ def bus() -> Iterator[str]:
 
 
 class TestSecretService(StoreContract):
-    """What every store does, in GNOME's keyring."""
+    """What every store does, behind D-Bus."""
 
     workers, rounds = 3, 2  # each entry is some requests over the bus
 
