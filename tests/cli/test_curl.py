@@ -574,9 +574,11 @@ def test_what_curl_itself_would_do(server: Recorder) -> None:
     assert [request.one("DPoP") for request in server.requests] == ["proof", "proof"]
 
 
-def test_no_proof_is_sent_again_without_expect() -> None:
+def test_no_proof_is_sent_again_without_expect(tmp_path: Path) -> None:
     """To a 417 curl sends its request again, proof and all; with dpop curl nothing asks for a 417."""
     heads: list[bytes] = []
+    size = 1_100_000  # newer curls expect 100 only for more than a MiB
+    (tmp_path / "large.bin").write_bytes(bytes(size))
 
     class Unexpecting(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -585,7 +587,7 @@ def test_no_proof_is_sent_again_without_expect() -> None:
                 while (field := self.rfile.readline()).strip():
                     heads[-1] += field
                 if b"Expect:" not in heads[-1]:
-                    self.rfile.read(6)
+                    self.rfile.read(size)
                 self.wfile.write(b"HTTP/1.1 417 X\r\nContent-Length: 0\r\n\r\n")
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Unexpecting) as server:
@@ -594,10 +596,10 @@ def test_no_proof_is_sent_again_without_expect() -> None:
         thread.start()
         url = f"http://127.0.0.1:{server.server_address[1]}/f"
         try:
-            subprocess.run(["curl", "-qsT", "up load.bin", "-H", "DPoP: proof", url], check=True)
+            subprocess.run(["curl", "-qsT", "large.bin", "-H", "DPoP: proof", url], check=True)
             theirs = list(heads)
             heads.clear()
-            assert invoke("curl", "-s", "-T", "up load.bin", url).exit_code == 0
+            assert invoke("curl", "-s", "-T", "large.bin", url).exit_code == 0
         finally:
             server.shutdown()
             thread.join()
@@ -663,6 +665,7 @@ def test_output_and_status_are_curls(server: Recorder, args: list[str], status: 
 
 def curls_error(line: str) -> str:
     """curl's own line, without times, and without the many words it has for an output that fails."""
+    line = line.replace("curl: curl:", "curl:")  # curl 8.14 on an output that fails
     return re.sub(r"\(23\).*", "(23)", re.sub(r"after \d+ ms", "", line))
 
 
