@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 import subprocess
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dpop.keys.pkcs11 import _pin as pin
 from dpop.keys.pkcs11._modules import close_modules
 
 SOURCE = Path(__file__).with_name("pkcs11_faults.c")
+_PT_GNU_STACK = 0x6474E551
 _editions = itertools.count()
 
 
@@ -35,7 +37,28 @@ def build(directory: Path) -> Path:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    _need_no_executable_stack(library)
     return library
+
+
+def _need_no_executable_stack(library: Path) -> None:
+    """Add the program header PT_GNU_STACK to what tcc makes.
+
+    A 64-bit ELF file without one asks for an executable stack, and from glibc 2.41 on dlopen refuses such a file.
+    """
+    octets = bytearray(library.read_bytes())
+    if octets[:5] != b"\x7fELF\x02":
+        return
+    offset, (size, count) = struct.unpack_from("=Q", octets, 32)[0], struct.unpack_from("=HH", octets, 54)
+    table = octets[offset : offset + size * count]
+    if _PT_GNU_STACK in (struct.unpack_from("=I", table, at)[0] for at in range(0, len(table), size)):
+        return
+    octets += bytes(-len(octets) % 8)
+    struct.pack_into("=Q", octets, 32, len(octets))
+    struct.pack_into("=H", octets, 56, count + 1)
+    readable_and_writable = 6
+    octets += table + struct.pack("=II6Q", _PT_GNU_STACK, readable_and_writable, 0, 0, 0, 0, 0, 16)
+    library.write_bytes(octets)
 
 
 class Faults:
