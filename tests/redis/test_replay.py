@@ -20,12 +20,12 @@ import pytest
 import redis
 import redis.asyncio
 import redis.asyncio.retry
+from dpop._redis_failures import is_down, unusable
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from support.redis_server import RedisServer, running_redis
 from support.redis_verifiers import URL, verify_in_a_process
 
-from dpop._redis_failures import is_down, unusable
 from dpop.errors import ArgumentTypeError, InvalidProof, ReplayCacheError, UsageError
 from dpop.keys import generate_key
 from dpop.proof import create_proof
