@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from jeepney import HeaderFields, Message, MessageType, message_bus, new_error, new_method_return
@@ -35,7 +36,8 @@ def secret_service() -> Iterator[str]:
     """Run one; the address of its bus, for ``DBUS_SESSION_BUS_ADDRESS``."""
     with running_bus() as address:
         process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-m", "support.secret_service"],
+            cwd=Path(__file__).parents[1],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "DBUS_SESSION_BUS_ADDRESS": address},
