@@ -142,9 +142,9 @@ def thumbprint(*, as_json: bool, **options: Any) -> None:
 
 def _report_token_key(made: Pkcs11Key, uri: str, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"uri": uri, "token": made.token, **_facts(made)}, indent=2))
+        click.echo(json.dumps({"uri": uri, "device": made.device, **_facts(made)}, indent=2))
         return
-    click.echo(f"a new ES256 key in the token {made.token!r}, which it cannot leave")
+    click.echo(f"a new ES256 key in the device {made.device!r}, which it cannot leave")
     click.echo(f"thumbprint (jkt): {made.thumbprint}")
     click.echo(f"URI: {uri}")
     hint("name it with --key 'URI', in quotes, or once for all with: export DPOP_KEY='URI'")

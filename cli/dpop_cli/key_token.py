@@ -98,8 +98,8 @@ def _key_line(key: KeyReport) -> str:
     facts = [f"ES256, jkt {key.thumbprint or 'not shown'}" if key.usable else f"{key.kind}, not for proofs"]
     if not key.private_seen:
         facts.append("its private half shows after the PIN")
-    if key.stays_in_token is not None:
-        facts.append("stays in the token" if key.stays_in_token else "CAN BE TAKEN OUT")
+    if key.stays_in_device is not None:
+        facts.append("stays in the device" if key.stays_in_device else "CAN BE TAKEN OUT")
     if key.pin_each_time:
         facts.append("PIN for each signature")
     return f"{_printable(key.label) or '(no label)'}: {', '.join(facts)}"

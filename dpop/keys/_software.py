@@ -272,7 +272,7 @@ class SoftwareKey:
 
 
 def _is_foreign(private: object) -> bool:
-    """Whether the object is another package's, and so anything behind the interface: a token, a service."""
+    """Whether the object is another package's, and so anything behind the interface: a device, a service."""
     return not type(private).__module__.startswith("cryptography.")
 
 

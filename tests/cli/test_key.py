@@ -302,7 +302,7 @@ def test_the_examples_of_generate_work(tmp_path: Path, softhsm: SoftHsm) -> None
     done = run_script(examples(generate), tmp_path, **environment)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"key.pem", "api-key.pem", "locked.pem", "pin"}
-    assert "a new ES256 key in the token 'office'" in done.stdout
+    assert "a new ES256 key in the device 'office'" in done.stdout
     done = run_script(examples(list_keys), tmp_path, **environment)
     assert done.returncode == 0, done.stderr
     assert "api: ES256" in done.stdout

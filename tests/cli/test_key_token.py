@@ -41,9 +41,9 @@ def test_generate_makes_a_key_that_can_be_used_at_once(softhsm: SoftHsm) -> None
     made = invoke("key", "generate", "--pkcs11", softhsm.uri("cli one", pin=False), *pin_file(softhsm), "--json")
     assert made.exit_code == 0, made.stderr
     report = json.loads(made.stdout)
-    assert report["token"] == "dpop"
+    assert report["device"] == "dpop"
     key = open_key(report["uri"], password=PIN)
-    assert (key.thumbprint, key.stays_in_token) == (report["thumbprint"], True)
+    assert (key.thumbprint, key.stays_in_device) == (report["thumbprint"], True)
     close_modules()
     proof = invoke("proof", "GET", "https://api.example/", "--key", report["uri"], *pin_file(softhsm))
     assert proof.stdout.count(".") == 2, proof.stderr
@@ -52,7 +52,7 @@ def test_generate_makes_a_key_that_can_be_used_at_once(softhsm: SoftHsm) -> None
 def test_generate_reports_for_people(softhsm: SoftHsm) -> None:
     """Token, thumbprint and URI, and what to do with it."""
     made = invoke("key", "generate", "--pkcs11", softhsm.uri("cli two"))
-    assert "a new ES256 key in the token 'dpop'" in made.stdout
+    assert "a new ES256 key in the device 'dpop'" in made.stdout
     assert "object=cli%20two" in made.stdout
     assert "DPOP_KEY=" in made.stderr
 
@@ -173,7 +173,7 @@ def test_list_with_a_pin_shows_private_halves(softhsm: SoftHsm) -> None:
     lines = invoke("key", "list", "--pkcs11", token.partition("&pin-source")[0], *pin_file(softhsm)).stdout.splitlines()
     told = {line.strip().partition(":")[0]: line for line in lines if line.startswith("  ") and "pkcs11:" not in line}
     assert set(told) == {"big", "careful", "good", "loose", "old"}
-    assert "stays in the token" in told["good"]
+    assert "stays in the device" in told["good"]
     assert "CAN BE TAKEN OUT" in told["loose"]
     assert "PIN for each signature" in told["careful"]
     assert "EC P-384, not for proofs" in told["big"]
@@ -190,7 +190,7 @@ def test_a_pin_is_for_one_token(softhsm: SoftHsm, faults: Faults) -> None:
     softhsm.init_token("one more")
     query = f"?module-path={faults.library}"
     refused = invoke("key", "list", "--pkcs11", f"pkcs11:{query}", *pin_file(softhsm))
-    assert (refused.exit_code, "tokens fit" in refused.stderr) == (3, True)
+    assert (refused.exit_code, "devices fit" in refused.stderr) == (3, True)
     assert faults.calls("C_Login") == []
 
 

@@ -2,7 +2,8 @@
 """A PKCS#11 (Cryptoki) module through ctypes: the functions that a signer needs, and no policy.
 
 Follows PKCS #11 v2.40. ctypes lets other threads run while a function of the module does. Nothing here
-is retried, cached or logged, and no octets that a function got are in an error.
+is retried, cached or logged, and no bytes that a function got are in an error. Names are those of the
+standard, which calls a device a token; the modules above this one say device.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One token: found by its URI, found again after it was away, and logged in to."""
+"""One device: found by its URI, found again after it was away, and logged in to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dpop.keys.pkcs11._modules import PATIENCE, LoadedModule, SessionHandle
 from dpop.keys.pkcs11._pin import Pin
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 
-__all__ = ["Token", "devices_of", "find_device", "find_devices"]
+__all__ = ["Device", "devices_of", "find_device", "find_devices"]
 
 _log: Final = logging.getLogger("dpop.keys")
 
@@ -33,7 +33,7 @@ _NOT_FOR_WRITING: Final = frozenset(
 
 
 def devices_of(module: Module) -> list[tuple[int, TokenInfo]]:
-    """The initialised tokens of a module, with their slots; one that goes away meanwhile is left out."""
+    """The initialised devices of a module, with their slots; one that goes away meanwhile is left out."""
     found = []
     for slot in module.slots():
         try:
@@ -47,8 +47,8 @@ def devices_of(module: Module) -> list[tuple[int, TokenInfo]]:
     return found
 
 
-class Token:
-    """A token of a module, which stays the same one: where it is found again its serial number counts too."""
+class Device:
+    """A device of a module, which stays the same one: where it is found again its serial number counts too."""
 
     def __init__(self, loaded: LoadedModule, slot: int, info: TokenInfo, pin: Pin) -> None:
         self.loaded = loaded
@@ -63,12 +63,12 @@ class Token:
 
     @property
     def uri(self) -> Pkcs11Uri:
-        """What names this token and no other."""
+        """What names this device and no other."""
         label, manufacturer, model, serial = (text or None for text in _identity(self.info))
         return Pkcs11Uri(token=label, manufacturer=manufacturer, model=model, serial=serial)
 
     def open_session(self, *, writable: bool = False, login: bool = True) -> SessionHandle:
-        """A session in which the user is logged in, if the token has a login.
+        """A session in which the user is logged in, if the device has a login.
 
         :param login: if not, it shows what it shows to everybody.
         :raises PinError: it wants a PIN and gets none, or refuses it.
@@ -90,7 +90,7 @@ class Token:
         try:
             self.loaded.close_session(session)
         except CryptokiError as error:
-            _log.debug("closing a session with the token %r: %s", self.label, error)
+            _log.debug("closing a session with the device %r: %s", self.label, error)
 
     def give_pin_for_signature(self, session: int) -> None:
         """The login that an always-authenticate key wants between C_SignInit and C_Sign, with nothing between."""
@@ -98,7 +98,7 @@ class Token:
             self._give_pin(session, CKU.CONTEXT_SPECIFIC, self.info.flags)
 
     def _locate(self) -> None:
-        """Where the token is now: numbers of slots change when a module starts again."""
+        """Where the device is now: numbers of slots change when a module starts again."""
         module = self.loaded.module
         try:
             info = module.token_info(self.slot)
@@ -129,7 +129,7 @@ class Token:
             self._give_pin(session, CKU.USER, self.info.flags)
 
     def _give_pin(self, session: int, user: CKU, flags: CKF) -> None:
-        module, where = self.loaded.module, f"the token {self.label!r}"
+        module, where = self.loaded.module, f"the device {self.label!r}"
         if flags & CKF.USER_PIN_LOCKED:
             raise explain(CryptokiError("C_Login", CKR.PIN_LOCKED), self.label)
         if flags & (CKF.USER_PIN_COUNT_LOW | CKF.USER_PIN_FINAL_TRY) and self._pin.is_asked_for:
@@ -157,51 +157,51 @@ class Token:
             raise PinError(f"{where} refused the PIN, which is not tried again{tries_left(now)}") from None
 
 
-def find_device(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Token:
-    """The token that a URI names; looked for again: one that is new, or just being written to, can be missed.
+def find_device(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Device:
+    """The device that a URI names; looked for again: one that is new, or just being written to, can be missed.
 
-    :raises KeyNotFoundError: no token fits the URI.
+    :raises KeyNotFoundError: no device fits the URI.
     :raises AmbiguousKeyError: several do.
     :raises CryptokiError: what the module said.
     """
     for seconds in PATIENCE:
         try:
-            return Token(loaded, *_the_token(loaded.module, uri), pin)
+            return Device(loaded, *_the_device(loaded.module, uri), pin)
         except KeyNotFoundError:
             time.sleep(seconds)
             if not loaded.refresh():
                 raise
-    return Token(loaded, *_the_token(loaded.module, uri), pin)
+    return Device(loaded, *_the_device(loaded.module, uri), pin)
 
 
-def find_devices(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> list[Token]:
-    """All tokens that fit a URI.
+def find_devices(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> list[Device]:
+    """All devices that fit a URI.
 
     :raises CryptokiError: what the module said.
     """
-    return [Token(loaded, slot, info, pin) for slot, info in _fitting(loaded.module, uri, devices_of(loaded.module))]
+    return [Device(loaded, slot, info, pin) for slot, info in _fitting(loaded.module, uri, devices_of(loaded.module))]
 
 
-def _fitting(module: Module, uri: Pkcs11Uri, tokens: list[tuple[int, TokenInfo]]) -> list[tuple[int, TokenInfo]]:
+def _fitting(module: Module, uri: Pkcs11Uri, devices: list[tuple[int, TokenInfo]]) -> list[tuple[int, TokenInfo]]:
     if not _library_fits(uri, module.info()):
         return []
-    return [(slot, info) for slot, info in tokens if _fits(uri, info) and _slot_fits(uri, slot, module)]
+    return [(slot, info) for slot, info in devices if _fits(uri, info) and _slot_fits(uri, slot, module)]
 
 
-def _the_token(module: Module, uri: Pkcs11Uri) -> tuple[int, TokenInfo]:
-    tokens = devices_of(module)
-    fitting = _fitting(module, uri, tokens)
+def _the_device(module: Module, uri: Pkcs11Uri) -> tuple[int, TokenInfo]:
+    devices = devices_of(module)
+    fitting = _fitting(module, uri, devices)
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         raise AmbiguousKeyError(
-            f"{len(fitting)} tokens fit {uri.name}: {_listed([info for _, info in fitting])}; add serial= to the URI"
+            f"{len(fitting)} devices fit {uri.name}: {_listed([info for _, info in fitting])}; add serial= to the URI"
         )
-    if not tokens:
+    if not devices:
         raise KeyNotFoundError(
-            f"no token is there for {uri.name}; look whether it is inserted, or whether its service runs"
+            f"no device is there for {uri.name}; look whether it is inserted, or whether its service runs"
         )
-    raise KeyNotFoundError(f"no token fits {uri.name}; there are {_listed([info for _, info in tokens])}")
+    raise KeyNotFoundError(f"no device fits {uri.name}; there are {_listed([info for _, info in devices])}")
 
 
 def _fits(uri: Pkcs11Uri, info: TokenInfo) -> bool:

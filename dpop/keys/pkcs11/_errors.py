@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a PKCS#11 module says, as errors of this package: which token, what happened, what to do."""
+"""What a PKCS#11 module says, as errors of this package: which device, what happened, what to do."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ __all__ = ["WRONG_PIN", "explain", "tries_left"]
 WRONG_PIN: Final = frozenset({CKR.PIN_INCORRECT, CKR.PIN_INVALID, CKR.PIN_LEN_RANGE})
 
 _LOCKED: Final = (
-    "{token} is locked after too many wrong PINs, and takes not even the right one; unlock it with its SO PIN or PUK, a"
-    " TPM with tpm2_dictionarylockout or by waiting"
+    "{device} is locked after too many wrong PINs, and takes not even the right one; unlock it with its SO PIN or PUK,"
+    " a TPM with tpm2_dictionarylockout or by waiting"
 )
-_GONE: Final = "{token} is not there any more; insert it and try again ({said})"
-_NOBODY: Final = "{token} was asked to sign, and nobody agreed or touched it in time ({said})"
-_NOT_TO_SIGN: Final = "the key in {token} may not be used to sign ({said}); make one with: dpop key generate --pkcs11"
-_NO_ECDSA: Final = "{token} or its module cannot do that with EC keys ({said})"
-_READ_ONLY: Final = "{token} cannot be written to ({said})"
-_TEMPLATE: Final = "{token} makes no such key ({said}); make one with its maker's own tool"
+_GONE: Final = "{device} is not there any more; insert it and try again ({said})"
+_NOBODY: Final = "{device} was asked to sign, and nobody agreed or touched it in time ({said})"
+_NOT_TO_SIGN: Final = "the key in {device} may not be used to sign ({said}); make one with: dpop key generate --pkcs11"
+_NO_ECDSA: Final = "{device} or its module cannot do that with EC keys ({said})"
+_READ_ONLY: Final = "{device} cannot be written to ({said})"
+_TEMPLATE: Final = "{device} makes no such key ({said}); make one with its maker's own tool"
 _FAILED: Final = (
-    "{token} or its module failed ({said}); look whether the device or service is there, and what its own log says"
+    "{device} or its module failed ({said}); look whether the device or service is there, and what its own log says"
 )
 
 _SENTENCES: Final[Mapping[int, tuple[type[DPoPKeyError], str]]] = MappingProxyType(
     {
         CKR.PIN_LOCKED: (PinLockedError, _LOCKED),
-        **dict.fromkeys(WRONG_PIN, (PinError, "{token} refused the PIN; it was not tried again")),
+        **dict.fromkeys(WRONG_PIN, (PinError, "{device} refused the PIN; it was not tried again")),
         CKR.USER_PIN_NOT_INITIALIZED: (
             PinError,
-            "{token} has no PIN yet; set one with: pkcs11-tool --login --login-type so --init-pin",
+            "{device} has no PIN yet; set one with: pkcs11-tool --login --login-type so --init-pin",
         ),
-        CKR.PIN_EXPIRED: (PinError, "the PIN of {token} has expired; change it: pkcs11-tool --login --change-pin"),
+        CKR.PIN_EXPIRED: (PinError, "the PIN of {device} has expired; change it: pkcs11-tool --login --change-pin"),
         CKR.USER_ANOTHER_ALREADY_LOGGED_IN: (
             PinError,
-            "another user of {token}, such as its security officer, is logged in by this process",
+            "another user of {device}, such as its security officer, is logged in by this process",
         ),
-        CKR.USER_NOT_LOGGED_IN: (PinError, "{token} wants a PIN that it did not ask for ({said}); load the key again"),
+        CKR.USER_NOT_LOGGED_IN: (PinError, "{device} wants a PIN that it did not ask for ({said}); load the key again"),
         **dict.fromkeys(
             (CKR.DEVICE_REMOVED, CKR.TOKEN_NOT_PRESENT, CKR.SLOT_ID_INVALID, CKR.TOKEN_NOT_RECOGNIZED),
             (DeviceError, _GONE),
@@ -51,7 +51,7 @@ _SENTENCES: Final[Mapping[int, tuple[type[DPoPKeyError], str]]] = MappingProxyTy
         **dict.fromkeys(
             (CKR.MECHANISM_INVALID, CKR.MECHANISM_PARAM_INVALID, CKR.FUNCTION_NOT_SUPPORTED), (DeviceError, _NO_ECDSA)
         ),
-        CKR.SESSION_COUNT: (DeviceError, "{token} has no session left; other programs hold them all ({said})"),
+        CKR.SESSION_COUNT: (DeviceError, "{device} has no session left; other programs hold them all ({said})"),
         **dict.fromkeys((CKR.TOKEN_WRITE_PROTECTED, CKR.SESSION_READ_ONLY), (DeviceError, _READ_ONLY)),
         **dict.fromkeys(
             (
@@ -63,31 +63,31 @@ _SENTENCES: Final[Mapping[int, tuple[type[DPoPKeyError], str]]] = MappingProxyTy
             ),
             (DeviceError, _TEMPLATE),
         ),
-        CKR.DEVICE_MEMORY: (DeviceError, "{token} is full ({said})"),
+        CKR.DEVICE_MEMORY: (DeviceError, "{device} is full ({said})"),
         CKR.CRYPTOKI_NOT_INITIALIZED: (
             DeviceError,
-            "the module of {token} was ended by another part of this program ({said})",
+            "the module of {device} was ended by another part of this program ({said})",
         ),
     }
 )
 
 
-def explain(error: CryptokiError, token: str) -> DPoPKeyError:
+def explain(error: CryptokiError, device: str) -> DPoPKeyError:
     """The error to raise for what a function returned.
 
-    :param token: the label of the token.
+    :param device: the label of the device.
     """
     kind, sentence = _SENTENCES.get(error.rv, (DeviceError, _FAILED))
-    text = sentence.format(token=f"the token {token!r}", said=error)
+    text = sentence.format(device=f"the device {device!r}", said=error)
     return DeviceError(text, error.name) if kind is DeviceError else kind(text)
 
 
 def tries_left(flags: CKF) -> str:
-    """What the token tells of the tries that are left, as the end of a sentence."""
+    """What the device tells of the tries that are left, as the end of a sentence."""
     if flags & CKF.USER_PIN_LOCKED:
-        return "; the token is locked now"
+        return "; the device is locked now"
     if flags & CKF.USER_PIN_FINAL_TRY:
-        return "; one try is left before the token locks itself"
+        return "; one try is left before the device locks itself"
     if flags & CKF.USER_PIN_COUNT_LOW:
-        return "; the token counts wrong PINs, and may lock itself after a few more"
-    return "; the token does not tell how many tries are left, often it is two"
+        return "; the device counts wrong PINs, and may lock itself after a few more"
+    return "; the device does not tell how many tries are left, often it is two"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is: tokens, the keys in them, and what each can do. Nobody is asked for a PIN to see it."""
+"""What there is: devices, the keys in them, and what each can do. Nobody is asked for a PIN to see it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dpop._tracebacks import hide_frames
 from dpop.errors import InvalidKeyError
 from dpop.keys._pem import Password
 from dpop.keys.pkcs11._cryptoki import CKA, CKF, CKM, CKO, CryptokiError, Module
-from dpop.keys.pkcs11._device import Token, find_device, find_devices
+from dpop.keys.pkcs11._device import Device, find_device, find_devices
 from dpop.keys.pkcs11._errors import explain
 from dpop.keys.pkcs11._modules import LoadedModule, find_module, open_module
 from dpop.keys.pkcs11._objects import KeyObject, key_objects, public_keys, read_point
@@ -21,13 +21,13 @@ __all__ = ["DeviceReport", "KeyReport", "list_devices"]
 
 @dataclass(frozen=True, slots=True)
 class KeyReport:
-    """One key of a token.
+    """One key of a device.
 
     :param uri: names it (RFC 7512), without module and PIN.
     :param kind: ``"EC P-256"``, ``"RSA"``, and so on.
-    :param private_seen: whether the private half shows; most tokens show it only after the PIN.
-    :param usable: whether it makes ES256 proofs, as far as the token tells.
-    :param stays_in_token: whether the token never gives it away; None if it does not say.
+    :param private_seen: whether the private half shows; most devices show it only after the PIN.
+    :param usable: whether it makes ES256 proofs, as far as the device tells.
+    :param stays_in_device: whether the device never gives it away; None if it does not say.
     :param pin_each_time: whether each signature needs the PIN.
     :param thumbprint: the ``jkt``; None if the public key does not show, or is of another kind.
     """
@@ -37,14 +37,14 @@ class KeyReport:
     kind: str
     private_seen: bool
     usable: bool
-    stays_in_token: bool | None
+    stays_in_device: bool | None
     pin_each_time: bool
     thumbprint: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceReport:
-    """One token.
+    """One device.
 
     :param wants_pin: whether it has a login.
     :param pin_state: ``"locked"``, ``"final try"`` or ``"wrong PIN counted"``; None if all is well, or not told.
@@ -65,14 +65,14 @@ class DeviceReport:
 
 @hide_frames
 def list_devices(uri: str | Pkcs11Uri = "pkcs11:", *, password: Password | None = None) -> list[DeviceReport]:
-    """The tokens that fit a URI, and their keys.
+    """The devices that fit a URI, and their keys.
 
-    :param uri: ``pkcs11:`` for all; a token's attributes choose, and so does the module in it.
-    :param password: a PIN, to see what only its owner sees. Then the URI must name one token: no PIN is
+    :param uri: ``pkcs11:`` for all; a device's attributes choose, and so does the module in it.
+    :param password: a PIN, to see what only its owner sees. Then the URI must name one device: no PIN is
         given to several.
     :raises InvalidKeyError: the URI is malformed.
     :raises DeviceError: the module cannot be used.
-    :raises KeyNotFoundError: with a PIN, no token fits. AmbiguousKeyError: several.
+    :raises KeyNotFoundError: with a PIN, no device fits. AmbiguousKeyError: several.
     :raises PinError: the PIN was refused.
     """
     parsed = uri if isinstance(uri, Pkcs11Uri) else Pkcs11Uri.parse(uri)
@@ -87,20 +87,20 @@ def list_devices(uri: str | Pkcs11Uri = "pkcs11:", *, password: Password | None 
 
 def _listed(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, *, login: bool) -> list[DeviceReport]:
     with loaded.lock:
-        tokens = [find_device(loaded, uri, pin)] if login else find_devices(loaded, uri, pin)
-        return [_token_report(token, uri, login=login) for token in tokens]
+        devices = [find_device(loaded, uri, pin)] if login else find_devices(loaded, uri, pin)
+        return [_device_report(device, uri, login=login) for device in devices]
 
 
-def _token_report(token: Token, uri: Pkcs11Uri, *, login: bool) -> DeviceReport:
-    module, info = token.loaded.module, token.info
-    session = token.open_session(login=login)
+def _device_report(device: Device, uri: Pkcs11Uri, *, login: bool) -> DeviceReport:
+    module, info = device.loaded.module, device.info
+    session = device.open_session(login=login)
     try:
-        keys = _keys(module, session, token.uri, uri)
+        keys = _keys(module, session, device.uri, uri)
     finally:
-        token.close_session(session)
-    mechanisms = module.mechanisms(token.slot)
+        device.close_session(session)
+    mechanisms = module.mechanisms(device.slot)
     return DeviceReport(
-        token.uri.name,
+        device.uri.name,
         *(info.label, info.manufacturer, info.model, info.serial),
         wants_pin=bool(info.flags & CKF.LOGIN_REQUIRED),
         pin_state=_pin_state(info.flags),
@@ -110,25 +110,25 @@ def _token_report(token: Token, uri: Pkcs11Uri, *, login: bool) -> DeviceReport:
     )
 
 
-def _keys(module: Module, session: int, token: Pkcs11Uri, uri: Pkcs11Uri) -> list[KeyReport]:
+def _keys(module: Module, session: int, device: Pkcs11Uri, uri: Pkcs11Uri) -> list[KeyReport]:
     privates = key_objects(module, session, CKO.PRIVATE_KEY, uri)
     seen = {(key.id or key.label) for key in privates}
     publics = [key for key in key_objects(module, session, CKO.PUBLIC_KEY, uri) if (key.id or key.label) not in seen]
     return [
-        *(_key_report(key, token, _thumbprint(module, session, key)) for key in privates),
-        *(_key_report(key, token, _own_thumbprint(module, session, key), private_seen=False) for key in publics),
+        *(_key_report(key, device, _thumbprint(module, session, key)) for key in privates),
+        *(_key_report(key, device, _own_thumbprint(module, session, key), private_seen=False) for key in publics),
     ]
 
 
-def _key_report(key: KeyObject, token: Pkcs11Uri, thumbprint: str | None, *, private_seen: bool = True) -> KeyReport:
+def _key_report(key: KeyObject, device: Pkcs11Uri, thumbprint: str | None, *, private_seen: bool = True) -> KeyReport:
     told = key.sensitive is not None and key.extractable is not None
     return KeyReport(
-        key.uri(token).name,
+        key.uri(device).name,
         key.label,
         key.kind,
         private_seen=private_seen,
         usable=key.usable and (private_seen or thumbprint is not None),
-        stays_in_token=bool(key.sensitive) and not key.extractable if private_seen and told else None,
+        stays_in_device=bool(key.sensitive) and not key.extractable if private_seen and told else None,
         pin_each_time=key.always_authenticate,
         thumbprint=thumbprint,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A key in a token: opened by its URI, or made there."""
+"""A key in a device: opened by its URI, or made there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dpop.keys._external import ExternalKey, read_public_key
 from dpop.keys._pem import Password
 from dpop.keys._public import PublicKey
 from dpop.keys.pkcs11._cryptoki import CKA, CKM, CKO, CryptokiError, Module, Template
-from dpop.keys.pkcs11._device import Token, find_device
+from dpop.keys.pkcs11._device import Device, find_device
 from dpop.keys.pkcs11._errors import explain
 from dpop.keys.pkcs11._modules import LoadedModule, find_module, open_module
 from dpop.keys.pkcs11._objects import P256_PARAMS, KeyObject, key_objects, public_keys, the_private_key
@@ -38,27 +38,29 @@ _ID_BYTES: Final = 8
 
 
 def make_pair(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Pkcs11Uri:
-    """Make a P-256 pair, and see that the token did what it was told; the URI names it.
+    """Make a P-256 pair, and see that the device did what it was told; the URI names it.
 
-    :param uri: names the token and, in ``object``, the new key.
+    :param uri: names the device and, in ``object``, the new key.
     :raises AmbiguousKeyError: a key of that name or id is there.
-    :raises DeviceError: the token makes no such keys, or made another, which is destroyed again.
+    :raises DeviceError: the device makes no such keys, or made another, which is destroyed again.
     :raises CryptokiError: what the module said otherwise.
     """
     module, label = loaded.module, uri.object or ""
     with loaded.lock:
-        token = find_device(loaded, uri, pin)
-        if CKM.EC_KEY_PAIR_GEN not in module.mechanisms(token.slot):
-            raise DeviceError(f"the token {token.label!r} makes no EC keys; use its maker's own tool, and give the URI")
+        device = find_device(loaded, uri, pin)
+        if CKM.EC_KEY_PAIR_GEN not in module.mechanisms(device.slot):
+            raise DeviceError(
+                f"the device {device.label!r} makes no EC keys; make one with its maker's own tool, and give its URI"
+            )
         names: Template = {
             CKA.TOKEN: True,
             CKA.LABEL: label.encode(),
             CKA.ID: uri.id or secrets.token_bytes(_ID_BYTES),
         }
         made = Pkcs11Uri(object=label, id=bytes(names[CKA.ID]))
-        session = token.open_session(writable=True)
+        session = device.open_session(writable=True)
         try:
-            _refuse_if_there(module, session, made, token.label)
+            _refuse_if_there(module, session, made, device.label)
             public: Template = {**names, CKA.EC_PARAMS: P256_PARAMS, CKA.VERIFY: True}
             private: Template = {
                 **names,
@@ -73,19 +75,19 @@ def make_pair(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Pkcs11Uri:
                 for handle in pair:
                     module.destroy_object(session, handle)
                 raise DeviceError(
-                    f"the token {token.label!r} made a key that could be taken out or not be used; it is destroyed"
+                    f"the device {device.label!r} made a key that could be taken out or not be used; it is destroyed"
                 )
         finally:
-            token.close_session(session)
-        return replace(token.uri, object=label, id=made.id).reached_as(uri)
+            device.close_session(session)
+        return replace(device.uri, object=label, id=made.id).reached_as(uri)
 
 
-def _refuse_if_there(module: Module, session: int, made: Pkcs11Uri, token: str) -> None:
+def _refuse_if_there(module: Module, session: int, made: Pkcs11Uri, device: str) -> None:
     for kind in (CKO.PRIVATE_KEY, CKO.PUBLIC_KEY):
         for same in (replace(made, id=None), replace(made, object=None)):
             if there := key_objects(module, session, kind, same):
                 raise AmbiguousKeyError(
-                    f"the token {token!r} has {there[0].described} already, which is kept; name the new key otherwise"
+                    f"the device {device!r} has {there[0].described} already, which is kept; name the new key otherwise"
                 )
 
 
@@ -97,18 +99,18 @@ _log: Final = logging.getLogger("dpop.keys")
 
 
 class Pkcs11Key(ExternalKey):
-    """A P-256 private key in a PKCS#11 token. It signs with ES256, in as many sessions as the token allows.
+    """A P-256 private key in a PKCS#11 device. It signs with ES256, in as many sessions as the device allows.
 
-    Thread-safe. Every signature is verified before it is returned. A token that was removed or restarted is
+    Thread-safe. Every signature is verified before it is returned. A device that was removed or restarted is
     found again by itself, with the PIN that worked; a PIN that was refused is never tried again. In a
     forked process the key refuses to sign: open it there.
     """
 
-    __slots__ = ("__weakref__", "_object", "_pool", "_signer", "_token")
+    __slots__ = ("__weakref__", "_device", "_object", "_pool", "_signer")
 
     def __init__(
         self,
-        token: Token,
+        device: Device,
         key: KeyObject,
         public: PublicKey,
         pool: SessionPool,
@@ -118,20 +120,20 @@ class Pkcs11Key(ExternalKey):
     ) -> None:
         """Not to be called: :func:`open_key` makes one."""
         super().__init__(public, signer, signature_format="raw", reference=reference)
-        self._token = token
+        self._device = device
         self._object = key
         self._pool = pool
         self._signer = signer
         weakref.finalize(self, signer.close).atexit = False
 
     @property
-    def token(self) -> str:
-        """The label of its token."""
-        return self._token.label
+    def device(self) -> str:
+        """The label of its device."""
+        return self._device.label
 
     @property
-    def stays_in_token(self) -> bool | None:
-        """Whether the token never gives the private part away, as it says itself; None if it does not say."""
+    def stays_in_device(self) -> bool | None:
+        """Whether the device never gives the private part away, as it says itself; None if it does not say."""
         if self._object.sensitive is None or self._object.extractable is None:
             return None
         return self._object.sensitive and not self._object.extractable
@@ -142,12 +144,12 @@ class Pkcs11Key(ExternalKey):
         return self._pool.limit
 
     def close(self) -> None:
-        """Close its sessions with the token; it cannot sign any more."""
+        """Close its sessions with the device; it cannot sign any more."""
         self._signer.close()
 
     @property
     def _keeper(self) -> str:
-        return f"the token {self._token.label!r}"
+        return f"the device {self._device.label!r}"
 
 
 @hide_frames
@@ -158,18 +160,18 @@ def open_key(
     public_key: object | None = None,
     sessions: int | None = None,
 ) -> Pkcs11Key:
-    """Open a private key in a token.
+    """Open a private key in a device.
 
-    :param uri: names exactly one token and one P-256 key (RFC 7512). Its ``module-path`` is loaded as code.
+    :param uri: names exactly one device and one P-256 key (RFC 7512). Its ``module-path`` is loaded as code.
     :param password: the PIN, or a function that asks for it; not needed if the URI has ``pin-source`` or
-        ``pin-value``, or the token wants none. It stays in memory as long as the key.
-    :param public_key: for a token that shows neither it nor a certificate; as for
+        ``pin-value``, or the device wants none. It stays in memory as long as the key.
+    :param public_key: for a device that shows neither it nor a certificate; as for
         :class:`dpop.keys.ExternalKey`.
-    :param sessions: how many signatures to make at once; by default what suits the token.
+    :param sessions: how many signatures to make at once; by default what suits the device.
     :raises InvalidKeyError: the URI is malformed, the key is no P-256 key that may sign, or the public key
         is another's.
-    :raises DeviceError: the module or token cannot be used.
-    :raises KeyNotFoundError: no such token or key. AmbiguousKeyError: several.
+    :raises DeviceError: the module or device cannot be used.
+    :raises KeyNotFoundError: no such device or key. AmbiguousKeyError: several.
     :raises PinError: the PIN is missing or was refused.
     :raises ForkedKeyError: the module was started before this process was forked.
     """
@@ -186,19 +188,19 @@ def load(uri: str, *, password: Password | None = None, alg: str | None = None) 
     :raises AlgorithmError: ``alg`` is not ES256.
     """
     if alg not in {None, "ES256"}:
-        raise AlgorithmError(f"a key in a token signs with ES256, not with {alg!r:.40}")
+        raise AlgorithmError(f"a key in a device signs with ES256, not with {alg!r:.40}")
     return open_key(uri, password=password)
 
 
 @hide_frames
 def generate_key(uri: str | Pkcs11Uri, *, password: Password | None = None) -> Pkcs11Key:
-    """Make a P-256 pair in a token: it signs, and the private part never leaves (SENSITIVE, not EXTRACTABLE).
+    """Make a P-256 pair in a device: it signs, and the private part never leaves (SENSITIVE, not EXTRACTABLE).
 
-    :param uri: names the token, and in ``object`` the new key. Its ``id`` is random unless given.
+    :param uri: names the device, and in ``object`` the new key. Its ``id`` is random unless given.
     :param password: as for :func:`open_key`.
     :raises InvalidKeyError: the URI is malformed, or has no ``object``.
-    :raises AmbiguousKeyError: the token has a key of that name or id already, which is kept.
-    :raises DeviceError: the token does not make such keys.
+    :raises AmbiguousKeyError: the device has a key of that name or id already, which is kept.
+    :raises DeviceError: the device does not make such keys.
     """
     parsed = uri if isinstance(uri, Pkcs11Uri) else Pkcs11Uri.parse(uri)
     if not parsed.object:
@@ -224,62 +226,62 @@ def _opened(uri: Pkcs11Uri, pin: Pin, given: PublicKey | None, sessions: int | N
 
 def _open(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, given: PublicKey | None, sessions: int | None) -> Pkcs11Key:
     with loaded.lock:
-        token = find_device(loaded, uri, pin)
-        mechanism = _mechanism(token)
-        handle = token.open_session()
+        device = find_device(loaded, uri, pin)
+        mechanism = _mechanism(device)
+        handle = device.open_session()
         try:
-            key = the_private_key(loaded.module, handle, uri, token.label)
-            first = Session(token, handle, key, mechanism)
-            public = _public_key(token, first, key, given, mechanism)
-            pool = SessionPool(_opener(token, key, mechanism), default_limit(token) if sessions is None else sessions)
+            key = the_private_key(loaded.module, handle, uri, device.label)
+            first = Session(device, handle, key, mechanism)
+            public = _public_key(device, first, key, given, mechanism)
+            pool = SessionPool(_opener(device, key, mechanism), default_limit(device) if sessions is None else sessions)
         except BaseException:
-            token.close_session(handle)
+            device.close_session(handle)
             raise
         pool.add(first)
-        signer = DeviceSigner(token, pool, mechanism)
+        signer = DeviceSigner(device, pool, mechanism)
     if key.extractable or key.sensitive is False:
-        _log.warning("the key %s can be taken out of its token %r; make one that cannot", key.described, token.label)
-    return Pkcs11Key(token, key, public, pool, signer, reference=key.uri(token.uri).reached_as(uri).reference)
+        _log.warning("the key %s can be taken out of its device %r; make one that cannot", key.described, device.label)
+    return Pkcs11Key(device, key, public, pool, signer, reference=key.uri(device.uri).reached_as(uri).reference)
 
 
-def _opener(token: Token, key: KeyObject, mechanism: CKM) -> Callable[[], Session]:
+def _opener(device: Device, key: KeyObject, mechanism: CKM) -> Callable[[], Session]:
     """What opens more sessions for a key; it is found again in each, for numbers of objects change."""
     name = key.uri(Pkcs11Uri())
 
     def open_session() -> Session:
-        handle = token.open_session()
+        handle = device.open_session()
         try:
-            with token.loaded.lock:
-                found = the_private_key(token.loaded.module, handle, name, token.label)
-            return Session(token, handle, found, mechanism)
+            with device.loaded.lock:
+                found = the_private_key(device.loaded.module, handle, name, device.label)
+            return Session(device, handle, found, mechanism)
         except BaseException:
-            token.close_session(handle)
+            device.close_session(handle)
             raise
 
     return open_session
 
 
-def _mechanism(token: Token) -> CKM:
-    """CKM_ECDSA over a digest of our own: every token that has ECDSA has that, and few have the other."""
-    offered = token.loaded.module.mechanisms(token.slot)
+def _mechanism(device: Device) -> CKM:
+    """CKM_ECDSA over a digest of our own: every device that has ECDSA has that, and few have the other."""
+    offered = device.loaded.module.mechanisms(device.slot)
     if CKM.ECDSA in offered or not offered:
         return CKM.ECDSA
     if CKM.ECDSA_SHA256 in offered:
         return CKM.ECDSA_SHA256
-    raise DeviceError(f"the token {token.label!r} has no ECDSA, so it cannot sign proofs")
+    raise DeviceError(f"the device {device.label!r} has no ECDSA, so it cannot sign proofs")
 
 
-def _public_key(token: Token, session: Session, key: KeyObject, given: PublicKey | None, mechanism: CKM) -> PublicKey:
-    points = public_keys(token.loaded.module, session.handle, key)
+def _public_key(device: Device, session: Session, key: KeyObject, given: PublicKey | None, mechanism: CKM) -> PublicKey:
+    points = public_keys(device.loaded.module, session.handle, key)
     candidates, certain = points.keys, points.certain
     if not candidates and given is None:
         raise KeyNotFoundError(
-            f"the token {token.label!r} shows no public key of {key.described}; write its certificate or public key to"
-            " the token, or call open_key with public_key="
+            f"the device {device.label!r} shows no public key of {key.described}; write its certificate or public key"
+            " to the device, or call open_key with public_key="
         )
     if given is not None:
         if candidates and given not in candidates:
-            raise InvalidKeyError(f"the public key that was given is not that of {key.described} in {token.label!r}")
+            raise InvalidKeyError(f"the public key that was given is not that of {key.described} in {device.label!r}")
         candidates, certain = [given], certain and bool(candidates)
     if certain:
         return candidates[0]
@@ -290,7 +292,7 @@ def _public_key(token: Token, session: Session, key: KeyObject, given: PublicKey
         if _verifies(candidate, probe, signature):
             return candidate
     raise InvalidKeyError(
-        f"none of {len(candidates)} public keys or certificates for {key.described} in the token {token.label!r} is"
+        f"none of {len(candidates)} public keys or certificates for {key.described} in the device {device.label!r} is"
         " that of its private key"
     )
 

@@ -176,7 +176,7 @@ class LoadedModule:
     def has_session(self, handle: SessionHandle) -> bool:
         """Whether it is the one that was opened, as far as is known here.
 
-        A session ends with its token or its module, and a later one may have its number. To sign in it then, or to
+        A session ends with its device or its module, and a later one may have its number. To sign in it then, or to
         close it, would be to do so under another thread's hands, and some modules crash at that.
         """
         return self._sessions.get(handle) is handle
@@ -200,7 +200,7 @@ class LoadedModule:
     def refresh(self) -> bool:
         """Finalise and initialise if no key of this process needs it; False if nothing was done.
 
-        Some modules look for tokens only then.
+        Some modules look for devices only then.
         """
         with self.lock:
             if not self._owned or len(self.users):
@@ -296,7 +296,7 @@ def open_module(path: str) -> LoadedModule:
 def close_modules(timeout: float = 2.0) -> None:
     """End all modules of this process, as at its exit; their keys cannot sign any more.
 
-    A token's sessions would else stay open in some devices, which have room for few.
+    Otherwise some devices keep the sessions open, and they have room for few.
     """
     with _registry_lock:
         for loaded in _registry.values():

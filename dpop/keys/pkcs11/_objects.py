@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objects of a token: the one private key that is meant, and the public key that belongs to it."""
+"""The objects of a device: the one private key that is meant, and the public key that belongs to it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ULONG: Final = ctypes.sizeof(ctypes.c_ulong)
 
 @dataclass(frozen=True, slots=True)
 class KeyObject:
-    """A key as its token describes it. None stands for what it does not tell.
+    """A key as its device describes it. None stands for what it does not tell.
 
     :param kind: ``"EC P-256"``, ``"RSA"``, and so on.
     """
@@ -50,12 +50,12 @@ class KeyObject:
 
     @property
     def usable(self) -> bool:
-        """Whether it can make ES256 proofs, as far as the token tells."""
+        """Whether it can make ES256 proofs, as far as the device tells."""
         return self.kind in {"EC P-256", "EC"} and self.sign is not False
 
-    def uri(self, token: Pkcs11Uri) -> Pkcs11Uri:
-        """Its name, for the token's."""
-        return replace(token, object=self.label or None, id=self.id or None)
+    def uri(self, device: Pkcs11Uri) -> Pkcs11Uri:
+        """Its name, for the device's."""
+        return replace(device, object=self.label or None, id=self.id or None)
 
     @property
     def described(self) -> str:
@@ -78,10 +78,10 @@ def key_objects(module: Module, session: int, kind: CKO, uri: Pkcs11Uri = Pkcs11
     return sorted(found, key=lambda key: (key.label, key.id))
 
 
-def the_private_key(module: Module, session: int, uri: Pkcs11Uri, token: str) -> KeyObject:
+def the_private_key(module: Module, session: int, uri: Pkcs11Uri, device: str) -> KeyObject:
     """The one private key that fits the URI and can sign with ES256.
 
-    :param token: label of the token, for messages.
+    :param device: label of the device, for messages.
     :raises KeyNotFoundError: none fits.
     :raises InvalidKeyError: what fits is of another kind, or not for signing.
     :raises AmbiguousKeyError: several fit.
@@ -92,22 +92,23 @@ def the_private_key(module: Module, session: int, uri: Pkcs11Uri, token: str) ->
         return usable[0]
     if usable:
         raise AmbiguousKeyError(
-            f"{len(usable)} keys of the token {token!r} fit {uri.name}: {_listed(usable)}; name one by object= and id="
+            f"{len(usable)} keys of the device {device!r} fit {uri.name}: {_listed(usable)}; name one by object= and"
+            " id="
         )
     if fitting:
         raise InvalidKeyError(
-            f"the token {token!r} has for {uri.name} only {_listed(fitting)}; an EC P-256 key that may sign is needed"
+            f"the device {device!r} has for {uri.name} only {_listed(fitting)}; an EC P-256 key that may sign is needed"
         )
     others = key_objects(module, session, CKO.PRIVATE_KEY)
     there = f"it has {_listed(others)}" if others else "it shows no private key at all"
-    raise KeyNotFoundError(f"the token {token!r} has no private key for {uri.name}; {there}")
+    raise KeyNotFoundError(f"the device {device!r} has no private key for {uri.name}; {there}")
 
 
 @dataclass(frozen=True, slots=True)
 class Points:
     """Public keys that may belong to a private one.
 
-    :param certain: there is one, and the token itself says that it belongs to the private key.
+    :param certain: there is one, and the device itself says that it belongs to the private key.
     """
 
     keys: list[PublicKey]
@@ -147,11 +148,11 @@ def read_point(data: bytes) -> PublicKey:
     elif (len(data), data[:3]) in {(68, b"\x03\x42\x00"), (36, b"\x03\x22\x00")}:  # BIT STRING
         bare = data[3:]
     if len(bare) not in {65, 33}:
-        raise InvalidKeyError(f"the token gives {len(data)} octets as the public key, which is no point of P-256")
+        raise InvalidKeyError(f"the device gives {len(data)} octets as the public key, which is no point of P-256")
     try:
         return PublicKey.from_cryptography(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), bare))
     except ValueError:
-        raise InvalidKeyError("the token gives a public key that is no point of P-256") from None
+        raise InvalidKeyError("the device gives a public key that is no point of P-256") from None
 
 
 def _of_certificates(module: Module, session: int, private: KeyObject) -> list[PublicKey]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The PIN of a token: where it comes from, and that none is given to a token that has refused it.
+"""The PIN of a device: where it comes from, and that none is given to a device that has refused it.
 
-Tokens count wrong PINs, and lock themselves at the third. A PIN that works is kept in memory, because a
-token that was removed wants it again, and some keys want it for each signature.
+Devices count wrong PINs, and lock themselves at the third. A PIN that works is kept in memory, because a
+device that was removed wants it again, and some keys want it for each signature.
 """
 
 from __future__ import annotations
@@ -69,22 +69,22 @@ class Pin:
                 self._known = check_password(self._ask())
         return self._known
 
-    def forget(self, token: tuple[str, ...]) -> None:
-        """The token has refused it: never give it again what it has refused."""
+    def forget(self, device: tuple[str, ...]) -> None:
+        """The device has refused it: never give it again what it has refused."""
         if self._known is not None:
-            _refused.add(_hash(token, self._known))
+            _refused.add(_hash(device, self._known))
             self._known = None
 
-    def was_refused(self, token: tuple[str, ...]) -> bool:
-        """Whether this token has refused this PIN in this process already."""
-        return self._known is not None and _hash(token, self._known) in _refused
+    def was_refused(self, device: tuple[str, ...]) -> bool:
+        """Whether this device has refused this PIN in this process already."""
+        return self._known is not None and _hash(device, self._known) in _refused
 
     def __repr__(self) -> str:
         return "<Pin>"
 
 
-def _hash(token: tuple[str, ...], pin: bytes) -> bytes:
-    return hmac.digest(_HASH_KEY, "\0".join(token).encode("utf-8", "surrogateescape") + b"\0" + pin, "sha256")
+def _hash(device: tuple[str, ...], pin: bytes) -> bytes:
+    return hmac.digest(_HASH_KEY, "\0".join(device).encode("utf-8", "surrogateescape") + b"\0" + pin, "sha256")
 
 
 def _read(path: str) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sessions with a token, kept open: as many as sign at once, up to what the token allows.
+"""Sessions with a device, kept open: as many as sign at once, up to what the device allows.
 
 A session does one thing at a time, and opening one costs more than a signature. After an error a session
 may be stuck for ever, so it is closed and another one opened when it is needed.
@@ -17,7 +17,7 @@ from typing import Final
 from dpop._tracebacks import hide_frames
 from dpop.errors import DPoPKeyError, ForkedKeyError
 from dpop.keys.pkcs11._cryptoki import CKM, CKR, CryptokiError, SignOperation
-from dpop.keys.pkcs11._device import Token
+from dpop.keys.pkcs11._device import Device
 from dpop.keys.pkcs11._errors import explain
 from dpop.keys.pkcs11._modules import SessionHandle
 from dpop.keys.pkcs11._objects import KeyObject
@@ -30,39 +30,39 @@ _MOST: Final = 8
 _SERIAL: Final = ("TPM2.0 Cryptoki", "PKCS#11 PIV Library", "OpenSC")
 
 
-def default_limit(token: Token) -> int:
-    """How many sessions at once: one for a TPM or smart card, else eight or half of what the token allows."""
-    description = token.loaded.module.info().description
+def default_limit(device: Device) -> int:
+    """How many sessions at once: one for a TPM or smart card, else eight or half of what the device allows."""
+    description = device.loaded.module.info().description
     if description.startswith(_SERIAL):
         return 1
-    allowed = token.info.max_sessions
+    allowed = device.info.max_sessions
     return _MOST if allowed is None else max(1, min(_MOST, allowed // 2))
 
 
 class Session:
     """One session in which one key signs, for one thread at a time."""
 
-    __slots__ = ("_always_authenticate", "_operation", "_token", "handle")
+    __slots__ = ("_always_authenticate", "_device", "_operation", "handle")
 
-    def __init__(self, token: Token, handle: SessionHandle, key: KeyObject, mechanism: CKM) -> None:
+    def __init__(self, device: Device, handle: SessionHandle, key: KeyObject, mechanism: CKM) -> None:
         self.handle: SessionHandle = handle
-        self._token = token
+        self._device = device
         self._always_authenticate = key.always_authenticate
-        self._operation: SignOperation = token.loaded.module.sign_operation(handle, key.handle, mechanism)
+        self._operation: SignOperation = device.loaded.module.sign_operation(handle, key.handle, mechanism)
 
     def sign(self, data: bytes) -> bytes:
         """C_SignInit, for some keys the PIN, and C_Sign."""
-        if not self._token.loaded.has_session(self.handle):
+        if not self._device.loaded.has_session(self.handle):
             raise CryptokiError("C_SignInit", CKR.SESSION_HANDLE_INVALID)
         operation = self._operation
         operation.init()
         if self._always_authenticate:
-            self._token.give_pin_for_signature(self.handle)
+            self._device.give_pin_for_signature(self.handle)
         return operation.sign(data)
 
     def close(self) -> None:
         """Close it."""
-        self._token.close_session(self.handle)
+        self._device.close_session(self.handle)
 
 
 class SessionPool:
@@ -83,7 +83,7 @@ class SessionPool:
 
     @property
     def limit(self) -> int:
-        """How many sessions there may be; less than at first if the token had no more."""
+        """How many sessions there may be; less than at first if the device had no more."""
         return self._limit
 
     def sign(self, data: bytes) -> bytes:
@@ -108,7 +108,7 @@ class SessionPool:
             self._idle.append(session)
 
     def clear(self) -> None:
-        """Close all sessions that are idle: they belong to a token that was away."""
+        """Close all sessions that are idle: they belong to a device that was away."""
         with self._changed:
             idle, self._idle = self._idle, []
         for session in idle:
@@ -161,7 +161,7 @@ class SessionPool:
                 raise
 
     def _no_more(self, error: CryptokiError) -> bool:
-        """Whether the token has no session but those that we hold already: then one of them will do."""
+        """Whether the device has no session but those that we hold already: then one of them will do."""
         with self._changed:
             self._busy -= 1
             self._changed.notify_all()
@@ -185,7 +185,7 @@ class SessionPool:
             session.close()
 
 
-# A session, a handle or a login is stale, and new ones may be had: the token was away, or someone logged out.
+# A session, a handle or a login is stale, and new ones may be had: the device was away, or someone logged out.
 _REOPEN: Final = frozenset(
     {
         CKR.SESSION_HANDLE_INVALID,
@@ -205,23 +205,23 @@ _REOPEN: Final = frozenset(
 class DeviceSigner:
     """Signs in the sessions of a pool; once more in new ones if those were lost."""
 
-    def __init__(self, token: Token, pool: SessionPool, mechanism: CKM) -> None:
-        self._label = token.label
-        self._loaded = token.loaded
+    def __init__(self, device: Device, pool: SessionPool, mechanism: CKM) -> None:
+        self._label = device.label
+        self._loaded = device.loaded
         self._pool = pool
         self._mechanism = mechanism
         self._pid = os.getpid()
-        token.loaded.users.add(pool)
+        device.loaded.users.add(pool)
 
     @hide_frames
     def __call__(self, signing_input: bytes) -> bytes:
-        """The signature as the token returns it, R||S, not verified.
+        """The signature as the device returns it, R||S, not verified.
 
         :raises DPoPKeyError: there is none.
         """
         if os.getpid() != self._pid:
             raise ForkedKeyError(
-                f"the key in the token {self._label!r} was opened before this process was forked; open it in the child"
+                f"the key in the device {self._label!r} was opened before this process was forked; open it in the child"
                 " (gunicorn: in post_fork; multiprocessing: use the spawn start method)"
             )
         data = data_to_sign(self._mechanism, signing_input)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PKCS#11 URIs: the name of a key in a token (RFC 7512), read strictly.
+"""PKCS#11 URIs: the name of a key in a device (RFC 7512), read strictly.
 
 ::
 
@@ -38,7 +38,8 @@ _SAFE_IN_PATH: Final = ":[]@!$'(),*+="
 class Pkcs11Uri:
     """What a PKCS#11 URI says. None stands for an attribute that is not there, and fits everything.
 
-    :param token: label of the token; ``manufacturer``, ``serial`` and ``model`` are the token's too.
+    :param token: label of the device, which PKCS#11 calls a token; ``manufacturer``, ``serial`` and ``model`` are the
+        device's too.
     :param object: label of the key. ``id`` is its CKA_ID, any octets.
     :param slot_id: number of the slot, which may change each time a module starts: prefer ``token``.
     :param module_path: the shared library, an absolute path. It is loaded as code: take no URI from

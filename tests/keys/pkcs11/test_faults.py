@@ -26,7 +26,7 @@ from dpop.errors import (
 )
 from dpop.keys.pkcs11 import generate_key, list_devices, open_key
 from dpop.keys.pkcs11._cryptoki import CKR, Module
-from dpop.keys.pkcs11._device import Token
+from dpop.keys.pkcs11._device import Device
 from dpop.keys.pkcs11._modules import close_modules, open_module
 
 GENERAL_ERROR, DEVICE_ERROR, NOT_INITIALIZED = 0x5, 0x30, 0x190
@@ -106,7 +106,7 @@ def test_a_function_that_is_not_there(faults: Faults, monkeypatch: pytest.Monkey
 def test_no_token_at_all(faults: Faults) -> None:
     """The message asks for it."""
     faults.set("C_GetSlotList none=1")
-    with pytest.raises(KeyNotFoundError, match=r"no token is there for .*inserted"):
+    with pytest.raises(KeyNotFoundError, match=r"no device is there for .*inserted"):
         open_key(faults.uri())
 
 
@@ -131,7 +131,7 @@ def logins(faults: Faults) -> int:
 
 
 def test_a_wrong_pin_is_given_once(faults: Faults) -> None:
-    """Eight threads that have the same wrong one cost the token one try."""
+    """Eight threads that have the same wrong one cost the device one try."""
 
     def work(_number: int) -> str:
         with pytest.raises(PinError) as refusal:
@@ -150,7 +150,7 @@ def test_a_wrong_pin_is_given_once(faults: Faults) -> None:
     [(0, "does not tell"), (0x10000, "counts wrong PINs"), (0x30000, "one try is left"), (0x70000, "locked now")],
 )
 def test_the_tries_left_are_told(faults: Faults, rv: int, flags: int, told: str) -> None:
-    """As far as the token tells, which it does by flags; in words, not by the number of the error."""
+    """As far as the device tells, which it does by flags; in words, not by the number of the error."""
     faults.set("C_GetTokenInfo clear=0x70000", f"C_Login rv={rv} flags={flags}")
     with pytest.raises(PinError, match=told):
         open_key(faults.uri())
@@ -177,7 +177,7 @@ def test_the_last_try_is_a_persons(faults: Faults, caplog: pytest.LogCaptureFixt
             open_key(source)
     assert logins(faults) == 0
     open_key(faults.uri(pin=False), password=lambda: PIN).sign(b"x")
-    assert "one try is left before the token locks itself" in caplog.text
+    assert "one try is left before the device locks itself" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_pin_for_each_signature_is_not_tried_by_each_thread(faults: Faults) ->
 
 
 def test_a_pin_that_was_changed_meanwhile(faults: Faults) -> None:
-    """A token that comes back with another PIN gets the old one once, not once for each signature."""
+    """A device that comes back with another PIN gets the old one once, not once for each signature."""
     key = open_key(faults.uri())
     faults.set("C_Sign rv=0x32 times=1", "C_Login rv=0xa0")
     faults.calls()
@@ -277,7 +277,7 @@ def test_no_frame_of_an_error_holds_a_pin(faults: Faults) -> None:
     faults.tokens.make_key("k", "01", "--always-auth", token="frames")
     bare = faults.uri("k", token="frames", pin=False)
     key = open_key(bare, password=PIN)
-    key._token._pin._known = secret.encode()
+    key._device._pin._known = secret.encode()
     attempts: list[Callable[[], object]] = [
         lambda: key.sign(b"x"),
         lambda: open_key(bare, password=secret),
@@ -331,10 +331,10 @@ def test_a_token_without_ecdsa(faults: Faults) -> None:
     ],
 )
 def test_a_signature_that_is_none(faults: Faults, rule: str, told: str) -> None:
-    """It is found out here, and names the token; the next one may be good."""
+    """It is found out here, and names the device; the next one may be good."""
     key = open_key(faults.uri())
     faults.set(f"C_Sign {rule} times=1")
-    with pytest.raises(SigningError, match=rf"the token 'dpop' .*{told}"):
+    with pytest.raises(SigningError, match=rf"the device 'dpop' .*{told}"):
         key.sign(b"x")
     key.sign(b"x")
 
@@ -342,7 +342,7 @@ def test_a_signature_that_is_none(faults: Faults, rule: str, told: str) -> None:
 @pytest.mark.parametrize("function", ["C_SignInit", "C_Sign"])
 @pytest.mark.parametrize("rv", REOPENED, ids=hex)
 def test_a_lost_session_is_opened_again(faults: Faults, function: str, rv: int) -> None:
-    """A token taken out and put back, a logout by others, a stuck operation: one more try, in a new session."""
+    """A device taken out and put back, a logout by others, a stuck operation: one more try, in a new session."""
     key = open_key(faults.uri())
     faults.calls()
     faults.set(f"{function} rv={rv:#x} times=1")
@@ -435,7 +435,7 @@ def test_a_token_that_is_taken_out(faults: Faults) -> None:
         ["C_SignInit rv=0xb3", "C_GetSlotList none=1", "C_GetTokenInfo rv=0x3"],
     ):
         faults.set(*rules)
-        with pytest.raises(DeviceError, match="the token 'dpop' is not there any more; insert it") as refusal:
+        with pytest.raises(DeviceError, match="the device 'dpop' is not there any more; insert it") as refusal:
             key.sign(b"x")
         assert refusal.value.reason in {"CKR_DEVICE_REMOVED", "CKR_TOKEN_NOT_PRESENT"}
         faults.set()
@@ -445,8 +445,8 @@ def test_a_token_that_is_taken_out(faults: Faults) -> None:
 def test_another_token_gets_no_pin(faults: Faults) -> None:
     """What stands in the slot then must be the same token, by its serial number."""
     key = open_key(faults.uri())
-    token: Token = key._token
-    token.info = token.info._replace(serial="another")
+    device: Device = key._device
+    device.info = device.info._replace(serial="another")
     faults.set("C_Sign rv=0x32 times=1")
     faults.calls()
     with pytest.raises(DeviceError, match="not there any more"):
@@ -471,7 +471,7 @@ def test_another_token_gets_no_pin(faults: Faults) -> None:
     ids=lambda value: value.name if isinstance(value, CKR) else "",
 )
 def test_what_a_token_says_in_words(faults: Faults, rv: int, kind: type[DPoPKeyError], told: str) -> None:
-    """Each answer has its class, names the token and keeps the number of the error; the session is given up."""
+    """Each answer has its class, names the device and keeps the number of the error; the session is given up."""
     key = open_key(faults.uri())
     faults.set(f"C_Sign rv={int(rv):#x}")
     faults.calls()
@@ -485,7 +485,7 @@ def test_what_a_token_says_in_words(faults: Faults, rv: int, kind: type[DPoPKeyE
 
 
 def test_a_touch_does_not_stop_other_threads(faults: Faults) -> None:
-    """While a token waits for a person, this process goes on."""
+    """While a device waits for a person, this process goes on."""
     key = open_key(faults.uri())
     faults.set("C_Sign sleep=300")
     signing = threading.Thread(target=key.sign, args=(b"x",))
@@ -567,7 +567,7 @@ def test_a_token_that_tells_little(faults: Faults) -> None:
     rules = [f"C_GetAttributeValue value{kind}=none" for kind in ("180", "108", "103", "162", "202")]
     faults.set(*rules)
     key = open_key(faults.uri())
-    assert key.stays_in_token is None
+    assert key.stays_in_device is None
     assert len(key.sign(b"x")) == 64
 
 

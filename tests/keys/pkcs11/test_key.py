@@ -58,10 +58,10 @@ def name_of(key: Pkcs11Key) -> str:
 
 
 def test_load_key_opens_a_uri(softhsm: SoftHsm) -> None:
-    """A key in a token takes the place of a file, with one string changed."""
+    """A key in a device takes the place of a file, with one string changed."""
     key = dpop.load_key(softhsm.uri())
     assert isinstance(key, Pkcs11Key)
-    assert (key.alg, key.blocking, key.stays_in_token) == ("ES256", True, True)
+    assert (key.alg, key.blocking, key.stays_in_device) == ("ES256", True, True)
     assert key.thumbprint == dpop.thumbprint(key.public_jwk)
     assert set(key.public_jwk) == {"kty", "crv", "x", "y"}
     proof = dpop.create_proof(key, "GET", "https://api.example/")
@@ -117,13 +117,13 @@ def test_only_es256(softhsm: SoftHsm) -> None:
 
 
 def test_the_key_names_itself(softhsm: SoftHsm, key: Pkcs11Key) -> None:
-    """Its URI names the token by all that it tells, and the key by label and id; it opens the key again."""
+    """Its URI names the device by all that it tells, and the key by label and id; it opens the key again."""
     named = Pkcs11Uri.parse(name_of(key))
     assert (named.token, named.object, named.id, named.model) == ("dpop", KEY, b"\x01", "SoftHSM v2")
     assert named.serial
     again = open_key(f"{name_of(key)}?module-path={softhsm.module}&pin-source={softhsm.pin_file}")
     assert again.thumbprint == key.thumbprint
-    assert key.token == "dpop"
+    assert key.device == "dpop"
     assert dpop.load_key(key.reference or "").thumbprint == key.thumbprint
     by_value = open_key(f"{name_of(key)}?module-path={softhsm.module}&pin-value={PIN}")
     assert by_value.reference == f"{name_of(key)}?module-path={softhsm.module}"
@@ -143,8 +143,8 @@ def test_no_secret_shows(softhsm: SoftHsm, caplog: pytest.LogCaptureFixture) -> 
     for shown in (
         repr(key),
         name_of(key),
-        repr(key._token),
-        repr(key._token._pin),
+        repr(key._device),
+        repr(key._device._pin),
         repr(key._pool),
         caplog.text,
     ):
@@ -172,7 +172,7 @@ def test_a_closed_key(softhsm: SoftHsm) -> None:
 def test_a_forgotten_key_gives_its_sessions_back(softhsm: SoftHsm) -> None:
     """A key that is no longer referred to leaves no session behind."""
     key = open_key(softhsm.uri())
-    module, session = key._token.loaded.module, key._pool._idle[0].handle
+    module, session = key._device.loaded.module, key._pool._idle[0].handle
     assert module.is_logged_in(session)
     del key
     gc.collect()
@@ -185,7 +185,7 @@ def test_a_forgotten_key_gives_its_sessions_back(softhsm: SoftHsm) -> None:
 
 def test_a_token_that_is_not_there(softhsm: SoftHsm) -> None:
     """The message names the tokens that are."""
-    with pytest.raises(KeyNotFoundError, match=r"no token fits pkcs11:token=nobody.*'.+' \(serial [0-9a-f]{16}\)"):
+    with pytest.raises(KeyNotFoundError, match=r"no device fits pkcs11:token=nobody.*'.+' \(serial [0-9a-f]{16}\)"):
         open_key(softhsm.uri(token="nobody"))
 
 
@@ -193,7 +193,7 @@ def test_two_tokens_of_one_name(softhsm: SoftHsm) -> None:
     """They are told apart by their serial numbers."""
     softhsm.init_token("twin")
     softhsm.init_token("twin")
-    with pytest.raises(AmbiguousKeyError, match="2 tokens fit") as refusal:
+    with pytest.raises(AmbiguousKeyError, match="2 devices fit") as refusal:
         generate_key(softhsm.uri("k", token="twin"))
     serial = str(refusal.value).split("serial ")[1].split(")")[0]
     uri = softhsm.uri("k", token="twin").replace(";object", f";serial={serial};object")
@@ -202,7 +202,7 @@ def test_two_tokens_of_one_name(softhsm: SoftHsm) -> None:
 
 def test_every_part_of_a_uri_counts(softhsm: SoftHsm, key: Pkcs11Key) -> None:
     """Token, slot and library attributes that do not fit are no match, and those that do are one."""
-    slot = key._token.slot
+    slot = key._device.slot
     query = f"?module-path={softhsm.module}&pin-source={softhsm.pin_file}"
     info = open_module(softhsm.module).module.info()
     slot_info = open_module(softhsm.module).module.slot_info(slot)
@@ -260,7 +260,7 @@ def test_keys_of_other_kinds(softhsm: SoftHsm) -> None:
 def test_a_key_that_may_not_sign(softhsm: SoftHsm) -> None:
     """CKA_SIGN=false is said before anything is signed."""
     softhsm.init_token("derive")
-    token = generate_key(softhsm.uri("k", token="derive"))._token
+    token = generate_key(softhsm.uri("k", token="derive"))._device
     session = token.open_session(writable=True)
     names: Template = {CKA.TOKEN: True, CKA.LABEL: b"d", CKA.ID: b"d"}
     public: Template = {**names, CKA.EC_PARAMS: P256_PARAMS}
@@ -275,15 +275,15 @@ def test_a_key_that_can_be_taken_out(softhsm: SoftHsm, caplog: pytest.LogCapture
     softhsm.init_token("loose")
     softhsm.make_key("k", "01", "--extractable", token="loose")
     key = open_key(softhsm.uri("k", token="loose"))
-    assert key.stays_in_token is False
-    assert "can be taken out of its token 'loose'" in caplog.text
+    assert key.stays_in_device is False
+    assert "can be taken out of its device 'loose'" in caplog.text
 
 
 # --- the public key
 
 
 def without_public_object(softhsm: SoftHsm, token: str) -> Pkcs11Key:
-    """A token whose key has lost its public half; the key as it was."""
+    """A device whose key has lost its public half; the key as it was."""
     softhsm.init_token(token)
     key = generate_key(softhsm.uri("k", token=token))
     softhsm.tool("--delete-object", "--type", "pubkey", "--label", "k", token=token)
@@ -291,7 +291,7 @@ def without_public_object(softhsm: SoftHsm, token: str) -> Pkcs11Key:
 
 
 def test_a_public_key_that_the_caller_gives(softhsm: SoftHsm) -> None:
-    """Without one on the token the caller's is tried by a signature."""
+    """Without one on the device the caller's is tried by a signature."""
     key = without_public_object(softhsm, "private only")
     uri = softhsm.uri("k", token="private only")
     with pytest.raises(KeyNotFoundError, match="shows no public key"):
@@ -302,7 +302,7 @@ def test_a_public_key_that_the_caller_gives(softhsm: SoftHsm) -> None:
 
 
 def test_a_public_key_that_is_given_for_nothing(softhsm: SoftHsm, key: Pkcs11Key) -> None:
-    """Beside the token's own it must be the same."""
+    """Beside the device's own it must be the same."""
     assert open_key(softhsm.uri(), public_key=key.public_jwk).thumbprint == key.thumbprint
     with pytest.raises(InvalidKeyError, match="not that of"):
         open_key(softhsm.uri(), public_key=dpop.generate_key().public_jwk)
@@ -356,7 +356,7 @@ def test_without_a_pin(softhsm: SoftHsm) -> None:
     """The error says where a PIN may come from. A process of its own: a login holds for all sessions of one."""
     code = "import dpop, sys\ntry:\n    dpop.load_key(sys.argv[1])\nexcept dpop.DPoPError as e:\n    print(e.code, e)"
     done = in_another_process(code, softhsm, softhsm.uri(pin=False))
-    assert "pin the token 'dpop' wants its PIN" in done.stdout
+    assert "pin the device 'dpop' wants its PIN" in done.stdout
     assert "pin-source" in done.stdout
 
 
@@ -377,7 +377,7 @@ for password in ("wrong", "wrong", lambda: "wrong", pin):
     generate_key(softhsm.uri("k", token="guess"))
     done = in_another_process(code, softhsm, softhsm.uri("k", token="guess", pin=False), PIN)
     lines = done.stdout.splitlines()
-    assert "refused the PIN, which is not tried again; the token counts wrong PINs" in lines[0], done
+    assert "refused the PIN, which is not tried again; the device counts wrong PINs" in lines[0], done
     assert ["has refused this PIN already" in line for line in lines] == [False, True, True, False]
     assert lines[3] == "ES256"
 
@@ -415,12 +415,12 @@ def test_a_key_that_wants_the_pin_each_time(softhsm: SoftHsm) -> None:
 
 
 def test_a_key_that_is_made(softhsm: SoftHsm) -> None:
-    """It signs and nothing else, stays in the token, and OpenSC sees the same."""
+    """It signs and nothing else, stays in the device, and OpenSC sees the same."""
     softhsm.init_token("factory")
     key = generate_key(softhsm.uri("new key", token="factory"))
-    assert key.stays_in_token is True
-    session = key._token.open_session()
-    module = key._token.loaded.module
+    assert key.stays_in_device is True
+    session = key._device.open_session()
+    module = key._device.loaded.module
     (handle,) = module.find_objects(session, {CKA.CLASS: CKO.PRIVATE_KEY, CKA.LABEL: b"new key"})
     flags = {
         kind.name: module.attribute(session, handle, kind)
@@ -430,7 +430,7 @@ def test_a_key_that_is_made(softhsm: SoftHsm) -> None:
     for kind in (CKA.EXTRACTABLE, CKA.DERIVE):
         assert module.attribute(session, handle, kind) == b"\0"
     assert module.attribute(session, handle, CKA.VALUE) is None
-    key._token.close_session(session)
+    key._device.close_session(session)
     listed = softhsm.tool("--list-objects", token="factory")
     assert "Private Key Object; EC" in listed
     assert "sensitive, always sensitive, never extractable, local" in listed

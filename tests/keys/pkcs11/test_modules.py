@@ -98,7 +98,7 @@ def test_keys_of_modules_that_were_ended_close_no_other_keys_sessions(faults: Fa
 
 
 def test_a_number_that_another_session_has_by_now(softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that was away gives numbers anew: who held one neither signs in the new session nor closes it."""
+    """A device that was away gives numbers anew: who held one neither signs in the new session nor closes it."""
     key = open_key(softhsm.uri())
     loaded = open_module(softhsm.module)
     (session,) = key._pool._idle

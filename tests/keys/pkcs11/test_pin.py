@@ -68,7 +68,7 @@ def test_a_file_that_everybody_can_read(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_a_pin_that_is_none() -> None:
-    """Empty and endless ones are refused before a token sees them."""
+    """Empty and endless ones are refused before a device sees them."""
     for value in ("", b"", "1" * 2000):
         with pytest.raises(KeyPasswordError):
             Pin(value, NONE)

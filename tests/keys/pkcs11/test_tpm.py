@@ -41,7 +41,7 @@ def test_it_signs(tpm: Tpm) -> None:
     for data in (b"", b"x", bytes(1000)):
         assert public.verify("ES256", data, key.sign(data))
     opened = open_key(tpm.uri())
-    assert (opened.sessions, opened.stays_in_token, opened.token) == (1, True, "tpm")
+    assert (opened.sessions, opened.stays_in_device, opened.device) == (1, True, "tpm")
     assert opened.thumbprint == key.thumbprint
     assert opened.reference
     assert "manufacturer=" in opened.reference
@@ -50,7 +50,7 @@ def test_it_signs(tpm: Tpm) -> None:
 def test_a_key_is_made(tpm: Tpm) -> None:
     """The TPM takes the same template, and says that the key cannot leave."""
     key = generate_key(tpm.uri("made here"))
-    assert key.stays_in_token is True
+    assert key.stays_in_device is True
     assert len(key.sign(b"x")) == 64
     assert "never extractable" in tpm.tool("--list-objects", "--type", "privkey", "--label", "made here")
 
@@ -58,7 +58,7 @@ def test_a_key_is_made(tpm: Tpm) -> None:
 def test_the_public_key_may_be_on_the_private_one(
     tpm: Tpm, fault_library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A token that has no public object is asked for the private object's EC_POINT."""
+    """A device that has no public object is asked for the private object's EC_POINT."""
     expected = open_key(tpm.uri()).thumbprint
     close_modules()
     rules = tpm.directory / "rules"
@@ -152,14 +152,14 @@ def test_a_tpm_that_is_restarted(tpm: Tpm) -> None:
     before = tpm.failed_tries()
     key = open_key(tpm.uri())
     tpm.stop()
-    with pytest.raises(DeviceError, match="the token 'tpm'"):
+    with pytest.raises(DeviceError, match="the device 'tpm'"):
         key.sign(b"x")
     tpm.start()
-    key._token.loaded._restarted_at = -10.0  # as if a second had passed
+    key._device.loaded._restarted_at = -10.0  # as if a second had passed
     assert len(key.sign(b"x")) == 64
     tpm.stop()
     tpm.start()
-    key._token.loaded._restarted_at = -10.0
+    key._device.loaded._restarted_at = -10.0
     assert len(key.sign(b"x")) == 64
     close_modules()
     assert tpm.failed_tries() == before
