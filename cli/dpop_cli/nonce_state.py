@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from dpop._files import write_private_file
 from dpop.client._nonces import NonceKey, Role
 from dpop.encoding import check_nonce, json_object
 from dpop.origin import Origin
@@ -149,7 +150,8 @@ class NonceState:
 
     def _put(self, key: NonceKey, data: bytes) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(self._path(key), data)
+        # Not durable: a nonce that a crash of the machine takes away costs one round trip.
+        write_private_file(self._path(key), data, durable=False)
 
     def _path(self, key: NonceKey) -> Path:
         """A name of fixed length for any origin; what is inside says whose it is."""
@@ -215,18 +217,3 @@ def _kept(members: dict[str, Any]) -> KeptNonce:
 def role_name(role: Role | None) -> str:
     """The short name of a role."""
     return next(name for name, value in ROLES.items() if value is role)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All of it or nothing, with mode 0600, whatever is there already."""
-    import tempfile  # noqa: PLC0415 - only where something is learnt
-
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise

@@ -17,15 +17,14 @@ for the first retry. No lock is held while a request is on its way.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple, TypeVar
 
+from dpop._forking import reset_after_fork
 from dpop.errors import ArgumentTypeError, UsageError
 from dpop.origin import Origin
 
@@ -128,7 +127,7 @@ class NonceCache:
         self._generation = 0
         self._lock = threading.Lock()
         self._entries: OrderedDict[NonceKey, _Entry] = OrderedDict()
-        _caches.add(self)
+        reset_after_fork(self)
 
     def __repr__(self) -> str:
         return f"<NonceCache of {len(self._entries)} servers>"
@@ -307,15 +306,3 @@ def _remember(memory: OrderedDict[str, _T], name: str, value: _T, limit: int) ->
     memory.move_to_end(name)
     if len(memory) > limit:
         memory.popitem(last=False)
-
-
-_caches: weakref.WeakSet[NonceCache] = weakref.WeakSet()
-
-
-def _reset_all_after_fork() -> None:
-    for cache in list(_caches):
-        cache._reset_after_fork()  # noqa: SLF001 - the same module
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_reset_all_after_fork)

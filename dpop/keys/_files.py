@@ -8,11 +8,11 @@ import errno
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from dpop._files import sync_directory, write_private_file
 from dpop.errors import ArgumentTypeError, KeyFileError
 
 __all__ = ["MAX_KEY_BYTES", "key_path", "read_key_file", "shown", "write_key_file"]
@@ -20,9 +20,6 @@ __all__ = ["MAX_KEY_BYTES", "key_path", "read_key_file", "shown", "write_key_fil
 MAX_KEY_BYTES: Final = 64 * 1024
 
 _MAX_SHOWN: Final = 300
-
-# What os.link says where it cannot work; then the name is claimed first.
-_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 def key_path(path: str | os.PathLike[str]) -> Path:
@@ -88,26 +85,13 @@ def write_key_file(
     :param link: makes a hard link; where a file system has none, the name is claimed in another way.
     :raises KeyFileError: it exists, or cannot be written. What was there is as it was.
     """
-    temporary = ""
     try:
         _check_target(path, overwrite=overwrite)
-        # mkstemp creates with mode 0600, exclusively; the prefix is short, for the name may be at its limit.
-        descriptor, temporary = tempfile.mkstemp(prefix=".dpop-", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if overwrite:
-            Path(temporary).replace(path)
-        else:
-            _publish(temporary, path, link)
+        write_private_file(path, data, overwrite=overwrite, link=link)  # a short prefix: the name may be at its limit
     except (OSError, ValueError) as error:
         raise KeyFileError(f"cannot write the key file {shown(path)}: {_reason(error)}") from error
-    finally:
-        if temporary:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-    _sync_directory(path.parent)
+    with contextlib.suppress(OSError):  # the key is in place: no error here would help anyone
+        sync_directory(path.parent)
 
 
 def _check_target(path: Path, *, overwrite: bool) -> None:
@@ -117,29 +101,6 @@ def _check_target(path: Path, *, overwrite: bool) -> None:
         raise IsADirectoryError(errno.EISDIR, "it is a directory; add a file name")
     if not overwrite and path.exists():
         raise FileExistsError(errno.EEXIST, "it exists; pass overwrite=True to replace it")
-
-
-def _publish(temporary: str, path: Path, link: Callable[[str, Path], None]) -> None:
-    """Give the finished file its name, unless somebody else has taken it meanwhile."""
-    try:
-        link(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-    else:
-        return
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    Path(temporary).replace(path)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the new name last through a crash. The key is in place: no error here would help anyone."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _reason(error: OSError | ValueError) -> str:

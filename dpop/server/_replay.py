@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
-import os
 import threading
 import time
-import weakref
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from dpop._forking import reset_after_fork
 from dpop.encoding import b64url_encode
 from dpop.errors import ReplayCacheError, UsageError
 
@@ -104,7 +103,7 @@ class MemoryReplayCache:
         self._buckets: dict[int, list[str]] = {}
         self._due: list[int] = []
         self._forgotten_until = -math.inf
-        _CACHES.add(self)
+        reset_after_fork(self)
 
     def __len__(self) -> int:
         """Entries held now, those that expired since the last ``add`` included."""
@@ -179,15 +178,6 @@ class MemoryReplayCache:
                 del self._buckets[second]
                 heapq.heappop(self._due)
 
-
-_CACHES: weakref.WeakSet[MemoryReplayCache] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    """A lock that another thread held at the fork would never be released in the child."""
-    for cache in _CACHES:
-        cache._lock = threading.Lock()  # noqa: SLF001 - this module's own class
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
-    os.register_at_fork(after_in_child=_renew_locks)
+    def _reset_after_fork(self) -> None:
+        """In a forked child: a lock that another thread held would never be released."""
+        self._lock = threading.Lock()

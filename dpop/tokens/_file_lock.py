@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-import weakref
 from pathlib import Path
 from typing import Final, Self
 
+from dpop._forking import reset_after_fork
 from dpop.errors import TokenLockError, TokenStoreError
 
 __all__ = ["FileLock"]
@@ -40,7 +40,7 @@ class FileLock:
     def acquire(self, timeout: float) -> bool:
         """Take it, waiting so many seconds at most.
 
-        :raises TokenStoreError: the file cannot be opened.
+        :raises TokenStoreError: the file cannot be opened, or its file system has no locks.
         """
         deadline = time.monotonic() + timeout
         tries = 0
@@ -63,16 +63,24 @@ class FileLock:
             raise TokenStoreError(f"cannot open the lock {str(self._path)!r}: {error.strerror}") from error
         try:
             # The file may have been removed since it was opened: then others lock another one.
-            if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), self._path.stat()):
+            if _lock(descriptor) and self._is_still_named(descriptor):
                 self._descriptor, descriptor = descriptor, -1
-                _held.add(self)
+                reset_after_fork(self)
                 return True
-        except OSError:
-            pass
+        except OSError as error:
+            raise TokenStoreError(
+                f"the file system of {str(self._path)!r} has no locks ({error.strerror}); keep the tokens on another"
+            ) from error
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
         return False
+
+    def _is_still_named(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), self._path.stat())
+        except FileNotFoundError:
+            return False
 
     def __enter__(self) -> Self:
         if not self.acquire(_PATIENCE):
@@ -87,11 +95,10 @@ class FileLock:
         self._given_up = True
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            _held.discard(self)
             _unlock(descriptor)
             os.close(descriptor)
 
-    def _forget_after_fork(self) -> None:
+    def _reset_after_fork(self) -> None:
         """In a forked child: the lock is the parent's. Closing the copy lets it go when the parent does."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
@@ -104,7 +111,7 @@ if sys.platform == "win32":  # pragma: no cover
     def _lock(descriptor: int) -> bool:
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
+        except PermissionError:  # another process has it
             return False
         return True
 
@@ -125,16 +132,3 @@ else:
     def _unlock(descriptor: int) -> None:
         # Said aloud, for a child forked meanwhile may have the file open as well.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
-
-
-def _forget_all_after_fork() -> None:
-    for lock in list(_held):
-        lock._forget_after_fork()  # noqa: SLF001 - the same module
-    _held.clear()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_forget_all_after_fork)

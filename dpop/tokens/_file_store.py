@@ -11,12 +11,11 @@ import contextlib
 import hashlib
 import os
 import re
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
+from dpop._files import sync_directory, write_private_file
 from dpop._tracebacks import hide_frames
 from dpop.encoding import json_object
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
@@ -85,7 +84,7 @@ class FileTokenStore(LockedStore):
         with locked(self.lock(account), account):
             try:
                 path.unlink(missing_ok=True)
-                _sync(path.parent)
+                sync_directory(path.parent)
             except OSError as error:
                 raise TokenStoreError(f"cannot remove the token file {str(path)!r}: {error.strerror}") from error
 
@@ -131,13 +130,8 @@ class FileTokenStore(LockedStore):
             for left in path.parent.glob(f"{_literal(prefix)}*.tmp"):
                 if "." not in left.name[len(prefix) : -len(".tmp")]:  # else another account's
                     left.unlink(missing_ok=True)
-            with _temporary(path.parent, prefix) as (descriptor, name):
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(name).replace(path)
-            _sync(path.parent)
+            write_private_file(path, data, prefix=prefix)
+            sync_directory(path.parent)
         except OSError as error:
             raise TokenStoreError(
                 f"cannot write the token file {str(path)!r}: {error.strerror}; what was there is as it was"
@@ -151,28 +145,6 @@ def _account_in(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return account if isinstance(account, str) and account else None
-
-
-@contextlib.contextmanager
-def _temporary(directory: Path, prefix: str) -> Iterator[tuple[int, str]]:
-    """A new file of mode 0600 that is gone afterwards, unless it was given another name."""
-    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=directory)
-    try:
-        yield descriptor, name
-    finally:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-
-
-def _sync(directory: Path) -> None:
-    """Make a new name last through a crash of the machine."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _escaped(character: str) -> str:

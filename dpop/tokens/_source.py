@@ -11,16 +11,15 @@ from __future__ import annotations
 import contextvars
 import copy
 import logging
-import os
 import random
 import threading
 import time
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from dpop._forking import reset_after_fork
 from dpop.client._request import BearerToken
 from dpop.errors import (
     ArgumentTypeError,
@@ -89,7 +88,7 @@ class SharedRefresh(ABC):
         self._last_error: BaseException | None = None
         self._lock = threading.Lock()
         self._flight: Future[TokenSet] | None = None
-        _sources.add(self)
+        reset_after_fork(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._account!r} in {self._store!r}>"
@@ -244,18 +243,6 @@ def own_copy(error: BaseException) -> BaseException:
         return copy.copy(error)
     except Exception:  # noqa: BLE001 - an error of others that cannot be copied
         return error
-
-
-_sources: weakref.WeakSet[SharedRefresh] = weakref.WeakSet()
-
-
-def _reset_all_after_fork() -> None:
-    for source in list(_sources):
-        source._reset_after_fork()  # noqa: SLF001 - the same module
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_reset_all_after_fork)
 
 
 class RefreshingSource(SharedRefresh):

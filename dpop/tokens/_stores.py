@@ -8,13 +8,12 @@ is said there and checked by ``tests/support/token_stores.py``, which takes any 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from abc import ABC, abstractmethod
 from typing import Final, Protocol
 
+from dpop._forking import reset_after_fork
 from dpop._tracebacks import hide_frames
 from dpop.errors import TokenLockError, UsageError
 from dpop.tokens._token_set import TokenSet
@@ -186,7 +185,7 @@ class MemoryTokenStore(LockedStore):
     def __init__(self) -> None:
         self._tokens: dict[str, TokenSet] = {}
         self._locks: dict[str, threading.Lock] = {}
-        _memory_stores.add(self)
+        reset_after_fork(self)
 
     def __repr__(self) -> str:
         return f"<MemoryTokenStore of {len(self._tokens)} accounts>"
@@ -242,15 +241,3 @@ class _MemoryLock:
         if self._held:
             self._held = False
             self._lock.release()
-
-
-_memory_stores: weakref.WeakSet[MemoryTokenStore] = weakref.WeakSet()
-
-
-def _reset_all_after_fork() -> None:
-    for store in list(_memory_stores):
-        store._reset_after_fork()  # noqa: SLF001 - the same module
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_reset_all_after_fork)

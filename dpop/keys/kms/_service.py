@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -14,6 +13,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, Generic, NamedTuple, NoReturn, TypeVar
 from urllib.parse import unquote
 
+from dpop._forking import at_fork
 from dpop.errors import (
     AlgorithmError,
     DPoPError,
@@ -177,8 +177,7 @@ def _count_fork() -> None:
     _generation += 1
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_count_fork)
+at_fork(in_child=_count_fork)
 
 
 _Answer = TypeVar("_Answer")

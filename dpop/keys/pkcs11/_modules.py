@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import glob
 import os
-import sys
 import threading
 import time
 import weakref
@@ -19,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
+from dpop._forking import at_fork
 from dpop.errors import DeviceError, ForkedKeyError
 from dpop.keys.pkcs11._cryptoki import CKR, CryptokiError, Module, ModuleLoadError
 from dpop.keys.pkcs11._uri import Pkcs11Uri
@@ -311,5 +311,4 @@ def _in_child() -> None:
 
 
 atexit.register(close_modules)
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_in_child)
+at_fork(in_child=_in_child)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one way to write a private file: with mode 0600, and whole or not at all.
+
+The data goes to a temporary file in the same directory, which never has a wider mode, and only a finished file
+gets the final name. Whenever the process stops, the final name stands for all of the old data or all of the new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+__all__ = ["sync_directory", "write_private_file"]
+
+# Errors of os.link on a file system without hard links.
+_NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+# Errors of a system or file system that cannot sync a directory. There is nothing to wait for then; PostgreSQL
+# passes over the same ones.
+_NO_DIRECTORY_OPEN: Final = frozenset({errno.EACCES, errno.EISDIR})
+_NO_DIRECTORY_SYNC: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+
+def write_private_file(
+    path: Path,
+    data: bytes,
+    *,
+    overwrite: bool = True,
+    durable: bool = True,
+    prefix: str = ".dpop-",
+    link: Callable[[str, Path], None] = os.link,
+) -> None:
+    """Write a file with mode 0600, all of it or nothing.
+
+    :param overwrite: replace a file that is there. Otherwise that is a FileExistsError, even if the file
+        appears in the last moment.
+    :param durable: wait until the data is on the disk. The name is durable after :func:`sync_directory`.
+    :param prefix: of the temporary file's name, which ends in ``.tmp``.
+    :param link: makes a hard link; on a file system without hard links an empty file claims the name.
+    :raises OSError: it cannot be written. What was there is as it was, and no temporary file remains.
+    :raises ValueError: the path holds characters that no file name can have.
+    """
+    descriptor, temporary = _temporary_file(path.parent, prefix)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if overwrite:
+            _replace(temporary, path)
+        else:
+            _publish(temporary, path, link)
+    finally:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+
+
+def sync_directory(directory: Path) -> None:
+    """Make new and removed names in a directory survive a crash of the machine.
+
+    A file system that cannot sync directories is no failure.
+
+    :raises OSError: the disk reports an error.
+    """
+    if os.name != "posix":
+        return
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in _NO_DIRECTORY_OPEN:
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _temporary_file(directory: Path, prefix: str) -> tuple[int, str]:
+    """A new file, open for writing. Like ``tempfile.mkstemp``, which is slow to import."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    while True:
+        name = os.fspath(directory / f"{prefix}{os.urandom(6).hex()}.tmp")
+        with contextlib.suppress(FileExistsError):
+            return os.open(name, flags, 0o600), name
+
+
+def _replace(temporary: str, path: Path) -> None:
+    try:
+        Path(temporary).replace(path)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise OSError(
+            errno.EBUSY, "it is a mount point of its own and cannot be replaced; mount its directory instead"
+        ) from error
+
+
+def _publish(temporary: str, path: Path, link: Callable[[str, Path], None]) -> None:
+    """Give the finished file its name, unless another process has taken it meanwhile."""
+    try:
+        link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+    else:
+        return
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    _replace(temporary, path)

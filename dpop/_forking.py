@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one way to reset state after a fork.
+
+A forked child has a copy of everything but the other threads of its parent. A lock that one of them held would
+never be released in the child, and what they had begun would never end. So each module that holds locks or
+work in progress says here what the child has to begin anew.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["at_fork", "reset_after_fork"]
+
+
+class _Resettable(Protocol):
+    def _reset_after_fork(self) -> None: ...
+
+
+_objects: weakref.WeakSet[_Resettable] = weakref.WeakSet()
+
+
+def at_fork(
+    *,
+    before: Callable[[], object] | None = None,
+    in_parent: Callable[[], object] | None = None,
+    in_child: Callable[[], object] | None = None,
+) -> None:
+    """Register functions for every fork of this process, as :func:`os.register_at_fork` does.
+
+    On Windows, which has no fork, this does nothing.
+    """
+    if not hasattr(os, "register_at_fork"):
+        return
+    given = {"before": before, "after_in_parent": in_parent, "after_in_child": in_child}
+    register: Callable[..., None] = os.register_at_fork
+    register(**{name: function for name, function in given.items() if function is not None})
+
+
+def reset_after_fork(instance: _Resettable) -> None:
+    """Call the ``_reset_after_fork`` method of an object in each forked child, for as long as the object lives."""
+    _objects.add(instance)
+
+
+def _reset_all() -> None:
+    for instance in list(_objects):
+        instance._reset_after_fork()  # noqa: SLF001 - the protocol of this module
+
+
+at_fork(in_child=_reset_all)

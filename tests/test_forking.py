@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Resetting after a fork: one mechanism for every module."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+
+from support.forking import in_child
+from support.paths import ROOT
+
+from dpop._forking import reset_after_fork
+
+
+def test_one_module_registers_fork_handlers() -> None:
+    """Every other module of library and command uses it."""
+    sources = [*(ROOT / "dpop").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]
+    assert [path.name for path in sources if "os.register_at_fork" in path.read_text("utf-8")] == ["_forking.py"]
+
+
+class Locked:
+    """An object whose lock another thread may hold at the fork."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        reset_after_fork(self)
+
+    def _reset_after_fork(self) -> None:
+        self.lock = threading.Lock()
+
+
+def test_objects_are_reset_in_the_child_and_not_kept() -> None:
+    """A lock that is held in the parent is free in the child; registering does not keep an object alive."""
+    one, other = Locked(), Locked()
+    with one.lock:
+        assert in_child(lambda: str(one.lock.locked()).encode()) == b"False"
+        assert one.lock.locked()
+    before = id(other)
+    del other
+    gc.collect()
+    assert in_child(lambda: str(os.getpid()).encode()) != str(os.getpid()).encode()
+    assert all(id(each) != before for each in gc.get_objects() if isinstance(each, Locked))
