@@ -20,6 +20,7 @@ test: ## all tests, those against real peers included
 
 check: ## lint and types
 	@scripts/setup dev
+	$(RUN) python scripts/generate_twins.py --check
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
@@ -29,6 +30,7 @@ check: ## lint and types
 
 format: ## mend what can be mended
 	@scripts/setup dev
+	$(RUN) python scripts/generate_twins.py
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# Generated from dpop/httpx2.py by scripts/generate_twins.py; do not edit.
 """DPoP for httpx: a transport that signs, ``auth=`` for one request, and a token endpoint.
 
 ::

@@ -17,7 +17,9 @@ from support.paths import ROOT
 import dpop
 
 SOURCES = sorted([*(ROOT / "dpop").rglob("*.py"), *(ROOT / "cli").rglob("*.py")])
-PYTHON = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "vectors").rglob("*.py")])
+PYTHON = sorted(
+    [*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "vectors").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+)
 OTHERS = [
     *(ROOT / "tests" / "interop").glob("*.mjs"),
     *(ROOT / "tests" / "support").glob("*.c"),
@@ -191,6 +193,13 @@ def test_the_readme_names_the_right_package() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     assert re.search(r"pip install \"?dpop-toolkit", readme)
     assert not re.search(r"pip install \"?dpop(?!-toolkit)", readme)
+
+
+def test_twins_are_as_generated() -> None:
+    """A module that repeats another one is generated from it: scripts/generate_twins.py writes it anew."""
+    script = ROOT / "scripts" / "generate_twins.py"
+    checked = subprocess.run([sys.executable, script, "--check"], check=False, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_dependencies_have_reasons() -> None:

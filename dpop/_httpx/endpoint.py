@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from dpop._httpx.transport import AsyncTransport, SyncTransport
+from dpop._httpx.transport import AsyncTransport, SyncTransport, anyio_tools
 from dpop.client._decoding import decoded_start
 from dpop.tokens._async_endpoint import AsyncEndpoint
 from dpop.tokens._endpoint import SyncEndpoint
@@ -162,6 +162,8 @@ class HttpxEndpoint(SyncEndpoint):
 
 class AsyncHttpxEndpoint(AsyncEndpoint):
     """``AsyncTokenEndpoint`` of either library."""
+
+    tools = anyio_tools
 
     _library: ClassVar[_Any]
     _signing_transport: ClassVar[_Any]

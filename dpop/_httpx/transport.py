@@ -48,6 +48,7 @@ __all__ = [
     "PrimingOptions",
     "SyncTransport",
     "Wire",
+    "anyio_tools",
     "carries_proof",
     "copied",
     "fields_of",
@@ -178,7 +179,7 @@ class _AnyioTools:
         return await anyio.to_thread.run_sync(function)
 
 
-_tools = _AnyioTools()
+anyio_tools = _AnyioTools()
 
 
 class PrimingOptions(TypedDict, total=False):
@@ -399,7 +400,7 @@ class AsyncTransport(_Transport):
             return await inner.handle_async_request(self._foreign(request))
         content: bytes | None = None
         try:
-            await async_wait_for_nonce(flow, _tools)
+            await async_wait_for_nonce(flow, anyio_tools)
             while True:
                 signed = self._signed(request, await _async_headers(flow, wire), content)
                 self._sign_on_the_wire(flow, wire, signed, repeat)
@@ -419,7 +420,9 @@ class AsyncTransport(_Transport):
                 if step is Step.REFRESH:
                     await async_refresh(flow)
                 # A new assertion may have to be signed by a key that waits.
-                content = await _tools.to_thread(lambda: self._rebuilt(flow, request)) if flow.needs_rebuild else None
+                content = (
+                    await anyio_tools.to_thread(lambda: self._rebuilt(flow, request)) if flow.needs_rebuild else None
+                )
                 if content is None:
                     await _async_rewind(repeat)
         except BaseException:
@@ -437,7 +440,7 @@ class AsyncTransport(_Transport):
                 if again:
                     await _async_rewind(repeat)
                 if again or flow.outdated():
-                    headers = await async_sign(flow, *wire, flow.sent_token, tools=_tools)
+                    headers = await async_sign(flow, *wire, flow.sent_token, tools=anyio_tools)
                     replace_fields(info["request"].headers, headers)
                 if users is None:
                     stop_tracing(event, info)
@@ -471,7 +474,7 @@ class AsyncTransport(_Transport):
 
 
 async def _async_headers(flow: ProofFlow, wire: Wire) -> list[tuple[str, str]]:
-    return await async_sign(flow, *wire, await async_ask_token(flow), tools=_tools)
+    return await async_sign(flow, *wire, await async_ask_token(flow), tools=anyio_tools)
 
 
 def _rewind(repeat: Repeat | None) -> None:

@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token endpoints as users hold them, for tasks: the same as :mod:`dpop.tokens._endpoint`, awaited.
+# Generated from dpop/tokens/_endpoint.py by scripts/generate_twins.py; do not edit.
+"""Token endpoints as users hold them, for tasks; an integration adds how a request is carried.
 
-Nothing here is imported before an asynchronous endpoint is wanted.
+They run the steps of :class:`dpop.tokens._grants.Grants`. The twin for threads: :mod:`dpop.tokens._endpoint`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
-from dpop._tracebacks import drop_frames
-from dpop.errors import DPoPError, UsageError
+from dpop.errors import UsageError
 from dpop.tokens._async_source import AsyncRefreshingSource
-from dpop.tokens._endpoint import Endpoint, token_and_hint
+from dpop.tokens._endpoint_base import AsyncEndpointBase, token_and_hint
 from dpop.tokens._grants import Parameter, discovery
-from dpop.tokens._metadata import ServerMetadata
-from dpop.tokens._steps import Blocking, HTTPRequest, HTTPResponse, Steps
 from dpop.tokens._stores import DEFAULT_ACCOUNT, LOCK_SECONDS, TokenStore
 from dpop.tokens._token_set import TokenSet
 
@@ -28,57 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncEndpoint"]
 
-_T = TypeVar("_T")
 
-
-class AsyncEndpoint(Endpoint, ABC):
-    """A token endpoint for tasks; ``AsyncTokenEndpoint`` in the doors."""
-
-    @abstractmethod
-    def __init__(self, prover: Key | Prover, server: str | ServerMetadata, **options: Any) -> None: ...
-
-    @abstractmethod
-    async def exchange(self, request: HTTPRequest) -> HTTPResponse:
-        """Send one request and read its answer.
-
-        :raises NoResponse: none came.
-        """
-
-    @abstractmethod
-    async def aclose(self) -> None:
-        """Close the connections made here; a client that was given stays open."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
-
-    async def run(self, steps: Steps[_T]) -> _T:
-        """Carry out steps of :attr:`grants`."""
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    if isinstance(step, HTTPRequest):
-                        outcome: Any = await self.exchange(step)
-                    elif isinstance(step, Blocking):
-                        outcome = await asyncio.to_thread(step.function)
-                    else:
-                        outcome = await asyncio.sleep(step.seconds, None)
-                except Exception as error:  # noqa: BLE001 - the steps decide
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(outcome)
-        except StopIteration as done:
-            result: _T = done.value
-            return result
-        except DPoPError as error:
-            # The frames below hold tokens, secrets and codes, and crash reporters send what is in frames.
-            drop_frames(error)
-            raise error.with_traceback(None)  # noqa: B904 - it is the same error
-        finally:
-            steps.close()  # a task that is cancelled leaves them where they are
+class AsyncEndpoint(AsyncEndpointBase, ABC):
+    """A token endpoint for tasks; the base of ``AsyncTokenEndpoint``."""
 
     @classmethod
     async def discover(cls, prover: Key | Prover, issuer: str, **options: Any) -> Self:
@@ -91,8 +40,14 @@ class AsyncEndpoint(Endpoint, ABC):
             metadata = await asking.run(discovery(issuer, options.get("insecure_origins", ())))
         return cls(prover, metadata, **options)
 
+    # -- tokens
+
     async def grant(self, grant_type: str, **parameters: Parameter) -> TokenSet:
-        """See :meth:`dpop.tokens._endpoint.SyncEndpoint.grant`."""
+        """Ask for tokens by any grant: ``grant("client_credentials", scope="read")``.
+
+        :param parameters: of the request; client authentication and proof are added.
+        :raises TokenRequestError: the tokens did not come; :mod:`dpop.errors` says which error means what.
+        """
         return await self.run(self._grants.grant(grant_type, parameters))
 
     async def redeem_code(
@@ -103,12 +58,30 @@ class AsyncEndpoint(Endpoint, ABC):
         code_verifier: str | None = None,
         **parameters: Parameter,
     ) -> TokenSet:
-        """See :meth:`dpop.tokens._endpoint.SyncEndpoint.redeem_code`."""
+        """Exchange an authorization code for tokens (RFC 6749 §4.1.3).
+
+        :param code_verifier: of PKCE (RFC 7636).
+        :raises ReauthorizationError: the code is used up or expired, or asked for with another key.
+        :raises OutcomeUnknownError: no answer came; the code may be used up.
+        """
         return await self.run(self._grants.redeem_code(code, redirect_uri, code_verifier, parameters))
 
     async def refresh(self, tokens: TokenSet | str, *, rebind: bool = False, **parameters: Parameter) -> TokenSet:
-        """See :meth:`dpop.tokens._endpoint.SyncEndpoint.refresh`."""
+        """Get a new access token for a refresh token (RFC 6749 §6).
+
+        Where several tasks, processes or hosts share the tokens, let :meth:`source` do it.
+
+        :param tokens: a set, or a refresh token alone. The set is left as it is: use what is returned.
+        :param rebind: with a confidential client, from now on use this key instead of the one the tokens
+            name (RFC 9449 §5).
+        :raises KeyMismatchError: the tokens are bound to another key; nothing was sent.
+        :raises ReauthorizationError: the refresh token is dead.
+        :raises TokenEndpointUnavailableError: not now; the refresh token is as good as it was.
+        :raises OutcomeUnknownError: no answer came; the refresh token may be used up.
+        """
         return await self.run(self._grants.refresh(tokens, parameters, rebind=rebind))
+
+    # -- the user
 
     async def start_authorization(
         self,
@@ -119,7 +92,11 @@ class AsyncEndpoint(Endpoint, ABC):
         dpop_jkt: bool | None = None,
         **parameters: Parameter,
     ) -> AuthorizationRequest:
-        """See :meth:`dpop.tokens._endpoint.SyncEndpoint.start_authorization`."""
+        """An authorization request with PKCE and ``state``: send the user to its ``url``.
+
+        :param push: push it first (RFC 9126); by default wherever the server has an endpoint for that.
+        :param dpop_jkt: have the code bound to the key (RFC 9449 §10); by default as the server's profile says.
+        """
         return await self.run(
             self._grants.start_authorization(redirect_uri, scope, parameters, push=push, dpop_jkt=dpop_jkt)
         )
@@ -127,19 +104,29 @@ class AsyncEndpoint(Endpoint, ABC):
     async def finish_authorization(
         self, request: AuthorizationRequest, callback: str, **parameters: Parameter
     ) -> TokenSet:
-        """See :meth:`dpop.tokens._endpoint.SyncEndpoint.finish_authorization`."""
+        """Tokens for what the user came back with.
+
+        :param callback: the whole URL, or its query.
+        :raises InvalidTokenResponseError: it does not belong to the request; nothing was sent.
+        """
         return await self.run(self._grants.finish_authorization(request, callback, parameters))
 
     async def start_device(self, *, scope: str | None = None, **parameters: Parameter) -> DeviceAuthorization:
-        """See :meth:`dpop.tokens._endpoint.SyncEndpoint.start_device`."""
+        """Codes for a user who has no browser here (RFC 8628)."""
         return await self.run(self._grants.start_device(scope, parameters))
 
     async def poll_device(self, device: DeviceAuthorization) -> TokenSet:
-        """See :meth:`dpop.tokens._endpoint.SyncEndpoint.poll_device`."""
+        """Wait for the user's decision, asking as often as the server allows.
+
+        :raises ReauthorizationError: the codes expired.
+        :raises TokenRefusedError: the user said no.
+        """
         return await self.run(self._grants.poll_device(device))
 
+    # -- about tokens
+
     async def revoke(self, tokens: TokenSet | str, *, token_type_hint: str | None = None) -> None:
-        """See :meth:`dpop.tokens._endpoint.SyncEndpoint.revoke`."""
+        """Revoke a token (RFC 7009); of a set the refresh token, and with it all of the grant."""
         await self.run(self._grants.revoke(*token_and_hint(tokens, token_type_hint)))
 
     def source(
@@ -152,7 +139,18 @@ class AsyncEndpoint(Endpoint, ABC):
         grant: str | None = None,
         **parameters: Parameter,
     ) -> AsyncRefreshingSource:
-        """See :meth:`dpop.tokens._endpoint.SyncEndpoint.source`; what comes back is awaited."""
+        """A token source: await a call of it for a fresh access token, from any task, and in any number of processes.
+
+        Give it to an adapter as ``access_token=``. Tokens that are bound to no key go out as Bearer.
+
+        :param store: where the tokens are kept, such as a :class:`dpop.tokens.FileTokenStore`.
+        :param account: whose tokens; each account has a source of its own.
+        :param ahead: seconds before the end of an access token from which on it is renewed; by default a fifth
+            of its life, at most five minutes.
+        :param grant: what to ask for where there is no refresh token, such as ``"client_credentials"``.
+        :param lock_seconds: how long to wait while another process or host renews the tokens.
+        :param parameters: of that grant, such as ``scope``.
+        """
         if parameters and grant is None:
             raise UsageError(f"{', '.join(sorted(parameters))}: only a grant= has parameters")
         return AsyncRefreshingSource(
@@ -166,5 +164,5 @@ class AsyncEndpoint(Endpoint, ABC):
         )
 
     async def introspect(self, token: str, *, token_type_hint: str | None = None) -> Mapping[str, Any]:
-        """See :meth:`dpop.tokens._endpoint.SyncEndpoint.introspect`."""
+        """What the server says about a token (RFC 7662). ``cnf.jkt`` names the key it is bound to."""
         return await self.run(self._grants.introspect(token, token_type_hint))

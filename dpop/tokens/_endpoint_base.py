@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token endpoints below what users call: the settings, and how steps are carried out in threads and in tasks.
+
+:mod:`dpop.tokens._endpoint` has the methods for users; :mod:`dpop.tokens._async_endpoint` is generated from it.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+from dpop._tracebacks import drop_frames
+from dpop.errors import DPoPError, UsageError
+from dpop.origin import Origin
+from dpop.tokens._grants import Grants
+from dpop.tokens._metadata import ServerMetadata
+from dpop.tokens._steps import Blocking, HTTPRequest, HTTPResponse, Steps
+from dpop.tokens._token_set import TokenSet
+
+if TYPE_CHECKING:
+    from dpop.client._driver import AsyncTools
+    from dpop.client._prover import Prover
+    from dpop.keys import Key
+
+__all__ = ["AsyncEndpointBase", "EndpointBase", "SyncEndpointBase", "token_and_hint"]
+
+_T = TypeVar("_T")
+_TIMEOUT = 20.0
+
+
+class EndpointBase:
+    """The settings of a token endpoint, and the requests as messages."""
+
+    def _set_up(self, prover: Key | Prover, server: str | ServerMetadata, options: dict[str, Any]) -> dict[str, Any]:
+        """Take the settings of :class:`Grants`; returns those for the adapter that signs."""
+        timeout = options.pop("timeout", _TIMEOUT)
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+            raise UsageError(f"timeout must be seconds above 0, got {timeout!r:.40}")
+        self.timeout: float = float(timeout)
+        learn_clock = options.pop("learn_clock", False)
+        self._grants = Grants(prover, server, **options)
+        signed = self._grants.signed_endpoints
+        return {
+            "origins": sorted({str(Origin.of_url(url)) for url in signed}),
+            "as_endpoints": signed,
+            "profile": self._grants.profile._replace(algs=None),  # the prover was fitted to them already
+            "insecure_origins": options.get("insecure_origins", ()),
+            "learn_clock": learn_clock,
+            "rebuild": self._grants.rebuild if self._grants.client_auth.makes_assertions else None,
+        }
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._grants.server.token_endpoint.partition('?')[0]}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise UsageError("a token endpoint cannot be pickled: its key must not travel; make one in each process")
+
+    @property
+    def grants(self) -> Grants:
+        """The settings, and the requests as messages."""
+        return self._grants
+
+    @property
+    def server(self) -> ServerMetadata:
+        """The server's endpoints."""
+        return self._grants.server
+
+    @property
+    def prover(self) -> Prover:
+        """Whose proofs."""
+        return self._grants.prover
+
+
+class SyncEndpointBase(EndpointBase, ABC):
+    """What an integration implements of a synchronous endpoint, and how steps are carried out with it."""
+
+    @abstractmethod
+    def __init__(self, prover: Key | Prover, server: str | ServerMetadata, **options: Any) -> None: ...
+
+    @abstractmethod
+    def exchange(self, request: HTTPRequest) -> HTTPResponse:
+        """Send one request and read its answer.
+
+        :raises NoResponse: none came.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connections made here; a client that was given stays open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def run(self, steps: Steps[_T]) -> _T:
+        """Carry out steps of :attr:`grants`."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    if isinstance(step, HTTPRequest):
+                        outcome: Any = self.exchange(step)
+                    elif isinstance(step, Blocking):
+                        outcome = step.function()
+                    else:
+                        outcome = None
+                        time.sleep(step.seconds)
+                except Exception as error:  # noqa: BLE001 - the steps decide
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(outcome)
+        except StopIteration as done:
+            result: _T = done.value
+            return result
+        except DPoPError as error:
+            # The frames below hold tokens, secrets and codes, and crash reporters send what is in frames.
+            drop_frames(error)
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error
+        finally:
+            steps.close()  # an interrupt leaves them where they are
+
+
+class AsyncEndpointBase(EndpointBase, ABC):
+    """What an integration implements of an asynchronous endpoint, and how steps are carried out with it."""
+
+    tools: ClassVar[AsyncTools]
+    """Sleep and worker threads of the event loops that the HTTP library runs on."""
+
+    @abstractmethod
+    def __init__(self, prover: Key | Prover, server: str | ServerMetadata, **options: Any) -> None: ...
+
+    @abstractmethod
+    async def exchange(self, request: HTTPRequest) -> HTTPResponse:
+        """Send one request and read its answer.
+
+        :raises NoResponse: none came.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close the connections made here; a client that was given stays open."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def run(self, steps: Steps[_T]) -> _T:
+        """Carry out steps of :attr:`grants`."""
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    if isinstance(step, HTTPRequest):
+                        outcome: Any = await self.exchange(step)
+                    elif isinstance(step, Blocking):
+                        outcome = await self.tools.to_thread(step.function)
+                    else:
+                        outcome = None
+                        await self.tools.sleep(step.seconds)
+                except Exception as error:  # noqa: BLE001 - the steps decide
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(outcome)
+        except StopIteration as done:
+            result: _T = done.value
+            return result
+        except DPoPError as error:
+            # The frames below hold tokens, secrets and codes, and crash reporters send what is in frames.
+            drop_frames(error)
+            raise error.with_traceback(None)  # noqa: B904 - it is the same error
+        finally:
+            steps.close()  # a task that is cancelled leaves them where they are
+
+
+def token_and_hint(tokens: TokenSet | str, hint: str | None) -> tuple[str, str | None]:
+    """What to revoke of a set, the refresh token if there is one, and its type (RFC 7009 §2.1)."""
+    if isinstance(tokens, str):
+        return tokens, hint
+    if tokens.refresh_token is not None:
+        return tokens.refresh_token, "refresh_token"
+    return tokens.access_token, "access_token"
