@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """base64url, strict JSON and the three hashes of DPoP.
 
-Decoding is strict because a lenient decoder gives one key or one claim two spellings, and a proof
-two meanings: every function here accepts exactly one form and says what is wrong with any other.
+Decoding is strict: a lenient decoder would give one key or one claim two spellings, and one proof two meanings. Every
+function here accepts exactly one form and says what is wrong with any other.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ __all__ = [
 # newline.
 _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*\Z")
 _NONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+\Z")
-# Above that, servers refuse the header a proof travels in, and a hostile one could make every proof too large.
+# Servers refuse a header that is longer. Without a limit, a hostile server could make every later proof too long.
 _MAX_NONCE = 4096
 # The alphabet of RFC 4648 §5.
 BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _FROM_BASE64 = bytes.maketrans(b"+/", b"-_")
-# What only the other alphabet has becomes a character that neither has.
+# Characters that only the other alphabet has become a character that is in neither.
 _TO_BASE64 = bytes.maketrans(b"-_+/=", b"+/???")
 _PADDING = (b"", b"", b"==", b"=")
-# What may come last after so many characters over a multiple of four: those whose unused bits are zero.
+# By length modulo four: the characters that may come last, because their unused bits are zero.
 _LAST_CHARACTERS = {2: b"AQgw", 3: b"AEIMQUYcgkosw048"}
 
 # A string is matched whole so that the brackets in it do not count. Its closing quote is optional: a search
@@ -52,14 +52,14 @@ _MAX_NUMBER_LENGTH = 40
 
 
 def b64url_encode(data: bytes) -> str:
-    """BASE64URL(octets) without padding (RFC 7515 §2).
+    """BASE64URL(data) without padding (RFC 7515 §2).
 
     :raises ArgumentTypeError: not bytes.
     """
     try:
         return binascii.b2a_base64(data, newline=False).translate(_FROM_BASE64, b"=").decode("ascii")
     except TypeError:
-        raise ArgumentTypeError("octets", "bytes", data) from None
+        raise ArgumentTypeError("data", "bytes", data) from None
 
 
 def b64url_decode(text: str | bytes) -> bytes:
@@ -79,18 +79,18 @@ def b64url_decode(text: str | bytes) -> bytes:
     try:
         data = binascii.a2b_base64(text.translate(_TO_BASE64) + _PADDING[rest], strict_mode=True)
     except binascii.Error:
-        pass  # a foreign character, or a length that no octets have
+        pass  # a foreign character, or a length that no encoding has
     else:
         if rest and text[-1] not in _LAST_CHARACTERS[rest]:
             raise EncodingError("not canonical base64url: the unused bits of its last character are not zero")
         return data
     if not text.translate(None, BASE64URL):
-        raise EncodingError(f"not base64url: no octets encode to {len(text)} characters")
+        raise EncodingError(f"not base64url: no bytes encode to {len(text)} characters")
     raise EncodingError("not base64url: only A-Z a-z 0-9 - _ are allowed, without = padding")
 
 
 def json_object(data: bytes, *, max_depth: int = 8) -> dict[str, Any]:
-    """Parse octets as one JSON object, strictly (RFC 8259; RFC 7515 §4 for unique names).
+    """Parse bytes as one JSON object, strictly (RFC 8259; RFC 7515 §4 for unique names).
 
     Refused: anything but UTF-8, a byte order mark, duplicate member names at any level, NaN and
     Infinity, numbers longer than 40 characters or too large for a float, lone surrogates, nesting
@@ -99,7 +99,7 @@ def json_object(data: bytes, *, max_depth: int = 8) -> dict[str, Any]:
     :raises EncodingError: with a sentence that says which.
     """
     if not isinstance(data, bytes):
-        raise ArgumentTypeError("octets", "bytes", data)
+        raise ArgumentTypeError("data", "bytes", data)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
@@ -147,7 +147,7 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise EncodingError(f"not JSON: {name} is no JSON number")
+    raise EncodingError(f"not JSON: {name} is not a JSON number")
 
 
 def _bounded_int(digits: str) -> int:

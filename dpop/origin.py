@@ -47,7 +47,7 @@ class Origin(NamedTuple):
         """The origin in a setting such as ``https://api.example`` or ``https://api.example:8443/``.
 
         :raises InvalidTargetError: a path, query, fragment, user or password; a scheme other than http and
-            https; a host or port that is none.
+            https; a host or port that is not valid.
         :raises ArgumentTypeError: not a str.
         """
         scheme, authority, path = split_url(text)
@@ -62,7 +62,7 @@ class Origin(NamedTuple):
     def of_url(cls, url: str) -> Origin:
         """The origin of an absolute http or https URL; its user and password are not part of it.
 
-        :raises InvalidTargetError: not such a URL, or a host or port that is none.
+        :raises InvalidTargetError: not such a URL, or a host or port that is not valid.
         :raises ArgumentTypeError: not a str.
         """
         scheme, authority, _ = split_url(url)
@@ -117,9 +117,9 @@ def split_url(url: str) -> tuple[str, str, str]:
 def origin_of(scheme: str, authority: str) -> Origin:
     """The origin of ``host[:port]`` under a scheme, which is http or https in any case; remembered.
 
-    :raises InvalidTargetError: another scheme, a user or password, a host or port that is none.
+    :raises InvalidTargetError: another scheme, a user or password, a host or port that is not valid.
     """
-    # What is refused is not remembered, so no password stays in memory.
+    # lru_cache does not remember exceptions, so a password in a refused authority does not stay in memory.
     scheme = _known_scheme(scheme)
     host, port = _host_and_port(authority)
     return Origin(scheme, _host(host), _port(port, scheme))
@@ -161,7 +161,7 @@ def _known_scheme(scheme: str) -> str:
 
 
 def _host_and_port(authority: str) -> tuple[str, str]:
-    """Host, an IPv6 address with its brackets, and port, empty where there is none."""
+    """Split into the host (an IPv6 address keeps its brackets) and the port (empty if there is none)."""
     if "@" in authority:
         raise InvalidTargetError(
             "the URL has a user or password before its host; take them out and send them in a header"
@@ -238,7 +238,7 @@ def _ipv6(text: str) -> str:
 
 
 def _rfc5952(packed: bytes) -> str:
-    """RFC 5952 §4 from the octets, because ``str(IPv6Address)`` changed between Python 3.12 and 3.13.
+    """RFC 5952 §4 from the bytes, because ``str(IPv6Address)`` changed between Python 3.12 and 3.13.
 
     An IPv4-mapped address is hexadecimal like any other, as the URL standard of browsers prints it.
     """

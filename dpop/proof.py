@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPoP proofs: the octets to sign, and the compact JWT around the signature (RFC 9449 §4.2).
+"""DPoP proofs: the bytes to sign, and the compact JWT around the signature (RFC 9449 §4.2).
 
 Making a proof is split in two, so that a caller with a slow key can sign elsewhere::
 
-    octets = signing_input(key, "POST", htu, jti=..., iat=...)
-    proof = compact(octets, key.sign(octets))
+    data = signing_input(key, "POST", htu, jti=..., iat=...)
+    proof = compact(data, key.sign(data))
 
-``create_proof`` does both at once for a caller who has a URL and a key.
+``create_proof`` does both at once for a caller that has a URL and a key.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = ["compact", "create_proof", "random_jti", "signing_input"]
 _STANDARD_CLAIMS = frozenset({"jti", "htm", "htu", "iat", "ath", "nonce"})
 _MAX_JTI_LENGTH = 256
 
-# Of (alg, thumbprint), two facts that name a public key and the way it signs: the octets of its header, and the
-# size of its signatures if the algorithm fixes it. Bounded by clearing; losing an entry costs one recomputation.
+# The key (alg, thumbprint) names a public key and how it signs. The value is its encoded header, and the size of its
+# signatures if the algorithm fixes it. When the dict is full it is cleared: a lost entry is computed again.
 _headers: dict[tuple[str, str], tuple[bytes, int | None]] = {}
 _MAX_HEADERS = 1024
 
@@ -58,7 +58,7 @@ def signing_input(
     ath: str | None = None,
     claims: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The octets a DPoP proof signs: BASE64URL(header) ``.`` BASE64URL(payload) (RFC 9449 §4.2).
+    """The bytes a DPoP proof signs: BASE64URL(header) ``.`` BASE64URL(payload) (RFC 9449 §4.2).
 
     The inner half of :func:`create_proof`: it trusts that ``htu`` came from :mod:`dpop.htu`, that
     ``method`` and ``nonce`` were checked and that ``ath`` came from
@@ -80,7 +80,7 @@ def _payload(  # noqa: PLR0917 - positional because it is on the path of every p
     ath: str | None,
     claims: Mapping[str, Any] | None,
 ) -> bytes:
-    """BASE64URL(payload), of parts that are JSON already."""
+    """BASE64URL(payload), from parts that are JSON already."""
     tail = "" if ath is None else f',"ath":"{ath}"'
     if nonce is not None:
         tail += f',"nonce":"{nonce}"'
@@ -91,7 +91,7 @@ def _payload(  # noqa: PLR0917 - positional because it is on the path of every p
 
 
 def compact(data: bytes, signature: bytes) -> str:
-    """The proof: the signed octets, a dot, and BASE64URL(signature) (RFC 7515 §3.1)."""
+    """The proof: the signed bytes, a dot, and BASE64URL(signature) (RFC 7515 §3.1)."""
     encoded = binascii.b2a_base64(signature, newline=False).translate(_URL_SAFE, b"=")
     return (data + b"." + encoded).decode("ascii")
 
@@ -141,9 +141,9 @@ def create_proof(
 
 
 def sign(key: Key, data: bytes) -> bytes:
-    """``key.sign``, with the signature's length checked before anyone sends it (RFC 7518 §3.4).
+    """Sign with the key, and check the length of the signature before it is sent (RFC 7518 §3.4).
 
-    :raises SigningError: not a signature of the algorithm's size.
+    :raises SigningError: the signature does not have the size of the algorithm.
     """
     signature = key.sign(data)
     _check_size(key, signature)
@@ -153,9 +153,9 @@ def sign(key: Key, data: bytes) -> bytes:
 def _check_size(key: Key, signature: object) -> None:
     size = ALGORITHMS[key.alg].signature_size
     if type(signature) is not bytes or not signature or (size is not None and len(signature) != size):
-        got = f"{len(signature)} octets" if isinstance(signature, bytes) else type(signature).__name__
+        got = f"{len(signature)} bytes" if isinstance(signature, bytes) else type(signature).__name__
         hint = "; DER from the device must be converted with der_to_raw" if key.alg.startswith("ES") else ""
-        raise SigningError(f"the key returned {got} for {key.alg}, expected {size or 'some'} octets{hint}")
+        raise SigningError(f"the key returned {got} for {key.alg}, expected {size or 'some'} bytes{hint}")
 
 
 def _header_of(key: Key) -> tuple[bytes, int | None]:
@@ -169,7 +169,7 @@ def _header_of(key: Key) -> tuple[bytes, int | None]:
 
 
 def _header(key: Key, alg: str, thumbprint: str) -> tuple[bytes, int | None]:
-    """Made once per key: the JWK is checked here, not per proof."""
+    """Check the JWK and encode the header, once per key instead of once per proof."""
     public = PublicKey.from_jwk(key.public_jwk)
     if alg not in public.algs:
         raise AlgorithmError(f"the key says it signs with {alg}, but its JWK is for {' or '.join(public.algs)}")
@@ -199,7 +199,7 @@ def _target_of_url(method: str, url: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _target_of_cut_url(method: str, url: str) -> str:
-    """Without query and fragment, which no cache keeps and no message shows."""
+    """The target of a URL without query and fragment: the cache must not keep secrets that a query may hold."""
     return _target(check_method(method), url_htu(url))
 
 

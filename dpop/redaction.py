@@ -30,7 +30,7 @@ _MAYBE_JWT = re.compile(r"[A-Za-z0-9_\-.]{9,}+")
 
 
 def redact(text: str) -> str:
-    """The text with proofs, tokens and nonces masked."""
+    """Return the text with proofs, tokens and nonces masked."""
     text = _MAYBE_JWT.sub(_without_jwt, text)
     text = _SCHEME.sub(rf"\1\2{_MASK}", text)
     text = _QUOTED_FIELD.sub(rf"\1{_MASK}", text)
@@ -44,13 +44,13 @@ def _without_jwt(run: re.Match[str]) -> str:
 
 
 class RedactingFilter(logging.Filter):
-    """Masks secrets in every record that passes, tracebacks included; drops none."""
+    """A logging filter that masks secrets in every record, tracebacks included, and drops no record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Replace the record's message, traceback and stack by their redacted texts, where they differ."""
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - a slip in another's log call, which handlers report and survive
+        except Exception:  # noqa: BLE001 - a mistake in the log call of other code; logging handlers report it and go on
             record.msg, record.args = f"{redact(str(record.msg))} (its arguments do not fit and are left out)", None
         else:
             redacted = redact(message)

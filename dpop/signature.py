@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ECDSA signatures: DER, as OpenSSL and key services give them, and raw R||S, as JOSE wants them.
+"""Conversion of ECDSA signatures between DER (OpenSSL, key services) and raw R||S (JOSE).
 
 Raw is two unsigned big-endian integers, each padded to the length of the curve's order (RFC 7518
 §3.4). DER has exactly one form for each signature. BER has many, and a converter that reads BER gives
@@ -18,7 +18,7 @@ __all__ = ["check_raw", "der_to_raw", "raw_to_der"]
 
 _CURVES: Final = {32: "P-256", 48: "P-384", 66: "P-521"}
 
-# The order n of each curve's group (SP 800-186 §3.2.1), by its length in octets.
+# The order n of each curve's group (SP 800-186 §3.2.1), by its length in bytes.
 _ORDERS: Final = {
     size: int(digits, 16)
     for size, digits in {
@@ -30,7 +30,7 @@ _ORDERS: Final = {
 }
 _ORDER_BYTES: Final = {size: order.to_bytes(size, "big") for size, order in _ORDERS.items()}
 
-# SEQUENCE, then two INTEGERs of a tag, a length and at most size + 1 octets each.
+# SEQUENCE, then two INTEGERs of a tag, a length and at most size + 1 bytes each.
 _MAX_DER: Final = {32: 72, 48: 104, 66: 139}
 
 _INTEGER: Final = 0x02
@@ -38,7 +38,7 @@ _SEQUENCE: Final = 0x30
 
 
 def _usual_layout(size: int) -> re.Pattern[bytes]:
-    """What 99 of 100 DER signatures look like: r and s of full length, 00 in front only of a high bit."""
+    """The pattern of 99 in 100 DER signatures: r and s have full length, with 00 in front of a high bit only."""
     number = rb"\x02(?:%b(?=[\x01-\x7f])|%b\x00(?=[\x80-\xff]))(.{%d})" % (
         re.escape(bytes([size])),
         re.escape(bytes([size + 1])),
@@ -58,15 +58,15 @@ def der_to_raw(der: bytes, size: int = 32) -> bytes:
     """Convert a DER ECDSA signature to raw R||S (RFC 7518 §3.4).
 
     :param der: exactly one DER ``SEQUENCE { r INTEGER, s INTEGER }`` (RFC 3279 §2.2.3).
-    :param size: octets of r and of s: 32 for P-256, 48 for P-384, 66 for P-521.
-    :returns: ``2 * size`` octets.
+    :param size: bytes of r and of s: 32 for P-256, 48 for P-384, 66 for P-521.
+    :returns: ``2 * size`` bytes.
     :raises SignatureFormatError: not DER, or r or s not in 1..n-1; the sentence says which.
     :raises ArgumentTypeError: not bytes, or size not an int.
     :raises UsageError: another size.
     """
     if size == _P256 and type(der) is bytes and (usual := _usual(der)):
         length, r, s = usual.groups()
-        # No first octet is 00, so neither is zero; octets of equal length compare as numbers do.
+        # No first byte is 00, so neither is zero; bytes of equal length compare as numbers do.
         if length[0] == len(der) - 2 and r < _P256_ORDER and s < _P256_ORDER:
             raw: bytes = r + s
             return raw
@@ -77,7 +77,7 @@ def der_to_raw(der: bytes, size: int = 32) -> bytes:
 
 
 def raw_to_der(raw: bytes) -> bytes:
-    """Convert a raw R||S of 64, 96 or 132 octets to DER (RFC 3279 §2.2.3).
+    """Convert a raw R||S of 64, 96 or 132 bytes to DER (RFC 3279 §2.2.3).
 
     :raises SignatureFormatError: another length, or r or s not in 1..n-1.
     :raises ArgumentTypeError: not bytes.
@@ -87,7 +87,7 @@ def raw_to_der(raw: bytes) -> bytes:
     size = len(raw) // 2
     if len(raw) not in {64, 96, 132}:
         raise SignatureFormatError(
-            f"a raw ECDSA signature has 64, 96 or 132 octets (P-256, P-384, P-521), not {len(raw)}"
+            f"a raw ECDSA signature has 64, 96 or 132 bytes (P-256, P-384, P-521), not {len(raw)}"
             + _looks_like_der(raw)
         )
     check_raw(raw, size)
@@ -98,7 +98,7 @@ def raw_to_der(raw: bytes) -> bytes:
 
 
 def check_raw(raw: bytes, size: int) -> None:
-    """Check that a raw R||S has ``2 * size`` octets, and r and s in 1..n-1 (RFC 7518 §3.4).
+    """Check that a raw R||S has ``2 * size`` bytes, and r and s in 1..n-1 (RFC 7518 §3.4).
 
     Whether it is anyone's signature is not checked here.
 
@@ -111,7 +111,7 @@ def check_raw(raw: bytes, size: int) -> None:
     order = _order_bytes(size)
     if len(raw) != 2 * size:
         raise SignatureFormatError(
-            f"a raw {_CURVES[size]} signature has {2 * size} octets, not {len(raw)}" + _looks_like_der(raw)
+            f"a raw {_CURVES[size]} signature has {2 * size} bytes, not {len(raw)}" + _looks_like_der(raw)
         )
     zero = bytes(size)
     if not (zero < raw[:size] < order and zero < raw[size:] < order):
@@ -124,7 +124,7 @@ def _order_bytes(size: int) -> bytes:
         raise ArgumentTypeError("size", "32, 48 or 66", size)
     order = _ORDER_BYTES.get(size)
     if order is None:
-        raise UsageError("size must be 32 (P-256), 48 (P-384) or 66 (P-521) octets")
+        raise UsageError("size must be 32 (P-256), 48 (P-384) or 66 (P-521) bytes")
     return order
 
 
@@ -149,7 +149,7 @@ def _der_integer(number: bytes) -> bytes:
     return bytes((_INTEGER, len(data))) + data
 
 
-# What stands before 32 octets that begin with this one; nothing, if the first of them is left out.
+# What stands before 32 bytes that begin with this one; nothing, if the first of them is left out.
 _INTEGER_STARTS: Final = (b"", *[b"\x02\x20"] * 0x7F, *[b"\x02\x21\x00"] * 0x80)
 
 
@@ -161,19 +161,19 @@ def _parse(der: bytes, size: int) -> bytes:
         raise SignatureFormatError("not DER: empty, there is no signature")
     if len(der) > _MAX_DER[size]:
         raise SignatureFormatError(
-            f"a DER {_CURVES[size]} signature has at most {_MAX_DER[size]} octets, not {len(der)}"
+            f"a DER {_CURVES[size]} signature has at most {_MAX_DER[size]} bytes, not {len(der)}"
         )
     if len(der) == 2 * size and der[0] != _SEQUENCE:
         raise SignatureFormatError(
-            f"not DER: {2 * size} octets without a SEQUENCE; if it is a raw R||S it needs no conversion"
+            f"not DER: {2 * size} bytes without a SEQUENCE; if it is a raw R||S it needs no conversion"
         )
     at, end = _element(der, 0, _SEQUENCE, "the SEQUENCE")
     if end != len(der):
-        raise SignatureFormatError(f"not DER: {len(der) - end} octets after the SEQUENCE")
+        raise SignatureFormatError(f"not DER: {len(der) - end} bytes after the SEQUENCE")
     r, at = _number(der, at, "r", size)
     s, at = _number(der, at, "s", size)
     if at != end:
-        raise SignatureFormatError(f"not DER: {end - at} octets after s inside the SEQUENCE")
+        raise SignatureFormatError(f"not DER: {end - at} bytes after s inside the SEQUENCE")
     return r.to_bytes(size, "big") + s.to_bytes(size, "big")
 
 
@@ -187,7 +187,7 @@ def _element(der: bytes, at: int, tag: int, what: str) -> tuple[int, int]:
     if length == 0x80:
         raise SignatureFormatError(f"BER, not DER: {what} has an indefinite length")
     if length > 0x80:
-        # Only a P-521 SEQUENCE reaches 128 octets, where DER wants the one length octet after 81.
+        # Only a P-521 SEQUENCE reaches 128 bytes, where DER wants the one length byte after 81.
         if length > 0x81 or der[start : start + 1] < b"\x80":
             raise SignatureFormatError(f"BER, not DER: {what} has a longer length field than it needs")
         length, start = der[start], start + 1
@@ -202,9 +202,9 @@ def _number(der: bytes, at: int, name: str, size: int) -> tuple[int, int]:
     if start == end:
         raise SignatureFormatError(f"not DER: the INTEGER {name} is empty")
     if der[start] >= 0x80:
-        raise SignatureFormatError(f"{name} is negative; a leading 00 octet is missing")
+        raise SignatureFormatError(f"{name} is negative; a leading 00 byte is missing")
     if end - start > 1 and der[start] == 0 and der[start + 1] < 0x80:
-        raise SignatureFormatError(f"BER, not DER: {name} has a leading 00 octet it does not need")
+        raise SignatureFormatError(f"BER, not DER: {name} has a leading 00 byte it does not need")
     value = int.from_bytes(der[start:end], "big")
     _check_range(name, value, size)
     return value, end

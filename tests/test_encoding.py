@@ -49,7 +49,7 @@ def test_base64url_round_trip(data: bytes) -> None:
 
 @given(st.text(alphabet=BASE64URL, max_size=12))
 def test_base64url_has_one_spelling(text: str) -> None:
-    """Each text of the alphabet is either the one spelling of some octets or refused."""
+    """Each text of the alphabet is either the one spelling of some bytes or refused."""
     try:
         data = b64url_decode(text)
     except EncodingError:
@@ -87,8 +87,8 @@ def test_published_trailing_bits(case: dict[str, Any]) -> None:
         ("Zm 9", "allowed"),
         ("Zm+v", "allowed"),
         ("Zm/v", "allowed"),
-        ("Zm9vA", "no octets encode to 5 characters"),
-        ("A", "no octets encode to 1 characters"),
+        ("Zm9vA", "no bytes encode to 5 characters"),
+        ("A", "no bytes encode to 1 characters"),
         ("Zmé9", "outside ASCII"),
         ("\ud800AAA", "outside ASCII"),
     ],

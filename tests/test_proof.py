@@ -273,6 +273,6 @@ def test_what_goes_in_comes_out(jti: str, nonce: str | None, extra: dict[str, An
 
 
 def test_signing_elsewhere() -> None:
-    """The two halves make the same proof: octets out, signature in."""
+    """The two halves make the same proof: bytes out, signature in."""
     data = signing_input(KEY, "GET", URL, jti="j", iat=1)
     assert verified(compact(data, KEY.sign(data)))["jti"] == "j"

@@ -34,19 +34,19 @@ KEYS = {size: ec.derive_private_key(0xD1CE, curve) for size, (curve, _) in CURVE
 
 # What the message says for each reason of the vectors.
 SENTENCES = {
-    "after": "octets? after the SEQUENCE",
+    "after": "bytes? after the SEQUENCE",
     "der": "looks like DER",
     "empty": "empty, there is no signature",
     "indefinite": "indefinite length",
-    "inside": "octets? after s inside",
+    "inside": "bytes? after s inside",
     "integer-empty": "INTEGER [rs] is empty",
-    "length": "octets, not|octets .*, not",
+    "length": "bytes, not|bytes .*, not",
     "long-form": "longer length field than it needs",
-    "needless-00": "leading 00 octet it does not need",
+    "needless-00": "leading 00 byte it does not need",
     "negative": "[rs] is negative",
     "range": "[rs] is not below the order of P-",
     "raw": "raw R\\|\\|S it needs no conversion",
-    "size": "has at most 72 octets",
+    "size": "has at most 72 bytes",
     "tag": "expected the tag",
     "truncated": "truncated",
     "zero": "[rs] is zero",
@@ -82,7 +82,7 @@ def test_good_signatures_convert_both_ways(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", cases("der", "refused"))
 def test_bad_der_is_refused_and_named(case: dict[str, Any]) -> None:
-    """BER, truncation, trailing octets, wrong tags and numbers out of range each have their sentence."""
+    """BER, truncation, trailing bytes, wrong tags and numbers out of range each have their sentence."""
     with pytest.raises(SignatureFormatError, match=SENTENCES[case["refused"]]):
         der_to_raw(bytes.fromhex(case["der"]), case["size"])
 
@@ -187,7 +187,7 @@ def test_real_signatures_agree_with_cryptography(size: int, message: bytes) -> N
 
 @given(raw_signatures(), st.data())
 def test_a_changed_octet_is_refused_or_means_itself(signature: tuple[bytes, int], data: st.DataObject) -> None:
-    """DER with one octet changed is refused, or is the only DER of what it decodes to."""
+    """DER with one byte changed is refused, or is the only DER of what it decodes to."""
     raw, size = signature
     der = bytearray(raw_to_der(raw))
     der[data.draw(st.integers(0, len(der) - 1))] ^= data.draw(st.integers(1, 255))
@@ -196,7 +196,7 @@ def test_a_changed_octet_is_refused_or_means_itself(signature: tuple[bytes, int]
 
 @pytest.mark.parametrize("size", sorted(CURVES))
 def test_every_changed_octet_of_one_signature(size: int) -> None:
-    """All changes of one octet, at every place, are refused or mean themselves."""
+    """All changes of one byte, at every place, are refused or mean themselves."""
     der = KEYS[size].sign(b"m", ec.ECDSA(CURVES[size][1], deterministic_signing=True))
     for at in range(len(der)):
         for other in range(256):
@@ -225,7 +225,7 @@ def test_arbitrary_octets(content: bytes) -> None:
 
 @given(st.binary(max_size=140))
 def test_arbitrary_raw_octets(content: bytes) -> None:
-    """check_raw and raw_to_der accept the same octets."""
+    """check_raw and raw_to_der accept the same bytes."""
     try:
         der = raw_to_der(content)
     except SignatureFormatError:
@@ -254,8 +254,8 @@ def assert_strict(der: bytes, size: int) -> None:
 
 @pytest.mark.parametrize("length", [73, 1000, 1 << 24])
 def test_huge_input_is_refused_by_its_length(length: int) -> None:
-    """No octet of an oversized signature is looked at."""
-    with pytest.raises(SignatureFormatError, match=f"at most 72 octets, not {length}"):
+    """No byte of an oversized signature is looked at."""
+    with pytest.raises(SignatureFormatError, match=f"at most 72 bytes, not {length}"):
         der_to_raw(b"\x30" * length)
     with pytest.raises(SignatureFormatError, match=f"not {length}"):
         raw_to_der(bytes(length))
@@ -288,7 +288,7 @@ def test_a_size_is_an_int(size: Any) -> None:
 
 
 def test_refusals_hold_no_signature() -> None:
-    """A message tells lengths and positions, never the octets of a signature."""
+    """A message tells lengths and positions, never the bytes of a signature."""
     der = KEYS[32].sign(b"m", ec.ECDSA(SHA256(), deterministic_signing=True))
     for content in (der + b"\0", der[:-1], b"\x31" + der[1:]):
         with pytest.raises(SignatureFormatError) as caught:

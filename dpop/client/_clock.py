@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a server's clock is from ours, as far as it may be believed.
+"""The difference between a server's clock and ours, and how far it is trusted.
 
-A refused proof with a far-off ``Date`` is explained in the log. Only with ``learn_clock=True`` does
-the difference change later proofs, by five minutes at most: otherwise a hostile server could have
-proofs made out for a time to come.
+If a server refuses a proof and its ``Date`` is far from our time, the log says so. Only with ``learn_clock=True`` does
+the difference change later proofs, and by five minutes at most: otherwise a hostile server could obtain proofs that
+become valid in the future.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _MAX_ORIGINS = 100
 
 
 def skew(date: str | None, sent: float, received: float) -> float | None:
-    """Seconds that a ``Date`` header (RFC 9110 §6.6.1) is ahead of our clock; ``None`` if it says nothing.
+    """Seconds that a ``Date`` header (RFC 9110 §6.6.1) is ahead of our clock; ``None`` if it cannot be read.
 
-    It was written at some time between sending and receiving, so all in between counts as 0: an answer
-    that took long is no wrong clock.
+    The server wrote it at some time between sending and receiving. Any time in between counts as 0, so that a slow
+    response is not taken for a wrong clock.
     """
     if date is None:
         return None
     try:
         moment = parsedate_to_datetime(date)
         if moment.tzinfo is None:
-            return None  # the time of which place?
+            return None  # no time zone, so no point in time
         told = moment.timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
@@ -38,12 +38,12 @@ def skew(date: str | None, sent: float, received: float) -> float | None:
 
 
 class ServerClocks:
-    """Offsets by origin, bounded, five minutes at most each."""
+    """The clock offset of each server, five minutes at most; it remembers a bounded number of servers."""
 
     __slots__ = ("_offsets",)
 
     def __init__(self) -> None:
-        # No lock, which a forked child could find held: single operations on a dict are whole.
+        # No lock, because a forked child could inherit it locked: single operations on a dict are atomic.
         self._offsets: dict[Origin, float] = {}
 
     def offset(self, origin: Origin) -> float:
@@ -51,7 +51,7 @@ class ServerClocks:
         return self._offsets.get(origin, 0.0)
 
     def learn(self, origin: Origin, seconds: float) -> float:
-        """Use this difference from the next call on; returns what is kept of it."""
+        """Use this difference from the next call on; return the part of it that is within the limit."""
         kept = max(-_MAX_OFFSET, min(_MAX_OFFSET, seconds))
         if len(self._offsets) >= _MAX_ORIGINS:
             self._offsets.clear()

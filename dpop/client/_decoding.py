@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The beginning of a body, out of its content coding (RFC 9110 §8.4), in bounded memory.
+"""Decode the beginning of a body (content codings of RFC 9110 §8.4) in bounded memory.
 
-Libraries decode whatever comes: a kilobyte that was compressed twice is a gigabyte. What is looked at before
-anybody asked for the body must cost no more than it is long.
+HTTP libraries decode without a limit: a kilobyte that was compressed twice can become a gigabyte. This module reads a
+body before the caller has asked for it, so its cost must not exceed the length of the body.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _ZSTD_WINDOW: Final = 8 * 2**20  # RFC 9659 §3
 
 
 def decoded_start(coding: str | None, data: bytes, limit: int) -> bytes:
-    """As much of a body as its first octets hold, ``limit`` octets at most; empty if they cannot be decoded.
+    """Decode the first bytes of a body, to ``limit`` bytes at most; empty if they cannot be decoded.
 
     :param coding: ``Content-Encoding``, None without one: gzip, deflate, and br and zstd where a library for
         them is installed.
-    :param data: the first octets of the body as sent. More than ``limit`` are not looked at.
+    :param data: the first bytes of the body as sent. More than ``limit`` are not looked at.
     """
     names = [name for part in (coding or "").lower().split(",") if (name := part.strip()) and name != "identity"]
     if len(names) > _MAX_LAYERS:
@@ -34,7 +34,7 @@ def decoded_start(coding: str | None, data: bytes, limit: int) -> bytes:
         decode = _DECODERS.get(name)
         try:
             data = b"" if decode is None else decode(data, limit)[:limit]
-        except Exception:  # noqa: BLE001 - whatever a decoder makes of hostile or cut octets means: not readable
+        except Exception:  # noqa: BLE001 - any error of a decoder means that hostile or cut bytes cannot be read
             return b""
     return data
 
@@ -66,7 +66,7 @@ def _zstd(data: bytes, limit: int) -> bytes:
 
 
 def _first_of(*names: str) -> Any:
-    """The first of these modules that is installed."""
+    """Import the first of these modules that is installed."""
     for name in names:
         try:
             return importlib.import_module(name)

@@ -20,10 +20,10 @@ __all__ = ["Prover"]
 
 
 class Prover:
-    """A key, its nonces, and where its proofs get their time and identifiers from.
+    """A key, the nonces servers gave to it, and the sources of time and identifiers for its proofs.
 
-    Share one prover among all adapters and threads that use the key: what one learns, all use. It is
-    safe to use from threads, several event loops, and in a process forked after its first use.
+    Share one prover among all adapters and threads that use the key: a nonce that one learns serves all. It is
+    safe to use from threads, several event loops, signal handlers, and in a process forked after its first use.
 
     :param key: from :func:`dpop.generate_key` or :func:`dpop.load_key`, or any object with its protocol.
     :param algs: the algorithms the server lists (``dpop_signing_alg_values_supported``, or the
@@ -65,11 +65,11 @@ class Prover:
 
     @classmethod
     def of(cls, key_or_prover: Key | Prover) -> Prover:
-        """A prover as it is, or a new one around a bare key."""
+        """Return a prover unchanged, or a new prover for a bare key."""
         return key_or_prover if isinstance(key_or_prover, Prover) else cls(key_or_prover)
 
     def for_algs(self, algs: Iterable[str] | str) -> Prover:
-        """This prover, or one with the same nonces whose key signs by a name the server lists.
+        """This prover, or a prover with the same nonces whose key signs with an algorithm the server lists.
 
         :raises AlgorithmError: the key cannot sign with any of ``algs``.
         """
@@ -99,7 +99,7 @@ class Prover:
 
 
 def _with_listed_alg(key: Key, algs: Iterable[str] | str) -> Key:
-    """The key, set to sign by the name the server lists."""
+    """The key, switched to an algorithm name that the server lists."""
     switch = getattr(key, "with_alg", None)
     own = (key.alg, *(a for a in getattr(key, "algs", ()) if a != key.alg)) if switch is not None else (key.alg,)
     try:

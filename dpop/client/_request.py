@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the brain must know of a request: facts, gathered by an adapter, of no HTTP library."""
+"""A description of a request that is independent of the HTTP library; an integration fills it in."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TokenSource(Protocol):
         """A fresh access token."""
 
     def refused(self, token: str, /) -> Awaitable[None] | None:
-        """A resource server answered ``invalid_token`` to this token."""
+        """Take note that a resource server refused this token: the next call should return another one."""
 
 
 AccessToken: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]] | TokenSource"
@@ -58,10 +58,10 @@ AccessToken: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]
 
 
 def check_token_setting(access_token: object) -> None:
-    """What an adapter or a request was given for its token can be one.
+    """Check the ``access_token`` setting of an adapter or a request.
 
     :raises CredentialError: a str that cannot stand in a header.
-    :raises ArgumentTypeError: nothing a token could come from.
+    :raises ArgumentTypeError: neither a str nor callable.
     """
     if isinstance(access_token, str):
         check_access_token(access_token)
@@ -70,9 +70,9 @@ def check_token_setting(access_token: object) -> None:
 
 
 class RequestCredentials:
-    """Whose request this is, when it is not the adapter's default: one client can serve many users.
+    """The prover and token of one request, where they differ from the adapter's: one client can serve many users.
 
-    ``seen`` tells the carrier whether any adapter took notice of it.
+    An adapter sets ``seen``, so that the integration can tell that a DPoP adapter handled the request.
 
     :param prover: whose proofs; a bare key will do.
     :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
@@ -101,7 +101,7 @@ class OutgoingRequest:
     :param content: the body, if it is in memory.
     :param repeatable: whether the same body can be sent again, whole.
     :param priming: set for a request that only fetches a nonce, for this role: it carries no token
-        and is not sent again, lest it use up what it has fetched.
+        and is not sent again, because that would use up the nonce it has fetched.
     :raises InvalidTargetError: the URL has no origin.
     """
 
