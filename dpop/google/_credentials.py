@@ -154,7 +154,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         self._bind(state["_dpop_key"], state.get("_refresh_expires_at"))
 
     def to_token_set(self) -> TokenSet:
-        """The same tokens for a store, from which :class:`SharedCredentials` and ``dpop curl`` take them.
+        """The same tokens for a store, from which :class:`dpop.google.SharedCredentials` and ``dpop curl`` take them.
 
         :raises UsageError: there is no access token yet; refresh first.
         """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where tokens are kept: what a store must do, and the one that keeps them in memory.
 
-Others: :class:`dpop.tokens.FileTokenStore`, :class:`dpop.tokens.KeyringTokenStore`,
+Others: :class:`dpop.tokens.FileTokenStore`, :class:`dpop.keyring.KeyringTokenStore`,
 :class:`dpop.redis.RedisTokenStore`. To write one of your own, follow :class:`TokenStore`; what makes it safe
 is said there and checked by ``tests/support/token_stores.py``, which takes any store.
 """
