@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPoP for ASGI applications: a middleware that lets in whom a :class:`dpop.server.ProtectedResource` lets in.
+"""ASGI middleware that enforces the decisions of a :class:`dpop.server.ProtectedResource`.
 
 ::
 
@@ -10,12 +10,12 @@
     async def items(scope, receive, send):
         (await access(scope)).require_scope("items:read")
 
-The application may raise InvalidProof itself, as ``require_scope`` does, as long as it has sent nothing; the answer
-is made here. Put a CORS middleware around this one, or browsers cannot read the refusals; it must allow the
-request headers Authorization and DPoP. WebSocket handshakes are let in like a GET.
+The application may raise InvalidProof itself, as ``require_scope`` does, until it has sent something; the middleware
+makes the response. Put a CORS middleware around this one, or browsers cannot read the refusals; it must allow the
+request headers Authorization and DPoP. A WebSocket handshake is treated like a GET.
 
-The path is taken from ``raw_path``. Where a server leaves that out, it is encoded anew from ``path``, and a URL with
-an encoded slash is refused.
+The path is taken from ``raw_path``. If a server leaves that out, ``path`` is encoded again, and a URL with an encoded
+slash is refused.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ from typing import Any
 from urllib.parse import quote
 
 from dpop.errors import InvalidProof, ReplayCacheError, UsageError
-from dpop.server._challenge import with_nonce
-from dpop.server._resource import Access, ProtectedResource, ResourceRequest, Response
+from dpop.server import Access, ProtectedResource, ResourceRequest, Response, with_nonce
 
-__all__ = ["DPoPMiddleware", "access"]
+__all__ = ["Application", "DPoPMiddleware", "Message", "Receive", "Scope", "Send", "access"]
 
 Scope = MutableMapping[str, Any]
+"""The scope of one ASGI connection."""
 Message = MutableMapping[str, Any]
+"""An ASGI event."""
 Receive = Callable[[], Awaitable[Message]]
+"""Awaits the next event from the server."""
 Send = Callable[[Message], Awaitable[None]]
+"""Sends an event to the server."""
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""An ASGI 3 application."""
 
 _KEY = "dpop.gate"
 _MAX_DRAINED = 65536
@@ -43,10 +47,10 @@ _PATH_SAFE = "/:@!$&'(),;=~*+"
 
 
 class DPoPMiddleware:
-    """Lets requests in, answers the others, and sends the next nonce along with responses.
+    """Admits requests, refuses the others, and adds the next nonce to responses.
 
     :param app: any ASGI application.
-    :param resource: decides.
+    :param resource: decides which requests are admitted.
     """
 
     def __init__(self, app: Application, resource: ProtectedResource) -> None:
@@ -71,11 +75,11 @@ class DPoPMiddleware:
 
 
 async def access(scope: Scope) -> Access:
-    """Who was let in with this request; where the middleware was told that the path is public, let it in now.
+    """The access that this request was given. On a public path, the request is admitted now.
 
-    :raises InvalidProof: it may not come in; leave that to the middleware.
-    :raises ReplayCacheError: whether it may cannot be told; leave that to the middleware too.
-    :raises UsageError: the middleware is not there.
+    :raises InvalidProof: the request is refused; the middleware turns that into a response.
+    :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; the middleware responds to that too.
+    :raises UsageError: the application is not wrapped in the middleware.
     """
     gate = scope.get(_KEY)
     if not isinstance(gate, _Gate):
@@ -84,7 +88,7 @@ async def access(scope: Scope) -> Access:
 
 
 class _Gate:
-    """One request, and who was let in with it."""
+    """One request, and the access it was given."""
 
     def __init__(self, resource: ProtectedResource, scope: Scope) -> None:
         self._resource = resource
@@ -98,7 +102,7 @@ class _Gate:
 
 
 class _Reply:
-    """The way back: of the application's response with its nonce, or of a refusal."""
+    """Sends the application's response with the next nonce, or a refusal."""
 
     def __init__(self, gate: _Gate, scope: Scope, receive: Receive, send: Send) -> None:
         self._gate = gate
@@ -144,9 +148,9 @@ class _Reply:
         await self._send({"type": f"{kind}.body", "body": b""})
 
     async def _drain(self) -> None:
-        """Let the client finish a short request: some servers close a connection that was answered before.
+        """Read the rest of a short request, because some servers close a connection with an unread body.
 
-        A client that is asked for a nonce would otherwise meet a closed connection as it comes again.
+        A client that is asked for a nonce would find the connection closed when it sends the request again.
         """
         left = _MAX_DRAINED
         while self._more_body and left > 0 and not self._waits_for_100:

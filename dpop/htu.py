@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``htu`` and ``htm`` claims: naming a request, and comparing two names (RFC 9449 §4.2, §4.3).
+"""The ``htu`` and ``htm`` claims: how a proof names a request, and how a server compares (RFC 9449 §4.2, §4.3).
 
-A client names what it puts on the wire, character by character: a proof that normalises more than the
-request does is refused by servers that compare strings. A server compares canonical forms (RFC 3986
-§6.2.2, §6.2.3). Both refuse a URL that two readers could understand differently, for a proof must name
-one resource.
+A client names exactly the characters that it puts on the wire: servers that compare strings refuse a proof that is
+normalised further than the request. A server compares canonical forms (RFC 3986 §6.2.2, §6.2.3). Both refuse a URL
+that two readers could understand differently, because a proof must name one resource.
 
-Query and fragment are cut first: no cache keeps them and no message shows them.
+Query and fragment are removed first, so no cache keeps them and no message shows them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from dpop.origin import Origin, front_of, origin_of, split_url, wire_origin
 __all__ = ["MAX_HTU", "Origin", "canonical", "canonical_request", "check_method", "same_target", "url_htu", "wire_htu"]
 
 MAX_HTU: Final = 4096
-"""Characters an ``htu`` may have. A client counts them without the query, a server the whole claim."""
+"""The most characters that an ``htu`` may have. A client counts without the query, a server the whole claim."""
 
 # The longest registered method has 17 characters.
 _MAX_METHOD: Final = 64
@@ -37,7 +36,7 @@ _DOT_SEGMENT = re.compile(r"/(?:\.|%2[Ee]){1,2}(?=/|\Z)")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-# Raw in a claim these mean one thing to one URL parser and another to the next.
+# Unescaped in a claim, URL parsers read these differently.
 _NEVER_IN_PATH = re.compile(r"[\x00-\x20\x7f\\]")
 _NAMES: Final = {" ": "a space", "\\": "a backslash"}
 
@@ -74,9 +73,9 @@ def wire_htu(scheme: str, authority: str, target: str) -> str:
     :param target: the request-target as sent: ``/path?query``, or the absolute form that a forward
         proxy is given (RFC 9112 §3.2.2), which must name the same server as the Host header.
     :returns: ``scheme://host[:port]/path``; scheme and host in lower case, the path as it was sent.
-    :raises InvalidTargetError: what no proof can name without doubt: characters in the path that RFC 3986
-        wants percent-encoded, a bad %-escape, a dot segment, an IPv6 address not in RFC 5952 form, a
-        host or port that is none, a user or password, more than ``MAX_HTU`` characters.
+    :raises InvalidTargetError: a request that no proof can name without doubt: characters in the path that RFC 3986
+        requires to be percent-encoded, a bad %-escape, a dot segment, an IPv6 address not in RFC 5952 form, an
+        invalid host or port, a user or password, more than ``MAX_HTU`` characters.
     :raises ArgumentTypeError: not a str.
     """
     if not isinstance(scheme, str):
@@ -118,10 +117,10 @@ def url_htu(url: str) -> str:
 
     Scheme and host in lower case, an international host as A-label, IPv6 in RFC 5952 form, the default
     port dropped, non-ASCII in the path percent-encoded as UTF-8, dot segments removed (RFC 3986
-    §5.2.4), an empty path made ``/``. %-escapes stay as they are. Refused is all that :func:`wire_htu`
-    refuses, and a path that ends in a dot segment, because clients disagree on the slash it leaves.
+    §5.2.4), an empty path made ``/``. %-escapes stay as they are.
 
-    :raises InvalidTargetError: with a sentence that says what to write instead.
+    :raises InvalidTargetError: for every URL that :func:`wire_htu` refuses, and for a path that ends in a dot
+        segment, because clients disagree on the slash that it leaves. The message says what to write instead.
     :raises ArgumentTypeError: not a str.
     """
     if not isinstance(url, str):
@@ -147,7 +146,7 @@ def _url_htu(url: str) -> str:
 
 
 def _check_length(*parts: str) -> None:
-    # Before any other work. Scheme and port add a little; the finished htu is checked as well.
+    # First of all. Scheme and port add a little, so the finished htu is checked as well.
     if sum(map(len, parts)) > MAX_HTU:
         raise _too_long()
 
@@ -163,7 +162,7 @@ def _too_long() -> InvalidTargetError:
 
 
 def _check_path(path: str) -> None:
-    """Refuse what RFC 3986 §3.3 does not allow in a path: clients and servers repair it differently."""
+    """Refuse characters that RFC 3986 §3.3 does not allow in a path: clients and servers repair them differently."""
     match = _PATH.match(path)
     end = match.end() if match else 0
     if end == len(path):
@@ -188,7 +187,7 @@ def _refuse_dot_segments(found: bool) -> None:
 
 
 def _ascii_path(path: str) -> str:
-    """Percent-encode what is not ASCII as UTF-8, without normalising it (RFC 3987 §3.1)."""
+    """Percent-encode non-ASCII characters as UTF-8, without normalising them (RFC 3987 §3.1)."""
     if path.isascii():
         return path
     from urllib.parse import quote  # noqa: PLC0415 - most paths are ASCII, and it is slow to load
@@ -200,7 +199,7 @@ def _ascii_path(path: str) -> str:
 
 
 def _without_dot_segments(path: str) -> str:
-    """RFC 3986 §5.2.4 for a path that is empty or begins with a slash."""
+    """Remove dot segments (RFC 3986 §5.2.4) from a path that is empty or begins with a slash."""
     if "/." not in path:
         return path
     segments = path.split("/")[1:]
@@ -219,16 +218,16 @@ def _without_dot_segments(path: str) -> str:
 
 
 def canonical(url: str) -> str:
-    """The form in which two URLs are compared (RFC 9449 §4.3 9; RFC 3986 §6.2.2, §6.2.3).
+    """The form in which two URLs are compared (RFC 9449 §4.3 (9); RFC 3986 §6.2.2, §6.2.3).
 
-    Query and fragment are dropped; scheme and host in lower case, the host as A-label or in RFC 5952
-    form; the port as a number, dropped where it is the default; %-escapes of unreserved characters
-    decoded and the others in upper case; dot segments removed; an empty path made ``/``. Reserved
+    Query and fragment are removed; scheme and host are in lower case, the host as A-label or in RFC 5952
+    form; the port is a number, removed if it is the default; %-escapes of unreserved characters are
+    decoded and the others in upper case; dot segments are removed; an empty path becomes ``/``. Reserved
     characters, double slashes, a trailing slash, a trailing dot of the host and the case of the path
-    stay as they are, for they may matter.
+    stay as they are, because they may matter.
 
     :raises InvalidTargetError: not an absolute http or https URL of at most ``MAX_HTU`` characters; a user or
-        password; a backslash, control or space in the path; a bad %-escape; a host or port that is none.
+        password; a backslash, control or space in the path; a bad %-escape; an invalid host or port.
     :raises ArgumentTypeError: not a str.
     """
     if not isinstance(url, str):
@@ -237,7 +236,7 @@ def canonical(url: str) -> str:
 
 
 def canonical_request(url: str) -> str:
-    """:func:`canonical` of the URL of a request, however long its query is; remembered for the next.
+    """:func:`canonical` for the URL of a request, whose query may have any length; the result is cached.
 
     :raises InvalidTargetError: as :func:`canonical` does.
     :raises ArgumentTypeError: not a str.
@@ -248,10 +247,10 @@ def canonical_request(url: str) -> str:
 
 
 def same_target(claim: str, url: str) -> bool:
-    """Whether an ``htu`` claim names the URL of the request: their canonical forms are equal.
+    """Whether an ``htu`` claim names the URL of the request, that is, whether their canonical forms are equal.
 
-    :param claim: untrusted. One that :func:`canonical` refuses is never the same.
-    :param url: of the request, from the server's own configuration; its query does not count.
+    :param claim: untrusted. A claim that :func:`canonical` refuses never names the URL.
+    :param url: the URL of the request, from the server's own configuration; its query does not count.
     :raises InvalidTargetError: ``url`` is refused by :func:`canonical`.
     :raises ArgumentTypeError: not a str.
     """
@@ -260,7 +259,7 @@ def same_target(claim: str, url: str) -> bool:
     expected = canonical_request(url)
     if claim == expected:
         return True
-    # Not cached: whoever sends claims should not choose what the cache holds.
+    # Not cached: the senders of claims must not choose the contents of the cache.
     try:
         return _canonical(claim) == expected
     except InvalidTargetError:

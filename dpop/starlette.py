@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPoP for single routes of Starlette and FastAPI: a dependency that asks the middleware of :mod:`dpop.asgi`.
+"""A dependency for single routes of Starlette and FastAPI, behind the middleware of :mod:`dpop.asgi`.
 
 ::
 
@@ -19,15 +19,16 @@ from collections.abc import Awaitable, Callable
 from starlette.requests import HTTPConnection
 
 from dpop.asgi import access
-from dpop.server._resource import Access
+from dpop.server import Access
 
 __all__ = ["require_access"]
 
 
 def require_access(scope: str = "") -> Callable[[HTTPConnection], Awaitable[Access]]:
-    """A dependency that lets the request in, or raises what the middleware answers.
+    """A dependency that admits the request, or raises an error that the middleware turns into a response.
 
     :param scope: space-separated scopes that the token must have.
+    :returns: a function from the request to its :class:`~dpop.server.Access`.
     """
 
     async def dependency(connection: HTTPConnection) -> Access:

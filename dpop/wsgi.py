@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPoP for WSGI applications: a middleware that lets in whom a :class:`dpop.server.ProtectedResource` lets in.
+"""WSGI middleware that enforces the decisions of a :class:`dpop.server.ProtectedResource`.
 
 ::
 
@@ -14,10 +14,10 @@
     def refused(error):
         return Response(None, *refusal(request.environ, error))
 
-A framework without error handlers may let InvalidProof through: the middleware answers it as well.
+A framework without error handlers may let InvalidProof through: the middleware turns it into the same response.
 
-The path is taken from ``REQUEST_URI`` or ``RAW_URI``, where the server gives one. ``PATH_INFO`` is decoded: encoded
-anew, it cannot tell an encoded slash from another, and such a URL is refused.
+The path is taken from ``REQUEST_URI`` or ``RAW_URI`` if the server gives one. ``PATH_INFO`` is decoded: if it is all
+there is, it is encoded again, and a URL with an encoded slash is refused.
 """
 
 from __future__ import annotations
@@ -25,15 +25,12 @@ from __future__ import annotations
 import http
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from dpop.errors import InvalidProof, ReplayCacheError, UsageError
-from dpop.server._challenge import with_nonce
-from dpop.server._resource import Access, ProtectedResource, ResourceRequest, Response
-
-if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from dpop.server import Access, ProtectedResource, ResourceRequest, Response, with_nonce
 
 __all__ = ["DPoPMiddleware", "access", "refusal"]
 
@@ -44,16 +41,16 @@ _PATH_SAFE = "/:@!$&'(),;=~*+"
 
 
 class DPoPMiddleware:
-    """Lets requests in, answers the others, and sends the next nonce along with responses.
+    """Admits requests, refuses the others, and adds the next nonce to responses.
 
     :param app: any WSGI application.
-    :param resource: decides.
+    :param resource: decides which requests are admitted.
     :raises UsageError: its token look-up or a cache is async.
     """
 
     def __init__(self, app: WSGIApplication, resource: ProtectedResource) -> None:
         if resource.is_async:
-            raise UsageError("WSGI cannot await the token look-up or the replay cache; use ones that answer at once")
+            raise UsageError("WSGI cannot await the token look-up or the replay cache; use synchronous ones")
         self._app = app
         self._resource = resource
 
@@ -78,25 +75,25 @@ class DPoPMiddleware:
 
 
 def access(environ: WSGIEnvironment) -> Access:
-    """Who was let in with this request; where the middleware was told that the path is public, let it in now.
+    """The access that this request was given. On a public path, the request is admitted now.
 
-    :raises InvalidProof: it may not come in; see :func:`refusal`.
-    :raises ReplayCacheError: whether it may cannot be told; see :func:`refusal`.
-    :raises UsageError: the middleware is not there.
+    :raises InvalidProof: the request is refused; see :func:`refusal`.
+    :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; see :func:`refusal`.
+    :raises UsageError: the application is not wrapped in the middleware.
     """
     return _gate(environ).access()
 
 
 def refusal(environ: WSGIEnvironment, error: InvalidProof | ReplayCacheError) -> Response:
-    """Status and header fields of the answer to such an error, for the error handler of a framework.
+    """The response to such an error, status and header fields, for the error handler of a framework.
 
-    :raises UsageError: the middleware is not there.
+    :raises UsageError: the application is not wrapped in the middleware.
     """
     return _gate(environ).refusal(error)
 
 
 class _Gate:
-    """One request, and who was let in with it."""
+    """One request, and the access it was given."""
 
     def __init__(self, resource: ProtectedResource, environ: WSGIEnvironment) -> None:
         self._resource = resource
@@ -127,6 +124,6 @@ def _request(environ: WSGIEnvironment) -> ResourceRequest:
         target = quote(environ.get("SCRIPT_NAME", "") + path, safe=_PATH_SAFE, encoding="latin-1", errors="replace")
         target += f"?{query}" if query else ""
     headers = [(name[5:].replace("_", "-"), value) for name, value in environ.items() if name.startswith("HTTP_")]
-    # Each character of PATH_INFO is an octet (PEP 3333).
+    # Each character of PATH_INFO stands for one byte (PEP 3333).
     seen = path.encode("latin-1", "replace").decode("utf-8", "replace")
     return ResourceRequest(environ["REQUEST_METHOD"], target, seen, headers)

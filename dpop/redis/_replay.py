@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replay caches in Redis: one command for each question, so that nobody comes between it and the answer."""
+"""Replay caches in Redis. Each add is one command, so no other process can act between check and write."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import redis.asyncio
 
 from dpop.errors import ArgumentTypeError, ReplayCacheError, UsageError
 from dpop.redis._errors import is_down, unusable
-from dpop.server._replay import AsyncReplayCache, ReplayCache
+from dpop.server import AsyncReplayCache, ReplayCache
 
 __all__ = ["AsyncRedisReplayCache", "RedisReplayCache"]
 
 _log = logging.getLogger("dpop.server")
 
-# Of a proof that could not have been accepted any more; Redis wants a life above zero.
+# The life of an entry for a proof that expires now; Redis requires one above zero.
 _SHORTEST_MS = 1000
 
 
 class _Marks:
-    """What both caches share: the command, the meaning of its answer, and the choice for when there is none."""
+    """Shared by both caches: the command, the reading of its reply, and the choice for an outage."""
 
     def __init__(
         self,
@@ -52,50 +52,50 @@ class _Marks:
     def _mark(self, key: str, expires_at: float) -> tuple[str, str, int]:
         """Name, value and life in milliseconds of an entry.
 
-        The value is this call's alone. A client whose answer got lost asks again by itself, and must not
-        take its own mark for another's: the proof of an honest client would be refused as a replay.
+        The value is random and belongs to this call. A client whose reply was lost repeats the command by itself;
+        it must recognise its own entry, or the proof of an honest client would be refused as a replay.
 
-        The life is counted from now, not to a time of day: only its length must be the same on Redis's clock.
+        The life is a duration and not a time of day, because the clock of Redis may differ from ours.
         """
         life = max(round((expires_at - self._clock()) * 1000), _SHORTEST_MS)
         return self._prefix + key, secrets.token_urlsafe(9), life
 
     def _is_new(self, before: object, mine: str) -> bool:
-        """Whether the entry was not there before this call, by what Redis says was there."""
+        """Whether the entry is new, by the value that Redis says was there before."""
         if self._was_down:
             self._was_down = False
-            _log.warning("Redis answers again: proofs are remembered in the replay cache")
+            _log.warning("Redis can be reached again: the replay cache remembers proofs again")
         return before is None or before in (mine, mine.encode())
 
     def _do_without(self, error: redis.RedisError) -> None:
-        """Return if the operator chose something else than to refuse.
+        """Return if the operator chose to go on without Redis.
 
-        :raises ReplayCacheError: to refuse. So it is, whatever the choice, where Redis does answer and cannot do
-            what it is asked: whoever can fill it must not thereby switch off the protection.
+        :raises ReplayCacheError: the operator chose to refuse, or Redis can be reached and cannot do the command: an
+            attacker that fills Redis must not switch the protection off.
         """
         if self._when_down == "refuse" or not is_down(error):
             raise unusable(error) from error
         if not self._was_down:
             self._was_down = True
-            told = "are accepted without it" if self._when_down == "accept" else "are remembered elsewhere"
-            _log.warning("Redis cannot be reached, proofs %s until it answers: %s", told, error)
+            told = "are accepted without it" if self._when_down == "accept" else "are remembered in the other cache"
+            _log.warning("Redis cannot be reached; until it can, proofs %s: %s", told, error)
 
 
 class RedisReplayCache(_Marks):
-    """A replay cache, or the store of used nonces, that any number of processes and hosts share.
+    """A replay cache, or a store of used nonces, that processes and hosts share.
 
-    Bounds are Redis's own: give it a ``maxmemory`` with the policy ``noeviction``, and it refuses what it
-    cannot keep. An entry takes some 200 octets there.
+    Redis bounds it: set ``maxmemory`` and the policy ``noeviction``, and Redis refuses the entries that it cannot
+    keep. An entry takes about 200 bytes there.
 
-    What it does not protect from: a failover to a replica that had not yet heard of the last proofs.
+    It gives no protection after a failover to a replica that did not have the last proofs yet.
 
-    :param client: with timeouts, such as ``socket_timeout=0.5``; its retries are safe.
-    :param when_down: what to do with a proof while Redis cannot be reached. ``"refuse"`` raises
-        ReplayCacheError, so that clients get a 503. ``"accept"`` lets proofs pass that were used before, for
-        as long as they are valid. Another cache, such as a MemoryReplayCache, is asked instead: a proof
-        then passes once in each process, and may have passed before.
-    :param prefix: of the names in Redis. Servers that share it accept each proof once between them.
-    :param clock: Unix seconds; give the cache and its verifier the same one.
+    :param client: a client with timeouts, such as ``socket_timeout=0.5``; its retries are safe.
+    :param when_down: the choice for a proof while Redis cannot be reached. ``"refuse"`` raises ReplayCacheError, so
+        that clients get a 503. ``"accept"`` accepts proofs that were used before, as long as they are valid.
+        Another cache, such as a MemoryReplayCache, takes the place of Redis: each process then accepts a proof
+        once, even if it was used before.
+    :param prefix: start of the names in Redis. Servers that share it accept each proof once between them.
+    :param clock: returns Unix seconds; give the cache and its verifier the same one.
     :raises ArgumentTypeError: not a client of this kind.
     :raises UsageError: another word in ``when_down``.
     """
@@ -110,15 +110,15 @@ class RedisReplayCache(_Marks):
     ) -> None:
         super().__init__(client, redis.Redis, when_down, prefix, clock)
         if not isinstance(when_down, str) and inspect.iscoroutinefunction(when_down.add):
-            raise UsageError("when_down is a cache that must be awaited: use AsyncRedisReplayCache")
+            raise UsageError("when_down is an async cache: use AsyncRedisReplayCache")
         self._client = client
         self._instead = None if isinstance(when_down, str) else when_down
 
     def add(self, key: str, expires_at: float) -> bool:
         """Remember ``key`` until ``expires_at``; True if it is new (see :class:`dpop.server.ReplayCache`).
 
-        :raises ReplayCacheError: Redis cannot be reached and ``when_down`` is ``"refuse"``; or it answers
-            and cannot do this: it is full, it wants a password, it is older than 7.0.
+        :raises ReplayCacheError: Redis cannot be reached and ``when_down`` is ``"refuse"``; or Redis can be
+            reached and cannot do the command: it is full, requires a password, or is older than 7.0.
         """
         name, mine, life = self._mark(key, expires_at)
         try:
@@ -129,10 +129,10 @@ class RedisReplayCache(_Marks):
         return self._is_new(before, mine)
 
     def check(self) -> None:
-        """Ask Redis once, at the start of a server, whether it will keep what it is told.
+        """Check, when a server starts, that Redis can serve as a replay cache.
 
         :raises ReplayCacheError: it cannot be reached, whatever ``when_down`` says; it cannot do the command;
-            or it may throw out entries before their time.
+            or its policy lets it drop entries before they expire.
         """
         name, mine, life = self._mark("check", 0)
         try:
@@ -143,9 +143,9 @@ class RedisReplayCache(_Marks):
 
 
 class AsyncRedisReplayCache(_Marks):
-    """As :class:`RedisReplayCache`, with a client of ``redis.asyncio``; for the async methods of a verifier.
+    """A :class:`RedisReplayCache` for a client of ``redis.asyncio`` and the async methods of a verifier.
 
-    :param when_down: the other cache may be one that is awaited, or one that answers at once.
+    :param when_down: as there; the other cache may be sync or async.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class AsyncRedisReplayCache(_Marks):
         self._instead = None if isinstance(when_down, str) else when_down
 
     async def add(self, key: str, expires_at: float) -> bool:
-        """As :meth:`RedisReplayCache.add`."""
+        """Async form of :meth:`RedisReplayCache.add`."""
         name, mine, life = self._mark(key, expires_at)
         try:
             before = await self._client.set(name, mine, px=life, nx=True, get=True)
@@ -172,7 +172,7 @@ class AsyncRedisReplayCache(_Marks):
         return self._is_new(before, mine)
 
     async def check(self) -> None:
-        """As :meth:`RedisReplayCache.check`."""
+        """Async form of :meth:`RedisReplayCache.check`."""
         name, mine, life = self._mark("check", 0)
         try:
             await self._client.set(name, mine, px=life, nx=True, get=True)
@@ -185,6 +185,6 @@ def _refuse_eviction(memory: Mapping[str, Any]) -> None:
     policy = memory.get("maxmemory_policy", "noeviction")
     if memory.get("maxmemory", 0) and policy != "noeviction":
         raise ReplayCacheError(
-            f"Redis has maxmemory-policy {policy}: full, it would forget proofs that are still valid, and accept "
-            "them again; set it to noeviction, or use a Redis of its own"
+            f"Redis has maxmemory-policy {policy}: a full one drops proofs that are still valid, and they could be "
+            "used again; set the policy to noeviction, or use a separate Redis"
         )

@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other side of DPoP: verify proofs, issue nonces, refuse politely.
+"""The server side of DPoP: verify proofs, issue nonces, refuse requests.
 
-- :class:`ProofVerifier` judges the proof of each request: ``verify_resource`` at an API,
-  ``verify_token_request`` at an authorization server, or in two steps ``check_token_request`` and
-  :meth:`CheckedProof.accept`; all have async twins.
-- :class:`MemoryReplayCache` sees to it that each proof is accepted once, in one process.
-- :class:`NonceIssuer` hands out nonces that any process with its secret recognises.
-- :class:`ProtectedResource` decides about requests to an API; :mod:`dpop.asgi` and :mod:`dpop.wsgi` bring them.
-- :func:`resource_challenge` and :func:`token_error` turn a refusal into an answer.
-- :meth:`ProofVerifier.report` shows every check's verdict on a proof, for people.
+- :class:`ProofVerifier` verifies the proof of each request: ``verify_resource`` at an API, ``verify_token_request``
+  at an authorization server, or in two steps ``check_token_request`` and :meth:`CheckedProof.accept`. Each has
+  an async form.
+- :class:`MemoryReplayCache` remembers proofs, so that each is accepted once in one process.
+- :class:`NonceIssuer` hands out nonces that every process with its secret recognises.
+- :class:`ProtectedResource` decides about requests to an API; :mod:`dpop.asgi` and :mod:`dpop.wsgi` are
+  middleware that enforce its decisions.
+- :func:`resource_challenge` and :func:`token_error` turn a refusal into a response.
+- :meth:`ProofVerifier.report` shows people the verdict of every check on a proof.
 - :class:`Reason` lists every reason for a refusal.
+
+Authors of other integrations make a :class:`ResourceRequest` of each request, ask :meth:`ProtectedResource.admit`
+or ``aadmit``, send :meth:`ProtectedResource.refusal` or their own response, and add the next nonce with
+:func:`with_nonce`.
 """
 
 from __future__ import annotations
 
 from dpop.errors import InvalidProof, ReplayCacheError
-from dpop.server._challenge import resource_challenge, token_error
+from dpop.server._challenge import resource_challenge, token_error, with_nonce
+from dpop.server._jws import Headers
 from dpop.server._nonces import NonceChecker, NonceIssuer, NonceVerdict
 from dpop.server._reasons import Reason
 from dpop.server._replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
@@ -29,6 +35,7 @@ __all__ = [
     "AsyncReplayCache",
     "CheckVerdict",
     "CheckedProof",
+    "Headers",
     "InvalidProof",
     "MemoryReplayCache",
     "NonceChecker",
@@ -46,4 +53,5 @@ __all__ = [
     "VerifiedProof",
     "resource_challenge",
     "token_error",
+    "with_nonce",
 ]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answers of a server that refuses a request (RFC 9449 §5, §7.1, §8, §9).
+"""The responses of a server that refuses a request (RFC 9449 §5, §7.1, §8, §9).
 
-Descriptions are the verifier's own sentences. What came in the request and what was expected stay in
-the exception: they belong into the server's log.
+An ``error_description`` is the verifier's own sentence. The values that were received and expected stay in the
+exception, for the server's log.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dpop.errors import InvalidProof, UsageError
 __all__ = ["resource_challenge", "token_error", "with_nonce"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
-# RFC 6749 §5.2, RFC 6750 §3: %x20-21 / %x23-5B / %x5D-7E, so that neither " nor \ is ever to be escaped.
+# RFC 6749 §5.2, RFC 6750 §3: %x20-21 / %x23-5B / %x5D-7E. Without " and \ there is nothing to escape.
 _NOT_DESCRIPTION = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]+")
 _STATUS = {"invalid_request": 400, "insufficient_scope": 403}
 _EXPOSED = ("Access-Control-Expose-Headers", "WWW-Authenticate, DPoP-Nonce")
@@ -35,20 +35,21 @@ def resource_challenge(
     parameters: Mapping[str, str] | None = None,
     nonce: str | None = None,
 ) -> tuple[int, list[tuple[str, str]]]:
-    """The refusal of a resource server: status and header fields (RFC 9449 §7.1, §7.2).
+    """The refusal by a resource server: status and header fields (RFC 9449 §7.1, §7.2).
 
-    :param error: why; None if the request had no credentials, and then the challenge tells no error.
+    :param error: the reason; None if the request had no credentials: the challenge then names no error.
     :param algs: algorithms the server accepts in proofs, in its order of preference, as a list or as
         one text with spaces.
     :param realm: the protection space, if it has a name.
-    :param bearer: the server takes bearer tokens too; a Bearer challenge comes first, in its own field.
-    :param tried: the scheme the client used. The error goes into that challenge only (RFC 9449 §7.2).
-    :param parameters: more for the challenge that has the error, such as ``scope``, ``acr_values``
-        (RFC 9470) or ``resource_metadata`` (RFC 9728); those of the error come before them.
-    :param nonce: to hand out if the error has none. Any answer may carry one (RFC 9449 §8, §9).
-    :returns: 401, but 400 for ``invalid_request`` and 403 for ``insufficient_scope``; and the fields,
-        ``DPoP-Nonce`` among them if the error has a nonce to hand out.
-    :raises UsageError: a parameter name that is no token, or a value no header field can hold.
+    :param bearer: whether the server accepts bearer tokens too; a Bearer challenge then comes first, in a field
+        of its own.
+    :param tried: the scheme the client used. Only that challenge has the error (RFC 9449 §7.2).
+    :param parameters: more parameters for the challenge with the error, such as ``scope``, ``acr_values``
+        (RFC 9470) or ``resource_metadata`` (RFC 9728). They come after those of the error.
+    :param nonce: the nonce to hand out if the error has none. Any response may carry one (RFC 9449 §8, §9).
+    :returns: status 401, or 400 for ``invalid_request``, or 403 for ``insufficient_scope``; and the header
+        fields, with ``DPoP-Nonce`` if there is a nonce to hand out.
+    :raises UsageError: a parameter name that is not a token, or a value that no header field can hold.
     """
     listed = algs if isinstance(algs, str) else " ".join(algs)
     about: dict[str, str] = {}
@@ -79,7 +80,7 @@ def with_nonce(headers: Iterable[tuple[str, str]], nonce: str | None) -> list[tu
 
 
 def token_error(error: InvalidProof) -> tuple[int, list[tuple[str, str]], bytes]:
-    """The refusal of an authorization server (RFC 6749 §5.2, RFC 9449 §5, §8).
+    """The refusal by an authorization server (RFC 6749 §5.2, RFC 9449 §5, §8).
 
     :returns: status 400, header fields, and the JSON body.
     """
@@ -109,7 +110,7 @@ def _name(name: str) -> str:
 
 
 def _quoted(name: str, value: str) -> str:
-    """A quoted-string (RFC 9110 §5.6.4), of ASCII only: other octets read differently in each client."""
+    """A quoted-string (RFC 9110 §5.6.4), in ASCII only: clients disagree on other bytes."""
     if not value.isascii() or not value.isprintable():
         raise UsageError(f"the challenge parameter {name} may hold printable ASCII only")
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks of RFC 9449 §4.3 that need nothing but the proof and the request, one function each."""
+"""The checks of RFC 9449 §4.3 that need only the proof and the request, one function each."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LAST_SECOND = 253_402_300_800
 
 
 class ProofClaims(NamedTuple):
-    """What a verifier compares. ``ath`` keeps whatever came: it matters only where a token is."""
+    """The claims that a verifier compares. ``ath`` may hold any value: it is checked only if there is a token."""
 
     jti: str
     htm: str
@@ -54,11 +54,11 @@ class ProofClaims(NamedTuple):
 
 
 def read_claims(payload: Mapping[str, object], *, max_jti: int, max_htu: int) -> ProofClaims:
-    """Take the claims out of the payload, none missing, none mistyped, none oversized.
+    """Read the claims from the payload: none may be missing, of the wrong type or too long.
 
     :param max_jti: characters of ``jti`` accepted at most (RFC 9449 §11.1).
     :param max_htu: characters of ``htu`` accepted at most.
-    :raises InvalidProof: with the claim's own reason.
+    :raises InvalidProof: with a reason that names the claim.
     """
     jti = _string(payload, "jti", Reason.JTI_MISSING)
     if len(jti) > max_jti:
@@ -81,7 +81,7 @@ def _string(payload: Mapping[str, object], name: str, reason: Reason) -> str:
 
 
 def _created(payload: Mapping[str, object]) -> int | float:
-    """``iat`` is a NumericDate: a number, maybe with a fraction (RFC 7519 §2)."""
+    """``iat``, a NumericDate: a number that may have a fraction (RFC 7519 §2)."""
     iat = _number(payload.get("iat"))
     if iat is None:
         raise refuse(Reason.IAT_MISSING, got=payload.get("iat"))
@@ -92,7 +92,7 @@ def _created(payload: Mapping[str, object]) -> int | float:
 
 
 def _nonce(payload: Mapping[str, object]) -> str | None:
-    """``nonce``, where an empty string is none: clients exist that send one before they know any."""
+    """``nonce``; an empty string counts as none, because some clients send one before they know a nonce."""
     if "nonce" not in payload:
         return None
     nonce = payload["nonce"]
@@ -102,7 +102,7 @@ def _nonce(payload: Mapping[str, object]) -> str | None:
 
 
 def _optional_time(payload: Mapping[str, object], name: str) -> int | float | None:
-    """``exp`` and ``nbf`` are no DPoP claims, but a JWT that has them means them (RFC 7519 §4.1)."""
+    """``exp`` or ``nbf``: DPoP does not define them, but in any JWT they limit its life (RFC 7519 §4.1)."""
     value = _number(payload[name])
     if value is None:
         raise refuse(Reason.TIME_CLAIM_MALFORMED, because=name)
@@ -110,7 +110,7 @@ def _optional_time(payload: Mapping[str, object], name: str) -> int | float | No
 
 
 def _number(value: object) -> int | float | None:
-    """The value if it is a JSON number; to Python, ``true`` is an int too."""
+    """The value if it is a JSON number, otherwise None. In Python, ``True`` is an int too."""
     if type(value) is int or type(value) is float:
         return value
     return None
@@ -122,7 +122,7 @@ _ONE_KEY_TWO_NAMES = frozenset({"EdDSA", "Ed25519"})  # RFC 9864 §2.2
 
 
 def check_header(header: JoseHeader, algs: tuple[str, ...]) -> str:
-    """``typ`` is that of a proof, ``alg`` is one we allow (RFC 9449 §4.3 (4), (5); RFC 8725 §3.1, §3.11)."""
+    """Check ``typ`` and ``alg``, and return ``alg`` (RFC 9449 §4.3 (4), (5); RFC 8725 §3.1, §3.11)."""
     typ = header.members.get("typ")
     if typ != "dpop+jwt":
         raise refuse(Reason.TYP_MISMATCH, expected="dpop+jwt", got=typ)
@@ -133,7 +133,7 @@ def check_header(header: JoseHeader, algs: tuple[str, ...]) -> str:
 
 
 def check_key_is_public(header: JoseHeader) -> dict[str, object]:
-    """``jwk`` is there, and has no member of private or symmetric keys (RFC 9449 §4.3 (7))."""
+    """Check that ``jwk`` is there and has no member of a private or symmetric key (RFC 9449 §4.3 (7))."""
     jwk = header.members.get("jwk")
     if not isinstance(jwk, dict):
         raise refuse(Reason.JWK_MISSING)
@@ -143,9 +143,9 @@ def check_key_is_public(header: JoseHeader) -> dict[str, object]:
 
 
 def check_key_kind(header: JoseHeader, alg: str) -> None:
-    """``jwk`` is public only, and of the kind this algorithm is for (RFC 8725 §3.1).
+    """Check that ``jwk`` is a public key of the type and curve that ``alg`` needs (RFC 8725 §3.1).
 
-    That it is a key at all is for :func:`check_key`, which costs more.
+    :func:`check_key`, which costs more, checks its numbers.
     """
     jwk = check_key_is_public(header)
     wanted = ALGORITHMS[alg]
@@ -160,7 +160,7 @@ def check_key_kind(header: JoseHeader, alg: str) -> None:
 
 
 def check_key(header: JoseHeader) -> PublicKey:
-    """``jwk``, known to be there, is a good public key in its one spelling (RFC 7518 §6; RFC 8725 §3.4)."""
+    """Load ``jwk``, which must be a valid public key in its one spelling (RFC 7518 §6; RFC 8725 §3.4)."""
     try:
         return header.key
     except InvalidKeyError as error:
@@ -168,15 +168,15 @@ def check_key(header: JoseHeader) -> PublicKey:
 
 
 def _algs_of_kind(jwk: Mapping[str, object]) -> list[str]:
-    """The algorithms for keys of this type and curve, none if these are not known."""
+    """The algorithms for keys of this type and curve; empty if the type or curve is not known."""
     kty, crv = jwk.get("kty"), jwk.get("crv")
     return [name for name, kind in ALGORITHMS.items() if kind.kty == kty and (kind.crv is None or kind.crv == crv)]
 
 
 def check_signature_form(alg: str, jws: CompactJWS) -> None:
-    """The signature has the length of its algorithm; of ECDSA, numbers in range (RFC 7518 §3.4). No key is needed.
+    """Check the length of the signature, and for ECDSA the range of r and s, without the key (RFC 7518 §3.4).
 
-    Of RSA the key tells the length.
+    The length of an RSA signature depends on the key, so it is not checked here.
     """
     size = ALGORITHMS[alg].signature_size
     if size is None:
@@ -185,13 +185,13 @@ def check_signature_form(alg: str, jws: CompactJWS) -> None:
         if ALGORITHMS[alg].kty == "EC":
             check_raw(jws.signature, size // 2)
         elif len(jws.signature) != size:
-            raise SignatureFormatError(f"a signature by {alg} has {size} octets, not {len(jws.signature)}")
+            raise SignatureFormatError(f"a signature by {alg} has {size} bytes, not {len(jws.signature)}")
     except SignatureFormatError as error:
         raise refuse(Reason.SIGNATURE_MALFORMED, because=str(error)) from None
 
 
 def check_signature(key: PublicKey, alg: str, jws: CompactJWS) -> None:
-    """The signature verifies with the key in the header (RFC 9449 §4.3 (6)). A high S is fine."""
+    """Verify the signature with the key in the header (RFC 9449 §4.3 (6)). A high S is allowed."""
     try:
         good = key.verify(alg, jws.signing_input, jws.signature)
     except SignatureFormatError as error:
@@ -201,7 +201,7 @@ def check_signature(key: PublicKey, alg: str, jws: CompactJWS) -> None:
 
 
 def check_method(claims: ProofClaims, method: str) -> None:
-    """``htm`` is the method, letter for letter (RFC 9449 §4.3 (8); RFC 9110 §9.1)."""
+    """Check that ``htm`` equals the method, including its case (RFC 9449 §4.3 (8); RFC 9110 §9.1)."""
     if not isinstance(method, str):
         raise ArgumentTypeError("method", "str", method)
     if claims.htm != method:
@@ -209,14 +209,14 @@ def check_method(claims: ProofClaims, method: str) -> None:
 
 
 def check_target(claims: ProofClaims, url: str) -> str:
-    """``htu`` names the URL of the request, without query and fragment (RFC 9449 §4.3 (9)).
+    """Check that ``htu`` names the URL of the request, without query and fragment (RFC 9449 §4.3 (9)).
 
     :returns: the canonical form of both.
     """
     try:
         requested = targets.canonical_request(url)
     except InvalidTargetError as error:
-        # The path is the stranger's, so this is no usage error; a wrong origin shows in the sentence.
+        # The client chose the path, so this is not a UsageError; the message shows if the origin is wrong.
         raise refuse(Reason.REQUEST_URL_INVALID, because=str(error)) from None
     if claims.htu == requested:
         return requested
@@ -230,7 +230,7 @@ def check_target(claims: ProofClaims, url: str) -> str:
 
 
 def check_validity(claims: ProofClaims, now: float, skew: float) -> None:
-    """``exp`` and ``nbf`` mean what they mean in any JWT (RFC 7519 §4.1.4, §4.1.5)."""
+    """Check ``exp`` and ``nbf`` as in any JWT (RFC 7519 §4.1.4, §4.1.5)."""
     if claims.exp is not None and now >= claims.exp + skew:
         raise refuse(Reason.EXPIRED)
     if claims.nbf is not None and now < claims.nbf - skew:
@@ -238,12 +238,12 @@ def check_validity(claims: ProofClaims, now: float, skew: float) -> None:
 
 
 def check_access_token(access_token: str, claims: ProofClaims) -> None:
-    """``ath`` is the hash of this token (RFC 9449 §4.3 (12))."""
+    """Check that ``ath`` is the hash of this access token (RFC 9449 §4.3 (12))."""
     try:
         expected = access_token_hash(access_token)
     except CredentialError:
         raise refuse(Reason.TOKEN_MALFORMED, error="invalid_token") from None
-    # No secret is compared here: whoever holds the token can compute its hash, and thumbprints are public.
+    # A plain comparison is safe: the sender knows the token and can compute its hash; thumbprints are public.
     if claims.ath == expected:
         return
     if claims.ath is None:
@@ -254,14 +254,14 @@ def check_access_token(access_token: str, claims: ProofClaims) -> None:
 
 
 def check_token_binding(bound_jkt: str | None, jkt: str) -> None:
-    """The access token is bound to a key, and to this one (RFC 9449 §4.3 (12), §6)."""
+    """Check that the access token is bound to this key (RFC 9449 §4.3 (12), §6)."""
     if bound_jkt is None:
         raise refuse(Reason.TOKEN_UNBOUND, error="invalid_token")
     _check_same_key(bound_jkt, jkt, "invalid_token")
 
 
 def check_grant_binding(bound_jkt: str | None, jkt: str) -> None:
-    """The refresh token or code is bound to this key, if to any (RFC 9449 §5, §10)."""
+    """Check that the refresh token or code is bound to this key, or to none (RFC 9449 §5, §10)."""
     if bound_jkt is not None:
         _check_same_key(bound_jkt, jkt, "invalid_grant")
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the header fields of a request to the parts of one proof, strictly.
+"""Find the proof in the header fields of a request and split it into its parts, strictly.
 
-Length comes before decoding, decoding before meaning, so that nothing a stranger sends costs more
-than it should. What a JOSE library lets through here (padding, duplicate members, a byte order mark,
-UTF-16) would give one proof two meanings.
+The length is checked before decoding, and the encoding before the meaning, so that no input costs more than it
+should. JOSE libraries accept padding, duplicate members, a byte order mark or UTF-16 here: each would give one
+proof two meanings.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dpop.server._reasons import Reason, refuse
 __all__ = ["CompactJWS", "Headers", "JoseHeader", "header_fields", "parse_compact", "proof_field"]
 
 Headers = Mapping[str, str] | Mapping[bytes, bytes] | Iterable[tuple[str | bytes, str | bytes]]
-"""Header fields: pairs of name and value, or a mapping. Octets are read as Latin-1."""
+"""Header fields: pairs of name and value, or a mapping. Bytes are read as Latin-1."""
 
 
 class JoseHeader:
-    """A JOSE header, decoded but not judged, and its public key once somebody has asked for it."""
+    """A decoded JOSE header that is not checked yet, and its public key, loaded on first use."""
 
     __slots__ = ("_key", "members")
 
@@ -33,12 +33,12 @@ class JoseHeader:
 
     @property
     def has_key(self) -> bool:
-        """Whether :attr:`key` is there already."""
+        """Whether :attr:`key` has been loaded."""
         return self._key is not None
 
     @property
     def key(self) -> PublicKey:
-        """The key in ``jwk``, which must be an object.
+        """The public key in ``jwk``, which must be an object.
 
         :raises InvalidKeyError: not a public key that DPoP can use.
         """
@@ -48,7 +48,7 @@ class JoseHeader:
 
 
 class CompactJWS:
-    """The parts of a compact JWS (RFC 7515 §7.1): each is decoded when it is needed, and none is judged."""
+    """The parts of a compact JWS (RFC 7515 §7.1). Each is decoded on first use; none is checked."""
 
     __slots__ = ("_max_depth", "_payload", "_payload_part", "_signature", "_signature_part", "header", "signing_input")
 
@@ -65,7 +65,7 @@ class CompactJWS:
 
     @property
     def signature(self) -> bytes:
-        """Its octets, decoded when first asked for: of RSA, not before the key is known to be a good one.
+        """The bytes of the signature, decoded on first use. An RSA signature is decoded after its key was checked.
 
         :raises InvalidProof: not base64url.
         """
@@ -78,7 +78,7 @@ class CompactJWS:
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The claims, read when first asked for: not before somebody is known to have signed them.
+        """The claims, decoded on first use, which is after the signature was verified.
 
         :raises InvalidProof: not one JSON object.
         """
@@ -95,7 +95,7 @@ def proof_field(headers: Headers) -> str | None:
 
     Names match in any case (RFC 9110 §5.1). Space and tab around the value are not part of it (§5.5).
 
-    :raises InvalidProof: there is more than one such field, equal or not.
+    :raises InvalidProof: more than one DPoP field, even if they are equal.
     :raises ArgumentTypeError: ``headers`` is neither pairs nor a mapping.
     """
     found = header_fields(headers, "dpop")
@@ -105,17 +105,18 @@ def proof_field(headers: Headers) -> str | None:
 
 
 def header_fields(headers: Headers, name: str) -> list[str]:
-    """The values of all fields of this name, given in lower case.
+    """The values of all fields with this name.
 
+    :param name: in lower case.
     :raises ArgumentTypeError: ``headers`` is neither pairs nor a mapping.
     """
     found: list[str] = []
     size = len(name)
-    # A list is no Mapping; to have that found out takes a third of the time of all this.
+    # isinstance(list, Mapping) would take a third of the time of this function, so a list is told first.
     pairs: Iterable[Any] = headers if type(headers) is list or not isinstance(headers, Mapping) else headers.items()
     try:
         for key, value in pairs:
-            # Lengths first: most requests have twenty fields and one of interest.
+            # Length first: of the twenty or so fields of a request, one is wanted.
             if len(key) == size and (key if type(key) is str else _text(key)).lower() == name:
                 found.append(_text(value))
     except (TypeError, ValueError):
@@ -134,9 +135,9 @@ def _text(value: object) -> str:
 def parse_compact(text: str, *, max_length: int, max_depth: int) -> CompactJWS:
     """Split one compact JWS, and decode its header (RFC 9449 §4.3 (2), RFC 7515 §7.1).
 
-    :param max_length: characters read at most.
-    :param max_depth: levels of JSON nesting read at most.
-    :raises InvalidProof: it is anything else, or its header has ``crit`` or ``b64``.
+    :param max_length: characters in the text, at most.
+    :param max_depth: levels of JSON nesting, at most.
+    :raises InvalidProof: not a compact JWS, or its header has ``crit`` or ``b64``.
     """
     if len(text) > max_length:
         raise refuse(Reason.PROOF_TOO_LONG, expected=f"at most {max_length} characters", got=f"{len(text)} characters")
@@ -149,20 +150,20 @@ def parse_compact(text: str, *, max_length: int, max_depth: int) -> CompactJWS:
     return CompactJWS(header, payload_part, data[: -len(signature_part) - 1], signature_part, max_depth)
 
 
-# A client sends the same header each time, octet for octet. To read it, and above all to load its key,
-# costs as much as the signature check, so the recent ones are kept, each from its second time on: keys
-# that are used once fill nothing. Bounded by clearing; losing an entry costs one reading.
+# A client sends the same header bytes each time. To read the header, and above all to load its key, costs as much
+# as the signature check, so recent headers are kept, each from its second use on: a key that is used once takes no
+# room. A full cache is cleared; a lost entry costs one reading.
 _recent: dict[tuple[bytes, int], JoseHeader] = {}
 _MAX_RECENT = 1024
 _came_once: set[int] = set()
 _MAX_CAME_ONCE = 8192
-# That of a 4096-bit RSA key, so that nobody can make it all larger than some 20 MB.
+# The length with a 4096-bit RSA key: it bounds the whole cache to about 20 MB.
 _MAX_KEPT_LENGTH = 1200
 
 
 def _read_header(part: bytes, max_depth: int) -> JoseHeader:
     members = _object(part, max_depth, Reason.HEADER_MALFORMED)
-    # No proof uses these, and a b64 of false would change what is signed (RFC 7515 §4.1.11, RFC 7797 §3).
+    # No proof uses these, and b64 false would change the signing input (RFC 7515 §4.1.11, RFC 7797 §3).
     if "crit" in members or "b64" in members:
         raise refuse(Reason.CRIT_REFUSED)
     header = JoseHeader(members)
@@ -191,7 +192,7 @@ def _object(part: bytes, max_depth: int, reason: Reason) -> dict[str, Any]:
 
 
 def _why_not_compact(text: str) -> str:
-    """Name the likely mistake without echoing the text."""
+    """The likely mistake, without the text itself."""
     if not text:
         return "it is empty"
     if "," in text:

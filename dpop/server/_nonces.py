@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nonces a server hands out and recognises later, without storing them (RFC 9449 §8, §9).
+"""Nonces that a server issues and recognises later, without storing them (RFC 9449 §8, §9).
 
-Time is cut into slots. A nonce is the MAC of its slot, so any process with the secret recognises it,
-knows when it was issued, and a restart forgets nothing. A single-use nonce has random octets as well; one
-that is bound to a key has the key's thumbprint under the MAC.
+Time is divided into slots, and a nonce is the MAC of its slot. Every process with the secret recognises it and
+knows when it was issued, also after a restart. A single-use nonce has random bytes as well. The MAC of a nonce
+that is bound to a key covers the thumbprint of the key too.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _MAX_LIFE = 300
 
 @dataclass(frozen=True, slots=True)
 class NonceVerdict:
-    """A nonce that is good now.
+    """A nonce that is valid now.
 
-    :param issued_at: Unix seconds, the earliest time it can have been issued; None if the nonce
-        carries no time, for then a verifier checks ``iat`` as well (RFC 9449 §4.3 (11)).
-    :param expires_at: Unix seconds after which it will be refused.
+    :param issued_at: the earliest time at which it can have been issued, in Unix seconds. None if the nonce tells
+        no time; the verifier then checks ``iat`` as well (RFC 9449 §4.3 (11)).
+    :param expires_at: the time after which it is refused, in Unix seconds.
     """
 
     issued_at: float | None
@@ -43,50 +43,50 @@ class NonceVerdict:
 
 
 class NonceChecker(Protocol):
-    """What a verifier needs of whoever issues its nonces."""
+    """Issues and checks the nonces of a verifier."""
 
     @property
     def used(self) -> ReplayCache | AsyncReplayCache | None:
-        """Where used nonces are remembered, if each is good for one request only."""
+        """The cache of used nonces if each nonce is for one request, otherwise None."""
         ...
 
     def issue(self, jkt: str | None = None) -> str:
-        """The nonce to hand out now, 1*NQCHAR (RFC 9449 §8.1), to the key with this thumbprint."""
+        """The nonce to hand out now to the key with this thumbprint: 1*NQCHAR (RFC 9449 §8.1)."""
         ...
 
     def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
-        """The verdict on a nonce that came in a proof by this key, or None if it is unknown or stale."""
+        """The verdict on a nonce in a proof by this key; None if the nonce is unknown or too old."""
         ...
 
     def next_for(self, nonce: str | None, jkt: str | None) -> str | None:
-        """The nonce to send along with the answer to a request of this key that used ``nonce``, if any.
+        """The nonce to send with the response to a request by this key that used ``nonce``; None for none.
 
-        :param jkt: None, as ``nonce`` is, for a request without a good proof.
+        :param jkt: None, like ``nonce``, for a request without a valid proof.
         """
         ...
 
 
 class NonceIssuer:
-    """Issues nonces and recognises them, without storing any. Thread-safe, as it keeps no state.
+    """Issues nonces and recognises them, without storing any. Thread-safe, because it keeps no state.
 
-    :param secret: 16 octets or more, the same in all processes of one server; they then accept each
-        other's nonces. Default: random, good for one process.
-    :param other_secrets: nonces made with these are accepted too. To change the secret of a fleet without
-        refusing anybody: give every process the new one here, then exchange the two, then drop the old.
-    :param role: which server this is, ``"AS"`` or ``"RS"``, or any other label. Nonces of one role are unknown
-        to another (RFC 9449 §9), so an authorization and a resource server can share a secret.
+    :param secret: 16 bytes or more, the same in all processes of one server, which then accept each other's
+        nonces. Default: random, so that only this process accepts them.
+    :param other_secrets: secrets whose nonces are accepted too. To change the secret of many processes without a
+        refusal: give each process the new secret here, then swap the two, then remove the old one.
+    :param role: the kind of this server, ``"AS"`` or ``"RS"``, or any other label. A nonce of one role is unknown
+        to another (RFC 9449 §9), so an authorization server and a resource server can share a secret.
     :param slot: seconds for which the same nonce is handed out.
-    :param window: slots in which a nonce is accepted, its own included: with 3 slots of 60 s it
-        lives two to three minutes. The slot to come is accepted as well, for clocks differ. A proof lives as
-        long as its nonce; if that is more than five minutes, its ``iat`` is checked as well.
+    :param window: slots in which a nonce is accepted, including its own: with 3 slots of 60 s a nonce lives two
+        to three minutes. A nonce of the next slot is accepted too, because clocks differ. A proof lives as long
+        as its nonce; if that is more than five minutes, its ``iat`` is checked as well.
     :param grace: seconds for which a nonce is accepted beyond that.
-    :param bind_key: make the nonces of each proof key its own. A request without a proof then gets none.
-    :param single_use: a cache for used nonces. Each nonce is then different and good for one request.
-        RFC 9449 §11.1 does not ask for this as long as each ``jti`` is checked. For several processes,
-        see :class:`dpop.redis.RedisReplayCache`.
-    :param clock: Unix seconds.
-    :param random: a source of that many unpredictable octets.
-    :raises UsageError: a secret that is too short, or slots that make no sense.
+    :param bind_key: bind each nonce to a proof key. A request without a proof then gets no nonce.
+    :param single_use: a cache for used nonces. Each nonce is then different and valid for one request.
+        RFC 9449 §11.1 does not require this if each ``jti`` is checked. For several processes, see
+        :class:`dpop.redis.RedisReplayCache`.
+    :param clock: returns Unix seconds.
+    :param random: returns that many unpredictable bytes.
+    :raises UsageError: a secret that is too short; a slot, window or grace out of range.
     """
 
     def __init__(
@@ -134,19 +134,19 @@ class NonceIssuer:
 
     @property
     def used(self) -> ReplayCache | AsyncReplayCache | None:
-        """The cache given as ``single_use``."""
+        """The cache that was given as ``single_use``."""
         return self._used
 
     def issue(self, jkt: str | None = None) -> str:
-        """The nonce to hand out now: 32 base64url characters, or 48 if it is for a single use."""
+        """The nonce to hand out now: 32 base64url characters, or 48 for a single-use nonce."""
         salt = b"" if self._used is None else self._random(_SALT_SIZE)
         return b64url_encode(salt + self._mac(self._keys[0], math.floor(self._clock() / self._slot), salt, jkt))
 
     def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
-        """The verdict on a nonce from a proof, or None if it is unknown, stale, another server's or key's.
+        """The verdict on a nonce from a proof; None if it is unknown, too old, or of another server or key.
 
-        Whether a single-use nonce was used before is not asked here: the verifier burns it, after all
-        other checks passed, in the cache :attr:`used`.
+        It does not tell whether a single-use nonce was used before: the verifier records it in the cache
+        :attr:`used` after all other checks.
         """
         try:
             data = b64url_decode(nonce)
@@ -157,12 +157,12 @@ class NonceIssuer:
             return None
         now = self._clock()
         oldest = math.floor((now - self._grace) / self._slot) - self._window + 1
-        # The slot to come is accepted too: the clock of the process that issued it may be ahead.
+        # The next slot is accepted too: the clock of the process that issued the nonce may be ahead.
         newest = math.floor(now / self._slot) + 1
         found = None
         for key in self._keys:
             for slot in range(oldest, newest + 1):
-                # No early exit, so that the time taken does not tell the age.
+                # No early exit, so that the duration does not reveal the age.
                 if hmac.compare_digest(mac, self._mac(key, slot, salt, jkt)):
                     found = slot
         if found is None:
@@ -172,10 +172,10 @@ class NonceIssuer:
         return NonceVerdict(begun if expires_at - begun <= _MAX_LIFE else None, expires_at)
 
     def next_for(self, nonce: str | None, jkt: str | None) -> str | None:
-        """The nonce to send on the answer to a request that used ``nonce`` (RFC 9449 §8.2).
+        """The nonce to send with the response to a request that used ``nonce`` (RFC 9449 §8.2).
 
-        None while the one used is still the newest: the client can go on with it. None also where nonces
-        are bound to keys and the key is not known.
+        None while that nonce is still the newest: the client can go on with it. None also if nonces are bound to
+        keys and the key is not known.
         """
         if jkt is None and self._bind_key:
             return None
@@ -185,7 +185,7 @@ class NonceIssuer:
         return fresh
 
     def _mac(self, key: bytes, slot: int, salt: bytes, jkt: str | None) -> bytes:
-        """Slot and salt have one length each, so no two readings of the octets are possible."""
+        """The MAC over slot, salt and key; slot and salt have fixed lengths, so the input is unambiguous."""
         owner = (jkt or "").encode() if self._bind_key else b""
         return hmac.digest(key, slot.to_bytes(8, "big", signed=True) + salt + owner, hashlib.sha256)[:_MAC_SIZE]
 
@@ -195,6 +195,6 @@ def _check_secret(secret: object) -> None:
         raise ArgumentTypeError("secret", "bytes", secret)
     if len(secret) < _MIN_SECRET:
         raise UsageError(
-            f"the secret has {len(secret)} octets; {_MIN_SECRET} or more are needed, "
+            f"the secret has {len(secret)} bytes; {_MIN_SECRET} or more are needed, "
             "such as secrets.token_bytes(32) kept in the server's configuration"
         )

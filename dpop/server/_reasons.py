@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every reason a verifier or a protected resource can give for a refusal, in one place.
+"""Every reason for which a verifier or a protected resource refuses a request.
 
-A reason's value is stable and goes into ``InvalidProof.reason``; its sentence is for people and may
-change. The order is the order of the checks (RFC 9449 §4.3 lets a server choose it).
+The value of a reason is stable and becomes ``InvalidProof.reason``. Its sentence is for people and may change.
+They stand in the order of the checks, which RFC 9449 §4.3 leaves to the server.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _SHOWN = 200
 
 
 class Reason(StrEnum):
-    """A stable name for the check that failed, with its sentence in ``.detail``."""
+    """The stable name of the check that failed, with a sentence for people in ``.detail``."""
 
     detail: str
 
     def __new__(cls, value: str, detail: str) -> Self:
-        """A member is its value; the sentence goes along."""
+        """Make a member that is its value, with the sentence as an attribute."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.detail = detail
@@ -59,7 +59,7 @@ class Reason(StrEnum):
     HTM_MISSING = "htm_missing", "the htm claim is missing, empty or not a string"
     HTU_MISSING = "htu_missing", "the htu claim is missing, empty or not a string"
     IAT_MISSING = "iat_missing", "the iat claim is missing or not a number"
-    IAT_OUT_OF_RANGE = "iat_out_of_range", "the iat claim is no plausible time; it counts seconds since 1970"
+    IAT_OUT_OF_RANGE = "iat_out_of_range", "the iat claim is not a plausible time; it counts seconds since 1970"
     NONCE_MALFORMED = "nonce_malformed", "the nonce claim is not a string"
     TIME_CLAIM_MALFORMED = "time_claim_malformed", "the exp or nbf claim is not a number"
     HTM_MISMATCH = "htm_mismatch", "the htm claim names another method than that of the request"
@@ -86,7 +86,7 @@ class Reason(StrEnum):
     TOKEN_UNBOUND = "token_unbound", "the access token is not bound to a key"
     TOKEN_BINDING_MALFORMED = (
         "token_binding_malformed",
-        "the token is bound to something that is no SHA-256 thumbprint",
+        "the cnf of the token holds no SHA-256 thumbprint of a key",
     )
     KEY_MISMATCH = "key_mismatch", "the proof was made with another key than the one it must be made with"
     # A request for a protected resource: RFC 9449 §7.1, §7.2, RFC 6750 §2, §3.1.
@@ -94,7 +94,7 @@ class Reason(StrEnum):
     AUTHORIZATION_REPEATED = "authorization_repeated", "the request has more than one Authorization header; send one"
     TOKEN_OUTSIDE_HEADER = (
         "token_outside_header",
-        "an access token is in the URL or in a form; it belongs into the Authorization header only",
+        "an access token is in the URL or in a form; send it in the Authorization header only",
     )
     TOKEN_INACTIVE = "token_inactive", "the access token is unknown, expired, revoked or for another API"
     BEARER_REFUSED = "bearer_refused", "this API takes no bearer tokens; send the token as DPoP with a proof"
@@ -120,10 +120,10 @@ def refuse(
 ) -> InvalidProof:
     """Build the refusal for ``reason``.
 
-    :param because: what exactly is wrong, added to the sentence.
-    :param got: what came. Strings are cut short and escaped, of anything else only the kind is kept:
-        it is a stranger's text on its way into a log.
-    :param parameters: more for the challenge.
+    :param because: the exact fault, added to the sentence.
+    :param got: the value that was received. A string is shortened and escaped, because it is untrusted text on its
+        way into a log; of any other value only the type is kept.
+    :param parameters: more parameters for the challenge.
     """
     detail = reason.detail if because is None else f"{reason.detail}: {because}"
     return InvalidProof(

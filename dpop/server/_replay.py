@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Remember proofs, so that each is accepted once (RFC 9449 §11.1).
 
-A cache is asked one question, "was this key added before?", and answers and remembers in one step:
-two requests with the same proof at the same moment must not both hear "no".
+A cache tells whether a key was added before, and adds it, in one step: of two requests that carry the same proof at
+the same moment, one must be refused.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ __all__ = ["AsyncReplayCache", "MemoryReplayCache", "ReplayCache", "nonce_key", 
 
 
 class ReplayCache(Protocol):
-    """What a verifier needs of a replay cache; the same store can burn single-use nonces."""
+    """Remembers each proof until it expires; the same cache can remember used nonces."""
 
     def add(self, key: str, expires_at: float) -> bool:
         """Remember ``key`` until ``expires_at`` (Unix seconds), atomically.
 
-        :param key: two parts joined by a dot, at most 100 ASCII characters. The part before the dot
-            says whose entry it is, so that a cache can bound what one client may store.
-        :returns: True if the key is new, False if it is known already.
-        :raises ReplayCacheError: the cache is full or cannot be reached. Never answer True instead.
+        :param key: two parts joined by a dot, at most 100 ASCII characters. The part before the dot names the
+            owner of the entry, so that a cache can limit the entries of one client.
+        :returns: True if the key is new, False if the cache has it already.
+        :raises ReplayCacheError: the cache is full or cannot be reached. Never return True instead.
         """
         ...
 
 
 class AsyncReplayCache(Protocol):
-    """A replay cache whose answer is awaited; only the async methods of a verifier can use it."""
+    """A replay cache that must be awaited; only the async methods of a verifier can use it."""
 
     def add(self, key: str, expires_at: float) -> Awaitable[bool]:
-        """As :meth:`ReplayCache.add`."""
+        """Async form of :meth:`ReplayCache.add`."""
         ...
 
 
 def replay_key(jkt: str, htu: str, jti: str) -> str:
     """The cache key of a proof: 87 characters, whatever the length of its claims (RFC 9449 §11.1).
 
-    :param jkt: thumbprint of the proof's key. Without it, a client that learns another's jti could
-        use it first and have the other's proof refused.
-    :param htu: canonical form, not the claim's text, or a second spelling would be a second proof.
+    :param jkt: thumbprint of the proof's key. Without it, a client that learns another client's jti could use it
+        first, and the other's proof would be refused.
+    :param htu: the canonical form. With the claim's own text, a second spelling would make a second proof.
     """
     return f"{jkt}.{_digest(htu + chr(0) + jti)}"
 
 
 def nonce_key(nonce: str) -> str:
-    """The cache key of a single-use nonce, which nobody may use again, with whatever key."""
+    """The cache key of a single-use nonce, which may not be used again with any proof key."""
     return f"{_digest(nonce)}.nonce"
 
 
@@ -63,23 +63,23 @@ def _digest(text: str) -> str:
     return b64url_encode(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
 
 
-# A set that grows is copied whole. In parts that takes a fraction of a millisecond at a million entries.
+# A growing set is copied as a whole. Of 64 small sets, each copy takes under a millisecond at a million entries.
 _PARTS = 64
-# Entries forgotten with each one added: more than one, or a burst would never be forgotten.
+# Expired entries that each add removes: more than one, or the entries of a burst would stay.
 _AT_A_TIME = 16
 
 
 class MemoryReplayCache:
-    """A replay cache in this process's memory. Thread-safe, bounded, fails closed.
+    """A replay cache in this process's memory. Thread-safe and bounded; it refuses when it is full.
 
-    It sees the requests of one process only. A server of several processes or hosts needs a cache
-    that all of them share, or a proof can be used once in each.
+    It sees the requests of one process only. A server of several processes or hosts needs a shared cache, or a
+    proof could be used once in each process.
 
-    :param max_entries: entries kept at most, of 200 octets each, or 320 where each has a key of its own. A
-        proof stays for ``max_age`` + twice the ``skew`` of the verifier at most, so requests per second times
-        120 is enough with the defaults.
-    :param max_per_key: entries one proof key may have at most, so that one client cannot fill the cache.
-    :param clock: Unix seconds; give the cache and its verifier the same one.
+    :param max_entries: entries in all, at most. One takes about 200 bytes, or 320 if each has a different proof
+        key. A proof stays for at most ``max_age`` plus twice the ``skew`` of the verifier, so 120 times the
+        requests per second is enough with the defaults.
+    :param max_per_key: entries of one proof key, at most, so that one client cannot fill the cache.
+    :param clock: returns Unix seconds; give the cache and its verifier the same one.
     """
 
     def __init__(
@@ -98,15 +98,15 @@ class MemoryReplayCache:
         self._seen: tuple[set[str], ...] = tuple(set() for _ in range(_PARTS))
         self._size = 0
         self._per_owner: dict[str, int] = {}
-        # Entries lie in one bucket for each second in which some expire. Each add forgets a few that are
-        # due, so expiry is constant work per entry, needs no timer and stops nobody for long.
+        # Entries that expire in the same second share a bucket. Each add removes a few expired ones, so expiry
+        # is constant work for each entry, needs no timer and never holds the lock for long.
         self._buckets: dict[int, list[str]] = {}
         self._due: list[int] = []
         self._forgotten_until = -math.inf
         reset_after_fork(self)
 
     def __len__(self) -> int:
-        """Entries held now, those that expired since the last ``add`` included."""
+        """Entries held now, including those that expired since the last ``add``."""
         return self._size
 
     def __repr__(self) -> str:
@@ -115,8 +115,8 @@ class MemoryReplayCache:
     def add(self, key: str, expires_at: float) -> bool:
         """Remember ``key`` until ``expires_at``; True if it is new (see :class:`ReplayCache`).
 
-        :raises ReplayCacheError: a bound is reached. Entries are never dropped early to make room:
-            that would let an attacker push out the proof it wants to replay.
+        :raises ReplayCacheError: a limit is reached. No entry is removed early to make room: an attacker could
+            push out the proof that it wants to replay.
         """
         if not math.isfinite(expires_at):
             raise UsageError(f"expires_at must be a time in Unix seconds, not {expires_at}")
@@ -126,7 +126,7 @@ class MemoryReplayCache:
             if self._due and self._due[0] < now:
                 self._forget_expired(now, _AT_A_TIME)
             seen = self._seen[hash(key) % _PARTS]
-            # The second half matters when the clock was set back: what was forgotten cannot be judged.
+            # The second condition matters after the clock was set back: removed entries cannot be recognised.
             if key in seen or expires_at <= self._forgotten_until:
                 return False
             held = self._per_owner.get(owner, 0)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every check's verdict on a proof, not only the first refusal: for people who want to know what is wrong.
+"""The verdict of every check on a proof, not only the first refusal: for people who look for its faults.
 
-The checks are those of the verifier, called in its order. Where one refuses, what it refused is replaced
-by something good and the next ones go on, so that the first refusal here is always the verifier's own.
+It calls the verifier's checks in the verifier's order. When a check refuses a part of the proof, a valid part takes its
+place and the next checks go on, so the first refusal here is always the verifier's own.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _RULES = {
     "replay": "RFC 9449 §11.1",
 }
 
-# Which claim a refusal of read_claims is about, and what stands in for it.
+# The claim that a refusal by read_claims is about, and the value that takes its place.
 _CLAIM_OF: Mapping[str, str] = {
     Reason.JTI_MISSING: "jti",
     Reason.JTI_TOO_LONG: "jti",
@@ -77,14 +77,14 @@ _STAND_INS: Mapping[str, Mapping[str, object]] = {
 
 @dataclass(frozen=True, slots=True)
 class CheckVerdict:
-    """One check.
+    """The result of one check.
 
     :param name: ``header``, ``jwt``, ``typ``, ``alg``, ``jwk``, ``signature``, ``jti``, ``htm``, ``htu``,
         ``iat``, ``lifetime`` (``exp`` and ``nbf``), ``nonce``, ``ath``, ``binding`` or ``replay``.
-    :param rule: what it rests on.
-    :param verdict: ``not judged`` if something it needs is missing: a part of the proof that cannot be
-        read, or a fact about the request that nobody gave.
-    :param refusal: why it failed.
+    :param rule: the section of the RFC that requires it.
+    :param verdict: ``not judged`` if the check lacks something: a part of the proof that cannot be read, or a fact
+        about the request that was not given.
+    :param refusal: the error, if it failed.
     """
 
     name: str
@@ -97,11 +97,11 @@ class CheckVerdict:
 class ProofReport:
     """The verdicts on one proof.
 
-    :param checks: all of them, in the order of the verifier's subjects.
-    :param refusal: what a verifier answers: the first refusal in its order; None if it refuses nothing.
-    :param header: the JOSE header, decoded; None if it cannot be.
-    :param claims: the claims, decoded; None if they cannot be.
-    :param jkt: thumbprint of the key, None if that is not a good one.
+    :param checks: the result of every check, in a fixed order.
+    :param refusal: the error that a verifier raises, which is its first refusal; None if it accepts the proof.
+    :param header: the decoded JOSE header; None if it cannot be decoded.
+    :param claims: the decoded claims; None if they cannot be decoded.
+    :param jkt: thumbprint of the key; None if the key is not valid.
     """
 
     checks: tuple[CheckVerdict, ...]
@@ -115,11 +115,11 @@ class ProofReport:
 
 
 class Expectations(NamedTuple):
-    """What a proof is held to. A None among the last five means that this is not known, and not judged.
+    """The facts that a proof is checked against. A None in the last five is not known, so it is not judged.
 
-    :param check_token: ``ath``, against the token of the request.
-    :param check_binding: the key's thumbprint, against what the token or grant is bound to.
-    :param check_nonce: raises unless the nonce is a good one; returns whether it spares the check of ``iat``.
+    :param check_token: checks ``ath`` against the token of the request.
+    :param check_binding: checks the key's thumbprint against the one that the token or grant is bound to.
+    :param check_nonce: raises unless the nonce is valid; returns whether the check of ``iat`` is not needed then.
     """
 
     algs: tuple[str, ...]
@@ -139,7 +139,7 @@ class Expectations(NamedTuple):
 
 
 class _Verdicts:
-    """Collects what passed and what was refused, in the order of the checks."""
+    """Collects the results of the checks, in their order."""
 
     def __init__(self) -> None:
         self.judged: set[str] = set()
@@ -147,7 +147,7 @@ class _Verdicts:
 
     @contextmanager
     def on(self, name: str) -> Iterator[None]:
-        """Judge one check: whatever it raises is its refusal."""
+        """Run one check: an InvalidProof is its refusal."""
         self.judged.add(name)
         try:
             yield
@@ -155,11 +155,11 @@ class _Verdicts:
             self.refusals.append((name, refusal))
 
     def good(self, name: str) -> bool:
-        """Whether it was judged, and not refused."""
+        """Whether the check was made and passed."""
         return name in self.judged and all(name != refused for refused, _ in self.refusals)
 
     def as_checks(self) -> tuple[CheckVerdict, ...]:
-        """All checks there are, each with the first refusal of its name."""
+        """All checks, each with the first refusal under its name."""
         first = dict(reversed(self.refusals))
         return tuple(
             CheckVerdict(
@@ -173,7 +173,7 @@ class _Verdicts:
 
 
 def report_on(headers: Headers, expected: Expectations) -> ProofReport:
-    """Put a proof to every check that can be made.
+    """Make every check that can be made on a proof.
 
     :raises ArgumentTypeError: ``headers`` is neither pairs nor a mapping.
     """
@@ -190,7 +190,7 @@ def report_on(headers: Headers, expected: Expectations) -> ProofReport:
             jws = parse_compact(text, max_length=expected.max_length, max_depth=expected.max_depth)
         header, claims = (jws.header.members, None) if jws else _readable(text, expected)
         key = _judge_header(verdicts, jws, header, expected)
-        header = copy.deepcopy(header)  # the verifier keeps recent headers, and nobody else may change one
+        header = copy.deepcopy(header)  # the verifier keeps recent headers, and a caller could change them
         jkt = None if key is None else key.thumbprint
         if jws is not None:
             with verdicts.on("jwt"):
@@ -202,7 +202,7 @@ def report_on(headers: Headers, expected: Expectations) -> ProofReport:
 
 
 def _readable(text: str, expected: Expectations) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Header and claims of what is no whole JWT, as far as each can be read."""
+    """The header and claims of a malformed JWT, as far as each can be read."""
     if len(text) > expected.max_length:
         return None, None
     parts: list[dict[str, Any] | None] = []
@@ -217,7 +217,7 @@ def _readable(text: str, expected: Expectations) -> tuple[dict[str, Any] | None,
 def _judge_header(
     verdicts: _Verdicts, jws: CompactJWS | None, members: dict[str, Any] | None, expected: Expectations
 ) -> PublicKey | None:
-    """The JOSE header, the key in it, and the signature; the key if it is good."""
+    """Check the JOSE header, its key and the signature; return the key if it is valid."""
     if members is None:
         return None
     header = JoseHeader(members) if jws is None else jws.header
@@ -233,7 +233,7 @@ def _judge_header(
     alg = members.get("alg")
     known = isinstance(alg, str) and alg in ALGORITHMS
     with verdicts.on("jwk"):
-        # Of an algorithm that is none, no key can be right: then that is said of the algorithm only.
+        # For an unknown alg no key can be right, so only the alg is reported.
         check_key_kind(header, str(alg)) if known else check_key_is_public(header)
     if known and jws is not None and verdicts.good("jwk"):
         with verdicts.on("signature"):
@@ -272,7 +272,7 @@ def _judge_claims(verdicts: _Verdicts, payload: Mapping[str, object], jkt: str |
 
 
 def _judge_target(verdicts: _Verdicts, claims: ProofClaims, expected: Expectations) -> None:
-    """Method and URL. That they are there is all that can be said without a request, and too little."""
+    """Check method and URL. Without the request they are not judged, even if the claims are there."""
     if verdicts.good("htm"):
         verdicts.judged.discard("htm")
         if expected.method is not None:
@@ -286,7 +286,7 @@ def _judge_target(verdicts: _Verdicts, claims: ProofClaims, expected: Expectatio
 
 
 def _read(verdicts: _Verdicts, payload: Mapping[str, object], expected: Expectations) -> ProofClaims:
-    """The claims, with something good in place of each that is refused."""
+    """The claims, with a valid value in place of each refused one."""
     verdicts.judged |= {"jti", "htm", "htu", "iat", "nonce", "lifetime"}
     members = dict(payload)
     while True:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may use an API, and what is answered to the others (RFC 9449 §7, §9), without I/O.
+"""Decide whether a request may use an API, and how to refuse it (RFC 9449 §7, §9), without I/O.
 
-The doors :mod:`dpop.asgi` and :mod:`dpop.wsgi` bring requests here and carry the answers away.
+The integrations :mod:`dpop.asgi` and :mod:`dpop.wsgi` describe requests to it and send its responses.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SCHEMES: Mapping[str, Literal["DPoP", "Bearer"]] = {"dpop": "DPoP", "bearer": "
 
 
 class Credentials(NamedTuple):
-    """An access token, not looked at yet, and the scheme it came with."""
+    """An access token that is not checked yet, and the scheme before it."""
 
     scheme: Literal["DPoP", "Bearer"]
     token: str
@@ -56,9 +56,9 @@ class Credentials(NamedTuple):
 
 
 def read_scheme(headers: Headers) -> Literal["DPoP", "Bearer", "both"] | None:
-    """The scheme a client tried, for the challenge; ``"both"`` if it sent more than one Authorization field.
+    """The scheme that a client used, for the challenge; ``"both"`` if it sent more than one Authorization field.
 
-    Names match in any case (RFC 9110 §11.1). None if there is no field, or one of a scheme without meaning here.
+    Names match in any case (RFC 9110 §11.1). None if there is no field, or if its scheme is another.
     """
     fields = header_fields(headers, "authorization")
     if len(fields) > 1:
@@ -71,7 +71,7 @@ def read_scheme(headers: Headers) -> Literal["DPoP", "Bearer", "both"] | None:
 def read_credentials(headers: Headers, query: str) -> Credentials | None:
     """The one access token of a request, None if it has none (RFC 9449 §7.1, RFC 6750 §2).
 
-    :param query: of the URL, as it came. Forms in bodies are not looked at: a token there is simply none.
+    :param query: the query of the URL, as received. Bodies are not read, so a token in a form does not count.
     :raises InvalidProof: ``invalid_request`` for more than one Authorization field and for a token in the
         query; ``invalid_token`` if not exactly one token follows the scheme.
     """
@@ -92,16 +92,16 @@ def read_credentials(headers: Headers, query: str) -> Credentials | None:
 
 
 def is_bound(claims: Mapping[str, Any]) -> bool:
-    """Whether a token is bound to anything, be it something this server does not know (RFC 7800 §3.1)."""
+    """Whether a token is bound to a key, even by a method that this server does not know (RFC 7800 §3.1)."""
     return claims.get("cnf") is not None
 
 
 def bound_thumbprint(claims: Mapping[str, Any]) -> str | None:
-    """``cnf.jkt`` of a token's claims or introspection response, None if it is bound to no key (RFC 9449 §6).
+    """``cnf.jkt`` of a token's claims or introspection response; None if it has none (RFC 9449 §6).
 
-    Whether it is a thumbprint is for the verifier to say, which refuses everything else.
+    The verifier checks that it is a thumbprint.
 
-    :raises InvalidProof: ``invalid_token``; ``cnf`` is no object, or its ``jkt`` no string.
+    :raises InvalidProof: ``invalid_token``: ``cnf`` is not an object, or its ``jkt`` is not a string.
     """
     confirmation = claims.get("cnf")
     if confirmation is None:
@@ -119,15 +119,15 @@ def bound_thumbprint(claims: Mapping[str, Any]) -> str | None:
 _log = logging.getLogger("dpop.server")
 
 TokenLookup = Callable[[str], Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None]
-"""Given an access token, its claims or its introspection response, None if it is not good here."""
+"""From an access token to its claims or introspection response; None if the token is not valid here."""
 
 
 class ResourceRequest(NamedTuple):
     """A request as a server received it.
 
     :param target: the request-target as it was on the wire: ``/a%2Fb?q=1``, never decoded.
-    :param path: the path as the application sees it, decoded; for ``public`` only.
-    :param headers: all fields, those that came twice twice.
+    :param path: the decoded path as the application sees it; for ``public`` only.
+    :param headers: all fields; a field that was sent twice must be here twice.
     """
 
     method: str
@@ -177,22 +177,22 @@ class Access:
 class ProtectedResource:
     """Decides about each request to an API. Thread-safe if the verifier and the look-up are.
 
-    :param verifier: of the proofs.
-    :param url: what clients know the API by: its origin, ``https://api.example``, and the front of the path if a
-        proxy cuts that off, ``https://api.example/v1``. Nothing a request says changes it.
-    :param token: looks an access token up: verifies the JWT, or asks the introspection endpoint, and checks
-        issuer, audience and expiry. It gets what stood behind the scheme, and returns the claims or the
-        response, where ``cnf`` tells the key, and None for a token that is not good here. It may be async
-        for the async methods.
-    :param bearer: take bearer tokens too, those that are bound to nothing. A token that is bound is never
-        taken as a bearer token (RFC 9449 §7.2).
-    :param public: whether a path, as the application sees it, needs no token. A route behind it may ask for one
-        all the same. Default: all paths need one. A browser's question what it may send (CORS) needs none.
+    :param verifier: verifies the proofs.
+    :param url: the URL under which clients know the API: its origin, ``https://api.example``, with the start of the
+        path if a proxy removes that, ``https://api.example/v1``. No request can change it.
+    :param token: looks up an access token: it verifies the JWT or asks the introspection endpoint, and checks
+        issuer, audience and expiry. It gets the text after the scheme. It returns the claims or the introspection
+        response, whose ``cnf`` names the key, or None for a token that is not valid here. It may be async; then
+        only the async methods can be used.
+    :param bearer: accept bearer tokens too, if they are bound to no key. A bound token is never accepted as a
+        bearer token (RFC 9449 §7.2).
+    :param public: returns True for a path, as the application sees it, that needs no token. A route there may
+        still ask for one. Default: all paths need one. CORS preflight requests never need one.
     :param realm: name of the protection space, for the challenge.
     :param metadata: URL of the resource's metadata, for the challenge (RFC 9728 §5.1).
-    :param insecure: allow an ``http`` URL of another machine (RFC 9449 §2 wants TLS).
-    :raises UsageError: a URL with a query, a fragment or a slash at its end, or of no use; a realm or metadata that
-        no header can hold.
+    :param insecure: allow an ``http`` URL of another machine (RFC 9449 §2 requires TLS).
+    :raises UsageError: a URL with a query, a fragment or a final slash, or that is not canonical; a realm or
+        metadata URL that no header can hold.
     :raises InsecureOriginError: an ``http`` URL of another machine.
     """
 
@@ -211,11 +211,13 @@ class ProtectedResource:
         origin = Origin.of_url(url)
         if url.endswith("/") or canonical(url + "/x") != url + "/x":
             raise UsageError(
-                f"url must be the public origin, with the path a proxy cuts off if one does, in lower case and without "
-                f"a slash at the end, such as {origin}"
+                f"url must be the public origin, plus the start of the path if a proxy removes that, in canonical form "
+                f"and without a final slash, such as {origin}"
             )
         if origin.scheme != "https" and not origin.is_loopback and not insecure:
-            raise InsecureOriginError(f"{origin} is not https: whoever listens reads the tokens; see insecure=")
+            raise InsecureOriginError(
+                f"{origin} is not https: anybody on the network could read the tokens; see insecure="
+            )
         self._verifier = verifier
         self._url = url
         self._lookup = token
@@ -223,7 +225,7 @@ class ProtectedResource:
         self._public = public
         self._realm = realm
         self._parameters = {} if metadata is None else {"resource_metadata": metadata}
-        # What no header can hold is told now, and not by every request.
+        # Raises now, and not at each request, if a value fits in no header.
         resource_challenge(None, algs=verifier.algs, realm=realm, parameters=self._parameters)
 
     def __repr__(self) -> str:
@@ -231,46 +233,44 @@ class ProtectedResource:
 
     @property
     def is_async(self) -> bool:
-        """Whether the look-up or a cache of the verifier is async, so that only :meth:`aadmit` can be used."""
+        """Whether the look-up or a cache of the verifier is async; only :meth:`aadmit` works then."""
         call = getattr(self._lookup, "__call__", None)  # noqa: B004 - an object may have an async one
         is_async = inspect.iscoroutinefunction
         return self._verifier.is_async or is_async(self._lookup) or is_async(call)
 
-    # --- who may come in
-
     def needs_token(self, request: ResourceRequest) -> bool:
-        """Whether a request is to be let in before the application sees it."""
+        """Whether the request must be admitted before the application gets it."""
         return not (_is_preflight(request) or (self._public is not None and self._public(request.path)))
 
     def admit(self, request: ResourceRequest) -> Access:
-        """Let a request in.
+        """Admit a request: check its token and its proof, and record the proof as used.
 
-        :raises InvalidProof: it may not come in; see :meth:`refusal`.
-        :raises ReplayCacheError: whether it may cannot be told; see :meth:`refusal`.
+        :raises InvalidProof: the request is refused; see :meth:`refusal`.
+        :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; see :meth:`refusal`.
         """
         credentials, checked = self._before_lookup(request)
         claims = self._lookup(credentials.token)
         if inspect.isawaitable(claims):
             if inspect.iscoroutine(claims):
                 claims.close()
-            raise UsageError("the token look-up is async: use aadmit, as dpop.asgi does")
+            raise UsageError("the token look-up is async: call aadmit, as dpop.asgi does")
         known = _check_token(credentials, request, claims)
         if checked is None:
             return Access("Bearer", known, None, None)
         return _access(known, checked.accept(bound_jkt=bound_thumbprint(known)))
 
     async def aadmit(self, request: ResourceRequest) -> Access:
-        """As :meth:`admit`, with a look-up and caches that may be awaited."""
+        """Async form of :meth:`admit`; the look-up and the caches may be sync or async."""
         credentials, checked = self._before_lookup(request)
-        response = self._lookup(credentials.token)
-        claims = await response if inspect.isawaitable(response) else response
+        found = self._lookup(credentials.token)
+        claims = await found if inspect.isawaitable(found) else found
         known = _check_token(credentials, request, claims)
         if checked is None:
             return Access("Bearer", known, None, None)
         return _access(known, await checked.aaccept(bound_jkt=bound_thumbprint(known)))
 
     def _before_lookup(self, request: ResourceRequest) -> tuple[Credentials, CheckedProof | None]:
-        """The token, and the proof if it must have one: whoever has no good proof costs no question."""
+        """Read the token, and check the proof that must come with it: the look-up may cost more than both."""
         target, _, query = request.target.partition("?")
         credentials = read_credentials(request.headers, query)
         if credentials is None:
@@ -283,14 +283,13 @@ class ProtectedResource:
         checked = self._verifier.check_resource(request.headers, request.method, url, access_token=credentials.token)
         return credentials, checked
 
-    # --- what is answered to the others
-
     def refusal(
         self, request: ResourceRequest, error: InvalidProof | ReplayCacheError, access: Access | None = None
     ) -> Response:
-        """The answer to a request that may not come in (RFC 9449 §7.1, §7.2, §9).
+        """The response to a request that is refused (RFC 9449 §7.1, §7.2, §9).
 
-        :param access: if it was let in before, and refused by the application: its nonce goes along.
+        :param access: the access of a request that was admitted and then refused by the application; the response
+            carries its next nonce.
         """
         if isinstance(error, ReplayCacheError):
             _log.error("a request was refused: %s", error)
@@ -312,7 +311,7 @@ class ProtectedResource:
 
 
 def _is_preflight(request: ResourceRequest) -> bool:
-    """Whether a browser asks what it may send, which it does without a token (Fetch Standard, CORS-preflight)."""
+    """Whether it is a CORS preflight request, which browsers send without a token (Fetch Standard)."""
     return request.method == "OPTIONS" and all(
         header_fields(request.headers, name) for name in ("origin", "access-control-request-method")
     )
@@ -321,7 +320,7 @@ def _is_preflight(request: ResourceRequest) -> bool:
 def _check_token(
     credentials: Credentials, request: ResourceRequest, claims: Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
-    """The claims of a token that is good here, and that came as it must (RFC 9449 §7.2, RFC 7662 §2.2)."""
+    """Check that the token is active and was sent under the right scheme (RFC 9449 §7.2, RFC 7662 §2.2)."""
     if claims is None or claims.get("active", True) is not True:
         raise refuse(Reason.TOKEN_INACTIVE, error="invalid_token")
     if credentials.scheme == "Bearer":
@@ -337,8 +336,8 @@ def _access(claims: Mapping[str, Any], proof: VerifiedProof) -> Access:
 
 
 def _path(target: str) -> str:
-    """The path of a request-target, which may be a whole URL (RFC 9112 §3.2.2): whose, says the configuration."""
-    # Octets that are no ASCII and fragments have no place here, and no two servers read them alike (RFC 9112 §3.2).
+    """The path of a request-target; of a whole URL (RFC 9112 §3.2.2) the origin does not count."""
+    # Non-ASCII bytes and fragments are not allowed here, and servers read them differently (RFC 9112 §3.2).
     if target.isascii() and "#" not in target:
         if target.startswith("/"):
             return target

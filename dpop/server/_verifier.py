@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verify DPoP proofs at a resource or authorization server (RFC 9449 §4.3).
 
-Order: header field, structure, JOSE header, key, signature, claims, nonce, time, binding, and last
-the replay cache, so that a proof refused for any other reason can be corrected and keeps its ``jti``.
-What is cheap comes before what is dear: to refuse should cost less than to accept. Claims are read, and a
-nonce is challenged, only after the signature has been verified.
+The order of the checks: header field, structure, JOSE header, key, signature, claims, nonce, time, binding,
+and last the replay cache, so that a client that was refused for another reason may use its ``jti`` again.
+Cheap checks come before expensive ones: a refusal must cost less than an acceptance. The verifier reads claims
+and asks for a nonce only after it has verified the signature.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class VerifiedProof:
         *,
         next_nonce: str | None,
     ) -> None:
-        """Not to be called: a verifier does."""
+        """For the verifier only."""
         self._key = key
         self._alg = alg
         self._claims = claims
@@ -72,7 +72,7 @@ class VerifiedProof:
 
     @property
     def public_jwk(self) -> Mapping[str, str]:
-        """The required members of the key, nothing else."""
+        """The required members of the public key, and no others."""
         return self._key.jwk
 
     @property
@@ -87,32 +87,32 @@ class VerifiedProof:
 
     @property
     def iat(self) -> float:
-        """When the client says it made the proof, Unix seconds."""
+        """The time at which the client says it made the proof, in Unix seconds."""
         return self._claims.iat
 
     @property
     def nonce(self) -> str | None:
-        """The nonce it used, None without one."""
+        """The nonce in the proof; None if it has none."""
         return self._claims.nonce
 
     @property
     def htm(self) -> str:
-        """The method of the request."""
+        """The HTTP method of the request."""
         return self._claims.htm
 
     @property
     def htu(self) -> str:
-        """Canonical form of the URL of the request, without query and fragment."""
+        """The canonical form of the request's URL, without query and fragment."""
         return self._htu
 
     @property
     def claims(self) -> Mapping[str, Any]:
-        """All claims, the standard ones included."""
+        """All claims of the proof, including the standard ones."""
         return self._payload
 
     @property
     def next_nonce(self) -> str | None:
-        """What to send as ``DPoP-Nonce`` with the answer, None if the client needs no new one."""
+        """The value to send as ``DPoP-Nonce`` with the response; None if the client needs no new nonce."""
         return self._next_nonce
 
     def __repr__(self) -> str:
@@ -121,7 +121,7 @@ class VerifiedProof:
 
 
 class Mark(NamedTuple):
-    """Something that may happen once: the last question, put to a cache that may have to be awaited."""
+    """An entry that a cache must not have yet: a proof or a nonce that may be used once."""
 
     cache: ReplayCache | AsyncReplayCache
     key: str
@@ -130,10 +130,10 @@ class Mark(NamedTuple):
 
 
 class CheckedProof:
-    """A proof that passed every check but its binding, and is not recorded as used yet.
+    """A proof that passed every check except the binding, and that is not recorded as used yet.
 
-    From ``check_resource`` or ``check_token_request`` of a verifier. Find out what its key must be bound to,
-    then accept the proof.
+    ``check_resource`` and ``check_token_request`` of a verifier return it. Find out which key the token or grant
+    is bound to, then accept the proof.
     """
 
     __slots__ = ("_check_binding", "_is_async", "_marks", "_seen")
@@ -146,7 +146,7 @@ class CheckedProof:
         *,
         is_async: bool,
     ) -> None:
-        """Not to be called: a verifier does."""
+        """For the verifier only."""
         self._seen = seen
         self._marks = marks
         self._check_binding = check_binding
@@ -154,21 +154,21 @@ class CheckedProof:
 
     @property
     def jkt(self) -> str:
-        """Thumbprint of the proof's key, as in :class:`VerifiedProof`."""
+        """RFC 7638 SHA-256 thumbprint of the proof's key, as in :class:`VerifiedProof`."""
         return self._seen.jkt
 
     def __repr__(self) -> str:
         return f"<CheckedProof {self._seen.alg} key {self.jkt}, not accepted yet>"
 
     def accept(self, *, bound_jkt: str | None) -> VerifiedProof:
-        """Check the binding, and record the proof as used, from now on.
+        """Check the binding, and record the proof as used.
 
-        :param bound_jkt: of ``check_resource``, ``cnf.jkt`` of the access token, where None is refused. Of
+        :param bound_jkt: after ``check_resource``, the ``cnf.jkt`` of the access token; None is refused. After
             ``check_token_request``, the thumbprint that the refresh token or the authorization code
-            (``dpop_jkt``) is bound to; None if it is not bound.
+            (``dpop_jkt``) is bound to; None if it is bound to no key.
         :raises InvalidProof: ``invalid_token`` or ``invalid_grant`` for another key than ``bound_jkt``;
             ``invalid_dpop_proof`` or ``use_dpop_nonce`` for a proof or nonce that was used before.
-        :raises ReplayCacheError: whether it is a replay cannot be told; answer 503.
+        :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; respond with 503.
         """
         if self._is_async:
             raise UsageError(
@@ -176,24 +176,24 @@ class CheckedProof:
             )
         self._check_binding(bound_jkt, self._seen.jkt)
         for mark in self._marks:
-            if not _response(mark.cache.add(mark.key, mark.expires_at)):
+            if not _is_new(mark.cache.add(mark.key, mark.expires_at)):
                 raise mark.refusal()
         return self._seen
 
     async def aaccept(self, *, bound_jkt: str | None) -> VerifiedProof:
-        """As :meth:`accept`, with caches that are awaited."""
+        """Async form of :meth:`accept`; a cache may be sync or async."""
         self._check_binding(bound_jkt, self._seen.jkt)
         for mark in self._marks:
             added = mark.cache.add(mark.key, mark.expires_at)
-            if not _response(await added if inspect.isawaitable(added) else added):
+            if not _is_new(await added if inspect.isawaitable(added) else added):
                 raise mark.refusal()
         return self._seen
 
 
-def _response(added: object) -> bool:
-    """A cache's answer, which must be a bool: a forgotten await or a count would read as "new"."""
+def _is_new(added: object) -> bool:
+    """Check that a cache returned a bool: a coroutine or a count would be true, and so mean "new"."""
     if not isinstance(added, bool):
-        raise UsageError(f"the replay cache's add() must answer True or False, not {type(added).__name__}")
+        raise UsageError(f"the replay cache's add() must return True or False, not {type(added).__name__}")
     return added
 
 
@@ -203,22 +203,22 @@ _MAX_LIFE = 300
 
 
 class ProofVerifier:
-    """Judges the DPoP proof of each request. Thread-safe if its caches are.
+    """Verifies the DPoP proof of each request. Thread-safe if its caches are.
 
-    :param replay: where proofs are remembered. May be None only if every nonce is good for one use, for
-        then so is every proof.
-    :param nonces: issues nonces and recognises them. If given, every proof must have one: a server
-        that took proofs without could be talked out of nonces (RFC 9449 §11.3).
-    :param algs: algorithms accepted; put them into the challenge too.
+    :param replay: the cache that remembers proofs. It may be None only with single-use nonces, which make every
+        proof single-use too.
+    :param nonces: issues nonces and recognises them. With it, every proof must have a nonce: if a proof without
+        one were accepted, an attacker could just leave the nonce out (RFC 9449 §11.3).
+    :param algs: algorithms accepted in proofs. The challenges must list the same ones.
     :param max_age: seconds between ``iat`` and now, at most 300 (RFC 9449 §11.1).
     :param skew: seconds by which a client's clock may be ahead, at most 300.
-    :param clock: Unix seconds; give the replay cache and the nonce issuer the same one.
-    :param max_length: characters of the whole proof.
-    :param max_jti: characters of ``jti``.
-    :param max_htu: characters of ``htu``.
-    :param max_depth: levels of JSON nesting.
-    :raises AlgorithmError: an algorithm this package does not know, such as ``none`` or ``HS256``.
-    :raises UsageError: a time or limit that makes no sense; neither a replay cache nor single-use nonces.
+    :param clock: returns Unix seconds; give the replay cache and the nonce issuer the same one.
+    :param max_length: characters in the whole proof, at most.
+    :param max_jti: characters in ``jti``, at most.
+    :param max_htu: characters in ``htu``, at most.
+    :param max_depth: levels of JSON nesting, at most.
+    :raises AlgorithmError: an algorithm that this package does not know, such as ``none`` or ``HS256``.
+    :raises UsageError: a time or limit out of range; neither a replay cache nor single-use nonces.
     """
 
     def __init__(
@@ -267,7 +267,7 @@ class ProofVerifier:
 
     @property
     def is_async(self) -> bool:
-        """Whether a cache is async, so that only the async methods can be used."""
+        """Whether a cache is async; only the async methods work then."""
         return self._is_async
 
     def verify_resource(
@@ -276,15 +276,15 @@ class ProofVerifier:
         """Verify the proof of a request for a protected resource (RFC 9449 §4.3, §7.1).
 
         :param headers: all header fields of the request, as pairs or a mapping, str or bytes.
-        :param method: the method of the request, as it came.
-        :param url: the URL of the request as the client knows it: the public origin from your
-            configuration and the raw path. Never built from headers anyone may send.
-        :param access_token: the token behind ``Authorization: DPoP``. Whether it is active, and what
-            it allows, is for you to check.
-        :param bound_jkt: ``cnf.jkt`` of that token, from its claims or its introspection. None, an
-            unbound token, is always refused.
+        :param method: the method of the request, as received.
+        :param url: the URL of the request as the client knows it: the public origin from your configuration, and
+            the raw path. Never build it from headers, which anybody can send.
+        :param access_token: the token after ``Authorization: DPoP``. Check yourself that it is active and what
+            it allows.
+        :param bound_jkt: ``cnf.jkt`` of that token, from its claims or its introspection response. None means an
+            unbound token and is always refused.
         :raises InvalidProof: ``invalid_dpop_proof``, ``use_dpop_nonce`` or ``invalid_token``.
-        :raises ReplayCacheError: whether it is a replay cannot be told; answer 503.
+        :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; respond with 503.
         """
         return self.check_resource(headers, method, url, access_token=access_token).accept(bound_jkt=bound_jkt)
 
@@ -293,23 +293,23 @@ class ProofVerifier:
     ) -> VerifiedProof:
         """Verify the proof of a request to the token, PAR, device or another endpoint of an AS (RFC 9449 §5).
 
-        :param headers: see :meth:`verify_resource`, as for ``method`` and ``url``.
+        :param headers: see :meth:`verify_resource`; the same is true of ``method`` and ``url``.
         :param bound_jkt: thumbprint that the refresh token or the authorization code (``dpop_jkt``) is
-            bound to; None if it is not bound. At the PAR endpoint compare ``dpop_jkt`` with ``.jkt``
-            yourself and answer ``invalid_dpop_proof`` (RFC 9449 §10.1).
-        :raises InvalidProof: ``invalid_dpop_proof``, ``use_dpop_nonce``, or ``invalid_grant`` for another
-            key than ``bound_jkt`` and for no proof at all where one is bound. Do not consume a code or
+            bound to; None if it is bound to no key. At the PAR endpoint, compare ``dpop_jkt`` with ``.jkt``
+            yourself and respond with ``invalid_dpop_proof`` if they differ (RFC 9449 §10.1).
+        :raises InvalidProof: ``invalid_dpop_proof``, ``use_dpop_nonce``, or ``invalid_grant``: for another key
+            than ``bound_jkt``, and for a missing proof if there is a ``bound_jkt``. Do not consume a code or
             refresh token before this returns.
-        :raises ReplayCacheError: whether it is a replay cannot be told; answer 503.
+        :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; respond with 503.
         """
         return self._check_grant(headers, method, url, bound_jkt).accept(bound_jkt=bound_jkt)
 
     async def averify_resource(
         self, headers: Headers, method: str, url: str, *, access_token: str, bound_jkt: str | None
     ) -> VerifiedProof:
-        """As :meth:`verify_resource`, with caches that are awaited.
+        """Async form of :meth:`verify_resource`; a cache may be sync or async.
 
-        The signature is checked in the event loop: handing it to a thread would take longer.
+        The signature is checked in the event loop: a thread would take longer to start than to check it.
         """
         checked = self.check_resource(headers, method, url, access_token=access_token)
         return await checked.aaccept(bound_jkt=bound_jkt)
@@ -317,13 +317,14 @@ class ProofVerifier:
     async def averify_token_request(
         self, headers: Headers, method: str, url: str, *, bound_jkt: str | None = None
     ) -> VerifiedProof:
-        """As :meth:`verify_token_request`, with caches that are awaited."""
+        """Async form of :meth:`verify_token_request`; a cache may be sync or async."""
         return await self._check_grant(headers, method, url, bound_jkt).aaccept(bound_jkt=bound_jkt)
 
     def check_resource(self, headers: Headers, method: str, url: str, *, access_token: str) -> CheckedProof:
-        """As :meth:`verify_resource`, but for the binding, and nothing is recorded yet.
+        """Make every check of :meth:`verify_resource` except the binding, and record nothing yet.
 
-        For an API that asks somebody else about each token: who has no good proof then costs no question.
+        For an API that asks another server about each token: a request without a valid proof then costs no
+        such call.
 
         :raises InvalidProof: ``invalid_dpop_proof``, ``use_dpop_nonce`` or ``invalid_token``.
         """
@@ -332,21 +333,22 @@ class ProofVerifier:
         return CheckedProof(seen, marks, check_token_binding, is_async=self._is_async)
 
     def check_token_request(self, headers: Headers, method: str, url: str) -> CheckedProof:
-        """As :meth:`verify_token_request`, but for the binding, and nothing is recorded yet.
+        """Make every check of :meth:`verify_token_request` except the binding, and record nothing yet.
 
-        For an authorization server whose clients authenticate: check the proof first, so that a client that
-        has to come again with a nonce has used up no assertion and no code; then authenticate the client
-        and look up its grant; then accept the proof. Who is no client cannot fill the replay cache.
+        For an authorization server that authenticates its clients. Check the proof first: a client that must
+        send the request again with a nonce has then used up neither its assertion nor its code. Then
+        authenticate the client and look up its grant. Then accept the proof. A sender that is not a client
+        cannot fill the replay cache this way.
 
         :raises InvalidProof: ``invalid_dpop_proof`` or ``use_dpop_nonce``.
         """
         return self._check_grant(headers, method, url, None)
 
     def next_nonce(self, seen: VerifiedProof | None) -> str | None:
-        """What to send as ``DPoP-Nonce`` with any answer that is no challenge for one (RFC 9449 §8.2, §9).
+        """The value to send as ``DPoP-Nonce`` with a response other than a nonce challenge (RFC 9449 §8.2, §9).
 
-        :param seen: the proof of the request; None if it came without or with a bad one.
-        :returns: None if the client needs no new one, or this server has none.
+        :param seen: the proof of the request; None if it had none or an invalid one.
+        :returns: None if the client needs no new nonce, or if this server uses none.
         """
         if seen is not None:
             return seen.next_nonce
@@ -362,16 +364,16 @@ class ProofVerifier:
         bound_jkt: str | None = None,
         unbound: bool = False,
     ) -> ProofReport:
-        """Every check's verdict on a proof, to show what is wrong with it; nothing is accepted or recorded.
+        """The verdict of every check on a proof, to show people what is wrong; it accepts and records nothing.
 
-        It cannot disagree with the verifier, whose checks it calls. Only whether the proof or its nonce was
-        used before is not judged.
+        It calls the verifier's own checks, so the two cannot disagree. It does not judge whether the proof or
+        its nonce was used before.
 
-        :param headers: see :meth:`verify_resource`, as for ``method`` and ``url``; None for these two if
-            they are not known, and then they are not judged.
-        :param access_token: of a request for a protected resource; None for any other.
-        :param bound_jkt: thumbprint that the token or grant is bound to, None if it is not known.
-        :param unbound: the access token is known to be bound to no key.
+        :param headers: see :meth:`verify_resource`; the same is true of ``method`` and ``url``. A method or URL
+            of None is not known, and not judged.
+        :param access_token: the token of a request for a protected resource; None for any other request.
+        :param bound_jkt: thumbprint that the token or grant is bound to; None if it is not known.
+        :param unbound: True if the access token is known to be bound to no key.
         """
         check_binding: Callable[[str], None] | None = None
         if access_token is not None and (bound_jkt is not None or unbound):
@@ -402,7 +404,7 @@ class ProofVerifier:
         return self._check_nonce(claims, jkt)[0] is not None
 
     def _check_grant(self, headers: Headers, method: str, url: str, bound_jkt: str | None) -> CheckedProof:
-        # ath is ignored here: RFC 9449 says nothing about it where no access token is.
+        # ath is ignored here: RFC 9449 gives it no meaning in a request without an access token.
         missing = "invalid_dpop_proof" if bound_jkt is None else "invalid_grant"
         seen, _, marks = self._judge(headers, method, url, missing=missing)
         return CheckedProof(seen, marks, check_grant_binding, is_async=self._is_async)
@@ -410,7 +412,7 @@ class ProofVerifier:
     def _judge(
         self, headers: Headers, method: str, url: str, *, missing: str = "invalid_dpop_proof"
     ) -> tuple[VerifiedProof, ProofClaims, list[Mark]]:
-        """All checks but the binding and the last, which asks the caches."""
+        """Make all checks except the binding and the replay, for which the caches are asked."""
         now = self._clock()
         text = proof_field(headers)
         if text is None:
@@ -418,7 +420,7 @@ class ProofVerifier:
         jws = parse_compact(text, max_length=self._max_length, max_depth=self._max_depth)
         alg = check_header(jws.header, self._algs)
         check_key_kind(jws.header, alg)
-        if not jws.header.has_key:  # to load it would cost more
+        if not jws.header.has_key:  # loading it would cost more than this check
             check_signature_form(alg, jws)
         key = check_key(jws.header)
         check_signature(key, alg, jws)
@@ -431,7 +433,7 @@ class ProofVerifier:
         if good_until is None:
             good_until = self._check_age(claims, now)
         if self._replay is not None:
-            # Kept for the skew as well: processes that share the cache may differ by as much.
+            # Kept for the skew as well: the clocks of processes that share the cache may differ by as much.
             memory = replay_key(jkt, htu, claims.jti)
             marks.append(Mark(self._replay, memory, good_until + self._skew, _replayed))
         next_nonce = None if self._nonces is None else self._nonces.next_for(claims.nonce, jkt)
@@ -439,10 +441,10 @@ class ProofVerifier:
         return seen, claims, marks
 
     def _check_nonce(self, claims: ProofClaims, jkt: str) -> tuple[float | None, list[Mark]]:
-        """The nonce is one of ours and recent (RFC 9449 §4.3 (10), §8, §9).
+        """Check that the nonce is a recent one of this server (RFC 9449 §4.3 (10), §8, §9).
 
-        :returns: until when the nonce lets the proof pass, None if ``iat`` has to decide; and the
-            nonce itself, if it may be used once only.
+        :returns: the time until which the nonce keeps the proof valid, None if ``iat`` has to decide; and an
+            entry for the nonce, if it may be used only once.
         """
         nonces = self._nonces
         if nonces is None:
@@ -454,13 +456,13 @@ class ProofVerifier:
             raise _challenge(nonces, jkt, Reason.NONCE_UNKNOWN)
         marks = []
         if nonces.used is not None:
-            # Burnt before the jti is, which a client may repeat with a new nonce.
+            # Recorded before the jti, which a client may use again with a new nonce.
             spent = partial(_challenge, nonces, jkt, Reason.NONCE_USED)
             marks.append(Mark(nonces.used, nonce_key(claims.nonce), verdict.expires_at + self._skew, spent))
         return (None if verdict.issued_at is None else verdict.expires_at), marks
 
     def _check_age(self, claims: ProofClaims, now: float) -> float:
-        """The proof was made just now (RFC 9449 §4.3 (11), §11.1). Returns until when it would pass."""
+        """Check that the proof is recent (RFC 9449 §4.3 (11), §11.1), and return the time until which it is."""
         age = now - claims.iat
         if age > self._max_age:
             raise refuse(Reason.IAT_TOO_OLD, expected=f"at most {self._max_age:g} s", got=f"{age:.0f} s")

@@ -288,7 +288,7 @@ def test_accepting_while_it_is_down(own_server: RedisServer, caplog: pytest.LogC
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
     assert "accepted without it" in said[0]
-    assert "answers again" in said[1]
+    assert "reached again" in said[1]
 
 
 def test_another_cache_while_it_is_down(own_server: RedisServer) -> None:
