@@ -20,7 +20,6 @@ import pytest
 import redis
 import redis.asyncio
 import redis.asyncio.retry
-from dpop._redis_failures import is_down, unusable
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from support.redis_server import RedisServer, running_redis
@@ -30,6 +29,7 @@ from dpop.errors import ArgumentTypeError, InvalidProof, ReplayCacheError, Usage
 from dpop.keys import generate_key
 from dpop.proof import create_proof
 from dpop.redis import AsyncRedisReplayCache, RedisReplayCache
+from dpop.redis._errors import is_down, unusable
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier
 from dpop.server._replay import nonce_key, replay_key
 
