@@ -35,6 +35,8 @@ ABOVE_KEYS = {"proof"}  # the one single module that works with keys
 # Interfaces of the standard and of the language, which are no package to install.
 INTERFACES = {"asgi", "wsgi"}
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "h2", "anyio", "aiohttp"}
+# The one writer of private files is no offer to users, and must not be written twice.
+SHARED_WITH_THE_COMMAND_LINE = {"dpop._files"}
 LIBRARIES = HTTP_LIBRARIES | {"keyring", "redis", "starlette", "google_auth_oauthlib"}
 
 
@@ -91,6 +93,20 @@ def test_imports_go_down() -> None:
                 or (names[0] == "dpop" and (level(names[1]) > level(here) or {here, names[1]} == {"client", "server"}))
             ):
                 wrong.append(f"{path.name} imports {module}")
+    assert wrong == []
+
+
+def test_the_command_line_uses_what_everybody_may() -> None:
+    """Its modules import from faces, so that whatever it needs is there for every other program too."""
+    wrong = [
+        f"{path.name} imports {module}"
+        for path in SOURCES
+        if not path.is_relative_to(ROOT / "dpop")
+        for module in imports(path)
+        if module.startswith("dpop.")
+        and any(name.startswith("_") for name in module.split("."))
+        and module not in SHARED_WITH_THE_COMMAND_LINE
+    ]
     assert wrong == []
 
 

@@ -18,13 +18,21 @@ from typing import Any, NoReturn
 
 import click
 
-from dpop.client._challenge import dpop_challenge
-from dpop.client._driver import ask_token, refresh, sign_now
-from dpop.client._flow import PEEK_BYTES, ProofFlow, Step
-from dpop.client._nonces import NonceKey, Role
-from dpop.client._policy import Policy
-from dpop.client._prover import Prover
-from dpop.client._request import AccessToken, OutgoingRequest
+from dpop.client import (
+    PEEK_BYTES,
+    AccessToken,
+    NonceKey,
+    OutgoingRequest,
+    Policy,
+    ProofFlow,
+    Prover,
+    Role,
+    Step,
+    ask_token,
+    dpop_challenge,
+    refresh,
+    sign_now,
+)
 from dpop.errors import InvalidTargetError
 from dpop.origin import Origin
 from dpop_cli.console import CarefulCommand, hint

@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from dpop.client._prover import Prover
-from dpop.client._request import AccessToken
+from dpop.client import AccessToken, Prover
 from dpop_cli.options import load_key, read_token
 from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of
 from dpop_cli.token_store import Stored

@@ -18,7 +18,7 @@ from typing import Self
 
 import click
 
-from dpop.client._driver import DRAIN_BYTES, DRAIN_SECONDS
+from dpop.client import DRAIN_BYTES, DRAIN_SECONDS
 from dpop_cli.curl_request import CurlRequest
 from dpop_cli.curl_streams import Held, Sink, print_bytes
 from dpop_cli.header_dump import Head, heads

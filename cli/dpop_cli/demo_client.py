@@ -13,10 +13,17 @@ from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlencode
 
-from dpop.client._driver import ask_token, refresh, sign_now, wait_for_nonce
-from dpop.client._flow import PEEK_BYTES, ProofFlow, Step
-from dpop.client._policy import Policy
-from dpop.client._request import OutgoingRequest
+from dpop.client import (
+    PEEK_BYTES,
+    OutgoingRequest,
+    Policy,
+    ProofFlow,
+    Step,
+    ask_token,
+    refresh,
+    sign_now,
+    wait_for_nonce,
+)
 from dpop.encoding import json_object
 from dpop.errors import EncodingError, UsageError
 from dpop.htu import Origin

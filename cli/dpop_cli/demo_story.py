@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dpop
-from dpop.client._challenge import dpop_challenge
-from dpop.client._policy import Policy
+from dpop.client import Policy, dpop_challenge
 from dpop.testing import DPoPTestServer, Refusal
 from dpop_cli.demo_client import Exchange, on_the_wire, send
 from dpop_cli.proof import parts

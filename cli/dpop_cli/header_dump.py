@@ -6,8 +6,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from dpop.client._challenge import dpop_challenge, nonce_field
-from dpop.client._nonces import Role
+from dpop.client import Role, dpop_challenge, nonce_field
 from dpop.encoding import check_nonce
 from dpop.errors import CredentialError
 

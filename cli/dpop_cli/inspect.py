@@ -15,7 +15,7 @@ import click
 from dpop.encoding import check_nonce
 from dpop.errors import AlgorithmError
 from dpop.htu import check_method
-from dpop.keys._algorithms import ALGORITHMS
+from dpop.keys import ALGORITHMS
 from dpop.origin import Origin
 from dpop.server import MemoryReplayCache, NonceVerdict, ProofReport, ProofVerifier
 from dpop_cli.console import CarefulCommand, file_names

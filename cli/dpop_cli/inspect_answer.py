@@ -10,12 +10,11 @@ from typing import Any
 
 import click
 
-from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
-from dpop.client._clock import NOTABLE_SECONDS, skew
-from dpop.client._nonces import Role
+from dpop.client import NOTABLE_SECONDS, Role, dpop_challenge, error_of_json, nonce_field, skew
 from dpop.encoding import json_object
 from dpop.errors import EncodingError
 from dpop_cli.header_dump import Head, heads_and_bodies
+from dpop_cli.nonce_state import ROLE_TITLES
 
 __all__ = ["NEXT_STEPS", "Response", "read_response", "response_as_json", "response_lines"]
 
@@ -121,7 +120,7 @@ def read_response(text: str, now: float) -> Response:
 
 def response_lines(response: Response) -> list[str]:
     """For people."""
-    who = f" from the {response.role.value}" if response.role is not None else ""
+    who = f" from the {ROLE_TITLES[response.role]}" if response.role is not None else ""
     lines = [f"{response.status}{who}"]
     facts = [
         ("error", response.error),
@@ -145,7 +144,7 @@ def response_as_json(response: Response) -> dict[str, Any]:
     """For programs."""
     return {
         "status": response.status,
-        "role": None if response.role is None else response.role.value,
+        "role": None if response.role is None else ROLE_TITLES[response.role],
         "error": response.error,
         "error_description": response.description,
         "algs": None if response.algs is None else response.algs.split(),

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from dpop.errors import AlgorithmError, DPoPKeyError, InvalidKeyError
-from dpop.keys._algorithms import ALGORITHMS
-from dpop.keys._files import MAX_KEY_BYTES, key_path
-from dpop.keys._public import PublicKey
+from dpop.errors import AlgorithmError, InvalidKeyError
+from dpop.keys import ALGORITHMS, PublicKey
 
 __all__ = ["KeyElsewhere", "read_public_half"]
+
+_MAX_KEY_BYTES = 64 * 1024
 
 
 class KeyElsewhere:
@@ -38,13 +39,13 @@ def read_public_half(source: str) -> PublicKey | bytes | None:
     :raises InvalidKeyError: it is a public key, but not for DPoP.
     """
     try:
-        path = key_path(source)
+        path = Path(source).expanduser()
         if not path.exists() or path.is_dir():
             return None
         is_file = path.is_file()
         with path.open("rb") as file:
-            data = file.read(MAX_KEY_BYTES + 1)
-    except (OSError, ValueError, DPoPKeyError):
+            data = file.read(_MAX_KEY_BYTES + 1)
+    except (OSError, ValueError, RuntimeError):  # the last from expanduser, without a home directory
         return None
     try:
         return PublicKey.from_bytes(data)

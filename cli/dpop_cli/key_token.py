@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpop.keys._pem import Password
+from dpop.keys import Password
 from dpop_cli.console import CarefulCommand, hint
 from dpop_cli.options import check_key_source, pin_for
 from dpop_cli.secret_input import Secret, secret_options

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from dpop.client._nonces import NonceKey
+from dpop.client import NonceKey
 from dpop.origin import Origin
 from dpop_cli.console import CarefulCommand, file_names
 from dpop_cli.header_dump import last_head_with_nonce, last_nonce
-from dpop_cli.nonce_state import ROLES, KeptNonce, NonceState, role_name
+from dpop_cli.nonce_state import ROLE_TITLES, ROLES, KeptNonce, NonceState, role_name
 from dpop_cli.options import key_options, load_key
 from dpop_cli.secret_input import read_text
 
@@ -90,7 +90,7 @@ def learn(*, url: str, source: str, role: str | None, **options: Any) -> None:
             "the answer does not show what the server is; add --role as for a token endpoint, or --role rs for an API"
         )
     NonceState.of_user().learn(NonceKey(load_key(options).thumbprint, origin, known), value)
-    click.echo(f"Learnt a nonce of {origin} as {known.value}.", err=True)
+    click.echo(f"Learnt a nonce of {origin} as {ROLE_TITLES[known]}.", err=True)
 
 
 @nonce.command(cls=CarefulCommand)

@@ -20,18 +20,21 @@ from typing import Any, NamedTuple
 import click
 
 from dpop._files import write_private_file
-from dpop.client._nonces import NonceKey, Role
+from dpop.client import NonceKey, Role
 from dpop.encoding import check_nonce, json_object
 from dpop.origin import Origin
 from dpop_cli.exit_status import Status
 
-__all__ = ["MAX_NONCES", "ROLES", "KeptNonce", "NonceState", "StateError", "role_name"]
+__all__ = ["MAX_NONCES", "ROLES", "ROLE_TITLES", "KeptNonce", "NonceState", "StateError", "role_name"]
 
 MAX_NONCES = 200
 """Servers remembered; beyond, those not heard of for longest are forgotten."""
 
 ROLES = {"as": Role.AS, "rs": Role.RS}
 """The two roles as they are named in files and options."""
+
+ROLE_TITLES = {Role.AS: "authorization server", Role.RS: "resource server"}
+"""The two roles as people read them."""
 
 _MAX_BYTES = 16_384
 _STALE_SECONDS = 60

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 import dpop
-from dpop.client._nonces import NonceKey, Role
+from dpop.client import NonceKey, Role
 from dpop.encoding import json_object
 from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
 from dpop.htu import Origin, check_method
-from dpop.keys._pem import Password
-from dpop.keys._public import PublicKey
+from dpop.keys import Password, PublicKey
 from dpop_cli.console import file_names, hint
 from dpop_cli.key_elsewhere import KeyElsewhere, read_public_half
 from dpop_cli.nonce_state import NonceState, StateError

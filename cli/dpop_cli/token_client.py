@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from dpop.client._nonces import NonceKey, Role
-from dpop.client._prover import Prover
+from dpop.client import NonceKey, Prover, Role
 from dpop.encoding import json_object
 from dpop.errors import EncodingError
 from dpop.origin import Origin

@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from dpop.errors import DPoPError, TokenError, TokensNotSavedError, TokenStoreError
-from dpop.tokens import FileTokenStore, RefreshingSource, TokenSet
-from dpop.tokens._stores import DEFAULT_ACCOUNT, locked
+from dpop.tokens import DEFAULT_ACCOUNT, FileTokenStore, RefreshingSource, TokenSet, locked
 from dpop_cli.console import file_names, hint
 from dpop_cli.secret_input import Secret, secret_options
 

@@ -12,16 +12,19 @@
 - :func:`register_scheme` - let load_key open URIs of a device or service.
 """
 
-from dpop.keys._algorithms import Key
+from dpop.keys._algorithms import ALGORITHMS, Key
 from dpop.keys._as_cryptography import as_cryptography_key
 from dpop.keys._external import ExternalKey
+from dpop.keys._pem import Password
 from dpop.keys._public import PublicKey, thumbprint
 from dpop.keys._software import SoftwareKey
 from dpop.keys._sources import SchemeLoader, generate_key, load_key, register_scheme
 
 __all__ = [
+    "ALGORITHMS",
     "ExternalKey",
     "Key",
+    "Password",
     "PublicKey",
     "SchemeLoader",
     "SoftwareKey",

@@ -27,14 +27,17 @@ from dpop._faces import lazy
 
 if TYPE_CHECKING:
     from dpop.testing._levers import Levers
+    from dpop.testing._messages import Headers
     from dpop.testing._server import DPoPTestServer, Mode
-    from dpop.testing._settings import DISCIPLINES, Discipline
+    from dpop.testing._settings import DISCIPLINES, Discipline, LeverSettings
     from dpop.testing._stats import RecordedRequest, Refusal, Stats
 
 __all__ = [
     "DISCIPLINES",
     "DPoPTestServer",
     "Discipline",
+    "Headers",
+    "LeverSettings",
     "Levers",
     "Mode",
     "RecordedRequest",
@@ -47,8 +50,9 @@ __getattr__, __dir__ = lazy(
     __name__,
     {
         "dpop.testing._levers": ("Levers",),
+        "dpop.testing._messages": ("Headers",),
         "dpop.testing._server": ("DPoPTestServer", "Mode"),
-        "dpop.testing._settings": ("DISCIPLINES", "Discipline"),
+        "dpop.testing._settings": ("DISCIPLINES", "Discipline", "LeverSettings"),
         "dpop.testing._stats": ("RecordedRequest", "Refusal", "Stats"),
     },
 )

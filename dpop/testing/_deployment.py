@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dpop.client import Role
 from dpop.errors import InvalidProof
 from dpop.testing._clients import Clients
 from dpop.testing._gate import Gate
-from dpop.testing._levers import Levers, Role
+from dpop.testing._levers import ServerLevers
 from dpop.testing._messages import Request
 from dpop.testing._stats import Journal
 from dpop.testing._store import Store
@@ -31,7 +32,7 @@ class Deployment:
     origin: str
     store: Store
     clients: Clients
-    levers: Levers
+    levers: ServerLevers
     journal: Journal
     clock: Callable[[], float]
 

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from dpop.client import Role
 from dpop.errors import InvalidProof
 from dpop.server import MemoryReplayCache, ProofVerifier, ReplayCache, VerifiedProof
 from dpop.server._jws import parse_compact, proof_field
-from dpop.testing._levers import Levers, NoncePolicy, Role
+from dpop.testing._levers import NoncePolicy, ServerLevers
 from dpop.testing._messages import Request
 from dpop.testing._nonces import NonceBook
 
@@ -28,7 +29,7 @@ class SteeredReplayCache:
     refuse new ones because it cannot tell them from forgotten ones.
     """
 
-    def __init__(self, levers: Levers, clock: Callable[[], float]) -> None:
+    def __init__(self, levers: ServerLevers, clock: Callable[[], float]) -> None:
         self._levers = levers
         self._inner = MemoryReplayCache(max_entries=_MAX_PROOFS, max_per_key=_MAX_PROOFS, clock=clock)
 
@@ -58,7 +59,7 @@ class Gate:
         role: Role,
         *,
         name: str | None = None,
-        levers: Levers,
+        levers: ServerLevers,
         algs: Sequence[str],
         clock: Callable[[], float],
         replay: ReplayCache,

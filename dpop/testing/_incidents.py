@@ -7,8 +7,8 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
+from dpop.client import Role
 from dpop.errors import UsageError
 from dpop.testing._messages import Headers, Response, json_response
 
@@ -85,9 +85,9 @@ class Refuse:
             raise UsageError("error must be an OAuth error code such as invalid_token or invalid_grant")
 
     @property
-    def role(self) -> Literal["AS", "RS"]:
+    def role(self) -> Role:
         """Who refuses: the resource server what is said of access tokens, the token endpoint all else."""
-        return "RS" if self.error in _RESOURCE_ERRORS else "AS"
+        return Role.RS if self.error in _RESOURCE_ERRORS else Role.AS
 
 
 Incident = Fail | Redirect | Drop | Refuse
@@ -124,7 +124,7 @@ class Incidents:
         found = self._take(lambda incident: not isinstance(incident, Refuse), path)
         return found if isinstance(found, Fail | Redirect | Drop) else None
 
-    def take_refusal(self, role: Literal["AS", "RS"], path: str) -> Refuse | None:
+    def take_refusal(self, role: Role, path: str) -> Refuse | None:
         """The refusal of a request that this role would accept."""
         found = self._take(lambda incident: isinstance(incident, Refuse) and incident.role == role, path)
         return found if isinstance(found, Refuse) else None

@@ -20,16 +20,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, NamedTuple
 
+from dpop.client import Role
 from dpop.errors import UsageError
 from dpop.testing._incidents import Drop, Fail, Incidents, Redirect, Refuse
 from dpop.testing._messages import Headers
 from dpop.testing._settings import Discipline, Settings, check_setting
 
-__all__ = ["Levers", "NoncePolicy", "Role"]
-
-Role = Literal["AS", "RS"]
-
-_ROLES: Final[tuple[Role, ...]] = ("AS", "RS")
+__all__ = ["Levers", "NoncePolicy", "ServerLevers"]
 
 
 class NoncePolicy(NamedTuple):
@@ -46,7 +43,7 @@ class Levers(Settings):
 
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _incidents: Incidents = field(default_factory=Incidents, init=False, repr=False)
-    _lapses: dict[Role, int] = field(default_factory=lambda: dict.fromkeys(_ROLES, 0), init=False, repr=False)
+    _lapses: dict[Role, int] = field(default_factory=lambda: dict.fromkeys(Role, 0), init=False, repr=False)
     _streams: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -54,17 +51,17 @@ class Levers(Settings):
 
     # --- actions
 
-    def lapse(self, role: Role | None = None) -> None:
+    def lapse(self, role: Role | Literal["AS", "RS"] | None = None) -> None:
         """Hand out a new nonce from now on, and refuse all others but the last ``nonce_grace``.
 
         Without a role, for both. Single-use nonces have no grace.
 
         :raises UsageError: a role that is neither AS nor RS.
         """
-        if role is not None and role not in _ROLES:
+        if role is not None and (not isinstance(role, str) or role not in set(Role)):
             raise UsageError(f"role must be AS or RS, or left out for both, not {ascii(role)[:60]}")
         with self._lock:
-            for each in _ROLES if role is None else (role,):
+            for each in Role if role is None else (Role(role),):
                 self._lapses[each] += 1
 
     def fail_next(
@@ -172,7 +169,9 @@ class Levers(Settings):
         action: Callable[..., None] = getattr(self, name)
         return lambda: action(**arguments)
 
-    # --- for the server
+
+class ServerLevers(Levers):
+    """The levers as the server that they steer reads them."""
 
     @property
     def incidents(self) -> Incidents:
@@ -180,16 +179,16 @@ class Levers(Settings):
         return self._incidents
 
     def nonce_policy(self, role: Role) -> NoncePolicy:
-        """What the nonces of a role are to be like now."""
-        discipline = self.as_nonces if role == "AS" else self.rs_nonces
+        """The nonce policy of a role at this moment."""
+        discipline = self.as_nonces if role is Role.AS else self.rs_nonces
         return NoncePolicy(discipline, self.nonce_grace, self.nonce_seconds)
 
     def lapses(self, role: Role) -> int:
-        """How often the nonces of a role lapsed by hand."""
+        """How often :meth:`lapse` was called for a role."""
         return self._lapses[role]
 
     def wait_for_streams(self, timeout: float) -> bool:
-        """Block until streams may go on; False if that took too long."""
+        """Block until streams may go on; False if that took longer than ``timeout`` seconds."""
         return self._streams.wait(timeout)
 
 

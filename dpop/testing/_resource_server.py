@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 from urllib.parse import parse_qs
 
+from dpop.client import Role
 from dpop.errors import InvalidProof, ReplayCacheError
 from dpop.server import Reason, VerifiedProof, resource_challenge
 from dpop.server._reasons import refuse
@@ -86,7 +87,7 @@ class ResourceServer:
         record = self._deployment.store.access_token(token)
         if record is None:
             raise refuse(Reason.TOKEN_INACTIVE, error="invalid_token")
-        self._deployment.refuse_if_told("RS", request, self._gate)
+        self._deployment.refuse_if_told(Role.RS, request, self._gate)
         return record
 
     def _check_scope(self, admission: _Admission) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Literal, Self, Unpack, cast
 
+from dpop.client import Role
 from dpop.errors import UsageError
 from dpop.htu import Origin
 from dpop.server import DEFAULT_ALGS, MemoryReplayCache, ProofVerifier
@@ -19,7 +20,7 @@ from dpop.testing._deployment import Deployment
 from dpop.testing._gate import Gate, SteeredReplayCache
 from dpop.testing._google import GoogleTokenEndpoint
 from dpop.testing._http_server import HTTPServer
-from dpop.testing._levers import Levers
+from dpop.testing._levers import Levers, ServerLevers
 from dpop.testing._resource_server import ResourceServer
 from dpop.testing._router import Front
 from dpop.testing._settings import Discipline, LeverSettings, check_setting
@@ -95,7 +96,7 @@ class DPoPTestServer:
         both: LeverSettings = {}
         if nonces is not None:
             both = {"as_nonces": nonces} if mode == "google" else {"as_nonces": nonces, "rs_nonces": nonces}
-        self.levers: Levers = Levers(**cast("LeverSettings", {**_DEFAULTS[mode], **both, **settings}))
+        self._levers = ServerLevers(**cast("LeverSettings", {**_DEFAULTS[mode], **both, **settings}))
         self.client_id = client_id
         self.client_secret: str = client_secret or secrets.token_urlsafe(24)
         self.public_client_id: str = client_id + "-public"
@@ -113,6 +114,11 @@ class DPoPTestServer:
     def __repr__(self) -> str:
         return f"<DPoPTestServer {self.mode} at {self._origin or 'no port yet'}>"
 
+    @property
+    def levers(self) -> Levers:
+        """Everything about the server that can be changed while it runs."""
+        return self._levers
+
     # --- life
 
     def start(self) -> Self:
@@ -129,7 +135,7 @@ class DPoPTestServer:
         """Close all connections and the port. What was seen can still be read."""
         http, self._http = self._http, None
         if http is not None:
-            self.levers.release_streams()
+            self._levers.release_streams()
             http.stop()
 
     def __enter__(self) -> Self:
@@ -142,7 +148,7 @@ class DPoPTestServer:
 
     def clock(self) -> float:
         """The server's own time, Unix seconds: with the offset the levers give it."""
-        return self._real_clock() + self.levers.clock_offset
+        return self._real_clock() + self._levers.clock_offset
 
     # --- addresses
 
@@ -213,7 +219,7 @@ class DPoPTestServer:
     def reset(self) -> None:
         """Forget what it saw and what was planned to go wrong. Settings, tokens and nonces stay."""
         self._journal.clear()
-        self.levers.clear()
+        self._levers.clear()
 
     # --- tokens without a protocol
 
@@ -235,7 +241,7 @@ class DPoPTestServer:
         now = self.clock()
         if cnf is None and jkt is not None:
             cnf = {"jkt": jkt}
-        expires_at = now + (self.levers.token_lifetime if lifetime is None else lifetime)
+        expires_at = now + (self._levers.token_lifetime if lifetime is None else lifetime)
         value = secrets.token_urlsafe(32)
         token = AccessToken(value, self.client_id, sub, scope, new_grant(), now, expires_at, cnf)
         self._store.add_access_token(token)
@@ -294,20 +300,20 @@ class DPoPTestServer:
         clients = Clients(Client(self.client_id, self.client_secret), Client(self.public_client_id))
         if self.mode == "google":
             clients = Clients(Client(self.client_id, self.client_secret))
-        deployment = Deployment(origin, self._store, clients, self.levers, self._journal, self.clock)
-        replay = SteeredReplayCache(self.levers, self._real_clock)
+        deployment = Deployment(origin, self._store, clients, self._levers, self._journal, self.clock)
+        replay = SteeredReplayCache(self._levers, self._real_clock)
 
-        def gate(role: Literal["AS", "RS"], name: str) -> Gate:
-            return Gate(role, name=name, levers=self.levers, algs=self._algs, clock=self.clock, replay=replay)
+        def gate(role: Role, name: str) -> Gate:
+            return Gate(role, name=name, levers=self._levers, algs=self._algs, clock=self.clock, replay=replay)
 
-        as_gate = gate("AS", "AS")
+        as_gate = gate(Role.AS, "AS")
         url = origin + PATHS["token"]
         token = TokenEndpoint(url, deployment, as_gate)
         if self.mode == "google":
-            token = GoogleTokenEndpoint(url, deployment, as_gate, gate("AS", "code exchange"))
+            token = GoogleTokenEndpoint(url, deployment, as_gate, gate(Role.AS, "code exchange"))
         return Front(
             deployment,
             AuthorizationServer(deployment, as_gate, token),
-            ResourceServer(deployment, gate("RS", "RS"), takes_proofs=self.mode != "google"),
+            ResourceServer(deployment, gate(Role.RS, "RS"), takes_proofs=self.mode != "google"),
             local,
         )

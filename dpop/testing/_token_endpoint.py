@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from dpop.client import Role
 from dpop.encoding import b64url_encode
 from dpop.errors import InvalidProof
 from dpop.server import VerifiedProof
@@ -49,7 +50,7 @@ class TokenEndpoint:
         """
         form = request.form()
         client = self._deployment.clients.authenticate(request, form)
-        self._deployment.refuse_if_told("AS", request, self._as_gate)
+        self._deployment.refuse_if_told(Role.AS, request, self._as_gate)
         match form.get("grant_type"):
             case "authorization_code":
                 return self._redeem_code(request, client, form)

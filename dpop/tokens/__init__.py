@@ -20,10 +20,11 @@ from dpop.tokens._metadata import ServerMetadata
 from dpop.tokens._records import Sealer
 from dpop.tokens._refresher import AccountStatus, Refresher
 from dpop.tokens._source import RefreshingSource
-from dpop.tokens._stores import MemoryTokenStore, StoreLock, TokenStore, check_account
+from dpop.tokens._stores import DEFAULT_ACCOUNT, MemoryTokenStore, StoreLock, TokenStore, check_account, locked
 from dpop.tokens._token_set import TokenSet
 
 __all__ = [
+    "DEFAULT_ACCOUNT",
     "AccountStatus",
     "AuthorizationRequest",
     "ClientAuth",
@@ -43,4 +44,5 @@ __all__ = [
     "TokenSet",
     "TokenStore",
     "check_account",
+    "locked",
 ]

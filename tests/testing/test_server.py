@@ -13,14 +13,15 @@ import pytest
 from support.testing_client import KEY, OTHER_KEY, Response, call, post, reasons, send
 
 import dpop
-from dpop.client._challenge import dpop_challenge
+from dpop.client import Role, dpop_challenge
 from dpop.errors import AlgorithmError, UsageError
 from dpop.server import MemoryReplayCache
-from dpop.testing import Discipline, DPoPTestServer, Levers
+from dpop.testing import Discipline, DPoPTestServer
 from dpop.testing._authorization_server import AuthorizationServer
 from dpop.testing._clients import Client, Clients
 from dpop.testing._deployment import Deployment
 from dpop.testing._gate import Gate
+from dpop.testing._levers import ServerLevers
 from dpop.testing._messages import Request
 from dpop.testing._resource_server import ResourceServer
 from dpop.testing._stats import Journal
@@ -461,11 +462,11 @@ def test_a_web_page_may_ask_and_read() -> None:
 
 def test_a_full_replay_cache_is_503() -> None:
     """R15: a proof that cannot be told from a replay is not accepted."""
-    levers, clock = Levers(as_nonces="none"), time.time
+    levers, clock = ServerLevers(as_nonces="none"), time.time
     store, origin = Store(clock), "https://as.example"
     store.add_access_token(AccessToken("t", "c", "alice", "read", "g", 0, math.inf, {"jkt": KEY.thumbprint}))
     deployment = Deployment(origin, store, Clients(Client("c", "s")), levers, Journal(kept=1), clock)
-    gate = Gate("AS", levers=levers, algs=["ES256"], clock=clock, replay=MemoryReplayCache(max_entries=1))
+    gate = Gate(Role.AS, levers=levers, algs=["ES256"], clock=clock, replay=MemoryReplayCache(max_entries=1))
     endpoint = TokenEndpoint(origin + "/token", deployment, gate)
     authorization_server = AuthorizationServer(deployment, gate, endpoint)
     resource_server = ResourceServer(deployment, gate, takes_proofs=True)

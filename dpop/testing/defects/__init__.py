@@ -26,14 +26,15 @@ from dpop.errors import UsageError
 from dpop.htu import check_method, url_htu
 from dpop.keys import Key
 from dpop.proof import random_jti
-from dpop.testing.defects._draft import Defect, Draft, Fields, Verdict
+from dpop.testing.defects._draft import Defect, Draft, Fields, Verdict, WritableDefect
 from dpop.testing.defects._form import ACCEPTED, FORM
 from dpop.testing.defects._key import KEY
 from dpop.testing.defects._request import REQUEST
 
 __all__ = ["DEFECTS", "Defect", "Fields", "Verdict", "defective_fields", "defective_proof"]
 
-DEFECTS: Mapping[str, Defect] = MappingProxyType({defect.name: defect for defect in ACCEPTED + FORM + KEY + REQUEST})
+_DEFECTS: Mapping[str, WritableDefect] = {defect.name: defect for defect in ACCEPTED + FORM + KEY + REQUEST}
+DEFECTS: Mapping[str, Defect] = MappingProxyType(_DEFECTS)
 """All there are, by name, in the order in which a verifier meets them."""
 
 
@@ -61,7 +62,7 @@ def defective_fields(
     :raises UsageError: no such defect, or not one of this request: of its URL, or without a token.
     :raises DPoPKeyError: the key did not sign.
     """
-    defect = DEFECTS.get(name)
+    defect = _DEFECTS.get(name)
     if defect is None:
         near = difflib.get_close_matches(name, DEFECTS, n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""

@@ -11,7 +11,7 @@ from dpop.errors import UsageError
 from dpop.server._reasons import Reason
 from dpop.testing.defects._forge import A, Members, Pen, b64u, make, sha256
 
-__all__ = ["OUT", "Defect", "Draft", "Fields", "Signer", "Verdict", "Write", "refused"]
+__all__ = ["OUT", "Defect", "Draft", "Fields", "Signer", "Verdict", "WritableDefect", "Write", "refused"]
 
 OUT = object()  # as the value of a member: leave it out
 
@@ -168,6 +168,12 @@ class Defect:
     note: str
     also: tuple[str, ...]
     where: str
+
+
+@dataclass(frozen=True, slots=True)
+class WritableDefect(Defect):
+    """A defect together with the function that writes proofs with it."""
+
     _write: Write = field(repr=False)
 
     def write(self, draft: Draft) -> Fields:
@@ -188,9 +194,9 @@ def refused(  # noqa: PLR0917 - a line of a table
     also: str = "",
     where: str = "",
     verdict: Verdict = "invalid_dpop_proof",
-) -> Defect:
+) -> WritableDefect:
     """A line of a table of defects: those of its arguments that seldom change have their usual value.
 
     :param also: separated by spaces.
     """
-    return Defect(name, group, verdict, reason, note, tuple(also.split()), where, write)
+    return WritableDefect(name, group, verdict, reason, note, tuple(also.split()), where, write)

@@ -11,14 +11,14 @@ from typing import Any
 
 from dpop.errors import UsageError
 from dpop.server._reasons import Reason
-from dpop.testing.defects._draft import Defect, Draft, Fields, Write, refused
+from dpop.testing.defects._draft import Draft, Fields, WritableDefect, Write, refused
 from dpop.testing.defects._forge import ALPHABET, P256_ORDER, b64u, to_json
 
 __all__ = ["ACCEPTED", "FORM"]
 
 
-def _accepted(name: str, write: Write, note: str = "", *, also: str = "", where: str = "") -> Defect:
-    return Defect(name, "accept", "ok", None, note, tuple(also.split()), where, write)
+def _accepted(name: str, write: Write, note: str = "", *, also: str = "", where: str = "") -> WritableDefect:
+    return WritableDefect(name, "accept", "ok", None, note, tuple(also.split()), where, write)
 
 
 # --- unusual, yet right

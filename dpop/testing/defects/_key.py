@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from dpop.server._reasons import Reason
-from dpop.testing.defects._draft import OUT, Defect, Draft, Write, refused
+from dpop.testing.defects._draft import OUT, Draft, WritableDefect, Write, refused
 from dpop.testing.defects._forge import (
     ALPHABET,
     ED,
@@ -55,11 +55,11 @@ def _header_with(**changes: Any) -> Write:
 _header = partial(refused, "header")
 
 
-def _typ(name: str, value: Any, note: str = "", also: str = "") -> Defect:
+def _typ(name: str, value: Any, note: str = "", also: str = "") -> WritableDefect:
     return _header(name, _header_with(typ=value), Reason.TYP_MISMATCH, note, also)
 
 
-def _alg(name: str, value: Any, note: str = "") -> Defect:
+def _alg(name: str, value: Any, note: str = "") -> WritableDefect:
     return _header(name, _header_with(alg=value), Reason.ALG_REFUSED, note)
 
 
@@ -128,13 +128,13 @@ _HEADER = [
 _jwk = partial(refused, "jwk")
 
 
-def _instead(name: str, jwk: Any, reason: Reason = Reason.JWK_MISSING, note: str = "", **more: Any) -> Defect:
+def _instead(name: str, jwk: Any, reason: Reason = Reason.JWK_MISSING, note: str = "", **more: Any) -> WritableDefect:
     return _jwk(name, _header_with(jwk=jwk, **more), reason, note)
 
 
 def _changed(
     name: str, note: str = "", also: str = "", reason: Reason = Reason.JWK_INVALID, key: ECKey | None = None, **to: Any
-) -> Defect:
+) -> WritableDefect:
     """Members of an EC key changed; a function makes its member from the draft."""
 
     def write(draft: Draft) -> str:
@@ -146,7 +146,7 @@ def _changed(
     return _jwk(name, write, reason, note, also)
 
 
-def _with_key(name: str, jwk: Members, alg: str, pen: Pen, note: str = "") -> Defect:
+def _with_key(name: str, jwk: Members, alg: str, pen: Pen, note: str = "") -> WritableDefect:
     return _jwk(
         name,
         lambda draft: draft.proof(header=draft.header(alg=alg, jwk=jwk), pen=pen),
@@ -253,7 +253,7 @@ _JWK = [
 # --- the signature of an ES256 proof (RFC 7518 3.4)
 
 
-def _signature(name: str, reason: Reason, edit: Callable[[bytes], bytes], note: str = "") -> Defect:
+def _signature(name: str, reason: Reason, edit: Callable[[bytes], bytes], note: str = "") -> WritableDefect:
     """A good signature, R || S, edited."""
 
     def write(draft: Draft) -> str:

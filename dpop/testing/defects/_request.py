@@ -11,7 +11,7 @@ from typing import Any
 
 from dpop.errors import UsageError
 from dpop.server._reasons import Reason
-from dpop.testing.defects._draft import OUT, Defect, Draft, Write, refused
+from dpop.testing.defects._draft import OUT, Draft, WritableDefect, Write, refused
 from dpop.testing.defects._forge import B, b64u, sha256, to_json
 
 __all__ = ["REQUEST"]
@@ -27,7 +27,7 @@ def _with(claim: str, value: Any) -> Write:
 _claim = partial(refused, "claims")
 
 
-def _iat(name: str, literal: Callable[[int], str], reason: Reason, note: str = "", also: str = "") -> Defect:
+def _iat(name: str, literal: Callable[[int], str], reason: Reason, note: str = "", also: str = "") -> WritableDefect:
     """``iat`` as any text, JSON or not."""
 
     def write(draft: Draft) -> str:
@@ -97,11 +97,11 @@ _CLAIMS = [
 
 def _htu(
     name: str, value: Any, note: str = "", *, also: str = "", reason: Reason = Reason.HTU_MISMATCH, where: str = ""
-) -> Defect:
+) -> WritableDefect:
     return refused("htu", name, _with("htu", value), reason, note, also=also, where=where)
 
 
-def _not_a_url(name: str, value: Any, note: str = "", also: str = "") -> Defect:
+def _not_a_url(name: str, value: Any, note: str = "", also: str = "") -> WritableDefect:
     return _htu(name, value, note, also=also, reason=Reason.HTU_INVALID)
 
 
@@ -222,7 +222,7 @@ _HTU = [
 # --- the access token and its key (RFC 9449 4.3(12))
 
 
-def _ath(name: str, value: Any, reason: Reason = Reason.ATH_MALFORMED, note: str = "") -> Defect:
+def _ath(name: str, value: Any, reason: Reason = Reason.ATH_MALFORMED, note: str = "") -> WritableDefect:
     def write(draft: Draft) -> str:
         _ = draft.token
         return draft.proof(claims=draft.claims(ath=value(draft) if callable(value) else value))
@@ -275,7 +275,7 @@ _BINDING = [
 _NONCES = "a server that issues nonces"
 
 
-def _asked(name: str, value: Any, reason: Reason, note: str = "", also: str = "") -> Defect:
+def _asked(name: str, value: Any, reason: Reason, note: str = "", also: str = "") -> WritableDefect:
     return refused(
         "nonce", name, _with("nonce", value), reason, note, also=also, where=_NONCES, verdict="use_dpop_nonce"
     )
@@ -295,7 +295,7 @@ def _nonce_in_other_case(draft: Draft) -> str:
     return changed
 
 
-def _nonce_type(name: str, value: Any) -> Defect:
+def _nonce_type(name: str, value: Any) -> WritableDefect:
     return refused("nonce", name, _with("nonce", value), Reason.NONCE_MALFORMED, also="use_dpop_nonce")
 
 
