@@ -1,34 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Private JWKs: reading with every check, and writing (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2).
+"""Private JWKs: read and written by joserfc, behind the public check of this package (RFC 7517 §4, RFC 7518 §6).
 
 A private JWK holds its public key too. The two are compared: with a wrong pair every proof would
-carry a key that did not sign it.
+carry a key that did not sign it. joserfc is imported when the first JWK is read or written. It reads keys of
+our own user only, never the key in a stranger's proof: docs/decisions/0003 says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from dpop.encoding import b64url_encode
 from dpop.errors import InvalidKeyError
 from dpop.keys._public import CURVES, REQUIRED_MEMBERS, PublicKey, decode_bytes, decode_number
 
-__all__ = ["PrivateKey", "read_private_jwk", "secret_members"]
+__all__ = ["PrivateKey", "read_private_jwk", "write_private_jwk"]
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
 _CRT_MEMBERS: Final = ("p", "q", "dp", "dq", "qi")
 _MAX_RSA_BITS: Final = 8192
 
-_MISMATCH: Final = "the private and the public members of the JWK do not belong together"
-
 
 def read_private_jwk(jwk: Mapping[str, object]) -> tuple[PrivateKey, PublicKey]:
-    """The private key of a JWK, and the public key in it, whose ``declared_alg`` is that of the JWK.
+    """Read the private key of a JWK, and the public key in it, whose ``declared_alg`` is that of the JWK.
 
     :raises InvalidKeyError: a public or symmetric key, a JWK Set, a weak key, another curve, members
         missing, misspelt or not belonging together, ``use`` or ``key_ops`` that rule out signing.
@@ -43,33 +40,47 @@ def read_private_jwk(jwk: Mapping[str, object]) -> tuple[PrivateKey, PublicKey]:
     if "d" not in jwk:
         raise InvalidKeyError('a public key came where a private one is needed: the JWK has no "d"')
     _check_purpose(jwk, public)
-    # cryptography's own text may hold numbers of the key, so no error of its is chained.
+    private = _private_members(jwk)
+    from joserfc.jwk import import_key  # noqa: PLC0415 - slow to load, and most keys are files in PEM
+
     try:
-        key = _READERS[kty if isinstance(kty, str) else ""](jwk)
+        key: Any = import_key({**public.jwk, **private}).private_key
         matches = PublicKey.from_cryptography(key.public_key()) == public
-    except (ValueError, UnsupportedAlgorithm) as error:
-        reason = str(error) if isinstance(error, InvalidKeyError) else _MISMATCH
+    except Exception:  # noqa: BLE001 - of cryptography or of joserfc; either may hold numbers of the key
+        matches = False
+    if not matches:
+        raise InvalidKeyError("the private and the public members of the JWK do not belong together")
+    return key, public
+
+
+def write_private_jwk(key: PrivateKey) -> dict[str, str]:
+    """All members of the private JWK (RFC 7518 §6.2.2, §6.3.2, RFC 8037 §2)."""
+    from joserfc.jwk import ECKey, OKPKey, RSAKey  # noqa: PLC0415 - see above
+
+    jwk: Any
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        jwk = ECKey.import_key(key)
+    elif isinstance(key, ed25519.Ed25519PrivateKey):
+        jwk = OKPKey.import_key(key)
     else:
-        if matches:
-            return key, public
-        reason = _MISMATCH
-    raise InvalidKeyError(reason)
+        jwk = RSAKey.import_key(key)
+    members: dict[str, str] = jwk.as_dict(private=True)
+    return members
 
 
-def secret_members(key: PrivateKey) -> dict[str, str]:
-    """The members that make a public JWK the private one (RFC 7518 §6.2.2, §6.3.2, RFC 8037 §2)."""
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        return {"d": b64url_encode(key.private_bytes_raw())}
-    numbers = key.private_numbers()
-    if isinstance(numbers, ec.EllipticCurvePrivateNumbers):
-        # The length of the order (RFC 7518 §6.2.2.1), for these curves that of the coordinates.
-        size = (key.key_size + 7) // 8
-        return {"d": b64url_encode(numbers.private_value.to_bytes(size, "big"))}
-    values = (numbers.d, numbers.p, numbers.q, numbers.dmp1, numbers.dmq1, numbers.iqmp)
-    return {
-        name: b64url_encode(value.to_bytes((value.bit_length() + 7) // 8, "big"))
-        for name, value in zip(("d", *_CRT_MEMBERS), values, strict=True)
-    }
+def _private_members(jwk: Mapping[str, object]) -> dict[str, str]:
+    """The private members, each read once, so that the message names the one that is wrong."""
+    if "oth" in jwk:
+        raise InvalidKeyError("the JWK is an RSA key of more than two primes, which is not supported")
+    if jwk["kty"] != "RSA":
+        size = 32 if jwk["kty"] == "OKP" else (CURVES[str(jwk["crv"])].key_size + 7) // 8
+        decode_bytes(jwk, "d", size)
+        return {"d": str(jwk["d"])}
+    # RFC 7518 §6.3.2 lets all five be left out, never some of them.
+    names = ("d", *_CRT_MEMBERS) if any(name in jwk for name in _CRT_MEMBERS) else ("d",)
+    for name in names:
+        decode_number(jwk, name, _MAX_RSA_BITS)
+    return {name: str(jwk[name]) for name in names}
 
 
 def _check_purpose(jwk: Mapping[str, object], public: PublicKey) -> None:
@@ -83,33 +94,3 @@ def _check_purpose(jwk: Mapping[str, object], public: PublicKey) -> None:
         raise InvalidKeyError(
             f'the "alg" of the JWK does not fit its key, which can be used for {" or ".join(public.algs)}'
         )
-
-
-def _read_ec(jwk: Mapping[str, object]) -> ec.EllipticCurvePrivateKey:
-    curve = CURVES[str(jwk["crv"])]
-    d = int.from_bytes(decode_bytes(jwk, "d", (curve.key_size + 7) // 8), "big")
-    return ec.derive_private_key(d, curve)
-
-
-def _read_ed25519(jwk: Mapping[str, object]) -> ed25519.Ed25519PrivateKey:
-    return ed25519.Ed25519PrivateKey.from_private_bytes(decode_bytes(jwk, "d", 32))
-
-
-def _read_rsa(jwk: Mapping[str, object]) -> rsa.RSAPrivateKey:
-    if "oth" in jwk:
-        raise InvalidKeyError("the JWK is an RSA key of more than two primes, which is not supported")
-    n, e, d = (decode_number(jwk, name, _MAX_RSA_BITS) for name in ("n", "e", "d"))
-    if any(name in jwk for name in _CRT_MEMBERS):
-        p, q, dp, dq, qi = (decode_number(jwk, name, _MAX_RSA_BITS) for name in _CRT_MEMBERS)
-    else:
-        # RFC 7518 §6.3.2 lets all five be left out, never some of them.
-        p, q = rsa.rsa_recover_prime_factors(n, e, d)
-        dp, dq, qi = rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q)
-    return rsa.RSAPrivateNumbers(p, q, d, dp, dq, qi, rsa.RSAPublicNumbers(e, n)).private_key()
-
-
-_READERS: Final[dict[str, Callable[[Mapping[str, object]], PrivateKey]]] = {
-    "EC": _read_ec,
-    "OKP": _read_ed25519,
-    "RSA": _read_rsa,
-}

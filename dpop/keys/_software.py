@@ -29,7 +29,7 @@ from dpop.errors import (
 from dpop.keys._algorithms import ALGORITHMS, parameters
 from dpop.keys._files import key_path, write_key_file
 from dpop.keys._pem import Password, check_password, read_private_key
-from dpop.keys._private_jwk import PrivateKey, read_private_jwk, secret_members
+from dpop.keys._private_jwk import PrivateKey, read_private_jwk, write_private_jwk
 from dpop.keys._public import CURVES, PublicKey
 from dpop.signature import der_to_raw
 
@@ -214,7 +214,7 @@ class SoftwareKey:
         if not private:
             return self.public_jwk
         try:
-            return {**self.public_jwk, **secret_members(self._private), "alg": self._alg}
+            return {**write_private_jwk(self._private), **self.public_jwk, "alg": self._alg}
         except Exception:  # noqa: BLE001 - a key object of others may raise anything
             _refuse_export()
 

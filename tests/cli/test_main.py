@@ -47,6 +47,7 @@ NOT_FOR_A_PROOF = {
     "dpop.tokens",
     "email",
     "http.client",
+    "joserfc",
     "idna",
     "importlib.metadata",
     "logging",

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import traceback
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +20,7 @@ from support.paths import DATA
 from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import InvalidKeyError
 from dpop.keys import SoftwareKey, thumbprint
-from dpop.keys._private_jwk import read_private_jwk, secret_members
+from dpop.keys._private_jwk import read_private_jwk, write_private_jwk
 
 Jwk = dict[str, Any]
 
@@ -63,7 +65,7 @@ def test_published_private_keys_are_read(id_of: str) -> None:
     """The examples of the RFCs: their d makes their x and y."""
     jwk = PUBLISHED[id_of]["jwk"]
     key, public = read_private_jwk(jwk)
-    assert secret_members(key) == {"d": jwk["d"]}
+    assert write_private_jwk(key) == {name: jwk[name] for name in ("kty", "crv", "x", "y", "d") if name in jwk}
     assert public.jwk.items() <= jwk.items()
     assert public.thumbprint == thumbprint(jwk)
 
@@ -77,7 +79,7 @@ def test_the_rsa_example_is_read() -> None:
     assert isinstance(without_primes, rsa.RSAPrivateKey)
     assert public == same_public
     assert without_primes.private_numbers().d == key.private_numbers().d
-    assert set(secret_members(without_primes)) == {"d", "p", "q", "dp", "dq", "qi"}
+    assert set(write_private_jwk(without_primes)) == {"kty", "n", "e", "d", "p", "q", "dp", "dq", "qi"}
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,23 @@ def test_joserfc_and_we_read_each_others_keys(theirs: Any) -> None:
     back: Any = import_key(key.to_jwk(private=True))  # type: ignore[arg-type]
     assert back.thumbprint() == key.thumbprint
     assert back.as_dict(private=True)["d"] == theirs.as_dict(private=True)["d"]
+
+
+def test_a_strangers_proof_is_never_read_by_joserfc() -> None:
+    """Nor is it loaded for a PEM key: only a private JWK, which our own user hands in, is worth its import."""
+    code = (
+        "import sys, dpop, dpop.server, dpop.keys\n"
+        "key = dpop.generate_key()\n"
+        "proof = dpop.create_proof(key, 'GET', 'https://a.example/')\n"
+        "verifier = dpop.server.ProofVerifier(replay=dpop.server.MemoryReplayCache())\n"
+        "verifier.verify_token_request({'DPoP': proof}, 'GET', 'https://a.example/')\n"
+        "dpop.keys.PublicKey.from_jwk(key.public_jwk)\n"
+        "print('joserfc' in sys.modules)\n"
+        "dpop.load_key(key.to_jwk(private=True))\n"
+        "print('joserfc' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["False", "True"], done.stderr
 
 
 def test_a_declared_algorithm_is_kept() -> None:
@@ -176,7 +195,7 @@ def test_a_weak_rsa_key_is_refused() -> None:
     public = native.public_key().public_numbers()
     members = {"n": b64url_encode(public.n.to_bytes(128, "big")), "e": "AQAB"}
     with pytest.raises(InvalidKeyError, match="1024 bits"):
-        read_private_jwk({"kty": "RSA", **members, **secret_members(native)})
+        read_private_jwk({"kty": "RSA", **members, "d": b64url_encode(native.private_numbers().d.to_bytes(128, "big"))})
 
 
 @given(st.integers(1, P256_ORDER - 1))
