@@ -15,7 +15,7 @@ from dpop.tokens import FileTokenStore, TokenSet
 
 
 def test_one_module_writes_private_files() -> None:
-    """No other module of the library makes temporary files, renames or links them; nor does the one that keeps nonces."""
+    """No other module of the library makes temporary files, renames or links them; nor does the nonces' module."""
     verbs = re.compile(r"\bmkstemp\(|\.replace\(path\)|os\.(replace|rename|link|fsync)\(")
     sources = [*(ROOT / "dpop").rglob("*.py"), ROOT / "cli" / "dpop_cli" / "nonce_state.py"]
     assert [path.name for path in sources if verbs.search(path.read_text("utf-8"))] == ["_files.py"]
