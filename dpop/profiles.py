@@ -24,6 +24,8 @@ class Profile(NamedTuple):
     :param share_nonces: one nonce serves the token endpoint and the API of one origin.
     :param allow_bearer: the token endpoint may answer a proof with a Bearer access token and bind only
         the refresh token (RFC 9449 §5). Elsewhere such an answer is thrown away.
+    :param nonce_retries: how often one request is sent again because of its nonce, at most.
+    :param api_json_errors: an API of this server says ``use_dpop_nonce`` in a JSON body, not in ``WWW-Authenticate``.
     :param dpop_jkt: authorization requests name the key (RFC 9449 §10), unless the server's documentation does
         not mention that.
     """
@@ -35,12 +37,14 @@ class Profile(NamedTuple):
     share_nonces: bool = False
     allow_bearer: bool = False
     dpop_jkt: bool = True
+    nonce_retries: int = 2
+    api_json_errors: bool = False
 
 
 RFC9449 = Profile("RFC 9449")
 """The protocol as written."""
 
-GOOGLE = Profile("Google", code_jti=True, algs=("ES256", "RS256"), allow_bearer=True, dpop_jkt=False)
+GOOGLE = Profile("Google", code_jti=True, algs=("ES256", "RS256"), allow_bearer=True, dpop_jkt=False, nonce_retries=1)
 """Google's token endpoint: the code names the first proof's ``jti``; refresh needs a nonce; access tokens
 are Bearer, the refresh token is bound."""
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading what a server says about a proof: ``WWW-Authenticate``, error JSON, ``DPoP-Nonce``.
+"""Read what a server says about a proof: ``WWW-Authenticate``, error JSON, ``DPoP-Nonce``.
 
-Everything here fails quietly towards *no*: a header that breaks the grammar, or only looks like a
-challenge, never causes a second request (RFC 9110 §11.6.1, RFC 9449 §7.1, §8, §9).
+A header that breaks the grammar, or only looks like a challenge, never causes a second request (RFC 9110 §11.6.1,
+RFC 9449 §7.1, §8, §9).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from dpop.encoding import check_nonce, json_object
 from dpop.errors import CredentialError, EncodingError
 
-__all__ = ["NonceField", "dpop_challenge", "error_of_json", "nonce_field"]
+__all__ = ["NonceField", "challenges", "dpop_challenge", "error_of_json", "nonce_field"]
 
 _TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = r'"((?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*)"'
@@ -28,68 +28,89 @@ _MAX_FIELD_LENGTH = 16_384
 
 
 def dpop_challenge(field_values: Iterable[str], *, scheme: str = "dpop") -> Mapping[str, str | None] | None:
-    """The parameters of the DPoP challenge, from all ``WWW-Authenticate`` field values.
+    """Return the parameters of the DPoP challenge, from all ``WWW-Authenticate`` field values.
 
-    :param scheme: of another challenge, in lower case: ``bearer`` where no proof was sent.
+    Names are in lower case, values unescaped. A parameter that is given twice with different values is ``None``.
+    Without a DPoP challenge, or with any breach of the grammar, the whole is ``None``.
 
-    Names are lower-cased, values unescaped. A parameter given twice with different values is
-    ``None``: it means nothing. No DPoP challenge, or any breach of the grammar: ``None`` for the whole.
+    :param scheme: the scheme of another challenge, in lower case.
 
     Source: RFC 9110 §11.6.1, RFC 9449 §7.1.
     """
+    try:
+        return challenges(field_values).get(scheme)
+    except EncodingError:
+        return None
+
+
+def challenges(field_values: Iterable[str]) -> dict[str, dict[str, str | None]]:
+    """Return the parameters of each challenge, by its scheme in lower case, from all ``WWW-Authenticate`` values.
+
+    Names are in lower case, values unescaped. A parameter that is given twice with different values is ``None``.
+
+    :raises EncodingError: the fields break the grammar of RFC 9110 §11.6.1; the message says where.
+    """
     text = ", ".join(field_values)
     if len(text) > _MAX_FIELD_LENGTH:
-        return None
-    try:
-        challenges = _challenges(text)
-    except ValueError:
-        return None
-    found = [parameters for name, parameters in challenges if name == scheme]
-    if not found:
-        return None
-    merged: dict[str, str | None] = {}
-    for name, value in (pair for parameters in found for pair in parameters):
-        merged[name] = value if merged.setdefault(name, value) == value else None
-    return merged
+        raise EncodingError(f"it has {len(text)} characters; at most {_MAX_FIELD_LENGTH} are read")
+    found: dict[str, dict[str, str | None]] = {}
+    for scheme, parameters in _challenges(text):
+        merged = found.setdefault(scheme, {})
+        for name, value in parameters:
+            merged[name] = value if merged.setdefault(name, value) == value else None
+    return found
 
 
 def _challenges(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Split a field into (scheme, parameters); ValueError on any breach of the grammar."""
-    challenges: list[tuple[str, list[tuple[str, str]]]] = []
-    position = _expect(_SEPARATORS, text, 0).end()
+    """Split a field into (scheme, parameters); EncodingError on any breach of the grammar."""
+    found: list[tuple[str, list[tuple[str, str]]]] = []
+    position = _skip(_SEPARATORS, text, 0)
     while position < len(text):
         parameter = _PARAMETER.match(text, position)
         if parameter is None:
             # A scheme, alone or with blanks and a token68 or its first parameter behind it.
-            scheme = _expect(_TOKEN, text, position)
+            scheme = _expect(_TOKEN, text, position, "a scheme")
             parameters: list[tuple[str, str]] = []
-            challenges.append((scheme.group().lower(), parameters))
+            found.append((scheme.group().lower(), parameters))
             position = scheme.end()
-            argument = _expect(_BLANKS, text, position).end()
+            argument = _skip(_BLANKS, text, position)
             if argument > position and text[argument : argument + 1] not in {"", ","}:
                 token68 = _TOKEN68.match(text, argument)
-                parameter = None if token68 else _expect(_PARAMETER, text, argument)
+                parameter = None if token68 else _expect(_PARAMETER, text, argument, 'a parameter such as error="…"')
                 position = token68.end() if token68 else position
         if parameter is not None:
-            if not challenges:
-                raise ValueError
+            if not found:
+                raise _broken(text, position, "a scheme before the first parameter")
             name, quoted, bare = parameter.groups()
-            challenges[-1][1].append((name.lower(), bare if quoted is None else re.sub(r"\\(.)", r"\1", quoted)))
+            found[-1][1].append((name.lower(), bare if quoted is None else re.sub(r"\\(.)", r"\1", quoted)))
             position = parameter.end()
-        position = _expect(_DELIMITER, text, position).end()
-        position = _expect(_SEPARATORS, text, position).end()
-    return challenges
-
-
-def _expect(pattern: re.Pattern[str], text: str, position: int) -> re.Match[str]:
-    found = pattern.match(text, position)
-    if found is None:
-        raise ValueError
+        position = _expect(_DELIMITER, text, position, "a comma").end()
+        position = _skip(_SEPARATORS, text, position)
     return found
 
 
+def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:
+    """The position after a pattern that matches the empty string too."""
+    found = pattern.match(text, position)
+    return position if found is None else found.end()
+
+
+def _expect(pattern: re.Pattern[str], text: str, position: int, what: str) -> re.Match[str]:
+    found = pattern.match(text, position)
+    if found is None:
+        raise _broken(text, position, what)
+    return found
+
+
+def _broken(text: str, position: int, what: str) -> EncodingError:
+    """Say where the grammar is broken, without the text: it may repeat a nonce."""
+    if text[position:].count('"') % 2:
+        what = f"{what}, and the quotation marks after it are not in pairs"
+    return EncodingError(f"at character {position + 1} of {len(text)}, expected {what}")
+
+
 def error_of_json(body: bytes) -> str | None:
-    """The ``error`` of a token endpoint's error body, or ``None`` if it is not one (RFC 6749 §5.2)."""
+    """The ``error`` in the JSON body of a refusal, or ``None`` if the body is something else (RFC 6749 §5.2)."""
     try:
         error = json_object(body).get("error")
     except EncodingError:
@@ -98,17 +119,16 @@ def error_of_json(body: bytes) -> str | None:
 
 
 class NonceField(NamedTuple):
-    """What the ``DPoP-Nonce`` fields of a response amount to: a nonce, or why there is none."""
+    """The one usable nonce of a response, or the reason why it has none."""
 
     nonce: str | None
     problem: str | None
 
 
 def nonce_field(field_values: Iterable[str]) -> NonceField:
-    """The one usable nonce of a response (RFC 9449 §8, §8.1).
+    """Read the ``DPoP-Nonce`` fields of a response (RFC 9449 §8, §8.1).
 
-    Two fields, an empty one, or one outside NQCHAR are no nonce; ``problem`` then says why,
-    without the value.
+    Two fields, an empty one, or one outside NQCHAR give no nonce; ``problem`` then says why, without the value.
     """
     values = list(field_values)
     if not values:

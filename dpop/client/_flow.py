@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protocol's brain for one HTTP request on one hop; it does no I/O and calls no key.
+"""The protocol decisions for one HTTP request on one hop; no I/O and no signature is made here.
 
-An adapter drives it::
+An integration drives it::
 
     attempt = flow.attempt(scheme, authority, target, token)      # once per request on the wire
     headers = attempt.headers(key.sign(attempt.signing_input))
-    step = flow.received(status, header_fields)                   # for every answer on the wire
+    step = flow.received(status, header_fields)                   # for every response on the wire
     if step is Step.PEEK:
-        step = flow.judged(first_octets_of_the_body)
+        step = flow.judged(first_bytes_of_the_body)
 
 and does what the step says. Every decision to send something again is made here.
 """
@@ -19,12 +19,12 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
+from dpop.client._challenge import challenges, error_of_json, nonce_field
 from dpop.client._clock import NOTABLE_SECONDS, skew
 from dpop.client._nonces import ColdStart, Lease, NonceKey, Role
 from dpop.client._request import BearerToken, OutgoingRequest, form_of
 from dpop.encoding import check_access_token, code_jti
-from dpop.errors import UnrewindableBodyError
+from dpop.errors import EncodingError, UnrewindableBodyError
 from dpop.htu import check_method, wire_htu
 from dpop.proof import compact, signing_input
 
@@ -36,29 +36,34 @@ __all__ = ["PEEK_BYTES", "Attempt", "ProofFlow", "Step"]
 _log = logging.getLogger("dpop.client")
 
 PEEK_BYTES = 10_240
-"""How much of a 400 body is looked at: as much as the largest sensible error answer."""
+"""How much of the body of a refusal is read: as much as the largest sensible error response."""
 
 
 _PROOF = frozenset({"dpop"})
 _PROOF_AND_TOKEN = frozenset({"dpop", "authorization"})
 _FIELDS = frozenset({"dpop-nonce", "www-authenticate", "date", "age"})
 
+# How servers say that a proof needs another nonce. The last is RFC 9449's word for any other fault of a proof, but some
+# use it for the nonce too. The second is in no standard.
+_NONCE_ERRORS = frozenset({"use_dpop_nonce", "invalid_dpop_nonce"})
+_PROOF_ERROR = "invalid_dpop_proof"
+
 _MAX_WAIT_SECONDS = 2.0
 """How long a proof may wait for a connection: some servers take none that is ten seconds old."""
 
 
 class Step(Enum):
-    """What the adapter does with an answer."""
+    """The next action of the integration after a response."""
 
-    DONE = "hand the answer to the caller"
-    PEEK = "show the first octets of the body to judged(), and leave the body readable"
-    RETRY = "drop the answer and send the request again, with a new proof"
-    REFRESH = "drop the answer, tell the token source its token was refused, and send the request again"
-    REPORT = "tell the token source its token was refused, and hand the answer to the caller"
+    DONE = "hand the response to the caller"
+    PEEK = "show the first bytes of the body to judged(), and leave the body readable"
+    RETRY = "drop the response and send the request again, with a new proof"
+    REFRESH = "drop the response, tell the token source its token was refused, and send the request again"
+    REPORT = "tell the token source its token was refused, and hand the response to the caller"
 
 
 class Attempt:
-    """One proof in the making, for one request on the wire."""
+    """An unsigned proof for one request on the wire."""
 
     __slots__ = ("_token", "signing_input")
 
@@ -94,12 +99,14 @@ class ProofFlow:
         self._lease: Lease | None = None
         self._retry_lease: Lease | None = None
         self._attempts = 0
-        self._nonce_retried = False
+        self._sent_nonces: tuple[str, ...] = ()
+        self._nonce_retries = 0
+        self._proof_retried = False
         self._refreshed = False
         self._sent_token: str | None = None
         self._sent_at = 0.0
         self._offset = 0.0
-        self._peeked: tuple[str | None, float | None] = (None, None)
+        self._peeked: tuple[str | None, float | None, int] = (None, None, 0)
 
     @classmethod
     def open(cls, policy: Policy, request: OutgoingRequest) -> ProofFlow | None:
@@ -109,7 +116,7 @@ class ProofFlow:
 
     @property
     def headers_replaced(self) -> frozenset[str]:
-        """Names, in lower case, of the caller's headers that the flow's own take the place of."""
+        """Names, in lower case, of the caller's headers that the flow replaces."""
         return _PROOF if self.access_token is None else _PROOF_AND_TOKEN
 
     # -- before sending ------------------------------------------------------------------------
@@ -165,6 +172,8 @@ class ProofFlow:
         self._attempts += 1
         self._sent_token = token
         self._sent_at = now
+        if lease.nonce is not None:
+            self._sent_nonces += (lease.nonce,)
         return Attempt(data, token)
 
     def outdated(self) -> bool:
@@ -182,7 +191,7 @@ class ProofFlow:
         """The nonce of this attempt: the challenge's on a retry, otherwise the cache's."""
         nonces = self.prover.nonces
         if self._attempts and self._lease is not None:
-            nonces.release(self._lease)  # the attempt before ended without an answer
+            nonces.release(self._lease)  # the attempt before ended without a response
             self._lease = None
         if self._retry_lease is not None:
             self._lease, self._retry_lease = self._retry_lease, None
@@ -191,10 +200,10 @@ class ProofFlow:
         assert self._lease is not None  # noqa: S101 - ready() with give_up always leases
         return self._lease
 
-    # -- after an answer -----------------------------------------------------------------------
+    # -- after a response ----------------------------------------------------------------------
 
     def received(self, status: int, fields: Iterable[tuple[str, str]]) -> Step:
-        """Learn from an answer's head and say what to do next.
+        """Learn from the head of a response and say what to do next.
 
         :param fields: all header fields, repeated ones as often as they came.
         """
@@ -211,31 +220,29 @@ class ProofFlow:
             if any(age.strip() != "0" for age in values.get("age", ())):
                 nonce = None  # from a cache, so not the server's newest (RFC 9449 §8.2); some say 0 of what is new
             if status == 407:
-                nonce = None  # a proxy's answer, and no proxy is the server (RFC 9449 §7.1, §9)
+                nonce = None  # the proxy's own response, and a proxy is not the server (RFC 9449 §7.1, §9)
         if status not in {400, 401}:
             return self._decide(None, nonce, None, status)
         # How far the time in the proof was off, not our clock: a correction learnt earlier may be wrong by now.
         sent, answered = self._sent_at + self._offset, self.prover.clock() + self._offset
         ahead = skew(values["date"][0] if "date" in values else None, sent, answered)
-        if status == 401 and self.role is Role.RS:
-            scheme = "bearer" if isinstance(self._sent_token, BearerToken) else "dpop"
-            challenge = dpop_challenge(values.get("www-authenticate", ()), scheme=scheme)
-            return self._decide(challenge.get("error") if challenge else None, nonce, ahead, status)
-        if status == 400 and self.role is Role.AS and self._worth_peeking(nonce, ahead):
-            self._peeked = (nonce, ahead)
+        error = self._error_of(values.get("www-authenticate", ()), nonce)
+        in_body = self.role is Role.AS or self.policy.profile.api_json_errors
+        if error is None and in_body and self._worth_peeking(nonce, ahead):
+            self._peeked = (nonce, ahead, status)
             return Step.PEEK
-        return self._decide(None, nonce, ahead, status)
+        return self._decide(error, nonce, ahead, status)
 
     def judged(self, body: bytes) -> Step:
-        """After :attr:`Step.PEEK`: what a 400 body says (RFC 9449 §5, §8; RFC 6749 §5.2).
+        """After :attr:`Step.PEEK`: read what the body of a refusal says (RFC 9449 §5, §8; RFC 6749 §5.2).
 
-        :param body: its first octets, decoded from any content coding, at most :data:`PEEK_BYTES`.
+        :param body: its first bytes, decoded from any content coding, at most :data:`PEEK_BYTES`.
         """
-        nonce, ahead = self._peeked
-        return self._decide(error_of_json(body), nonce, ahead, 400)
+        nonce, ahead, status = self._peeked
+        return self._decide(error_of_json(body), nonce, ahead, status)
 
     def failed(self) -> None:
-        """The attempt ended without an answer: let go of what others may wait for."""
+        """Release what other requests may wait for, after an attempt that ended without a response."""
         for lease in (self._lease, self._retry_lease):
             if lease is not None:
                 self.prover.nonces.release(lease)
@@ -250,7 +257,7 @@ class ProofFlow:
 
     @property
     def may_be_resent(self) -> bool:
-        """Whether a layer below may send the same octets again: neither a body that is gone nor a used assertion."""
+        """Whether a layer below may send the same bytes again: the body is not used up and holds no assertion."""
         return self._repeatable and not self._holds_assertion
 
     @property
@@ -263,44 +270,63 @@ class ProofFlow:
         """The token of the last attempt."""
         return self._sent_token
 
+    def _error_of(self, fields: Iterable[str], nonce: str | None) -> str | None:
+        """The error in the challenge of the scheme that was sent; ``None`` if the challenge cannot be read."""
+        try:
+            found = challenges(fields)
+        except EncodingError as error:
+            if nonce is not None:
+                _log.warning(
+                    "%s sent a DPoP-Nonce with a WWW-Authenticate that breaks RFC 9110, so it is not understood: %s",
+                    self.origin,
+                    error,
+                )
+            return None
+        return found.get("bearer" if isinstance(self._sent_token, BearerToken) else "dpop", {}).get("error")
+
     def _worth_peeking(self, nonce: str | None, ahead: float | None) -> bool:
-        sent = self._lease.nonce if self._lease else None
-        new_nonce = nonce is not None and nonce != sent and not self._nonce_retried and self.may_repeat
-        return new_nonce or _notable(ahead)
+        return self._may_use(nonce) or _notable(ahead)
+
+    def _may_use(self, nonce: str | None) -> bool:
+        """Whether the request may be sent again with this nonce: it never carried it, and has retries left."""
+        # Compared with the nonces of this request, never with the cache: other threads fill that meanwhile.
+        new = nonce is not None and nonce not in self._sent_nonces
+        return new and self._nonce_retries < self.policy.profile.nonce_retries and self.may_repeat
 
     def _decide(self, error: str | None, nonce: str | None, ahead: float | None, status: int) -> Step:
         lease, self._lease = self._lease, None
-        sent = lease.nonce if lease else None
-        wants_nonce = error == "use_dpop_nonce"
-        # Compared with the nonce of this attempt, never with the cache: other threads fill that meanwhile.
-        retry = wants_nonce and nonce is not None and nonce != sent and not self._nonce_retried and self.may_repeat
+        retry = wants_nonce = error in _NONCE_ERRORS
+        if error == _PROOF_ERROR:
+            retry = not self._proof_retried
+            self._proof_retried = True
+        retry = retry and self._may_use(nonce)
+        if error == _PROOF_ERROR and (_notable(ahead) or not retry):
+            self._explain_refusal(ahead)
         if lease is not None and nonce is not None and retry:
+            self._nonce_retries += 1
             self._retry_lease = self.prover.nonces.challenged(lease, nonce)
-            self._nonce_retried = True
             return Step.RETRY
         if lease is not None:
             self.prover.nonces.answered(lease, learnt=nonce, accepted=200 <= status < 300, refused=wants_nonce)
         if wants_nonce and not self._priming:
-            self._explain_nonce(nonce, sent)
-        elif error == "invalid_dpop_proof":
-            self._explain_refusal(ahead)
+            self._explain_nonce(nonce)
         elif error == "invalid_token" and not self._refreshed and hasattr(self.access_token, "refused"):
             self._refreshed = True
             return Step.REFRESH if self.may_repeat else Step.REPORT
         return Step.DONE
 
-    def _explain_nonce(self, nonce: str | None, sent: str | None) -> None:
+    def _explain_nonce(self, nonce: str | None) -> None:
         if nonce is None:
             why = "it sent no usable DPoP-Nonce"
-        elif nonce == sent:
-            why = "it gave the nonce that was just sent"
-        elif self._nonce_retried:
-            why = "it refused the nonce it had just given"
+        elif nonce in self._sent_nonces:
+            why = "it gave a nonce that this request has carried already"
+        elif self._nonce_retries:
+            why = f"it refused the nonces it had just given ({self._nonce_retries} of them)"
         elif self._holds_assertion:
             why = "the body holds a client_assertion, which must not be sent twice; give the adapter rebuild="
         else:
             why = "the body can be read only once; the nonce is stored, so send it again, or call prime() first"
-        _log.warning("%s asked for a nonce, and its answer is returned as it is: %s", self.origin, why)
+        _log.warning("%s asked for a nonce, and its response is returned as it is: %s", self.origin, why)
 
     def _explain_refusal(self, ahead: float | None) -> None:
         if ahead is None or not _notable(ahead):
@@ -326,7 +352,7 @@ def _notable(ahead: float | None) -> bool:
 
 
 def _jti_of_exchange(form: dict[str, str]) -> str | None:
-    """The identifier Google asks for in a code exchange, also when it is retried with a nonce."""
+    """The identifier that Google requires in a code exchange, also when it is retried with a nonce."""
     if form.get("grant_type") != "authorization_code" or not form.get("code"):
         return None
     return code_jti(form["code"])

@@ -16,6 +16,7 @@ from adapters.recorder import Handler, Received, Recorder, Response, challenge, 
 import dpop
 from dpop.client._prover import Prover
 from dpop.errors import InvalidTargetError, UsageError
+from dpop.profiles import RFC9449
 
 TOKEN = "access-token-1"
 BODY = b"0123456789" * 1000
@@ -353,23 +354,80 @@ def test_a_resource_challenge_with_a_json_body(client: Callable[..., Any]) -> No
         assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
 
 
-@pytest.mark.parametrize("token", [TOKEN, None])
-def test_challenges_count_in_their_own_role(client: Callable[..., Any], token: str | None) -> None:
-    """A 400 JSON challenge from an API, and a 401 header challenge from an AS, are handed on."""
-    body = b'{"error":"use_dpop_nonce"}'
-    refusal = Response(400, [("DPoP-Nonce", "n1")], body) if token else challenge("n1", body)
-    with Recorder(script(refusal)) as server:
-        one = client(origins=server.origin, access_token=token)
+def test_a_json_challenge_of_an_api_is_handed_on(client: Callable[..., Any]) -> None:
+    """use_dpop_nonce in the body of an API, which says nothing in WWW-Authenticate: not what RFC 9449 §9 asks for."""
+    with Recorder(script(Response(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}'))) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
         reply = one.send("POST", server.url("/r"), body=one.form_body({"a": "b"}))
-        assert (reply.status, len(server.requests)) == (refusal.status, 1)
+        assert (reply.status, len(server.requests)) == (400, 1)
 
 
-def test_an_endless_challenger_gets_two_requests(client: Callable[..., Any]) -> None:
-    """A server that always wants another nonce: two requests, then its answer."""
+@pytest.mark.parametrize("status", [400, 401])
+@pytest.mark.parametrize("error", ["use_dpop_nonce", "invalid_dpop_nonce", "invalid_dpop_proof"])
+@pytest.mark.parametrize("where", ["API", "token endpoint, challenge", "token endpoint, body"])
+def test_a_nonce_refusal_in_every_spelling(client: Callable[..., Any], status: int, error: str, where: str) -> None:
+    """400 or 401, three codes, in the challenge or the body of a token endpoint: sent again with the new nonce."""
+    body = json.dumps({"error": error}).encode() if where == "token endpoint, body" else b""
+    fields = [] if body else [("WWW-Authenticate", f'DPoP error="{error}"')]
+    refusal = Response(status, [*fields, ("DPoP-Nonce", "n1")], body)
+    with Recorder(script(refusal, Response(200))) as server:
+        one = client(origins=server.origin, access_token=TOKEN if where == "API" else None)
+        assert one.send("POST", server.url("/r"), body=one.form_body({"a": "b"})).status == 200
+        first, second = server.requests
+        assert (first.nonce, second.nonce) == (None, "n1")
+        assert first.body == second.body
+        assert_fresh(server.requests)
+
+
+@pytest.mark.parametrize("error", ["use_dpop_nonce", "invalid_dpop_nonce", "invalid_dpop_proof"])
+def test_a_nonce_refusal_without_a_new_nonce_is_handed_on(client: Callable[..., Any], error: str) -> None:
+    """One request, and the caller gets the response untouched."""
+    refusal = Response(401, [("WWW-Authenticate", f'DPoP error="{error}"')], b"why not")
+    with Recorder(script(refusal)) as server:
+        reply = client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r"))
+        assert (reply.status, reply.body, len(server.requests)) == (401, b"why not", 1)
+
+
+def test_an_endless_challenger_gets_three_requests(client: Callable[..., Any]) -> None:
+    """A server that always wants another nonce: three requests, then its response."""
     counter = itertools.count()
     with Recorder(lambda request: challenge(f"n{next(counter)}")) as server:
         assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 401
+        assert len(server.requests) == 3
+        assert_fresh(server.requests)
+
+
+def test_an_endless_challenger_gets_two_requests_where_the_profile_says_so(client: Callable[..., Any]) -> None:
+    """A profile that allows one nonce retry."""
+    counter = itertools.count()
+    with Recorder(lambda request: challenge(f"n{next(counter)}")) as server:
+        one = client(origins=server.origin, access_token=TOKEN, profile=RFC9449._replace(nonce_retries=1))
+        assert one.send("GET", server.url("/r")).status == 401
         assert len(server.requests) == 2
+
+
+def test_challenges_and_a_dead_token_cost_four_requests(client: Callable[..., Any]) -> None:
+    """Two nonce retries and one request with a new token, in whatever order they come."""
+    counter = itertools.count()
+
+    def handler(request: Received) -> Response:
+        if len(server.requests) == 2:
+            return Response(401, [("WWW-Authenticate", 'DPoP error="invalid_token"')])
+        return challenge(f"n{next(counter)}")
+
+    with Recorder(handler) as server:
+        one = client(origins=server.origin, access_token=Source())
+        assert one.send("GET", server.url("/r")).status == 401
+        assert len(server.requests) == 4
+
+
+def test_a_challenge_outside_the_grammar_is_told(client: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    """One request, and a warning that says where the challenge breaks RFC 9110."""
+    refusal = Response(401, [("WWW-Authenticate", 'DPoP error="use_dpop_nonce'), ("DPoP-Nonce", "n1")])
+    with Recorder(script(refusal)) as server:
+        assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 401
+        assert len(server.requests) == 1
+    assert "breaks RFC 9110" in caplog.text
 
 
 def test_a_challenger_that_repeats_itself_gets_two_requests(client: Callable[..., Any]) -> None:

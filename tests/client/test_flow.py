@@ -20,6 +20,7 @@ from dpop.client._prover import Prover
 from dpop.client._request import OutgoingRequest
 from dpop.errors import CredentialError, InvalidTargetError, UnrewindableBodyError
 from dpop.htu import Origin
+from dpop.profiles import GOOGLE, RFC9449
 
 KEY = dpop.generate_key()
 ORIGIN = "https://api.example"
@@ -229,9 +230,11 @@ def test_what_is_no_challenge_at_a_resource_server(status: int, fields: Sequence
 @pytest.mark.parametrize(
     ("status", "fields", "body"),
     [
-        (401, [RS_CHALLENGE, ("DPoP-Nonce", "n")], AS_CHALLENGE),
         (400, [], AS_CHALLENGE),
+        (401, [], AS_CHALLENGE),
         (400, [("DPoP-Nonce", "n")], b'{"error":"invalid_grant"}'),
+        (401, [("DPoP-Nonce", "n")], b'{"error":"invalid_client"}'),
+        (401, [("WWW-Authenticate", "Basic realm=x"), ("DPoP-Nonce", "n")], b'{"error":"invalid_client"}'),
         (400, [("DPoP-Nonce", "n")], b"<html>use_dpop_nonce</html>"),
         (400, [("DPoP-Nonce", "n")], b'{"error":"use_dpop_nonce"'),
         (200, [("DPoP-Nonce", "n")], AS_CHALLENGE),
@@ -261,14 +264,126 @@ def replace_flow(exchange: Exchange, **changes: Any) -> Exchange:
     return Exchange(exchange.policy, OutgoingRequest(**{**facts, **changes}))
 
 
-def test_an_endless_challenger_gets_two_requests() -> None:
-    """The second challenge is handed to the caller, and its nonce is kept."""
+NONCE_ERRORS = ["use_dpop_nonce", "invalid_dpop_nonce", "invalid_dpop_proof"]
+
+
+@pytest.mark.parametrize("status", [400, 401])
+@pytest.mark.parametrize("error", NONCE_ERRORS)
+def test_an_api_asks_for_a_nonce_in_several_ways(status: int, error: str) -> None:
+    """Some answer 400, and some call a bad nonce an invalid proof: with a new nonce, the request is sent again."""
     exchange = resource()
     exchange.send()
-    assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "n1")) is Step.RETRY
+    field = ("WWW-Authenticate", f'DPoP error="{error}"')
+    assert exchange.response(status, field, ("DPoP-Nonce", "n1")) is Step.RETRY
+    assert exchange.send()["nonce"] == "n1"
+
+
+@pytest.mark.parametrize("status", [400, 401])
+@pytest.mark.parametrize("error", NONCE_ERRORS)
+@pytest.mark.parametrize("where", ["body", "challenge"])
+def test_a_token_endpoint_asks_for_a_nonce_in_several_ways(status: int, error: str, where: str) -> None:
+    """The error stands in the JSON body or in a challenge, with either status."""
+    exchange = token_request()
     exchange.send()
-    assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "n2")) is Step.DONE
-    assert replace_flow(exchange).send()["nonce"] == "n2"
+    fields = [("WWW-Authenticate", f'DPoP error="{error}"')] if where == "challenge" else []
+    body = b"" if where == "challenge" else json.dumps({"error": error}).encode()
+    assert exchange.response(status, *fields, ("DPoP-Nonce", "n1"), body=body) is Step.RETRY
+    assert exchange.send()["nonce"] == "n1"
+
+
+def test_an_api_that_answers_in_json_needs_a_profile() -> None:
+    """The JSON body of an API counts only where the profile says that this server uses it."""
+    profile = RFC9449._replace(api_json_errors=True)
+    for options, step in (({}, Step.DONE), ({"profile": profile}, Step.RETRY)):
+        exchange = resource(**options)
+        exchange.send()
+        assert exchange.response(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is step
+
+
+def test_an_endless_challenger_gets_three_requests() -> None:
+    """The third challenge is handed to the caller, and its nonce is kept."""
+    exchange = resource()
+    for number in (1, 2):
+        exchange.send()
+        assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", f"n{number}")) is Step.RETRY
+    exchange.send()
+    assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "n3")) is Step.DONE
+    assert replace_flow(exchange).send()["nonce"] == "n3"
+
+
+def test_a_profile_may_allow_one_nonce_retry() -> None:
+    """Google's endpoint gets two requests at most."""
+    exchange = token_request(profile=GOOGLE)
+    exchange.send()
+    assert exchange.response(400, ("DPoP-Nonce", "n1"), body=AS_CHALLENGE) is Step.RETRY
+    exchange.send()
+    assert exchange.response(400, ("DPoP-Nonce", "n2"), body=AS_CHALLENGE) is Step.DONE
+
+
+def test_a_nonce_this_request_has_carried_is_no_reason_to_send_again() -> None:
+    """A server that goes back to the first of two nonces is not asked a third time."""
+    exchange = resource()
+    for nonce, step in (("a", Step.RETRY), ("b", Step.RETRY), ("a", Step.DONE)):
+        exchange.send()
+        assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", nonce)) is step
+
+
+def test_an_invalid_proof_is_sent_again_once() -> None:
+    """After invalid_dpop_proof there is one retry, whatever nonce comes next."""
+    exchange = resource()
+    exchange.send()
+    assert exchange.response(401, INVALID_PROOF, ("DPoP-Nonce", "n1")) is Step.RETRY
+    exchange.send()
+    assert exchange.response(401, INVALID_PROOF, ("DPoP-Nonce", "n2")) is Step.DONE
+
+
+def test_the_clock_is_corrected_before_an_invalid_proof_is_sent_again() -> None:
+    """With learn_clock, the retry follows the server's clock."""
+    exchange = resource(learn_clock=True)
+    exchange.send()
+    assert exchange.response(401, INVALID_PROOF, DATE_90_S_AHEAD, ("DPoP-Nonce", "n1")) is Step.RETRY
+    assert exchange.send()["iat"] == NOW + 90
+
+
+def test_a_refresh_adds_one_request_and_no_nonce_retry() -> None:
+    """Four requests at most: two nonce retries and one with a new token."""
+    exchange = resource(access_token=Source())
+    for fields, step in (
+        ([RS_CHALLENGE, ("DPoP-Nonce", "n1")], Step.RETRY),
+        ([("WWW-Authenticate", 'DPoP error="invalid_token"')], Step.REFRESH),
+        ([RS_CHALLENGE, ("DPoP-Nonce", "n2")], Step.RETRY),
+        ([RS_CHALLENGE, ("DPoP-Nonce", "n3")], Step.DONE),
+    ):
+        exchange.send()
+        assert exchange.response(401, *fields) is step
+
+
+@pytest.mark.parametrize(
+    ("field", "where"),
+    [
+        ('DPoP error="use_dpop_nonce', "at character 6 of 26"),
+        ('DPoP error="use_dpop_nonce" algs="ES256"', "expected a comma"),
+        ('error="use_dpop_nonce"', "a scheme before"),
+    ],
+)
+def test_a_challenge_outside_the_grammar_is_told(field: str, where: str, caplog: pytest.LogCaptureFixture) -> None:
+    """With a DPoP-Nonce beside it, the log says that the challenge breaks RFC 9110, and where; never the nonce."""
+    exchange = resource()
+    exchange.send()
+    with caplog.at_level(logging.WARNING, "dpop.client"):
+        assert exchange.response(401, ("WWW-Authenticate", field), ("DPoP-Nonce", "secret-nonce")) is Step.DONE
+    assert "breaks RFC 9110" in caplog.text
+    assert where in caplog.text
+    assert "secret-nonce" not in caplog.text
+
+
+def test_a_challenge_outside_the_grammar_without_a_nonce_is_not_ours(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that sends no nonce may write what it likes."""
+    exchange = resource()
+    exchange.send()
+    with caplog.at_level(logging.WARNING, "dpop.client"):
+        assert exchange.response(401, ("WWW-Authenticate", "???")) is Step.DONE
+    assert caplog.text == ""
 
 
 def test_the_nonce_just_sent_is_no_reason_to_send_again() -> None:
@@ -306,15 +421,16 @@ def test_a_transport_retry_of_a_body_that_is_gone_is_stopped() -> None:
         exchange.send()
 
 
-def test_transport_retries_earn_no_second_nonce_retry() -> None:
-    """503s retried below the adapter get fresh proofs, and still only one nonce retry."""
+def test_transport_retries_earn_no_third_nonce_retry() -> None:
+    """503s retried below the adapter get fresh proofs, and still only two nonce retries."""
     exchange = resource()
-    for status, step in ((503, Step.DONE), (401, Step.RETRY), (503, Step.DONE), (401, Step.DONE)):
+    retried, done = (401, Step.RETRY), (503, Step.DONE)
+    for status, step in (done, retried, done, retried, done, (401, Step.DONE)):
         exchange.send()
         nonce = f"n{len(exchange.proofs)}"
         fields = [("DPoP-Nonce", nonce)] + ([RS_CHALLENGE] if status == 401 else [])
         assert exchange.response(status, *fields) is step
-    assert len({proof["jti"] for proof in exchange.proofs}) == 4
+    assert len({proof["jti"] for proof in exchange.proofs}) == 6
 
 
 def test_a_client_assertion_is_not_sent_twice(caplog: pytest.LogCaptureFixture) -> None:
