@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop completion``: what a shell needs to complete dpop's commands and options on Tab."""
+"""``dpop completion``: print the script with which a shell completes dpop's commands on Tab."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 import click
 from click.shell_completion import CompletionItem, ShellComplete, add_completion_class, get_completion_class
 
-from dpop_cli.console import CarefulCommand
+from dpop_cli.console import NoEchoCommand
 
 __all__ = ["PowerShellComplete", "completion"]
 
@@ -62,7 +62,7 @@ class PowerShellComplete(ShellComplete):
 add_completion_class(PowerShellComplete)
 
 
-@click.command(cls=CarefulCommand)
+@click.command(cls=NoEchoCommand)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish", "powershell"]))
 def completion(*, shell: str) -> None:
     """Print a script that lets a shell complete dpop's commands and options on Tab.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all commands say and hear at a terminal: styles, hints, the library's warnings, and being stopped."""
+"""The terminal side of every command: styles, hints, warnings of the library, and signals that stop it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "GOOD",
     "TITLE",
     "WAITING",
-    "CarefulCommand",
+    "NoEchoCommand",
     "file_names",
     "hint",
     "show_warnings",
@@ -40,7 +40,7 @@ _WIDEST = 100
 
 
 def tell(kind: str, text: str) -> None:
-    """Say something on stderr; at a terminal no line is broken within a word."""
+    """Print a message on stderr; at a terminal no line is broken within a word."""
     message = f"{kind}: {text}"
     if sys.stderr is not None and sys.stderr.isatty():
         import shutil  # noqa: PLC0415 - these bring bz2 and more, and only a terminal needs them
@@ -52,7 +52,7 @@ def tell(kind: str, text: str) -> None:
 
 
 def hint(text: str) -> None:
-    """Something to know, on stderr; the command goes on."""
+    """Print a hint on stderr; the command goes on."""
     tell("Hint", text)
 
 
@@ -63,7 +63,7 @@ def file_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str
     return [CompletionItem(incomplete, type="file")]
 
 
-class CarefulCommand(click.Command):
+class NoEchoCommand(click.Command):
     """A command that does not repeat arguments it did not expect: one of them may be a token."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -35,13 +35,13 @@ from dpop.client import (
 )
 from dpop.errors import InvalidTargetError
 from dpop.origin import Origin
-from dpop_cli.console import CarefulCommand, hint
+from dpop_cli.console import NoEchoCommand, hint
 from dpop_cli.curl_options import CurlWords, read_words, split_words
 from dpop_cli.curl_request import CurlRequest
 from dpop_cli.curl_token import CurlToken
 from dpop_cli.curl_transfer import CurlTransfer, HeaderFile
 from dpop_cli.header_dump import Head
-from dpop_cli.inspect_answer import NEXT_STEPS
+from dpop_cli.inspect_response import NEXT_STEPS
 from dpop_cli.options import (
     NonceChoice,
     allow_http_option,
@@ -62,7 +62,7 @@ _REWIND_FAILED = 65
 _TOO_MANY_REDIRECTS = 47
 
 
-class _AroundCurl(CarefulCommand):
+class _AroundCurl(NoEchoCommand):
     """A command whose options stand among those of curl."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -223,7 +223,7 @@ class _Session:
                         return further
                     status = transfer.release(head)
                 if again:
-                    hint("curl has written the refusal into the file already; run the command again for the answer")
+                    hint("curl has written the refusal into the file already; run the command again for the response")
                 else:
                     self._explain(head)
                 return status
@@ -242,7 +242,7 @@ class _Session:
         return self._words.is_on("silent") and not self._words.is_on("show-error")
 
     def _redirected(self, request: CurlRequest, head: Head) -> int | CurlRequest | None:
-        """Where an answer leads within the origin; None if it does not, which is said."""
+        """Where a response leads within the origin; None if it does not, which is said."""
         locations = head.values("location")
         if head.status not in {301, 302, 303, 307, 308} or len(locations) != 1:
             return None

@@ -75,7 +75,7 @@ class CurlRequest:
 
     @property
     def target(self) -> str:
-        """What of the URL is behind its origin."""
+        """The request-target: path and query of the URL."""
         return self.url[len(str(self.origin)) :]
 
     def arguments(self, *, leave_out: Iterable[str] = ()) -> list[str]:
@@ -113,7 +113,7 @@ class CurlRequest:
     def form(self) -> bytes | None:
         """The form in the body, as far as it says what kind of request this is; None for any other body.
 
-        Good enough to see a grant type and a client assertion in, not always what curl sends to the octet.
+        Good enough to see a grant type and a client assertion in, not always the same bytes that curl sends.
         """
         if not self.repeatable or self.words.has(*_FORM, "upload-file", "json") or self.words.is_on("get"):
             return None
@@ -126,7 +126,7 @@ class CurlRequest:
         return None if self.form is None else _FORM_TYPE
 
     def after_another(self) -> CurlRequest:
-        """The request as a later one of the same command: with the cookies that curl has saved meanwhile."""
+        """This request with the cookies that curl has saved during the same command."""
         jar = self.words.last("cookie-jar")
         if jar is None or jar == "-" or jar in self.words.values("cookie"):
             return self
@@ -177,7 +177,7 @@ def _check_once(words: CurlWords) -> None:
 
 
 def _header_lines(words: CurlWords) -> list[str]:
-    """The lines of all ``-H @file``: read here, lest a pipe be empty at a second try."""
+    """The lines of all ``-H @file``: read once, because a pipe would be empty at a second try."""
     lines: list[str] = []
     for value in words.values("header"):
         if value.startswith("@"):
@@ -227,7 +227,7 @@ def _url(words: CurlWords) -> str:
 
 
 def _final(url: str) -> str:
-    """What the proof names, and the query; the fragment is nobody's but the client's."""
+    """The URL in the form that the proof names, with its query and without its fragment."""
     before, question, query = url.partition("#")[0].partition("?")
     if re.search(r"[\x00-\x20\x7f]", query):
         raise InvalidTargetError("the query holds a space or a control character; percent-encode it")

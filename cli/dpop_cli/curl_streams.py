@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What curl prints, held back until somebody says where it belongs; and the places it may belong to."""
+"""Output of curl that is held back until its destination is known, and the destinations."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dpop_cli.exit_status import drop_output
 __all__ = ["Held", "Sink", "print_bytes"]
 
 _CHUNK = 65_536
-# More than all header fields that curl takes; nobody waits for more than those and a little.
+# More than all header fields that curl takes; this command waits for those and a little of the body.
 _MOST = 1 << 20
 _TERMINAL_LOOK = 2000
 
 
 class Held:
-    """The octets of a pipe: they wait until :meth:`send`, and then go there as they come.
+    """The bytes of a pipe: they wait until :meth:`send`, and then go there as they come.
 
     :param reader: the descriptor to read, which is closed here.
     """
@@ -40,7 +40,7 @@ class Held:
         self._thread.start()
 
     def wait_for_more_than(self, count: Callable[[], int]) -> bytes:
-        """What is there, as soon as it is more than ``count()`` octets or all of it."""
+        """Wait for more than ``count()`` bytes, or for the end; return all that came."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or len(self._bytes) > count())
             return self._bytes
@@ -63,7 +63,7 @@ class Held:
                     self._bytes += data
                     self._flush()
                     self._changed.notify_all()
-                    # Curl waits as well: what nobody has asked for is not piled up.
+                    # curl waits as well, so that memory does not fill up.
                     self._changed.wait_for(lambda: self._write is not None or len(self._bytes) < _MOST)
                 if self.error is not None:
                     break
@@ -85,10 +85,10 @@ class Held:
 class Sink:
     """A file, or standard output, as curl treats it; a context manager.
 
-    :param name: of the file, made when the first octets come; None for standard output.
+    :param name: of the file, made when the first bytes come; None for standard output.
     :param directories: make the directories of the name.
     :param any_bytes: print binary to a terminal, too.
-    :param limit: take so many octets only, and lose the rest.
+    :param limit: take so many bytes only, and lose the rest.
     """
 
     def __init__(
@@ -110,9 +110,9 @@ class Sink:
                 self._file.close()
 
     def __call__(self, data: bytes) -> None:
-        """Take octets.
+        """Write bytes to the destination.
 
-        :raises OSError: they cannot be written. Whoever wrote them is to be told.
+        :raises OSError: they cannot be written; curl must be told.
         """
         if self._left is not None:
             data = data[: self._left]
@@ -136,7 +136,7 @@ class Sink:
             raise
 
     def complete(self, *, create: bool) -> None:
-        """All came.
+        """Finish: all bytes have come.
 
         :param create: make the file even if that was nothing.
         """

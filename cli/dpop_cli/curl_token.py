@@ -20,7 +20,7 @@ __all__ = ["CurlToken"]
 
 @dataclass(frozen=True, slots=True)
 class CurlToken:
-    """What the options say about key and token."""
+    """Key and token as the options name them."""
 
     named: str | None = field(repr=False)
     stored: Stored | None
@@ -48,7 +48,7 @@ class CurlToken:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[tuple[Prover, AccessToken | None]]:
-        """Whose proofs, and the token or its source; what comes of a refresh is kept."""
+        """The prover, and the token or its source; tokens that a refresh brings are stored."""
         if self.stored is None:
             yield Prover(load_key(self.key_options)), self.named
             return

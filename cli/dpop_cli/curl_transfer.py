@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run of curl: its answer is held back until it is known whether it is the last one.
+"""One run of curl: its response is held back until it is known whether it is the last one.
 
-Only the head of an answer and the first octets of its body are ever held; everything else passes through
+Only the head of a response and the first bytes of its body are ever held; everything else passes through
 as it comes.
 """
 
@@ -41,14 +41,14 @@ _OUTPUT = (
 
 
 class HeaderFile:
-    """What ``-D FILE`` of the person at the terminal gets; curl's own ``-D`` is for us."""
+    """The file of the user's ``-D FILE``; curl itself writes its ``-D`` for this command."""
 
     def __init__(self, name: str | None) -> None:
         self._name = name
         self._mode = "wb"
 
     def write(self, data: bytes) -> None:
-        """Add the head of an answer; ``-`` is standard output.
+        """Add the head of a response; ``-`` is standard output.
 
         :raises click.ClickException: the file cannot be written.
         """
@@ -72,7 +72,7 @@ class CurlTransfer:
     :param curl: the program.
     :param request: what it sends.
     :param lines: header lines that are in no command line.
-    :param header_file: where the person wants the answer's head.
+    :param header_file: where the person wants the response's head.
     """
 
     def __init__(self, curl: str, request: CurlRequest, lines: Sequence[str], header_file: HeaderFile) -> None:
@@ -93,7 +93,7 @@ class CurlTransfer:
                 arguments += ["--output", f"/dev/fd/{writer}"]
             if request.output is None and sys.stdout.isatty():
                 arguments.append("--no-progress-meter")  # as curl has it at a terminal
-            # What a proxy says before the tunnel is open is not the server's word, nor is a nonce in it.
+            # Headers that a proxy sends before the tunnel is open are not the server's; no nonce is taken from them.
             arguments.append("--suppress-connect-headers")
             arguments += ["--no-buffer", "--header", f"@{given.path}", "--dump-header", self._dump.path]
             try:
@@ -125,22 +125,22 @@ class CurlTransfer:
                 stream.join()
 
     def head(self) -> Head | None:
-        """Wait for the head of the answer, until its body begins; None if there is no answer."""
+        """Wait for the head of the response, until its body begins; None if there is no response."""
         self._body.wait_for_more_than(self._head_bytes)
         found = [head for head in heads(self._dump.read().decode("latin-1")) if head.status >= 200]
         return found[-1] if found else None
 
     def peek(self, data: int) -> bytes:
-        """The first octets of the body, which stays to be passed on; none if it is in a file already."""
+        """The first bytes of the body, which stays to be passed on; none if it is in a file already."""
         if not self._apart and self._request.output is not None:
             return b""
         before = self._head_bytes()
         return self._body.wait_for_more_than(lambda: before + data - 1)[before:][:data]
 
     def drop(self, *, show_head: bool = False) -> None:
-        """End this answer, of which nobody is to see anything.
+        """End this response and show nothing of it.
 
-        :param show_head: but its head, where heads are shown: it is one of several that make up the answer.
+        :param show_head: show its head where heads are shown, as curl does for each response of a redirect.
         """
         if show_head:
             head = self._dump.read()
@@ -166,7 +166,7 @@ class CurlTransfer:
             patience.cancel()
 
     def release(self, head: Head | None) -> int:
-        """Pass the answer on, from what is held to its end; curl's exit status."""
+        """Pass the response on, from what is held to its end; curl's exit status."""
         shown = self._dump.read()
         self._header_file.write(shown)
         failed = self._apart and head is not None and head.status >= 400

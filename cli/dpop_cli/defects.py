@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dpop_cli.console import CarefulCommand, hint
+from dpop_cli.console import NoEchoCommand, hint
 
 if TYPE_CHECKING:
     from dpop.testing.defects import Defect
@@ -26,7 +26,7 @@ def defect_option(command: _Function) -> _Function:
     )(command)
 
 
-class DefectCommand(CarefulCommand):
+class DefectCommand(NoEchoCommand):
     """A command with :func:`defect_option`, whose ``--defect list`` asks for no other argument."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -41,7 +41,7 @@ class DefectCommand(CarefulCommand):
 
 
 def expected(name: str) -> dict[str, Any]:
-    """What a server does with it, as JSON members; and the same on stderr, for a person."""
+    """The verdict a server must reach on a defect, as JSON members; a hint says it on stderr."""
     from dpop.testing.defects import DEFECTS  # noqa: PLC0415 - it makes keys, and is seldom wanted
 
     defect = DEFECTS[name]
@@ -49,7 +49,7 @@ def expected(name: str) -> dict[str, Any]:
     if defect.verdict == "ok":
         hint(f"a server must accept this{where}")
     elif defect.verdict == "missing":
-        hint("a server must answer as it does where no proof is")
+        hint("a server must answer as it does to a request without a proof")
     else:
         hint(f"a server must answer {defect.verdict}{where}; dpop.server's reason is {defect.reason}")
     return _members(defect)

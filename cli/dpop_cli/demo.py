@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from dpop_cli.console import CarefulCommand
+from dpop_cli.console import NoEchoCommand
 from dpop_cli.demo_story import Step, story
 from dpop_cli.demo_view import Glyphs, View, as_json
 from dpop_cli.exit_status import Status
@@ -19,14 +19,14 @@ from dpop_cli.exit_status import Status
 __all__ = ["demo", "present"]
 
 
-@click.command(cls=CarefulCommand)
+@click.command(cls=NoEchoCommand)
 @click.option("--json", "as_data", is_flag=True, help="Print the steps as JSON.")
 @click.pass_context
 def demo(ctx: click.Context, *, as_data: bool) -> None:
     """Watch DPoP work: a key, a code, a nonce, a refresh, an API call, and a thief.
 
     Real requests, to small servers that this command runs on free ports of this machine; each step shows
-    the decoded proof and the answer. Tokens and nonces are cut short. NO_COLOR is respected.
+    the decoded proof and the response. Tokens and nonces are cut short. NO_COLOR is respected.
 
     The status is 1 if any step does not go as it must, which makes the demo a test of an installation.
 

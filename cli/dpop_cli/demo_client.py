@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The smallest DPoP client there can be: the library's brain on ``http.client``, for the demo.
+"""The smallest DPoP client: :class:`dpop.client.ProofFlow` on ``http.client``, for the demo.
 
 It is also an example of how an HTTP library is given DPoP. All decisions - which nonce, whether to send
-again - are the flow's; what is here only carries octets.
+again - are the flow's; what is here only carries bytes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FORM = "application/x-www-form-urlencoded"
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request as it was on the wire, and its answer."""
+    """One request as it was on the wire, and its response."""
 
     method: str
     url: str
@@ -45,12 +45,12 @@ class Exchange:
     body: bytes = field(repr=False)
 
     def response_header(self, name: str) -> str | None:
-        """A header field of the answer."""
+        """A header field of the response."""
         return next((value for key, value in self.received if key.lower() == name.lower()), None)
 
     @property
     def json(self) -> dict[str, Any]:
-        """The answer's body; empty if it is not a JSON object."""
+        """The response's body; empty if it is not a JSON object."""
         try:
             return json_object(self.body)
         except EncodingError:
@@ -61,7 +61,7 @@ def send(policy: Policy, method: str, url: str, form: Mapping[str, str] | None =
     """Send a request with its proof, and once more with a nonce if the server asks for one.
 
     :param policy: whose proofs, for which servers, with which token.
-    :returns: what was on the wire, in order; the last answer is the one that counts.
+    :returns: what was on the wire, in order; the last response is the one that counts.
     """
     content = None if form is None else urlencode(form).encode("ascii")
     content_type = None if form is None else _FORM

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo does: five steps on servers of its own, each with what must come of it."""
+"""The five steps of the demo, on servers of its own, each with the outcome it must have."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _REDIRECT_URI = "https://app.example/callback"
 
 @dataclass(slots=True)
 class Scene:
-    """One request with its answer, and what to say about it.
+    """One request with its response, and what to say about it.
 
     :param caption: one line above it.
     :param form: what of the form is worth showing, in order.
     :param brief: one line instead of the decoded proof.
     :param notes: words on header members and claims that matter here, instead of the usual ones.
-    :param response: words on what the answer brings, by name.
+    :param response: words on what the response brings, by name.
     :param refusal: the reason in the server's own log.
     """
 
@@ -51,7 +51,7 @@ class Scene:
 
     @property
     def error(self) -> str:
-        """What the answer calls its error, in its body or its challenge."""
+        """The error code in the body or the challenge of the response."""
         challenge = dpop_challenge(v for name, v in self.exchange.received if name.lower() == "www-authenticate")
         return str(self.exchange.json.get("error") or (challenge or {}).get("error") or "")
 
@@ -157,7 +157,7 @@ class _Google:
         return step
 
     def asks_for_a_nonce(self) -> Step:
-        """All nonces lapse; the brain sends the refresh again with the one the refusal brought."""
+        """All nonces lapse; the client sends the refresh again with the one the refusal brought."""
         step = Step(
             "The server wants a nonce of its own",
             "Time passes, and every nonce handed out so far lapses. So the next request is refused, and the refusal"
@@ -176,7 +176,7 @@ class _Google:
         first.response = {"DPoP-Nonce": "a new one, for the second try"}
         second.notes = {"jti": "another: no proof is sent twice", "nonce": "the one that just came"}
         second.response = {"access_token": "fresh", "DPoP-Nonce": "for the next proof"}
-        step.must(first.claims.get("nonce") == self._nonce, "the first proof carries the nonce of the last answer")
+        step.must(first.claims.get("nonce") == self._nonce, "the first proof carries the nonce of the last response")
         step.must(first.error == "use_dpop_nonce", "the refusal asks for a nonce")
         step.must(
             second.claims.get("nonce") == first.exchange.response_header("DPoP-Nonce"),
@@ -196,10 +196,10 @@ class _Google:
         form = {"grant_type": "refresh_token", "refresh_token": self._refresh_token}
         own = self._post(step, self._policy, **form)
         step.must([s.exchange.status for s in own] == [200], "one request, answered with 200")
-        step.must(own[0].claims.get("nonce") == self._nonce, "it carries the nonce of the last answer")
+        step.must(own[0].claims.get("nonce") == self._nonce, "it carries the nonce of the last response")
         own[0].caption = "The client:"
         own[0].form = tuple(form.items())
-        own[0].notes = {"nonce": "from the last answer"}
+        own[0].notes = {"nonce": "from the last response"}
         own[0].response = {"access_token": "fresh", "DPoP-Nonce": "for the next proof"}
         thief = self._post(step, self._policy_of(dpop.generate_key()), **form)[-1]
         thief.caption = "Somebody else:"

@@ -131,7 +131,7 @@ class View:
             yield from _wrapped(text, "     ")
 
     def _row(self, group: str, name: str, value: str, note: str) -> str:
-        """``| header  typ  dpop+jwt   what it is for``; names of answers are longer than those of claims."""
+        """``| header  typ  dpop+jwt   what it is for``; names of responses are longer than those of claims."""
         left = f"{group:<8}{name:<7}" if len(name) < 7 else f"{name:<15}"
         line = f"   {self._glyphs.bar} {left if name else ''}{value}"
         if not note:

@@ -43,7 +43,7 @@ class Status(IntEnum):
 
 
 class PipeClosedError(Exception):
-    """Whoever read our output has gone."""
+    """The reader of our output has closed the pipe."""
 
 
 @contextlib.contextmanager
@@ -120,7 +120,7 @@ def _let_any_text_through() -> None:
 
 
 def drop_output() -> None:
-    """Nobody takes what we print: lose it, lest Python complain when it flushes at exit."""
+    """Discard all further output: the reader has gone, and Python would complain when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

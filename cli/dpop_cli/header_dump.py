@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What curl saved of answers: ``curl -D FILE``, ``curl -i``, ``-w '%header{dpop-nonce}'``."""
+"""Response headers that curl saved: ``curl -D FILE``, ``curl -i``, ``-w '%header{dpop-nonce}'``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class Head(NamedTuple):
-    """Status and header fields of one answer; the status is 0 where no status line was saved."""
+    """Status and header fields of one response; the status is 0 where no status line was saved."""
 
     status: int
     fields: list[tuple[str, str]]
@@ -29,19 +29,19 @@ class Head(NamedTuple):
 
     @property
     def role(self) -> Role | None:
-        """What the server is, where a refusal shows it: each role refuses in its own way (RFC 9449 §8, §9)."""
+        """The role of the server, if this refusal shows it: each role refuses in its own way (RFC 9449 §8, §9)."""
         if self.status == 401 and dpop_challenge(self.values("www-authenticate")) is not None:
             return Role.RS
         return Role.AS if self.status == 400 else None
 
 
 def heads(text: str) -> list[Head]:
-    """The heads of all answers in a text, in order; bodies between them are skipped."""
+    """The heads of all responses in a text, in order; bodies between them are skipped."""
     return [head for head, _ in heads_and_bodies(text)]
 
 
 def heads_and_bodies(text: str) -> list[tuple[Head, str]]:
-    """All answers in a text, each with what follows its head; line ends in that are as they may be."""
+    """All responses in a text, each with what follows its head; line ends in that are as they may be."""
     found: list[tuple[Head, list[str]]] = [(Head(0, []), [])]
     in_head = True
     for line in _LINE_END.split(text.lstrip()):
@@ -75,7 +75,7 @@ def last_nonce(text: str) -> str:
 
 
 def last_head_with_nonce(text: str) -> Head | None:
-    """The last answer that has a ``DPoP-Nonce``, good or bad."""
+    """The last response that has a ``DPoP-Nonce``, good or bad."""
     return next((head for head in reversed(heads(text)) if head.values("dpop-nonce")), None)
 
 
@@ -88,6 +88,6 @@ def _bare_nonce(text: str) -> str:
         except CredentialError:
             pass
     raise CredentialError(
-        "no DPoP-Nonce in the saved headers; expected what curl -D writes of an answer to a request to this"
+        "no DPoP-Nonce in the saved headers; expected what curl -D writes of a response to a request to this"
         " server. If the server sends none, leave the nonce out"
     )

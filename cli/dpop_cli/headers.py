@@ -40,7 +40,7 @@ def headers(*, method: str, url: str, as_json: bool, **options: Any) -> None:
         curl -s -D headers.txt -H @- https://api.example/me
 
     \b
-    The server answered use_dpop_nonce? Its nonce is in headers.txt now:
+    If the server answered use_dpop_nonce, its nonce is in headers.txt now:
       dpop headers GET https://api.example/me --token-file token.txt \\
         --nonce-from headers.txt | curl -s -H @- https://api.example/me
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
@@ -55,5 +55,5 @@ def headers(*, method: str, url: str, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(dict(made.fields), indent=2))
         return
     for name, value in made.fields:
-        # One octet per character: a defect may be an octet that no honest header holds.
+        # One byte per character: a defect may be a byte that no honest header holds.
         click.echo(f"{name}: {value}".encode("latin-1"))

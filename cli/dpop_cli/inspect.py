@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop inspect``: what is in a proof, and each check's verdict on it; what a server's answer asks for."""
+"""``dpop inspect``: decode a proof and judge it, or say what a server's response asks for."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from dpop.htu import check_method
 from dpop.keys import ALGORITHMS
 from dpop.origin import Origin
 from dpop.server import MemoryReplayCache, NonceVerdict, ProofReport, ProofVerifier
-from dpop_cli.console import CarefulCommand, file_names
+from dpop_cli.console import NoEchoCommand, file_names
 from dpop_cli.exit_status import Status
-from dpop_cli.inspect_answer import read_response, response_as_json, response_lines
 from dpop_cli.inspect_input import MAX_HAR_BYTES, SeenRequest, bound_jkt, seen_requests
+from dpop_cli.inspect_response import read_response, response_as_json, response_lines
 from dpop_cli.inspect_view import ProofView, report_as_json
 from dpop_cli.options import read_token
 from dpop_cli.secret_input import read_text, secret_options
@@ -50,7 +50,7 @@ class _OneNonce:
         return None
 
 
-@click.command(cls=CarefulCommand)
+@click.command(cls=NoEchoCommand)
 @click.argument("proof", required=False)
 @click.option(
     "--from",
@@ -71,7 +71,7 @@ class _OneNonce:
     "--response",
     metavar="FILE",
     shell_complete=file_names,
-    help="Read a server's answer instead (curl -i), and say what to do next.",
+    help="Read a server's response instead (curl -i), and say what to do next.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
@@ -84,7 +84,7 @@ def inspect(
     understood too. What they tell of the request is compared with the proof, as are --against, --method and
     the token. A check that lacks what it needs is not judged.
 
-    With --response it reads a server's answer, and says what a client should do next.
+    With --response it reads a server's response, and says what a client should do next.
 
     The status is 1 if a server would refuse the proof, or did.
 
@@ -97,13 +97,13 @@ def inspect(
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if response is not None:
         if proof is not None or source is not None:
-            raise click.UsageError("--response reads an answer, which has no proof; give one or the other")
-        answer = read_response(read_text(response, "--response"), time.time())
+            raise click.UsageError("--response reads a response, which has no proof; give one or the other")
+        seen = read_response(read_text(response, "--response"), time.time())
         if as_json:
-            click.echo(json.dumps(response_as_json(answer), indent=2))
+            click.echo(json.dumps(response_as_json(seen), indent=2))
         else:
-            click.echo("\n".join(response_lines(answer)))
-        ctx.exit(Status.REFUSED if answer.refused else Status.DONE)
+            click.echo("\n".join(response_lines(seen)))
+        ctx.exit(Status.REFUSED if seen.refused else Status.DONE)
     requests = _requests(proof, source)
     against = _Against.of(options)
     reports = [(request, *against.judge(request)) for request in requests]
@@ -140,7 +140,7 @@ def _is_file(name: str) -> bool:
 
 
 class _Against:
-    """What a proof is held to, apart from what came with it."""
+    """The request and the server that a proof is judged for, as options describe them."""
 
     def __init__(self, options: dict[str, Any], token: str | None) -> None:
         self._url: str | None = options["against"]
@@ -156,7 +156,7 @@ class _Against:
     def of(cls, options: dict[str, Any]) -> _Against:
         """From a command's options.
 
-        :raises UsageError: a URL, method, nonce or list of algorithms that is none.
+        :raises UsageError: an invalid URL, method, nonce or list of algorithms.
         """
         against = cls(options, read_token(options))
         if against._url is not None:

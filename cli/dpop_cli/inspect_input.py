@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``dpop inspect`` is given: a proof, saved request headers, a HAR file; each as requests with their headers."""
+"""Input of ``dpop inspect``: a proof, saved request headers or a HAR file, read as requests with headers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SeenRequest:
     """A request as far as it is known.
 
     :param method: None if it is not known, as for ``url`` and ``at``, seconds since 1970.
-    :param status: of its answer.
+    :param status: of its response.
     """
 
     headers: tuple[tuple[str, str], ...] = field(repr=False)

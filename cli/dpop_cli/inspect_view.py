@@ -64,8 +64,8 @@ class ProofView:
         :param number: which of several it is.
         """
         if number is not None:
-            answered = f" -> {request.status}" if request.status is not None else ""
-            title = f"{number}. {_shown(request.method or '')} {_shown(request.url or 'a request')}{answered}"
+            status = f" -> {request.status}" if request.status is not None else ""
+            title = f"{number}. {_shown(request.method or '')} {_shown(request.url or 'a request')}{status}"
             yield self._style(title, **TITLE)
         yield from self._members("Header", report.header, report, at)
         yield from self._members("Claims", report.claims, report, at)
@@ -119,7 +119,7 @@ class ProofView:
 
 
 def report_as_json(request: SeenRequest, report: ProofReport) -> dict[str, Any]:
-    """The same for a program. Private key material that should not be in a proof is left out."""
+    """A report as JSON members. Private key material that should not be in a proof is left out."""
     refusal = report.refusal
     return {
         "good": refusal is None,

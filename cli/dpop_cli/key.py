@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop key``: make a key, list those in tokens; show its public half and its thumbprint, never the private half."""
+"""``dpop key``: make a key, list keys in devices, show a public key or its thumbprint. It never shows a private key."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import click
 from click.core import ParameterSource
 
 import dpop
-from dpop_cli.console import CarefulCommand, file_names, hint
-from dpop_cli.key_token import generate_in_token, list_keys
+from dpop_cli.console import NoEchoCommand, file_names, hint
+from dpop_cli.key_device import generate_in_device, list_keys
 from dpop_cli.options import check_key_source, key_options, load_key
 from dpop_cli.secret_input import Secret, secret_options
 
@@ -27,10 +27,10 @@ _ALGS = ("ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256", "PS384
 
 @click.group()
 def key() -> None:
-    """Make a key; list those in tokens; show one or its thumbprint."""
+    """Make a key; list keys in devices; show a key or its thumbprint."""
 
 
-@key.command(cls=CarefulCommand)
+@key.command(cls=NoEchoCommand)
 @click.option(
     "--alg",
     type=click.Choice(_ALGS),
@@ -48,18 +48,18 @@ def key() -> None:
 )
 @click.option(
     "--pkcs11",
-    "token_uri",
+    "device_uri",
     metavar="URI",
     help="Make it in a TPM, smart card or HSM instead: 'pkcs11:token=...;object=NAME' (RFC 7512).",
 )
-@secret_options("password", "a password to encrypt the key with, or the token's PIN")
+@secret_options("password", "a password to encrypt the key with, or the device's PIN")
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
 @click.pass_context
 def generate(
-    ctx: click.Context, /, *, alg: str, out: str, token_uri: str | None, force: bool, as_json: bool, **options: Any
+    ctx: click.Context, /, *, alg: str, out: str, device_uri: str | None, force: bool, as_json: bool, **options: Any
 ) -> None:
-    """Make a private key and write it to a file (PKCS#8 PEM, mode 0600), or make it in a token, where it stays.
+    """Make a private key and write it to a file (PKCS#8 PEM, mode 0600), or make it in a device, where it stays.
 
     Use one key per authorization server. Tokens are bound to it: lose the key, and they are lost too.
 
@@ -71,14 +71,16 @@ def generate(
       dpop key generate --out locked.pem --password-env KEY_PASSWORD
 
     \b
-    In a token that "dpop key list" shows; without --password-file or -env its PIN is asked for:
+    In a device (TPM, smart card, HSM) that "dpop key list" shows; its PIN is asked for if no option gives it:
       dpop key generate --pkcs11 'pkcs11:token=office;object=api' --password-file pin
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    if token_uri is not None:
+    if device_uri is not None:
         for option in ("alg", "out", "force"):
             if ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE and (option, alg) != ("alg", "ES256"):
-                raise click.UsageError(f"--{option} is for a key in a file; one in a token (--pkcs11) signs with ES256")
-        _report_token_key(*generate_in_token(token_uri, Secret.of("password", options)), as_json=as_json)
+                raise click.UsageError(
+                    f"--{option} is for a key in a file; one in a device (--pkcs11) signs with ES256"
+                )
+        _report_device_key(*generate_in_device(device_uri, Secret.of("password", options)), as_json=as_json)
         return
     check_key_source(out)
     if out == "-":
@@ -106,7 +108,7 @@ def generate(
         hint(f"name it with --key {name}, or once for all with: export DPOP_KEY={name}")
 
 
-@key.command(cls=CarefulCommand)
+@key.command(cls=NoEchoCommand)
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def show(*, as_json: bool, **options: Any) -> None:
@@ -126,7 +128,7 @@ def show(*, as_json: bool, **options: Any) -> None:
     click.echo(f"public JWK        {json.dumps(facts['public_jwk'])}")
 
 
-@key.command(cls=CarefulCommand)
+@key.command(cls=NoEchoCommand)
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def thumbprint(*, as_json: bool, **options: Any) -> None:
@@ -140,7 +142,7 @@ def thumbprint(*, as_json: bool, **options: Any) -> None:
     click.echo(json.dumps({"thumbprint": jkt}) if as_json else jkt)
 
 
-def _report_token_key(made: Pkcs11Key, uri: str, *, as_json: bool) -> None:
+def _report_device_key(made: Pkcs11Key, uri: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"uri": uri, "device": made.device, **_facts(made)}, indent=2))
         return
@@ -154,5 +156,5 @@ key.add_command(list_keys)
 
 
 def _facts(loaded: dpop.Key) -> dict[str, Any]:
-    """What may be known of a key by everyone."""
+    """The public facts of a key."""
     return {"alg": loaded.alg, "thumbprint": loaded.thumbprint, "public_jwk": dict(loaded.public_jwk)}

@@ -15,7 +15,7 @@ _MAX_KEY_BYTES = 64 * 1024
 
 
 class KeyElsewhere:
-    """What a proof says of its key. Its signatures are octets of the right number, and no more than that."""
+    """A public key in the place of a whole one. Its signatures are zeros of the right length."""
 
     blocking = False
 
@@ -32,9 +32,10 @@ class KeyElsewhere:
 
 
 def read_public_half(source: str) -> PublicKey | bytes | None:
-    """The public key in a file; what else is in it, if that was a pipe, which can be read only once; else None.
+    """The public key in a file, or None if the file holds none.
 
-    Whatever is no public key is for whoever loads private ones, and says what it is then.
+    Of a pipe, which can be read only once, the bytes are returned instead of None. :func:`dpop.load_key` reads them,
+    and says what they are.
 
     :raises InvalidKeyError: it is a public key, but not for DPoP.
     """

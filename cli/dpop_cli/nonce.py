@@ -11,7 +11,7 @@ import click
 
 from dpop.client import NonceKey
 from dpop.origin import Origin
-from dpop_cli.console import CarefulCommand, file_names
+from dpop_cli.console import NoEchoCommand, file_names
 from dpop_cli.header_dump import last_head_with_nonce, last_nonce
 from dpop_cli.nonce_state import ROLE_TITLES, ROLES, KeptNonce, NonceState, role_name
 from dpop_cli.options import key_options, load_key
@@ -32,7 +32,7 @@ def nonce() -> None:
     """
 
 
-@nonce.command(cls=CarefulCommand)
+@nonce.command(cls=NoEchoCommand)
 @click.argument("url", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON, whole.")
 def show(*, url: str | None, as_json: bool) -> None:
@@ -58,7 +58,7 @@ def show(*, url: str | None, as_json: bool) -> None:
         click.echo(f"No nonces are kept in {click.format_filename(state.directory)}.", err=True)
 
 
-@nonce.command(cls=CarefulCommand)
+@nonce.command(cls=NoEchoCommand)
 @click.argument("url")
 @click.option(
     "--from",
@@ -66,12 +66,12 @@ def show(*, url: str | None, as_json: bool) -> None:
     required=True,
     metavar="FILE",
     shell_complete=file_names,
-    help="What curl -D FILE saved of an answer, or a nonce alone; - is standard input.",
+    help="What curl -D FILE saved of a response, or a nonce alone; - is standard input.",
 )
-@click.option("--role", type=click.Choice(list(ROLES)), help="What the server is; by default the answer tells.")
+@click.option("--role", type=click.Choice(list(ROLES)), help="What the server is; by default the response tells.")
 @key_options
 def learn(*, url: str, source: str, role: str | None, **options: Any) -> None:
-    """Learn the nonce in a server's answer, for the next command with that key.
+    """Learn the nonce in a server's response, for the next command with that key.
 
     A nonce is read from a file and not from an argument: shells mangle some of its characters.
 
@@ -87,13 +87,13 @@ def learn(*, url: str, source: str, role: str | None, **options: Any) -> None:
     known = ROLES[role] if role is not None else head.role if head is not None else None
     if known is None:
         raise click.UsageError(
-            "the answer does not show what the server is; add --role as for a token endpoint, or --role rs for an API"
+            "the response does not show what the server is; add --role as for a token endpoint, or --role rs for an API"
         )
     NonceState.of_user().learn(NonceKey(load_key(options).thumbprint, origin, known), value)
     click.echo(f"Learnt a nonce of {origin} as {ROLE_TITLES[known]}.", err=True)
 
 
-@nonce.command(cls=CarefulCommand)
+@nonce.command(cls=NoEchoCommand)
 @click.argument("url", required=False)
 def clear(*, url: str | None) -> None:
     """Forget all nonces, or those of URL's server.

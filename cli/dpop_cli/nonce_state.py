@@ -136,10 +136,10 @@ class NonceState:
         count = 0
         for path in self._files():
             if _in_the_making(path):
-                continue  # whoever writes it learns after this, however the two commands were started
+                continue  # the command that writes it learns after this one, whichever started first
             kept = self._read(path)
             if kept is None:
-                # What a crash has left is nobody's, so it goes with everything only.
+                # A file left by a crash belongs to no key, so only a forget of everything deletes it.
                 matches = jkt is None and origin is None
             else:
                 matches = jkt in {None, kept.key.jkt} and origin in {None, kept.key.origin}
@@ -176,7 +176,7 @@ class NonceState:
         )
 
     def _read(self, path: Path) -> KeptNonce | None:
-        """What a file holds; None for one that is not there, or is none of ours.
+        """The nonce in a file; None if it is missing or holds something else.
 
         A nonce that cannot be read costs a round trip, no more, so it is no error.
         """

@@ -29,7 +29,7 @@ __all__ = [
     "check_key_source",
     "check_transport",
     "hint_at_case",
-    "is_token_uri",
+    "is_device_uri",
     "keep_nonce",
     "key_options",
     "load_key",
@@ -47,7 +47,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def key_options(command: _Function) -> _Function:
     """Add ``--key`` and its password; :func:`load_key` takes the options as they come."""
-    command = secret_options("password", "the key's password, or its token's PIN")(command)
+    command = secret_options("password", "the key's password, or the PIN of its device")(command)
     command = click.option(
         "--alg", metavar="ALG", help="Which of the key's names to sign by: EdDSA, or of RSA such as RS256, PS512."
     )(command)
@@ -89,7 +89,7 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
         if isinstance(found, PublicKey):
             return KeyElsewhere(found, alg)
         source = found or named
-    if is_token_uri(named):
+    if is_device_uri(named):
         return dpop.load_key(named, password=pin_for(password, named), alg=alg)
     given = password.read("Password of the key")
     if given is not None:
@@ -112,13 +112,13 @@ def _is_private_file(source: str) -> bool:
     return stat.S_ISREG(mode) and not mode & 0o007
 
 
-def is_token_uri(source: str) -> bool:
-    """Whether it names a key in a PKCS#11 token."""
+def is_device_uri(source: str) -> bool:
+    """Whether it names a key in a PKCS#11 device."""
     return source[:7].lower() == "pkcs11:"
 
 
 def pin_for(password: Secret, uri: str) -> Password:
-    """The PIN of the token a URI names: from a file or the environment, else asked for when it is needed.
+    """The PIN of the device that a URI names: from a file or the environment, else asked for when it is needed.
 
     :raises click.UsageError: the file or variable is not there.
     """
@@ -128,7 +128,7 @@ def pin_for(password: Secret, uri: str) -> Password:
     from urllib.parse import unquote  # noqa: PLC0415 - only for hardware
 
     label = re.search(r"[:;]token=([^;?]+)", uri)
-    question = f"PIN of the token {unquote(label[1])!r}" if label else "PIN of the token"
+    question = f"PIN of the device {unquote(label[1])!r}" if label else "PIN of the device"
     return lambda: password.ask(question, what="PIN")
 
 
@@ -214,7 +214,7 @@ def hint_at_case(method: str) -> None:
 
 
 class NonceChoice(NamedTuple):
-    """The nonce a person named, or the one that an earlier command learnt."""
+    """The nonce that the user named, or the one that an earlier command learnt."""
 
     given: str | None
     saved: bool
@@ -262,7 +262,7 @@ def keep_nonce(key: NonceKey, nonce: str) -> None:
 
 
 def nonce_options(command: _Function) -> _Function:
-    """Add what says which nonce to use; :meth:`NonceChoice.of` takes the options out again."""
+    """Add the options that say which nonce to use; :meth:`NonceChoice.of` takes the options out again."""
     command = click.option("--no-nonce", is_flag=True, help="Leave the nonce out, even where one is kept.")(command)
     command = click.option(
         "--nonce-from",
@@ -314,14 +314,15 @@ def read_token(options: dict[str, Any]) -> str | None:
         raise click.UsageError(f"a token, or a token response, was expected; what came is {error}") from None
     if not isinstance(token, str):
         raise click.UsageError(
-            "a token response was expected, but the JSON has no access_token; was it an error answer?"
+            "a token response was expected, but the JSON has no access_token; was it an error response?"
         )
     return token
 
 
 def check_transport(url: str, *, allow_http: bool) -> None:
-    """A proof and a token travel encrypted, or within this machine, unless that is wanted otherwise.
+    """Check that a proof and a token would travel encrypted, or within this machine.
 
+    :param allow_http: accept plain http to another machine.
     :raises InsecureOriginError: they would not.
     """
     origin = Origin.of_url(url)

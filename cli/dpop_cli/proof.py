@@ -36,7 +36,7 @@ def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: An
     A proof is for one request. Curl's own -L sends it to another host, and --retry sends it again, so use
     neither: make a new proof for each request.
 
-    With --unsigned it prints the octets to sign, without the end of a line, for a key that only another
+    With --unsigned it prints the bytes to sign, without the end of a line, for a key that only another
     program can use; dpop sig to-raw turns what openssl signs into the proof's third part.
 
     With --defect it is wrong in one way, to find out whether a server of yours notices. Standard error says what
@@ -61,7 +61,7 @@ def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: An
             click.echo(json.dumps({"defect": expectation, "fields": made.dpop_fields}, indent=2))
             return
         for _, value in made.dpop_fields:
-            # One octet per character: a defect may be an octet that no honest proof holds.
+            # One byte per character: a defect may be a byte that no honest proof holds.
             click.echo(value.encode("latin-1"))
         return
     name, shown = ("signing_input", made.signing_input) if unsigned else ("proof", made.proof)
@@ -69,7 +69,7 @@ def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: An
         header, claims = parts(made.proof)
         click.echo(json.dumps({name: shown, "header": header, "claims": claims}, indent=2))
         return
-    # Whoever signs the end of a line too makes another signature; at a terminal nobody can.
+    # A line end would be signed too, and the signature be another; at a terminal nothing is signed.
     click.echo(shown, nl=not unsigned or sys.stdout.isatty())
 
 

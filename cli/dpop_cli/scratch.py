@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Octets that a child process reads or writes by a file name, and nobody else sees.
+"""Private files for a child process, which opens them by name.
 
 In memory where the system can, otherwise a file without a name, otherwise (Windows) one with mode 0600
 that is deleted afterwards. What passes this way is in no command line and stays on no disk.
@@ -53,7 +53,7 @@ class Scratch:
                 Path(self.path).unlink()
 
     def read(self) -> bytes:
-        """All that it holds now, whoever is writing."""
+        """All bytes in the file now, even while the child is writing."""
         # Not by seeking: the writer may share our position.
         if hasattr(os, "pread"):
             return os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)

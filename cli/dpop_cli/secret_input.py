@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Secrets from a file, standard input, an environment variable or a prompt; never from an argument.
 
-Nor does a message here repeat what an option was given: a token put where its file's name belongs would
-otherwise travel on into a log.
+No message here repeats the value of an option: a token given in place of a file's name would otherwise end up
+in a log.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def read_bytes(source: str, option: str, *, limit: int = _MAX_BYTES) -> bytes:
-    """What a file holds, or standard input for ``-``, which can be named by one option only.
+    """Read a file, or standard input for ``-``, which only one option can name.
 
     :param option: the option that names the source, for messages.
-    :param limit: octets, 1 MiB by default.
+    :param limit: bytes, 1 MiB by default.
     :raises click.UsageError: no such file, a directory, more than that, or standard input is taken already.
     """
     if source == "-":
@@ -47,7 +47,7 @@ def read_bytes(source: str, option: str, *, limit: int = _MAX_BYTES) -> bytes:
                 f"{option} expects the name of a file, or - for standard input; that file cannot be read: {why}"
             ) from None
     if len(data) > limit:
-        raise click.UsageError(f"{option} names something longer than {limit} octets; is it the right file?")
+        raise click.UsageError(f"{option} names something longer than {limit} bytes; is it the right file?")
     return data
 
 
@@ -62,9 +62,9 @@ def claim_stdin(option: str) -> None:
 
 
 def read_text(source: str, option: str, *, limit: int = _MAX_BYTES) -> str:
-    """The same as text: UTF-8, or UTF-16 with its mark, which Windows PowerShell's ``>`` writes.
+    """Read a file or standard input as text: UTF-8, or UTF-16 with its mark, which Windows PowerShell writes.
 
-    :raises click.UsageError: neither of them.
+    :raises click.UsageError: as :func:`read_bytes`, or the text is in another encoding.
     """
     data = read_bytes(source, option, limit=limit)
     encoding = "utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
@@ -131,7 +131,7 @@ class Secret(NamedTuple):
         return text
 
     def ask(self, question: str, *, confirm: bool = False, what: str | None = None) -> str:
-        """Ask at the terminal, without showing the answer.
+        """Ask at the terminal, without showing what is typed.
 
         :param what: what to call it, if not by its options' name.
         :raises click.UsageError: there is no terminal.

@@ -14,7 +14,7 @@ import click
 from dpop.errors import UsageError
 from dpop.htu import Origin
 from dpop.testing import DISCIPLINES, DPoPTestServer
-from dpop_cli.console import CarefulCommand, hint, stopped_by_signals
+from dpop_cli.console import NoEchoCommand, hint, stopped_by_signals
 
 __all__ = ["first_line", "serve", "welcome"]
 
@@ -22,7 +22,7 @@ _LOGGER = logging.getLogger("dpop.testing")
 _LOOK_SECONDS = 1.0
 
 
-@click.command(cls=CarefulCommand)
+@click.command(cls=NoEchoCommand)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON with all addresses.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="What to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0, the default: one that is free.")
@@ -61,7 +61,7 @@ def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **o
     server = DPoPTestServer(host=host, port=port, **_settings(settings), **options)
     with stopped_by_signals() as stop, _refusals_on_stderr(), server:
         if not Origin.parse(f"http://{_bracketed(host)}").is_loopback:
-            hint(f"{host} is more than this machine: whoever reaches it gets tokens and can move the levers")
+            hint(f"{host} is more than this machine: everyone who reaches it gets tokens and can move the levers")
         click.echo(json.dumps(first_line(server)) if as_json else welcome(server))
         # Not one long wait: on Windows that would not hear of Ctrl-C.
         while not stop.wait(_LOOK_SECONDS):
@@ -74,7 +74,7 @@ def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **o
 
 
 def first_line(server: DPoPTestServer) -> dict[str, str]:
-    """What a script needs to know, as one JSON object."""
+    """All addresses and the clients, as one JSON object for scripts."""
     return {
         "issuer": server.issuer,
         "authorization_endpoint": server.authorization_endpoint,
@@ -94,7 +94,7 @@ def first_line(server: DPoPTestServer) -> dict[str, str]:
 
 
 def welcome(server: DPoPTestServer) -> str:
-    """What a person needs to know, and what to try first."""
+    """The addresses and first commands to try, for people."""
     lines = [
         f"A DPoP test server ({server.mode}) is at {server.issuer}; Ctrl-C stops it.",
         "",

@@ -15,7 +15,7 @@ import click
 from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import EncodingError, SignatureFormatError
 from dpop.signature import der_to_raw, raw_to_der
-from dpop_cli.console import CarefulCommand, file_names, hint
+from dpop_cli.console import NoEchoCommand, file_names, hint
 from dpop_cli.secret_input import read_bytes
 
 __all__ = ["convert", "sig", "to_der", "to_raw"]
@@ -24,10 +24,10 @@ Converter = Callable[[bytes], bytes]
 
 FORMS: Final = ("binary", "hex", "base64url")
 _SIZES: Final = {"ES256": 32, "ES384": 48, "ES512": 66}
-_SHORTEST: Final = 8  # DER with an r and an s of one octet; shorter text is a file's name with a slip in it
+_SHORTEST: Final = 8  # DER with an r and an s of one byte; shorter text is a file's name with a slip in it
 _RSA_SIZES: Final = frozenset({256, 384, 512})
 
-# An r and an s that are both this many octets shorter than their curve come once in 2^128 signatures.
+# An r and an s that are both this many bytes shorter than their curve come once in 2^128 signatures.
 _MOST_MISSING: Final = 8
 
 _DGST_LABEL: Final = re.compile(r"[A-Za-z0-9-]+\([^()\r\n]*\)= *")  # of openssl dgst -hex
@@ -54,7 +54,7 @@ def _to(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     )
 
 
-@sig.command("to-raw", cls=CarefulCommand, short_help="openssl's DER to the R||S of a JWS.")
+@sig.command("to-raw", cls=NoEchoCommand, short_help="openssl's DER to the R||S of a JWS.")
 @_conversion
 @_to("base64url")
 @click.option("--alg", type=click.Choice(list(_SIZES)), help="The proof's algorithm; told by the lengths by default.")
@@ -74,7 +74,7 @@ def to_raw(*, signature: str, given: str | None, wanted: str, out: str | None, a
     _write(convert(_read(signature, given), given, lambda der: _raw_of(der, alg)), wanted, out)
 
 
-@sig.command("to-der", cls=CarefulCommand, short_help="The R||S of a JWS to DER, for openssl.")
+@sig.command("to-der", cls=NoEchoCommand, short_help="The R||S of a JWS to DER, for openssl.")
 @_conversion
 @_to("binary")
 def to_der(*, signature: str, given: str | None, wanted: str, out: str | None) -> None:
@@ -97,7 +97,7 @@ def to_der(*, signature: str, given: str | None, wanted: str, out: str | None) -
 
 
 def _read(signature: str, given: str | None) -> bytes:
-    """The octets that the argument names or is."""
+    """The bytes that the argument names or is."""
     if signature == "-":
         if sys.stdin is not None and sys.stdin.isatty():
             raise click.UsageError(
@@ -165,12 +165,12 @@ def _converted(data: bytes, converter: Converter) -> bytes:
         if converter is raw_to_der and data[:1] == b"\x30":
             hint("a signature in DER becomes R||S by: dpop sig to-raw")
         elif len(data) in _RSA_SIZES:
-            hint(f"an RSA signature, which has {len(data)} octets, is the same in both; it only wants base64url")
+            hint(f"an RSA signature, which has {len(data)} bytes, is the same in both; it only wants base64url")
         raise
 
 
 def _decoded(data: bytes, form: str) -> bytes | None:
-    """The octets that are written in a form, or None if they are not."""
+    """The bytes that are written in a form, or None if they are not."""
     if form == "binary":
         return data
     text = _text(data)
@@ -219,7 +219,7 @@ def _raw_of(der: bytes, alg: str | None) -> bytes:
     size = min(size for size in _SIZES.values() if size >= needed)
     if size - needed > _MOST_MISSING:
         raise SignatureFormatError(
-            f"r and s have {needed} octets at most, so the curve cannot be told from them; give --alg"
+            f"r and s have {needed} bytes at most, so the curve cannot be told from them; give --alg"
             f" {', '.join(list(_SIZES)[:-1])} or {list(_SIZES)[-1]}"
         )
     return der_to_raw(der, size)

@@ -12,7 +12,7 @@ import click
 
 from dpop.profiles import GOOGLE
 from dpop.tokens import TokenSet
-from dpop_cli.console import CarefulCommand, hint
+from dpop_cli.console import NoEchoCommand, hint
 from dpop_cli.options import allow_http_option, key_options
 from dpop_cli.secret_input import Secret, secret_options
 from dpop_cli.token_client import OAuthClient, client_options, kept_nonces, prover_of, server_options
@@ -33,7 +33,7 @@ def token() -> None:
     """
 
 
-@token.command(cls=CarefulCommand)
+@token.command(cls=NoEchoCommand)
 @server_options
 @click.option("--scope", multiple=True, metavar="SCOPE", help="What to ask for; may be repeated.")
 @click.option(
@@ -81,7 +81,7 @@ def login(
             request = endpoint.start_authorization(loopback.redirect_uri, scope=wanted, **more)
             click.echo(f"Log in here:\n\n  {request.url}\n", err=True)
             if not no_browser:
-                # A browser in the terminal returns when it is left, which is after we have answered it.
+                # A browser in the terminal returns only when the user leaves it, after the callback.
                 threading.Thread(target=_open_browser, args=(request.url,), daemon=True).start()
             tokens = loopback.wait(
                 request,
@@ -92,7 +92,7 @@ def login(
     _report(stored, tokens, wanted)
 
 
-@token.command(cls=CarefulCommand, short_help="Exchange an authorization code, and store the tokens.")
+@token.command(cls=NoEchoCommand, short_help="Exchange an authorization code, and store the tokens.")
 @server_options
 @secret_options("code", "the authorization code, decoded")
 @secret_options("code-verifier", "the verifier of PKCE")
@@ -119,7 +119,7 @@ def redeem(*, redirect_uri: str | None, **options: Any) -> None:
     _report(stored, tokens, None)
 
 
-@token.command(cls=CarefulCommand)
+@token.command(cls=NoEchoCommand)
 @server_options
 @secret_options("refresh-token", "a refresh token from elsewhere, to begin with")
 @click.option("--if-needed", is_flag=True, help="Only if the access token is about to expire.")
@@ -155,7 +155,7 @@ def refresh(*, if_needed: bool, **options: Any) -> None:
     _report(stored, tokens, None)
 
 
-@token.command(cls=CarefulCommand)
+@token.command(cls=NoEchoCommand)
 @click.option("--access-token", "only_token", is_flag=True, help="Print the access token, and nothing else.")
 @click.option("--secrets", is_flag=True, help="Show the tokens themselves as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -181,7 +181,7 @@ def show(*, only_token: bool, secrets: bool, as_json: bool, **options: Any) -> N
         click.echo("\n".join(as_lines(tokens, stored.account, secrets=secrets)))
 
 
-@token.command(cls=CarefulCommand, short_help="Give the tokens back to the server.")
+@token.command(cls=NoEchoCommand, short_help="Give the tokens back to the server.")
 @client_options
 @click.option("--issuer", metavar="URL", help="The server, whose revocation endpoint is in its metadata.")
 @click.option("--forget", is_flag=True, help="Tell no server; only remove the tokens here.")
@@ -224,7 +224,7 @@ def _kept(stored: Stored, tokens: TokenSet) -> TokenSet:
 
 
 def _report(stored: Stored, tokens: TokenSet, wanted: str | None) -> None:
-    """What came, on standard output; what is missing, as a hint."""
+    """Print the new tokens' facts, and what is missing as hints."""
     click.echo("\n".join(as_lines(tokens, stored.account, secrets=False)))
     lacking = sorted(tokens.missing_scopes(wanted or ""))
     if lacking:

@@ -134,7 +134,7 @@ class OAuthClient:
         )
 
     def _server(self, tokens: TokenSet | None) -> tuple[dict[str, str], Profile]:
-        """What is known of server and client, and what kind of server it is."""
+        """All facts about server and client, and the profile of the server."""
         facts = dict(self.facts)
         if tokens is not None:
             if tokens.token_endpoint and "issuer" not in facts:
@@ -166,7 +166,7 @@ class OAuthClient:
 
 
 def prover_of(options: dict[str, Any], tokens: TokenSet | None = None) -> Prover:
-    """Whose proofs: the key that ``--key`` names, else the one that the stored tokens name, else ``DPOP_KEY``.
+    """The prover: of the key that ``--key`` names, else the one that the stored tokens name, else ``DPOP_KEY``.
 
     :raises click.UsageError: neither names one.
     :raises KeyMismatchError: the tokens are bound to another.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The way through the browser and back: a redirect to a port of this machine (RFC 8252 §7.3).
 
-Only the answer to the request that was made ends the wait; whatever else knocks is sent away.
+Only the response to this login ends the wait; any other request is turned away.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ class Loopback:
         *,
         timeout: float,
     ) -> _T:
-        """Wait for the answer to a request, redeem its code, and tell the user in the browser how that went.
+        """Wait for the response to a request, redeem its code, and tell the user in the browser how that went.
 
         :param redeem: gets the query of the callback, which was found to belong to the request.
         :raises DPoPError: what ``redeem`` raises, or the user said no.
-        :raises click.ClickException: nobody came.
+        :raises click.ClickException: the browser did not come back in time.
         """
 
         def accept(query: str) -> _T:
@@ -85,7 +85,7 @@ class Loopback:
         while self._outcome is None:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise click.ClickException(f"nobody came back from the browser within {timeout:.0f} s; log in again")
+                raise click.ClickException(f"the browser did not come back within {timeout:.0f} s; log in again")
             self._server.timeout = min(left, _LOOK_SECONDS)
             self._server.handle_request()
         result, error = self._outcome
@@ -95,7 +95,7 @@ class Loopback:
         return done
 
     def response(self, host: str, target: str) -> tuple[int, str]:
-        """What a request to the port is told: a status and a sentence."""
+        """Status and sentence for a request to the port."""
         path, _, query = target.partition("?")
         if host not in {self._authority, f"localhost:{self._server.server_port}"} or len(target) > _MAX_TARGET:
             return 400, "This is not the place you are looking for."
@@ -107,7 +107,7 @@ class Loopback:
             self._outcome = (self._accept(query), None)
         except InvalidTokenResponseError as error:
             if error.status is None:
-                return 400, "This is not the answer to the login that is waiting here."  # it goes on waiting
+                return 400, "This is not the response to the login that is waiting here."  # it goes on waiting
             self._outcome = (None, error)
         except (ReauthorizationError, TokenRefusedError) as error:
             self._outcome = (None, error)

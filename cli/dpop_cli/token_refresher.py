@@ -13,7 +13,7 @@ import click
 
 from dpop.errors import DPoPError, TokenStoreError
 from dpop.tokens import AccountStatus, Refresher
-from dpop_cli.console import CarefulCommand, stopped_by_signals, tell
+from dpop_cli.console import NoEchoCommand, stopped_by_signals, tell
 from dpop_cli.exit_status import Status
 from dpop_cli.options import allow_http_option, key_options
 from dpop_cli.token_client import OAuthClient, client_options, prover_of
@@ -25,7 +25,7 @@ __all__ = ["refresher"]
 _LOOK_SECONDS = 1.0
 
 
-@click.command(cls=CarefulCommand, short_help="Keep the stored tokens fresh, until stopped.")
+@click.command(cls=NoEchoCommand, short_help="Keep the stored tokens fresh, until stopped.")
 @store_options("--store", default="tokens.json")
 @client_options
 @key_options
@@ -36,8 +36,8 @@ def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
     """Renew stored tokens before anybody needs them, until Ctrl-C or SIGTERM.
 
     All accounts of the store, or the one that --account names, each with the key that its tokens name. A token
-    is renewed when two thirds of its life are over, every 15 minutes at the latest. Whoever uses the store
-    meanwhile, such as dpop curl --token-store, finds it fresh, and refreshes by itself where this is not running.
+    is renewed when two thirds of its life are over, every 15 minutes at the latest. Programs that use
+    the store meanwhile, such as dpop curl --token-store, find it fresh; without this command each refreshes itself.
 
     What happens is said on standard error, and to systemd (Type=notify). A refresh that is under way when it is
     stopped is finished first.

@@ -71,14 +71,17 @@ class Stored:
 
     @classmethod
     def named(cls, options: dict[str, Any]) -> Stored:
-        """The same where the file has a default."""
+        """Take the options out as :meth:`of` does, where a file is always named.
+
+        :raises click.UsageError: the file's name is empty.
+        """
         stored = cls.of(options)
         if stored is None:
             raise click.UsageError("which store? use --store tokens.json")
         return stored
 
     def tokens(self) -> TokenSet:
-        """What is stored.
+        """The stored tokens.
 
         :raises TokenStoreError: nothing, or it cannot be read.
         """
@@ -101,7 +104,7 @@ class Stored:
             pass
 
     def keep(self, tokens: TokenSet) -> None:
-        """Store new tokens, or else put them where they can be found."""
+        """Store new tokens; if that fails, keep them in a file elsewhere and say where."""
         try:
             self.store.save(tokens, self.account)
         except TokenStoreError as error:
@@ -109,14 +112,14 @@ class Stored:
 
     @contextlib.contextmanager
     def rescuing(self) -> Iterator[None]:
-        """Where a source could not store what it got, this process has the only copy, and is about to end."""
+        """Keep tokens that a source received and could not store, before this process with the only copy ends."""
         try:
             yield
         except TokensNotSavedError as error:
             raise _rescued(error, error.tokens, self.account) from error
 
     def renewed(self, source: RefreshingSource, before: TokenSet) -> TokenSet:
-        """Tokens that are newer than those, whatever their expiry."""
+        """Renew the tokens even if they have not expired."""
         with self.rescuing():
             return source.ensure(lambda tokens: tokens.fingerprint != before.fingerprint)
 

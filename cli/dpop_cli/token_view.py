@@ -17,14 +17,14 @@ _SECRETS = ("access_token", "refresh_token", "id_token", "extra")
 
 
 def as_facts(tokens: TokenSet, account: str, *, secrets: bool) -> dict[str, Any]:
-    """What a script reads."""
+    """Stored tokens as JSON members, for scripts."""
     facts = tokens.to_dict()
     shown = {name: value for name, value in facts.items() if secrets or name not in _SECRETS}
     return {"account": account, "has_refresh_token": tokens.refresh_token is not None, **shown}
 
 
 def as_lines(tokens: TokenSet, account: str, *, secrets: bool, now: float | None = None) -> list[str]:
-    """What a person reads."""
+    """Stored tokens as lines, for people."""
     now = time.time() if now is None else now
     refresh = "yes" if tokens.refresh_token else "none"
     if tokens.refresh_token and tokens.refresh_expires_at is not None:

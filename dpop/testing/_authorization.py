@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front door of the authorization server: pushed requests, and a user who always agrees.
+"""The authorization endpoint: pushed requests, and a user who always agrees.
 
 RFC 6749 §4.1, RFC 7636 (PKCE), RFC 9126 (PAR), RFC 9207 (``iss``), RFC 9449 §10 (``dpop_jkt``).
 """
@@ -40,7 +40,7 @@ class PushedRequestEndpoint:
         """
         form = request.form()
         client = self._deployment.clients.authenticate(request, form)
-        # Only now: what is pushed must not be consumed, nor anything be kept, before the proof passed.
+        # Only now: before the proof has passed, no pushed request may be consumed and nothing kept.
         seen = None
         if request.fields("DPoP"):
             seen = self._gate.verify_token_request(request, self._url)
@@ -111,7 +111,7 @@ def new_code() -> str:
 
 
 def _check(asked: Mapping[str, str], *, require_pkce: bool) -> None:
-    """What the client can be told by redirect (RFC 6749 §4.1.2.1)."""
+    """Errors that reach the client by a redirect (RFC 6749 §4.1.2.1)."""
     if asked.get("response_type") != "code":
         raise InvalidProof("unsupported_response_type", "response_type", "response_type must be code")
     challenge = asked.get("code_challenge")

@@ -47,7 +47,7 @@ class AuthorizationServer:
         }
 
     def respond(self, endpoint: str, request: Request) -> Response:
-        """The answer of an endpoint: ``metadata`` or one of :data:`PATHS`."""
+        """The response of an endpoint: ``metadata`` or one of :data:`PATHS`."""
         allowed = _METHODS.get(endpoint, ("POST",))
         if request.method not in allowed:
             return empty(405, [("Allow", ", ".join(allowed))])
@@ -113,7 +113,7 @@ class AuthorizationServer:
         return json_response(200, members, nonce)
 
     def _authenticate(self, request: Request, endpoint: str) -> tuple[Client, Mapping[str, str], list[tuple[str, str]]]:
-        """Client and form of a request that needs no proof. One that comes all the same must be good."""
+        """Client and form of a request that needs no proof. If a proof comes nevertheless, it must be good."""
         form = request.form()
         client = self._deployment.clients.authenticate(request, form)
         seen = None

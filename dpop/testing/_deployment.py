@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the endpoints of one test server share."""
+"""State that the endpoints of one test server share."""
 
 from __future__ import annotations
 

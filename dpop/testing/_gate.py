@@ -100,7 +100,7 @@ class Gate:
         return verifier.verify_token_request(request.headers, request.method, url, bound_jkt=bound_jkt)
 
     def nonce_after(self, seen: VerifiedProof | None) -> list[tuple[str, str]]:
-        """The ``DPoP-Nonce`` field of the answer to an accepted proof (RFC 9449 §8.2), if there is one."""
+        """The ``DPoP-Nonce`` field of the response to an accepted proof (RFC 9449 §8.2), if there is one."""
         book = self._current().book
         if book is None or seen is None:
             return []
@@ -110,7 +110,7 @@ class Gate:
         return [] if nonce is None or when == "never" else [("DPoP-Nonce", nonce)]
 
     def fresh_nonce(self) -> str | None:
-        """A nonce to send along with any answer, None if this server has none."""
+        """A nonce to send along with any response, None if this server has none."""
         book = self._current().book
         return None if book is None else book.issue()
 

@@ -202,7 +202,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _linger(connection: socket.socket) -> None:
-    """Read on for a while: a connection closed with octets unread is reset, and our answer lost with it."""
+    """Read on for a while: a connection closed with bytes unread is reset, and our response lost with it."""
     connection.shutdown(socket.SHUT_WR)
     connection.settimeout(_LINGER_SECONDS)
     left = _LINGER_BYTES

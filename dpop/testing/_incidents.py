@@ -38,7 +38,7 @@ class Fail:
                 raise UsageError(f"no header field can look like {name!a}: {value!a}")
 
     def response(self) -> Response:
-        """The answer."""
+        """The response."""
         headers = [*self.headers]
         if self.retry_after is not None:
             headers.append(("Retry-After", str(self.retry_after)))
@@ -60,7 +60,7 @@ class Redirect:
             raise UsageError("location must be a path or an absolute URL of printable ASCII")
 
     def response(self) -> Response:
-        """The answer."""
+        """The response."""
         return json_response(self.status, {}, [("Location", self.location)])
 
 
@@ -120,7 +120,7 @@ class Incidents:
             self._planned.append(_Planned(incident, count))
 
     def take(self, path: str) -> Fail | Redirect | Drop | None:
-        """What happens to a request of this path, whatever is in it."""
+        """The incident that happens to a request of this path, whatever it contains."""
         found = self._take(lambda incident: not isinstance(incident, Refuse), path)
         return found if isinstance(found, Fail | Redirect | Drop) else None
 

@@ -30,7 +30,7 @@ __all__ = ["Levers", "NoncePolicy", "ServerLevers"]
 
 
 class NoncePolicy(NamedTuple):
-    """What one role's nonces are to be like. Nonces of another policy are forgotten."""
+    """How one role treats its nonces. A change of policy forgets the nonces of the old one."""
 
     discipline: Discipline
     grace: int
@@ -56,7 +56,7 @@ class Levers(Settings):
 
         Without a role, for both. Single-use nonces have no grace.
 
-        :raises UsageError: a role that is neither AS nor RS.
+        :raises UsageError: the role is not AS or RS.
         """
         if role is not None and (not isinstance(role, str) or role not in set(Role)):
             raise UsageError(f"role must be AS or RS, or left out for both, not {ascii(role)[:60]}")
@@ -79,7 +79,7 @@ class Levers(Settings):
         :param path: only requests of this path; ``/resource/*`` stands for all below ``/resource/``.
         :param retry_after: seconds, for a ``Retry-After`` field.
         :param headers: further fields, such as two of ``DPoP-Nonce``.
-        :param body: JSON members of the answer's body.
+        :param body: JSON members of the response's body.
         """
         self._incidents.plan(Fail(status=status, path=path, retry_after=retry_after, headers=headers, body=body), count)
 
@@ -88,9 +88,9 @@ class Levers(Settings):
         self._incidents.plan(Redirect(location=location, status=status, path=path), count)
 
     def drop_next(self, count: int = 1, *, after: bool = False, path: str | None = None) -> None:
-        """Close the connection of the next requests without an answer.
+        """Close the connection of the next requests without a response.
 
-        :param after: the request has its effect and only the answer is lost.
+        :param after: the request has its effect and only the response is lost.
         """
         self._incidents.plan(Drop(after=after, path=path), count)
 
@@ -175,7 +175,7 @@ class ServerLevers(Levers):
 
     @property
     def incidents(self) -> Incidents:
-        """What is planned to go wrong."""
+        """Incidents that are planned and have not happened."""
         return self._incidents
 
     def nonce_policy(self, role: Role) -> NoncePolicy:

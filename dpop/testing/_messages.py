@@ -15,7 +15,7 @@ __all__ = ["KEPT_BODY", "NO_STORE", "Headers", "Request", "Response", "empty", "
 Headers = Sequence[tuple[str, str]]
 
 KEPT_BODY = 65_536
-"""Octets of a body that are kept. Of a longer one the length and hash are known, and no form is read."""
+"""Bytes of a body that are kept. Of a longer one the length and hash are known, and no form is read."""
 
 NO_STORE = ("Cache-Control", "no-store")
 
@@ -28,8 +28,8 @@ class Request:
 
     :param target: the request-target, raw: path and query.
     :param headers: all fields in their order, names as they were sent.
-    :param body: the body, or its first ``KEPT_BODY`` octets.
-    :param body_length: octets of the whole body.
+    :param body: the body, or its first ``KEPT_BODY`` bytes.
+    :param body_length: bytes of the whole body.
     :param body_sha256: of the whole body, hexadecimal.
     """
 
@@ -47,7 +47,7 @@ class Request:
 
     @property
     def query(self) -> str:
-        """What stands behind the ``?``, raw; empty without one."""
+        """The query behind the ``?``, raw; empty without one."""
         return self.target.partition("?")[2]
 
     def fields(self, name: str) -> list[str]:
@@ -64,17 +64,17 @@ class Request:
         if kind != "application/x-www-form-urlencoded":
             raise InvalidProof("invalid_request", "not_a_form", "the body must be application/x-www-form-urlencoded")
         if self.body_length > len(self.body):
-            raise InvalidProof("invalid_request", "form_too_long", f"the form is longer than {KEPT_BODY} octets")
+            raise InvalidProof("invalid_request", "form_too_long", f"the form is longer than {KEPT_BODY} bytes")
         return parameters(self.body.decode("latin-1"))
 
     def __repr__(self) -> str:
-        # Neither query nor headers nor body: codes, tokens and proofs travel in them.
-        return f"<Request {self.method} {self.path}, body of {self.body_length} octets>"
+        # Query, headers and body are left out: codes, tokens and proofs travel in them.
+        return f"<Request {self.method} {self.path}, body of {self.body_length} bytes>"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Response:
-    """One answer. A body that is an iterable is sent as it comes, in chunks."""
+    """One response. A body that is an iterable is sent as it comes, in chunks."""
 
     status: int
     headers: Headers = field(default_factory=tuple)
@@ -85,13 +85,13 @@ class Response:
 
 
 def json_response(status: int, members: Mapping[str, object], headers: Headers = ()) -> Response:
-    """An uncacheable JSON answer (RFC 6749 §5.1)."""
+    """An uncacheable JSON response (RFC 6749 §5.1)."""
     body = json.dumps(members).encode("ascii")
     return Response(status, [("Content-Type", "application/json"), NO_STORE, *headers], body)
 
 
 def empty(status: int, headers: Headers = ()) -> Response:
-    """An answer without a body."""
+    """A response without a body."""
     return Response(status, [NO_STORE, *headers])
 
 

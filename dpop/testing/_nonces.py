@@ -79,7 +79,7 @@ class NonceBook:
         return self._generations[0].next_for(nonce, jkt)
 
     def accepted(self) -> None:
-        """A request was accepted: the next answer may have to carry another nonce."""
+        """A request was accepted: the next response may have to carry another nonce."""
         if self._discipline == "per-answer":
             self.lapse()
 

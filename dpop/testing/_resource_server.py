@@ -97,7 +97,7 @@ class ResourceServer:
         nonce = dict(self._gate.nonce_after(admission.seen)).get("DPoP-Nonce")
         raise InvalidProof("insufficient_scope", "scope", "the token lacks a scope", expected=required, nonce=nonce)
 
-    # --- the answers
+    # --- the responses
 
     def _serve(self, request: Request, admission: _Admission) -> Response:
         nonce = self._gate.nonce_after(admission.seen)
@@ -118,7 +118,7 @@ class ResourceServer:
         return json_response(200, members, nonce)
 
     def _stream(self, request: Request) -> Iterator[bytes]:
-        """``?chunks=3&size=1000``: so many chunks of so many octets, the first at once."""
+        """``?chunks=3&size=1000``: so many chunks of so many bytes, the first at once."""
         asked = parse_qs(request.query)
         chunks = _number(asked.get("chunks"), 3, _MAX_CHUNKS)
         size = _number(asked.get("size"), 1000, _MAX_CHUNK)
@@ -139,7 +139,7 @@ class ResourceServer:
         status, headers = resource_challenge(
             None, algs=self._gate.algs, bearer=self._takes_bearer, parameters=self._metadata_parameter()
         )
-        # A client that sends a proof and no token does so to get a nonce; any answer may carry one.
+        # A client that sends a proof and no token does so to get a nonce; any response may carry one.
         nonce = self._gate.fresh_nonce()
         if nonce is not None:
             headers.append(("DPoP-Nonce", nonce))
@@ -173,7 +173,7 @@ class ResourceServer:
         ]
 
     def metadata(self) -> Response:
-        """What a client finds at ``resource_metadata`` (RFC 9728 §2)."""
+        """The protected resource metadata (RFC 9728 §2)."""
         members: dict[str, object] = {
             "resource": self._deployment.url("/resource"),
             "authorization_servers": [self._deployment.origin],

@@ -57,12 +57,12 @@ class Front:
         self._local = {*local, deployment.origin.partition("://")[2]}
 
     def respond(self, request: Request, connection: int) -> Response | None:
-        """The answer to a request that came over the connection of that number."""
+        """The response to a request that came over the connection of that number."""
         endpoint = _ENDPOINTS.get(request.path, "other")
         if request.path.startswith("/resource/"):
             endpoint = "resource"
         if endpoint in {"levers", "stats"}:
-            # Neither counted nor recorded: to look must not change what is seen.
+            # These requests are not counted or recorded: reading the figures must not change them.
             return self._steering(endpoint, request)
         journal = self._deployment.journal
         journal.stats.count_request(endpoint, next(iter(request.fields("DPoP")), None))
@@ -159,7 +159,7 @@ class Front:
 
 
 def _cors(headers: Headers) -> Headers:
-    """Let a web page read the answer, its challenge and nonce included (RFC 9449 §7.1, §8)."""
+    """Let a web page read the response, its challenge and nonce included (RFC 9449 §7.1, §8)."""
     present = {name for name, _ in headers}
     added = [("Access-Control-Allow-Origin", "*"), _EXPOSED]
     return [*headers, *(field for field in added if field[0] not in present)]

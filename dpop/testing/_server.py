@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The test server as users hold it: its addresses, its levers, what it saw, and tokens for the asking."""
+"""The test server: its addresses and levers, what it saw, and tokens issued without a protocol."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class DPoPTestServer:
     :param clock: Unix seconds.
     :param kept: how many requests and refusals are kept to be read, the oldest being forgotten first.
     :param settings: any setting of :class:`dpop.testing.Levers`.
-    :raises AlgorithmError: an algorithm that is none, or none at all.
-    :raises UsageError: a setting that makes no sense. From :meth:`start`: the port cannot be had.
+    :raises AlgorithmError: ``algs`` is empty or holds an unknown algorithm.
+    :raises UsageError: an unknown setting, or an invalid value. From :meth:`start`: the port cannot be had.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class DPoPTestServer:
 
     @property
     def origin(self) -> str:
-        """The origin of all URLs, for an adapter's ``origins=``; the same as the issuer."""
+        """The origin of all URLs, for an adapter's ``origins=``; equal to the issuer."""
         return self.issuer
 
     @property
@@ -196,7 +196,7 @@ class DPoPTestServer:
 
     @property
     def stream(self) -> str:
-        """``/resource/stream?chunks=3&size=1000``: a chunked answer, see ``levers.hold_streams``."""
+        """``/resource/stream?chunks=3&size=1000``: a chunked response, see ``levers.hold_streams``."""
         return self.issuer + "/resource/stream"
 
     # --- what it saw

@@ -49,7 +49,7 @@ class LeverSettings(TypedDict, total=False):
 
 
 class _Kind(NamedTuple):
-    """What a setting can be, in words, and the test for it."""
+    """The values a setting can have, in words, and the test for them."""
 
     expected: str
     holds: Callable[[Any], bool]
@@ -110,10 +110,10 @@ class Settings:
         newest (``changed``), ``always``, or ``never``.
     :param clock_offset: seconds the server's clock is fast; negative: slow. Its ``Date`` header too.
     :param latency: seconds that a round trip takes more than it does on this machine: half of them pass before a
-        request is looked at, half before its answer goes out.
+        request is looked at, half before its response goes out.
     :param token_lifetime: seconds an access token lives.
-    :param bound_tokens: access tokens are bound to the proof's key. False: ``token_type`` Bearer in answer
-        to a proof; the refresh token is bound all the same (RFC 9449 §5).
+    :param bound_tokens: access tokens are bound to the proof's key. False: ``token_type`` Bearer in response
+        to a proof; the refresh token is bound nevertheless (RFC 9449 §5).
     :param bind_refresh_tokens: ``public``: only those of public clients are bound to the proof's key, as
         RFC 9449 §5 says; ``always``: those of confidential clients too, as some servers do.
     :param rotate_refresh_tokens: each refresh brings a new refresh token; using an old one again revokes
@@ -125,7 +125,7 @@ class Settings:
     :param refresh_token_expires_in: seconds a refresh token lives, announced next to it; None: for ever.
     :param exchange_needs_nonce: (Google) the code exchange needs a nonce as well.
     :param isolate_exchange_nonces: (Google) a nonce from the code exchange is refused at refresh.
-    :raises UsageError: a name or value that makes no sense, at construction and at each assignment.
+    :raises UsageError: an unknown name or an invalid value, at construction and at each assignment.
     """
 
     as_nonces: Discipline = "rotating"
@@ -164,13 +164,13 @@ class Settings:
 
 
 def check_setting(name: str, value: object) -> None:
-    """Refuse what no server can be set to.
+    """Check a setting's name and value.
 
     :raises UsageError: with the values that make sense.
     """
     kind = _KINDS.get(name)
     if kind is None:
-        # A typo would otherwise create an attribute that nobody reads.
+        # A typo would otherwise create an attribute without any effect.
         raise UsageError(f"there is no lever {name!a}; the settings are {', '.join(_KINDS)}")
     if not kind.holds(value):
         raise UsageError(f"the lever {name} must be {kind.expected}, not {ascii(value)[:60]}")

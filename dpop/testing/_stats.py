@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the test server saw: counters, refusals, and the requests themselves."""
+"""Counters, refusals and requests that the test server recorded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dpop.testing._messages import Headers, Request
 __all__ = ["KEPT_FORM", "Journal", "RecordedRequest", "Refusal", "Stats"]
 
 KEPT_FORM = 4_096
-"""Octets of a body that a recorded request keeps."""
+"""Bytes of a body that a recorded request keeps."""
 
 _LOGGER = logging.getLogger("dpop.testing")
 _MAX_JTI = 200_000
@@ -46,7 +46,7 @@ class RecordedRequest:
     """One request as it came over the wire, and the status it got (0: the connection was dropped).
 
     :param connection: number of the TCP connection, counted from 1.
-    :param body: its first 4,096 octets: enough for a form.
+    :param body: its first 4,096 bytes: enough for a form.
     """
 
     endpoint: str
@@ -113,25 +113,25 @@ class Stats:
 
     @property
     def requests_by_endpoint(self) -> dict[str, int]:
-        """The same by endpoint, such as ``token`` or ``resource``."""
+        """Number of requests by endpoint, such as ``token`` or ``resource``."""
         with self._lock:
             return dict(self._requests)
 
     @property
     def statuses(self) -> dict[int, int]:
-        """Answers by status; 0 stands for a dropped connection."""
+        """Responses by status; 0 stands for a dropped connection."""
         with self._lock:
             return dict(self._statuses)
 
     @property
     def challenges(self) -> int:
-        """``use_dpop_nonce`` answers: wasted round trips."""
+        """``use_dpop_nonce`` responses: wasted round trips."""
         with self._lock:
             return self._challenges.total()
 
     @property
     def challenges_by_endpoint(self) -> dict[str, int]:
-        """The same by endpoint."""
+        """Number of ``use_dpop_nonce`` responses by endpoint."""
         with self._lock:
             return dict(self._challenges)
 
@@ -275,7 +275,7 @@ class Journal:
 
 
 def _jti(proof: str) -> str | None:
-    """The ``jti`` of a proof nobody has verified yet."""
+    """The ``jti`` of a proof that is not verified yet."""
     try:
         jti = json.loads(b64url_decode(proof.split(".")[1])).get("jti")
     except (EncodingError, IndexError, ValueError, AttributeError, RecursionError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the authorization server remembers: pushed requests, codes, and tokens. In memory, bounded."""
+"""The authorization server's memory: pushed requests, codes and tokens. It is bounded."""
 
 from __future__ import annotations
 

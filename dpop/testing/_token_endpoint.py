@@ -129,13 +129,13 @@ class TokenEndpoint:
         return self._gate(form).verify_token_request(request, self._url, bound_jkt=bound_jkt)
 
     def _cnf(self, seen: VerifiedProof | None) -> Mapping[str, object] | None:
-        """What the access token is bound to (RFC 9449 §6)."""
+        """The confirmation claim of the access token (RFC 9449 §6)."""
         return {"jkt": seen.jkt} if seen is not None and self._levers.bound_tokens else None
 
     def _binds_refresh_token(self, client: Client) -> bool:
         return self._levers.bind_refresh_tokens == "always" or not client.confidential
 
-    # --- the answer
+    # --- the response
 
     def _tokens(
         self,

@@ -359,12 +359,12 @@ def test_a_wrong_clock_is_seen_in_an_answer() -> None:
     assert "behind this machine's clock" in invoke("inspect", "--response", "-", stdin=response).stdout
 
 
-@pytest.mark.parametrize("response", ["", "no answer", "HTTP/1.1 100 Continue\r\n\r\n", "DPoP-Nonce: n\r\n"])
+@pytest.mark.parametrize("response", ["", "nothing", "HTTP/1.1 100 Continue\r\n\r\n", "DPoP-Nonce: n\r\n"])
 def test_no_answer_is_said(response: str) -> None:
     """Status 2."""
     result = invoke("inspect", "--response", "-", stdin=response)
     assert result.exit_code == 2
-    assert "no answer" in result.stderr
+    assert "no response" in result.stderr
 
 
 # --- as a program

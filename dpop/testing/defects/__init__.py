@@ -58,7 +58,7 @@ def defective_fields(
     :param key: signs wherever the defect lets it; otherwise a published key does.
     :param access_token: the token the request carries; ``ath-...`` need one.
     :param nonce: the server's newest nonce; ``nonce-...`` need one.
-    :returns: names and values, one character per octet: some values hold what no HTTP client sends.
+    :returns: names and values, one character per byte: some values hold what no HTTP client sends.
     :raises UsageError: no such defect, or not one of this request: of its URL, or without a token.
     :raises DPoPKeyError: the key did not sign.
     """

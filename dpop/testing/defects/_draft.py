@@ -16,10 +16,10 @@ __all__ = ["OUT", "Defect", "Draft", "Fields", "Signer", "Verdict", "WritableDef
 OUT = object()  # as the value of a member: leave it out
 
 Fields = list[tuple[str, str]]
-"""Header fields, name and value, one character per octet."""
+"""Header fields, name and value, one character per byte."""
 
 Verdict = Literal["ok", "missing", "invalid_dpop_proof", "use_dpop_nonce", "invalid_token"]
-"""The OAuth error code that a server answers; ``missing``: as it answers where no proof is."""
+"""The OAuth error code that a server must answer; ``missing``: the response to a request without a proof."""
 
 
 class Signer(Protocol):
@@ -36,7 +36,7 @@ class Signer(Protocol):
         ...
 
     def sign(self, signing_input: bytes, /) -> bytes:
-        """The JWS signature of the octets."""
+        """The JWS signature of the bytes."""
         ...
 
 
@@ -57,11 +57,11 @@ class Draft:
 
     @property
     def es256(self) -> Draft:
-        """The same for an ES256 key: a published one, unless the draft's own is one."""
+        """This draft with an ES256 key: its own if it is one, otherwise a published key."""
         return self if self.key.alg == "ES256" else self.by(A)
 
     def by(self, key: Signer) -> Draft:
-        """The same for another key."""
+        """This draft with another key."""
         return replace(self, key=key)
 
     @property
@@ -97,7 +97,7 @@ class Draft:
     def proof(self, *, header: Any = None, claims: Any = None, pen: Pen | None = None) -> str:
         """Write it down, with another header, other claims or another pen.
 
-        :param header: any JSON value, or octets, which are taken as they are; as for ``claims``.
+        :param header: any JSON value, or bytes, which are taken as they are; as for ``claims``.
         """
         return make(
             self.header() if header is None else header,
@@ -156,9 +156,9 @@ class Defect:
         ``header``, ``jwk``, ``signature``, ``claims``, ``htu``, ``binding``, ``nonce``, ``as``.
     :param verdict: what a server must answer.
     :param reason: what :class:`dpop.server.ProofVerifier` says, None if it accepts the proof.
-    :param note: what is to be known about it.
-    :param also: what some other servers answer instead.
-    :param where: what must hold besides for this verdict.
+    :param note: a remark.
+    :param also: error codes that some other servers answer instead.
+    :param where: a condition under which the verdict holds.
     """
 
     name: str

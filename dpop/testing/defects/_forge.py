@@ -2,7 +2,7 @@
 """Keys and pens of the defects: everything that signs, honestly or not.
 
 All of it is deterministic. Keys come from the names in this file, ECDSA from RFC 6979, and the salt of
-RSASSA-PSS is always the same, so any language can regenerate the same octets. Nothing here uses what the defects are
+RSASSA-PSS is always the same, so any language can regenerate the same bytes. Nothing here uses what the defects are
 made to test: not this package's encoders, keys or signatures.
 
 The private keys are published by being written here. They protect nothing.
@@ -36,7 +36,7 @@ def b64u(content: bytes) -> str:
 
 
 def unb64u(text: str) -> bytes:
-    """The octets of base64url without padding, its form not checked."""
+    """The bytes of base64url without padding, its form not checked."""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
@@ -51,7 +51,7 @@ def to_json(value: Any) -> bytes:
 
 
 def stream(name: str, size: int) -> bytes:
-    """``size`` octets that depend on the name only."""
+    """``size`` bytes that depend on the name only."""
     return b"".join(sha256(f"{name}/{i}".encode()) for i in range(size // 32 + 1))[:size]
 
 
@@ -132,7 +132,7 @@ _DIGEST_INFO = {
 class RSAKey:
     """An RSA key of the primes that follow two hashes of its name by the given distances.
 
-    :param salt_size: octets of salt in a signature by PS256 and so on; that of the hash by default (RFC 7518 §3.5).
+    :param salt_size: bytes of salt in a signature by PS256 and so on; that of the hash by default (RFC 7518 §3.5).
     :param mask: the hash inside MGF1, likewise.
     """
 
@@ -203,7 +203,7 @@ def ed25519_identity() -> tuple[Members, bytes]:
 
 
 def small_x_point() -> tuple[int, int]:
-    """The P-256 point with the smallest x: x + p still fits 32 octets, a second name for the point."""
+    """The P-256 point with the smallest x: x + p still fits 32 bytes, a second name for the point."""
     x = 1
     while True:
         square = (pow(x, 3, P256_PRIME) - 3 * x + P256_B) % P256_PRIME
@@ -223,7 +223,7 @@ ED448 = EdKey("Ed448", "Ed448")
 
 
 def make(header: Any, payload: Any, pen: Pen) -> str:
-    """A compact JWS of a header and a payload; octets are taken as they are."""
+    """A compact JWS of a header and a payload; bytes are taken as they are."""
     parts = [b64u(part if isinstance(part, bytes) else to_json(part)) for part in (header, payload)]
     data = ".".join(parts)
     return f"{data}.{b64u(pen(data.encode()))}"

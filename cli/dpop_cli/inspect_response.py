@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server's answer, as ``curl -i`` prints it, and what a client should do next."""
+"""A server's response, as ``curl -i`` prints it, and what a client should do next."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ NEXT_STEPS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What an answer says.
+    """One response of a server, as far as it concerns DPoP.
 
-    :param role: what the server is, as far as the answer shows it.
+    :param role: what the server is, as far as the response shows it.
     :param ahead: seconds that its clock is ahead of this machine's.
     :param problem: why its DPoP-Nonce is no nonce.
     """
@@ -69,7 +69,7 @@ class Response:
 
     @property
     def next_step(self) -> str:
-        """What a client should do."""
+        """One sentence on how a client should go on."""
         if self.error == "use_dpop_nonce" and self.nonce is None:
             return (
                 "The server asks for a nonce and gives none that can be used: a fault of the server; tell its operator."
@@ -91,14 +91,14 @@ class Response:
 
 
 def read_response(text: str, now: float) -> Response:
-    """The last answer in a text.
+    """The last response in a text.
 
     :param now: seconds since 1970.
     :raises click.UsageError: there is none.
     """
     found = [(head, body) for head, body in heads_and_bodies(text) if head.status >= 200]
     if not found:
-        raise click.UsageError("no answer is in it; expected a status line and headers, as curl -i prints them")
+        raise click.UsageError("no response is in it; expected a status line and headers, as curl -i prints them")
     head, body = found[-1]
     challenge = dpop_challenge(head.values("www-authenticate"))
     nonce, problem = nonce_field(head.values("dpop-nonce"))
@@ -132,7 +132,9 @@ def response_lines(response: Response) -> list[str]:
     ]
     if response.ahead is not None and abs(response.ahead) > NOTABLE_SECONDS:
         side = "ahead of" if response.ahead > 0 else "behind"
-        facts.append(("Date", f"{abs(response.ahead):.0f} s {side} this machine's clock, if the answer came just now"))
+        facts.append(
+            ("Date", f"{abs(response.ahead):.0f} s {side} this machine's clock, if the response came just now")
+        )
     for name, value in facts:
         if value is not None:
             shown = "".join(character if character.isprintable() else "?" for character in value)

@@ -118,17 +118,17 @@ def test_at_a_terminal(softhsm: SoftHsm, tmp_path: Path) -> None:
     close_modules()
     command = ("key", "thumbprint", "--key", softhsm.uri(pin=False))
     with AtTerminal(*command, cwd=tmp_path, env=softhsm.environment) as terminal:
-        terminal.see("PIN of the token 'dpop':")
+        terminal.see("PIN of the device 'dpop':")
         terminal.type(f"{PIN}\n")
         assert terminal.end() == 0
         assert expected in terminal.shown
         assert PIN not in terminal.shown
     with AtTerminal(*command, cwd=tmp_path, env=softhsm.environment) as terminal:
-        terminal.see("PIN of the token 'dpop':")
+        terminal.see("PIN of the device 'dpop':")
         terminal.type("wrong\n")
         assert terminal.end() == 3
         assert "refused the PIN, which is not tried again" in terminal.shown.replace("\r\n", " ")
-        assert terminal.shown.count("PIN of the token") == 1
+        assert terminal.shown.count("PIN of the device") == 1
 
 
 def test_a_token_that_is_about_to_lock(faults: Faults) -> None:
@@ -198,7 +198,7 @@ def test_nothing_to_list(softhsm: SoftHsm, faults: Faults) -> None:
     """No token, and a token without keys, are no errors; a module that is missing is one."""
     query = f"?module-path={faults.library}"
     none = invoke("key", "list", "--pkcs11", f"pkcs11:token=nobody{query}")
-    assert (none.exit_code, none.stdout, "No token fits" in none.stderr) == (0, "", True)
+    assert (none.exit_code, none.stdout, "No device fits" in none.stderr) == (0, "", True)
     softhsm.init_token("bare")
     bare = invoke("key", "list", "--pkcs11", f"pkcs11:token=bare{query}")
     assert "no keys that it shows without its PIN" in bare.stdout
