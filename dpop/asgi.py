@@ -177,3 +177,7 @@ def _path_of_routes(scope: Scope) -> str:
     """``path`` without the ``root_path`` that some servers put in front of it, as routers read it."""
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
     return path[len(root) :] if root and path.startswith(root + "/") else path
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

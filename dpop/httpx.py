@@ -15,16 +15,23 @@ arguments: give ``verify``, ``cert``, ``http2``, ``proxy``, ``limits`` or ``retr
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import httpx
 
-from dpop._httpx.bodies import AsyncReplay, Replay
-from dpop._httpx.endpoint import AsyncBorrowed, AsyncHttpxEndpoint, Borrowed, HttpxEndpoint
-from dpop._httpx.transport import AsyncTransport, HttpxAuth, SyncTransport
-from dpop.client._policy import Policy, PolicyOptions
-from dpop.tokens._grants import EndpointOptions
+from dpop._arguments import explain_unknown_arguments
+from dpop._httpx.bodies import AsyncPeekedStream, PeekedStream
+from dpop._httpx.endpoint import AsyncClientTransport, AsyncHttpxTokenEndpoint, ClientTransport, HttpxTokenEndpoint
+from dpop._httpx.transport import AsyncSigningTransport, RequestAuth, SigningTransport
+from dpop._tracebacks import hide_frames
+from dpop.client._policy import Policy
+from dpop.client._request import AccessToken
+from dpop.profiles import RFC9449, Profile
+from dpop.tokens._client_auth import ClientAuth
+from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
 from dpop.tokens._metadata import ServerMetadata
 
 if TYPE_CHECKING:
@@ -34,125 +41,355 @@ if TYPE_CHECKING:
 __all__ = ["AsyncDPoPTransport", "AsyncTokenEndpoint", "DPoPAuth", "DPoPTransport", "TokenEndpoint"]
 
 
-class TransportOptions(PolicyOptions, total=False):
-    """What the transports take: the settings of :class:`dpop.client._policy.Policy` and httpx's own."""
-
-    verify: ssl.SSLContext | str | bool
-    cert: str | tuple[str, str] | tuple[str, str, str] | None
-    trust_env: bool
-    http1: bool
-    http2: bool
-    limits: httpx.Limits
-    proxy: str | httpx.URL | httpx.Proxy | None
-    uds: str | None
-    local_address: str | None
-    retries: int
-    socket_options: Iterable[Any] | None
+_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 
 
-class _Replay(Replay, httpx.SyncByteStream):
+class _PeekedStream(PeekedStream, httpx.SyncByteStream):
     pass
 
 
-class _AsyncReplay(AsyncReplay, httpx.AsyncByteStream):
+class _AsyncPeekedStream(AsyncPeekedStream, httpx.AsyncByteStream):
     pass
 
 
-class DPoPTransport(SyncTransport, httpx.BaseTransport):
+class DPoPTransport(SigningTransport, httpx.BaseTransport):
     """Signs every request to its origins, on every hop and retry; the rest pass through unsigned.
 
-    :param prover: whose proofs; a bare key will do.
+    :param prover: whose proofs, unless a request brings its own; a bare key will do.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
-    :param transport: a transport to wrap, instead of an ``HTTPTransport`` made from the options.
-    :param options: see :class:`TransportOptions`.
-    :raises UsageError: origins or options that cannot be used.
+    :param access_token: a ``str``, a function that returns one, or a token source. With it, requests are for a
+        resource server; without it, for an authorization server.
+    :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``, and the
+        caller's own Authorization is kept.
+    :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
+    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
+    :param algs: the algorithms the server lists; a key with none of them is refused here.
+    :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
+    :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
+        Without it such a request is never sent twice.
+    :param transport: sends the signed requests, instead of an ``HTTPTransport`` made from the settings below.
+        Give a function that makes one, such as a class, and each process of the program gets its own; a transport
+        that is made already can be used in this process only.
+    :param verify: as for ``HTTPTransport``: an :class:`ssl.SSLContext`, or whether to verify certificates.
+    :param cert: as for ``HTTPTransport``: a client certificate.
+    :param trust_env: as for ``HTTPTransport``: whether to read settings of TLS from the environment.
+    :param http1: as for ``HTTPTransport``: whether to speak HTTP/1.1.
+    :param http2: as for ``HTTPTransport``: whether to speak HTTP/2, where the server does.
+    :param limits: as for ``HTTPTransport``: how many connections are opened and kept.
+    :param proxy: as for ``HTTPTransport``: a proxy for all requests.
+    :param uds: as for ``HTTPTransport``: the path of a Unix domain socket to connect to.
+    :param local_address: as for ``HTTPTransport``: the address to connect from.
+    :param retries: as for ``HTTPTransport``: how often to try again to connect.
+    :param socket_options: as for ``HTTPTransport``: options for each socket.
+    :raises UsageError: no origins, or settings that cannot be used.
+    :raises InsecureOriginError: an http:// origin that is not this machine's.
+    :raises AlgorithmError: the key has none of ``algs``.
     """
 
-    _replay = _Replay
+    _peeked_stream = _PeekedStream
     _request_class = httpx.Request
+    _transport_class = httpx.BaseTransport
 
+    @hide_frames
+    @explain_unknown_arguments
     def __init__(
         self,
         prover: Key | Prover,
         *,
         origins: str | Iterable[str],
-        transport: httpx.BaseTransport | None = None,
-        **options: Unpack[TransportOptions],
+        access_token: AccessToken | None = None,
+        as_endpoints: Iterable[str] = (),
+        insecure_origins: str | Iterable[str] = (),
+        profile: Profile = RFC9449,
+        nonces: Literal["auto", "required"] | None = None,
+        algs: Iterable[str] | str | None = None,
+        learn_clock: bool = False,
+        rebuild: Callable[[bytes], bytes] | None = None,
+        transport: httpx.BaseTransport | Callable[[], httpx.BaseTransport] | None = None,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: str | tuple[str, str] | tuple[str, str, str] | None = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: httpx.Limits = _LIMITS,
+        proxy: str | httpx.URL | httpx.Proxy | None = None,
+        uds: str | None = None,
+        local_address: str | None = None,
+        retries: int = 0,
+        socket_options: Iterable[Any] | None = None,
     ) -> None:
-        rest: dict[str, Any] = dict(options)
-        policy = Policy.taking(prover, origins, rest)
-        self._set_up(policy, transport, rest, httpx.HTTPTransport)
+        policy = Policy(
+            prover,
+            origins=origins,
+            access_token=access_token,
+            as_endpoints=as_endpoints,
+            insecure_origins=insecure_origins,
+            profile=profile,
+            nonces=nonces,
+            algs=algs,
+            learn_clock=learn_clock,
+            rebuild=rebuild,
+        )
+        make = partial(
+            httpx.HTTPTransport,
+            verify=verify,
+            cert=cert,
+            trust_env=trust_env,
+            http1=http1,
+            http2=http2,
+            limits=limits,
+            proxy=proxy,
+            uds=uds,
+            local_address=local_address,
+            retries=retries,
+            socket_options=socket_options,
+        )
+        self._set_up(policy, transport, make)
 
 
-class AsyncDPoPTransport(AsyncTransport, httpx.AsyncBaseTransport):
-    """The same for ``httpx.AsyncClient``; a key that blocks signs in a worker thread."""
+class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
+    """Signs as :class:`DPoPTransport` does, for ``httpx.AsyncClient``; a key that blocks signs in a worker thread.
 
-    _replay = _AsyncReplay
+    :param prover: whose proofs, unless a request brings its own; a bare key will do.
+    :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
+    :param access_token: a ``str``, a function that returns one, or a token source. With it, requests are for a
+        resource server; without it, for an authorization server.
+    :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``, and the
+        caller's own Authorization is kept.
+    :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
+    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
+    :param algs: the algorithms the server lists; a key with none of them is refused here.
+    :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
+    :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
+        Without it such a request is never sent twice.
+    :param transport: sends the signed requests, instead of an ``AsyncHTTPTransport`` made from the settings below.
+        Give a function that makes one, such as a class, and each process of the program gets its own; a transport
+        that is made already can be used in this process only.
+    :param verify: as for ``AsyncHTTPTransport``: an :class:`ssl.SSLContext`, or whether to verify certificates.
+    :param cert: as for ``AsyncHTTPTransport``: a client certificate.
+    :param trust_env: as for ``AsyncHTTPTransport``: whether to read settings of TLS from the environment.
+    :param http1: as for ``AsyncHTTPTransport``: whether to speak HTTP/1.1.
+    :param http2: as for ``AsyncHTTPTransport``: whether to speak HTTP/2, where the server does.
+    :param limits: as for ``AsyncHTTPTransport``: how many connections are opened and kept.
+    :param proxy: as for ``AsyncHTTPTransport``: a proxy for all requests.
+    :param uds: as for ``AsyncHTTPTransport``: the path of a Unix domain socket to connect to.
+    :param local_address: as for ``AsyncHTTPTransport``: the address to connect from.
+    :param retries: as for ``AsyncHTTPTransport``: how often to try again to connect.
+    :param socket_options: as for ``AsyncHTTPTransport``: options for each socket.
+    :raises UsageError: no origins, or settings that cannot be used.
+    :raises InsecureOriginError: an http:// origin that is not this machine's.
+    :raises AlgorithmError: the key has none of ``algs``.
+    """
+
+    _peeked_stream = _AsyncPeekedStream
     _request_class = httpx.Request
+    _transport_class = httpx.AsyncBaseTransport
 
+    @hide_frames
+    @explain_unknown_arguments
     def __init__(
         self,
         prover: Key | Prover,
         *,
         origins: str | Iterable[str],
-        transport: httpx.AsyncBaseTransport | None = None,
-        **options: Unpack[TransportOptions],
+        access_token: AccessToken | None = None,
+        as_endpoints: Iterable[str] = (),
+        insecure_origins: str | Iterable[str] = (),
+        profile: Profile = RFC9449,
+        nonces: Literal["auto", "required"] | None = None,
+        algs: Iterable[str] | str | None = None,
+        learn_clock: bool = False,
+        rebuild: Callable[[bytes], bytes] | None = None,
+        transport: httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport] | None = None,
+        verify: ssl.SSLContext | str | bool = True,
+        cert: str | tuple[str, str] | tuple[str, str, str] | None = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: httpx.Limits = _LIMITS,
+        proxy: str | httpx.URL | httpx.Proxy | None = None,
+        uds: str | None = None,
+        local_address: str | None = None,
+        retries: int = 0,
+        socket_options: Iterable[Any] | None = None,
     ) -> None:
-        rest: dict[str, Any] = dict(options)
-        policy = Policy.taking(prover, origins, rest)
-        self._set_up(policy, transport, rest, httpx.AsyncHTTPTransport)
+        policy = Policy(
+            prover,
+            origins=origins,
+            access_token=access_token,
+            as_endpoints=as_endpoints,
+            insecure_origins=insecure_origins,
+            profile=profile,
+            nonces=nonces,
+            algs=algs,
+            learn_clock=learn_clock,
+            rebuild=rebuild,
+        )
+        make = partial(
+            httpx.AsyncHTTPTransport,
+            verify=verify,
+            cert=cert,
+            trust_env=trust_env,
+            http1=http1,
+            http2=http2,
+            limits=limits,
+            proxy=proxy,
+            uds=uds,
+            local_address=local_address,
+            retries=retries,
+            socket_options=socket_options,
+        )
+        self._set_up(policy, transport, make)
 
 
-class DPoPAuth(HttpxAuth, httpx.Auth):
-    """``auth=`` for one request or client: its own prover and token, within the transport's origins."""
+class DPoPAuth(RequestAuth, httpx.Auth):
+    """``auth=`` for one request or client: its own prover and token, within the transport's origins.
+
+    It only marks the request: a DPoP transport signs it, on every hop within its origins.
+
+    :param prover: whose proofs; a bare key will do.
+    :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
+    :raises UsageError: neither a key nor a prover; a token that cannot stand in a header.
+    """
 
 
-class _Borrowed(Borrowed, httpx.BaseTransport):
+class _ClientTransport(ClientTransport, httpx.BaseTransport):
     pass
 
 
-class _AsyncBorrowed(AsyncBorrowed, httpx.AsyncBaseTransport):
+class _AsyncClientTransport(AsyncClientTransport, httpx.AsyncBaseTransport):
     pass
 
 
-class TokenEndpoint(HttpxEndpoint):
-    """One client at one authorization server; see :class:`dpop.tokens._endpoint.SyncEndpoint` for what it can do.
+class TokenEndpoint(HttpxTokenEndpoint):
+    """One client at one authorization server: grants, refresh, revocation, introspection, and token sources.
 
     :param prover: whose proofs; a bare key will do.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
-    :param http: a client whose transports, headers and cookies are used; its ``auth`` and hooks are not.
-    :param options: see :class:`dpop.tokens._grants.EndpointOptions`.
+    :param http: a client whose transports, headers and cookies are used; its ``auth``, ``params`` and hooks are not.
+        Give a function that makes one, such as a class, and each process of the program gets its own; a client that
+        is made already can be used in this process only.
+    :param client_id: the client; without a secret a public one.
+    :param client_secret: the client's secret.
+    :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"`` or
+        a :class:`dpop.tokens.PrivateKeyJWT`; by default as the server says.
+    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
+    :param key_reference: path or URI of the key, noted with the tokens; a key that was loaded knows it.
+    :param insecure_origins: http:// servers, beyond this machine's own, that may be asked.
+    :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
+    :param timeout: seconds for a connection and between bytes; twice that for a whole response.
+    :param clock: Unix seconds.
     :raises UsageError: what is given does not fit together.
+    :raises InsecureOriginError: an endpoint is http:// and not on this machine.
+    :raises AlgorithmError: the key has none of the server's algorithms.
     """
 
     _library: ClassVar[Any] = httpx
     _signing_transport: ClassVar[Any] = DPoPTransport
-    _borrowed: ClassVar[Any] = _Borrowed
+    _client_transport: ClassVar[Any] = _ClientTransport
 
+    @hide_frames
+    @explain_unknown_arguments
     def __init__(
         self,
         prover: Key | Prover,
         server: str | ServerMetadata,
         *,
-        http: httpx.Client | None = None,
-        **options: Unpack[EndpointOptions],
+        http: httpx.Client | Callable[[], httpx.Client] | None = None,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        client_auth: str | ClientAuth | None = None,
+        profile: Profile = RFC9449,
+        allow_bearer: bool | None = None,
+        key_reference: str | None = None,
+        insecure_origins: str | Iterable[str] = (),
+        learn_clock: bool = False,
+        timeout: float = DEFAULT_TIMEOUT,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._start(prover, server, http, dict(options))
+        self._start(
+            prover,
+            server,
+            http,
+            client_id=client_id,
+            client_secret=client_secret,
+            client_auth=client_auth,
+            profile=profile,
+            allow_bearer=allow_bearer,
+            key_reference=key_reference,
+            insecure_origins=insecure_origins,
+            learn_clock=learn_clock,
+            timeout=timeout,
+            clock=clock,
+        )
 
 
-class AsyncTokenEndpoint(AsyncHttpxEndpoint):
-    """The same for tasks; see :class:`dpop.tokens._async_endpoint.AsyncEndpoint`."""
+class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint):
+    """One client at one authorization server, as :class:`TokenEndpoint`, for tasks.
+
+    :param prover: whose proofs; a bare key will do.
+    :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
+    :param http: a client whose transports, headers and cookies are used; its ``auth``, ``params`` and hooks are not.
+        Give a function that makes one, such as a class, and each process of the program gets its own; a client that
+        is made already can be used in this process only.
+    :param client_id: the client; without a secret a public one.
+    :param client_secret: the client's secret.
+    :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"`` or
+        a :class:`dpop.tokens.PrivateKeyJWT`; by default as the server says.
+    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
+    :param key_reference: path or URI of the key, noted with the tokens; a key that was loaded knows it.
+    :param insecure_origins: http:// servers, beyond this machine's own, that may be asked.
+    :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
+    :param timeout: seconds for a connection and between bytes; twice that for a whole response.
+    :param clock: Unix seconds.
+    :raises UsageError: what is given does not fit together.
+    :raises InsecureOriginError: an endpoint is http:// and not on this machine.
+    :raises AlgorithmError: the key has none of the server's algorithms.
+    """
 
     _library: ClassVar[Any] = httpx
     _signing_transport: ClassVar[Any] = AsyncDPoPTransport
-    _borrowed: ClassVar[Any] = _AsyncBorrowed
+    _client_transport: ClassVar[Any] = _AsyncClientTransport
 
+    @hide_frames
+    @explain_unknown_arguments
     def __init__(
         self,
         prover: Key | Prover,
         server: str | ServerMetadata,
         *,
-        http: httpx.AsyncClient | None = None,
-        **options: Unpack[EndpointOptions],
+        http: httpx.AsyncClient | Callable[[], httpx.AsyncClient] | None = None,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        client_auth: str | ClientAuth | None = None,
+        profile: Profile = RFC9449,
+        allow_bearer: bool | None = None,
+        key_reference: str | None = None,
+        insecure_origins: str | Iterable[str] = (),
+        learn_clock: bool = False,
+        timeout: float = DEFAULT_TIMEOUT,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._start(prover, server, http, dict(options))
+        self._start(
+            prover,
+            server,
+            http,
+            client_id=client_id,
+            client_secret=client_secret,
+            client_auth=client_auth,
+            profile=profile,
+            allow_bearer=allow_bearer,
+            key_reference=key_reference,
+            insecure_origins=insecure_origins,
+            learn_clock=learn_clock,
+            timeout=timeout,
+            clock=clock,
+        )
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -198,3 +198,7 @@ def _part_names(head: str, where: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(n, str) and n.startswith(_PARTS) for n in names):
         raise TokenFormatError(f"{where} holds no tokens of this package; it was left as it is")
     return names
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

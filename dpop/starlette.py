@@ -37,3 +37,7 @@ def require_access(scope: str = "") -> Callable[[HTTPConnection], Awaitable[Acce
         return admitted
 
     return dependency
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -127,3 +127,7 @@ def _request(environ: WSGIEnvironment) -> ResourceRequest:
     # Each character of PATH_INFO stands for one byte (PEP 3333).
     seen = path.encode("latin-1", "replace").decode("utf-8", "replace")
     return ResourceRequest(environ["REQUEST_METHOD"], target, seen, headers)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

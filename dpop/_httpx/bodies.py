@@ -20,9 +20,19 @@ from dpop.client._decoding import decoded_start
 from dpop.client._driver import DRAIN_BYTES, DRAIN_SECONDS
 from dpop.client._flow import PEEK_BYTES
 
-__all__ = ["AsyncReplay", "Repeat", "Replay", "async_drain", "async_peek", "drain", "in_memory", "peek", "repeat_of"]
+__all__ = [
+    "AsyncPeekedStream",
+    "PeekedStream",
+    "Rewind",
+    "async_drain",
+    "async_peek",
+    "drain",
+    "in_memory",
+    "peek",
+    "rewind_of",
+]
 
-Repeat: TypeAlias = "Callable[[], Awaitable[object] | None]"
+Rewind: TypeAlias = "Callable[[], Awaitable[object] | None]"
 """Makes a body ready to be sent again; asynchronous files return an awaitable."""
 
 
@@ -37,7 +47,7 @@ def in_memory(request: Any) -> bytes | None:
     return content
 
 
-def repeat_of(request: Any, content: bytes | None) -> Repeat | None:
+def rewind_of(request: Any, content: bytes | None) -> Rewind | None:
     """How to send the body again, or ``None`` if it cannot be. Call it before the body is first sent.
 
     :param content: what :func:`in_memory` says of it.
@@ -52,7 +62,7 @@ def repeat_of(request: Any, content: bytes | None) -> Repeat | None:
     source = getattr(request.stream, "_stream", None)
     if isinstance(source, (list, tuple)):
         return _nothing
-    return _rewind_of(source) if source is not None and _seekable(source) else None
+    return _rewind_of_file(source) if source is not None and _seekable(source) else None
 
 
 def _seekable(file: Any) -> bool:
@@ -66,7 +76,7 @@ def _seekable(file: Any) -> bool:
     return bool(answer)
 
 
-def _rewind_of(file: Any) -> Repeat | None:
+def _rewind_of_file(file: Any) -> Rewind | None:
     start = file.tell()
     if not inspect.iscoroutine(start):
 
@@ -96,7 +106,7 @@ _Any = Any
 _PEEK_SECONDS = 5.0
 
 
-class Replay:
+class PeekedStream:
     """A response body whose first chunks have been looked at: they come again, then the rest."""
 
     def __init__(self, chunks: list[bytes], rest: Iterator[bytes], stream: _Any, failure: Exception | None) -> None:
@@ -115,7 +125,7 @@ class Replay:
         self._stream.close()
 
 
-class AsyncReplay:
+class AsyncPeekedStream:
     """The same for an asynchronous body."""
 
     def __init__(
@@ -153,14 +163,14 @@ class _Start:
         self._size += len(chunk)
         return self._size >= PEEK_BYTES or time.monotonic() > self._deadline
 
-    def put_back(self, response: _Any, rest: _Any, replay: type[_Any]) -> bytes:
+    def put_back(self, response: _Any, rest: _Any, peeked_stream: type[_Any]) -> bytes:
         """Give the response all of its body again; what was read of it, decoded."""
-        response.stream = replay(self.chunks, rest, response.stream, self.failure)
+        response.stream = peeked_stream(self.chunks, rest, response.stream, self.failure)
         return decoded_start(response.headers.get("content-encoding"), b"".join(self.chunks), PEEK_BYTES)
 
 
-def peek(response: _Any, replay: type[Replay]) -> bytes:
-    """The first octets of a body, decoded; the response keeps all of it, as a ``replay``."""
+def peek(response: _Any, peeked_stream: type[PeekedStream]) -> bytes:
+    """The first octets of a body, decoded; the response keeps all of it, as a ``peeked_stream``."""
     start, rest = _Start(), iter(response.stream)
     try:
         for chunk in rest:
@@ -168,10 +178,10 @@ def peek(response: _Any, replay: type[Replay]) -> bytes:
                 break
     except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
         start.failure = error
-    return start.put_back(response, rest, replay)
+    return start.put_back(response, rest, peeked_stream)
 
 
-async def async_peek(response: _Any, replay: type[AsyncReplay]) -> bytes:
+async def async_peek(response: _Any, peeked_stream: type[AsyncPeekedStream]) -> bytes:
     """The same for an asynchronous body."""
     start, rest = _Start(), aiter(response.stream)
     try:
@@ -180,7 +190,7 @@ async def async_peek(response: _Any, replay: type[AsyncReplay]) -> bytes:
                 break
     except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
         start.failure = error
-    return start.put_back(response, rest, replay)
+    return start.put_back(response, rest, peeked_stream)
 
 
 def drain(response: _Any, signed: _Any) -> None:

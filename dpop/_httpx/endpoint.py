@@ -4,93 +4,129 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import sys
 import time
-import weakref
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, ClassVar
 
-from dpop._httpx.transport import AsyncTransport, SyncTransport, anyio_tools
+from dpop._httpx.processes import OnePerProcess
+from dpop._httpx.transport import AsyncSigningTransport, SigningTransport, anyio_tools
 from dpop.client._decoding import decoded_start
 from dpop.tokens._async_endpoint import AsyncEndpoint
 from dpop.tokens._endpoint import SyncEndpoint
 from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse
 
-__all__ = ["AsyncBorrowed", "AsyncHttpxEndpoint", "Borrowed", "HttpxEndpoint"]
+__all__ = ["AsyncClientTransport", "AsyncHttpxTokenEndpoint", "ClientTransport", "HttpxTokenEndpoint"]
 
 # Clients, requests and responses of either library. Any, because the two share no base class.
 _Any = Any
 
 
-class Borrowed:
-    """The transports of a client, chosen by it for each URL; mixed into the library's ``BaseTransport``."""
+class ClientTransport:
+    """Sends by the transport that a client has for each URL; mixed into the library's ``BaseTransport``."""
 
-    def __init__(self, carrier: _Carrier) -> None:
-        self._carrier = carrier
+    def __init__(self, clients: OnePerProcess[_Any]) -> None:
+        self._clients = clients
 
     def handle_request(self, request: _Any) -> _Any:
         """Send it by the client's transport for its URL, below what signs there already."""
-        transport = self._carrier.client()._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
-        return (transport._transport() if isinstance(transport, SyncTransport) else transport).handle_request(request)  # noqa: SLF001
+        transport = self._clients.get()._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
+        inner = transport._inner.get() if isinstance(transport, SigningTransport) else transport  # noqa: SLF001
+        return inner.handle_request(request)
 
 
-class AsyncBorrowed:
-    """The same for an asynchronous client."""
+class AsyncClientTransport:
+    """Sends by the transport that an asynchronous client has for each URL."""
 
-    def __init__(self, carrier: _Carrier) -> None:
-        self._carrier = carrier
+    def __init__(self, clients: _AsyncClients) -> None:
+        self._clients = clients
 
     async def handle_async_request(self, request: _Any) -> _Any:
         """Send it by the client's transport for its URL, below what signs there already."""
-        transport = self._carrier.client()._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
-        inner = transport._transport() if isinstance(transport, AsyncTransport) else transport  # noqa: SLF001
+        client = await self._clients.get()
+        transport = client._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
+        inner = transport._inner.get() if isinstance(transport, AsyncSigningTransport) else transport  # noqa: SLF001
         return await inner.handle_async_request(request)
 
 
-class _Carrier:
-    """What carries requests: a client that was given, or one of its own for each process and event loop.
+class _AsyncClients:
+    """A client that was given, or one for each event loop: no loop can use the connections of another.
 
-    A forked child must not write to its parent's sockets, and no loop can use those of another.
+    A loop that ends closes its client, as it finishes the asynchronous generators it has begun. One that is closed
+    without that leaves its client to the next call.
+
+    :param given: a client, a function that makes one, or ``None``.
     """
 
-    def __init__(self, make: _Any, given: _Any, running: Callable[[], object | None] = lambda: None) -> None:
-        self._make = make
-        self._given = given
-        self._running = running
-        self._pid = 0
-        self._alone: _Any = None
-        self._by_loop: weakref.WeakKeyDictionary[object, _Any] = weakref.WeakKeyDictionary()
+    def __init__(self, given: _Any, kind: type[_Any]) -> None:
+        self._make: Callable[[], _Any] = kind
+        self._given: OnePerProcess[_Any] | None = None
+        if isinstance(given, kind) or (given is not None and not callable(given)):
+            self._given = OnePerProcess(given, kind, "http", now=True)
+        elif given is not None:
+            self._make = given
+        self._pid = os.getpid()
+        self._by_loop: dict[object, tuple[_Any, AsyncGenerator[None]]] = {}
 
-    def client(self) -> _Any:
+    async def get(self) -> _Any:
         """The client to use here and now."""
         if self._given is not None:
-            return self._given
+            return self._given.get()
         if self._pid != os.getpid():
-            self._pid, self._alone, self._by_loop = os.getpid(), None, weakref.WeakKeyDictionary()
-        loop = self._running()
-        if loop is None:
-            self._alone = self._alone or self._make()
-            return self._alone
-        client = self._by_loop.get(loop)
-        if client is None:
-            client = self._by_loop[loop] = self._make()
+            # Not closed: their connections are the parent's.
+            self._by_loop, self._pid = {}, os.getpid()
+        loop = _running_loop()
+        known = self._by_loop.get(loop)
+        if known is not None:
+            return known[0]
+        for other in [other for other in list(self._by_loop) if _is_closed(other)]:
+            abandoned, _ = self._by_loop.pop(other)
+            _close_sockets(abandoned)
+        client = self._make()
+        life = self._life_of(client, loop)
+        self._by_loop[loop] = client, life
+        await anext(life)
         return client
 
-    def take_own(self) -> _Any:
-        """The client that was made here and can be closed here; ``None`` if there is none."""
-        if self._pid != os.getpid():
-            return None
-        loop = self._running()
-        own, self._alone = (self._alone, None) if loop is None else (self._by_loop.pop(loop, None), self._alone)
-        return own
+    async def _life_of(self, client: _Any, loop: object) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            self._by_loop.pop(loop, None)
+            await client.aclose()
+
+    async def aclose(self) -> None:
+        """Close the client of this loop, if it was made here."""
+        if self._pid == os.getpid() and (known := self._by_loop.get(_running_loop())) is not None:
+            await known[1].aclose()
 
 
-def _running_loop() -> object | None:
-    """The event loop of this task; ``None`` on one of another library."""
+def _running_loop() -> object:
+    """The event loop of this task, of asyncio or trio."""
+    trio = sys.modules.get("trio")
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
-        return None
+        return trio.lowlevel.current_trio_token() if trio is not None else None
+
+
+def _is_closed(loop: object) -> bool:
+    return isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
+
+
+def _close_sockets(client: _Any) -> None:
+    """Close what a client of a closed event loop has open: nothing can be awaited there any more."""
+    transports = [client._transport, *client._mounts.values()]  # noqa: SLF001 - no method does it without the loop
+    for pool in (getattr(transport, "_pool", None) for transport in transports):
+        for connection in getattr(pool, "connections", ()):
+            stream = getattr(getattr(connection, "_connection", None), "_network_stream", None)
+            sock = None if stream is None else stream.get_extra_info("socket")
+            sock = getattr(sock, "_sock", sock)  # asyncio lends it without its close()
+            if sock is not None:
+                with contextlib.suppress(OSError):
+                    sock.close()
 
 
 def _prepared(client: _Any, request: HTTPRequest, timeout: float) -> _Any:
@@ -112,25 +148,27 @@ def _no_response(library: _Any, error: Exception) -> NoResponse:
     return NoResponse(type(error).__name__, sent=not isinstance(error, never_sent))
 
 
-class HttpxEndpoint(SyncEndpoint):
+class HttpxTokenEndpoint(SyncEndpoint):
     """``TokenEndpoint`` of either library."""
 
     _library: ClassVar[_Any]
     _signing_transport: ClassVar[_Any]
-    _borrowed: ClassVar[_Any]
+    _client_transport: ClassVar[_Any]
 
-    def _start(self, prover: _Any, server: _Any, http: _Any, options: dict[str, Any]) -> None:
-        signing = self._set_up(prover, server, options)
-        self._carrier = _Carrier(self._library.Client, http)
-        self._plain = self._borrowed(self._carrier)
-        self._signing = self._signing_transport(self.prover, transport=self._plain, **signing)
+    def _start(self, prover: _Any, server: _Any, http: _Any, **options: Any) -> None:
+        signing = self._set_up(prover, server, **options)
+        client = self._library.Client
+        self._closes = not isinstance(http, client)
+        self._clients: OnePerProcess[_Any] = OnePerProcess(client if http is None else http, client, "http", now=False)
+        self._plain = self._client_transport(self._clients)
+        self._signing = self._signing_transport(self.prover, transport=lambda: self._plain, **signing)
 
     def exchange(self, request: HTTPRequest) -> HTTPResponse:
         """Send one request and read its answer, following no redirect.
 
         :raises NoResponse: none came.
         """
-        prepared = _prepared(self._carrier.client(), request, self.timeout)
+        prepared = _prepared(self._clients.get(), request, self.timeout)
         try:
             response = (self._signing if request.signed else self._plain).handle_request(prepared)
             try:
@@ -155,32 +193,32 @@ class HttpxEndpoint(SyncEndpoint):
 
     def close(self) -> None:
         """Close the connections made here; a client that was given stays open."""
-        own = self._carrier.take_own()
+        own = self._clients.own() if self._closes else None
         if own is not None:
             own.close()
 
 
-class AsyncHttpxEndpoint(AsyncEndpoint):
+class AsyncHttpxTokenEndpoint(AsyncEndpoint):
     """``AsyncTokenEndpoint`` of either library."""
 
     tools = anyio_tools
 
     _library: ClassVar[_Any]
     _signing_transport: ClassVar[_Any]
-    _borrowed: ClassVar[_Any]
+    _client_transport: ClassVar[_Any]
 
-    def _start(self, prover: _Any, server: _Any, http: _Any, options: dict[str, Any]) -> None:
-        signing = self._set_up(prover, server, options)
-        self._carrier = _Carrier(self._library.AsyncClient, http, _running_loop)
-        self._plain = self._borrowed(self._carrier)
-        self._signing = self._signing_transport(self.prover, transport=self._plain, **signing)
+    def _start(self, prover: _Any, server: _Any, http: _Any, **options: Any) -> None:
+        signing = self._set_up(prover, server, **options)
+        self._clients = _AsyncClients(http, self._library.AsyncClient)
+        self._plain = self._client_transport(self._clients)
+        self._signing = self._signing_transport(self.prover, transport=lambda: self._plain, **signing)
 
     async def exchange(self, request: HTTPRequest) -> HTTPResponse:
         """Send one request and read its answer, following no redirect.
 
         :raises NoResponse: none came.
         """
-        prepared = _prepared(self._carrier.client(), request, self.timeout)
+        prepared = _prepared(await self._clients.get(), request, self.timeout)
         try:
             response = await (self._signing if request.signed else self._plain).handle_async_request(prepared)
             try:
@@ -205,6 +243,4 @@ class AsyncHttpxEndpoint(AsyncEndpoint):
 
     async def aclose(self) -> None:
         """Close the connections made here; a client that was given stays open."""
-        own = self._carrier.take_own()
-        if own is not None:
-            await own.aclose()
+        await self._clients.aclose()

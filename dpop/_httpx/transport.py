@@ -8,15 +8,17 @@ The classes here know requests and responses by what they can do, so that neithe
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
-import os
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypedDict, Unpack
 
 import anyio
 import anyio.to_thread
+from anyio.lowlevel import RunVar
 
-from dpop._httpx.bodies import Repeat, async_drain, async_peek, drain, in_memory, peek, repeat_of
+from dpop._httpx.bodies import Rewind, async_drain, async_peek, drain, in_memory, peek, rewind_of
+from dpop._httpx.processes import OnePerProcess
 from dpop.client._challenge import nonce_field
 from dpop.client._driver import (
     ask_token,
@@ -43,10 +45,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HEADERS_START",
-    "AsyncTransport",
-    "HttpxAuth",
+    "AsyncSigningTransport",
     "PrimingOptions",
-    "SyncTransport",
+    "RequestAuth",
+    "SigningTransport",
     "Wire",
     "anyio_tools",
     "carries_proof",
@@ -62,7 +64,7 @@ __all__ = [
 _Any = Any
 
 
-class HttpxAuth:
+class RequestAuth:
     """``auth=`` for one request: its own prover and token; mixed into the library's ``Auth``.
 
     :param prover: whose proofs; a bare key will do.
@@ -176,7 +178,20 @@ class _AnyioTools:
         await anyio.sleep(seconds)
 
     async def to_thread(self, function: Callable[[], _Any]) -> _Any:
-        return await anyio.to_thread.run_sync(function)
+        """Run it in a thread beside those of the program, which a device that hangs must not use up.
+
+        A task that is cancelled does not wait for it.
+        """
+        try:
+            limiter = _threads.get()
+        except LookupError:
+            limiter = anyio.CapacityLimiter(_MAX_THREADS)
+            _threads.set(limiter)
+        return await anyio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
+
+
+_MAX_THREADS = 32
+_threads: RunVar[anyio.CapacityLimiter] = RunVar("dpop_threads")  # one for each event loop
 
 
 anyio_tools = _AnyioTools()
@@ -200,31 +215,30 @@ class _Transport:
     """What the synchronous and the asynchronous transport have in common."""
 
     _request_class: ClassVar[type[_Any]]
+    _transport_class: ClassVar[type[_Any]]
     _policy: Policy
-    _make_inner: Callable[[], _Any] | None
-    _inner: _Any
-    _pid: int
+    _inner: OnePerProcess[_Any]
 
-    def _set_up(self, policy: Policy, transport: _Any, options: dict[str, _Any], make: Callable[..., _Any]) -> None:
-        if transport is not None and options:
-            raise UsageError(f"transport= is used as it is; give {', '.join(sorted(options))} to it instead")
+    def _set_up(self, policy: Policy, transport: _Any, make: functools.partial[_Any]) -> None:
+        """Take the settings.
+
+        :param make: makes the library's own transport, with all of its settings.
+        """
+        if transport is not None:
+            defaults = inspect.signature(make.func).parameters
+            changed = sorted(name for name, value in make.keywords.items() if value != defaults[name].default)
+            if changed:
+                raise UsageError(f"transport= is used as it is; give {', '.join(changed)} to it instead")
         self._policy = policy
-        self._make_inner = functools.partial(make, **options) if transport is None else None
-        self._inner = transport if self._make_inner is None else self._make_inner()
-        self._pid = os.getpid()
+        self._inner = OnePerProcess(
+            make if transport is None else transport, self._transport_class, "transport", now=True
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} for {', '.join(sorted(map(str, self._policy.origins)))}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         raise UsageError("a DPoP transport cannot be pickled: its key must not travel; make one in each process")
-
-    def _transport(self) -> _Any:
-        """The inner transport; a new one in a forked child, which must not write to its parent's sockets."""
-        if self._pid != os.getpid() and self._make_inner is not None:
-            self._inner = self._make_inner()
-            self._pid = os.getpid()
-        return self._inner
 
     def _open(self, request: _Any, content: bytes | None, *, repeatable: bool) -> tuple[ProofFlow | None, Wire]:
         """The flow, ``None`` if the request is not for us, and what it will be on the wire.
@@ -298,17 +312,17 @@ class _Transport:
         return self._policy.rebuild(in_memory(request) or b"")
 
 
-class SyncTransport(_Transport):
+class SigningTransport(_Transport):
     """A transport that signs; mixed into the library's ``BaseTransport``."""
 
-    _replay: ClassVar[type[_Any]]
+    _peeked_stream: ClassVar[type[_Any]]
 
     def handle_request(self, request: _Any) -> _Any:
         """Send one request on one hop, as often as the flow says."""
         body = in_memory(request)
-        repeat = repeat_of(request, body)
-        flow, wire = self._open(request, body, repeatable=repeat is not None)
-        inner = self._transport()
+        rewind = rewind_of(request, body)
+        flow, wire = self._open(request, body, repeatable=rewind is not None)
+        inner = self._inner.get()
         if flow is None:
             return inner.handle_request(self._foreign(request))
         content: bytes | None = None
@@ -316,14 +330,14 @@ class SyncTransport(_Transport):
             wait_for_nonce(flow)
             while True:
                 signed = self._signed(request, sign_now(flow, *wire, ask_token(flow)), content)
-                self._sign_on_the_wire(flow, wire, signed, repeat)
+                self._sign_on_the_wire(flow, wire, signed, rewind)
                 try:
                     response = inner.handle_request(signed)
                 finally:
                     give_trace_back(signed, request)
                 step = flow.received(response.status_code, fields_of(response))
                 if step is Step.PEEK:
-                    step = flow.judged(peek(response, self._replay))
+                    step = flow.judged(peek(response, self._peeked_stream))
                 if step is Step.DONE:
                     return response
                 if step is Step.REPORT:
@@ -334,12 +348,12 @@ class SyncTransport(_Transport):
                     refresh(flow)
                 content = self._rebuilt(flow, request)
                 if content is None:
-                    _rewind(repeat)
+                    _make_ready(rewind)
         except BaseException:
             flow.failed()
             raise
 
-    def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: _Any, repeat: Repeat | None) -> None:
+    def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: _Any, rewind: Rewind | None) -> None:
         """Sign again what has waited long for a connection, and what the library sends again by itself.
 
         That is a stream which an HTTP/2 server's GOAWAY refused. The library's ``trace`` extension tells when
@@ -352,7 +366,7 @@ class SyncTransport(_Transport):
             if event.endswith(HEADERS_START) and carries_proof(info):
                 again = bool(next(starts))
                 if again:
-                    _rewind(repeat)
+                    _make_ready(rewind)
                 if again or flow.outdated():
                     replace_fields(info["request"].headers, sign_now(flow, *wire, flow.sent_token))
                 if users is None:
@@ -375,27 +389,31 @@ class SyncTransport(_Transport):
 
     def close(self) -> None:
         """Close the inner transport."""
-        self._inner.close()
+        inner = self._inner.own()
+        if inner is not None:
+            inner.close()
 
     def __enter__(self) -> _Any:
-        self._inner.__enter__()
+        self._inner.get().__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._inner.__exit__(*exc)
+        inner = self._inner.own()
+        if inner is not None:
+            inner.__exit__(*exc)
 
 
-class AsyncTransport(_Transport):
+class AsyncSigningTransport(_Transport):
     """The asynchronous transport; mixed into the library's ``AsyncBaseTransport``."""
 
-    _replay: ClassVar[type[_Any]]
+    _peeked_stream: ClassVar[type[_Any]]
 
     async def handle_async_request(self, request: _Any) -> _Any:
         """Send one request on one hop, as often as the flow says."""
         body = in_memory(request)
-        repeat = repeat_of(request, body)
-        flow, wire = self._open(request, body, repeatable=repeat is not None)
-        inner = self._transport()
+        rewind = rewind_of(request, body)
+        flow, wire = self._open(request, body, repeatable=rewind is not None)
+        inner = self._inner.get()
         if flow is None:
             return await inner.handle_async_request(self._foreign(request))
         content: bytes | None = None
@@ -403,14 +421,14 @@ class AsyncTransport(_Transport):
             await async_wait_for_nonce(flow, anyio_tools)
             while True:
                 signed = self._signed(request, await _async_headers(flow, wire), content)
-                self._sign_on_the_wire(flow, wire, signed, repeat)
+                self._sign_on_the_wire(flow, wire, signed, rewind)
                 try:
                     response = await inner.handle_async_request(signed)
                 finally:
                     give_trace_back(signed, request)
                 step = flow.received(response.status_code, fields_of(response))
                 if step is Step.PEEK:
-                    step = flow.judged(await async_peek(response, self._replay))
+                    step = flow.judged(await async_peek(response, self._peeked_stream))
                 if step is Step.DONE:
                     return response
                 if step is Step.REPORT:
@@ -424,12 +442,12 @@ class AsyncTransport(_Transport):
                     await anyio_tools.to_thread(lambda: self._rebuilt(flow, request)) if flow.needs_rebuild else None
                 )
                 if content is None:
-                    await _async_rewind(repeat)
+                    await _async_make_ready(rewind)
         except BaseException:
             flow.failed()
             raise
 
-    def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: _Any, repeat: Repeat | None) -> None:
+    def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: _Any, rewind: Rewind | None) -> None:
         """Sign again what has waited long for a connection, and what the library sends again by itself."""
         users = signed.extensions.get("trace")
         starts = itertools.count()
@@ -438,7 +456,7 @@ class AsyncTransport(_Transport):
             if event.endswith(HEADERS_START) and carries_proof(info):
                 again = bool(next(starts))
                 if again:
-                    await _async_rewind(repeat)
+                    await _async_make_ready(rewind)
                 if again or flow.outdated():
                     headers = await async_sign(flow, *wire, flow.sent_token, tools=anyio_tools)
                     replace_fields(info["request"].headers, headers)
@@ -463,26 +481,30 @@ class AsyncTransport(_Transport):
 
     async def aclose(self) -> None:
         """Close the inner transport."""
-        await self._inner.aclose()
+        inner = self._inner.own()
+        if inner is not None:
+            await inner.aclose()
 
     async def __aenter__(self) -> _Any:
-        await self._inner.__aenter__()
+        await self._inner.get().__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._inner.__aexit__(*exc)
+        inner = self._inner.own()
+        if inner is not None:
+            await inner.__aexit__(*exc)
 
 
 async def _async_headers(flow: ProofFlow, wire: Wire) -> list[tuple[str, str]]:
     return await async_sign(flow, *wire, await async_ask_token(flow), tools=anyio_tools)
 
 
-def _rewind(repeat: Repeat | None) -> None:
-    if repeat is not None:
-        repeat()
+def _make_ready(rewind: Rewind | None) -> None:
+    if rewind is not None:
+        rewind()
 
 
-async def _async_rewind(repeat: Repeat | None) -> None:
-    moved = repeat() if repeat is not None else None
+async def _async_make_ready(rewind: Rewind | None) -> None:
+    moved = rewind() if rewind is not None else None
     if moved is not None:
         await moved

@@ -21,3 +21,7 @@ __all__ = ["Credentials", "Flow", "InstalledAppFlow", "SharedCredentials"]
 # Where users find them is what tracebacks, and pickles, say.
 for _name in __all__:
     globals()[_name].__module__ = __name__
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

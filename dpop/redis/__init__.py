@@ -24,3 +24,7 @@ from dpop.redis._replay import AsyncRedisReplayCache, RedisReplayCache
 from dpop.redis._tokens import RedisTokenStore
 
 __all__ = ["AsyncRedisReplayCache", "RedisReplayCache", "RedisTokenStore"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

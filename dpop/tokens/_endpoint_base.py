@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from dpop._tracebacks import drop_frames
 from dpop.errors import DPoPError, UsageError
@@ -23,22 +23,29 @@ if TYPE_CHECKING:
     from dpop.client._prover import Prover
     from dpop.keys import Key
 
-__all__ = ["AsyncEndpointBase", "EndpointBase", "SyncEndpointBase", "token_and_hint"]
+__all__ = ["DEFAULT_TIMEOUT", "AsyncEndpointBase", "EndpointBase", "SyncEndpointBase", "token_and_hint"]
 
 _T = TypeVar("_T")
-_TIMEOUT = 20.0
+DEFAULT_TIMEOUT: Final = 20.0
+"""Seconds for a connection and between bytes."""
 
 
 class EndpointBase:
     """The settings of a token endpoint, and the requests as messages."""
 
-    def _set_up(self, prover: Key | Prover, server: str | ServerMetadata, options: dict[str, Any]) -> dict[str, Any]:
+    def _set_up(
+        self,
+        prover: Key | Prover,
+        server: str | ServerMetadata,
+        *,
+        timeout: float,
+        learn_clock: bool,
+        **options: Any,
+    ) -> dict[str, Any]:
         """Take the settings of :class:`Grants`; returns those for the adapter that signs."""
-        timeout = options.pop("timeout", _TIMEOUT)
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
             raise UsageError(f"timeout must be seconds above 0, got {timeout!r:.40}")
         self.timeout: float = float(timeout)
-        learn_clock = options.pop("learn_clock", False)
         self._grants = Grants(prover, server, **options)
         signed = self._grants.signed_endpoints
         return {

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keyword arguments that a constructor does not have."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import ParamSpec, TypeVar
+
+from dpop.errors import UsageError
+
+__all__ = ["explain_unknown_arguments"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def explain_unknown_arguments(constructor: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let a constructor refuse an unknown keyword argument with an error of ours that names the nearest one."""
+    known = inspect.signature(constructor).parameters.keys()
+    owner = constructor.__qualname__.rpartition(".")[0]
+
+    @functools.wraps(constructor)
+    def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
+        for name in options:
+            if name not in known:
+                near = get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]}=?" if near else f"; help({owner}) lists its settings"
+                raise UsageError(f"{owner} has no setting {name}={hint}")
+        return constructor(*arguments, **options)
+
+    return call

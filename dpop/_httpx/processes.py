@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transports and clients, of which no two processes share one.
+
+Two processes that write to one connection get each other's responses, and encrypt with the state of one TLS session.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from dpop.errors import ArgumentTypeError, UsageError
+
+__all__ = ["OnePerProcess"]
+
+_T = TypeVar("_T")
+
+
+class OnePerProcess(Generic[_T]):
+    """A transport or client for each process: made anew in a forked child, or refused there if it was given.
+
+    :param given: one that is made already, or a function that makes one.
+    :param kind: its class.
+    :param name: of the argument it was given as.
+    :param now: call the function now, so that bad settings show early, or when one is first needed.
+    :raises ArgumentTypeError: neither of both.
+    """
+
+    def __init__(self, given: Any, kind: type[Any], name: str, *, now: bool) -> None:
+        self._kind = kind
+        self._name = name
+        self._make: Callable[[], _T] | None = None
+        self._current: _T | None = None
+        self._pid = 0
+        if isinstance(given, kind):
+            self._current, self._pid = given, os.getpid()
+        elif callable(given):
+            self._make = given
+            if now:
+                self.get()
+        else:
+            raise ArgumentTypeError(name, f"a {kind.__name__}, or a function that makes one", given)
+
+    def get(self) -> _T:
+        """The one of this process.
+
+        :raises UsageError: another process was given it.
+        """
+        current = self._current
+        if self._pid == os.getpid() and current is not None:
+            return current
+        if self._make is None:
+            raise UsageError(
+                f"{self._name}= was made in another process, before a fork, and its connections are that process's:"
+                " nothing was sent. Make it in this process, or give a function that makes one:"
+                f" {self._name}=lambda: {type(current).__name__}(...)"
+            )
+        made = self._make()
+        if not isinstance(made, self._kind):
+            raise ArgumentTypeError(f"what {self._name}() returned", f"a {self._kind.__name__}", made)
+        # The process last: until then another thread must not take the parent's for its own.
+        self._current = made
+        self._pid = os.getpid()
+        return made
+
+    def own(self) -> _T | None:
+        """The one of this process, if there is one; a parent's is not the child's to close."""
+        return self._current if self._pid == os.getpid() else None

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The adapter for requests, and ``auth=`` for one request of it."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from requests.cookies import RequestsCookieJar, extract_cookies_to_jar, get_cookie_header
+from requests.utils import rewind_body
+from urllib3.util.retry import Retry
+
+from dpop._arguments import explain_unknown_arguments
+from dpop._tracebacks import hide_frames
+from dpop.client._challenge import nonce_field
+from dpop.client._driver import refresh, report, wait_for_nonce
+from dpop.client._flow import ProofFlow, Step
+from dpop.client._nonces import Role
+from dpop.client._policy import Policy, headers_to_withhold
+from dpop.client._prover import Prover
+from dpop.client._request import AccessToken, OutgoingRequest, RequestCredentials, check_token_setting
+from dpop.errors import UsageError
+from dpop.profiles import RFC9449, Profile
+from dpop.requests._connection import Exchange, drain, install_signing, peek
+
+if TYPE_CHECKING:
+    import urllib3
+    from urllib3.connectionpool import HTTPConnectionPool
+
+    from dpop.keys import Key
+
+__all__ = ["DPoPAdapter", "DPoPAuth"]
+
+
+_MAX_POOLS = 64
+
+
+class DPoPAdapter(HTTPAdapter):
+    """Signs every request to its origins, on every hop and retry; the rest pass through unsigned.
+
+    :param prover: whose proofs, unless a request brings its own; a bare key will do.
+    :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
+    :param access_token: a ``str``, a function that returns one, or a token source. With it, requests are for a
+        resource server; without it, for an authorization server.
+    :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``, and the
+        caller's own Authorization is kept.
+    :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
+    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
+    :param algs: the algorithms the server lists; a key with none of them is refused here.
+    :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
+    :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
+        Without it such a request is never sent twice.
+    :param pool_connections: as for ``HTTPAdapter``: how many hosts keep their connections.
+    :param pool_maxsize: as for ``HTTPAdapter``: how many connections of a host are kept.
+    :param max_retries: as for ``HTTPAdapter``: a number, or a :class:`urllib3.util.Retry`. Each retry gets a proof of
+        its own.
+    :param pool_block: as for ``HTTPAdapter``: whether to wait for a connection when all of a host's are in use.
+    :raises UsageError: no origins, or settings that cannot be used.
+    :raises InsecureOriginError: an http:// origin that is not this machine's.
+    :raises AlgorithmError: the key has none of ``algs``.
+    """
+
+    @hide_frames
+    @explain_unknown_arguments
+    def __init__(
+        self,
+        prover: Key | Prover,
+        *,
+        origins: str | Iterable[str],
+        access_token: AccessToken | None = None,
+        as_endpoints: Iterable[str] = (),
+        insecure_origins: str | Iterable[str] = (),
+        profile: Profile = RFC9449,
+        nonces: Literal["auto", "required"] | None = None,
+        algs: Iterable[str] | str | None = None,
+        learn_clock: bool = False,
+        rebuild: Callable[[bytes], bytes] | None = None,
+        pool_connections: int = 10,
+        pool_maxsize: int = 10,
+        max_retries: Retry | int | None = 0,
+        pool_block: bool = False,
+    ) -> None:
+        self._policy = Policy(
+            prover,
+            origins=origins,
+            access_token=access_token,
+            as_endpoints=as_endpoints,
+            insecure_origins=insecure_origins,
+            profile=profile,
+            nonces=nonces,
+            algs=algs,
+            learn_clock=learn_clock,
+            rebuild=rebuild,
+        )
+        self._pid = os.getpid()
+        self._pools: dict[tuple[object, ...], weakref.ref[HTTPConnectionPool]] = {}
+        super().__init__(pool_connections, pool_maxsize, max_retries, pool_block)  # type: ignore[arg-type]  # None is taken
+
+    def __repr__(self) -> str:
+        return f"<DPoPAdapter for {', '.join(sorted(map(str, self._policy.origins)))}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise UsageError("a DPoPAdapter cannot be pickled: its key must not travel; mount one in each process")
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Make the pool manager, with pools that sign."""
+        super().init_poolmanager(*args, **options)
+        install_signing(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
+        """The pool manager of a proxy, HTTP or SOCKS, with pools that sign."""
+        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options)
+        install_signing(manager)
+        return manager
+
+    def get_connection_with_tls_context(
+        self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
+    ) -> HTTPConnectionPool:
+        """The connection pool for a request; requests looks it up anew each time, which takes as long as a proof.
+
+        Remembered weakly: the pool manager decides how long a pool lives.
+        """
+        exchange = Exchange.under_way()
+        if proxies or exchange is None or exchange.flow is None:
+            return super().get_connection_with_tls_context(request, verify, proxies, cert)
+        key = (exchange.flow.origin, verify, cert)
+        known = self._pools.get(key)
+        pool = None if known is None else known()
+        if pool is None:
+            pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
+            if len(self._pools) >= _MAX_POOLS:
+                self._pools.clear()
+            self._pools[key] = weakref.ref(pool)
+        return pool
+
+    def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
+        """The request target; without a proxy there is nothing to find out."""
+        return super().request_url(request, proxies) if proxies else request.path_url
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        """Send one request on one hop, as often as the flow says; arguments as for ``HTTPAdapter.send``.
+
+        :raises DPoPError: it cannot be signed; nothing was sent.
+        """
+        if self._pid != os.getpid():
+            self._start_afresh()
+        outgoing = _facts(request)
+        flow = ProofFlow.open(self._policy, outgoing)
+        if flow is None:
+            foreign = Exchange(None, one_shot=False, withheld=headers_to_withhold(outgoing.authorization))
+            return foreign.send(super().send, request, *args, **options)
+        exchange = Exchange(flow, one_shot=not flow.may_be_resent, withheld=flow.headers_replaced)
+        history: list[requests.Response] = []
+        sent = request
+        try:
+            wait_for_nonce(flow)
+            while True:
+                response = exchange.send(super().send, sent, *args, **options)
+                step = exchange.step
+                if step is Step.PEEK:
+                    payload, response.raw = peek(response.raw)
+                    step = flow.judged(payload)
+                if step is Step.REPORT:
+                    report(flow, response.close)
+                if step is Step.DONE or step is Step.REPORT:
+                    response.request = request
+                    if history:
+                        response.history = history
+                    return response
+                drain(response.raw)
+                if step is Step.REFRESH:
+                    refresh(flow)
+                history.append(response)
+                sent = _again(sent, response, self._policy.rebuild if flow.needs_rebuild else None)
+        finally:
+            flow.failed()
+
+    def _start_afresh(self) -> None:
+        """In a forked child: new pools. The old ones' sockets are the parent's, and a lock of theirs may be held."""
+        self._inherited = (self.poolmanager, self.proxy_manager)
+        self.proxy_manager: dict[str, urllib3.ProxyManager] = {}
+        self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
+        self._pools = {}
+        # Last, for until then another thread of the child must not take the old pools for its own.
+        self._pid = os.getpid()
+
+    def prime(
+        self,
+        url: str,
+        *,
+        method: str = "HEAD",
+        prover: Key | Prover | None = None,
+        role: Role | None = None,
+        **options: Any,
+    ) -> bool:
+        """Fetch a server's nonce with a request that carries a proof and no token.
+
+        Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
+
+        :param prover: whose nonce, where the requests that follow bring their own prover.
+        :param role: whose nonce, where the requests that follow set their own ``Authorization: DPoP``: ``Role.RS``.
+        :param options: what :meth:`send` takes: an adapter does not know its session's ``timeout``,
+            ``verify``, ``cert`` and ``proxies``.
+        :raises UsageError: the URL is not one of this adapter's origins.
+        """
+        own = None if prover is None else RequestCredentials(prover)
+        priming = _Priming(self._policy.priming_role(url, role, credentials=own))
+        request = requests.Request(method, url).prepare()
+        request.register_hook("response", priming)
+        if own is not None:
+            request.register_hook("response", _Carrier(own))
+        with self.send(request, **options) as response:
+            return nonce_field(response.raw.headers.getlist("DPoP-Nonce")).nonce is not None
+
+
+class DPoPAuth(AuthBase):
+    """``auth=`` for one request or session: its own prover and token, within the adapter's origins.
+
+    :param prover: whose proofs; a bare key will do.
+    :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
+
+    It only marks the request: the mounted :class:`DPoPAdapter` signs it, on every hop within its origins.
+    """
+
+    def __init__(self, prover: Key | Prover, access_token: AccessToken | None = None) -> None:
+        check_token_setting(access_token)
+        self._prover = Prover.of(prover)
+        self._access_token = access_token
+
+    def __repr__(self) -> str:
+        return f"<DPoPAuth {self._prover.thumbprint}>"
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Mark the request; complain after the answer if no DPoP adapter took notice."""
+        request.register_hook("response", _Carrier(RequestCredentials(self._prover, self._access_token)))
+        return request
+
+
+class _Carrier:
+    """A request's credentials among its response hooks, which requests keeps over redirects and netrc."""
+
+    def __init__(self, credentials: RequestCredentials) -> None:
+        self.credentials = credentials
+
+    def __call__(self, response: requests.Response, **_options: Any) -> None:
+        if not self.credentials.seen:
+            raise UsageError(
+                f"the request to {response.url.partition('?')[0]} was sent without a proof: DPoPAuth needs a"
+                " DPoPAdapter, such as session.mount(origin + '/', DPoPAdapter(key, origins=origin))"
+            )
+
+
+class _Priming:
+    """Marks a request that only fetches a nonce."""
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+
+    def __call__(self, response: requests.Response, **_options: Any) -> None:
+        """A hook that leaves the answer as it is."""
+
+
+def _facts(request: requests.PreparedRequest) -> OutgoingRequest:
+    """What the brain must know of a prepared request."""
+    hooks = request.hooks.get("response", [])
+    carriers = [hook.credentials for hook in hooks if isinstance(hook, _Carrier)]
+    roles = [hook.role for hook in hooks if isinstance(hook, _Priming)]
+    content = _in_memory(request.body)
+    authorization = request.headers.get("Authorization")
+    content_type = None if content is None else request.headers.get("Content-Type")
+    return OutgoingRequest(
+        method=request.method or "",
+        url=request.url or "",
+        authorization=authorization.decode("latin-1") if isinstance(authorization, bytes) else authorization,
+        content=content,
+        content_type=content_type.decode("latin-1") if isinstance(content_type, bytes) else content_type,
+        repeatable=_repeatable(request, content),
+        credentials=carriers[-1] if carriers else None,
+        priming=roles[-1] if roles else None,
+    )
+
+
+def _in_memory(body: object) -> bytes | None:
+    return body.encode("utf-8") if isinstance(body, str) else body if isinstance(body, bytes) else None
+
+
+def _repeatable(request: requests.PreparedRequest, content: bytes | None) -> bool:
+    """Whether there is no body, it is in memory, or a file that requests noted where to rewind to."""
+    if request.body is None or content is not None:
+        return True
+    return isinstance(request._body_position, int) and _seekable(request.body)  # noqa: SLF001
+
+
+def _seekable(body: object) -> bool:
+    """Some bodies tell where they are and cannot go back there: a download handed on, for one."""
+    seekable = getattr(body, "seekable", None)
+    return hasattr(body, "seek") and (seekable is None or bool(seekable()))
+
+
+def _again(
+    sent: requests.PreparedRequest, response: requests.Response, rebuild: Callable[[bytes], bytes] | None
+) -> requests.PreparedRequest:
+    """The request as it is sent the second time: its body whole again, its cookies brought up to date."""
+    copy = sent.copy()
+    if "Set-Cookie" in response.headers:
+        jar = RequestsCookieJar() if copy._cookies is None else copy._cookies  # noqa: SLF001
+        before = copy.headers.pop("Cookie", None)
+        made_from_jar = before == get_cookie_header(jar, copy)
+        extract_cookies_to_jar(jar, sent, response.raw)
+        if made_from_jar:
+            copy.prepare_cookies(jar)
+        elif before is not None:
+            copy.headers["Cookie"] = before  # the caller's own
+    if rebuild is not None:
+        copy.prepare_body(rebuild(_in_memory(sent.body) or b""), None)
+    elif isinstance(copy._body_position, int):  # noqa: SLF001
+        rewind_body(copy)
+    return copy

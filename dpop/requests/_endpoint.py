@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The token endpoint for requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError
+
+from dpop._arguments import explain_unknown_arguments
+from dpop._tracebacks import hide_frames
+from dpop.client._decoding import decoded_start
+from dpop.client._prover import Prover
+from dpop.profiles import RFC9449, Profile
+from dpop.requests._adapter import DPoPAdapter
+from dpop.tokens._client_auth import ClientAuth
+from dpop.tokens._endpoint import SyncEndpoint
+from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
+from dpop.tokens._metadata import ServerMetadata
+from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse
+
+if TYPE_CHECKING:
+    from dpop.keys import Key
+
+__all__ = ["TokenEndpoint"]
+
+
+class TokenEndpoint(SyncEndpoint):
+    """One client at one authorization server: grants, refresh, revocation, introspection, and token sources.
+
+    :param prover: whose proofs; a bare key will do.
+    :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
+    :param http: a session whose headers, cookies, proxies and TLS settings are used. Its adapters, ``auth`` and
+        ``params`` are not: requests are signed by an adapter of the endpoint's own.
+    :param client_id: the client; without a secret a public one.
+    :param client_secret: the client's secret.
+    :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"`` or
+        a :class:`dpop.tokens.PrivateKeyJWT`; by default as the server says.
+    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
+    :param key_reference: path or URI of the key, noted with the tokens; a key that was loaded knows it.
+    :param insecure_origins: http:// servers, beyond this machine's own, that may be asked.
+    :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
+    :param timeout: seconds for a connection and between bytes; twice that for a whole response.
+    :param clock: Unix seconds.
+    :raises UsageError: what is given does not fit together.
+    :raises InsecureOriginError: an endpoint is http:// and not on this machine.
+    :raises AlgorithmError: the key has none of the server's algorithms.
+    """
+
+    @hide_frames
+    @explain_unknown_arguments
+    def __init__(
+        self,
+        prover: Key | Prover,
+        server: str | ServerMetadata,
+        *,
+        http: requests.Session | None = None,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        client_auth: str | ClientAuth | None = None,
+        profile: Profile = RFC9449,
+        allow_bearer: bool | None = None,
+        key_reference: str | None = None,
+        insecure_origins: str | Iterable[str] = (),
+        learn_clock: bool = False,
+        timeout: float = DEFAULT_TIMEOUT,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        signing = self._set_up(
+            prover,
+            server,
+            client_id=client_id,
+            client_secret=client_secret,
+            client_auth=client_auth,
+            profile=profile,
+            allow_bearer=allow_bearer,
+            key_reference=key_reference,
+            insecure_origins=insecure_origins,
+            learn_clock=learn_clock,
+            timeout=timeout,
+            clock=clock,
+        )
+        self._session = requests.Session() if http is None else http
+        self._signing = DPoPAdapter(self.prover, **signing)
+        self._plain = HTTPAdapter()
+
+    def exchange(self, request: HTTPRequest) -> HTTPResponse:
+        """Send one request and read its answer, following no redirect.
+
+        :raises NoResponse: none came.
+        """
+        headers: dict[str, Any] = {"Authorization": None, **dict(request.headers)}  # None: not the session's
+        prepared = self._session.prepare_request(
+            requests.Request(request.method, request.url, headers=headers, data=request.body, auth=_as_it_is)
+        )
+        settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
+        adapter = self._signing if request.signed else self._plain
+        try:
+            with adapter.send(prepared, timeout=self.timeout, **settings) as response:
+                fields = tuple((name.lower(), value) for name, value in response.headers.items())
+                return HTTPResponse(response.status_code, fields, _body(response, self.timeout * 2))
+        except (requests.RequestException, HTTPError) as error:
+            raise NoResponse(type(error).__name__, sent=not _never_connected(error)) from error
+
+    def close(self) -> None:
+        """Close the connections made here; a session that was given stays open."""
+        self._signing.close()
+        self._plain.close()
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """``auth=`` that adds nothing, and keeps netrc and the session's own from adding."""
+    return request
+
+
+def _body(response: requests.Response, seconds: float) -> bytes:
+    """As much of a body as an answer may have, or a little more, however it was compressed."""
+    deadline = time.monotonic() + seconds
+    body = b""
+    try:
+        for chunk in response.raw.stream(16_384, decode_content=False):
+            body += chunk
+            if len(body) > MAX_RESPONSE:
+                break
+            if time.monotonic() > deadline:
+                raise requests.ReadTimeout
+    except ValueError as error:
+        raise ProtocolError(str(error)) from error  # a negative chunk, for which http.client has no error
+    return decoded_start(response.headers.get("Content-Encoding"), body, MAX_RESPONSE + 1)
+
+
+def _never_connected(error: BaseException) -> bool:
+    """Whether the connection was not even made."""
+    inner = error.args[0] if error.args else None
+    return isinstance(getattr(inner, "reason", None), NewConnectionError | ConnectTimeoutError)
