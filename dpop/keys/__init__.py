@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys: made, loaded, and asked for one thing, ``key.sign(octets)``.
+"""Keys: generate or load one, then call ``key.sign(data)``.
 
-- :func:`generate_key`, :func:`load_key` - a key.
-- :class:`Key` - the protocol: write your own signer in ten lines.
-- :class:`ExternalKey` - the same in three, from a public key and a function that signs.
-- :class:`SoftwareKey` - a key in memory: save, export, wrap a private key object you have.
-- :func:`as_cryptography_key` - any key, as PyJWT, joserfc and others want it.
-- :mod:`dpop.keys.pkcs11` - keys in TPMs, smart cards and HSMs.
-- :mod:`dpop.keys.kms` - keys in AWS KMS, Google Cloud KMS and Azure Key Vault.
-- :mod:`dpop.keys._public` - public keys, for whoever verifies.
-- :func:`register_scheme` - let load_key open URIs of a device or service.
+Private keys:
+
+- :func:`generate_key` makes a key in memory; :func:`load_key` loads one from a file, bytes, a JWK or a URI.
+- :class:`Key` is the protocol of every key. Write your own signer in ten lines.
+- :class:`ExternalKey` is the short way to do so: a public key and a function that signs.
+- :class:`SoftwareKey` is a key in memory. It can be saved and exported, and wraps a private key object you have.
+- :func:`as_cryptography_key` turns any key into the object that PyJWT, joserfc and other libraries expect.
+- :func:`register_scheme` lets :func:`load_key` open the URIs of another device or service.
+- :data:`Password` is a password, or a function that asks for it; :data:`SignatureFormat` is ``"der"`` or ``"raw"``.
+- :mod:`dpop.keys.pkcs11` has keys in TPMs, smart cards and HSMs.
+- :mod:`dpop.keys.kms` has keys in AWS KMS, Google Cloud KMS and Azure Key Vault.
+
+Public keys:
+
+- :class:`PublicKey` reads a public key with every check, and verifies signatures.
+- :func:`thumbprint` is the ``jkt`` of a JWK (RFC 7638).
+- :data:`ALGORITHMS` has each signature algorithm of DPoP, as an :class:`Algorithm`.
 """
 
-from dpop.keys._algorithms import ALGORITHMS, Key
+from dpop.keys._algorithms import ALGORITHMS, Algorithm, Key
 from dpop.keys._as_cryptography import as_cryptography_key
-from dpop.keys._external import ExternalKey
+from dpop.keys._external import ExternalKey, SignatureFormat
 from dpop.keys._pem import Password
 from dpop.keys._public import PublicKey, thumbprint
 from dpop.keys._software import SoftwareKey
@@ -22,11 +30,13 @@ from dpop.keys._sources import SchemeLoader, generate_key, load_key, register_sc
 
 __all__ = [
     "ALGORITHMS",
+    "Algorithm",
     "ExternalKey",
     "Key",
     "Password",
     "PublicKey",
     "SchemeLoader",
+    "SignatureFormat",
     "SoftwareKey",
     "as_cryptography_key",
     "generate_key",

@@ -149,7 +149,7 @@ class Key(Protocol):
 
     @property
     def alg(self) -> str:
-        """JWS algorithm name of its signatures: one of :data:`dpop.keys._algorithms.ALGORITHMS`."""
+        """JWS algorithm name of its signatures: one of :data:`dpop.keys.ALGORITHMS`."""
         ...
 
     @property

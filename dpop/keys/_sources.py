@@ -47,7 +47,7 @@ _BACKENDS: Final[Mapping[str, str]] = {
     "awskms": "dpop.keys.kms._aws",
     "azurekms": "dpop.keys.kms._azure",
     "gcpkms": "dpop.keys.kms._gcp",
-    "pkcs11": "dpop.keys.pkcs11",
+    "pkcs11": "dpop.keys.pkcs11._key",
 }
 
 _loaders: Final[dict[str, SchemeLoader]] = {}

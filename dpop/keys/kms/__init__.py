@@ -1,19 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys in a cloud's key service: the private key never leaves it, and each proof is signed there.
 
-========================  =================================================  ==========
-service                   URI for :func:`dpop.load_key` and ``--key``        extra
-========================  =================================================  ==========
-AWS KMS                   ``awskms:alias/NAME?region=REGION``                ``aws``
-Google Cloud KMS          ``gcpkms:projects/.../cryptoKeyVersions/1``        ``gcp``
-Azure Key Vault           ``azurekms:https://VAULT.vault.azure.net/keys/K``  ``azure``
-========================  =================================================  ==========
+========================  ======================  =================================================  ==========
+service                   class                   URI for :func:`dpop.load_key` and ``--key``        extra
+========================  ======================  =================================================  ==========
+AWS KMS                   :class:`AwsKms`         ``awskms:alias/NAME?region=REGION``                ``aws``
+Google Cloud KMS          :class:`GcpKms`         ``gcpkms:projects/.../cryptoKeyVersions/1``        ``gcp``
+Azure Key Vault           :class:`AzureKeyVault`  ``azurekms:https://VAULT.vault.azure.net/keys/K``  ``azure``
+========================  ======================  =================================================  ==========
 
-:mod:`dpop.keys.kms._aws`, :mod:`dpop.keys.kms._gcp` and :mod:`dpop.keys.kms._azure` say what their URIs
-hold, and take a client of your own where a URI does not say enough. A cloud's library is imported when
-one of its keys is first opened.
+:func:`dpop.load_key` opens a key by its URI. Where a URI does not say enough, hand a client of your own to one of
+the classes, and open the key with :meth:`KmsKey.open`. A service that is not here needs a subclass of
+:class:`KeyService`, or :class:`dpop.keys.ExternalKey`. Names are imported on first use, and a cloud's own library
+when one of its keys is opened.
 """
 
-from dpop.keys.kms._service import KeyService, KmsKey
+from typing import TYPE_CHECKING
 
-__all__ = ["KeyService", "KmsKey"]
+from dpop._faces import lazy
+
+if TYPE_CHECKING:
+    from dpop.keys.kms._aws import AwsKms
+    from dpop.keys.kms._azure import AzureKeyVault
+    from dpop.keys.kms._gcp import GcpKms
+    from dpop.keys.kms._service import Facts, KeyService, KmsKey
+
+__all__ = ["AwsKms", "AzureKeyVault", "Facts", "GcpKms", "KeyService", "KmsKey"]
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "dpop.keys.kms._aws": ("AwsKms",),
+        "dpop.keys.kms._azure": ("AzureKeyVault",),
+        "dpop.keys.kms._gcp": ("GcpKms",),
+        "dpop.keys.kms._service": ("Facts", "KeyService", "KmsKey"),
+    },
+)
