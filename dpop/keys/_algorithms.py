@@ -26,7 +26,7 @@ class Algorithm(NamedTuple):
     :param kty: key type of its JWK: ``EC``, ``OKP`` or ``RSA``.
     :param crv: curve of its JWK, None for RSA.
     :param hash_name: the hash of the signing input, None for Ed25519, which has its own inside.
-    :param signature_size: octets of a signature; None for RSA, where it is the size of the modulus.
+    :param signature_size: bytes of a signature; None for RSA, where it is the size of the modulus.
     """
 
     kty: str
@@ -61,7 +61,7 @@ DEFAULT_ALGS: Final = ("ES256", "Ed25519", "EdDSA", "ES384", "ES512", *RSA_ALGS)
 
 @cache
 def parameters(alg: str) -> tuple[Any, ...]:
-    """What follows the octets in cryptography's ``sign()`` and ``verify()``.
+    """What follows the bytes in cryptography's ``sign()`` and ``verify()``.
 
     Made when first asked for, because making them loads OpenSSL's bindings, and kept: they hold no state.
 
@@ -168,5 +168,5 @@ class Key(Protocol):
         ...
 
     def sign(self, signing_input: bytes, /) -> bytes:
-        """The JWS signature of the octets, which the key hashes itself (RFC 7518 §3.4: R||S for ES256)."""
+        """The JWS signature of the bytes, which the key hashes itself (RFC 7518 §3.4: R||S for ES256)."""
         ...

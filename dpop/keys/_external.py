@@ -30,7 +30,7 @@ _FORMATS: Final = ("der", "raw")
 
 
 class ExternalKey:
-    """A key kept elsewhere: you say what its public key is and how to have octets signed.
+    """A key kept elsewhere: you say what its public key is and how to have bytes signed.
 
     Each signature is converted to what JOSE wants, its length is checked, and it is verified with the
     public key before it is returned: a signer that hashes twice, answers in the other format or signs
@@ -38,7 +38,7 @@ class ExternalKey:
 
     :param public_key: a JWK, PEM or DER (SubjectPublicKeyInfo, or a certificate in PEM), a key object of
         the ``cryptography`` package, or a :class:`dpop.keys.PublicKey`.
-    :param sign: given the signing input, returns the signature; the octets are not hashed yet. Its
+    :param sign: given the signing input, returns the signature; the bytes are not hashed yet. Its
         DPoPKeyErrors go to the caller as they are; of other exceptions only the type, for their text may
         hold anything.
     :param signature_format: how it writes ECDSA signatures, ``"der"`` or ``"raw"`` (R||S). This is never
@@ -65,7 +65,7 @@ class ExternalKey:
     ) -> None:
         public = read_public_key(public_key)
         if not callable(sign):
-            raise ArgumentTypeError("sign", "a function that returns the signature of the octets it is given", sign)
+            raise ArgumentTypeError("sign", "a function that returns the signature of the bytes it is given", sign)
         if signature_format not in _FORMATS:
             raise UsageError(f'signature_format must be "der" or "raw", not {signature_format!r:.20}')
         if alg is not None and alg not in public.algs:
@@ -106,7 +106,7 @@ class ExternalKey:
         return self._reference
 
     def sign(self, signing_input: bytes) -> bytes:
-        """The JWS signature of the octets (RFC 7518 §3): R||S for ES256, ES384 and ES512.
+        """The JWS signature of the bytes (RFC 7518 §3): R||S for ES256, ES384 and ES512.
 
         :raises SigningError: the signer failed, or its signature does not verify.
         :raises DPoPKeyError: as the signer raised it.
@@ -178,5 +178,5 @@ def read_public_key(public_key: object) -> PublicKey:
         raise
     except Exception:  # noqa: BLE001 - ValueError, UnsupportedAlgorithm, and whatever a damaged key brings up
         raise InvalidKeyError(
-            "the octets are no public key in PEM or DER (SubjectPublicKeyInfo) that can be read"
+            "the bytes are no public key in PEM or DER (SubjectPublicKeyInfo) that can be read"
         ) from None

@@ -40,7 +40,7 @@ def key_path(path: str | os.PathLike[str]) -> Path:
 
 
 def read_key_file(path: Path) -> bytes:
-    """The octets of a key file. Links are followed; a pipe, such as ``<(command)`` of a shell, is read too.
+    """The bytes of a key file. Links are followed; a pipe, such as ``<(command)`` of a shell, is read too.
 
     A file that everybody may read or write is reported to the logger ``dpop.keys``, not refused: in a
     container it can be what the platform does.
@@ -76,7 +76,7 @@ def write_key_file(
 ) -> None:
     """Write a key file with mode 0600, all of it or nothing.
 
-    The octets go to a temporary file beside the final one, which never has a wider mode, and are on the
+    The bytes go to a temporary file beside the final one, which never has a wider mode, and are on the
     disk before they get their name. Links: a symbolic link as the last part of ``path`` is refused,
     with ``overwrite`` too, for it is unclear whether the link or its target is meant; links to
     directories are followed.

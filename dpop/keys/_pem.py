@@ -2,7 +2,7 @@
 """Private keys in PEM or DER: PKCS#8, SEC1 and PKCS#1 (RFC 5958, RFC 5915, RFC 8017, RFC 7468).
 
 The cryptography package parses; this module says what is wrong in words that help, and takes care
-that exactly one private key is meant. Its errors are never chained: they could hold octets of a key.
+that exactly one private key is meant. Its errors are never chained: they could hold bytes of a key.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _MISTAKES: Final = (
 
 
 def check_password(password: str | bytes) -> bytes:
-    """The octets of a password; a str is UTF-8.
+    """The bytes of a password; a str is UTF-8.
 
-    :raises KeyPasswordError: empty, or longer than 1023 octets.
+    :raises KeyPasswordError: empty, or longer than 1023 bytes.
     :raises ArgumentTypeError: neither str nor bytes.
     """
     if isinstance(password, str):
@@ -58,12 +58,12 @@ def check_password(password: str | bytes) -> bytes:
     if not password:
         raise KeyPasswordError("the password is empty; leave it out if the key has none")
     if len(password) > _MAX_PASSWORD:
-        raise KeyPasswordError(f"the password has {len(password)} octets; at most {_MAX_PASSWORD} can be used")
+        raise KeyPasswordError(f"the password has {len(password)} bytes; at most {_MAX_PASSWORD} can be used")
     return password
 
 
 def read_private_key(data: bytes, password: Password | None = None) -> object:
-    """The one private key in the octets, as an object of the cryptography package.
+    """The one private key in the bytes, as an object of the cryptography package.
 
     PEM may have text and other objects around the key, such as the ``EC PARAMETERS`` that ``openssl
     ecparam -genkey`` prints. What is not PEM must be DER.
@@ -108,7 +108,7 @@ def _decrypt(load: Callable[[bytes, bytes | None], object], data: bytes, passwor
         key = load(data, None)
     except TypeError:
         pass  # it is encrypted
-    except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last for octets OpenSSL has no words for
+    except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last for bytes OpenSSL has no words for
         raise _unreadable(load, error) from None
     else:
         if password is None or callable(password):
@@ -142,7 +142,7 @@ def _unreadable(load: object, error: Exception) -> InvalidKeyError:
         )
     else:
         reason = (
-            "the octets are DER, but no private key in PKCS#8, SEC1 or PKCS#1 form; a certificate, a public key"
+            "the bytes are DER, but no private key in PKCS#8, SEC1 or PKCS#1 form; a certificate, a public key"
             " or a .p12 store is none"
         )
     return InvalidKeyError(reason)

@@ -166,7 +166,7 @@ class PublicKey:
         :raises ArgumentTypeError: not bytes.
         """
         if not isinstance(data, bytes):
-            raise ArgumentTypeError("octets", "bytes", data)
+            raise ArgumentTypeError("data", "bytes", data)
         if data.lstrip()[:1] == b"{":
             try:
                 return cls.from_jwk(json_object(data))
@@ -205,7 +205,7 @@ class PublicKey:
     def verify(self, alg: str, signing_input: bytes, signature: bytes) -> bool:
         """Whether ``signature`` is one of ``signing_input`` by this key (RFC 7515 §5.2).
 
-        :param signature: JWS octets: R||S for ES256, ES384 and ES512. High S is as good as low S.
+        :param signature: JWS bytes: R||S for ES256, ES384 and ES512. High S is as good as low S.
         :raises SignatureFormatError: not of the right length, or r or s out of range.
         :raises AlgorithmError: ``alg`` is not in :attr:`algs`.
         :raises ArgumentTypeError: not bytes.
@@ -222,7 +222,7 @@ class PublicKey:
                 check_raw(signature, size // 2)
             signature = raw_to_der(signature)
         elif len(signature) != size:
-            raise SignatureFormatError(f"a signature by this key has {size} octets, not {len(signature)}")
+            raise SignatureFormatError(f"a signature by this key has {size} bytes, not {len(signature)}")
         try:
             self._key.verify(signature, signing_input, *parameters(alg))
         except InvalidSignature:
@@ -259,7 +259,7 @@ def thumbprint(jwk: Mapping[str, object]) -> str:
 
 
 def decode_bytes(jwk: Mapping[str, object], name: str, size: int) -> bytes:
-    """The ``size`` octets of a member that has a fixed length.
+    """The ``size`` bytes of a member that has a fixed length.
 
     :raises InvalidKeyError: missing, not a string, not canonical base64url, another length.
     """
@@ -267,7 +267,7 @@ def decode_bytes(jwk: Mapping[str, object], name: str, size: int) -> bytes:
     expected = (size * 8 + 5) // 6
     if len(value) != expected:
         raise InvalidKeyError(
-            f'the "{name}" of the JWK must be {expected} characters of base64url ({size} octets,'
+            f'the "{name}" of the JWK must be {expected} characters of base64url ({size} bytes,'
             f" leading zeros included, no padding), not {len(value)}"
         )
     return _decoded(value, name)
@@ -277,7 +277,7 @@ def decode_number(jwk: Mapping[str, object], name: str, max_bits: int) -> int:
     """The number above zero of a member that has no fixed length (RFC 7518 §2, Base64urlUInt).
 
     :raises InvalidKeyError: missing, not a string, not canonical base64url, zero or with a leading
-        zero octet, longer than ``max_bits``.
+        zero byte, longer than ``max_bits``.
     """
     value = _text(jwk, name)
     # Told by its length before anything is computed from it.
@@ -285,7 +285,7 @@ def decode_number(jwk: Mapping[str, object], name: str, max_bits: int) -> int:
         raise InvalidKeyError(f'the "{name}" of the JWK is longer than {max_bits} bits')
     data = _decoded(value, name)
     if not data or data[0] == 0:
-        raise InvalidKeyError(f'the "{name}" of the JWK is empty or has a leading zero octet')
+        raise InvalidKeyError(f'the "{name}" of the JWK is empty or has a leading zero byte')
     number = int.from_bytes(data, "big")
     if number.bit_length() > max_bits:
         raise InvalidKeyError(f'the "{name}" of the JWK is longer than {max_bits} bits')

@@ -102,7 +102,7 @@ class SoftwareKey:
         :raises KeyPasswordError: the password is missing, wrong, or given for a key that is not encrypted.
         """
         if not isinstance(data, bytes):
-            raise ArgumentTypeError("octets", "bytes", data)
+            raise ArgumentTypeError("data", "bytes", data)
         return cls.from_private_key(read_private_key(data, password))
 
     @classmethod
@@ -179,7 +179,7 @@ class SoftwareKey:
         return SoftwareKey(self._private, self._public, self._alg, blocking=self._blocking, reference=reference)
 
     def sign(self, signing_input: bytes) -> bytes:
-        """The JWS signature of the octets (RFC 7518 §3): R||S for ES256, ES384 and ES512.
+        """The JWS signature of the bytes (RFC 7518 §3): R||S for ES256, ES384 and ES512.
 
         :raises SigningError: the key object failed, or its signature does not verify.
         :raises ArgumentTypeError: not bytes.
@@ -262,7 +262,7 @@ class SoftwareKey:
             raise SigningError("the key object returned a signature that does not verify with its public key")
 
     def _explain(self, error: Exception, signing_input: object) -> NoReturn:
-        """Turn what went wrong into one of our errors, without the words of others: they may hold octets."""
+        """Turn what went wrong into one of our errors, without the words of others: they may hold bytes."""
         if not isinstance(signing_input, bytes):
             raise ArgumentTypeError("signing_input", "bytes", signing_input) from None
         if isinstance(error, DPoPKeyError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where keys come from: made here, a file, octets, a JWK, or a URI that names a device or service."""
+"""Where keys come from: made here, a file, bytes, a JWK, or a URI that names a device or service."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _scheme_of(source: str) -> str | None:
 
 def _from_bytes(data: bytes, password: Password | None) -> SoftwareKey:
     if len(data) > MAX_KEY_BYTES:
-        raise InvalidKeyError(f"{len(data)} octets are no key; at most {MAX_KEY_BYTES} are read")
+        raise InvalidKeyError(f"{len(data)} bytes are no key; at most {MAX_KEY_BYTES} are read")
     if data.lstrip()[:1] not in {b"{", b"["}:
         return SoftwareKey.from_pem(data, password)
     try:

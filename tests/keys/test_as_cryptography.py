@@ -72,7 +72,7 @@ def test_it_goes_round(alg: str) -> None:
     """Wrapped once more as a key of this package it is the same key, and still signs."""
     key = SoftwareKey.from_private_key(as_cryptography_key(KEYS[alg]), alg=alg)
     assert (key.thumbprint, key.blocking) == (KEYS[alg].thumbprint, True)
-    assert PublicKey.from_jwk(key.public_jwk).verify(alg, b"octets", key.sign(b"octets"))
+    assert PublicKey.from_jwk(key.public_jwk).verify(alg, b"bytes", key.sign(b"bytes"))
 
 
 @pytest.mark.parametrize("alg", ["ES256", "Ed25519", "PS256"])
@@ -116,18 +116,18 @@ def test_another_hash_or_padding_is_refused() -> None:
     assert isinstance(edwards, ed25519.Ed25519PrivateKey)
     assert isinstance(pss, rsa.RSAPrivateKey)
     assert isinstance(pkcs1, rsa.RSAPrivateKey)
-    assert len(edwards.sign(memoryview(b"octets"))) == 64
+    assert len(edwards.sign(memoryview(b"bytes"))) == 64
     with pytest.raises(UnsupportedAlgorithm, match="sha256, not sha384"):
-        elliptic.sign(b"octets", ec.ECDSA(hashes.SHA384()))
+        elliptic.sign(b"bytes", ec.ECDSA(hashes.SHA384()))
     with pytest.raises(UnsupportedAlgorithm, match="sha256, not Prehashed"):
         elliptic.sign(bytes(32), ec.ECDSA(utils.Prehashed(hashes.SHA256())))
     by_digest = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
-    assert len(pss.sign(b"octets", by_digest, hashes.SHA256())) == 384
+    assert len(pss.sign(b"bytes", by_digest, hashes.SHA256())) == 384
     long_salt = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.MAX_LENGTH)
     for wrong in (padding.PKCS1v15(), long_salt, padding.PSS(padding.MGF1(hashes.SHA1()), 32)):
         with pytest.raises(UnsupportedAlgorithm, match="signs PS256"):
-            pss.sign(b"octets", wrong, hashes.SHA256())
+            pss.sign(b"bytes", wrong, hashes.SHA256())
     with pytest.raises(UnsupportedAlgorithm, match="signs RS256"):
-        pkcs1.sign(b"octets", PSS, hashes.SHA256())
+        pkcs1.sign(b"bytes", PSS, hashes.SHA256())
     with pytest.raises(UnsupportedAlgorithm, match="not sha512"):
-        pkcs1.sign(b"octets", padding.PKCS1v15(), hashes.SHA512())
+        pkcs1.sign(b"bytes", padding.PKCS1v15(), hashes.SHA512())

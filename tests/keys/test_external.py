@@ -82,12 +82,12 @@ def test_every_algorithm(alg: str) -> None:
         key = ExternalKey(inner.public_jwk, sign, signature_format=signature_format, alg=alg, blocking=False)  # type: ignore[arg-type]
         assert key.alg == alg
         assert key.blocking is False
-        assert PublicKey.from_jwk(inner.public_jwk).verify(alg, b"octets", key.sign(b"octets"))
+        assert PublicKey.from_jwk(inner.public_jwk).verify(alg, b"bytes", key.sign(b"bytes"))
 
 
 @given(st.binary(max_size=200))
 def test_every_signature_verifies(data: bytes) -> None:
-    """Whatever the octets: 64 octets that verify, short r and s included."""
+    """Whatever the bytes: 64 bytes that verify, short r and s included."""
     signature = ExternalKey(NATIVE, der, signature_format="der").sign(data)
     assert len(signature) == 64
     assert PublicKey.from_jwk(KEY.public_jwk).verify("ES256", data, signature)
@@ -100,14 +100,14 @@ def _raise(error: BaseException) -> Any:
 @pytest.mark.parametrize(
     ("sign", "signature_format", "says"),
     [
-        pytest.param(der, "raw", "expected|has 64 octets", id="DER for raw"),
+        pytest.param(der, "raw", "expected|has 64 bytes", id="DER for raw"),
         pytest.param(KEY.sign, "der", "not DER", id="raw for DER"),
         pytest.param(
             lambda data: der(hashes_twice(data)), "der", "does not verify with its public key", id="hashed twice"
         ),
-        pytest.param(lambda _: der(b"other"), "der", "does not verify", id="other octets"),
-        pytest.param(KEYS["ES384"].sign, "raw", "64 octets", id="another curve"),
-        pytest.param(lambda data: KEY.sign(data)[:-1], "raw", "64 octets, not 63", id="cut"),
+        pytest.param(lambda _: der(b"other"), "der", "does not verify", id="other bytes"),
+        pytest.param(KEYS["ES384"].sign, "raw", "64 bytes", id="another curve"),
+        pytest.param(lambda data: KEY.sign(data)[:-1], "raw", "64 bytes, not 63", id="cut"),
         pytest.param(lambda _: utils.encode_dss_signature(0, 1), "der", "r is zero", id="zero"),
         pytest.param(lambda _: b"", "der", "empty", id="nothing"),
         pytest.param(lambda _: None, "der", "bytes, not NoneType", id="None"),
@@ -120,7 +120,7 @@ def test_a_bad_signer_is_found_out(sign: Any, signature_format: Any, says: str) 
     """Nothing that does not verify leaves, and what the signer said stays inside: it may hold anything."""
     key = ExternalKey(NATIVE, sign, signature_format=signature_format)
     with pytest.raises(SigningError, match=says) as caught:
-        key.sign(b"octets")
+        key.sign(b"bytes")
     assert HIDDEN not in "".join(traceback.format_exception(caught.value))
     assert not isinstance(caught.value.__context__, RuntimeError)
 
@@ -136,16 +136,16 @@ def test_the_signers_own_key_errors_go_through() -> None:
     """A signer that says its service is away says so to the caller."""
     key = ExternalKey(NATIVE, lambda _: _raise(KeyUnavailableError("the service is away")), signature_format="der")
     with pytest.raises(KeyUnavailableError, match="the service is away"):
-        key.sign(b"octets")
+        key.sign(b"bytes")
 
 
 def test_interrupts_go_through() -> None:
     """Ctrl-C while a person looks for the token is not turned into an error about the key."""
     with pytest.raises(KeyboardInterrupt):
-        ExternalKey(NATIVE, lambda _: _raise(KeyboardInterrupt()), signature_format="der").sign(b"octets")
+        ExternalKey(NATIVE, lambda _: _raise(KeyboardInterrupt()), signature_format="der").sign(b"bytes")
 
 
-@pytest.mark.parametrize("data", ["octets", None, bytearray(b"x")], ids=["str", "None", "bytearray"])
+@pytest.mark.parametrize("data", ["bytes", None, bytearray(b"x")], ids=["str", "None", "bytearray"])
 def test_only_octets_are_signed(data: Any) -> None:
     """The signer is not asked for anything else."""
     key = ExternalKey(NATIVE, lambda _: pytest.fail("was asked"), signature_format="der")

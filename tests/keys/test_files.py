@@ -94,7 +94,7 @@ def test_a_path_is_str_or_a_path_object(path: Any) -> None:
 
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
-    """All octets up to the limit come back, through a link too."""
+    """All bytes up to the limit come back, through a link too."""
     path = tmp_path / "key"
     path.write_bytes(b"k" * MAX_KEY_BYTES)
     path.chmod(0o600)
@@ -189,18 +189,18 @@ def test_a_file_open_to_every_user_is_reported(
 
 
 def test_a_new_file_is_for_its_owner_only(tmp_path: Path) -> None:
-    """The octets are there, with mode 0600 whatever the umask, and nothing else is left."""
+    """The bytes are there, with mode 0600 whatever the umask, and nothing else is left."""
     path = tmp_path / "key.pem"
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
         "from dpop.keys._files import write_key_file\n"
         "os.umask(int(sys.argv[1]))\n"
-        "write_key_file(Path(sys.argv[2]), b'octets')\n"
+        "write_key_file(Path(sys.argv[2]), b'bytes')\n"
     )
     for umask in (0o000, 0o077):
         subprocess.run([sys.executable, "-c", code, str(umask), str(path)], cwd=ROOT, check=True, timeout=60)
-        assert path.read_bytes() == b"octets"
+        assert path.read_bytes() == b"bytes"
         assert mode_of(path) == 0o600
         assert names(tmp_path) == ["key.pem"]
         path.unlink()
@@ -223,7 +223,7 @@ def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
 
 def test_overwrite_also_creates(tmp_path: Path) -> None:
     """Nothing has to be there for overwrite."""
-    write_key_file(tmp_path / "key.pem", b"octets", overwrite=True)
+    write_key_file(tmp_path / "key.pem", b"bytes", overwrite=True)
     assert mode_of(tmp_path / "key.pem") == 0o600
 
 
@@ -246,8 +246,8 @@ def test_a_link_to_a_directory_is_followed(tmp_path: Path) -> None:
     """/etc/keys may be a link to where keys are kept."""
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    write_key_file(tmp_path / "link" / "key", b"octets")
-    assert (tmp_path / "real" / "key").read_bytes() == b"octets"
+    write_key_file(tmp_path / "link" / "key", b"bytes")
+    assert (tmp_path / "real" / "key").read_bytes() == b"bytes"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -262,15 +262,15 @@ def test_what_cannot_be_written_says_why(tmp_path: Path, *, overwrite: bool) -> 
         "n" * 300: "too long",
     }.items():
         with pytest.raises(KeyFileError, match=says):
-            write_key_file(tmp_path / name, b"octets", overwrite=overwrite)
+            write_key_file(tmp_path / name, b"bytes", overwrite=overwrite)
     assert names(tmp_path) == ["file"]
 
 
 def test_the_longest_name_of_a_file_system_can_be_used(tmp_path: Path) -> None:
     """The temporary file beside it has a short name of its own."""
     path = tmp_path / ("n" * 255)
-    write_key_file(path, b"octets")
-    assert path.read_bytes() == b"octets"
+    write_key_file(path, b"bytes")
+    assert path.read_bytes() == b"bytes"
 
 
 def test_a_read_only_directory_leaves_everything_as_it_was(public_directory: Path) -> None:
@@ -317,8 +317,8 @@ def no_hard_links(source: str, destination: Path) -> None:
 def test_a_file_system_without_hard_links_will_do(tmp_path: Path) -> None:
     """The name is claimed first, and nothing is overwritten there either."""
     path = tmp_path / "key.pem"
-    write_key_file(path, b"octets", link=no_hard_links)
-    assert path.read_bytes() == b"octets"
+    write_key_file(path, b"bytes", link=no_hard_links)
+    assert path.read_bytes() == b"bytes"
     assert mode_of(path) == 0o600
 
     def taken_meanwhile(source: str, destination: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_file_system_without_hard_links_will_do(tmp_path: Path) -> None:
 
     other = tmp_path / "other.pem"
     with pytest.raises(KeyFileError, match="exists"):
-        write_key_file(other, b"octets", link=taken_meanwhile)
+        write_key_file(other, b"bytes", link=taken_meanwhile)
     assert other.read_bytes() == b"of somebody else"
     assert names(tmp_path) == ["key.pem", "other.pem"]
 
@@ -341,7 +341,7 @@ def test_a_name_taken_in_the_last_moment_is_left_alone(tmp_path: Path) -> None:
         os.link(source, destination)
 
     with pytest.raises(KeyFileError, match="exists"):
-        write_key_file(path, b"octets", link=late)
+        write_key_file(path, b"bytes", link=late)
     assert path.read_bytes() == b"of somebody else"
     assert names(tmp_path) == ["key.pem"]
 
@@ -355,7 +355,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_key_file(tmp_path / "key.pem", b"octets", link=interrupted)
+        write_key_file(tmp_path / "key.pem", b"bytes", link=interrupted)
     assert names(tmp_path) == []
 
 

@@ -75,7 +75,7 @@ SECRETS = [
 
 
 def of_native(content: bytes, password: Any = None) -> bool:
-    """Whether the octets hold the key this file is about."""
+    """Whether the bytes hold the key this file is about."""
     key = read_private_key(content, password)
     return isinstance(key, ec.EllipticCurvePrivateKey) and key.private_numbers() == NATIVE.private_numbers()
 
@@ -87,12 +87,12 @@ def agrees_with_openssl(key: SoftwareKey, pem: bytes, tmp_path: Path, *options: 
     """The public key is what openssl derives, and openssl accepts a signature by the key."""
     public = tmp_path / "public.pem"
     public.write_bytes(openssl("pkey", "-pubout", "-passin", "env:PW", feed=pem))
-    signature = key.sign(b"octets")
+    signature = key.sign(b"bytes")
     if key.alg.startswith("ES"):
         signature = raw_to_der(signature)
     (tmp_path / "signature").write_bytes(signature)
-    (tmp_path / "octets").write_bytes(b"octets")
-    command = ["-verify", public, "-signature", tmp_path / "signature", tmp_path / "octets"]
+    (tmp_path / "bytes").write_bytes(b"bytes")
+    command = ["-verify", public, "-signature", tmp_path / "signature", tmp_path / "bytes"]
     digest = {"ES384": "-sha384", "ES512": "-sha512"}.get(key.alg, "-sha256")
     assert openssl("dgst", digest, *options, *command) == b"Verified OK\n"
 
@@ -134,9 +134,9 @@ def test_openssl_genpkey_ed25519(tmp_path: Path) -> None:
     key = SoftwareKey.from_pem(pem)
     assert key.alg == "Ed25519"
     (tmp_path / "key.pem").write_bytes(pem)
-    (tmp_path / "octets").write_bytes(b"octets")
-    theirs = openssl("pkeyutl", "-sign", "-rawin", "-inkey", tmp_path / "key.pem", "-in", tmp_path / "octets")
-    assert theirs == key.sign(b"octets") == key.with_alg("EdDSA").sign(b"octets")
+    (tmp_path / "bytes").write_bytes(b"bytes")
+    theirs = openssl("pkeyutl", "-sign", "-rawin", "-inkey", tmp_path / "key.pem", "-in", tmp_path / "bytes")
+    assert theirs == key.sign(b"bytes") == key.with_alg("EdDSA").sign(b"bytes")
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("content", "says"), MISTAKES)
 def test_mistakes_have_their_own_sentence(content: bytes, says: str) -> None:
-    """What came, what was expected or what to do; no octet of the key in the text or in what led to it."""
+    """What came, what was expected or what to do; no byte of the key in the text or in what led to it."""
     for password in (None, lambda: PASSWORD):
         with pytest.raises(InvalidKeyError) as caught:
             SoftwareKey.from_pem(content, password)
@@ -334,7 +334,7 @@ def test_a_private_key_with_another_public_key_is_refused() -> None:
 @pytest.mark.parametrize("content", ["-----BEGIN PRIVATE KEY-----", None, 5], ids=["str", "None", "int"])
 def test_from_pem_takes_octets(content: Any) -> None:
     """A str is refused by its type, not misread as a path."""
-    with pytest.raises(ArgumentTypeError, match="octets must be bytes"):
+    with pytest.raises(ArgumentTypeError, match="data must be bytes"):
         SoftwareKey.from_pem(content)
 
 
@@ -351,7 +351,7 @@ def test_damage_anywhere_is_a_key_error_or_no_damage(data: st.DataObject) -> Non
         everything = said(error)
     else:
         everything = ""
-        assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"octets", key.sign(b"octets"))
+        assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"bytes", key.sign(b"bytes"))
     assert not any(secret in everything for secret in SECRETS)
 
 

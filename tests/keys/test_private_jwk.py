@@ -42,7 +42,7 @@ def changed(jwk: Mapping[str, Any], **members: Any) -> Jwk:
 
 
 def flipped(text: str) -> str:
-    """base64url of the same length and other octets."""
+    """base64url of the same length and other bytes."""
     data = bytearray(b64url_decode(text))
     data[len(data) // 2] ^= 1
     return b64url_encode(bytes(data))
@@ -211,7 +211,7 @@ def test_ec_keys_survive_a_round_trip(scalar: int) -> None:
 
 @given(st.binary(min_size=32, max_size=32))
 def test_ed25519_keys_survive_a_round_trip(seed: bytes) -> None:
-    """Any 32 octets are a seed, and come back."""
+    """Any 32 bytes are a seed, and come back."""
     native = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
     key, _ = read_private_jwk(SoftwareKey.from_private_key(native).to_jwk(private=True))
     assert isinstance(key, ed25519.Ed25519PrivateKey)

@@ -119,7 +119,7 @@ def test_repr_names_the_key() -> None:
 
 
 def _low_x_point() -> tuple[int, int]:
-    """A P-256 point whose x + p still fits 32 octets."""
+    """A P-256 point whose x + p still fits 32 bytes."""
     b = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
     x = 1
     while True:
@@ -460,17 +460,17 @@ def test_rfc6979_signatures_verify_high_or_low_s() -> None:
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 SIGNER = SoftwareKey.generate("ES256")
-GOOD = SIGNER.sign(b"octets")
+GOOD = SIGNER.sign(b"bytes")
 
 
 @pytest.mark.parametrize(
     ("signature", "says"),
     [
-        pytest.param(b"", "64 octets, not 0", id="empty"),
-        pytest.param(GOOD[:-1], "64 octets, not 63", id="short"),
-        pytest.param(GOOD + b"\0", "64 octets, not 65", id="long"),
-        pytest.param(b"\0" + GOOD[:32] + b"\0" + GOOD[32:], "64 octets, not 66", id="padded"),
-        pytest.param(bytes(96), "64 octets, not 96", id="P-384"),
+        pytest.param(b"", "64 bytes, not 0", id="empty"),
+        pytest.param(GOOD[:-1], "64 bytes, not 63", id="short"),
+        pytest.param(GOOD + b"\0", "64 bytes, not 65", id="long"),
+        pytest.param(b"\0" + GOOD[:32] + b"\0" + GOOD[32:], "64 bytes, not 66", id="padded"),
+        pytest.param(bytes(96), "64 bytes, not 96", id="P-384"),
         pytest.param(raw_to_der(GOOD), "der_to_raw", id="DER"),
         pytest.param(bytes(64), "r is zero", id="zero"),
         pytest.param(bytes(32) + GOOD[32:], "r is zero", id="r zero"),
@@ -481,7 +481,7 @@ GOOD = SIGNER.sign(b"octets")
 def test_an_es256_signature_out_of_shape_is_an_error_of_its_own(signature: bytes, says: str) -> None:
     """DER, padding and zeros are told from signatures that are merely wrong (RFC 7518 §3.4)."""
     with pytest.raises(SignatureFormatError, match=says):
-        PublicKey.from_jwk(SIGNER.public_jwk).verify("ES256", b"octets", signature)
+        PublicKey.from_jwk(SIGNER.public_jwk).verify("ES256", b"bytes", signature)
 
 
 @pytest.mark.parametrize(
@@ -496,19 +496,19 @@ def test_an_es256_signature_out_of_shape_is_an_error_of_its_own(signature: bytes
     ],
 )
 def test_every_algorithm_has_one_signature_length(jwk: Jwk, alg: str, size: int) -> None:
-    """One octet more or less is refused before any arithmetic; the right length is judged."""
+    """One byte more or less is refused before any arithmetic; the right length is judged."""
     key = PublicKey.from_jwk(jwk)
     for wrong in (size - 1, size + 1, 0):
         with pytest.raises(SignatureFormatError, match=str(size)):
-            key.verify(alg, b"octets", b"\x01" * wrong)
-    assert key.verify(alg, b"octets", (b"\x00" + b"\x01" * (size // 2 - 1)) * 2) is False
+            key.verify(alg, b"bytes", b"\x01" * wrong)
+    assert key.verify(alg, b"bytes", (b"\x00" + b"\x01" * (size // 2 - 1)) * 2) is False
 
 
 @pytest.mark.parametrize("alg", ["ES384", "none", "HS256", "es256", "", "RS256", "x" * 1000])
 def test_a_key_verifies_its_own_algorithms_only(alg: str) -> None:
     """The algorithm comes from the proof, the key decides whether it fits (RFC 8725 §3.1)."""
     with pytest.raises(AlgorithmError, match="ES256") as caught:
-        PublicKey.from_jwk(EC).verify(alg, b"octets", GOOD)
+        PublicKey.from_jwk(EC).verify(alg, b"bytes", GOOD)
     assert len(str(caught.value)) < 100
 
 
@@ -516,9 +516,9 @@ def test_only_octets_are_verified() -> None:
     """A str for the signing input or the signature is the caller's mistake, and said so."""
     key: Any = PublicKey.from_jwk(EC)
     with pytest.raises(ArgumentTypeError, match="signing_input"):
-        key.verify("ES256", "octets", GOOD)
+        key.verify("ES256", "bytes", GOOD)
     with pytest.raises(ArgumentTypeError, match="signature"):
-        key.verify("ES256", b"octets", "signature")
+        key.verify("ES256", b"bytes", "signature")
 
 
 def test_ps256_needs_a_salt_as_long_as_the_hash() -> None:
@@ -527,15 +527,15 @@ def test_ps256_needs_a_salt_as_long_as_the_hash() -> None:
     key = PublicKey.from_cryptography(native.public_key())
     for salt, good in ((32, True), (20, False), (0, False)):
         pss = padding.PSS(padding.MGF1(hashes.SHA256()), salt)
-        assert key.verify("PS256", b"octets", native.sign(b"octets", pss, hashes.SHA256())) is good
-    v15 = native.sign(b"octets", padding.PKCS1v15(), hashes.SHA256())
-    assert key.verify("RS256", b"octets", v15) is True
-    assert key.verify("PS256", b"octets", v15) is False
+        assert key.verify("PS256", b"bytes", native.sign(b"bytes", pss, hashes.SHA256())) is good
+    v15 = native.sign(b"bytes", padding.PKCS1v15(), hashes.SHA256())
+    assert key.verify("RS256", b"bytes", v15) is True
+    assert key.verify("PS256", b"bytes", v15) is False
 
 
 @given(st.binary(max_size=300), st.binary(min_size=64, max_size=64))
 def test_random_octets_are_no_signature(signing_input: bytes, signature: bytes) -> None:
-    """Whatever 64 octets come, they do not verify, and nothing but our own error comes out."""
+    """Whatever 64 bytes come, they do not verify, and nothing but our own error comes out."""
     with contextlib.suppress(SignatureFormatError):
         assert PublicKey.from_jwk(EC).verify("ES256", signing_input, signature) is False
     assert PublicKey.from_jwk(ED).verify("Ed25519", signing_input, signature) is False

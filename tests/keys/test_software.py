@@ -162,7 +162,7 @@ def test_an_independent_library_verifies_what_a_key_signs(alg: str) -> None:
 
 @given(st.binary(max_size=500))
 def test_every_signature_verifies_and_has_its_length(content: bytes) -> None:
-    """Any octets, by each kind of elliptic-curve key, short r and s included."""
+    """Any bytes, by each kind of elliptic-curve key, short r and s included."""
     for alg in ("ES256", "ES384", "ES512", "Ed25519"):
         signature = KEYS[alg].sign(content)
         assert len(signature) == SIZES[alg]
@@ -170,7 +170,7 @@ def test_every_signature_verifies_and_has_its_length(content: bytes) -> None:
 
 
 def test_short_r_and_s_are_padded() -> None:
-    """One signature in 64 has an r or s that begins with a zero octet: it has 64 octets too (RFC 7518 §3.4)."""
+    """One signature in 64 has an r or s that begins with a zero byte: it has 64 bytes too (RFC 7518 §3.4)."""
     key = KEYS["ES256"]
     tries = (number.to_bytes(2, "big") for number in range(10_000))
     content, signature = next(
@@ -181,7 +181,7 @@ def test_short_r_and_s_are_padded() -> None:
 
 
 def test_the_published_ed25519_signature() -> None:
-    """Ed25519 is deterministic: the octets of RFC 8037 A.4 come out."""
+    """Ed25519 is deterministic: the bytes of RFC 8037 A.4 come out."""
     signing_input, _, signature = PUBLISHED["rfc8037-A.4-A.5-jws"]["jws"].rpartition(".")
     key = SoftwareKey.from_jwk(PUBLISHED["rfc8037-A.2-key"]["jwk"])
     assert key.sign(signing_input.encode()) == b64url_decode(signature)
@@ -209,7 +209,7 @@ def test_many_threads_sign_at_once() -> None:
     assert bad == []
 
 
-@pytest.mark.parametrize("content", ["octets", None, 7, ["x"]], ids=["str", "None", "int", "list"])
+@pytest.mark.parametrize("content", ["bytes", None, 7, ["x"]], ids=["str", "None", "int", "list"])
 @pytest.mark.parametrize("alg", KEYS)
 def test_only_octets_are_signed(alg: str, content: Any) -> None:
     """A str is refused with a sentence of ours, for each kind of key."""
@@ -231,7 +231,7 @@ def test_a_key_with_several_names_can_switch(first: str, second: str) -> None:
     assert second in key.algs
     assert other.thumbprint == key.thumbprint
     assert other.with_alg(second) is other
-    assert PublicKey.from_jwk(other.public_jwk).verify(second, b"octets", other.sign(b"octets"))
+    assert PublicKey.from_jwk(other.public_jwk).verify(second, b"bytes", other.sign(b"bytes"))
 
 
 @pytest.mark.parametrize("alg", ["RS256", "ES384", "none", "HS256", ""])
@@ -289,7 +289,7 @@ def test_a_key_that_cannot_be_exported_does_everything_else(tmp_path: Path) -> N
     assert key.blocking is True
     assert key.with_alg("ES256").blocking is True
     assert SoftwareKey.from_private_key(Stubborn(), blocking=False).blocking is False
-    assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"octets", key.sign(b"octets"))
+    assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"bytes", key.sign(b"bytes"))
     assert key.to_jwk() == key.public_jwk
     assert copy.deepcopy(key) is key
     for export in (lambda: key.to_jwk(private=True), lambda: key.save(tmp_path / "key.pem")):
@@ -345,7 +345,7 @@ P256 = ec.ECDSA(hashes.SHA256())
     [
         pytest.param(lambda _: _raise(RuntimeError(HIDDEN)), "failed to sign with ES256: RuntimeError", id="raises"),
         pytest.param(lambda data: OTHER.sign(data, P256), "does not verify", id="another key"),
-        pytest.param(lambda data: OTHER.sign(data + b"x", P256), "does not verify", id="other octets"),
+        pytest.param(lambda data: OTHER.sign(data + b"x", P256), "does not verify", id="other bytes"),
         pytest.param(lambda _: bytes(64), "failed to sign with ES256: not DER", id="raw"),
         pytest.param(lambda _: b"", "failed to sign with ES256: not DER", id="nothing"),
         pytest.param(lambda _: "signature", "der must be bytes, not str", id="str"),
@@ -354,10 +354,10 @@ P256 = ec.ECDSA(hashes.SHA256())
     ],
 )
 def test_a_key_object_that_signs_badly_is_found_out(response: Any, says: str) -> None:
-    """Nothing that does not verify leaves, and what the object said stays inside: it may hold octets."""
+    """Nothing that does not verify leaves, and what the object said stays inside: it may hold bytes."""
     key = SoftwareKey.from_private_key(Stubborn(response))
     with pytest.raises(SigningError, match=says) as caught:
-        key.sign(b"octets")
+        key.sign(b"bytes")
     assert HIDDEN not in "".join(traceback.format_exception(caught.value))
 
 
@@ -371,7 +371,7 @@ def test_a_key_object_without_a_public_key_is_refused() -> None:
 def test_interrupts_go_through() -> None:
     """Ctrl-C while a person looks for the token is not turned into an error about the key."""
     with pytest.raises(KeyboardInterrupt):
-        SoftwareKey.from_private_key(Stubborn(lambda _: _raise(KeyboardInterrupt()))).sign(b"octets")
+        SoftwareKey.from_private_key(Stubborn(lambda _: _raise(KeyboardInterrupt()))).sign(b"bytes")
 
 
 # --- saving and exporting

@@ -68,7 +68,7 @@ def scheme() -> Iterator[str]:
 def is_key(key: Key) -> bool:
     """Whether it is KEY, with its private part."""
     return key.thumbprint == KEY.thumbprint and PublicKey.from_jwk(KEY.public_jwk).verify(
-        key.alg, b"octets", key.sign(b"octets")
+        key.alg, b"bytes", key.sign(b"bytes")
     )
 
 
@@ -220,7 +220,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
-# --- load_key: octets, dicts and others
+# --- load_key: bytes, dicts and others
 
 
 def test_octets_are_the_key_itself(pem: bytes) -> None:
@@ -323,7 +323,7 @@ def test_any_octets_are_a_key_or_a_key_error(data: bytes) -> None:
         load_key(data)
     except DPoPKeyError:
         return
-    raise AssertionError("random octets were a key")
+    raise AssertionError("random bytes were a key")
 
 
 # --- the protocol

@@ -135,12 +135,12 @@ class AwsKms(KeyService):
         return self.usable(public, lambda alg: _ALGORITHMS[alg] in served)
 
     def sign(self, signing_input: bytes, alg: str) -> bytes:
-        """Have the octets signed (Sign): as they are, or their hash where they are too long for that."""
+        """Have the bytes signed (Sign): as they are, or their hash where they are too long for that."""
         message, kind = signing_input, "RAW"
         if len(message) > _MAX_MESSAGE:
             if alg in {"Ed25519", "EdDSA"}:
                 raise self.trouble(
-                    AlgorithmError, f"with {alg} it signs {_MAX_MESSAGE} octets at most, not {len(message)}"
+                    AlgorithmError, f"with {alg} it signs {_MAX_MESSAGE} bytes at most, not {len(message)}"
                 )
             message, kind = digest(signing_input, alg), "DIGEST"
         answer: dict[str, Any] = self.ask(

@@ -107,7 +107,7 @@ class AzureKeyVault(KeyService):
         return self.usable(public, _ALGORITHMS.__contains__)
 
     def sign(self, signing_input: bytes, alg: str) -> bytes:
-        """Have the octets' hash signed (sign)."""
+        """Have the bytes' hash signed (sign)."""
         algorithms = need("azure.keyvault.keys.crypto", "azure").SignatureAlgorithm
         response = self.ask(lambda client: client.sign(algorithms(alg), digest(signing_input, alg)))
         signature: bytes = response.signature

@@ -133,7 +133,7 @@ class GcpKms(KeyService):
         return self.usable(public, lambda name: name in {alg, "EdDSA" if alg == "Ed25519" else alg})
 
     def sign(self, signing_input: bytes, alg: str) -> bytes:
-        """Have the octets' hash signed, or the octets with Ed25519 (AsymmetricSign)."""
+        """Have the bytes' hash signed, or the bytes with Ed25519 (AsymmetricSign)."""
         request: dict[str, Any] = {"name": self.name}
         hash_name = ALGORITHMS[alg].hash_name
         if hash_name is None:

@@ -222,7 +222,7 @@ class KeyService(ABC):
 
     @abstractmethod
     def sign(self, signing_input: bytes, alg: str) -> bytes:
-        """Have the octets signed; in the service's own format.
+        """Have the bytes signed; in the service's own format.
 
         :raises DPoPKeyError: it did not sign.
         """
@@ -286,7 +286,7 @@ def refuse_password(password: Password | None, title: str) -> None:
 
 
 def digest(signing_input: bytes, alg: str) -> bytes:
-    """The hash of the octets, for services that sign a hash; ``alg`` must have one."""
+    """The hash of the bytes, for services that sign a hash; ``alg`` must have one."""
     name = ALGORITHMS[alg].hash_name or ""
     return hashlib.new(name.replace("-", ""), signing_input).digest()
 

@@ -58,7 +58,7 @@ _MAX_BYTES: Final = 1 << 20  # of an attribute
 _NAMES: Final = {code.value: f"CKR_{code.name}" for code in CKR}
 
 Template = Mapping[int, bytes | bool | int]
-"""Attributes by type: octets as they are, a bool as CK_BBOOL, an int as CK_ULONG."""
+"""Attributes by type: bytes as they are, a bool as CK_BBOOL, an int as CK_ULONG."""
 
 
 class CryptokiError(Exception):

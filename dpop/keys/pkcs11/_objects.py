@@ -138,7 +138,7 @@ def public_keys(module: Module, session: int, private: KeyObject) -> Points:
 def read_point(data: bytes) -> PublicKey:
     """The public key in a CKA_EC_POINT, which by the book is a DER OCTET STRING and in practice often bare.
 
-    Told apart by the length: a bare point can begin with the very octets that DER would have.
+    Told apart by the length: a bare point can begin with the very bytes that DER would have.
 
     :raises InvalidKeyError: no point of P-256 in any of the known forms.
     """
@@ -148,7 +148,7 @@ def read_point(data: bytes) -> PublicKey:
     elif (len(data), data[:3]) in {(68, b"\x03\x42\x00"), (36, b"\x03\x22\x00")}:  # BIT STRING
         bare = data[3:]
     if len(bare) not in {65, 33}:
-        raise InvalidKeyError(f"the device gives {len(data)} octets as the public key, which is no point of P-256")
+        raise InvalidKeyError(f"the device gives {len(data)} bytes as the public key, which is no point of P-256")
     try:
         return PublicKey.from_cryptography(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), bare))
     except ValueError:

@@ -58,7 +58,7 @@ class Pin:
         return self._ask is not None
 
     def get(self) -> bytes | None:
-        """Its octets; None if there is no PIN to give.
+        """Its bytes; None if there is no PIN to give.
 
         :raises PinError: its file cannot be read.
         """
@@ -96,7 +96,7 @@ def _read(path: str) -> bytes:
     except OSError as error:
         raise PinError(f"the file that pin-source names cannot be read: {error.strerror}") from None
     if len(data) > _MAX_FILE:
-        raise PinError(f"the file that pin-source names has more than {_MAX_FILE} octets, too much for a PIN")
+        raise PinError(f"the file that pin-source names has more than {_MAX_FILE} bytes, too much for a PIN")
     if os.name == "posix" and stat.S_ISREG(mode) and mode & 0o007:
         _log.warning("the file of a PIN is open to every user (mode %04o); run: chmod 600", stat.S_IMODE(mode))
     pin = data.rstrip(b"\r\n")

@@ -245,5 +245,5 @@ class DeviceSigner:
 
 
 def data_to_sign(mechanism: CKM, signing_input: bytes) -> bytes:
-    """What the mechanism wants: SHA-256 of the octets, or the octets themselves (RFC 7518 §3.4)."""
+    """What the mechanism wants: SHA-256 of the bytes, or the bytes themselves (RFC 7518 §3.4)."""
     return signing_input if mechanism is CKM.ECDSA_SHA256 else hashlib.sha256(signing_input).digest()

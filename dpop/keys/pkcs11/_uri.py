@@ -22,7 +22,7 @@ from dpop.errors import ArgumentTypeError, InvalidKeyError
 __all__ = ["Pkcs11Uri"]
 
 _MAX_URI: Final = 4096
-# Unreserved characters, percent-encoded octets, and what each part may have besides (RFC 7512 §2.3).
+# Unreserved characters, percent-encoded bytes, and what each part may have besides (RFC 7512 §2.3).
 _PATH_VALUE: Final = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()*+,=&-]|%[0-9A-Fa-f]{2})*")
 _QUERY_VALUE: Final = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()*+,=/?|-]|%[0-9A-Fa-f]{2})*")
 _NUMBER: Final = re.compile(r"[0-9]{1,10}")
@@ -40,7 +40,7 @@ class Pkcs11Uri:
 
     :param token: label of the device, which PKCS#11 calls a token; ``manufacturer``, ``serial`` and ``model`` are the
         device's too.
-    :param object: label of the key. ``id`` is its CKA_ID, any octets.
+    :param object: label of the key. ``id`` is its CKA_ID, any bytes.
     :param slot_id: number of the slot, which may change each time a module starts: prefer ``token``.
     :param module_path: the shared library, an absolute path. It is loaded as code: take no URI from
         somebody who may not choose what runs in this process.
@@ -123,7 +123,7 @@ class Pkcs11Uri:
     def _written(self, name: str) -> str:
         value = getattr(self, name)
         if isinstance(value, bytes):
-            encoded = "".join(f"%{octet:02x}" for octet in value)
+            encoded = "".join(f"%{byte:02x}" for byte in value)
         else:
             safe = _SAFE_IN_QUERY if name in _REFERENCE else _SAFE_IN_PATH
             encoded = quote_from_bytes(str(value).encode("utf-8", "surrogateescape"), safe)

@@ -131,7 +131,7 @@ def test_a_moved_alias_moves_no_key(aws: str) -> None:
     admin.create_alias(AliasName="alias/moved", TargetKeyId=first["KeyId"])
     key = dpop.load_key(uri_of("alias/moved", aws))
     admin.update_alias(AliasName="alias/moved", TargetKeyId=second["KeyId"])
-    assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"octets", key.sign(b"octets"))
+    assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"bytes", key.sign(b"bytes"))
     assert dpop.load_key(uri_of("alias/moved", aws)).thumbprint != key.thumbprint
 
 
@@ -144,7 +144,7 @@ def test_profiles_and_regions(aws: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     key = dpop.load_key(f"awskms:{made['KeyId']}?profile=my%20bank")
-    assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"octets", key.sign(b"octets"))
+    assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"bytes", key.sign(b"bytes"))
     with pytest.raises(errors.KeyNotFoundError):  # moto keeps regions apart
         dpop.load_key(f"awskms:{made['KeyId']}?profile=my%20bank&region=us-east-1")
 
@@ -173,7 +173,7 @@ def test_signatures_of_no_use_are_found_out(aws: str, key: dpop.Key) -> None:
     with pytest.raises(errors.SigningError, match="does not verify"):
         key.sign(b"x" * 4097)
     with pytest.raises(errors.SigningError, match="does not verify"):
-        dpop.load_key(uri_of(new_key(aws, "RSA_2048")["KeyId"], aws), alg="PS256").sign(b"octets")
+        dpop.load_key(uri_of(new_key(aws, "RSA_2048")["KeyId"], aws), alg="PS256").sign(b"bytes")
 
 
 # --- the whole client
@@ -290,7 +290,7 @@ def fault(code: str, message: str = "", status: int = 400) -> Told:
 
 
 def test_a_long_signing_input_goes_as_its_hash(faulty: FaultyKms) -> None:
-    """AWS takes 4096 octets; a proof with a long URL or RSA key can have more."""
+    """AWS takes 4096 bytes; a proof with a long URL or RSA key can have more."""
     key = faulty.open()
     for size, kind in ((4096, "RAW"), (4097, "DIGEST")):
         data = b"x" * size
@@ -302,15 +302,15 @@ def test_a_long_signing_input_goes_as_its_hash(faulty: FaultyKms) -> None:
 
 
 def test_ed25519() -> None:
-    """AWS signs the octets themselves, so they cannot be more than it takes; both names work."""
+    """AWS signs the bytes themselves, so they cannot be more than it takes; both names work."""
     kms = FaultyKms(ed25519.Ed25519PrivateKey.generate())
     kms.description = {"SigningAlgorithms": ["ED25519_SHA_512", "ED25519_PH_SHA_512"], "KeyUsage": "SIGN_VERIFY"}
     with kms.server:
         key = kms.open()
         assert key.algs == ("Ed25519", "EdDSA")
         for alg in key.algs:
-            assert PublicKey.from_jwk(key.public_jwk).verify(alg, b"octets", key.with_alg(alg).sign(b"octets"))
-        with pytest.raises(errors.AlgorithmError, match="4096 octets at most, not 4097"):
+            assert PublicKey.from_jwk(key.public_jwk).verify(alg, b"bytes", key.with_alg(alg).sign(b"bytes"))
+        with pytest.raises(errors.AlgorithmError, match="4096 bytes at most, not 4097"):
             key.sign(b"x" * 4097)
 
 
@@ -321,7 +321,7 @@ def test_rsa() -> None:
         key = kms.open()
         assert key.algs == ("PS256", "RS256", "PS384", "PS512", "RS384", "RS512")
         for alg in key.algs:
-            for data in (b"octets", b"x" * 5000):
+            for data in (b"bytes", b"x" * 5000):
                 assert PublicKey.from_jwk(key.public_jwk).verify(alg, data, key.with_alg(alg).sign(data))
 
 
@@ -359,7 +359,7 @@ def test_what_the_service_refuses(
     """Each error has its class, when the key is opened and when it signs; the text is ours, with AWS's code."""
     key = faulty.open()
     canonical = f"The Canonical String should have been 'x-amz-security-token:{SECRET}'"
-    for use in (faulty.open, lambda: key.sign(b"octets")):
+    for use in (faulty.open, lambda: key.sign(b"bytes")):
         faulty.server.faults.append(fault(code, canonical if code == "InvalidSignatureException" else "No.", status))
         with pytest.raises(errors.DPoPKeyError, match=says) as caught:
             use()
@@ -368,7 +368,7 @@ def test_what_the_service_refuses(
         assert "AWS KMS, key alias/dpop: " in str(caught.value)
         assert SECRET not in "".join(traceback.format_exception(caught.value))
         assert caught.value.__context__ is None  # which the library's requests would hang on
-    assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"octets", key.sign(b"octets"))
+    assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"bytes", key.sign(b"bytes"))
 
 
 def test_a_refusal_for_lack_of_permission_says_whose(faulty: FaultyKms) -> None:
@@ -386,11 +386,11 @@ def test_throttling_is_ridden_out(faulty: FaultyKms) -> None:
     key = dpop.load_key(uri_of("alias/dpop", faulty.server.url))
     faulty.server.asked.clear()
     faulty.server.faults += [fault("ThrottlingException"), Told(500, {})]
-    assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"octets", key.sign(b"octets"))
+    assert PublicKey.from_jwk(key.public_jwk).verify("ES256", b"bytes", key.sign(b"bytes"))
     assert len(faulty.server.asked) == 3
     faulty.server.faults += [fault("ThrottlingException")] * 3
     with pytest.raises(errors.KeyThrottledError, match="have the quota raised"):
-        key.sign(b"octets")
+        key.sign(b"bytes")
     assert len(faulty.server.asked) == 6
 
 
@@ -407,9 +407,9 @@ def test_a_service_that_hangs(faulty: FaultyKms) -> None:
     key = faulty.open(read_timeout=0.2)
     faulty.server.hold.clear()
     with pytest.raises(errors.KeyUnavailableError, match=r"cannot be reached \(ReadTimeoutError\)"):
-        key.sign(b"octets")
+        key.sign(b"bytes")
     faulty.server.hold.set()
-    assert key.sign(b"octets")
+    assert key.sign(b"bytes")
 
 
 def test_a_service_that_hangs_up(faulty: FaultyKms) -> None:
@@ -417,7 +417,7 @@ def test_a_service_that_hangs_up(faulty: FaultyKms) -> None:
     key = faulty.open()
     faulty.server.faults.append(Told(0))
     with pytest.raises(errors.KeyUnavailableError, match="cannot be reached"):
-        key.sign(b"octets")
+        key.sign(b"bytes")
     gone = AwsKms("alias/x", client=lambda: client_of("http://127.0.0.1:9", retries={"total_max_attempts": 1}))
     with pytest.raises(errors.KeyUnavailableError, match=r"EndpointConnectionError"):
         KmsKey.open(gone)
@@ -429,8 +429,8 @@ def test_a_service_that_answers_nonsense(faulty: FaultyKms, signature: bytes) ->
     key = faulty.open()
     faulty.server.faults.append(Told(200, {"KeyId": "k", "Signature": base64.b64encode(signature).decode()}))
     with pytest.raises(errors.SigningError, match="AWS KMS, key alias/dpop, did not return a signature"):
-        key.sign(b"octets")
-    for use in (faulty.open, lambda: key.sign(b"octets")):
+        key.sign(b"bytes")
+    for use in (faulty.open, lambda: key.sign(b"bytes")):
         faulty.server.faults.append(Told(200, {}))
         with pytest.raises(errors.DPoPKeyError, match="KeyError"):
             use()
@@ -441,7 +441,7 @@ def test_another_keys_signature(faulty: FaultyKms) -> None:
     key = faulty.open()
     faulty.private = ec.generate_private_key(ec.SECP256R1())
     with pytest.raises(errors.SigningError, match="AWS KMS, key alias/dpop, returned a signature that does not verify"):
-        key.sign(b"octets")
+        key.sign(b"bytes")
 
 
 # --- credentials
@@ -480,7 +480,7 @@ def test_a_forked_process_signs(faulty: FaultyKms) -> None:
     """Parent and children sign, before and after, in threads of each: none waits for another's connection."""
     key = faulty.open()
     public = PublicKey.from_jwk(key.public_jwk)
-    assert public.verify("ES256", b"octets", key.sign(b"octets"))
+    assert public.verify("ES256", b"bytes", key.sign(b"bytes"))
 
     def work() -> bytes:
         with ThreadPoolExecutor(4) as pool:
@@ -492,7 +492,7 @@ def test_a_forked_process_signs(faulty: FaultyKms) -> None:
 
 
 def test_sixty_four_threads_sign(faulty: FaultyKms) -> None:
-    """With one key and one client; every signature is of its thread's octets, and no connection is thrown away."""
+    """With one key and one client; every signature is of its thread's bytes, and no connection is thrown away."""
     key = dpop.load_key(uri_of("alias/dpop", faulty.server.url))
     public = PublicKey.from_jwk(key.public_jwk)
     with ThreadPoolExecutor(64) as pool:

@@ -47,7 +47,7 @@ def vault(certificate: Path) -> Iterator[Vault]:
         yield server
 
 
-def verifies(key: dpop.Key, data: bytes = b"octets") -> bool:
+def verifies(key: dpop.Key, data: bytes = b"bytes") -> bool:
     """Whether it signs well."""
     return PublicKey.from_jwk(key.public_jwk).verify(key.alg, data, key.sign(data))
 
@@ -59,7 +59,7 @@ def test_each_kind_of_key(vault: Vault, alg: str) -> None:
     key = vault.open()
     assert key.blocking is True
     assert key.algs == vault.key.algs
-    for data in (b"", b"octets", b"x" * 10_000):
+    for data in (b"", b"bytes", b"x" * 10_000):
         assert verifies(key.with_alg(alg), data)
     gets = [asked for asked in vault.asked if asked.method == "GET" and "authorization" in asked.headers]
     assert len(gets) == 1
@@ -99,7 +99,7 @@ def test_the_whole_client(vault: Vault) -> None:
 
 
 def test_sixty_four_threads_sign(vault: Vault) -> None:
-    """With one key and one client; every signature is of its thread's octets, and no connection is thrown away."""
+    """With one key and one client; every signature is of its thread's bytes, and no connection is thrown away."""
     key = vault.open()
     with ThreadPoolExecutor(64) as pool:
         assert all(pool.map(lambda n: verifies(key, b"%d" % n), range(256)))
@@ -189,7 +189,7 @@ def test_what_the_vault_refuses(vault: Vault, told: Told, kind: type[errors.DPoP
     """Each error has its class, when the key is opened and when it signs, and says which key."""
     key = vault.open()
     assert verifies(key)
-    for use in (vault.open, lambda: key.sign(b"octets")):
+    for use in (vault.open, lambda: key.sign(b"bytes")):
         vault.faults.append(told)
         with pytest.raises(errors.DPoPKeyError, match=says) as caught:
             use()
@@ -228,7 +228,7 @@ def test_a_vault_that_wants_a_long_wait(vault: Vault) -> None:
     vault.asked.clear()
     vault.faults += [Told(429, {}, {"Retry-After": "60"})] * 3
     with pytest.raises(errors.KeyThrottledError):
-        key.sign(b"octets")
+        key.sign(b"bytes")
     assert len(vault.asked) == 1
 
 
@@ -238,7 +238,7 @@ def test_a_vault_that_hangs(vault: Vault) -> None:
     assert verifies(key)
     vault.hold.clear()
     with pytest.raises(errors.KeyUnavailableError, match="cannot be reached"):
-        key.sign(b"octets")
+        key.sign(b"bytes")
     vault.hold.set()
     assert verifies(key)
 
@@ -246,20 +246,20 @@ def test_a_vault_that_hangs(vault: Vault) -> None:
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (b"", "64 octets, not 0"),
+        (b"", "64 bytes, not 0"),
         (bytes(64), "r is zero"),
-        (bytes(70), "64 octets, not 70"),
+        (bytes(70), "64 bytes, not 70"),
         (b"\1" * 64, "does not verify"),
     ],
     ids=["empty", "zero", "long", "another"],
 )
 def test_a_signature_of_no_use(vault: Vault, value: bytes, says: str) -> None:
-    """Only one that verifies goes on; DER would be 70 octets, and is no R||S."""
+    """Only one that verifies goes on; DER would be 70 bytes, and is no R||S."""
     key = vault.open()
     assert verifies(key)
     vault.faults.append(Told(200, {"kid": "k", "value": b64url_encode(value)}))
     with pytest.raises(errors.SigningError, match=says):
-        key.sign(b"octets")
+        key.sign(b"bytes")
 
 
 # --- who gets the token

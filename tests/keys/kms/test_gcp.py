@@ -54,7 +54,7 @@ def opened(server: RestServer, **arguments: Any) -> dpop.Key:
     return dpop.load_key(f"gcpkms:{NAME}?endpoint={server.url}", **arguments)
 
 
-def verifies(key: dpop.Key, data: bytes = b"octets") -> bool:
+def verifies(key: dpop.Key, data: bytes = b"bytes") -> bool:
     """Whether it signs well."""
     return PublicKey.from_jwk(key.public_jwk).verify(key.alg, data, key.sign(data))
 
@@ -82,7 +82,7 @@ def test_each_algorithm(google: RestServer, algorithm: str) -> None:
     assert isinstance(key, KmsKey)
     assert (key.alg, key.blocking, key.reference) == (alg, True, f"gcpkms:{NAME}?endpoint={google.url}")
     assert key.algs == ((alg, "EdDSA") if alg == "Ed25519" else (alg,))
-    for data in (b"", b"octets", b"x" * 10_000):
+    for data in (b"", b"bytes", b"x" * 10_000):
         assert verifies(key, data)
     if alg == "Ed25519":
         assert verifies(key.with_alg("EdDSA"))
@@ -176,7 +176,7 @@ def test_what_the_service_refuses(google: RestServer, status: str) -> None:
     key = opened(google)
     kinds = {**KINDS, "RESOURCE_EXHAUSTED": errors.KeyThrottledError}
     kind = kinds.get(status, errors.KeyUnavailableError)
-    for use in (lambda: opened(google), lambda: key.sign(b"octets")):
+    for use in (lambda: opened(google), lambda: key.sign(b"bytes")):
         google.faults += [google_error(HTTP[status], status, "Permission 'x' denied.")] * 3
         with pytest.raises(errors.DPoPKeyError) as caught:
             use()
@@ -207,7 +207,7 @@ def test_a_service_that_answers_nonsense(google: RestServer, told: Told, kind: t
     key = opened(google)
     google.faults += [told] * 3
     with pytest.raises(errors.DPoPKeyError) as caught:
-        key.sign(b"octets")
+        key.sign(b"bytes")
     assert type(caught.value) is kind, caught.value
     assert "html" not in str(caught.value)
 
@@ -228,7 +228,7 @@ def test_a_service_that_hangs(google: RestServer, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("dpop.keys.kms._gcp._ATTEMPT_SECONDS", 0.2)
     google.hold.clear()
     with pytest.raises(errors.KeyUnavailableError, match=r"cannot be reached|took too long"):
-        key.sign(b"octets")
+        key.sign(b"bytes")
     google.hold.set()
     monkeypatch.setattr("dpop.keys.kms._gcp._ATTEMPT_SECONDS", 20)
     assert verifies(key)
@@ -246,7 +246,7 @@ def test_another_keys_signature(google: RestServer) -> None:
     key = opened(google)
     google.kms.private = ec.generate_private_key(ec.SECP256R1())
     with pytest.raises(errors.SigningError, match=r"cryptoKeyVersions/3, returned a signature that does not verify"):
-        key.sign(b"octets")
+        key.sign(b"bytes")
 
 
 # --- credentials
@@ -310,7 +310,7 @@ def test_credentials_that_are_refused(google: RestServer) -> None:
 
 
 def test_sixty_four_threads_sign(google: RestServer) -> None:
-    """With one key and one client; every signature is of its thread's octets, and no connection is thrown away."""
+    """With one key and one client; every signature is of its thread's bytes, and no connection is thrown away."""
     key = opened(google)
     with ThreadPoolExecutor(64) as pool:
         assert all(pool.map(lambda n: verifies(key, b"%d" % n), range(256)))

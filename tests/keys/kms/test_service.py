@@ -117,7 +117,7 @@ def test_two_names_of_one_key() -> None:
     assert key.with_alg("PS256") is key
     switched = dpop.Prover(key, algs=["RS256"]).key
     assert (switched.alg, key.alg, switched.thumbprint) == ("RS256", "PS256", key.thumbprint)
-    assert PublicKey.from_jwk(key.public_jwk).verify("RS256", b"octets", switched.sign(b"octets"))
+    assert PublicKey.from_jwk(key.public_jwk).verify("RS256", b"bytes", switched.sign(b"bytes"))
     assert nearby(alg="RS256", reference="nearby:k").with_alg("PS256").reference == "nearby:k"
     with pytest.raises(
         errors.AlgorithmError,

@@ -308,7 +308,7 @@ def test_what_is_signed_is_a_digest(faults: Faults) -> None:
 
 
 def test_a_token_without_ecdsa(faults: Faults) -> None:
-    """It is told before anything is signed; one that hashes itself gets the octets themselves."""
+    """It is told before anything is signed; one that hashes itself gets the bytes themselves."""
     faults.set("C_GetMechanismList only=0x1")
     with pytest.raises(DeviceError, match="has no ECDSA"):
         open_key(faults.uri())
@@ -323,10 +323,10 @@ def test_a_token_without_ecdsa(faults: Faults) -> None:
 @pytest.mark.parametrize(
     ("rule", "told"),
     [
-        ("length=63", "has 64 octets, not 63"),
-        ("length=65", "has 64 octets, not 65"),
-        ("length=70", "has 64 octets, not 70"),
-        ("length=0", "has 64 octets, not 0"),
+        ("length=63", "has 64 bytes, not 63"),
+        ("length=65", "has 64 bytes, not 65"),
+        ("length=70", "has 64 bytes, not 70"),
+        ("length=0", "has 64 bytes, not 0"),
         ("flip=1", "does not verify"),
     ],
 )

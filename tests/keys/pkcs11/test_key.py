@@ -69,7 +69,7 @@ def test_load_key_opens_a_uri(softhsm: SoftHsm) -> None:
 
 
 def test_signatures_verify(key: Pkcs11Key) -> None:
-    """Raw R||S of 64 octets, hashed by the key, of any octets; joserfc agrees on the public key."""
+    """Raw R||S of 64 bytes, hashed by the key, of any bytes; joserfc agrees on the public key."""
     public = PublicKey.from_jwk(key.public_jwk)
     for data in (b"", b"x", bytes(32), bytes(1000)):
         signature = key.sign(data)
@@ -85,7 +85,7 @@ def test_what_is_signed_are_octets(key: Pkcs11Key) -> None:
 
 
 def test_the_pin_may_come_in_any_way(softhsm: SoftHsm, caplog: pytest.LogCaptureFixture) -> None:
-    """A string, octets, a function, a file: with and without file:, and the URI itself, with a warning."""
+    """A string, bytes, a function, a file: with and without file:, and the URI itself, with a warning."""
     bare = softhsm.uri(pin=False)
     file = softhsm.pin_file
     thumbprints = {

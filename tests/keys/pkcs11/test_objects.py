@@ -16,12 +16,12 @@ from dpop.keys.pkcs11._objects import read_point
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
-def x_begins_with(octet: int) -> int:
-    """A private number whose public X begins with the octet."""
+def x_begins_with(byte: int) -> int:
+    """A private number whose public X begins with the byte."""
     return next(
         number
         for number in range(1, 10_000)
-        if ec.derive_private_key(number, ec.SECP256R1()).public_key().public_numbers().x >> 248 == octet
+        if ec.derive_private_key(number, ec.SECP256R1()).public_key().public_numbers().x >> 248 == byte
     )
 
 
@@ -65,6 +65,6 @@ POINT = (
     ids=lambda data: f"{len(data)}-{data[:2].hex()}",
 )
 def test_what_is_no_point(data: bytes) -> None:
-    """Points of other curves, damaged ones and other octets are refused."""
+    """Points of other curves, damaged ones and other bytes are refused."""
     with pytest.raises(InvalidKeyError, match="no point of P-256"):
         read_point(data)

@@ -16,7 +16,7 @@ TOKEN = ("label", "maker", "model", "1")
 
 
 def test_a_pin_that_is_given() -> None:
-    """A str is UTF-8, octets are as they are; neither shows."""
+    """A str is UTF-8, bytes are as they are; neither shows."""
     assert Pin("1234ä", NONE).get() == "1234ä".encode()
     assert Pin(b"\xff", NONE).get() == b"\xff"
     assert Pin(None, NONE).get() is None

@@ -69,14 +69,14 @@ def test_the_public_key_may_be_on_the_private_one(
 
 
 def test_a_token_that_hashes_itself(tpm: Tpm, fault_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where CKM_ECDSA is missing, CKM_ECDSA_SHA256 gets the octets and makes the same kind of signature."""
+    """Where CKM_ECDSA is missing, CKM_ECDSA_SHA256 gets the bytes and makes the same kind of signature."""
     rules = tpm.directory / "rules"
     rules.write_text("C_GetMechanismList only=0x1044\n")
     monkeypatch.setenv("FAULT_MODULE", tpm.module)
     monkeypatch.setenv("FAULT_RULES", str(rules))
     key = open_key(tpm.uri(module=str(fault_library)))
     assert key._signer._mechanism is CKM.ECDSA_SHA256
-    assert len(key.sign(b"any octets")) == 64
+    assert len(key.sign(b"any bytes")) == 64
 
 
 def test_many_threads(tpm: Tpm) -> None:
