@@ -204,20 +204,6 @@ def test_no_file_names_a_machine_or_a_registry() -> None:
     assert wrong == []
 
 
-def test_the_readme_names_the_right_package() -> None:
-    """``pip install dpop`` would install another project's package."""
-    readme = (ROOT / "README.md").read_text("utf-8")
-    assert re.search(r"pip install \"?dpop-toolkit", readme)
-    assert not re.search(r"pip install \"?dpop(?!-toolkit)", readme)
-
-
-def test_twins_are_as_generated() -> None:
-    """A module that repeats another one is generated from it: scripts/generate_twins.py writes it anew."""
-    script = ROOT / "scripts" / "generate_twins.py"
-    checked = subprocess.run([sys.executable, script, "--check"], check=False, capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stderr
-
-
 def test_dependencies_have_reasons() -> None:
     """Each run-time dependency has a comment that says what it is for."""
     text = (ROOT / "pyproject.toml").read_text("utf-8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cross-references in docstrings and guides lead somewhere."""
+"""Cross-references in docstrings lead somewhere."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.paths import ROOT
 from support.public_api import PACKAGE
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`~?([^`]+)`")
-_LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#]+)(?:#([^)]*))?\)")
 MODULES = sorted(PACKAGE.rglob("*.py"))
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "vectors").glob("*.md")])
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[list[str], str]]:
@@ -88,23 +85,4 @@ def test_roles_in_docstrings(path: Path) -> None:
         for target in _ROLE.findall(text)
         if not found(module, around, target)
     ]
-    assert wrong == []
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_between_pages(path: Path) -> None:
-    """Each link to a file leads to one, and each link to a heading to a heading."""
-    wrong = []
-    for file, heading in _LINK.findall(path.read_text("utf-8")):
-        target = path.parent / file
-        if not target.exists():
-            wrong.append(file)
-        elif heading and target.suffix == ".md":
-            anchors = {
-                re.sub(r"[^\w\- ]", "", line.lstrip("#").strip().lower()).replace(" ", "-")
-                for line in target.read_text("utf-8").splitlines()
-                if line.startswith("#")
-            }
-            if heading not in anchors:
-                wrong.append(f"{file}#{heading}")
     assert wrong == []

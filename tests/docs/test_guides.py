@@ -274,6 +274,7 @@ GUIDES = {
     ),
     "softhsm.md": Guide({"nonces": "none"}, HARDWARE, [200], prepare=tokens_to_bind, around=softhsm),
     "tpm.md": Guide({"nonces": "none"}, HARDWARE, [200], prepare=tokens_to_bind, around=new_tpm),
+    "testing.md": Guide({}, {}, []),
     "signers.md": Guide({}, AS_AND_API, [], prepare=an_object),
     "troubleshooting.md": Guide({}, AS_AND_API, [401, 401], ["no_credentials"] * 2, prepare=a_key_and_a_token),
 }

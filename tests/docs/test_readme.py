@@ -1,31 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every snippet of the README is run: each recipe as it stands after its diff, against a real server."""
+"""The README does what it says: its shell lines and its scripts are run as they stand, one after the other."""
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from frameworks.in_process import ask_asgi
 from support.paths import ROOT
 
-import dpop
-from dpop.testing import DPoPTestServer
-
 README = (ROOT / "README.md").read_text("utf-8")
-
-
-@dataclass
-class User:
-    """A user of the recipe for many."""
-
-    prover: dpop.Prover
-    token: str
+PORT = "8910"
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -37,95 +27,86 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return found
 
 
-def after(diff: str) -> str:
-    """A diff's text after the change."""
-    return "".join(line[1:] if line[:1] in "+ " else "\n" for line in diff.splitlines(keepends=True) if line[:1] != "-")
+def commands(heading: str) -> str:
+    """The shell lines under a heading, without their prompts."""
+    return "".join(line[2:] for name, text in blocks("console") if name == heading for line in text.splitlines(True))
 
 
-def before(diff: str) -> str:
-    """A diff's text before the change."""
-    return "".join(line[1:] if line[:1] in "- " else "\n" for line in diff.splitlines(keepends=True) if line[:1] != "+")
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A reader's folder and shell environment, with the server of the README running, on a port that is free."""
+    folder = tmp_path_factory.mktemp("reader")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    serve, generate = commands("The main job: a token that is always fresh").replace(PORT, port).splitlines()
+    assert serve.endswith(" &")
+    arguments = serve.removesuffix(" &").split()
+    with subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            assert port in server.stdout.readline()
+            subprocess.run(["bash", "-ec", generate], cwd=folder, check=True, capture_output=True)
+            yield folder, port
+        finally:
+            server.terminate()
+            server.communicate()
 
 
-DIFFS = [(heading, diff) for heading, diff in blocks("diff") if heading != "curl"]
+def run(folder: Path, code: str) -> str:
+    """Run a script in the reader's folder; what it prints."""
+    ran = subprocess.run([sys.executable, "-"], input=code, cwd=folder, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
-@pytest.mark.parametrize(("heading", "diff"), DIFFS, ids=[heading for heading, _ in DIFFS])
-def test_a_recipe(heading: str, diff: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipe runs as printed and its requests are accepted; its Bearer version is valid Python."""
-    compile(before(diff), heading, "exec")
-    monkeypatch.chdir(tmp_path)
-    key = dpop.generate_key()
-    key.save("key.pem")
-    mode = "google" if heading.startswith("Google") else "rfc9449"
-    with DPoPTestServer(nonces="rotating", mode=mode) as server:
-        users = []
-        for number in range(3):
-            prover = dpop.Prover(dpop.generate_key())
-            users.append(User(prover, server.issue_access_token(jkt=prover.thumbprint, sub=f"user-{number}")))
-        names = {
-            "api": server.origin,
-            "issuer": server.origin,
-            "token_endpoint": server.token_endpoint,
-            "token": server.issue_access_token(jkt=key.thumbprint),
-            "refresh_token": server.issue_refresh_token(jkt=key.thumbprint, client_id=server.client_id),
-            "client_id": server.client_id,
-            "client_secret": server.client_secret,
-            "users": users,
-        }
-        exec(compile(after(diff), heading, "exec"), names)
-        statuses = [request.status for request in server.requests]
-        assert statuses.count(200) >= 1
-        assert statuses[-1] == 200
-        assert set(statuses) <= {200, 400, 401}
-        assert {refusal.error for refusal in server.refusals} <= {"use_dpop_nonce"}
+SCRIPTS = blocks("python")
 
 
-@pytest.mark.parametrize(("heading", "code"), blocks("python"), ids=[heading for heading, _ in blocks("python")])
-def test_a_snippet(heading: str, code: str) -> None:
-    """Each Python snippet runs as printed, and the functions it defines do what they say."""
-    names: dict[str, object] = {}
-    exec(compile(code, heading, "exec"), names)
-    if "protected" in names:
-        protected = names["protected"]
-        assert callable(protected)
-        key = dpop.generate_key()
-        _, headers, _ = ask_asgi(protected(None), "GET", "/things", [])
-        proof = dpop.create_proof(
-            key, "GET", "https://api.example/things", access_token="token", nonce=dict(headers)["dpop-nonce"]
-        )
-        fields = [("Authorization", "DPoP token"), ("DPoP", proof)]
-        status, headers, _ = ask_asgi(protected(None), "GET", "/things", fields)
-        # The proof is good; the look-up, which is to be written, knows no token.
-        assert (status, 'error="invalid_token"' in dict(headers)["www-authenticate"]) == (401, True)
-    else:
-        test = names["test_my_client"]
-        assert callable(test)
-        test()
+def test_the_main_script_runs_twice(reader: tuple[Path, str]) -> None:
+    """The first run logs in, the second uses what is stored; both are accepted."""
+    folder, port = reader
+    (_, main), *_ = SCRIPTS
+    assert run(folder, main.replace(PORT, port)) == "200\n"
+    assert (folder / "tokens.json").stat().st_mode & 0o777 == 0o600
+    assert run(folder, main.replace(PORT, port)) == "200\n"
 
 
-def test_the_curl_recipe(tmp_path: Path) -> None:
-    """The shell lines run as printed, with a nonce challenge in between; the Bearer line runs too, and is refused."""
-    (recipe,) = [text for heading, text in blocks("diff") if heading == "curl"]
-    key = tmp_path / "key.pem"
-    generate, call = after(recipe).split("\n\n")
-    bearer = before(recipe).strip()
-    with DPoPTestServer(nonces="rotating") as server:
-        environment = {
-            **os.environ,
-            "API": server.origin,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-        subprocess.run(["bash", "-ec", generate], cwd=tmp_path, env=environment, check=True, capture_output=True)
-        token = server.issue_access_token(jkt=dpop.load_key(str(key)).thumbprint)
-        (tmp_path / "token.txt").write_text(token, "utf-8")
-        ran = subprocess.run(
-            ["bash", "-ec", f"set -o pipefail; {call}"], cwd=tmp_path, env=environment, check=True, capture_output=True
-        )
-        assert b"alice" in ran.stdout
-        assert [request.status for request in server.requests] == [401, 200]
-        server.reset()
-        subprocess.run(
-            ["bash", "-ec", bearer], cwd=tmp_path, env={**environment, "TOKEN": token}, check=True, capture_output=True
-        )
-        assert [request.status for request in server.requests] == [401]
+@pytest.mark.parametrize(("heading", "code"), SCRIPTS[1:], ids=[heading for heading, _ in SCRIPTS[1:]])
+def test_a_recipe(heading: str, code: str, reader: tuple[Path, str]) -> None:
+    """Each recipe goes on from the main script and is accepted."""
+    folder, port = reader
+    main = SCRIPTS[0][1]
+    printed = run(folder, f"{main}\n{code}".replace(PORT, port)).splitlines()[1:]
+    expected = {"async": str([200] * 10), "Many users, one session": "alice"}.get(heading, "200")
+    assert printed == [expected]
+
+
+def test_the_terminal(reader: tuple[Path, str]) -> None:
+    """The shell lines run as printed."""
+    folder, port = reader
+    run(folder, SCRIPTS[0][1].replace(PORT, port))
+    lines = commands("The terminal").replace(PORT, port)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = subprocess.run(
+        ["bash", "-ec", f"set -o pipefail\n{lines}"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert '"sub": "alice"' in ran.stdout
+    assert '"htm": "GET"' in ran.stdout or "htm" in ran.stdout
+
+
+def test_it_fits() -> None:
+    """A page that is read in one go."""
+    assert len(README.splitlines()) <= 150
+
+
+def test_it_names_the_right_package() -> None:
+    """``pip install dpop`` would install another project, and the page says so."""
+    assert not re.search(r"pip install \"?dpop(?!-toolkit)", README)
+    assert "unrelated project" in README
