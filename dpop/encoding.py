@@ -24,11 +24,15 @@ __all__ = [
     "check_nonce",
     "code_jti",
     "json_object",
+    "sendable_token",
+    "sendable_token_hash",
 ]
 
 # RFC 9110 §11.2 token68, RFC 9449 §8.1 NQCHAR, RFC 7515 §2 base64url. \Z, for $ also matches before a
 # newline.
 _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*\Z")
+# RFC 6749 A.12 VSCHAR, without the comma, at which a header field may be cut in two.
+_SENDABLE = re.compile(r"[\x21-\x2b\x2d-\x7e]+\Z")
 _NONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+\Z")
 # Servers refuse a header that is longer. Without a limit, a hostile server could make every later proof too long.
 _MAX_NONCE = 4096
@@ -190,6 +194,52 @@ def check_access_token(token: object) -> str:
         what = "is empty" if not token else "holds characters that an Authorization header cannot carry"
         raise CredentialError(f"the access token {what}; expected token68: A-Z a-z 0-9 - . _ ~ + / and = at the end")
     return token
+
+
+def sendable_token(token: object) -> str:
+    """Return the token if a client can send it: any VSCHAR but the comma (RFC 6749 A.12).
+
+    Some servers issue session identifiers with ``!``, ``|`` or ``:`` in them, and take them back the same way. A
+    verifier uses :func:`check_access_token`.
+
+    :raises ArgumentTypeError: not a str.
+    :raises CredentialError: it would break the header, or something beside the token came with it; the token is not
+        in the message.
+    """
+    if type(token) is str and _SENDABLE.match(token) and token[0] not in "\"'":
+        return token
+    if not isinstance(token, str):
+        hint = " such as tokens.access_token" if hasattr(token, "access_token") else ""
+        raise ArgumentTypeError("access token", f"str{hint}", token)
+    problem = _problem_of(token)
+    if problem is None:
+        return token
+    raise CredentialError(f"the access token cannot be sent: it {problem}")
+
+
+def _problem_of(token: str) -> str | None:
+    """Why a token cannot be sent, and what to do; ``None`` if it can."""
+    if not token:
+        return "is empty"
+    if len(token) > 1 and token[0] in "\"'" and token[-1] == token[0]:
+        return "has quotes around it; leave them out"
+    if _SENDABLE.match(token):
+        return None
+    if token != token.rstrip("\r\n"):
+        return "ends in a line break; strip() it"
+    if token.partition(" ")[0].lower() in {"bearer", "dpop"}:
+        return "begins with its scheme; give the token alone, without Bearer or DPoP"
+    if token != token.strip():
+        return "has spaces around it; strip() it"
+    return "holds a space, a comma, a control character or one outside ASCII"
+
+
+def sendable_token_hash(token: str) -> str:
+    """The ``ath`` claim of a token that a client sends (RFC 9449 §4.2).
+
+    :raises CredentialError: as :func:`sendable_token` says.
+    """
+    return b64url_encode(hashlib.sha256(sendable_token(token).encode("ascii")).digest())
 
 
 def check_nonce(nonce: object) -> str:

@@ -52,7 +52,7 @@ come from the peer. Each class has a stable ``code`` for programs; the text is f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 __all__ = [
     "AlgorithmError",
@@ -368,6 +368,25 @@ class TokenError(DPoPError):
     code = "token"
 
 
+class _CarriesTokens:
+    """Part of the errors whose tokens the user can save: copies keep them, and pickles do not."""
+
+    args: tuple[Any, ...]
+    tokens: Any
+
+    def __copy__(self) -> Self:
+        made = type(self)(*self.args)
+        vars(made).update(vars(self))
+        return made
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Task queues and process pools pickle errors, and write them to places that tokens must not reach.
+        return (type(self), self.args, {**vars(self), "tokens": None})
+
+
 class TokenRequestError(TokenError):
     """An authorization server was asked, and what was wanted did not come.
 
@@ -438,14 +457,23 @@ class OutcomeUnknownError(TokenRequestError):
     code = "token_outcome_unknown"
 
 
-class InvalidTokenResponseError(TokenRequestError):
-    """What came is not the answer of a token endpoint (RFC 6749 §5.1); none of it was kept."""
+class InvalidTokenResponseError(_CarriesTokens, TokenRequestError):
+    """The response is not one of a token endpoint (RFC 6749 §5.1), or its tokens must not be used.
+
+    :param tokens: the :class:`dpop.tokens.TokenSet` that came and was not stored, or ``None``. The old refresh token
+        may be spent, so these can be the only good ones; what cannot be used in them is empty. A pickle leaves
+        them out.
+    """
 
     code = "invalid_token_response"
 
+    def __init__(self, message: str, *, tokens: Any = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.tokens = tokens
+
 
 class UnboundTokenError(InvalidTokenResponseError):
-    """A bearer token came in answer to a proof, and was thrown away (RFC 9449 §5)."""
+    """A bearer token came in response to a proof (RFC 9449 §5). It was not stored and is in ``tokens``."""
 
     code = "token_unbound"
 
@@ -456,17 +484,17 @@ class TokenStoreError(TokenError):
     code = "token_store"
 
 
-class TokensNotSavedError(TokenStoreError):
+class TokensNotSavedError(_CarriesTokens, TokenStoreError):
     """New tokens came and could not be kept. The old refresh token may be spent: save these.
 
-    :param tokens: the new :class:`dpop.tokens.TokenSet`, to be saved elsewhere.
+    :param tokens: the new :class:`dpop.tokens.TokenSet`, to be saved elsewhere. A pickle leaves them out.
     """
 
     code = "tokens_not_saved"
 
     def __init__(self, message: str, *, tokens: Any = None) -> None:
-        self.tokens = tokens
         super().__init__(message)
+        self.tokens = tokens
 
 
 class TokenFormatError(TokenStoreError):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from dpop.encoding import access_token_hash, b64url_encode, check_nonce
+from dpop.encoding import b64url_encode, check_nonce, sendable_token_hash
 from dpop.errors import AlgorithmError, ArgumentTypeError, EncodingError, SigningError, UsageError
 from dpop.htu import check_method, url_htu
 from dpop.keys._algorithms import ALGORITHMS
@@ -62,7 +62,7 @@ def signing_input(
 
     The inner half of :func:`create_proof`: it trusts that ``htu`` came from :mod:`dpop.htu`, that
     ``method`` and ``nonce`` were checked and that ``ath`` came from
-    :func:`dpop.encoding.access_token_hash`.
+    :func:`dpop.encoding.sendable_token_hash`.
 
     :param iat: seconds since the epoch, an int.
     :param claims: further claims; they cannot replace the standard ones.
@@ -129,7 +129,7 @@ def create_proof(
         f'"{random_jti()}"' if jti is None else _quoted(_checked_jti(jti)),
         int(clock()) if iat is None else _checked_iat(iat),
         None if nonce is None else check_nonce(nonce),
-        None if access_token is None else access_token_hash(access_token),
+        None if access_token is None else sendable_token_hash(access_token),
         claims,
     )
     signature = key.sign(data)

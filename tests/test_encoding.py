@@ -22,8 +22,11 @@ from dpop.encoding import (
     check_nonce,
     code_jti,
     json_object,
+    sendable_token,
+    sendable_token_hash,
 )
 from dpop.errors import ArgumentTypeError, CredentialError, EncodingError, UsageError
+from dpop.tokens import TokenSet
 
 PUBLISHED: list[dict[str, Any]] = json.loads((DATA / "public-vectors.json").read_text(encoding="ascii"))["cases"]
 SECRET = "s3cr3t"
@@ -305,7 +308,44 @@ def test_no_secret_in_a_refusal(tail: str) -> None:
         assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize("check", [check_access_token, check_nonce, access_token_hash, code_jti])
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        ("", "empty"),
+        ("Bearer abc", "without Bearer or DPoP"),
+        ("dpop abc", "without Bearer or DPoP"),
+        ('"abc"', "quotes"),
+        ("'abc'", "quotes"),
+        ("abc\n", "line break"),
+        ("abc\r\n", "line break"),
+        (" abc", "spaces around"),
+        ("a,b", "a comma"),
+        ("a b", "a space"),
+        ("a\r\nX: y", "a control character"),
+        ("ä", "outside ASCII"),
+    ],
+)
+def test_a_token_that_cannot_be_sent(token: str, said: str) -> None:
+    """What would break the header, or came along with the token, is refused in a sentence of its own."""
+    with pytest.raises(CredentialError, match=said) as caught:
+        sendable_token(token)
+    assert "abc" not in str(caught.value)
+
+
+@given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters=",\"'"), min_size=1))
+def test_every_other_vschar_can_be_sent(token: str) -> None:
+    """A client sends back what the server issued; a verifier of this package takes token68 only."""
+    assert sendable_token(token) == token
+    assert sendable_token_hash(token) == b64url_encode(hashlib.sha256(token.encode()).digest())
+
+
+def test_a_token_set_is_no_token() -> None:
+    """The message names the attribute that is meant."""
+    with pytest.raises(ArgumentTypeError, match=r"tokens\.access_token"):
+        sendable_token(TokenSet(access_token=SECRET))
+
+
+@pytest.mark.parametrize("check", [check_access_token, sendable_token, check_nonce, access_token_hash, code_jti])
 @pytest.mark.parametrize("value", [None, 7, SECRET.encode(), [SECRET]])
 def test_only_text_is_a_credential(check: Any, value: Any) -> None:
     """A wrong type is named, its value is not."""

@@ -155,7 +155,7 @@ def test_bad_nonces(nonce: str) -> None:
         dpop.create_proof(KEY, "GET", URL, nonce=nonce)
 
 
-@pytest.mark.parametrize("token", ["", "a b", "a\r\nX: y", "a,b", "é", "=a"])
+@pytest.mark.parametrize("token", ["", "a b", "a\r\nX: y", "a,b", "é"])
 def test_bad_tokens(token: str) -> None:
     """A token that an Authorization header cannot carry is refused without repeating it."""
     with pytest.raises(CredentialError) as refused:

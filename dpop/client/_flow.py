@@ -23,7 +23,7 @@ from dpop.client._challenge import challenges, error_of_json, nonce_field
 from dpop.client._clock import NOTABLE_SECONDS, skew
 from dpop.client._nonces import ColdStart, Lease, NonceKey, Role
 from dpop.client._request import BearerToken, OutgoingRequest, form_of
-from dpop.encoding import check_access_token, code_jti
+from dpop.encoding import code_jti, sendable_token
 from dpop.errors import EncodingError, UnrewindableBodyError
 from dpop.htu import check_method, wire_htu
 from dpop.proof import compact, signing_input
@@ -151,7 +151,7 @@ class ProofFlow:
             )
         if isinstance(token, BearerToken) and self.role is Role.RS:
             self._attempts += 1
-            check_access_token(token)
+            sendable_token(token)
             self._sent_token = token
             self._sent_at = self.prover.clock()
             return Attempt(None, token)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from dpop.client._nonces import NonceCache
-from dpop.encoding import access_token_hash
+from dpop.encoding import sendable_token_hash
 from dpop.errors import AlgorithmError, ArgumentTypeError, UsageError
 from dpop.keys._algorithms import choose_alg
 from dpop.proof import random_jti
@@ -85,7 +85,7 @@ class Prover:
         """
         token, ath = self._hashed
         if token != access_token:
-            ath = access_token_hash(access_token)
+            ath = sendable_token_hash(access_token)
             self._hashed = (access_token, ath)
         return ath
 

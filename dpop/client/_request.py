@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from dpop.client._nonces import Role
 from dpop.client._prover import Prover
-from dpop.encoding import check_access_token
+from dpop.encoding import sendable_token
 from dpop.errors import ArgumentTypeError
 from dpop.origin import Origin
 
@@ -64,7 +64,7 @@ def check_token_setting(access_token: object) -> None:
     :raises ArgumentTypeError: neither a str nor callable.
     """
     if isinstance(access_token, str):
-        check_access_token(access_token)
+        sendable_token(access_token)
     elif access_token is not None and not callable(access_token):
         raise ArgumentTypeError("access_token", "a str, a function that returns one, or a token source", access_token)
 

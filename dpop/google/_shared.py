@@ -50,9 +50,9 @@ class SharedCredentials(google.oauth2.credentials.Credentials):
             if self.token is not None and self.valid:
                 self._source.refused(self.token)
             tokens = self._source.tokens()
+            check_bearer(tokens)
         except DPoPError as error:
             raise refresh_error(error) from error
-        check_bearer(tokens)
         self.token = tokens.access_token
         self._granted_scopes = sorted(tokens.scopes) or None
         # google-auth has naive datetimes, in UTC.

@@ -8,6 +8,7 @@ proof each.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -16,8 +17,9 @@ from urllib.parse import parse_qsl
 import requests
 from google.auth.exceptions import RefreshError, TransportError
 
-from dpop.errors import DPoPError, TokenEndpointUnavailableError, TokenRequestError
+from dpop.errors import DPoPError, InvalidTokenResponseError, TokenEndpointUnavailableError, TokenRequestError
 from dpop.requests import TokenEndpoint
+from dpop.tokens._responses import is_success, token_response
 from dpop.tokens._steps import HTTPResponse, NoResponse
 from dpop.tokens._token_set import TokenSet
 
@@ -92,24 +94,39 @@ class SignedRequest:
         except StopIteration as done:
             self.tokens = done.value
         except TokenRequestError as error:
-            if response.status == 200:
+            if is_success(response):
                 raise
             self.error = error
-        if self.tokens is not None:
-            check_bearer(self.tokens)
-        return Response(response.status, _fields(response), response.body)
+        if self.tokens is None:
+            return Response(response.status, dict(response.headers), response.body.decode("utf-8", "replace").encode())
+        check_bearer(self.tokens)
+        return Response(200, dict(response.headers), _usual_form(response, self.tokens))
 
 
 def check_bearer(tokens: TokenSet) -> None:
     """Refuse an access token that google-auth cannot send as it must be.
 
-    :raises RefreshError: it is bound to the key.
+    :raises InvalidTokenResponseError: it is bound to the key.
     """
     if tokens.is_bound:
-        raise RefreshError(
+        raise InvalidTokenResponseError(
             "the access token is bound to the key too, and google-auth sends it without a proof; use a"
-            " dpop.requests.DPoPAdapter for this server"
+            " dpop.requests.DPoPAdapter for this server. The tokens are in the error's tokens",
+            tokens=tokens,
         )
+
+
+def _usual_form(response: HTTPResponse, tokens: TokenSet) -> bytes:
+    """The members of a token response that google-auth reads, in the form it reads without errors."""
+    said = token_response(response)
+    members = {
+        "access_token": tokens.access_token,
+        "expires_in": said.expires_in,
+        "refresh_token": tokens.refresh_token,
+        "scope": said.scope,
+        "id_token": said.id_token,
+    }
+    return json.dumps({name: value for name, value in members.items() if value is not None}).encode("ascii")
 
 
 def refresh_error(error: DPoPError) -> RefreshError:
@@ -125,7 +142,3 @@ def session_of(request: object) -> requests.Session | None:
     """The session of google-auth's request, for its proxies and TLS settings; its other transports have none."""
     session = getattr(request, "session", None)
     return session if isinstance(session, requests.Session) else None
-
-
-def _fields(response: HTTPResponse) -> dict[str, str]:
-    return dict(response.headers)

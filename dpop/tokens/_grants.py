@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one client says to one authorization server, and how it reads the answers.
+"""The requests of one client to one authorization server, and how their responses are read.
 
-Grants as messages: each method is a generator of steps (:mod:`dpop.tokens._steps`) that does no I/O.
-:mod:`dpop.tokens._endpoint` gives them names for users; the doors carry them.
+Each method is a generator of steps (:mod:`dpop.tokens._steps`) that does no I/O. :mod:`dpop.tokens._endpoint` gives
+users methods that run them; the integrations send the requests.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypedDict
@@ -14,13 +15,16 @@ from urllib.parse import parse_qsl, urlencode
 
 from dpop.client._policy import checked_origins
 from dpop.client._prover import Prover
+from dpop.encoding import json_object
 from dpop.errors import (
     ArgumentTypeError,
+    EncodingError,
     InvalidTokenResponseError,
     OutcomeUnknownError,
     ReauthorizationError,
     TokenEndpointUnavailableError,
     TokenRefusedError,
+    TokenRequestError,
     UsageError,
 )
 from dpop.htu import canonical
@@ -36,7 +40,7 @@ from dpop.tokens._authorization import (
 from dpop.tokens._client_auth import ClientAuth, client_auth_of
 from dpop.tokens._key_reference import key_reference_of
 from dpop.tokens._metadata import ServerMetadata, metadata_urls, read_metadata
-from dpop.tokens._responses import json_response, raise_refusal, read_tokens
+from dpop.tokens._responses import is_success, json_response, raise_refusal, read_tokens
 from dpop.tokens._steps import Blocking, HTTPRequest, HTTPResponse, NoResponse, Pause, Steps
 from dpop.tokens._token_set import TokenSet
 
@@ -51,22 +55,32 @@ _SECRETS: Final = frozenset(
     {"refresh_token", "code", "code_verifier", "client_secret", "client_assertion", "token", "device_code",
      "password", "assertion", "subject_token", "actor_token"}
 )  # fmt: skip
+_MAX_DEPTH: Final = 16
+_PUSH_LATER: Final = "no tokens were asked for yet: try again later, or leave the push out with push=False"
 _DEVICE_CODE: Final = "urn:ietf:params:oauth:grant-type:device_code"
 
+_REFUSALS_IN_A_ROW: Final = 3
+_MAX_COUNTED: Final = 1000
+_FACTS: Final = ("error", "description", "subtype", "uri", "status", "retry_after")
+# Refusals of the client, its rights or its request: authorising again does not help.
+_NOT_OF_THE_GRANT: Final = frozenset(
+    {"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "invalid_target"}
+)
+
 Parameter = str | Iterable[str] | None
-"""A form parameter: several values are sent several times, ``None`` not at all."""
+"""A form parameter: a ``str``, or several, which are sent one after the other; ``None`` is not sent."""
 
 
 class EndpointOptions(TypedDict, total=False):
-    """What every token endpoint takes as keyword arguments, beside the HTTP library's client.
+    """Keyword arguments of every token endpoint, beside the HTTP library's client.
 
-    ``client_id``, ``client_secret``: the client; without a secret a public one. ``client_auth``: how it
+    ``client_id``, ``client_secret``: the client; one without a secret is public. ``client_auth``: how it
     authenticates, ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"`` or a
-    :class:`dpop.tokens.PrivateKeyJWT`. ``profile``: of the server. ``allow_bearer``: take Bearer access tokens
-    in answer to a proof, instead of what the profile says. ``key_reference``: path or URI of the key, noted with
-    the tokens; a key that was loaded knows it. ``insecure_origins``: http:// servers that are not this machine.
-    ``learn_clock``: see :class:`dpop.client._policy.Policy`. ``timeout``: seconds for a connection and between
-    octets; twice that for a whole answer. ``clock``: Unix seconds.
+    :class:`dpop.tokens.PrivateKeyJWT`. ``profile``: the server's. ``allow_bearer``: whether Bearer access tokens are
+    taken in response to a proof; by default as the profile says. ``key_reference``: path or URI of the key, noted
+    with the tokens; by default where the key was loaded from. ``insecure_origins``: http:// servers on other
+    machines that may be used. ``learn_clock``: see :class:`dpop.client.Policy`. ``timeout``: seconds for a
+    connection and between bytes; twice that for a whole response. ``clock``: Unix seconds.
     """
 
     client_id: str | None
@@ -82,7 +96,7 @@ class EndpointOptions(TypedDict, total=False):
 
 
 class Grants:
-    """The requests of one client with one key to one authorization server, and what their answers mean.
+    """The requests of one client with one key to one authorization server, and what their responses mean.
 
     :param server: the URL of its token endpoint, or its :class:`ServerMetadata`.
     :raises UsageError: what is given does not fit together.
@@ -122,6 +136,7 @@ class Grants:
         self.allow_bearer: bool = profile.allow_bearer if allow_bearer is None else allow_bearer
         self.key_reference: str | None = key_reference_of(prover.key, key_reference)
         self.clock: Callable[[], float] = clock
+        self._refusals = _Refusals()
         checked_origins(
             [str(Origin.of_url(url)) for name in dir(self.server) if (url := self._url(name))], insecure_origins
         )
@@ -140,7 +155,7 @@ class Grants:
         return (self.server.token_endpoint, *((pushed_requests,) if pushed_requests else ()))
 
     def rebuild(self, body: bytes) -> bytes:
-        """The same form with a new client assertion, for a retry with a nonce."""
+        """The form with a new client assertion, for a retry with a nonce."""
         fields = dict(parse_qsl(body.decode("ascii"), keep_blank_values=True))
         pairs = [
             (name, value)
@@ -166,20 +181,24 @@ class Grants:
         except NoResponse as failure:
             raise self._unanswered(grant_type, failure) from failure
         scope = parameters.get("scope")
-        tokens = read_tokens(
-            response,
-            asked_at=asked_at,
-            jkt=self.prover.thumbprint,
-            allow_bearer=self.allow_bearer,
-            secrets=self._secrets(pairs),
-            scope=scope if isinstance(scope, str) else None,
-            before=before,
-        )
-        return tokens.replace(
-            key_reference=self.key_reference or (before.key_reference if before is not None else None),
-            token_endpoint=self.server.token_endpoint,
-            client_id=self.client_auth.client_id,
-        )
+        refresh_token = "" if before is None else before.refresh_token or ""
+        try:
+            tokens = read_tokens(
+                response,
+                asked_at=asked_at,
+                jkt=self.prover.thumbprint,
+                allow_bearer=self.allow_bearer,
+                secrets=self._secrets(pairs),
+                scope=scope if isinstance(scope, str) else None,
+                before=before,
+                key_reference=self.key_reference or (before.key_reference if before is not None else None),
+                token_endpoint=self.server.token_endpoint,
+                client_id=self.client_auth.client_id,
+            )
+        except TokenRequestError as error:
+            raise self._refusals.judge(refresh_token, error) from None
+        self._refusals.forget(refresh_token)
+        return tokens
 
     def redeem_code(
         self, code: str, redirect_uri: str | None, code_verifier: str | None, more: Mapping[str, Parameter]
@@ -231,10 +250,15 @@ class Grants:
     def introspect(self, token: str, hint: str | None) -> Steps[Mapping[str, Any]]:
         """Ask about a token (RFC 7662); no proof goes with it (RFC 9449 §6.2)."""
         response = yield from self._call("introspection", {"token": token, "token_type_hint": hint})
-        members = json_response(response, "the introspection endpoint")
+        try:
+            members = json_object(response.body, max_depth=_MAX_DEPTH)
+        except EncodingError as error:
+            raise InvalidTokenResponseError(
+                f"the response of the introspection endpoint cannot be read: {error}", status=response.status
+            ) from None
         if not isinstance(members.get("active"), bool):
             raise InvalidTokenResponseError(
-                "the answer of the introspection endpoint does not say whether the token is active"
+                "the response of the introspection endpoint does not say whether the token is active"
             )
         return members
 
@@ -262,7 +286,9 @@ class Grants:
         )
         if not push:
             return request
-        response = yield from self._call("pushed_authorization_request", pairs, signed=True, named=True, expected=201)
+        response = yield from self._call(
+            "pushed_authorization_request", pairs, signed=True, named=True, later=_PUSH_LATER
+        )
         return pushed(request, endpoint, self.client_auth.client_id, json_response(response, "the PAR endpoint"))
 
     def finish_authorization(
@@ -303,7 +329,7 @@ class Grants:
         *,
         signed: bool = False,
         named: bool = False,
-        expected: int = 200,
+        later: str = "try again later",
     ) -> Steps[HTTPResponse]:
         what = f"the {name.replace('_', ' ')} endpoint"
         pairs = parameters if isinstance(parameters, list) else _pairs(parameters)
@@ -314,8 +340,8 @@ class Grants:
             raise TokenEndpointUnavailableError(
                 f"{what} did not answer ({failure.reason}); try again later"
             ) from failure
-        if response.status not in {200, expected}:
-            raise_refusal(response, what, self._secrets(pairs))
+        if not is_success(response):
+            raise_refusal(response, what, self._secrets(pairs), later=later)
         return response
 
     def _post(self, url: str, pairs: list[tuple[str, str]], *, signed: bool, named: bool = False) -> Steps[HTTPRequest]:
@@ -362,6 +388,49 @@ class Grants:
             ),
         }.get(grant_type, "ask again")
         return OutcomeUnknownError(f"the token endpoint was asked and did not answer ({failure.reason}); {next_step}")
+
+
+class _Refusals:
+    """Counts refusals in a row of the same refresh token, to tell a dead one from a server's bad moment."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def forget(self, refresh_token: str) -> None:
+        """Begin at 0: the token was accepted."""
+        if self._counts:
+            self._counts.pop(_digest(refresh_token), None)
+
+    def judge(self, refresh_token: str, error: TokenRequestError) -> TokenRequestError:
+        """The error to raise: this one, or after three in a row one that says what to do."""
+        of_proof = error.error == "invalid_dpop_proof"
+        of_grant = error.status == 400 and (
+            error.error not in _NOT_OF_THE_GRANT
+            if isinstance(error, TokenRefusedError)
+            else isinstance(error, InvalidTokenResponseError)
+        )
+        if not refresh_token or isinstance(error, ReauthorizationError) or not (of_proof or of_grant):
+            return error
+        if len(self._counts) >= _MAX_COUNTED:
+            self._counts.clear()
+        count = self._counts[_digest(refresh_token)] = self._counts.get(_digest(refresh_token), 0) + 1
+        if count < _REFUSALS_IN_A_ROW:
+            return error
+        facts = {name: getattr(error, name) for name in _FACTS}
+        if of_proof:
+            return TokenEndpointUnavailableError(
+                f"{error}. It has refused the proof {count} times in a row: see whether this key is the one the refresh"
+                " token was issued for, and whether this machine's clock is right",
+                **facts,
+            )
+        return ReauthorizationError(
+            f"{error}. It has refused this refresh token {count} times in a row: the user has to authorise again",
+            **facts,
+        )
+
+
+def _digest(refresh_token: str) -> str:
+    return hashlib.sha256(refresh_token.encode("utf-8", "replace")).hexdigest()
 
 
 def discovery(issuer: str, insecure_origins: str | Iterable[str] = ()) -> Steps[ServerMetadata]:

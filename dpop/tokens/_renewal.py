@@ -197,8 +197,8 @@ def _noted(error: ReauthorizationError, *, lost: bool) -> dict[str, str]:
     message = str(error)
     if lost:
         message += (
-            ". An earlier refresh with the same refresh token was sent and its answer never arrived: the server may"
-            " have replaced the token then, and nobody has the new one"
+            ". An earlier refresh with the same refresh token was sent, and its response never arrived or could not be"
+            " used: the server may have replaced the token then, and nobody who shares the store has the new one"
         )
     facts = {"message": message, "error": error.error, "subtype": error.subtype, "description": error.description}
     return {name: fact for name, fact in facts.items() if fact}

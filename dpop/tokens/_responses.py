@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading what an authorization server answers: tokens, or an error of our tree.
+"""Reads the responses of an authorization server: tokens, or an error of this package.
 
-Strict, for what is read here is stored: an answer with two meanings, or none, is refused whole and the
-tokens there were before stay as they are.
+A refresh token or code is used up once the server has answered 2xx. So a token response is read forgivingly: what
+is odd about a side fact is logged and the tokens are taken. Where they must be refused, the error carries them.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from dpop.encoding import check_access_token, json_object
 from dpop.errors import (
-    CredentialError,
     EncodingError,
     InvalidTokenResponseError,
     ReauthorizationError,
@@ -25,37 +26,275 @@ from dpop.redaction import redact
 from dpop.tokens._steps import MAX_RESPONSE, HTTPResponse
 from dpop.tokens._token_set import TokenSet
 
-__all__ = ["json_response", "raise_refusal", "read_tokens"]
+__all__ = [
+    "TokenResponse",
+    "forgiving_object",
+    "is_success",
+    "json_response",
+    "raise_refusal",
+    "read_tokens",
+    "seconds_of",
+    "token_response",
+]
+
+_log: Final = logging.getLogger("dpop.tokens")
 
 _MAX_DEPTH: Final = 16
+_MAX_NUMBER_LENGTH: Final = 40
 _MAX_SECONDS: Final = 10 * 366 * 86_400
 _MAX_TEXT: Final = 300
 _ERROR: Final = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]{1,100}\Z")  # RFC 6749 §5.2
-_TOKEN_TYPE: Final = re.compile(r"[A-Za-z0-9\-._~:/?#%+]{1,100}\Z")
-_REFRESH_TOKEN: Final = re.compile(r"[\x20-\x7e]{1,65536}\Z")  # RFC 6749 A.17
+_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{0,20})?\Z")
+_TYPES: Final = {"dpop": "DPoP", "bearer": "Bearer", "n_a": "N_A"}
+_TOKENS: Final = ("access_token", "refresh_token", "token_type")
 _OURS: Final = frozenset(
     {"access_token", "token_type", "expires_in", "refresh_token", "refresh_token_expires_in", "scope", "id_token"}
 )
 
 # Refusals of the proof or of the moment, not of the grant: the refresh token was not used.
 _PASSING: Final = frozenset({"invalid_dpop_proof", "use_dpop_nonce", "temporarily_unavailable", "server_error"})
+# Google's: the user must log in again, whatever the error code beside it.
+_LOGIN_AGAIN: Final = frozenset({"invalid_rapt", "rapt_required"})
+_LATER: Final = "the tokens are as they were, try again later"
+
+
+def is_success(response: HTTPResponse) -> bool:
+    """Whether the status is 2xx; servers use 200, 201, 202 and 204."""
+    return 200 <= response.status < 300
+
+
+# -- JSON
+
+
+def forgiving_object(body: bytes) -> tuple[dict[str, Any], frozenset[str], bool]:
+    """Read a JSON object as far as it can be understood, for bodies in which losing a member loses a grant.
+
+    A byte order mark, repeated names (the last one counts), NaN, numbers of any length (both become None) and text
+    after the object are no reason to refuse it.
+
+    :returns: the members, the names that came more than once with different values, and whether text follows.
+    :raises EncodingError: not a JSON object.
+    """
+    text = body.decode(json.detect_encoding(body), "replace").strip(" \t\r\n\0")
+    last: list[tuple[str, Any]] = []
+
+    def members_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal last
+        last = pairs  # the outermost object comes last
+        return dict(pairs)
+
+    decoder = json.JSONDecoder(
+        strict=False, object_pairs_hook=members_of, parse_constant=_nothing, parse_int=_int, parse_float=_float
+    )
+    try:
+        value, end = decoder.raw_decode(text)
+    except json.JSONDecodeError as error:
+        raise EncodingError(f"not JSON: {error.msg} (character {error.pos})") from None
+    except RecursionError:
+        raise EncodingError("JSON nested too deep") from None
+    if not isinstance(value, dict):
+        raise EncodingError("JSON, but not an object")
+    repeated = frozenset(name for name, one in last if one != value[name])
+    return value, repeated, end != len(text)
+
+
+def _nothing(_name: str) -> None:
+    """NaN and Infinity, which are no JSON numbers."""
+
+
+def _int(digits: str) -> int | None:
+    return int(digits) if len(digits) <= _MAX_NUMBER_LENGTH else None
+
+
+def _float(digits: str) -> float | None:
+    value = float(digits) if len(digits) <= _MAX_NUMBER_LENGTH else None
+    return None if value in {float("inf"), float("-inf")} else value
+
+
+def _can_be_stored(value: Any, depth: int = 0) -> bool:
+    """Whether a store's reader takes the value back: half a surrogate pair or deep nesting it does not."""
+    if depth > _MAX_DEPTH:
+        return False
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, dict):
+        return all(_can_be_stored(each, depth + 1) for pair in value.items() for each in pair)
+    return not isinstance(value, list) or all(_can_be_stored(each, depth + 1) for each in value)
 
 
 def json_response(response: HTTPResponse, what: str) -> dict[str, Any]:
-    """The JSON object in an answer.
+    """Return the JSON object in a response.
 
-    :param what: names the answer in messages, such as "the token endpoint".
-    :raises InvalidTokenResponseError: it holds none, or too much.
+    :param what: names the server in messages, such as "the token endpoint".
+    :raises InvalidTokenResponseError: there is none, or the body is too long.
     """
-    if len(response.body) > MAX_RESPONSE:
-        raise InvalidTokenResponseError(f"{what} answered with more than {MAX_RESPONSE} octets", status=response.status)
-    try:
-        return json_object(response.body, max_depth=_MAX_DEPTH)
-    except EncodingError as error:
-        looks = "an HTML page" if response.body.lstrip()[:1] == b"<" else str(error)
+    return _object_in(response, what)[0]
+
+
+def _object_in(response: HTTPResponse, what: str) -> tuple[dict[str, Any], frozenset[str], bool]:
+    """What :func:`forgiving_object` reads in a response.
+
+    :raises InvalidTokenResponseError: there is no object, or the body is too long.
+    """
+    body = response.body
+    if len(body) > MAX_RESPONSE:
         raise InvalidTokenResponseError(
-            f"{what} answered {response.status} with something else than JSON: {looks}", status=response.status
+            f"{what} sent a body of more than {MAX_RESPONSE} bytes, which was not read", status=response.status
+        )
+    try:
+        return forgiving_object(body)
+    except EncodingError as error:
+        looks = "an HTML page" if body.lstrip()[:1] == b"<" else str(error) if body.strip() else "an empty body"
+        hint = "; is the client authentication right?" if response.status == 401 else ""
+        raise InvalidTokenResponseError(
+            f"{what} answered {response.status} with something else than JSON: {looks}{hint}", status=response.status
         ) from None
+
+
+# -- tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class TokenResponse:
+    """The members of a 2xx response of a token endpoint, each in its usual form; ``None`` if absent or unusable.
+
+    :param access_token: empty if there is none that can be stored.
+    :param token_type: ``DPoP``, ``Bearer`` or ``N_A``.
+    :param expires_in: seconds, 0 or more.
+    :param extra: members that have no field here.
+    :param odd: remarks about members that were not as they should be, for a log.
+    :param fault: why the tokens must not be used; ``None`` if they may be.
+    """
+
+    access_token: str
+    token_type: str | None
+    expires_in: float | None
+    refresh_token: str | None
+    refresh_expires_in: float | None
+    scope: str | None
+    id_token: str | None
+    extra: Mapping[str, Any]
+    odd: tuple[str, ...]
+    fault: str | None
+
+
+def token_response(response: HTTPResponse) -> TokenResponse:
+    """Read a 2xx response of a token endpoint (RFC 6749 §5.1).
+
+    :raises InvalidTokenResponseError: there is no JSON object in it.
+    """
+    members, repeated, more_follows = _object_in(response, "the token endpoint")
+    reader = _Reader(members)
+    fault = None
+    access_token = members.get("access_token")
+    if not isinstance(access_token, str) or not access_token or not _can_be_stored(access_token):
+        access_token, fault = "", "it has no access_token"
+    said_type = members.get("token_type")
+    token_type = _TYPES.get(said_type.strip().lower()) if isinstance(said_type, str) else None
+    if said_type is not None and token_type is None:
+        fault = fault or "its token_type is neither DPoP nor Bearer"
+    twice = [name for name in _TOKENS if name in repeated]
+    if twice:
+        fault = fault or f"it has two values for {' and '.join(twice)}"
+    for name in sorted(repeated - set(_TOKENS)):
+        reader.note(f"{_shown(name)} with two values, of which the last was taken")
+    if more_follows:
+        reader.note("text after its end")
+    refresh_expires_in = reader.seconds("refresh_token_expires_in", 1)
+    if refresh_expires_in is None:
+        # Keycloak's name for it; its 0 stands for a token that does not expire.
+        refresh_expires_in = reader.seconds("refresh_expires_in", 1, zero_is_never=True)
+    return TokenResponse(
+        access_token=access_token,
+        token_type=token_type,
+        expires_in=reader.seconds("expires_in", 0, null_is_odd=True),
+        refresh_token=reader.text("refresh_token", empty_is_odd=False),
+        refresh_expires_in=refresh_expires_in,
+        scope=reader.scope(),
+        id_token=reader.text("id_token"),
+        extra=reader.extra(),
+        odd=tuple(reader.odd),
+        fault=fault,
+    )
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Takes members in their usual form, and notes those that have another."""
+
+    members: Mapping[str, Any]
+    odd: list[str] = field(default_factory=list)
+
+    def note(self, remark: str) -> None:
+        self.odd.append(remark)
+
+    def text(self, name: str, *, empty_is_odd: bool = True) -> str | None:
+        value = self.members.get(name)
+        if isinstance(value, str) and value and _can_be_stored(value):
+            return value
+        if value is not None and (value != "" or empty_is_odd):
+            self.note(f"{name} as {_kind(value)}, which was left out")
+        return None
+
+    def scope(self) -> str | None:
+        value = self.members.get("scope")
+        if isinstance(value, list):
+            scopes = [each for each in value if isinstance(each, str) and each.strip() and _can_be_stored(each)]
+            if scopes:
+                return " ".join(scopes)
+        return self.text("scope")
+
+    def seconds(
+        self, name: str, least: float, *, null_is_odd: bool = False, zero_is_never: bool = False
+    ) -> float | None:
+        """A lifetime. Below ``least`` it is that for an access token, and unknown for a refresh token."""
+        if name not in self.members:
+            return None
+        value = self.members[name]
+        if (value is None and not null_is_odd) or (zero_is_never and value in (0, "0") and value is not False):
+            return None
+        seconds = seconds_of(value)
+        if seconds is None:
+            self.note(f"{name} as {_kind(value)}, so that the lifetime is unknown")
+        elif seconds <= 0:
+            self.note(f"{name} = {seconds:g}")
+            return 0.0 if least == 0 else None
+        return seconds
+
+    def extra(self) -> dict[str, Any]:
+        kept = {}
+        for name, value in self.members.items():
+            if name in _OURS:
+                continue
+            if _can_be_stored(value) and _can_be_stored(name):
+                kept[name] = value
+            else:
+                self.note(f"a member {_shown(name)} that cannot be stored, which was left out")
+        return kept
+
+
+def seconds_of(value: object) -> float | None:
+    """A number of seconds, as a JSON number or as a string of digits; ``None`` if it is neither or over ten years."""
+    if isinstance(value, str) and _NUMBER.match(value.strip()):
+        value = float(value) if "." in value else int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value <= _MAX_SECONDS:
+        return None
+    return value
+
+
+def _kind(value: object) -> str:
+    """What a value is, without showing a string, which may be a secret."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower().replace("none", "null")
+    if isinstance(value, int | float):
+        return f"{value:.6g}"
+    if isinstance(value, str):
+        return "a string" if value else "an empty string"
+    return "an array" if isinstance(value, list) else "an object"
+
+
+def _shown(name: str) -> str:
+    return ascii(name[:40])
 
 
 def read_tokens(
@@ -67,60 +306,76 @@ def read_tokens(
     secrets: Iterable[str],
     scope: str | None = None,
     before: TokenSet | None = None,
+    **facts: Any,
 ) -> TokenSet:
-    """The tokens in the answer of a token endpoint (RFC 6749 §5.1, RFC 9449 §5).
+    """Return the tokens in the response of a token endpoint (RFC 6749 §5.1, RFC 9449 §5).
 
     :param asked_at: Unix seconds when the request was sent.
     :param jkt: of the key whose proof went with it.
-    :param allow_bearer: a Bearer access token in answer to a proof is taken.
+    :param allow_bearer: take a Bearer access token in response to a proof.
     :param secrets: values that were sent and may stand in no message.
-    :param scope: the scopes asked for, which is what was granted if the answer does not say (§3.3).
-    :param before: the tokens that were refreshed; what the answer leaves out is theirs.
-    :raises TokenRequestError: an error, or no token answer.
+    :param scope: the scopes asked for, which is what was granted if the response does not say (§3.3).
+    :param before: the tokens that were refreshed; what the response leaves out is taken from them.
+    :param facts: more fields of the token set.
+    :raises InvalidTokenResponseError: tokens came and must not be used; the error has them as ``tokens``.
+    :raises TokenRequestError: no tokens came.
     """
-    if response.status != 200:
+    if not is_success(response):
         raise_refusal(response, "the token endpoint", secrets)
-    members = json_response(response, "the token endpoint")
-    if "error" in members and "access_token" not in members:
+    read = token_response(response)
+    if not read.access_token and not read.refresh_token and read.extra.get("error") is not None:
         raise_refusal(response, "the token endpoint", secrets)
-    access_token, token_type = _access_token(members), _token_type(members)
-    if token_type == "Bearer" and jkt is not None and not allow_bearer:  # noqa: S105 - a type
-        raise UnboundTokenError(
-            "the token endpoint answered a proof with a Bearer token, which anyone who steals it can use; it was"
-            " thrown away. If the server binds only refresh tokens, use its profile or allow_bearer=True",
-            status=200,
-        )
-    lifetime = _seconds(members, "expires_in")
-    refresh_token = _refresh_token(members)
-    refresh_lifetime = _seconds(members, "refresh_token_expires_in")
-    if refresh_lifetime is None:
-        # Keycloak's name for it; its 0 stands for a token that does not expire.
-        refresh_lifetime = _seconds(members, "refresh_expires_in") or None
-    kept = before if before is not None and refresh_token in {None, before.refresh_token} else None
-    granted = _text(members, "scope")
+    # A server without token_type is one of bearer tokens; where those are taken, this one is as well.
+    token_type = read.token_type or ("Bearer" if allow_bearer and read.fault is None else None)
+    kept = before if before is not None and read.refresh_token in {None, before.refresh_token} else None
+    granted = read.scope
     if granted is None:
         granted = scope if scope is not None or before is None else before.scope
-    return TokenSet(
-        access_token=access_token,
-        token_type=token_type,
+    tokens = TokenSet(
+        access_token=read.access_token,
+        token_type=token_type or "DPoP",
         issued_at=asked_at,
-        expires_at=None if lifetime is None else asked_at + lifetime,
-        refresh_token=refresh_token if kept is None else kept.refresh_token,
+        expires_at=None if read.expires_in is None else asked_at + read.expires_in,
+        refresh_token=read.refresh_token if kept is None else kept.refresh_token,
         refresh_expires_at=(
-            asked_at + refresh_lifetime
-            if refresh_lifetime is not None
+            asked_at + read.refresh_expires_in
+            if read.refresh_expires_in is not None
             else (None if kept is None else kept.refresh_expires_at)
         ),
         scope=granted,
         jkt=jkt,
-        id_token=_text(members, "id_token") or (None if before is None else before.id_token),
-        extra={name: value for name, value in members.items() if name not in _OURS},
+        id_token=read.id_token or (None if before is None else before.id_token),
+        extra=read.extra,
+        **facts,
     )
+    fault = read.fault or (None if token_type else "it has no token_type")
+    if fault is not None:
+        got = "; what came is in error.tokens" if tokens.access_token or read.refresh_token else ""
+        raise InvalidTokenResponseError(
+            f"the response of the token endpoint cannot be used: {fault}{got}",
+            status=response.status,
+            tokens=tokens if got else None,
+        )
+    if token_type == "Bearer" and jkt is not None and not allow_bearer:  # noqa: S105 - a type
+        raise UnboundTokenError(
+            "the token endpoint answered a proof with a Bearer token, which anyone who steals it can use; it was not"
+            " stored and is in error.tokens. If the server binds only refresh tokens, use its profile or"
+            " allow_bearer=True",
+            status=response.status,
+            tokens=tokens,
+        )
+    if read.odd:
+        _log.warning("the token response has %s; its tokens were taken", ", and ".join(read.odd))
+    return tokens
 
 
-def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str]) -> NoReturn:
-    """Raise the error that an answer which is no success stands for (RFC 6749 §5.2).
+# -- refusals
 
+
+def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str], *, later: str = _LATER) -> NoReturn:
+    """Raise the error that a response without success stands for (RFC 6749 §5.2).
+
+    :param later: what to say where the server may accept the same request later.
     :raises TokenRequestError: always.
     """
     status = response.status
@@ -128,6 +383,12 @@ def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str]) -> 
         raise InvalidTokenResponseError(
             f"{what} answered with a redirect ({status}), which is not followed: it would take the tokens elsewhere;"
             " check its URL",
+            status=status,
+        )
+    if status == 407:
+        raise TokenEndpointUnavailableError(
+            "the proxy wants authentication (407); nothing was sent to the server. Put user and password into the"
+            " proxy's URL",
             status=status,
         )
     try:
@@ -151,73 +412,14 @@ def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str]) -> 
     said = " ".join(filter(None, [_safe(code, secrets), f"({status})", facts["subtype"]]))
     if facts["description"]:
         said += f": {facts['description']}"
-    if code == "invalid_grant":
+    if code == "invalid_grant" or facts["subtype"] in _LOGIN_AGAIN:
         raise ReauthorizationError(f"{what} says {said}; the user has to authorise again", **facts)
     if status >= 500 or status == 429 or code in _PASSING:
-        raise TokenEndpointUnavailableError(
-            f"{what} says {said}; the tokens are as they were, try again later", **facts
-        )
+        raise TokenEndpointUnavailableError(f"{what} says {said}; {later}", **facts)
     if code is None:
-        raise InvalidTokenResponseError(f"{what} answered {status} without an OAuth error", **facts)
+        hint = "; is the client authentication right?" if status == 401 else ""
+        raise InvalidTokenResponseError(f"{what} answered {status} without an OAuth error{hint}", **facts)
     raise TokenRefusedError(f"{what} says {said}", **facts)
-
-
-def _access_token(members: Mapping[str, Any]) -> str:
-    try:
-        return check_access_token(members.get("access_token"))
-    except CredentialError as error:
-        raise InvalidTokenResponseError(
-            f"the answer of the token endpoint cannot be used: {error}", status=200
-        ) from None
-    except TypeError:
-        raise InvalidTokenResponseError("the answer of the token endpoint has no access_token", status=200) from None
-
-
-def _token_type(members: Mapping[str, Any]) -> str:
-    """The type, of the two that are known in their usual spelling: case means nothing (RFC 6749 §5.1)."""
-    value = members.get("token_type")
-    if not isinstance(value, str) or not _TOKEN_TYPE.match(value):
-        raise InvalidTokenResponseError("the answer of the token endpoint has no token_type", status=200)
-    known = {"dpop": "DPoP", "bearer": "Bearer", "n_a": "N_A"}.get(value.lower())
-    if known is None:
-        raise InvalidTokenResponseError(
-            "the answer of the token endpoint has a token_type that is neither DPoP nor Bearer", status=200
-        )
-    return known
-
-
-def _refresh_token(members: Mapping[str, Any]) -> str | None:
-    value = members.get("refresh_token")
-    if value is None:
-        return None
-    if not isinstance(value, str) or not _REFRESH_TOKEN.match(value):
-        raise InvalidTokenResponseError(
-            "the answer of the token endpoint has a refresh_token that is no token", status=200
-        )
-    return value
-
-
-def _seconds(members: Mapping[str, Any], name: str) -> float | None:
-    """A lifetime. JSON numbers only: who writes a string may mean anything by it."""
-    value = members.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_SECONDS:
-        what = value if isinstance(value, int | float) else f"a {type(value).__name__}"
-        raise InvalidTokenResponseError(
-            f"the answer of the token endpoint has {name} = {what}; expected a number of seconds from 0 to ten years",
-            status=200,
-        )
-    return value
-
-
-def _text(members: Mapping[str, Any], name: str) -> str | None:
-    value = members.get(name)
-    if value is not None and (not isinstance(value, str) or not value.isascii()):
-        raise InvalidTokenResponseError(
-            f"the answer of the token endpoint has a {name} that is no ASCII string", status=200
-        )
-    return value
 
 
 def _retry_after(response: HTTPResponse) -> float | None:

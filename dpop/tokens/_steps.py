@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 __all__ = ["MAX_RESPONSE", "Blocking", "HTTPRequest", "HTTPResponse", "NoResponse", "Pause", "Steps"]
 
-MAX_RESPONSE: Final = 1_000_000
+MAX_RESPONSE: Final = 1 << 20
 """Octets of a body that are read; no sensible answer of an authorization server is longer."""
 
 _T = TypeVar("_T")

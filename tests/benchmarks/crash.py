@@ -89,7 +89,7 @@ def child(url: str, path: Path, told: int) -> None:
             os.write(told, f"{source()[1:]}\n".encode())
             now += 3600
     except ReauthorizationError as error:
-        os.write(told, b"lost\n" if "its answer never arrived" in str(error) else b"unexplained\n")
+        os.write(told, b"lost\n" if "its response never arrived" in str(error) else b"unexplained\n")
 
 
 def one(port: int, path: Path, dice: random.Random, outcomes: Counter[str]) -> None:

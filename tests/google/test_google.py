@@ -546,7 +546,6 @@ def answering(status: int, body: bytes, headers: dict[str, str] | None = None) -
 GOOD = {"access_token": "new", "token_type": "Bearer", "expires_in": 3600}
 BAD = {
     "html": (200, b"<html>sign in to the hotel</html>"),
-    "lifetime": (200, json.dumps({**GOOD, "expires_in": "3600; soon"}).encode()),
     "two tokens": (200, b'{"access_token":"a","access_token":"b","token_type":"Bearer"}'),
     "an error": (200, b'{"error":"invalid_grant"}'),
     "bound": (200, json.dumps({**GOOD, "token_type": "DPoP"}).encode()),

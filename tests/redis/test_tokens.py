@@ -243,7 +243,7 @@ def test_a_host_that_dies_in_the_middle(client: redis.Redis, redis_url: str, tmp
     assert stored is not None
     if acts_first:
         assert {said.get("error") for said in outcomes} == {"reauthorization"}
-        assert all("its answer never arrived" in said["said"] for said in outcomes)
+        assert all("its response never arrived" in said["said"] for said in outcomes)
         assert stored.refusal["error"] == "invalid_grant"
     else:
         assert outcomes == [{"token": "a2"}] * 2

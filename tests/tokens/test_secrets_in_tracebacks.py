@@ -41,7 +41,7 @@ def check(call: Callable[[], Any], kind: type[DPoPError]) -> None:
 ANSWERS = {
     "refused": Response(400, [], b'{"error":"invalid_grant","error_description":"0ld-refresh-t0ken"}'),
     "bad": Response(
-        200, [], b'{"access_token":"n3w-access-token","refresh_token":"n3w-refresh-token","expires_in":"x"}'
+        200, [], b'{"access_token":"n3w-access-token","refresh_token":"n3w-refresh-token","token_type":"x"}'
     ),
     "unbound": Response(200, [], b'{"access_token":"n3w-access-token","token_type":"Bearer"}'),
     "none": Response(drop=True),
