@@ -182,14 +182,14 @@ def test_invalid_grant_is_final_and_its_nonce_is_kept(name: str, server: DPoPTes
         assert len(server.requests) == 2
 
 
-def test_an_endless_challenger_gets_two_requests(name: str, server: DPoPTestServer) -> None:
+def test_an_endless_challenger_gets_three_requests(name: str, server: DPoPTestServer) -> None:
     """A server that asks for another nonce for ever ends in an error that is not final (T11)."""
     server.levers.as_nonces = "endless"
     with endpoint_of(name, server) as endpoint:
         with pytest.raises(TokenEndpointUnavailableError) as caught:
             endpoint.refresh(server.issue_refresh_token(jkt=KEY.thumbprint))
     assert caught.value.error == "use_dpop_nonce"
-    assert len(server.requests) == 2
+    assert len(server.requests) == 3
 
 
 def test_bearer_in_response_to_a_proof_is_refused(name: str, server: DPoPTestServer) -> None:
