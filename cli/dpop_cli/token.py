@@ -82,7 +82,8 @@ def login(
             click.echo(f"Log in here:\n\n  {request.url}\n", err=True)
             if not no_browser:
                 # A browser in the terminal returns only when the user leaves it, after the callback.
-                threading.Thread(target=_open_browser, args=(request.url,), daemon=True).start()
+                page = loopback.start_page(request.url)
+                threading.Thread(target=_open_browser, args=(page,), daemon=True).start()
             tokens = loopback.wait(
                 request,
                 endpoint.server,
