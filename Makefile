@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check format vectors bench bench-hardware soak storm crash clean
+.PHONY: help demo test check format lock api vectors bench bench-hardware soak storm crash fuzz mutate clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -34,6 +34,19 @@ format: ## mend what can be mended
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
 
+lock: ## find the newest versions of all that tests and tools need, for every Python; writes constraints.txt
+	@scripts/setup run
+	$(RUN) python -m pip install -q --group lock
+	$(RUN) uv pip compile -q --universal --python-version 3.11 --all-extras --group dev --group bench --upgrade \
+	  --no-emit-index-url --no-annotate --no-header --output-file constraints.new pyproject.toml
+	@{ echo "# Versions that tests and tools run with, on every Python; written by: make lock"; cat constraints.new; } >constraints.txt
+	@rm constraints.new
+
+api: ## write the public interface to docs/public-api.txt, after a change that the changelog names
+	@scripts/setup run
+	$(RUN) python -m pip install -q -c constraints.txt -e '.[all]'
+	$(RUN) python tests/support/public_api.py
+
 vectors: ## make the vectors again, the same octets as ever
 	@scripts/setup test
 	$(RUN) python vectors/generate.py
@@ -58,6 +71,10 @@ storm: ## processes and threads on expired tokens at oidc-provider: one refresh 
 crash: ## kill -9 at random moments of 500 refreshes; nothing that was handed out may be lost
 	@scripts/setup test
 	$(RUN) python tests/benchmarks/crash.py $(ARGS)
+
+mutate: ## change the code in 800 places, one at a time, and see whether a test notices; an hour
+	@scripts/setup test
+	$(RUN) python tests/mutation/mutate.py $(ARGS)
 
 fuzz: ## fuzz what strangers send, as long as told: make fuzz ARGS="--seconds 600 proof"
 	@scripts/setup test
