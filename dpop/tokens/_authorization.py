@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Authorization requests: PKCE, state, and what comes back (RFC 6749 §4.1, RFC 7636, RFC 9126, RFC 9207).
+"""Authorization requests, their callbacks, and device codes (RFC 6749 §4.1, RFC 7636, RFC 8628, RFC 9126, RFC 9207).
 
 A request is made here and sent by a browser; no I/O.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 from collections.abc import Mapping
@@ -16,7 +17,14 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from dpop.encoding import b64url_encode
-from dpop.errors import InvalidTokenResponseError, ReauthorizationError, TokenRefusedError, UsageError
+from dpop.errors import (
+    ArgumentTypeError,
+    InvalidTokenResponseError,
+    ReauthorizationError,
+    TokenRefusedError,
+    UsageError,
+)
+from dpop.tokens._responses import seconds_of
 
 __all__ = [
     "AuthorizationRequest",
@@ -26,17 +34,20 @@ __all__ = [
     "read_device_authorization",
 ]
 
+_log: Final = logging.getLogger("dpop.tokens")
+
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:|[/?]")
 _OURS = frozenset({"response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AuthorizationRequest:
-    """One authorization request: send the user to :attr:`url`, keep the rest until they come back.
+    """One authorization request: send the user to :attr:`url`, and keep the rest until they come back.
 
     :param url: for the browser.
-    :param state: comes back with the answer, and ties it to this request.
-    :param code_verifier: proves at the token endpoint that the code was asked for here. A secret.
+    :param redirect_uri: where the server sends the browser back to.
+    :param state: comes back in the callback, and ties it to this request.
+    :param code_verifier: proves at the token endpoint that the code was asked for here (PKCE). A secret.
     """
 
     url: str
@@ -48,46 +59,96 @@ class AuthorizationRequest:
         return f"<AuthorizationRequest to {self.url.partition('?')[0]}>"
 
     def code_of(self, callback: str, *, issuer: str | None = None, iss_required: bool = False) -> str:
-        """The code in the URL, or query, that the user came back with.
+        """The code in the callback: the URL, or its query, that the user came back with.
 
         :param issuer: of the server that was asked (RFC 9207 §2.4).
         :param iss_required: the server always sends ``iss``.
-        :raises InvalidTokenResponseError: it is not the answer to this request, or another server's.
+        :raises InvalidTokenResponseError: the callback does not belong to this request, or is another server's.
         :raises ReauthorizationError: the user said no.
-        :raises TokenRefusedError: the server did.
+        :raises TokenRefusedError: the server refused.
         """
-        try:
-            query = urlsplit(callback).query if _URL.match(callback) else callback
-            pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=50)
-        except ValueError:
-            raise InvalidTokenResponseError(
-                "what came back is no URL, or has too many parameters; the answer is not used"
-            ) from None
-        response = dict(pairs)
-        if len(response) != len(pairs):
-            raise InvalidTokenResponseError("a parameter came back twice; the answer is not used")
-        if not hmac.compare_digest(response.get("state", "").encode("utf-8", "replace"), self.state.encode()):
-            raise InvalidTokenResponseError(
-                "the state that came back is not that of this request; the answer is not used"
-            )
+        response = _callback_parameters(callback)
+        self._check_state(response)
         iss = response.get("iss")
-        if issuer is not None and (iss is not None or iss_required) and iss != issuer:
-            raise InvalidTokenResponseError("the answer is not that of the server that was asked: its iss differs")
+        if issuer is not None and iss is None and iss_required:
+            raise InvalidTokenResponseError(
+                "the callback has no iss, which this server promises to send (RFC 9207); it is not used"
+            )
+        if issuer is not None and iss is not None and iss != issuer:
+            raise InvalidTokenResponseError(
+                "the callback is of another server than the one that was asked: its iss differs; it is not used"
+            )
         error = response.get("error")
         if error is not None:
-            shown = "".join(c for c in f"{error}: {response.get('error_description', '')}" if c.isprintable())[:300]
             kind = ReauthorizationError if error == "access_denied" else TokenRefusedError
-            raise kind(f"the authorization server says {shown}", error=error)
+            raise kind(f"the authorization server says {_said(response)}", error=error)
         code = response.get("code")
         if not code:
-            raise InvalidTokenResponseError("neither a code nor an error came back")
+            raise InvalidTokenResponseError("the callback has neither a code nor an error; was it copied as a whole?")
         return code
+
+    def _check_state(self, response: Mapping[str, str]) -> None:
+        """Make sure that the callback belongs to this request (RFC 6749 §10.12).
+
+        :raises InvalidTokenResponseError: it does not, or that cannot be seen.
+        """
+        state = response.get("state")
+        if state is None:
+            if "error" in response:
+                raise InvalidTokenResponseError(
+                    f"the callback has an error and no state, so that it may be of any request; it says"
+                    f" {_said(response)}"
+                )
+            if "response" in response:
+                raise InvalidTokenResponseError(
+                    "the callback is a signed response (JARM), which is not supported; ask for response_mode=query"
+                )
+            raise InvalidTokenResponseError("the callback has no state; it is not used")
+        if not hmac.compare_digest(state.encode("utf-8", "replace"), self.state.encode()):
+            raise InvalidTokenResponseError(
+                "the state of the callback is not that of this request: it is of an older login or of somebody else;"
+                " it is not used"
+            )
+
+
+def _callback_parameters(callback: object) -> dict[str, str]:
+    """The parameters of a callback URL or query.
+
+    :raises ArgumentTypeError: not a str.
+    :raises InvalidTokenResponseError: there are none, or not each of them once.
+    """
+    if not isinstance(callback, str):
+        raise ArgumentTypeError("callback", "the URL that the user came back with, a str", callback)
+    callback = callback.strip()
+    try:
+        parts = urlsplit(callback)
+        query = parts.query if _URL.match(callback) else callback.lstrip("?")
+        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=50)
+    except ValueError:
+        raise InvalidTokenResponseError("the callback is no URL, or has too many parameters; it is not used") from None
+    if not callback:
+        raise InvalidTokenResponseError("the callback is empty; give the whole URL that the browser was sent to")
+    if not pairs or callback.startswith("#"):
+        if parts.fragment:
+            raise InvalidTokenResponseError(
+                "the callback has its parameters behind a #, in the fragment; ask for response_mode=query"
+            )
+        raise InvalidTokenResponseError("the callback has no parameters; give the whole URL with its query")
+    response = dict(pairs)
+    if len(response) != len(pairs):
+        raise InvalidTokenResponseError("the callback has a parameter twice; it is not used")
+    return response
+
+
+def _said(response: Mapping[str, str]) -> str:
+    said = f"{response['error']}: {response.get('error_description', '')}"
+    return "".join(character for character in said if character.isprintable())[:300]
 
 
 def new_authorization_request(
     endpoint: str, client_id: str, redirect_uri: str, more: list[tuple[str, str]]
 ) -> tuple[AuthorizationRequest, list[tuple[str, str]]]:
-    """A request with fresh ``state`` and PKCE verifier, and its parameters without ``client_id``.
+    """Make a request with fresh ``state`` and PKCE verifier; returns its parameters without ``client_id`` as well.
 
     :raises UsageError: ``more`` sets what is set here.
     """
@@ -110,10 +171,10 @@ def new_authorization_request(
 def pushed(
     request: AuthorizationRequest, endpoint: str, client_id: str, response: Mapping[str, Any]
 ) -> AuthorizationRequest:
-    """The same request, by the ``request_uri`` it was given when it was pushed (RFC 9126 §4)."""
+    """The request with the ``request_uri`` that it got when it was pushed (RFC 9126 §4)."""
     uri = response.get("request_uri")
     if not isinstance(uri, str) or not uri:
-        raise InvalidTokenResponseError("the answer to the pushed authorization request has no request_uri")
+        raise InvalidTokenResponseError("the response to the pushed authorization request has no request_uri")
     return replace(request, url=_with_query(endpoint, [("client_id", client_id), ("request_uri", uri)]))
 
 
@@ -122,15 +183,18 @@ def _with_query(endpoint: str, pairs: list[tuple[str, str]]) -> str:
 
 
 _MAX_INTERVAL: Final = 300.0
+_INTERVAL: Final = 5.0  # RFC 8628 §3.2
 _MAX_LIFETIME: Final = 86_400.0
+_LIFETIME: Final = 900.0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DeviceAuthorization:
-    """What to show the user, and what to ask with (RFC 8628 §3.2).
+    """The codes of a device authorization: what to show the user, and what to ask with (RFC 8628 §3.2).
 
-    :param user_code: to type in at ``verification_uri``.
-    :param verification_uri_complete: the same with the code in it, for a QR code; not every server has it.
+    :param device_code: identifies this authorization at the token endpoint. A secret.
+    :param user_code: for the user to type in at ``verification_uri``.
+    :param verification_uri_complete: ``verification_uri`` with the code in it, for a QR code; not every server has it.
     :param expires_at: Unix seconds.
     :param interval: seconds between two questions.
     """
@@ -147,29 +211,32 @@ class DeviceAuthorization:
 
 
 def read_device_authorization(members: Mapping[str, Any], asked_at: float) -> DeviceAuthorization:
-    """The codes in an answer.
+    """Read the response of a device authorization endpoint.
 
-    :raises InvalidTokenResponseError: one is missing, or a number makes no sense.
+    Numbers may be strings; one that is missing or makes no sense is replaced by a usual value.
+
+    :raises InvalidTokenResponseError: a code or the address is missing or cannot be shown.
     """
     texts = {}
-    for name in ("device_code", "user_code", "verification_uri"):
-        value = members.get(name)
+    # Google has the draft's name for the address.
+    for name, other in (("device_code", ""), ("user_code", ""), ("verification_uri", "verification_url")):
+        value = members.get(name) or members.get(other)
         if not isinstance(value, str) or not value.isprintable() or not value:
-            raise InvalidTokenResponseError(f"the answer of the device authorization endpoint has no {name}")
+            raise InvalidTokenResponseError(f"the response of the device authorization endpoint has no {name}")
         texts[name] = value
-    complete = members.get("verification_uri_complete")
+    complete = members.get("verification_uri_complete") or members.get("verification_url_complete")
     return DeviceAuthorization(
         **texts,
         verification_uri_complete=complete if isinstance(complete, str) and complete.isprintable() else None,
-        expires_at=asked_at + _number(members, "expires_in", None, _MAX_LIFETIME),
-        interval=_number(members, "interval", 5.0, _MAX_INTERVAL),
+        expires_at=asked_at + _seconds(members, "expires_in", _LIFETIME, _MAX_LIFETIME),
+        interval=_seconds(members, "interval", _INTERVAL, _MAX_INTERVAL),
     )
 
 
-def _number(members: Mapping[str, Any], name: str, default: float | None, limit: float) -> float:
-    value = members.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= limit:
-        raise InvalidTokenResponseError(
-            f"the answer of the device authorization endpoint has no {name} that makes sense"
-        )
-    return float(value)
+def _seconds(members: Mapping[str, Any], name: str, usual: float, limit: float) -> float:
+    seconds = seconds_of(members.get(name))
+    if seconds is None or seconds < 0:
+        if members.get(name) is not None:
+            _log.warning("the device authorization has an odd %s; %.0f s are taken", name, usual)
+        return usual
+    return min(float(seconds), limit)

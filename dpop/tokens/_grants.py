@@ -314,6 +314,13 @@ class Grants:
             except TokenRefusedError as error:
                 if error.error == "slow_down":
                     interval += 5.0
+                elif error.error == "expired_token":
+                    raise ReauthorizationError(
+                        "the server says that the codes have expired; ask for new ones",
+                        error=error.error,
+                        description=error.description,
+                        status=error.status,
+                    ) from error
                 elif error.error != "authorization_pending":
                     raise
             except (TokenEndpointUnavailableError, OutcomeUnknownError):
@@ -434,11 +441,15 @@ def _digest(refresh_token: str) -> str:
 
 
 def discovery(issuer: str, insecure_origins: str | Iterable[str] = ()) -> Steps[ServerMetadata]:
-    """Fetch a server's metadata from its issuer's ``/.well-known`` (RFC 8414 §3).
+    """Fetch a server's metadata from its issuer's ``/.well-known`` (RFC 8414 §3, OpenID Connect Discovery §4).
+
+    Both addresses are asked before this gives up.
 
     :raises InsecureOriginError: the issuer is http:// and not on this machine.
+    :raises TokenRequestError: there is no metadata, or it is another issuer's.
     """
     checked_origins(str(Origin.of_url(issuer)), insecure_origins)
+    found = []
     statuses = []
     for url in metadata_urls(issuer):
         try:
@@ -448,15 +459,34 @@ def discovery(issuer: str, insecure_origins: str | Iterable[str] = ()) -> Steps[
                 f"{issuer} cannot be asked for its metadata ({failure.reason})"
             ) from failure
         if response.status == 200:
-            return read_metadata(issuer, response.body)
+            try:
+                return read_metadata(issuer, response.body)
+            except InvalidTokenResponseError as error:
+                found.append(f"{_path(url)}: {error}")
+        elif 300 <= response.status < 400:
+            target = _printable(response.header("location") or "nowhere")
+            found.append(
+                f"{_path(url)} is redirected to {target}, which is not followed: if that is the issuer, use it"
+            )
+        else:
+            found.append(f"{_path(url)}: {response.status}")
         statuses.append(response.status)
     if max(statuses) >= 500:
         raise TokenEndpointUnavailableError(
             f"{issuer} is out of order: asked for its metadata, it answered {max(statuses)}"
         )
     raise InvalidTokenResponseError(
-        f"{issuer} has no metadata under /.well-known; give its endpoints in a ServerMetadata"
+        f"no metadata of {issuer} was found ({'; '.join(found)}); correct the issuer, or give the server's endpoints"
+        " in a ServerMetadata"
     )
+
+
+def _path(url: str) -> str:
+    return "/" + url.split("/", 3)[3]
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())[:200]
 
 
 def _pairs(parameters: Mapping[str, Parameter]) -> list[tuple[str, str]]:

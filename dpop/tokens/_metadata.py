@@ -1,29 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an authorization server says of itself: its endpoints, its methods (RFC 8414, OpenID Connect Discovery)."""
+"""An authorization server's metadata: its endpoints and methods (RFC 8414, OpenID Connect Discovery)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any
 
-from dpop.encoding import json_object
-from dpop.errors import EncodingError, InvalidTokenResponseError, UsageError
+from dpop.errors import EncodingError, InsecureOriginError, InvalidTokenResponseError, UsageError
 from dpop.origin import Origin, split_url
+from dpop.tokens._responses import forgiving_object
 
 __all__ = ["ServerMetadata", "metadata_urls", "read_metadata"]
-
-_MAX_DEPTH: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerMetadata:
     """An authorization server's endpoints, by hand or from its ``/.well-known`` document.
 
-    :param issuer: its identifier; compared with ``iss`` in answers (RFC 9207).
+    :param issuer: its identifier; compared with ``iss`` in callbacks (RFC 9207).
     :param client_auth_methods: its ``token_endpoint_auth_methods_supported``.
     :param dpop_algs: its ``dpop_signing_alg_values_supported``; empty if it does not say.
-    :param iss_in_responses: it puts ``iss`` into authorization answers, so that one without is refused.
+    :param iss_in_responses: it puts ``iss`` into callbacks, so that one without is refused.
     :param requires_par: authorization requests must be pushed.
     """
 
@@ -46,10 +44,10 @@ class ServerMetadata:
                 Origin.of_url(url)
 
     def endpoint(self, name: str) -> str:
-        """The URL of an endpoint that must be there.
+        """The URL of an endpoint.
 
         :param name: without ``_endpoint``.
-        :raises UsageError: the server has none, or it was not given.
+        :raises UsageError: the server has no such endpoint, or it was not given.
         """
         url: str | None = getattr(self, f"{name}_endpoint")
         if url is None:
@@ -60,7 +58,7 @@ class ServerMetadata:
 
 
 def metadata_urls(issuer: str) -> tuple[str, ...]:
-    """Where the metadata of an issuer may be, in the order to try (RFC 8414 §3.1, OpenID Connect Discovery §4).
+    """The URLs at which an issuer's metadata may be, in the order to try (RFC 8414 §3.1, OpenID Connect Discovery §4).
 
     :raises InvalidTargetError: not an http or https URL.
     """
@@ -75,23 +73,33 @@ def metadata_urls(issuer: str) -> tuple[str, ...]:
 
 
 def read_metadata(issuer: str, body: bytes) -> ServerMetadata:
-    """The metadata of an issuer.
+    """Read the metadata document of an issuer (RFC 8414 §3.2). Members that are null or empty count as absent.
 
     :raises InvalidTokenResponseError: not metadata, or another issuer's.
+    :raises InsecureOriginError: an https issuer names an http endpoint.
     """
     try:
-        members = json_object(body, max_depth=_MAX_DEPTH)
+        members = forgiving_object(body)[0]
     except EncodingError as error:
-        raise InvalidTokenResponseError(f"the metadata of {issuer} cannot be read: {error}") from None
-    if members.get("issuer") != issuer:
+        looks = "an HTML page" if body.lstrip()[:1] == b"<" else str(error)
+        raise InvalidTokenResponseError(f"not metadata but {looks}") from None
+    named = members.get("issuer")
+    if named != issuer:
+        if not isinstance(named, str) or not named:
+            raise InvalidTokenResponseError("a JSON object without issuer, which is not metadata")
+        shown = "".join(character for character in named if character.isprintable())[:200]
+        slash = ", with a slash less or more" if named.rstrip("/") == issuer.rstrip("/") else ""
         raise InvalidTokenResponseError(
-            f"the metadata found for {issuer} names another issuer, and so none of it can be trusted;"
-            " write the issuer exactly as the server does"
+            f"the metadata names another issuer, {shown!r}{slash}, so that none of it can be trusted; if that is the"
+            " right one, write it exactly so"
         )
     texts = {each.name: _text(members, each.name) for each in fields(ServerMetadata) if each.name.endswith("_endpoint")}
+    for name, url in texts.items():
+        if url is not None and issuer.startswith("https://") and url.startswith("http://"):
+            raise InsecureOriginError(f"the metadata of {issuer} has a {name} without TLS: {url[:200]!r}")
     token_endpoint = texts.pop("token_endpoint")
     if token_endpoint is None:
-        raise InvalidTokenResponseError(f"the metadata of {issuer} has no token_endpoint")
+        raise InvalidTokenResponseError("the metadata has no token_endpoint")
     try:
         return ServerMetadata(
             token_endpoint=token_endpoint,
@@ -103,18 +111,18 @@ def read_metadata(issuer: str, body: bytes) -> ServerMetadata:
             **texts,
         )
     except UsageError as error:
-        raise InvalidTokenResponseError(f"the metadata of {issuer} has an endpoint that is no URL: {error}") from None
+        raise InvalidTokenResponseError(f"the metadata has an endpoint that is no URL: {error}") from None
 
 
 def _text(members: Mapping[str, Any], name: str) -> str | None:
     value = members.get(name)
     if value is not None and not isinstance(value, str):
-        raise InvalidTokenResponseError(f"the server's metadata has a {name} that is no string")
-    return value
+        raise InvalidTokenResponseError(f"the metadata has a {name} that is no string")
+    return value or None
 
 
 def _texts(members: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    values = members.get(name, [])
+    values = members.get(name) or []
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise InvalidTokenResponseError(f"the server's metadata has a {name} that is no list of strings")
+        raise InvalidTokenResponseError(f"the metadata has a {name} that is no list of strings")
     return tuple(values)

@@ -11,7 +11,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 import dpop
-from dpop.errors import InvalidTokenResponseError, ReauthorizationError, TokenRefusedError, UsageError
+from dpop.errors import (
+    ArgumentTypeError,
+    InvalidTokenResponseError,
+    ReauthorizationError,
+    TokenRefusedError,
+    UsageError,
+)
 from dpop.requests import TokenEndpoint
 from dpop.tokens import AuthorizationRequest, ServerMetadata
 
@@ -108,3 +114,37 @@ def test_a_server_without_iss_needs_none() -> None:
     assert request.code_of(f"code=x&state={request.state}", issuer="https://as.example") == "x"
     with pytest.raises(InvalidTokenResponseError):
         request.code_of(f"code=x&state={request.state}&iss=https://evil.example", issuer="https://as.example")
+
+
+@pytest.mark.parametrize(
+    ("callback", "said"),
+    [
+        ("", "empty"),
+        ("  ", "empty"),
+        ("https://app.example/callback", "no parameters"),
+        ("https://app.example/callback#code=x&state=STATE", "fragment"),
+        ("#code=x&state=STATE", "fragment"),
+        ("https://app.example/callback?response=eyJ.e30.c2ln", "JARM"),
+        ("error=access_denied&error_description=no", "an error and no state.*access_denied: no"),
+        ("code=x", "no state"),
+        ("code=x&state=other", "older login"),
+        ("code=x&state=STATE", "no iss"),
+        ("code=x&state=STATE&iss=https://evil.example", "iss differs"),
+        ("state=STATE&iss=https://as.example", "neither a code nor an error"),
+        ("code=x&code=y&state=STATE", "twice"),
+        ("https://[::1/?code=x", "no URL"),
+    ],
+)
+def test_each_odd_callback_has_its_own_sentence(callback: str, said: str) -> None:
+    """The message tells an empty callback from one of the fragment, of another login, or of another server."""
+    request = start()
+    with pytest.raises(InvalidTokenResponseError, match=said) as caught:
+        request.code_of(callback.replace("STATE", request.state), issuer="https://as.example", iss_required=True)
+    assert request.state not in str(caught.value)
+
+
+@pytest.mark.parametrize("callback", [b"code=x", None, {"code": "x"}])
+def test_a_callback_is_text(callback: Any) -> None:
+    """Bytes, and parameters that a framework has parsed, are a wrong type and not an AttributeError."""
+    with pytest.raises(ArgumentTypeError, match="callback"):
+        start().code_of(callback)

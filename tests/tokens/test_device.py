@@ -62,7 +62,7 @@ def test_pending_then_granted(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"), [("access_denied", TokenRefusedError), ("expired_token", TokenRefusedError)]
+    ("error", "kind"), [("access_denied", TokenRefusedError), ("expired_token", ReauthorizationError)]
 )
 def test_refusals_end_it(name: str, error: str, kind: type[Exception]) -> None:
     """A user who says no, or codes the server calls expired, end the questions."""
@@ -85,13 +85,35 @@ def test_time_ends_it(name: str) -> None:
         {"device_code": None},
         {"user_code": "a\x1b[2J"},
         {"verification_uri": 7},
-        {"expires_in": None},
-        {"expires_in": -1},
-        {"expires_in": 1e9},
-        {"interval": "5"},
+        {"verification_uri": None, "verification_url": "https://as.example/\n"},
     ],
 )
 def test_bad_codes(changes: dict[str, Any]) -> None:
     """Codes that are missing, or could not be shown, are no codes."""
     with pytest.raises(InvalidTokenResponseError):
         read_device_authorization({**CODES, **changes}, 1000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expires_at", "interval"),
+    [
+        ({"expires_in": "1800", "interval": "5"}, 2800, 5),
+        ({"expires_in": None, "interval": None}, 1900, 5),
+        ({"expires_in": "", "interval": ""}, 1900, 5),
+        ({"expires_in": -1, "interval": -1}, 1900, 5),
+        ({"expires_in": {}, "interval": []}, 1900, 5),
+        ({"expires_in": 1e8, "interval": 1e6}, 1000 + 86_400, 300),
+        ({"expires_in": "60.5", "interval": "0.5"}, 1060.5, 0.5),
+    ],
+)
+def test_odd_numbers(changes: dict[str, Any], expires_at: float, interval: float) -> None:
+    """Strings are read, and what makes no sense is replaced by what is usual."""
+    device = read_device_authorization({**CODES, **changes}, 1000)
+    assert (device.expires_at, device.interval) == (expires_at, interval)
+
+
+def test_googles_name_of_the_address() -> None:
+    """Google's device endpoint calls it verification_url."""
+    codes = {**CODES, "verification_url": "https://www.google.example/device"}
+    del codes["verification_uri"]
+    assert read_device_authorization(codes, 1000).verification_uri == "https://www.google.example/device"

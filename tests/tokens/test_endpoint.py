@@ -518,3 +518,126 @@ def test_several_event_loops(name: str, server: DPoPTestServer) -> None:
     assert [asyncio.run(ask()) for _ in range(3)] == ["DPoP"] * 3
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda _: asyncio.run(ask()), range(8))) == ["DPoP"] * 8
+
+
+def answered(name: str, *responses: Response) -> tuple[Recorder, Endpoint]:
+    """An endpoint whose server gives these responses, the last one again and again."""
+    recorder = Recorder(script(*responses))
+    server = ServerMetadata(
+        token_endpoint=recorder.url("/token"),
+        authorization_endpoint=recorder.url("/authorize"),
+        pushed_authorization_request_endpoint=recorder.url("/par"),
+        revocation_endpoint=recorder.url("/revoke"),
+    )
+    return recorder, Endpoint(name, KEY, server, client_id="c")
+
+
+def refusal(status: int, error: str, **members: str) -> Response:
+    """An OAuth error."""
+    return Response(status, [], json.dumps({"error": error, **members}).encode())
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+def test_a_revocation_succeeds_with_any_2xx(name: str, status: int) -> None:
+    """Several servers answer 204, which has no body."""
+    recorder, endpoint = answered(name, Response(status))
+    with recorder, endpoint:
+        endpoint.revoke("token")
+
+
+@pytest.mark.parametrize("subtype", ["invalid_rapt", "rapt_required"])
+@pytest.mark.parametrize(("status", "error"), [(401, "invalid_token"), (400, "invalid_grant"), (403, "access_denied")])
+def test_a_login_that_is_too_old(name: str, status: int, error: str, subtype: str) -> None:
+    """Google asks for a new login by the subtype, whatever status and code stand beside it."""
+    recorder, endpoint = answered(name, refusal(status, error, error_subtype=subtype))
+    with recorder, endpoint, pytest.raises(ReauthorizationError) as caught:
+        endpoint.refresh("r")
+    assert (caught.value.subtype, caught.value.error) == (subtype, error)
+
+
+@pytest.mark.parametrize("error", ["invalid_request", "invalid_token", "access_denied", "unheard_of"])
+def test_a_dead_refresh_token_under_another_name(name: str, error: str) -> None:
+    """The third refusal in a row of one refresh token says that the user has to authorise again."""
+    recorder, endpoint = answered(name, refusal(400, error))
+    with recorder, endpoint:
+        for _ in range(2):
+            with pytest.raises(TokenRefusedError) as refused:
+                endpoint.refresh("r")
+            assert type(refused.value) is TokenRefusedError
+        with pytest.raises(TokenRefusedError) as another:
+            endpoint.refresh("another")
+        assert type(another.value) is TokenRefusedError
+        with pytest.raises(ReauthorizationError, match="3 times in a row") as caught:
+            endpoint.refresh("r")
+        assert (caught.value.error, caught.value.status) == (error, 400)
+
+
+@pytest.mark.parametrize(
+    ("response", "kind"),
+    [
+        (refusal(401, "invalid_client"), TokenRefusedError),
+        (refusal(400, "unauthorized_client"), TokenRefusedError),
+        (refusal(400, "invalid_scope"), TokenRefusedError),
+        (refusal(400, "temporarily_unavailable"), TokenEndpointUnavailableError),
+        (refusal(503, "invalid_request"), TokenEndpointUnavailableError),
+    ],
+)
+def test_refusals_of_other_things_stay_what_they_are(name: str, response: Response, kind: type[Exception]) -> None:
+    """However often a client or its rights are refused, authorising again does not help."""
+    recorder, endpoint = answered(name, response)
+    with recorder, endpoint:
+        for _ in range(5):
+            with pytest.raises(kind) as caught:
+                endpoint.refresh("r")
+            assert type(caught.value) is kind
+
+
+def test_a_success_ends_the_row(name: str) -> None:
+    """Refusals that were followed by tokens are not counted."""
+    tokens = Response(200, [], b'{"access_token":"a","token_type":"DPoP"}')
+    bad = refusal(400, "invalid_request")
+    recorder, endpoint = answered(name, bad, bad, tokens, bad, bad)
+    with recorder, endpoint:
+        for expected in (TokenRefusedError, TokenRefusedError, None, TokenRefusedError, TokenRefusedError):
+            if expected is None:
+                endpoint.refresh("r")
+                continue
+            with pytest.raises(expected) as caught:
+                endpoint.refresh("r")
+            assert type(caught.value) is expected
+
+
+def test_a_proof_that_is_refused_again_and_again(name: str) -> None:
+    """It is still not final, and the third message says where to look."""
+    recorder, endpoint = answered(name, refusal(403, "invalid_dpop_proof"))
+    with recorder, endpoint:
+        for _ in range(2):
+            with pytest.raises(TokenEndpointUnavailableError) as first:
+                endpoint.refresh("r")
+            assert "clock" not in str(first.value)
+        with pytest.raises(TokenEndpointUnavailableError, match=r"this key.*clock"):
+            endpoint.refresh("r")
+
+
+def test_a_pushed_request_that_is_refused(name: str) -> None:
+    """There are no tokens yet that could be as they were."""
+    recorder, endpoint = answered(name, refusal(400, "invalid_dpop_proof"))
+    with recorder, endpoint, pytest.raises(TokenEndpointUnavailableError, match="push=False") as caught:
+        endpoint.start_authorization("http://127.0.0.1/callback")
+    assert "the tokens are as they were" not in str(caught.value)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}"])
+def test_401_without_words(name: str, body: bytes) -> None:
+    """An empty 401 is most often a wrong client authentication, and the message says so."""
+    recorder, endpoint = answered(name, Response(401, [], body))
+    with recorder, endpoint, pytest.raises(InvalidTokenResponseError, match="client authentication") as caught:
+        endpoint.refresh("r")
+    assert "character 0" not in str(caught.value)
+
+
+def test_a_proxy_that_wants_authentication(name: str) -> None:
+    """407 is a proxy's: the server got nothing."""
+    recorder, endpoint = answered(name, Response(407, [("Proxy-Authenticate", "Basic")], b"<html>"))
+    with recorder, endpoint, pytest.raises(TokenEndpointUnavailableError, match="nothing was sent to the server"):
+        endpoint.refresh("r")

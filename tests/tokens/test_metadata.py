@@ -129,3 +129,64 @@ def test_a_key_the_server_does_not_take(name: str) -> None:
     server = ServerMetadata(token_endpoint="https://as.example/token", dpop_algs=("ES384",))
     with pytest.raises(dpop.DPoPError, match="ES384"):
         ENDPOINTS[name](dpop.generate_key(), server, client_id="c")
+
+
+WELL_KNOWN = "/.well-known/oauth-authorization-server"
+
+
+@pytest.mark.parametrize("name", sorted(ENDPOINTS))
+@pytest.mark.parametrize(
+    "first",
+    [
+        Response(200, [], b"<!DOCTYPE html>"),
+        Response(200, [], b"{}"),
+        Response(200, [], b""),
+        Response(200, [], b'{"issuer":"https://other.example","token_endpoint":"https://other.example/token"}'),
+        Response(302, [("Location", "https://login.example/")]),
+        Response(500),
+    ],
+    ids=["HTML", "an empty object", "nothing", "another issuer", "a redirect", "out of order"],
+)
+def test_the_second_address_is_asked(name: str, first: Response) -> None:
+    """Whatever is at the first one, if it is not the metadata."""
+
+    def response(request: Received) -> Response:
+        if request.target == WELL_KNOWN:
+            return first
+        issuer = f"http://{request.one('Host')}"
+        body = {
+            "issuer": issuer,
+            "token_endpoint": f"{issuer}/token",
+            "revocation_endpoint": None,
+            "introspection_endpoint": "",
+            "dpop_signing_alg_values_supported": None,
+        }
+        return Response(200, [], b"\xef\xbb\xbf" + json.dumps(body).encode())
+
+    with Recorder(response) as recorder:
+        with Endpoint(name, dpop.generate_key(), recorder.origin, discover=True, client_id="c") as endpoint:
+            assert endpoint.server.token_endpoint == recorder.url("/token")
+            assert endpoint.server.revocation_endpoint is endpoint.server.introspection_endpoint is None
+
+
+def test_discovery_says_what_it_found() -> None:
+    """A redirect with its target, and the issuer that the server calls itself."""
+
+    def response(request: Received) -> Response:
+        if request.target == WELL_KNOWN:
+            return Response(301, [("Location", "https://login.example/")])
+        issuer = f"http://{request.one('Host')}/"
+        return Response(200, [], json.dumps({"issuer": issuer, "token_endpoint": f"{issuer}token"}).encode())
+
+    with Recorder(response) as recorder:
+        with pytest.raises(InvalidTokenResponseError) as caught:
+            Endpoint("requests", dpop.generate_key(), recorder.origin, discover=True, client_id="c")
+        assert f"{WELL_KNOWN} is redirected to https://login.example/" in str(caught.value)
+        assert f"'{recorder.origin}/', with a slash less or more" in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/token", "http://as.example/token"])
+def test_an_https_issuer_has_no_http_endpoints(url: str) -> None:
+    """Not even on this machine: another user's program may listen there."""
+    with pytest.raises(InsecureOriginError, match="without TLS"):
+        read_metadata(ISSUER, json.dumps({**GOOD, "revocation_endpoint": url}).encode())
