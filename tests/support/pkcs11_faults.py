@@ -101,3 +101,7 @@ class Faults:
         lines = self._log.read_text().splitlines()
         self._log.unlink()
         return [line for line in lines if line.startswith(function)]
+
+    def has_called(self, function: str) -> bool:
+        """Whether there was such a call since the last look, which this is not."""
+        return self._log.exists() and any(line.startswith(function) for line in self._log.read_text().splitlines())

@@ -87,6 +87,7 @@ def list_devices(uri: str | Pkcs11Uri = "pkcs11:", *, password: Password | None 
 
 def _listed(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, *, login: bool) -> list[DeviceReport]:
     with loaded.lock:
+        loaded.check_not_ended()
         devices = [find_device(loaded, uri, pin)] if login else find_devices(loaded, uri, pin)
         return [_device_report(device, uri, login=login) for device in devices]
 

@@ -47,6 +47,7 @@ def make_pair(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Pkcs11Uri:
     """
     module, label = loaded.module, uri.object or ""
     with loaded.lock:
+        loaded.check_not_ended()
         device = find_device(loaded, uri, pin)
         if CKM.EC_KEY_PAIR_GEN not in module.mechanisms(device.slot):
             raise DeviceError(
@@ -226,6 +227,7 @@ def _opened(uri: Pkcs11Uri, pin: Pin, given: PublicKey | None, sessions: int | N
 
 def _open(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, given: PublicKey | None, sessions: int | None) -> Pkcs11Key:
     with loaded.lock:
+        loaded.check_not_ended()
         device = find_device(loaded, uri, pin)
         mechanism = _mechanism(device)
         handle = device.open_session()

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -131,6 +131,8 @@ class LoadedModule:
         self.users: weakref.WeakSet[Pausable] = weakref.WeakSet()
         """Those who sign by it; to be added with the lock held, with the session that they begin with."""
         self.generation: int = 0
+        self.ended: bool = False
+        """Whether :meth:`close` was called. From then on nothing of this module begins, and it never starts again."""
         self._sessions: dict[int, SessionHandle] = {}
         self._clock = clock
         self._sleep = sleep
@@ -168,7 +170,11 @@ class LoadedModule:
         return action()
 
     def open_session(self, slot: int, *, writable: bool) -> SessionHandle:
-        """C_OpenSession; to be called with the lock held."""
+        """C_OpenSession; to be called with the lock held.
+
+        :raises DeviceError: the module was ended.
+        """
+        self.check_not_ended()
         handle = SessionHandle(self.module.open_session(slot, writable=writable))
         self._sessions[handle] = handle
         return handle
@@ -203,7 +209,7 @@ class LoadedModule:
         Some modules look for devices only then.
         """
         with self.lock:
-            if not self._owned or len(self.users):
+            if self.ended or not self._owned or len(self.users):
                 return False
             self._finalize()
             self._owned = self.module.initialize()
@@ -219,6 +225,8 @@ class LoadedModule:
         if rv not in _STALE:
             return False
         with self._restarting:
+            if self.ended:
+                return False
             if self.generation != generation:
                 return True
             if not self._owned and rv != CKR.CRYPTOKI_NOT_INITIALIZED:
@@ -232,19 +240,12 @@ class LoadedModule:
         paused: list[Pausable] = []
         done = False
         try:
-            while True:
-                with self.lock:
-                    new = [user for user in self.users if user not in paused]
-                    if not new:
-                        self._finalize()
-                        self._owned = self.module.initialize()
-                        self.generation += 1
-                        done = True
-                        break
-                # Without the lock: who is about to open a session wants it, and must come to an end.
-                paused += new
-                if not all(user.pause(_DRAIN_SECONDS) for user in new):
-                    break
+            with self._quiet(paused, drain=_DRAIN_SECONDS) as quiet:
+                if quiet:
+                    self._finalize()
+                    self._owned = self.module.initialize()
+                    self.generation += 1
+                    done = True
         except CryptokiError:
             pass  # it does not start: its device is still away
         finally:
@@ -253,18 +254,59 @@ class LoadedModule:
         return done
 
     def close(self, timeout: float) -> None:
-        """Finalise it if it was initialised here, once nothing is under way in it."""
-        users = list(self.users)
-        paused = all([user.pause(timeout) for user in users])  # noqa: C419 - each of them
-        # With the lock, for a key that is thrown away closes its sessions; who holds it long waits for a PIN.
-        if paused and self._owned and self.lock.acquire(timeout=timeout):
+        """Finalise it if it was initialised here, once nothing is under way in it, and let nothing begin any more.
+
+        Where something is under way for longer, the module is left as it is: most crash if they are ended then.
+        """
+        self.ended = True
+        paused: list[Pausable] = []
+        # A restart pauses and resumes too: under its hands nobody would stay paused.
+        if self._restarting.acquire(timeout=timeout):
             try:
-                self._finalize()
+                with self._quiet(paused, drain=timeout, lock_within=timeout) as quiet:
+                    if quiet and self._owned:
+                        self._finalize()
             finally:
-                self.lock.release()
-        for user in users:
+                self._restarting.release()
+        for user in {*paused, *self.users}:
             user.end()
 
+    @contextlib.contextmanager
+    def _quiet(self, paused: list[Pausable], *, drain: float, lock_within: float = -1) -> Iterator[bool]:
+        """The lock, while all users are paused; False, without the lock, if that took too long.
+
+        :param paused: to which each user is added that was paused; the caller lets them go on, or ends them.
+        :param drain: seconds to wait for what each user has begun.
+        :param lock_within: seconds to wait for the lock, which is held while somebody is asked for a PIN.
+        """
+        while self.lock.acquire(timeout=lock_within):
+            try:
+                # Somebody who held the lock until now may have opened one more key.
+                new = [user for user in self.users if user not in paused]
+                if not new:
+                    yield True
+                    return
+            finally:
+                self.lock.release()
+            # Without the lock: who is about to open a session wants it, and must come to an end.
+            paused += new
+            if not all([user.pause(drain) for user in new]):  # noqa: C419 - each of them
+                break
+        yield False
+
+    def check_not_ended(self) -> None:
+        """Called with the lock held, before a new piece of work.
+
+        :raises DeviceError: the module was ended.
+        """
+        if self.ended:
+            raise DeviceError(_ENDED)
+
+
+_ENDED: Final = (
+    "the PKCS#11 module was ended, by close_modules() or because the program ends; while the program runs, open the"
+    " key again"
+)
 
 # Not even where the module would start again in the child: behind p11-kit a TPM's module then goes on with the
 # parent's session, which the TPM takes for an attack.
@@ -275,16 +317,19 @@ _FORKED: Final = (
 
 _registry: dict[str, LoadedModule] = {}
 _registry_lock = threading.Lock()
+_at_end = False
 
 
 def open_module(path: str) -> LoadedModule:
     """The module at a path, loaded and initialised once in this process.
 
-    :raises DeviceError: it cannot be loaded, or does not start.
+    :raises DeviceError: it cannot be loaded, or does not start; or the program is at its end.
     :raises ForkedKeyError: it was started before this process was forked.
     """
     key = os.path.realpath(path) if os.sep in path else path
     with _registry_lock:
+        if _at_end:
+            raise DeviceError(_ENDED)
         loaded = _registry.get(key)
         if loaded is None:
             loaded = _registry[key] = LoadedModule(path)
@@ -294,15 +339,23 @@ def open_module(path: str) -> LoadedModule:
 
 
 def close_modules(timeout: float = 2.0) -> None:
-    """End all modules of this process, as at its exit; their keys cannot sign any more.
+    """End all PKCS#11 modules of this process, as its exit does. Their keys cannot sign any more.
 
-    Otherwise some devices keep the sessions open, and they have room for few.
+    A device would otherwise keep its sessions, and some have room for few. A key that is opened later starts
+    its module again.
+
+    :param timeout: seconds to wait for what other threads do in a module. One that is still at work is left
+        as it is.
     """
-    with _registry_lock:
+    if not _registry_lock.acquire(timeout=timeout):
+        return  # another thread has been starting a module for that long
+    try:
         for loaded in _registry.values():
             if loaded.pid == os.getpid():
                 loaded.close(timeout)
         _registry.clear()
+    finally:
+        _registry_lock.release()
 
 
 def _in_child() -> None:
@@ -310,5 +363,12 @@ def _in_child() -> None:
     _registry_lock = threading.Lock()
 
 
-atexit.register(close_modules)
+def _close_at_exit() -> None:
+    """End all modules for good: one that a daemon thread starts now would be torn down under its hands."""
+    global _at_end  # noqa: PLW0603 - a fact about the process
+    _at_end = True
+    close_modules()
+
+
+atexit.register(_close_at_exit)
 at_fork(in_child=_in_child)

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support.pkcs11_faults import Faults
-from support.pkcs11_tokens import SoftHsm, module_named
+from support.pkcs11_tokens import PIN, SoftHsm, in_another_process, module_named
 
 from dpop.errors import DeviceError, DPoPKeyError
 from dpop.keys.pkcs11 import open_key
-from dpop.keys.pkcs11._cryptoki import CryptokiError
+from dpop.keys.pkcs11._cryptoki import CKR, CryptokiError
+from dpop.keys.pkcs11._key import _open
 from dpop.keys.pkcs11._modules import close_modules, find_module, open_module
+from dpop.keys.pkcs11._pin import Pin
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 
 
@@ -126,6 +129,69 @@ def test_a_module_is_not_ended_under_a_call(faults: Faults) -> None:
         another.submit(loaded.lock.release).result()
     assert faults.calls("C_Finalize") == []
     loaded.module.finalize()
+
+
+def test_a_key_that_is_opened_while_its_module_is_ended(faults: Faults) -> None:
+    """It is ended with the others, is no reason to start the module again, and never meets C_Finalize in a call."""
+    open_key(faults.uri())
+    faults.set("C_FindObjectsInit sleep=300 times=1")
+    faults.calls()
+    with ThreadPoolExecutor(1) as another:
+        opening = another.submit(open_key, faults.uri())
+        while not faults.has_called("C_Login") and not faults.has_called("C_OpenSession"):
+            time.sleep(0.001)
+        close_modules()
+        key = opening.result()
+    with pytest.raises(DPoPKeyError, match="closed; load it again"):
+        key.sign(b"x")
+    calls = [line.split()[0] for line in faults.calls()]
+    assert calls[-1] == "C_Finalize", calls
+    assert calls.count("C_Finalize") == 1
+
+
+def test_work_that_waits_while_its_module_is_ended(faults: Faults) -> None:
+    """Who has the module in hand, and is not in it yet, does not begin any more."""
+    loaded = open_module(faults.library)
+    close_modules()
+    faults.calls()
+    with pytest.raises(DeviceError, match="was ended"), loaded.lock:
+        loaded.open_session(0, writable=False)
+    with pytest.raises(DeviceError, match="was ended"):
+        loaded.recovering(lambda: _open(loaded, Pkcs11Uri.parse(faults.uri()), Pin(PIN, Pkcs11Uri()), None, None))
+    assert not loaded.refresh()
+    assert not loaded.restart(loaded.generation, CKR.CRYPTOKI_NOT_INITIALIZED)
+    assert faults.calls() == []
+
+
+_OPENS_KEYS_AT_THE_END = """
+import sys, threading, time
+from dpop.errors import DPoPError
+from dpop.keys.pkcs11 import open_key
+uri = sys.argv[1]
+open_key(uri)
+
+def work():
+    while True:
+        try:
+            open_key(uri).sign(b"x")
+        except DPoPError:
+            time.sleep(0.001)
+
+for _ in range(4):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def test_programs_that_end_while_threads_open_keys(faults: Faults) -> None:
+    """None crashes, none leaves a file of the device cut, and C_Finalize is the last that the module hears."""
+    for number in range(10):
+        done = in_another_process(_OPENS_KEYS_AT_THE_END, faults.tokens, faults.uri(), str(number / 50))
+        assert (done.returncode, done.stderr) == (0, "")
+        calls = [line.split()[0] for line in faults.calls()]
+        assert calls[-1] == "C_Finalize"
+        assert calls.count("C_Initialize") == 1
+    assert all(path.stat().st_size for path in faults.tokens.directory.rglob("*.object"))
 
 
 def test_a_module_that_is_not_configured(softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
