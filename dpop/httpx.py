@@ -68,6 +68,8 @@ class DPoPTransport(SigningTransport, httpx.BaseTransport):
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
         Without it such a request is never sent twice.
+    :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave. ``True``:
+        from the start; ``False``: never; ``None``: as the profile says, or where the server turns out to be one.
     :param transport: sends the signed requests, instead of an ``HTTPTransport`` made from the settings below.
         Give a function that makes one, such as a class, and each process of the program gets its own; a transport
         that is made already can be used in this process only.
@@ -106,6 +108,7 @@ class DPoPTransport(SigningTransport, httpx.BaseTransport):
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,
         rebuild: Callable[[bytes], bytes] | None = None,
+        serial: bool | None = None,
         transport: httpx.BaseTransport | Callable[[], httpx.BaseTransport] | None = None,
         verify: ssl.SSLContext | str | bool = True,
         cert: str | tuple[str, str] | tuple[str, str, str] | None = None,
@@ -130,6 +133,7 @@ class DPoPTransport(SigningTransport, httpx.BaseTransport):
             algs=algs,
             learn_clock=learn_clock,
             rebuild=rebuild,
+            serial=serial,
         )
         make = partial(
             httpx.HTTPTransport,
@@ -164,6 +168,8 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
         Without it such a request is never sent twice.
+    :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave. ``True``:
+        from the start; ``False``: never; ``None``: as the profile says, or where the server turns out to be one.
     :param transport: sends the signed requests, instead of an ``AsyncHTTPTransport`` made from the settings below.
         Give a function that makes one, such as a class, and each process of the program gets its own; a transport
         that is made already can be used in this process only.
@@ -202,6 +208,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,
         rebuild: Callable[[bytes], bytes] | None = None,
+        serial: bool | None = None,
         transport: httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport] | None = None,
         verify: ssl.SSLContext | str | bool = True,
         cert: str | tuple[str, str] | tuple[str, str, str] | None = None,
@@ -226,6 +233,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
             algs=algs,
             learn_clock=learn_clock,
             rebuild=rebuild,
+            serial=serial,
         )
         make = partial(
             httpx.AsyncHTTPTransport,

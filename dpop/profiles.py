@@ -25,6 +25,8 @@ class Profile(NamedTuple):
     :param allow_bearer: the token endpoint may answer a proof with a Bearer access token and bind only
         the refresh token (RFC 9449 §5). Elsewhere such an answer is thrown away.
     :param nonce_retries: how often one request is sent again because of its nonce, at most.
+    :param serial: whether requests go one at a time, because the server takes only the newest nonce it gave; ``None``
+        if it does not say.
     :param api_json_errors: an API of this server says ``use_dpop_nonce`` in a JSON body, not in ``WWW-Authenticate``.
     :param dpop_jkt: authorization requests name the key (RFC 9449 §10), unless the server's documentation does
         not mention that.
@@ -39,6 +41,7 @@ class Profile(NamedTuple):
     dpop_jkt: bool = True
     nonce_retries: int = 2
     api_json_errors: bool = False
+    serial: bool | None = None
 
 
 RFC9449 = Profile("RFC 9449")

@@ -327,9 +327,10 @@ class SigningTransport(_Transport):
             return inner.handle_request(self._foreign(request))
         content: bytes | None = None
         try:
-            wait_for_nonce(flow)
             while True:
-                signed = self._signed(request, sign_now(flow, *wire, ask_token(flow)), content)
+                token = ask_token(flow)
+                wait_for_nonce(flow)
+                signed = self._signed(request, sign_now(flow, *wire, token), content)
                 self._sign_on_the_wire(flow, wire, signed, rewind)
                 try:
                     response = inner.handle_request(signed)
@@ -418,7 +419,6 @@ class AsyncSigningTransport(_Transport):
             return await inner.handle_async_request(self._foreign(request))
         content: bytes | None = None
         try:
-            await async_wait_for_nonce(flow, anyio_tools)
             while True:
                 signed = self._signed(request, await _async_headers(flow, wire), content)
                 self._sign_on_the_wire(flow, wire, signed, rewind)
@@ -496,7 +496,9 @@ class AsyncSigningTransport(_Transport):
 
 
 async def _async_headers(flow: ProofFlow, wire: Wire) -> list[tuple[str, str]]:
-    return await async_sign(flow, *wire, await async_ask_token(flow), tools=anyio_tools)
+    token = await async_ask_token(flow)
+    await async_wait_for_nonce(flow, anyio_tools)
+    return await async_sign(flow, *wire, token, tools=anyio_tools)
 
 
 def _make_ready(rewind: Rewind | None) -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         wait_for_nonce,
     )
     from dpop.client._flow import PEEK_BYTES, Attempt, ProofFlow, Step
-    from dpop.client._nonces import ColdStart, Lease, NonceCache, NonceKey, Role
+    from dpop.client._nonces import Lease, NonceCache, NonceKey, Role, Turn
     from dpop.client._policy import Decision, Policy, PolicyOptions, headers_to_withhold
     from dpop.client._prover import Prover
     from dpop.client._request import AccessToken, BearerToken, OutgoingRequest, RequestCredentials, TokenSource
@@ -66,7 +66,7 @@ _PLACES = {
         "wait_for_nonce",
     ),
     "dpop.client._flow": ("PEEK_BYTES", "Attempt", "ProofFlow", "Step"),
-    "dpop.client._nonces": ("ColdStart", "Lease", "NonceCache", "NonceKey", "Role"),
+    "dpop.client._nonces": ("Lease", "NonceCache", "NonceKey", "Role", "Turn"),
     "dpop.client._policy": ("Decision", "Policy", "PolicyOptions", "headers_to_withhold"),
     "dpop.client._prover": ("Prover",),
     "dpop.client._request": ("AccessToken", "BearerToken", "OutgoingRequest", "RequestCredentials", "TokenSource"),
@@ -80,7 +80,6 @@ __all__ = [
     "AsyncTools",
     "Attempt",
     "BearerToken",
-    "ColdStart",
     "Decision",
     "Lease",
     "NonceCache",
@@ -96,6 +95,7 @@ __all__ = [
     "ServerClocks",
     "Step",
     "TokenSource",
+    "Turn",
     "ask_token",
     "async_ask_token",
     "async_refresh",

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
 from dpop.client._flow import Attempt, ProofFlow
+from dpop.client._nonces import Turn
 from dpop.errors import ArgumentTypeError, UsageError
 from dpop.proof import sign
 
@@ -37,7 +39,8 @@ DRAIN_BYTES = 65_536
 DRAIN_SECONDS = 1.0
 """How much of an answer that is not handed on is read to keep its connection; beyond, it is closed."""
 
-_COLD_START_SECONDS = 1.0
+_TURN_SECONDS = 60.0
+_LOOK_SECONDS = 0.25
 _POLL_SECONDS = 0.005
 
 
@@ -52,32 +55,55 @@ class AsyncTools(Protocol):
 
 
 def wait_for_nonce(flow: ProofFlow) -> None:
-    """Wait until the first request to a server has brought its nonce, at most a second.
+    """Wait until the request may go; call it before each attempt, after :func:`ask_token`.
 
-    Never in a thread that runs an event loop: that would stop the very task it waits for.
+    Most requests do not wait. Where it is not known yet how a server treats nonces, or where it takes only its newest,
+    requests go one at a time. A thread never waits for itself: not in a signal handler that interrupts a request, and
+    not where it runs the event loop of one.
     """
-    cold_start = flow.ready()
-    if cold_start is None:
+    turn = flow.ready()
+    if turn is None:
         return
-    deadline = time.monotonic() + _COLD_START_SECONDS
-    while cold_start is not None:
+    deadline = time.monotonic() + _TURN_SECONDS
+    while turn is not None:
         left = deadline - time.monotonic()
-        if left <= 0 or _runs_an_event_loop():
+        if left <= 0 or turn.behind == threading.get_ident() or _runs_an_event_loop():
             flow.ready(give_up=True)
             return
-        cold_start.wait(left)
-        cold_start = flow.ready()
+        turn.wait(min(left, _LOOK_SECONDS))
+        turn = flow.ready()
 
 
 async def async_wait_for_nonce(flow: ProofFlow, tools: AsyncTools) -> None:
-    """The same for a task: other tasks run meanwhile."""
-    deadline = time.monotonic() + _COLD_START_SECONDS
-    while (cold_start := flow.ready()) is not None:
-        while not cold_start.over:
-            if time.monotonic() >= deadline:
-                flow.ready(give_up=True)
-                return
+    """:func:`wait_for_nonce` for a task: other tasks run meanwhile."""
+    turn = flow.ready()
+    if turn is None:
+        return
+    deadline = time.monotonic() + _TURN_SECONDS
+    while turn is not None:
+        if time.monotonic() >= deadline:
+            flow.ready(give_up=True)
+            return
+        await _granted(turn, tools)
+        turn = flow.ready()
+
+
+async def _granted(turn: Turn, tools: AsyncTools) -> None:
+    """Wait until the turn has come, or it is time to look how far it is."""
+    asyncio = sys.modules.get("asyncio")
+    loop = None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001 - documented for this use
+    if asyncio is None or loop is None:
+        look = time.monotonic() + _LOOK_SECONDS
+        while not turn.granted and time.monotonic() < look:
             await tools.sleep(_POLL_SECONDS)
+        return
+    come = asyncio.Event()
+    turn.call_when_granted(lambda: loop.call_soon_threadsafe(come.set))
+    waiting = asyncio.ensure_future(come.wait())
+    try:
+        await asyncio.wait([waiting], timeout=_LOOK_SECONDS)
+    finally:
+        waiting.cancel()
 
 
 def _runs_an_event_loop() -> bool:

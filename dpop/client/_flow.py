@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from dpop.client._challenge import challenges, error_of_json, nonce_field
 from dpop.client._clock import NOTABLE_SECONDS, skew
-from dpop.client._nonces import ColdStart, Lease, NonceKey, Role
+from dpop.client._nonces import Lease, NonceKey, Role, Turn
 from dpop.client._request import BearerToken, OutgoingRequest, form_of
 from dpop.encoding import code_jti, sendable_token
 from dpop.errors import EncodingError, UnrewindableBodyError
@@ -96,8 +96,10 @@ class ProofFlow:
         self._fixed_jti = _jti_of_exchange(form) if policy.profile.code_jti else None
         shared = policy.profile.share_nonces
         self._nonce_key = NonceKey(self.prover.thumbprint, self.origin, None if shared else self.role)
+        self._turn: Turn | None = None
         self._lease: Lease | None = None
         self._retry_lease: Lease | None = None
+        self._retry_nonce: str | None = None
         self._attempts = 0
         self._sent_nonces: tuple[str, ...] = ()
         self._nonce_retries = 0
@@ -121,17 +123,28 @@ class ProofFlow:
 
     # -- before sending ------------------------------------------------------------------------
 
-    def ready(self, *, give_up: bool = False) -> ColdStart | None:
-        """Take a nonce for the first attempt, or return what to wait for until one is there.
+    def ready(self, *, give_up: bool = False) -> Turn | None:
+        """Take a nonce for the next attempt, or return the turn to wait for first; then call again.
 
-        :param give_up: go on without a nonce; the wait has been long enough.
+        :param give_up: go on without the turn; the wait has been long enough.
         """
-        if self._lease is None:
-            required = self.policy.nonces_required and not give_up
-            leased = self.prover.nonces.lease(self._nonce_key, required=required, wait=not give_up)
-            if isinstance(leased, ColdStart):
-                return leased
-            self._lease = leased
+        if self._lease is not None or self._retry_lease is not None:
+            return None
+        leased = self.prover.nonces.lease(
+            self._nonce_key,
+            wait=not give_up,
+            turn=self._turn,
+            required=self.policy.nonces_required and not give_up,
+            serial=self.policy.serial,
+            may_try=not self._nonce_retries and self.may_repeat,
+        )
+        if isinstance(leased, Turn):
+            self._turn = leased
+            return leased
+        self._turn = None
+        if leased.nonce in self._sent_nonces:
+            leased.nonce = self._retry_nonce  # this request must not carry a nonce twice
+        self._lease = leased
         return None
 
     def attempt(self, scheme: str, authority: str, target: str, token: str | None) -> Attempt:
@@ -191,7 +204,9 @@ class ProofFlow:
         """The nonce of this attempt: the challenge's on a retry, otherwise the cache's."""
         nonces = self.prover.nonces
         if self._attempts and self._lease is not None:
-            nonces.release(self._lease)  # the attempt before ended without a response
+            # The attempt before ended without a response. This one goes in its turn, with another nonce.
+            self._turn, self._lease.turn = self._lease.turn, None
+            nonces.release(self._lease)
             self._lease = None
         if self._retry_lease is not None:
             self._lease, self._retry_lease = self._retry_lease, None
@@ -246,7 +261,9 @@ class ProofFlow:
         for lease in (self._lease, self._retry_lease):
             if lease is not None:
                 self.prover.nonces.release(lease)
-        self._lease = self._retry_lease = None
+        if self._turn is not None:
+            self.prover.nonces.leave(self._nonce_key, self._turn)
+        self._lease = self._retry_lease = self._turn = None
 
     @property
     def may_repeat(self) -> bool:
@@ -304,7 +321,8 @@ class ProofFlow:
             self._explain_refusal(ahead)
         if lease is not None and nonce is not None and retry:
             self._nonce_retries += 1
-            self._retry_lease = self.prover.nonces.challenged(lease, nonce)
+            self._retry_nonce = nonce
+            self._retry_lease = self.prover.nonces.challenged(lease, nonce, wait=True)
             return Step.RETRY
         if lease is not None:
             self.prover.nonces.answered(lease, learnt=nonce, accepted=200 <= status < 300, refused=wants_nonce)

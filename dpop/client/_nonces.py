@@ -1,92 +1,136 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The nonce cache: which nonce the next proof to a server carries (RFC 9449 §8, §9).
+"""The nonce cache: it decides which nonce the next proof to a server carries (RFC 9449 §8, §9).
 
-Servers differ. Most accept one nonce for many requests, some for one only, and none says which. So a
-server's entry starts as *unknown* and settles by what happens:
+Servers differ. Most accept one nonce for many requests, some for one request, some accept only the newest nonce they
+gave, and none says which. So the cache finds it out, for each key, server and role (docs/decisions/0002):
 
-- *unknown*: a nonce that no proof has carried yet is preferred, newest first; without one, the
-  newest is sent again, which costs no more than sending none, and tells.
-- *shared*: a nonce was accepted twice. The newest is sent with every request.
-- back to *unknown*: two different nonces were refused within seconds of their own acceptance. An
-  expired nonce looks the same once, but not twice with nothing accepted twice in between.
+- *trial*: requests go one at a time, in order of arrival, each with the newest nonce. While others wait, a request may
+  try another nonce, to find out what the server accepts: first one that was accepted before, then an older one that
+  no proof has carried. A trial costs two refusals at most, and a caller without company never makes one.
+- *open*: requests go at once. A nonce that no proof has carried is preferred, newest first; without one, the newest is
+  sent again. Once a nonce has been accepted twice it is *shared*: every request carries the newest.
+- *serial*: the server takes only its newest nonce, so requests go one at a time. It ends when the server accepts an
+  older nonce after all.
 
-On a single-use server N workers thus come to hold N nonces and nobody is refused; on a server with a
-time window everybody uses the newest. Who would send none to a server that has just asked for one waits
-for the first retry. No lock is held while a request is on its way.
+A server that sends no nonce is open from its first response on. A request gives its turn back when the head of its
+response has come; a turn that is not given back in time passes on by itself, so that nothing waits for a request that
+was forgotten. No lock is held while a request is on its way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import NamedTuple, TypeVar
 
 from dpop._forking import reset_after_fork
 from dpop.errors import ArgumentTypeError, UsageError
 from dpop.origin import Origin
 
-__all__ = ["ColdStart", "Lease", "NonceCache", "NonceKey", "Role"]
+__all__ = ["Lease", "NonceCache", "NonceKey", "Role", "Turn"]
 
 _SUSPICIOUS_SECONDS = 2.0
 _SUSPECTS_NEEDED = 2
 _POOL_SIZE = 256
 _HISTORY_SIZE = 512
 
+_TRIAL_TURN_SECONDS = 1.0
+"""How long one request may hold up the others before it is known that the server takes only its newest nonce."""
+_TRIAL_LOOKS = 4
+"""How often a request must have looked, too: where a busy event loop holds up everything, time alone says nothing."""
+_SERIAL_TURN_SECONDS = 5.0
+_SERIAL_SECONDS = 600.0
+"""How long a server counts as serial before it is tried again."""
+_TRIAL_TURNS = 64
+"""How many requests may go one at a time in a trial that finds nothing out, as none is accepted or may be repeated."""
+_OVERTAKEN_NEEDED = 3
+"""How many nonces must be refused because another response replaced them before an open server is tried again."""
+
 _T = TypeVar("_T")
 
 
 class Role(StrEnum):
-    """What the server is to a request: nonces of the two roles never mix (RFC 9449 §9)."""
+    """The role of a server for a request; nonces of the two roles never mix (RFC 9449 §9)."""
 
-    AS = "AS"  # authorization server
-    RS = "RS"  # resource server
+    AS = "authorization server"
+    RS = "resource server"
 
 
 class NonceKey(NamedTuple):
-    """Whose nonce: the key that signs, the server, and its role."""
+    """The owner of a nonce: the key that signs, the server, and its role."""
 
     jkt: str
     origin: Origin
     role: Role | None
 
 
-class ColdStart:
-    """The first request to a server that wants nonces; others wait for what it learns."""
+class _Mode(Enum):
+    TRIAL = "one at a time, until it is known what the server accepts"
+    OPEN = "all at once"
+    SERIAL = "one at a time"
 
-    __slots__ = ("_over",)
 
-    def __init__(self) -> None:
-        self._over = threading.Event()
+class Turn:
+    """A place in the order in which requests go to a server one at a time."""
 
-    @property
-    def over(self) -> bool:
-        """Whether the first request has brought a nonce, or will not."""
-        return self._over.is_set()
+    __slots__ = ("_gate", "_wake", "begun", "behind", "granted", "looks", "thread", "waited")
+
+    def __init__(self, now: float) -> None:
+        # A bare lock: unlike an Event, it has no other lock inside that a signal handler could find held.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self.granted: bool = False
+        """Whether the request may go."""
+        self.looks: int = 0
+        """How often its request has looked whether it has come."""
+        self.waited: bool = False
+        """Whether another request was on its way when this one came."""
+        self.begun: float = now
+        """When it was granted, or asked for."""
+        self.thread: int = threading.get_ident()
+        """The thread that asked for it."""
+        self.behind: int | None = None
+        """The thread of the request that is on its way."""
+        self._wake: Callable[[], object] | None = None
 
     def wait(self, timeout: float) -> None:
-        """Block this thread until it is over, at most ``timeout`` seconds."""
-        self._over.wait(timeout)
+        """Block this thread until the turn has come, at most ``timeout`` seconds. Only its owner may wait for it."""
+        self._gate.acquire(timeout=timeout)
 
-    def end(self) -> None:
-        """Let everyone go who waits."""
-        self._over.set()
+    def grant(self, now: float) -> None:
+        """Let the request go."""
+        if not self.granted:
+            self.begun = now
+            self.granted = True
+            self._gate.release()
+            if self._wake is not None:
+                with contextlib.suppress(RuntimeError):  # of an event loop that is closed
+                    self._wake()
+
+    def call_when_granted(self, wake: Callable[[], object]) -> None:
+        """Call a function, from any thread, once the turn has come."""
+        self._wake = wake
+        if self.granted:
+            wake()
 
 
 class Lease:
-    """One proof's nonce, and what the cache must know to judge the answer to it."""
+    """One proof's nonce, and the facts the cache needs to judge the response to it."""
 
-    __slots__ = ("cold_start", "epoch", "generation", "key", "nonce", "reserved")
+    __slots__ = ("epoch", "generation", "key", "nonce", "older", "reserved", "turn")
 
     def __init__(self, key: NonceKey, nonce: str | None, generation: int, epoch: int) -> None:
         self.key: NonceKey = key
         self.nonce: str | None = nonce
         self.generation: int = generation
         self.epoch: int = epoch
+        self.older: bool = False
         self.reserved: bool = False
-        self.cold_start: ColdStart | None = None
+        self.turn: Turn | None = None
 
     def __repr__(self) -> str:
         return f"<Lease for {self.key.origin}, {'with' if self.nonce else 'without'} a nonce>"
@@ -95,7 +139,22 @@ class Lease:
 class _Entry:
     """What is known of one server's nonces."""
 
-    __slots__ = ("accepted", "cold_start", "epoch", "known", "newest", "pool", "shared", "suspects")
+    __slots__ = (
+        "accepted",
+        "epoch",
+        "holder",
+        "known",
+        "mode",
+        "newest",
+        "overtaken",
+        "pool",
+        "queue",
+        "reuse_refused",
+        "serial_since",
+        "shared",
+        "suspects",
+        "trial_turns",
+    )
 
     def __init__(self) -> None:
         self.newest: str | None = None
@@ -107,11 +166,53 @@ class _Entry:
         self.epoch = 0
         self.accepted: OrderedDict[str, float] = OrderedDict()
         self.suspects: set[str] = set()
-        self.cold_start: ColdStart | None = None
+        self.overtaken = 0
+        self.holder: Turn | None = None
+        self.queue: deque[Turn] = deque()
+        self.serial_since = 0.0
+        self.try_again()
+
+    def try_again(self) -> None:
+        """Begin a trial."""
+        self.mode = _Mode.TRIAL
+        self.reuse_refused = False
+        self.trial_turns = 0
+        self.overtaken = 0
+
+    def open(self, now: float) -> None:
+        """Let requests go at once, those that wait as well."""
+        self.mode = _Mode.OPEN
+        self.overtaken = 0
+        self.holder = None
+        while self.queue:
+            self.queue.popleft().grant(now)
+
+    def advance(self, now: float, looks: int = 0) -> None:
+        """Grant the turn that has come.
+
+        :param looks: how often a request that waits has looked.
+        """
+        seconds = 0.0 if self.holder is None else now - self.holder.begun
+        if self.mode is _Mode.TRIAL and seconds > _TRIAL_TURN_SECONDS and looks >= _TRIAL_LOOKS:
+            self.open(now)  # a slow response must not hold up the others on a mere suspicion
+            return
+        if self.mode is _Mode.SERIAL and seconds > _SERIAL_TURN_SECONDS:
+            self.holder = None
+        if self.holder is None and self.queue:
+            self.holder = self.queue.popleft()
+            self.holder.grant(now)
+
+    def leave(self, turn: Turn, now: float) -> None:
+        """Give a turn back, or the place in the queue."""
+        if self.holder is turn:
+            self.holder = None
+        elif turn in self.queue:
+            self.queue.remove(turn)
+        self.advance(now)
 
 
 class NonceCache:
-    """Nonces by key, origin and role; bounded, in memory only, safe for threads and after fork.
+    """Nonces by key, origin and role; bounded, in memory only, safe for threads, signal handlers and after a fork.
 
     :param max_entries: servers remembered; the least recently used is forgotten first.
     :param clock: monotonic seconds.
@@ -125,7 +226,10 @@ class NonceCache:
         self._max_entries = max_entries
         self._clock = clock
         self._generation = 0
-        self._lock = threading.Lock()
+        # Whoever holds it does not wait for anything. A signal handler may run while its own thread holds it: the lock
+        # then lets the handler in, and _busy tells it to pass the cache over, which may be in the middle of a change.
+        self._lock = threading.RLock()
+        self._busy = False
         self._entries: OrderedDict[NonceKey, _Entry] = OrderedDict()
         reset_after_fork(self)
 
@@ -138,99 +242,214 @@ class NonceCache:
     def __reduce__(self) -> tuple[object, ...]:
         raise UsageError("a NonceCache cannot be pickled: nonces belong to one process; make a new one there")
 
-    def lease(self, key: NonceKey, *, required: bool = False, wait: bool = False) -> Lease | ColdStart:
-        """The nonce for one proof; or the cold start to wait for.
+    def lease(
+        self,
+        key: NonceKey,
+        *,
+        wait: bool = False,
+        turn: Turn | None = None,
+        required: bool = False,
+        serial: bool | None = None,
+        may_try: bool = False,
+    ) -> Lease | Turn:
+        """Return the nonce for one proof, or a turn to wait for; then call again with it.
 
-        Every lease is given back once, by :meth:`answered` or :meth:`release`.
+        Every lease is given back once, by :meth:`answered` or :meth:`release`; a turn that is no longer waited for by
+        :meth:`leave`.
 
-        :param required: the server is known to want nonces: the first to come makes a cold start, and others wait.
-        :param wait: the caller can wait for a cold start of somebody else: whom the server has asked for a nonce.
+        :param wait: the caller can wait for a turn.
+        :param turn: what an earlier call returned.
+        :param required: the server refuses proofs without a nonce: only one request at a time goes without.
+        :param serial: whether requests go one at a time; ``None``: find it out.
+        :param may_try: the request can be sent again, so that it may find out what the server accepts.
         """
         with self._lock:
-            entry = self._entry(key)
-            if (required or wait) and entry.newest is None and entry.cold_start is not None:
-                return entry.cold_start
-            nonce = entry.newest
+            if self._busy:
+                return Lease(key, None, -1, 0)
+            try:
+                self._busy = True
+                entry, now = self._entry(key), self._clock()
+                self._set_mode(entry, now, required=required, serial=serial)
+                if entry.mode is not _Mode.OPEN or turn is not None:
+                    turn = self._turn(entry, turn, now, wait=wait)
+                    if turn is not None and not turn.granted:
+                        turn.behind = None if entry.holder is None else entry.holder.thread
+                        return turn
+                nonce = self._choose(entry, turn, may_try=may_try)
+                lease = Lease(key, nonce, self._generation, entry.epoch)
+                lease.older = nonce != entry.newest
+                lease.turn = turn
+                return lease
+            finally:
+                self._busy = False
+
+    def leave(self, key: NonceKey, turn: Turn) -> None:
+        """Give up waiting for a turn."""
+        with self._lock:
+            if self._busy:
+                return
+            try:
+                self._busy = True
+                entry = self._entries.get(key)
+                if entry is not None:
+                    entry.leave(turn, self._clock())
+            finally:
+                self._busy = False
+
+    def _set_mode(self, entry: _Entry, now: float, *, required: bool, serial: bool | None) -> None:
+        mode = entry.mode
+        if serial:
+            entry.mode, entry.serial_since = _Mode.SERIAL, now
+        elif mode is _Mode.OPEN:
+            if required and entry.newest is None:
+                entry.try_again()
+        elif serial is False:
+            if entry.newest is not None:
+                entry.open(now)
+        elif mode is _Mode.SERIAL and now - entry.serial_since > _SERIAL_SECONDS:
+            entry.try_again()
+
+    def _turn(self, entry: _Entry, turn: Turn | None, now: float, *, wait: bool) -> Turn | None:
+        """The turn of a request, granted or not; ``None`` if it goes without one."""
+        if turn is None:
+            if not wait:
+                return None
+            turn = Turn(now)
+            turn.waited = entry.holder is not None or bool(entry.queue)
+            entry.queue.append(turn)
+        elif not wait and not turn.granted:
+            if entry.mode is _Mode.TRIAL:
+                entry.open(now)
+            entry.leave(turn, now)
+            return None
+        else:
+            turn.looks += 1
+        entry.advance(now, turn.looks)
+        return turn
+
+    def _choose(self, entry: _Entry, turn: Turn | None, *, may_try: bool) -> str | None:
+        """The nonce of the next proof; it is taken out of those that no proof has carried."""
+        nonce = entry.newest
+        if entry.mode is _Mode.OPEN or turn is None:
             if entry.pool and not entry.shared:
                 nonce = next(reversed(entry.pool))
-            if nonce is not None:
-                entry.pool.pop(nonce, None)
-            lease = Lease(key, nonce, self._generation, entry.epoch)
-            if required and nonce is None:
-                lease.cold_start = entry.cold_start = ColdStart()
-            return lease
+        elif entry.mode is _Mode.TRIAL and nonce is not None and (turn.waited or entry.queue):
+            entry.trial_turns += 1
+            if entry.trial_turns > _TRIAL_TURNS:
+                entry.open(turn.begun)
+            elif may_try:
+                nonce = _trial_of(entry) or nonce
+        if nonce is not None:
+            entry.pool.pop(nonce, None)
+        return nonce
 
-    def challenged(self, lease: Lease, nonce: str) -> Lease:
-        """The server refused this proof and gave a nonce; the lease of that nonce, for the retry.
+    def challenged(self, lease: Lease, nonce: str, *, wait: bool = False) -> Lease | None:
+        """Take in a refusal that gave a nonce; return the lease of that nonce, for the retry.
 
-        There is only one retry. So on a server that may take each nonce once, nobody else gets this one
-        before the retry has been answered; where nonces are shared, all use it at once. Who would have none
-        meanwhile, and be refused for it, can wait.
+        A server may take each nonce once, so nobody else gets this one before the retry has been answered. Only where
+        nonces are shared do all use it at once.
+
+        :param wait: the caller can wait for a turn. It then gets ``None`` where requests go one at a time and another
+            is on its way: by its own turn, the nonce will have been replaced. Call :meth:`lease` again.
         """
         with self._lock:
-            entry = self._entry(lease.key)
-            self._judge(entry, lease, accepted=False, refused=True)
-            if entry.shared:
-                self._learn(entry, nonce, lease)
-            entry.pool.pop(nonce, None)
-            retry = Lease(lease.key, nonce, self._generation, entry.epoch)
-            retry.reserved = not entry.shared
-            retry.cold_start, lease.cold_start = lease.cold_start, None
-            if entry.newest is None and entry.cold_start is None:
-                retry.cold_start = entry.cold_start = ColdStart()
-            return retry
+            if self._busy:
+                return Lease(lease.key, nonce, -1, 0)
+            try:
+                self._busy = True
+                entry, now = self._entry(lease.key), self._clock()
+                self._judge(entry, lease, accepted=False, refused=True)
+                if entry.newest is None and entry.mode is _Mode.OPEN:
+                    entry.try_again()
+                entry.advance(now)
+                turn, lease.turn = lease.turn, None
+                if entry.mode is not _Mode.OPEN and turn is not entry.holder:
+                    turn = None
+                if turn is None and entry.mode is not _Mode.OPEN:
+                    if entry.holder is not None and wait:
+                        self._learn(entry, nonce, lease)
+                        return None
+                    if entry.holder is None:
+                        turn = entry.holder = Turn(now)
+                        turn.grant(now)
+                if entry.shared:
+                    self._learn(entry, nonce, lease)
+                entry.pool.pop(nonce, None)
+                retry = Lease(lease.key, nonce, self._generation, entry.epoch)
+                retry.reserved = not entry.shared
+                retry.turn = turn
+                return retry
+            finally:
+                self._busy = False
 
     def answered(self, lease: Lease, *, learnt: str | None, accepted: bool = False, refused: bool = False) -> None:
-        """Take in the answer to a proof and give its lease back.
+        """Take in the response to a proof and give its lease back.
 
-        :param learnt: the nonce the answer carried.
+        :param learnt: the nonce the response carried.
         :param accepted: the server took the proof.
         :param refused: the server asked for another nonce.
         """
-        if learnt is None and lease.nonce is None:
-            # Nothing to learn, and nothing was sent that could be judged.
-            self.release(lease)
-            return
+        if learnt is None and lease.nonce is None and lease.turn is None:
+            return  # nothing to learn, and nothing was sent that could be judged
         with self._lock:
-            entry = self._entry(lease.key)
-            if lease.reserved and lease.nonce is not None and not refused:
-                self._learn(entry, lease.nonce, lease)
-                entry.pool.pop(lease.nonce, None)
-            self._judge(entry, lease, accepted=accepted, refused=refused)
-            lease.reserved = False
-            if learnt is not None:
-                self._learn(entry, learnt, lease)
-        self.release(lease)
+            if self._busy:
+                return
+            try:
+                self._busy = True
+                entry = self._entry(lease.key)
+                if lease.reserved and lease.nonce is not None and not refused:
+                    self._learn(entry, lease.nonce, lease)
+                    entry.pool.pop(lease.nonce, None)
+                lease.reserved = False
+                self._judge(entry, lease, accepted=accepted, refused=refused)
+                if learnt is not None:
+                    self._learn(entry, learnt, lease)
+                elif entry.newest is None and not refused:
+                    entry.open(self._clock())  # a server without nonces, as far as is known
+                self._end(entry, lease)
+            finally:
+                self._busy = False
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back without an answer: an error, a cancellation."""
-        if lease.reserved and lease.nonce is not None:
-            # Perhaps it was never seen. To send it again costs no more than to send none.
-            lease.reserved = False
-            with self._lock:
-                known = self._entry(lease.key)
-                self._learn(known, lease.nonce, lease)
-                known.pool.pop(lease.nonce, None)
-        cold_start, lease.cold_start = lease.cold_start, None
-        if cold_start is None:
+        """Give a lease back without a response: an error, a cancellation."""
+        if not lease.reserved and lease.turn is None:
             return
         with self._lock:
-            entry = self._entries.get(lease.key)
-            if entry is not None and entry.cold_start is cold_start:
-                entry.cold_start = None
-        cold_start.end()
+            if self._busy:
+                return
+            try:
+                self._busy = True
+                entry = self._entry(lease.key)
+                if lease.reserved and lease.nonce is not None:
+                    # Perhaps the server never saw it. To send it again costs no more than to send none.
+                    lease.reserved = False
+                    self._learn(entry, lease.nonce, lease)
+                    entry.pool.pop(lease.nonce, None)
+                self._end(entry, lease)
+            finally:
+                self._busy = False
+
+    def _end(self, entry: _Entry, lease: Lease) -> None:
+        turn, lease.turn = lease.turn, None
+        if turn is not None:
+            entry.leave(turn, self._clock())
 
     def newest(self, key: NonceKey) -> str | None:
-        """The newest nonce of a server, for a look; :meth:`lease` is for use."""
-        with self._lock:
-            entry = self._entries.get(key)
-            return entry.newest if entry else None
+        """Return the newest nonce of a server without taking it; :meth:`lease` is for use."""
+        entry = self._entries.get(key)
+        return entry.newest if entry else None
 
     def learn(self, key: NonceKey, nonce: str) -> None:
-        """Take in a nonce that did not come with an answer to a proof of this cache."""
+        """Take in a nonce that did not come with a response to a proof of this cache."""
         with self._lock:
-            entry = self._entry(key)
-            self._learn(entry, nonce, Lease(key, None, self._generation, entry.epoch))
+            if self._busy:
+                return
+            try:
+                self._busy = True
+                entry = self._entry(key)
+                self._learn(entry, nonce, Lease(key, None, self._generation, entry.epoch))
+            finally:
+                self._busy = False
 
     def _entry(self, key: NonceKey) -> _Entry:
         entry = self._entries.get(key)
@@ -238,31 +457,33 @@ class NonceCache:
             entry = self._entries[key] = _Entry()
             if len(self._entries) > self._max_entries:
                 _, forgotten = self._entries.popitem(last=False)
-                if forgotten.cold_start is not None:
-                    forgotten.cold_start.end()
+                forgotten.open(self._clock())
         else:
             self._entries.move_to_end(key)
         return entry
 
     def _judge(self, entry: _Entry, lease: Lease, *, accepted: bool, refused: bool) -> None:
-        """What an answer says about the server's way with nonces."""
+        """Conclude from a response how the server treats nonces."""
         if lease.nonce is not None and lease.generation == self._generation:
             if accepted:
-                self._accepted(entry, lease.nonce)
+                self._accepted(entry, lease, lease.nonce)
             elif refused:
-                self._refused(entry, lease.nonce)
+                self._refused(entry, lease, lease.nonce)
 
-    def _accepted(self, entry: _Entry, nonce: str) -> None:
+    def _accepted(self, entry: _Entry, lease: Lease, nonce: str) -> None:
         if nonce in entry.accepted:
             entry.shared = True
             entry.suspects.clear()
+            entry.open(self._clock())
         else:
             _remember(entry.accepted, nonce, self._clock(), _HISTORY_SIZE)
+            if lease.older:
+                entry.open(self._clock())
 
-    def _refused(self, entry: _Entry, nonce: str) -> None:
+    def _refused(self, entry: _Entry, lease: Lease, nonce: str) -> None:
         accepted_at = entry.accepted.get(nonce)
         if accepted_at is None:
-            # Never accepted, so it was too old; what lies below it in the pool is older.
+            # Never accepted, so it was too old; older ones in the pool are too old as well.
             epoch = entry.known.get(nonce, 0)
             for older in [n for n in entry.pool if entry.known.get(n, 0) < epoch]:
                 del entry.pool[older]
@@ -271,34 +492,56 @@ class NonceCache:
             if len(entry.suspects) >= _SUSPECTS_NEEDED:
                 entry.shared = False
                 entry.suspects.clear()
+        if entry.mode is _Mode.TRIAL and lease.turn is not None:
+            if accepted_at is not None:
+                entry.reuse_refused = True
+            elif lease.older and entry.reuse_refused:
+                entry.mode, entry.serial_since = _Mode.SERIAL, self._clock()
+        elif entry.mode is _Mode.OPEN and accepted_at is None and not lease.older and lease.epoch < entry.epoch:
+            # It was the newest when it was sent, and another response replaced it meanwhile.
+            entry.overtaken += 1
+            if entry.overtaken >= _OVERTAKEN_NEEDED:
+                entry.try_again()
 
     def _learn(self, entry: _Entry, nonce: str, lease: Lease) -> None:
         known = entry.known.get(nonce)
         if nonce != entry.newest:
             if known is not None and lease.epoch < entry.epoch:
-                # An old acquaintance in the answer to a request sent before the newest came: late, not new.
+                # A known nonce in the response to a request sent before the newest came: late, not new.
                 return
+            if entry.newest is None and entry.mode is _Mode.OPEN:
+                entry.try_again()
             entry.newest = nonce
             entry.epoch += 1
             _remember(entry.known, nonce, entry.epoch, _HISTORY_SIZE)
         if known is None:
             _remember(entry.pool, nonce, None, _POOL_SIZE)
-        if entry.cold_start is not None:
-            entry.cold_start.end()
-            entry.cold_start = None
 
     def _reset_after_fork(self) -> None:
-        """In a forked child: no lock, wait or lease of the parent may hold, and no leased nonce be shared.
+        """In a forked child: no lock, turn or lease of the parent may hold, and no leased nonce be shared.
 
         A nonce of a single-use server may be in the parent's hands too, so only a shared one is kept.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._busy = False
         self._generation += 1
         for entry in self._entries.values():
             entry.pool.clear()
-            entry.cold_start = None
+            entry.queue.clear()
+            entry.holder = None
             if not entry.shared:
                 entry.newest = None
+                if entry.mode is _Mode.OPEN:
+                    entry.try_again()
+
+
+def _trial_of(entry: _Entry) -> str | None:
+    """The nonce to find something out with: one that was accepted; if such was refused, an older one none has carried.
+
+    Sending the former leaves the newest for later, so that there is one of the latter afterwards.
+    """
+    older = (nonce for nonce in reversed(entry.pool) if nonce != entry.newest)
+    return (next(older, None) if entry.reuse_refused else None) or next(reversed(entry.accepted), None)
 
 
 def _remember(memory: OrderedDict[str, _T], name: str, value: _T, limit: int) -> None:

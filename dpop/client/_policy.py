@@ -32,6 +32,7 @@ class PolicyOptions(TypedDict, total=False):
     algs: Iterable[str] | str | None
     learn_clock: bool
     rebuild: Callable[[bytes], bytes] | None
+    serial: bool | None
 
 
 class Decision(NamedTuple):
@@ -64,6 +65,9 @@ class Policy:
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion,
         for a retry. Without it such a request is never sent twice.
+    :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave: one
+        request per round trip, and none is refused. ``True``: from the start; ``False``: never; ``None``: as the
+        profile says, or where the server turns out to be one.
     :raises UsageError: no origins, or not what they should be.
     :raises InsecureOriginError: an http:// origin that is not this machine's.
     :raises AlgorithmError: the key has none of ``algs``.
@@ -82,6 +86,7 @@ class Policy:
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,
         rebuild: Callable[[bytes], bytes] | None = None,
+        serial: bool | None = None,
     ) -> None:
         if not isinstance(profile, Profile):
             raise ArgumentTypeError("profile", "a Profile from dpop.profiles", profile)
@@ -103,6 +108,7 @@ class Policy:
         self.profile = profile
         self.nonces_required: bool = (nonces or profile.nonces) == "required"
         self.clocks: ServerClocks | None = ServerClocks() if learn_clock else None
+        self.serial: bool | None = profile.serial if serial is None else serial
         self.rebuild: Callable[[bytes], bytes] | None = None if rebuild is None else _checked(rebuild)
 
     def __repr__(self) -> str:

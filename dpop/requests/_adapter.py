@@ -18,7 +18,7 @@ from urllib3.util.retry import Retry
 from dpop._arguments import explain_unknown_arguments
 from dpop._tracebacks import hide_frames
 from dpop.client._challenge import nonce_field
-from dpop.client._driver import refresh, report, wait_for_nonce
+from dpop.client._driver import refresh, report
 from dpop.client._flow import ProofFlow, Step
 from dpop.client._nonces import Role
 from dpop.client._policy import Policy, headers_to_withhold
@@ -56,6 +56,8 @@ class DPoPAdapter(HTTPAdapter):
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
         Without it such a request is never sent twice.
+    :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave. ``True``:
+        from the start; ``False``: never; ``None``: as the profile says, or where the server turns out to be one.
     :param pool_connections: as for ``HTTPAdapter``: how many hosts keep their connections.
     :param pool_maxsize: as for ``HTTPAdapter``: how many connections of a host are kept.
     :param max_retries: as for ``HTTPAdapter``: a number, or a :class:`urllib3.util.Retry`. Each retry gets a proof of
@@ -81,6 +83,7 @@ class DPoPAdapter(HTTPAdapter):
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,
         rebuild: Callable[[bytes], bytes] | None = None,
+        serial: bool | None = None,
         pool_connections: int = 10,
         pool_maxsize: int = 10,
         max_retries: Retry | int | None = 0,
@@ -97,6 +100,7 @@ class DPoPAdapter(HTTPAdapter):
             algs=algs,
             learn_clock=learn_clock,
             rebuild=rebuild,
+            serial=serial,
         )
         self._pid = os.getpid()
         self._pools: dict[tuple[object, ...], weakref.ref[HTTPConnectionPool]] = {}
@@ -159,7 +163,6 @@ class DPoPAdapter(HTTPAdapter):
         history: list[requests.Response] = []
         sent = request
         try:
-            wait_for_nonce(flow)
             while True:
                 response = exchange.send(super().send, sent, *args, **options)
                 step = exchange.step

@@ -24,7 +24,7 @@ from urllib3.response import BaseHTTPResponse, HTTPResponse
 from urllib3.util.retry import Retry
 
 from dpop.client._decoding import decoded_start
-from dpop.client._driver import DRAIN_BYTES, DRAIN_SECONDS, ask_token, sign_now
+from dpop.client._driver import DRAIN_BYTES, DRAIN_SECONDS, ask_token, sign_now, wait_for_nonce
 from dpop.client._flow import PEEK_BYTES, ProofFlow, Step
 
 __all__ = ["Exchange", "drain", "install_signing", "peek"]
@@ -61,6 +61,7 @@ class Exchange:
         if self.flow is not None:
             # Before a connection is taken: a source may need one itself, and the pool may have only one.
             self.tokens = [ask_token(self.flow)]
+            wait_for_nonce(self.flow)
         token = _under_way.set(self)
         try:
             return send(*args, **options)

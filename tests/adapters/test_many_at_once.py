@@ -8,8 +8,10 @@ import copy
 import itertools
 import os
 import pickle
+import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -85,6 +87,149 @@ def test_500_tasks_meet_one_challenge(name: str, server_kind: Callable[[], Handl
         identifiers = [request.claims["jti"] for request in server.requests]
         assert len(set(identifiers)) == len(identifiers)
         assert len(server.requests) <= 2 * tasks
+
+
+class NewestOnly:
+    """Takes only the newest nonce it gave, gives a new one with each response, and redirects a quarter of the requests.
+
+    Another quarter gets a body in two pieces, the second of which comes when others have been served.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.newest = ""
+        self.count = itertools.count()
+        self.refused = 0
+
+    def __call__(self, request: Received) -> Response:
+        with self.lock:
+            fresh = f"n{next(self.count)}"
+            good = request.nonce == self.newest
+            self.newest = fresh
+            self.refused += not good
+        if not good:
+            return challenge(fresh)
+        if request.target.startswith("/redirect"):
+            return Response(307, [("DPoP-Nonce", fresh), ("Location", "/r")])
+        return Response(200, [("DPoP-Nonce", fresh)], slow_body() if request.target.startswith("/slow") else b"done")
+
+
+def slow_body() -> Iterator[bytes]:
+    """Two pieces with a pause between them."""
+    yield b"begun"
+    time.sleep(0.05)
+    yield b"done"
+
+
+PATHS = ["/r", "/redirect", "/slow", "/r?q=1"]
+
+
+def by_threads(client: Any, server: Recorder, threads: int, each: int) -> list[int]:
+    """Statuses of so many requests by so many threads."""
+    barrier = threading.Barrier(threads)
+
+    def work(_number: int) -> list[int]:
+        barrier.wait()
+        return [client.send("GET", server.url(PATHS[n % len(PATHS)])).status for n in range(each)]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [status for result in pool.map(work, range(threads)) for status in result]
+
+
+async def by_tasks(client: Any, server: Recorder, tasks: int, each: int) -> list[int]:
+    """Statuses of so many requests by so many tasks."""
+
+    async def work() -> list[int]:
+        return [(await client.asend("GET", server.url(PATHS[n % len(PATHS)]))).status for n in range(each)]
+
+    return [status for result in await asyncio.gather(*(work() for _ in range(tasks))) for status in result]
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_16_threads_at_a_server_that_takes_only_its_newest_nonce(name: str) -> None:
+    """All 640 succeed, redirects and slow bodies among them, and at most five are refused on the way."""
+    handler = NewestOnly()
+    with Recorder(handler) as server, make(name, origins=server.origin, access_token=TOKEN) as client:
+        assert by_threads(client, server, 16, 40) == [200] * 640
+        assert handler.refused <= 5
+        assert len(server.requests) == 640 + 160 + handler.refused
+        identifiers = [request.claims["jti"] for request in server.requests]
+        assert len(set(identifiers)) == len(identifiers)
+
+
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
+def test_64_tasks_at_a_server_that_takes_only_its_newest_nonce(name: str) -> None:
+    """All succeed, redirects and slow bodies among them, and at most five are refused on the way."""
+    handler, each = NewestOnly(), 3 if name == "httpx-async" else 10  # see above: its pool takes its time
+    with Recorder(handler) as server, make(name, origins=server.origin, access_token=TOKEN) as client:
+        assert client.runner.run(by_tasks(client, server, 64, each)) == [200] * 64 * each
+        assert handler.refused <= 5
+
+
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
+def test_threads_and_tasks_at_a_server_that_takes_only_its_newest_nonce(name: str) -> None:
+    """Threads with one library and tasks with another share a prover: all succeed."""
+    handler, prover = NewestOnly(), Prover(dpop.generate_key())
+    with Recorder(handler) as server, make(name, prover, origins=server.origin, access_token=TOKEN) as tasks:
+        with make("requests", prover, origins=server.origin, access_token=TOKEN) as threads:
+            with ThreadPoolExecutor(1) as pool:
+                beside = pool.submit(by_threads, threads, server, 8, 20)
+                assert tasks.runner.run(by_tasks(tasks, server, 32, 5)) == [200] * 160
+                assert beside.result() == [200] * 160
+        assert handler.refused <= 5
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_a_server_known_to_take_only_its_newest_nonce(name: str) -> None:
+    """With serial=True nothing is tried out: one refusal, which brings the first nonce."""
+    handler = NewestOnly()
+    with Recorder(handler) as server, make(name, origins=server.origin, access_token=TOKEN, serial=True) as client:
+        assert by_threads(client, server, 8, 8) == [200] * 64
+        assert handler.refused == 1
+
+
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
+def test_a_cancelled_turn_passes_on(name: str) -> None:
+    """Tasks that are cancelled while they wait, or while their request is on its way, hold nobody up."""
+    handler = NewestOnly()
+    with Recorder(handler) as server, make(name, origins=server.origin, access_token=TOKEN) as client:
+
+        async def scene() -> list[int]:
+            tasks = [asyncio.ensure_future(client.asend("GET", server.url("/r"))) for _ in range(40)]
+            await tasks[0]
+            for task in tasks[1::2]:
+                task.cancel()
+            return [reply.status for reply in await asyncio.gather(*tasks[::2])]
+
+        assert client.runner.run(scene()) == [200] * 20
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+@pytest.mark.parametrize("options", [{}, {"nonces": "required"}, {"serial": True}], ids=str)
+def test_a_request_of_a_signal_handler_waits_for_none_that_it_interrupts(name: str, options: dict[str, Any]) -> None:
+    """A signal arrives while the first request is on its way; the handler's request, with the same prover, goes out."""
+    arrived = threading.Event()
+    in_time: list[bool] = []
+
+    def handler(request: Received) -> Response:
+        if request.target == "/interrupted" and request.nonce is None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            in_time.append(arrived.wait(20))
+        elif request.target == "/handler":
+            arrived.set()
+        return Response(200) if request.nonce == "n1" else challenge("n1")
+
+    statuses = []
+    with Recorder(handler) as server, make(name, origins=server.origin, access_token=TOKEN, **options) as client:
+        before = signal.signal(
+            signal.SIGUSR1, lambda *_: statuses.append(client.send("GET", server.url("/handler")).status)
+        )
+        try:
+            statuses.append(client.send("GET", server.url("/interrupted")).status)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+    assert statuses == [200, 200]
+    assert in_time == [True]
 
 
 @pytest.mark.parametrize("name", sorted(CLIENTS))

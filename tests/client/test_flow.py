@@ -663,10 +663,10 @@ def test_the_first_request_goes_alone_where_nonces_are_required() -> None:
     assert waiting is not None
     pilot.send()
     pilot.response(401, RS_CHALLENGE, ("DPoP-Nonce", "n1"))
-    assert not waiting.over
+    assert not waiting.granted
     pilot.send()
     pilot.response(200)
-    assert waiting.over
+    assert waiting.granted
     assert second.flow.ready() is None
     assert second.send()["nonce"] == "n1"
 
@@ -679,7 +679,7 @@ def test_a_failed_first_request_lets_the_others_go() -> None:
     waiting = resource(prover=prover, nonces="required").flow.ready()
     assert waiting is not None
     pilot.flow.failed()
-    assert waiting.over
+    assert waiting.granted
 
 
 def test_nothing_of_a_flow_shows_secrets() -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpop.client._nonces import ColdStart, Lease, NonceCache, NonceKey, Role
+from dpop.client._nonces import Lease, NonceCache, NonceKey, Role, Turn
 from dpop.errors import ArgumentTypeError, UsageError
 from dpop.htu import Origin
 
@@ -32,11 +32,34 @@ class Clock:
         return self.now
 
 
-def lease(cache: NonceCache, key: NonceKey = KEY, *, required: bool = False) -> Lease:
-    """A lease that must not be a cold start to wait for."""
-    leased = cache.lease(key, required=required)
+def lease(cache: NonceCache, key: NonceKey = KEY, *, wait: bool = False) -> Lease:
+    """A lease that must not be a turn to wait for."""
+    leased = cache.lease(key, wait=wait)
     assert isinstance(leased, Lease)
     return leased
+
+
+def turn(cache: NonceCache, key: NonceKey = KEY) -> Turn:
+    """A turn that has not come."""
+    waiting = cache.lease(key, wait=True)
+    assert isinstance(waiting, Turn)
+    assert not waiting.granted
+    return waiting
+
+
+def after(cache: NonceCache, waiting: Turn, *, may_try: bool = True) -> Lease:
+    """The lease of a turn that has come."""
+    assert waiting.granted
+    leased = cache.lease(KEY, wait=True, turn=waiting, may_try=may_try)
+    assert isinstance(leased, Lease)
+    return leased
+
+
+def retry(cache: NonceCache, leased: Lease, nonce: str) -> Lease:
+    """The lease of a retry, for a caller that cannot wait."""
+    again = cache.challenged(leased, nonce)
+    assert again is not None
+    return again
 
 
 class SingleUseServer:
@@ -66,7 +89,7 @@ def exchange(cache: NonceCache, server: SingleUseServer, leased: Lease) -> None:
     if good:
         cache.answered(leased, learnt=fresh, accepted=True)
         return
-    again = cache.challenged(leased, fresh)
+    again = retry(cache, leased, fresh)
     good, fresh = server.response(again.nonce)
     assert good
     cache.answered(again, learnt=fresh, accepted=True)
@@ -154,9 +177,9 @@ def test_an_expired_nonce_is_not_taken_for_single_use() -> None:
         cache.answered(lease(cache), learnt=None, accepted=True)
     for number in range(1, 4):
         clock.now += 60
-        retry = cache.challenged(lease(cache), f"n{number}")
-        assert not retry.reserved
-        cache.answered(retry, learnt=None, accepted=True)
+        again = retry(cache, lease(cache), f"n{number}")
+        assert not again.reserved
+        cache.answered(again, learnt=None, accepted=True)
     for nonce in ("x", "y"):
         cache.learn(KEY, nonce)
     assert [lease(cache).nonce for _ in range(2)] == ["y", "y"]
@@ -192,9 +215,9 @@ def test_stale_nonces_in_the_pool_are_dropped_together() -> None:
 
 
 def test_the_nonce_of_a_retry_is_not_given_to_others() -> None:
-    """There is one retry only: until it is answered, its nonce is nobody else's."""
+    """Until the retry has its response, no other request gets its nonce."""
     cache = NonceCache()
-    again = cache.challenged(lease(cache), "mine")
+    again = retry(cache, lease(cache), "mine")
     assert again.nonce == "mine"
     assert [lease(cache).nonce for _ in range(3)] == [None, None, None]
     cache.answered(again, learnt=None, accepted=True)
@@ -232,7 +255,7 @@ def test_no_retry_is_refused_by_a_single_use_server() -> None:
                 if good:
                     cache.answered(one, learnt=fresh, accepted=True)
                 else:
-                    retries.append(cache.challenged(one, fresh))
+                    retries.append(retry(cache, one, fresh))
 
 
 def test_servers_are_forgotten_beyond_the_limit() -> None:
@@ -254,7 +277,7 @@ def test_memory_is_bounded_whatever_comes(responses: list[tuple[int, bool, bool]
     for number, accepted, again in responses:
         waiting.append(lease(cache))
         if len(waiting) > 3 and again:
-            waiting.append(cache.challenged(waiting.popleft(), f"n{number}"))
+            waiting.append(retry(cache, waiting.popleft(), f"n{number}"))
         elif len(waiting) > 3:
             cache.answered(waiting.popleft(), learnt=f"n{number}", accepted=accepted, refused=not accepted)
     entry = cache._entries.get(KEY)
@@ -279,79 +302,285 @@ def test_memory_is_bounded_after_many_nonces() -> None:
     assert lease(cache).nonce == "m999"
 
 
-def test_cold_start_lets_one_go_first() -> None:
-    """Where a nonce is required, the first request goes alone and its nonce serves the others."""
+# -- one at a time -----------------------------------------------------------------------------
+
+
+class NewestOnlyServer(SingleUseServer):
+    """Takes only the newest nonce it gave, and gives one with every response."""
+
+    def response(self, nonce: str | None) -> tuple[bool, str]:
+        good, fresh = super().response(nonce)
+        self.valid = {fresh}
+        return good, fresh
+
+
+class WindowServer(SingleUseServer):
+    """Takes every nonce it ever gave, and gives a new one with every response."""
+
+    def response(self, nonce: str | None) -> tuple[bool, str]:
+        good, fresh = super().response(nonce)
+        if nonce is not None:
+            self.valid.add(nonce)
+        return good, fresh
+
+
+def test_the_first_request_to_a_server_goes_alone() -> None:
+    """Its nonce serves the others, which come in the order in which they asked."""
     cache = NonceCache()
-    pilot = lease(cache, required=True)
-    waiting = cache.lease(KEY, required=True)
-    assert isinstance(waiting, ColdStart)
-    again = cache.challenged(pilot, "a")
-    assert not waiting.over
+    pilot = lease(cache, wait=True)
+    first, second = turn(cache), turn(cache)
+    again = retry(cache, pilot, "a")
+    assert not first.granted
     cache.answered(again, learnt=None, accepted=True)
-    assert waiting.over
-    assert lease(cache, required=True).nonce == "a"
+    assert (first.granted, second.granted) == (True, False)
+    one = after(cache, first)
+    assert one.nonce == "a"
+    cache.answered(one, learnt=None, accepted=True)
+    assert second.granted
 
 
-@pytest.mark.parametrize(
-    "end", ["failed", "failed on its retry", "refused on its retry", "answered without a nonce", "forgotten"]
-)
-def test_cold_start_ends_however_it_ends(end: str) -> None:
-    """An error, an answer without a nonce, or a forgotten entry lets everyone go who waits."""
-    cache = NonceCache(max_entries=1)
-    pilot = lease(cache, required=True)
-    waiting = cache.lease(KEY, required=True)
-    assert isinstance(waiting, ColdStart)
+@pytest.mark.parametrize("end", ["failed", "failed on its retry", "without a nonce", "forgotten", "gone", "slow"])
+def test_a_turn_ends_however_it_ends(end: str) -> None:
+    """An error, a response without a nonce, a forgotten entry, a request that takes long: the next may go."""
+    clock = Clock()
+    cache = NonceCache(max_entries=1, clock=clock)
+    pilot = lease(cache, wait=True)
+    waiting = turn(cache)
     if end == "failed":
         cache.release(pilot)
     elif end == "failed on its retry":
-        cache.release(cache.challenged(pilot, "a"))
-    elif end == "refused on its retry":
-        cache.answered(cache.challenged(pilot, "a"), learnt=None, refused=True)
+        cache.release(retry(cache, pilot, "a"))
     elif end == "forgotten":
         cache.learn(NonceKey("jkt", Origin.parse("https://other.example"), Role.RS), "x")
+    elif end == "gone":
+        cache.leave(KEY, waiting)
+        cache.release(pilot)
+        lease(cache, wait=True)
+        return
+    elif end == "slow":
+        for _ in range(4):
+            assert not waiting.granted
+            clock.now += 0.3
+            cache.lease(KEY, wait=True, turn=waiting)
     else:
         cache.answered(pilot, learnt=None)
-    assert waiting.over
+    assert waiting.granted
 
 
-def test_who_would_have_no_nonce_waits_for_the_first_retry() -> None:
-    """Once a server has asked for a nonce, to go without one is to be refused: the retry's answer is worth the wait."""
+def test_a_server_without_nonces_is_open_after_one_response() -> None:
+    """The first request goes alone; then nobody waits."""
     cache = NonceCache()
-    first, early = lease(cache), lease(cache)
-    assert (first.nonce, early.nonce) == (None, None)  # nobody has been asked yet
-    again = cache.challenged(first, "a")
-    waiting = cache.lease(KEY, wait=True)
-    assert isinstance(waiting, ColdStart)
-    assert lease(cache).nonce is None  # who cannot wait goes without
-    cache.challenged(early, "b")  # its own retry, which starts no second wait
-    assert cache.lease(KEY, wait=True) is waiting
-    cache.answered(again, learnt="c", accepted=True)
-    assert waiting.over
-    assert lease(cache).nonce == "c"
+    pilot = lease(cache, wait=True)
+    waiting = [turn(cache) for _ in range(3)]
+    cache.answered(pilot, learnt=None, accepted=True)
+    assert all(one.granted for one in waiting)
+    assert [lease(cache, wait=True).nonce for _ in range(5)] == [None] * 5
 
 
-def test_threads_wait_for_the_cold_start() -> None:
-    """Threads that wait go on with the nonce as soon as it is there."""
+def run(cache: NonceCache, server: SingleUseServer, workers: int, rounds: int, *, lost: int = 0) -> int:
+    """So many requests at a time, each with its retries, as the flow does them; the most that were on their way.
+
+    :param lost: how many may fail, refused three times.
+    """
+    queue: deque[tuple[Turn | None, str | None, int]] = deque([(None, None, 0)] * workers * rounds)
+    waiting: deque[tuple[Turn, int]] = deque()
+    flying: deque[tuple[Lease, int]] = deque()
+    most = 0
+    while queue or waiting or flying:
+        while queue and len(waiting) + len(flying) < workers:
+            queue.popleft()
+            leased = cache.lease(KEY, wait=True, may_try=True)
+            (waiting.append((leased, 0)) if isinstance(leased, Turn) else flying.append((leased, 0)))
+        for one, retries in list(waiting):
+            if one.granted:
+                waiting.remove((one, retries))
+                leased = cache.lease(KEY, wait=True, turn=one, may_try=not retries)
+                assert isinstance(leased, Lease)
+                flying.append((leased, retries))
+        most = max(most, len(flying))
+        leased, retries = flying.popleft()
+        good, fresh = server.response(leased.nonce)
+        if good:
+            cache.answered(leased, learnt=fresh, accepted=True)
+            continue
+        if retries == 2:
+            lost -= 1
+            assert lost >= 0, "a request was refused three times"
+            cache.answered(leased, learnt=fresh, refused=True)
+            continue
+        again = cache.challenged(leased, fresh, wait=True)
+        if again is None:
+            leased_again = cache.lease(KEY, wait=True)
+            assert isinstance(leased_again, Turn)
+            waiting.append((leased_again, retries + 1))
+        else:
+            flying.append((again, retries + 1))
+    return most
+
+
+def test_a_server_that_takes_only_its_newest_nonce_is_found_out() -> None:
+    """Three refusals: without a nonce, with one that was accepted, with one that was not the newest. Then none."""
+    cache, server = NonceCache(), NewestOnlyServer()
+    assert run(cache, server, workers=16, rounds=40) == 1
+    assert server.refusals == 3
+
+
+def test_a_server_that_begins_to_take_only_its_newest_nonce_is_found_out() -> None:
+    """Some of the requests on their way are lost, for the server did not take them; the next go one at a time."""
+    cache, server = NonceCache(), NewestOnlyServer()
+    cache.learn(KEY, "old")
+    for _ in range(2):
+        cache.answered(lease(cache), learnt="old", accepted=True)
+    run(cache, server, workers=16, rounds=40, lost=16)
+    refusals = server.refusals
+    assert run(cache, server, workers=16, rounds=40) == 1
+    assert server.refusals == refusals
+
+
+def test_parallel_requests_soon_go_at_once_where_older_nonces_are_taken() -> None:
+    """A server that takes nonces for a while is found out without another refusal, a single-use server with one."""
+    for server, refusals in ((WindowServer(), 1), (SingleUseServer(), 16)):
+        cache = NonceCache()
+        assert run(cache, server, workers=16, rounds=40) == 16
+        assert server.refusals <= refusals
+
+
+def test_one_request_after_the_other_tries_nothing() -> None:
+    """Whatever the server, a caller without company always sends the newest nonce."""
+    for server in (NewestOnlyServer(), SingleUseServer(), WindowServer()):
+        run(NonceCache(), server, workers=1, rounds=50)
+        assert server.refusals == 1
+
+
+def test_a_request_that_cannot_be_sent_again_tries_nothing() -> None:
+    """It carries the newest nonce, for a refusal would be the caller's."""
     cache = NonceCache()
-    pilot = lease(cache, required=True)
+    cache.learn(KEY, "a")
+    pilot = lease(cache, wait=True)
+    waiting = turn(cache)
+    cache.answered(pilot, learnt="b", accepted=True)
+    assert after(cache, waiting, may_try=False).nonce == "b"
+
+
+def serial(clock: Clock) -> NonceCache:
+    """A cache that has found out that a server takes only its newest nonce."""
+    cache = NonceCache(clock=clock)
+    run(cache, NewestOnlyServer(), workers=4, rounds=4)
+    return cache
+
+
+def test_an_older_nonce_that_is_accepted_ends_it() -> None:
+    """What was sent without waiting shows that the server has changed: requests go at once again."""
+    cache = serial(Clock())
+    cache.learn(KEY, "older")
+    cache.learn(KEY, "newest")
+    on_its_way = lease(cache, wait=True)
+    assert on_its_way.nonce == "newest"
+    waiting = turn(cache)
+    beside = lease(cache)
+    assert beside.nonce == "older"
+    cache.answered(beside, learnt=None, accepted=True)
+    assert waiting.granted
+    cache.release(on_its_way)
+
+
+def test_a_slow_response_passes_its_turn_on() -> None:
+    """Where requests go one at a time, one that is not answered within five seconds is not waited for."""
+    clock = Clock()
+    cache = serial(clock)
+    slow = lease(cache, wait=True)
+    first, second = turn(cache), turn(cache)
+    clock.now += 4
+    assert cache.lease(KEY, wait=True, turn=first) is first
+    clock.now += 2
+    assert isinstance(cache.lease(KEY, wait=True, turn=first), Lease)
+    assert not second.granted
+    cache.answered(slow, learnt="late", accepted=True)
+    assert not second.granted  # it was not the slow one's turn any more
+
+
+def test_serial_can_be_turned_off_and_on() -> None:
+    """False: nobody waits once there is a nonce. True: one at a time from the start."""
+    cache = NonceCache()
+    cache.learn(KEY, "a")
+    assert all(isinstance(cache.lease(KEY, wait=True, serial=False), Lease) for _ in range(3))
+    assert isinstance(cache.lease(KEY, wait=True, serial=True), Lease)
+    assert isinstance(cache.lease(KEY, wait=True, serial=True), Turn)
+
+
+def test_after_ten_minutes_it_is_tried_again() -> None:
+    """A server that was restarted, or that changed, is not taken for what it was for ever."""
+    clock = Clock()
+    cache = serial(clock)
+    clock.now += 601
+    assert run(cache, WindowServer("m"), workers=4, rounds=40) == 4
+
+
+def test_where_a_nonce_is_required_only_one_goes_without() -> None:
+    """Also after a response that brought none."""
+    cache = NonceCache()
+    cache.answered(lease(cache, wait=True), learnt=None)
+    assert isinstance(cache.lease(KEY, wait=True, required=True), Lease)
+    assert isinstance(cache.lease(KEY, wait=True, required=True), Turn)
+
+
+def test_threads_wait_for_their_turn() -> None:
+    """Threads that wait go on as soon as a nonce is there."""
+    cache = NonceCache()
+    pilot = lease(cache, wait=True)
     seen: list[str | None] = []
     waiting = threading.Barrier(5)
 
     def worker() -> None:
-        cold_start = cache.lease(KEY, required=True)
-        assert isinstance(cold_start, ColdStart)
+        mine = turn(cache)
         waiting.wait()
-        cold_start.wait(30)
-        seen.append(lease(cache, required=True).nonce)
+        mine.wait(30)
+        one = after(cache, mine)
+        seen.append(one.nonce)
+        cache.answered(one, learnt=None, accepted=True)
 
     threads = [threading.Thread(target=worker) for _ in range(4)]
     for thread in threads:
         thread.start()
     waiting.wait()
-    cache.answered(cache.challenged(pilot, "a"), learnt=None, accepted=True)
+    cache.answered(retry(cache, pilot, "a"), learnt=None, accepted=True)
     for thread in threads:
         thread.join()
     assert seen == ["a"] * 4
+
+
+def test_a_signal_handler_passes_the_cache_over() -> None:
+    """A request made while the same thread is inside the cache goes without it, and hangs nowhere."""
+
+    class Interrupted(Clock):
+        """A clock in whose reading a signal arrives."""
+
+        handler: Any = None
+
+        def __call__(self) -> float:
+            handler, self.handler = self.handler, None
+            if handler is not None:
+                handler()
+            return super().__call__()
+
+    clock = Interrupted()
+    cache = NonceCache(clock=clock)
+    cache.learn(KEY, "a")
+    answers: list[Any] = []
+
+    def request() -> None:
+        leased = cache.lease(KEY, wait=True)
+        assert isinstance(leased, Lease)
+        again = retry(cache, leased, "b")
+        cache.answered(again, learnt="c", accepted=True)
+        cache.release(cache.lease(KEY))  # type: ignore[arg-type]
+        cache.leave(KEY, Turn(0))
+        cache.learn(KEY, "d")
+        answers.append((leased.nonce, again.nonce, cache.newest(KEY)))
+
+    clock.handler = request
+    assert lease(cache).nonce == "a"
+    assert answers == [(None, "b", "a")]
 
 
 def in_child(check: object) -> int:
@@ -373,12 +602,13 @@ def test_a_child_does_not_use_what_its_parent_leased() -> None:
     cache = NonceCache()
     cache.learn(KEY, "a")
     pilot_key = NonceKey("jkt", API, Role.AS)
-    pilot = lease(cache, pilot_key, required=True)
+    pilot = lease(cache, pilot_key, wait=True)
+    turn(cache, pilot_key)
     leased = lease(cache)
 
     def check() -> None:
         assert lease(cache).nonce is None
-        assert isinstance(cache.lease(pilot_key, required=True), Lease)
+        assert isinstance(cache.lease(pilot_key, wait=True), Lease)
         cache.answered(leased, learnt=None, accepted=True)
 
     with cache._lock:
