@@ -12,11 +12,13 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any, ClassVar
 
 from dpop._httpx.processes import OnePerProcess
-from dpop._httpx.transport import AsyncSigningTransport, SigningTransport, anyio_tools
+from dpop._httpx.transport import HEADERS_START, AsyncSigningTransport, SigningTransport, anyio_tools, carries_proof
 from dpop.client._decoding import decoded_start
+from dpop.errors import DPoPError
 from dpop.tokens._async_endpoint import AsyncEndpoint
 from dpop.tokens._endpoint import SyncEndpoint
-from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse
+from dpop.tokens._failures import address_of, reason_of
+from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse, from_server
 
 __all__ = ["AsyncClientTransport", "AsyncHttpxTokenEndpoint", "ClientTransport", "HttpxTokenEndpoint"]
 
@@ -129,23 +131,67 @@ def _close_sockets(client: _Any) -> None:
                     sock.close()
 
 
-def _prepared(client: _Any, request: HTTPRequest, timeout: float) -> _Any:
+class _Wire:
+    """What the library's ``trace`` extension tells of one exchange: where it connected, and whether it wrote a head."""
+
+    def __init__(self) -> None:
+        self.handed = False
+        self.traced = False
+        self.sent = False
+        self.peer: str | None = None
+
+    def hear(self, event: str, info: dict[str, Any]) -> None:
+        """An event of httpcore."""
+        self.traced = True
+        if event == "connection.connect_tcp.started":
+            host = info["host"]
+            self.peer = f"{f'[{host}]' if ':' in host else host}:{info['port']}"
+        elif event.endswith(HEADERS_START) and carries_proof(info):
+            self.sent = True
+
+    async def ahear(self, event: str, info: dict[str, Any]) -> None:
+        """An event of an asynchronous httpcore."""
+        self.hear(event, info)
+
+    def proxy(self, server: str) -> str | None:
+        """Host and port of the proxy, if that is what it connected to."""
+        return None if self.peer == server else self.peer
+
+
+def _prepared(client: _Any, request: HTTPRequest, timeout: float, trace: Callable[..., Any]) -> _Any:
     prepared = client.build_request(
-        request.method, request.url, headers=list(request.headers), content=request.body, timeout=timeout
+        request.method,
+        request.url,
+        headers=list(request.headers),
+        content=request.body,
+        timeout=timeout,
+        extensions={"trace": trace},
     )
+    prepared.url = type(prepared.url)(request.url)  # without the client's own parameters, which are for others
     if "authorization" not in {name.lower() for name, _ in request.headers}:
         prepared.headers.pop("authorization", None)  # the client's own is for others
     return prepared
 
 
-def _response(response: _Any, body: bytes) -> HTTPResponse:
+def _response(client: _Any, prepared: _Any, response: _Any, body: bytes) -> HTTPResponse:
+    response.request = prepared
+    client.cookies.extract_cookies(response)
     fields = tuple((name.lower(), value) for name, value in response.headers.multi_items())
     return HTTPResponse(response.status_code, fields, body)
 
 
-def _no_response(library: _Any, error: Exception) -> NoResponse:
-    never_sent = (library.ConnectError, library.ConnectTimeout, library.PoolTimeout, library.ProxyError)
-    return NoResponse(type(error).__name__, sent=not isinstance(error, never_sent))
+def _no_response(library: _Any, error: Exception, request: HTTPRequest, wire: _Wire) -> NoResponse | None:
+    """How steps are told of a failure; ``None`` if it is to be raised as it is."""
+    known = isinstance(error, library.TransportError | library.DecodingError | OSError)
+    sent = wire.sent
+    if wire.handed and not wire.traced and known:
+        # A transport of the user's own may not tell what it does.
+        never_sent = (library.ConnectError, library.ConnectTimeout, library.PoolTimeout, library.ProxyError)
+        sent = not isinstance(error, (*never_sent, library.UnsupportedProtocol))
+    if sent and not known:
+        return None
+    server = address_of(request.url)
+    return NoResponse(reason_of(error, server, wire.proxy(server), socks="socksio"), sent=sent)
 
 
 class HttpxTokenEndpoint(SyncEndpoint):
@@ -168,15 +214,24 @@ class HttpxTokenEndpoint(SyncEndpoint):
 
         :raises NoResponse: none came.
         """
-        prepared = _prepared(self._clients.get(), request, self.timeout)
+        wire = _Wire()
         try:
+            client = self._clients.get()
+            prepared = _prepared(client, request, self.timeout, wire.hear)
+            wire.handed = True
             response = (self._signing if request.signed else self._plain).handle_request(prepared)
             try:
-                return _response(response, self._body(response))
+                outcome = _response(client, prepared, response, self._body(response))
             finally:
                 response.close()
-        except (self._library.TransportError, self._library.DecodingError) as error:
-            raise _no_response(self._library, error) from error
+            return from_server(outcome, wire.proxy(address_of(request.url)))
+        except (DPoPError, NoResponse):
+            raise
+        except Exception as error:
+            failure = _no_response(self._library, error, request, wire)
+            if failure is None:
+                raise
+            raise failure from error
 
     def _body(self, response: _Any) -> bytes:
         if response.is_stream_consumed:  # by a transport of the user's own, which has it in memory
@@ -218,15 +273,24 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint):
 
         :raises NoResponse: none came.
         """
-        prepared = _prepared(await self._clients.get(), request, self.timeout)
+        wire = _Wire()
         try:
+            client = await self._clients.get()
+            prepared = _prepared(client, request, self.timeout, wire.ahear)
+            wire.handed = True
             response = await (self._signing if request.signed else self._plain).handle_async_request(prepared)
             try:
-                return _response(response, await self._body(response))
+                outcome = _response(client, prepared, response, await self._body(response))
             finally:
                 await response.aclose()
-        except (self._library.TransportError, self._library.DecodingError) as error:
-            raise _no_response(self._library, error) from error
+            return from_server(outcome, wire.proxy(address_of(request.url)))
+        except (DPoPError, NoResponse):
+            raise
+        except Exception as error:
+            failure = _no_response(self._library, error, request, wire)
+            if failure is None:
+                raise
+            raise failure from error
 
     async def _body(self, response: _Any) -> bytes:
         if response.is_stream_consumed:  # by a transport of the user's own, which has it in memory

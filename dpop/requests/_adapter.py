@@ -34,13 +34,54 @@ if TYPE_CHECKING:
 
     from dpop.keys import Key
 
-__all__ = ["DPoPAdapter", "DPoPAuth"]
+__all__ = ["DPoPAdapter", "DPoPAuth", "ProcessAdapter"]
 
 
 _MAX_POOLS = 64
 
 
-class DPoPAdapter(HTTPAdapter):
+class ProcessAdapter(HTTPAdapter):
+    """An adapter whose connections belong to one process: a forked child begins with none.
+
+    Two processes that write to one connection get each other's responses.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._pid = os.getpid()
+        super().__init__(*args, **options)
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Make the pool manager, with pools that sign."""
+        super().init_poolmanager(*args, **options)
+        install_signing(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
+        """The pool manager of a proxy, HTTP or SOCKS, with pools that sign."""
+        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options)
+        install_signing(manager)
+        return manager
+
+    def send(self, *args: Any, **options: Any) -> requests.Response:
+        """Send one request; arguments as for ``HTTPAdapter.send``."""
+        if self._pid != os.getpid():
+            self._start_afresh()
+        return super().send(*args, **options)
+
+    def _start_afresh(self) -> None:
+        """In a forked child: new pools. The old ones' sockets are the parent's, and a lock of theirs may be held."""
+        self._inherited = (self.poolmanager, self.proxy_manager)
+        self.proxy_manager: dict[str, urllib3.ProxyManager] = {}
+        self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
+        # Last, for until then another thread of the child must not take the old pools for its own.
+        self._pid = os.getpid()
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        if self._pid == os.getpid():
+            super().close()
+
+
+class DPoPAdapter(ProcessAdapter):
     """Signs every request to its origins, on every hop and retry; the rest pass through unsigned.
 
     :param prover: whose proofs, unless a request brings its own; a bare key will do.
@@ -102,26 +143,14 @@ class DPoPAdapter(HTTPAdapter):
             rebuild=rebuild,
             serial=serial,
         )
-        self._pid = os.getpid()
         self._pools: dict[tuple[object, ...], weakref.ref[HTTPConnectionPool]] = {}
-        super().__init__(pool_connections, pool_maxsize, max_retries, pool_block)  # type: ignore[arg-type]  # None is taken
+        super().__init__(pool_connections, pool_maxsize, max_retries, pool_block)
 
     def __repr__(self) -> str:
         return f"<DPoPAdapter for {', '.join(sorted(map(str, self._policy.origins)))}>"
 
     def __reduce__(self) -> tuple[object, ...]:
         raise UsageError("a DPoPAdapter cannot be pickled: its key must not travel; mount one in each process")
-
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """Make the pool manager, with pools that sign."""
-        super().init_poolmanager(*args, **options)
-        install_signing(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
-        """The pool manager of a proxy, HTTP or SOCKS, with pools that sign."""
-        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options)
-        install_signing(manager)
-        return manager
 
     def get_connection_with_tls_context(
         self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
@@ -152,8 +181,6 @@ class DPoPAdapter(HTTPAdapter):
 
         :raises DPoPError: it cannot be signed; nothing was sent.
         """
-        if self._pid != os.getpid():
-            self._start_afresh()
         outgoing = _facts(request)
         flow = ProofFlow.open(self._policy, outgoing)
         if flow is None:
@@ -185,13 +212,8 @@ class DPoPAdapter(HTTPAdapter):
             flow.failed()
 
     def _start_afresh(self) -> None:
-        """In a forked child: new pools. The old ones' sockets are the parent's, and a lock of theirs may be held."""
-        self._inherited = (self.poolmanager, self.proxy_manager)
-        self.proxy_manager: dict[str, urllib3.ProxyManager] = {}
-        self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
         self._pools = {}
-        # Last, for until then another thread of the child must not take the old pools for its own.
-        self._pid = os.getpid()
+        super()._start_afresh()
 
     def prime(
         self,

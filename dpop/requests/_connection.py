@@ -27,7 +27,7 @@ from dpop.client._decoding import decoded_start
 from dpop.client._driver import DRAIN_BYTES, DRAIN_SECONDS, ask_token, sign_now, wait_for_nonce
 from dpop.client._flow import PEEK_BYTES, ProofFlow, Step
 
-__all__ = ["Exchange", "drain", "install_signing", "peek"]
+__all__ = ["Exchange", "Wire", "drain", "install_signing", "peek"]
 
 _T = TypeVar("_T")
 
@@ -83,10 +83,25 @@ class Exchange:
             return []
         try:
             token = self.tokens.pop() if self.tokens else ask_token(flow)
-            return sign_now(flow, flow.origin.scheme, authority, target, token)
+            return sign_now(flow, flow.origin.scheme, authority or flow.origin.authority, target, token)
         except Exception as error:  # noqa: BLE001 - raised again by send()
             self.failure = error
             raise _NotSignedError from None
+
+
+class Wire:
+    """Whether anything of a request was written: once it was, that stays so, however often it is tried again."""
+
+    def __init__(self) -> None:
+        self.sent = False
+
+    def watch(self, send: Callable[..., _T], *args: Any, **options: Any) -> _T:
+        """Call ``send``; what this thread writes meanwhile is noticed."""
+        token = _watched.set(self)
+        try:
+            return send(*args, **options)
+        finally:
+            _watched.reset(token)
 
 
 class _NotSignedError(Exception):
@@ -94,6 +109,7 @@ class _NotSignedError(Exception):
 
 
 _under_way: ContextVar[Exchange | None] = ContextVar("dpop_exchange", default=None)
+_watched: ContextVar[Wire | None] = ContextVar("dpop_wire", default=None)
 
 
 class _SigningConnection(HTTPConnection):
@@ -103,10 +119,12 @@ class _SigningConnection(HTTPConnection):
     _target: str = ""
     _host_field: str = ""
 
-    def putrequest(self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False) -> None:
+    # Forks of urllib3 have more arguments; they are handed on, whatever they are.
+    def putrequest(self, method: str, url: str, *args: Any, **options: Any) -> None:
         self._exchange = _under_way.get()
         self._target = url
-        super().putrequest(method, url, skip_host=skip_host, skip_accept_encoding=skip_accept_encoding)
+        self._host_field = ""
+        super().putrequest(method, url, *args, **options)
 
     def putheader(self, header: str, *values: str) -> None:  # type: ignore[override]
         if self._exchange is None:
@@ -120,17 +138,19 @@ class _SigningConnection(HTTPConnection):
             self._host_field = value.decode("latin-1") if isinstance(value, bytes) else value
         return None
 
-    def endheaders(self, message_body: Any = None, *, encode_chunked: bool = False) -> None:
-        exchange = self._exchange
+    def endheaders(self, *args: Any, **options: Any) -> None:
+        exchange, wire = self._exchange, _watched.get()
+        if self.sock is None and (wire is not None or (exchange is not None and exchange.flow is not None)):
+            self.connect()  # first, so that waiting for a connection does not age the proof
         if exchange is not None and exchange.flow is not None:
-            if self.sock is None:
-                self.connect()  # first, so that waiting for a connection does not age the proof
             for name, value in exchange.headers(self._host_field, self._target):
                 super().putheader(name, value)
-        super().endheaders(message_body, encode_chunked=encode_chunked)
+        if wire is not None:
+            wire.sent = True
+        super().endheaders(*args, **options)
 
-    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # urllib3's own deviation from http.client
-        response = super().getresponse()
+    def getresponse(self, *args: Any, **options: Any) -> HTTPResponse:  # type: ignore[override]  # as in urllib3
+        response = super().getresponse(*args, **options)
         exchange, self._exchange = self._exchange, None
         if exchange is not None and exchange.flow is not None:
             exchange.step = exchange.flow.received(response.status, response.headers.iteritems())

@@ -4,24 +4,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError
+from requests.cookies import extract_cookies_to_jar
+from requests.utils import select_proxy
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from dpop._arguments import explain_unknown_arguments
 from dpop._tracebacks import hide_frames
 from dpop.client._decoding import decoded_start
 from dpop.client._prover import Prover
+from dpop.errors import DPoPError
 from dpop.profiles import RFC9449, Profile
-from dpop.requests._adapter import DPoPAdapter
+from dpop.requests._adapter import DPoPAdapter, ProcessAdapter
+from dpop.requests._connection import Wire
 from dpop.tokens._client_auth import ClientAuth
 from dpop.tokens._endpoint import SyncEndpoint
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
+from dpop.tokens._failures import address_of, reason_of
 from dpop.tokens._metadata import ServerMetadata
-from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse
+from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse, from_server
 
 if TYPE_CHECKING:
     from dpop.keys import Key
@@ -87,25 +91,43 @@ class TokenEndpoint(SyncEndpoint):
         )
         self._session = requests.Session() if http is None else http
         self._signing = DPoPAdapter(self.prover, **signing)
-        self._plain = HTTPAdapter()
+        self._plain = ProcessAdapter()
 
     def exchange(self, request: HTTPRequest) -> HTTPResponse:
         """Send one request and read its answer, following no redirect.
 
         :raises NoResponse: none came.
         """
-        headers: dict[str, Any] = {"Authorization": None, **dict(request.headers)}  # None: not the session's
-        prepared = self._session.prepare_request(
-            requests.Request(request.method, request.url, headers=headers, data=request.body, auth=_as_it_is)
-        )
+        wire = Wire()
         settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
-        adapter = self._signing if request.signed else self._plain
+        proxy = select_proxy(request.url, settings["proxies"])
+        if proxy is not None:
+            proxy = proxy.rpartition("://")[2].rpartition("@")[2].rstrip("/")
         try:
-            with adapter.send(prepared, timeout=self.timeout, **settings) as response:
-                fields = tuple((name.lower(), value) for name, value in response.headers.items())
-                return HTTPResponse(response.status_code, fields, _body(response, self.timeout * 2))
-        except (requests.RequestException, HTTPError) as error:
-            raise NoResponse(type(error).__name__, sent=not _never_connected(error)) from error
+            return from_server(wire.watch(self._exchange, request, settings), proxy)
+        except (DPoPError, NoResponse):
+            raise
+        except Exception as error:
+            if wire.sent and not isinstance(error, OSError | HTTPError):
+                raise
+            raise NoResponse(reason_of(error, address_of(request.url), proxy), sent=wire.sent) from error
+
+    def _exchange(self, request: HTTPRequest, settings: Mapping[str, Any]) -> HTTPResponse:
+        session = self._session
+        headers: dict[str, Any] = {"Authorization": None, **dict(request.headers)}  # None: not the session's
+        # The session's own parameters are for others: None leaves each out.
+        params = dict.fromkeys(session.params) if isinstance(session.params, Mapping) else {}
+        prepared = session.prepare_request(
+            requests.Request(
+                request.method, request.url, headers=headers, data=request.body, params=params, auth=_as_it_is
+            )
+        )
+        adapter = self._signing if request.signed else self._plain
+        with adapter.send(prepared, timeout=self.timeout, **settings) as response:
+            for each in (*response.history, response):
+                extract_cookies_to_jar(session.cookies, prepared, each.raw)
+            fields = tuple((name.lower(), value) for name, value in response.headers.items())
+            return HTTPResponse(response.status_code, fields, _body(response, self.timeout * 2))
 
     def close(self) -> None:
         """Close the connections made here; a session that was given stays open."""
@@ -132,9 +154,3 @@ def _body(response: requests.Response, seconds: float) -> bytes:
     except ValueError as error:
         raise ProtocolError(str(error)) from error  # a negative chunk, for which http.client has no error
     return decoded_start(response.headers.get("Content-Encoding"), body, MAX_RESPONSE + 1)
-
-
-def _never_connected(error: BaseException) -> bool:
-    """Whether the connection was not even made."""
-    inner = error.args[0] if error.args else None
-    return isinstance(getattr(inner, "reason", None), NewConnectionError | ConnectTimeoutError)

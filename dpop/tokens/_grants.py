@@ -344,8 +344,10 @@ class Grants:
             request = yield from self._post(self.server.endpoint(name), pairs, signed=signed, named=named)
             response: HTTPResponse = yield request
         except NoResponse as failure:
+            outcome = "was asked and did not answer" if failure.sent else "cannot be reached"
+            nothing = "" if failure.sent else "nothing was sent, "
             raise TokenEndpointUnavailableError(
-                f"{what} did not answer ({failure.reason}); try again later"
+                f"{what} {outcome} ({failure.reason}); {nothing}try again later"
             ) from failure
         if not is_success(response):
             raise_refusal(response, what, self._secrets(pairs), later=later)

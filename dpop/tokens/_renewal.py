@@ -23,6 +23,7 @@ from dpop.errors import (
     ReauthorizationError,
     TokenEndpointUnavailableError,
     TokenLockError,
+    TokenRequestError,
     TokensNotSavedError,
     TokenStoreError,
 )
@@ -164,7 +165,10 @@ class Renewal:
                 return (yield from self._first(final))
             raise _refusal_of(final) from error
         except DPoPError as error:
-            if not lost and isinstance(error, TokenEndpointUnavailableError) and (error.status or 0) < 500:
+            # Without one of its errors the server was not even asked: our own key failed, say.
+            asked = isinstance(error, TokenRequestError)
+            unavailable = isinstance(error, TokenEndpointUnavailableError) and (error.status or 0) < 500
+            if not lost and (unavailable or not asked):
                 # The server has not looked at the refresh token, or was never reached.
                 yield Blocking(lambda: self._note(begun, stored))
             raise

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
-__all__ = ["MAX_RESPONSE", "Blocking", "HTTPRequest", "HTTPResponse", "NoResponse", "Pause", "Steps"]
+__all__ = ["MAX_RESPONSE", "Blocking", "HTTPRequest", "HTTPResponse", "NoResponse", "Pause", "Steps", "from_server"]
 
 MAX_RESPONSE: Final = 1 << 20
 """Octets of a body that are read; no sensible answer of an authorization server is longer."""
@@ -73,16 +73,28 @@ class Blocking:
 
 
 class NoResponse(Exception):  # noqa: N818 - thrown into steps, never out of them
-    """A request got no answer.
+    """A request got no response.
 
-    :param sent: whether any of it may have reached the server.
-    :param reason: what the HTTP library calls it; no URL, no secret.
+    :param sent: whether the head of any attempt was handed to a connection, so that it may have reached the server.
+        Sent stays sent, however often an HTTP library tries again.
+    :param reason: host and port, and the innermost reason; no URL, no secret. See :mod:`dpop.tokens._failures`.
     """
 
     def __init__(self, reason: str, *, sent: bool) -> None:
         self.reason = reason
         self.sent = sent
         super().__init__(reason)
+
+
+def from_server(response: HTTPResponse, proxy: str | None) -> HTTPResponse:
+    """A response, unless it is that of a proxy, which passed nothing on (RFC 9110 §15.5.8).
+
+    :param proxy: its host and port, as far as known.
+    :raises NoResponse: the proxy wants authentication.
+    """
+    if response.status == 407:
+        raise NoResponse(f"the proxy {proxy or 'in between'} wants authentication", sent=False)
+    return response
 
 
 Steps: TypeAlias = Generator[HTTPRequest | Pause | Blocking, Any, _T]

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a request got no response, in words for people: which host, and the innermost reason.
+
+HTTP libraries wrap the reason in several errors of their own, whose texts hold URLs.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from typing import Final
+
+from dpop.origin import Origin
+
+__all__ = ["address_of", "reason_of"]
+
+_MAX_TEXT: Final = 200
+_USERINFO: Final = re.compile(r"//[^/@\s]*@")
+_QUERY: Final = re.compile(r"\?\S*")
+_CONNECT_REFUSED: Final = re.compile(r"(?:^|: )([45]\d\d [\w -]+)$")
+
+
+def address_of(url: str) -> str:
+    """Host and port of a URL, the default port written out."""
+    origin = Origin.of_url(url)
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    return f"{host}:{origin.port}"
+
+
+def reason_of(error: BaseException, server: str, proxy: str | None = None, *, socks: str = "pysocks") -> str:
+    """What went wrong, without URLs and secrets: ``as.example:443: certificate verify failed: …``.
+
+    :param server: its host and port.
+    :param proxy: host and port of the proxy that was used, if there was one.
+    :param socks: the package that teaches the HTTP library SOCKS.
+    """
+    peer = server if proxy is None else f"proxy {proxy}"
+    chain = list(_chain(error))
+    for each in reversed(chain):
+        if isinstance(each, ssl.SSLError):
+            return f"{server}: {_of_tls(each)}"
+        if isinstance(each, ConnectionRefusedError):
+            return f"{peer} refused the connection"
+        if isinstance(each, socket.gaierror):
+            return f"{peer}: the name of the host is not known ({each.strerror})"
+        if isinstance(each, FileNotFoundError):
+            return f"there is no file {each.filename or 'of certificates that verify= or SSL_CERT_FILE names'}"
+        if isinstance(each, ImportError | ValueError) and "SOCKS" in str(each):
+            return f"SOCKS proxies need: pip install {socks}"
+    for each in chain:
+        status = _CONNECT_REFUSED.search(str(each))
+        if proxy is not None and status is not None:
+            wish = "wants authentication" if status[1].startswith("407") else f"answered {status[1]}"
+            return f"proxy {proxy} {wish}"
+        if isinstance(each, TimeoutError) or "Timeout" in type(each).__name__:
+            return f"{peer} did not answer in time ({type(error).__name__})"
+    inner = next((each for each in reversed(chain) if isinstance(each, OSError | ValueError) and str(each)), error)
+    text = _QUERY.sub("", _USERINFO.sub("//", str(inner)))[:_MAX_TEXT]
+    return f"{server}: {type(inner).__name__}{f': {text}' if text else ''}"
+
+
+def _of_tls(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
+    return f"no TLS connection: {(error.reason or 'unknown').replace('_', ' ').lower()}"
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """An error and what it was made from, the innermost last."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        inner = [getattr(error, "reason", None), *error.args, *getattr(error, "exceptions", ())[:1], error.__cause__]
+        if not error.__suppress_context__:
+            inner.append(error.__context__)
+        error = next((each for each in inner if isinstance(each, BaseException) and each not in chain), None)
+    return chain

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""After a fork no connection is shared: a fork around each public call, and what was given to another process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+from adapters.clients import CLIENTS, make
+from adapters.recorder import Received, Recorder, Response
+from support.endpoints import ENDPOINTS, Endpoint
+from support.forking import in_child
+
+import dpop
+import dpop.httpx
+import dpop.httpx2
+from dpop.errors import UsageError
+from dpop.tokens import ServerMetadata, TokenSet
+
+KEY = dpop.generate_key()
+OLD = TokenSet(access_token="old", refresh_token="r", jkt=KEY.thumbprint)
+CALLS: dict[str, Callable[[Any], object]] = {
+    "grant": lambda endpoint: endpoint.grant("client_credentials"),
+    "introspect": lambda endpoint: endpoint.introspect("token"),
+    "pushed request": lambda endpoint: endpoint.start_authorization("http://127.0.0.1/back"),
+    "device": lambda endpoint: endpoint.start_device(),
+    "redeem_code": lambda endpoint: endpoint.redeem_code("code"),
+    "refresh": lambda endpoint: endpoint.refresh(OLD),
+    "revoke": lambda endpoint: endpoint.revoke("token"),
+}
+ANSWERS = {
+    "/token": (200, b'{"access_token":"new","token_type":"DPoP"}'),
+    "/introspect": (200, b'{"active":true}'),
+    "/par": (201, b'{"request_uri":"urn:x","expires_in":60}'),
+    "/device": (200, b'{"device_code":"d","user_code":"u","verification_uri":"https://as.example/","expires_in":60}'),
+}
+
+
+def handler(request: Received) -> Response:
+    """A token endpoint and all that goes with it."""
+    status, body = ANSWERS.get(request.target, (200, b""))
+    return Response(status, [("Content-Type", "application/json")], body)
+
+
+def metadata(server: Recorder) -> ServerMetadata:
+    """Its endpoints."""
+    return ServerMetadata(
+        token_endpoint=server.url("/token"),
+        authorization_endpoint=server.url("/authorize"),
+        introspection_endpoint=server.url("/introspect"),
+        revocation_endpoint=server.url("/revoke"),
+        pushed_authorization_request_endpoint=server.url("/par"),
+        device_authorization_endpoint=server.url("/device"),
+    )
+
+
+def check_that_none_is_shared(server: Recorder, call: Callable[[], object]) -> None:
+    """A parent calls, its child calls, the parent calls again: none of them on a connection of the other."""
+    start = len(server.requests)
+
+    def in_a_child() -> bytes:
+        call()
+        return b"done"
+
+    call()
+    before = len(server.requests)
+    assert before > start
+    assert in_child(in_a_child) == b"done"
+    between = len(server.requests)
+    call()
+    parents = {request.connection for request in server.requests[start:before] + server.requests[between:]}
+    childs = {request.connection for request in server.requests[before:between]}
+    assert childs
+    assert not parents & childs
+
+
+@pytest.mark.parametrize("name", sorted(ENDPOINTS))
+@pytest.mark.parametrize("call", sorted(CALLS))
+def test_a_fork_around_each_call_of_an_endpoint(name: str, call: str) -> None:
+    """Signed or not, parent and child never write to one connection."""
+    with Recorder(handler) as server, Endpoint(name, KEY, metadata(server), client_id="c") as endpoint:
+        check_that_none_is_shared(server, lambda: CALLS[call](endpoint))
+
+
+@pytest.mark.parametrize("name", sorted(CLIENTS))
+@pytest.mark.parametrize("call", ["signed", "foreign", "prime"])
+def test_a_fork_around_each_call_of_an_adapter(name: str, call: str) -> None:
+    """A request that passes through unsigned too."""
+    with Recorder(lambda _request: Response(200, [("DPoP-Nonce", "n1")])) as server:
+        origin = "https://api.example" if call == "foreign" else server.origin
+        with make(name, origins=origin, access_token="t0ken") as client:
+            check_that_none_is_shared(
+                server,
+                lambda: client.prime(server.url()) if call == "prime" else client.send("GET", server.url()),
+            )
+
+
+LIBRARIES: list[tuple[Any, Any]] = [(httpx, dpop.httpx), (httpx2, dpop.httpx2)]
+
+
+@pytest.mark.parametrize(("library", "integration"), LIBRARIES, ids=["httpx", "httpx2"])
+def test_a_transport_that_was_given_is_refused_in_a_child(library: Any, integration: Any) -> None:
+    """Nothing is sent, and the error says what to do; a function that makes one is called in each process."""
+    with Recorder(handler) as server:
+        given = integration.DPoPTransport(KEY, origins=server.origin, transport=library.HTTPTransport())
+        made = integration.DPoPTransport(KEY, origins=server.origin, transport=library.HTTPTransport)
+        with library.Client(transport=given) as first, library.Client(transport=made) as second:
+
+            def in_a_child() -> bytes:
+                for url in (server.url(), "http://other.invalid/"):
+                    with pytest.raises(UsageError, match=r"transport=lambda: HTTPTransport\(\.\.\.\)"):
+                        first.get(url)
+                return b"refused"
+
+            first.get(server.url())
+            assert in_child(in_a_child) == b"refused"
+            assert len(server.requests) == 1
+            check_that_none_is_shared(server, lambda: second.get(server.url()))
+
+
+@pytest.mark.parametrize(("library", "integration"), LIBRARIES, ids=["httpx", "httpx2"])
+def test_a_client_that_was_given_is_refused_in_a_child(library: Any, integration: Any) -> None:
+    """For signed and unsigned requests; a function that makes one is called in each process."""
+    with Recorder(handler) as server, library.Client() as client:
+        given = integration.TokenEndpoint(KEY, metadata(server), client_id="c", http=client)
+        made = integration.TokenEndpoint(KEY, metadata(server), client_id="c", http=library.Client)
+
+        def in_a_child() -> bytes:
+            for call in CALLS.values():
+                with pytest.raises(UsageError, match=r"http=lambda: Client\(\.\.\.\)"):
+                    call(given)
+            return b"refused"
+
+        given.refresh(OLD)
+        assert in_child(in_a_child) == b"refused"
+        assert len(server.requests) == 1
+        check_that_none_is_shared(server, lambda: made.introspect("token"))
+        made.close()
+
+
+@pytest.mark.parametrize(("library", "integration"), LIBRARIES, ids=["httpx", "httpx2"])
+def test_what_is_no_transport_is_refused(library: Any, integration: Any) -> None:
+    """Neither a transport nor a function that makes one."""
+    with pytest.raises(UsageError, match="transport must be a BaseTransport, or a function that makes one"):
+        integration.DPoPTransport(KEY, origins="https://api.example", transport=library.Limits())
+    with pytest.raises(UsageError, match=r"what transport\(\) returned must be a BaseTransport"):
+        integration.DPoPTransport(KEY, origins="https://api.example", transport=library.Limits)

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a request was sent: known by whether its head was handed to a connection, with every HTTP library.
+
+Before that "nothing was sent", and a store takes back its note of a refresh; after it the outcome is unknown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from adapters.authority import Authority, make_authority
+from adapters.recorder import Recorder, Response, script
+from adapters.relays import ForwardProxy
+from support.endpoints import ENDPOINTS, Endpoint
+
+import dpop
+from dpop.errors import KeyAccessDeniedError, OutcomeUnknownError, TokenEndpointUnavailableError
+from dpop.tokens import MemoryTokenStore, TokenSet
+
+KEY = dpop.generate_key()
+OLD = TokenSet(access_token="old", expires_at=1, refresh_token="r3fresh", jkt=KEY.thumbprint)
+NEW = Response(200, [("Content-Type", "application/json")], b'{"access_token":"new","token_type":"DPoP"}')
+
+
+@pytest.fixture(params=sorted(ENDPOINTS))
+def name(request: pytest.FixtureRequest) -> str:
+    """Each integration's endpoint."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority that nobody trusts."""
+    return make_authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port on which nobody listens, kept so."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def unsent(name: str, url: str, **options: Any) -> str:
+    """What is said of a refresh that was not sent; the stored tokens are as they were."""
+    store = MemoryTokenStore()
+    store.save(OLD)
+    with Endpoint(name, KEY, url, client_id="c", **options) as endpoint:
+        source = endpoint.it.source(store)
+        with pytest.raises(TokenEndpointUnavailableError) as caught:
+            endpoint.wait(source.atoken())
+    assert store.load() == OLD, "the note that a refresh was sent is taken back"
+    message = str(caught.value)
+    assert "nothing was sent" in message
+    assert "r3fresh" not in message
+    return message
+
+
+def test_a_closed_port(name: str, closed_port: int) -> None:
+    """Host, port and reason are named."""
+    assert f"127.0.0.1:{closed_port} refused the connection" in unsent(name, f"http://127.0.0.1:{closed_port}/token")
+
+
+def test_a_host_that_does_not_exist(name: str) -> None:
+    """The name is said not to be known."""
+    message = unsent(name, "https://as.invalid/token")
+    assert re.search(r"as\.invalid:443: the name of the host is not known", message)
+
+
+def test_a_certificate_that_is_not_trusted(name: str, authority: Authority) -> None:
+    """The reason is OpenSSL's own."""
+    with Recorder(script(NEW), tls=authority.server_context()) as server:
+        message = unsent(name, server.url("/token"))
+        assert server.requests == []
+    assert f"127.0.0.1:{server.port}: certificate verify failed: " in message
+
+
+def test_plain_http_behind_an_https_url(name: str) -> None:
+    """A response in place of TLS is none."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.sendall(b"HTTP/1.1 400 X\r\nContent-Length: 0\r\n\r\n")
+                        while connection.recv(4096):
+                            pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = listener.getsockname()[1]
+        message = unsent(name, f"https://127.0.0.1:{port}/token")
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    assert f"127.0.0.1:{port}: no TLS connection: " in message
+
+
+def test_a_proxy_that_is_down(name: str, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy is named, not the server."""
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed_port}")
+    assert f"proxy 127.0.0.1:{closed_port} refused the connection" in unsent(name, "https://as.example/token")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(403, "answered 403 X"), (407, "wants authentication"), (502, "answered 502 X")]
+)
+def test_a_proxy_that_opens_no_tunnel(name: str, monkeypatch: pytest.MonkeyPatch, status: int, words: str) -> None:
+    """Its refusal of the CONNECT is quoted."""
+    with Recorder(script(Response(status))) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.origin)
+        message = unsent(name, "https://as.example/token")
+    assert f"proxy 127.0.0.1:{proxy.port} {words}" in message
+
+
+def test_a_forwarding_proxy_that_wants_authentication(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its 407 is not taken for the token endpoint's."""
+    with Recorder(script(Response(407, [("Proxy-Authenticate", "Basic")]))) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.origin)
+        message = unsent(name, "http://as.example/token", insecure_origins="http://as.example")
+    assert f"the proxy 127.0.0.1:{proxy.port} wants authentication" in message
+
+
+@pytest.mark.parametrize("proxy", ["foo://127.0.0.1:1", "http://"])
+def test_a_proxy_url_that_is_none(name: str, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """No error of the library's gets out raw."""
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    unsent(name, "https://as.example/token")
+
+
+def test_certificates_of_authorities_that_are_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is named."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "nowhere/ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", "nowhere/ca.pem")
+    message = unsent(name, "https://127.0.0.1:1/token")
+    assert "nowhere/ca.pem" in message or "verify= or SSL_CERT_FILE" in message
+
+
+def test_a_key_that_fails_takes_the_note_back(name: str) -> None:
+    """Its error is raised as it is, and the stored tokens are as they were."""
+
+    class Broken:
+        alg, public_jwk, thumbprint, blocking = "ES256", KEY.public_jwk, KEY.thumbprint, False
+
+        def sign(self, _data: bytes, /) -> bytes:
+            raise KeyAccessDeniedError("the device is locked")
+
+    store = MemoryTokenStore()
+    store.save(OLD)
+    with Recorder(script(NEW)) as server, Endpoint(name, Broken(), server.url("/token"), client_id="c") as endpoint:
+        source = endpoint.it.source(store)
+        with pytest.raises(KeyAccessDeniedError, match="the device is locked"):
+            endpoint.wait(source.atoken())
+        assert server.requests == []
+    assert store.load() == OLD
+
+
+def test_a_response_that_does_not_come(name: str) -> None:
+    """After the head was written the outcome is unknown, and the server is named."""
+    with (
+        Recorder(script(Response(drop=True))) as server,
+        Endpoint(name, KEY, server.url("/token"), client_id="c") as endpoint,
+        pytest.raises(OutcomeUnknownError, match=rf"\(127\.0\.0\.1:{server.port}[: ]"),
+    ):
+        endpoint.refresh(OLD)
+
+
+def test_sent_stays_sent(name: str) -> None:
+    """The first attempt was answered with a nonce; that the second found nobody does not undo it."""
+
+    def handler(_request: Any) -> Response:
+        server._listener.shutdown(socket.SHUT_RDWR)
+        server._listener.close()
+        headers = [("DPoP-Nonce", "n1"), ("Connection", "close")]
+        return Response(400, headers, b'{"error":"use_dpop_nonce"}')
+
+    with (
+        Recorder(handler) as server,
+        Endpoint(name, KEY, server.url("/token"), client_id="c") as endpoint,
+        pytest.raises(OutcomeUnknownError),
+    ):
+        endpoint.refresh(OLD)
+
+
+def test_a_proxy_that_works_is_no_failure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same path, where all is well."""
+    with ForwardProxy() as proxy, Recorder(script(NEW)) as server:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        with Endpoint(name, KEY, server.url("/token"), client_id="c") as endpoint:
+            assert endpoint.refresh(OLD).access_token == "new"
+        assert len(server.requests) == 1
