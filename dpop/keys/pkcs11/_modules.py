@@ -294,6 +294,26 @@ class LoadedModule:
                 break
         yield False
 
+    @contextlib.contextmanager
+    def at_rest(self, timeout: float) -> Iterator[None]:
+        """Hold the module still, for a fork; after so many seconds go on without that.
+
+        A child inherits the locks of the module's own code. One that another thread holds at that moment is never
+        released in the child, which then hangs at its exit.
+        """
+        paused: list[Pausable] = []
+        held = self._restarting.acquire(timeout=timeout)  # a restart and an end pause and resume too
+        try:
+            with self._quiet(paused, drain=timeout, lock_within=timeout):
+                yield
+        finally:
+            if held:
+                self._restarting.release()
+            # In the child nobody uses them, and a lock of theirs may be held for ever.
+            if os.getpid() == self.pid:
+                for user in paused:
+                    user.resume(restarted=False)
+
     def check_not_ended(self) -> None:
         """Called with the lock held, before a new piece of work.
 
@@ -358,9 +378,29 @@ def close_modules(timeout: float = 2.0) -> None:
         _registry_lock.release()
 
 
+_FORK_SECONDS: Final = 2.0
+_fork_lock = threading.Lock()
+_at_rest = contextlib.ExitStack()
+
+
+def _before_fork() -> None:
+    """Let every module come to rest; a device that waits for a person keeps a fork no longer than two seconds."""
+    for lock in (_fork_lock, _registry_lock):
+        if lock.acquire(timeout=_FORK_SECONDS):
+            _at_rest.callback(lock.release)
+    for loaded in list(_registry.values()):
+        if loaded.pid == os.getpid():
+            _at_rest.enter_context(loaded.at_rest(_FORK_SECONDS))
+
+
+def _after_fork() -> None:
+    _at_rest.pop_all().close()
+
+
 def _in_child() -> None:
-    global _registry_lock  # noqa: PLW0603 - another thread of the parent may have held it
-    _registry_lock = threading.Lock()
+    global _registry_lock, _fork_lock
+    _after_fork()
+    _registry_lock, _fork_lock = threading.Lock(), threading.Lock()
 
 
 def _close_at_exit() -> None:
@@ -371,4 +411,4 @@ def _close_at_exit() -> None:
 
 
 atexit.register(_close_at_exit)
-at_fork(in_child=_in_child)
+at_fork(before=_before_fork, in_parent=_after_fork, in_child=_in_child)

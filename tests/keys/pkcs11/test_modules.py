@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.forking import in_child
 from support.pkcs11_faults import Faults
 from support.pkcs11_tokens import PIN, SoftHsm, in_another_process, module_named
 
@@ -192,6 +194,80 @@ def test_programs_that_end_while_threads_open_keys(faults: Faults) -> None:
         assert calls[-1] == "C_Finalize"
         assert calls.count("C_Initialize") == 1
     assert all(path.stat().st_size for path in faults.tokens.directory.rglob("*.object"))
+
+
+def test_a_fork_waits_for_a_signature(faults: Faults) -> None:
+    """The child inherits the locks of the module's own code, and nobody there would release them."""
+    key = open_key(faults.uri())
+    faults.set("C_Sign sleep=300")
+    faults.calls()
+    with ThreadPoolExecutor(1) as another:
+        signing = another.submit(key.sign, b"x")
+        while not faults.has_called("C_SignInit"):
+            time.sleep(0.001)
+        at_rest = in_child(lambda: b"yes" if faults.has_called("C_Sign ") else b"no")
+        assert len(signing.result()) == 64
+    assert at_rest == b"yes"
+    assert len(key.sign(b"x")) == 64
+
+
+def test_a_fork_waits_for_a_key_that_is_opened(faults: Faults) -> None:
+    """Opening one is many calls; the child begins after the last."""
+    open_key(faults.uri())
+    faults.set("C_FindObjectsInit sleep=300 times=1")
+    faults.calls()
+    with ThreadPoolExecutor(1) as another:
+        opening = another.submit(open_key, faults.uri())
+        while not faults.has_called("C_OpenSession"):
+            time.sleep(0.001)
+        at_rest = in_child(lambda: b"yes" if faults.has_called("C_FindObjectsInit") else b"no")
+        assert len(opening.result().sign(b"x")) == 64
+    assert at_rest == b"yes"
+
+
+def test_a_fork_does_not_wait_for_a_person(faults: Faults) -> None:
+    """A prompt for a PIN holds it up for two seconds, not for as long as somebody looks for the PIN."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def prompt() -> str:
+        asked.set()
+        answer.wait(30)
+        return PIN
+
+    with ThreadPoolExecutor(1) as another:
+        opening = another.submit(open_key, faults.uri(pin=False), password=prompt)
+        assert asked.wait(30)
+        assert in_child(lambda: b"forked") == b"forked"
+        answer.set()
+        assert len(opening.result().sign(b"x")) == 64
+
+
+_FORKS_WHILE_KEYS_SIGN = """
+import os, signal, sys, threading, time
+from dpop.keys.pkcs11 import open_key
+key = open_key(sys.argv[1])
+
+def work():
+    while True:
+        key.sign(b"x")
+
+for _ in range(4):
+    threading.Thread(target=work, daemon=True).start()
+for _ in range(40):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        sys.exit(0)
+    ended = os.waitpid(child, 0)[1]
+    if ended:
+        sys.exit(f"a child ended with {ended}")
+"""
+
+
+def test_children_forked_while_a_key_signs_come_to_their_end(softhsm: SoftHsm) -> None:
+    """None waits for ever in a lock of the module that a thread of its parent held."""
+    done = in_another_process(_FORKS_WHILE_KEYS_SIGN, softhsm, softhsm.uri())
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_module_that_is_not_configured(softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
