@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -57,6 +58,7 @@ from dpop_cli.token_store import store_options
 
 __all__ = ["curl"]
 
+_ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT")  # the last two not on Windows
 _MAX_REDIRECTS = 50
 _REWIND_FAILED = 65
 _TOO_MANY_REDIRECTS = 47
@@ -133,7 +135,7 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     request = CurlRequest.of(words, with_token=token.is_there)
     check_transport(request.url, allow_http=allow_http)
     hint_at_case(request.method)
-    with _ended_by_sigterm(), token.in_use() as (prover, access_token):
+    with _ended_by_signals(), token.in_use() as (prover, access_token):
         session = _Session(
             program, words=words, prover=prover, token=access_token, origin=request.origin, nonces=nonces
         )
@@ -160,6 +162,7 @@ class _Session:
         self._first_nonce = nonces.for_request(self._nonce_key)
         if self._first_nonce is not None:
             prover.nonces.learn(self._nonce_key, self._first_nonce)
+        self._with_token = token is not None
         self._header_file = HeaderFile(words.last("dump-header"))
         self._stdin = _position_of_stdin()
 
@@ -231,11 +234,27 @@ class _Session:
             flow.failed()
 
     def _explain(self, head: Head) -> None:
-        """Say what a refused token means: the body of such a 401 is empty as a rule."""
-        challenge = dpop_challenge(head.values("www-authenticate")) if head.status in {401, 403} else None
+        """Say what a refusal of an API means and how to go on: its body is empty as a rule."""
+        if head.status not in {401, 403} or self._silent:
+            return
+        challenge = dpop_challenge(head.values("www-authenticate"))
         error = (challenge or {}).get("error")
-        if error in {"invalid_token", "insufficient_scope"} and not self._silent:
+        if error in {"invalid_token", "insufficient_scope"} and self._with_token:
             hint(f"the server refused the token: {error}. {NEXT_STEPS[error]}")
+        elif error in {"use_dpop_nonce", "invalid_dpop_proof"}:
+            hint(f"the server refused the proof: {error}. {NEXT_STEPS[error]}")
+        elif head.status == 401 and challenge is not None and not self._with_token:
+            hint(
+                "the server answered 401: it wants an access token. Name a file that holds it with --token-file, or a"
+                " store with --token-store, before curl's options; dpop token login gets a token"
+            )
+        elif head.status == 401 and challenge is None:
+            hint(
+                "the server answered 401 without a DPoP challenge: it wants other credentials, or does not know DPoP at"
+                " this URL"
+            )
+        elif head.status == 401:
+            hint("the server answered 401 and does not say what is wrong with the token or the proof")
 
     @property
     def _silent(self) -> bool:
@@ -269,11 +288,10 @@ class _Session:
 
 def _redirect_limit(words: CurlWords) -> int:
     """``--max-redirs``, -1 for no limit, 50 by default as curl has it."""
-    text = words.last("max-redirs")
-    try:
-        return _MAX_REDIRECTS if text is None else int(text)
-    except ValueError:
-        raise click.UsageError("curl's option --max-redirs expects a number") from None
+    text = words.last("max-redirs") or str(_MAX_REDIRECTS)
+    if not re.fullmatch(r"-1|[0-9]{1,9}", text, re.ASCII):
+        raise click.UsageError("curl's option --max-redirs expects a number, or -1 for no limit")
+    return int(text)
 
 
 def _position_of_stdin() -> int | None:
@@ -289,14 +307,19 @@ def _rewind_stdin(position: int | None) -> None:
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends curl too, and what is to be kept is kept."""
+def _ended_by_signals() -> Iterator[None]:
+    """A signal that ends this command ends curl too, after the nonce is kept."""
 
-    def leave(_number: int, _frame: FrameType | None) -> NoReturn:
-        sys.exit(128 + signal.SIGTERM)
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    numbers = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+    # One that is ignored, as SIGHUP is under nohup, stays so.
+    before = [
+        (number, signal.signal(number, leave)) for number in numbers if signal.getsignal(number) != signal.SIG_IGN
+    ]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)

@@ -78,12 +78,21 @@ class CurlRequest:
         """The request-target: path and query of the URL."""
         return self.url[len(str(self.origin)) :]
 
-    def arguments(self, *, leave_out: Iterable[str] = ()) -> list[str]:
+    def arguments(self, *, leave_out: Iterable[str] = (), elsewhere: bool = False) -> list[str]:
         """Options and URL for curl. The URL is literal: it is one, without sequences and ranges.
 
         :param leave_out: names of options that curl is not to get.
+        :param elsewhere: curl writes the body to a pipe, so ``-w`` is told the name of the file that will hold it.
         """
-        options = self.words.without(leave_out).options
+        options = list(self.words.without(leave_out).options)
+        if elsewhere:
+            shown = (self.output or "").replace("%", "%%")
+            options = [
+                option._replace(value=_format(option.value or "").replace("%{filename_effective}", shown))
+                if option.name == "write-out" and "%{filename_effective}" in _format(option.value or "")
+                else option
+                for option in options
+            ]
         return [word for option in options for word in option.words] + ["--globoff", "--url", self.url]
 
     @property
@@ -107,7 +116,13 @@ class CurlRequest:
             self.words.has("continue-at", "create-file-mode")
             or self.words.is_on("remote-header-name", "remote-time", "remove-on-error", "skip-existing", "xattr")
             or self.words.is_off("clobber")
+            or self.shows_json
         )
+
+    @property
+    def shows_json(self) -> bool:
+        """Whether ``-w`` prints JSON about the transfer, the name of the output file among it."""
+        return any("%{json}" in _format(value) for value in self.words.values("write-out"))
 
     @property
     def form(self) -> bytes | None:
@@ -163,8 +178,8 @@ def _check_once(words: CurlWords) -> None:
         for text in (words.urls[0].partition("://")[2].partition("/")[2], *words.values("upload-file")):
             if any(character in text for character in "[]{}"):
                 raise click.UsageError(
-                    "brackets and braces ask curl for several requests; run dpop curl once for each, or add -g if they"
-                    " are meant as they stand"
+                    "brackets and braces ask curl for several requests; run dpop curl once for each, or write %5B %5D"
+                    " %7B %7D if the characters themselves are meant"
                 )
     kinds = [
         words.is_on("head"),
@@ -222,7 +237,7 @@ def _url(words: CurlWords) -> str:
                 "versions of curl differ in where -T puts a file if the URL has a query and no name; write the name"
             )
         last = re.split(r"[/\\]", name)[-1]
-        url = f"{before}{'' if before.endswith('/') else '/'}{quote(last, safe='')}"
+        url = f"{before}{'' if before.endswith('/') else '/'}{quote(os.fsencode(last), safe='')}"
     return _final(url)
 
 
@@ -245,6 +260,17 @@ def _method(words: CurlWords) -> str:
     if words.has("upload-file"):
         return "PUT"
     return "POST" if words.has(*_DATA, *_FORM) else "GET"
+
+
+def _format(value: str) -> str:
+    """The format of ``-w``, which may be in a file; standard input is left to curl."""
+    if not value.startswith("@") or value == "@-":
+        return value
+    try:
+        # curl leaves line ends in the file out.
+        return re.sub(r"[\r\n]", "", Path(value[1:]).read_text("utf-8", "surrogateescape"))
+    except (OSError, ValueError):
+        return value
 
 
 # --- the body
@@ -311,7 +337,9 @@ def _data(name: str, value: str) -> bytes:
         elif not separator:
             field_name, content = "", value
         front = f"{field_name}=" if field_name else ""
-        return f"{front}{quote(content, safe='', encoding='latin-1', errors='replace')}".encode()
+        return f"{front}{quote(content, safe='', encoding='latin-1', errors='replace')}".encode(
+            "utf-8", "surrogateescape"
+        )
     if name != "data-raw" and value.startswith("@"):
         data = _content(value[1:])
         return data if name == "data-binary" else re.sub(rb"[\r\n\0]", b"", data)

@@ -37,6 +37,14 @@ _OUTPUT = (
     "create-dirs",
     "fail",
     "fail-with-body",
+    # About a file that curl writes itself; with standard output they mean nothing.
+    "clobber",
+    "create-file-mode",
+    "remote-header-name",
+    "remote-time",
+    "remove-on-error",
+    "skip-existing",
+    "xattr",
 )
 
 
@@ -81,11 +89,11 @@ class CurlTransfer:
         self._header_file = header_file
         # Curl's body comes by a pipe of its own, so that what -w prints can be told from it. Where there is
         # no /dev/fd it comes with that, or goes into its file, and a refusal is not seen there.
-        self._apart = not request.writes_itself and has_dev_fd()
+        self._apart = not request.writes_itself and not request.shows_json and has_dev_fd()
         with contextlib.ExitStack() as resources:
             given = resources.enter_context(Scratch("".join(f"{line}\n" for line in lines).encode("latin-1")))
             self._dump = resources.enter_context(Scratch())
-            arguments = request.arguments(leave_out=_OUTPUT if self._apart else ())
+            arguments = request.arguments(leave_out=_OUTPUT, elsewhere=True) if self._apart else request.arguments()
             reader = writer = -1
             if self._apart:
                 reader, writer = os.pipe()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -31,9 +32,9 @@ class DefectCommand(NoEchoCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse; or list and leave."""
-        pairs = zip(args, [*args[1:], ""], strict=True)
         if not ctx.resilient_parsing and any(
-            word == "--defect=list" or (word, following) == ("--defect", "list") for word, following in pairs
+            word == "--defect=list" or (word, following) == ("--defect", "list")
+            for word, following in pairwise([*args, ""])
         ):
             _list(as_json="--json" in args)
             ctx.exit()

@@ -272,6 +272,9 @@ def test_standard_input_is_curls(server: Recorder) -> None:
         (["--token-file", "token.txt", "-u", "pa55:pa55", "URL"], "give one of them"),
         (["--token-file", "-", "-d", "@-", "URL"], "both name standard input"),
         (["--max-redirs", "x", "-L", "URL"], "a number"),
+        (["--max-redirs", "-5", "-L", "URL"], "-1 for no limit"),
+        (["URL/[a]"], "%5B"),
+        (["-g", "URL/[a]"], "%5B"),
         (["--help-me", "URL"], "none of those"),
     ],
 )
@@ -289,6 +292,57 @@ def test_literal_brackets_are_one_request(server: Recorder) -> None:
     """With -g a bracket in the query is a bracket, as with curl."""
     assert invoke("curl", "-s", "-g", server.url("/x?a[]={1}")).exit_code == 0
     assert server.requests[0].target == "/x?a[]={1}"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--no-clobber"],
+        ["-R"],
+        ["--create-file-mode", "0644"],
+        ["-w", "%{filename_effective}|%{http_code}"],
+        ["-w", "@format.txt"],
+        ["-o", "out", "-w", "%{filename_effective}|"],
+        ["-o", "100%.txt", "-w", "%{filename_effective}|"],
+        ["-O", "--output-dir", "down", "--create-dirs", "-w", "%{filename_effective}|"],
+    ],
+    ids=" ".join,
+)
+def test_options_about_the_output_file_see_the_users_file(server: Recorder, args: list[str]) -> None:
+    """curl writes to a pipe of this command, and no option shows that or trips over it; the response is not lost."""
+    Path("format.txt").write_text("%{filename_effective}|%{http_code}\n")
+    known = plain_curl("-s", *args, server.url("/name"))
+    made = {path.name: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    for path in Path().rglob("*"):
+        if path.is_file() and path.name in {"out", "name", "100%.txt"}:
+            path.unlink()
+    got = dpop_curl("-s", *args, server.url("/name"))
+    assert (got.returncode, got.stdout) == (known.returncode, known.stdout), got.stderr
+    assert {path.name: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == made
+
+
+def test_json_about_a_transfer_names_no_pipe(server: Recorder) -> None:
+    """-w '%{json}' holds the name of the output file, as curl says it."""
+    known = plain_curl("-s", "-o", "out", "-w", "%{json}", server.url())
+    got = dpop_curl("-s", "-o", "out", "-w", "%{json}", server.url())
+    assert json.loads(got.stdout)["filename_effective"] == json.loads(known.stdout)["filename_effective"] == "out"
+    assert "/dev/fd" not in dpop_curl("-s", "-w", "%{json}", server.url()).stdout
+
+
+@pytest.mark.parametrize(
+    "args", [[b"-T", b"\xff.bin"], [b"-d", b"@\xff.bin"], [b"--data-urlencode", b"\xfe@\xff.bin"], [b"-o", b"\xff.out"]]
+)
+def test_names_of_files_need_not_be_utf_8(server: Recorder, args: list[bytes]) -> None:
+    """The request is the one that curl sends."""
+    Path(os.fsdecode(b"\xff.bin")).write_bytes(b"content")
+    for command in (["curl", "-q", "-H", "Expect:"], [*DPOP, "curl"]):
+        words = [*map(os.fsencode, command), b"-s", *args, server.url("/").encode()]
+        env = environment(DPOP_KEY=os.environ["DPOP_KEY"])
+        done = subprocess.run(words, capture_output=True, timeout=60, check=False, env=env)
+        assert (done.returncode, done.stderr) == (0, b"")
+    (line, *rest), (their_line, *their_rest) = map(on_the_wire, reversed(server.requests))
+    # Versions of curl differ in the case of the hex digits.
+    assert (line.upper(), rest) == (their_line.upper(), their_rest)
 
 
 # --- challenges
@@ -738,8 +792,13 @@ def test_a_terminal_is_kept_from_binary(server: Recorder, tmp_path: Path) -> Non
 
 
 def test_a_signal_ends_curl_too(server: Recorder) -> None:
-    """SIGTERM and Ctrl-C: no curl is left behind, the status is the shell's, and nothing is left in the disk."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    """Whatever ends it: no curl is left behind, the status is the shell's, and nothing is left on the disk."""
+
+    def as_in_a_shell() -> None:  # and not as under nohup
+        for number in (signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         stop = Path(f"stop-{number}")
         os.mkfifo(stop)
 
@@ -754,6 +813,7 @@ def test_a_signal_ends_curl_too(server: Recorder) -> None:
             stderr=subprocess.PIPE,
             env=environment(DPOP_KEY=os.environ["DPOP_KEY"]),
             text=True,
+            preexec_fn=as_in_a_shell,  # noqa: PLW1509 - this process has no other threads that matter to it
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
@@ -819,6 +879,34 @@ def test_a_refused_token_is_explained(server: Recorder, args: list[str], told: i
     result = invoke("curl", "--token-file", "token.txt", *args, server.url())
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr.count("Hint: the server refused the token: invalid_token") == told
+
+
+def test_a_missing_token_is_explained() -> None:
+    """An API that wants a token answers 401 without a body: stderr names the options that take one."""
+    with DPoPTestServer() as api:
+        key = ["--key", os.environ["DPOP_KEY"]]
+        result = run("curl", *key, "-sS", api.resource)
+        assert (result.returncode, result.stdout) == (0, "")
+        assert "Hint: the server answered 401: it wants an access token" in result.stderr
+        assert "--token-file" in result.stderr
+        assert run("curl", *key, "-s", api.resource).stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "words"),
+    [
+        (401, 'Basic realm="x"', "without a DPoP challenge"),
+        (401, 'DPoP algs="ES256"', "does not say what is wrong"),
+        (401, 'DPoP error="invalid_dpop_proof"', "refused the proof: invalid_dpop_proof"),
+        (403, 'DPoP error="insufficient_scope"', "refused the token: insufficient_scope"),
+    ],
+)
+def test_other_refusals_are_explained(server: Recorder, status: int, value: str, words: str) -> None:
+    """Each in a sentence of its own, with what to do next where that is known."""
+    server.handler = script(Response(status, [("WWW-Authenticate", value)]))
+    result = invoke("curl", "--token-file", "token.txt", server.url())
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert words in result.stderr
 
 
 @pytest.mark.parametrize("args", [[], ["-i"], ["-o", "out"], ["-f"], ["-w", "%{http_code}"]], ids=str)

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from dpop_cli.exit_status import Status
 from dpop_cli.main import COMMANDS, LazyCommand, LazyGroup, main
 from support.cli_process import DPOP, AtTerminal, environment, invoke, run
 
@@ -390,3 +391,21 @@ def test_a_first_command_shows_what_the_library_warns_of(command: str, tmp_path:
     key.chmod(0o600)
     done = run(command, "GET", "https://a.example/", "--key", str(key), env={"DPOP_STATE_DIR": str(tmp_path)})
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+def all_commands() -> list[list[str]]:
+    """Every command and subcommand, as words."""
+    found = []
+    for name, lazy in COMMANDS.items():
+        module, _, attribute = lazy.target.partition(":")
+        loaded = getattr(importlib.import_module(module), attribute)
+        found += [[name, sub] for sub in loaded.commands] if isinstance(loaded, click.Group) else [[name]]
+    return found
+
+
+@pytest.mark.parametrize("words", [each for each in all_commands() if each[0] not in {"demo", "serve"}], ids=" ".join)
+def test_no_command_takes_its_bare_name_for_a_bug(words: list[str], tmp_path: Path) -> None:
+    """Without arguments each says what it expects, or does its work; it never asks for a bug report."""
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode != Status.BUG, done.stderr
+    assert "bug" not in done.stderr
