@@ -97,7 +97,7 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     """Run curl with a proof for its request, and with a token if one is named.
 
     What the server wants is done as a DPoP client does it: a nonce is kept for the next command, a challenge
-    is answered with one retry, and -L signs each redirect anew and stays within the origin. Output and exit
+    is answered with a retry, and -L signs each redirect anew and stays within the origin. Output and exit
     status are curl's. Your .curlrc is not read.
 
     Curl's options are its own: -X -d -F -T -I -G --json -o -H and most others. --key is dpop's before the

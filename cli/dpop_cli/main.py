@@ -37,7 +37,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "headers": LazyCommand(
         "dpop_cli.headers:headers", "Print a request's header lines, for curl -H @-.", only_signs=True
     ),
-    "curl": LazyCommand("dpop_cli.curl:curl", "Run curl: proof, nonce, one retry, redirects."),
+    "curl": LazyCommand("dpop_cli.curl:curl", "Run curl: proof, nonce, retry, redirects."),
     "token": LazyCommand("dpop_cli.token:token", "Log in; keep tokens in a file, fresh, bound to your key."),
     "inspect": LazyCommand("dpop_cli.inspect:inspect", "Say what is in a proof, and what is wrong with it."),
     "sig": LazyCommand("dpop_cli.sig:sig", "Convert a signature: openssl's DER to R||S, and back."),

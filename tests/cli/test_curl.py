@@ -391,11 +391,16 @@ def test_the_nonce_of_one_command_is_used_by_the_next() -> None:
 
 @pytest.mark.parametrize(
     "responses",
-    [[challenge("n1"), challenge("n2")], [challenge("n1"), challenge("n1")], [challenge('b"d')], [Response(401)]],
+    [
+        [challenge("n1"), challenge("n2"), challenge("n3")],
+        [challenge("n1"), challenge("n1")],
+        [challenge('b"d')],
+        [Response(401)],
+    ],
     ids=["for ever", "the same again", "bad nonce", "no challenge"],
 )
-def test_two_requests_at_most(responses: list[Response]) -> None:
-    """A server that challenges for ever gets two; the last answer is shown."""
+def test_three_requests_at_most(responses: list[Response]) -> None:
+    """A server that challenges for ever gets three, each with a new nonce; the last response is shown."""
     with Recorder(script(*responses)) as server:
         result = invoke("curl", "--token-file", "token.txt", "-s", "-w", "%{http_code}", server.url())
     assert len(server.requests) == len(responses)
