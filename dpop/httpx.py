@@ -68,6 +68,8 @@ class DPoPTransport(SigningTransport, httpx.BaseTransport):
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
         Without it such a request is never sent twice.
+    :param renew_refused: whether a token source is told that a server refused its token, and the request is sent again
+        with another one where that does no harm.
     :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave. ``True``:
         from the start; ``False``: never; ``None``: as the profile says, or where the server turns out to be one.
     :param transport: sends the signed requests, instead of an ``HTTPTransport`` made from the settings below.
@@ -108,6 +110,7 @@ class DPoPTransport(SigningTransport, httpx.BaseTransport):
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,
         rebuild: Callable[[bytes], bytes] | None = None,
+        renew_refused: bool = True,
         serial: bool | None = None,
         transport: httpx.BaseTransport | Callable[[], httpx.BaseTransport] | None = None,
         verify: ssl.SSLContext | str | bool = True,
@@ -133,6 +136,7 @@ class DPoPTransport(SigningTransport, httpx.BaseTransport):
             algs=algs,
             learn_clock=learn_clock,
             rebuild=rebuild,
+            renew_refused=renew_refused,
             serial=serial,
         )
         make = partial(
@@ -168,6 +172,8 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
         Without it such a request is never sent twice.
+    :param renew_refused: whether a token source is told that a server refused its token, and the request is sent again
+        with another one where that does no harm.
     :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave. ``True``:
         from the start; ``False``: never; ``None``: as the profile says, or where the server turns out to be one.
     :param transport: sends the signed requests, instead of an ``AsyncHTTPTransport`` made from the settings below.
@@ -208,6 +214,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,
         rebuild: Callable[[bytes], bytes] | None = None,
+        renew_refused: bool = True,
         serial: bool | None = None,
         transport: httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport] | None = None,
         verify: ssl.SSLContext | str | bool = True,
@@ -233,6 +240,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
             algs=algs,
             learn_clock=learn_clock,
             rebuild=rebuild,
+            renew_refused=renew_refused,
             serial=serial,
         )
         make = partial(

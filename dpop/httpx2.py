@@ -67,6 +67,8 @@ class DPoPTransport(SigningTransport, httpx2.BaseTransport):
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
         Without it such a request is never sent twice.
+    :param renew_refused: whether a token source is told that a server refused its token, and the request is sent again
+        with another one where that does no harm.
     :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave. ``True``:
         from the start; ``False``: never; ``None``: as the profile says, or where the server turns out to be one.
     :param transport: sends the signed requests, instead of an ``HTTPTransport`` made from the settings below.
@@ -107,6 +109,7 @@ class DPoPTransport(SigningTransport, httpx2.BaseTransport):
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,
         rebuild: Callable[[bytes], bytes] | None = None,
+        renew_refused: bool = True,
         serial: bool | None = None,
         transport: httpx2.BaseTransport | Callable[[], httpx2.BaseTransport] | None = None,
         verify: ssl.SSLContext | str | bool = True,
@@ -132,6 +135,7 @@ class DPoPTransport(SigningTransport, httpx2.BaseTransport):
             algs=algs,
             learn_clock=learn_clock,
             rebuild=rebuild,
+            renew_refused=renew_refused,
             serial=serial,
         )
         make = partial(
@@ -167,6 +171,8 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx2.AsyncBaseTransport):
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
         Without it such a request is never sent twice.
+    :param renew_refused: whether a token source is told that a server refused its token, and the request is sent again
+        with another one where that does no harm.
     :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave. ``True``:
         from the start; ``False``: never; ``None``: as the profile says, or where the server turns out to be one.
     :param transport: sends the signed requests, instead of an ``AsyncHTTPTransport`` made from the settings below.
@@ -207,6 +213,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx2.AsyncBaseTransport):
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,
         rebuild: Callable[[bytes], bytes] | None = None,
+        renew_refused: bool = True,
         serial: bool | None = None,
         transport: httpx2.AsyncBaseTransport | Callable[[], httpx2.AsyncBaseTransport] | None = None,
         verify: ssl.SSLContext | str | bool = True,
@@ -232,6 +239,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx2.AsyncBaseTransport):
             algs=algs,
             learn_clock=learn_clock,
             rebuild=rebuild,
+            renew_refused=renew_refused,
             serial=serial,
         )
         make = partial(

@@ -132,9 +132,9 @@ async def async_sign(
 
 
 def refresh(flow: ProofFlow) -> None:
-    """Tell the token source that its token was refused.
+    """Tell the token source that its token was refused, unless another request has done so.
 
-    Where the answer is to be dropped, drop it first: the source may need its connection.
+    Where the response is to be dropped, drop it first: the source may need its connection.
     """
     response = _refused(flow)
     if inspect.isawaitable(response):
@@ -143,7 +143,7 @@ def refresh(flow: ProofFlow) -> None:
 
 
 def report(flow: ProofFlow, close: Callable[[], object]) -> None:
-    """:func:`refresh` where the answer is to be handed on; if it fails, nobody gets the answer, so it is closed."""
+    """Do what :func:`refresh` does before a response is handed on; if the source fails, close the response."""
     try:
         refresh(flow)
     except BaseException:
@@ -168,6 +168,8 @@ async def async_report(flow: ProofFlow, close: Callable[[], Awaitable[object]]) 
 
 
 def _refused(flow: ProofFlow) -> object:
+    if not flow.tells_source:
+        return None  # another request has told it
     refused: Callable[[str | None], object] = getattr(flow.access_token, "refused")  # noqa: B009 - a str has none
     return refused(flow.sent_token)
 
@@ -182,6 +184,7 @@ def ask_token(flow: ProofFlow) -> str | None:
     token = flow.access_token
     if token is None or isinstance(token, str):
         return token
+    flow.asked_at = time.monotonic()
     value: object = token()
     if inspect.isawaitable(value):
         _discard(value)
@@ -194,6 +197,7 @@ async def async_ask_token(flow: ProofFlow) -> str | None:
     token = flow.access_token
     if token is None or isinstance(token, str):
         return token
+    flow.asked_at = time.monotonic()
     ask: Callable[[], str | Awaitable[str]] = getattr(token, "atoken", token)
     value: object = ask()
     if inspect.isawaitable(value):

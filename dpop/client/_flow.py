@@ -15,13 +15,14 @@ and does what the step says. Every decision to send something again is made here
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from dpop.client._challenge import challenges, error_of_json, nonce_field
 from dpop.client._clock import NOTABLE_SECONDS, skew
 from dpop.client._nonces import Lease, NonceKey, Role, Turn
+from dpop.client._refusals import Verdict
 from dpop.client._request import BearerToken, OutgoingRequest, form_of
 from dpop.encoding import code_jti, sendable_token
 from dpop.errors import EncodingError, UnrewindableBodyError
@@ -47,6 +48,10 @@ _FIELDS = frozenset({"dpop-nonce", "www-authenticate", "date", "age"})
 # use it for the nonce too. The second is in no standard.
 _NONCE_ERRORS = frozenset({"use_dpop_nonce", "invalid_dpop_nonce"})
 _PROOF_ERROR = "invalid_dpop_proof"
+
+# Methods that are sent again with another token where the server does not say in so many words that it refused the
+# token before it did anything (RFC 9110 §9.2.2, without PATCH and POST).
+_REPEATED = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 _MAX_WAIT_SECONDS = 2.0
 """How long a proof may wait for a connection: some servers take none that is ten seconds old."""
@@ -105,6 +110,11 @@ class ProofFlow:
         self._nonce_retries = 0
         self._proof_retried = False
         self._refreshed = False
+        self._dead: _DeadToken | None = None
+        self.asked_at: float = 0.0
+        """When the token of the next attempt was asked for, in monotonic seconds; :func:`ask_token` sets it."""
+        self.tells_source: bool = True
+        """Whether the token source is to be told, at ``Step.REFRESH``: another request may have done so."""
         self._sent_token: str | None = None
         self._sent_at = 0.0
         self._offset = 0.0
@@ -239,9 +249,14 @@ class ProofFlow:
         if status not in {400, 401}:
             return self._decide(None, nonce, None, status)
         # How far the time in the proof was off, not our clock: a correction learnt earlier may be wrong by now.
-        sent, answered = self._sent_at + self._offset, self.prover.clock() + self._offset
-        ahead = skew(values["date"][0] if "date" in values else None, sent, answered)
-        error = self._error_of(values.get("www-authenticate", ()), nonce)
+        begun, ended = self._sent_at + self._offset, self.prover.clock() + self._offset
+        ahead = skew(values["date"][0] if "date" in values else None, begun, ended)
+        said = self._challenges(values.get("www-authenticate", ()), nonce)
+        sent, other = ("bearer", "dpop") if isinstance(self._sent_token, BearerToken) else ("dpop", "bearer")
+        error = said.get(sent, {}).get("error") if said is not None else None
+        self._dead = None
+        if status == 401 and self._may_renew and said is not None:
+            self._dead = _dead_token(said, sent, other)
         in_body = self.role is Role.AS or self.policy.profile.api_json_errors
         if error is None and in_body and self._worth_peeking(nonce, ahead):
             self._peeked = (nonce, ahead, status)
@@ -287,10 +302,10 @@ class ProofFlow:
         """The token of the last attempt."""
         return self._sent_token
 
-    def _error_of(self, fields: Iterable[str], nonce: str | None) -> str | None:
-        """The error in the challenge of the scheme that was sent; ``None`` if the challenge cannot be read."""
+    def _challenges(self, fields: Iterable[str], nonce: str | None) -> dict[str, dict[str, str | None]] | None:
+        """The challenges by their scheme; ``None`` if they cannot be read."""
         try:
-            found = challenges(fields)
+            return challenges(fields)
         except EncodingError as error:
             if nonce is not None:
                 _log.warning(
@@ -299,7 +314,11 @@ class ProofFlow:
                     error,
                 )
             return None
-        return found.get("bearer" if isinstance(self._sent_token, BearerToken) else "dpop", {}).get("error")
+
+    @property
+    def _may_renew(self) -> bool:
+        """Whether a refused token can be renewed: it is from a source, and the policy wants that."""
+        return self._sent_token is not None and self.policy.renew_refused and hasattr(self.access_token, "refused")
 
     def _worth_peeking(self, nonce: str | None, ahead: float | None) -> bool:
         return self._may_use(nonce) or _notable(ahead)
@@ -328,9 +347,34 @@ class ProofFlow:
             self.prover.nonces.answered(lease, learnt=nonce, accepted=200 <= status < 300, refused=wants_nonce)
         if wants_nonce and not self._priming:
             self._explain_nonce(nonce)
-        elif error == "invalid_token" and not self._refreshed and hasattr(self.access_token, "refused"):
+        elif self._dead is not None and not self._refreshed:
             self._refreshed = True
-            return Step.REFRESH if self.may_repeat else Step.REPORT
+            return self._renewed(self._dead)
+        return Step.DONE
+
+    def _renewed(self, dead: _DeadToken) -> Step:
+        """What follows from a refused token: its source is told once, and the request sent again if it may be."""
+        source, token = self.access_token, self._sent_token or ""
+        verdict = self.policy.refusals.judge(source, self.origin, token, self.asked_at)
+        again = self.may_repeat and (dead is _DeadToken.NAMED or self._method in _REPEATED)
+        self.tells_source = verdict is Verdict.NEW
+        if verdict is Verdict.NEW:
+            if again:
+                then = "the request is sent again with another"
+            elif self.may_repeat:
+                then = f"the response is returned, for a {self._method} is not sent again on that alone"
+            else:
+                then = "the response is returned, for the body cannot be sent again"
+            _log.warning("%s refused the access token: %s; its source is told, and %s", self.origin, dead.value, then)
+            return Step.REFRESH if again else Step.REPORT
+        if verdict is Verdict.RENEWED:
+            return Step.REFRESH if again else Step.DONE
+        if self.policy.refusals.worth_saying(source, self.origin):
+            if verdict is Verdict.AGAIN:
+                why = "the source still gives the token that was refused"
+            else:
+                why = "five tokens within a minute, so it is not the token: look at its audience, scope and binding"
+            _log.warning("%s goes on refusing access tokens; its responses are returned: %s", self.origin, why)
         return Step.DONE
 
     def _explain_nonce(self, nonce: str | None) -> None:
@@ -363,6 +407,29 @@ class ProofFlow:
             side,
             advice,
         )
+
+
+class _DeadToken(Enum):
+    """How a server says that it does not take the access token."""
+
+    NAMED = "invalid_token"
+    IN_ANOTHER_SCHEME = "invalid_token in a challenge of another scheme"
+    UNNAMED = "401 without an error"
+
+
+def _dead_token(said: Mapping[str, Mapping[str, str | None]], sent: str, other: str) -> _DeadToken | None:
+    """Whether a 401 means that the access token is dead.
+
+    :param said: the parameters of its challenges, by scheme.
+    :param sent: the scheme the request used: dpop, or bearer.
+    :param other: the other one of these two.
+    """
+    if "error" in said.get(sent, {}):
+        return _DeadToken.NAMED if said[sent]["error"] == "invalid_token" else None
+    if "error" in said.get(other, {}):
+        return _DeadToken.IN_ANOTHER_SCHEME if said[other]["error"] == "invalid_token" else None
+    # Any other scheme beside them may be a login page or a firewall, which has not looked at the token.
+    return None if said.keys() - {sent, other} else _DeadToken.UNNAMED
 
 
 def _notable(ahead: float | None) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 from dpop.client._clock import ServerClocks
 from dpop.client._nonces import Role
 from dpop.client._prover import Prover
+from dpop.client._refusals import RefusedTokens
 from dpop.client._request import AccessToken, OutgoingRequest, RequestCredentials, check_token_setting, scheme_of
 from dpop.errors import ArgumentTypeError, InsecureOriginError, UsageError
 from dpop.htu import canonical
@@ -33,6 +34,7 @@ class PolicyOptions(TypedDict, total=False):
     learn_clock: bool
     rebuild: Callable[[bytes], bytes] | None
     serial: bool | None
+    renew_refused: bool
 
 
 class Decision(NamedTuple):
@@ -68,6 +70,8 @@ class Policy:
     :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave: one
         request per round trip, and none is refused. ``True``: from the start; ``False``: never; ``None``: as the
         profile says, or where the server turns out to be one.
+    :param renew_refused: whether a token source is told that a server refused its token, and the request is sent again
+        with another one where that does no harm.
     :raises UsageError: no origins, or not what they should be.
     :raises InsecureOriginError: an http:// origin that is not this machine's.
     :raises AlgorithmError: the key has none of ``algs``.
@@ -87,6 +91,7 @@ class Policy:
         learn_clock: bool = False,
         rebuild: Callable[[bytes], bytes] | None = None,
         serial: bool | None = None,
+        renew_refused: bool = True,
     ) -> None:
         if not isinstance(profile, Profile):
             raise ArgumentTypeError("profile", "a Profile from dpop.profiles", profile)
@@ -108,6 +113,8 @@ class Policy:
         self.profile = profile
         self.nonces_required: bool = (nonces or profile.nonces) == "required"
         self.clocks: ServerClocks | None = ServerClocks() if learn_clock else None
+        self.renew_refused: bool = renew_refused
+        self.refusals: RefusedTokens = RefusedTokens()
         self.serial: bool | None = profile.serial if serial is None else serial
         self.rebuild: Callable[[bytes], bytes] | None = None if rebuild is None else _checked(rebuild)
 

@@ -97,6 +97,8 @@ class DPoPAdapter(ProcessAdapter):
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
         Without it such a request is never sent twice.
+    :param renew_refused: whether a token source is told that a server refused its token, and the request is sent again
+        with another one where that does no harm.
     :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave. ``True``:
         from the start; ``False``: never; ``None``: as the profile says, or where the server turns out to be one.
     :param pool_connections: as for ``HTTPAdapter``: how many hosts keep their connections.
@@ -124,6 +126,7 @@ class DPoPAdapter(ProcessAdapter):
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,
         rebuild: Callable[[bytes], bytes] | None = None,
+        renew_refused: bool = True,
         serial: bool | None = None,
         pool_connections: int = 10,
         pool_maxsize: int = 10,
@@ -141,6 +144,7 @@ class DPoPAdapter(ProcessAdapter):
             algs=algs,
             learn_clock=learn_clock,
             rebuild=rebuild,
+            renew_refused=renew_refused,
             serial=serial,
         )
         self._pools: dict[tuple[object, ...], weakref.ref[HTTPConnectionPool]] = {}

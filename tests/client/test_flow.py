@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from base64 import urlsafe_b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -536,6 +537,24 @@ def test_without_a_source_invalid_token_is_handed_on(token: Any) -> None:
     exchange = resource(access_token=token)
     exchange.send("token")
     assert exchange.response(401, ("WWW-Authenticate", 'DPoP error="invalid_token"')) is Step.DONE
+
+
+def test_requests_with_one_dead_token_tell_the_source_once() -> None:
+    """What had its token before the source was told is sent again; what got the same token later is not."""
+    source = Source()
+    rules = policy(access_token=source)
+    early, late = (Exchange(rules, OutgoingRequest("GET", f"{ORIGIN}/things")) for _ in range(2))
+    early.flow.asked_at = time.monotonic()
+    first = Exchange(rules, OutgoingRequest("GET", f"{ORIGIN}/things"))
+    first.flow.asked_at = time.monotonic()
+    dead = ("WWW-Authenticate", 'Bearer error="invalid_token"')
+    for exchange, step, tells in ((first, Step.REFRESH, True), (early, Step.REFRESH, False)):
+        exchange.send("token")
+        assert exchange.response(401, dead) is step
+        assert exchange.flow.tells_source is tells
+    late.flow.asked_at = time.monotonic() + 1
+    late.send("token")
+    assert late.response(401, dead) is Step.DONE
 
 
 @pytest.mark.parametrize(("status", "then"), [(200, ["c", "c"]), (500, ["c", "b"]), (403, ["c", "b"])])

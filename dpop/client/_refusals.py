@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which access tokens a server has refused of late, so that a source renews them, and not without end."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import Enum
+
+from dpop.origin import Origin
+
+__all__ = ["RefusedTokens", "Verdict"]
+
+_LIMIT = 5
+_SECONDS = 60.0
+_MAX_SERVERS = 1000
+_MAX_TOKENS = 64
+
+
+class Verdict(Enum):
+    """What a refused token calls for."""
+
+    NEW = "tell the source"
+    RENEWED = "the source was told after it gave this token, so it has another one by now"
+    AGAIN = "the source was told before it gave this token: it has no better one"
+    TOO_MANY = "the server refuses whatever token it gets"
+
+
+class _Server:
+    """The tokens of one source that one server has refused: when the source was told of each."""
+
+    __slots__ = ("said", "told")
+
+    def __init__(self) -> None:
+        # Hashes, which Python salts: nothing of a token stays in memory here.
+        self.told: OrderedDict[int, float] = OrderedDict()
+        self.said = -_SECONDS
+
+
+class RefusedTokens:
+    """Counts the refused tokens of each source and server: a source is told of each token once, five times a minute.
+
+    :param clock: monotonic seconds.
+    """
+
+    __slots__ = ("_clock", "_servers")
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        # No lock, because a forked child could inherit it locked. Two threads that judge the same token at once may
+        # both tell the source, which knows its own token.
+        self._clock = clock
+        self._servers: OrderedDict[tuple[int, Origin], _Server] = OrderedDict()
+
+    def judge(self, source: object, origin: Origin, token: str, asked_at: float) -> Verdict:
+        """Decide what this refusal calls for, and count it.
+
+        :param asked_at: when the source was asked for the token, in seconds of the clock.
+        """
+        told, now, name = self._server(source, origin).told, self._clock(), hash(token)
+        told_at = told.get(name)
+        if told_at is not None:
+            return Verdict.RENEWED if asked_at < told_at else Verdict.AGAIN
+        if sum(now - moment < _SECONDS for moment in list(told.values())) >= _LIMIT:
+            return Verdict.TOO_MANY
+        told[name] = now
+        if len(told) > _MAX_TOKENS:
+            told.popitem(last=False)
+        return Verdict.NEW
+
+    def worth_saying(self, source: object, origin: Origin) -> bool:
+        """Whether the log has not said for a minute that it goes on."""
+        server, now = self._server(source, origin), self._clock()
+        if now - server.said < _SECONDS:
+            return False
+        server.said = now
+        return True
+
+    def _server(self, source: object, origin: Origin) -> _Server:
+        server = self._servers.setdefault((id(source), origin), _Server())
+        if len(self._servers) > _MAX_SERVERS:
+            self._servers.popitem(last=False)
+        return server
