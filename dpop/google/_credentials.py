@@ -16,7 +16,7 @@ from google.auth.credentials import TokenState
 from google.auth.exceptions import RefreshError
 
 from dpop.errors import DPoPError, UsageError
-from dpop.google._transport import SignedRequest, refresh_error, session_of
+from dpop.google._transport import SignedRequest, carrier_of, refresh_error, verdict
 from dpop.profiles import GOOGLE
 from dpop.requests import TokenEndpoint
 from dpop.tokens._key_reference import KeyHolder
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dpop.client._prover import Prover
     from dpop.keys import Key
 
-__all__ = ["Credentials"]
+__all__ = ["Credentials", "naive_utc", "scope_list", "timestamp"]
 
 _TOKEN_URI: Final = "https://oauth2.googleapis.com/token"  # noqa: S105 - a URL
 _REVOCATION_URI: Final = "https://oauth2.googleapis.com/revoke"
@@ -70,6 +70,10 @@ class Credentials(google.oauth2.credentials.Credentials):
         self._bind(KeyHolder(key, reference=key_reference, password=key_password), refresh_expires_at)
 
     def _bind(self, holder: KeyHolder, refresh_expires_at: float | None) -> None:
+        for name in ("_scopes", "_default_scopes", "_granted_scopes"):
+            if isinstance(getattr(self, name, None), str):
+                vars(self)[name] = scope_list(getattr(self, name))
+        self.expiry = naive_utc(self.expiry)
         self._dpop_key = holder
         self._refresh_expires_at = refresh_expires_at
         self._turn = (os.getpid(), threading.RLock())
@@ -164,7 +168,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         return TokenSet(
             access_token=self.token,
             token_type="Bearer",  # noqa: S106 - a type
-            expires_at=None if self.expiry is None else self.expiry.replace(tzinfo=dt.UTC).timestamp(),
+            expires_at=None if self.expiry is None else timestamp(self.expiry),
             refresh_token=self.refresh_token,
             refresh_expires_at=self.refresh_expires_at,
             scope=(scopes if isinstance(scopes, str) else " ".join(scopes)) or None,
@@ -203,7 +207,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         :raises UsageError: there is no reference to a key, and none was given; or it is no reference.
         :raises KeyMismatchError: the refresh token is bound to another key.
         """
-        own = info.get("dpop", {})
+        own = {} if info.get("dpop") is None else info["dpop"]
         if not isinstance(own, Mapping):
             raise UsageError("the member dpop of authorized user info must be an object, as to_json wrote it")
         texts = {name: own.get(name) for name in ("key_reference", "jkt")}
@@ -234,9 +238,9 @@ class Credentials(google.oauth2.credentials.Credentials):
     def refresh(self, request: Callable[..., Any]) -> None:
         """Get a new access token with the refresh token and a proof.
 
-        :param request: google-auth's; of one with a session the proxies and TLS settings are used.
+        :param request: google-auth's; the proxies, TLS settings and headers of its session and its timeout are used.
         :raises google.auth.exceptions.RefreshError: there is no new token; the cause is an error of
-            :mod:`dpop.errors` that says why.
+            :mod:`dpop.errors` that says why. Tokens that came and must not be used are in its ``tokens``.
         :raises google.auth.exceptions.TransportError: the token endpoint did not answer.
         """
         seen = self.token
@@ -273,9 +277,10 @@ class Credentials(google.oauth2.credentials.Credentials):
         self._refresh_token = None
 
     def _refresh(self, request: Callable[..., Any]) -> None:
-        """google-auth's refresh; all it sends to the token endpoint goes through an endpoint of ours."""
-        if self._refresh_token is None or not self._token_uri or not self._client_id or not self._client_secret:
-            super().refresh(request)  # by its refresh_handler, or it says what is missing
+        """google-auth's refresh, whose requests to the token endpoint are sent by an endpoint of this package."""
+        facts = (self._refresh_token, self._token_uri, self._client_id, self._client_secret)
+        if any(fact is None for fact in facts):
+            super().refresh(request)  # sends no refresh token: it asks its refresh_handler, or says what is missing
             return
         try:
             endpoint = self._endpoint(request)
@@ -288,19 +293,22 @@ class Credentials(google.oauth2.credentials.Credentials):
             except RefreshError as error:
                 if signed.error is None or error.__cause__ is not None:
                     raise
-                raise refresh_error(signed.error) from signed.error
+                secrets = [str(self._refresh_token), str(self._client_secret)]
+                raise verdict(error, signed.error, secrets) from signed.error
         if signed.tokens is not None and signed.tokens.refresh_expires_at is not None:
             self._refresh_expires_at = signed.tokens.refresh_expires_at
 
     def _endpoint(self, request: object, revocation_uri: str | None = None) -> TokenEndpoint:
+        http, timeout = carrier_of(request)
         return TokenEndpoint(
             self._dpop_key.prover(),
             ServerMetadata(token_endpoint=self._token_uri, revocation_endpoint=revocation_uri),
             client_id=self._client_id,
-            client_secret=self._client_secret,
-            client_auth="client_secret_post",
+            client_secret=self._client_secret or None,
+            client_auth="client_secret_post" if self._client_secret else "none",
             profile=GOOGLE,
-            http=session_of(request),
+            timeout=timeout,
+            http=http,
         )
 
     def _own_turn(self) -> threading.RLock:
@@ -310,6 +318,23 @@ class Credentials(google.oauth2.credentials.Credentials):
             lock = threading.RLock()
             self._turn = (os.getpid(), lock)
         return lock
+
+
+def scope_list(scopes: Iterable[str] | str | None) -> list[str] | None:
+    """Scopes as google-auth wants them; a str holds several, separated by spaces, and is no list of letters."""
+    if scopes is None:
+        return None
+    return scopes.split() if isinstance(scopes, str) else list(scopes)
+
+
+def naive_utc(expiry: dt.datetime | None) -> dt.datetime | None:
+    """A time as google-auth compares it: in UTC, without its zone."""
+    return expiry if expiry is None or expiry.tzinfo is None else expiry.astimezone(dt.UTC).replace(tzinfo=None)
+
+
+def timestamp(expiry: dt.datetime) -> float:
+    """Unix seconds of a time that is in UTC if it names no zone."""
+    return (expiry if expiry.tzinfo is not None else expiry.replace(tzinfo=dt.UTC)).timestamp()
 
 
 def _new_worker() -> Any:

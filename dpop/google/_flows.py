@@ -14,6 +14,7 @@ from dpop.google._credentials import Credentials
 from dpop.origin import Origin
 from dpop.profiles import GOOGLE
 from dpop.requests import DPoPAdapter
+from dpop.tokens._responses import seconds_of
 
 if TYPE_CHECKING:
     import requests
@@ -64,6 +65,7 @@ class _SignedExchange(_Shared):
 
     _prover: Prover | None = None
     _key_reference: str | None = None
+    _refresh_expires_at: float | None = None
 
     @classmethod
     def from_client_config(
@@ -122,6 +124,8 @@ class _SignedExchange(_Shared):
             if lacking:
                 _log.warning("the user did not grant all that was asked for; missing: %s", " ".join(lacking))
         tokens: Mapping[str, Any] = self.oauth2session.token
+        lifetime = seconds_of(tokens.get("refresh_token_expires_in"))
+        self._refresh_expires_at = time.time() + lifetime if lifetime and lifetime > 0 else None
         return tokens
 
     @property
@@ -132,14 +136,11 @@ class _SignedExchange(_Shared):
         """
         plain = super().credentials
         token: Mapping[str, Any] = self.oauth2session.token
-        lifetime = token.get("refresh_token_expires_in")
-        if isinstance(lifetime, bool) or not isinstance(lifetime, int | float):
-            lifetime = None
         made = Credentials.from_credentials(
             plain,
             key=self._prover,
             key_reference=self._key_reference,
-            refresh_expires_at=None if lifetime is None else time.time() + lifetime,
+            refresh_expires_at=self._refresh_expires_at,
         )
         granted = list(token.get("scope") or made.scopes or ())
         if set(made.scopes or ()) - set(granted):

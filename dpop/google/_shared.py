@@ -3,24 +3,28 @@
 
 from __future__ import annotations
 
+import contextvars
 import datetime as dt
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import google.oauth2.credentials
 
 from dpop.errors import ArgumentTypeError, DPoPError
+from dpop.google._credentials import naive_utc, scope_list
 from dpop.google._transport import check_bearer, refresh_error
 from dpop.tokens._source import RefreshingSource
 
 __all__ = ["SharedCredentials"]
 
+_before_request: Final = contextvars.ContextVar("dpop.google before_request", default=False)
+
 
 class SharedCredentials(google.oauth2.credentials.Credentials):
-    """Credentials that take their access token from a source, and with it from all who share its store.
+    """Credentials that take their access token from a source, and so from the store that the source shares.
 
-    Of all threads, processes and hosts one refreshes, before the token expires. Copies share the source; a pickle is
-    an error, for a source has a key: make one in each process.
+    One of all threads, processes and hosts refreshes the token before it expires. Copies share the source. Pickling
+    is an error, because a source has a key: make one in each process.
 
     :param source: made by the ``source()`` of a :class:`dpop.requests.TokenEndpoint` with the profile of Google.
     :param scopes: for ``has_scopes``; a refresh asks for what was granted.
@@ -31,23 +35,27 @@ class SharedCredentials(google.oauth2.credentials.Credentials):
     expiry: dt.datetime | None
 
     def __init__(
-        self, source: RefreshingSource, *, scopes: Iterable[str] | None = None, quota_project_id: str | None = None
+        self,
+        source: RefreshingSource,
+        *,
+        scopes: Iterable[str] | str | None = None,
+        quota_project_id: str | None = None,
     ) -> None:
         if not isinstance(source, RefreshingSource):
             raise ArgumentTypeError("source", "a source, made by a TokenEndpoint's source()", source)
-        super().__init__(None, scopes=None if scopes is None else list(scopes), quota_project_id=quota_project_id)
+        super().__init__(None, scopes=scope_list(scopes), quota_project_id=quota_project_id)
         self._source = source
 
     def __repr__(self) -> str:
         return f"<dpop.google.SharedCredentials from {self._source!r}>"
 
     def refresh(self, request: Callable[..., Any]) -> None:  # noqa: ARG002 - the source has an endpoint of its own
-        """Take the source's token; if the one there is would still be good, an API has refused it.
+        """Take another token from the source: the one there is was refused by an API.
 
         :raises google.auth.exceptions.RefreshError: there is none; the cause is an error of :mod:`dpop.errors`.
         """
         try:
-            if self.token is not None and self.valid:
+            if self.token is not None and not _before_request.get():
                 self._source.refused(self.token)
             tokens = self._source.tokens()
             check_bearer(tokens)
@@ -55,12 +63,20 @@ class SharedCredentials(google.oauth2.credentials.Credentials):
             raise refresh_error(error) from error
         self.token = tokens.access_token
         self._granted_scopes = sorted(tokens.scopes) or None
-        # google-auth has naive datetimes, in UTC.
-        self.expiry = (
-            None
-            if tokens.expires_at is None
-            else dt.datetime.fromtimestamp(tokens.expires_at, dt.UTC).replace(tzinfo=None)
-        )
+        expires_at = tokens.expires_at
+        self.expiry = None if expires_at is None else naive_utc(dt.datetime.fromtimestamp(expires_at, dt.UTC))
+
+    def before_request(self, request: Callable[..., Any], method: str, url: str, headers: dict[str, str]) -> None:
+        """Put a fresh access token into the headers of an API request."""
+        # google-auth refreshes in a token's last minutes as well, when nobody has refused it: the source decides then.
+        mark = _before_request.set(True)
+        try:
+            super().before_request(request, method, url, headers)
+        finally:
+            _before_request.reset(mark)
+
+    def with_non_blocking_refresh(self) -> None:
+        """Do nothing: the source renews the token in the background already."""
 
     def _make_copy(self) -> Self:
         made = self.__class__(self._source)

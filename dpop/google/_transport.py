@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""google-auth's requests to its token endpoint, put on the wire by an endpoint of ours.
+"""google-auth's requests to its token endpoint, sent by a token endpoint of this package.
 
-google-auth calls a *request* with URL, method, headers and body, and reads status and body of what it returns.
-Its own requests send the same octets again when a connection breaks and follow redirects; ours carry one fresh
-proof each.
+google-auth calls a *request* with URL, method, headers and body, and reads status and body of what it returns. Its
+own requests send the same bytes again when a connection breaks and follow redirects. Those of this package carry one
+fresh proof each. Whatever the request brings along is used: the proxies, TLS settings and headers of its session, and
+its timeout.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
-from urllib.parse import parse_qsl
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl, quote
 
 import requests
+import urllib3
 from google.auth.exceptions import RefreshError, TransportError
 
 from dpop.errors import DPoPError, InvalidTokenResponseError, TokenEndpointUnavailableError, TokenRequestError
@@ -23,14 +28,15 @@ from dpop.tokens._responses import is_success, token_response
 from dpop.tokens._steps import HTTPResponse, NoResponse
 from dpop.tokens._token_set import TokenSet
 
-__all__ = ["Response", "SignedRequest", "check_bearer", "refresh_error", "session_of"]
+__all__ = ["Carrier", "Response", "SignedRequest", "carrier_of", "check_bearer", "refresh_error", "verdict"]
 
+_TIMEOUT: Final = 120.0  # google-auth's own
 _OURS: Final = frozenset({"grant_type", "refresh_token", "client_id", "client_secret"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Response:
-    """What google-auth reads of an answer (``google.auth.transport.Response``)."""
+    """The parts of a response that google-auth reads (``google.auth.transport.Response``)."""
 
     status: int
     headers: Mapping[str, str]
@@ -58,25 +64,28 @@ class SignedRequest:
         timeout: float | None = None,
         **options: Any,
     ) -> Any:
-        """Send one request; each time google-auth repeats it, with a proof of its own.
+        """Send one request. Each time google-auth repeats it, it has a proof of its own.
 
-        :raises TransportError: no answer came.
-        :raises RefreshError: nothing was sent, or what came cannot be used.
+        :raises TransportError: no response came.
+        :raises RefreshError: nothing was sent, or the response cannot be used.
         """
         form = dict(parse_qsl((body or b"").decode("latin-1")))
-        if url != self._endpoint.server.token_endpoint or form.get("grant_type") != "refresh_token":
+        if form.get("grant_type") != "refresh_token":
             if timeout is not None:
                 options["timeout"] = timeout
             return self._request(url=url, method=method, body=body, headers=headers, **options)
+        if url != self._endpoint.server.token_endpoint:
+            raise RefreshError("the refresh token is bound to a key, and is sent to its own token endpoint only")
+        self._endpoint.timeout = _seconds(timeout) or self._endpoint.timeout
         try:
             return self._refresh(form, headers or {})
         except DPoPError as error:
             raise refresh_error(error) from error
 
     def _refresh(self, form: Mapping[str, str], headers: Mapping[str, str]) -> Response:
-        """The steps of a refresh, whose answer google-auth reads as well."""
+        """Run the steps of a refresh; google-auth reads the response as well."""
         more = {name: value for name, value in form.items() if name not in _OURS}
-        steps = self._endpoint.grants.refresh(form["refresh_token"], more)
+        steps = self._endpoint.grants.refresh(form.get("refresh_token", ""), more)
         step: Any = next(steps)
         known = {name.lower() for name, _ in step.headers}
         further = tuple((name, value) for name, value in headers.items() if name.lower() not in known)
@@ -130,7 +139,7 @@ def _usual_form(response: HTTPResponse, tokens: TokenSet) -> bytes:
 
 
 def refresh_error(error: DPoPError) -> RefreshError:
-    """google-auth's error for one of ours: what its callers catch, and look into."""
+    """google-auth's error for one of this package, for its callers to catch and look into."""
     retryable = isinstance(error, TokenEndpointUnavailableError)
     if not isinstance(error, TokenRequestError) or error.error is None:
         return RefreshError(str(error), retryable=retryable)
@@ -138,7 +147,113 @@ def refresh_error(error: DPoPError) -> RefreshError:
     return RefreshError(str(error), {name: fact for name, fact in facts.items() if fact}, retryable=retryable)
 
 
-def session_of(request: object) -> requests.Session | None:
-    """The session of google-auth's request, for its proxies and TLS settings; its other transports have none."""
+def verdict(theirs: RefreshError, ours: TokenRequestError, secrets: list[str]) -> RefreshError:
+    """google-auth's error for a refusal, as it is: its callers look at its arguments and at ``retryable``.
+
+    Secrets that a server repeats are masked. That a proof's nonce was refused may pass, which google-auth cannot know.
+    """
+    of_nonce = ours.error == "use_dpop_nonce"
+    arguments = _masked(list(theirs.args), [secret for secret in secrets if len(secret) >= 4])
+    return RefreshError(*arguments, retryable=theirs.retryable or of_nonce)
+
+
+def _masked(value: Any, secrets: list[str]) -> Any:
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "[redacted]")
+        return value
+    if isinstance(value, Mapping):
+        return {_masked(name, secrets): _masked(each, secrets) for name, each in value.items()}
+    return [_masked(each, secrets) for each in value] if isinstance(value, list) else value
+
+
+# -- what a request brings along
+
+
+class Carrier(NamedTuple):
+    """A session and a timeout to send token requests with, as google-auth's request would.
+
+    :param http: with its proxies, TLS settings and headers; ``None`` for one of our own.
+    :param timeout: seconds.
+    """
+
+    http: requests.Session | None
+    timeout: float
+
+
+def carrier_of(request: object) -> Carrier:
+    """Find out what a request of google-auth sends with, also one inside a ``functools.partial``."""
+    options: dict[str, Any] = {}
+    while isinstance(request, functools.partial):
+        options = {**request.keywords, **options}
+        request = request.func
+    http: Any = getattr(request, "http", None)
     session = getattr(request, "session", None)
-    return session if isinstance(session, requests.Session) else None
+    timeout = None
+    if isinstance(session, requests.Session):
+        settings = {name: options[name] for name in ("verify", "cert", "proxies") if options.get(name) is not None}
+        if settings:
+            session = _with_settings(copy.copy(session), settings)
+    elif isinstance(http, urllib3.PoolManager):
+        session, timeout = _with_settings(requests.Session(), _of_urllib3(http)), http.connection_pool_kw.get("timeout")
+        session.trust_env = False
+    elif hasattr(http, "proxy_info") and hasattr(http, "ca_certs"):
+        session, timeout = _with_settings(requests.Session(), _of_httplib2(http)), http.timeout
+        session.trust_env = callable(http.proxy_info)  # a function that reads the environment
+    else:
+        session = None
+    return Carrier(session, _seconds(options.get("timeout")) or _seconds(timeout) or _TIMEOUT)
+
+
+def _with_settings(session: requests.Session, settings: Mapping[str, Any]) -> requests.Session:
+    """The session, with these settings for every request: like arguments, they come before the environment's."""
+    merge = session.merge_environment_settings
+
+    def merged(url: str, proxies: Mapping[str, str] | None, stream: Any, verify: Any, cert: Any) -> Any:
+        proxies = {**(proxies or {}), **settings.get("proxies", {})}
+        return merge(url, proxies, stream, settings.get("verify", verify), settings.get("cert", cert))
+
+    vars(session)["merge_environment_settings"] = merged
+    return session
+
+
+def _of_urllib3(pool: urllib3.PoolManager) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    proxy = getattr(pool, "proxy", None)
+    if proxy is not None:
+        settings["proxies"] = {"http": proxy.url, "https": proxy.url}
+    options = pool.connection_pool_kw
+    if options.get("cert_reqs") in {"CERT_NONE", ssl.CERT_NONE}:
+        settings["verify"] = False
+    elif options.get("ca_certs") or options.get("ca_cert_dir"):
+        settings["verify"] = options.get("ca_certs") or options["ca_cert_dir"]
+    if options.get("cert_file"):
+        own = options["cert_file"], options.get("key_file")
+        settings["cert"] = own if own[1] else own[0]
+    return settings
+
+
+def _of_httplib2(http: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    proxy = http.proxy_info
+    if proxy is not None and not callable(proxy) and proxy.isgood():
+        kind = {1: "socks4", 2: "socks5h"}.get(proxy.proxy_type, "http")
+        user = f"{quote(proxy.proxy_user)}:{quote(proxy.proxy_pass or '')}@" if proxy.proxy_user else ""
+        url = f"{kind}://{user}{proxy.proxy_host}:{proxy.proxy_port}"
+        settings["proxies"] = {"http": url, "https": url}
+    if http.disable_ssl_certificate_validation:
+        settings["verify"] = False
+    elif http.ca_certs:
+        settings["verify"] = http.ca_certs
+    return settings
+
+
+def _seconds(timeout: object) -> float | None:
+    """A timeout as one number: of ``(connect, read)``, or of urllib3's object, the longer wait."""
+    if isinstance(timeout, urllib3.Timeout):
+        timeout = (timeout.total, timeout.connect_timeout, timeout.read_timeout)
+    if isinstance(timeout, tuple):
+        return max((seconds for each in timeout if (seconds := _seconds(each))), default=None)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+        return None
+    return float(timeout)

@@ -619,6 +619,7 @@ def test_an_installed_app(server: DPoPTestServer, key: dpop.Key, tmp_path: Path)
     assert first["jti"] == second["jti"] == dpop.code_jti(first["form"]["code"])
     assert "code_verifier" in first["form"]
     assert credentials.refresh_expires_at == pytest.approx(credentials.expiry.timestamp(), abs=1e6)
+    assert flow.credentials.refresh_expires_at == credentials.refresh_expires_at
     assert credentials.missing_scopes(*SCOPES) == frozenset()
     credentials.refresh(Request())  # whose first nonce is that of the exchange, and refused
     credentials.refresh(Request())
