@@ -165,18 +165,15 @@ def _request(scope: Scope) -> ResourceRequest:
     raw = scope.get("raw_path")
     target = quote(scope["path"], safe=_PATH_SAFE, errors="replace") if raw is None else raw.decode("latin-1")
     query = scope.get("query_string", b"").decode("latin-1")
+    # Some servers put root_path in front of path, and routers take it away again.
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
     return ResourceRequest(
         method=scope.get("method", "GET"),
         target=f"{target}?{query}" if query else target,
-        path=_path_of_routes(scope),
+        path=path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path,
         headers=scope["headers"],
+        root_path=root,
     )
-
-
-def _path_of_routes(scope: Scope) -> str:
-    """``path`` without the ``root_path`` that some servers put in front of it, as routers read it."""
-    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
-    return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
 def __dir__() -> list[str]:

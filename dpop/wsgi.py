@@ -118,15 +118,18 @@ def _gate(environ: WSGIEnvironment) -> _Gate:
 
 def _request(environ: WSGIEnvironment) -> ResourceRequest:
     target = environ.get("REQUEST_URI") or environ.get("RAW_URI")
-    path = environ.get("PATH_INFO", "")
+    root, path = environ.get("SCRIPT_NAME", "").rstrip("/"), environ.get("PATH_INFO", "")
     if target is None:
         query = environ.get("QUERY_STRING", "")
-        target = quote(environ.get("SCRIPT_NAME", "") + path, safe=_PATH_SAFE, encoding="latin-1", errors="replace")
+        target = quote(root + path, safe=_PATH_SAFE, encoding="latin-1", errors="replace")
         target += f"?{query}" if query else ""
     headers = [(name[5:].replace("_", "-"), value) for name, value in environ.items() if name.startswith("HTTP_")]
-    # Each character of PATH_INFO stands for one byte (PEP 3333).
-    seen = path.encode("latin-1", "replace").decode("utf-8", "replace")
-    return ResourceRequest(environ["REQUEST_METHOD"], target, seen, headers)
+    return ResourceRequest(environ["REQUEST_METHOD"], target, _text(path), headers, _text(root))
+
+
+def _text(path: str) -> str:
+    """A path of WSGI, each character of which stands for one byte (PEP 3333)."""
+    return path.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def __dir__() -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from support.paths import VECTORS
 
 from dpop.errors import InvalidTargetError, UsageError
-from dpop.htu import MAX_HTU, canonical, check_method, same_target, url_htu, wire_htu
+from dpop.htu import MAX_HTU, canonical, check_method, compared_request, same_target, unescape, url_htu, wire_htu
 
 INPUTS: list[dict[str, Any]] = json.loads((VECTORS / "htu_inputs.json").read_text("ascii"))["cases"]
 
@@ -237,3 +239,59 @@ def rfc3986_5_2_4(rest: str) -> str:
 def test_check_method_of_arbitrary_text(text: str) -> None:
     """A method is returned as it is, or refused with a usage error."""
     assert accepted(check_method, text) in {None, text}
+
+
+# What canonical URLs turn on: escapes of each kind, the marks of the compared form, dot segments around all of them.
+difficult_paths = st.lists(
+    st.sampled_from(
+        [*PATH_PIECES, "%00", "%0a", "%0A", "%1f", "%41", "%25", "%2541", "%3D", "=", "\ud800", "\xff", "%FF"]
+    ),
+    max_size=6,
+).map("".join)
+
+
+@given(difficult_paths, difficult_paths)
+def test_the_compared_form_is_equal_where_the_canonical_one_is(one: str, other: str) -> None:
+    """It stands for it in every comparison and in the replay cache, and refuses the same URLs."""
+
+    def of(form: Callable[[str], str | bytes], path: str) -> str | bytes | None:
+        try:
+            return form(f"https://api.example/{path}")
+        except InvalidTargetError:
+            return None
+
+    assert [of(canonical, path) is None for path in (one, other)] == [
+        of(compared_request, path) is None for path in (one, other)
+    ]
+    both = of(canonical, one), of(canonical, other)
+    if None not in both:
+        assert (both[0] == both[1]) == (of(compared_request, one) == of(compared_request, other))
+
+
+@given(
+    st.lists(st.sampled_from(["/", "a", "%41", "%2F", "%C3%A9", "%ff", "%00", "%3D", "=", "+", "%0A", "%2541"])).map(
+        "".join
+    )
+)
+def test_a_path_is_decoded_as_servers_do(path: str) -> None:
+    """Each escape once, as UTF-8."""
+    assert unescape(path) == unquote(path, errors="replace")
+
+
+def test_a_path_that_no_server_decodes_alike() -> None:
+    """A bad escape is refused, and so is a path that would take long."""
+    for path in ("/%", "/%4", "/%zz", "/%%41", "/%=4", "/%\n", "/" + "a" * MAX_HTU):
+        with pytest.raises(InvalidTargetError):
+            unescape(path)
+
+
+def test_bounds_of_a_claim() -> None:
+    """What takes long to compare is not the URL of any request: hosts of others, and heaps of escapes and dots."""
+    url = "https://b\u00fccher.example/x"
+    assert same_target(url, "https://xn--bcher-kva.example/x")
+    assert not same_target("https://b\u00fccher.example/x", "https://api.example/x")
+    assert not same_target("https://" + "\u00fc" * 250 + "/x", "https://xn--bcher-kva.example/x")
+    for path in ("%00" * 33, "/." * 130, "\u00fc" * 1_400, "\U0001f511" * 1_000):
+        assert not same_target(f"https://api.example/{path}", "https://api.example/x")
+    assert same_target("https://api.example/" + "%0a" * 32, "https://api.example/" + "%0A" * 32)
+    assert same_target("https://api.example/" + "%41" * 1_300, "https://api.example/" + "A" * 1_300)

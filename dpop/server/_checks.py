@@ -36,6 +36,13 @@ __all__ = [
 # The year 10000: later times cannot be printed, and milliseconds since 1970 are all later.
 _LAST_SECOND = 253_402_300_800
 
+_MAX_SHOWN = 256
+_MAX_SHOWN_ESCAPES = 16
+
+# More makes no key of a client safer. The time of a check grows with both, and any stranger can choose them.
+_MAX_RSA_MODULUS = 683  # base64url characters of 4096 bits
+_MAX_RSA_EXPONENT = 4  # base64url characters of 24 bits; 65537 has four
+
 
 class ProofClaims(NamedTuple):
     """The claims that a verifier compares. ``ath`` may hold any value: it is checked only if there is a token."""
@@ -161,10 +168,21 @@ def check_key_kind(header: JoseHeader, alg: str) -> None:
 
 def check_key(header: JoseHeader) -> PublicKey:
     """Load ``jwk``, which must be a valid public key in its one spelling (RFC 7518 §6; RFC 8725 §3.4)."""
+    jwk = header.members["jwk"]
+    if jwk.get("kty") == "RSA":
+        _check_rsa_size(jwk)
     try:
         return header.key
     except InvalidKeyError as error:
         raise refuse(Reason.JWK_INVALID, because=str(error)) from None
+
+
+def _check_rsa_size(jwk: Mapping[str, object]) -> None:
+    n, e = jwk.get("n"), jwk.get("e")
+    if isinstance(n, str) and len(n) > _MAX_RSA_MODULUS:
+        raise refuse(Reason.JWK_INVALID, because="an RSA key of a proof may have 4096 bits at most")
+    if isinstance(e, str) and len(e) > _MAX_RSA_EXPONENT:
+        raise refuse(Reason.JWK_INVALID, because="the exponent of an RSA key of a proof may have 24 bits at most")
 
 
 def _algs_of_kind(jwk: Mapping[str, object]) -> list[str]:
@@ -208,25 +226,34 @@ def check_method(claims: ProofClaims, method: str) -> None:
         raise refuse(Reason.HTM_MISMATCH, expected=method, got=claims.htm)
 
 
-def check_target(claims: ProofClaims, url: str) -> str:
+def check_target(claims: ProofClaims, url: str) -> bytes:
     """Check that ``htu`` names the URL of the request, without query and fragment (RFC 9449 §4.3 (9)).
 
-    :returns: the canonical form of both.
+    :returns: the form of the URL under which its proofs are remembered, see :func:`dpop.htu.compared_request`.
     """
+    bare = url.partition("?")[0].partition("#")[0] if isinstance(url, str) else url
     try:
-        requested = targets.canonical_request(url)
+        compared = targets.compared_request(bare)
     except InvalidTargetError as error:
         # The client chose the path, so this is not a UsageError; the message shows if the origin is wrong.
         raise refuse(Reason.REQUEST_URL_INVALID, because=str(error)) from None
-    if claims.htu == requested:
-        return requested
     try:
-        claimed = targets.canonical(claims.htu)
+        same = targets.names_request(claims.htu, bare, compared)
     except InvalidTargetError as error:
-        raise refuse(Reason.HTU_INVALID, because=str(error), expected=requested) from None
-    if claimed != requested:
-        raise refuse(Reason.HTU_MISMATCH, expected=requested, got=claimed)
-    return requested
+        raise refuse(Reason.HTU_INVALID, because=str(error), expected=_for_people(bare)) from None
+    if not same:
+        raise refuse(Reason.HTU_MISMATCH, expected=_for_people(bare), got=_for_people(claims.htu))
+    return compared
+
+
+def _for_people(url: str) -> str:
+    """The canonical form of a URL, or the start of the URL where that form would take long to make."""
+    if len(url) > _MAX_SHOWN or not url.isascii() or url.count("%") > _MAX_SHOWN_ESCAPES:
+        return url[:_MAX_SHOWN]
+    try:
+        return targets.canonical(url)
+    except InvalidTargetError:
+        return url
 
 
 def check_validity(claims: ProofClaims, now: float, skew: float) -> None:

@@ -44,23 +44,24 @@ class AsyncReplayCache(Protocol):
         ...
 
 
-def replay_key(jkt: str, htu: str, jti: str) -> str:
+def replay_key(jkt: str, compared: bytes, jti: str) -> str:
     """The cache key of a proof: 87 characters, whatever the length of its claims (RFC 9449 §11.1).
 
     :param jkt: thumbprint of the proof's key. Without it, a client that learns another client's jti could use it
         first, and the other's proof would be refused.
-    :param htu: the canonical form. With the claim's own text, a second spelling would make a second proof.
+    :param compared: :func:`dpop.htu.compared_request` of the URL. With the claim's own text, a second spelling would
+        make a second proof.
     """
-    return f"{jkt}.{_digest(htu + chr(0) + jti)}"
+    return f"{jkt}.{_digest(compared + bytes(1) + jti.encode('utf-8', 'surrogatepass'))}"
 
 
 def nonce_key(nonce: str) -> str:
     """The cache key of a single-use nonce, which may not be used again with any proof key."""
-    return f"{_digest(nonce)}.nonce"
+    return f"{_digest(nonce.encode('utf-8', 'surrogatepass'))}.nonce"
 
 
-def _digest(text: str) -> str:
-    return b64url_encode(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+def _digest(data: bytes) -> str:
+    return b64url_encode(hashlib.sha256(data).digest())
 
 
 # A growing set is copied as a whole. Of 64 small sets, each copy takes under a millisecond at a million entries.

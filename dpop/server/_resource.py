@@ -6,13 +6,13 @@ The integrations :mod:`dpop.asgi` and :mod:`dpop.wsgi` describe requests to it a
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
-from urllib.parse import parse_qs
 
 from dpop.encoding import check_access_token
 from dpop.errors import (
@@ -23,7 +23,7 @@ from dpop.errors import (
     ReplayCacheError,
     UsageError,
 )
-from dpop.htu import canonical
+from dpop.htu import MAX_HTU, canonical, unescape
 from dpop.origin import Origin, split_url
 from dpop.server._challenge import resource_challenge
 from dpop.server._jws import Headers, header_fields
@@ -78,8 +78,7 @@ def read_credentials(headers: Headers, query: str) -> Credentials | None:
     scheme = read_scheme(headers)
     if scheme == "both":
         raise refuse(Reason.AUTHORIZATION_REPEATED, error="invalid_request")
-    looks_like_it = "access_token" in query or "%" in query
-    if looks_like_it and "access_token" in parse_qs(query, keep_blank_values=True, errors="replace"):
+    if _has_access_token(query):
         raise refuse(Reason.TOKEN_OUTSIDE_HEADER, error="invalid_request")
     if scheme is None:
         return None
@@ -89,6 +88,30 @@ def read_credentials(headers: Headers, query: str) -> Credentials | None:
         return Credentials(scheme, check_access_token(token))
     except CredentialError:
         raise refuse(Reason.TOKEN_MALFORMED, error="invalid_token") from None
+
+
+# The name of the field as it may be escaped: %61ccess_token is the same one.
+_ESCAPED_NAME = re.compile(
+    r"(?:\A|&)" + "".join(f"(?:{c}|%{ord(c):02x})" for c in "access_token") + r"(?=[=&]|\Z)", re.IGNORECASE
+)
+_MAX_QUERY = 4096
+_MAX_ESCAPED_QUERY = 512
+
+
+def _has_access_token(query: str) -> bool:
+    """Whether a query has the field ``access_token``, without decoding the query: it may be very long.
+
+    Only the start is looked at, and less of it for an escaped spelling of the name. A token in the query is never
+    accepted, so nothing is lost with one that stands further behind.
+    """
+    start = query[:_MAX_QUERY]
+    if "access_token" in start:
+        fields = f"&{start}&"
+        if "&access_token=" in fields or "&access_token&" in fields:
+            return True
+    start = start[:_MAX_ESCAPED_QUERY]
+    found = _ESCAPED_NAME.search(start) if "%" in start else None
+    return found is not None and unescape(found[0].lstrip("&")) == "access_token"
 
 
 def is_bound(claims: Mapping[str, Any]) -> bool:
@@ -126,14 +149,17 @@ class ResourceRequest(NamedTuple):
     """A request as a server received it.
 
     :param target: the request-target as it was on the wire: ``/a%2Fb?q=1``, never decoded.
-    :param path: the decoded path as the application sees it; for ``public`` only.
+    :param path: the decoded path as the routes of the application see it.
     :param headers: all fields; a field that was sent twice must be here twice.
+    :param root_path: the decoded path under which the application is mounted, ``root_path`` of ASGI or
+        ``SCRIPT_NAME`` of WSGI, without a final slash. It is not part of ``path``.
     """
 
     method: str
     target: str
     path: str
     headers: Headers
+    root_path: str = ""
 
     def __repr__(self) -> str:
         return f"<ResourceRequest {self.method}>"
@@ -219,7 +245,8 @@ class ProtectedResource:
                 f"{origin} is not https: anybody on the network could read the tokens; see insecure="
             )
         self._verifier = verifier
-        self._url = url
+        self._origin = str(origin)
+        self._prefix = url.removeprefix(self._origin)
         self._lookup = token
         self._bearer = bearer
         self._public = public
@@ -229,7 +256,7 @@ class ProtectedResource:
         resource_challenge(None, algs=verifier.algs, realm=realm, parameters=self._parameters)
 
     def __repr__(self) -> str:
-        return f"<ProtectedResource {self._url}>"
+        return f"<ProtectedResource {self._origin}{self._prefix}>"
 
     @property
     def is_async(self) -> bool:
@@ -239,7 +266,12 @@ class ProtectedResource:
         return self._verifier.is_async or is_async(self._lookup) or is_async(call)
 
     def needs_token(self, request: ResourceRequest) -> bool:
-        """Whether the request must be admitted before the application gets it."""
+        """Whether the request must be admitted before the application gets it.
+
+        :raises InvalidProof: ``invalid_request``: the request-target has dot segments, or the application reads it
+            differently than a proof would. No rule about paths can be trusted then.
+        """
+        _read_path(request)
         return not (_is_preflight(request) or (self._public is not None and self._public(request.path)))
 
     def admit(self, request: ResourceRequest) -> Access:
@@ -271,17 +303,30 @@ class ProtectedResource:
 
     def _before_lookup(self, request: ResourceRequest) -> tuple[Credentials, CheckedProof | None]:
         """Read the token, and check the proof that must come with it: the look-up may cost more than both."""
-        target, _, query = request.target.partition("?")
-        credentials = read_credentials(request.headers, query)
+        credentials = read_credentials(request.headers, request.target.partition("?")[2])
         if credentials is None:
             raise refuse(Reason.NO_CREDENTIALS, error="invalid_token")
         if credentials.scheme == "Bearer":
             if not self._bearer:
                 raise refuse(Reason.BEARER_REFUSED, error="invalid_token")
             return credentials, None
-        url = self._url + _path(target)
+        url = self._url(request)
         checked = self._verifier.check_resource(request.headers, request.method, url, access_token=credentials.token)
         return credentials, checked
+
+    def _url(self, request: ResourceRequest) -> str:
+        """The URL of the request as its client knows it.
+
+        The prefix that a proxy removes is put in front, unless a server that was told of it as its root path has
+        done that already.
+        """
+        path, decoded = _read_path(request)
+        if not path.isascii() or "#" in path:  # servers read these differently (RFC 9112 §3.2)
+            raise _bad_target("it has characters that no request-target may have")
+        root, prefix = request.root_path, unescape(self._prefix)
+        is_told = prefix != "" and (root == prefix or root.startswith(f"{prefix}/"))
+        has_prefix = is_told and decoded == root + request.path
+        return self._origin + path if has_prefix else self._origin + self._prefix + path
 
     def refusal(
         self, request: ResourceRequest, error: InvalidProof | ReplayCacheError, access: Access | None = None
@@ -335,12 +380,37 @@ def _access(claims: Mapping[str, Any], proof: VerifiedProof) -> Access:
     return Access("DPoP", claims, proof, proof.next_nonce)
 
 
-def _path(target: str) -> str:
-    """The path of a request-target; of a whole URL (RFC 9112 §3.2.2) the origin does not count."""
-    # Non-ASCII bytes and fragments are not allowed here, and servers read them differently (RFC 9112 §3.2).
-    if target.isascii() and "#" not in target:
-        if target.startswith("/"):
-            return target
-        with contextlib.suppress(InvalidTargetError):
-            return split_url(target)[2] or "/"
-    raise refuse(Reason.REQUEST_URL_INVALID, because="the request-target is neither a path nor a URL")
+# A backslash separates segments on Windows, and so does an encoded slash once it is decoded.
+_DOT_SEGMENT = re.compile(r"[/\\]\.{1,2}(?![^/\\])")
+
+
+def _read_path(request: ResourceRequest) -> tuple[str, str]:
+    """The path of the request-target, undecoded and decoded; of a whole URL (RFC 9112 §3.2.2) the origin is dropped.
+
+    :raises InvalidProof: ``invalid_request``: the path has dot segments, which a proof's URL resolves and an
+        application need not; or it is another than the application's, so that a proof for one would open the other.
+    """
+    path = request.target.partition("?")[0]
+    if len(path) > MAX_HTU:
+        raise _bad_target(f"it has more than {MAX_HTU} characters without its query")
+    return _read_paths(path, request.root_path, request.path)
+
+
+@lru_cache(maxsize=64)  # each request is read twice: before the rules about paths, and for the proof
+def _read_paths(path: str, root_path: str, seen: str) -> tuple[str, str]:
+    try:
+        if not path.startswith("/"):
+            path = split_url(path)[2] or "/"
+        decoded = unescape(path)
+    except InvalidTargetError as error:
+        raise _bad_target(str(error)) from None
+    if "." in decoded and _DOT_SEGMENT.search(decoded):
+        raise _bad_target("it has a dot segment; send the path that it means")
+    # A server may or may not put its root path in front of either, and a mounted application sees the end.
+    if not ((root_path + seen).endswith(decoded) and decoded.endswith(seen)):
+        raise _bad_target("the server and the application read different paths in it")
+    return path, decoded
+
+
+def _bad_target(because: str) -> InvalidProof:
+    return refuse(Reason.REQUEST_URL_INVALID, error="invalid_request", because=because)

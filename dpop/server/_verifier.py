@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from dpop.errors import AlgorithmError, ArgumentTypeError, InvalidProof, UsageError
+from dpop.htu import canonical_request
 from dpop.keys._algorithms import ALGORITHMS
 from dpop.keys._public import PublicKey
 from dpop.server._checks import (
@@ -45,7 +46,7 @@ __all__ = ["DEFAULT_ALGS", "CheckedProof", "Mark", "ProofVerifier", "VerifiedPro
 class VerifiedProof:
     """A proof that passed every check. Immutable."""
 
-    __slots__ = ("_alg", "_claims", "_htu", "_key", "_next_nonce", "_payload")
+    __slots__ = ("_alg", "_claims", "_key", "_next_nonce", "_payload", "_url")
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class VerifiedProof:
         alg: str,
         claims: ProofClaims,
         payload: Mapping[str, Any],
-        htu: str,
+        url: str,
         *,
         next_nonce: str | None,
     ) -> None:
@@ -62,7 +63,7 @@ class VerifiedProof:
         self._alg = alg
         self._claims = claims
         self._payload = payload
-        self._htu = htu
+        self._url = url
         self._next_nonce = next_nonce
 
     @property
@@ -103,7 +104,7 @@ class VerifiedProof:
     @property
     def htu(self) -> str:
         """The canonical form of the request's URL, without query and fragment."""
-        return self._htu
+        return canonical_request(self._url)
 
     @property
     def claims(self) -> Mapping[str, Any]:
@@ -426,7 +427,7 @@ class ProofVerifier:
         check_signature(key, alg, jws)
         claims = read_claims(jws.payload, max_jti=self._max_jti, max_htu=self._max_htu)
         check_method(claims, method)
-        htu = check_target(claims, url)
+        compared = check_target(claims, url)
         check_validity(claims, now, self._skew)
         jkt = key.thumbprint
         good_until, marks = self._check_nonce(claims, jkt)
@@ -434,10 +435,10 @@ class ProofVerifier:
             good_until = self._check_age(claims, now)
         if self._replay is not None:
             # Kept for the skew as well: the clocks of processes that share the cache may differ by as much.
-            memory = replay_key(jkt, htu, claims.jti)
+            memory = replay_key(jkt, compared, claims.jti)
             marks.append(Mark(self._replay, memory, good_until + self._skew, _replayed))
         next_nonce = None if self._nonces is None else self._nonces.next_for(claims.nonce, jkt)
-        seen = VerifiedProof(key, alg, claims, jws.payload, htu, next_nonce=next_nonce)
+        seen = VerifiedProof(key, alg, claims, jws.payload, url, next_nonce=next_nonce)
         return seen, claims, marks
 
     def _check_nonce(self, claims: ProofClaims, jkt: str) -> tuple[float | None, list[Mark]]:

@@ -44,12 +44,18 @@ def resource(*, nonces: bool = True, **settings: Any) -> ProtectedResource:
     clock = {"clock": settings.pop("clock")} if "clock" in settings else {}
     issuer = NonceIssuer(SECRET, slot=100) if nonces else None
     verifier = ProofVerifier(replay=replay, nonces=issuer, **clock)
+    if "private" in settings:  # of a server in a process of its own, which gets JSON
+        private = settings.pop("private")
+        settings["public"] = lambda path: not path.startswith(private)
     told: dict[str, Any] = {"url": PUBLIC_URL, "token": look_up, "bearer": True} | settings
     return ProtectedResource(verifier, **told)
 
 
-def told(access: Access, wanted: Callable[[str], str | None]) -> bytes:
-    """What both applications answer; ``wanted`` gives a request header, by which a test asks for more."""
+def told(access: Access, wanted: Callable[[str], str | None], path: str) -> bytes:
+    """The body of both applications; ``wanted`` gives a request header, by which a test asks for more.
+
+    :param path: the path that routes of the application see.
+    """
     access.require_scope(wanted("x-scope") or "")
     if wanted("x-acr"):
         raise InvalidProof(
@@ -60,7 +66,8 @@ def told(access: Access, wanted: Callable[[str], str | None]) -> bytes:
         )
     jkt = None if access.proof is None else access.proof.jkt
     htu = None if access.proof is None else access.proof.htu
-    return json.dumps({"sub": access.claims.get("sub"), "jkt": jkt, "htu": htu, "scheme": access.scheme}).encode()
+    said = {"sub": access.claims.get("sub"), "jkt": jkt, "htu": htu, "scheme": access.scheme, "path": path}
+    return json.dumps(said).encode()
 
 
 async def asgi_application(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
@@ -77,17 +84,31 @@ async def asgi_application(scope: asgi.Scope, receive: asgi.Receive, send: asgi.
         await send({"type": "websocket.close", "code": 1000})
         return
     headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
-    body = b"hello" if scope["path"] == "/public" else told(await asgi.access(scope), headers.get)
+    body = b"hello" if scope["path"] == "/public" else told(await asgi.access(scope), headers.get, _routed(scope))
     fields = [(b"dpop-nonce", b"the-application's"), (b"cache-control", b"max-age=60"), (b"x-app", b"1")]
     fields.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": 200, "headers": fields})
     await send({"type": "http.response.body", "body": body})
 
 
+def _routed(scope: asgi.Scope) -> str:
+    from starlette._utils import get_route_path
+
+    return get_route_path(scope)
+
+
 def wsgi_application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """The same for WSGI."""
     is_public = environ["PATH_INFO"] == "/public"
-    body = b"hello" if is_public else told(wsgi.access(environ), lambda name: _header(environ, name))
+    body = (
+        b"hello"
+        if is_public
+        else told(
+            wsgi.access(environ),
+            lambda name: _header(environ, name),
+            environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace"),
+        )
+    )
     fields = [("DPoP-Nonce", "the-application's"), ("Cache-Control", "max-age=60"), ("X-App", "1")]
     start_response("200 OK", [*fields, ("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]

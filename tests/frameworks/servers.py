@@ -91,10 +91,18 @@ def _serve(name: str, descriptor: int, application: str, settings: dict[str, Any
     sys.path.insert(0, str(Path(__file__).parents[1]))
     listening = socket.socket(fileno=descriptor)
     port = listening.getsockname()[1]
+    root_path, trusts_prefix = settings.pop("root_path", ""), settings.pop("trusts_prefix", False)
     if name in ASGI:
-        _serve_asgi(name, listening, _application(application, "asgi", settings, port))
-    else:
-        _serve_wsgi(name, listening, _application(application, "wsgi", settings, port))
+        _serve_asgi(name, listening, _application(application, "asgi", settings, port), root_path)
+        return
+    if root_path:
+        os.environ["SCRIPT_NAME"] = root_path  # of gunicorn
+    app = _application(application, "wsgi", settings, port)
+    if trusts_prefix:
+        from werkzeug.middleware.proxy_fix import ProxyFix
+
+        app = ProxyFix(app, x_for=0, x_proto=0, x_host=0, x_prefix=1)
+    _serve_wsgi(name, listening, app, root_path)
 
 
 def _application(where: str, kind: str, settings: dict[str, Any], port: int) -> Any:
@@ -122,26 +130,28 @@ def _application(where: str, kind: str, settings: dict[str, Any], port: int) -> 
     return WSGIMiddleware(resource.wsgi_application, resource.resource(**settings))
 
 
-def _serve_asgi(name: str, listening: socket.socket, app: Any) -> None:
+def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str) -> None:
     if name == "hypercorn":
         from hypercorn.asyncio import serve
         from hypercorn.config import Config
 
         config = Config()
         config.bind = [f"fd://{listening.detach()}"]
+        config.root_path = root_path
         asyncio.run(serve(app, config))
         return
     import uvicorn
 
     parser = name.partition("-")[2]
-    uvicorn.Server(uvicorn.Config(app, http=parser, log_level="warning")).run(sockets=[listening])  # type: ignore[arg-type]
+    config = uvicorn.Config(app, http=parser, log_level="warning", root_path=root_path)  # type: ignore[arg-type]
+    uvicorn.Server(config).run(sockets=[listening])
 
 
-def _serve_wsgi(name: str, listening: socket.socket, app: Any) -> None:
+def _serve_wsgi(name: str, listening: socket.socket, app: Any, root_path: str) -> None:
     if name == "waitress":
         import waitress
 
-        waitress.serve(app, sockets=[listening], threads=4)
+        waitress.serve(app, sockets=[listening], threads=4, url_prefix=root_path)
         return
     if name == "wsgiref":
         from wsgiref.simple_server import WSGIRequestHandler, WSGIServer

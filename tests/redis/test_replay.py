@@ -242,7 +242,7 @@ def test_a_nonce_is_used_once_by_all_processes(redis_url: str) -> None:
 def test_no_nonce_and_no_jti_is_in_redis(client: redis.Redis) -> None:
     """Names hold digests; values hold nothing of the proof."""
     cache = RedisReplayCache(client, when_down="refuse")
-    cache.add(replay_key(KEY.thumbprint, URL, "a-secret-jti"), time.time() + 90)
+    cache.add(replay_key(KEY.thumbprint, URL.encode(), "a-secret-jti"), time.time() + 90)
     cache.add(nonce_key("a-secret-nonce"), time.time() + 90)
     stored = repr([(key, client.get(key)) for key in client.scan_iter()])
     assert stored.count("dpop:once:") == 2

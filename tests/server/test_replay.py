@@ -238,15 +238,15 @@ def test_a_cache_nobody_holds_is_freed(clock: Clock) -> None:
 def test_replay_keys_have_one_length_and_differ_by_each_part() -> None:
     """Key, URL and jti each make another entry, and the key's part names its owner."""
     keys = {
-        replay_key(JKT, HTU, "1"),
-        replay_key(OTHER_JKT, HTU, "1"),
-        replay_key(JKT, HTU + "/", "1"),
-        replay_key(JKT, HTU, "2"),
-        replay_key(JKT, HTU, "j" * 256),
+        replay_key(JKT, HTU.encode(), "1"),
+        replay_key(OTHER_JKT, HTU.encode(), "1"),
+        replay_key(JKT, HTU.encode() + b"/", "1"),
+        replay_key(JKT, HTU.encode(), "2"),
+        replay_key(JKT, HTU.encode(), "j" * 256),
     }
     assert len(keys) == 5
     assert {len(key) for key in keys} == {87}
-    assert replay_key(JKT, HTU, "1").partition(".")[0] == JKT
+    assert replay_key(JKT, HTU.encode(), "1").partition(".")[0] == JKT
 
 
 @given(st.text(), st.text())
