@@ -53,7 +53,9 @@ def described() -> dict[str, str]:
 def _described(name: str, value: Any) -> Iterator[tuple[str, str]]:
     if inspect.isclass(value):
         bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
-        yield name, f"class ({bases}){_signature(value)}"
+        # How enums, typed dictionaries and exceptions of ours are called differs between versions of Python.
+        called = not issubclass(value, enum.Enum | dict | Exception) and not getattr(value, "_is_protocol", False)
+        yield name, f"class ({bases}){_signature(value) if called else ''}"
         if isinstance(getattr(value, "code", None), str):
             yield f"{name}.code", repr(value.code)
         if issubclass(value, enum.Enum):
@@ -160,8 +162,14 @@ def _public_functions() -> Iterator[tuple[str, Any]]:
                 for member, function in vars(base).items():
                     plain = function.__func__ if isinstance(function, classmethod | staticmethod) else function
                     plain = plain.fget if isinstance(plain, property) else plain
-                    if inspect.isfunction(plain) and (not member.startswith("_") or member in {"__init__", "__call__"}):
+                    if inspect.isfunction(plain) and (not member.startswith("_") or member in _called(value)):
                         yield f"{face.__name__}.{name}.{member}", inspect.unwrap(plain)
+
+
+def _called(owner: type) -> set[str]:
+    """Special methods that users call. A constructor is one if its class documents its parameters."""
+    constructed = dataclasses.is_dataclass(owner) or ":param" in (owner.__doc__ or "")
+    return {"__call__", "__init__"} if constructed else {"__call__"}
 
 
 if __name__ == "__main__":
