@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check format lock api vectors bench bench-hardware soak storm crash fuzz mutate clean
+.PHONY: help demo test check fresh format lock api vectors bench bench-hardware soak storm crash fuzz mutate clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -28,6 +28,9 @@ check: ## lint and types
 	$(RUN) pyright tests/typing
 	$(RUN) pyright --verifytypes dpop --ignoreexternal
 
+fresh: ## make demo and make test on a fresh Debian: make fresh SUITE=trixie ARGS=--user
+	@scripts/fresh $(ARGS) $(or $(SUITE),trixie)
+
 format: ## mend what can be mended
 	@scripts/setup dev
 	$(RUN) python scripts/generate_twins.py
@@ -36,7 +39,7 @@ format: ## mend what can be mended
 
 lock: ## find the newest versions of all that tests and tools need, for every Python; writes constraints.txt
 	@scripts/setup run
-	$(RUN) python -m pip install -q --group lock
+	$(RUN) python -m pip install -q --group versions
 	$(RUN) uv pip compile -q --universal --python-version 3.11 --all-extras --group dev --group bench --upgrade \
 	  --no-emit-index-url --no-annotate --no-header --output-file constraints.new pyproject.toml
 	@{ echo "# Versions that tests and tools run with, on every Python; written by: make lock"; cat constraints.new; } >constraints.txt

@@ -399,9 +399,10 @@ def test_what_a_file_holds(jwk: Jwk) -> None:
         (b"", "not a public key"),
         (b"\x30\x03\x02\x01\x00", "not a public key"),
         (b"-----BEGIN CERTIFICATE-----", "not a public key"),
-        (
+        pytest.param(
             ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
             "pkey -pubout",
+            id="a private key",  # each process of pytest-xdist has another one, and must collect the same tests
         ),
         (b'{"kty":', "JWK"),
         (b'{"kty":"oct","k":"AAAA"}', "symmetric"),

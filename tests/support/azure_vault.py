@@ -36,7 +36,8 @@ class Vault(CloudServer):
         super().__init__(self._response, certificate)
         self.certificate = certificate
         # The library keeps each host's challenge for the whole process, and an earlier vault may have had this port.
-        http_challenge_cache.remove_challenge_for_url(self.url)
+        with contextlib.suppress(KeyError):  # old versions may remove only what is there
+            http_challenge_cache.remove_challenge_for_url(self.url)
         # The library gives a token to hosts under the domain of the resource, and this makes 127.0.0.1 one.
         self.resource = f"https://0.0.1:{self.port}"
         self.attributes: dict[str, Any] = {"enabled": True}
