@@ -872,7 +872,7 @@ def test_a_proxy_gives_no_nonce(authority: Authority) -> None:
     says = [("DPoP-Nonce", "evil"), ("Proxy-Authenticate", "DPoP"), ("WWW-Authenticate", 'DPoP error="use_dpop_nonce"')]
     with ForwardProxy(refuse=says) as proxy:
         result = invoke("curl", "--token-file", "token.txt", "-sS", "-x", proxy.url, "https://127.0.0.1:1/a")
-        assert result.exit_code == 56
+        assert result.exit_code in {7, 56}  # curl 8.23 counts it as a failed connection
         assert len(proxy.seen) == 1
     assert json.loads(invoke("nonce", "show", "--json").stdout)["nonces"] == []
 
