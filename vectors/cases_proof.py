@@ -83,6 +83,7 @@ def accept() -> list[Case]:
         ),
         defect("ok-extra-members"),
         defect("ok-jwk-extra"),
+        defect("ok-jwk-empty-members"),
         defect("ok-json-whitespace-order"),
         defect("ok-json-unicode-escape"),
         defect("ok-htu-query-fragment"),

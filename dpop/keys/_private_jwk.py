@@ -14,7 +14,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from dpop.errors import InvalidKeyError
-from dpop.keys._public import CURVES, REQUIRED_MEMBERS, PublicKey, decode_bytes, decode_number
+from dpop.keys._public import CURVES, REQUIRED_MEMBERS, PublicKey, decode_bytes, decode_number, is_given
 
 __all__ = ["PrivateKey", "read_private_jwk", "write_private_jwk"]
 
@@ -29,10 +29,12 @@ def read_private_jwk(jwk: Mapping[str, object]) -> tuple[PrivateKey, PublicKey]:
 
     :raises InvalidKeyError: a public or symmetric key, a JWK Set, a weak key, another curve, members
         missing, misspelt or not belonging together, ``use`` or ``key_ops`` that rule out signing.
+        A member that is null or empty counts as absent.
         No value of the JWK is in the message or chained to it.
     """
     if not isinstance(jwk, Mapping):
         raise InvalidKeyError(f"a JWK must be a JSON object, not {type(jwk).__name__}")
+    jwk = {name: value for name, value in jwk.items() if is_given(jwk, name)}
     kty = jwk.get("kty")
     names = REQUIRED_MEMBERS.get(kty, ()) if isinstance(kty, str) else ()
     # Without names this refuses the key type, in the words it has for that.

@@ -27,7 +27,16 @@ from dpop.errors import (
 from dpop.keys._algorithms import ALGORITHMS, RSA_ALGS, parameters
 from dpop.signature import check_raw, raw_to_der
 
-__all__ = ["CURVES", "REQUIRED_MEMBERS", "PublicKey", "decode_bytes", "decode_number", "thumbprint"]
+__all__ = [
+    "CURVES",
+    "REQUIRED_MEMBERS",
+    "PublicKey",
+    "decode_bytes",
+    "decode_number",
+    "is_given",
+    "private_member",
+    "thumbprint",
+]
 
 # RFC 7638 §3.2, RFC 8037 §2, in the order of the thumbprint's input.
 REQUIRED_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -96,23 +105,24 @@ class PublicKey:
     def from_jwk(cls, jwk: Mapping[str, object]) -> PublicKey:
         """Read a public JWK, strictly (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2, RFC 9449 §4.3 (7)).
 
-        Refused: private and symmetric members even if empty, other key types and curves, missing
+        Refused: private and symmetric members with a value, other key types and curves, missing
         members, values that are not the one base64url spelling, coordinates of another length, points
         that are not on the curve or of small order, RSA moduli outside 2048..8192 bits, RSA exponents
-        that are even, below 3 or above 2^32, ``use`` or ``key_ops`` that rule out verifying. Other
+        that are even, below 3 or above 2^32, ``use`` or ``key_ops`` that rule out verifying. Optional and
+        private members that are null or empty count as absent: some libraries write all that they know. Other
         members are ignored; ``alg`` is kept in :attr:`declared_alg`.
 
         :raises InvalidKeyError: with a sentence that says what; values of the JWK are not in it.
         """
         if type(jwk) is not dict and not isinstance(jwk, Mapping):
             raise InvalidKeyError(f"a JWK must be a JSON object, not {type(jwk).__name__}")
-        if not _SECRET_MEMBERS.isdisjoint(jwk):
-            name = next(name for name in jwk if name in _SECRET_MEMBERS)
+        name = private_member(jwk)
+        if name is not None:
             raise InvalidKeyError(
                 f'the JWK has "{name}", a member of private or symmetric keys, where a public key is needed'
             )
         _check_purpose(jwk)
-        declared = _text(jwk, "alg") if "alg" in jwk else None
+        declared = _text(jwk, "alg") if is_given(jwk, "alg") else None
         kty = jwk.get("kty")
         if kty == "EC":
             key, algs, size = _read_ec(jwk)
@@ -239,6 +249,19 @@ class PublicKey:
         return hash(self._thumbprint)
 
 
+def is_given(jwk: Mapping[str, object], name: str) -> bool:
+    """Whether a member is there with a value; null, ``""``, ``[]`` and ``{}`` stand for one that is absent."""
+    value = jwk.get(name)
+    return value is not None and not (isinstance(value, (str, list, dict)) and not value)
+
+
+def private_member(jwk: Mapping[str, object]) -> str | None:
+    """The name of a member of private or symmetric keys that has a value; None if there is no such member."""
+    if _SECRET_MEMBERS.isdisjoint(jwk):
+        return None
+    return next((name for name in jwk if name in _SECRET_MEMBERS and is_given(jwk, name)), None)
+
+
 def thumbprint(jwk: Mapping[str, object]) -> str:
     """The RFC 7638 SHA-256 thumbprint of a JWK, 43 characters: the ``jkt`` of RFC 9449 §6.1.
 
@@ -356,9 +379,9 @@ def _read_rsa(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, .
 
 def _check_purpose(jwk: Mapping[str, object]) -> None:
     """``use`` and ``key_ops`` allow verifying, if they are there (RFC 7517 §4.2, §4.3)."""
-    if "use" in jwk and jwk["use"] != "sig":
+    if is_given(jwk, "use") and jwk["use"] != "sig":
         raise InvalidKeyError('the "use" of the JWK is not "sig": the key is not for signatures')
-    if "key_ops" in jwk:
+    if is_given(jwk, "key_ops"):
         operations = jwk["key_ops"]
         if not isinstance(operations, list) or "verify" not in operations:
             raise InvalidKeyError('the "key_ops" of the JWK have no "verify": the key is not for signatures')

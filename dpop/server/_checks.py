@@ -11,7 +11,7 @@ from dpop import htu as targets
 from dpop.encoding import access_token_hash
 from dpop.errors import ArgumentTypeError, CredentialError, InvalidKeyError, InvalidTargetError, SignatureFormatError
 from dpop.keys._algorithms import ALGORITHMS
-from dpop.keys._public import PublicKey
+from dpop.keys._public import PublicKey, is_given, private_member
 from dpop.server._jws import CompactJWS, JoseHeader
 from dpop.server._reasons import Reason, refuse
 from dpop.signature import check_raw
@@ -123,7 +123,6 @@ def _number(value: object) -> int | float | None:
     return None
 
 
-_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
 _SHA256 = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 _ONE_KEY_TWO_NAMES = frozenset({"EdDSA", "Ed25519"})  # RFC 9864 §2.2
 
@@ -140,11 +139,11 @@ def check_header(header: JoseHeader, algs: tuple[str, ...]) -> str:
 
 
 def check_key_is_public(header: JoseHeader) -> dict[str, object]:
-    """Check that ``jwk`` is there and has no member of a private or symmetric key (RFC 9449 §4.3 (7))."""
+    """Check that ``jwk`` is there and no member of a private or symmetric key has a value (RFC 9449 §4.3 (7))."""
     jwk = header.members.get("jwk")
     if not isinstance(jwk, dict):
         raise refuse(Reason.JWK_MISSING)
-    if not _PRIVATE_MEMBERS.isdisjoint(jwk):
+    if private_member(jwk) is not None:
         raise refuse(Reason.JWK_PRIVATE)
     return jwk
 
@@ -161,7 +160,7 @@ def check_key_kind(header: JoseHeader, alg: str) -> None:
         if not kind:
             check_key(header)
         raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {' or '.join(kind)}")
-    declared = jwk.get("alg", alg)
+    declared = jwk["alg"] if is_given(jwk, "alg") else alg
     if declared != alg and isinstance(declared, str) and {declared, alg} != _ONE_KEY_TWO_NAMES:
         raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {declared}")
 

@@ -43,6 +43,12 @@ def _more_in_jwk(draft: Draft) -> str:
     return draft.proof(header=draft.header(jwk=draft.jwk | more))
 
 
+def _empty_in_jwk(draft: Draft) -> str:
+    lists: dict[str, list[str]] = {"key_ops": [], "x5c": [], "oth": []}
+    texts = dict.fromkeys(("use", "alg", "kid", "d", "p", "q", "dp", "dq", "qi", "k", "x5t", "x5u"))
+    return draft.proof(header=draft.header(jwk={**lists, **texts, **draft.jwk}))
+
+
 def _loud_url(draft: Draft) -> str:
     """The first label of the host in upper case, and a port that could be left out."""
     first, dot, rest = draft.host.partition(".")
@@ -68,6 +74,7 @@ ACCEPTED = [
         "RFC 9449 4.2 allows other members",
     ),
     _accepted("ok-jwk-extra", _more_in_jwk, "they do not change the thumbprint"),
+    _accepted("ok-jwk-empty-members", _empty_in_jwk, "null and empty are absent; some libraries write them all"),
     _accepted(
         "ok-json-whitespace-order",
         lambda draft: draft.proof(header=json.dumps(dict(reversed(draft.header().items())), indent=2).encode()),

@@ -191,8 +191,6 @@ _JWK = [
         key=A,
         d=A.d,
     ),
-    _changed("jwk-private-d-null", "what counts is that it is there", reason=Reason.JWK_PRIVATE, d=None),
-    _changed("jwk-private-d-empty", reason=Reason.JWK_PRIVATE, d=""),
     _instead("jwk-kid-only", OUT, note="nothing is looked up", kid="key A"),
     _instead("jwk-x5c", OUT, x5c=["MIIB"]),
     _jwk(
