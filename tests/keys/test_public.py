@@ -223,7 +223,9 @@ def test_a_bad_jwk_is_refused_with_a_reason(jwk: Any, says: str) -> None:
 
 EMPTY_MEMBERS = {
     **dict.fromkeys(("use", "alg", "kid", "d", "p", "q", "dp", "dq", "qi", "k", "x5t", "x5u")),
-    "key_ops": [], "x5c": [], "oth": [],
+    "key_ops": [],
+    "x5c": [],
+    "oth": [],
 }
 
 
