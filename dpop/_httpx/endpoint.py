@@ -72,6 +72,11 @@ class _AsyncClients:
         self._pid = os.getpid()
         self._by_loop: dict[object, tuple[_Any, AsyncGenerator[None]]] = {}
 
+    @property
+    def has_given(self) -> bool:
+        """Whether there is one client, which was given, for all event loops."""
+        return self._given is not None
+
     async def get(self) -> _Any:
         """The client to use here and now."""
         if self._given is not None:
@@ -265,6 +270,7 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint):
     def _start(self, prover: _Any, server: _Any, http: _Any, **options: Any) -> None:
         signing = self._set_up(prover, server, **options)
         self._clients = _AsyncClients(http, self._library.AsyncClient)
+        self.has_given_client = self._clients.has_given
         self._plain = self._client_transport(self._clients)
         self._signing = self._signing_transport(self.prover, transport=lambda: self._plain, **signing)
 

@@ -7,6 +7,7 @@ adapter but these functions touches a key or a token source.
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import sys
 import threading
@@ -29,6 +30,7 @@ __all__ = [
     "async_report",
     "async_sign",
     "async_wait_for_nonce",
+    "before_each_send",
     "refresh",
     "report",
     "sign_now",
@@ -38,6 +40,14 @@ __all__ = [
 DRAIN_BYTES = 65_536
 DRAIN_SECONDS = 1.0
 """How much of an answer that is not handed on is read to keep its connection; beyond, it is closed."""
+
+before_each_send: contextvars.ContextVar[Callable[[], object] | None] = contextvars.ContextVar(
+    "dpop_before_each_send", default=None
+)
+"""A function that is called directly before each signed request leaves, nonce retries too.
+
+Nothing is sent if it raises. A renewal of tokens asks here whether it still holds the lock.
+"""
 
 _TURN_SECONDS = 60.0
 _LOOK_SECONDS = 0.25
@@ -115,7 +125,9 @@ def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str, token: s
     """The headers of one attempt, signed in this thread; ``token`` is what :func:`ask_token` returned for it."""
     attempt = flow.attempt(scheme, authority, target, token)
     data = attempt.signing_input
-    return attempt.headers(b"" if data is None else sign(flow.prover.key, data))
+    signature = b"" if data is None else sign(flow.prover.key, data)
+    _ask_before_sending()
+    return attempt.headers(signature)
 
 
 async def async_sign(
@@ -124,11 +136,18 @@ async def async_sign(
     """:func:`sign_now` for a task; a key that blocks signs in a worker thread."""
     attempt: Attempt = flow.attempt(scheme, authority, target, token)
     key, data = flow.prover.key, attempt.signing_input
-    if data is None:
-        return attempt.headers(b"")
-    if getattr(key, "blocking", True):
-        return attempt.headers(cast("bytes", await tools.to_thread(lambda: sign(key, data))))
-    return attempt.headers(sign(key, data))
+    signature = b""
+    if data is not None:
+        blocking = getattr(key, "blocking", True)
+        signature = cast("bytes", await tools.to_thread(lambda: sign(key, data))) if blocking else sign(key, data)
+    _ask_before_sending()
+    return attempt.headers(signature)
+
+
+def _ask_before_sending() -> None:
+    ask = before_each_send.get()
+    if ask is not None:
+        ask()
 
 
 def refresh(flow: ProofFlow) -> None:

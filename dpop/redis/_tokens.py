@@ -8,6 +8,7 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Hashable
 from typing import Any, Final
 
 import redis
@@ -34,22 +35,27 @@ end
 redis.call('HSET', KEYS[1], 'record', ARGV[2], 'fingerprint', ARGV[3])
 return 1
 """
+# The fence counts in the record itself: no other key can be evicted or deleted without the record.
 _ACQUIRE: Final = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-if holder then return tonumber(redis.call('GET', KEYS[2])) end
-return redis.call('INCR', KEYS[2])
+local fence = holder and redis.call('HGET', KEYS[2], 'fence')
+return fence and tonumber(fence) or redis.call('HINCRBY', KEYS[2], 'fence', 1)
 """
 _RENEW: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
+# With the lease goes a record that has nothing but a fence.
 _RELEASE: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if redis.call('HEXISTS', KEYS[2], 'record') == 0 then redis.call('DEL', KEYS[2]) end
 return redis.call('DEL', KEYS[1])
 """
 _SLEEPS: Final = (0.005, 0.01, 0.02, 0.05)
+_MARGIN: Final = 0.9
+"""The part of a lease in which its holder may send: clocks differ, and a request takes a moment to leave."""
 
 
 class RedisTokenStore:
@@ -63,26 +69,28 @@ class RedisTokenStore:
     What Redis has confirmed can be lost with Redis: let it write to disk (``appendonly yes``,
     ``appendfsync always``), and with replicas remember that a failover loses the last moments.
 
-    :param client: with timeouts, such as ``socket_timeout=2``; its retries are safe.
+    :param client: a ``redis.Redis`` or ``redis.RedisCluster`` with a timeout and few retries, such as
+        ``socket_timeout=2, retry=Retry(NoBackoff(), 1)``. Retries are safe, but they add up: those that redis-py 6
+        and newer make by default stretch a timeout of two seconds to half a minute.
     :param key: encrypts the records: 32 random octets, kept elsewhere.
     :param password: the same, from a password.
     :param prefix: of the names in Redis.
     :param lease_seconds: how long the others wait when a host dies in the middle of a refresh.
-    :raises ArgumentTypeError: not a ``redis.Redis``.
+    :raises ArgumentTypeError: neither a ``redis.Redis`` nor a ``redis.RedisCluster``.
     :raises UsageError: a key, password or lease that cannot be used.
     """
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: redis.Redis | redis.RedisCluster,
         *,
         key: bytes | None = None,
         password: str | bytes | None = None,
         prefix: str = "dpop:tokens:",
         lease_seconds: float = 10.0,
     ) -> None:
-        if not isinstance(client, redis.Redis):
-            raise ArgumentTypeError("client", "a redis.Redis", client)
+        if not isinstance(client, redis.Redis | redis.RedisCluster):
+            raise ArgumentTypeError("client", "a redis.Redis or redis.RedisCluster", client)
         if not 0.1 <= lease_seconds <= 600:
             raise UsageError(f"lease_seconds must be from 0.1 to 600, got {lease_seconds!r:.40}")
         self._client = client
@@ -142,18 +150,22 @@ class RedisTokenStore:
         """The accounts there are tokens for."""
         pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self._prefix) + "{*}"
         try:
-            names = [name.decode() if isinstance(name, bytes) else name for name in self._client.scan_iter(pattern)]
+            client: Any = self._client
+            found = set(client.scan_iter(pattern))
+            names = [
+                name.decode() if isinstance(name, bytes) else name for name in found if client.hexists(name, "record")
+            ]
         except redis.RedisError as error:
             raise _unusable(error) from error
-        return sorted(name[len(self._prefix) + 1 : -1] for name in set(names))
+        return sorted(name[len(self._prefix) + 1 : -1] for name in names)
 
     def lock(self, account: str) -> StoreLock:
         """A handle of the account's lease."""
         name = self._name(account)
-        return _Lease(self, f"{name}:lease", f"{name}:fence", self._lease_ms)
+        return _Lease(self, f"{name}:lease", name, self._lease_ms)
 
     def _name(self, account: str) -> str:
-        # In braces, so that a cluster keeps record, lease and fence in one place.
+        # In braces, so that a cluster keeps record and lease in one place.
         return f"{self._prefix}{{{check_account(account)}}}"
 
     def _ask(self, *command: Any) -> Any:
@@ -167,15 +179,29 @@ class RedisTokenStore:
 class _Lease:
     """The lease of one account; see :class:`dpop.tokens._stores.StoreLock`."""
 
-    def __init__(self, store: RedisTokenStore, name: str, counter: str, milliseconds: int) -> None:
+    def __init__(self, store: RedisTokenStore, name: str, record: str, milliseconds: int) -> None:
         self._store = store
         self._name = name
-        self._counter = counter
+        self._record = record
         self._ms = milliseconds
         self._mine = secrets.token_urlsafe(12)
         self._over = threading.Event()
         self._held = False
+        self._pid = os.getpid()
+        self._until = 0.0
         self.fence: int = 0
+
+    @property
+    def name(self) -> Hashable:
+        """The key of the lease, and which Redis: by the store, for no client says where it is connected."""
+        return (id(self._store), self._name)
+
+    def is_held(self) -> bool:
+        """Whether Redis confirmed the lease recently enough: counted from the question, and through a suspend."""
+        return self._held and _elapsed() < self._until and self._pid == os.getpid()
+
+    def _confirmed(self, asked_at: float) -> None:
+        self._until = asked_at + _MARGIN * self._ms / 1000
 
     def acquire(self, timeout: float) -> bool:
         """Take it, waiting so many seconds at most.
@@ -185,9 +211,11 @@ class _Lease:
         deadline = time.monotonic() + timeout
         tries = 0
         while not self._over.is_set():
-            fence = self._store._ask("EVAL", _ACQUIRE, 2, self._name, self._counter, self._mine, self._ms)  # noqa: SLF001
+            asked_at = _elapsed()
+            fence = self._store._ask("EVAL", _ACQUIRE, 2, self._name, self._record, self._mine, self._ms)  # noqa: SLF001
             if fence:
                 self.fence, self._held = int(fence), True
+                self._confirmed(asked_at)
                 if self._over.is_set():
                     break
                 # A daemon: a process that ends does not wait for its lease.
@@ -202,9 +230,12 @@ class _Lease:
 
     def _keep(self, pid: int) -> None:
         while not self._over.wait(self._ms / 3000) and pid == os.getpid():
+            asked_at = _elapsed()
             try:
                 if not self._store._ask("EVAL", _RENEW, 1, self._name, self._mine, self._ms):  # noqa: SLF001
-                    return  # another has it: the fence will tell
+                    self._until = 0.0  # another has it, or Redis has lost it
+                    return
+                self._confirmed(asked_at)
             except TokenStoreError as error:
                 _log.warning("the lease on tokens could not be renewed: %s", error)
 
@@ -214,9 +245,15 @@ class _Lease:
         held, self._held = self._held, False
         if held:
             try:
-                self._store._ask("EVAL", _RELEASE, 1, self._name, self._mine)  # noqa: SLF001
+                self._store._ask("EVAL", _RELEASE, 2, self._name, self._record, self._mine)  # noqa: SLF001
             except TokenStoreError as error:
                 _log.warning("the lease on tokens could not be given back, and ends by itself: %s", error)
+
+
+def _elapsed() -> float:
+    """Seconds by a clock that nobody sets, and that counts while the machine is suspended."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)  # of Linux, whose monotonic clock stops then
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 def _unusable(error: redis.RedisError) -> TokenStoreError:

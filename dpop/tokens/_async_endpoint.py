@@ -154,7 +154,7 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
         if parameters and grant is None:
             raise UsageError(f"{', '.join(sorted(parameters))}: only a grant= has parameters")
         return AsyncRefreshingSource(
-            self.run,
+            self.detached,
             self._grants,
             store,
             account,

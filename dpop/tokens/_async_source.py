@@ -1,41 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token sources for tasks; see :mod:`dpop.tokens._source`. Nothing here is imported before one is wanted."""
+"""Token sources for tasks; see :mod:`dpop.tokens._source`. Nothing here is imported before one is wanted.
+
+A renewal belongs to no task and no event loop, for either may end between a refresh and its response. It runs in
+a thread of its own, and so does the event loop that carries its requests. Only a client that the user gave has to
+work on the user's event loop: then requests go there and back, and all the rest stays in the thread.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+import concurrent.futures
+import contextlib
+import contextvars
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Self, TypeVar
 
-from dpop.tokens._source import Abandoned, SharedRefresh, awaited
-from dpop.tokens._steps import Steps
-from dpop.tokens._stores import TokenStore
+from dpop.tokens._source import SharedRefresh, awaited
+from dpop.tokens._steps import HTTPRequest, HTTPResponse, NoResponse, Steps, run_steps
 from dpop.tokens._token_set import TokenSet
 
-if TYPE_CHECKING:
-    from dpop.tokens._grants import Grants
+__all__ = ["AsyncRefreshingSource", "carried_on_callers_loop", "carried_on_own_loop"]
 
-__all__ = ["AsyncRefreshingSource"]
+_T = TypeVar("_T")
+_Exchange = Callable[[HTTPRequest], Awaitable[HTTPResponse]]
+
+_LOOK_SECONDS: Final = 0.25
+_LOOKS: Final = 8
+"""So many times a caller's event loop may be found standing before a response is given up."""
 
 
 class AsyncRefreshingSource(SharedRefresh):
     """Fresh access tokens from an ``AsyncTokenEndpoint``; its ``source()`` makes one.
 
-    Await it, or :meth:`atoken`, on the event loop the endpoint is used on.
+    Await it, or :meth:`atoken`, on any event loop of asyncio or trio, in any thread.
     """
-
-    def __init__(
-        self,
-        run: Callable[[Steps[TokenSet]], Awaitable[TokenSet]],
-        grants: Grants,
-        store: TokenStore,
-        account: str,
-        **options: Any,
-    ) -> None:
-        super().__init__(grants, store, account, **options)
-        self._run = run
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self) -> str:
         """A fresh access token.
@@ -48,9 +47,8 @@ class AsyncRefreshingSource(SharedRefresh):
 
     async def atoken(self) -> str:
         """A fresh access token; a caller that is cancelled does not stop the others."""
-        if self._clock() < self._until:
-            return self._token
-        return await awaited(self)
+        token = self.fresh()
+        return await awaited(self) if token is None else token
 
     async def tokens(self) -> TokenSet:
         """The token set the access token is from, fresh."""
@@ -58,18 +56,107 @@ class AsyncRefreshingSource(SharedRefresh):
         assert self._tokens is not None  # noqa: S101 - a call that returns has adopted one
         return self._tokens
 
-    def _launch(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], *, patient: bool) -> None:
-        task = asyncio.get_running_loop().create_task(self._fly(flight, good, patient))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
-    async def _fly(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], patient: bool) -> None:
+def carried_on_own_loop(
+    exchange: _Exchange, close: Callable[[], Coroutine[Any, Any, None]]
+) -> Callable[[Steps[_T]], _T]:
+    """Carry out steps in this thread, with an event loop that exists for them only.
+
+    :param close: closes the connections of the event loop that it is awaited on.
+    """
+
+    def run(steps: Steps[_T]) -> _T:
+        with _OwnLoop(exchange, close) as carry:
+            return run_steps(steps, carry)
+
+    return run
+
+
+class _OwnLoop:
+    """An event loop that is made for the first request; most renewals find fresh tokens in the store."""
+
+    def __init__(self, exchange: _Exchange, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._exchange = exchange
+        self._close = close
+        self._runner: asyncio.Runner | None = None
+
+    def __call__(self, request: HTTPRequest) -> HTTPResponse:
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(_once(self._exchange, request), context=contextvars.copy_context())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._runner is not None:
+            # What came is more important than how the connection ends.
+            with self._runner, contextlib.suppress(Exception):
+                self._runner.run(self._close())
+
+
+def carried_on_callers_loop(exchange: _Exchange) -> Callable[[Steps[_T]], _T]:
+    """Carry out steps in a thread, with the event loop that runs here and now for the requests only."""
+    carry = _of_trio(exchange) or _OfAsyncio(exchange, asyncio.get_running_loop())
+    return lambda steps: run_steps(steps, carry)
+
+
+class _OfAsyncio:
+    def __init__(self, exchange: _Exchange, loop: asyncio.AbstractEventLoop) -> None:
+        self._exchange = exchange
+        self._loop = loop
+
+    def __call__(self, request: HTTPRequest) -> HTTPResponse:
+        begun, given_up = False, False
+
+        async def once() -> HTTPResponse:
+            nonlocal begun
+            if given_up:
+                raise NoResponse("nobody waits for it any more", sent=False)
+            begun = True
+            return await self._exchange(request)
+
+        coroutine = once()
         try:
-            tokens = await self._run(self._renewal.steps(good, patient=patient))
-        except asyncio.CancelledError:
-            self._crashed(flight, Abandoned(), patient=patient)
-            raise
-        except BaseException as error:  # noqa: BLE001 - raised by all who wait
-            self._crashed(flight, error, patient=patient)
-        else:
-            self._landed(flight, tokens)
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # the loop is closed
+            coroutine.close()
+            raise NoResponse("the event loop of its client is closed", sent=False) from None
+        standing = 0
+        while True:
+            try:
+                return future.result(_LOOK_SECONDS)
+            except concurrent.futures.CancelledError:
+                break
+            except TimeoutError:
+                if future.done():
+                    raise
+                standing = 0 if self._loop.is_running() else standing + 1
+                if self._loop.is_closed() or standing >= _LOOKS:
+                    break
+        given_up = True
+        future.cancel()
+        raise NoResponse("the event loop of its client ended", sent=begun)
+
+
+def _of_trio(exchange: _Exchange) -> Callable[[HTTPRequest], HTTPResponse] | None:
+    trio: Any = sys.modules.get("trio")
+    if trio is None:
+        return None
+    try:
+        token = trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        return None
+
+    def carry(request: HTTPRequest) -> HTTPResponse:
+        try:
+            response: HTTPResponse = trio.from_thread.run(exchange, request, trio_token=token)
+        except (trio.RunFinishedError, trio.Cancelled):
+            raise NoResponse("the event loop of its client ended", sent=True) from None
+        return response
+
+    return carry
+
+
+async def _once(exchange: _Exchange, request: HTTPRequest) -> HTTPResponse:
+    return await exchange(request)

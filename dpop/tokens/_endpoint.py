@@ -149,7 +149,7 @@ class SyncEndpoint(SyncEndpointBase, ABC):
         if parameters and grant is None:
             raise UsageError(f"{', '.join(sorted(parameters))}: only a grant= has parameters")
         return RefreshingSource(
-            self.run,
+            self.detached,
             self._grants,
             store,
             account,

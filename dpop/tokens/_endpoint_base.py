@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from dpop._tracebacks import drop_frames
@@ -15,7 +15,7 @@ from dpop.errors import DPoPError, UsageError
 from dpop.origin import Origin
 from dpop.tokens._grants import Grants
 from dpop.tokens._metadata import ServerMetadata
-from dpop.tokens._steps import Blocking, HTTPRequest, HTTPResponse, Steps
+from dpop.tokens._steps import Blocking, HTTPRequest, HTTPResponse, Steps, run_steps
 from dpop.tokens._token_set import TokenSet
 
 if TYPE_CHECKING:
@@ -104,30 +104,11 @@ class SyncEndpointBase(EndpointBase, ABC):
 
     def run(self, steps: Steps[_T]) -> _T:
         """Carry out steps of :attr:`grants`."""
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    if isinstance(step, HTTPRequest):
-                        outcome: Any = self.exchange(step)
-                    elif isinstance(step, Blocking):
-                        outcome = step.function()
-                    else:
-                        outcome = None
-                        time.sleep(step.seconds)
-                except Exception as error:  # noqa: BLE001 - the steps decide
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(outcome)
-        except StopIteration as done:
-            result: _T = done.value
-            return result
-        except DPoPError as error:
-            # The frames below hold tokens, secrets and codes, and crash reporters send what is in frames.
-            drop_frames(error)
-            raise error.with_traceback(None)  # noqa: B904 - it is the same error
-        finally:
-            steps.close()  # an interrupt leaves them where they are
+        return run_steps(steps, self.exchange)
+
+    def detached(self) -> Callable[[Steps[_T]], _T]:
+        """A function that carries out steps in a thread of its own, whatever becomes of the caller."""
+        return self.run
 
 
 class AsyncEndpointBase(EndpointBase, ABC):
@@ -135,6 +116,9 @@ class AsyncEndpointBase(EndpointBase, ABC):
 
     tools: ClassVar[AsyncTools]
     """Sleep and worker threads of the event loops that the HTTP library runs on."""
+
+    has_given_client = False
+    """Whether requests are carried by a client that was given, so that only its own event loop can carry them."""
 
     @abstractmethod
     def __init__(self, prover: Key | Prover, server: str | ServerMetadata, **options: Any) -> None: ...
@@ -182,6 +166,17 @@ class AsyncEndpointBase(EndpointBase, ABC):
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
         finally:
             steps.close()  # a task that is cancelled leaves them where they are
+
+    def detached(self) -> Callable[[Steps[_T]], _T]:
+        """A function that carries out steps in a thread of its own, whatever becomes of the caller's task and loop.
+
+        Requests go out on an event loop of that thread; only those of a client that was given need the caller's.
+        """
+        from dpop.tokens._async_source import carried_on_callers_loop, carried_on_own_loop  # noqa: PLC0415 - asyncio
+
+        if self.has_given_client:
+            return carried_on_callers_loop(self.exchange)
+        return carried_on_own_loop(self.exchange, self.aclose)
 
 
 def token_and_hint(tokens: TokenSet | str, hint: str | None) -> tuple[str, str | None]:

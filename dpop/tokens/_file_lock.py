@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Final, Self
 
@@ -36,6 +37,19 @@ class FileLock:
         self._path = path
         self._descriptor = -1
         self._given_up = False
+
+    @property
+    def name(self) -> Hashable:
+        """The path of the lock file."""
+        return self._path
+
+    def is_held(self) -> bool:
+        """Whether this handle holds the lock, and of the file that has the name now."""
+        descriptor = self._descriptor
+        try:
+            return descriptor >= 0 and self._is_still_named(descriptor)
+        except OSError:
+            return False
 
     def acquire(self, timeout: float) -> bool:
         """Take it, waiting so many seconds at most.

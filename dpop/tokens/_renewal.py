@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Renewing the tokens in a store, once, whoever asks: the order of things that loses no refresh token.
 
-1. Read the store: somebody else may have renewed them.
+1. Read the store: another process may have renewed them.
 2. Take the account's lock; read again.
 3. Check the key. Write down that a refresh begins: this is also the proof that the store can be written.
-4. Send the refresh token. Without an answer, send it once more, with a new proof.
+4. Send the refresh token. Without a response, write the note again and send it once more, with a new proof.
 5. Write down what came, durably. Only then hand it out.
 
-A generator of steps, like all that is written once for threads and tasks.
+Two questions are asked again each time. Directly before each send: is the lock still held? At the save: is the
+predecessor of these tokens still in the store? While new tokens cannot be stored, this process has their only
+copy: it keeps the lock, so that no other sends the old refresh token, and each error carries them.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from dpop.client._driver import before_each_send
 from dpop.errors import (
     DPoPError,
     OutcomeUnknownError,
@@ -29,7 +33,7 @@ from dpop.errors import (
 )
 from dpop.tokens._grants import Grants, Parameter
 from dpop.tokens._steps import Blocking, Pause, Steps
-from dpop.tokens._stores import LOCK_SECONDS, StoreLock, TokenStore
+from dpop.tokens._stores import LOCK_SECONDS, StoreLock, TokenStore, keep, take_kept
 from dpop.tokens._token_set import TokenSet
 
 __all__ = ["Renewal"]
@@ -44,6 +48,7 @@ class Renewal:
 
     :param grant: what to ask for where there is no refresh token: a grant type and its parameters.
     :param seen: told of all tokens that are found in the store: they may do, should there be no newer ones.
+    :param begin: called before a refresh is noted and sent; the function it returns, when that is over.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Renewal:
         lock_seconds: float = LOCK_SECONDS,
         grant: tuple[str, Mapping[str, Parameter]] | None = None,
         seen: Callable[[TokenSet], None] = lambda _: None,
+        begin: Callable[[], Callable[[], object]] = lambda: lambda: None,
     ) -> None:
         self._grants = grants
         self._store = store
@@ -64,8 +70,10 @@ class Renewal:
         self._lock_seconds = lock_seconds
         self._grant = grant
         self._seen = seen
+        self._begin = begin
         # Tokens that came and could not be stored, with those they replace: this process has the only copy.
         self._unsaved: tuple[TokenSet | None, TokenSet] | None = None
+        self._keeps: StoreLock | None = None
         # Tokens the server has no use for any more.
         self._dead: TokenSet | None = None
 
@@ -76,21 +84,56 @@ class Renewal:
         :raises ReauthorizationError: there are none, or the refresh token is dead.
         :raises TokenRequestError: the server did not give any.
         :raises TokenStoreError: the store cannot be read, written or locked.
-        :raises TokensNotSavedError: new tokens came and could not be stored; they are in the error.
+        :raises TokensNotSavedError: new tokens came and could not be stored, now or before; they are in the error.
         """
+        try:
+            for _ in range(_ROUNDS):
+                turn = _Turn()
+                try:
+                    return (yield from self._once(good, turn, patient=patient))
+                except Exception:
+                    if not turn.lost:
+                        raise
+                    _log.warning("the lock on the tokens of %r was lost before a send; nothing was sent", self._account)
+            raise TokenLockError(
+                f"the lock on the tokens of {self._account!r} is lost again and again; try again later"
+            )
+        except Exception as error:
+            if self._unsaved is None or isinstance(error, TokensNotSavedError):
+                raise
+            raise self._not_saved(error) from error  # whatever else went wrong, these tokens must not be forgotten
+
+    def _once(self, good: Callable[[TokenSet], bool], turn: _Turn, *, patient: bool) -> Steps[TokenSet]:
         if self._unsaved is None:
             stored: TokenSet | None = yield Blocking(self._load)
             if stored is not None and good(stored):
                 return stored
         lock = self._store.lock(self._account)
+        # Only this one: another source of this process has no copy of the tokens either.
+        kept = take_kept(lock) if self._unsaved is not None else None
         try:
-            yield from self._take(lock, self._lock_seconds if patient else 0.0)
-            tokens: TokenSet = yield from self._under(lock, good)
+            if kept is not None:
+                lock = kept
+            else:
+                yield from self._take(lock, self._lock_seconds if patient else 0.0)
+            turn.lock = lock
+            tokens: TokenSet = yield from self._under(turn, good)
         except BaseException:
-            lock.release()
+            self._let_go(lock)
             raise
-        yield Blocking(lock.release)
+        yield Blocking(lambda: self._let_go(lock))
         return tokens
+
+    def _let_go(self, lock: StoreLock) -> None:
+        """Release the lock, but not while this process has the only copy of the tokens: others would send the old."""
+        if self._unsaved is not None and lock.is_held():
+            keep(lock)
+            if self._keeps is not lock:
+                self._keeps = lock
+                # Should the source be dropped with the tokens in it, there is no copy any more.
+                weakref.finalize(self, _release_kept, lock).atexit = False
+        else:
+            lock.release()
 
     def _take(self, lock: StoreLock, seconds: float) -> Steps[None]:
         """Take the lock. Each try is short: a task that waited in a worker thread would keep it from the holder."""
@@ -111,7 +154,7 @@ class Renewal:
             self._seen(tokens)
         return tokens
 
-    def _under(self, lock: StoreLock, good: Callable[[TokenSet], bool]) -> Steps[TokenSet]:
+    def _under(self, turn: _Turn, good: Callable[[TokenSet], bool]) -> Steps[TokenSet]:
         for _ in range(_ROUNDS):
             if self._unsaved is not None:
                 yield from self._save(*self._unsaved)
@@ -121,7 +164,7 @@ class Renewal:
             if stored is None or not stored.refresh_token or (stored.refusal and self._grant is not None):
                 tokens = yield from self._first(stored)
             else:
-                tokens = yield from self._refresh(stored, lock)
+                tokens = yield from self._refresh(stored, turn)
             if tokens is not None:
                 return tokens
             # Someone has stored other tokens meanwhile: look at those.
@@ -136,64 +179,139 @@ class Renewal:
         tokens = yield from self._grants.grant(grant_type, parameters)
         return (yield from self._save(stored, tokens))
 
-    def _refresh(self, stored: TokenSet, lock: StoreLock) -> Steps[TokenSet | None]:
+    def _refresh(self, stored: TokenSet, turn: _Turn) -> Steps[TokenSet | None]:
         """New tokens; ``None`` if others are in the store now."""
         if stored.refusal:
             raise _refusal_of(stored)
         if self._dead is not None and self._dead.fingerprint == stored.fingerprint:
             raise _refusal_of(self._dead)  # it could not be noted
         self._grants.check(stored)
+        end = self._begin()
+        try:
+            return (yield from self._refresh_noted(stored, turn))
+        finally:
+            end()
+
+    def _refresh_noted(self, stored: TokenSet, turn: _Turn) -> Steps[TokenSet | None]:
         begun = stored.replace(refresh_sent_at=self._clock())
-        if not (yield Blocking(lambda: self._store.replace(stored, begun, self._account, fence=lock.fence))):
+        if not (yield Blocking(lambda: self._fenced(stored, begun, turn))):
             return None
         lost = stored.refresh_sent_at is not None
         try:
             try:
-                tokens = yield from self._grants.refresh(begun, {})
+                tokens = yield from self._send(begun, turn)
             except OutcomeUnknownError as error:
                 _log.warning("a refresh got no answer and is sent once more: %s", error)
                 lost = True
-                tokens = yield from self._grants.refresh(begun, {})
+                again = begun.replace(refresh_sent_at=self._clock())
+                # Written with the fence once more: while no answer came, the lock may have passed to another host.
+                if not (yield Blocking(lambda: self._fenced(begun, again, turn))):
+                    return None
+                begun = again
+                tokens = yield from self._send(begun, turn)
         except ReauthorizationError as error:
             there: TokenSet | None = yield Blocking(self._load)
             if there is not None and there.fingerprint != stored.fingerprint:
                 return None
             final = begun.replace(refusal=_noted(error, lost=lost))
             self._dead = final
-            yield Blocking(lambda: self._note(begun, final))
+            yield Blocking(lambda: self._note(begun, final, turn))
             if self._grant is not None:
                 return (yield from self._first(final))
             raise _refusal_of(final) from error
         except DPoPError as error:
+            if turn.lost:
+                raise
             # Without one of its errors the server was not even asked: our own key failed, say.
             asked = isinstance(error, TokenRequestError)
             unavailable = isinstance(error, TokenEndpointUnavailableError) and (error.status or 0) < 500
             if not lost and (unavailable or not asked):
                 # The server has not looked at the refresh token, or was never reached.
-                yield Blocking(lambda: self._note(begun, stored))
+                yield Blocking(lambda: self._note(begun, stored, turn))
             raise
         return (yield from self._save(begun, tokens))
 
-    def _note(self, there: TokenSet, noted: TokenSet) -> None:
+    def _send(self, begun: TokenSet, turn: _Turn) -> Steps[TokenSet]:
+        """One refresh; before each request of it, nonce retries too, it is asked whether the lock is still held."""
+        before_each_send.set(turn.check)
+        try:
+            return (yield from self._grants.refresh(begun, {}))
+        finally:
+            before_each_send.set(None)
+
+    def _fenced(self, there: TokenSet, tokens: TokenSet, turn: _Turn) -> bool:
+        return self._store.replace(there, tokens, self._account, fence=turn.fence)
+
+    def _note(self, there: TokenSet, noted: TokenSet, turn: _Turn) -> None:
         """Write down what became of a refresh; if that fails, what is there is true, if not all of the truth."""
         try:
-            self._store.replace(there, noted, self._account)
+            self._fenced(there, noted, turn)
         except TokenStoreError as error:
             _log.warning("what became of a refresh could not be noted with the tokens: %s", error)
 
     def _save(self, old: TokenSet | None, tokens: TokenSet) -> Steps[TokenSet | None]:
-        """Store new tokens in place of those they came from; ``None`` if others are there now."""
+        """Store new tokens in place of those they came from; ``None`` if later ones are there now."""
         self._unsaved = (old, tokens)
         try:
-            kept = yield Blocking(lambda: self._store.replace(old, tokens, self._account))
+            kept = yield Blocking(lambda: self._put(old, tokens))
         except Exception as error:  # whatever a store of others raises
-            raise TokensNotSavedError(
-                f"new tokens of {self._account!r} came and could not be stored ({error}). The old refresh token may be"
-                " spent: make the store writable and ask again, which stores them, or save error.tokens yourself",
-                tokens=tokens,
-            ) from error
+            raise self._not_saved(error) from error
         self._unsaved = None
         return tokens if kept else None
+
+    def _put(self, old: TokenSet | None, tokens: TokenSet) -> bool:
+        """Store new tokens over their predecessor or into an empty store; ``False`` if later ones are there.
+
+        No fence: these are the tokens that the server takes from now on, whoever has the lock by now.
+        """
+        for expected in (old, None):
+            if self._store.replace(expected, tokens, self._account):
+                return True
+        there = self._store.load(self._account)
+        if there is not None and there.fingerprint == tokens.fingerprint:
+            return True
+        if there is not None and (there.issued_at or 0.0) > (tokens.issued_at or 0.0):
+            _log.warning("the store has tokens of %r that are later than those that came; it keeps them", self._account)
+            return False
+        if old is None or not old.refresh_token:
+            return False  # nothing was used up for them
+        raise TokenStoreError("the stored tokens were changed from outside and are not their successors")
+
+    def _not_saved(self, error: Exception) -> TokensNotSavedError:
+        assert self._unsaved is not None  # noqa: S101 - the callers know
+        return TokensNotSavedError(
+            f"new tokens of {self._account!r} came and could not be stored ({error}). The old refresh token may be"
+            " spent: make the store writable and ask again, which stores them, or save error.tokens yourself",
+            tokens=self._unsaved[1],
+        )
+
+
+class _Turn:
+    """The right to send a refresh token, for as long as a lock is held."""
+
+    def __init__(self) -> None:
+        self.lock: StoreLock | None = None
+        self.lost = False
+
+    @property
+    def fence(self) -> int:
+        """The fence of the lock."""
+        assert self.lock is not None  # noqa: S101 - taken before anything is written
+        return self.lock.fence
+
+    def check(self) -> None:
+        """Make sure that the lock is held at this moment.
+
+        :raises TokenLockError: another process may have it by now.
+        """
+        if self.lock is None or not self.lock.is_held():
+            self.lost = True
+            raise TokenLockError("the lock on the tokens was lost before the refresh token was sent; nothing was sent")
+
+
+def _release_kept(lock: StoreLock) -> None:
+    if take_kept(lock) is lock:
+        lock.release()
 
 
 def _noted(error: ReauthorizationError, *, lost: bool) -> dict[str, str]:

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token sources: a fresh access token for whoever asks, refreshed once for all of them.
+"""Token sources: a fresh access token for every caller, refreshed once for all of them.
 
-The common case is a comparison. Otherwise a *flight* renews the tokens, in a thread or task of its own, so
-that nobody who stops waiting stops it; everybody else waits for the same flight. Between processes and hosts
-the store's lock sees to that.
+The common case is a comparison. Otherwise one *shared refresh* renews the tokens for all who wait, in a thread of
+its own, so that a caller who stops waiting does not stop it. Between processes and hosts the store's lock sees to
+that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import copy
 import logging
 import random
+import sys
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -37,26 +38,58 @@ from dpop.tokens._token_set import TokenSet
 if TYPE_CHECKING:
     from dpop.tokens._grants import Grants, Parameter
 
-__all__ = ["Abandoned", "RefreshingSource", "SharedRefresh", "awaited", "own_copy"]
+__all__ = ["CLOCK_TOLERANCE", "MAX_RETRY_AFTER", "Abandoned", "Flight", "RefreshingSource", "SharedRefresh", "awaited"]
 
 _log: Final = logging.getLogger("dpop.tokens")
 _NEVER: Final = float("inf")
 _BACKOFF_SECONDS: Final = 0.5
 _MAX_BACKOFF_SECONDS: Final = 10.0
-_MAX_RETRY_AFTER: Final = 60.0
+MAX_RETRY_AFTER: Final = 60.0
+"""Seconds; a server that asks for a longer pause is asked again after these."""
+CLOCK_TOLERANCE: Final = 60.0
+"""Seconds by which the clocks of hosts may differ. Tokens issued later than that in the future have an unknown end."""
 _REFUSALS: Final = 5
 _REFUSALS_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 1.0
+_SHORT_LIFE: Final = 60.0
+_END_SECONDS: Final = 5.0
 
 
-class Abandoned(Exception):  # noqa: N818 - not an error of anybody's: the flight is begun anew
-    """A flight ended with its event loop."""
+class Abandoned(Exception):  # noqa: N818 - no caller gets it: the refresh is begun anew
+    """A shared refresh ended without a result, because its maker was interrupted; another one is begun."""
+
+    def __init__(self) -> None:
+        super().__init__("the shared refresh was abandoned before it began; ask again")
 
 
-class SharedRefresh(ABC):
-    """What both kinds have in common: when a token is fresh, and who renews it."""
+class Flight(Future[TokenSet]):
+    """One renewal for all who wait for it.
+
+    It is made by a caller and then begun by a thread of its own. Between the two the caller may be interrupted:
+    then another caller takes note that it has not begun, and abandons it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = False
+        self.made = time.monotonic()
+        self.set_running_or_notify_cancel()  # so no waiter can cancel it
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether its thread should have begun long ago."""
+        return not self.begun and time.monotonic() > self.made + _LOOK_SECONDS
+
+
+class SharedRefresh:
+    """What sources for threads and for tasks have in common: when a token is fresh, and who renews it.
+
+    :param detached: called by the one who begins a renewal; returns what carries out its steps in a thread.
+    """
 
     def __init__(
         self,
+        detached: Callable[[], Callable[[Steps[TokenSet]], TokenSet]],
         grants: Grants,
         store: TokenStore,
         account: str,
@@ -70,24 +103,34 @@ class SharedRefresh(ABC):
             raise UsageError(f"ahead must be seconds, 0 or more, got {ahead!r:.40}")
         if not all(hasattr(store, method) for method in ("load", "replace", "lock")):
             raise ArgumentTypeError("store", "a FileTokenStore or another TokenStore", store)
+        self._detached = detached
         self._clock = grants.clock
         self._account = check_account(account)
         self._store = store
         self._ahead = ahead
         self._early = 1 + jitter() / 2
         self._renewal = Renewal(
-            grants, store, account, clock=self._clock, lock_seconds=lock_seconds, grant=grant, seen=self._saw
+            grants,
+            store,
+            account,
+            clock=self._clock,
+            lock_seconds=lock_seconds,
+            grant=grant,
+            seen=self._saw,
+            begin=lambda: _hold_up_the_end(account),
         )
         self._token = ""
         self._until = 0.0
         self._tokens: TokenSet | None = None
+        # By the monotonic clock: when the tokens at hand are stale, and when they have expired, at the latest.
+        self._stale_by = self._expired_by = _NEVER
         self._refused: str | None = None
         self._refusals: list[float] = []
         self._failures = 0
         self._next_try = 0.0
         self._last_error: BaseException | None = None
-        self._lock = threading.Lock()
-        self._flight: Future[TokenSet] | None = None
+        self._lock = threading.RLock()  # a signal handler of the thread that holds it may ask for a token
+        self._flight: Flight | None = None
         reset_after_fork(self)
 
     def __repr__(self) -> str:
@@ -98,23 +141,23 @@ class SharedRefresh(ABC):
 
     @property
     def account(self) -> str:
-        """Whose tokens."""
+        """The account whose tokens these are."""
         return self._account
 
     @property
     def store(self) -> TokenStore:
-        """Where they are kept."""
+        """The store that keeps the tokens."""
         return self._store
 
     def refused(self, token: str, /) -> None:
-        """A resource server answered ``invalid_token`` to this token: the next call gets another.
+        """Note that a resource server refused this token with ``invalid_token``: the next call gets another.
 
-        A token that is not the current one is refused for a reason that is past. More than five refusals a
-        minute are ignored: then it is not the token.
+        A token that is not the current one was replaced already. More than five refused tokens a minute are
+        ignored: then it is not the token.
         """
         with self._lock:
-            if self._tokens is None or token != self._tokens.access_token:
-                return
+            if self._tokens is None or token != self._tokens.access_token or token == self._refused:
+                return  # many threads may be refused with one token; it counts once
             now = time.monotonic()
             self._refusals = [then for then in self._refusals if now - then < _REFUSALS_SECONDS]
             if len(self._refusals) >= _REFUSALS:
@@ -135,12 +178,19 @@ class SharedRefresh(ABC):
         # Not within a second: a server whose tokens live for no time would be asked without pause.
         return max(tokens.expires_at - ahead * self._early, (tokens.issued_at or 0.0) + 1.0)
 
-    def _usable(self, tokens: TokenSet) -> bool:
-        """Whether it will do if there is no better one: not refused, and good for long enough to be sent."""
+    def _usable(self, tokens: TokenSet, *, doubtful: bool = False) -> bool:
+        """Whether it will do if there is no better one: not refused, and good for long enough to be sent.
+
+        :param doubtful: count tokens in whose lifetime nothing can be read, because a clock was wrong.
+        """
         if tokens.access_token == self._refused:
             return False
         if tokens.expires_at is None:
             return True
+        if self._is_from_the_future(tokens):
+            return doubtful
+        if self._at_hand(tokens) and time.monotonic() >= self._expired_by:
+            return False
         return self._clock() < tokens.expires_at - min(10.0, self._life(tokens) / 20)
 
     def _life(self, tokens: TokenSet) -> float:
@@ -149,45 +199,117 @@ class SharedRefresh(ABC):
         return max(0.0, tokens.expires_at - tokens.issued_at)
 
     def _good(self, tokens: TokenSet) -> bool:
-        return tokens.access_token != self._refused and self._clock() < self._stale_at(tokens)
+        if tokens.access_token == self._refused or (tokens.expires_at and self._is_from_the_future(tokens)):
+            return False
+        if self._at_hand(tokens) and time.monotonic() >= self._stale_by:
+            return False
+        return self._clock() < self._stale_at(tokens)
 
-    # -- flights
+    def _is_from_the_future(self, tokens: TokenSet) -> bool:
+        """Whether the clock was ahead when they were issued, or is behind now: their end is unknown."""
+        return (tokens.issued_at or 0.0) > self._clock() + CLOCK_TOLERANCE
 
-    def wanted(self) -> str | Future[TokenSet]:
-        """A token that will do, or the flight that brings one."""
-        with self._lock:
-            tokens = self._tokens
-            usable = tokens is not None and self._usable(tokens)
-            flight = self._flight
-            if flight is None:
-                if time.monotonic() < self._next_try:
-                    if usable:
-                        return self._token
-                    if self._last_error is not None:
-                        raise own_copy(self._last_error)
-                flight = self._flight = Future()
-                flight.set_running_or_notify_cancel()
-                launch = True
-            else:
-                launch = False
-        if launch:
-            self._launch(flight, self._good, patient=not usable)
+    def _at_hand(self, tokens: TokenSet) -> bool:
+        return self._tokens is not None and tokens.access_token == self._tokens.access_token
+
+    def _take(self, tokens: TokenSet) -> None:
+        """Make these the tokens at hand, and note by the monotonic clock how long they can live from now on."""
+        if not self._at_hand(tokens):
+            self._stale_by = self._expired_by = _NEVER
+            if tokens.expires_at is not None and self._life(tokens) >= _SHORT_LIFE:
+                now, wall, life = time.monotonic(), self._clock(), self._life(tokens)
+                self._stale_by = now + min(life, max(0.0, self._stale_at(tokens) - wall))
+                self._expired_by = now + min(life, max(0.0, tokens.expires_at - wall))
+        self._tokens = tokens
+
+    # -- the shared refresh
+
+    def fresh(self) -> str | None:
+        """The access token at hand, if it need not be renewed."""
+        # In this order: a reader between two writes of _adopt has the old time or the new token.
+        if self._clock() < self._until and time.monotonic() < self._stale_by:
+            return self._token
+        return None
+
+    def wanted(self) -> str | Flight:
+        """A token that will do, or the shared refresh that brings one."""
+        made: Flight | None = None
+        try:
+            with self._lock:
+                tokens = self._tokens
+                usable = tokens is not None and self._usable(tokens)
+                flight = self._flight
+                if flight is not None and flight.is_stuck:
+                    self._abandon(flight)
+                    flight = None
+                if flight is None:
+                    if time.monotonic() < self._next_try:
+                        if usable:
+                            return self._token
+                        if self._last_error is not None:
+                            raise own_copy(self._last_error)
+                    flight = made = Flight()
+                    self._flight = made
+            if made is not None:
+                self._launch(made, self._good, patient=not usable)
+        except BaseException:
+            if made is not None:
+                self._abandon(made)
+            raise
         return self._token if usable else flight
 
     def text_of(self, tokens: TokenSet) -> str:
         """The access token, as it is to be sent: one that is bound to no key says so by its type."""
         return tokens.access_token if tokens.is_bound else BearerToken(tokens.access_token)
 
-    @abstractmethod
-    def _launch(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], *, patient: bool) -> None: ...
+    def _launch(self, flight: Flight, good: Callable[[TokenSet], bool], *, patient: bool) -> None:
+        run = self._detached()
+        context = contextvars.copy_context()
+        # A thread of its own: an interrupt of the caller must not come between a response and the store.
+        thread = threading.Thread(
+            target=context.run, args=(self._fly, flight, run, good, patient), name="dpop-refresh", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is shutting down, or has no thread left
+            self._fly(flight, run, good, patient)
+
+    def _fly(
+        self,
+        flight: Flight,
+        run: Callable[[Steps[TokenSet]], TokenSet],
+        good: Callable[[TokenSet], bool],
+        patient: bool,
+    ) -> None:
+        with self._lock:
+            if flight.begun:
+                return  # abandoned before this thread began
+            flight.begun = True
+        try:
+            tokens = run(self._renewal.steps(good, patient=patient))
+        except BaseException as error:  # noqa: BLE001 - raised by all who wait
+            self._crashed(flight, error, patient=patient)
+        else:
+            self._landed(flight, tokens)
+
+    def _abandon(self, flight: Flight) -> None:
+        """End a shared refresh that has not begun; its waiters begin another one."""
+        with self._lock:
+            if flight.begun:
+                return
+            flight.begun = True
+            if self._flight is flight:
+                self._flight = None
+        flight.set_exception(Abandoned())
 
     def _saw(self, tokens: TokenSet) -> None:
-        """Keep tokens that were found in the store; if they are stale, for want of better ones."""
+        """Keep tokens that were found in the store; if they are stale, until there are better ones."""
         with self._lock:
             if self._tokens is None or not self._usable(self._tokens):
-                self._tokens, self._token = tokens, self.text_of(tokens)
+                self._take(tokens)
+                self._token = self.text_of(tokens)
 
-    def _landed(self, flight: Future[TokenSet], tokens: TokenSet) -> None:
+    def _landed(self, flight: Flight, tokens: TokenSet) -> None:
         with self._lock:
             if self._flight is flight:
                 self._flight = None
@@ -195,50 +317,56 @@ class SharedRefresh(ABC):
         flight.set_result(tokens)
 
     def _adopt(self, tokens: TokenSet) -> None:
-        self._tokens = tokens
         if tokens.access_token == self._refused:
             self._refused = None  # the server gave the same one again: it must know
         self._failures, self._next_try, self._last_error = 0, 0.0, None
-        # The token before the time: whoever reads between the two has the old time or the new token.
+        # The token before the time: a reader between the two has the old time or the new token.
+        self._until = 0.0
+        self._take(tokens)
         self._token = self.text_of(tokens)
         self._until = self._stale_at(tokens)
 
-    def _crashed(self, flight: Future[TokenSet], error: BaseException, *, patient: bool) -> None:
+    def _crashed(self, flight: Flight, error: BaseException, *, patient: bool) -> None:
         with self._lock:
             if self._flight is flight:
                 self._flight = None
                 self._note(error)
             tokens = self._tokens
-            usable = tokens is not None and self._usable(tokens)
+            usable = tokens is not None and self._usable(tokens, doubtful=True)
         if usable and isinstance(error, DPoPError):
             flight.set_result(cast("TokenSet", tokens))
             return
-        # It did not wait for the lock, as the token was still good. Whoever waits for it now has to.
+        # It did not wait for the lock, as the token was still good. A caller who waits for it now has to.
         impatient = isinstance(error, TokenLockError) and not patient
         flight.set_exception(Abandoned() if impatient else error)
 
     def _note(self, error: BaseException) -> None:
         """Remember a failure, so that a server that is down is not asked by every caller."""
         if self._tokens is not None and self._usable(self._tokens):
-            self._next_try = time.monotonic() + 1.0  # nobody is in need of it
-            if not isinstance(error, TokenLockError):  # somebody else is at it
+            self._next_try = time.monotonic() + 1.0  # no caller needs it yet
+            if not isinstance(error, TokenLockError):  # another process is at it
                 _log.warning("the tokens of %r could not be renewed ahead of time: %s", self._account, error)
         if not isinstance(error, TokenRequestError) or isinstance(error, ReauthorizationError):
             return
         wait = 0.0 if self._failures == 0 else _BACKOFF_SECONDS * 2 ** min(self._failures - 1, 10)
         self._failures += 1
-        wait = max(min(_MAX_BACKOFF_SECONDS, wait), min(_MAX_RETRY_AFTER, error.retry_after or 0.0))
+        wait = max(min(_MAX_BACKOFF_SECONDS, wait), min(MAX_RETRY_AFTER, error.retry_after or 0.0))
         self._next_try = max(self._next_try, time.monotonic() + wait)
         self._last_error = error
 
     def _reset_after_fork(self) -> None:
-        """In a forked child: whoever was renewing the tokens does so for the parent."""
-        self._lock = threading.Lock()
+        """In a forked child: a refresh that is under way is the parent's."""
+        self._lock = threading.RLock()
         self._flight = None
+
+    def _wait_for(self, flight: Flight) -> None:
+        """Abandon a shared refresh that has not begun in time, so that waiting for it ends."""
+        if flight.is_stuck:
+            self._abandon(flight)
 
 
 def own_copy(error: BaseException) -> BaseException:
-    """Each who waits raises an error of its own: one that several threads raise gathers all their tracebacks."""
+    """Copy the exception for each waiter; a shared one accumulates tracebacks."""
     try:
         return copy.copy(error)
     except Exception:  # noqa: BLE001 - an error of others that cannot be copied
@@ -248,19 +376,8 @@ def own_copy(error: BaseException) -> BaseException:
 class RefreshingSource(SharedRefresh):
     """Fresh access tokens from a ``TokenEndpoint``; its ``source()`` makes one.
 
-    Call it for a token, from any thread, or await :meth:`atoken`, on any asyncio loop.
+    Call it for a token, from any thread, or await :meth:`atoken`, on any event loop of asyncio or trio.
     """
-
-    def __init__(
-        self,
-        run: Callable[[Steps[TokenSet]], TokenSet],
-        grants: Grants,
-        store: TokenStore,
-        account: str,
-        **options: Any,
-    ) -> None:
-        super().__init__(grants, store, account, **options)
-        self._run = run
 
     def __call__(self) -> str:
         """A fresh access token.
@@ -269,22 +386,21 @@ class RefreshingSource(SharedRefresh):
         :raises TokenRequestError: the server gave none.
         :raises TokenStoreError: the store cannot be read or written.
         """
-        if self._clock() < self._until:
+        if self._clock() < self._until and time.monotonic() < self._stale_by:
             return self._token
         while True:
             wanted = self.wanted()
             if isinstance(wanted, str):
                 return wanted
             try:
-                return self.text_of(_result(wanted))
+                return self.text_of(self._result(wanted))
             except Abandoned:
                 continue
 
     async def atoken(self) -> str:
-        """The same for a task: others run meanwhile."""
-        if self._clock() < self._until:
-            return self._token
-        return await awaited(self)
+        """A fresh access token for a task: others run meanwhile."""
+        token = self.fresh()
+        return await awaited(self) if token is None else token
 
     def tokens(self) -> TokenSet:
         """The token set the access token is from, fresh."""
@@ -297,49 +413,135 @@ class RefreshingSource(SharedRefresh):
 
         :raises TokenError: as a call does.
         """
-        tokens = self._run(self._renewal.steps(good))
+        run = self._detached()
+        flight: Future[TokenSet] = Future()
+
+        def fly() -> None:
+            try:
+                flight.set_result(run(self._renewal.steps(good)))
+            except BaseException as error:  # noqa: BLE001 - raised by the one who waits
+                flight.set_exception(error)
+
+        try:
+            # In a thread here too: an interrupt must not come between a response and the store.
+            threading.Thread(
+                target=contextvars.copy_context().run, args=(fly,), name="dpop-refresh", daemon=True
+            ).start()
+        except RuntimeError:  # the interpreter is shutting down, or has no thread left
+            fly()
+        tokens = flight.result()
         with self._lock:
             self._adopt(tokens)
         return tokens
 
-    def _launch(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], *, patient: bool) -> None:
-        context = contextvars.copy_context()
-        # A thread of its own: an interrupt of the caller must not come between an answer and the store.
-        thread = threading.Thread(target=context.run, args=(self._fly, flight, good, patient), name="dpop-refresh")
-        try:
-            thread.start()
-        except RuntimeError:  # the interpreter is shutting down
-            self._fly(flight, good, patient)
-
-    def _fly(self, flight: Future[TokenSet], good: Callable[[TokenSet], bool], patient: bool) -> None:
-        try:
-            tokens = self._run(self._renewal.steps(good, patient=patient))
-        except BaseException as error:  # noqa: BLE001 - raised by all who wait
-            self._crashed(flight, error, patient=patient)
-        else:
-            self._landed(flight, tokens)
-
-
-def _result(flight: Future[TokenSet]) -> TokenSet:
-    try:
-        return flight.result()
-    except DPoPError as error:
-        raise own_copy(error) from error
+    def _result(self, flight: Flight) -> TokenSet:
+        while True:
+            try:
+                return flight.result(_LOOK_SECONDS)
+            except TimeoutError:
+                if flight.done():
+                    raise
+                self._wait_for(flight)
+            except DPoPError as error:
+                raise own_copy(error) from error
 
 
 async def awaited(source: SharedRefresh) -> str:
-    """A token of a source, once the flight that brings it has landed; other tasks run meanwhile."""
-    import asyncio  # noqa: PLC0415 - it is slow to load, and threads do without
+    """A token of a source, once the shared refresh that brings it is over; other tasks run meanwhile.
 
+    :raises UsageError: the event loop that runs is neither of asyncio nor of trio.
+    """
+    landed = _waiting_here()
     while True:
         wanted = source.wanted()
         if isinstance(wanted, str):
             return wanted
+        while not wanted.done():
+            await landed(wanted)
+            source._wait_for(wanted)  # noqa: SLF001 - a function of the same class, but for the event loop
         try:
-            # A future that runs cannot be cancelled, so the others who wait are safe from our being so.
-            tokens = await asyncio.shield(asyncio.wrap_future(wanted))
+            return source.text_of(wanted.result())
         except Abandoned:
             continue
         except DPoPError as error:
             raise own_copy(error) from error
-        return source.text_of(tokens)
+
+
+def _waiting_here() -> Callable[[Flight], Awaitable[None]]:
+    """What waits for a shared refresh on the event loop that runs, for a second at most.
+
+    Its result is not handed to the event loop, which may end before: then no one would retrieve it.
+    """
+    asyncio: Any = sys.modules.get("asyncio")
+    trio: Any = sys.modules.get("trio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented for this use
+        loop = asyncio.get_running_loop()
+
+        async def on_asyncio(flight: Flight) -> None:
+            over = loop.create_future()
+
+            def tell(_: Future[TokenSet]) -> None:
+                with contextlib.suppress(RuntimeError):  # that loop is closed by now
+                    loop.call_soon_threadsafe(lambda: over.done() or over.set_result(None))
+
+            flight.add_done_callback(tell)
+            await asyncio.wait([over], timeout=_LOOK_SECONDS)
+
+        return on_asyncio
+    with contextlib.suppress(AttributeError, RuntimeError):  # no trio, or none that runs here
+        token = trio.lowlevel.current_trio_token()
+
+        async def on_trio(flight: Flight) -> None:
+            over = trio.Event()
+
+            def tell(_: Future[TokenSet]) -> None:
+                with contextlib.suppress(trio.RunFinishedError):
+                    token.run_sync_soon(over.set)
+
+            flight.add_done_callback(tell)
+            with trio.move_on_after(_LOOK_SECONDS):
+                await over.wait()
+
+        return on_trio
+    raise UsageError("a token source is awaited on an event loop of asyncio or trio; neither runs here")
+
+
+def _hold_up_the_end(account: str) -> Callable[[], object]:
+    """Let the program not end for a few seconds while a refresh is under way; returns what says that it is over."""
+    over = threading.Event()
+    with contextlib.suppress(RuntimeError):  # the interpreter is shutting down: the caller itself refreshes
+        _Guard(account, over).start()
+    return over.set
+
+
+class _Guard(threading.Thread):
+    """Not a daemon, so the interpreter waits for it at its end; the refresh itself runs in a daemon."""
+
+    def __init__(self, account: str, over: threading.Event) -> None:
+        super().__init__(name="dpop-refresh-guard", daemon=False)
+        self._account = account
+        self._over = over
+
+    def run(self) -> None:
+        """Wait until the refresh is over, or the program has been ending for five seconds."""
+        deadline = _NEVER
+        while not self._over.wait(0.1):
+            if not _program_ends():
+                deadline = _NEVER
+            elif deadline == _NEVER:
+                deadline = time.monotonic() + _END_SECONDS
+            elif time.monotonic() > deadline:
+                _log.warning(
+                    "the program ends %.0f s after a refresh of the tokens of %r was sent, and no response came. The"
+                    " store says so, and the next program sends it again",
+                    _END_SECONDS,
+                    self._account,
+                )
+                return
+
+
+def _program_ends() -> bool:
+    """Whether no thread runs any more that the interpreter waits for."""
+    return not any(
+        thread.is_alive() and not thread.daemon and not isinstance(thread, _Guard) for thread in threading.enumerate()
+    )

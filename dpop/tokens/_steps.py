@@ -9,11 +9,25 @@ written once, for synchronous and asynchronous clients.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
-__all__ = ["MAX_RESPONSE", "Blocking", "HTTPRequest", "HTTPResponse", "NoResponse", "Pause", "Steps", "from_server"]
+from dpop._tracebacks import drop_frames
+from dpop.errors import DPoPError
+
+__all__ = [
+    "MAX_RESPONSE",
+    "Blocking",
+    "HTTPRequest",
+    "HTTPResponse",
+    "NoResponse",
+    "Pause",
+    "Steps",
+    "from_server",
+    "run_steps",
+]
 
 MAX_RESPONSE: Final = 1 << 20
 """Octets of a body that are read; no sensible answer of an authorization server is longer."""
@@ -98,3 +112,33 @@ def from_server(response: HTTPResponse, proxy: str | None) -> HTTPResponse:
 
 
 Steps: TypeAlias = Generator[HTTPRequest | Pause | Blocking, Any, _T]
+
+
+def run_steps(steps: Steps[_T], exchange: Callable[[HTTPRequest], HTTPResponse]) -> _T:
+    """Carry out steps in this thread.
+
+    :param exchange: sends one request and reads its response; raises :class:`NoResponse` where none came.
+    """
+    try:
+        step = next(steps)
+        while True:
+            try:
+                if isinstance(step, HTTPRequest):
+                    outcome: Any = exchange(step)
+                elif isinstance(step, Blocking):
+                    outcome = step.function()
+                else:
+                    outcome = time.sleep(step.seconds)  # type: ignore[func-returns-value]
+            except Exception as error:  # noqa: BLE001 - the steps decide
+                step = steps.throw(error)
+            else:
+                step = steps.send(outcome)
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+    except DPoPError as error:
+        # The frames below hold tokens, secrets and codes, and crash reporters send what is in frames.
+        drop_frames(error)
+        raise error.with_traceback(None)  # noqa: B904 - it is the same error
+    finally:
+        steps.close()  # an interrupt leaves them where they are

@@ -8,9 +8,11 @@ is said there and checked by ``tests/support/token_stores.py``, which takes any 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import Final, Protocol
 
 from dpop._forking import reset_after_fork
@@ -26,7 +28,9 @@ __all__ = [
     "StoreLock",
     "TokenStore",
     "check_account",
+    "keep",
     "locked",
+    "take_kept",
 ]
 
 DEFAULT_ACCOUNT: Final = "default"
@@ -41,8 +45,17 @@ class StoreLock(Protocol):
     """
 
     @property
+    def name(self) -> Hashable:
+        """Equal for all handles of one lock, of whichever store object they are."""
+        ...
+
+    @property
     def fence(self) -> int:
         """Grows with each holder, where a lock can pass to another while its holder sleeps; 0 where it cannot."""
+        ...
+
+    def is_held(self) -> bool:
+        """Whether this handle certainly holds the lock at this moment. It is asked before each send: never blocks."""
         ...
 
     def acquire(self, timeout: float) -> bool:
@@ -110,6 +123,28 @@ def check_account(account: object) -> str:
     return account
 
 
+# Locks that this process keeps, by name, while it has the only copy of new tokens: see keep().
+_kept: dict[Hashable, StoreLock] = {}
+
+
+def keep(lock: StoreLock) -> None:
+    """Keep a lock that is held, for no other process may refresh: this one has tokens that it could not store.
+
+    The next renewal of the source that has them takes the lock over by :func:`take_kept`, and so does a ``save()``
+    of the user's.
+    """
+    _kept[lock.name] = lock
+
+
+def take_kept(lock: StoreLock) -> StoreLock | None:
+    """The handle this process has kept of a lock, if it still holds it."""
+    kept = _kept.pop(lock.name, None)
+    if kept is not None and not kept.is_held():
+        kept.release()  # it passed to another process, and is not renewed any more
+        return None
+    return kept
+
+
 class locked:  # noqa: N801 - used like a function
     """Hold an account's lock, in a ``with`` statement.
 
@@ -120,17 +155,24 @@ class locked:  # noqa: N801 - used like a function
         self._lock = lock
         self._account = account
         self._timeout = timeout
+        self._was_kept = False
 
     def __enter__(self) -> StoreLock:
-        if not self._lock.acquire(self._timeout):
+        kept = take_kept(self._lock)
+        if kept is not None:
+            self._lock, self._was_kept = kept, True
+        elif not self._lock.acquire(self._timeout):
             raise TokenLockError(
                 f"another thread, process or host has been refreshing the tokens of {self._account!r} for more than"
                 f" {self._timeout:.0f} s; nothing was changed"
             )
         return self._lock
 
-    def __exit__(self, *exc: object) -> None:
-        self._lock.release()
+    def __exit__(self, kind: object, *exc: object) -> None:
+        if self._was_kept and kind is not None:
+            keep(self._lock)  # nothing was stored: this process still has the only copy of new tokens
+        else:
+            self._lock.release()
 
 
 class LockedStore(ABC):
@@ -208,7 +250,8 @@ class MemoryTokenStore(LockedStore):
 
     def lock(self, account: str) -> StoreLock:
         """A handle of the account's lock."""
-        return _MemoryLock(self._locks.setdefault(check_account(account), threading.Lock()))
+        name = check_account(account)
+        return _MemoryLock(self._locks.setdefault(name, threading.Lock()), (id(self), name))
 
     def _write(self, tokens: TokenSet, account: str) -> None:
         self._tokens[account] = tokens
@@ -220,10 +263,15 @@ class MemoryTokenStore(LockedStore):
 class _MemoryLock:
     fence: int = 0
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: threading.Lock, name: Hashable) -> None:
         self._lock = lock
+        self.name = name
+        self._pid = os.getpid()
         self._held = False
         self._given_up = False
+
+    def is_held(self) -> bool:
+        return self._held and self._pid == os.getpid()
 
     def acquire(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
