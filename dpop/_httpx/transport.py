@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypedDict, Unpack
 
 import anyio
@@ -233,6 +233,16 @@ class _Transport:
         self._inner = OnePerProcess(
             make if transport is None else transport, self._transport_class, "transport", now=True
         )
+
+    def add_origins(self, origins: str | Iterable[str], *, insecure_origins: str | Iterable[str] = ()) -> None:
+        """Let more servers get proofs and tokens, such as an API that discovery has found.
+
+        :param origins: as at the start; those there were stay.
+        :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
+        :raises UsageError: no origins, or not what they should be.
+        :raises InsecureOriginError: an http:// origin that is not this machine's.
+        """
+        self._policy.add_origins(origins, insecure_origins=insecure_origins)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} for {', '.join(sorted(map(str, self._policy.origins)))}>"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one adapter is told: whose origins, which endpoints, which token; and what that means for a request."""
+"""The settings of one adapter, and what they mean for a request: whose proof, which token, or none."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
@@ -19,11 +20,14 @@ from dpop.profiles import RFC9449, Profile
 if TYPE_CHECKING:
     from dpop.keys import Key
 
+_log = logging.getLogger("dpop.client")
+_MAX_TOLD = 100
+
 __all__ = ["Decision", "Policy", "PolicyOptions", "checked_origins", "headers_to_withhold"]
 
 
 class PolicyOptions(TypedDict, total=False):
-    """The keyword arguments of :class:`Policy`, which every adapter takes as they are."""
+    """The keyword arguments of :class:`Policy`; every adapter takes them unchanged."""
 
     access_token: AccessToken | None
     as_endpoints: Iterable[str]
@@ -38,7 +42,7 @@ class PolicyOptions(TypedDict, total=False):
 
 
 class Decision(NamedTuple):
-    """What a policy decided about one request: whose proof it carries, and for which server in which role."""
+    """The decision of a policy about one request: whose proof it carries, for which server, in which role."""
 
     prover: Prover
     """Whose key signs the proof."""
@@ -51,11 +55,11 @@ class Decision(NamedTuple):
 
 
 class Policy:
-    """The settings every adapter shares.
+    """The settings that every adapter shares.
 
     :param prover: whose proofs, unless a request brings its own; a bare key will do.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``. All
-        other requests pass through unsigned, and nothing is learnt from their answers.
+        other requests pass through unsigned, and nothing is learnt from their responses.
     :param access_token: a ``str``, a function that returns one, or a token source. With it, requests
         are for a resource server; without it, for an authorization server.
     :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``,
@@ -108,6 +112,7 @@ class Policy:
             prover = prover.for_algs(self._algs)
         self.prover = prover
         self.origins: frozenset[Origin] = checked_origins(origins, insecure_origins)
+        self._told: set[Origin] = set()
         self.access_token = access_token
         self.as_endpoints: frozenset[str] = frozenset(canonical(url) for url in _strings("as_endpoints", as_endpoints))
         self.profile = profile
@@ -121,6 +126,16 @@ class Policy:
     def __repr__(self) -> str:
         return f"<Policy for {', '.join(sorted(map(str, self.origins)))}>"
 
+    def add_origins(self, origins: str | Iterable[str], *, insecure_origins: str | Iterable[str] = ()) -> None:
+        """Let more servers get proofs and tokens, such as an API that discovery has found.
+
+        :param origins: as for the policy itself; those there were stay.
+        :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
+        :raises UsageError: no origins, or not what they should be.
+        :raises InsecureOriginError: an http:// origin that is not this machine's.
+        """
+        self.origins |= checked_origins(origins, insecure_origins)
+
     @classmethod
     def taking(cls, prover: Key | Prover, origins: str | Iterable[str], options: dict[str, Any]) -> Policy:
         """A policy from an adapter's keyword arguments, taken out of ``options``; the library's stay."""
@@ -130,7 +145,7 @@ class Policy:
     def priming_role(
         self, url: str, role: Role | None = None, *, credentials: RequestCredentials | None = None
     ) -> Role:
-        """Which of a server's nonces a priming request fetches: by default, that of the requests to this URL.
+        """The role whose nonce a priming request fetches: by default, the role of the requests to this URL.
 
         :param role: where that cannot be told: each request brings its own ``Authorization``, say.
         :param credentials: those of the requests, where they bring their own.
@@ -148,11 +163,13 @@ class Policy:
         return bool(self.as_endpoints) and canonical(f"{origin}{split_url(url)[2]}") in self.as_endpoints
 
     def decide(self, request: OutgoingRequest) -> Decision | None:
-        """Whose proof this request carries and which token, or ``None`` if it must pass through unsigned."""
+        """Decide whose proof and which token this request carries; ``None`` if it must pass through unsigned."""
         origin, credentials = request.origin, request.credentials
         if credentials is not None:
             credentials.seen = True
         if origin not in self.origins:
+            if origin not in self._told and _log.isEnabledFor(logging.INFO):
+                self._tell_unsigned(origin)
             return None
         default = self.access_token if credentials is None else credentials.access_token
         if request.priming is not None:
@@ -170,6 +187,13 @@ class Policy:
             prover = credentials.prover if self._algs is None else credentials.prover.for_algs(self._algs)
         return Decision(prover, origin, role, token)
 
+    def _tell_unsigned(self, origin: Origin) -> None:
+        """Say once that an origin gets no proof: most often it is listed in another spelling."""
+        if len(self._told) < _MAX_TOLD:
+            self._told.add(origin)
+            listed = ", ".join(sorted(map(str, self.origins)))
+            _log.info("requests to %s are sent unsigned: it is not among origins= (%s)", origin, listed)
+
 
 _PROOF = frozenset({"dpop"})
 _PROOF_AND_TOKEN = frozenset({"dpop", "authorization"})
@@ -184,9 +208,10 @@ def headers_to_withhold(authorization: str | None) -> frozenset[str]:
 
 
 def checked_origins(origins: str | Iterable[str], insecure: str | Iterable[str]) -> frozenset[Origin]:
-    """The origins, each https, on this machine, or among the insecure ones that are allowed.
+    """Read origins: each must be https, on this machine, or among the insecure ones that are allowed.
 
-    :raises UsageError: none at all, or one that is none.
+    :raises UsageError: origins is empty.
+    :raises InvalidTargetError: an invalid origin.
     :raises InsecureOriginError: one that would get proofs and tokens unencrypted.
     """
     allowed = {Origin.parse(text) for text in _strings("insecure_origins", insecure)}
@@ -203,7 +228,7 @@ def checked_origins(origins: str | Iterable[str], insecure: str | Iterable[str])
 
 
 def _checked(rebuild: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-    """The function, whose answer must be bytes: None would be sent as no body, or as the used one."""
+    """Check what the function returns: None would be sent as no body, or as the body that was used up."""
 
     def rebuilt(body: bytes) -> bytes:
         response: object = rebuild(body)

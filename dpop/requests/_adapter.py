@@ -180,6 +180,16 @@ class DPoPAdapter(ProcessAdapter):
         """The request target; without a proxy there is nothing to find out."""
         return super().request_url(request, proxies) if proxies else request.path_url
 
+    def add_origins(self, origins: str | Iterable[str], *, insecure_origins: str | Iterable[str] = ()) -> None:
+        """Let more servers get proofs and tokens, such as an API that discovery has found.
+
+        :param origins: as at the start; those there were stay. Mount this adapter for the new ones, too.
+        :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
+        :raises UsageError: no origins, or not what they should be.
+        :raises InsecureOriginError: an http:// origin that is not this machine's.
+        """
+        self._policy.add_origins(origins, insecure_origins=insecure_origins)
+
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         """Send one request on one hop, as often as the flow says; arguments as for ``HTTPAdapter.send``.
 

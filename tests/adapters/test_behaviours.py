@@ -15,7 +15,7 @@ from adapters.recorder import Handler, Received, Recorder, Response, challenge, 
 
 import dpop
 from dpop.client._prover import Prover
-from dpop.errors import InvalidTargetError, UsageError
+from dpop.errors import InsecureOriginError, InvalidTargetError, UsageError
 from dpop.profiles import RFC9449
 
 TOKEN = "access-token-1"
@@ -126,6 +126,36 @@ def test_a_host_that_looks_alike_gets_nothing(client: Callable[..., Any]) -> Non
         one.send("GET", server.other_origin + "/r")
         assert server.requests[0].all("DPoP") == []
         assert server.requests[0].all("Authorization") == []
+
+
+def test_what_goes_unsigned_is_told_once(client: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    """localhost is not 127.0.0.1: one line at INFO says which origin got no proof, and which are listed."""
+    caplog.set_level("INFO", "dpop.client")
+    with Recorder(lambda request: Response(401)) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        for _ in range(3):
+            assert one.send("GET", server.other_origin + "/r?secret=1").status == 401
+    (record,) = [record for record in caplog.records if record.name == "dpop.client"]
+    assert record.levelname == "INFO"
+    assert record.getMessage() == (
+        f"requests to {server.other_origin} are sent unsigned: it is not among origins= ({server.origin})"
+    )
+
+
+def test_origins_may_be_added_later(client: Callable[..., Any]) -> None:
+    """What discovery finds out joins by add_origins(), and only so; http elsewhere is refused as at the start."""
+    with Recorder(script(Response(200))) as first, Recorder(script(Response(200))) as second:
+        one = client(origins=first.origin, access_token=TOKEN)
+        one.send("GET", second.url("/before"))
+        one.transport.add_origins(second.origin)
+        one.send("GET", second.url("/after"))
+        one.send("GET", first.url("/still"))
+        with pytest.raises(InsecureOriginError):
+            one.transport.add_origins("http://api.example")
+        one.transport.add_origins(["http://api.example"], insecure_origins=["http://api.example"])
+        before, after = second.requests
+        assert before.all("DPoP") + before.all("Authorization") == []
+        assert_fresh([after, *first.requests])
 
 
 def test_a_callers_bound_token_does_not_reach_a_foreign_origin(client: Callable[..., Any]) -> None:
