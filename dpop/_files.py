@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-__all__ = ["sync_directory", "write_private_file"]
+__all__ = ["open_regular_file", "sync_directory", "write_private_file"]
 
 # Errors of os.link on a file system without hard links.
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -22,6 +23,18 @@ _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP,
 # passes over the same ones.
 _NO_DIRECTORY_OPEN: Final = frozenset({errno.EACCES, errno.EISDIR})
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+
+def open_regular_file(path: Path) -> BinaryIO:
+    """Open a file to read it; a pipe or device in its place could keep the reader waiting for ever.
+
+    :raises OSError: it cannot be opened, or is no regular file.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return file
 
 
 def write_private_file(

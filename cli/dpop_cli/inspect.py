@@ -6,7 +6,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 import time
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -106,18 +109,38 @@ def inspect(
         ctx.exit(Status.REFUSED if seen.refused else Status.DONE)
     requests = _requests(proof, source)
     against = _Against.of(options)
-    reports = [(request, *against.judge(request)) for request in requests]
-    if as_json:
-        judged = [report_as_json(request, report) for request, report, _ in reports]
-        click.echo(json.dumps({"good": all(p["good"] for p in judged), "proofs": judged}, indent=2))
-    else:
-        view = ProofView(color=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
-        for number, (request, report, at) in enumerate(reports):
-            click.echo("\n".join(view.lines(request, report, at, number=number + 1 if len(reports) > 1 else None)))
-    ctx.exit(Status.REFUSED if any(report.refusal for _, report, _ in reports) else Status.DONE)
+    judged = ((request, *against.judge(request)) for request in requests)
+    good = _print_json(judged) if as_json else _print_lines(judged)
+    ctx.exit(Status.DONE if good else Status.REFUSED)
 
 
-def _requests(proof: str | None, source: str | None) -> list[SeenRequest]:
+_Judged = Iterator[tuple[SeenRequest, ProofReport, float]]
+
+
+def _print_json(judged: _Judged) -> bool:
+    """Print one object, each report as it comes; whether all proofs are good."""
+    good, before = True, '{\n  "proofs": [\n'
+    for request, report, _ in judged:
+        good &= report.refusal is None
+        shown = json.dumps(report_as_json(request, report), indent=2)
+        click.echo(before + textwrap.indent(shown, "    "), nl=False)
+        before = ",\n"
+    click.echo(f'\n  ],\n  "good": {json.dumps(good)}\n}}')
+    return good
+
+
+def _print_lines(judged: _Judged) -> bool:
+    """Print each report as it comes, numbered if there are several; whether all proofs are good."""
+    view = ProofView(color=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    good, first = True, list(islice(judged, 2))
+    several = len(first) > 1
+    for number, (request, report, at) in enumerate(chain(first, judged), start=1):
+        good &= report.refusal is None
+        click.echo("\n".join(view.lines(request, report, at, number=number if several else None)))
+    return good
+
+
+def _requests(proof: str | None, source: str | None) -> Iterator[SeenRequest]:
     if proof is not None and source is not None:
         raise click.UsageError("give a proof or --from, not both")
     if proof is not None and proof != "-":

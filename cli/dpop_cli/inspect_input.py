@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -54,8 +55,8 @@ class SeenRequest:
         return None
 
 
-def seen_requests(text: str) -> list[SeenRequest]:
-    """The requests with a proof in a text, in their order.
+def seen_requests(text: str) -> Iterator[SeenRequest]:
+    """The requests with a proof in a text, in their order, each read when it is asked for.
 
     :raises click.UsageError: there is none in it. Nothing of it is in the message.
     """
@@ -63,15 +64,18 @@ def seen_requests(text: str) -> list[SeenRequest]:
     if not stripped:
         raise click.UsageError(f"there is nothing to inspect; {_EXPECTED}")
     if stripped.startswith(("{", "[")):
-        found = _of_json(stripped)
+        found: Iterable[SeenRequest] = _of_json(stripped)
     elif re.search(r"^[><*{} ]*dpop[ \t]*:", stripped, re.IGNORECASE | re.MULTILINE):
         found = _of_dump(stripped)
     else:
-        return [SeenRequest((("DPoP", stripped),))]
-    found = [request for request in found if request.has_proof]
-    if not found:
+        found = [SeenRequest((("DPoP", stripped),))]
+    empty = True
+    for request in found:
+        if request.has_proof:
+            empty = False
+            yield request
+    if empty:
         raise click.UsageError(f"no request with a DPoP header is in it; {_EXPECTED}")
-    return found
 
 
 def bound_jkt(token: str) -> str | None:
@@ -122,7 +126,33 @@ def _url(target: str | None, headers: list[tuple[str, str]]) -> str | None:
 # --- JSON
 
 
-def _of_json(text: str) -> list[SeenRequest]:
+_ENTRIES = re.compile(r'(?<!\\)"entries"\s*:\s*\[\s*(?=\{)')
+_BETWEEN = re.compile(r"\s*,\s*")
+
+
+def _of_json(text: str) -> Iterator[SeenRequest]:
+    """Requests in a HAR file, whose entries are read one by one: all of them as objects would need much memory."""
+    entries = _ENTRIES.search(text)
+    if entries is None:
+        yield from _of_document(text)
+        return
+    decoder, place = json.JSONDecoder(), entries.end()
+    try:
+        while True:
+            entry, place = decoder.raw_decode(text, place)
+            if isinstance(entry, dict):
+                yield _of_entry(entry)
+            more = _BETWEEN.match(text, place)
+            if more is None:
+                break
+            place = more.end()
+    except (ValueError, RecursionError):
+        raise click.UsageError(f"what begins like JSON is none; {_EXPECTED}") from None
+    if not re.compile(r"\s*\]").match(text, place):
+        raise click.UsageError(f"what begins like JSON is none; {_EXPECTED}")
+
+
+def _of_document(text: str) -> list[SeenRequest]:
     try:
         document: Any = json.loads(text)
     except (ValueError, RecursionError):
@@ -135,9 +165,7 @@ def _of_json(text: str) -> list[SeenRequest]:
             authorization = document.get("Authorization")
             given = [("Authorization", authorization)] if isinstance(authorization, str) else []
             return [SeenRequest((("DPoP", document[name]), *given))]
-    log = document.get("log")
-    entries = log.get("entries") if isinstance(log, dict) else None
-    return [_of_entry(entry) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return []
 
 
 def _of_entry(entry: dict[str, Any]) -> SeenRequest:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from dpop._files import write_private_file
+from dpop._files import open_regular_file, write_private_file
 from dpop.client import NonceKey, Role
 from dpop.encoding import check_nonce, json_object
 from dpop.origin import Origin
@@ -181,7 +181,7 @@ class NonceState:
         A nonce that cannot be read costs a round trip, no more, so it is no error.
         """
         try:
-            with path.open("rb") as file:
+            with open_regular_file(path) as file:
                 members = json_object(file.read(_MAX_BYTES))
             return _kept(members)
         except (OSError, ValueError, KeyError, TypeError):

@@ -35,7 +35,9 @@ _LOOK_SECONDS = 1.0
 )
 @click.option("--nonces", type=click.Choice(DISCIPLINES), help="What becomes of nonces, in both roles.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set any lever; may be repeated.")
-@click.option("--public-origin", metavar="ORIGIN", help="What clients use, if a proxy stands in between.")
+@click.option(
+    "--public-origin", metavar="ORIGIN", help="What clients use, as with a proxy in between or --host 0.0.0.0."
+)
 def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **options: Any) -> None:
     """Run an authorization server and an API that verify DPoP proofs.
 
@@ -75,7 +77,7 @@ def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **o
 
 def first_line(server: DPoPTestServer) -> dict[str, str]:
     """All addresses and the clients, as one JSON object for scripts."""
-    return {
+    facts = {
         "issuer": server.issuer,
         "authorization_endpoint": server.authorization_endpoint,
         "token_endpoint": server.token_endpoint,
@@ -88,9 +90,10 @@ def first_line(server: DPoPTestServer) -> dict[str, str]:
         "stats": f"{server.issuer}/stats",
         "client_id": server.client_id,
         "client_secret": server.client_secret,
-        "public_client_id": server.public_client_id,
         "mode": server.mode,
     }
+    # Google has no clients without a secret.
+    return facts if server.mode == "google" else {**facts, "public_client_id": server.public_client_id}
 
 
 def welcome(server: DPoPTestServer) -> str:

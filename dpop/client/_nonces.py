@@ -56,8 +56,8 @@ _T = TypeVar("_T")
 class Role(StrEnum):
     """The role of a server for a request; nonces of the two roles never mix (RFC 9449 §9)."""
 
-    AS = "authorization server"
-    RS = "resource server"
+    AS = "AS"  # authorization server
+    RS = "RS"  # resource server
 
 
 class NonceKey(NamedTuple):

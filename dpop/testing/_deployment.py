@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ class Deployment:
 
     :param origin: such as ``http://127.0.0.1:8080``; also the issuer.
     :param clock: Unix seconds, with the levers' offset.
+    :param stopped: set when the server stops.
     """
 
     origin: str
@@ -35,6 +37,7 @@ class Deployment:
     levers: ServerLevers
     journal: Journal
     clock: Callable[[], float]
+    stopped: threading.Event
 
     def url(self, path: str) -> str:
         """The absolute URL of a path."""

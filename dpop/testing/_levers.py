@@ -18,13 +18,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dpop.client import Role
 from dpop.errors import UsageError
 from dpop.testing._incidents import Drop, Fail, Incidents, Redirect, Refuse
 from dpop.testing._messages import Headers
-from dpop.testing._settings import Discipline, Settings, check_setting
+from dpop.testing._settings import ACTIONS, Discipline, Settings, check_setting
 
 __all__ = ["Levers", "NoncePolicy", "ServerLevers"]
 
@@ -134,12 +134,12 @@ class Levers(Settings):
         """
         actions: list[Callable[[], None]] = []
         for name, value in changes.items():
-            if name in _ACTIONS:
+            if name in ACTIONS:
                 actions.append(self._action(name, value))
             else:
                 check_setting(name, value)
         for name, value in changes.items():
-            if name not in _ACTIONS:
+            if name not in ACTIONS:
                 setattr(self, name, value)
         for action in actions:
             action()
@@ -155,8 +155,8 @@ class Levers(Settings):
             arguments = {str(key): each for key, each in value.items()}
         elif value is True:
             arguments = {}
-        elif _ACTIONS[name]:
-            arguments = {_ACTIONS[name]: value}
+        elif ACTIONS[name]:
+            arguments = {ACTIONS[name]: value}
         else:
             raise UsageError(f"the lever {name} takes true, not {ascii(value)[:60]}")
         if "headers" in arguments:
@@ -190,19 +190,6 @@ class ServerLevers(Levers):
     def wait_for_streams(self, timeout: float) -> bool:
         """Block until streams may go on; False if that took longer than ``timeout`` seconds."""
         return self._streams.wait(timeout)
-
-
-# Each action, and the argument that a bare JSON value stands for.
-_ACTIONS: Final[Mapping[str, str]] = {
-    "lapse": "role",
-    "fail_next": "count",
-    "redirect_next": "location",
-    "drop_next": "count",
-    "refuse_next": "count",
-    "hold_streams": "",
-    "release_streams": "",
-    "clear": "",
-}
 
 
 def _pairs(value: object) -> list[tuple[str, str]]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Mapping
 
 from dpop.encoding import json_object
@@ -68,10 +67,10 @@ class Front:
         journal.stats.count_request(endpoint, next(iter(request.fields("DPoP")), None))
         latency = self._deployment.levers.latency
         if latency:
-            time.sleep(latency / 2)
+            self._deployment.stopped.wait(latency / 2)
         response = self._with_incidents(endpoint, request)
         if latency:
-            time.sleep(latency / 2)
+            self._deployment.stopped.wait(latency / 2)
         if response is not None and request.fields("Origin"):
             response = Response(response.status, _cors(response.headers), response.body)
         journal.recorded(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
@@ -31,6 +32,8 @@ from dpop.testing._token_endpoint import TokenEndpoint
 __all__ = ["DPoPTestServer", "Mode"]
 
 Mode = Literal["rfc9449", "google"]
+
+_EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::", "0"})  # noqa: S104 - refused as a name
 
 _DEFAULTS: Mapping[Mode, LeverSettings] = {
     "rfc9449": {},
@@ -60,14 +63,14 @@ class DPoPTestServer:
     :param mode: ``rfc9449``, or ``google`` for a token endpoint as Google documents it (``jti`` from the
         code, bearer access tokens, the refresh token bound).
     :param nonces: the nonce discipline of both roles, see :data:`dpop.testing.Discipline`.
-    :param host: what to listen on; also the host of all URLs.
+    :param host: what to listen on; also the host of all URLs, unless there is a ``public_origin``.
     :param port: 0 for one that is free.
     :param public_origin: the origin clients use, if something stands between, such as a TLS proxy.
     :param client_id: of the confidential client; ``public_client_id`` has ``-public`` behind it.
     :param client_secret: of the confidential client; random by default.
     :param algs: algorithms accepted in proofs.
     :param clock: Unix seconds.
-    :param kept: how many requests and refusals are kept to be read, the oldest being forgotten first.
+    :param kept: how many requests and refusals are kept to be read, of each 32 MiB at most; the oldest go first.
     :param settings: any setting of :class:`dpop.testing.Levers`.
     :raises AlgorithmError: ``algs`` is empty or holds an unknown algorithm.
     :raises UsageError: an unknown setting, or an invalid value. From :meth:`start`: the port cannot be had.
@@ -101,6 +104,11 @@ class DPoPTestServer:
         self.client_secret: str = client_secret or secrets.token_urlsafe(24)
         self.public_client_id: str = client_id + "-public"
         self._host = host
+        if public_origin is None and host in _EVERY_ADDRESS:
+            raise UsageError(
+                f"host {host or 'without a name'} means every address of this machine, and no client can use it as a"
+                " name: give public_origin too (dpop serve: --public-origin), such as http://192.0.2.7:8080"
+            )
         self._port = port
         self._public_origin = None if public_origin is None else str(Origin.parse(public_origin))
         # Refused here and not at the start, when the port is open already.
@@ -109,6 +117,7 @@ class DPoPTestServer:
         self._journal = Journal(kept=kept)
         self._store = Store(self.clock)
         self._http: HTTPServer | None = None
+        self._stopped = threading.Event()
         self._origin: str | None = None
 
     def __repr__(self) -> str:
@@ -127,7 +136,9 @@ class DPoPTestServer:
             return self
         http = HTTPServer(self._host, self._port, clock=self.clock, connected=self._journal.stats.count_connection)
         self._origin = self._public_origin or f"http://{http.authority}"
-        http.start(self._front(self._origin, {http.authority, f"localhost:{http.port}"}).respond)
+        self._stopped.clear()
+        local = {http.authority, f"localhost:{http.port}", f"127.0.0.1:{http.port}"}
+        http.start(self._front(self._origin, local).respond)
         self._http = http
         return self
 
@@ -136,6 +147,7 @@ class DPoPTestServer:
         http, self._http = self._http, None
         if http is not None:
             self._levers.release_streams()
+            self._stopped.set()
             http.stop()
 
     def __enter__(self) -> Self:
@@ -300,7 +312,7 @@ class DPoPTestServer:
         clients = Clients(Client(self.client_id, self.client_secret), Client(self.public_client_id))
         if self.mode == "google":
             clients = Clients(Client(self.client_id, self.client_secret))
-        deployment = Deployment(origin, self._store, clients, self._levers, self._journal, self.clock)
+        deployment = Deployment(origin, self._store, clients, self._levers, self._journal, self.clock, self._stopped)
         replay = SteeredReplayCache(self._levers, self._real_clock)
 
         def gate(role: Role, name: str) -> Gate:

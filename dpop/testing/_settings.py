@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, TypedDict, get_args
 
 from dpop.errors import UsageError
 
-__all__ = ["DISCIPLINES", "Discipline", "LeverSettings", "Settings"]
+__all__ = ["ACTIONS", "DISCIPLINES", "Discipline", "LeverSettings", "Settings"]
 
 Discipline = Literal["none", "rotating", "per-answer", "single-use", "endless", "endless-same"]
 """How a server treats its nonces.
@@ -46,6 +46,19 @@ class LeverSettings(TypedDict, total=False):
     refresh_token_expires_in: int | None
     exchange_needs_nonce: bool
     isolate_exchange_nonces: bool
+
+
+# Each action among the levers, and the argument that a bare JSON value stands for.
+ACTIONS: Final[Mapping[str, str]] = {
+    "lapse": "role",
+    "fail_next": "count",
+    "redirect_next": "location",
+    "drop_next": "count",
+    "refuse_next": "count",
+    "hold_streams": "",
+    "release_streams": "",
+    "clear": "",
+}
 
 
 class _Kind(NamedTuple):
@@ -169,6 +182,12 @@ def check_setting(name: str, value: object) -> None:
     :raises UsageError: with the values that make sense.
     """
     kind = _KINDS.get(name)
+    if name in ACTIONS:
+        example = {"fail_next": "fail_next(3)", "redirect_next": 'redirect_next("/resource/b")'}.get(name, f"{name}()")
+        raise UsageError(
+            f"the lever {name} is an action and not a setting: call server.levers.{example}, or send it to /levers of"
+            " the running server"
+        )
     if kind is None:
         # A typo would otherwise create an attribute without any effect.
         raise UsageError(f"there is no lever {name!a}; the settings are {', '.join(_KINDS)}")

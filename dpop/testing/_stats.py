@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import threading
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from dpop.encoding import b64url_decode
 from dpop.errors import EncodingError, InvalidProof
@@ -20,6 +23,8 @@ KEPT_FORM = 4_096
 
 _LOGGER = logging.getLogger("dpop.testing")
 _MAX_JTI = 200_000
+_MAX_KEPT_BYTES = 32 * 1024 * 1024
+_FIELD_BYTES = 160  # of two short strings and their tuple, beside their characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +226,49 @@ class Stats:
             self._connections += 1
 
 
+_Kept = TypeVar("_Kept", Refusal, RecordedRequest)
+
+
+class _Latest(Generic[_Kept]):
+    """The newest entries, bounded in number and in size. Thread-safe."""
+
+    def __init__(self, most: int, size_of: Callable[[_Kept], int]) -> None:
+        self._most = most
+        self._size_of: Callable[[_Kept], int] = size_of
+        self._lock = threading.Lock()
+        self._entries: deque[_Kept] = deque()
+        self._size = 0
+
+    def add(self, entry: _Kept) -> None:
+        """Keep an entry; forget the oldest ones that are too many."""
+        with self._lock:
+            self._entries.append(entry)
+            self._size += self._size_of(entry)
+            while len(self._entries) > self._most or (self._size > _MAX_KEPT_BYTES and len(self._entries) > 1):
+                self._size -= self._size_of(self._entries.popleft())
+
+    def all(self) -> list[_Kept]:
+        """The entries, oldest first."""
+        with self._lock:
+            return list(self._entries)
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._entries.clear()
+            self._size = 0
+
+
+def _size_of_refusal(refusal: Refusal) -> int:
+    texts = (refusal.path, refusal.detail, refusal.expected or "", refusal.got or "")
+    return _FIELD_BYTES + sum(map(len, texts))
+
+
+def _size_of_request(request: RecordedRequest) -> int:
+    fields = sum(len(name) + len(value) + _FIELD_BYTES for name, value in request.headers)
+    return len(request.target) + len(request.body) + fields + _FIELD_BYTES
+
+
 class Journal:
     """The last refusals and requests, with the counters. Thread-safe, bounded.
 
@@ -229,18 +277,18 @@ class Journal:
 
     def __init__(self, *, kept: int) -> None:
         self.stats: Stats = Stats()
-        self._refusals: deque[Refusal] = deque(maxlen=kept)
-        self._requests: deque[RecordedRequest] = deque(maxlen=kept)
+        self._refusals = _Latest[Refusal](kept, _size_of_refusal)
+        self._requests = _Latest[RecordedRequest](kept, _size_of_request)
 
     @property
     def refusals(self) -> list[Refusal]:
         """The last refusals, oldest first."""
-        return list(self._refusals)
+        return self._refusals.all()
 
     @property
     def requests(self) -> list[RecordedRequest]:
         """The last requests, oldest first."""
-        return list(self._requests)
+        return self._requests.all()
 
     def clear(self) -> None:
         """Forget all of them, and count from 0."""
@@ -264,13 +312,13 @@ class Journal:
             error.expected,
             error.got,
         )
-        self._refusals.append(refusal)
+        self._refusals.add(refusal)
         self.stats.count_refusal(endpoint, code)
         _LOGGER.info("%s %s refused: %s", request.method, request.path, error)
 
     def recorded(self, request: RecordedRequest) -> None:
         """Keep a request."""
-        self._requests.append(request)
+        self._requests.add(request)
         self.stats.count_response(request.status)
 
 
@@ -280,4 +328,7 @@ def _jti(proof: str) -> str | None:
         jti = json.loads(b64url_decode(proof.split(".")[1])).get("jti")
     except (EncodingError, IndexError, ValueError, AttributeError, RecursionError):
         return None
-    return jti if isinstance(jti, str) else None
+    if not isinstance(jti, str):
+        return None
+    # As long as it likes; 200,000 of them are remembered.
+    return jti if len(jti) <= 64 else hashlib.sha256(jti.encode("utf-8", "surrogatepass")).hexdigest()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
-from dpop._files import sync_directory, write_private_file
+from dpop._files import open_regular_file, sync_directory, write_private_file
 from dpop._tracebacks import hide_frames
 from dpop.encoding import json_object
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
@@ -68,7 +68,7 @@ class FileTokenStore(LockedStore):
         """
         path = self._file(account)
         try:
-            with path.open("rb") as file:
+            with open_regular_file(path) as file:
                 data = file.read(MAX_RECORD + 1)
         except FileNotFoundError:
             return None
@@ -141,7 +141,8 @@ class FileTokenStore(LockedStore):
 def _account_in(path: Path) -> str | None:
     """The account a file says it is of; ``None`` if there is none, or it says nothing that can be read."""
     try:
-        account = json_object(path.read_bytes()[: MAX_RECORD + 1], max_depth=24).get("account")
+        with open_regular_file(path) as file:
+            account = json_object(file.read(MAX_RECORD + 1), max_depth=24).get("account")
     except (OSError, ValueError):
         return None
     return account if isinstance(account, str) and account else None

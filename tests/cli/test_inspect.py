@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,18 @@ from dpop_cli.inspect import inspect
 from dpop_cli.inspect_input import seen_requests
 from hypothesis import given
 from hypothesis import strategies as st
-from support.cli_process import READABLE, STYLES, AtTerminal, examples, invoke, run, run_script, with_url
+from support.cli_process import (
+    DPOP,
+    READABLE,
+    STYLES,
+    AtTerminal,
+    environment,
+    examples,
+    invoke,
+    run,
+    run_script,
+    with_url,
+)
 
 import dpop
 from dpop.encoding import b64url_encode
@@ -271,7 +284,7 @@ def test_where_there_is_none_that_is_said(text: str) -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     """Whatever is pasted, there are requests or a sentence."""
     with contextlib.suppress(click.UsageError):
-        assert seen_requests(text)
+        assert list(seen_requests(text))
 
 
 @pytest.mark.parametrize(
@@ -402,3 +415,44 @@ def test_the_examples_work(tmp_path: Path) -> None:
 def test_help_fits_80_columns() -> None:
     """No line is broken by an old terminal."""
     assert max(map(len, invoke("inspect", "--help").stdout.splitlines())) <= 80
+
+
+def test_a_large_har_file_is_judged_entry_by_entry(tmp_path: Path) -> None:
+    """Its first line comes before its last entry is read, and memory does not grow with the number of proofs."""
+    dpop.generate_key().save(tmp_path / "key.pem")
+    proof = invoke("proof", "GET", "https://api.example/me", "--key", str(tmp_path / "key.pem")).stdout.strip()
+    entry = {
+        "startedDateTime": "2026-11-29T00:00:00Z",
+        "request": {"method": "GET", "url": "https://api.example/me", "headers": [{"name": "DPoP", "value": proof}]},
+    }
+    one = json.dumps(entry)
+    har = tmp_path / "t.har"
+    with har.open("w") as file:
+        file.write('{"log": {"version": "1.2", "entries": [')
+        file.write(",\n".join([one] * 20_000))
+        file.write(', {"broken"')
+    process = subprocess.Popen(
+        [*DPOP, "inspect", "--from", str(har)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    with process:
+        assert process.stdout is not None
+        assert "1. GET https://api.example/me" in process.stdout.readline()
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        peak = int(re.search(r"VmHWM:\s+([0-9]+) kB", status)[1])  # type: ignore[index]
+        process.kill()
+    assert peak < 150_000
+
+
+def test_json_of_several_proofs_is_one_object(tmp_path: Path) -> None:
+    """Printed as it is judged, and still one document."""
+    dpop.generate_key().save(tmp_path / "key.pem")
+    proof = invoke("proof", "GET", "https://api.example/me", "--key", str(tmp_path / "key.pem")).stdout.strip()
+    headers = [{"name": "DPoP", "value": proof}]
+    entry = {"request": {"method": "GET", "url": "https://api.example/me", "headers": headers}}
+    (tmp_path / "t.har").write_text(json.dumps({"log": {"entries": [entry, entry]}}, indent=1))
+    shown = json.loads(invoke("inspect", "--from", str(tmp_path / "t.har"), "--json").stdout)
+    assert (shown["good"], len(shown["proofs"])) == (True, 2)

@@ -379,3 +379,17 @@ def test_the_examples_work(key_file: str, tmp_path: Path) -> None:
 def test_help_fits_80_columns(command: str) -> None:
     """No line is broken by an old terminal."""
     assert max(map(len, invoke("nonce", command, "--help").stdout.splitlines())) <= 80
+
+
+def test_a_pipe_in_the_place_of_a_file_is_passed_over(tmp_path: Path) -> None:
+    """A FIFO among the nonces, or as the token store: no command waits for its other end."""
+    directory = tmp_path / "nonces"
+    directory.mkdir()
+    os.mkfifo(directory / "0.json")
+    os.mkfifo(tmp_path / "tokens.json")
+    shown = run("nonce", "show", env={"DPOP_STATE_DIR": str(tmp_path)})
+    assert (shown.returncode, shown.stdout) == (0, "")
+    for account in ([], ["--account", "x"]):
+        stored = run("token", "show", "--store", str(tmp_path / "tokens.json"), *account)
+        assert stored.returncode == 3, stored.stderr
+    assert "not a regular file" in run("token", "show", "--store", str(tmp_path / "tokens.json")).stderr

@@ -167,10 +167,24 @@ def test_options_of_no_sense_are_usage_errors(args: list[str], message: str) -> 
 
 def test_to_listen_to_the_world_is_warned_of() -> None:
     """Another host than this machine's own addresses gets a hint."""
-    with serving("--json", "--host", "0.0.0.0") as process:
-        first_line(process)
+    name = "http://192.0.2.7:8080"
+    with serving("--json", "--host", "0.0.0.0", "--public-origin", name) as process:
+        assert first_line(process)["issuer"] == name
         assert process.stderr is not None
         assert "Hint: 0.0.0.0 is more than this machine" in process.stderr.readline()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_every_address_needs_a_name(host: str) -> None:
+    """An issuer http://0.0.0.0 is of no use to a client: the option that names the server is asked for."""
+    result = invoke("serve", "--host", host)
+    assert (result.exit_code, "--public-origin" in result.stderr) == (2, True)
+
+
+def test_a_server_of_googles_kind_names_no_public_client() -> None:
+    """It has none, and would refuse it."""
+    with serving("--json", "--mode", "google") as process:
+        assert "public_client_id" not in first_line(process)
 
 
 def test_help_fits_80_columns() -> None:

@@ -19,7 +19,7 @@ from support.testing_client import KEY, Response, ask, call, post, reasons, send
 from dpop.client._challenge import dpop_challenge
 from dpop.errors import UsageError
 from dpop.testing import DISCIPLINES, DPoPTestServer, Levers
-from dpop.testing._settings import LeverSettings, Settings
+from dpop.testing._settings import ACTIONS, LeverSettings, Settings
 
 GRANT = {"grant_type": "client_credentials"}
 
@@ -536,6 +536,15 @@ def test_settings_are_checked_as_they_are_set() -> None:
             setattr(levers, name, value)
     with pytest.raises(UsageError):
         DPoPTestServer(rs_nonces="x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(ACTIONS))
+def test_an_action_that_is_set_is_called_one(name: str) -> None:
+    """``levers.fail_next = 1`` says that it is to be called, and not that there is no such lever."""
+    with pytest.raises(UsageError, match=f"{name} is an action.*call server.levers.{name}"):
+        setattr(Levers(), name, 1)
+    with pytest.raises(UsageError, match="is an action"):
+        DPoPTestServer(**{name: 1})
 
 
 def test_the_typed_arguments_are_the_settings() -> None:

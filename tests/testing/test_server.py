@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import socket
 import threading
 import time
+import tracemalloc
+from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,6 +17,7 @@ from support.testing_client import KEY, OTHER_KEY, Response, call, post, reasons
 
 import dpop
 from dpop.client import Role, dpop_challenge
+from dpop.encoding import b64url_encode
 from dpop.errors import AlgorithmError, UsageError
 from dpop.server import MemoryReplayCache
 from dpop.testing import Discipline, DPoPTestServer
@@ -24,7 +28,7 @@ from dpop.testing._gate import Gate
 from dpop.testing._levers import ServerLevers
 from dpop.testing._messages import Request
 from dpop.testing._resource_server import ResourceServer
-from dpop.testing._stats import Journal
+from dpop.testing._stats import Journal, RecordedRequest
 from dpop.testing._store import AccessToken, Store
 from dpop.testing._token_endpoint import TokenEndpoint
 
@@ -465,7 +469,7 @@ def test_a_full_replay_cache_is_503() -> None:
     levers, clock = ServerLevers(as_nonces="none"), time.time
     store, origin = Store(clock), "https://as.example"
     store.add_access_token(AccessToken("t", "c", "alice", "read", "g", 0, math.inf, {"jkt": KEY.thumbprint}))
-    deployment = Deployment(origin, store, Clients(Client("c", "s")), levers, Journal(kept=1), clock)
+    deployment = Deployment(origin, store, Clients(Client("c", "s")), levers, Journal(kept=1), clock, threading.Event())
     gate = Gate(Role.AS, levers=levers, algs=["ES256"], clock=clock, replay=MemoryReplayCache(max_entries=1))
     endpoint = TokenEndpoint(origin + "/token", deployment, gate)
     authorization_server = AuthorizationServer(deployment, gate, endpoint)
@@ -485,3 +489,33 @@ def test_a_full_replay_cache_is_503() -> None:
     assert resource_server.respond(request).status == 503
     for holder in (request, resource_server.respond(request), deployment, store, gate):
         assert proof not in repr(holder)
+
+
+def test_what_is_kept_of_requests_is_bounded_in_size() -> None:
+    """A thousand requests with 60 kB of headers each: the newest are there, in 32 MiB, and no jti is kept whole."""
+    journal = Journal(kept=10_000)
+    fields = [(f"X-{number}", "v" * 10) for number in range(2_000)]
+    claims = b64url_encode(json.dumps({"jti": "j" * 40_000}).encode())
+    tracemalloc.start()
+    try:
+        for number in range(500):
+            mine = [(name, f"{value}{number}") for name, value in fields]
+            journal.recorded(RecordedRequest("resource", "GET", f"/{number}", mine, b"", 0, 1, 200))
+            journal.stats.count_request("resource", f"e30.{claims}.{number}")
+        used = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert used < 48 * 1024 * 1024
+    assert journal.requests[-1].target == "/499"
+    assert journal.stats.repeated_jti == 499
+
+
+def test_stopping_waits_for_no_latency() -> None:
+    """A request that is held back by the lever goes on at once, and its thread ends."""
+    with DPoPTestServer(latency=60) as server:
+        connection = HTTPConnection("127.0.0.1", int(server.issuer.rpartition(":")[2]), timeout=60)
+        connection.request("GET", "/resource")
+        while not server.stats.requests:
+            time.sleep(0.01)
+    connection.close()
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("dpop-testing")] == []
