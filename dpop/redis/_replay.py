@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -21,8 +22,9 @@ __all__ = ["AsyncRedisReplayCache", "RedisReplayCache"]
 
 _log = logging.getLogger("dpop.server")
 
-# The life of an entry for a proof that expires now; Redis requires one above zero.
-_SHORTEST_MS = 1000
+_CHECK_MS = 1000
+# Seconds for which unbound requests are counted together. The defaults of a verifier keep a proof as long.
+_UNBOUND_SLOT = 120
 
 
 class _Marks:
@@ -34,8 +36,12 @@ class _Marks:
         kind: type,
         when_down: Literal["refuse", "accept"] | ReplayCache | AsyncReplayCache,
         prefix: str,
+        *,
         clock: Callable[[], float],
+        max_unbound: int,
     ) -> None:
+        if max_unbound < 1:
+            raise UsageError(f"max_unbound must be 1 or more, not {max_unbound}")
         if not isinstance(client, kind):
             raise ArgumentTypeError("client", f"a {kind.__module__.removesuffix('.client')}.{kind.__name__}", client)
         if isinstance(when_down, str) and when_down not in {"refuse", "accept"}:
@@ -43,6 +49,7 @@ class _Marks:
         self._when_down = when_down
         self._prefix = prefix
         self._clock = clock
+        self._max_unbound = max_unbound
         self._was_down = False
 
     def __repr__(self) -> str:
@@ -57,8 +64,18 @@ class _Marks:
 
         The life is a duration and not a time of day, because the clock of Redis may differ from ours.
         """
-        life = max(round((expires_at - self._clock()) * 1000), _SHORTEST_MS)
-        return self._prefix + key, secrets.token_urlsafe(9), life
+        return self._prefix + key, secrets.token_urlsafe(9), math.ceil((expires_at - self._clock()) * 1000)
+
+    def _counter(self) -> str:
+        """Name of the number of unbound requests in this slot of time."""
+        return f"{self._prefix}unbound:{math.floor(self._clock() / _UNBOUND_SLOT)}"
+
+    def _refuse_more(self, counted: int) -> None:
+        if counted > self._max_unbound:
+            raise ReplayCacheError(
+                f"more than {self._max_unbound} token requests without a bound key came within {_UNBOUND_SLOT} s; "
+                "authenticate clients first (check_token_request), or raise max_unbound"
+            )
 
     def _is_new(self, before: object, mine: str) -> bool:
         """Whether the entry is new, by the value that Redis says was there before."""
@@ -95,6 +112,8 @@ class RedisReplayCache(_Marks):
         Another cache, such as a MemoryReplayCache, takes the place of Redis: each process then accepts a proof
         once, even if it was used before.
     :param prefix: start of the names in Redis. Servers that share it accept each proof once between them.
+    :param max_unbound: token requests without a bound key whose proofs are remembered in two minutes, at most. Any
+        stranger can send these with as many keys as it likes.
     :param clock: returns Unix seconds; give the cache and its verifier the same one.
     :raises ArgumentTypeError: not a client of this kind.
     :raises UsageError: another word in ``when_down``.
@@ -106,9 +125,10 @@ class RedisReplayCache(_Marks):
         *,
         when_down: Literal["refuse", "accept"] | ReplayCache,
         prefix: str = "dpop:once:",
+        max_unbound: int = 100_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(client, redis.Redis, when_down, prefix, clock)
+        super().__init__(client, redis.Redis, when_down, prefix, clock=clock, max_unbound=max_unbound)
         if not isinstance(when_down, str) and inspect.iscoroutinefunction(when_down.add):
             raise UsageError("when_down is an async cache: use AsyncRedisReplayCache")
         self._client = client
@@ -121,6 +141,8 @@ class RedisReplayCache(_Marks):
             reached and cannot do the command: it is full, requires a password, or is older than 7.0.
         """
         name, mine, life = self._mark(key, expires_at)
+        if life <= 0:  # it has expired, so it is not new
+            return False
         try:
             before = self._client.set(name, mine, px=life, nx=True, get=True)
         except redis.RedisError as error:
@@ -128,15 +150,32 @@ class RedisReplayCache(_Marks):
             return True if self._instead is None else self._instead.add(key, expires_at)
         return self._is_new(before, mine)
 
+    def add_unbound(self, key: str, expires_at: float) -> bool:
+        """Add the proof of a token request that is bound to no key; see ``max_unbound``.
+
+        :raises ReplayCacheError: there were too many of them; or as :meth:`add` does.
+        """
+        name = self._counter()
+        try:
+            with self._client.pipeline() as pipeline:
+                pipeline.incr(name)
+                pipeline.expire(name, 2 * _UNBOUND_SLOT)
+                counted = pipeline.execute()[0]
+        except redis.RedisError as error:
+            self._do_without(error)
+            return True if self._instead is None else _add_unbound_of(self._instead)(key, expires_at)
+        self._refuse_more(counted)
+        return self.add(key, expires_at)
+
     def check(self) -> None:
         """Check, when a server starts, that Redis can serve as a replay cache.
 
         :raises ReplayCacheError: it cannot be reached, whatever ``when_down`` says; it cannot do the command;
             or its policy lets it drop entries before they expire.
         """
-        name, mine, life = self._mark("check", 0)
+        name, mine, _ = self._mark("check", 0)
         try:
-            self._client.set(name, mine, px=life, nx=True, get=True)
+            self._client.set(name, mine, px=_CHECK_MS, nx=True, get=True)
             _refuse_eviction(self._client.info("memory"))
         except redis.RedisError as error:
             raise unusable(error) from error
@@ -154,15 +193,18 @@ class AsyncRedisReplayCache(_Marks):
         *,
         when_down: Literal["refuse", "accept"] | ReplayCache | AsyncReplayCache,
         prefix: str = "dpop:once:",
+        max_unbound: int = 100_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(client, redis.asyncio.Redis, when_down, prefix, clock)
+        super().__init__(client, redis.asyncio.Redis, when_down, prefix, clock=clock, max_unbound=max_unbound)
         self._client = client
         self._instead = None if isinstance(when_down, str) else when_down
 
     async def add(self, key: str, expires_at: float) -> bool:
         """Async form of :meth:`RedisReplayCache.add`."""
         name, mine, life = self._mark(key, expires_at)
+        if life <= 0:  # it has expired, so it is not new
+            return False
         try:
             before = await self._client.set(name, mine, px=life, nx=True, get=True)
         except redis.RedisError as error:
@@ -171,14 +213,34 @@ class AsyncRedisReplayCache(_Marks):
             return await added if inspect.isawaitable(added) else added
         return self._is_new(before, mine)
 
+    async def add_unbound(self, key: str, expires_at: float) -> bool:
+        """Async form of :meth:`RedisReplayCache.add_unbound`."""
+        name = self._counter()
+        try:
+            async with self._client.pipeline() as pipeline:
+                pipeline.incr(name)
+                pipeline.expire(name, 2 * _UNBOUND_SLOT)
+                counted = (await pipeline.execute())[0]
+        except redis.RedisError as error:
+            self._do_without(error)
+            added = True if self._instead is None else _add_unbound_of(self._instead)(key, expires_at)
+            return await added if inspect.isawaitable(added) else added
+        self._refuse_more(counted)
+        return await self.add(key, expires_at)
+
     async def check(self) -> None:
         """Async form of :meth:`RedisReplayCache.check`."""
-        name, mine, life = self._mark("check", 0)
+        name, mine, _ = self._mark("check", 0)
         try:
-            await self._client.set(name, mine, px=life, nx=True, get=True)
+            await self._client.set(name, mine, px=_CHECK_MS, nx=True, get=True)
             _refuse_eviction(await self._client.info("memory"))
         except redis.RedisError as error:
             raise unusable(error) from error
+
+
+def _add_unbound_of(cache: ReplayCache | AsyncReplayCache) -> Callable[[str, float], Any]:
+    add: Callable[[str, float], Any] = getattr(cache, "add_unbound", cache.add)
+    return add
 
 
 def _refuse_eviction(memory: Mapping[str, Any]) -> None:

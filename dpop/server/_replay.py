@@ -23,7 +23,12 @@ __all__ = ["AsyncReplayCache", "MemoryReplayCache", "ReplayCache", "nonce_key", 
 
 
 class ReplayCache(Protocol):
-    """Remembers each proof until it expires; the same cache can remember used nonces."""
+    """Remembers each proof until it expires; the same cache can remember used nonces.
+
+    It may have a second method ``add_unbound`` like ``add``, for the proofs of token requests that are bound to no
+    key. Any stranger can make these, so they should not be able to fill the cache for others. Both methods must
+    know the keys that were added by the other.
+    """
 
     def add(self, key: str, expires_at: float) -> bool:
         """Remember ``key`` until ``expires_at`` (Unix seconds), atomically.
@@ -80,6 +85,8 @@ class MemoryReplayCache:
         key. A proof stays for at most ``max_age`` plus twice the ``skew`` of the verifier, so 120 times the
         requests per second is enough with the defaults.
     :param max_per_key: entries of one proof key, at most, so that one client cannot fill the cache.
+    :param unbound_share: part of ``max_entries`` that token requests without a bound key may have. Any stranger can
+        send these with as many keys as it likes.
     :param clock: returns Unix seconds; give the cache and its verifier the same one.
     """
 
@@ -88,11 +95,16 @@ class MemoryReplayCache:
         *,
         max_entries: int = 100_000,
         max_per_key: int = 10_000,
+        unbound_share: float = 0.1,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if max_entries < 1 or max_per_key < 1:
             raise UsageError("max_entries and max_per_key must be 1 or more: a cache of nothing refuses everything")
+        if not 0 < unbound_share <= 1:
+            raise UsageError(f"unbound_share must be more than 0 and at most 1, not {unbound_share}")
         self._max_entries = max_entries
+        self._max_unbound = max(1, int(max_entries * unbound_share))
+        self._unbound: set[str] = set()
         self._max_per_key = max_per_key
         self._clock = clock
         self._lock = threading.Lock()
@@ -119,6 +131,16 @@ class MemoryReplayCache:
         :raises ReplayCacheError: a limit is reached. No entry is removed early to make room: an attacker could
             push out the proof that it wants to replay.
         """
+        return self._add(key, expires_at, unbound=False)
+
+    def add_unbound(self, key: str, expires_at: float) -> bool:
+        """Add the proof of a token request that is bound to no key; see ``unbound_share``.
+
+        :raises ReplayCacheError: that share, or the cache, is full.
+        """
+        return self._add(key, expires_at, unbound=True)
+
+    def _add(self, key: str, expires_at: float, *, unbound: bool) -> bool:
         if not math.isfinite(expires_at):
             raise UsageError(f"expires_at must be a time in Unix seconds, not {expires_at}")
         owner = key.partition(".")[0]
@@ -131,10 +153,14 @@ class MemoryReplayCache:
             if key in seen or expires_at <= self._forgotten_until:
                 return False
             held = self._per_owner.get(owner, 0)
-            if held >= self._max_per_key or self._size >= self._max_entries:
+            if (
+                held >= self._max_per_key
+                or self._size >= self._max_entries
+                or (unbound and len(self._unbound) >= self._max_unbound)
+            ):
                 self._forget_expired(now, self._size)
                 held = self._per_owner.get(owner, 0)
-                self._refuse_when_full(held)
+                self._refuse_when_full(held, unbound=unbound)
             second = math.ceil(expires_at)
             bucket = self._buckets.get(second)
             if bucket is None:
@@ -144,9 +170,16 @@ class MemoryReplayCache:
             self._per_owner[owner] = held + 1
             self._size += 1
             seen.add(key)
+            if unbound:
+                self._unbound.add(key)
             return True
 
-    def _refuse_when_full(self, held: int) -> None:
+    def _refuse_when_full(self, held: int, *, unbound: bool) -> None:
+        if unbound and len(self._unbound) >= self._max_unbound:
+            raise ReplayCacheError(
+                f"the replay cache holds {self._max_unbound} proofs of token requests without a bound key, which is "
+                "their share; authenticate clients first (check_token_request), or raise unbound_share"
+            )
         if self._size >= self._max_entries:
             raise ReplayCacheError(
                 f"the replay cache holds its {self._max_entries} entries; raise max_entries, "
@@ -165,6 +198,7 @@ class MemoryReplayCache:
             bucket = self._buckets[second]
             for key in bucket[-at_most:]:
                 self._seen[hash(key) % _PARTS].discard(key)
+                self._unbound.discard(key)
                 owner = key.partition(".")[0]
                 left = self._per_owner.get(owner, 0) - 1
                 if left > 0:

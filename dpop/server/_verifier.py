@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -129,6 +129,12 @@ class Mark(NamedTuple):
     expires_at: float
     refusal: Callable[[], InvalidProof]
 
+    def add(self, *, unbound: bool) -> bool | Awaitable[bool]:
+        """Record it, in the share of unbound requests if the cache has one."""
+        add = getattr(self.cache, "add_unbound", self.cache.add) if unbound else self.cache.add
+        added: bool | Awaitable[bool] = add(self.key, self.expires_at)
+        return added
+
 
 class CheckedProof:
     """A proof that passed every check except the binding, and that is not recorded as used yet.
@@ -137,21 +143,25 @@ class CheckedProof:
     is bound to, then accept the proof.
     """
 
-    __slots__ = ("_check_binding", "_is_async", "_marks", "_seen")
+    __slots__ = ("_check_binding", "_check_time", "_is_async", "_marks", "_seen", "_unbound")
 
     def __init__(
         self,
         seen: VerifiedProof,
         marks: Sequence[Mark],
         check_binding: Callable[[str | None, str], None],
+        check_time: Callable[[], None],
         *,
         is_async: bool,
+        unbound: bool,
     ) -> None:
         """For the verifier only."""
         self._seen = seen
         self._marks = marks
         self._check_binding = check_binding
+        self._check_time = check_time
         self._is_async = is_async
+        self._unbound = unbound
 
     @property
     def jkt(self) -> str:
@@ -177,7 +187,10 @@ class CheckedProof:
             )
         self._check_binding(bound_jkt, self._seen.jkt)
         for mark in self._marks:
-            if not _is_new(mark.cache.add(mark.key, mark.expires_at)):
+            # Time has passed since the proof was checked, perhaps in a slow look-up. A proof that has expired would be
+            # forgotten at once, and could be used again.
+            self._check_time()
+            if not _is_new(mark.add(unbound=self._unbound)):
                 raise mark.refusal()
         return self._seen
 
@@ -185,7 +198,8 @@ class CheckedProof:
         """Async form of :meth:`accept`; a cache may be sync or async."""
         self._check_binding(bound_jkt, self._seen.jkt)
         for mark in self._marks:
-            added = mark.cache.add(mark.key, mark.expires_at)
+            self._check_time()  # see accept
+            added = mark.add(unbound=self._unbound)
             if not _is_new(await added if inspect.isawaitable(added) else added):
                 raise mark.refusal()
         return self._seen
@@ -294,6 +308,9 @@ class ProofVerifier:
     ) -> VerifiedProof:
         """Verify the proof of a request to the token, PAR, device or another endpoint of an AS (RFC 9449 §5).
 
+        Without a ``bound_jkt``, anybody passes this check with a newly made key. Such proofs are remembered in a
+        share of the replay cache of their own, if the cache has one: a full share refuses such requests only.
+
         :param headers: see :meth:`verify_resource`; the same is true of ``method`` and ``url``.
         :param bound_jkt: thumbprint that the refresh token or the authorization code (``dpop_jkt``) is
             bound to; None if it is bound to no key. At the PAR endpoint, compare ``dpop_jkt`` with ``.jkt``
@@ -303,7 +320,8 @@ class ProofVerifier:
             refresh token before this returns.
         :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; respond with 503.
         """
-        return self._check_grant(headers, method, url, bound_jkt).accept(bound_jkt=bound_jkt)
+        checked = self._check_grant(headers, method, url, bound_jkt, unbound=bound_jkt is None)
+        return checked.accept(bound_jkt=bound_jkt)
 
     async def averify_resource(
         self, headers: Headers, method: str, url: str, *, access_token: str, bound_jkt: str | None
@@ -319,7 +337,8 @@ class ProofVerifier:
         self, headers: Headers, method: str, url: str, *, bound_jkt: str | None = None
     ) -> VerifiedProof:
         """Async form of :meth:`verify_token_request`; a cache may be sync or async."""
-        return await self._check_grant(headers, method, url, bound_jkt).aaccept(bound_jkt=bound_jkt)
+        checked = self._check_grant(headers, method, url, bound_jkt, unbound=bound_jkt is None)
+        return await checked.aaccept(bound_jkt=bound_jkt)
 
     def check_resource(self, headers: Headers, method: str, url: str, *, access_token: str) -> CheckedProof:
         """Make every check of :meth:`verify_resource` except the binding, and record nothing yet.
@@ -329,9 +348,9 @@ class ProofVerifier:
 
         :raises InvalidProof: ``invalid_dpop_proof``, ``use_dpop_nonce`` or ``invalid_token``.
         """
-        seen, claims, marks = self._judge(headers, method, url)
+        seen, claims, marks, check_time = self._judge(headers, method, url)
         check_access_token(access_token, claims)
-        return CheckedProof(seen, marks, check_token_binding, is_async=self._is_async)
+        return CheckedProof(seen, marks, check_token_binding, check_time, is_async=self._is_async, unbound=False)
 
     def check_token_request(self, headers: Headers, method: str, url: str) -> CheckedProof:
         """Make every check of :meth:`verify_token_request` except the binding, and record nothing yet.
@@ -404,15 +423,17 @@ class ProofVerifier:
     def _nonce_spares_age(self, claims: ProofClaims, jkt: str) -> bool:
         return self._check_nonce(claims, jkt)[0] is not None
 
-    def _check_grant(self, headers: Headers, method: str, url: str, bound_jkt: str | None) -> CheckedProof:
+    def _check_grant(
+        self, headers: Headers, method: str, url: str, bound_jkt: str | None, *, unbound: bool = False
+    ) -> CheckedProof:
         # ath is ignored here: RFC 9449 gives it no meaning in a request without an access token.
         missing = "invalid_dpop_proof" if bound_jkt is None else "invalid_grant"
-        seen, _, marks = self._judge(headers, method, url, missing=missing)
-        return CheckedProof(seen, marks, check_grant_binding, is_async=self._is_async)
+        seen, _, marks, check_time = self._judge(headers, method, url, missing=missing)
+        return CheckedProof(seen, marks, check_grant_binding, check_time, is_async=self._is_async, unbound=unbound)
 
     def _judge(
         self, headers: Headers, method: str, url: str, *, missing: str = "invalid_dpop_proof"
-    ) -> tuple[VerifiedProof, ProofClaims, list[Mark]]:
+    ) -> tuple[VerifiedProof, ProofClaims, list[Mark], Callable[[], None]]:
         """Make all checks except the binding and the replay, for which the caches are asked."""
         now = self._clock()
         text = proof_field(headers)
@@ -431,6 +452,7 @@ class ProofVerifier:
         check_validity(claims, now, self._skew)
         jkt = key.thumbprint
         good_until, marks = self._check_nonce(claims, jkt)
+        by_nonce = good_until is not None
         if good_until is None:
             good_until = self._check_age(claims, now)
         if self._replay is not None:
@@ -439,7 +461,17 @@ class ProofVerifier:
             marks.append(Mark(self._replay, memory, good_until + self._skew, _replayed))
         next_nonce = None if self._nonces is None else self._nonces.next_for(claims.nonce, jkt)
         seen = VerifiedProof(key, alg, claims, jws.payload, url, next_nonce=next_nonce)
-        return seen, claims, marks
+        return seen, claims, marks, partial(self._check_time, claims, jkt, good_until, by_nonce=by_nonce)
+
+    def _check_time(self, claims: ProofClaims, jkt: str, good_until: float, *, by_nonce: bool) -> None:
+        """Check again that a proof has not expired, when it is about to be recorded."""
+        now = self._clock()
+        check_validity(claims, now, self._skew)
+        if now <= good_until:
+            return
+        if by_nonce and self._nonces is not None:
+            raise _challenge(self._nonces, jkt, Reason.NONCE_UNKNOWN)
+        raise refuse(Reason.IAT_TOO_OLD)
 
     def _check_nonce(self, claims: ProofClaims, jkt: str) -> tuple[float | None, list[Mark]]:
         """Check that the nonce is a recent one of this server (RFC 9449 §4.3 (10), §8, §9).

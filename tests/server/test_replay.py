@@ -266,3 +266,19 @@ def test_keys_that_are_gone_leave_nothing_behind(clock: Clock) -> None:
         assert cache.add(f"late.{number}", clock.now + 10)
     assert len(cache) == 100
     assert set(cache._per_owner) == {"late"}
+
+
+def test_strangers_fill_no_more_than_their_share(clock: Clock) -> None:
+    """Token requests without a bound key have a tenth of the cache; a full share refuses these only."""
+    cache = MemoryReplayCache(max_entries=100, clock=clock)
+    assert all(cache.add_unbound(f"stranger-{number}.1", clock.now + 90) for number in range(10))
+    with pytest.raises(ReplayCacheError, match="their share"):
+        cache.add_unbound("stranger-10.1", clock.now + 90)
+    assert not cache.add_unbound("stranger-3.1", clock.now + 90)
+    assert not cache.add("stranger-3.1", clock.now + 90)
+    assert all(cache.add(f"client-{number}.1", clock.now + 90) for number in range(90))
+    clock.now += 100
+    assert cache.add_unbound("stranger-11.1", clock.now + 90)
+    for share in (0, -1, 1.5):
+        with pytest.raises(UsageError, match="unbound_share"):
+            MemoryReplayCache(unbound_share=share)

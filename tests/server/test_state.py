@@ -407,3 +407,51 @@ def test_single_use_with_an_awaited_store(clock: Clock) -> None:
     assert refusal(lambda: asyncio.run(run())).reason == "nonce_used"
     with pytest.raises(UsageError, match="averify"):
         ask_token(verifier, text)
+
+
+def test_a_stranger_cannot_fill_the_cache_of_a_token_endpoint() -> None:
+    """The easy call is safe: proofs that are bound to nothing share a tenth, and clients with a grant come in."""
+    clock = Clock()
+    verifier = ProofVerifier(replay=MemoryReplayCache(max_entries=40, clock=clock), clock=clock)
+
+    def ask(key: Key, **binding: Any) -> VerifiedProof:
+        proof = create_proof(key, "POST", TOKEN_URL, iat=NOW)
+        return verifier.verify_token_request([("DPoP", proof)], "POST", TOKEN_URL, **binding)
+
+    for _ in range(4):
+        ask(generate_key())
+    with pytest.raises(ReplayCacheError):
+        ask(generate_key())
+    ask(KEY, bound_jkt=KEY.thumbprint)
+    proof = create_proof(KEY, "POST", TOKEN_URL, iat=NOW)
+    checked = verifier.check_token_request([("DPoP", proof)], "POST", TOKEN_URL)
+    checked.accept(bound_jkt=None)  # the client has authenticated by then
+    with pytest.raises(InvalidProof, match="replayed"):
+        verifier.verify_token_request([("DPoP", proof)], "POST", TOKEN_URL, bound_jkt=KEY.thumbprint)
+
+
+@pytest.mark.parametrize("nonces", [False, True])
+def test_a_proof_that_expires_while_its_token_is_looked_up(nonces: bool) -> None:
+    """Time is judged again as the proof is recorded: it would be forgotten at once, and accepted twice."""
+    clock = Clock()
+    added = []
+
+    class Recorder:
+        def add(self, key: str, expires_at: float) -> bool:
+            added.append(key)
+            return True
+
+    issuer = NonceIssuer(slot=10, window=3, clock=clock) if nonces else None
+    verifier = ProofVerifier(replay=Recorder(), nonces=issuer, skew=0, clock=clock)
+    nonce = None if issuer is None else issuer.issue()
+    proof = create_proof(KEY, "GET", URL, access_token=TOKEN, nonce=nonce, iat=NOW)
+    late, later = (
+        verifier.check_resource([("DPoP", proof)], "GET", URL, access_token=TOKEN),
+        verifier.check_resource([("DPoP", proof)], "GET", URL, access_token=TOKEN),
+    )
+    clock.now += 61
+    with pytest.raises(InvalidProof, match="nonce_unknown" if nonces else "iat_too_old"):
+        late.accept(bound_jkt=KEY.thumbprint)
+    with pytest.raises(InvalidProof, match="nonce_unknown" if nonces else "iat_too_old"):
+        asyncio.run(later.aaccept(bound_jkt=KEY.thumbprint))
+    assert added == []
