@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from dpop.errors import UsageError
-from dpop.tokens._endpoint_base import SyncEndpointBase, token_and_hint
+from dpop.tokens._endpoint_base import SyncEndpointBase, check_store, token_and_hint
 from dpop.tokens._grants import Parameter, discovery
 from dpop.tokens._source import RefreshingSource
 from dpop.tokens._stores import DEFAULT_ACCOUNT, LOCK_SECONDS, TokenStore
@@ -131,6 +131,8 @@ class SyncEndpoint(SyncEndpointBase, ABC):
         account: str = DEFAULT_ACCOUNT,
         ahead: float | None = None,
         lock_seconds: float = LOCK_SECONDS,
+        scope: str | None = None,
+        resource: Parameter = None,
         grant: str | None = None,
         **parameters: Parameter,
     ) -> RefreshingSource:
@@ -142,20 +144,26 @@ class SyncEndpoint(SyncEndpointBase, ABC):
         :param account: whose tokens; each account has a source of its own.
         :param ahead: seconds before the end of an access token from which on it is renewed; by default a fifth
             of its life, at most five minutes.
-        :param grant: what to ask for where there is no refresh token, such as ``"client_credentials"``.
         :param lock_seconds: how long to wait while another process or host renews the tokens.
-        :param parameters: of that grant, such as ``scope``.
+        :param scope: sent with each refresh, for an access token with fewer scopes than were granted.
+        :param resource: sent with each refresh, for an access token for these resources (RFC 8707); by default those
+            that the tokens were first asked for.
+        :param grant: what to ask for where there is no refresh token, such as ``"client_credentials"``.
+        :param parameters: of that grant, beside ``scope`` and ``resource``.
+        :raises UsageError: parameters without ``grant``, or no store.
         """
+        check_store(store)
         if parameters and grant is None:
-            raise UsageError(f"{', '.join(sorted(parameters))}: only a grant= has parameters")
+            raise UsageError(f"{', '.join(sorted(parameters))}: only scope, resource, or with grant= its parameters")
+        each_time: dict[str, Parameter] = {"scope": scope, "resource": resource}
         return RefreshingSource(
             self.detached,
-            self._grants,
+            self._grants.refreshing_with(each_time),
             store,
             account,
             ahead=ahead,
             lock_seconds=lock_seconds,
-            grant=None if grant is None else (grant, parameters),
+            grant=None if grant is None else (grant, {**each_time, **parameters}),
         )
 
     def introspect(self, token: str, *, token_type_hint: str | None = None) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from dpop._tracebacks import drop_frames
-from dpop.errors import DPoPError, UsageError
+from dpop.errors import ArgumentTypeError, DPoPError, UsageError
 from dpop.origin import Origin
 from dpop.tokens._grants import Grants
 from dpop.tokens._metadata import ServerMetadata
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dpop.client._prover import Prover
     from dpop.keys import Key
 
-__all__ = ["DEFAULT_TIMEOUT", "AsyncEndpointBase", "EndpointBase", "SyncEndpointBase", "token_and_hint"]
+__all__ = ["DEFAULT_TIMEOUT", "AsyncEndpointBase", "EndpointBase", "SyncEndpointBase", "check_store", "token_and_hint"]
 
 _T = TypeVar("_T")
 DEFAULT_TIMEOUT: Final = 20.0
@@ -177,6 +177,17 @@ class AsyncEndpointBase(EndpointBase, ABC):
         if self.has_given_client:
             return carried_on_callers_loop(self.exchange)
         return carried_on_own_loop(self.exchange, self.aclose)
+
+
+def check_store(store: object) -> None:
+    """Make sure that a store was given, and not its class.
+
+    :raises UsageError: it has not the methods of a store.
+    """
+    if isinstance(store, type):
+        raise UsageError(f"store is the class {store.__name__}; make one: {store.__name__}(...)")
+    if not all(hasattr(store, method) for method in ("load", "replace", "lock")):
+        raise ArgumentTypeError("store", "a FileTokenStore or another TokenStore", store)
 
 
 def token_and_hint(tokens: TokenSet | str, hint: str | None) -> tuple[str, str | None]:

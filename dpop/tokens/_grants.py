@@ -7,6 +7,7 @@ users methods that run them; the integrations send the requests.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -136,6 +137,7 @@ class Grants:
         self.allow_bearer: bool = profile.allow_bearer if allow_bearer is None else allow_bearer
         self.key_reference: str | None = key_reference_of(prover.key, key_reference)
         self.clock: Callable[[], float] = clock
+        self.refresh_parameters: Mapping[str, Parameter] = {}
         self._refusals = _Refusals()
         checked_origins(
             [str(Origin.of_url(url)) for name in dir(self.server) if (url := self._url(name))], insecure_origins
@@ -165,6 +167,13 @@ class Grants:
         assertion = self.client_auth.parameters(self._audience(), self.clock())["client_assertion"]
         return _form([*pairs, ("client_assertion", assertion)]) if "client_assertion" in fields else body
 
+    def refreshing_with(self, parameters: Mapping[str, Parameter]) -> Grants:
+        """A copy that sends these parameters with every refresh, such as ``scope`` or ``resource``."""
+        _pairs(parameters)  # a wrong type is found here and not hours later
+        made = copy.copy(self)
+        made.refresh_parameters = {name: value for name, value in parameters.items() if value is not None}
+        return made
+
     # -- tokens
 
     def grant(
@@ -181,6 +190,7 @@ class Grants:
         except NoResponse as failure:
             raise self._unanswered(grant_type, failure) from failure
         scope = parameters.get("scope")
+        resource = tuple(value for name, value in pairs if name == "resource")
         refresh_token = "" if before is None else before.refresh_token or ""
         try:
             tokens = read_tokens(
@@ -194,6 +204,7 @@ class Grants:
                 key_reference=self.key_reference or (before.key_reference if before is not None else None),
                 token_endpoint=self.server.token_endpoint,
                 client_id=self.client_auth.client_id,
+                resource=resource,
             )
         except TokenRequestError as error:
             raise self._refusals.judge(refresh_token, error) from None
@@ -206,19 +217,26 @@ class Grants:
         """Exchange an authorization code (RFC 6749 §4.1.3, RFC 7636 §4.5)."""
         if not isinstance(code, str) or not code:
             raise ArgumentTypeError("code", "the authorization code, a str", code)
+        _check_whole("code", code)
         parameters = {"code": code, "redirect_uri": redirect_uri, "code_verifier": code_verifier, **more}
         return self.grant("authorization_code", parameters)
 
     def refresh(
         self, tokens: TokenSet | str, more: Mapping[str, Parameter], *, rebind: bool = False
     ) -> Steps[TokenSet]:
-        """Use a refresh token (RFC 6749 §6, RFC 9449 §5); nothing is sent if it is bound to another key."""
+        """Use a refresh token (RFC 6749 §6, RFC 9449 §5); nothing is sent if it is bound to another key.
+
+        The resources that the tokens were asked for are asked for again (RFC 8707 §2.2).
+        """
         if isinstance(tokens, str):
+            _check_whole("refresh token", tokens)
             tokens = TokenSet(access_token="none", refresh_token=tokens)  # noqa: S106 - a placeholder
         if not isinstance(tokens, TokenSet):
             raise ArgumentTypeError("tokens", "a TokenSet or a refresh token", tokens)
         self.check(tokens, rebind=rebind)
-        return self.grant("refresh_token", {"refresh_token": tokens.refresh_token, **more}, before=tokens)
+        remembered = {"resource": tokens.resource} if tokens.resource else {}
+        parameters = {"refresh_token": tokens.refresh_token, **remembered, **self.refresh_parameters, **more}
+        return self.grant("refresh_token", parameters, before=tokens)
 
     def check(self, tokens: TokenSet, *, rebind: bool = False) -> None:
         """Make sure that these tokens can be refreshed here with this key, before anything is sent.
@@ -489,6 +507,18 @@ def _path(url: str) -> str:
 
 def _printable(text: str) -> str:
     return "".join(character for character in text if character.isprintable())[:200]
+
+
+def _check_whole(what: str, text: str) -> None:
+    """Make sure that nothing was copied along with a code or token.
+
+    :raises UsageError: it has white space or quotes around it.
+    """
+    if text != text.strip():
+        around = "a line break" if text != text.strip("\r\n") else "white space"
+        raise UsageError(f"the {what} has {around} around it; strip() it")
+    if len(text) > 1 and text[0] in "\"'" and text[0] == text[-1]:
+        raise UsageError(f"the {what} has quotes around it; leave them out")
 
 
 def _pairs(parameters: Mapping[str, Parameter]) -> list[tuple[str, str]]:

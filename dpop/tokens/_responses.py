@@ -385,12 +385,6 @@ def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str], *, 
             " check its URL",
             status=status,
         )
-    if status == 407:
-        raise TokenEndpointUnavailableError(
-            "the proxy wants authentication (407); nothing was sent to the server. Put user and password into the"
-            " proxy's URL",
-            status=status,
-        )
     try:
         members = json_response(response, what)
     except InvalidTokenResponseError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A token set: what a token endpoint gave, whose key it is bound to, and where that key is kept."""
+"""A token set: the tokens of a response, the key they are bound to, and where that key is kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from dpop.errors import KeyMismatchError, TokenFormatError, UsageError
+from dpop.errors import ArgumentTypeError, KeyMismatchError, TokenFormatError, UsageError
 from dpop.keys._sources import load_key
 from dpop.tokens._key_reference import check_key_reference
 
@@ -21,7 +21,7 @@ __all__ = ["TokenSet"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TokenSet:
-    """Tokens of one grant. Immutable; ``but()`` makes a changed copy.
+    """Tokens of one grant. Immutable; :meth:`replace` makes a changed copy.
 
     :param access_token: for the API.
     :param token_type: ``DPoP`` if the access token is bound to the key, ``Bearer`` if it is not.
@@ -36,11 +36,12 @@ class TokenSet:
     :param token_endpoint: the URL the tokens came from. They are refreshed nowhere else.
     :param client_id: the client they were issued to.
     :param id_token: an OpenID Connect ID Token; nothing here verifies it.
-    :param refresh_sent_at: Unix seconds when a refresh was begun whose answer is not known. It is set in a
-        store before the refresh token is sent, and gone once the answer is stored.
+    :param refresh_sent_at: Unix seconds when a refresh was begun whose response is not known. It is set in a
+        store before the refresh token is sent, and gone once the response is stored.
+    :param resource: the resources that were asked for (RFC 8707); a refresh asks for them again.
     :param refusal: what the server said when it refused the refresh token for good: ``error`` and perhaps
-        ``subtype`` and ``description``. Such a set is not sent any more, by nobody who shares the store.
-    :param extra: what else the answer had, as JSON.
+        ``subtype`` and ``description``. No process that shares the store sends that refresh token again.
+    :param extra: further members of the response, JSON values.
     """
 
     access_token: str
@@ -56,12 +57,16 @@ class TokenSet:
     client_id: str | None = None
     id_token: str | None = None
     refresh_sent_at: float | None = None
+    resource: tuple[str, ...] = ()
     refusal: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.key_reference is not None:
             check_key_reference(self.key_reference)
+        if isinstance(self.resource, str) or not all(isinstance(each, str) for each in self.resource):
+            raise ArgumentTypeError("resource", "several str", self.resource)
+        object.__setattr__(self, "resource", tuple(self.resource))  # JSON has lists
 
     def __repr__(self) -> str:
         refresh = "with" if self.refresh_token else "without"
@@ -86,12 +91,12 @@ class TokenSet:
         return None if self.expires_at is None else self.expires_at - now
 
     def replace(self, **changes: Any) -> TokenSet:
-        """The same set with some facts changed."""
+        """A copy with some facts changed."""
         return replace(self, **changes)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the two tokens: stores compare it to see whether they are still the same ones."""
+        """SHA-256 of access and refresh token, by which stores see whether a set is still the one they had."""
         both = json.dumps([self.access_token, self.refresh_token])
         return hashlib.sha256(both.encode("ascii")).hexdigest()
 
@@ -100,7 +105,7 @@ class TokenSet:
     def check_key(self, thumbprint: str) -> None:
         """Make sure that the tokens are bound to this key, or to none (RFC 9449 §5).
 
-        :raises KeyMismatchError: they are bound to another.
+        :raises KeyMismatchError: they are bound to another key.
         """
         if self.jkt is None or self.jkt == thumbprint:
             return
@@ -113,9 +118,9 @@ class TokenSet:
         )
 
     def load_key(self, *, password: str | bytes | Callable[[], str | bytes] | None = None) -> Key:
-        """Load the key the tokens are bound to, from where it was noted to be.
+        """Load the key the tokens are bound to from :attr:`key_reference`.
 
-        :raises UsageError: that was not noted.
+        :raises UsageError: there is no ``key_reference``.
         :raises KeyMismatchError: another key is there now.
         :raises DPoPKeyError: it cannot be loaded.
         """
@@ -130,16 +135,16 @@ class TokenSet:
     def to_dict(self) -> dict[str, Any]:
         """The facts that are known, as JSON values. They are secrets."""
         facts = {each.name: getattr(self, each.name) for each in fields(self)}
-        facts |= {"extra": dict(self.extra), "refusal": dict(self.refusal)}
-        return {name: value for name, value in facts.items() if value is not None and value != {}}
+        facts |= {"extra": dict(self.extra), "refusal": dict(self.refusal), "resource": list(self.resource)}
+        return {name: value for name, value in facts.items() if value is not None and value not in ({}, [])}
 
     def to_json(self) -> bytes:
-        """The same as octets, always in the same form."""
+        """The facts of :meth:`to_dict` as bytes of JSON; equal sets give equal bytes."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":")).encode("ascii")
 
     @classmethod
     def from_dict(cls, facts: Mapping[str, Any]) -> TokenSet:
-        """The set that :meth:`to_dict` gave. Facts of other names are left out.
+        """Read the facts of :meth:`to_dict`. Facts of unknown names are left out.
 
         :raises TokenFormatError: a fact is missing or of the wrong type.
         """
@@ -156,7 +161,7 @@ class TokenSet:
         try:
             return cls(**known)
         except UsageError as error:
-            raise TokenFormatError(f"the key_reference of stored tokens cannot be used: {error}") from None
+            raise TokenFormatError(f"a fact of stored tokens cannot be used: {error}") from None
 
 
 _TYPES: Final[Mapping[str, Any]] = {
@@ -164,6 +169,7 @@ _TYPES: Final[Mapping[str, Any]] = {
     "expires_at": int | float,
     "refresh_expires_at": int | float,
     "refresh_sent_at": int | float,
+    "resource": list | tuple,
     "refusal": Mapping,
     "extra": Mapping,
 }

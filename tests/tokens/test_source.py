@@ -914,7 +914,7 @@ def test_a_source_does_not_travel_and_takes_no_nonsense(at: Fixture) -> None:
         pickle.dumps(at.source())
     with pytest.raises(ArgumentTypeError):
         at.source("tokens.json")
-    for options in ({"ahead": -1}, {"ahead": float("inf")}, {"account": ""}, {"scope": "read"}):
+    for options in ({"ahead": -1}, {"ahead": float("inf")}, {"account": ""}, {"audience": "x"}):
         with pytest.raises(UsageError):
             at.source(source=options)
 
