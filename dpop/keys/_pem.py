@@ -7,6 +7,7 @@ that exactly one private key is meant. Its errors are never chained: they could 
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from typing import Final
@@ -104,13 +105,17 @@ def _the_private_block(data: bytes) -> bytes:
 
 
 def _decrypt(load: Callable[[bytes, bytes | None], object], data: bytes, password: Password | None) -> object:
+    key: object = None
     try:
         key = load(data, None)
     except TypeError:
         pass  # it is encrypted
     except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last for bytes OpenSSL has no words for
-        raise _unreadable(load, error) from None
-    else:
+        der = data if load is load_der_private_key else _der_of(data)
+        key = _ed25519_v2(der)
+        if key is None:
+            raise _unreadable(load, error, der) from None
+    if key is not None:
         if password is None or callable(password):
             return key
         raise KeyPasswordError("a password was given, but the key is not encrypted; leave the password out")
@@ -126,14 +131,53 @@ def _decrypt(load: Callable[[bytes, bytes | None], object], data: bytes, passwor
 
 
 def _unknown_cipher(error: Exception) -> bool:
-    return isinstance(error, UnsupportedAlgorithm) or "unknown cipher" in str(error)
+    """Whether the password was not even tried: a cipher or PRF that cryptography does not know."""
+    return isinstance(error, UnsupportedAlgorithm) or _UNKNOWN.search(str(error)) is not None
 
 
-def _unreadable(load: object, error: Exception) -> InvalidKeyError:
-    if _unknown_cipher(error):
+_UNKNOWN: Final = re.compile("unknown (?:cipher|key encryption algorithm)", re.IGNORECASE)
+
+# Ed25519 in version 2 of PKCS#8, with its public key (RFC 8410 §7, example 2), which Go, Rust and OpenSSH's libraries
+# write and OpenSSL does not read. Between the two parts are the private and the public key.
+_ED25519_V2: Final = (bytes.fromhex("3051020101300506032b657004220420"), bytes.fromhex("812100"))
+_PRIME_FIELD: Final = bytes.fromhex("06072a8648ce3d0101")
+
+
+def _ed25519_v2(der: bytes) -> object:
+    """An Ed25519 key in version 2 of PKCS#8; None if it is none, or its halves do not belong together."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - seldom wanted
+
+    before, between = _ED25519_V2
+    if len(der) != len(before) + len(between) + 64 or not der.startswith(before) or der[48:51] != between:
+        return None
+    key = Ed25519PrivateKey.from_private_bytes(der[16:48])
+    return key if key.public_key().public_bytes_raw() == der[51:] else None
+
+
+def _der_of(data: bytes) -> bytes:
+    """What the lines of a PEM that is not encrypted stand for; nothing if they cannot be read."""
+    lines = [line for line in data.splitlines() if not line.startswith(b"-----")]
+    try:
+        return base64.b64decode(b"".join(lines))
+    except ValueError:
+        return b""
+
+
+def _unreadable(load: object, error: Exception, der: bytes = b"") -> InvalidKeyError:
+    if _PRIME_FIELD in der:
+        reason = (
+            "the EC key describes its curve by numbers, in a form that is not supported; name the curve with:"
+            " openssl ec -param_enc named_curve -in KEY -out NEW"
+        )
+    elif "too short" in str(error):
+        reason = (
+            "the EC key lacks the zeros that its number begins with (RFC 5915 §3); write it anew with:"
+            " openssl ec -in KEY -out NEW"
+        )
+    elif _unknown_cipher(error):
         reason = (
             "the key is of a kind or encrypted in a way that is not supported;"
-            " encrypt it anew with: openssl pkcs8 -topk8"
+            " encrypt it anew with: openssl pkcs8 -topk8 -in KEY -out NEW"
         )
     elif load is load_pem_private_key:
         reason = (
@@ -151,8 +195,10 @@ def _unreadable(load: object, error: Exception) -> InvalidKeyError:
 def _not_a_key(data: bytes) -> InvalidKeyError:
     if not data.strip():
         return InvalidKeyError("there is no key: the input is empty")
-    if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        return InvalidKeyError("the key is UTF-16 text; save it as ASCII or UTF-8")
+    if data.startswith(b"PuTTY-User-Key-File"):
+        return InvalidKeyError(
+            "this is a key in PuTTY's own format; convert it with: puttygen KEY -O private-openssh -o NEW"
+        )
     if data[:3] == b"eyJ":
         return InvalidKeyError("this looks like a JWT or an encrypted JWK, not like a key; expected PEM or a JWK")
     if re.match(rb"ssh-|ecdsa-sha2-", data):

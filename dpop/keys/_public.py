@@ -25,6 +25,7 @@ from dpop.errors import (
     SignatureFormatError,
 )
 from dpop.keys._algorithms import ALGORITHMS, RSA_ALGS, parameters
+from dpop.keys._files import without_mark
 from dpop.signature import check_raw, raw_to_der
 
 __all__ = [
@@ -177,6 +178,7 @@ class PublicKey:
         """
         if not isinstance(data, bytes):
             raise ArgumentTypeError("data", "bytes", data)
+        data = without_mark(data)
         if data.lstrip()[:1] == b"{":
             try:
                 return cls.from_jwk(json_object(data))

@@ -20,7 +20,7 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.keys._algorithms import ALGORITHMS, DEFAULT_ALGS, Key, choose_alg
-from dpop.keys._files import MAX_KEY_BYTES, key_path, read_key_file, shown
+from dpop.keys._files import MAX_KEY_BYTES, key_path, read_key_file, shown, without_mark
 from dpop.keys._pem import Password
 from dpop.keys._software import SoftwareKey
 
@@ -54,6 +54,14 @@ _loaders: Final[dict[str, SchemeLoader]] = {}
 
 # Two characters at least: C:\x is a path.
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+
+
+# How the services themselves name their keys; no file is called like that.
+_WITHOUT_SCHEME: Final = (
+    (re.compile(r"arn:aws[a-z-]*:kms:"), "awskms"),
+    (re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/"), "gcpkms"),
+    (re.compile(r"https://[A-Za-z0-9-]+\.(?:vault|managedhsm)\.[a-z.]+/keys/"), "azurekms"),
+)
 
 
 def generate_key(alg: str = "ES256", *, algs: Iterable[str] | str | None = None) -> SoftwareKey:
@@ -135,12 +143,17 @@ def _scheme_of(source: str) -> str | None:
     """The scheme of a str that names no file. Messages hold no more of a URI: it can have a PIN in it."""
     if "-----BEGIN" in source or "\n" in source or source.lstrip().startswith("{"):
         raise InvalidKeyError("a str must be a path or a URI; pass the key itself as bytes, or a JWK as a dict")
+    for form, scheme in _WITHOUT_SCHEME:
+        if form.match(source):
+            raise InvalidKeyError(f"this names a key in a key service; write {scheme}: in front of it")
     match = _SCHEME.match(source)
     if match is None:
         return None
     scheme = match[1].lower()
     if scheme in _loaders or scheme in _BACKENDS:
         return scheme
+    if scheme == "file" and source[match.end() : match.end() + 1] == "/":
+        raise InvalidKeyError("a file: URL is not needed; give the path alone")
     if source[match.end() : match.end() + 2] == "//":
         names = ", ".join(sorted(_BACKENDS.keys() | _loaders.keys()))
         raise InvalidKeyError(
@@ -152,6 +165,7 @@ def _scheme_of(source: str) -> str | None:
 def _from_bytes(data: bytes, password: Password | None) -> SoftwareKey:
     if len(data) > MAX_KEY_BYTES:
         raise InvalidKeyError(f"{len(data)} bytes are no key; at most {MAX_KEY_BYTES} are read")
+    data = without_mark(data)
     if data.lstrip()[:1] not in {b"{", b"["}:
         return SoftwareKey.from_pem(data, password)
     try:

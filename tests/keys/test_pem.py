@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import traceback
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -23,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpop.errors import ArgumentTypeError, DPoPKeyError, InvalidKeyError, KeyPasswordError
-from dpop.keys import SoftwareKey
+from dpop.keys import SoftwareKey, load_key
 from dpop.keys._pem import check_password, read_private_key
 from dpop.keys._public import PublicKey
 from dpop.signature import raw_to_der
@@ -237,6 +238,93 @@ def test_a_password_of_the_environment_is_taken_octet_by_octet() -> None:
     assert check_password("é") == "é".encode()
 
 
+# --- as other tools write them
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_key_that_an_editor_has_marked(tmp_path: Path, encoding: str) -> None:
+    """A mark at the beginning, or UTF-16 as Windows PowerShell writes it: PEM, JWK and public keys alike."""
+    key = SoftwareKey.from_pem(PKCS8)
+    for text in (PKCS8.decode(), json.dumps(key.to_jwk(private=True))):
+        (tmp_path / "key").write_bytes(text.encode(encoding))
+        (tmp_path / "key").chmod(0o600)
+        assert load_key(tmp_path / "key").thumbprint == key.thumbprint
+    for text in (PUBLIC.decode(), json.dumps(key.public_jwk)):
+        PublicKey.from_bytes(text.encode(encoding))
+
+
+def ed25519_v2(public: bytes = b"") -> tuple[bytes, ed25519.Ed25519PrivateKey]:
+    """The DER that OpenSSL does not read (RFC 8410 §7), and the key."""
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    public = public or key.public_key().public_bytes_raw()
+    private = bytes.fromhex("3051020101300506032b657004220420") + key.private_bytes_raw()
+    return private + bytes.fromhex("812100") + public, key
+
+
+def test_an_ed25519_key_with_its_public_half() -> None:
+    """Version 2 of PKCS#8, which libraries of Go and Rust write, in DER and in PEM."""
+    der, key = ed25519_v2()
+    pem = b"-----BEGIN PRIVATE KEY-----\n" + base64.encodebytes(der) + b"-----END PRIVATE KEY-----\n"
+    expected = SoftwareKey.from_private_key(key).thumbprint
+    assert [SoftwareKey.from_pem(data).thumbprint for data in (der, pem)] == [expected, expected]
+
+
+def test_an_ed25519_key_with_anothers_public_half() -> None:
+    """A proof would carry a key that did not sign it."""
+    with pytest.raises(InvalidKeyError, match="no private key"):
+        SoftwareKey.from_pem(ed25519_v2(bytes(32))[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-v2", "camellia256"),
+        ("-v2", "aria256"),
+        ("-v2", "sm4-cbc"),
+        ("-v2", "aes-256-cfb"),
+        ("-v2", "aes-256-cbc", "-v2prf", "hmacWithSHA512-256"),
+    ],
+    ids=lambda options: options[-1],
+)
+@pytest.mark.parametrize("password", ["right", "wrong"])
+def test_a_cipher_that_is_not_known(tmp_path: Path, options: tuple[str, ...], password: str) -> None:
+    """The password is not blamed, and the command that the message names makes a key that can be read."""
+    old, new = str(tmp_path / "old.pem"), str(tmp_path / "new.pem")
+    (tmp_path / "plain.pem").write_bytes(PKCS8)
+    openssl("pkcs8", "-topk8", "-in", str(tmp_path / "plain.pem"), "-out", old, *options, "-passout", "pass:right")
+    with pytest.raises(InvalidKeyError, match="openssl pkcs8 -topk8 -in KEY -out NEW"):
+        load_key(old, password=password)
+    openssl("pkcs8", "-topk8", "-in", old, "-out", new, "-passin", "pass:right", "-passout", "pass:right")
+    assert load_key(new, password="right").thumbprint == SoftwareKey.from_pem(PKCS8).thumbprint
+
+
+def test_a_curve_described_by_numbers(tmp_path: Path) -> None:
+    """With a compressed generator it is not read; the command of the message names the curve instead."""
+    first, old, new = (str(tmp_path / name) for name in ("first.pem", "old.pem", "new.pem"))
+    openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-param_enc", "explicit", "-out", first)
+    openssl("ec", "-in", first, "-param_enc", "explicit", "-conv_form", "compressed", "-out", old)
+    with pytest.raises(InvalidKeyError, match="openssl ec -param_enc named_curve -in KEY -out NEW"):
+        load_key(old)
+    openssl("ec", "-param_enc", "named_curve", "-in", old, "-out", new)
+    assert load_key(new).alg == "ES256"
+
+
+@pytest.mark.parametrize("form", ["PEM", "DER"])
+def test_a_number_without_its_leading_zeros(tmp_path: Path, form: str) -> None:
+    """Some libraries cut them; the command of the message writes them."""
+    key = ec.derive_private_key(int.from_bytes(range(1, 29), "big"), ec.SECP256R1())
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    body = b"\x02\x01\x01\x04\x1c" + bytes(range(1, 29)) + bytes.fromhex("a00a06082a8648ce3d030107a144034200") + point
+    der = b"\x30" + bytes([len(body)]) + body
+    pem = b"-----BEGIN EC PRIVATE KEY-----\n" + base64.encodebytes(der) + b"-----END EC PRIVATE KEY-----\n"
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(pem if form == "PEM" else der)
+    with pytest.raises(InvalidKeyError, match="openssl ec -in KEY -out NEW"):
+        load_key(old)
+    openssl("ec", "-in", str(old), "-inform", form, "-out", str(new))
+    assert load_key(new).thumbprint == SoftwareKey.from_private_key(key).thumbprint
+
+
 # --- mistakes
 
 LINES = PKCS8.splitlines(keepends=True)
@@ -252,7 +340,8 @@ MISTAKES = [
     pytest.param(b"\x00\x01\x02" + bytes(range(200)), "this is not a key", id="garbage"),
     pytest.param(b"hello", "this is not a key", id="text"),
     pytest.param(base64.b64encode(DER), "this is not a key", id="base64 without lines"),
-    pytest.param(PKCS8.decode().encode("utf-16"), "UTF-16", id="UTF-16"),
+    pytest.param(PKCS8.decode().encode("utf-16")[:-1], "this is not a key", id="UTF-16 cut"),
+    pytest.param(b"PuTTY-User-Key-File-3: ssh-ed25519\n", "puttygen KEY -O private-openssh", id="ppk"),
     pytest.param(b"eyJhbGciOiJFUzI1NiJ9.e30.AA", "JWT or an encrypted JWK", id="JWT"),
     pytest.param(b"ssh-ed25519 AAAAC3Nz user@host", "OpenSSH public key", id="ssh public"),
     pytest.param(b"ecdsa-sha2-nistp256 AAAA user@host", "OpenSSH public key", id="ssh public ecdsa"),

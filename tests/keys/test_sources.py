@@ -271,7 +271,7 @@ def test_other_types_are_refused(source: Any) -> None:
 # --- load_key: URIs
 
 
-@pytest.mark.parametrize("url", ["https://example.com/key.pem", "file:///tmp/key.pem", "vault://x"])
+@pytest.mark.parametrize("url", ["https://example.com/key.pem", "vault://x"])
 def test_urls_are_not_fetched(url: str) -> None:
     """A key comes from no network; the error says what can be given."""
     with pytest.raises(
@@ -365,3 +365,31 @@ def test_a_misspelt_algorithm_is_not_replaced() -> None:
     for alg in ("ES265", [], None):
         with pytest.raises(AlgorithmError, match="no such algorithm"):
             generate_key(alg, algs=["ES256"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        ("arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab", "awskms"),
+        ("arn:aws-us-gov:kms:us-gov-west-1:111122223333:alias/dpop", "awskms"),
+        ("projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1", "gcpkms"),
+        ("https://office.vault.azure.net/keys/dpop/0123", "azurekms"),
+    ],
+)
+def test_a_name_as_its_service_writes_it(name: str, scheme: str) -> None:
+    """It is no file: the message says what to write in front of it."""
+    with pytest.raises(InvalidKeyError, match=f"write {scheme}: in front"):
+        load_key(name)
+
+
+@pytest.mark.parametrize("uri", ["awskms:///alias/dpop", "awskms://alias/dpop", "gcpkms:///projects/p"])
+def test_slashes_behind_the_scheme_of_a_service(uri: str) -> None:
+    """Other tools write them; the message says to leave them out."""
+    with pytest.raises(InvalidKeyError, match="leave them out"):
+        load_key(uri)
+
+
+def test_a_file_url(tmp_path: Path) -> None:
+    """The path alone is meant."""
+    with pytest.raises(InvalidKeyError, match="give the path alone"):
+        load_key((tmp_path / "key.pem").as_uri())

@@ -71,6 +71,8 @@ def read_uri(uri: str, known: Mapping[str, str], form: str) -> KmsUri:
             f"the {scheme.lower()}: URI is too long, or has characters that no URI has as they are; expected {form}"
         )
     name, mark, query = rest.partition("?")
+    if name.startswith("/"):
+        raise InvalidKeyError(f"the {scheme.lower()}: URI has slashes behind its colon; leave them out: {form}")
     options: dict[str, str] = {}
     for part in query.split("&") if mark else ():
         option, equals, value = part.partition("=")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from dpop.errors import KeyPasswordError, PinError
+from dpop.keys._files import without_mark
 from dpop.keys._pem import Password, check_password
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 
@@ -99,7 +100,7 @@ def _read(path: str) -> bytes:
         raise PinError(f"the file that pin-source names has more than {_MAX_FILE} bytes, too much for a PIN")
     if os.name == "posix" and stat.S_ISREG(mode) and mode & 0o007:
         _log.warning("the file of a PIN is open to every user (mode %04o); run: chmod 600", stat.S_IMODE(mode))
-    pin = data.rstrip(b"\r\n")
+    pin = without_mark(data).rstrip(b"\r\n")
     if not pin:
         raise PinError("the file that pin-source names is empty; expected the PIN")
     return pin

@@ -37,9 +37,11 @@ def test_a_pin_that_is_asked_for() -> None:
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("data", [b"1234", b"1234\n", b"1234\r\n"])
+@pytest.mark.parametrize(
+    "data", [b"1234", b"1234\n", b"1234\r\n", b"\xef\xbb\xbf1234\r\n", "1234\r\n".encode("utf-16")]
+)
 def test_a_pin_in_a_file(tmp_path: Path, data: bytes) -> None:
-    """Without the end of its line; it is not asked for then."""
+    """Without the end of its line and the mark of an editor, which would cost a try; it is not asked for then."""
     file = tmp_path / "pin"
     file.write_bytes(data)
     file.chmod(0o600)
