@@ -92,7 +92,7 @@ class DPoPTransport(SigningTransport, httpx.BaseTransport):
     """
 
     _peeked_stream = _PeekedStream
-    _request_class = httpx.Request
+    _library: ClassVar[Any] = httpx
     _transport_class = httpx.BaseTransport
 
     @hide_frames
@@ -196,7 +196,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
     """
 
     _peeked_stream = _AsyncPeekedStream
-    _request_class = httpx.Request
+    _library: ClassVar[Any] = httpx
     _transport_class = httpx.AsyncBaseTransport
 
     @hide_frames

@@ -91,7 +91,7 @@ class DPoPTransport(SigningTransport, httpx2.BaseTransport):
     """
 
     _peeked_stream = _PeekedStream
-    _request_class = httpx2.Request
+    _library: ClassVar[Any] = httpx2
     _transport_class = httpx2.BaseTransport
 
     @hide_frames
@@ -195,7 +195,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx2.AsyncBaseTransport):
     """
 
     _peeked_stream = _AsyncPeekedStream
-    _request_class = httpx2.Request
+    _library: ClassVar[Any] = httpx2
     _transport_class = httpx2.AsyncBaseTransport
 
     @hide_frames

@@ -40,7 +40,7 @@ class OnePerProcess(Generic[_T]):
             if now:
                 self.get()
         else:
-            raise ArgumentTypeError(name, f"a {kind.__name__}, or a function that makes one", given)
+            raise ArgumentTypeError(name, f"{_named(kind)}, or a function that makes one", given)
 
     def get(self) -> _T:
         """The one of this process.
@@ -58,7 +58,7 @@ class OnePerProcess(Generic[_T]):
             )
         made = self._make()
         if not isinstance(made, self._kind):
-            raise ArgumentTypeError(f"what {self._name}() returned", f"a {self._kind.__name__}", made)
+            raise ArgumentTypeError(f"what {self._name}() returned", _named(self._kind), made)
         # The process last: until then another thread must not take the parent's for its own.
         self._current = made
         self._pid = os.getpid()
@@ -67,3 +67,7 @@ class OnePerProcess(Generic[_T]):
     def own(self) -> _T | None:
         """The one of this process, if there is one; a parent's is not the child's to close."""
         return self._current if self._pid == os.getpid() else None
+
+
+def _named(kind: type[Any]) -> str:
+    return f"a transport or client of {kind.__module__.partition('.')[0]} ({kind.__name__})"

@@ -18,6 +18,7 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from dpop._httpx.bodies import Rewind, async_drain, async_peek, drain, in_memory, peek, rewind_of
+from dpop._httpx.cookies import DroppedCookies
 from dpop._httpx.processes import OnePerProcess
 from dpop.client._challenge import nonce_field
 from dpop.client._driver import (
@@ -92,6 +93,9 @@ class RequestAuth:
                 " is a DPoPTransport, such as Client(transport=DPoPTransport(key, origins=…))"
             )
 
+
+_LAST = frozenset({Step.DONE, Step.REPORT})
+"""After these the response is handed on."""
 
 Wire: TypeAlias = tuple[str, str, str]
 """Scheme, Host and target of a request as they will be on the wire."""
@@ -211,10 +215,14 @@ class PrimingOptions(TypedDict, total=False):
     timeout: float | None
 
 
+# The handshake of a WebSocket is a request like any other (RFC 6455 §4.1); its URL in a proof is that of HTTP.
+_HTTP_OF_WEBSOCKET = {"ws": "http", "wss": "https"}
+
+
 class _Transport:
     """What the synchronous and the asynchronous transport have in common."""
 
-    _request_class: ClassVar[type[_Any]]
+    _library: ClassVar[_Any]
     _transport_class: ClassVar[type[_Any]]
     _policy: Policy
     _inner: OnePerProcess[_Any]
@@ -255,12 +263,19 @@ class _Transport:
 
         :param content: the body, if it is in memory.
         """
+        if not isinstance(request, self._library.Request):
+            ours, theirs = self._library.__name__, type(request).__module__.partition(".")[0]
+            raise UsageError(
+                f"this transport is for clients of {ours}, and the request is of {theirs}:"
+                f" import {type(self).__name__} from dpop.{theirs}"
+            )
         credentials = request.extensions.get("dpop")
         if credentials is not None and not isinstance(credentials, RequestCredentials):
             raise UsageError('extensions={"dpop": …} takes dpop.RequestCredentials(prover, access_token)')
         url, fields = request.url, told_fields(request)
         # The library connects to what the URL says, without its userinfo, whatever Host says.
-        scheme, server, target = url.scheme, url.netloc.decode("ascii"), url.raw_path.decode("ascii")
+        scheme = _HTTP_OF_WEBSOCKET.get(url.scheme, url.scheme)
+        server, target = url.netloc.decode("ascii"), url.raw_path.decode("ascii")
         outgoing = OutgoingRequest(
             request.method,
             f"{scheme}://{server}{target}",
@@ -279,12 +294,18 @@ class _Transport:
         names = headers_to_withhold(request.headers.get("authorization"))
         withheld = [name for name in names if name in request.headers]
         if withheld:
-            request = self._signed(request, [], None)
+            request = self._signed(request, [])
             for name in withheld:
                 del request.headers[name]
         return request
 
-    def _signed(self, request: _Any, headers: list[tuple[str, str]], content: bytes | None) -> _Any:
+    def _signed(
+        self,
+        request: _Any,
+        headers: list[tuple[str, str]],
+        content: bytes | None = None,
+        dropped: DroppedCookies | None = None,
+    ) -> _Any:
         """A copy with the proof: the caller's request never carries one, so no redirect can either."""
         extensions = dict(request.extensions)
         if content is None:
@@ -296,6 +317,8 @@ class _Transport:
             )
         for name, value in headers:
             signed.headers[name] = value
+        if dropped is not None:
+            dropped.add_to(signed)
         return signed
 
     def _priming(
@@ -313,7 +336,7 @@ class _Transport:
             "dpop_priming": self._policy.priming_role(url, role, credentials=own),
             "dpop": own,
         }
-        return self._request_class(method, url, extensions=extensions)
+        return self._library.Request(method, url, extensions=extensions)
 
     def _rebuilt(self, flow: ProofFlow, request: _Any) -> bytes | None:
         """The body with a new client assertion, where a retry needs one."""
@@ -336,11 +359,12 @@ class SigningTransport(_Transport):
         if flow is None:
             return inner.handle_request(self._foreign(request))
         content: bytes | None = None
+        dropped: DroppedCookies | None = None
         try:
             while True:
                 token = ask_token(flow)
                 wait_for_nonce(flow)
-                signed = self._signed(request, sign_now(flow, *wire, token), content)
+                signed = self._signed(request, sign_now(flow, *wire, token), content, dropped)
                 self._sign_on_the_wire(flow, wire, signed, rewind)
                 try:
                     response = inner.handle_request(signed)
@@ -349,11 +373,12 @@ class SigningTransport(_Transport):
                 step = flow.received(response.status_code, fields_of(response))
                 if step is Step.PEEK:
                     step = flow.judged(peek(response, self._peeked_stream))
-                if step is Step.DONE:
-                    return response
                 if step is Step.REPORT:
                     report(flow, response.close)
-                    return response
+                if step in _LAST:
+                    return response if dropped is None else dropped.hand_on(response)
+                dropped = dropped or DroppedCookies(self._library.Cookies())
+                dropped.take(response, signed)
                 drain(response, signed)
                 if step is Step.REFRESH:
                     refresh(flow)
@@ -428,9 +453,10 @@ class AsyncSigningTransport(_Transport):
         if flow is None:
             return await inner.handle_async_request(self._foreign(request))
         content: bytes | None = None
+        dropped: DroppedCookies | None = None
         try:
             while True:
-                signed = self._signed(request, await _async_headers(flow, wire), content)
+                signed = self._signed(request, await _async_headers(flow, wire), content, dropped)
                 self._sign_on_the_wire(flow, wire, signed, rewind)
                 try:
                     response = await inner.handle_async_request(signed)
@@ -439,11 +465,12 @@ class AsyncSigningTransport(_Transport):
                 step = flow.received(response.status_code, fields_of(response))
                 if step is Step.PEEK:
                     step = flow.judged(await async_peek(response, self._peeked_stream))
-                if step is Step.DONE:
-                    return response
                 if step is Step.REPORT:
                     await async_report(flow, response.aclose)
-                    return response
+                if step in _LAST:
+                    return response if dropped is None else dropped.hand_on(response)
+                dropped = dropped or DroppedCookies(self._library.Cookies())
+                dropped.take(response, signed)
                 await async_drain(response)
                 if step is Step.REFRESH:
                     await async_refresh(flow)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Callable, Iterable
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["DPoPAdapter", "DPoPAuth", "ProcessAdapter"]
 
 
+_log = logging.getLogger("dpop.requests")
 _MAX_POOLS = 64
 
 
@@ -207,6 +209,12 @@ class DPoPAdapter(ProcessAdapter):
             while True:
                 response = exchange.send(super().send, sent, *args, **options)
                 step = exchange.step
+                if not exchange.signed:
+                    _log.warning(
+                        "a request to %s was answered without a connection of dpop.requests: no proof and no token were"
+                        " sent. A library that replaces them in tests (responses, vcrpy) may do so",
+                        flow.origin,
+                    )
                 if step is Step.PEEK:
                     payload, response.raw = peek(response.raw)
                     step = flow.judged(payload)
@@ -285,7 +293,24 @@ class _Carrier:
     """A request's credentials among its response hooks, which requests keeps over redirects and netrc."""
 
     def __init__(self, credentials: RequestCredentials) -> None:
-        self.credentials = credentials
+        self._credentials: RequestCredentials | None = credentials
+
+    @property
+    def credentials(self) -> RequestCredentials:
+        """Whose request this is.
+
+        :raises UsageError: a copy of the request that was pickled is sent.
+        """
+        if self._credentials is None:
+            raise UsageError(
+                "this request is a pickled or deep copy of one with DPoPAuth, and credentials are not copied: make a"
+                " new request with auth=DPoPAuth(…)"
+            )
+        return self._credentials
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A response keeps its request: both can be copied, and the key and the token stay behind."""
+        return _without_credentials, ()
 
     def __call__(self, response: requests.Response, **_options: Any) -> None:
         if not self.credentials.seen:
@@ -293,6 +318,12 @@ class _Carrier:
                 f"the request to {response.url.partition('?')[0]} was sent without a proof: DPoPAuth needs a"
                 " DPoPAdapter, such as session.mount(origin + '/', DPoPAdapter(key, origins=origin))"
             )
+
+
+def _without_credentials() -> _Carrier:
+    carrier = object.__new__(_Carrier)
+    carrier._credentials = None
+    return carrier
 
 
 class _Priming:

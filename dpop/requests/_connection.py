@@ -37,13 +37,14 @@ _PEEK_SECONDS = 5.0
 class Exchange:
     """One call of the adapter: the flow, and what its last answer on the wire asked for."""
 
-    __slots__ = ("failure", "flow", "one_shot", "step", "tokens", "withheld")
+    __slots__ = ("failure", "flow", "one_shot", "signed", "step", "tokens", "withheld")
 
     def __init__(self, flow: ProofFlow | None, *, one_shot: bool, withheld: frozenset[str]) -> None:
         self.flow = flow
         self.one_shot = one_shot
         self.withheld = withheld
         self.step = Step.DONE
+        self.signed = False
         self.tokens: list[str | None] = []
         self.failure: BaseException | None = None
 
@@ -81,6 +82,7 @@ class Exchange:
         flow = self.flow
         if flow is None:
             return []
+        self.signed = True
         try:
             token = self.tokens.pop() if self.tokens else ask_token(flow)
             return sign_now(flow, flow.origin.scheme, authority or flow.origin.authority, target, token)
@@ -119,12 +121,12 @@ class _SigningConnection(HTTPConnection):
     _target: str = ""
     _host_field: str = ""
 
-    # Forks of urllib3 have more arguments; they are handed on, whatever they are.
-    def putrequest(self, method: str, url: str, *args: Any, **options: Any) -> None:
+    # Forks of urllib3 have more arguments and return something: both are handed on, whatever they are.
+    def putrequest(self, method: str, url: str, *args: Any, **options: Any) -> Any:
         self._exchange = _under_way.get()
         self._target = url
         self._host_field = ""
-        super().putrequest(method, url, *args, **options)
+        return super().putrequest(method, url, *args, **options)
 
     def putheader(self, header: str, *values: str) -> None:  # type: ignore[override]
         if self._exchange is None:
@@ -138,7 +140,7 @@ class _SigningConnection(HTTPConnection):
             self._host_field = value.decode("latin-1") if isinstance(value, bytes) else value
         return None
 
-    def endheaders(self, *args: Any, **options: Any) -> None:
+    def endheaders(self, *args: Any, **options: Any) -> Any:
         exchange, wire = self._exchange, _watched.get()
         if self.sock is None and (wire is not None or (exchange is not None and exchange.flow is not None)):
             self.connect()  # first, so that waiting for a connection does not age the proof
@@ -147,7 +149,7 @@ class _SigningConnection(HTTPConnection):
                 super().putheader(name, value)
         if wire is not None:
             wire.sent = True
-        super().endheaders(*args, **options)
+        return super().endheaders(*args, **options)
 
     def getresponse(self, *args: Any, **options: Any) -> HTTPResponse:  # type: ignore[override]  # as in urllib3
         response = super().getresponse(*args, **options)
@@ -189,8 +191,22 @@ def install_signing(manager: urllib3.PoolManager) -> None:
 def _signing_pool(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
     if issubclass(pool, _SigningPool):
         return pool
-    connection = type(f"Signing{pool.ConnectionCls.__name__}", (_SigningConnection, pool.ConnectionCls), {})
-    return type(f"Signing{pool.__name__}", (_SigningPool, pool), {"ConnectionCls": connection})
+    return type(f"Signing{pool.__name__}", (_SigningPool, pool), {"ConnectionCls": _ConnectionClass(pool)})
+
+
+class _ConnectionClass:
+    """The class of a pool's connections, looked up when one is made: tests put others there, to record or replay."""
+
+    def __init__(self, pool: type[HTTPConnectionPool]) -> None:
+        self._pool = pool
+
+    def __get__(self, instance: object, owner: object = None) -> type[HTTPConnection]:
+        return _signing_connection(self._pool.ConnectionCls)
+
+
+@lru_cache(maxsize=32)
+def _signing_connection(connection: Any) -> type[HTTPConnection]:
+    return type(f"Signing{connection.__name__}", (_SigningConnection, connection), {})
 
 
 def drain(raw: BaseHTTPResponse) -> None:

@@ -144,7 +144,12 @@ def test_a_client_that_was_given_is_refused_in_a_child(library: Any, integration
 @pytest.mark.parametrize(("library", "integration"), LIBRARIES, ids=["httpx", "httpx2"])
 def test_what_is_no_transport_is_refused(library: Any, integration: Any) -> None:
     """Neither a transport nor a function that makes one."""
-    with pytest.raises(UsageError, match="transport must be a BaseTransport, or a function that makes one"):
+    with pytest.raises(
+        UsageError,
+        match=rf"transport must be a transport or client of {library.__name__} \(BaseTransport\), or a function",
+    ):
         integration.DPoPTransport(KEY, origins="https://api.example", transport=library.Limits())
-    with pytest.raises(UsageError, match=r"what transport\(\) returned must be a BaseTransport"):
+    with pytest.raises(
+        UsageError, match=rf"what transport\(\) returned must be a transport or client of {library.__name__} "
+    ):
         integration.DPoPTransport(KEY, origins="https://api.example", transport=library.Limits)

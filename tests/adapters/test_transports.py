@@ -622,17 +622,25 @@ def test_a_wrong_clock_is_explained_and_learnt(
 # -- cookies and authorization of others ---------------------------------------------------------
 
 
-def test_cookies_of_a_challenge_go_with_the_retry() -> None:
-    """A load balancer's cookie on the 401 brings the retry to the server that gave the nonce."""
+def test_cookies_of_a_challenge_go_with_the_retry(name: str, client: Callable[..., Any]) -> None:
+    """A load balancer's cookie on the 401 brings the retry to the server that gave the nonce, and stays in the jar."""
     answer = challenge("n1")
-    answer.headers.append(("Set-Cookie", "node=7; Path=/"))
-    with Recorder(script(answer, Reply(200))) as server:
-        with make("requests", origins=server.origin, access_token=TOKEN) as client:
-            client.session.cookies["old"] = "1"
-            assert client.send("GET", server.url("/r")).status == 200
-            assert client.session.cookies["node"] == "7"
-        assert server.requests[0].one("Cookie") == "old=1"
-        assert sorted(server.requests[1].one("Cookie").split("; ")) == ["node=7", "old=1"]
+    answer.headers += [("Set-Cookie", "node=7; Path=/"), ("Set-Cookie", "changed=new; Path=/")]
+    last = Reply(200, [("Set-Cookie", "last=9; Path=/")])
+    with Recorder(script(answer, last)) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        jar = one.session.cookies if name == "requests" else one.client.cookies
+        for cookie in ("old", "changed"):
+            jar.set(cookie, "1", domain="127.0.0.1", path="/")
+        assert one.send("GET", server.url("/r")).status == 200
+        assert {cookie.name: cookie.value for cookie in (jar if name == "requests" else jar.jar)} == {
+            "old": "1",
+            "changed": "new",
+            "node": "7",
+            "last": "9",
+        }
+        assert sorted(server.requests[0].one("Cookie").split("; ")) == ["changed=1", "old=1"]
+        assert sorted(server.requests[1].one("Cookie").split("; ")) == ["changed=new", "node=7", "old=1"]
 
 
 def test_a_callers_own_cookies_survive_a_challenge() -> None:

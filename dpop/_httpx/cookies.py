@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cookies of responses that are not handed on: of a challenge, after which the request is sent again.
+
+A load balancer that keeps a client at one server by a cookie would otherwise send the retry to another one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["DroppedCookies"]
+
+
+class DroppedCookies:
+    """They go with the retry, and with the response that is handed on: the client's jar takes them from there.
+
+    :param jar: the library's ``Cookies``, empty.
+    """
+
+    def __init__(self, jar: Any) -> None:
+        self._jar = jar
+        self._fields: list[tuple[bytes, bytes]] = []
+
+    def take(self, response: Any, request: Any) -> None:
+        """The cookies of a response that is dropped."""
+        fields = [(name, value) for name, value in response.headers.raw if name.lower() == b"set-cookie"]
+        if fields:
+            self._fields += fields
+            response.request = request
+            self._jar.extract_cookies(response)
+
+    def add_to(self, request: Any) -> None:
+        """Send them with a request, in place of older ones of the same names."""
+        if not self._fields:
+            return
+        before = request.headers.pop("cookie", "")
+        self._jar.set_cookie_header(request)
+        now = request.headers.get("cookie", "")
+        names = {pair.partition("=")[0].strip() for pair in now.split(";")}
+        kept = [pair.strip() for pair in before.split(";") if pair.partition("=")[0].strip() not in names]
+        cookies = "; ".join([*(pair for pair in kept if pair), *([now] if now else [])])
+        if cookies:
+            request.headers["cookie"] = cookies
+
+    def hand_on(self, response: Any) -> Any:
+        """A response with these cookies before those of its own, which are newer."""
+        if self._fields:
+            response.headers = type(response.headers)([*self._fields, *response.headers.raw])
+        return response
