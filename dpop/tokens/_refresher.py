@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dpop.errors import DPoPError, ReauthorizationError, UsageError
-from dpop.tokens._source import RefreshingSource
+from dpop.tokens._source import CLOCK_TOLERANCE, MAX_RETRY_AFTER, RefreshingSource
 from dpop.tokens._token_set import TokenSet
 
 __all__ = ["AccountStatus", "Refresher"]
@@ -25,6 +25,7 @@ _WITHOUT_EXPIRY: Final = 900.0
 _LONGEST: Final = 900.0
 _RETRY: Final = 15.0
 _MAX_RETRY: Final = 300.0
+_SHORTEST: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +74,26 @@ class Refresher:
         self._every = every
         self._clock = clock
         self._tell = tell
-        self._due: dict[int, float] = {}
+        self._due: dict[int, tuple[float, float]] = {}  # by the clock given, and by one that nobody sets
         self._failures: dict[int, int] = {}
 
     def step(self) -> float:
         """Look at every account that is due; returns the seconds until the next one is."""
-        now = self._clock()
         for number, source in enumerate(self._sources):
-            if self._due.get(number, now) <= now:
+            if self._left(number) <= 0:
                 status = self._look(number, source)
-                self._due[number] = status.next_at
+                self._due[number] = status.next_at, time.monotonic() + max(0.0, status.next_at - self._clock())
                 if self._tell is not None:
                     self._tell(status)
-        return max(0.0, min(self._due.values()) - self._clock())
+        return max(0.0, min(map(self._left, self._due)))
+
+    def _left(self, number: int) -> float:
+        """Seconds until an account is due, even if the clock was set back meanwhile."""
+        if number not in self._due:
+            return 0.0
+        by_clock: float = self._due[number][0] - self._clock()
+        by_monotonic = self._due[number][1] - time.monotonic()
+        return by_clock if by_clock < by_monotonic + 1.0 else by_monotonic
 
     def run(self, stop: threading.Event) -> None:
         """Do so until ``stop`` is set; a refresh that is under way then is finished first."""
@@ -100,15 +108,25 @@ class Refresher:
             return AccountStatus(source.account, "dead", None, self._clock() + _RETRY * 4, str(error))
         except DPoPError as error:
             failures = self._failures[number] = self._failures.get(number, 0) + 1
-            wait = max(min(_MAX_RETRY, _RETRY * 2 ** (failures - 1)), getattr(error, "retry_after", None) or 0.0)
+            expires_at, now = self._expiry(source), self._clock()
+            wait = self._wait(failures, getattr(error, "retry_after", None) or 0.0, expires_at, now)
             _log.warning("the tokens of %r could not be renewed, next try in %.0f s: %s", source.account, wait, error)
-            return AccountStatus(source.account, "failing", self._expiry(source), self._clock() + wait, str(error))
+            return AccountStatus(source.account, "failing", expires_at, now + wait, str(error))
         self._failures.pop(number, None)
         # Never at once: a server whose tokens are stale when they are issued would be asked without pause.
         next_at = max(self._renew_at(tokens), self._clock() + 1.0)
         return AccountStatus(source.account, "fresh", tokens.expires_at, next_at)
 
+    def _wait(self, failures: int, retry_after: float, expires_at: float | None, now: float) -> float:
+        """Seconds until the next try: as the server asks, but not for long, and not past the end of the token."""
+        backoff: float = _RETRY * 2 ** min(failures - 1, 10)
+        wait = max(min(_MAX_RETRY, backoff), min(MAX_RETRY_AFTER, retry_after))
+        left = _MAX_RETRY if expires_at is None else expires_at - now
+        return wait if left <= 0 else min(wait, max(_SHORTEST, left))
+
     def _renew_at(self, tokens: TokenSet) -> float:
+        if tokens.issued_at is not None and tokens.issued_at > self._clock() + CLOCK_TOLERANCE:
+            return 0.0  # the clock was ahead when they were issued, so their end is unknown
         issued_at = self._clock() if tokens.issued_at is None else tokens.issued_at
         if tokens.expires_at is None:
             return issued_at + _WITHOUT_EXPIRY if tokens.issued_at is None else float("inf")

@@ -233,6 +233,8 @@ class SharedRefresh:
 
     def wanted(self) -> str | Flight:
         """A token that will do, or the shared refresh that brings one."""
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - threading.Condition asks so too
+            return self._without_waiting()
         made: Flight | None = None
         try:
             with self._lock:
@@ -257,6 +259,12 @@ class SharedRefresh:
                 self._abandon(made)
             raise
         return self._token if usable else flight
+
+    def _without_waiting(self) -> str:
+        """The token for a signal handler that interrupted its thread here: another thread would never get the lock."""
+        if self._tokens is not None and self._usable(self._tokens):
+            return self._token
+        raise TokenLockError("a signal handler interrupted the token source that it asks; ask outside of it")
 
     def text_of(self, tokens: TokenSet) -> str:
         """The access token, as it is to be sent: one that is bound to no key says so by its type."""

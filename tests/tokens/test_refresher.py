@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_a_dead_account_does_not_stop_the_others(at: Fixture) -> None:
 
 
 def test_a_server_that_is_down_is_asked_ever_less_often(at: Fixture) -> None:
-    """Failures double the pause up to five minutes; a Retry-After is heeded; success ends it."""
+    """Failures double the pause up to five minutes; a Retry-After is heeded within limits; success ends it."""
     refresher = Refresher([at.source("alice")], clock=lambda: at.now, tell=at.told.append)
     at.server.levers.fail_next(6, status=503, path="/token")
     waits = []
@@ -125,7 +126,7 @@ def test_a_server_that_is_down_is_asked_ever_less_often(at: Fixture) -> None:
         at.now += waits[-1]
     assert waits == [15, 30, 60, 120, 240, 300]
     at.server.levers.fail_next(1, status=429, retry_after=1000, path="/token")
-    assert refresher.step() == 1000
+    assert refresher.step() == 300  # the server asks for more; one minute of that is the most
     at.now += 1000
     assert refresher.step() == 900
     assert [status.state for status in at.told] == ["failing"] * 7 + ["fresh"]
@@ -163,3 +164,38 @@ def test_what_cannot_be_used(at: Fixture) -> None:
     ):
         with pytest.raises(UsageError):
             make()
+
+
+def test_a_server_that_asks_for_a_pause_of_days(at: Fixture) -> None:
+    """Retry-After is followed for a minute, as a source does, and not past the end of the token."""
+    at.server.levers.fail_next(100, status=503, path="/token", retry_after=999_999)
+    at.store.save(TokenSet(access_token="a", issued_at=NOW - 3580, expires_at=NOW + 20, refresh_token="r"), "bob")
+    at.refresher().step()
+    due = {status.account: status.next_at - NOW for status in at.told}
+    assert due == {"alice": 60.0, "bob": 20.0}
+
+
+def test_a_clock_that_was_ahead(at: Fixture) -> None:
+    """Tokens of tomorrow have an unknown end and are renewed at once; their successors are not."""
+    stored = at.store.load("alice")
+    assert stored is not None
+    at.store.save(stored.replace(issued_at=NOW + 90_000, expires_at=NOW + 93_600), "alice")
+    refresher = at.refresher()
+    refresher.step()
+    assert len(at.server.requests) == 2
+    assert refresher.step() > 0
+    assert len(at.server.requests) == 2
+
+
+def test_a_clock_that_is_set_back(at: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it runs: the next look is no later than it would have been."""
+    later = [0.0]
+    monotonic = time.monotonic
+    monkeypatch.setattr("dpop.tokens._refresher.time.monotonic", lambda: monotonic() + later[0])
+    refresher = at.refresher()
+    left = refresher.step()
+    at.now -= 90_000
+    assert refresher.step() <= left
+    later[0] += left + 1
+    refresher.step()
+    assert len(at.server.requests) == 4
