@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named sets of what servers do differently, for ``profile=``.
+"""Profiles: named sets of facts in which servers differ, for ``profile=``.
 
-A profile describes a server, not a user: the facts that its documentation states and that the
+A profile describes a server, not a user. It holds the facts that the server's documentation states and that the
 protocol leaves open. ``RFC9449`` is the default and assumes nothing.
 """
 
@@ -13,17 +13,17 @@ __all__ = ["ATPROTO", "FAPI2", "GOOGLE", "RFC9449", "Profile"]
 
 
 class Profile(NamedTuple):
-    """What one kind of server expects of a client; ``_replace`` makes a variant.
+    """The expectations of one kind of server; ``_replace`` makes a variant.
 
     :param name: for people and logs.
     :param nonces: ``"required"`` if the server refuses every proof without a nonce: the first request
         then goes alone and the others wait for the nonce it brings. ``"auto"``: learn it when it comes;
-        whoever has none then waits for the first retry, at most a second.
+        requests without one then wait for the first retry, at most a second.
     :param algs: the algorithms the server accepts, ``None`` if it does not say.
     :param code_jti: a code exchange carries ``jti = BASE64URL(SHA256(code))``, also on its nonce retry.
     :param share_nonces: one nonce serves the token endpoint and the API of one origin.
     :param allow_bearer: the token endpoint may answer a proof with a Bearer access token and bind only
-        the refresh token (RFC 9449 §5). Elsewhere such an answer is thrown away.
+        the refresh token (RFC 9449 §5). Elsewhere such a token is refused and is in the error.
     :param nonce_retries: how often one request is sent again because of its nonce, at most.
     :param serial: whether requests go one at a time, because the server takes only the newest nonce it gave; ``None``
         if it does not say.

@@ -36,11 +36,11 @@ _Password = str | bytes | Callable[[], str | bytes] | None
 
 
 class Credentials(google.oauth2.credentials.Credentials):
-    """``google.oauth2.credentials.Credentials`` that refresh with a proof, whoever calls for the refresh.
+    """``google.oauth2.credentials.Credentials`` whose every refresh carries a proof.
 
-    They go wherever Google's libraries take credentials. Access tokens are Google's Bearer tokens and sent as
-    ever. Copies and variants (``with_quota_project`` and the like) keep the key. A pickle has a reference to it;
-    where none is known, pickling is an error. Threads that need a token at once share one refresh.
+    They go wherever Google's libraries take credentials. Access tokens are Google's Bearer tokens and are sent as
+    before. Copies and variants (``with_quota_project`` and the like) keep the key. A pickle has a reference to the key;
+    pickling is an error where no reference is known. Threads that need a token at the same time share one refresh.
 
     :param token: an access token, or ``None``.
     :param arguments: as for google-auth's class: ``refresh_token``, ``token_uri``, ``client_id``,
@@ -106,7 +106,7 @@ class Credentials(google.oauth2.credentials.Credentials):
     def with_key(
         self, key: Key | Prover | None = None, *, key_reference: str | None = None, key_password: _Password = None
     ) -> Self:
-        """The same credentials with their key at hand: after unpickling, for one that needs a password.
+        """A copy with its key at hand: after unpickling, for a key that needs a password.
 
         :raises KeyMismatchError: the refresh token is bound to another key.
         """
@@ -128,7 +128,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         key_password: _Password = None,
         refresh_expires_at: float | None = None,
     ) -> Self:
-        """Credentials of google-auth, with the key that was there when they were issued.
+        """Make bound credentials of google-auth's, with the key that they were issued for.
 
         :raises UsageError: neither a key nor a reference.
         """
@@ -144,7 +144,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         return made
 
     def _make_copy(self) -> Self:
-        """What google-auth's ``with_...`` begin with; its own has a fixed list of arguments and forgets the key."""
+        """The copy that google-auth's ``with_...`` begin with; google-auth's own would lose the key."""
         return self._of(vars(self), self._dpop_key, self._refresh_expires_at)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         self._bind(state["_dpop_key"], state.get("_refresh_expires_at"))
 
     def to_token_set(self) -> TokenSet:
-        """The same tokens for a store, from which :class:`dpop.google.SharedCredentials` and ``dpop curl`` take them.
+        """A token set for a store, from which :class:`dpop.google.SharedCredentials` and ``dpop curl`` take the tokens.
 
         :raises UsageError: there is no access token yet; refresh first.
         """
@@ -182,7 +182,7 @@ class Credentials(google.oauth2.credentials.Credentials):
     # -- as google-auth's JSON
 
     def to_json(self, strip: Iterable[str] | None = None) -> str:
-        """google-auth's JSON, with a member ``dpop``: reference and thumbprint of the key, and never the key.
+        """google-auth's JSON with a member ``dpop``, which has the key's reference and thumbprint and never the key.
 
         :param strip: members to leave out, ``dpop`` too.
         """
@@ -201,10 +201,10 @@ class Credentials(google.oauth2.credentials.Credentials):
         key: Key | Prover | None = None,
         key_password: _Password = None,
     ) -> Self:
-        """Credentials from what :meth:`to_json` gave, parsed. As with google-auth, ``token_uri`` is Google's.
+        """Credentials from the parsed JSON of :meth:`to_json`. As with google-auth, ``token_uri`` is Google's.
 
-        :param key: instead of the one that is referred to.
-        :raises UsageError: there is no reference to a key, and none was given; or it is no reference.
+        :param key: the key, instead of the one that the JSON refers to.
+        :raises UsageError: no key was given and the JSON refers to none, or its member ``dpop`` is malformed.
         :raises KeyMismatchError: the refresh token is bound to another key.
         """
         own = {} if info.get("dpop") is None else info["dpop"]
@@ -228,7 +228,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         key: Key | Prover | None = None,
         key_password: _Password = None,
     ) -> Self:
-        """The same from a file of :meth:`to_json`."""
+        """Credentials from a file with the JSON of :meth:`to_json`; see :meth:`from_authorized_user_info`."""
         with Path(filename).open(encoding="utf-8") as file:
             info = json.load(file)
         return cls.from_authorized_user_info(info, scopes, key=key, key_password=key_password)
@@ -253,7 +253,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         """Put a fresh access token into the headers of an API request."""
         needs_token = self.token_state is TokenState.INVALID if self._use_non_blocking_refresh else not self.valid
         if needs_token:
-            with self._own_turn():  # whoever comes later finds the token that the first one got
+            with self._own_turn():  # a thread that comes later finds the token of the first one
                 super().before_request(request, method, url, headers)
         else:
             super().before_request(request, method, url, headers)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dpop.keys import Key
 
     class _Googles:
-        """What google_auth_oauthlib has, which comes without types."""
+        """The flow of google_auth_oauthlib, which comes without types."""
 
         oauth2session: Any
         client_config: Mapping[str, Any]
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         def authorized_session(self) -> requests.Session: ...
 
     class _GooglesInstalledApp(_Googles):
-        """The same for a program on the user's own machine."""
+        """Its flow for a program on the user's own machine."""
 
         def run_local_server(self, **options: Any) -> Credentials: ...
 
@@ -61,7 +61,7 @@ _log: Final = logging.getLogger("dpop.tokens")
 
 
 class _SignedExchange(_Shared):
-    """What both flows do differently from google_auth_oauthlib's."""
+    """The differences of both flows from google_auth_oauthlib's."""
 
     _prover: Prover | None = None
     _key_reference: str | None = None
@@ -79,7 +79,7 @@ class _SignedExchange(_Shared):
     ) -> Self:
         """A flow from a parsed client secrets file.
 
-        :param key: what the refresh token will be bound to; :meth:`bind` can give it later.
+        :param key: the key that the refresh token will be bound to; :meth:`bind` can give it later.
         :param key_reference: path or URI of the key; a key that was loaded knows it.
         :param options: as for google_auth_oauthlib's flow.
         """
@@ -130,9 +130,9 @@ class _SignedExchange(_Shared):
 
     @property
     def credentials(self) -> Credentials:
-        """Credentials that refresh with the key, of the scopes that were granted.
+        """Credentials that refresh with the key, for the scopes that were granted.
 
-        :raises ValueError: no code was exchanged yet.
+        :raises ValueError: no code has been exchanged yet.
         """
         plain = super().credentials
         token: Mapping[str, Any] = self.oauth2session.token

@@ -1,48 +1,100 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens bound to a key: asked for, kept, and fresh whenever they are needed.
+"""Tokens that are bound to a key: how they are requested, stored, and kept fresh.
 
-The doors have the endpoint itself, each for its HTTP library: ``from dpop.requests import TokenEndpoint``.
-Here is what goes into it and comes out of it:
+The integrations have the token endpoint itself, each for its HTTP library: ``from dpop.requests import
+TokenEndpoint``. Here is what goes into an endpoint and comes out of it:
 
-- :class:`TokenSet` - tokens of one grant, with the ``jkt`` of their key and where the key is kept.
-- :class:`FileTokenStore`, :class:`MemoryTokenStore` - where they are kept; :class:`TokenStore` is what a store of
-  one's own must do. ``endpoint.source(store)`` makes a :class:`RefreshingSource` of it: call that for a token.
-- :class:`Refresher` - keeps what is stored fresh, in a process of its own.
+- :class:`TokenSet` - tokens of one grant, with the ``jkt`` of their key and the place where the key is kept.
+- :class:`FileTokenStore`, :class:`MemoryTokenStore` - stores for token sets; :class:`TokenStore` is the protocol that
+  another store must follow. ``endpoint.source(store)`` makes a :class:`RefreshingSource`: call it for a token.
+- :class:`Refresher` - keeps stored tokens fresh, in a process of its own.
 - :class:`ServerMetadata` - a server's endpoints, by hand.
 - :class:`PrivateKeyJWT` - client authentication by a signed assertion.
+
+For authors of integrations: an endpoint carries out the :data:`Steps` of :class:`Grants`, and sends each
+:class:`HTTPRequest` with its HTTP library.
 """
 
-from dpop.tokens._authorization import AuthorizationRequest, DeviceAuthorization
-from dpop.tokens._client_auth import ClientAuth, ClientSecretBasic, ClientSecretPost, PrivateKeyJWT, PublicClient
-from dpop.tokens._file_lock import FileLock
-from dpop.tokens._file_store import FileTokenStore
-from dpop.tokens._metadata import ServerMetadata
-from dpop.tokens._records import Sealer
-from dpop.tokens._refresher import AccountStatus, Refresher
-from dpop.tokens._source import RefreshingSource
-from dpop.tokens._stores import DEFAULT_ACCOUNT, MemoryTokenStore, StoreLock, TokenStore, check_account, locked
-from dpop.tokens._token_set import TokenSet
+from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from dpop._faces import lazy
+
+if TYPE_CHECKING:
+    from dpop.tokens._async_source import AsyncRefreshingSource
+    from dpop.tokens._authorization import AuthorizationRequest, DeviceAuthorization
+    from dpop.tokens._client_auth import ClientAuth, ClientSecretBasic, ClientSecretPost, PrivateKeyJWT, PublicClient
+    from dpop.tokens._file_lock import FileLock
+    from dpop.tokens._file_store import FileTokenStore
+    from dpop.tokens._grants import Grants, Parameter
+    from dpop.tokens._metadata import ServerMetadata
+    from dpop.tokens._records import Sealer
+    from dpop.tokens._refresher import AccountStatus, Refresher
+    from dpop.tokens._source import RefreshingSource
+    from dpop.tokens._steps import Blocking, HTTPRequest, HTTPResponse, NoResponse, Pause, Steps
+    from dpop.tokens._stores import DEFAULT_ACCOUNT, MemoryTokenStore, StoreLock, TokenStore, check_account, locked
+    from dpop.tokens._token_set import TokenSet
+
+_PLACES = {
+    "dpop.tokens._async_source": ("AsyncRefreshingSource",),
+    "dpop.tokens._authorization": ("AuthorizationRequest", "DeviceAuthorization"),
+    "dpop.tokens._client_auth": (
+        "ClientAuth",
+        "ClientSecretBasic",
+        "ClientSecretPost",
+        "PrivateKeyJWT",
+        "PublicClient",
+    ),
+    "dpop.tokens._file_lock": ("FileLock",),
+    "dpop.tokens._file_store": ("FileTokenStore",),
+    "dpop.tokens._grants": ("Grants", "Parameter"),
+    "dpop.tokens._metadata": ("ServerMetadata",),
+    "dpop.tokens._records": ("Sealer",),
+    "dpop.tokens._refresher": ("AccountStatus", "Refresher"),
+    "dpop.tokens._source": ("RefreshingSource",),
+    "dpop.tokens._steps": ("Blocking", "HTTPRequest", "HTTPResponse", "NoResponse", "Pause", "Steps"),
+    "dpop.tokens._stores": (
+        "DEFAULT_ACCOUNT",
+        "MemoryTokenStore",
+        "StoreLock",
+        "TokenStore",
+        "check_account",
+        "locked",
+    ),
+    "dpop.tokens._token_set": ("TokenSet",),
+}
 __all__ = [
     "DEFAULT_ACCOUNT",
     "AccountStatus",
+    "AsyncRefreshingSource",
     "AuthorizationRequest",
+    "Blocking",
     "ClientAuth",
     "ClientSecretBasic",
     "ClientSecretPost",
     "DeviceAuthorization",
     "FileLock",
     "FileTokenStore",
+    "Grants",
+    "HTTPRequest",
+    "HTTPResponse",
     "MemoryTokenStore",
+    "NoResponse",
+    "Parameter",
+    "Pause",
     "PrivateKeyJWT",
     "PublicClient",
     "Refresher",
     "RefreshingSource",
     "Sealer",
     "ServerMetadata",
+    "Steps",
     "StoreLock",
     "TokenSet",
     "TokenStore",
     "check_account",
     "locked",
 ]
+
+__getattr__, __dir__ = lazy(__name__, _PLACES)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a client says who it is: none, a secret in the header or the form, or a signed assertion.
+"""Client authentication: none, a secret in the header or the form, or a signed assertion.
 
 RFC 6749 §2.3, RFC 7523 §2.2, OpenID Connect Core §9.
 """
@@ -25,7 +25,7 @@ _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 class ClientAuth(Protocol):
-    """Adds to a request what shows who sends it. Asked anew for every request on the wire."""
+    """Adds the client's credentials to a request. Asked anew for every request on the wire."""
 
     @property
     def client_id(self) -> str:
@@ -34,11 +34,11 @@ class ClientAuth(Protocol):
 
     @property
     def makes_assertions(self) -> bool:
-        """Whether what :meth:`parameters` returns may be sent once only."""
+        """Whether the result of :meth:`parameters` may be sent once only."""
         ...
 
     def parameters(self, audience: str, now: float) -> dict[str, str]:
-        """What goes into the form.
+        """The parameters to add to the form.
 
         :param audience: the issuer, or the token endpoint where the issuer is not known.
         :param now: Unix seconds.
@@ -46,7 +46,7 @@ class ClientAuth(Protocol):
         ...
 
     def headers(self) -> list[tuple[str, str]]:
-        """What goes into the header."""
+        """The fields to add to the header."""
         ...
 
 
@@ -66,7 +66,7 @@ class PublicClient:
         return {"client_id": self.client_id}
 
     def headers(self) -> list[tuple[str, str]]:
-        """None."""
+        """No fields."""
         return []
 
 
@@ -90,7 +90,7 @@ class ClientSecretBasic(PublicClient):
         self._secret = _checked("client_secret", client_secret)
 
     def parameters(self, audience: str, now: float) -> dict[str, str]:  # noqa: ARG002 - as the protocol has it
-        """Nothing."""
+        """No parameters."""
         return {}
 
     def headers(self) -> list[tuple[str, str]]:
@@ -102,12 +102,12 @@ class ClientSecretBasic(PublicClient):
 class PrivateKeyJWT(PublicClient):
     """A signed assertion, a new one for each request (``private_key_jwt``).
 
-    :param key: the client's key, of the kind proofs are signed with but not the same one: who can make the
-        client's proofs must not be able to pose as the client (RFC 7523 §3).
-    :param kid: names the key for the server.
-    :param typ: of the assertion; older servers want ``JWT``.
-    :param audience: instead of the issuer.
-    :param lifetime: seconds an assertion is good for.
+    :param key: the client's own key. It must not be the one that signs the proofs, so that a program which can make
+        proofs cannot pose as the client (RFC 7523 §3).
+    :param kid: the name that the server has for the key.
+    :param typ: the ``typ`` of the assertion; older servers want ``JWT``.
+    :param audience: the ``aud`` of the assertion; by default the issuer.
+    :param lifetime: seconds for which an assertion is valid.
     :param jti: a function that returns a fresh identifier.
     """
 
@@ -149,10 +149,11 @@ class PrivateKeyJWT(PublicClient):
 def client_auth_of(
     client_id: str | None, client_secret: str | None, how: str | ClientAuth | None, listed: tuple[str, ...]
 ) -> ClientAuth:
-    """The client authentication an endpoint was told to use.
+    """Choose the client authentication for the arguments of an endpoint.
 
-    :param how: a method's registered name or an object that does it; by default what the arguments allow.
-    :param listed: the methods the server's metadata lists; empty if unknown.
+    :param how: a method's registered name, or an object with the :class:`ClientAuth` protocol; by default what the
+        other arguments allow.
+    :param listed: the methods that the server's metadata lists; empty if unknown.
     :raises UsageError: the arguments do not fit together.
     """
     if how is not None and not isinstance(how, str):
@@ -160,7 +161,7 @@ def client_auth_of(
             raise UsageError("client_auth brings its own client_id and secret; leave client_id and client_secret out")
         return how
     if client_id is None:
-        raise UsageError("client_id is missing: give the identifier the client is registered by, or client_auth=")
+        raise UsageError("client_id is missing: give the identifier of the registered client, or client_auth=")
     if how is None:
         methods = [m for m in ("client_secret_basic", "client_secret_post") if not listed or m in listed]
         how = "none" if client_secret is None else (methods or ["client_secret_basic"])[0]

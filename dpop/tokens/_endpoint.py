@@ -30,7 +30,7 @@ class SyncEndpoint(SyncEndpointBase, ABC):
 
     @classmethod
     def discover(cls, prover: Key | Prover, issuer: str, **options: Any) -> Self:
-        """An endpoint whose addresses come from the issuer's ``/.well-known`` metadata (RFC 8414).
+        """Make an endpoint whose URLs come from the issuer's ``/.well-known`` metadata (RFC 8414).
 
         :param options: as for the constructor.
         :raises TokenRequestError: there is no metadata, or it is another issuer's.
@@ -60,8 +60,10 @@ class SyncEndpoint(SyncEndpointBase, ABC):
         """Exchange an authorization code for tokens (RFC 6749 §4.1.3).
 
         :param code_verifier: of PKCE (RFC 7636).
-        :raises ReauthorizationError: the code is used up or expired, or asked for with another key.
-        :raises OutcomeUnknownError: no answer came; the code may be used up.
+        :param parameters: further ones of the request, such as ``resource``.
+        :raises ReauthorizationError: the code is used up or expired, or was requested with another key.
+        :raises OutcomeUnknownError: no response came; the code may be used up.
+        :raises InvalidTokenResponseError: tokens came that must not be used; they are in its ``tokens``.
         """
         return self.run(self._grants.redeem_code(code, redirect_uri, code_verifier, parameters))
 
@@ -70,13 +72,15 @@ class SyncEndpoint(SyncEndpointBase, ABC):
 
         Where several threads, processes or hosts share the tokens, let :meth:`source` do it.
 
-        :param tokens: a set, or a refresh token alone. The set is left as it is: use what is returned.
+        :param tokens: a set, or a refresh token alone. The set is not changed: use the returned one.
         :param rebind: with a confidential client, from now on use this key instead of the one the tokens
             name (RFC 9449 §5).
+        :param parameters: further ones of the request, such as ``scope`` or ``resource``.
         :raises KeyMismatchError: the tokens are bound to another key; nothing was sent.
         :raises ReauthorizationError: the refresh token is dead.
         :raises TokenEndpointUnavailableError: not now; the refresh token is as good as it was.
-        :raises OutcomeUnknownError: no answer came; the refresh token may be used up.
+        :raises OutcomeUnknownError: no response came; the refresh token may be used up.
+        :raises InvalidTokenResponseError: tokens came that must not be used; they are in its ``tokens``.
         """
         return self.run(self._grants.refresh(tokens, parameters, rebind=rebind))
 
@@ -91,7 +95,7 @@ class SyncEndpoint(SyncEndpointBase, ABC):
         dpop_jkt: bool | None = None,
         **parameters: Parameter,
     ) -> AuthorizationRequest:
-        """An authorization request with PKCE and ``state``: send the user to its ``url``.
+        """Make an authorization request with PKCE and ``state``: send the user to its ``url``.
 
         :param push: push it first (RFC 9126); by default wherever the server has an endpoint for that.
         :param dpop_jkt: have the code bound to the key (RFC 9449 §10); by default as the server's profile says.
@@ -99,15 +103,16 @@ class SyncEndpoint(SyncEndpointBase, ABC):
         return self.run(self._grants.start_authorization(redirect_uri, scope, parameters, push=push, dpop_jkt=dpop_jkt))
 
     def finish_authorization(self, request: AuthorizationRequest, callback: str, **parameters: Parameter) -> TokenSet:
-        """Tokens for what the user came back with.
+        """Exchange the code of a callback for tokens.
 
-        :param callback: the whole URL, or its query.
-        :raises InvalidTokenResponseError: it does not belong to the request; nothing was sent.
+        :param callback: the URL that the user came back with, or its query.
+        :raises InvalidTokenResponseError: the callback does not belong to the request, and nothing was sent; or tokens
+            came that must not be used, which are in its ``tokens``.
         """
         return self.run(self._grants.finish_authorization(request, callback, parameters))
 
     def start_device(self, *, scope: str | None = None, **parameters: Parameter) -> DeviceAuthorization:
-        """Codes for a user who has no browser here (RFC 8628)."""
+        """Ask for codes that the user types in on another device (RFC 8628)."""
         return self.run(self._grants.start_device(scope, parameters))
 
     def poll_device(self, device: DeviceAuthorization) -> TokenSet:
@@ -121,7 +126,7 @@ class SyncEndpoint(SyncEndpointBase, ABC):
     # -- about tokens
 
     def revoke(self, tokens: TokenSet | str, *, token_type_hint: str | None = None) -> None:
-        """Revoke a token (RFC 7009); of a set the refresh token, and with it all of the grant."""
+        """Revoke a token (RFC 7009). Of a set that is the refresh token, and with it the whole grant."""
         self.run(self._grants.revoke(*token_and_hint(tokens, token_type_hint)))
 
     def source(
@@ -167,5 +172,5 @@ class SyncEndpoint(SyncEndpointBase, ABC):
         )
 
     def introspect(self, token: str, *, token_type_hint: str | None = None) -> Mapping[str, Any]:
-        """What the server says about a token (RFC 7662). ``cnf.jkt`` names the key it is bound to."""
+        """Ask the server about a token (RFC 7662). ``cnf.jkt`` names the key the token is bound to."""
         return self.run(self._grants.introspect(token, token_type_hint))

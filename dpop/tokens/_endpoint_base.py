@@ -75,7 +75,7 @@ class EndpointBase:
 
     @property
     def prover(self) -> Prover:
-        """Whose proofs."""
+        """The prover whose proofs requests carry."""
         return self._grants.prover
 
 
@@ -87,9 +87,9 @@ class SyncEndpointBase(EndpointBase, ABC):
 
     @abstractmethod
     def exchange(self, request: HTTPRequest) -> HTTPResponse:
-        """Send one request and read its answer.
+        """Send one request and read its response.
 
-        :raises NoResponse: none came.
+        :raises NoResponse: there was none.
         """
 
     @abstractmethod
@@ -125,9 +125,9 @@ class AsyncEndpointBase(EndpointBase, ABC):
 
     @abstractmethod
     async def exchange(self, request: HTTPRequest) -> HTTPResponse:
-        """Send one request and read its answer.
+        """Send one request and read its response.
 
-        :raises NoResponse: none came.
+        :raises NoResponse: there was none.
         """
 
     @abstractmethod
@@ -191,7 +191,7 @@ def check_store(store: object) -> None:
 
 
 def token_and_hint(tokens: TokenSet | str, hint: str | None) -> tuple[str, str | None]:
-    """What to revoke of a set, the refresh token if there is one, and its type (RFC 7009 §2.1)."""
+    """The token of a set to revoke, its refresh token if there is one, and its type (RFC 7009 §2.1)."""
     if isinstance(tokens, str):
         return tokens, hint
     if tokens.refresh_token is not None:

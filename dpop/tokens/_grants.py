@@ -11,7 +11,7 @@ import copy
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from dpop.client._policy import checked_origins
@@ -48,7 +48,7 @@ from dpop.tokens._token_set import TokenSet
 if TYPE_CHECKING:
     from dpop.keys import Key
 
-__all__ = ["EndpointOptions", "Grants", "discovery"]
+__all__ = ["Grants", "Parameter", "discovery"]
 
 _FORM: Final = ("Content-Type", "application/x-www-form-urlencoded")
 _JSON: Final = ("Accept", "application/json")
@@ -70,30 +70,6 @@ _NOT_OF_THE_GRANT: Final = frozenset(
 
 Parameter = str | Iterable[str] | None
 """A form parameter: a ``str``, or several, which are sent one after the other; ``None`` is not sent."""
-
-
-class EndpointOptions(TypedDict, total=False):
-    """Keyword arguments of every token endpoint, beside the HTTP library's client.
-
-    ``client_id``, ``client_secret``: the client; one without a secret is public. ``client_auth``: how it
-    authenticates, ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"`` or a
-    :class:`dpop.tokens.PrivateKeyJWT`. ``profile``: the server's. ``allow_bearer``: whether Bearer access tokens are
-    taken in response to a proof; by default as the profile says. ``key_reference``: path or URI of the key, noted
-    with the tokens; by default where the key was loaded from. ``insecure_origins``: http:// servers on other
-    machines that may be used. ``learn_clock``: see :class:`dpop.client.Policy`. ``timeout``: seconds for a
-    connection and between bytes; twice that for a whole response. ``clock``: Unix seconds.
-    """
-
-    client_id: str | None
-    client_secret: str | None
-    client_auth: str | ClientAuth | None
-    profile: Profile
-    allow_bearer: bool | None
-    key_reference: str | None
-    insecure_origins: str | Iterable[str]
-    learn_clock: bool
-    timeout: float
-    clock: Callable[[], float]
 
 
 class Grants:
@@ -244,7 +220,7 @@ class Grants:
         :param rebind: a confidential client may change its key, as its refresh tokens are bound to its
             authentication instead (RFC 9449 §5).
         :raises KeyMismatchError: they are bound to another key.
-        :raises UsageError: they are another server's or client's.
+        :raises UsageError: they came from another server, or belong to another client.
         :raises ReauthorizationError: there is no refresh token.
         """
         if not tokens.refresh_token:
@@ -262,11 +238,11 @@ class Grants:
     # -- other endpoints
 
     def revoke(self, token: str, hint: str | None) -> Steps[None]:
-        """Revoke a token (RFC 7009); no proof goes with it."""
+        """Revoke a token (RFC 7009), without a proof."""
         yield from self._call("revocation", {"token": token, "token_type_hint": hint})
 
     def introspect(self, token: str, hint: str | None) -> Steps[Mapping[str, Any]]:
-        """Ask about a token (RFC 7662); no proof goes with it (RFC 9449 §6.2)."""
+        """Ask the server about a token (RFC 7662), without a proof (RFC 9449 §6.2)."""
         response = yield from self._call("introspection", {"token": token, "token_type_hint": hint})
         try:
             members = json_object(response.body, max_depth=_MAX_DEPTH)
@@ -312,7 +288,7 @@ class Grants:
     def finish_authorization(
         self, request: AuthorizationRequest, callback: str, more: Mapping[str, Parameter]
     ) -> Steps[TokenSet]:
-        """Redeem what came back to ``redirect_uri``, after checking that it belongs to the request."""
+        """Redeem the code of a callback, after checking that the callback belongs to the request."""
         code = request.code_of(callback, issuer=self.server.issuer, iss_required=self.server.iss_in_responses)
         return self.redeem_code(code, request.redirect_uri, request.code_verifier, more)
 
@@ -372,7 +348,10 @@ class Grants:
         return response
 
     def _post(self, url: str, pairs: list[tuple[str, str]], *, signed: bool, named: bool = False) -> Steps[HTTPRequest]:
-        """The request, with client authentication; ``named``, with the ``client_id`` however it authenticates."""
+        """Make the request, with client authentication.
+
+        :param named: add the ``client_id``, also where the client authenticates without it.
+        """
         audience, now = self._audience(), self.clock()
         own: dict[str, str]
         if self._may_wait_to_authenticate:
@@ -391,7 +370,7 @@ class Grants:
 
     @property
     def _may_wait_to_authenticate(self) -> bool:
-        """Whether authenticating may wait for a device or a service: for the key that signs assertions."""
+        """Whether authentication may wait for a device or a service that holds the key of its assertions."""
         if not self.client_auth.makes_assertions:
             return False
         return bool(getattr(getattr(self.client_auth, "key", None), "blocking", True))

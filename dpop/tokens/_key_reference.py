@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Key references: the path or URI of a key, noted beside the tokens that are bound to it.
 
-A reference is no secret: it stands in stores, messages and logs. So what looks like a key, or a URI with a
-PIN in it, is refused before it gets there.
+A reference is no secret: it stands in stores, messages and logs. So a text that looks like a key, or a URI with a PIN
+in it, is refused before it gets there.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def check_key_reference(reference: object) -> str:
     """Return the reference if it can be written down.
 
     :raises ArgumentTypeError: not a str.
-    :raises UsageError: it is empty or too long, looks like a key, or has a PIN or password in it. What it says
-        is not in the message.
+    :raises UsageError: it is empty or too long, looks like a key, or has a PIN or password in it. The reference is not
+        in the message.
     """
     if not isinstance(reference, str):
         raise ArgumentTypeError("key_reference", "a path or URI as str", reference)
@@ -48,9 +48,9 @@ def check_key_reference(reference: object) -> str:
 
 
 def key_reference_of(key: Key, given: str | None) -> str | None:
-    """Where a key is kept: as given, or as the key itself knows; ``None`` if neither says.
+    """The reference of a key: the given one, or that of the key itself; ``None`` if there is neither.
 
-    :raises UsageError: as :func:`check_key_reference` does, for one that was given.
+    :raises UsageError: the given one is refused by :func:`check_key_reference`.
     """
     if given is not None:
         return check_key_reference(given)
@@ -60,13 +60,13 @@ def key_reference_of(key: Key, given: str | None) -> str | None:
     try:
         return check_key_reference(own)
     except UsageError:
-        return None  # nobody asked for it to be noted
+        return None  # the user did not ask for it to be noted
 
 
 class KeyHolder:
-    """A key, or the note of where it is kept: then it is loaded when a proof is first needed.
+    """Holds a key, or its reference, by which the key is loaded when a proof is first needed.
 
-    Copies share it. A pickle has the reference and the thumbprint, and never the key.
+    Copies share the key. A pickle has the reference and the thumbprint, and never the key.
 
     :param key: the key or its prover; without one, ``reference`` says where to load it from.
     :param reference: path or URI of the key; a key that was loaded knows it.
@@ -105,7 +105,7 @@ class KeyHolder:
 
     @property
     def reference(self) -> str | None:
-        """Where the key is kept; ``None`` if that is not known."""
+        """Path or URI of the key; ``None`` if that is not known."""
         return self._reference
 
     @property
@@ -114,7 +114,7 @@ class KeyHolder:
         return self._jkt
 
     def prover(self) -> Prover:
-        """Whose proofs; loads the key if that was not done before.
+        """The prover of the key, which is loaded if that was not done before.
 
         :raises KeyMismatchError: another key is there now.
         :raises DPoPKeyError: it cannot be loaded.

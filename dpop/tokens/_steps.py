@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What travels between a client and an authorization server, as messages of no HTTP library.
+"""Messages between a client and an authorization server, independent of any HTTP library.
 
-Whatever is done is a generator of *steps*: it yields a :class:`HTTPRequest` and is sent the
-:class:`HTTPResponse`, or yields a :class:`Pause` or something :class:`Blocking`, and returns what was wanted.
-What fails is thrown into it; where a request gets no answer that is :class:`NoResponse`. So each operation is
-written once, for synchronous and asynchronous clients.
+Each operation is a generator of *steps*. It yields an :class:`HTTPRequest` and is sent the :class:`HTTPResponse`, or
+yields a :class:`Pause` or something :class:`Blocking`, and returns its result. A failure is thrown into it, as
+:class:`NoResponse` where a request gets no response. So each operation is written once, for synchronous and
+asynchronous clients.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 MAX_RESPONSE: Final = 1 << 20
-"""Octets of a body that are read; no sensible answer of an authorization server is longer."""
+"""Bytes of a body that are read: 1 MiB."""
 
 _T = TypeVar("_T")
 
@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 class HTTPRequest:
     """One request to an authorization server.
 
-    :param signed: whether a proof goes with it. Those to revocation, introspection and metadata have none.
+    :param signed: whether it carries a proof. Requests for revocation, introspection and metadata have none.
     """
 
     method: str
@@ -54,10 +54,10 @@ class HTTPRequest:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class HTTPResponse:
-    """What came back.
+    """A response of an authorization server.
 
     :param headers: names in lower case.
-    :param body: its first :data:`MAX_RESPONSE` octets and perhaps one more, decoded from any content coding.
+    :param body: its first :data:`MAX_RESPONSE` bytes and perhaps one more, decoded from any content coding.
     """
 
     status: int
@@ -65,23 +65,23 @@ class HTTPResponse:
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """The first field of that name, in lower case."""
+        """The value of the first field of that name, which is given in lower case; ``None`` without one."""
         return next((value for field, value in self.headers if field == name), None)
 
     def __repr__(self) -> str:
-        return f"<HTTPResponse {self.status}, {len(self.body)} octets>"
+        return f"<HTTPResponse {self.status}, {len(self.body)} bytes>"
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait so many seconds, and then go on."""
+    """A step that waits so many seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Blocking:
-    """Call a function that may block, such as a store's, and send back what it returns."""
+    """A step that calls a function which may block, such as a store's; its result is sent back."""
 
     function: Callable[[], Any]
 
