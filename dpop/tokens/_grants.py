@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -61,6 +62,7 @@ _PUSH_LATER: Final = "no tokens were asked for yet: try again later, or leave th
 _DEVICE_CODE: Final = "urn:ietf:params:oauth:grant-type:device_code"
 
 _REFUSALS_IN_A_ROW: Final = 3
+_OF_PROOF: Final = re.compile(r"dpop|\bproof\b", re.IGNORECASE)
 _MAX_COUNTED: Final = 1000
 _FACTS: Final = ("error", "description", "subtype", "uri", "status", "retry_after")
 # Refusals of the client, its rights or its request: authorising again does not help.
@@ -409,7 +411,8 @@ class _Refusals:
 
     def judge(self, refresh_token: str, error: TokenRequestError) -> TokenRequestError:
         """The error to raise: this one, or after three in a row one that says what to do."""
-        of_proof = error.error == "invalid_dpop_proof"
+        # Keycloak calls a proof that it refuses invalid_request, and says so in the description only.
+        of_proof = error.error == "invalid_dpop_proof" or bool(_OF_PROOF.search(error.description or ""))
         of_grant = error.status == 400 and (
             error.error not in _NOT_OF_THE_GRANT
             if isinstance(error, TokenRefusedError)
@@ -424,7 +427,7 @@ class _Refusals:
             return error
         facts = {name: getattr(error, name) for name in _FACTS}
         if of_proof:
-            return TokenEndpointUnavailableError(
+            return type(error)(
                 f"{error}. It has refused the proof {count} times in a row: see whether this key is the one the refresh"
                 " token was issued for, and whether this machine's clock is right",
                 **facts,

@@ -619,6 +619,17 @@ def test_a_proof_that_is_refused_again_and_again(name: str) -> None:
             endpoint.refresh("r")
 
 
+def test_a_refused_proof_under_another_name_is_no_dead_grant(name: str) -> None:
+    """A server that says invalid_request of a proof, of a wrong clock for one, does not cost the refresh token."""
+    recorder, endpoint = answered(name, refusal(400, "invalid_request", error_description="DPoP proof is not active"))
+    with recorder, endpoint:
+        for count in range(5):
+            with pytest.raises(TokenRefusedError) as caught:
+                endpoint.refresh("r")
+            assert type(caught.value) is TokenRefusedError
+            assert ("clock" in str(caught.value)) == (count >= 2)
+
+
 def test_a_pushed_request_that_is_refused(name: str) -> None:
     """There are no tokens yet that could be as they were."""
     recorder, endpoint = answered(name, refusal(400, "invalid_dpop_proof"))
