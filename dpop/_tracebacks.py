@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that take nothing of a key along: crash reporters send the local variables of every frame."""
+"""Hide secrets in tracebacks: crash reporters send the local variables of every frame.
+
+The frames of a function that signs, verifies or stores hold keys, tokens, proofs and nonces. Every public entry point
+is decorated with :func:`hide_frames`, so that an error of ours shows the frames of its caller only.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import inspect
+from collections.abc import Callable, Generator
+from typing import Any, ParamSpec, TypeVar, cast
 
 from dpop.errors import DPoPError
 
@@ -16,18 +21,46 @@ _T = TypeVar("_T")
 
 
 def hide_frames(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Let what a function raises show its caller's frames only: those below hold a key file or a password."""
+    """Let an error of ours that a function raises show its caller's frames only.
+
+    For functions, coroutine functions and generator functions. Any other error is left as it is.
+    """
+    # Before each raise the arguments are deleted: these frames show, and one of them may be a token or a password.
 
     @functools.wraps(function)
     def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
         try:
             return function(*arguments, **options)
         except DPoPError as error:
-            drop_frames(error)
-            del arguments, options  # this frame shows, and one of them may be a PIN or a password
-            raise error.with_traceback(None)  # noqa: B904 - it is the same error
+            del arguments, options
+            raise _bare(error)  # noqa: B904 - it is the same error
 
+    @functools.wraps(function)
+    async def acall(*arguments: _P.args, **options: _P.kwargs) -> Any:
+        try:
+            return await cast("Any", function)(*arguments, **options)
+        except DPoPError as error:
+            del arguments, options
+            raise _bare(error)  # noqa: B904 - it is the same error
+
+    @functools.wraps(function)
+    def generate(*arguments: _P.args, **options: _P.kwargs) -> Generator[Any, Any, Any]:
+        try:
+            return (yield from cast("Any", function)(*arguments, **options))
+        except DPoPError as error:
+            del arguments, options
+            raise _bare(error)  # noqa: B904 - it is the same error
+
+    if inspect.iscoroutinefunction(function):
+        return cast("Callable[_P, _T]", acall)
+    if inspect.isgeneratorfunction(function):
+        return cast("Callable[_P, _T]", generate)
     return call
+
+
+def _bare(error: DPoPError) -> DPoPError:
+    drop_frames(error)
+    return error.with_traceback(None)
 
 
 def drop_frames(error: BaseException) -> None:

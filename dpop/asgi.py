@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import quote
 
+from dpop._tracebacks import hide_frames
 from dpop.errors import InvalidProof, ReplayCacheError, UsageError
 from dpop.server import Access, ProtectedResource, ResourceRequest, Response, with_nonce
 
@@ -74,6 +75,7 @@ class DPoPMiddleware:
             await reply.refuse(self._resource.refusal(gate.request, error, gate.admitted))
 
 
+@hide_frames
 async def access(scope: Scope) -> Access:
     """The access that this request was given. On a public path, the request is admitted now.
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_encode, check_nonce, sendable_token_hash
 from dpop.errors import AlgorithmError, ArgumentTypeError, EncodingError, SigningError, UsageError
 from dpop.htu import check_method, url_htu
@@ -96,6 +97,7 @@ def compact(data: bytes, signature: bytes) -> str:
     return (data + b"." + encoded).decode("ascii")
 
 
+@hide_frames
 def create_proof(
     key: Key,
     method: str,

@@ -29,6 +29,7 @@ from typing import Any
 from urllib.parse import quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from dpop._tracebacks import hide_frames
 from dpop.errors import InvalidProof, ReplayCacheError, UsageError
 from dpop.server import Access, ProtectedResource, ResourceRequest, Response, with_nonce
 
@@ -74,6 +75,7 @@ class DPoPMiddleware:
             return [b""]
 
 
+@hide_frames
 def access(environ: WSGIEnvironment) -> Access:
     """The access that this request was given. On a public path, the request is admitted now.
 

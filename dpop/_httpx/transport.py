@@ -20,6 +20,7 @@ from anyio.lowlevel import RunVar
 from dpop._httpx.bodies import Rewind, async_drain, async_peek, drain, in_memory, peek, rewind_of
 from dpop._httpx.cookies import DroppedCookies
 from dpop._httpx.processes import OnePerProcess
+from dpop._tracebacks import hide_frames
 from dpop.client._challenge import nonce_field
 from dpop.client._driver import (
     ask_token,
@@ -74,6 +75,7 @@ class RequestAuth:
     It only marks the request: a DPoP transport signs it, on every hop within its origins.
     """
 
+    @hide_frames
     def __init__(self, prover: _Any, access_token: AccessToken | None = None) -> None:
         check_token_setting(access_token)
         self._prover = Prover.of(prover)
@@ -350,6 +352,7 @@ class SigningTransport(_Transport):
 
     _peeked_stream: ClassVar[type[_Any]]
 
+    @hide_frames
     def handle_request(self, request: _Any) -> _Any:
         """Send one request on one hop, as often as the flow says."""
         body = in_memory(request)
@@ -411,6 +414,7 @@ class SigningTransport(_Transport):
 
         signed.extensions["trace"] = trace
 
+    @hide_frames
     def prime(self, url: str, **options: Unpack[PrimingOptions]) -> bool:
         """Fetch a server's nonce with a request that carries a proof and no token.
 
@@ -444,6 +448,7 @@ class AsyncSigningTransport(_Transport):
 
     _peeked_stream: ClassVar[type[_Any]]
 
+    @hide_frames
     async def handle_async_request(self, request: _Any) -> _Any:
         """Send one request on one hop, as often as the flow says."""
         body = in_memory(request)
@@ -504,6 +509,7 @@ class AsyncSigningTransport(_Transport):
 
         signed.extensions["trace"] = trace
 
+    @hide_frames
     async def prime(self, url: str, **options: Unpack[PrimingOptions]) -> bool:
         """Fetch a server's nonce with a request that carries a proof and no token.
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
+from dpop._tracebacks import hide_frames
 from dpop.client._clock import ServerClocks
 from dpop.client._nonces import Role
 from dpop.client._prover import Prover
@@ -81,6 +82,7 @@ class Policy:
     :raises AlgorithmError: the key has none of ``algs``.
     """
 
+    @hide_frames
     def __init__(
         self,
         prover: Key | Prover,

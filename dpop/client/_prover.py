@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from dpop._tracebacks import hide_frames
 from dpop.client._nonces import NonceCache
 from dpop.encoding import sendable_token_hash
 from dpop.errors import AlgorithmError, ArgumentTypeError, UsageError
@@ -78,6 +79,7 @@ class Prover:
             return self
         return Prover(key, nonces=self.nonces, clock=self.clock, jti=self.jti)
 
+    @hide_frames
     def ath(self, access_token: str) -> str:
         """The ``ath`` of an access token (RFC 9449 §4.2); hashed once while the token stays the same.
 

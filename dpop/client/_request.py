@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 from urllib.parse import parse_qsl
 
+from dpop._tracebacks import hide_frames
 from dpop.client._nonces import Role
 from dpop.client._prover import Prover
 from dpop.encoding import sendable_token
@@ -81,6 +82,7 @@ class RequestCredentials:
 
     __slots__ = ("access_token", "prover", "seen")
 
+    @hide_frames
     def __init__(self, prover: Key | Prover, access_token: AccessToken | None = None) -> None:
         check_token_setting(access_token)
         self.prover: Prover = Prover.of(prover)

@@ -192,6 +192,7 @@ class DPoPAdapter(ProcessAdapter):
         """
         self._policy.add_origins(origins, insecure_origins=insecure_origins)
 
+    @hide_frames
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         """Send one request on one hop, as often as the flow says; arguments as for ``HTTPAdapter.send``.
 
@@ -237,6 +238,7 @@ class DPoPAdapter(ProcessAdapter):
         self._pools = {}
         super()._start_afresh()
 
+    @hide_frames
     def prime(
         self,
         url: str,
@@ -275,6 +277,7 @@ class DPoPAuth(AuthBase):
     It only marks the request: the mounted :class:`DPoPAdapter` signs it, on every hop within its origins.
     """
 
+    @hide_frames
     def __init__(self, prover: Key | Prover, access_token: AccessToken | None = None) -> None:
         check_token_setting(access_token)
         self._prover = Prover.of(prover)

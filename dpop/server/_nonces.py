@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Never, Protocol
 
+from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import ArgumentTypeError, EncodingError, UsageError
 from dpop.server._replay import AsyncReplayCache, ReplayCache
@@ -89,6 +90,7 @@ class NonceIssuer:
     :raises UsageError: a secret that is too short; a slot, window or grace out of range.
     """
 
+    @hide_frames
     def __init__(
         self,
         secret: bytes | None = None,

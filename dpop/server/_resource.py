@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+from dpop._tracebacks import hide_frames
 from dpop.encoding import check_access_token
 from dpop.errors import (
     CredentialError,
@@ -274,6 +275,7 @@ class ProtectedResource:
         _read_path(request)
         return not (_is_preflight(request) or (self._public is not None and self._public(request.path)))
 
+    @hide_frames
     def admit(self, request: ResourceRequest) -> Access:
         """Admit a request: check its token and its proof, and record the proof as used.
 
@@ -291,6 +293,7 @@ class ProtectedResource:
             return Access("Bearer", known, None, None)
         return _access(known, checked.accept(bound_jkt=bound_thumbprint(known)))
 
+    @hide_frames
     async def aadmit(self, request: ResourceRequest) -> Access:
         """Async form of :meth:`admit`; the look-up and the caches may be sync or async."""
         credentials, checked = self._before_lookup(request)

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from dpop._tracebacks import hide_frames
 from dpop.errors import AlgorithmError, ArgumentTypeError, InvalidProof, UsageError
 from dpop.htu import canonical_request
 from dpop.keys._algorithms import ALGORITHMS
@@ -171,6 +172,7 @@ class CheckedProof:
     def __repr__(self) -> str:
         return f"<CheckedProof {self._seen.alg} key {self.jkt}, not accepted yet>"
 
+    @hide_frames
     def accept(self, *, bound_jkt: str | None) -> VerifiedProof:
         """Check the binding, and record the proof as used.
 
@@ -194,6 +196,7 @@ class CheckedProof:
                 raise mark.refusal()
         return self._seen
 
+    @hide_frames
     async def aaccept(self, *, bound_jkt: str | None) -> VerifiedProof:
         """Async form of :meth:`accept`; a cache may be sync or async."""
         self._check_binding(bound_jkt, self._seen.jkt)
@@ -285,6 +288,7 @@ class ProofVerifier:
         """Whether a cache is async; only the async methods work then."""
         return self._is_async
 
+    @hide_frames
     def verify_resource(
         self, headers: Headers, method: str, url: str, *, access_token: str, bound_jkt: str | None
     ) -> VerifiedProof:
@@ -303,6 +307,7 @@ class ProofVerifier:
         """
         return self.check_resource(headers, method, url, access_token=access_token).accept(bound_jkt=bound_jkt)
 
+    @hide_frames
     def verify_token_request(
         self, headers: Headers, method: str, url: str, *, bound_jkt: str | None = None
     ) -> VerifiedProof:
@@ -323,6 +328,7 @@ class ProofVerifier:
         checked = self._check_grant(headers, method, url, bound_jkt, unbound=bound_jkt is None)
         return checked.accept(bound_jkt=bound_jkt)
 
+    @hide_frames
     async def averify_resource(
         self, headers: Headers, method: str, url: str, *, access_token: str, bound_jkt: str | None
     ) -> VerifiedProof:
@@ -333,6 +339,7 @@ class ProofVerifier:
         checked = self.check_resource(headers, method, url, access_token=access_token)
         return await checked.aaccept(bound_jkt=bound_jkt)
 
+    @hide_frames
     async def averify_token_request(
         self, headers: Headers, method: str, url: str, *, bound_jkt: str | None = None
     ) -> VerifiedProof:
@@ -340,6 +347,7 @@ class ProofVerifier:
         checked = self._check_grant(headers, method, url, bound_jkt, unbound=bound_jkt is None)
         return await checked.aaccept(bound_jkt=bound_jkt)
 
+    @hide_frames
     def check_resource(self, headers: Headers, method: str, url: str, *, access_token: str) -> CheckedProof:
         """Make every check of :meth:`verify_resource` except the binding, and record nothing yet.
 
@@ -352,6 +360,7 @@ class ProofVerifier:
         check_access_token(access_token, claims)
         return CheckedProof(seen, marks, check_token_binding, check_time, is_async=self._is_async, unbound=False)
 
+    @hide_frames
     def check_token_request(self, headers: Headers, method: str, url: str) -> CheckedProof:
         """Make every check of :meth:`verify_token_request` except the binding, and record nothing yet.
 
@@ -374,6 +383,7 @@ class ProofVerifier:
             return seen.next_nonce
         return None if self._nonces is None else self._nonces.next_for(None, None)
 
+    @hide_frames
     def report(
         self,
         headers: Headers,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_encode
 from dpop.errors import (
     ArgumentTypeError,
@@ -58,6 +59,7 @@ class AuthorizationRequest:
     def __repr__(self) -> str:
         return f"<AuthorizationRequest to {self.url.partition('?')[0]}>"
 
+    @hide_frames
     def code_of(self, callback: str, *, issuer: str | None = None, iss_required: bool = False) -> str:
         """The code in the callback: the URL, or its query, that the user came back with.
 

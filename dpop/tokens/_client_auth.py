@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote_plus
 
+from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_encode
 from dpop.errors import UsageError
 from dpop.proof import random_jti, sign
@@ -73,6 +74,7 @@ class PublicClient:
 class ClientSecretPost(PublicClient):
     """The secret in the form (``client_secret_post``)."""
 
+    @hide_frames
     def __init__(self, client_id: str, client_secret: str) -> None:
         super().__init__(client_id)
         self._secret = _checked("client_secret", client_secret)
@@ -85,6 +87,7 @@ class ClientSecretPost(PublicClient):
 class ClientSecretBasic(PublicClient):
     """The secret in the header, as HTTP Basic (``client_secret_basic``)."""
 
+    @hide_frames
     def __init__(self, client_id: str, client_secret: str) -> None:
         super().__init__(client_id)
         self._secret = _checked("client_secret", client_secret)

@@ -41,6 +41,7 @@ class FileTokenStore(LockedStore):
     :raises UsageError: a path, key or password that cannot be used.
     """
 
+    @hide_frames
     def __init__(
         self, path: str | os.PathLike[str], *, key: bytes | None = None, password: str | bytes | None = None
     ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from dpop._tracebacks import hide_frames
 from dpop.errors import ArgumentTypeError, KeyMismatchError, TokenFormatError, UsageError
 from dpop.keys._sources import load_key
 from dpop.tokens._key_reference import check_key_reference
@@ -143,6 +144,7 @@ class TokenSet:
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":")).encode("ascii")
 
     @classmethod
+    @hide_frames
     def from_dict(cls, facts: Mapping[str, Any]) -> TokenSet:
         """Read the facts of :meth:`to_dict`. Facts of unknown names are left out.
 
@@ -162,6 +164,9 @@ class TokenSet:
             return cls(**known)
         except UsageError as error:
             raise TokenFormatError(f"a fact of stored tokens cannot be used: {error}") from None
+
+
+TokenSet.__init__ = hide_frames(TokenSet.__init__)  # type: ignore[method-assign]  # the dataclass's own has all tokens
 
 
 _TYPES: Final[Mapping[str, Any]] = {
