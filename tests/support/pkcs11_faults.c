@@ -12,6 +12,7 @@
  *   C_Sign length=63          the signature is cut, or zeros follow it
  *   C_Sign flip=1             its last bit is turned
  *   C_Initialize locking=no   a module that cannot lock: 0xA unless it gets no arguments
+ *   C_Initialize null=only    a module that takes no arguments: 0x7 for all but NULL
  *   C_OpenSession most=2      only so many sessions
  *   C_OpenSession writable=1  no sessions but those to write
  *   C_GetTokenInfo set=0x40000, clear=0x4       flags of the token
@@ -221,6 +222,8 @@ static ulong_t C_Initialize(void *arguments) {
   if (!before("C_Initialize", &rv)) {
     if (arguments && number_for("C_Initialize", "locking", &unused))
       rv = 0xA;
+    else if (arguments && number_for("C_Initialize", "null", &unused))
+      rv = 0x7;
     else
       rv = REAL(INITIALIZE, arguments);
   }

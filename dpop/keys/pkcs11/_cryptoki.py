@@ -27,8 +27,8 @@ from dpop.keys.pkcs11._cryptoki_types import (
     Attribute,
     FunctionList,
     Info,
-    InitializeArguments,
     Mechanism,
+    NssInitializeArguments,
     RawSlotInfo,
     RawTokenInfo,
     SessionInfo,
@@ -55,6 +55,8 @@ __all__ = [
 _MAX_OBJECTS: Final = 10_000
 _MAX_LOOKS: Final = 5
 _MAX_BYTES: Final = 1 << 20  # of an attribute
+# What a module says that takes no arguments, or none that let threads call it.
+_NO_ARGUMENTS: Final = frozenset({CKR.CANT_LOCK, CKR.ARGUMENTS_BAD, CKR.NEED_TO_CREATE_THREADS})
 _NAMES: Final = {code.value: f"CKR_{code.name}" for code in CKR}
 
 Template = Mapping[int, bytes | bool | int]
@@ -141,14 +143,19 @@ class Module:
             prototype = ctypes.CFUNCTYPE(c_ulong, *arguments)
             self._functions[name] = prototype(address) if address else _not_supported
 
-    def initialize(self) -> bool:
+    def initialize(self, parameters: str | None = None) -> bool:
         """C_Initialize with CKF_OS_LOCKING_OK; False if somebody in this process has done it already.
 
-        A module that cannot lock is initialised without, and then gets one call at a time.
+        A module that cannot lock, or takes no arguments, is initialised with NULL, and then gets one call at a time.
+
+        :param parameters: a text that some modules want in pReserved, NSS's for one.
         """
-        arguments = InitializeArguments(flags=CKF.OS_LOCKING_OK)
+        arguments = NssInitializeArguments(flags=CKF.OS_LOCKING_OK)
+        text = None if parameters is None else ctypes.create_string_buffer(parameters.encode())
+        if text is not None:
+            arguments.reserved = ctypes.addressof(text)
         rv = self._functions["C_Initialize"](ctypes.addressof(arguments))
-        if rv == CKR.CANT_LOCK:
+        if rv in _NO_ARGUMENTS and parameters is None:
             rv = self._functions["C_Initialize"](None)
             if rv == CKR.OK:
                 self._take_turns()

@@ -29,6 +29,7 @@ __all__ = [
     "Info",
     "InitializeArguments",
     "Mechanism",
+    "NssInitializeArguments",
     "RawSlotInfo",
     "RawTokenInfo",
     "SessionInfo",
@@ -44,6 +45,7 @@ class CKR(IntEnum):
     GENERAL_ERROR = 0x5
     FUNCTION_FAILED = 0x6
     ARGUMENTS_BAD = 0x7
+    NEED_TO_CREATE_THREADS = 0x9
     CANT_LOCK = 0xA
     ATTRIBUTE_READ_ONLY = 0x10
     ATTRIBUTE_SENSITIVE = 0x11
@@ -234,6 +236,12 @@ class InitializeArguments(_Structure):
     """CK_C_INITIALIZE_ARGS."""
 
     _fields_ = (("mutexes", c_void_p * 4), ("flags", c_ulong), ("reserved", c_void_p))
+
+
+class NssInitializeArguments(_Structure):
+    """CK_C_INITIALIZE_ARGS with one more pointer, which NSS reads; pReserved is a text of parameters there."""
+
+    _fields_ = (*InitializeArguments._fields_, ("more", c_void_p))
 
 
 class FunctionList(_Structure):

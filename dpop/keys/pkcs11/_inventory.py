@@ -78,7 +78,7 @@ def list_devices(uri: str | Pkcs11Uri = "pkcs11:", *, password: Password | None 
     parsed = uri if isinstance(uri, Pkcs11Uri) else Pkcs11Uri.parse(uri)
     pin = Pin(password, parsed)
     login = password is not None or parsed.pin_source is not None or parsed.pin_value is not None
-    loaded = open_module(find_module(parsed))
+    loaded = open_module(find_module(parsed), parsed.x_init_reserved)
     try:
         return loaded.recovering(lambda: _listed(loaded, parsed, pin, login=login))
     except CryptokiError as error:

@@ -207,7 +207,7 @@ def generate_key(uri: str | Pkcs11Uri, *, password: Password | None = None) -> P
     if not parsed.object:
         raise InvalidKeyError("the URI does not name the new key; add object=, such as pkcs11:token=…;object=dpop")
     pin = Pin(password, parsed)
-    loaded = open_module(find_module(parsed))
+    loaded = open_module(find_module(parsed), parsed.x_init_reserved)
     try:
         made = loaded.recovering(lambda: make_pair(loaded, parsed, pin))
     except CryptokiError as error:
@@ -218,7 +218,7 @@ def generate_key(uri: str | Pkcs11Uri, *, password: Password | None = None) -> P
 
 
 def _opened(uri: Pkcs11Uri, pin: Pin, given: PublicKey | None, sessions: int | None) -> Pkcs11Key:
-    loaded = open_module(find_module(uri))
+    loaded = open_module(find_module(uri), uri.x_init_reserved)
     try:
         return loaded.recovering(lambda: _open(loaded, uri, pin, given, sessions))
     except CryptokiError as error:

@@ -113,6 +113,7 @@ class LoadedModule:
     """One initialised module of this process.
 
     :param path: of the shared library, for :func:`open_module`.
+    :param parameters: what the module wants in pReserved, if it does.
     :param clock: seconds, monotonic.
     :raises DeviceError: it cannot be loaded or does not start.
     """
@@ -120,11 +121,13 @@ class LoadedModule:
     def __init__(
         self,
         path: str,
+        parameters: str | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.path = path
+        self.parameters = parameters
         self.pid: int = os.getpid()
         self.lock: threading.RLock = threading.RLock()
         """Held while objects are looked for, made, and the PIN is given: one thread at a time."""
@@ -140,14 +143,19 @@ class LoadedModule:
         self._restarted_at = -_RESTART_SECONDS
         try:
             self.module: Module = Module(path)
-            self._owned = self.module.initialize()
+            self._owned = self.module.initialize(parameters)
         except ModuleLoadError as error:
             raise DeviceError(f"the PKCS#11 module {path!r} cannot be used: {error}") from None
         except CryptokiError as error:
+            if error.rv == CKR.ARGUMENTS_BAD:
+                what = (
+                    "give it the parameters it wants in the URI: ?x-init-reserved=, which is for NSS such as"
+                    " configdir='sql:/path/of/the/database'"
+                )
+            else:
+                what = "look at its configuration, and whether its device or service is there"
             raise DeviceError(
-                f"the PKCS#11 module {path!r} does not start ({error.name}); look at its configuration, and whether its"
-                " device or service is there",
-                error.name,
+                f"the PKCS#11 module {path!r} does not start ({error.name}); {what}", error.name
             ) from None
 
     def recovering(self, action: Callable[[], _T]) -> _T:
@@ -212,7 +220,7 @@ class LoadedModule:
             if self.ended or not self._owned or len(self.users):
                 return False
             self._finalize()
-            self._owned = self.module.initialize()
+            self._owned = self.module.initialize(self.parameters)
             self.generation += 1
             return True
 
@@ -243,7 +251,7 @@ class LoadedModule:
             with self._quiet(paused, drain=_DRAIN_SECONDS) as quiet:
                 if quiet:
                     self._finalize()
-                    self._owned = self.module.initialize()
+                    self._owned = self.module.initialize(self.parameters)
                     self.generation += 1
                     done = True
         except CryptokiError:
@@ -340,9 +348,10 @@ _registry_lock = threading.Lock()
 _at_end = False
 
 
-def open_module(path: str) -> LoadedModule:
+def open_module(path: str, parameters: str | None = None) -> LoadedModule:
     """The module at a path, loaded and initialised once in this process.
 
+    :param parameters: what the module wants in pReserved. A module that runs has those it was started with.
     :raises DeviceError: it cannot be loaded, or does not start; or the program is at its end.
     :raises ForkedKeyError: it was started before this process was forked.
     """
@@ -352,9 +361,13 @@ def open_module(path: str) -> LoadedModule:
             raise DeviceError(_ENDED)
         loaded = _registry.get(key)
         if loaded is None:
-            loaded = _registry[key] = LoadedModule(path)
+            loaded = _registry[key] = LoadedModule(path, parameters)
         elif loaded.pid != os.getpid():
             raise ForkedKeyError(_FORKED)
+        if parameters not in {None, loaded.parameters}:
+            raise DeviceError(
+                f"the PKCS#11 module {path!r} runs in this process with another x-init-reserved; a module takes one"
+            )
         return loaded
 
 

@@ -29,7 +29,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,10}")
 _VERSION: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3})?")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
-_REFERENCE: Final = ("module_path", "module_name", "pin_source")
+_REFERENCE: Final = ("module_path", "module_name", "x_init_reserved", "pin_source")
 _SAFE_IN_QUERY: Final = ":[]@!$'(),*+=/"
 _SAFE_IN_PATH: Final = ":[]@!$'(),*+="
 
@@ -45,6 +45,8 @@ class Pkcs11Uri:
     :param module_path: the shared library, an absolute path. It is loaded as code: take no URI from
         somebody who may not choose what runs in this process.
     :param module_name: its name without ``lib`` and suffix, looked for where modules usually are.
+    :param x_init_reserved: what the module wants in pReserved of its C_Initialize, as p11-kit's option of this name
+        says it: for NSS ``configdir='sql:/path'``. Most modules want nothing.
     :param pin_value: the PIN itself; better not. ``pin_source`` names a file that holds it.
     """
 
@@ -62,6 +64,7 @@ class Pkcs11Uri:
     library_version: str | None = None
     module_path: str | None = field(default=None, repr=False)
     module_name: str | None = field(default=None, repr=False)
+    x_init_reserved: str | None = field(default=None, repr=False)
     pin_value: str | None = field(default=None, repr=False)
     pin_source: str | None = field(default=None, repr=False)
 
@@ -113,6 +116,7 @@ class Pkcs11Uri:
             self,
             module_path=other.module_path,
             module_name=other.module_name,
+            x_init_reserved=other.x_init_reserved,
             pin_source=other.pin_source,
             pin_value=None,
         )

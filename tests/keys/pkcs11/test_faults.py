@@ -52,6 +52,25 @@ def test_a_module_that_cannot_lock(faults: Faults) -> None:
         assert len(set(pool.map(key.sign, [b"x"] * 200))) == 200
 
 
+def test_a_module_that_takes_no_arguments(faults: Faults) -> None:
+    """It is started with NULL, and called by one thread at a time."""
+    faults.set("C_Initialize null=only")
+    key = open_key(faults.uri())
+    assert faults.calls("C_Initialize") == ["C_Initialize flags=0x2 rv=0x7", "C_Initialize flags=0x0 rv=0x0"]
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(key.sign, [b"x"] * 200))) == 200
+
+
+def test_a_module_that_wants_parameters(faults: Faults) -> None:
+    """The message names the attribute of the URI."""
+    faults.set("C_Initialize rv=0x7")
+    with pytest.raises(
+        DeviceError, match=r"does not start \(CKR_ARGUMENTS_BAD\).*x-init-reserved=.*configdir"
+    ) as refusal:
+        open_key(faults.uri())
+    assert refusal.value.reason == "CKR_ARGUMENTS_BAD"
+
+
 @pytest.mark.parametrize(
     ("rv", "name"), [(0x5, "CKR_GENERAL_ERROR"), (0x30, "CKR_DEVICE_ERROR"), (0x80000001, "CKR 0x80000001")]
 )
