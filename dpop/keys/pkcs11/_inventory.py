@@ -6,14 +6,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dpop._tracebacks import hide_frames
-from dpop.errors import InvalidKeyError
+from dpop.errors import DeviceError, InvalidKeyError
 from dpop.keys._pem import Password
-from dpop.keys.pkcs11._cryptoki import CKA, CKF, CKM, CKO, CryptokiError, Module
+from dpop.keys.pkcs11._cryptoki import CKA, CKF, CKM, CKO, CKR, CryptokiError, Module
 from dpop.keys.pkcs11._device import Device, find_device, find_devices
 from dpop.keys.pkcs11._errors import explain
-from dpop.keys.pkcs11._modules import LoadedModule, find_module, open_module
+from dpop.keys.pkcs11._modules import LoadedModule, SessionHandle, find_module, open_module
 from dpop.keys.pkcs11._objects import KeyObject, key_objects, public_keys, read_point
 from dpop.keys.pkcs11._pin import Pin
+from dpop.keys.pkcs11._sessions import Session, mechanism_of, waits_for_people
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 
 __all__ = ["DeviceReport", "KeyReport", "list_devices"]
@@ -29,7 +30,7 @@ class KeyReport:
     :param usable: whether it makes ES256 proofs, as far as the device tells.
     :param stays_in_device: whether the device never gives it away; None if it does not say.
     :param pin_each_time: whether each signature needs the PIN.
-    :param thumbprint: the ``jkt``; None if the public key does not show, or is of another kind.
+    :param thumbprint: the ``jkt``; None if the public key does not show, is of another kind, or is another key's.
     """
 
     uri: str
@@ -69,7 +70,8 @@ def list_devices(uri: str | Pkcs11Uri = "pkcs11:", *, password: Password | None 
 
     :param uri: ``pkcs11:`` for all; a device's attributes choose, and so does the module in it.
     :param password: a PIN, to see what only its owner sees. Then the URI must name one device: no PIN is
-        given to several.
+        given to several. Each key signs once then, to see which public key is its own; smart cards do not,
+        for their signatures may wait for a touch.
     :raises InvalidKeyError: the URI is malformed.
     :raises DeviceError: the module cannot be used.
     :raises KeyNotFoundError: with a PIN, no device fits. AmbiguousKeyError: several.
@@ -96,7 +98,7 @@ def _device_report(device: Device, uri: Pkcs11Uri, *, login: bool) -> DeviceRepo
     module, info = device.loaded.module, device.info
     session = device.open_session(login=login)
     try:
-        keys = _keys(module, session, device.uri, uri)
+        keys = _keys(device, session, uri)
     finally:
         device.close_session(session)
     mechanisms = module.mechanisms(device.slot)
@@ -111,13 +113,14 @@ def _device_report(device: Device, uri: Pkcs11Uri, *, login: bool) -> DeviceRepo
     )
 
 
-def _keys(module: Module, session: int, device: Pkcs11Uri, uri: Pkcs11Uri) -> list[KeyReport]:
+def _keys(device: Device, session: SessionHandle, uri: Pkcs11Uri) -> list[KeyReport]:
+    module = device.loaded.module
     privates = key_objects(module, session, CKO.PRIVATE_KEY, uri)
     seen = {(key.id or key.label) for key in privates}
     publics = [key for key in key_objects(module, session, CKO.PUBLIC_KEY, uri) if (key.id or key.label) not in seen]
     return [
-        *(_key_report(key, device, _thumbprint(module, session, key)) for key in privates),
-        *(_key_report(key, device, _own_thumbprint(module, session, key), private_seen=False) for key in publics),
+        *(_key_report(key, device.uri, _thumbprint(device, session, key)) for key in privates),
+        *(_key_report(key, device.uri, _own_thumbprint(module, session, key), private_seen=False) for key in publics),
     ]
 
 
@@ -135,14 +138,27 @@ def _key_report(key: KeyObject, device: Pkcs11Uri, thumbprint: str | None, *, pr
     )
 
 
-def _thumbprint(module: Module, session: int, private: KeyObject) -> str | None:
+def _thumbprint(device: Device, session: SessionHandle, private: KeyObject) -> str | None:
+    """The jkt of a private key that is seen: of its public key, if a signature shows that it is that.
+
+    A public object may be another key's: ids are given by whoever writes them. Where a signature may wait for a
+    person, or costs another PIN, the device is believed.
+    """
     if not private.usable:
         return None
     try:
-        points = public_keys(module, session, private)
-    except InvalidKeyError:
+        points = public_keys(device.loaded.module, session, private)
+        if private.always_authenticate or waits_for_people(device):
+            return points.keys[0].thumbprint if points.certain else None
+        mechanism = mechanism_of(device)
+        public = Session(device, session, private, mechanism).which(points.keys, mechanism) if points.keys else None
+    except (InvalidKeyError, DeviceError):
         return None
-    return points.keys[0].thumbprint if points.certain else None
+    except CryptokiError as error:
+        if error.rv in {CKR.GENERAL_ERROR, CKR.DEVICE_ERROR, CKR.CRYPTOKI_NOT_INITIALIZED}:
+            raise  # the module is started again, and all is looked at anew
+        return None
+    return None if public is None else public.thumbprint
 
 
 def _own_thumbprint(module: Module, session: int, public: KeyObject) -> str | None:

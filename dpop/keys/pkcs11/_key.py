@@ -17,7 +17,6 @@ from dpop.errors import (
     DeviceError,
     InvalidKeyError,
     KeyNotFoundError,
-    SignatureFormatError,
     UsageError,
 )
 from dpop.keys._external import ExternalKey, read_public_key
@@ -29,7 +28,7 @@ from dpop.keys.pkcs11._errors import explain
 from dpop.keys.pkcs11._modules import LoadedModule, find_module, open_module
 from dpop.keys.pkcs11._objects import P256_PARAMS, KeyObject, key_objects, public_keys, the_private_key
 from dpop.keys.pkcs11._pin import Pin
-from dpop.keys.pkcs11._sessions import DeviceSigner, Session, SessionPool, data_to_sign, default_limit
+from dpop.keys.pkcs11._sessions import DeviceSigner, Session, SessionPool, default_limit, mechanism_of
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 
 __all__ = ["Pkcs11Key", "generate_key", "load", "make_pair", "open_key"]
@@ -229,7 +228,7 @@ def _open(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, given: PublicKey | Non
     with loaded.lock:
         loaded.check_not_ended()
         device = find_device(loaded, uri, pin)
-        mechanism = _mechanism(device)
+        mechanism = mechanism_of(device)
         handle = device.open_session()
         try:
             key = the_private_key(loaded.module, handle, uri, device.label)
@@ -263,16 +262,6 @@ def _opener(device: Device, key: KeyObject, mechanism: CKM) -> Callable[[], Sess
     return open_session
 
 
-def _mechanism(device: Device) -> CKM:
-    """CKM_ECDSA over a digest of our own: every device that has ECDSA has that, and few have the other."""
-    offered = device.loaded.module.mechanisms(device.slot)
-    if CKM.ECDSA in offered or not offered:
-        return CKM.ECDSA
-    if CKM.ECDSA_SHA256 in offered:
-        return CKM.ECDSA_SHA256
-    raise DeviceError(f"the device {device.label!r} has no ECDSA, so it cannot sign proofs")
-
-
 def _public_key(device: Device, session: Session, key: KeyObject, given: PublicKey | None, mechanism: CKM) -> PublicKey:
     points = public_keys(device.loaded.module, session.handle, key)
     candidates, certain = points.keys, points.certain
@@ -288,19 +277,10 @@ def _public_key(device: Device, session: Session, key: KeyObject, given: PublicK
     if certain:
         return candidates[0]
     # Somebody else says that they belong together: one signature tells.
-    probe = secrets.token_bytes(32)
-    signature = session.sign(data_to_sign(mechanism, probe))
-    for candidate in candidates:
-        if _verifies(candidate, probe, signature):
-            return candidate
+    public = session.which(candidates, mechanism)
+    if public is not None:
+        return public
     raise InvalidKeyError(
         f"none of {len(candidates)} public keys or certificates for {key.described} in the device {device.label!r} is"
         " that of its private key"
     )
-
-
-def _verifies(public: PublicKey, signing_input: bytes, signature: bytes) -> bool:
-    try:
-        return public.verify("ES256", signing_input, signature)
-    except SignatureFormatError:
-        return False

@@ -158,10 +158,17 @@ def read_point(data: bytes) -> PublicKey:
 def _of_certificates(module: Module, session: int, private: KeyObject) -> list[PublicKey]:
     from cryptography.x509 import load_der_x509_certificate  # noqa: PLC0415 - slow to load, and seldom wanted
 
-    template: dict[int, bytes | bool | int] = {CKA.CLASS: CKO.CERTIFICATE}
-    template |= {CKA.ID: private.id} if private.id else {CKA.LABEL: private.label.encode()}
+    # By both: tools that write a certificate later often give it the key's label and an id of its own.
+    names: list[dict[int, bytes | bool | int]] = []
+    if private.id:
+        names.append({CKA.ID: private.id})
+    if private.label:
+        names.append({CKA.LABEL: private.label.encode()})
+    handles = [
+        handle for name in names for handle in module.find_objects(session, {CKA.CLASS: CKO.CERTIFICATE, **name})
+    ]
     keys = []
-    for handle in module.find_objects(session, template):
+    for handle in dict.fromkeys(handles):
         data = module.attribute(session, handle, CKA.VALUE)
         try:
             key = load_der_x509_certificate(data or b"").public_key()

@@ -9,25 +9,36 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
 from dpop._tracebacks import hide_frames
-from dpop.errors import DPoPKeyError, ForkedKeyError
+from dpop.errors import DeviceError, DPoPKeyError, ForkedKeyError, SignatureFormatError
+from dpop.keys._public import PublicKey
 from dpop.keys.pkcs11._cryptoki import CKM, CKR, CryptokiError, SignOperation
 from dpop.keys.pkcs11._device import Device
 from dpop.keys.pkcs11._errors import explain
 from dpop.keys.pkcs11._modules import SessionHandle
 from dpop.keys.pkcs11._objects import KeyObject
 
-__all__ = ["DeviceSigner", "Session", "SessionPool", "data_to_sign", "default_limit"]
+__all__ = [
+    "DeviceSigner",
+    "Session",
+    "SessionPool",
+    "data_to_sign",
+    "default_limit",
+    "mechanism_of",
+    "waits_for_people",
+]
 
 _MOST: Final = 8
 # Libraries of devices that do one thing at a time, by the beginning of their description: more sessions gain
 # nothing there, and take from the few that other programs need too.
-_SERIAL: Final = ("TPM2.0 Cryptoki", "PKCS#11 PIV Library", "OpenSC")
+_CARDS: Final = ("PKCS#11 PIV Library", "OpenSC")
+_SERIAL: Final = ("TPM2.0 Cryptoki", *_CARDS)
 
 
 def default_limit(device: Device) -> int:
@@ -37,6 +48,24 @@ def default_limit(device: Device) -> int:
         return 1
     allowed = device.info.max_sessions
     return _MOST if allowed is None else max(1, min(_MOST, allowed // 2))
+
+
+def mechanism_of(device: Device) -> CKM:
+    """CKM_ECDSA over a digest of our own: every device that has ECDSA has that, and few have the other.
+
+    :raises DeviceError: the device has neither.
+    """
+    offered = device.loaded.module.mechanisms(device.slot)
+    if CKM.ECDSA in offered or not offered:
+        return CKM.ECDSA
+    if CKM.ECDSA_SHA256 in offered:
+        return CKM.ECDSA_SHA256
+    raise DeviceError(f"the device {device.label!r} has no ECDSA, so it cannot sign proofs")
+
+
+def waits_for_people(device: Device) -> bool:
+    """Whether a signature may wait for a touch without a word of it before: smart cards."""
+    return device.loaded.module.info().description.startswith(_CARDS)
 
 
 class Session:
@@ -59,6 +88,12 @@ class Session:
         if self._always_authenticate:
             self._device.give_pin_for_signature(self.handle)
         return operation.sign(data)
+
+    def which(self, candidates: list[PublicKey], mechanism: CKM) -> PublicKey | None:
+        """The one of some public keys that belongs to this private key; one signature tells."""
+        probe = secrets.token_bytes(32)
+        signature = self.sign(data_to_sign(mechanism, probe))
+        return next((key for key in candidates if _verifies(key, probe, signature)), None)
 
     def close(self) -> None:
         """Close it."""
@@ -242,6 +277,13 @@ class DeviceSigner:
         """Close all sessions. In a forked process they are the parent's, and stay."""
         if os.getpid() == self._pid:
             self._pool.close()
+
+
+def _verifies(public: PublicKey, signing_input: bytes, signature: bytes) -> bool:
+    try:
+        return public.verify("ES256", signing_input, signature)
+    except SignatureFormatError:
+        return False
 
 
 def data_to_sign(mechanism: CKM, signing_input: bytes) -> bytes:

@@ -36,7 +36,7 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.keys._public import PublicKey
-from dpop.keys.pkcs11 import Pkcs11Key, generate_key, open_key
+from dpop.keys.pkcs11 import Pkcs11Key, generate_key, list_devices, open_key
 from dpop.keys.pkcs11._cryptoki import CKA, CKM, CKO, CryptokiError, Template
 from dpop.keys.pkcs11._modules import close_modules, open_module
 from dpop.keys.pkcs11._objects import P256_PARAMS
@@ -332,6 +332,30 @@ def test_a_certificate_tells_the_public_key(softhsm: SoftHsm, tmp_path: Path) ->
             with pytest.raises(InvalidKeyError, match="none of 1 public keys or certificates"):
                 open_key(softhsm.uri("k", token="card"))
     assert open_key(softhsm.uri("k", token="card")).thumbprint == key.thumbprint
+
+
+def test_a_certificate_of_the_keys_label(softhsm: SoftHsm, tmp_path: Path) -> None:
+    """It may have an id of its own, where a tool wrote it later; a signature tells whether it is the key's."""
+    key = without_public_object(softhsm, "labels")
+    (tmp_path / "own.der").write_bytes(certificate_for(key.public_jwk))
+    write = ("--write-object", str(tmp_path / "own.der"), "--type", "cert", "--label", "k", "--id", "7777")
+    softhsm.tool(*write, token="labels")
+    assert open_key(softhsm.uri("k", token="labels")).thumbprint == key.thumbprint
+    (device,) = list_devices(softhsm.uri(None, token="labels"))
+    assert [each.thumbprint for each in device.keys] == [key.thumbprint]
+
+
+def test_a_public_object_of_another_key_is_not_listed_as_this_ones(softhsm: SoftHsm, tmp_path: Path) -> None:
+    """Its id and label are what somebody wrote; no jkt is better than a wrong one."""
+    key = without_public_object(softhsm, "mixed")
+    identifier = Pkcs11Uri.parse(name_of(key)).id
+    assert identifier
+    stranger = ec.generate_private_key(ec.SECP256R1()).public_key()
+    (tmp_path / "public.der").write_bytes(stranger.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    write = ("--write-object", str(tmp_path / "public.der"), "--type", "pubkey", "--label", "k")
+    softhsm.tool(*write, "--id", identifier.hex(), token="mixed")
+    (device,) = list_devices(softhsm.uri(None, token="mixed"))
+    assert [(each.private_seen, each.thumbprint) for each in device.keys] == [(True, None)]
 
 
 def test_public_objects_of_one_id(softhsm: SoftHsm, tmp_path: Path) -> None:
