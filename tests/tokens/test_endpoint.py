@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 import requests
 from adapters.recorder import Received, Recorder, Response, script
@@ -742,3 +743,79 @@ def test_what_was_copied_along_is_not_sent(name: str, text: str, said: str) -> N
             with pytest.raises(UsageError, match=said):
                 call(text)
     assert recorder.requests == []
+
+
+# -- what a client lends
+
+
+LIBRARIES: dict[str, Any] = {"requests": requests, "httpx": httpx, "httpx2": httpx2}
+
+
+def client_of(name: str, **settings: Any) -> Any:
+    """A session or client of the endpoint's library, with these settings."""
+    library = LIBRARIES[name.removesuffix("-async")]
+    if name != "requests":
+        return (library.AsyncClient if name.endswith("-async") else library.Client)(**settings)
+    session = requests.Session()
+    for setting, value in settings.items():
+        getattr(session, setting).update(value)
+    return session
+
+
+def close(http: Any, endpoint: Endpoint) -> None:
+    """Close a client on the loop that it was used on."""
+    if hasattr(http, "aclose"):
+        endpoint.wait(http.aclose())
+    else:
+        http.close()
+
+
+def cookies_of(request: Received) -> list[str]:
+    """The cookies of a request, in order of their names."""
+    return sorted(pair for value in request.all("Cookie") for pair in value.split("; "))
+
+
+@pytest.mark.parametrize("lent", [False, True])
+def test_a_cookie_of_a_challenge_goes_with_the_retry(name: str, *, lent: bool) -> None:
+    """A load balancer's cookie leads the retry to the server that knows the nonce, and stays in the jar."""
+    challenge = Response(400, [("DPoP-Nonce", "n1"), ("Set-Cookie", "node=7; Path=/")], b'{"error":"use_dpop_nonce"}')
+    own = ["old=1"] if lent else []
+    http = client_of(name, cookies={"old": "1"}) if lent else None
+    with Recorder(script(challenge, TOKENS)) as recorder:
+        with Endpoint(name, KEY, recorder.url("/token"), client_id="c", http=http) as endpoint:
+            endpoint.refresh("r")
+            endpoint.refresh("r")
+            if http is not None:
+                assert dict(http.cookies) == {"old": "1", "node": "7"}
+                close(http, endpoint)
+        assert [cookies_of(request) for request in recorder.requests] == [own, *[["node=7", *own]] * 2]
+
+
+@pytest.mark.parametrize("path", ["/token", "/revoke"])
+def test_a_cookie_of_a_response_is_kept(name: str, path: str) -> None:
+    """The next request of the endpoint has it, whatever either is for."""
+    response = Response(200, [("Set-Cookie", "node=7; Path=/")], TOKENS.body)
+    recorder, endpoint = answered(name, response)
+    with recorder, endpoint:
+        if path == "/token":
+            endpoint.refresh("r")
+        else:
+            endpoint.revoke("r")
+        endpoint.refresh("r")
+        endpoint.revoke("r")
+    assert [cookies_of(request) for request in recorder.requests] == [[], ["node=7"], ["node=7"]]
+
+
+def test_parameters_of_a_client_stay_with_it(name: str) -> None:
+    """``params`` that a client adds to its API's URLs, such as a key, do not go to the token endpoint."""
+    settings = {"params": {"api_key": "s3cret"}, "headers": {"X-Office": "Berne"}}
+    recorder = Recorder(script(TOKENS))
+    server = ServerMetadata(token_endpoint=recorder.url("/token?a=1"), revocation_endpoint=recorder.url("/revoke"))
+    http = client_of(name, **settings)
+    with recorder, Endpoint(name, KEY, server, client_id="c", http=http) as endpoint:
+        endpoint.refresh("r")
+        endpoint.revoke("r")
+        close(http, endpoint)
+    assert [request.target for request in recorder.requests] == ["/token?a=1", "/revoke"]
+    assert [request.one("X-Office") for request in recorder.requests] == ["Berne"] * 2
+    assert recorder.requests[0].claims["htu"] == recorder.url("/token")
