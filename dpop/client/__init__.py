@@ -1,18 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For authors of integrations: what a request must carry, and what a response means. No I/O.
+"""For authors of integrations: what a request must carry, and what its response means. No I/O.
 
 Users of an HTTP library need nothing of this; they plug in :mod:`dpop.requests`, :mod:`dpop.httpx2` or
-:mod:`dpop.httpx`. An integration of another library does for each request::
+:mod:`dpop.httpx`. This is an integration of another library, ``http.client``::
 
-    flow = ProofFlow.open(policy, OutgoingRequest(method, url, ...))      # None: send it unsigned
-    wait_for_nonce(flow)
-    attempt = flow.attempt(scheme, authority, target, ask_token(flow))    # once per request on the wire
-    headers = sign_now(flow, attempt)
-    step = flow.received(status, response_headers)                        # a Step says what to do next
+    from urllib.parse import urlsplit
+
+    from dpop.client import (
+        PEEK_BYTES, OutgoingRequest, ProofFlow, Step, ask_token, refresh, report, sign_now, wait_for_nonce
+    )
+
+    def exchange(connection, method, target, headers=()):
+        connection.request(method, target, headers=dict(headers))
+        return connection.getresponse()
+
+    def send(policy, connection, method, url):
+        parts = urlsplit(url)
+        path = parts.path or "/"
+        target = f"{path}?{parts.query}" if parts.query else path
+        flow = ProofFlow.open(policy, OutgoingRequest(method, url))
+        if flow is None:  # a server that is not among origins=
+            return exchange(connection, method, target)
+        try:
+            while True:
+                token = ask_token(flow)
+                wait_for_nonce(flow)
+                headers = sign_now(flow, parts.scheme, parts.netloc, target, token)
+                response = exchange(connection, method, target, headers)
+                step = flow.received(response.status, response.getheaders())
+                if step is Step.PEEK:
+                    step = flow.judged(response.peek(PEEK_BYTES))
+                if step is Step.REPORT:
+                    report(flow, response.close)
+                if step in {Step.DONE, Step.REPORT}:
+                    return response
+                response.read()
+                if step is Step.REFRESH:
+                    refresh(flow)
+        finally:
+            flow.failed()  # a request that was interrupted holds nobody up
 
 Data flows one way: the integration describes a request (:class:`OutgoingRequest`), the policy decides whose proof
 it carries (:class:`Policy`, :class:`Decision`), the flow makes the proof and reads the response
-(:class:`ProofFlow`, :class:`Attempt`, :class:`Step`), with a nonce from the cache (:class:`NonceCache`).
+(:class:`ProofFlow`, :class:`Attempt`, :class:`Step`), with a nonce from the cache (:class:`NonceCache`). Functions
+whose names begin with ``async_`` do the same for a task, with an :class:`AsyncTools` of the asynchronous library.
 """
 
 from __future__ import annotations
@@ -42,7 +73,7 @@ if TYPE_CHECKING:
     )
     from dpop.client._flow import PEEK_BYTES, Attempt, ProofFlow, Step
     from dpop.client._nonces import Lease, NonceCache, NonceKey, Role, Turn
-    from dpop.client._policy import Decision, Policy, PolicyOptions, headers_to_withhold
+    from dpop.client._policy import Decision, Policy, headers_to_withhold
     from dpop.client._prover import Prover
     from dpop.client._request import AccessToken, BearerToken, OutgoingRequest, RequestCredentials, TokenSource
 
@@ -67,7 +98,7 @@ _PLACES = {
     ),
     "dpop.client._flow": ("PEEK_BYTES", "Attempt", "ProofFlow", "Step"),
     "dpop.client._nonces": ("Lease", "NonceCache", "NonceKey", "Role", "Turn"),
-    "dpop.client._policy": ("Decision", "Policy", "PolicyOptions", "headers_to_withhold"),
+    "dpop.client._policy": ("Decision", "Policy", "headers_to_withhold"),
     "dpop.client._prover": ("Prover",),
     "dpop.client._request": ("AccessToken", "BearerToken", "OutgoingRequest", "RequestCredentials", "TokenSource"),
 }
@@ -87,7 +118,6 @@ __all__ = [
     "NonceKey",
     "OutgoingRequest",
     "Policy",
-    "PolicyOptions",
     "ProofFlow",
     "Prover",
     "RequestCredentials",

@@ -355,7 +355,8 @@ class ProofFlow:
     def _renewed(self, dead: _DeadToken) -> Step:
         """What follows from a refused token: its source is told once, and the request sent again if it may be."""
         source, token = self.access_token, self._sent_token or ""
-        verdict = self.policy.refusals.judge(source, self.origin, token, self.asked_at)
+        refused = self.policy._refused_tokens  # noqa: SLF001 - the same package
+        verdict = refused.judge(source, self.origin, token, self.asked_at)
         again = self.may_repeat and (dead is _DeadToken.NAMED or self._method in _REPEATED)
         self.tells_source = verdict is Verdict.NEW
         if verdict is Verdict.NEW:
@@ -369,7 +370,7 @@ class ProofFlow:
             return Step.REFRESH if again else Step.REPORT
         if verdict is Verdict.RENEWED:
             return Step.REFRESH if again else Step.DONE
-        if self.policy.refusals.worth_saying(source, self.origin):
+        if refused.worth_saying(source, self.origin):
             if verdict is Verdict.AGAIN:
                 why = "the source still gives the token that was refused"
             else:

@@ -149,7 +149,7 @@ class _Entry:
         "overtaken",
         "pool",
         "queue",
-        "reuse_refused",
+        "reuses_refused",
         "serial_since",
         "shared",
         "suspects",
@@ -175,7 +175,7 @@ class _Entry:
     def try_again(self) -> None:
         """Begin a trial."""
         self.mode = _Mode.TRIAL
-        self.reuse_refused = False
+        self.reuses_refused = 0
         self.trial_turns = 0
         self.overtaken = 0
 
@@ -358,7 +358,7 @@ class NonceCache:
             try:
                 self._busy = True
                 entry, now = self._entry(lease.key), self._clock()
-                self._judge(entry, lease, accepted=False, refused=True)
+                self._judge(entry, lease, nonce, accepted=False, refused=True)
                 if entry.newest is None and entry.mode is _Mode.OPEN:
                     entry.try_again()
                 entry.advance(now)
@@ -401,7 +401,7 @@ class NonceCache:
                     self._learn(entry, lease.nonce, lease)
                     entry.pool.pop(lease.nonce, None)
                 lease.reserved = False
-                self._judge(entry, lease, accepted=accepted, refused=refused)
+                self._judge(entry, lease, learnt, accepted=accepted, refused=refused)
                 if learnt is not None:
                     self._learn(entry, learnt, lease)
                 elif entry.newest is None and not refused:
@@ -462,13 +462,13 @@ class NonceCache:
             self._entries.move_to_end(key)
         return entry
 
-    def _judge(self, entry: _Entry, lease: Lease, *, accepted: bool, refused: bool) -> None:
+    def _judge(self, entry: _Entry, lease: Lease, given: str | None, *, accepted: bool, refused: bool) -> None:
         """Conclude from a response how the server treats nonces."""
         if lease.nonce is not None and lease.generation == self._generation:
             if accepted:
                 self._accepted(entry, lease, lease.nonce)
             elif refused:
-                self._refused(entry, lease, lease.nonce)
+                self._refused(entry, lease, lease.nonce, given)
 
     def _accepted(self, entry: _Entry, lease: Lease, nonce: str) -> None:
         if nonce in entry.accepted:
@@ -480,7 +480,7 @@ class NonceCache:
             if lease.older:
                 entry.open(self._clock())
 
-    def _refused(self, entry: _Entry, lease: Lease, nonce: str) -> None:
+    def _refused(self, entry: _Entry, lease: Lease, nonce: str, given: str | None) -> None:
         accepted_at = entry.accepted.get(nonce)
         if accepted_at is None:
             # Never accepted, so it was too old; older ones in the pool are too old as well.
@@ -493,9 +493,12 @@ class NonceCache:
                 entry.shared = False
                 entry.suspects.clear()
         if entry.mode is _Mode.TRIAL and lease.turn is not None:
+            only_newest = lease.older and entry.reuses_refused > 0
             if accepted_at is not None:
-                entry.reuse_refused = True
-            elif lease.older and entry.reuse_refused:
+                entry.reuses_refused += 1
+                # It has no nonce for this request but the one it gave before: it knows one at a time.
+                only_newest = given == entry.newest or entry.reuses_refused > 1
+            if only_newest:
                 entry.mode, entry.serial_since = _Mode.SERIAL, self._clock()
         elif entry.mode is _Mode.OPEN and accepted_at is None and not lease.older and lease.epoch < entry.epoch:
             # It was the newest when it was sent, and another response replaced it meanwhile.
@@ -541,7 +544,7 @@ def _trial_of(entry: _Entry) -> str | None:
     Sending the former leaves the newest for later, so that there is one of the latter afterwards.
     """
     older = (nonce for nonce in reversed(entry.pool) if nonce != entry.newest)
-    return (next(older, None) if entry.reuse_refused else None) or next(reversed(entry.accepted), None)
+    return (next(older, None) if entry.reuses_refused else None) or next(reversed(entry.accepted), None)
 
 
 def _remember(memory: OrderedDict[str, _T], name: str, value: _T, limit: int) -> None:

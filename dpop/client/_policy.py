@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dpop._tracebacks import hide_frames
 from dpop.client._clock import ServerClocks
@@ -24,22 +24,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("dpop.client")
 _MAX_TOLD = 100
 
-__all__ = ["Decision", "Policy", "PolicyOptions", "checked_origins", "headers_to_withhold"]
-
-
-class PolicyOptions(TypedDict, total=False):
-    """The keyword arguments of :class:`Policy`; every adapter takes them unchanged."""
-
-    access_token: AccessToken | None
-    as_endpoints: Iterable[str]
-    insecure_origins: str | Iterable[str]
-    profile: Profile
-    nonces: Literal["auto", "required"] | None
-    algs: Iterable[str] | str | None
-    learn_clock: bool
-    rebuild: Callable[[bytes], bytes] | None
-    serial: bool | None
-    renew_refused: bool
+__all__ = ["Decision", "Policy", "checked_origins", "headers_to_withhold"]
 
 
 class Decision(NamedTuple):
@@ -121,7 +106,7 @@ class Policy:
         self.nonces_required: bool = (nonces or profile.nonces) == "required"
         self.clocks: ServerClocks | None = ServerClocks() if learn_clock else None
         self.renew_refused: bool = renew_refused
-        self.refusals: RefusedTokens = RefusedTokens()
+        self._refused_tokens: RefusedTokens = RefusedTokens()
         self.serial: bool | None = profile.serial if serial is None else serial
         self.rebuild: Callable[[bytes], bytes] | None = None if rebuild is None else _checked(rebuild)
 
@@ -137,12 +122,6 @@ class Policy:
         :raises InsecureOriginError: an http:// origin that is not this machine's.
         """
         self.origins |= checked_origins(origins, insecure_origins)
-
-    @classmethod
-    def taking(cls, prover: Key | Prover, origins: str | Iterable[str], options: dict[str, Any]) -> Policy:
-        """A policy from an adapter's keyword arguments, taken out of ``options``; the library's stay."""
-        own = {name: options.pop(name) for name in PolicyOptions.__annotations__ if name in options}
-        return cls(prover, origins=origins, **own)
 
     def priming_role(
         self, url: str, role: Role | None = None, *, credentials: RequestCredentials | None = None

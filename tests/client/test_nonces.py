@@ -425,6 +425,23 @@ def test_a_server_that_takes_only_its_newest_nonce_is_found_out() -> None:
     assert server.refusals == 3
 
 
+class OneAtATimeServer(NewestOnlyServer):
+    """Takes only its newest nonce, which changes when a request was accepted."""
+
+    def response(self, nonce: str | None) -> tuple[bool, str]:
+        if nonce in self.valid or not self.valid:
+            return super().response(nonce)
+        self.refusals += 1
+        return False, next(iter(self.valid))
+
+
+def test_a_server_that_has_one_nonce_at_a_time_is_found_out() -> None:
+    """Two refusals: without a nonce, and with one that was accepted, for which there is none but the newest."""
+    cache, server = NonceCache(), OneAtATimeServer()
+    assert run(cache, server, workers=16, rounds=40) == 1
+    assert server.refusals == 2
+
+
 def test_a_server_that_begins_to_take_only_its_newest_nonce_is_found_out() -> None:
     """Some of the requests on their way are lost, for the server did not take them; the next go one at a time."""
     cache, server = NonceCache(), NewestOnlyServer()

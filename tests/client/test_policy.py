@@ -125,15 +125,6 @@ def test_what_a_foreign_origin_does_not_get(authorization: str | None, withheld:
     assert headers_to_withhold(authorization) == withheld
 
 
-def test_options_are_split() -> None:
-    """An adapter's keyword arguments are the policy's and, left behind, the library's own."""
-    options = {"access_token": "t", "learn_clock": True, "pool_maxsize": 3}
-    policy = Policy.taking(KEY, "https://api.example", options)
-    assert policy.access_token == "t"
-    assert policy.clocks is not None
-    assert options == {"pool_maxsize": 3}
-
-
 def test_a_policy_shows_its_origins_only() -> None:
     """The repr names the servers and no token."""
     assert repr(Policy(KEY, origins="https://api.example", access_token="secret")) == "<Policy for https://api.example>"
