@@ -74,15 +74,18 @@ class _Mode(Enum):
     SERIAL = "one at a time"
 
 
+_TRIAL, _OPEN, _SERIAL = _Mode
+
+
 class Turn:
     """A place in the order in which requests go to a server one at a time."""
 
     __slots__ = ("_gate", "_wake", "begun", "behind", "granted", "looks", "thread", "waited")
 
     def __init__(self, now: float) -> None:
-        # A bare lock: unlike an Event, it has no other lock inside that a signal handler could find held.
-        self._gate = threading.Lock()
-        self._gate.acquire()
+        # A bare lock, made for a request that has to wait. Unlike an Event, it has no other lock inside that a signal
+        # handler could find held.
+        self._gate: threading.Lock | None = None
         self.granted: bool = False
         """Whether the request may go."""
         self.looks: int = 0
@@ -97,16 +100,24 @@ class Turn:
         """The thread of the request that is on its way."""
         self._wake: Callable[[], object] | None = None
 
+    def queue_up(self) -> None:
+        """Prepare to wait, behind another request."""
+        self.waited = True
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
     def wait(self, timeout: float) -> None:
         """Block this thread until the turn has come, at most ``timeout`` seconds. Only its owner may wait for it."""
-        self._gate.acquire(timeout=timeout)
+        if self._gate is not None:
+            self._gate.acquire(timeout=timeout)
 
     def grant(self, now: float) -> None:
         """Let the request go."""
         if not self.granted:
             self.begun = now
             self.granted = True
-            self._gate.release()
+            if self._gate is not None:
+                self._gate.release()
             if self._wake is not None:
                 with contextlib.suppress(RuntimeError):  # of an event loop that is closed
                     self._wake()
@@ -174,14 +185,14 @@ class _Entry:
 
     def try_again(self) -> None:
         """Begin a trial."""
-        self.mode = _Mode.TRIAL
+        self.mode = _TRIAL
         self.reuses_refused = 0
         self.trial_turns = 0
         self.overtaken = 0
 
     def open(self, now: float) -> None:
         """Let requests go at once, those that wait as well."""
-        self.mode = _Mode.OPEN
+        self.mode = _OPEN
         self.overtaken = 0
         self.holder = None
         while self.queue:
@@ -193,10 +204,10 @@ class _Entry:
         :param looks: how often a request that waits has looked.
         """
         seconds = 0.0 if self.holder is None else now - self.holder.begun
-        if self.mode is _Mode.TRIAL and seconds > _TRIAL_TURN_SECONDS and looks >= _TRIAL_LOOKS:
+        if self.mode is _TRIAL and seconds > _TRIAL_TURN_SECONDS and looks >= _TRIAL_LOOKS:
             self.open(now)  # a slow response must not hold up the others on a mere suspicion
             return
-        if self.mode is _Mode.SERIAL and seconds > _SERIAL_TURN_SECONDS:
+        if self.mode is _SERIAL and seconds > _SERIAL_TURN_SECONDS:
             self.holder = None
         if self.holder is None and self.queue:
             self.holder = self.queue.popleft()
@@ -269,8 +280,9 @@ class NonceCache:
             try:
                 self._busy = True
                 entry, now = self._entry(key), self._clock()
-                self._set_mode(entry, now, required=required, serial=serial)
-                if entry.mode is not _Mode.OPEN or turn is not None:
+                if entry.mode is not _OPEN or serial or entry.newest is None:
+                    self._set_mode(entry, now, required=required, serial=serial)
+                if entry.mode is not _OPEN or turn is not None:
                     turn = self._turn(entry, turn, now, wait=wait)
                     if turn is not None and not turn.granted:
                         turn.behind = None if entry.holder is None else entry.holder.thread
@@ -299,14 +311,14 @@ class NonceCache:
     def _set_mode(self, entry: _Entry, now: float, *, required: bool, serial: bool | None) -> None:
         mode = entry.mode
         if serial:
-            entry.mode, entry.serial_since = _Mode.SERIAL, now
-        elif mode is _Mode.OPEN:
+            entry.mode, entry.serial_since = _SERIAL, now
+        elif mode is _OPEN:
             if required and entry.newest is None:
                 entry.try_again()
         elif serial is False:
             if entry.newest is not None:
                 entry.open(now)
-        elif mode is _Mode.SERIAL and now - entry.serial_since > _SERIAL_SECONDS:
+        elif mode is _SERIAL and now - entry.serial_since > _SERIAL_SECONDS:
             entry.try_again()
 
     def _turn(self, entry: _Entry, turn: Turn | None, now: float, *, wait: bool) -> Turn | None:
@@ -315,10 +327,14 @@ class NonceCache:
             if not wait:
                 return None
             turn = Turn(now)
-            turn.waited = entry.holder is not None or bool(entry.queue)
+            if entry.holder is None and not entry.queue:
+                turn.granted = True
+                entry.holder = turn
+                return turn
+            turn.queue_up()
             entry.queue.append(turn)
         elif not wait and not turn.granted:
-            if entry.mode is _Mode.TRIAL:
+            if entry.mode is _TRIAL:
                 entry.open(now)
             entry.leave(turn, now)
             return None
@@ -330,10 +346,10 @@ class NonceCache:
     def _choose(self, entry: _Entry, turn: Turn | None, *, may_try: bool) -> str | None:
         """The nonce of the next proof; it is taken out of those that no proof has carried."""
         nonce = entry.newest
-        if entry.mode is _Mode.OPEN or turn is None:
+        if entry.mode is _OPEN or turn is None:
             if entry.pool and not entry.shared:
                 nonce = next(reversed(entry.pool))
-        elif entry.mode is _Mode.TRIAL and nonce is not None and (turn.waited or entry.queue):
+        elif entry.mode is _TRIAL and nonce is not None and (turn.waited or entry.queue):
             entry.trial_turns += 1
             if entry.trial_turns > _TRIAL_TURNS:
                 entry.open(turn.begun)
@@ -359,13 +375,13 @@ class NonceCache:
                 self._busy = True
                 entry, now = self._entry(lease.key), self._clock()
                 self._judge(entry, lease, nonce, accepted=False, refused=True)
-                if entry.newest is None and entry.mode is _Mode.OPEN:
+                if entry.newest is None and entry.mode is _OPEN:
                     entry.try_again()
                 entry.advance(now)
                 turn, lease.turn = lease.turn, None
-                if entry.mode is not _Mode.OPEN and turn is not entry.holder:
+                if entry.mode is not _OPEN and turn is not entry.holder:
                     turn = None
-                if turn is None and entry.mode is not _Mode.OPEN:
+                if turn is None and entry.mode is not _OPEN:
                     if entry.holder is not None and wait:
                         self._learn(entry, nonce, lease)
                         return None
@@ -492,15 +508,15 @@ class NonceCache:
             if len(entry.suspects) >= _SUSPECTS_NEEDED:
                 entry.shared = False
                 entry.suspects.clear()
-        if entry.mode is _Mode.TRIAL and lease.turn is not None:
+        if entry.mode is _TRIAL and lease.turn is not None:
             only_newest = lease.older and entry.reuses_refused > 0
             if accepted_at is not None:
                 entry.reuses_refused += 1
                 # It has no nonce for this request but the one it gave before: it knows one at a time.
                 only_newest = given == entry.newest or entry.reuses_refused > 1
             if only_newest:
-                entry.mode, entry.serial_since = _Mode.SERIAL, self._clock()
-        elif entry.mode is _Mode.OPEN and accepted_at is None and not lease.older and lease.epoch < entry.epoch:
+                entry.mode, entry.serial_since = _SERIAL, self._clock()
+        elif entry.mode is _OPEN and accepted_at is None and not lease.older and lease.epoch < entry.epoch:
             # It was the newest when it was sent, and another response replaced it meanwhile.
             entry.overtaken += 1
             if entry.overtaken >= _OVERTAKEN_NEEDED:
@@ -512,7 +528,7 @@ class NonceCache:
             if known is not None and lease.epoch < entry.epoch:
                 # A known nonce in the response to a request sent before the newest came: late, not new.
                 return
-            if entry.newest is None and entry.mode is _Mode.OPEN:
+            if entry.newest is None and entry.mode is _OPEN:
                 entry.try_again()
             entry.newest = nonce
             entry.epoch += 1
@@ -534,7 +550,7 @@ class NonceCache:
             entry.holder = None
             if not entry.shared:
                 entry.newest = None
-                if entry.mode is _Mode.OPEN:
+                if entry.mode is _OPEN:
                     entry.try_again()
 
 

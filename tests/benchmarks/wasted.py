@@ -101,7 +101,8 @@ def measure(environments: Environments, *, short: bool) -> Section:
         "Requests refused for their nonce among 1,000 to a resource server that verifies every proof, at the same rate"
         " for every client; and how long a request took from the moment it was due to its answer. Rotating: the nonce"
         " is replaced every 100 ms; with grace the one before is good too. New per answer: only the newest is good, so"
-        " that parallel requests refuse each other; who sends one at a time has no refusals and waits longer. Failed: what the user saw that was no 200. The"
+        " that parallel requests refuse each other; one at a time, none is refused, and each waits longer."
+        " Failed: what the user saw that was no 200. The"
         " picture counts a failed request as one more that was wasted: somebody has to send it again.",
         ["nonces", "workers", "added latency, ms", "client", "wasted per 1,000", "failed", "p50, ms", "p99, ms"],
     )
