@@ -18,7 +18,7 @@ class Profile(NamedTuple):
     :param name: for people and logs.
     :param nonces: ``"required"`` if the server refuses every proof without a nonce: the first request
         then goes alone and the others wait for the nonce it brings. ``"auto"``: learn it when it comes;
-        requests without one then wait for the first retry, at most a second.
+        requests without one then wait for the first response, at most a second.
     :param algs: the algorithms the server accepts, ``None`` if it does not say.
     :param code_jti: a code exchange carries ``jti = BASE64URL(SHA256(code))``, also on its nonce retry.
     :param share_nonces: one nonce serves the token endpoint and the API of one origin.

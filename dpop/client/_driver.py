@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Driving a flow, synchronously and asynchronously: waiting, asking for tokens, signing.
+"""Drive a flow, synchronously and asynchronously: wait, ask for tokens, sign.
 
-What the adapters of all HTTP libraries have in common. Nothing here decides anything; nothing in an
-adapter but these functions touches a key or a token source.
+The integrations of all HTTP libraries share these functions. They decide nothing; nothing else in an integration
+touches a key or a token source.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 
 DRAIN_BYTES = 65_536
 DRAIN_SECONDS = 1.0
-"""How much of an answer that is not handed on is read to keep its connection; beyond, it is closed."""
+"""How much of a dropped response is read to keep its connection, and for how long; beyond, it is closed."""
 
 before_each_send: contextvars.ContextVar[Callable[[], object] | None] = contextvars.ContextVar(
     "dpop_before_each_send", default=None
@@ -55,7 +55,7 @@ _POLL_SECONDS = 0.005
 
 
 class AsyncTools(Protocol):
-    """What an async library lends: a sleep, and a worker thread for keys that block."""
+    """The functions of an asynchronous library that are needed: a sleep, and a worker thread for keys that block."""
 
     async def sleep(self, seconds: float) -> None:
         """Let other tasks run for so long."""

@@ -173,6 +173,7 @@ class ProofFlow:
                 " with bytes or a file, or without automatic retries"
             )
         if isinstance(token, BearerToken) and self.role is Role.RS:
+            self.failed()  # it carries no nonce, and waits for no turn
             self._attempts += 1
             sendable_token(token)
             self._sent_token = token
@@ -200,7 +201,7 @@ class ProofFlow:
         return Attempt(data, token)
 
     def outdated(self) -> bool:
-        """Whether the proof has become too old while it waited to be written; then the next one takes its place.
+        """Whether the proof has become too old while it waited to be written; the next one then takes its place.
 
         Ask only before it is written: the next attempt has its nonce, and its body has not been read.
         """
@@ -272,7 +273,7 @@ class ProofFlow:
         return self._decide(error_of_json(body), nonce, ahead, status)
 
     def failed(self) -> None:
-        """Release what other requests may wait for, after an attempt that ended without a response."""
+        """Release what other requests may wait for; call it when the request ends, however it ends."""
         for lease in (self._lease, self._retry_lease):
             if lease is not None:
                 self.prover.nonces.release(lease)

@@ -163,6 +163,7 @@ class _Entry:
         "reuses_refused",
         "serial_since",
         "shared",
+        "slow",
         "suspects",
         "trial_turns",
     )
@@ -181,6 +182,8 @@ class _Entry:
         self.holder: Turn | None = None
         self.queue: deque[Turn] = deque()
         self.serial_since = 0.0
+        # Whether a trial ended because a response took too long.
+        self.slow = False
         self.try_again()
 
     def try_again(self) -> None:
@@ -206,6 +209,7 @@ class _Entry:
         seconds = 0.0 if self.holder is None else now - self.holder.begun
         if self.mode is _TRIAL and seconds > _TRIAL_TURN_SECONDS and looks >= _TRIAL_LOOKS:
             self.open(now)  # a slow response must not hold up the others on a mere suspicion
+            self.slow = True
             return
         if self.mode is _SERIAL and seconds > _SERIAL_TURN_SECONDS:
             self.holder = None
@@ -508,19 +512,26 @@ class NonceCache:
             if len(entry.suspects) >= _SUSPECTS_NEEDED:
                 entry.shared = False
                 entry.suspects.clear()
+        self._find_out(entry, lease, given, was_accepted=accepted_at is not None)
+
+    def _find_out(self, entry: _Entry, lease: Lease, given: str | None, *, was_accepted: bool) -> None:
+        """Conclude from a refusal whether the server takes only its newest nonce."""
         if entry.mode is _TRIAL and lease.turn is not None:
             only_newest = lease.older and entry.reuses_refused > 0
-            if accepted_at is not None:
+            if was_accepted:
                 entry.reuses_refused += 1
                 # It has no nonce for this request but the one it gave before: it knows one at a time.
                 only_newest = given == entry.newest or entry.reuses_refused > 1
             if only_newest:
                 entry.mode, entry.serial_since = _SERIAL, self._clock()
-        elif entry.mode is _OPEN and accepted_at is None and not lease.older and lease.epoch < entry.epoch:
+        elif entry.mode is _OPEN and not was_accepted and not lease.older and lease.epoch < entry.epoch:
             # It was the newest when it was sent, and another response replaced it meanwhile.
             entry.overtaken += 1
             if entry.overtaken >= _OVERTAKEN_NEEDED:
-                entry.try_again()
+                if entry.slow:  # a trial would end as the last one did
+                    entry.mode, entry.serial_since = _SERIAL, self._clock()
+                else:
+                    entry.try_again()
 
     def _learn(self, entry: _Entry, nonce: str, lease: Lease) -> None:
         known = entry.known.get(nonce)

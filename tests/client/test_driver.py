@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from dpop.client._driver import (
     wait_for_nonce,
 )
 from dpop.client._flow import ProofFlow
+from dpop.client._nonces import NonceCache
 from dpop.client._policy import Policy
 from dpop.client._prover import Prover
 from dpop.client._request import OutgoingRequest
@@ -30,6 +33,17 @@ from dpop.errors import ArgumentTypeError, UsageError
 
 KEY = dpop.generate_key()
 WIRE = ("https", "api.example", "/")
+
+
+class BareTools:
+    """What a loop of one line lends."""
+
+    @types.coroutine
+    def sleep(self, seconds: float) -> Generator[str, None, None]:
+        yield "pause"
+
+    async def to_thread(self, function: Callable[[], Any]) -> Any:
+        return function()
 
 
 class AsyncioTools:
@@ -70,6 +84,50 @@ def test_a_blocking_key_does_not_stop_the_event_loop() -> None:
     key = SlowKey()
     asyncio.run(async_sign(flow(key), *WIRE, None, tools=AsyncioTools()))
     assert key.thread not in {None, threading.main_thread()}
+
+
+def test_a_task_waits_for_its_turn() -> None:
+    """It goes on as soon as another thread gives the turn back."""
+    prover = Prover(KEY)
+    first, second = flow(prover), flow(prover)
+    assert first.ready() is None
+
+    async def scene() -> None:
+        waiting = asyncio.ensure_future(async_wait_for_nonce(second, AsyncioTools()))
+        await asyncio.sleep(0)
+        threading.Thread(target=first.failed).start()
+        await waiting
+
+    asyncio.run(scene())
+    assert second.ready() is None
+
+
+def test_a_task_of_another_event_loop_waits_for_its_turn() -> None:
+    """Where asyncio does not run the task, it looks from time to time."""
+    prover = Prover(KEY)
+    first, second = flow(prover), flow(prover)
+    assert first.ready() is None
+    waiting = async_wait_for_nonce(second, BareTools())
+    assert waiting.send(None) == "pause"
+    assert waiting.send(None) == "pause"
+    first.failed()
+    with pytest.raises(StopIteration):
+        waiting.send(None)
+    assert second.ready() is None
+
+
+def test_tasks_of_a_dead_loop_hold_nobody_up() -> None:
+    """A request on its way and one that waits, of a loop that never runs again: after seconds the next may go."""
+    prover = Prover(KEY, nonces=NonceCache(clock=itertools.count(0, 3).__next__))
+    holder, waiter, one = (flow(prover, serial=True) for _ in range(3))
+    assert holder.ready() is None
+    waiting = async_wait_for_nonce(waiter, BareTools())
+    assert waiting.send(None) == "pause"
+    waiting.close()
+    looks = 0
+    while one.ready() is not None:
+        looks += 1
+        assert looks < 10
 
 
 def test_a_token_is_asked_for_once_per_attempt() -> None:

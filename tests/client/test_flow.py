@@ -18,7 +18,7 @@ from dpop.client._flow import Attempt, ProofFlow, Step
 from dpop.client._nonces import NonceCache, NonceKey, Role
 from dpop.client._policy import Policy
 from dpop.client._prover import Prover
-from dpop.client._request import OutgoingRequest
+from dpop.client._request import BearerToken, OutgoingRequest
 from dpop.errors import CredentialError, InvalidTargetError, UnrewindableBodyError
 from dpop.htu import Origin
 from dpop.profiles import GOOGLE, RFC9449
@@ -555,6 +555,24 @@ def test_requests_with_one_dead_token_tell_the_source_once() -> None:
     late.flow.asked_at = time.monotonic() + 1
     late.send("token")
     assert late.response(401, dead) is Step.DONE
+
+
+def test_a_request_without_a_proof_says_nothing_of_a_nonce() -> None:
+    """A token that is bound to no key goes without a proof: it takes no nonce and no turn, and settles nothing."""
+    token = BearerToken("unbound")
+    rules = policy(access_token=lambda: token)
+    key = NonceKey(KEY.thumbprint, Origin.parse(ORIGIN), Role.RS)
+    rules.prover.nonces.learn(key, "a")
+    first, second = (Exchange(rules, OutgoingRequest("GET", f"{ORIGIN}/things")) for _ in range(2))
+    for exchange in (first, second):
+        assert exchange.flow.ready() is None
+        exchange.flow.attempt("https", "api.example", "/things", token)
+    for exchange in (first, second):
+        assert exchange.response(200) is Step.DONE
+    for nonce in ("b", "c"):
+        rules.prover.nonces.learn(key, nonce)
+    bound = [Exchange(rules, OutgoingRequest("GET", f"{ORIGIN}/things")) for _ in range(2)]
+    assert [exchange.send("token")["nonce"] for exchange in bound] == ["c", "b"]
 
 
 @pytest.mark.parametrize(("status", "then"), [(200, ["c", "c"]), (500, ["c", "b"]), (403, ["c", "b"])])

@@ -479,6 +479,21 @@ def test_a_request_that_cannot_be_sent_again_tries_nothing() -> None:
     assert after(cache, waiting, may_try=False).nonce == "b"
 
 
+def test_a_slow_server_that_takes_only_its_newest_nonce_is_found_out() -> None:
+    """A response that takes longer than a trial waits for opens the entry; nonces that are overtaken close it again."""
+    clock = Clock()
+    cache, server = NonceCache(clock=clock), NewestOnlyServer()
+    pilot, waiting = lease(cache, wait=True), turn(cache)
+    for _ in range(4):
+        clock.now += 0.3
+        cache.lease(KEY, wait=True, turn=waiting)
+    exchange(cache, server, pilot)
+    run(cache, server, workers=16, rounds=10, lost=16)
+    refusals = server.refusals
+    assert run(cache, server, workers=16, rounds=10) == 1
+    assert server.refusals == refusals
+
+
 def serial(clock: Clock) -> NonceCache:
     """A cache that has found out that a server takes only its newest nonce."""
     cache = NonceCache(clock=clock)
