@@ -50,6 +50,9 @@ _TRIAL_TURNS = 64
 _OVERTAKEN_NEEDED = 3
 """How many nonces must be refused because another response replaced them before an open server is tried again."""
 
+_USES_NEEDED = 5
+"""How often one nonce must be accepted after others had used up the nonce of a retry."""
+
 _T = TypeVar("_T")
 
 
@@ -132,7 +135,7 @@ class Turn:
 class Lease:
     """One proof's nonce, and the facts the cache needs to judge the response to it."""
 
-    __slots__ = ("epoch", "generation", "key", "nonce", "older", "reserved", "turn")
+    __slots__ = ("epoch", "generation", "key", "nonce", "older", "reserved", "retry", "turn")
 
     def __init__(self, key: NonceKey, nonce: str | None, generation: int, epoch: int) -> None:
         self.key: NonceKey = key
@@ -141,6 +144,7 @@ class Lease:
         self.epoch: int = epoch
         self.older: bool = False
         self.reserved: bool = False
+        self.retry: bool = False
         self.turn: Turn | None = None
 
     def __repr__(self) -> str:
@@ -160,12 +164,15 @@ class _Entry:
         "overtaken",
         "pool",
         "queue",
+        "reused",
         "reuses_refused",
         "serial_since",
         "shared",
         "slow",
+        "strict",
         "suspects",
         "trial_turns",
+        "uses",
     )
 
     def __init__(self) -> None:
@@ -182,6 +189,10 @@ class _Entry:
         self.holder: Turn | None = None
         self.queue: deque[Turn] = deque()
         self.serial_since = 0.0
+        # How often the nonce has been accepted that was accepted again last; whether two do not suffice.
+        self.reused: str | None = None
+        self.uses = 0
+        self.strict = False
         # Whether a trial ended because a response took too long.
         self.slow = False
         self.try_again()
@@ -196,6 +207,7 @@ class _Entry:
     def open(self, now: float) -> None:
         """Let requests go at once, those that wait as well."""
         self.mode = _OPEN
+        self.strict = False
         self.overtaken = 0
         self.holder = None
         while self.queue:
@@ -396,7 +408,7 @@ class NonceCache:
                     self._learn(entry, nonce, lease)
                 entry.pool.pop(nonce, None)
                 retry = Lease(lease.key, nonce, self._generation, entry.epoch)
-                retry.reserved = not entry.shared
+                retry.retry, retry.reserved = True, not entry.shared
                 retry.turn = turn
                 return retry
             finally:
@@ -494,7 +506,10 @@ class NonceCache:
         if nonce in entry.accepted:
             entry.shared = True
             entry.suspects.clear()
-            entry.open(self._clock())
+            entry.uses = entry.uses + 1 if nonce == entry.reused else 2
+            entry.reused = nonce
+            if not entry.strict or entry.uses >= _USES_NEEDED:
+                entry.open(self._clock())
         else:
             _remember(entry.accepted, nonce, self._clock(), _HISTORY_SIZE)
             if lease.older:
@@ -524,6 +539,9 @@ class NonceCache:
                 only_newest = given == entry.newest or entry.reuses_refused > 1
             if only_newest:
                 entry.mode, entry.serial_since = _SERIAL, self._clock()
+        elif entry.mode is _OPEN and lease.retry:
+            # Others used up what was given for this retry: each nonce is good a few times.
+            entry.mode, entry.serial_since, entry.strict = _SERIAL, self._clock(), True
         elif entry.mode is _OPEN and not was_accepted and not lease.older and lease.epoch < entry.epoch:
             # It was the newest when it was sent, and another response replaced it meanwhile.
             entry.overtaken += 1

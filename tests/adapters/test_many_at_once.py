@@ -89,6 +89,46 @@ def test_500_tasks_meet_one_challenge(name: str, server_kind: Callable[[], Handl
         assert len(server.requests) <= 2 * tasks
 
 
+class FewUses:
+    """Takes each nonce three times, and gives a new one when one is used up."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.count = itertools.count()
+        self.left: dict[str | None, int] = {}
+        self.newest = ""
+
+    def __call__(self, request: Received) -> Response:
+        with self.lock:
+            left = self.left.get(request.nonce, 0)
+            if left:
+                self.left[request.nonce] = left - 1
+            if not self.left.get(self.newest):
+                self.newest = f"n{next(self.count)}"
+                self.left[self.newest] = 3
+            fresh = self.newest
+        return Response(200, [("DPoP-Nonce", fresh)]) if left else challenge(fresh)
+
+
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_six_threads_at_a_server_whose_nonces_are_good_for_three_uses(name: str) -> None:
+    """Others may use up the nonce of a retry. That is found out, and then requests go one at a time: none is lost.
+
+    Of those that are on their way at that moment, each may be.
+    """
+    with Recorder(FewUses()) as server, make(name, origins=server.origin, access_token=TOKEN) as client:
+        barrier = threading.Barrier(6)
+
+        def work(_number: int) -> list[int]:
+            barrier.wait()
+            return [client.send("GET", server.url("/r")).status for _ in range(50)]
+
+        with ThreadPoolExecutor(6) as pool:
+            statuses = [status for result in pool.map(work, range(6)) for status in result]
+        assert statuses.count(200) >= 295
+        assert len(server.requests) <= 330
+
+
 class NewestOnly:
     """Takes only the newest nonce it gave, gives a new one with each response, and redirects a quarter of the requests.
 

@@ -494,6 +494,38 @@ def test_a_slow_server_that_takes_only_its_newest_nonce_is_found_out() -> None:
     assert server.refusals == refusals
 
 
+class FewUsesServer(SingleUseServer):
+    """Takes each nonce three times, and gives a new one when one is used up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.newest, self.left = "n0", {"n0": 3}
+
+    def response(self, nonce: str | None) -> tuple[bool, str]:
+        left = self.left.get(nonce or "", 0)
+        if left:
+            self.left[nonce or ""] = left - 1
+        else:
+            self.refusals += 1
+        if not self.left[self.newest]:
+            self.given += 1
+            self.newest = f"n{self.given}"
+            self.left[self.newest] = 3
+        return left > 0, self.newest
+
+
+def test_a_server_whose_nonces_are_good_for_a_few_uses_is_found_out() -> None:
+    """Where others use up the nonce of a retry, requests go one at a time, until a nonce was taken five times."""
+    clock = Clock()
+    cache, server = NonceCache(clock=clock), FewUsesServer()
+    run(cache, server, workers=6, rounds=10, lost=5)
+    refusals = server.refusals
+    assert run(cache, server, workers=6, rounds=40) == 1
+    assert server.refusals == refusals
+    server.left[server.newest] = 1000
+    assert run(cache, server, workers=6, rounds=10) == 6
+
+
 def serial(clock: Clock) -> NonceCache:
     """A cache that has found out that a server takes only its newest nonce."""
     cache = NonceCache(clock=clock)
