@@ -20,15 +20,28 @@ slash is refused.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, overload
 from urllib.parse import quote
 
 from dpop._tracebacks import hide_frames
-from dpop.errors import InvalidProof, ReplayCacheError, UsageError
-from dpop.server import Access, ProtectedResource, ResourceRequest, Response, with_nonce
+from dpop.errors import InvalidProof, UsageError
+from dpop.server import (
+    REFUSALS,
+    Access,
+    ProtectedResource,
+    Reason,
+    Refusal,
+    ResourceRequest,
+    Response,
+    refusal_behind_500,
+    with_nonce,
+)
 
-__all__ = ["Application", "DPoPMiddleware", "Message", "Receive", "Scope", "Send", "access"]
+__all__ = ["Application", "DPoPMiddleware", "Message", "Receive", "Scope", "Send", "access", "refusal"]
 
 Scope = MutableMapping[str, Any]
 """The scope of one ASGI connection."""
@@ -41,10 +54,11 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 """An ASGI 3 application."""
 
-_KEY = "dpop.gate"
+_KEY = "dpop.request"
 _MAX_DRAINED = 65536
 # RFC 3986 §3.3: what may stand in a path as it is.
 _PATH_SAFE = "/:@!$&'(),;=~*+"
+_log = logging.getLogger("dpop.server")
 
 
 class DPoPMiddleware:
@@ -52,70 +66,155 @@ class DPoPMiddleware:
 
     :param app: any ASGI application.
     :param resource: decides which requests are admitted.
+    :param replace_500: send the refusal in place of the "500 Internal Server Error" that most frameworks make of an
+        InvalidProof for which they have no error handler. The first time, a WARNING says so: better register one.
     """
 
-    def __init__(self, app: Application, resource: ProtectedResource) -> None:
+    def __init__(self, app: Application, resource: ProtectedResource, *, replace_500: bool = True) -> None:
         self._app = app
         self._resource = resource
+        self._replace_500 = replace_500
+        self._has_warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection (ASGI 3)."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        gate = _Gate(self._resource, scope)
-        reply = _Reply(gate, scope, receive, send)
+        request = _Request(self._resource, scope)
+        reply = _Reply(request, scope, receive, send, self._instead_of_500)
         try:
-            if self._resource.needs_token(gate.request):
-                await gate.access()
-            await self._app({**scope, _KEY: gate}, reply.receive, reply.send)
-        except (InvalidProof, ReplayCacheError) as error:
+            if self._resource.needs_token(request.described):
+                request.admitted = await self._resource.aadmit(request.described)
+            await self._app({**scope, _KEY: request}, reply.receive, reply.send)
+        except REFUSALS as error:
+            if reply.replaced:
+                return  # the framework sent its response and raised the error again
             if reply.started:
                 raise
-            await reply.refuse(self._resource.refusal(gate.request, error, gate.admitted))
+            await reply.refuse(request.refusal(error))
+
+    def _instead_of_500(self, request: _Request) -> Response | None:
+        error = refusal_behind_500(request.refused) if self._replace_500 else None
+        if error is None:
+            return None
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "the framework made a 500 of a refusal, and dpop.asgi sends the refusal instead; register an error "
+                "handler for dpop.server.REFUSALS that returns dpop.asgi.refusal(scope, error)"
+            )
+        return request.refusal(error)
 
 
+@overload
+async def access(scope: Scope) -> Access: ...
+@overload
+async def access(scope: Scope, *, optional: Literal[False]) -> Access: ...
+@overload
+async def access(scope: Scope, *, optional: Literal[True]) -> Access | None: ...
 @hide_frames
-async def access(scope: Scope) -> Access:
-    """The access that this request was given. On a public path, the request is admitted now.
+async def access(scope: Scope, *, optional: bool = False) -> Access | None:
+    """The access that this request was given. On a public path, the request is admitted now, once.
 
+    :param optional: return None for a request without a token. One with a token that is refused raises all the same.
     :raises InvalidProof: the request is refused; the middleware turns that into a response.
     :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; the middleware responds to that too.
+    :raises LookupUnavailableError: the look-up cannot tell whether the token is valid; likewise.
     :raises UsageError: the application is not wrapped in the middleware.
     """
-    gate = scope.get(_KEY)
-    if not isinstance(gate, _Gate):
-        raise UsageError("the application is not wrapped in dpop.asgi.DPoPMiddleware")
-    return await gate.access()
+    request = _request_of(scope)
+    try:
+        return await request.access()
+    except InvalidProof as error:
+        if optional and error.reason == Reason.NO_CREDENTIALS:
+            return None
+        request.refused = error
+        raise
+    except REFUSALS as error:
+        request.refused = error
+        raise
 
 
-class _Gate:
+def refusal(scope: Scope, error: Refusal) -> Response:
+    """The response to such an error, status and header fields, for the error handler of a framework.
+
+    :raises UsageError: the application is not wrapped in the middleware.
+    """
+    return _request_of(scope).refusal(error)
+
+
+class _Request:
     """One request, and the access it was given."""
 
     def __init__(self, resource: ProtectedResource, scope: Scope) -> None:
         self._resource = resource
-        self.request = _request(scope)
+        self.described = _described(scope)
         self.admitted: Access | None = None
+        self.refused: Refusal | None = None
+        self._admission: asyncio.Future[Access] | None = None
 
     async def access(self) -> Access:
+        """Admit the request if it is not yet; tasks that ask at the same time get one result."""
         if self.admitted is None:
-            self.admitted = await self._resource.aadmit(self.request)
+            self.admitted = await self._admit()
+        if self.admitted.on_refusal is None:
+            self.admitted = replace(self.admitted, on_refusal=self._note)
         return self.admitted
+
+    async def _admit(self) -> Access:
+        if self._admission is None:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:  # another event loop, such as trio's
+                return await self._resource.aadmit(self.described)
+            # A task of its own: if the first caller is cancelled, the proof has been used and others still wait.
+            self._admission = asyncio.ensure_future(self._resource.aadmit(self.described))
+            self._admission.add_done_callback(_retrieve)
+        return await asyncio.shield(self._admission)
+
+    def refusal(self, error: Refusal) -> Response:
+        return self._resource.refusal(self.described, error, self.admitted)
+
+    def _note(self, error: InvalidProof) -> None:
+        self.refused = error
+
+
+def _retrieve(admission: asyncio.Future[Access]) -> None:
+    """Look at the error of an admission for which nobody waits any more, so that asyncio does not complain."""
+    if not admission.cancelled():
+        admission.exception()
+
+
+def _request_of(scope: Scope) -> _Request:
+    request = scope.get(_KEY)
+    if not isinstance(request, _Request):
+        raise UsageError("the application is not wrapped in dpop.asgi.DPoPMiddleware")
+    return request
 
 
 class _Reply:
     """Sends the application's response with the next nonce, or a refusal."""
 
-    def __init__(self, gate: _Gate, scope: Scope, receive: Receive, send: Send) -> None:
-        self._gate = gate
+    def __init__(
+        self,
+        request: _Request,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        instead_of_500: Callable[[_Request], Response | None],
+    ) -> None:
+        self._request = request
         self._is_http = scope["type"] == "http"
         self._can_refuse_in_http = self._is_http or "websocket.http.response" in (scope.get("extensions") or {})
         self._waits_for_100 = any(name.lower() == b"expect" for name, _ in scope["headers"])
         self._receive = receive
         self._send = send
+        self._instead_of_500 = instead_of_500
         self._more_body = True
         self._handshake_taken = self._is_http
         self.started = False
+        self.replaced = False
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -124,9 +223,15 @@ class _Reply:
         return message
 
     async def send(self, message: Message) -> None:
+        if self.replaced:
+            return
         if message["type"] in {"http.response.start", "websocket.accept", "websocket.http.response.start"}:
+            if message.get("status") == 500 and (response := self._instead_of_500(self._request)) is not None:
+                self.replaced = True
+                await self.refuse(response)
+                return
             self.started = True
-            admitted = self._gate.admitted
+            admitted = self._request.admitted
             if admitted is not None and admitted.next_nonce is not None:
                 fields = [
                     (name.decode("latin-1"), value.decode("latin-1")) for name, value in message.get("headers") or ()
@@ -163,7 +268,7 @@ def _encoded(fields: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
 
 
-def _request(scope: Scope) -> ResourceRequest:
+def _described(scope: Scope) -> ResourceRequest:
     raw = scope.get("raw_path")
     target = quote(scope["path"], safe=_PATH_SAFE, errors="replace") if raw is None else raw.decode("latin-1")
     query = scope.get("query_string", b"").decode("latin-1")

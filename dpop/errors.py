@@ -43,7 +43,8 @@
     │       └── TokenLockError          another holds the lock of the tokens, and does not let go
     ├── UnrewindableBodyError           a request would have to be sent again, and its body is gone
     ├── InvalidProof                    a verifier refuses a proof, or what came with it
-    └── ReplayCacheError                the replay cache is full or cannot be reached
+    ├── ReplayCacheError                the replay cache is full or cannot be reached
+    └── LookupUnavailableError          a server cannot tell now whether an access token is valid
 
 ``UsageError`` and ``DPoPKeyError`` are faults on this side; ``InvalidProof`` and ``TokenRequestError``
 come from the peer. Each class has a stable ``code`` for programs; the text is for people and may change.
@@ -77,6 +78,7 @@ __all__ = [
     "KeyPasswordError",
     "KeyThrottledError",
     "KeyUnavailableError",
+    "LookupUnavailableError",
     "MissingExtraError",
     "OutcomeUnknownError",
     "PinError",
@@ -357,9 +359,33 @@ def _rebuild_invalid_proof(error: str, reason: str, detail: str, facts: dict[str
 
 
 class ReplayCacheError(DPoPError):
-    """The replay cache is full or cannot be reached: the proof must not be accepted (RFC 9449 §11.1)."""
+    """The replay cache is full or cannot be reached: the proof must not be accepted (RFC 9449 §11.1).
+
+    :param retry_after: seconds after which there may be room again; None if that is not known.
+    """
 
     code = "replay_cache"
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class LookupUnavailableError(DPoPError):
+    """A server cannot tell now whether an access token is valid: what it has to ask does not respond.
+
+    Raise it in a token look-up. The client gets a 503 and keeps its token; a 401 would tell it to throw that away.
+
+    :param retry_after: seconds after which the client may try again; None if that is not known.
+    """
+
+    code = "lookup_unavailable"
+
+    def __init__(
+        self, message: str = "the access token cannot be checked now", *, retry_after: float | None = None
+    ) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
 
 
 class TokenError(DPoPError):

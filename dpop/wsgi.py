@@ -23,22 +23,37 @@ there is, it is encoded again, and a URL with an encoded slash is refused.
 from __future__ import annotations
 
 import http
-import sys
-from collections.abc import Callable, Iterable
-from typing import Any
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Literal, overload
 from urllib.parse import quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from dpop._tracebacks import hide_frames
-from dpop.errors import InvalidProof, ReplayCacheError, UsageError
-from dpop.server import Access, ProtectedResource, ResourceRequest, Response, with_nonce
+from dpop.errors import InvalidProof, UsageError
+from dpop.server import (
+    REFUSALS,
+    Access,
+    ProtectedResource,
+    Reason,
+    Refusal,
+    ResourceRequest,
+    Response,
+    refusal_behind_500,
+    with_nonce,
+)
 
 __all__ = ["DPoPMiddleware", "access", "refusal"]
 
-_KEY = "dpop.gate"
+_KEY = "dpop.request"
 _NO_BODY = [("Content-Type", "text/plain"), ("Content-Length", "0")]  # wsgiref.validate wants both
 # RFC 3986 §3.3: what may stand in a path as it is.
 _PATH_SAFE = "/:@!$&'(),;=~*+"
+_log = logging.getLogger("dpop.server")
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
 class DPoPMiddleware:
@@ -46,79 +61,218 @@ class DPoPMiddleware:
 
     :param app: any WSGI application.
     :param resource: decides which requests are admitted.
+    :param replace_500: send the refusal in place of the "500 Internal Server Error" that most frameworks make of an
+        InvalidProof for which they have no error handler. The first time, a WARNING says so: better register one.
     :raises UsageError: its token look-up or a cache is async.
     """
 
-    def __init__(self, app: WSGIApplication, resource: ProtectedResource) -> None:
+    def __init__(self, app: WSGIApplication, resource: ProtectedResource, *, replace_500: bool = True) -> None:
         if resource.is_async:
             raise UsageError("WSGI cannot await the token look-up or the replay cache; use synchronous ones")
         self._app = app
         self._resource = resource
+        self._replace_500 = replace_500
+        self._has_warned = False
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request (PEP 3333)."""
-        gate = environ[_KEY] = _Gate(self._resource, environ)
-
-        def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
-            nonce = None if gate.admitted is None else gate.admitted.next_nonce
-            return start_response(status, with_nonce(headers, nonce), *exc_info)
-
+        request = environ[_KEY] = _Request(self._resource, environ)
+        reply = _Reply(request, start_response, self._instead_of_500)
         try:
-            if self._resource.needs_token(gate.request):
-                gate.access()
-            return self._app(environ, start)
-        except (InvalidProof, ReplayCacheError) as error:
-            status, headers = gate.refusal(error)
-            line = f"{status} {http.HTTPStatus(status).phrase}"
-            # With the exception: the application may have announced another response, and not sent it.
-            start_response(line, [*headers, *_NO_BODY], sys.exc_info())
-            return [b""]
+            if self._resource.needs_token(request.described):
+                request.access()
+            chunks = self._app(environ, reply.start)
+        except REFUSALS as error:
+            return reply.refuse(error)
+        if isinstance(chunks, (list, tuple, _file_wrapper(environ))):
+            return chunks if reply.begin() else [b""]  # nothing can be refused any more
+        return _Chunks(reply, chunks)
+
+    def _instead_of_500(self, request: _Request) -> Response | None:
+        error = refusal_behind_500(request.refused) if self._replace_500 else None
+        if error is None:
+            return None
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "the framework made a 500 of a refusal, and dpop.wsgi sends the refusal instead; register an error "
+                "handler for dpop.server.REFUSALS that returns dpop.wsgi.refusal(environ, error)"
+            )
+        return request.refusal(error)
 
 
+@overload
+def access(environ: WSGIEnvironment) -> Access: ...
+@overload
+def access(environ: WSGIEnvironment, *, optional: Literal[False]) -> Access: ...
+@overload
+def access(environ: WSGIEnvironment, *, optional: Literal[True]) -> Access | None: ...
 @hide_frames
-def access(environ: WSGIEnvironment) -> Access:
-    """The access that this request was given. On a public path, the request is admitted now.
+def access(environ: WSGIEnvironment, *, optional: bool = False) -> Access | None:
+    """The access that this request was given. On a public path, the request is admitted now, once.
 
+    :param optional: return None for a request without a token. One with a token that is refused raises all the same.
     :raises InvalidProof: the request is refused; see :func:`refusal`.
     :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; see :func:`refusal`.
+    :raises LookupUnavailableError: the look-up cannot tell whether the token is valid; see :func:`refusal`.
     :raises UsageError: the application is not wrapped in the middleware.
     """
-    return _gate(environ).access()
+    request = _request_of(environ)
+    try:
+        return request.access()
+    except InvalidProof as error:
+        if optional and error.reason == Reason.NO_CREDENTIALS:
+            return None
+        request.refused = error
+        raise
+    except REFUSALS as error:
+        request.refused = error
+        raise
 
 
-def refusal(environ: WSGIEnvironment, error: InvalidProof | ReplayCacheError) -> Response:
+def refusal(environ: WSGIEnvironment, error: Refusal) -> Response:
     """The response to such an error, status and header fields, for the error handler of a framework.
 
     :raises UsageError: the application is not wrapped in the middleware.
     """
-    return _gate(environ).refusal(error)
+    return _request_of(environ).refusal(error)
 
 
-class _Gate:
+class _Request:
     """One request, and the access it was given."""
 
     def __init__(self, resource: ProtectedResource, environ: WSGIEnvironment) -> None:
         self._resource = resource
-        self.request = _request(environ)
+        self._lock = threading.Lock()
+        self.described = _described(environ)
         self.admitted: Access | None = None
+        self.refused: Refusal | None = None
 
     def access(self) -> Access:
-        if self.admitted is None:
-            self.admitted = self._resource.admit(self.request)
-        return self.admitted
+        """Admit the request if it is not yet; threads of one request get one result."""
+        with self._lock:
+            if self.admitted is None:
+                self.admitted = replace(self._resource.admit(self.described), on_refusal=self._note)
+            return self.admitted
 
-    def refusal(self, error: InvalidProof | ReplayCacheError) -> Response:
-        return self._resource.refusal(self.request, error, self.admitted)
+    def refusal(self, error: Refusal) -> Response:
+        return self._resource.refusal(self.described, error, self.admitted)
+
+    def _note(self, error: InvalidProof) -> None:
+        self.refused = error
 
 
-def _gate(environ: WSGIEnvironment) -> _Gate:
-    gate = environ.get(_KEY)
-    if not isinstance(gate, _Gate):
+class _Reply:
+    """Begins the application's response as late as it can, with the next nonce, or begins a refusal."""
+
+    def __init__(
+        self,
+        request: _Request,
+        start_response: StartResponse,
+        instead_of_500: Callable[[_Request], Response | None],
+    ) -> None:
+        self._request = request
+        self._start_response = start_response
+        self._instead_of_500 = instead_of_500
+        self._announced: tuple[str, list[tuple[str, str]], _ExcInfo | None] | None = None
+        self._write: Callable[[bytes], object] | None = None
+        self._replaced: Response | None = None
+        self.begun = False
+
+    def start(
+        self, status: str, headers: list[tuple[str, str]], exc_info: _ExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        """``start_response`` of the application: nothing is begun before there is a body (PEP 3333)."""
+        if self.begun:
+            return self._start_response(status, headers, exc_info)  # raises what the application gives
+        if self._announced is not None and exc_info is None:
+            raise AssertionError("start_response was called a second time without exc_info")
+        self._announced = status, headers, exc_info
+        # Here, and not later: the framework may be handling the error of which it makes its response.
+        self._replaced = self._instead_of_500(self._request) if status.startswith("500") else None
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the body in the old way (PEP 3333)."""
+        if self.begin() and self._write is not None:
+            self._write(data)
+
+    def begin(self) -> bool:
+        """Begin what was announced. False if a refusal took its place, which has no body."""
+        if self._replaced is not None:
+            self._refuse(self._replaced)
+            return False
+        if not self.begun and self._announced is not None:
+            self.begun = True
+            status, headers, exc_info = self._announced
+            admitted = self._request.admitted
+            fields = with_nonce(headers, None if admitted is None else admitted.next_nonce)
+            self._write = self._start_response(status, fields, *(() if exc_info is None else (exc_info,)))
+        return True
+
+    def refuse(self, error: Refusal) -> list[bytes]:
+        """Begin a refusal.
+
+        :raises: the error itself, if the application has begun a response.
+        """
+        if self.begun:
+            raise error
+        self._refuse(self._request.refusal(error))
+        return [b""]
+
+    def _refuse(self, response: Response) -> None:
+        if not self.begun:
+            self.begun = True
+            line = f"{response.status} {http.HTTPStatus(response.status).phrase}"
+            self._start_response(line, [*response.headers, *_NO_BODY])
+
+
+class _Chunks:
+    """The body of an application that makes it bit by bit, and may refuse the request before the first."""
+
+    def __init__(self, reply: _Reply, chunks: Iterable[bytes]) -> None:
+        self._reply = reply
+        self._chunks = chunks
+        self._body = self._begin()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._body
+
+    def close(self) -> None:
+        """Close the application's iterable, as a server does (PEP 3333)."""
+        self._body.close()
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            close()
+
+    def _begin(self) -> Generator[bytes]:
+        chunks = iter(self._chunks)
+        try:
+            first = next(chunks, b"")
+        except REFUSALS as error:
+            yield from self._reply.refuse(error)
+            return
+        if not self._reply.begin():
+            yield b""
+            return
+        yield first
+        yield from chunks
+
+
+def _request_of(environ: WSGIEnvironment) -> _Request:
+    request = environ.get(_KEY)
+    if not isinstance(request, _Request):
         raise UsageError("the application is not wrapped in dpop.wsgi.DPoPMiddleware")
-    return gate
+    return request
 
 
-def _request(environ: WSGIEnvironment) -> ResourceRequest:
+def _file_wrapper(environ: WSGIEnvironment) -> type:
+    """The class of the bodies that a server sends in its own way; it must get them as they are."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    return wrapper if isinstance(wrapper, type) else _Chunks
+
+
+def _described(environ: WSGIEnvironment) -> ResourceRequest:
     target = environ.get("REQUEST_URI") or environ.get("RAW_URI")
     root, path = environ.get("SCRIPT_NAME", "").rstrip("/"), environ.get("PATH_INFO", "")
     if target is None:

@@ -71,6 +71,7 @@ def test_codes_are_stable_and_unique() -> None:
         "KeyPasswordError": "key_password",
         "KeyThrottledError": "key_throttled",
         "KeyUnavailableError": "key_unavailable",
+        "LookupUnavailableError": "lookup_unavailable",
         "MissingExtraError": "missing_extra",
         "OutcomeUnknownError": "token_outcome_unknown",
         "PinError": "pin",

@@ -74,7 +74,8 @@ class _Marks:
         if counted > self._max_unbound:
             raise ReplayCacheError(
                 f"more than {self._max_unbound} token requests without a bound key came within {_UNBOUND_SLOT} s; "
-                "authenticate clients first (check_token_request), or raise max_unbound"
+                "authenticate clients first (check_token_request), or raise max_unbound",
+                retry_after=_UNBOUND_SLOT - self._clock() % _UNBOUND_SLOT,
             )
 
     def _is_new(self, before: object, mine: str) -> bool:

@@ -19,7 +19,7 @@ or ``aadmit``, send :meth:`ProtectedResource.refusal` or their own response, and
 
 from __future__ import annotations
 
-from dpop.errors import InvalidProof, ReplayCacheError
+from dpop.errors import InvalidProof, LookupUnavailableError, ReplayCacheError
 from dpop.server._challenge import resource_challenge, token_error, with_nonce
 from dpop.server._jws import Headers
 from dpop.server._nonces import NonceChecker, NonceIssuer, NonceVerdict
@@ -27,16 +27,19 @@ from dpop.server._reasons import Reason
 from dpop.server._replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
 from dpop.server._report import CheckVerdict, ProofReport
 from dpop.server._resource import Access, ProtectedResource, ResourceRequest, Response, TokenLookup
+from dpop.server._unhandled import REFUSALS, Refusal, refusal_behind_500
 from dpop.server._verifier import DEFAULT_ALGS, CheckedProof, ProofVerifier, VerifiedProof
 
 __all__ = [
     "DEFAULT_ALGS",
+    "REFUSALS",
     "Access",
     "AsyncReplayCache",
     "CheckVerdict",
     "CheckedProof",
     "Headers",
     "InvalidProof",
+    "LookupUnavailableError",
     "MemoryReplayCache",
     "NonceChecker",
     "NonceIssuer",
@@ -45,12 +48,14 @@ __all__ = [
     "ProofVerifier",
     "ProtectedResource",
     "Reason",
+    "Refusal",
     "ReplayCache",
     "ReplayCacheError",
     "ResourceRequest",
     "Response",
     "TokenLookup",
     "VerifiedProof",
+    "refusal_behind_500",
     "resource_challenge",
     "token_error",
     "with_nonce",

@@ -74,9 +74,17 @@ def with_nonce(headers: Iterable[tuple[str, str]], nonce: str | None) -> list[tu
     """
     if nonce is None:
         return list(headers)
-    replaced = {"dpop-nonce", "cache-control"}
-    kept = [field for field in headers if field[0].lower() not in replaced and field != _EXPOSED]
-    return [*kept, ("DPoP-Nonce", check_nonce(nonce)), _NO_STORE, _EXPOSED]
+    replaced = {"dpop-nonce", "cache-control", _EXPOSED[0].lower()}
+    fields = list(headers)
+    kept = [field for field in fields if field[0].lower() not in replaced]
+    # A browser reads names from all these fields; "*" among them does not count for requests with credentials.
+    exposed = [value for name, value in fields if name.lower() == _EXPOSED[0].lower() and value != _EXPOSED[1]]
+    return [
+        *kept,
+        ("DPoP-Nonce", check_nonce(nonce)),
+        _NO_STORE,
+        (_EXPOSED[0], ", ".join([_EXPOSED[1], *exposed])),
+    ]
 
 
 def token_error(error: InvalidProof) -> tuple[int, list[tuple[str, str]], bytes]:

@@ -134,7 +134,9 @@ def check_header(header: JoseHeader, algs: tuple[str, ...]) -> str:
         raise refuse(Reason.TYP_MISMATCH, expected="dpop+jwt", got=typ)
     alg = header.members.get("alg")
     if not isinstance(alg, str) or alg not in algs:
-        raise refuse(Reason.ALG_REFUSED, expected=" or ".join(algs), got=alg)
+        known = isinstance(alg, str) and alg in ALGORITHMS
+        because = "this package knows it, and a server allows it with algs=" if known else None
+        raise refuse(Reason.ALG_REFUSED, because=because, expected=" or ".join(algs), got=alg)
     return alg
 
 

@@ -160,7 +160,7 @@ class MemoryReplayCache:
             ):
                 self._forget_expired(now, self._size)
                 held = self._per_owner.get(owner, 0)
-                self._refuse_when_full(held, unbound=unbound)
+                self._refuse_when_full(held, self._due[0] - now if self._due else 0, unbound=unbound)
             second = math.ceil(expires_at)
             bucket = self._buckets.get(second)
             if bucket is None:
@@ -174,21 +174,24 @@ class MemoryReplayCache:
                 self._unbound.add(key)
             return True
 
-    def _refuse_when_full(self, held: int, *, unbound: bool) -> None:
+    def _refuse_when_full(self, held: int, retry_after: float, *, unbound: bool) -> None:
         if unbound and len(self._unbound) >= self._max_unbound:
             raise ReplayCacheError(
                 f"the replay cache holds {self._max_unbound} proofs of token requests without a bound key, which is "
-                "their share; authenticate clients first (check_token_request), or raise unbound_share"
+                "their share; authenticate clients first (check_token_request), or raise unbound_share",
+                retry_after=retry_after,
             )
         if self._size >= self._max_entries:
             raise ReplayCacheError(
                 f"the replay cache holds its {self._max_entries} entries; raise max_entries, "
-                "lower the verifier's max_age, or spread the load"
+                "lower the verifier's max_age, or spread the load",
+                retry_after=retry_after,
             )
         if held >= self._max_per_key:
             raise ReplayCacheError(
                 f"one proof key has its {self._max_per_key} entries in the replay cache; "
-                "raise max_per_key if a client may send that many requests"
+                "raise max_per_key if a client may send that many requests",
+                retry_after=retry_after,
             )
 
     def _forget_expired(self, now: float, at_most: int) -> None:

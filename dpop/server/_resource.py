@@ -6,11 +6,13 @@ The integrations :mod:`dpop.asgi` and :mod:`dpop.wsgi` describe requests to it a
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
+import math
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +23,7 @@ from dpop.errors import (
     InsecureOriginError,
     InvalidProof,
     InvalidTargetError,
-    ReplayCacheError,
+    LookupUnavailableError,
     UsageError,
 )
 from dpop.htu import MAX_HTU, canonical, unescape
@@ -29,6 +31,7 @@ from dpop.origin import Origin, split_url
 from dpop.server._challenge import resource_challenge
 from dpop.server._jws import Headers, header_fields
 from dpop.server._reasons import Reason, refuse
+from dpop.server._unhandled import REFUSALS, Refusal
 from dpop.server._verifier import CheckedProof, ProofVerifier, VerifiedProof
 
 __all__ = [
@@ -175,17 +178,20 @@ class Response(NamedTuple):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Access:
-    """A request that was let in: whose token it has, and whose proof.
+    """The access that a request was given.
 
-    :param claims: what the look-up said of the token.
-    :param proof: None for a bearer token.
-    :param next_nonce: what to send as ``DPoP-Nonce`` with the response, if anything.
+    :param scheme: the scheme of its token.
+    :param claims: the claims of its token, or the introspection response, from the look-up.
+    :param proof: its proof; None for a bearer token.
+    :param next_nonce: the value to send as ``DPoP-Nonce`` with the response; None if the client needs no new nonce.
+    :param on_refusal: called with each error that :meth:`require_scope` raises, for an integration.
     """
 
     scheme: Literal["DPoP", "Bearer"]
     claims: Mapping[str, Any]
     proof: VerifiedProof | None
     next_nonce: str | None
+    on_refusal: Callable[[InvalidProof], object] | None = field(default=None, compare=False)
 
     def require_scope(self, scope: str) -> None:
         """Raise if the token lacks one of the space-separated scopes (RFC 6750 §3.1).
@@ -195,7 +201,10 @@ class Access:
         has = self.claims.get("scope", "")
         granted = has.split() if isinstance(has, str) else has if isinstance(has, list) else []
         if not all(wanted in granted for wanted in scope.split()):
-            raise refuse(Reason.SCOPE_MISSING, error="insufficient_scope", parameters={"scope": scope})
+            error = refuse(Reason.SCOPE_MISSING, error="insufficient_scope", parameters={"scope": scope})
+            if self.on_refusal is not None:
+                self.on_refusal(error)
+            raise error
 
     def __repr__(self) -> str:
         return f"<Access {self.scheme}{'' if self.proof is None else f' key {self.proof.jkt}'}>"
@@ -210,7 +219,8 @@ class ProtectedResource:
     :param token: looks up an access token: it verifies the JWT or asks the introspection endpoint, and checks
         issuer, audience and expiry. It gets the text after the scheme. It returns the claims or the introspection
         response, whose ``cnf`` names the key, or None for a token that is not valid here. It may be async; then
-        only the async methods can be used.
+        only the async methods can be used. An error that it raises becomes a 503 and not a 401; raise
+        :class:`dpop.errors.LookupUnavailableError` if it cannot tell now.
     :param bearer: accept bearer tokens too, if they are bound to no key. A bound token is never accepted as a
         bearer token (RFC 9449 §7.2).
     :param public: returns True for a path, as the application sees it, that needs no token. A route there may
@@ -281,9 +291,12 @@ class ProtectedResource:
 
         :raises InvalidProof: the request is refused; see :meth:`refusal`.
         :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; see :meth:`refusal`.
+        :raises LookupUnavailableError: the look-up cannot tell whether the token is valid, raised something, or
+            returned neither a mapping nor None; see :meth:`refusal`.
         """
         credentials, checked = self._before_lookup(request)
-        claims = self._lookup(credentials.token)
+        with _telling_outages():
+            claims = self._lookup(credentials.token)
         if inspect.isawaitable(claims):
             if inspect.iscoroutine(claims):
                 claims.close()
@@ -297,8 +310,9 @@ class ProtectedResource:
     async def aadmit(self, request: ResourceRequest) -> Access:
         """Async form of :meth:`admit`; the look-up and the caches may be sync or async."""
         credentials, checked = self._before_lookup(request)
-        found = self._lookup(credentials.token)
-        claims = await found if inspect.isawaitable(found) else found
+        with _telling_outages():
+            found = self._lookup(credentials.token)
+            claims = await found if inspect.isawaitable(found) else found
         known = _check_token(credentials, request, claims)
         if checked is None:
             return Access("Bearer", known, None, None)
@@ -309,6 +323,7 @@ class ProtectedResource:
         credentials = read_credentials(request.headers, request.target.partition("?")[2])
         if credentials is None:
             raise refuse(Reason.NO_CREDENTIALS, error="invalid_token")
+        _read_path(request)
         if credentials.scheme == "Bearer":
             if not self._bearer:
                 raise refuse(Reason.BEARER_REFUSED, error="invalid_token")
@@ -331,17 +346,16 @@ class ProtectedResource:
         has_prefix = is_told and decoded == root + request.path
         return self._origin + path if has_prefix else self._origin + self._prefix + path
 
-    def refusal(
-        self, request: ResourceRequest, error: InvalidProof | ReplayCacheError, access: Access | None = None
-    ) -> Response:
+    def refusal(self, request: ResourceRequest, error: Refusal, access: Access | None = None) -> Response:
         """The response to a request that is refused (RFC 9449 §7.1, §7.2, §9).
 
         :param access: the access of a request that was admitted and then refused by the application; the response
             carries its next nonce.
         """
-        if isinstance(error, ReplayCacheError):
+        if not isinstance(error, InvalidProof):
             _log.error("a request was refused: %s", error)
-            return Response(503, [("Retry-After", "1"), ("Cache-Control", "no-store")])
+            retry_after = max(1, math.ceil(error.retry_after or 0))
+            return Response(503, [("Retry-After", str(retry_after)), ("Cache-Control", "no-store")])
         fault_of_issuer = error.reason == Reason.TOKEN_BINDING_MALFORMED
         _log.log(logging.WARNING if fault_of_issuer else logging.INFO, "a request was refused: %s", error)
         nothing_tried = error.reason == Reason.NO_CREDENTIALS
@@ -358,6 +372,18 @@ class ProtectedResource:
         return Response(status, headers)
 
 
+@contextlib.contextmanager
+def _telling_outages() -> Iterator[None]:
+    """Turn an error of the look-up into one that says so: it is no verdict on the token."""
+    try:
+        yield
+    except REFUSALS:
+        raise
+    except Exception as error:
+        _log.debug("the token look-up failed", exc_info=True)
+        raise LookupUnavailableError(f"the token look-up raised {type(error).__name__}") from error
+
+
 def _is_preflight(request: ResourceRequest) -> bool:
     """Whether it is a CORS preflight request, which browsers send without a token (Fetch Standard)."""
     return request.method == "OPTIONS" and all(
@@ -369,6 +395,11 @@ def _check_token(
     credentials: Credentials, request: ResourceRequest, claims: Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
     """Check that the token is active and was sent under the right scheme (RFC 9449 §7.2, RFC 7662 §2.2)."""
+    if claims is not None and not isinstance(claims, Mapping):
+        raise LookupUnavailableError(
+            f"the token look-up must return a mapping of claims, or None for a token that is not valid here, "
+            f"not {type(claims).__name__}"
+        )
     if claims is None or claims.get("active", True) is not True:
         raise refuse(Reason.TOKEN_INACTIVE, error="invalid_token")
     if credentials.scheme == "Bearer":

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tell whether a framework's "500 Internal Server Error" is about a refusal that the application let through.
+
+Most web frameworks turn every exception they do not know into a 500 before a middleware sees it.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from dpop.errors import InvalidProof, LookupUnavailableError, ReplayCacheError
+
+__all__ = ["REFUSALS", "Refusal", "refusal_behind_500"]
+
+Refusal = InvalidProof | ReplayCacheError | LookupUnavailableError
+"""An error that a :class:`ProtectedResource` turns into a response."""
+
+REFUSALS: tuple[type[InvalidProof], type[ReplayCacheError], type[LookupUnavailableError]] = (
+    InvalidProof,
+    ReplayCacheError,
+    LookupUnavailableError,
+)
+"""The classes of :data:`Refusal`, for ``except`` and for the error handlers of a framework."""
+
+# Where frameworks catch the exceptions for which nothing else is registered: module and function. Those that send
+# the 500 while they handle the exception need no entry.
+_LAST_RESORTS = {
+    ("django.core.handlers.exception", "inner"),
+    ("falcon.app", "__call__"),
+    ("falcon.asgi.app", "__call__"),
+    ("flask.app", "wsgi_app"),
+    ("quart.app", "handle_request"),
+    ("quart.app", "handle_websocket"),
+}
+_PASSES_ON = "asgiref.sync"  # raises an exception again in another thread
+
+
+def refusal_behind_500(refused: Refusal | None) -> Refusal | None:
+    """The refusal that a 500 is about, which a framework is about to send; None for any other failure.
+
+    An application may have caught the refusal and failed later: such a failure must stay a 500.
+
+    :param refused: the last refusal that was raised in this request.
+    """
+    handled = sys.exc_info()[1]
+    if handled is not None:
+        return handled if isinstance(handled, REFUSALS) else None
+    if refused is None:
+        return None
+    # The outermost entry of the traceback is the function that caught it.
+    caught: TracebackType | None = refused.__traceback__
+    while caught is not None and caught.tb_frame.f_globals.get("__name__") == _PASSES_ON:
+        caught = caught.tb_next
+    if caught is None:
+        return None
+    frame = caught.tb_frame
+    return refused if (frame.f_globals.get("__name__"), frame.f_code.co_name) in _LAST_RESORTS else None

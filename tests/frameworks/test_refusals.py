@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A refusal that an application raises is answered as one in every framework, and a crash stays a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import a2wsgi
+import apig_wsgi
+import httpx
+import pytest
+import werkzeug.test
+from frameworks.in_process import Response
+from frameworks.resource import PUBLIC_URL, resource
+from frameworks.web_frameworks import ASGI_APPLICATIONS, WSGI_APPLICATIONS, Crash
+
+import dpop
+from dpop import asgi, wsgi
+
+KEY = dpop.generate_key()
+TOKEN = f"bound.{KEY.thumbprint}"
+
+
+def public(path: str) -> bool:
+    """Every path, so that each view asks itself."""
+    return True
+
+
+def fields(path: str) -> list[tuple[str, str]]:
+    """Of a good request."""
+    proof = dpop.create_proof(KEY, "GET", PUBLIC_URL + path, access_token=TOKEN)
+    return [("Authorization", f"DPoP {TOKEN}"), ("DPoP", proof)]
+
+
+def ask_asgi(app: Any, path: str, headers: list[tuple[str, str]]) -> Response:
+    """A request through httpx's transport, which lets nothing escape."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://internal.example") as client:
+            return await client.get(path, headers=headers)
+
+    response = asyncio.run(ask())
+    return response.status_code, response.headers.multi_items(), response.content
+
+
+def ask_wsgi(app: Any, path: str, headers: list[tuple[str, str]]) -> Response:
+    """A request through werkzeug's test client, which raises an exception that is handed to start_response."""
+    response = werkzeug.test.Client(app).get(path, headers=headers)
+    return response.status_code, [(name.lower(), value) for name, value in response.headers], response.data
+
+
+Ask = Callable[[Any, str, list[tuple[str, str]]], Response]
+ALL: dict[str, tuple[Callable[..., Any], Any, Ask]] = {
+    **{f"{name}, ASGI": (made, asgi.DPoPMiddleware, ask_asgi) for name, made in ASGI_APPLICATIONS.items()},
+    **{f"{name}, WSGI": (made, wsgi.DPoPMiddleware, ask_wsgi) for name, made in WSGI_APPLICATIONS.items()},
+}
+
+
+def challenges(response: Response) -> str:
+    """The challenges, in one text."""
+    return ", ".join(value for name, value in response[1] if name == "www-authenticate")
+
+
+def assert_refuses(app: Any, ask: Ask) -> None:
+    """It admits who may come in, and refuses the others in the words of the RFC."""
+    assert ask(app, "/items", fields("/items"))[::2] == (200, b"alice") or ask(app, "/items", fields("/items"))[2] in {
+        b'"alice"',
+        b"alice",
+    }
+    nothing = ask(app, "/items", [])
+    assert (nothing[0], "DPoP algs=" in challenges(nothing), nothing[2] in {b"", b"null"}) == (401, True, True)
+    elsewhere = ask(app, "/items", fields("/elsewhere"))
+    assert (elsewhere[0], 'error="invalid_dpop_proof"' in challenges(elsewhere)) == (401, True)
+    lacks = ask(app, "/write", fields("/write"))
+    assert (lacks[0], 'error="insufficient_scope"' in challenges(lacks)) == (403, True)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_error_handler_of_the_framework(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The first choice: nothing is logged above INFO, so that nobody can fill the log with tracebacks."""
+    made, middleware, ask = ALL[name]
+    caplog.set_level(logging.INFO)
+    assert_refuses(middleware(made(handled=True), resource(nonces=False, public=public)), ask)
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_net_below(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Without one most frameworks make a 500 of it, which the middleware replaces; it warns once."""
+    made, middleware, ask = ALL[name]
+    app = middleware(made(handled=False), resource(nonces=False, public=public))
+    assert_refuses(app, ask)
+    warned = [record.getMessage() for record in caplog.records if record.name == "dpop.server"]
+    assert len([text for text in warned if "made a 500 of a refusal" in text]) <= 1
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("handled", [False, True])
+def test_a_crash_after_a_refusal_was_caught(name: str, handled: bool) -> None:
+    """It is a fault of the application, and is shown as one."""
+    made, middleware, ask = ALL[name]
+    app = middleware(made(handled=handled), resource(nonces=False, public=public))
+    if "generator" in name:
+        with pytest.raises(Crash):
+            ask(app, "/crash", [])
+        return
+    assert ask(app, "/crash", [])[0] == 500
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_net_can_be_taken_away(name: str) -> None:
+    """Then a 500 is a 500; frameworks that let the refusal through are answered as ever."""
+    made, middleware, ask = ALL[name]
+    app = middleware(made(handled=False), resource(nonces=False, public=public), replace_500=False)
+    assert ask(app, "/items", [])[0] == (401 if "generator" in name else 500)
+
+
+def test_middleware_inside_of_fastapi() -> None:
+    """Added to the application it is below what makes a 500, and the refusal reaches it as an exception."""
+    app = ASGI_APPLICATIONS["FastAPI"](handled=False)
+    app.add_middleware(asgi.DPoPMiddleware, resource=resource(nonces=False, public=public), replace_500=False)
+    assert_refuses(app, ask_asgi)
+
+
+# --- what runs WSGI applications without a server
+
+
+def test_transports_that_raise_what_is_handed_to_start_response() -> None:
+    """A refusal is an ordinary response: exc_info is for one that was begun already (PEP 3333)."""
+    app = wsgi.DPoPMiddleware(WSGI_APPLICATIONS["Flask"](handled=False), resource(nonces=False))
+    with httpx.Client(transport=httpx.WSGITransport(app=app), base_url="http://internal.example") as client:
+        assert client.get("/items").status_code == 401
+        assert client.get("/items", headers=fields("/items")).text == "alice"
+    event = {
+        "version": "2.0",
+        "rawPath": "/items",
+        "rawQueryString": "",
+        "headers": {},
+        "requestContext": {
+            "http": {"method": "GET", "path": "/items", "sourceIp": "127.0.0.1", "protocol": "HTTP/1.1"}
+        },
+        "isBase64Encoded": False,
+    }
+    assert apig_wsgi.make_lambda_handler(app)(event, None)["statusCode"] == 401
+    assert ask_asgi(a2wsgi.WSGIMiddleware(app), "/items", [])[0] == 401
+    assert ask_asgi(a2wsgi.WSGIMiddleware(app), "/items", fields("/items"))[::2] == (200, b"alice")
+
+
+def test_a_refusal_after_the_response_has_begun() -> None:
+    """It is too late then: the error goes to the server."""
+
+    def late(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"a"
+        wsgi.access(environ).require_scope("write")
+
+    app = wsgi.DPoPMiddleware(late, resource(nonces=False))
+    with pytest.raises(dpop.errors.InvalidProof):
+        ask_wsgi(app, "/items", fields("/items"))
+
+
+def test_the_write_callable() -> None:
+    """The old way to send a body begins the response, and a refusal before it takes its place."""
+
+    def writes(environ: Any, start_response: Any) -> list[bytes]:
+        write = start_response("200 OK", [("Content-Type", "text/plain")])
+        wsgi.access(environ).require_scope("read" if environ["PATH_INFO"] == "/items" else "write")
+        write(b"by ")
+        write(b"hand")
+        return []
+
+    app = wsgi.DPoPMiddleware(writes, resource(nonces=False))
+    assert ask_wsgi(app, "/items", fields("/items"))[::2] == (200, b"by hand")
+    assert ask_wsgi(app, "/write", fields("/write"))[0] == 403
