@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check fresh format lock api vectors bench bench-hardware soak storm crash fuzz mutate clean
+.PHONY: help demo test check fresh format lock api vectors bench bench-hardware soak storm crash fuzz fuzz-targets mutate clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -83,6 +83,10 @@ fuzz: ## fuzz what strangers send, as long as told: make fuzz ARGS="--seconds 60
 	@scripts/setup test
 	$(RUN) python -m pip install -q --group fuzz
 	$(RUN) python tests/fuzz/fuzz.py $(ARGS)
+
+fuzz-targets: ## look for request-targets that are read in two ways: make fuzz-targets ARGS="--targets 1000000 waitress"
+	@scripts/setup test
+	$(RUN) python tests/fuzz/request_targets.py $(ARGS)
 
 clean: ## remove everything that setup made
 	rm -rf .venv .bench .ci/venvs dist build tests/interop/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/fuzz/broken

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The resource server behind every door of these tests, and the two applications on it.
+"""The resource server behind every integration of these tests, and the two applications on it.
 
 A token says what the look-up knows of it: ``bound.<jkt>`` has the scope ``read``, ``unbound`` is a bearer token.
 """

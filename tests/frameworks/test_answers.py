@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vectors of whole requests, put to both doors: each answers as the test server of this package does."""
+"""The vectors of whole requests, put to both integrations: each answers as the test server of this package does."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from dpop.server import MemoryReplayCache, ProtectedResource
 
 DOCUMENT: dict[str, Any] = json.loads((VECTORS / "answers.json").read_text(encoding="ascii"))
 NOW, ORIGIN = DOCUMENT["now"], DOCUMENT["origin"]
-# A token in a form is for the application to refuse: a door does not read bodies, and takes no token from there.
+# A token in a form is for the application to refuse: an integration does not read bodies, and takes no token from there.
 CASES = {case["id"]: case for case in DOCUMENT["cases"] if case["role"] == "RS" and case["id"] != "rs-token-in-body"}
-Door = Callable[[ProtectedResource, Mapping[str, Any]], Response]
+Integration = Callable[[ProtectedResource, Mapping[str, Any]], Response]
 
 
 def by_asgi(decides: ProtectedResource, request: Mapping[str, Any]) -> Response:
-    """Put a request to the ASGI door."""
+    """Put a request to the ASGI integration."""
     app = asgi.DPoPMiddleware(asgi_application, decides)
     return ask_asgi(app, request["method"], request["url"].removeprefix(ORIGIN), request["headers"])
 
 
 def by_wsgi(decides: ProtectedResource, request: Mapping[str, Any]) -> Response:
-    """Put a request to the WSGI door, which never sees two fields of one name."""
+    """Put a request to the WSGI integration, which never sees two fields of one name."""
     app = wsgi.DPoPMiddleware(wsgi_application, decides)
     return ask_wsgi(app, request["method"], request["url"].removeprefix(ORIGIN), request["headers"])
 
@@ -54,9 +54,9 @@ def known(value: str) -> Mapping[str, Any] | None:
     return {"scope": "read", "cnf": token["cnf"]} if "cnf" in token else {"scope": "read"}
 
 
-@pytest.mark.parametrize("door", [by_asgi, by_wsgi])
+@pytest.mark.parametrize("integration", [by_asgi, by_wsgi])
 @pytest.mark.parametrize("name", CASES)
-def test_each_door_answers(name: str, door: Door) -> None:
+def test_each_integration_responds(name: str, integration: Integration) -> None:
     """Status, challenges and their parameters, and what no cache may keep."""
     case = CASES[name]
     special = case.get("server", {})
@@ -70,7 +70,7 @@ def test_each_door_answers(name: str, door: Door) -> None:
         *([["X-ACR", special["acr_values"]]] if "acr_values" in special else []),
     ]
     request = step["request"] | {"headers": [*step["request"]["headers"], *asked]}
-    status, headers, body = door(decides, request)
+    status, headers, body = integration(decides, request)
     expected = step["answer"]
     assert status == expected["status"]
     if "challenges" not in expected:

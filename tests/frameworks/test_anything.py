@@ -30,7 +30,7 @@ METHODS = st.sampled_from(["GET", "get", "POST", "OPTIONS", "HEAD", "M-SEARCH"])
 
 
 def refuses(decides: ProtectedResource, method: str, target: str, fields: list[tuple[str, str]]) -> bool:
-    """Whether both doors do so, with one answer."""
+    """Whether both integrations do so, with one answer."""
     responses = [
         ask_asgi(asgi.DPoPMiddleware(asgi_application, decides), method, target, fields),
         ask_wsgi(wsgi.DPoPMiddleware(wsgi_application, decides), method, target, fields, check=False),

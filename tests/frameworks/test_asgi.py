@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ASGI door, message by message; with real servers it is in tests/frameworks."""
+"""The ASGI integration, message by message; with real servers it is in tests/frameworks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def proof(url: str = PUBLIC_URL + "/items", method: str = "GET", nonce: str | No
 
 @pytest.fixture
 def app() -> Application:
-    """The application of the tests behind a door, without nonces."""
+    """The application of the tests behind an integration, without nonces."""
     return DPoPMiddleware(asgi_application, resource(nonces=False))
 
 
@@ -194,7 +194,7 @@ def test_an_error_of_the_application_is_its_own(app: Application) -> None:
 
 
 def test_without_the_middleware_nobody_is_let_in() -> None:
-    """A forgotten middleware is an error, not an open door."""
+    """A forgotten middleware is an error, not an unprotected application."""
     with pytest.raises(UsageError, match="not wrapped"):
         ask_asgi(asgi_application, "GET", "/items", [AUTHORIZATION, proof()])
 

@@ -15,7 +15,7 @@ import pytest
 import werkzeug.test
 from frameworks.in_process import Response
 from frameworks.resource import PUBLIC_URL, resource
-from frameworks.web_frameworks import ASGI_APPLICATIONS, WSGI_APPLICATIONS, Crash
+from frameworks.web_frameworks import ASGI_APPLICATIONS, WSGI_APPLICATIONS, Crash, recipe
 
 import dpop
 from dpop import asgi, wsgi
@@ -176,3 +176,13 @@ def test_the_write_callable() -> None:
     app = wsgi.DPoPMiddleware(writes, resource(nonces=False))
     assert ask_wsgi(app, "/items", fields("/items"))[::2] == (200, b"by hand")
     assert ask_wsgi(app, "/write", fields("/write"))[0] == 403
+
+
+def test_error_reports_of_django_hold_no_proof() -> None:
+    """Django sends the header fields of a failed request to its administrators; the guide's filter hides these."""
+    WSGI_APPLICATIONS["Django"](handled=True)
+    from django.test import RequestFactory
+
+    request = RequestFactory().get("/items", headers=dict(fields("/items")))
+    meta = recipe().WithoutProofs().get_safe_request_meta(request)
+    assert (meta["HTTP_DPOP"], meta["HTTP_AUTHORIZATION"]) == ("********************",) * 2

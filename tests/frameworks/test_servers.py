@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both doors on real servers, each of which hands over paths and headers in its own way."""
+"""Both integrations on real servers, each of which hands over paths and headers in its own way."""
 
 from __future__ import annotations
 

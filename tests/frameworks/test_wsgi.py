@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The WSGI door; with real servers it is in tests/frameworks."""
+"""The WSGI integration; with real servers it is in tests/frameworks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def proof(url: str = PUBLIC_URL + "/items", nonce: str | None = None) -> tuple[s
 
 @pytest.fixture
 def app() -> DPoPMiddleware:
-    """The application of the tests behind a door, without nonces."""
+    """The application of the tests behind an integration, without nonces."""
     return DPoPMiddleware(wsgi_application, resource(nonces=False))
 
 
@@ -122,7 +122,7 @@ def test_an_error_handler_gets_the_answer() -> None:
 
 
 def test_without_the_middleware_nobody_is_let_in() -> None:
-    """A forgotten middleware is an error, not an open door."""
+    """A forgotten middleware is an error, not an unprotected application."""
     with pytest.raises(UsageError, match="not wrapped"):
         ask_wsgi(wsgi_application, "GET", "/items", [AUTHORIZATION, proof()])
 

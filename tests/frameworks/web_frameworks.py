@@ -11,14 +11,15 @@ import contextlib
 import re
 import sys
 import types
-from collections.abc import Callable
 from typing import Any
+
+from support.paths import DOCS
 
 from dpop import asgi, wsgi
 from dpop.errors import InvalidProof
 from dpop.server import REFUSALS, Refusal
 
-__all__ = ["ASGI_APPLICATIONS", "WSGI_APPLICATIONS", "Crash"]
+__all__ = ["ASGI_APPLICATIONS", "WSGI_APPLICATIONS", "Crash", "recipe"]
 
 
 class Crash(Exception):  # noqa: N818 - it is none of ours
@@ -227,34 +228,15 @@ def generator(*, handled: bool) -> Any:
 # --- Django, which has one configuration for a process
 
 
-class RefusalMiddleware:
-    """The recipe of the documentation."""
-
-    sync_capable = async_capable = True
-
-    def __init__(self, get_response: Callable[[Any], Any]) -> None:
-        from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-
-        self.get_response = get_response
-        if iscoroutinefunction(get_response):
-            markcoroutinefunction(self)
-
-    def __call__(self, request: Any) -> Any:
-        return self.get_response(request)
-
-    def process_exception(self, request: Any, error: Exception) -> Any:
-        """A response in place of the error."""
-        from django.http import HttpResponse
-
-        if not isinstance(error, REFUSALS):
-            return None
-        if hasattr(request, "scope"):
-            status, headers = asgi.refusal(request.scope, error)
-        else:
-            status, headers = wsgi.refusal(request.environ, error)
-        response = HttpResponse(status=status, headers=joined(headers))
-        response._has_been_logged = True  # type: ignore[attr-defined]
-        return response
+def recipe() -> types.ModuleType:
+    """The snippet of the guide, as a module that settings can name."""
+    (block,) = re.findall(
+        r"^```python\n(# Django: .*?)^```$", (DOCS / "servers.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    module = types.ModuleType("recipe_of_the_guide")
+    exec(compile(block, "servers.md", "exec"), module.__dict__)
+    sys.modules[module.__name__] = module
+    return module
 
 
 def _django(*, handled: bool) -> Any:
@@ -263,14 +245,9 @@ def _django(*, handled: bool) -> Any:
     from django.http import HttpResponse
     from django.test.utils import override_settings
     from django.urls import path
-    from django.views.debug import SafeExceptionReporterFilter
-
-    class Filter(SafeExceptionReporterFilter):
-        hidden_settings = re.compile(SafeExceptionReporterFilter.hidden_settings.pattern + "|DPOP", re.IGNORECASE)
 
     urls = types.ModuleType("urls_of_the_tests")
     sys.modules[urls.__name__] = urls
-    urls.Filter = Filter  # type: ignore[attr-defined]
 
     async def view(request: Any, path: str) -> HttpResponse:
         return HttpResponse(await asked(path, request.scope))
@@ -285,8 +262,7 @@ def _django(*, handled: bool) -> Any:
         settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=urls.__name__, SECRET_KEY="x", LOGGING_CONFIG=None)
         django.setup()
     return override_settings(
-        MIDDLEWARE=[f"{__name__}.RefusalMiddleware"] if handled else [],
-        DEFAULT_EXCEPTION_REPORTER_FILTER=f"{urls.__name__}.Filter",
+        MIDDLEWARE=[f"{recipe().__name__}.Refusals"] if handled else [],
     )
 
 

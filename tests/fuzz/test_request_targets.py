@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A short search for request-targets that are read in two ways; tests/fuzz/request_targets.py makes long ones."""
+
+from __future__ import annotations
+
+import pytest
+from frameworks.servers import running
+from fuzz.request_targets import SERVERS, disagreements
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_check_and_application_read_one_path(name: str) -> None:
+    """Admitted implies that the application serves the path of the URL that was verified."""
+    with running(name, nonces=False) as port:
+        admitted, wrong = disagreements(port, targets=150, seed=7)
+    assert wrong == []
+    assert admitted > 5  # or nothing was tried
