@@ -14,7 +14,7 @@ from dpop.errors import InvalidProof, LookupUnavailableError, ReplayCacheError
 __all__ = ["REFUSALS", "Refusal", "refusal_behind_500"]
 
 Refusal = InvalidProof | ReplayCacheError | LookupUnavailableError
-"""An error that a :class:`ProtectedResource` turns into a response."""
+"""An error that a :class:`dpop.server.ProtectedResource` turns into a response."""
 
 REFUSALS: tuple[type[InvalidProof], type[ReplayCacheError], type[LookupUnavailableError]] = (
     InvalidProof,

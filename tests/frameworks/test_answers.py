@@ -19,7 +19,7 @@ from dpop.server import MemoryReplayCache, ProtectedResource
 
 DOCUMENT: dict[str, Any] = json.loads((VECTORS / "answers.json").read_text(encoding="ascii"))
 NOW, ORIGIN = DOCUMENT["now"], DOCUMENT["origin"]
-# A token in a form is for the application to refuse: an integration does not read bodies, and takes no token from there.
+# A token in a form is for the application to refuse: integrations do not read bodies, and take no token from there.
 CASES = {case["id"]: case for case in DOCUMENT["cases"] if case["role"] == "RS" and case["id"] != "rs-token-in-body"}
 Integration = Callable[[ProtectedResource, Mapping[str, Any]], Response]
 
