@@ -18,7 +18,7 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.keys._algorithms import ALGORITHMS
-from dpop.keys._public import PublicKey
+from dpop.keys._public import PublicKey, algs_of_der, der_of
 from dpop.signature import der_to_raw
 
 __all__ = ["ExternalKey", "SignatureFormat", "read_public_key"]
@@ -172,8 +172,10 @@ def read_public_key(public_key: object) -> PublicKey:
 
             return PublicKey.from_cryptography(x509.load_pem_x509_certificate(public_key).public_key())
         if b"-----BEGIN " in public_key:
-            return PublicKey.from_cryptography(serialization.load_pem_public_key(public_key))
-        return PublicKey.from_cryptography(serialization.load_der_public_key(public_key))
+            key = PublicKey.from_cryptography(serialization.load_pem_public_key(public_key))
+        else:
+            key = PublicKey.from_cryptography(serialization.load_der_public_key(public_key))
+        return key.restricted(algs_of_der(der_of(public_key)))
     except InvalidKeyError:
         raise
     except Exception:  # noqa: BLE001 - ValueError, UnsupportedAlgorithm, and whatever a damaged key brings up

@@ -7,7 +7,6 @@ that exactly one private key is meant. Its errors are never chained: they could 
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Callable
 from typing import Final
@@ -16,8 +15,9 @@ from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
 from dpop.errors import ArgumentTypeError, InvalidKeyError, KeyPasswordError
+from dpop.keys._public import der_of
 
-__all__ = ["Password", "check_password", "read_private_key"]
+__all__ = ["Password", "check_password", "private_block", "read_private_key"]
 
 Password = str | bytes | Callable[[], str | bytes]
 """A password, or a function that asks for it. It is called only if the key is encrypted."""
@@ -73,14 +73,19 @@ def read_private_key(data: bytes, password: Password | None = None) -> object:
     :raises KeyPasswordError: a password is missing, wrong, or given for a key that is not encrypted.
     """
     if b"-----BEGIN " in data:
-        return _decrypt(load_pem_private_key, _the_private_block(data), password)
+        return _decrypt(load_pem_private_key, private_block(data), password)
     if data[:1] == b"\x30":
         return _decrypt(load_der_private_key, data, password)
     raise _not_a_key(data)
 
 
-def _the_private_block(data: bytes) -> bytes:
-    """The PEM block of the private key alone: cryptography takes the first of several without a word."""
+def private_block(data: bytes) -> bytes:
+    """The PEM block of the private key alone: cryptography takes the first of several without a word. DER as it is.
+
+    :raises InvalidKeyError: none, or more than one.
+    """
+    if b"-----BEGIN " not in data:
+        return data
     begins = list(_BEGIN.finditer(data))
     private = [begin for begin in begins if begin[1] in _PRIVATE]
     if len(private) > 1:
@@ -111,7 +116,7 @@ def _decrypt(load: Callable[[bytes, bytes | None], object], data: bytes, passwor
     except TypeError:
         pass  # it is encrypted
     except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last for bytes OpenSSL has no words for
-        der = data if load is load_der_private_key else _der_of(data)
+        der = der_of(data)
         key = _ed25519_v2(der)
         if key is None:
             raise _unreadable(load, error, der) from None
@@ -152,15 +157,6 @@ def _ed25519_v2(der: bytes) -> object:
         return None
     key = Ed25519PrivateKey.from_private_bytes(der[16:48])
     return key if key.public_key().public_bytes_raw() == der[51:] else None
-
-
-def _der_of(data: bytes) -> bytes:
-    """What the lines of a PEM that is not encrypted stand for; nothing if they cannot be read."""
-    lines = [line for line in data.splitlines() if not line.startswith(b"-----")]
-    try:
-        return base64.b64decode(b"".join(lines))
-    except ValueError:
-        return b""
 
 
 def _unreadable(load: object, error: Exception, der: bytes = b"") -> InvalidKeyError:

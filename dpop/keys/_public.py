@@ -8,7 +8,9 @@ several of these through, so the checks are here (RFC 7518 §6, RFC 8037 §2, RF
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -32,8 +34,10 @@ __all__ = [
     "CURVES",
     "REQUIRED_MEMBERS",
     "PublicKey",
+    "algs_of_der",
     "decode_bytes",
     "decode_number",
+    "der_of",
     "is_given",
     "private_member",
     "thumbprint",
@@ -192,7 +196,22 @@ class PublicKey:
                 "this is not a public key: expected PEM (-----BEGIN PUBLIC KEY-----), DER or a JWK; of a private key,"
                 " openssl pkey -pubout makes one"
             ) from None
-        return cls.from_cryptography(key)
+        return cls.from_cryptography(key).restricted(algs_of_der(der_of(data)))
+
+    def restricted(self, algs: tuple[str, ...] | None) -> PublicKey:
+        """This key for some of its algorithms only; for all of them with None.
+
+        :raises InvalidKeyError: none of them is one of this key's.
+        """
+        if algs is None:
+            return self
+        kept = tuple(alg for alg in self._algs if alg in algs)
+        if not kept:
+            raise InvalidKeyError(
+                "the RSA key is for RSASSA-PSS with a hash that no algorithm of DPoP has; use SHA-256, SHA-384 or"
+                " SHA-512"
+            )
+        return PublicKey(self._key, self._values, kept, self._signature_size, self._declared_alg)
 
     @property
     def algs(self) -> tuple[str, ...]:
@@ -278,6 +297,44 @@ def thumbprint(jwk: Mapping[str, object]) -> str:
     if names is None:
         raise _wrong_kty(jwk)
     return PublicKey.from_jwk({name: jwk[name] for name in names if name in jwk}).thumbprint
+
+
+# --- the algorithm that a key is kept to
+
+_PSS: Final = bytes.fromhex("06092a864886f70d01010a")
+_PSS_HASHES: Final = {
+    bytes.fromhex("0609608648016503040201"): "PS256",
+    bytes.fromhex("0609608648016503040202"): "PS384",
+    bytes.fromhex("0609608648016503040203"): "PS512",
+}
+
+
+def der_of(data: bytes) -> bytes:
+    """The DER of a key in PEM or DER; nothing if the lines of the PEM cannot be read."""
+    if b"-----BEGIN " not in data:
+        return data
+    inside = re.search(rb"-----BEGIN [^-]{1,60}-----([^-]*)-----END ", data)
+    try:
+        return base64.b64decode(inside[1]) if inside else b""
+    except ValueError:
+        return b""
+
+
+def algs_of_der(der: bytes) -> tuple[str, ...] | None:
+    """The algorithms that a key is kept to by its own file; None if by none (RFC 4055 §1.2).
+
+    A key whose type is id-RSASSA-PSS may not sign with RSASSA-PKCS1-v1_5. With parameters it may use one hash. The
+    cryptography package reads it like any RSA key, and forgets that.
+
+    :param der: SubjectPublicKeyInfo, or PKCS#8 that is not encrypted.
+    """
+    at = der.find(_PSS, 0, 24)
+    if at < 2 or der[at - 2] != 0x30:
+        return None
+    parameters_of = der[at + len(_PSS) : at + der[at - 1]]
+    if parameters_of in {b"", b"\x05\x00"}:
+        return tuple(_PSS_HASHES.values())
+    return tuple(alg for oid, alg in _PSS_HASHES.items() if oid in parameters_of)[:1]
 
 
 # --- reading members

@@ -28,9 +28,9 @@ from dpop.errors import (
 )
 from dpop.keys._algorithms import ALGORITHMS, parameters
 from dpop.keys._files import key_path, write_key_file
-from dpop.keys._pem import Password, check_password, read_private_key
+from dpop.keys._pem import Password, check_password, private_block, read_private_key
 from dpop.keys._private_jwk import PrivateKey, read_private_jwk, write_private_jwk
-from dpop.keys._public import CURVES, PublicKey
+from dpop.keys._public import CURVES, PublicKey, algs_of_der, der_of
 from dpop.signature import der_to_raw
 
 __all__ = ["SoftwareKey"]
@@ -98,12 +98,19 @@ class SoftwareKey:
     def from_pem(cls, data: bytes, password: Password | None = None) -> SoftwareKey:
         """From a private key in PEM or DER: PKCS#8, encrypted or not, SEC1 or PKCS#1.
 
+        A key whose type is RSASSA-PSS signs with that only, unless the file is encrypted, which hides it.
+
         :raises InvalidKeyError: no private key, more than one, or one DPoP cannot use.
         :raises KeyPasswordError: the password is missing, wrong, or given for a key that is not encrypted.
         """
         if not isinstance(data, bytes):
             raise ArgumentTypeError("data", "bytes", data)
-        return cls.from_private_key(read_private_key(data, password))
+        private: Any = read_private_key(data, password)
+        algs = algs_of_der(der_of(private_block(data)))
+        if algs is None:
+            return cls.from_private_key(private)
+        public = PublicKey.from_cryptography(private.public_key()).restricted(algs)
+        return cls(private, public, public.algs[0], blocking=False)
 
     @classmethod
     def from_jwk(cls, jwk: Mapping[str, object]) -> SoftwareKey:

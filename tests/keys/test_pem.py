@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpop.errors import ArgumentTypeError, DPoPKeyError, InvalidKeyError, KeyPasswordError
-from dpop.keys import SoftwareKey, load_key
+from dpop.errors import AlgorithmError, ArgumentTypeError, DPoPKeyError, InvalidKeyError, KeyPasswordError
+from dpop.keys import ExternalKey, SoftwareKey, load_key
 from dpop.keys._pem import check_password, read_private_key
 from dpop.keys._public import PublicKey
 from dpop.signature import raw_to_der
@@ -323,6 +323,49 @@ def test_a_number_without_its_leading_zeros(tmp_path: Path, form: str) -> None:
         load_key(old)
     openssl("ec", "-in", str(old), "-inform", form, "-out", str(new))
     assert load_key(new).thumbprint == SoftwareKey.from_private_key(key).thumbprint
+
+
+# --- keys kept to RSASSA-PSS
+
+PSS_OF_SHA384 = ("rsa_pss_keygen_md:sha384", "rsa_pss_keygen_mgf1_md:sha384", "rsa_pss_keygen_saltlen:48")
+
+
+def pss_key(*options: str) -> bytes:
+    """An RSA key in PEM whose type is RSASSA-PSS."""
+    more = [part for option in options for part in ("-pkeyopt", option)]
+    return openssl("genpkey", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048", *more)
+
+
+@pytest.mark.parametrize(
+    ("options", "algs"), [((), ("PS256", "PS384", "PS512")), (PSS_OF_SHA384, ("PS384",))], ids=["any hash", "SHA-384"]
+)
+@pytest.mark.parametrize("form", ["PEM", "DER"])
+def test_a_key_for_pss_signs_with_nothing_else(options: tuple[str, ...], algs: tuple[str, ...], form: str) -> None:
+    """Its owner said so (RFC 4055 §1.2), and a signature by RS256 would break that; its public half says it too."""
+    pem = pss_key(*options)
+    data = pem if form == "PEM" else openssl("pkey", "-outform", "DER", feed=pem)
+    key = SoftwareKey.from_pem(data)
+    public = openssl("pkey", "-pubout", "-outform", form, feed=pem)
+    external = ExternalKey(public, key.sign, signature_format="raw", alg=algs[0])
+    assert (key.algs, key.alg, PublicKey.from_bytes(public).algs) == (algs, algs[0], algs)
+    assert PublicKey.from_jwk(key.public_jwk).verify(algs[0], b"x", external.sign(b"x"))
+    for attempt in (
+        lambda: load_key(data, alg="RS256"),
+        lambda: ExternalKey(public, key.sign, signature_format="raw", alg="RS256"),
+    ):
+        with pytest.raises(AlgorithmError, match=f"{algs[-1]}, not with 'RS256'"):
+            attempt()
+
+
+def test_a_key_for_pss_with_another_hash() -> None:
+    """No algorithm of DPoP fits it."""
+    with pytest.raises(InvalidKeyError, match="use SHA-256, SHA-384 or SHA-512"):
+        SoftwareKey.from_pem(pss_key("rsa_pss_keygen_md:sha224", "rsa_pss_keygen_mgf1_md:sha224"))
+
+
+def test_other_rsa_keys_sign_with_all() -> None:
+    """The type of most RSA keys rules nothing out."""
+    assert len(SoftwareKey.from_pem(openssl("genpkey", "-algorithm", "RSA")).algs) == 6
 
 
 # --- mistakes
