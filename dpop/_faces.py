@@ -22,6 +22,13 @@ def lazy(package: str, places: Mapping[str, Iterable[str]]) -> tuple[Callable[[s
         module itself stands under the package: ``{"dpop": ["profiles"]}`` for ``dpop.profiles``.
     """
     homes = {name: module for module, names in places.items() for name in names}
+    if "create_proof" not in getattr(sys.modules["dpop"], "__all__", ()):
+        raise ImportError(
+            "the package dpop is not the one of dpop-toolkit: an unrelated project named dpop, with the same import,"
+            " has overwritten or removed its files. Repair: pip uninstall dpop dpop-toolkit, then pip install"
+            " dpop-toolkit",
+            name="dpop",
+        )
 
     def __getattr__(name: str) -> Any:  # noqa: N807 - PEP 562 names it
         home = homes.get(name)

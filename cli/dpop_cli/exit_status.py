@@ -27,7 +27,15 @@ import click
 
 from dpop_cli.console import tell
 
-__all__ = ["PipeClosedError", "Status", "drop_output", "pipe_kept_from_click", "run_to_exit_status"]
+__all__ = [
+    "BrokenInstallationError",
+    "PipeClosedError",
+    "Status",
+    "broken_installation",
+    "drop_output",
+    "pipe_kept_from_click",
+    "run_to_exit_status",
+]
 
 
 class Status(IntEnum):
@@ -44,6 +52,12 @@ class Status(IntEnum):
 
 class PipeClosedError(Exception):
     """The reader of our output has closed the pipe."""
+
+
+class BrokenInstallationError(click.ClickException):
+    """Another project's files are in the place of this one's."""
+
+    exit_code = Status.TROUBLE
 
 
 @contextlib.contextmanager
@@ -124,9 +138,31 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def broken_installation() -> str | None:
+    """How to repair this installation, if an unrelated project named dpop has overwritten or removed files of it."""
+    import dpop  # noqa: PLC0415 - help needs none of it
+
+    if "create_proof" in getattr(dpop, "__all__", ()):
+        return None
+    return (
+        "the Python package dpop is not the one of dpop-toolkit: an unrelated project named dpop, with the same import"
+        " and command, has overwritten or removed its files. Repair: pip uninstall dpop dpop-toolkit, then"
+        " pip install dpop-toolkit"
+    )
+
+
 def _other_error(error: Exception) -> int:
     # Imported only now, for it brings all of the library with it.
-    from dpop.errors import DPoPError, DPoPKeyError, ReplayCacheError, TokenStoreError, UsageError  # noqa: PLC0415
+    try:
+        from dpop.errors import (  # noqa: PLC0415
+            DPoPError,
+            DPoPKeyError,
+            ReplayCacheError,
+            TokenStoreError,
+            UsageError,
+        )
+    except ImportError as missing:
+        return _fail(broken_installation() or str(missing), Status.TROUBLE)
 
     if isinstance(error, UsageError):
         return _fail(str(error), Status.USAGE)
@@ -134,6 +170,8 @@ def _other_error(error: Exception) -> int:
         return _fail(str(error), Status.TROUBLE)
     if isinstance(error, DPoPError):
         return _fail(str(error), Status.REFUSED)
+    if isinstance(error, ImportError) and (repair := broken_installation()):
+        return _fail(repair, Status.TROUBLE)
     # The text of an unforeseen exception may hold anything, a secret too: only its place is shown.
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

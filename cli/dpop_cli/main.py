@@ -15,7 +15,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from dpop_cli.exit_status import pipe_kept_from_click, run_to_exit_status
+from dpop_cli.exit_status import (
+    BrokenInstallationError,
+    broken_installation,
+    pipe_kept_from_click,
+    run_to_exit_status,
+)
 
 __all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "main"]
 
@@ -112,11 +117,13 @@ def _loaded(name: str, target: str) -> click.Command:
         command: click.Command = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in {"dpop", "dpop_cli"}:
-            raise
+            raise  # with words of its own, if another project's package is in the way
         raise click.UsageError(
             f"dpop {name} needs the Python package {error.name}, which is not installed;"
             f" run: pip install 'dpop-toolkit[all]'"
         ) from None
+    if "dpop" in sys.modules and (repair := broken_installation()):
+        raise BrokenInstallationError(repair)
     return command
 
 
@@ -130,6 +137,17 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
     except PackageNotFoundError:
         number = "(not installed: run from its sources)"
     click.echo(f"dpop-toolkit {number}")
+    try:
+        version("dpop")
+    except PackageNotFoundError:
+        pass
+    else:
+        from dpop_cli.console import hint  # noqa: PLC0415 - only here
+
+        hint(
+            "an unrelated project named dpop is installed too, with the same import and command. Repair: pip uninstall"
+            " dpop dpop-toolkit, then pip install dpop-toolkit"
+        )
     ctx.exit()
 
 
