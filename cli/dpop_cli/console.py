@@ -37,6 +37,7 @@ BAD: Final[dict[str, Any]] = {"fg": "red", "bold": True}
 
 
 _WIDEST = 100
+_LONGEST_OPTION = 40
 
 
 def tell(kind: str, text: str) -> None:
@@ -69,13 +70,19 @@ class NoEchoCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as click does, with its own words for arguments that are too many."""
         ctx.allow_extra_args = True
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if len(error.option_name) <= _LONGEST_OPTION and error.option_name.isprintable():
+                raise
+            # A key in PEM begins with dashes too.
+            ctx.fail("an option was expected, and something came that is too long for one. A key is named by its file")
         if rest and not ctx.resilient_parsing:
             expected = " ".join(self.collect_usage_pieces(ctx)[1:])
             ctx.fail(
                 f"{len(rest)} more argument{'s' * (len(rest) > 1)} than expected"
-                f"{f'; expected {expected}' if expected else ''}. A token or a password is never an argument:"
-                " see the options that end in -file, -env and -prompt"
+                f"{f'; expected {expected}' if expected else ''}. A key is named by --key, where a command takes one."
+                " A token or a password is never an argument: see the options that end in -file, -env and -prompt"
             )
         return rest
 

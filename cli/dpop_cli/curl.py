@@ -88,7 +88,7 @@ _WORDS = "dpop_cli.curl"
 @click.command(cls=_AroundCurl)
 @key_options
 @secret_options("token", "the access token, alone or in a token response")
-@store_options("--token-store")
+@store_options()
 @client_options
 @nonce_options
 @allow_http_option
@@ -107,7 +107,8 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     --retry. A body out of a pipe can be sent once only, so after a challenge run the command again.
 
     With --token-store the access token is one that dpop token login stored; it is refreshed when it is about to
-    expire, or the server refuses it.
+    expire, or the server refuses it. A store that only DPOP_TOKEN_STORE names is used too, for requests without -u
+    to anything but its token endpoint, if its tokens are bound to a key.
 
     Neither proof nor token is in a command line; -v shows both. What you put into -u or -d is in one: a file
     (-d @FILE) or -n is better.
@@ -131,7 +132,7 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     if program is None:
         raise click.UsageError("there is no curl on the PATH; install it, or use dpop headers with another client")
     nonces = NonceChoice.of(options)
-    token = CurlToken.of(options, allow_http=allow_http)
+    token = CurlToken.of(options, words, allow_http=allow_http)
     request = CurlRequest.of(words, with_token=token.is_there)
     check_transport(request.url, allow_http=allow_http)
     hint_at_case(request.method)

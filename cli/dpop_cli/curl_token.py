@@ -9,8 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dpop.client import AccessToken, Prover
+from dpop.errors import InvalidTargetError
+from dpop.htu import url_htu
+from dpop_cli.console import hint
+from dpop_cli.curl_options import CurlWords
 from dpop_cli.options import load_key, read_token
 from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of
 from dpop_cli.token_store import Stored
@@ -28,12 +33,21 @@ class CurlToken:
     key_options: dict[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, options: dict[str, Any], *, allow_http: bool) -> CurlToken:
+    def of(cls, options: dict[str, Any], words: CurlWords, *, allow_http: bool) -> CurlToken:
         """Take the options of key, token, store and client out of a command's.
+
+        A store that only DPOP_TOKEN_STORE names is used where that is safe to assume: for a request that has no other
+        credentials and is not to the token endpoint itself, and with tokens that are bound to a key.
 
         :raises click.UsageError: a token and a store.
         """
-        named, stored = read_token(options), Stored.of(options)
+        named = read_token(options)
+        by_variable = click.get_current_context().get_parameter_source("store_path") is ParameterSource.ENVIRONMENT
+        if by_variable and (named is not None or words.has("user")):
+            options["store_path"] = None
+        stored = Stored.of(options)
+        if by_variable and stored is not None and not _fits(stored, words):
+            stored = None
         if named is not None and stored is not None:
             raise click.UsageError("give a token (--token-file and the like) or --token-store, not both")
         if stored is None:
@@ -60,6 +74,23 @@ class CurlToken:
             self.stored.rescuing(),
         ):
             yield prover, endpoint.source(self.stored.store, account=self.stored.account)
+
+
+def _fits(stored: Stored, words: CurlWords) -> bool:
+    """Whether tokens of a store that is not named on the command line belong to this request."""
+    tokens = stored.store.load(stored.account)
+    if tokens is None:
+        return False
+    if not tokens.is_bound:
+        hint(
+            "the tokens in DPOP_TOKEN_STORE are bound to no key, so they are sent only to a URL for which --token-store"
+            " names them"
+        )
+        return False
+    try:
+        return tokens.token_endpoint is None or url_htu(tokens.token_endpoint) not in map(url_htu, words.urls)
+    except InvalidTargetError:
+        return True  # the request itself is refused for it
 
 
 _CLIENT = frozenset({"client_file", "client_secret_file", "client_secret_env", "client_secret_prompt"})

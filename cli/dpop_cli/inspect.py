@@ -26,7 +26,7 @@ from dpop_cli.exit_status import Status
 from dpop_cli.inspect_input import MAX_HAR_BYTES, SeenRequest, bound_jkt, seen_requests
 from dpop_cli.inspect_response import read_response, response_as_json, response_lines
 from dpop_cli.inspect_view import ProofView, report_as_json
-from dpop_cli.options import read_token
+from dpop_cli.options import alg_name, read_token
 from dpop_cli.secret_input import read_text, secret_options
 
 __all__ = ["inspect"]
@@ -83,9 +83,9 @@ def inspect(
 ) -> None:
     """Decode a proof and judge it: each check with its verdict and the rule it rests on.
 
-    PROOF is one, or - for standard input, where saved request headers (also of curl -v) and HAR files are
-    understood too. What they tell of the request is compared with the proof, as are --against, --method and
-    the token. A check that lacks what it needs is not judged.
+    PROOF is a proof, a file, or - for standard input. In files and on standard input saved request headers (also
+    of curl -v), HAR files and copied curl commands are understood too. What they tell of the request is compared
+    with the proof, as are --against, --method and the token. A check that lacks what it needs is not judged.
 
     With --response it reads a server's response, and says what a client should do next.
 
@@ -145,7 +145,7 @@ def _requests(proof: str | None, source: str | None) -> Iterator[SeenRequest]:
         raise click.UsageError("give a proof or --from, not both")
     if proof is not None and proof != "-":
         if proof.count(".") != 2 and _is_file(proof):
-            raise click.UsageError("expected a proof, and the name of a file came; name a file with --from")
+            return seen_requests(read_text(proof, "PROOF", limit=MAX_HAR_BYTES))
         return seen_requests(proof)
     if source is None and proof is None and sys.stdin is not None and sys.stdin.isatty():
         raise click.UsageError(
@@ -157,7 +157,7 @@ def _requests(proof: str | None, source: str | None) -> Iterator[SeenRequest]:
 
 def _is_file(name: str) -> bool:
     try:
-        return Path(name).exists()
+        return Path(name).is_file()
     except (OSError, ValueError):
         return False
 
@@ -171,7 +171,7 @@ class _Against:
         self._token = token
         self._jkt: str | None = options["jkt"]
         self._nonces = None if options["nonce"] is None else _OneNonce(options["nonce"])
-        self._algs: str = options["algs"] or " ".join(ALGORITHMS)
+        self._algs: str = " ".join(alg_name(each) or "" for each in (options["algs"] or " ".join(ALGORITHMS)).split())
         self._max_age: int = options["max_age"]
         self._at: float | None = options["at"]
 

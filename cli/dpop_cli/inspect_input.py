@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +24,8 @@ MAX_HAR_BYTES = 1 << 26
 _REQUEST_LINE = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) (\S+) HTTP/[0-9.]+")
 _FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:(.*)")
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_CURL = re.compile(r"(?:\$ +)?(?:dpop +)?curl\s")
+_QUOTES_AND_SCHEME = re.compile(r"\A([\"']?)(?:DPoP +)?([^\s\"']+)\1\Z", re.IGNORECASE)
 _EXPECTED = "expected a proof, saved request headers with a DPoP line, or a HAR file"
 
 
@@ -65,10 +68,12 @@ def seen_requests(text: str) -> Iterator[SeenRequest]:
         raise click.UsageError(f"there is nothing to inspect; {_EXPECTED}")
     if stripped.startswith(("{", "[")):
         found: Iterable[SeenRequest] = _of_json(stripped)
+    elif _CURL.match(stripped):
+        found = _of_curl(stripped)
     elif re.search(r"^[><*{} ]*dpop[ \t]*:", stripped, re.IGNORECASE | re.MULTILINE):
         found = _of_dump(stripped)
     else:
-        found = [SeenRequest((("DPoP", stripped),))]
+        found = [SeenRequest((("DPoP", _QUOTES_AND_SCHEME.sub(r"\2", stripped)),))]
     empty = True
     for request in found:
         if request.has_proof:
@@ -87,6 +92,37 @@ def bound_jkt(token: str) -> str | None:
         return None
     jkt = confirmation.get("jkt") if isinstance(confirmation, dict) else None
     return jkt if isinstance(jkt, str) else None
+
+
+# --- a command
+
+
+def _of_curl(text: str) -> list[SeenRequest]:
+    """The request of a curl command, as browsers and guides have it; options that say nothing of it are passed over."""
+    try:
+        words = shlex.split(text.replace("\\\n", " "))
+    except ValueError:
+        raise click.UsageError(f"the curl command cannot be read: a quote is not closed; {_EXPECTED}") from None
+    headers: list[tuple[str, str]] = []
+    method, url = None, None
+    rest = iter(words[words.index("curl") + 1 :])
+    for word in rest:
+        if word in {"-H", "--header"} or (word.startswith("-H") and len(word) > 2):
+            line = next(rest, "") if word in {"-H", "--header"} else word[2:]
+            if match := _FIELD.fullmatch(line.strip()):
+                headers.append((match[1], match[2].strip(" \t")))
+        elif word in {"-X", "--request"} or (word.startswith("-X") and len(word) > 2):
+            method = next(rest, None) if word in {"-X", "--request"} else word[2:]
+        elif word in {"-I", "--head"}:
+            method = method or "HEAD"
+        elif word in {"-d", "--json"} or word.startswith("--data"):
+            method = method or "POST"
+            next(rest, None)
+        elif word == "--url":
+            url = next(rest, None)
+        elif url is None and re.match(r"https?://", word):
+            url = word
+    return [SeenRequest(tuple(headers), method or "GET", url)]
 
 
 # --- headers

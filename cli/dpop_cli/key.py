@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def key() -> None:
 @key.command(cls=NoEchoCommand)
 @click.option(
     "--alg",
-    type=click.Choice(_ALGS),
+    type=click.Choice(_ALGS, case_sensitive=False),
     default="ES256",
     show_default=True,
     help="What it signs with. Every DPoP server takes ES256.",
@@ -83,6 +84,8 @@ def generate(
         _report_device_key(*generate_in_device(device_uri, Secret.of("password", options)), as_json=as_json)
         return
     check_key_source(out)
+    if not out:
+        raise click.UsageError("--out expects the name of a file, and an empty one came; leave it out for key.pem")
     if out == "-":
         raise click.UsageError(
             "--out expects a file: a private key is not printed; see dpop key show for its public half"
@@ -105,21 +108,37 @@ def generate(
     if made.alg != made.algs[0]:
         hint(f"a file does not say which of its names the key signs by; add --alg {made.alg} wherever you use it")
     if os.environ.get("DPOP_KEY") != out:
-        hint(f"name it with --key {name}, or once for all with: export DPOP_KEY={name}")
+        quoted = shlex.quote(out)
+        hint(f"name it with --key {quoted}, or once for all with: export DPOP_KEY={quoted}")
+
+
+def _public_key(named: str | None, options: dict[str, Any]) -> dpop.Key:
+    """The key that the argument or ``--key`` names, as far as its public half goes.
+
+    :raises click.UsageError: both name one.
+    """
+    if named is not None:
+        if click.get_current_context().get_parameter_source("key_source") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("name the key once: by --key or as the argument")
+        options["key_source"] = named
+    return load_key(options, signs=False)
 
 
 @key.command(cls=NoEchoCommand)
+@click.argument("named", metavar="[KEY]", required=False, shell_complete=file_names)
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def show(*, as_json: bool, **options: Any) -> None:
+def show(*, named: str | None, as_json: bool, **options: Any) -> None:
     """Show a key's algorithm, thumbprint and public JWK. A public key will do.
+
+    KEY is a path or URI, as of --key.
 
     \b
     Examples:
-      dpop key show --key key.pem
+      dpop key show key.pem
       dpop key show --key key.pem --json
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    facts = _facts(load_key(options, signs=False))
+    facts = _facts(_public_key(named, options))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
@@ -129,16 +148,17 @@ def show(*, as_json: bool, **options: Any) -> None:
 
 
 @key.command(cls=NoEchoCommand)
+@click.argument("named", metavar="[KEY]", required=False, shell_complete=file_names)
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def thumbprint(*, as_json: bool, **options: Any) -> None:
+def thumbprint(*, named: str | None, as_json: bool, **options: Any) -> None:
     """Print a key's thumbprint: the jkt that tokens are bound to (RFC 7638, SHA-256). A public key will do.
 
     \b
     Examples:
-      dpop key thumbprint --key key.pem
+      dpop key thumbprint key.pem
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    jkt = load_key(options, signs=False).thumbprint
+    jkt = _public_key(named, options).thumbprint
     click.echo(json.dumps({"thumbprint": jkt}) if as_json else jkt)
 
 

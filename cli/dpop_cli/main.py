@@ -165,12 +165,31 @@ Then try it yourself, with a server of your own in another terminal:
 All commands: dpop --help"""
 
 
+_EPILOG = """\
+\b
+Exit status:
+  0    done                           70   a bug in dpop
+  1    a peer refused, or a bad proof 130  ended by Ctrl-C
+  2    usage                          141  the reader closed the pipe
+  3    key, PIN, store or file trouble
+  dpop curl ends with the status of curl.
+
+\b
+Environment:
+  DPOP_KEY          the key, where --key names none
+  DPOP_TOKEN_STORE  the file that keeps tokens
+  DPOP_CLIENT       the JSON file that describes the client
+  DPOP_STATE_DIR    where nonces are kept
+  PKCS11_MODULE     the driver of a TPM, smart card or HSM
+  BROWSER, NO_COLOR as in other programs"""
+
+
 @click.group(
     cls=LazyGroup,
     lazy=COMMANDS,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit status: 0 done, 1 a peer refused or a proof is bad, 2 usage, 3 key, PIN or store trouble.",
+    epilog=_EPILOG,
 )
 @click.option(
     "--version",

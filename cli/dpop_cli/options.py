@@ -16,7 +16,7 @@ from dpop.client import NonceKey, Role
 from dpop.encoding import json_object
 from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
 from dpop.htu import Origin, check_method
-from dpop.keys import Password, PublicKey
+from dpop.keys import ALGORITHMS, Password, PublicKey
 from dpop_cli.console import file_names, hint
 from dpop_cli.key_elsewhere import KeyElsewhere, read_public_half
 from dpop_cli.nonce_state import NonceState, StateError
@@ -25,6 +25,7 @@ from dpop_cli.secret_input import Secret, can_ask, read_text, secret_options
 __all__ = [
     "NonceChoice",
     "ProofRequest",
+    "alg_name",
     "allow_http_option",
     "check_key_source",
     "check_transport",
@@ -82,7 +83,7 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
         from dpop_cli.console import show_warnings  # noqa: PLC0415 - see above
 
         show_warnings()
-    alg: str | None = options.pop("alg")
+    alg = alg_name(options.pop("alg"))
     source: str | bytes = named
     if not signs and not password.given:
         found = read_public_half(named)
@@ -91,16 +92,22 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
         source = found or named
     if is_device_uri(named):
         return dpop.load_key(named, password=pin_for(password, named), alg=alg)
-    given = password.read("Password of the key")
+    question = f"Password of {click.format_filename(named)}"
+    given = password.read(question)
     if given is not None:
         return dpop.load_key(source, password=given, alg=alg)
     if can_ask():
         # Asked only if the key turns out to be encrypted.
-        return dpop.load_key(source, password=lambda: password.ask("Password of the key"), alg=alg)
+        return dpop.load_key(source, password=lambda: password.ask(question), alg=alg)
     try:
         return dpop.load_key(source, alg=alg)
     except KeyPasswordError as error:
         raise KeyPasswordError(f"{error}: --password-file or --password-env") from None
+
+
+def alg_name(written: str | None) -> str | None:
+    """The name of an algorithm as it is registered, if it is one in other letters: ES256 for es256."""
+    return next((name for name in ALGORITHMS if written is not None and name.lower() == written.lower()), written)
 
 
 def _is_private_file(source: str) -> bool:

@@ -57,7 +57,11 @@ def _to(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 @sig.command("to-raw", cls=NoEchoCommand, short_help="openssl's DER to the R||S of a JWS.")
 @_conversion
 @_to("base64url")
-@click.option("--alg", type=click.Choice(list(_SIZES)), help="The proof's algorithm; told by the lengths by default.")
+@click.option(
+    "--alg",
+    type=click.Choice(list(_SIZES), case_sensitive=False),
+    help="The proof's algorithm; told by the lengths by default.",
+)
 def to_raw(*, signature: str, given: str | None, wanted: str, out: str | None, alg: str | None) -> None:
     """Convert a DER signature, as openssl makes it, to R||S, as a JWS carries it.
 
@@ -227,6 +231,8 @@ def _raw_of(der: bytes, alg: str | None) -> bytes:
 
 def _write(data: bytes, form: str, out: str | None) -> None:
     text = None if form == "binary" else data.hex() if form == "hex" else b64url_encode(data)
+    if out == "":
+        raise click.UsageError("--out expects the name of a file, and an empty one came; without --out it is printed")
     if out is not None:
         _put(Path(out), data if text is None else f"{text}\n".encode("ascii"))
     elif text is not None:

@@ -13,9 +13,9 @@ import click
 from dpop.profiles import GOOGLE
 from dpop.tokens import TokenSet
 from dpop_cli.console import NoEchoCommand, hint
-from dpop_cli.options import allow_http_option, key_options
+from dpop_cli.options import key_options
 from dpop_cli.secret_input import Secret, secret_options
-from dpop_cli.token_client import OAuthClient, client_options, kept_nonces, prover_of, server_options
+from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of, server_options
 from dpop_cli.token_login import Loopback
 from dpop_cli.token_refresher import refresher
 from dpop_cli.token_store import Stored, store_options
@@ -46,7 +46,7 @@ def token() -> None:
 @click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="More for the authorization request.")
 @click.option("--no-browser", is_flag=True, help="Only print the URL; open it yourself.")
 @click.option("--timeout", type=click.IntRange(1, 86_400), default=300, show_default=True, help="Seconds to wait.")
-@store_options("--store", default="tokens.json")
+@store_options(default="tokens.json")
 @key_options
 def login(
     *,
@@ -98,7 +98,7 @@ def login(
 @secret_options("code", "the authorization code, decoded")
 @secret_options("code-verifier", "the verifier of PKCE")
 @click.option("--redirect-uri", metavar="URL", help="That of the authorization request.")
-@store_options("--store", default="tokens.json")
+@store_options(default="tokens.json")
 @key_options
 def redeem(*, redirect_uri: str | None, **options: Any) -> None:
     """Exchange an authorization code that you have for tokens, and store them.
@@ -124,7 +124,7 @@ def redeem(*, redirect_uri: str | None, **options: Any) -> None:
 @server_options
 @secret_options("refresh-token", "a refresh token from elsewhere, to begin with")
 @click.option("--if-needed", is_flag=True, help="Only if the access token is about to expire.")
-@store_options("--store", default="tokens.json")
+@store_options(default="tokens.json")
 @key_options
 def refresh(*, if_needed: bool, **options: Any) -> None:
     """Renew the stored tokens now.
@@ -160,7 +160,7 @@ def refresh(*, if_needed: bool, **options: Any) -> None:
 @click.option("--access-token", "only_token", is_flag=True, help="Print the access token, and nothing else.")
 @click.option("--secrets", is_flag=True, help="Show the tokens themselves as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@store_options("--store", default="tokens.json")
+@store_options(default="tokens.json")
 def show(*, only_token: bool, secrets: bool, as_json: bool, **options: Any) -> None:
     """Show what is stored: until when, for what, bound to which key. Nothing is sent.
 
@@ -183,11 +183,9 @@ def show(*, only_token: bool, secrets: bool, as_json: bool, **options: Any) -> N
 
 
 @token.command(cls=NoEchoCommand, short_help="Give the tokens back to the server.")
-@client_options
-@click.option("--issuer", metavar="URL", help="The server, whose revocation endpoint is in its metadata.")
+@server_options
 @click.option("--forget", is_flag=True, help="Tell no server; only remove the tokens here.")
-@allow_http_option
-@store_options("--store", default="tokens.json")
+@store_options(default="tokens.json")
 @key_options
 def revoke(*, forget: bool, **options: Any) -> None:
     """Give the tokens back to the server (RFC 7009), and remove them here.
@@ -200,13 +198,13 @@ def revoke(*, forget: bool, **options: Any) -> None:
     stored, client = Stored.named(options), OAuthClient.of(options)
     tokens = stored.tokens()
     if not forget:
-        with client.endpoint(prover_of(options, tokens), tokens) as endpoint:
-            if endpoint.server.revocation_endpoint is None:
-                raise click.UsageError(
-                    "it is not known where the server takes tokens back: use --issuer, a --client file with"
-                    " revocation_endpoint, or --forget to only remove them here"
-                )
-            endpoint.revoke(tokens)
+        prover = prover_of(options, tokens)
+        with client.endpoint(prover, tokens) as endpoint:
+            if endpoint.server.revocation_endpoint is not None:
+                endpoint.revoke(tokens)
+            else:
+                with client.found(prover, tokens) as found:
+                    found.revoke(tokens)
     stored.store.delete(stored.account)
     click.echo(f"The tokens of {stored.account!r} are {'removed' if forget else 'revoked and removed'}.", err=True)
 

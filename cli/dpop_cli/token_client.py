@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from dpop.client import NonceKey, Prover, Role
 from dpop.encoding import json_object
-from dpop.errors import EncodingError
+from dpop.errors import DPoPError, EncodingError
 from dpop.origin import Origin
 from dpop.profiles import ATPROTO, FAPI2, GOOGLE, RFC9449, Profile
 from dpop.tokens import ServerMetadata, TokenSet
@@ -131,6 +131,28 @@ class OAuthClient:
             return TokenEndpoint.discover(prover, urls["issuer"], **settings)
         raise click.UsageError(
             "which server? use --client client.json, --issuer URL, --token-endpoint URL or --profile google"
+        )
+
+    def found(self, prover: Prover, tokens: TokenSet) -> TokenEndpoint:
+        """The server of stored tokens, with the endpoints that its metadata name.
+
+        Its issuer is not known, so metadata are looked for at the origin of the token endpoint, and must name that
+        token endpoint.
+
+        :raises click.UsageError: there are none, or they name no revocation endpoint.
+        """
+        known = tokens.token_endpoint or self.facts.get("token_endpoint")
+        if known is not None:
+            facts = {name: value for name, value in self.facts.items() if name not in _ENDPOINTS}
+            there = replace(self, facts={**facts, "issuer": str(Origin.of_url(known))})
+            with contextlib.suppress(DPoPError):
+                endpoint = there.endpoint(prover, tokens)
+                if endpoint.server.token_endpoint == known and endpoint.server.revocation_endpoint is not None:
+                    return endpoint
+                endpoint.close()
+        raise click.UsageError(
+            "it is not known where the server takes tokens back: use --issuer, a --client file with"
+            " revocation_endpoint, or --forget to only remove them here"
         )
 
     def _server(self, tokens: TokenSet | None) -> tuple[dict[str, str], Profile]:

@@ -15,8 +15,8 @@ from dpop.errors import DPoPError, TokenStoreError
 from dpop.tokens import AccountStatus, Refresher
 from dpop_cli.console import NoEchoCommand, stopped_by_signals, tell
 from dpop_cli.exit_status import Status
-from dpop_cli.options import allow_http_option, key_options
-from dpop_cli.token_client import OAuthClient, client_options, prover_of
+from dpop_cli.options import key_options
+from dpop_cli.token_client import OAuthClient, prover_of, server_options
 from dpop_cli.token_store import Stored, store_options
 from dpop_cli.token_view import moment
 
@@ -26,10 +26,9 @@ _LOOK_SECONDS = 1.0
 
 
 @click.command(cls=NoEchoCommand, short_help="Keep the stored tokens fresh, until stopped.")
-@store_options("--store", default="tokens.json")
-@client_options
+@store_options(default="tokens.json")
+@server_options
 @key_options
-@allow_http_option
 @click.option("--once", is_flag=True, help="Look once and end, for cron; status 1 if an account is not fresh.")
 @click.pass_context
 def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
@@ -44,7 +43,7 @@ def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
 
     \b
     Examples:
-      dpop token refresher --store tokens.json --client client.json
+      dpop token refresher --token-store tokens.json --client client.json
       dpop token refresher --once
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     chosen = options["account"]

@@ -22,18 +22,19 @@ __all__ = ["Stored", "store_options"]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def store_options(name: str, *, default: str | None = None) -> Callable[[_Function], _Function]:
+def store_options(*, default: str | None = None) -> Callable[[_Function], _Function]:
     """Add the token file and the account in it; :meth:`Stored.of` takes the options out again."""
 
     def decorate(command: _Function) -> _Function:
         options = [
             click.option(
-                name,
+                "--token-store",
+                "--store",
                 "store_path",
                 default=default,
                 show_default=default is not None,
-                envvar="DPOP_TOKEN_STORE" if default is not None else None,
-                show_envvar=default is not None,
+                envvar="DPOP_TOKEN_STORE",
+                show_envvar=True,
                 metavar="FILE",
                 shell_complete=file_names,
                 help="File that keeps the tokens, which dpop token login writes.",
@@ -77,7 +78,7 @@ class Stored:
         """
         stored = cls.of(options)
         if stored is None:
-            raise click.UsageError("which store? use --store tokens.json")
+            raise click.UsageError("which store? use --token-store tokens.json")
         return stored
 
     def tokens(self) -> TokenSet:

@@ -76,10 +76,14 @@ def read_key_file(path: Path) -> bytes:
         raise KeyFileError(f"the key file {shown(path)} has more than {MAX_KEY_BYTES // 1024} KiB, too much for a key")
     if os.name == "posix" and stat.S_ISREG(status.st_mode) and status.st_mode & 0o007:
         import logging  # noqa: PLC0415 - slow to load, and most keys are private
+        import shlex  # noqa: PLC0415 - only for this warning
 
         mode = stat.S_IMODE(status.st_mode)
         logging.getLogger("dpop.keys").warning(
-            "the key file %r is open to every user (mode %04o); run: chmod 600", str(path), mode
+            "the key file %r is open to every user (mode %04o); run: chmod 600 %s",
+            str(path),
+            mode,
+            shlex.quote(str(path)),
         )
     return data
 

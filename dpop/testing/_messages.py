@@ -86,7 +86,7 @@ class Response:
 
 def json_response(status: int, members: Mapping[str, object], headers: Headers = ()) -> Response:
     """An uncacheable JSON response (RFC 6749 §5.1)."""
-    body = json.dumps(members).encode("ascii")
+    body = json.dumps(members).encode("ascii") + b"\n"  # a shell's prompt stands on a line of its own
     return Response(status, [("Content-Type", "application/json"), NO_STORE, *headers], body)
 
 

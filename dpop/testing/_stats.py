@@ -314,7 +314,8 @@ class Journal:
         )
         self._refusals.add(refusal)
         self.stats.count_refusal(endpoint, code)
-        _LOGGER.info("%s %s refused: %s", request.method, request.path, error)
+        shown = f"{error.detail} ({error.reason})" if bare else error
+        _LOGGER.info("%s %s refused: %s", request.method, request.path, shown)
 
     def recorded(self, request: RecordedRequest) -> None:
         """Keep a request."""

@@ -131,6 +131,8 @@ def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) ->
     """
     if not data.strip(b"\0\n "):
         raise TokenFormatError(f"{where} is empty: it was not written to its end; authorise again")
+    if b"-----BEGIN " in data[:4096]:
+        raise TokenFormatError(f"{where} holds a key or certificate (PEM) and no tokens; name the file of the tokens")
     try:
         record = json_object(data, max_depth=_MAX_DEPTH)
     except EncodingError as error:

@@ -456,3 +456,45 @@ def test_json_of_several_proofs_is_one_object(tmp_path: Path) -> None:
     (tmp_path / "t.har").write_text(json.dumps({"log": {"entries": [entry, entry]}}, indent=1))
     shown = json.loads(invoke("inspect", "--from", str(tmp_path / "t.har"), "--json").stdout)
     assert (shown["good"], len(shown["proofs"])) == (True, 2)
+
+
+@pytest.mark.parametrize("form", ["{}", "DPoP {}", '"{}"', "'DPoP {}'", "DPoP: {}"])
+def test_a_proof_as_it_was_copied(tmp_path: Path, form: str) -> None:
+    """With its scheme, in quotes, or as a header line; as the argument, in a file or on standard input."""
+    dpop.generate_key().save(tmp_path / "key.pem")
+    proof = invoke("proof", "GET", "https://api.example/me", "--key", str(tmp_path / "key.pem")).stdout.strip()
+    text = form.format(proof)
+    (tmp_path / "p.txt").write_text(f"{text}\n")
+    for args, stdin in (([text], None), ([str(tmp_path / "p.txt")], None), (["-"], text), ([], text)):
+        result = invoke("inspect", *args, "--against", "https://api.example/me", stdin=stdin)
+        assert result.exit_code == 0, result.output
+        assert "Good, as far as it was judged" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "good"),
+    [
+        ("curl 'https://api.example/me' -H 'DPoP: PROOF'", True),
+        ("$ curl -s \\\n  -X GET \\\n  -H 'dpop: PROOF' \\\n  --compressed https://api.example/me", True),
+        ("dpop curl -HDPoP:PROOF --url https://api.example/me", True),
+        ("curl https://api.example/me -H 'DPoP: PROOF' --data-raw a=b", False),
+        ("curl -XPOST https://api.example/me -H 'DPoP: PROOF'", False),
+        ("curl -I https://api.example/me -H 'DPoP: PROOF'", False),
+        ("curl https://api.example/other -H 'DPoP: PROOF'", False),
+    ],
+)
+def test_a_copied_curl_command(tmp_path: Path, command: str, good: bool) -> None:
+    """Method and URL are compared with the proof, as browsers' "copy as cURL" has them."""
+    dpop.generate_key().save(tmp_path / "key.pem")
+    proof = invoke("proof", "GET", "https://api.example/me", "--key", str(tmp_path / "key.pem")).stdout.strip()
+    result = invoke("inspect", "-", "--json", stdin=command.replace("PROOF", proof))
+    shown = json.loads(result.stdout)
+    assert (shown["good"], result.exit_code) == (good, int(not good)), result.output
+    failed = {check["name"] for check in shown["proofs"][0]["checks"] if check["verdict"] == "failed"}
+    assert failed <= {"htm", "htu"}
+
+
+def test_a_curl_command_that_cannot_be_read() -> None:
+    """A quote that is not closed: status 2, and nothing of it is repeated."""
+    result = invoke("inspect", "-", stdin="curl -H 'DPoP: pa55")
+    assert (result.exit_code, "quote" in result.stderr, "pa55" in result.stderr) == (2, True, False)

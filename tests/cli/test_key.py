@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dpop_cli.key import generate, show, thumbprint
 from dpop_cli.key_device import list_keys
-from support.cli_process import AtTerminal, examples, invoke, run_script
+from support.cli_process import AtTerminal, examples, invoke, run, run_script
 from support.pkcs11_tokens import PIN, SoftHsm
 
 import dpop
@@ -188,9 +188,9 @@ def test_a_key_that_is_not_there(tmp_path: Path) -> None:
     assert "none.pem" in result.stderr
 
 
-def test_arguments_too_many_are_counted_not_repeated(key_file: Path) -> None:
+def test_arguments_too_many_are_counted_not_repeated() -> None:
     """What stands where no argument belongs may be a password."""
-    result = invoke("key", "show", "--key", str(key_file), "hunter2", "hunter3")
+    result = invoke("key", "list", "hunter2", "hunter3")
     assert result.exit_code == 2
     assert "2 more arguments than expected" in result.stderr
     assert "hunter" not in result.stderr
@@ -255,7 +255,7 @@ def test_a_locked_key_is_asked_for_at_the_terminal(tmp_path: Path) -> None:
     key = dpop.generate_key()
     key.save(path, password="typed1")
     with AtTerminal("key", "thumbprint", "--key", "k.pem", cwd=tmp_path) as terminal:
-        terminal.see("Password of the key")
+        terminal.see("Password of ")
         terminal.type("typed1\n")
         assert terminal.end() == 0
     assert key.thumbprint in terminal.shown
@@ -307,3 +307,52 @@ def test_the_examples_of_generate_work(tmp_path: Path, softhsm: SoftHsm) -> None
     assert done.returncode == 0, done.stderr
     assert "api: ES256" in done.stdout
     assert dpop.load_key(tmp_path / "locked.pem", password="s3cret").alg == "ES256"
+
+
+@pytest.mark.parametrize("command", ["show", "thumbprint"])
+def test_the_key_may_be_the_argument(tmp_path: Path, command: str) -> None:
+    """``dpop key show key.pem`` is what people type; a second key is one too many, and a key itself is refused."""
+    made = dpop.generate_key()
+    made.save(tmp_path / "key.pem")
+    path = str(tmp_path / "key.pem")
+    for env in ({}, {"DPOP_KEY": "other.pem"}):
+        shown = invoke("key", command, path, env=env)
+        assert (shown.exit_code, made.thumbprint in shown.stdout) == (0, True)
+    assert invoke("key", command, path, "--key", path).exit_code == 2
+    material = (tmp_path / "key.pem").read_text()
+    for given, words in ((material, "named by its file"), ('{"kty": "EC", "d": "pa55"}', "the key itself came")):
+        refused = invoke("key", command, given)
+        assert (refused.exit_code, words in refused.stderr) == (2, True)
+        assert given[:40] not in refused.output
+
+
+def test_letters_of_algorithms_and_empty_names(tmp_path: Path) -> None:
+    """es256 is ES256 wherever one is named; an empty file name is a usage error."""
+    path = str(tmp_path / "a key.pem")
+    made = invoke("key", "generate", "--alg", "es256", "--out", path)
+    assert (made.exit_code, "a new ES256 key" in made.stdout) == (0, True)
+    assert f"export DPOP_KEY='{path}'" in made.stderr
+    assert invoke("proof", "GET", "https://a.example/", "--key", path, "--alg", "es256").exit_code == 0
+    proof = invoke("proof", "GET", "https://a.example/", "--key", path).stdout.strip()
+    assert invoke("inspect", proof, "--algs", "es256 ps256").exit_code == 0
+    for args in (["key", "generate", "--out", ""], ["sig", "to-der", "00" * 64, "--out", ""]):
+        refused = invoke(*args)
+        assert (refused.exit_code, "an empty one came" in refused.stderr) == (2, True)
+
+
+def test_a_key_that_others_can_read_gets_the_whole_command(tmp_path: Path) -> None:
+    """The warning can be copied as it stands, blanks included."""
+    path = tmp_path / "a key.pem"
+    dpop.generate_key().save(path)
+    path.chmod(0o644)
+    shown = run("key", "show", str(path))
+    assert f"chmod 600 '{path}'" in shown.stderr
+
+
+def test_a_password_is_asked_for_by_the_keys_name(tmp_path: Path) -> None:
+    """Of several keys it must be clear which one is meant."""
+    dpop.generate_key().save(tmp_path / "locked.pem", password="pa55")
+    with AtTerminal("key", "show", "locked.pem", cwd=tmp_path) as terminal:
+        terminal.see("Password of locked.pem")
+        terminal.type("pa55\n")
+        assert terminal.end() == 0

@@ -202,3 +202,13 @@ def test_help_fits_80_columns() -> None:
             "--public-origin",
             "--help",
         }
+
+
+def test_a_shell_prompt_stands_on_a_line_of_its_own() -> None:
+    """JSON ends with a line break, and the log of a request without credentials says what was missing."""
+    with serving("--json") as process:
+        told = first_line(process)
+        assert send("GET", told["issuer"] + "/stats").body.endswith(b"}\n")
+        assert send("GET", told["resource"]).status == 401
+        _, _, errors = end(process)
+    assert "GET /resource refused: the request has no credentials (no_credentials)" in errors

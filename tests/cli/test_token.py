@@ -468,9 +468,9 @@ def test_revoke(server: DPoPTestServer) -> None:
     assert server.requests[-1].endpoint == "revoke"
     assert not Path("tokens.json").exists()
     stored(server)
+    refused = run("token", "revoke")  # the metadata say where, and the client has no secret there
+    assert (refused.returncode, Path("tokens.json").exists()) == (1, True), refused.stderr
     sent = len(server.requests)
-    assert run("token", "revoke").returncode == 2
-    assert Path("tokens.json").exists()
     assert run("token", "revoke", "--forget").returncode == 0
     assert (Path("tokens.json").exists(), len(server.requests)) == (False, sent)
 
@@ -640,3 +640,73 @@ def test_the_examples_of_the_help(name: str, plain: DPoPTestServer) -> None:
     done = run_script(examples(token.commands[name]), Path.cwd(), **env)
     assert done.returncode == 0, done.stderr
     assert Path("tokens.json").exists()
+
+
+def test_the_store_has_one_name_in_all_commands(plain: DPoPTestServer) -> None:
+    """--token-store, --store and DPOP_TOKEN_STORE mean the same in each command."""
+    stored(plain)
+    Path("tokens.json").rename("mine.json")
+    for options, env in (
+        (["--token-store", "mine.json"], {}),
+        (["--store", "mine.json"], {}),
+        ([], {"DPOP_TOKEN_STORE": "mine.json"}),
+    ):
+        assert run("token", "show", *options, env=env).returncode == 0
+        called = run("curl", *options, "-s", plain.resource, env={**client_file(plain), **env})
+        assert json.loads(called.stdout)["scheme"] == "DPoP", called.stderr
+
+
+def test_a_store_in_the_environment_is_used_with_care(plain: DPoPTestServer) -> None:
+    """Not for the token endpoint, not beside other credentials or a token, not where it is empty or unbound."""
+    env = {**client_file(plain), "DPOP_TOKEN_STORE": "tokens.json", "DPOP_KEY": "key.pem"}
+    assert (
+        run("curl", "-s", "-o", "out", "-w", "%{http_code}", plain.resource, env=env).stdout == "401"
+    )  # no tokens yet
+    tokens = stored(plain)
+    data = ["-d", "grant_type=client_credentials", "-d", f"client_id={plain.client_id}"]
+    for args in (
+        [*data, plain.token_endpoint],
+        ["-u", "a:b", plain.resource],
+    ):
+        run("curl", "-s", *args, env=env)
+        assert all(tokens.access_token not in value for _, value in plain.requests[-1].headers)
+    Path("token.txt").write_text("another")
+    run("curl", "-s", "--token-file", "token.txt", plain.resource, env=env)
+    assert ("Authorization", "DPoP another") in plain.requests[-1].headers
+    unbound = stored(plain, token_type="Bearer", access_token=plain.issue_access_token())
+    assert not unbound.is_bound
+    done = run("curl", "-s", plain.resource, env=env)
+    assert "bound to no key" in done.stderr
+    assert all(unbound.access_token not in value for _, value in plain.requests[-1].headers)
+    named = run("curl", "-s", "--token-store", "tokens.json", plain.resource, env=env)
+    assert named.returncode == 0
+    assert ("Authorization", f"Bearer {unbound.access_token}") in plain.requests[-1].headers
+
+
+def test_revoke_finds_where_tokens_are_taken_back(plain: DPoPTestServer) -> None:
+    """A file in the form of Google's names no revocation endpoint: the metadata of the tokens' server do."""
+    stored(plain)
+    secrets_file = {
+        "client_id": plain.client_id,
+        "client_secret": plain.client_secret,
+        "token_uri": plain.token_endpoint,
+    }
+    Path("client_secret.json").write_text(json.dumps({"installed": secrets_file}))
+    done = run("token", "revoke", env={"DPOP_CLIENT": "client_secret.json"})
+    assert done.returncode == 0, done.stderr
+    assert plain.requests[-1].endpoint == "revoke"
+    assert not Path("tokens.json").exists()
+
+
+def test_the_refresher_takes_a_client_by_options(plain: DPoPTestServer) -> None:
+    """As every other command that talks to the server: --issuer and --client-id instead of a file."""
+    stored(plain, expires_at=1.0)
+    options = ["--issuer", plain.issuer, "--client-id", plain.client_id, "--client-secret-env", "S"]
+    done = run("token", "refresher", "--once", *options, env={"S": plain.client_secret})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_key_is_no_token_store() -> None:
+    """The message says what the file is, and not that it is damaged."""
+    done = run("token", "show", "--token-store", "key.pem")
+    assert (done.returncode, "holds a key" in done.stderr, "authorise" in done.stderr) == (3, True, False)
