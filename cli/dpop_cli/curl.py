@@ -33,6 +33,7 @@ from dpop.client import (
     dpop_challenge,
     refresh,
     sign_now,
+    wait_for_nonce,
 )
 from dpop.errors import InvalidTargetError
 from dpop.origin import Origin
@@ -201,7 +202,9 @@ class _Session:
         assert flow is not None  # noqa: S101 - every request here is to the policy's origin
         try:
             while True:
-                headers = sign_now(flow, origin.scheme, origin.authority, request.target, ask_token(flow))
+                access_token = ask_token(flow)
+                wait_for_nonce(flow)
+                headers = sign_now(flow, origin.scheme, origin.authority, request.target, access_token)
                 lines = [*request.headers, *(f"{name}: {value}" for name, value in headers)]
                 # After a 417 curl sends the same proof again, unless it never asked (RFC 9110 §10.1.1).
                 lines.append("Expect:")

@@ -70,10 +70,11 @@ def send(policy: Policy, method: str, url: str, form: Mapping[str, str] | None =
         raise UsageError(f"{Origin.of_url(url)} is none of the policy's origins")
     origin = Origin.of_url(url)
     exchanges = []
-    wait_for_nonce(flow)
     try:
         while True:
-            headers = dict(sign_now(flow, origin.scheme, origin.authority, _target(url), ask_token(flow)))
+            token = ask_token(flow)
+            wait_for_nonce(flow)
+            headers = dict(sign_now(flow, origin.scheme, origin.authority, _target(url), token))
             exchange = on_the_wire(method, url, headers, content)
             exchanges.append(exchange)
             step = flow.received(exchange.status, exchange.received)

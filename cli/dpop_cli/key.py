@@ -15,7 +15,7 @@ from click.core import ParameterSource
 import dpop
 from dpop_cli.console import NoEchoCommand, file_names, hint
 from dpop_cli.key_device import generate_in_device, list_keys
-from dpop_cli.options import check_key_source, key_options, load_key
+from dpop_cli.options import AlgChoice, check_key_source, key_options, load_key
 from dpop_cli.secret_input import Secret, secret_options
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def key() -> None:
 @key.command(cls=NoEchoCommand)
 @click.option(
     "--alg",
-    type=click.Choice(_ALGS, case_sensitive=False),
+    type=AlgChoice(_ALGS),
     default="ES256",
     show_default=True,
     help="What it signs with. Every DPoP server takes ES256.",

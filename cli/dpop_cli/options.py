@@ -23,6 +23,7 @@ from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.secret_input import Secret, can_ask, read_text, secret_options
 
 __all__ = [
+    "AlgChoice",
     "NonceChoice",
     "ProofRequest",
     "alg_name",
@@ -108,6 +109,15 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
 def alg_name(written: str | None) -> str | None:
     """The name of an algorithm as it is registered, if it is one in other letters: ES256 for es256."""
     return next((name for name in ALGORITHMS if written is not None and name.lower() == written.lower()), written)
+
+
+class AlgChoice(click.Choice[str]):
+    """A choice of algorithms, which may be written in letters of any case."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The registered name."""
+        chosen: str = super().convert(alg_name(value) if isinstance(value, str) else value, param, ctx)
+        return chosen
 
 
 def _is_private_file(source: str) -> bool:

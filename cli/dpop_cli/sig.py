@@ -16,6 +16,7 @@ from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import EncodingError, SignatureFormatError
 from dpop.signature import der_to_raw, raw_to_der
 from dpop_cli.console import NoEchoCommand, file_names, hint
+from dpop_cli.options import AlgChoice
 from dpop_cli.secret_input import read_bytes
 
 __all__ = ["convert", "sig", "to_der", "to_raw"]
@@ -59,7 +60,7 @@ def _to(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 @_to("base64url")
 @click.option(
     "--alg",
-    type=click.Choice(list(_SIZES), case_sensitive=False),
+    type=AlgChoice(list(_SIZES)),
     help="The proof's algorithm; told by the lengths by default.",
 )
 def to_raw(*, signature: str, given: str | None, wanted: str, out: str | None, alg: str | None) -> None:

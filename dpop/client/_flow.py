@@ -152,8 +152,8 @@ class ProofFlow:
             self._turn = leased
             return leased
         self._turn = None
-        if leased.nonce in self._sent_nonces:
-            leased.nonce = self._retry_nonce  # this request must not carry a nonce twice
+        if leased.nonce in self._sent_nonces and self._retry_nonce is not None:
+            leased.nonce = self._retry_nonce  # one of those was refused; without a refusal the same one is good
         self._lease = leased
         return None
 

@@ -299,7 +299,6 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         (["a.b.c", "--algs", "none"], "--algs"),
         (["a.b.c", "--token-file", "missing"], "cannot be read"),
         (["a.b.c", "d"], "more argument"),
-        (["token.txt"], "--from"),
     ],
 )
 def test_what_cannot_be_used_is_status_2(
