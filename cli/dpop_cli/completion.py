@@ -4,14 +4,22 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import ClassVar
 
 import click
-from click.shell_completion import CompletionItem, ShellComplete, add_completion_class, get_completion_class
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    ShellComplete,
+    add_completion_class,
+    get_completion_class,
+    split_arg_string,
+)
 
 from dpop_cli.console import NoEchoCommand
 
-__all__ = ["PowerShellComplete", "completion"]
+__all__ = ["PowerShellComplete", "WholeWordBash", "completion"]
 
 _VARIABLE = "_DPOP_COMPLETE"
 
@@ -59,7 +67,34 @@ class PowerShellComplete(ShellComplete):
         return f"{item.type}\t{item.value}\t{tooltip}"
 
 
+class WholeWordBash(BashComplete):
+    """Completion for bash, which hands over ``--alg=ES`` and ``pkcs11:x`` in pieces: = and : separate words there."""
+
+    _typed = ""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Words before the one that is being typed, and that one, each in one piece again."""
+        pieces = os.environ["COMP_WORDS"].split("\n")[: int(os.environ["COMP_CWORD"]) + 1]
+        words: list[str] = []
+        for piece in pieces:
+            if len(words) > 1 and (words[-1].endswith((":", "=")) or re.fullmatch("[:=]+", piece)):
+                words[-1] += piece
+            else:
+                words.append(piece)
+        *before, self._typed = ["".join(split_arg_string(word)) for word in words[1:]] or [""]
+        return before, self._typed
+
+    def format_completion(self, item: CompletionItem) -> str:
+        """Kind and value; of the value only what bash replaces, which is what follows the last separator."""
+        value = str(item.value)
+        start = max(self._typed.rfind(":"), self._typed.rfind("=")) + 1
+        if item.type == "plain" and start and value.startswith(self._typed[:start]):
+            value = value[start:]
+        return f"{item.type},{value}"
+
+
 add_completion_class(PowerShellComplete)
+add_completion_class(WholeWordBash)
 
 
 @click.command(cls=NoEchoCommand)

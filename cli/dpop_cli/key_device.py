@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -59,7 +62,10 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
     check_key_source(uri)
     password = Secret.of("password", options)
     pin: Password | None = pin_for(password, uri) if password.given else None
-    devices = list_devices(uri, password=pin)
+    if callable(pin):
+        pin = pin()  # asked for now: later there is no stderr to ask at
+    with _drivers_silenced():
+        devices = list_devices(uri, password=pin)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(device) for device in devices], indent=2))
         return
@@ -75,6 +81,26 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
         click.echo("No device fits; check that it is inserted, and whether --pkcs11 names its driver.", err=True)
     elif any(key.usable for device in devices for key in device.keys) and sys.stdout.isatty():
         hint("name one with --key 'pkcs11:token=...;object=...', in quotes: a shell would end the command at the ;")
+
+
+@contextlib.contextmanager
+def _drivers_silenced() -> Iterator[None]:
+    """Drop what drivers print on stderr, which is about devices that are not there; Python's own output stays."""
+    python = sys.stderr
+    if python is None:
+        yield
+        return
+    python.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(stderr), "w", errors="backslashreplace") as ours:  # noqa: PTH123 - a device
+        os.dup2(nowhere.fileno(), 2)
+        sys.stderr = ours
+        try:
+            yield
+        finally:
+            sys.stderr = python
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _device_line(device: DeviceReport) -> str:

@@ -104,7 +104,7 @@ class LazyGroup(click.Group):
         def run() -> object:
             return click.Group.main(self, args, prog_name, complete_var, standalone_mode=False, **extra)
 
-        if os.environ.get("_DPOP_COMPLETE") == "powershell_complete":
+        if os.environ.get("_DPOP_COMPLETE") in {"bash_complete", "powershell_complete"}:
             importlib.import_module("dpop_cli.completion")  # knows how
         if not standalone_mode:
             return run()

@@ -141,3 +141,21 @@ def test_another_shell_is_none() -> None:
 def test_help_fits_80_columns() -> None:
     """No line is broken by an old terminal."""
     assert max(map(len, invoke("completion", "--help").stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["dpop", "key", "generate", "--alg", "=", "ES"], ["ES256", "ES384", "ES512"]),
+        (["dpop", "key", "generate", "--alg", "="], ["ES256", "ES384", "ES512", "Ed25519"]),
+        (["dpop", "key", "show", "--key", "pkcs11", ":", "token", "=", "x", "--js"], ["--json"]),
+        (["dpop", "inspect", "--against", "https", "://api.example/a", "--met"], ["--method"]),
+    ],
+    ids=" ".join,
+)
+def test_bash_separates_words_that_are_one(
+    words: list[str], offered: list[str], shell_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """= and : end a word for bash: behind --alg= and a URI options and values are offered as behind a blank."""
+    shown = completed(words, "bash", shell_environment, tmp_path).splitlines()
+    assert set(offered) <= set(shown), shown

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -225,3 +227,14 @@ def test_a_tpm_is_listed(tpm: Tpm) -> None:
     assert f"jkt {dpop.load_key(tpm.uri()).thumbprint}" in listed.stdout
     close_modules()
     tpm.flush()
+
+
+def test_what_drivers_print_is_not_shown() -> None:
+    """p11-kit's drivers write on stderr about devices that are not there; what this program prints still comes."""
+    code = (
+        "import os, sys\nfrom dpop_cli.key_device import _drivers_silenced\n"
+        "with _drivers_silenced():\n    os.write(2, b'noise of a driver'); print('a warning', file=sys.stderr)\n"
+        "print('after', file=sys.stderr)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stderr.split("\n") == ["a warning", "after", ""]
