@@ -13,6 +13,7 @@ import click
 
 from dpop.errors import UsageError
 from dpop.htu import Origin
+from dpop.keys import ALGORITHMS
 from dpop.testing import DISCIPLINES, DPoPTestServer
 from dpop_cli.console import NoEchoCommand, hint, stopped_by_signals
 
@@ -60,7 +61,7 @@ def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **o
       dpop serve --json --port 8080 --nonces single-use
       dpop serve --mode google --set token_lifetime=5
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    server = DPoPTestServer(host=host, port=port, **_settings(settings), **options)
+    server = DPoPTestServer(host=host, port=port, algs=ALGORITHMS, **_settings(settings), **options)
     with stopped_by_signals() as stop, _refusals_on_stderr(), server:
         if not Origin.parse(f"http://{_bracketed(host)}").is_loopback:
             hint(f"{host} is more than this machine: everyone who reaches it gets tokens and can move the levers")

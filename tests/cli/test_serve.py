@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from support.cli_process import DPOP, environment, invoke, run_script
+from support.cli_process import DPOP, environment, invoke, run, run_script
 from support.testing_client import KEY, send
 
 import dpop
@@ -212,3 +212,15 @@ def test_a_shell_prompt_stands_on_a_line_of_its_own() -> None:
         assert send("GET", told["resource"]).status == 401
         _, _, errors = end(process)
     assert "GET /resource refused: the request has no credentials (no_credentials)" in errors
+
+
+@pytest.mark.parametrize("alg", ["ES384", "ES512", "EdDSA", "PS256"])
+def test_it_takes_every_key_that_dpop_makes(alg: str, tmp_path: Path) -> None:
+    """``dpop key generate --alg ES384`` makes a key that ``dpop serve`` accepts."""
+    made = run("key", "generate", "--alg", alg, "--out", "key.pem", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    with serving("--json") as process:
+        told = first_line(process)
+        form = ["-d", "grant_type=client_credentials", "-u", f"{told['client_id']}:{told['client_secret']}"]
+        done = run("curl", "--key", "key.pem", "--alg", alg, "-sS", *form, told["token_endpoint"], cwd=tmp_path)
+    assert json.loads(done.stdout)["token_type"] == "DPoP", done
