@@ -171,7 +171,7 @@ class CurlOption(NamedTuple):
 
 
 class CurlWords(NamedTuple):
-    """A whole command line of curl: its options in their order, and what is none."""
+    """A whole command line of curl: its options in order, and its URLs."""
 
     options: tuple[CurlOption, ...]
     urls: tuple[str, ...]
@@ -197,7 +197,7 @@ class CurlWords(NamedTuple):
         return any(option.name in names for option in self.options)
 
     def without(self, names: Iterable[str]) -> CurlWords:
-        """The same without options of these names."""
+        """A copy without the options of these names."""
         left_out = frozenset(names)
         return self._replace(options=tuple(option for option in self.options if option.name not in left_out))
 

@@ -36,7 +36,7 @@ _HEADER_NAME = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*[:;]")
 
 @dataclass(frozen=True, slots=True)
 class CurlRequest:
-    """One request, and what of curl's command line goes on to curl.
+    """One request, with the part of the command line that curl gets.
 
     :param url: as curl is given it: what the proof names, and the query.
     :param words: the options that curl is given.
@@ -70,7 +70,7 @@ class CurlRequest:
 
     @property
     def origin(self) -> Origin:
-        """Whose server it is for."""
+        """The origin of the URL."""
         return Origin.of_url(self.url)
 
     @property
@@ -111,7 +111,7 @@ class CurlRequest:
 
     @property
     def writes_itself(self) -> bool:
-        """Whether curl must write the file of ``output`` itself: it does more with it than to write it."""
+        """Whether curl must write the file of ``output`` itself, because an option does more with it."""
         return self.output is not None and (
             self.words.has("continue-at", "create-file-mode")
             or self.words.is_on("remote-header-name", "remote-time", "remove-on-error", "skip-existing", "xattr")
@@ -137,7 +137,7 @@ class CurlRequest:
 
     @property
     def content_type(self) -> str | None:
-        """Of the form."""
+        """The media type of the form; None without one."""
         return None if self.form is None else _FORM_TYPE
 
     def after_another(self) -> CurlRequest:
@@ -167,7 +167,7 @@ class CurlRequest:
 
 
 def _check_once(words: CurlWords) -> None:
-    """One URL, one method, one body."""
+    """Check that there is one URL, one method and one body."""
     if len(words.urls) != 1:
         if not words.urls:
             raise click.UsageError(
@@ -202,7 +202,7 @@ def _header_lines(words: CurlWords) -> list[str]:
 
 
 def _check_headers(words: CurlWords, lines: list[str], *, with_token: bool) -> None:
-    """No header that has a proof or a token already, or names another server."""
+    """Refuse a header that carries a proof or a token, or names another server."""
     if with_token and words.has("user"):
         raise click.UsageError("-u and an access token both fill the Authorization header; give one of them")
     for line in (*lines, *(value for value in words.values("header") if not value.startswith("@"))):
@@ -313,7 +313,7 @@ def _file_to_encode(value: str) -> str | None:
 
 
 def _is_regular(name: str) -> bool:
-    """Whether a file is one that can be read twice. One that is not there is curl's to complain of."""
+    """Whether a file can be read twice. Of a missing one curl itself complains."""
     try:
         return stat.S_ISREG(Path(name).stat().st_mode)
     except (OSError, ValueError):

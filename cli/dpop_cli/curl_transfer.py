@@ -201,13 +201,13 @@ class CurlTransfer:
         return code if code >= 0 else 128 - code
 
     def _fail(self, status: int, message: str) -> int:
-        """Say it as curl says it; the status."""
+        """Print a message as curl does; return the status."""
         if self._words.is_on("show-error") or not self._words.is_on("silent"):
             click.echo(f"curl: ({status}) {message}", err=True)
         return status
 
     def _sink(self, only: bytes | None) -> Sink:
-        """Where the body goes.
+        """The destination of the body.
 
         :param only: with ``-f`` nothing but the head, if heads are shown.
         """

@@ -102,5 +102,5 @@ def on_the_wire(method: str, url: str, headers: Mapping[str, str], content: byte
 
 
 def _target(url: str) -> str:
-    """The request-target: what of the URL is behind its origin."""
+    """The request-target: path and query of the URL."""
     return "/" + url.partition("://")[2].partition("/")[2]

@@ -49,7 +49,7 @@ class _OneNonce:
         return NonceVerdict(None, float("inf")) if nonce == self._nonce else None
 
     def next_for(self, nonce: str | None, jkt: str | None) -> str | None:  # noqa: ARG002 - never
-        """No other."""
+        """Always None: no other nonce is known."""
         return None
 
 
@@ -177,7 +177,7 @@ class _Against:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> _Against:
-        """From a command's options.
+        """Read the options of the command.
 
         :raises UsageError: an invalid URL, method, nonce or list of algorithms.
         """

@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
             self.add_command(click.Command(name, short_help=command.help))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
-        """Names in the order of the table: what one needs first comes first."""
+        """Names in the order of the table."""
         return list(self.commands)
 
     def resolve_command(

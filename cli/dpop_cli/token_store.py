@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token file that commands share: its options, its tokens, and where tokens go that it does not take."""
+"""The token file that commands share: its options, its tokens, and a place for tokens that it cannot store."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Refuse:
 
     @property
     def role(self) -> Role:
-        """Who refuses: the resource server what is said of access tokens, the token endpoint all else."""
+        """The role that refuses: RS for errors about access tokens, AS for all others."""
         return Role.RS if self.error in _RESOURCE_ERRORS else Role.AS
 
 
@@ -107,7 +107,7 @@ class Incidents:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def plan(self, incident: Incident, count: int) -> None:
-        """Let it happen to the next ``count`` requests it fits.
+        """Plan it for the next ``count`` requests that it fits.
 
         :raises UsageError: the count is not a whole number above 0, or the path is none.
         """
@@ -130,7 +130,7 @@ class Incidents:
         return found if isinstance(found, Refuse) else None
 
     def clear(self) -> None:
-        """Let nothing happen after all."""
+        """Cancel all planned incidents."""
         with self._lock:
             self._planned.clear()
 

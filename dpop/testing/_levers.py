@@ -124,7 +124,7 @@ class Levers(Settings):
     # --- all of them as JSON
 
     def apply(self, changes: Mapping[str, Any]) -> None:
-        """Set settings and perform actions by name; nothing is changed if any of it makes no sense.
+        """Set settings and perform actions by name; nothing is changed if one of them is invalid.
 
         An action's value is an object of its arguments, or ``true`` for none, or the one argument that
         matters most: ``{"rs_nonces": "rotating", "lapse": true, "fail_next": 3,
@@ -150,7 +150,7 @@ class Levers(Settings):
         return settings | {"incidents_planned": len(self._incidents)}
 
     def _action(self, name: str, value: object) -> Callable[[], None]:
-        """The action with its arguments, checked by performing it on levers that steer nothing."""
+        """The action with its arguments, checked by a rehearsal on unused levers."""
         if isinstance(value, Mapping):
             arguments = {str(key): each for key, each in value.items()}
         elif value is True:
@@ -171,7 +171,7 @@ class Levers(Settings):
 
 
 class ServerLevers(Levers):
-    """The levers as the server that they steer reads them."""
+    """Levers with the members that only their server reads."""
 
     @property
     def incidents(self) -> Incidents:

@@ -23,7 +23,7 @@ Verdict = Literal["ok", "missing", "invalid_dpop_proof", "use_dpop_nonce", "inva
 
 
 class Signer(Protocol):
-    """As much of a key as a draft needs."""
+    """The part of a key that a draft needs."""
 
     @property
     def alg(self) -> str:
