@@ -74,13 +74,16 @@ class WholeWordBash(BashComplete):
 
     def get_completion_args(self) -> tuple[list[str], str]:
         """Words before the one that is being typed, and that one, each in one piece again."""
-        pieces = os.environ["COMP_WORDS"].split("\n")[: int(os.environ["COMP_CWORD"]) + 1]
+        handed = os.environ["COMP_WORDS"]
+        pieces = handed.split("\n") if "\n" in handed else split_arg_string(handed)
         words: list[str] = []
-        for piece in pieces:
+        for piece in pieces[: int(os.environ["COMP_CWORD"]) + 1]:
             if len(words) > 1 and (words[-1].endswith((":", "=")) or re.fullmatch("[:=]+", piece)):
                 words[-1] += piece
             else:
                 words.append(piece)
+        if len(pieces) <= int(os.environ["COMP_CWORD"]):
+            words.append("")  # a word that is not begun
         *before, self._typed = ["".join(split_arg_string(word)) for word in words[1:]] or [""]
         return before, self._typed
 

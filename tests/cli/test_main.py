@@ -384,7 +384,9 @@ def test_a_first_command_shows_what_the_library_warns_of(command: str, tmp_path:
     dpop.generate_key().save(key)
     key.chmod(0o644)
     done = run(command, "GET", "https://a.example/", "--key", str(key), env={"DPOP_STATE_DIR": str(tmp_path)})
-    assert done.stderr == f"Warning: the key file {str(key)!r} is open to every user (mode 0644); run: chmod 600\n"
+    assert (
+        done.stderr == f"Warning: the key file {str(key)!r} is open to every user (mode 0644); run: chmod 600 {key}\n"
+    )
     key.chmod(0o600)
     done = run(command, "GET", "https://a.example/", "--key", str(key), env={"DPOP_STATE_DIR": str(tmp_path)})
     assert (done.stderr, done.returncode) == ("", 0)
