@@ -14,8 +14,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
-import anyio
-
 from dpop.client._decoding import decoded_start
 from dpop.client._driver import DRAIN_BYTES, DRAIN_SECONDS
 from dpop.client._flow import PEEK_BYTES
@@ -193,31 +191,58 @@ async def async_peek(response: _Any, peeked_stream: type[AsyncPeekedStream]) -> 
     return start.put_back(response, rest, peeked_stream)
 
 
-def drain(response: _Any, signed: _Any) -> None:
-    """Read what little is left of an answer, so that its connection can be used again; then close it."""
-    # The read timeout is looked up when reading starts: an answer that stalls costs a second.
+# What an HTTP/2 connection may receive is one allowance for all of its streams, and what is not read of one stays taken
+# away from it: worth reading more.
+_HTTP2_DRAIN_BYTES = 1_048_576
+
+
+def _is_http2(response: _Any) -> bool:
+    return bool(response.extensions.get("http_version") == b"HTTP/2")
+
+
+def _allowance(response: _Any, signed: _Any) -> int:
+    """How many bytes to read, none of them later than a second after the one before."""
+    # The read timeout is looked up when reading starts.
     timeout = signed.extensions.get("timeout") or {}
     signed.extensions["timeout"] = {**timeout, "read": min(timeout.get("read") or DRAIN_SECONDS, DRAIN_SECONDS)}
-    deadline = time.monotonic() + DRAIN_SECONDS
-    left = DRAIN_BYTES
+    return _HTTP2_DRAIN_BYTES if _is_http2(response) else DRAIN_BYTES
+
+
+def drain(response: _Any, signed: _Any) -> None:
+    """Read what little is left of a response, so that its connection can be used again; then close it."""
+    left, deadline = _allowance(response, signed), time.monotonic() + DRAIN_SECONDS
+    rest = iter(response.stream)
     try:
         with contextlib.suppress(Exception):
-            for chunk in response.stream:
+            for chunk in rest:
                 left -= len(chunk)
                 if left < 0 or time.monotonic() > deadline:
                     break
+            else:
+                return
+            if _is_http2(response):
+                response.extensions["network_stream"].close()
+                for _ in rest:  # what has come already, and then the error that tells the connection of its end
+                    pass
     finally:
         response.close()
 
 
-async def async_drain(response: _Any) -> None:
-    """The same, in a task of its own time."""
-    left = DRAIN_BYTES
+async def async_drain(response: _Any, signed: _Any) -> None:
+    """Read what little is left of an asynchronous response; then close it."""
+    left, deadline = _allowance(response, signed), time.monotonic() + DRAIN_SECONDS
+    rest = aiter(response.stream)
     try:
-        with contextlib.suppress(Exception), anyio.move_on_after(DRAIN_SECONDS):
-            async for chunk in response.stream:
+        with contextlib.suppress(Exception):
+            async for chunk in rest:
                 left -= len(chunk)
-                if left < 0:
+                if left < 0 or time.monotonic() > deadline:
                     break
+            else:
+                return
+            if _is_http2(response):
+                await response.extensions["network_stream"].aclose()
+                async for _ in rest:  # as above
+                    pass
     finally:
         await response.aclose()

@@ -476,7 +476,7 @@ class AsyncSigningTransport(_Transport):
                     return response if dropped is None else dropped.hand_on(response)
                 dropped = dropped or DroppedCookies(self._library.Cookies())
                 dropped.take(response, signed)
-                await async_drain(response)
+                await async_drain(response, signed)
                 if step is Step.REFRESH:
                     await async_refresh(flow)
                 # A new assertion may have to be signed by a key that waits.

@@ -41,6 +41,7 @@ class Http2Recorder(Recorder):
         secure.sendall(h2c.data_to_send())
         heads: dict[int, list[tuple[str, str]]] = {}
         bodies: dict[int, bytes] = {}
+        pending: dict[int, bytes] = {}
         while content := secure.recv(65536):
             events: list[Any] = h2c.receive_data(content)
             for event in events:
@@ -51,10 +52,27 @@ class Http2Recorder(Recorder):
                     bodies[event.stream_id] += event.data or b""
                     h2c.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id)
                 elif isinstance(event, h2.events.StreamEnded):
-                    self._reply(h2c, event.stream_id, heads.pop(event.stream_id), bodies.pop(event.stream_id), number)
+                    head, received = heads.pop(event.stream_id), bodies.pop(event.stream_id)
+                    if body := self._reply(h2c, event.stream_id, head, received, number):
+                        pending[event.stream_id] = body
+                elif isinstance(event, h2.events.StreamReset):
+                    pending.pop(event.stream_id, None)
+            self._send(h2c, pending)
             secure.sendall(h2c.data_to_send())
 
-    def _reply(self, h2c: Any, stream: int, head: list[tuple[str, str]], body: bytes, number: int) -> None:
+    def _send(self, h2c: Any, pending: dict[int, bytes]) -> None:
+        """As much of the bodies as the client's windows let through."""
+        for stream, body in list(pending.items()):
+            sent = min(h2c.local_flow_control_window(stream), len(body))
+            size = h2c.max_outbound_frame_size
+            for start in range(0, sent, size):
+                h2c.send_data(stream, body[start : min(start + size, sent)])
+            pending[stream] = body[sent:]
+            if not pending[stream]:
+                h2c.end_stream(stream)
+                del pending[stream]
+
+    def _reply(self, h2c: Any, stream: int, head: list[tuple[str, str]], body: bytes, number: int) -> bytes:
         pseudo = dict(pair for pair in head if pair[0].startswith(":"))
         # The authority stands in for Host, so that tests read both protocols alike.
         headers = [("Host", pseudo[":authority"]), *(pair for pair in head if not pair[0].startswith(":"))]
@@ -66,9 +84,8 @@ class Http2Recorder(Recorder):
         if response.drop:
             # A graceful end: what came after the last stream but one was not looked at (RFC 9113 §6.8).
             h2c.close_connection(last_stream_id=stream - 2)
-            return
+            return b""
         assert isinstance(response.body, bytes)
         fields = [(name.lower(), value) for name, value in response.headers]
         h2c.send_headers(stream, [(":status", str(response.status)), *fields], end_stream=not response.body)
-        if response.body:
-            h2c.send_data(stream, response.body, end_stream=True)
+        return response.body

@@ -293,6 +293,29 @@ def test_over_http2(name: str, client: Callable[..., Any], authority: Authority)
         assert_fresh(server.requests, "https")
 
 
+@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+@pytest.mark.parametrize("size", [400_000, 5_000_000])
+def test_an_http2_connection_survives_the_challenges_that_are_dropped(
+    name: str, client: Callable[..., Any], authority: Authority, size: int
+) -> None:
+    """Their bodies count against what the connection may receive: they are read, or another connection is opened."""
+    rounds, connections = (60, 1) if size < 1_000_000 else (5, 6)
+    served = itertools.count(1)
+    expected = [0]
+
+    def handler(request: Received) -> Reply:
+        if request.nonce != f"n{expected[0]}":
+            return challenge(f"n{expected[0]}", b"x" * size)
+        expected[0] = next(served)
+        return Reply(200, body=b"yes")
+
+    with Http2Recorder(handler, tls=authority.server_context(http2=True)) as server:
+        one = client(origins=server.origin, access_token=TOKEN, http2=True, **tls_options(name, authority))
+        assert [one.send("GET", server.url("/r")).status for _ in range(rounds)] == [200] * rounds
+        assert len(server.requests) == 2 * rounds
+        assert len({request.connection for request in server.requests}) == connections
+
+
 def test_a_streamed_answer_is_not_read_early(name: str) -> None:
     """A streamed 200 reaches the caller while the server is still sending it."""
     pieces = itertools.count()
