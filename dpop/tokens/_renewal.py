@@ -23,6 +23,7 @@ from typing import Final
 from dpop.client._driver import before_each_send
 from dpop.errors import (
     DPoPError,
+    InvalidTokenResponseError,
     OutcomeUnknownError,
     ReauthorizationError,
     TokenEndpointUnavailableError,
@@ -39,6 +40,10 @@ from dpop.tokens._token_set import TokenSet
 __all__ = ["Renewal"]
 
 _log: Final = logging.getLogger("dpop.tokens")
+_REPLACED: Final = (
+    "the server has replaced the refresh token in a response that must not be used. The new one was in the error that"
+    " said so: save its tokens into the store, or have the user authorise again"
+)
 _ROUNDS: Final = 3
 _PAUSES: Final = (0.002, 0.005, 0.01, 0.02, 0.05)
 
@@ -220,16 +225,26 @@ class Renewal:
                 return (yield from self._first(final))
             raise _refusal_of(final) from error
         except DPoPError as error:
-            if turn.lost:
-                raise
-            # Without one of its errors the server was not even asked: our own key failed, say.
-            asked = isinstance(error, TokenRequestError)
-            unavailable = isinstance(error, TokenEndpointUnavailableError) and (error.status or 0) < 500
-            if not lost and (unavailable or not asked):
-                # The server has not looked at the refresh token, or was never reached.
-                yield Blocking(lambda: self._note(begun, stored, turn))
+            if not turn.lost:
+                yield from self._after(error, stored, begun, turn, lost=lost)
             raise
         return (yield from self._save(begun, tokens))
+
+    def _after(self, error: DPoPError, stored: TokenSet, begun: TokenSet, turn: _Turn, *, lost: bool) -> Steps[None]:
+        """Note what a refresh that failed means for the refresh token that was sent."""
+        came = error.tokens if isinstance(error, InvalidTokenResponseError) else None
+        if came is not None and came.refresh_token != stored.refresh_token:
+            # The server has replaced the old refresh token, and would see a theft if it were sent once more.
+            final = begun.replace(refusal={"message": _REPLACED})
+            self._dead = final
+            yield Blocking(lambda: self._note(begun, final, turn))
+            return
+        # Without one of its errors the server was not even asked: our own key failed, say.
+        asked = isinstance(error, TokenRequestError)
+        unavailable = isinstance(error, TokenEndpointUnavailableError) and (error.status or 0) < 500
+        if not lost and (unavailable or not asked):
+            # The server has not looked at the refresh token, or was never reached.
+            yield Blocking(lambda: self._note(begun, stored, turn))
 
     def _send(self, begun: TokenSet, turn: _Turn) -> Steps[TokenSet]:
         """One refresh; before each request of it, nonce retries too, it is asked whether the lock is still held."""

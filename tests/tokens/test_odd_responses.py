@@ -25,7 +25,13 @@ from google.auth.transport.requests import Request
 from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
-from dpop.errors import CredentialError, InvalidTokenResponseError, TokensNotSavedError, UnboundTokenError
+from dpop.errors import (
+    CredentialError,
+    InvalidTokenResponseError,
+    ReauthorizationError,
+    TokensNotSavedError,
+    UnboundTokenError,
+)
 from dpop.google import Credentials
 from dpop.requests import DPoPAdapter, TokenEndpoint
 from dpop.tokens import FileTokenStore, MemoryTokenStore, ServerMetadata, TokenSet
@@ -387,19 +393,45 @@ def test_a_lifetime_of_nothing_is_refreshed_once_a_second() -> None:
             assert len(recorder.requests) == 2
 
 
-def test_the_next_error_does_not_say_that_no_response_came() -> None:
-    """After a response that was refused, a dead refresh token is explained by what happened."""
+def stored_for(url: str) -> tuple[MemoryTokenStore, TokenEndpoint]:
+    """A store with an expired token, and an endpoint."""
     store = MemoryTokenStore()
     store.save(TokenSet(access_token="old", refresh_token=OLD, expires_at=1))
-    responses = script(
-        Response(200, [], said(token_type="Bearer", refresh_token=NEW)),
-        Response(400, [], b'{"error":"invalid_grant"}'),
-    )
+    return store, TokenEndpoint(KEY, url, client_id="c")
+
+
+def test_the_next_error_does_not_say_that_no_response_came() -> None:
+    """After a response that was refused, a dead refresh token is explained by what happened."""
+    responses = script(Response(200, [], said(token_type="Bearer")), Response(400, [], b'{"error":"invalid_grant"}'))
     with Recorder(responses) as recorder:
-        with TokenEndpoint(KEY, recorder.url("/token"), client_id="c") as endpoint:
-            with pytest.raises(UnboundTokenError) as refused:
+        store, endpoint = stored_for(recorder.url("/token"))
+        with endpoint:
+            with pytest.raises(UnboundTokenError):
                 endpoint.source(store)()
-            assert refused.value.tokens.refresh_token == NEW
-            with pytest.raises(dpop.errors.ReauthorizationError) as dead:
+            with pytest.raises(ReauthorizationError, match="its response never arrived or could not be used"):
                 endpoint.source(store)()
-    assert "its response never arrived or could not be used" in str(dead.value)
+
+
+@pytest.mark.parametrize("again", ["the same source", "another source"])
+def test_a_replaced_refresh_token_is_not_sent_again(again: str) -> None:
+    """If tokens that must be refused come with a new refresh token, the old one is spent: a server would see a theft.
+
+    Once the user has saved the tokens of the error, the source goes on with them.
+    """
+    responses = script(Response(200, [], said(token_type="mac", refresh_token=NEW)), Response(200, [], said()))
+    with Recorder(responses) as recorder:
+        store, endpoint = stored_for(recorder.url("/token"))
+        with endpoint:
+            source = endpoint.source(store)
+            with pytest.raises(InvalidTokenResponseError, match="neither DPoP nor Bearer") as refused:
+                source()
+            other = source if again == "the same source" else endpoint.source(store)
+            with pytest.raises(ReauthorizationError, match="has replaced the refresh token"):
+                other()
+            assert len(recorder.requests) == 1
+            store.save(refused.value.tokens.replace(issued_at=0, expires_at=1))
+            assert other() == ACCESS
+        assert [
+            b"refresh_token=" + token.encode() in recorder.requests[number].body
+            for number, token in enumerate([OLD, NEW])
+        ] == [True, True]
