@@ -137,6 +137,8 @@ class Module:
         functions = POINTER(FunctionList)()
         if get_list(byref(functions)) != CKR.OK or not functions:
             raise ModuleLoadError("its C_GetFunctionList gives no functions")
+        self.identity: int = ctypes.addressof(functions.contents)
+        """Equal for one library that was loaded by two names: a hard link, or a name that the system looks up."""
         self._functions: dict[str, Callable[..., int]] = {}
         for name, (place, arguments) in FUNCTIONS.items():
             address = functions.contents.functions[place]

@@ -123,6 +123,7 @@ class LoadedModule:
         path: str,
         parameters: str | None = None,
         *,
+        module: Module | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -141,11 +142,9 @@ class LoadedModule:
         self._sleep = sleep
         self._restarting = threading.Lock()
         self._restarted_at = -_RESTART_SECONDS
+        self.module: Module = _load(path) if module is None else module
         try:
-            self.module: Module = Module(path)
             self._owned = self.module.initialize(parameters)
-        except ModuleLoadError as error:
-            raise DeviceError(f"the PKCS#11 module {path!r} cannot be used: {error}") from None
         except CryptokiError as error:
             if error.rv == CKR.ARGUMENTS_BAD:
                 what = (
@@ -157,6 +156,10 @@ class LoadedModule:
             raise DeviceError(
                 f"the PKCS#11 module {path!r} does not start ({error.name}); {what}", error.name
             ) from None
+
+        self._description = ""
+        with contextlib.suppress(CryptokiError):
+            self._description = self.module.info().description
 
     def recovering(self, action: Callable[[], _T]) -> _T:
         """Do something; should the module have lost its device, start it anew and do it once or twice more.
@@ -217,7 +220,7 @@ class LoadedModule:
         Some modules look for devices only then.
         """
         with self.lock:
-            if self.ended or not self._owned or len(self.users):
+            if self.ended or not self._owned or len(self.users) or _share_a_library():
                 return False
             self._finalize()
             self._owned = self.module.initialize(self.parameters)
@@ -237,8 +240,8 @@ class LoadedModule:
                 return False
             if self.generation != generation:
                 return True
-            if not self._owned and rv != CKR.CRYPTOKI_NOT_INITIALIZED:
-                return False  # the others in this process would lose their sessions
+            if (not self._owned and rv != CKR.CRYPTOKI_NOT_INITIALIZED) or _share_a_library():
+                return False  # the others in this process would lose their sessions, and some crash at that
             if self._clock() - self._restarted_at < _RESTART_SECONDS:
                 return False
             return self._restart()
@@ -261,23 +264,31 @@ class LoadedModule:
                 user.resume(restarted=done)
         return done
 
-    def close(self, timeout: float) -> None:
-        """Finalise it if it was initialised here, once nothing is under way in it, and let nothing begin any more.
-
-        Where something is under way for longer, the module is left as it is: most crash if they are ended then.
-        """
+    @contextlib.contextmanager
+    def ending(self, timeout: float) -> Iterator[bool]:
+        """Let nothing begin any more; whether nothing is under way either, after so many seconds at most."""
         self.ended = True
         paused: list[Pausable] = []
         # A restart pauses and resumes too: under its hands nobody would stay paused.
-        if self._restarting.acquire(timeout=timeout):
-            try:
-                with self._quiet(paused, drain=timeout, lock_within=timeout) as quiet:
-                    if quiet and self._owned:
-                        self._finalize()
-            finally:
+        held = self._restarting.acquire(timeout=timeout)
+        try:
+            with self._quiet(paused, drain=timeout, lock_within=timeout) as quiet:
+                yield held and quiet
+        finally:
+            if held:
                 self._restarting.release()
-        for user in {*paused, *self.users}:
-            user.end()
+            for user in {*paused, *self.users}:
+                user.end()
+
+    def finalize(self) -> None:
+        """Finalise it if it was initialised here; within :meth:`ending`."""
+        if self._owned:
+            self._finalize()
+
+    @property
+    def gives_other_modules(self) -> bool:
+        """Whether it is p11-kit's proxy, which loads all modules that the system knows."""
+        return self._description.startswith("PKCS#11 Kit")
 
     @contextlib.contextmanager
     def _quiet(self, paused: list[Pausable], *, drain: float, lock_within: float = -1) -> Iterator[bool]:
@@ -348,6 +359,13 @@ _registry_lock = threading.Lock()
 _at_end = False
 
 
+def _load(path: str) -> Module:
+    try:
+        return Module(path)
+    except ModuleLoadError as error:
+        raise DeviceError(f"the PKCS#11 module {path!r} cannot be used: {error}") from None
+
+
 def open_module(path: str, parameters: str | None = None) -> LoadedModule:
     """The module at a path, loaded and initialised once in this process.
 
@@ -361,14 +379,23 @@ def open_module(path: str, parameters: str | None = None) -> LoadedModule:
             raise DeviceError(_ENDED)
         loaded = _registry.get(key)
         if loaded is None:
-            loaded = _registry[key] = LoadedModule(path, parameters)
-        elif loaded.pid != os.getpid():
+            module = _load(path)
+            same = (other for other in _registry.values() if other.module.identity == module.identity)
+            loaded = next(same, None) or LoadedModule(path, parameters, module=module)
+            _registry[key] = loaded
+        if loaded.pid != os.getpid():
             raise ForkedKeyError(_FORKED)
         if parameters not in {None, loaded.parameters}:
             raise DeviceError(
                 f"the PKCS#11 module {path!r} runs in this process with another x-init-reserved; a module takes one"
             )
         return loaded
+
+
+def _share_a_library() -> bool:
+    """Whether one module of this process may go through another one: p11-kit's proxy and a module beside it."""
+    modules = {loaded for loaded in list(_registry.values()) if loaded.pid == os.getpid()}
+    return len(modules) > 1 and any(loaded.gives_other_modules for loaded in modules)
 
 
 def close_modules(timeout: float = 2.0) -> None:
@@ -383,9 +410,15 @@ def close_modules(timeout: float = 2.0) -> None:
     if not _registry_lock.acquire(timeout=timeout):
         return  # another thread has been starting a module for that long
     try:
-        for loaded in _registry.values():
-            if loaded.pid == os.getpid():
-                loaded.close(timeout)
+        modules = {loaded for loaded in _registry.values() if loaded.pid == os.getpid()}
+        shared = _share_a_library()
+        with contextlib.ExitStack() as stack:
+            # All of them before the first is ended: it may be the library that another one goes through.
+            quiet = {loaded: stack.enter_context(loaded.ending(timeout)) for loaded in modules}
+            for loaded in sorted(modules, key=lambda loaded: not loaded.gives_other_modules):
+                # One that is in use is left as it is: most crash if they are ended then.
+                if quiet[loaded] and (all(quiet.values()) or not shared):
+                    loaded.finalize()
         _registry.clear()
     finally:
         _registry_lock.release()
@@ -401,7 +434,7 @@ def _before_fork() -> None:
     for lock in (_fork_lock, _registry_lock):
         if lock.acquire(timeout=_FORK_SECONDS):
             _at_rest.callback(lock.release)
-    for loaded in list(_registry.values()):
+    for loaded in set(_registry.values()):
         if loaded.pid == os.getpid():
             _at_rest.enter_context(loaded.at_rest(_FORK_SECONDS))
 

@@ -80,6 +80,77 @@ def test_a_module_is_one_whatever_its_path(softhsm: SoftHsm, tmp_path: Path) -> 
     open_key(softhsm.uri(module=str(link))).sign(b"x")
 
 
+def test_a_module_is_one_by_what_it_is(faults: Faults, tmp_path: Path) -> None:
+    """The system loads one library for two names of one file, so it is started once for both."""
+    other = tmp_path / "other-name.so"
+    other.hardlink_to(faults.library)
+    assert open_module(str(other)) is open_module(faults.library)
+    assert len(faults.calls("C_Initialize")) == 1
+    open_key(faults.tokens.uri(module=str(other))).sign(b"x")
+
+
+_TWO_WAYS = """
+import sys, threading, time
+from dpop.errors import DPoPError
+from dpop.keys.pkcs11 import close_modules, open_key
+from dpop.keys.pkcs11._cryptoki import CKR
+from dpop.keys.pkcs11._modules import open_module
+direct, proxy = (open_key(uri) for uri in sys.argv[1:3])
+signed, stop = [], threading.Event()
+
+def work(key):
+    while not stop.is_set():
+        signed.append(len(key.sign(b"x")))
+
+threads = [threading.Thread(target=work, args=(key,)) for key in (direct, proxy) * 2]
+for thread in threads:
+    thread.start()
+for key in (direct, proxy) * 10:
+    loaded = key._device.loaded
+    loaded._restarted_at = -10.0
+    loaded.restart(loaded.generation, CKR.DEVICE_ERROR)
+    time.sleep(0.01)
+stop.set()
+for thread in threads:
+    thread.join()
+print(set(signed), open_key(sys.argv[1]).device)
+"""
+
+
+def test_one_library_in_two_ways(softhsm: SoftHsm) -> None:
+    """By its path, and through p11-kit's proxy: neither way ends the module under signatures of the other."""
+    uris = softhsm.uri(), softhsm.uri(module=module_named("p11-kit-proxy"))
+    done = in_another_process(_TWO_WAYS, softhsm, *uris)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["{64} dpop"]), done
+
+
+_TWO_WAYS_AT_THE_END = """
+import sys, threading, time
+from dpop.errors import DPoPError
+from dpop.keys.pkcs11 import open_key
+keys = [open_key(uri) for uri in sys.argv[1:3]]
+
+def work(key):
+    while True:
+        try:
+            key.sign(b"x")
+        except DPoPError:
+            time.sleep(0.001)
+
+for key in keys * 2:
+    threading.Thread(target=work, args=(key,), daemon=True).start()
+time.sleep(0.05)
+"""
+
+
+def test_one_library_in_two_ways_at_the_end_of_a_program(softhsm: SoftHsm) -> None:
+    """Both are at rest before the first of them is ended."""
+    uris = softhsm.uri(), softhsm.uri(module=module_named("p11-kit-proxy"))
+    for _ in range(10):
+        done = in_another_process(_TWO_WAYS_AT_THE_END, softhsm, *uris)
+        assert done.returncode == 0, done
+
+
 def test_keys_of_modules_that_were_ended(softhsm: SoftHsm) -> None:
     """They say so, and do not start the module again; a new key does."""
     key = open_key(softhsm.uri())
