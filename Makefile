@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check fresh format lock api vectors bench bench-hardware soak storm crash fuzz fuzz-targets mutate clean
+.PHONY: help demo test check fresh format lock api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets mutate clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -74,6 +74,10 @@ storm: ## processes and threads on expired tokens at oidc-provider: one refresh 
 crash: ## kill -9 at random moments of 500 refreshes; nothing that was handed out may be lost
 	@scripts/setup test
 	$(RUN) python tests/benchmarks/crash.py $(ARGS)
+
+model: ## an hour of kills, freezes, clocks and lies: no grant is lost that nobody says is lost
+	@scripts/setup test
+	$(RUN) python tests/benchmarks/grant_model.py $(ARGS)
 
 mutate: ## change the code in 800 places, one at a time, and see whether a test notices; an hour
 	@scripts/setup test
