@@ -7,7 +7,7 @@
     source = endpoint.source(store)
 
 Secret Service and KWallet on Linux, Keychain on macOS, Credential Locker on Windows; the latter keeps 2,560
-octets for one entry, so large tokens are spread over several. Where there is no keyring, as on most servers,
+bytes for one entry, so large tokens are spread over several. Where there is no keyring, as on most servers,
 every use is an error that says so: use a :class:`dpop.tokens.FileTokenStore` there.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,16 +35,21 @@ if TYPE_CHECKING:
 
 __all__ = ["KeyringTokenStore"]
 
-# Credential Locker keeps 2,560 octets, in UTF-16.
+# Credential Locker keeps 2,560 bytes, in UTF-16.
 _PART: Final = 1_200
 _MAX_PARTS: Final = 64
+_SLOTS: Final = (0, 1)
+_LOOKS: Final = 50
+_LOOK_SECONDS: Final = 0.01
 
 
 class KeyringTokenStore(LockedStore):
     """A :class:`dpop.tokens.TokenStore` in the operating system's keyring.
 
-    Entries too long for one are written in parts, under names of their own, before the entry that names
-    them: a write that is cut off leaves the old tokens. Processes of one user exclude each other by lock files.
+    Tokens are written in parts, in one of two slots, before the head entry names that slot: a write that is cut off
+    leaves the old tokens. Parts are written upwards and removed downwards, so that those of a slot are always the
+    first few: what a killed process has left there is found without a list, and goes with the next write or with
+    ``delete()``. Processes of one user exclude each other by lock files.
 
     :param service: under which name the keyring shows the entries.
     :param backend: a keyring backend; the one ``keyring`` has chosen by default.
@@ -74,25 +80,29 @@ class KeyringTokenStore(LockedStore):
         :raises TokenFormatError: something is there that cannot be read.
         :raises TokenStoreError: there is no keyring, or it is locked.
         """
-        head = self._get(check_account(account))
-        if head is None:
-            return None
-        where = f"the keyring entry {account!r} of {self._service!r}"
-        text = ""
-        for number, name in enumerate(_part_names(head, where)):
-            part = self._get(name)
-            if part is None or name != _PARTS + _digest(account, str(number * _PART), part):
+        where = f"the keyring entry {check_account(account)!r} of {self._service!r}"
+        for _ in range(_LOOKS):
+            head = self._get(account)
+            if head is None:
+                return None
+            slot, count, digest = _read_head(head, where)
+            parts = [self._get(_part(account, slot, number)) for number in range(count)]
+            text = "".join(part for part in parts if part is not None)
+            if None not in parts and _digest(text) == digest:
+                return read_record(text.encode(), account, None, where)
+            if self._get(account) == head:
                 raise TokenFormatError(f"{where} is damaged: a part is missing or changed; authorise again")
-            text += part
-        return read_record(text.encode(), account, None, where)
+            # It was written anew meanwhile: read what the head names now.
+            time.sleep(_LOOK_SECONDS)
+        raise TokenStoreError(f"{where} changes without pause; try again")
 
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
         """Remove the entries of an account, waiting for a refresh that is under way."""
         with locked(self.lock(account), account):
-            head = self._get(account)
-            if head is not None:
+            if self._get(account) is not None:
                 self._delete(account)
-                self._delete_parts(head)
+            for slot in _SLOTS:
+                self._sweep(account, slot)
             self._list(account, there=False)
 
     def accounts(self) -> list[str]:
@@ -111,28 +121,26 @@ class KeyringTokenStore(LockedStore):
 
     def _write(self, tokens: TokenSet, account: str) -> None:
         record = write_record(tokens, account, None).decode("ascii").rstrip("\n")
-        before = self._get(account)
-        names = []
-        for start in range(0, len(record), _PART):
-            part = record[start : start + _PART]
-            # Named by what is in it, so that no part of the tokens that are there now is overwritten.
-            names.append(_PARTS + _digest(account, str(start), part))
-            self._set(names[-1], part)
-        if len(names) > _MAX_PARTS:
+        parts = [record[start : start + _PART] for start in range(0, len(record), _PART)]
+        if len(parts) > _MAX_PARTS:
             raise TokenStoreError(f"the tokens are too long for a keyring: {len(record)} characters")
+        before = self._get(account)
+        slot = 1 - _slot_of(before)
+        self._sweep(account, slot)  # parts of a process that was killed
+        for number, part in enumerate(parts):
+            self._set(_part(account, slot, number), part)
         if before is None:
             self._list(account, there=True)
-        self._set(account, json.dumps(names))
-        if before is not None:
-            self._delete_parts(before, but=names)
+        self._set(account, json.dumps({"slot": slot, "parts": len(parts), "digest": _digest(record)}))
+        self._sweep(account, 1 - slot)
 
-    def _delete_parts(self, head: str, *, but: list[str] | None = None) -> None:
-        try:
-            names = set(_part_names(head, "")) - set(but or [])
-        except TokenFormatError:
-            return
-        for name in names:
-            self._delete(name)
+    def _sweep(self, account: str, slot: int) -> None:
+        """Remove all parts of a slot."""
+        count = 0
+        while self._get(_part(account, slot, count)) is not None:
+            count += 1
+        for number in reversed(range(count)):
+            self._delete(_part(account, slot, number))
 
     def _list(self, account: str, *, there: bool) -> None:
         with locked(FileLock(self._lock_file(_LIST)), _LIST):
@@ -190,15 +198,26 @@ def _digest(*texts: str) -> str:
     return hashlib.sha256(json.dumps(texts).encode("ascii")).hexdigest()[:32]
 
 
-def _part_names(head: str, where: str) -> list[str]:
+def _part(account: str, slot: int, number: int) -> str:
+    """The name of an entry for a part."""
+    return f"{_PARTS}{_digest(account)} {slot} {number}"
+
+
+def _read_head(head: str, where: str) -> tuple[int, int, str]:
+    """The slot, the number of parts and their digest."""
     try:
-        names = json.loads(head)
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(n, str) and n.startswith(_PARTS) for n in names):
+        facts = json.loads(head)
+        slot, count, digest = facts["slot"], facts["parts"], facts["digest"]
+    except (ValueError, TypeError, KeyError):
+        slot = count = digest = None
+    if slot not in _SLOTS or not isinstance(count, int) or not 0 < count <= _MAX_PARTS or not isinstance(digest, str):
         raise TokenFormatError(f"{where} holds no tokens of this package; it was left as it is")
-    return names
+    return slot, count, digest
 
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+def _slot_of(head: str | None) -> int:
+    """The slot that is in use."""
+    try:
+        return _read_head(head or "", "")[0]
+    except TokenFormatError:
+        return 0

@@ -175,3 +175,59 @@ def test_what_cannot_be_used(service: Any) -> None:
         KeyringTokenStore(service)
     with pytest.raises(UsageError):
         KeyringTokenStore().save("token")  # type: ignore[arg-type]
+
+
+class Overtaken(Memory):
+    """A keyring in which another process writes between two reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between: list[Callable[[], None]] = []
+
+    def get_password(self, service: str, username: str) -> str | None:
+        if username.startswith("\tpart") and self.between:
+            self.between.pop()()
+        return super().get_password(service, username)
+
+
+@pytest.mark.parametrize("writes", [1, 2, 3])
+def test_a_reader_never_sees_half_a_write(tmp_path: Path, writes: int) -> None:
+    """Whole writes of another process between two reads: the reader starts again with what is there now."""
+    backend = Overtaken()
+    store = KeyringTokenStore(backend=backend, lock_directory=tmp_path)
+    store.save(LONG)
+    other = [LONG.replace(access_token=letter * 4000) for letter in "bcd"[:writes]]
+    backend.between = [lambda: [store.save(each) for each in other][:0] and None]
+    assert store.load() == other[-1]
+    assert backend.between == []
+
+
+def test_what_a_killed_process_left_goes_with_the_account(tmp_path: Path) -> None:
+    """Stopped at any change: no part of any tokens outlives ``delete()``, nor the next write."""
+    for finish in ("delete", "write"):
+        fail_at = 0
+        while True:
+            fail_at += 1
+            backend = Memory()
+            store = KeyringTokenStore(backend=backend, lock_directory=tmp_path)
+            store.save(LONG.replace(access_token="b" * 5000))
+            backend.changes, backend.fail_at = 0, fail_at
+            if failure(store) is None:
+                break
+            backend.fail_at = 0
+            if finish == "write":
+                store.save(numbered(1))
+                assert len(backend.entries) == 3
+            else:
+                store.delete()
+                assert list(backend.entries.values()) == ["[]"]
+        assert fail_at > 10
+
+
+def test_tokens_that_are_too_long_are_not_begun(store: KeyringTokenStore, backend: Memory) -> None:
+    """The size is looked at before anything is written."""
+    store.save(LONG)
+    before = dict(backend.entries)
+    with pytest.raises(TokenStoreError, match="too long"):
+        store.save(FULL.replace(access_token="a" * 100_000))
+    assert backend.entries == before

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from dpop.encoding import b64url_decode, b64url_encode, json_object
-from dpop.errors import EncodingError, TokenFormatError, UsageError
+from dpop.errors import ArgumentTypeError, EncodingError, TokenFormatError, UsageError
 from dpop.tokens._token_set import TokenSet
 
 __all__ = ["MAX_RECORD", "Sealer", "read_record", "write_record"]
@@ -72,7 +72,7 @@ class Sealer:
                 )
             salt = b64url_decode(sealed["salt"]) if "salt" in sealed else b""
             nonce, ciphertext = b64url_decode(sealed["nonce"]), b64url_decode(sealed["octets"])
-        except (KeyError, EncodingError):
+        except (KeyError, EncodingError, ArgumentTypeError):
             raise TokenFormatError(f"{where} is damaged; authorise again") from None
         try:
             data: bytes = _aes_gcm(self._key_for(salt)).decrypt(nonce, ciphertext, context)

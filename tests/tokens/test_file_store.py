@@ -257,3 +257,16 @@ def test_a_directory_that_cannot_be_written(open_path: Path) -> None:
     open_path.parent.chmod(0o555)
     said = run("try:\n    store.save(new)\nexcept TokenStoreError as error:\n    print(error)\n", open_path)
     assert "cannot open the lock" in said
+
+
+@pytest.mark.parametrize("name", ["nonce", "octets", "salt"])
+@pytest.mark.parametrize("value", [7, None, ["a"], "!"])
+def test_a_sealed_record_with_members_that_are_no_text(path: Path, name: str, value: object) -> None:
+    """A number where base64url should be is a damaged file, not a mistake of the caller."""
+    store = FileTokenStore(path, password="correct horse")
+    store.save(FULL)
+    record = json.loads(path.read_text())
+    record["sealed"][name] = value
+    path.write_text(json.dumps(record))
+    with pytest.raises(TokenFormatError):
+        store.load()
