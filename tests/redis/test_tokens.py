@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +17,14 @@ from typing import Any
 import pytest
 import redis
 from adapters.recorder import Received, Recorder, Response
-from support.redis_server import RedisServer
+from support.redis_server import RedisServer, running_redis
+from support.rotating_server import RotatingServer
 from support.token_stores import FULL, StoreContract, numbered
 
 import dpop
 from dpop.errors import ArgumentTypeError, TokenFormatError, TokenStoreError, UsageError
 from dpop.redis import RedisTokenStore
+from dpop.requests import TokenEndpoint
 from dpop.tokens import TokenSet, TokenStore
 
 KEY = dpop.generate_key()
@@ -255,3 +259,68 @@ def go(host: subprocess.Popen[str]) -> None:
     assert host.stdin is not None
     host.stdin.write("\n")
     host.stdin.flush()
+
+
+def test_keys_that_are_evicted_or_deleted_cost_no_refresh(client: redis.Redis) -> None:
+    """The fence counts in the record, so nothing but the record itself can be lost apart from it."""
+    key = dpop.generate_key()
+    old = TokenSet(access_token="a0", issued_at=0, expires_at=1, refresh_token="r0", jkt=key.thumbprint)
+    RedisTokenStore(client).save(old)
+    now = [1000.0]
+    with RotatingServer() as server:
+        endpoint = TokenEndpoint(key, server.url, client_id="c", clock=lambda: now[0])
+        for number in range(1, 6):
+            assert endpoint.source(RedisTokenStore(client))() == f"a{number}"
+            for name in client.scan_iter():
+                if name != b"dpop:tokens:{default}":
+                    client.delete(name)
+            if number == 3:
+                client.hdel("dpop:tokens:{default}", "fence")
+            now[0] += 4000
+    assert client.keys() == [b"dpop:tokens:{default}"]
+
+
+def test_a_lease_without_tokens_is_no_account(client: redis.Redis) -> None:
+    """Neither while it is held nor afterwards."""
+    store = RedisTokenStore(client)
+    lock = store.lock("a")
+    assert lock.acquire(0)
+    assert store.accounts() == []
+    lock.release()
+    assert client.keys() == []
+
+
+def free_port() -> int:
+    """A port nobody listens on at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_a_cluster() -> None:
+    """A RedisCluster keeps record and lease of an account on one node, and is a store as any other."""
+    port, bus = free_port(), free_port()
+    settings = ["--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port", str(bus)]
+    with running_redis(*settings) as server:
+        with redis.Redis.from_url(server.url) as node:
+            node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            deadline = time.monotonic() + 30
+            while node.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+                assert time.monotonic() < deadline
+        cluster = redis.RedisCluster(host="127.0.0.1", port=port)
+        store = RedisTokenStore(cluster, lease_seconds=1)
+        for account in ("alice", "bob"):
+            store.save(FULL, account)
+            assert store.load(account) == FULL
+            first, second = store.lock(account), store.lock(account)
+            assert first.acquire(0)
+            assert not second.acquire(0)
+            assert store.replace(FULL, numbered(1), account, fence=first.fence)
+            first.release()
+            assert second.acquire(0)
+            assert second.fence > first.fence
+            second.release()
+        assert store.accounts() == ["alice", "bob"]
+        store.delete("alice")
+        assert store.accounts() == ["bob"]
+        cluster.close()
