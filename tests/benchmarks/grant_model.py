@@ -266,6 +266,9 @@ class Model:
         self.total = Counter[str]()
         self.excused: set[str] = set()
         self.unsaved: set[str] = set()
+        # Each round has faults of some kinds only: what one kind excuses must not hide what another brings about.
+        kinds = ["kill", "freeze", "clock", "lock", "full", "wipe", "snapshot"]
+        self.faults = [kind for kind in kinds if self.dice.random() < 0.3]
         self.clock = 0.0
         self.over = False
         self.hosts: list[Host] = []
@@ -300,9 +303,7 @@ class Model:
         """One thing that happens."""
         if self.over:
             self.do_login()
-        names = ["ask"] * 6 + ["expire"] * 3 + ["kill", "freeze", "clock", "lock", "full", "wait"]
-        names += ["wipe", "snapshot"] if self.dice.random() < 0.1 else []
-        name = self.dice.choice(names)
+        name = self.dice.choice(["ask"] * 6 + ["expire"] * 4 + ["wait"] + self.faults * 2)
         self.log.append(name)
         getattr(self, f"do_{name}")()
         self.collect(0.0)
@@ -375,11 +376,12 @@ class Model:
             self.store._client.delete("dpop:tokens:{default}:lease")
 
     def do_full(self) -> None:
-        """The disk is full for a while, or Redis takes no writes."""
-        self.writable(yes=False)
+        """The disk gets full while refreshes are under way, for a while; or Redis takes no writes."""
         self.do_expire()
-        time.sleep(self.dice.choice([0.01, 0.1]))
+        self.writable(yes=False)
+        time.sleep(self.dice.choice([0.01, 0.1, 1.0]))
         self.writable(yes=True)
+        self.do_expire()
 
     def writable(self, *, yes: bool) -> None:
         """Let writes to the store work or fail."""

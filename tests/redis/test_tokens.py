@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from support.token_stores import FULL, StoreContract, numbered
 
 import dpop
 from dpop.errors import ArgumentTypeError, TokenFormatError, TokenStoreError, UsageError
+from dpop.httpx2 import AsyncTokenEndpoint
 from dpop.redis import RedisTokenStore
 from dpop.requests import TokenEndpoint
 from dpop.tokens import TokenSet, TokenStore
@@ -324,3 +327,33 @@ def test_a_cluster() -> None:
         store.delete("alice")
         assert store.accounts() == ["bob"]
         cluster.close()
+
+
+def test_an_event_loop_runs_on_while_redis_stands_still() -> None:
+    """Redis does not respond from the token response on: other tasks run, one of which wakes Redis up again."""
+    arrived = threading.Event()
+    with running_redis() as server, redis.Redis.from_url(server.url, socket_timeout=30) as client:
+        key = dpop.generate_key()
+        store = RedisTokenStore(client)
+        store.save(TokenSet(access_token="a0", expires_at=1, refresh_token="r0", jkt=key.thumbprint))
+        assert server.process is not None
+
+        def meddle(_: int) -> None:
+            assert server.process is not None
+            server.process.send_signal(signal.SIGSTOP)
+            arrived.set()
+
+        async def program() -> str:
+            assert server.process is not None
+            asking = asyncio.create_task(source.atoken())
+            await asyncio.to_thread(arrived.wait, 30)
+            await asyncio.sleep(0.3)
+            assert not asking.done()
+            server.process.send_signal(signal.SIGCONT)
+            return await asking
+
+        with RotatingServer(meddle) as tokens:
+            source = AsyncTokenEndpoint(key, tokens.url, client_id="c").source(store)
+            begun = time.monotonic()
+            assert asyncio.run(program()) == "a1"
+            assert time.monotonic() - begun < 20

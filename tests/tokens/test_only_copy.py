@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import httpx2
 import pytest
 import redis
 from adapters.recorder import Response
+from support.endpoints import Endpoint
 from support.redis_server import RedisServer
 from support.rotating_server import RotatingServer
 
@@ -294,3 +297,27 @@ def test_in_memory_too() -> None:
         assert lock.is_held()
         lock.release()
         assert not lock.is_held()
+
+
+@pytest.mark.parametrize("kind", ["httpx", "httpx2", "httpx-async", "httpx2-async"])
+@pytest.mark.parametrize("given", [False, True], ids=["own client", "given client"])
+def test_every_endpoint_asks_before_each_send(backend: Backend, kind: str, given: bool) -> None:
+    """Whatever carries the requests, and on whichever event loop: a nonce retry after the lock was lost is not sent."""
+
+    def meddle(number: int) -> Response | None:
+        if number == 0:
+            overtake(server, backend)
+            time.sleep(0.4)
+            return CHALLENGE
+        return None
+
+    library = httpx if kind.startswith("httpx-") or kind == "httpx" else httpx2
+    with RotatingServer(meddle) as server:
+        client = {"http": (library.AsyncClient if kind.endswith("async") else library.Client)()} if given else {}
+        with Endpoint(kind, KEY, server.url, client_id="c", timeout=5, **client) as endpoint:
+            asked = endpoint.it.source(backend.store())()
+            assert (endpoint.wait(asked) if kind.endswith("async") else asked) == "a1"
+            for each in client.values():
+                endpoint.wait(each.aclose()) if kind.endswith("async") else each.close()
+        assert server.sent == ["r0", "r0"]
+        assert server.reused == []
