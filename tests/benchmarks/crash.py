@@ -92,7 +92,24 @@ def child(url: str, path: Path, told: int) -> None:
         os.write(told, b"lost\n" if "its response never arrived" in str(error) else b"unexplained\n")
 
 
-def one(port: int, path: Path, dice: random.Random, outcomes: Counter[str]) -> None:
+def window(port: int, path: Path) -> float:
+    """Seconds in which a child refreshes a few times on this machine, now."""
+    reading, telling = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        child(f"http://127.0.0.1:{port}{_TOKENS}", path, telling)
+    os.close(telling)
+    with os.fdopen(reading, "r") as told:
+        assert told.readline() == "up\n"
+        begun = time.monotonic()
+        for _ in range(3):
+            told.readline()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return time.monotonic() - begun
+
+
+def one(port: int, path: Path, dice: random.Random, outcomes: Counter[str], window: float) -> None:
     """One life of a child, and what its end leaves."""
     reading, telling = os.pipe()
     pid = os.fork()
@@ -105,7 +122,7 @@ def one(port: int, path: Path, dice: random.Random, outcomes: Counter[str]) -> N
     os.close(telling)
     with os.fdopen(reading, "r") as told:
         assert told.readline() == "up\n", "the store could not be read"
-        time.sleep(dice.random() * 0.06)
+        time.sleep(dice.random() * window)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         lines = told.read().split("\n")[:-1]
@@ -169,9 +186,11 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as name:
             path = Path(name) / "tokens.json"
             FileTokenStore(path).save(old(0))
+            seconds = window(port, path)
+            FileTokenStore(path).save(old(ask(port, _LOGIN)))
             for number in range(options.kills):
                 try:
-                    one(port, path, dice, outcomes)
+                    one(port, path, dice, outcomes, seconds)
                 except AssertionError as error:
                     print(f"kill {number} of seed {seed}: {error}")
                     return 1
