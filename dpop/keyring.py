@@ -54,7 +54,7 @@ class KeyringTokenStore(LockedStore):
     :param service: under which name the keyring shows the entries.
     :param backend: a keyring backend; the one ``keyring`` has chosen by default.
     :param lock_directory: for the lock files; by default where the system keeps a program's state.
-    :raises UsageError: a service that is none.
+    :raises UsageError: a service that cannot be a name.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What it means that a command to Redis failed."""
+"""The meaning of a command to Redis that failed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dpop.errors import ReplayCacheError
 
 __all__ = ["is_down", "unusable"]
 
-# Nobody answers, or whoever answers says that Redis is not working now: loading, or amid a failover.
+# Redis does not respond, or says that it is not working now: loading, or amid a failover.
 _DOWN = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,

@@ -24,7 +24,7 @@ __all__ = ["RedisTokenStore"]
 
 _log: Final = logging.getLogger("dpop.tokens")
 
-# Compare, then write. A client whose answer got lost asks again by itself: what it wrote itself is no conflict.
+# Compare, then write. A client that lost the response asks again by itself: its own write is no conflict.
 _REPLACE: Final = """
 local there = redis.call('HGET', KEYS[1], 'fingerprint') or ''
 if there ~= ARGV[1] and there ~= ARGV[3] then return 0 end
@@ -72,7 +72,7 @@ class RedisTokenStore:
     :param client: a ``redis.Redis`` or ``redis.RedisCluster`` with a timeout and few retries, such as
         ``socket_timeout=2, retry=Retry(NoBackoff(), 1)``. Retries are safe, but they add up: those that redis-py 6
         and newer make by default stretch a timeout of two seconds to half a minute.
-    :param key: encrypts the records: 32 random octets, kept elsewhere.
+    :param key: encrypts the records: 32 random bytes, kept elsewhere.
     :param password: the same, from a password.
     :param prefix: of the names in Redis.
     :param lease_seconds: how long the others wait when a host dies in the middle of a refresh.
@@ -251,7 +251,7 @@ class _Lease:
 
 
 def _elapsed() -> float:
-    """Seconds by a clock that nobody sets, and that counts while the machine is suspended."""
+    """Seconds by a clock that cannot be set, and that counts while the machine is suspended."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)  # of Linux, whose monotonic clock stops then
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 

@@ -90,7 +90,7 @@ class _OwnLoop:
 
     def __exit__(self, *exc: object) -> None:
         if self._runner is not None:
-            # What came is more important than how the connection ends.
+            # The response is there; how its connection ends does not matter.
             with self._runner, contextlib.suppress(Exception):
                 self._runner.run(self._close())
 
@@ -112,7 +112,7 @@ class _OfAsyncio:
         async def once() -> HTTPResponse:
             nonlocal begun
             if given_up:
-                raise NoResponse("nobody waits for it any more", sent=False)
+                raise NoResponse("its caller has gone", sent=False)
             begun = True
             return await self._exchange(request)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens in files: one for each account, for nobody but their owner, and whole at every moment.
+"""Tokens in files: one for each account, private to their owner, and whole at every moment.
 
 A write goes to another file first, to the disk, and only then takes the old one's name. Whenever the
 process or the machine stops, the store has either the old tokens or the new ones.
@@ -36,7 +36,7 @@ class FileTokenStore(LockedStore):
     Several processes may use it at once. A lock file stands beside each file, and stays.
 
     :param path: ``~`` allowed; its directory must exist. A symbolic link is followed.
-    :param key: encrypts the files: 32 random octets, kept elsewhere.
+    :param key: encrypts the files: 32 random bytes, kept elsewhere.
     :param password: the same, from a password.
     :raises UsageError: a path, key or password that cannot be used.
     """
@@ -127,7 +127,7 @@ class FileTokenStore(LockedStore):
         data = write_record(tokens, account, self._sealer)
         prefix = f".{path.name}."
         try:
-            # Nobody else writes while we hold the lock: what lies here was left by a process that was killed.
+            # No other process writes while we hold the lock: a temporary file here was left by one that was killed.
             for left in path.parent.glob(f"{_literal(prefix)}*.tmp"):
                 if "." not in left.name[len(prefix) : -len(".tmp")]:  # else another account's
                     left.unlink(missing_ok=True)
@@ -140,7 +140,7 @@ class FileTokenStore(LockedStore):
 
 
 def _account_in(path: Path) -> str | None:
-    """The account a file says it is of; ``None`` if there is none, or it says nothing that can be read."""
+    """The account that a file names; ``None`` if there is no file, or no account in it that can be read."""
     try:
         with open_regular_file(path) as file:
             account = json_object(file.read(MAX_RECORD + 1), max_depth=24).get("account")

@@ -23,7 +23,7 @@ _MIN_PASSWORD: Final = 8
 class Sealer:
     """Seals what a store keeps, so that its files or records are of no use without the key.
 
-    :param key: 32 random octets, kept elsewhere than the tokens: ``os.urandom(32)``.
+    :param key: 32 random bytes, kept elsewhere than the tokens: ``os.urandom(32)``.
     :param password: instead of a key, eight characters or more. It costs a tenth of a second, once.
     :raises UsageError: neither or both, a key of another length, a short password.
     """
@@ -32,9 +32,9 @@ class Sealer:
 
     def __init__(self, key: bytes | None = None, *, password: str | bytes | None = None) -> None:
         if (key is None) == (password is None):
-            raise UsageError("give either a key of 32 octets or a password")
+            raise UsageError("give either a key of 32 bytes or a password")
         if key is not None and (not isinstance(key, bytes) or len(key) != 32):
-            raise UsageError("the key to encrypt with must be 32 octets, such as os.urandom(32) made once")
+            raise UsageError("the key to encrypt with must be 32 bytes, such as os.urandom(32) made once")
         data = password.encode() if isinstance(password, str) else password
         if data is not None and len(data) < _MIN_PASSWORD:
             raise UsageError(f"the password to encrypt with must have at least {_MIN_PASSWORD} characters")
@@ -113,7 +113,7 @@ _MAX_DEPTH: Final = 24
 
 
 def write_record(tokens: TokenSet, account: str, sealer: Sealer | None) -> bytes:
-    """The octets to keep."""
+    """The bytes to keep."""
     record: dict[str, object] = {"dpop_tokens": _VERSION, "account": account}
     if sealer is None:
         record["tokens"] = tokens.to_dict()
@@ -158,5 +158,5 @@ def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) ->
 
 
 def _context(account: str) -> bytes:
-    """What a sealed record is tied to: one account's cannot be put in place of another's."""
+    """The context that a sealed record is tied to: one account's cannot be put in place of another's."""
     return f"dpop-toolkit tokens {_VERSION} {account}".encode()

@@ -53,7 +53,7 @@ class Refresher:
     :param every: seconds after which tokens are renewed at the latest, however long they live.
     :param clock: Unix seconds.
     :param tell: called with the status of an account after each look at it.
-    :raises UsageError: no sources, or a share that is none.
+    :raises UsageError: no sources, or a share that is not between 0 and 1.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Refresher:
         self._every = every
         self._clock = clock
         self._tell = tell
-        self._due: dict[int, tuple[float, float]] = {}  # by the clock given, and by one that nobody sets
+        self._due: dict[int, tuple[float, float]] = {}  # by the clock that was given, and by the monotonic one
         self._failures: dict[int, int] = {}
 
     def step(self) -> float:

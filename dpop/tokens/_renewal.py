@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renewing the tokens in a store, once, whoever asks: the order of things that loses no refresh token.
+"""Renewing the tokens in a store, in an order that loses no refresh token.
 
 1. Read the store: another process may have renewed them.
 2. Take the account's lock; read again.
@@ -85,7 +85,7 @@ class Renewal:
     def steps(self, good: Callable[[TokenSet], bool], *, patient: bool = True) -> Steps[TokenSet]:
         """Tokens for which ``good`` holds: from the store, or else new ones.
 
-        :param patient: wait for whoever holds the lock; otherwise that is a TokenLockError at once.
+        :param patient: wait while another process holds the lock; otherwise raise TokenLockError at once.
         :raises ReauthorizationError: there are none, or the refresh token is dead.
         :raises TokenRequestError: the server did not give any.
         :raises TokenStoreError: the store cannot be read, written or locked.
@@ -206,10 +206,10 @@ class Renewal:
             try:
                 tokens = yield from self._send(begun, turn)
             except OutcomeUnknownError as error:
-                _log.warning("a refresh got no answer and is sent once more: %s", error)
+                _log.warning("a refresh got no response and is sent once more: %s", error)
                 lost = True
                 again = begun.replace(refresh_sent_at=self._clock())
-                # Written with the fence once more: while no answer came, the lock may have passed to another host.
+                # Written with the fence once more: while no response came, the lock may have passed to another host.
                 if not (yield Blocking(lambda: self._fenced(begun, again, turn))):
                     return None
                 begun = again
@@ -277,7 +277,7 @@ class Renewal:
     def _put(self, old: TokenSet | None, tokens: TokenSet) -> bool:
         """Store new tokens over their predecessor or into an empty store; ``False`` if later ones are there.
 
-        No fence: these are the tokens that the server takes from now on, whoever has the lock by now.
+        No fence: these are the tokens that the server takes from now on, even if another process has the lock by now.
         """
         for expected in (old, None):
             if self._store.replace(expected, tokens, self._account):
@@ -330,7 +330,7 @@ def _release_kept(lock: StoreLock) -> None:
 
 
 def _noted(error: ReauthorizationError, *, lost: bool) -> dict[str, str]:
-    """What is kept of a final refusal, for all who share the store."""
+    """The facts of a final refusal that are stored, for all processes that share the store."""
     message = str(error)
     if lost:
         message += (

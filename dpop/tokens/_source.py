@@ -82,7 +82,7 @@ class Flight(Future[TokenSet]):
 
 
 class SharedRefresh:
-    """What sources for threads and for tasks have in common: when a token is fresh, and who renews it.
+    """The common base of sources for threads and for tasks: when a token is fresh, and who renews it.
 
     :param detached: called by the one who begins a renewal; returns what carries out its steps in a thread.
     """
@@ -476,7 +476,7 @@ async def awaited(source: SharedRefresh) -> str:
 
 
 def _waiting_here() -> Callable[[Flight], Awaitable[None]]:
-    """What waits for a shared refresh on the event loop that runs, for a second at most.
+    """A function that waits for a shared refresh on the event loop that runs, for a second at most.
 
     Its result is not handed to the event loop, which may end before: then no one would retrieve it.
     """

@@ -73,8 +73,8 @@ class StoreLock(Protocol):
 class TokenStore(Protocol):
     """Keeps one token set per account. Its methods may block, and are called from several threads.
 
-    What :meth:`save` and :meth:`replace` have returned for is durable: it survives the process, and the machine
-    if the store is on one. What cannot be read is an error and not "nothing".
+    Once :meth:`save` or :meth:`replace` has returned, the tokens are durable: they survive the process, and a crash
+    of the machine if the store is on one. Tokens that cannot be read are an error and not ``None``.
     """
 
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
@@ -176,7 +176,7 @@ class locked:  # noqa: N801 - used like a function
 
 
 class LockedStore(ABC):
-    """What stores have in common whose lock passes to nobody while its holder lives, so that no fence is needed."""
+    """Base of stores whose lock stays with its holder for as long as that lives, so that no fence is needed."""
 
     @abstractmethod
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
@@ -257,7 +257,7 @@ class MemoryTokenStore(LockedStore):
         self._tokens[account] = tokens
 
     def _reset_after_fork(self) -> None:
-        self._locks.clear()  # whoever holds one is not in this process
+        self._locks.clear()  # the threads that hold them are not in this process
 
 
 class _MemoryLock:
