@@ -47,7 +47,7 @@ class AsyncRefreshingSource(SharedRefresh):
 
     async def atoken(self) -> str:
         """A fresh access token; a caller that is cancelled does not stop the others."""
-        token = self.fresh()
+        token = self._fresh()
         return await awaited(self) if token is None else token
 
     async def tokens(self) -> TokenSet:

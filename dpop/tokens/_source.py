@@ -224,14 +224,14 @@ class SharedRefresh:
 
     # -- the shared refresh
 
-    def fresh(self) -> str | None:
+    def _fresh(self) -> str | None:
         """The access token at hand, if it need not be renewed."""
         # In this order: a reader between two writes of _adopt has the old time or the new token.
         if self._clock() < self._until and time.monotonic() < self._stale_by:
             return self._token
         return None
 
-    def wanted(self) -> str | Flight:
+    def _wanted(self) -> str | Flight:
         """A token that will do, or the shared refresh that brings one."""
         if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - threading.Condition asks so too
             return self._without_waiting()
@@ -397,7 +397,7 @@ class RefreshingSource(SharedRefresh):
         if self._clock() < self._until and time.monotonic() < self._stale_by:
             return self._token
         while True:
-            wanted = self.wanted()
+            wanted = self._wanted()
             if isinstance(wanted, str):
                 return wanted
             try:
@@ -407,7 +407,7 @@ class RefreshingSource(SharedRefresh):
 
     async def atoken(self) -> str:
         """A fresh access token for a task: others run meanwhile."""
-        token = self.fresh()
+        token = self._fresh()
         return await awaited(self) if token is None else token
 
     def tokens(self) -> TokenSet:
@@ -461,12 +461,12 @@ async def awaited(source: SharedRefresh) -> str:
     """
     landed = _waiting_here()
     while True:
-        wanted = source.wanted()
+        wanted = source._wanted()  # noqa: SLF001 - a function of the same class, but for the event loop
         if isinstance(wanted, str):
             return wanted
         while not wanted.done():
             await landed(wanted)
-            source._wait_for(wanted)  # noqa: SLF001 - a function of the same class, but for the event loop
+            source._wait_for(wanted)  # noqa: SLF001 - as above
         try:
             return source.text_of(wanted.result())
         except Abandoned:
