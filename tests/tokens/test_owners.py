@@ -291,8 +291,16 @@ print(source(), flush=True)
 sys.stdin.readline()
 if facts["how"] == "interrupted":
     raise KeyboardInterrupt
+
+
+def work():
+    while (token := source()) == "a0":
+        time.sleep(0.1)
+    print(token, flush=True)
+
+
 if facts["how"] == "with a thread":
-    threading.Thread(target=lambda: (time.sleep(7), print(source(), flush=True))).start()
+    threading.Thread(target=work).start()
 """
 
 
