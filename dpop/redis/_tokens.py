@@ -242,7 +242,7 @@ class _Lease:
     def release(self) -> None:
         """Give it back; if Redis cannot be reached, it ends by itself."""
         self._over.set()
-        held, self._held = self._held, False
+        held, self._held = self._held and self._pid == os.getpid(), False  # in a forked child it is the parent's
         if held:
             try:
                 self._store._ask("EVAL", _RELEASE, 2, self._name, self._record, self._mine)  # noqa: SLF001

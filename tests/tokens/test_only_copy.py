@@ -17,6 +17,7 @@ import pytest
 import redis
 from adapters.recorder import Response
 from support.endpoints import Endpoint
+from support.forking import in_child
 from support.redis_server import RedisServer
 from support.rotating_server import RotatingServer
 
@@ -321,3 +322,30 @@ def test_every_endpoint_asks_before_each_send(backend: Backend, kind: str, given
                 endpoint.wait(each.aclose()) if kind.endswith("async") else each.close()
         assert server.sent == ["r0", "r0"]
         assert server.reused == []
+
+
+def test_a_forked_child_leaves_the_lock_that_its_parent_keeps(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have the tokens that could not be stored; the child's attempt does not free the parent's lock."""
+    store = backend.store()
+
+    def fill(_: int) -> None:
+        monkeypatch.setattr(store, "replace", lambda *_, **__: 1 / 0)
+
+    with RotatingServer(fill) as server:
+        source = source_of(server, store, lock_seconds=0.1)
+        with pytest.raises(TokensNotSavedError):
+            source()
+
+        def ask() -> bytes:
+            with pytest.raises(TokensNotSavedError) as caught:
+                source()
+            return str(caught.value.tokens.refresh_token).encode()
+
+        assert in_child(ask) == b"r1"
+        with pytest.raises(TokenLockError):
+            source_of(server, backend.store(), lock_seconds=0.1)()
+        monkeypatch.undo()
+        assert source() == "a1"
+        assert server.sent == ["r0"]
