@@ -157,7 +157,7 @@ def host(facts: Facts, wire: Connection) -> None:
     """One process: at each order some threads or tasks ask for a token; what they got goes back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable()
-    store, skew = open_store(facts), [0.0]
+    store, skew, settling = open_store(facts), [0.0], False
     key = dpop.load_key(facts.key)
     options: dict[str, Any] = {"client_id": "c", "timeout": TIMEOUT, "clock": lambda: time.time() + skew[0]}
     if facts.kind == "threads":
@@ -167,13 +167,13 @@ def host(facts: Facts, wire: Connection) -> None:
         source = AsyncTokenEndpoint(key, facts.url, **options).source(store, lock_seconds=LOCK_SECONDS)
 
         def ask() -> str:
-            return asyncio.run(brief(source, facts.kind == "short loops"))
+            return asyncio.run(brief(source, facts.kind == "short loops" and not settling))
 
     dice = random.Random(1)
     wire.send("ready")
     while True:
         order = wire.recv()
-        skew[0] = order["clock"]
+        skew[0], settling = order["clock"], order["settling"]
         got: list[tuple[str, str]] = []
         threads = [threading.Thread(target=one, args=(ask, got), daemon=True) for _ in range(dice.randint(1, 3))]
         for thread in threads:
@@ -232,9 +232,9 @@ class Host:
         self.wire.recv()
         self.busy = False
 
-    def ask(self, clock: float) -> None:
-        """Have its threads ask for tokens."""
-        self.wire.send({"clock": clock})
+    def ask(self, clock: float, *, settling: bool = False) -> None:
+        """Have its threads ask for tokens; when all settles, they wait for them."""
+        self.wire.send({"clock": clock, "settling": settling})
         self.busy = True
 
     def got(self, seconds: float) -> list[tuple[str, str]] | None:
@@ -442,7 +442,7 @@ class Model:
             self.said.clear()
             self.clock += LIFE + 100_000
             for each in self.hosts:
-                each.ask(self.clock)
+                each.ask(self.clock, settling=True)
             self.until_idle()
         stored = self.store.load()
         newest = f"r{self.server.newest}"

@@ -344,6 +344,7 @@ def test_a_forked_child_leaves_the_lock_that_its_parent_keeps(
             return str(caught.value.tokens.refresh_token).encode()
 
         assert in_child(ask) == b"r1"
+        time.sleep(0.4)  # so long that a lease is over which is not renewed
         with pytest.raises(TokenLockError):
             source_of(server, backend.store(), lock_seconds=0.1)()
         monkeypatch.undo()
