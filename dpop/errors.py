@@ -4,31 +4,31 @@
 ::
 
     DPoPError
-    ├── UsageError (ValueError)         the caller passed something that cannot be used
-    │   ├── ArgumentTypeError (TypeError)   ... of the wrong Python type
-    │   ├── EncodingError               not base64url, not the JSON it should be
-    │   ├── SignatureFormatError        not strict DER, not a raw R||S
-    │   ├── InvalidTargetError                 a URL or method that no proof can name without doubt
-    │   ├── InsecureOriginError         http:// to a host that is not this machine
-    │   └── CredentialError             an access token or nonce that cannot be sent
-    ├── DPoPKeyError                    the key, its file or its device
-    │   ├── InvalidKeyError (ValueError)    not a key DPoP can use
-    │   ├── KeyFileError                a key file that cannot be read or written
-    │   ├── KeyPasswordError            the password is missing or wrong
-    │   │   └── PinError                    ... the PIN of a device
-    │   │       └── PinLockedError              ... which takes none any more
-    │   ├── KeyNotFoundError            no key of that name where it should be kept
-    │   ├── AmbiguousKeyError           several keys or devices fit one name
-    │   ├── KeyAccessDeniedError              its keeper does not let this caller use it
-    │   ├── KeyDisabledError            it is there, and switched off, expired or about to be deleted
-    │   ├── KeyUnavailableError         its keeper cannot be reached now
-    │   │   ├── KeyThrottledError       ... or wants fewer requests
-    │   │   └── DeviceError             ... it is a device, which is missing, gone or out of order
-    │   ├── ForkedKeyError              a device's key, in a process forked after it was opened
-    │   ├── MissingExtraError (ImportError) the Python package that speaks to its keeper is not installed
-    │   ├── AlgorithmError (ValueError) no algorithm both sides accept
-    │   ├── SigningError                the key did not produce a good signature
-    │   └── KeyMismatchError            the tokens are bound to another key; nothing was sent
+    ├── UsageError (ValueError)              an argument cannot be used
+    │   ├── ArgumentTypeError (TypeError)        it has the wrong Python type
+    │   ├── EncodingError                        not base64url, or not the JSON it should be
+    │   ├── SignatureFormatError                 not strict DER, or not a raw R||S
+    │   ├── InvalidTargetError                   a URL or method that a proof cannot name exactly
+    │   ├── InsecureOriginError                  http:// to a host that is not this machine
+    │   └── CredentialError                      an access token or nonce that cannot be sent
+    ├── DPoPKeyError                         the key, its file or its device
+    │   ├── InvalidKeyError (ValueError)         not a key that DPoP can use
+    │   ├── KeyFileError                         a key file cannot be read or written
+    │   ├── KeyPasswordError                     the password is missing or wrong
+    │   │   └── PinError                             the PIN of a device is missing or wrong
+    │   │       └── PinLockedError                       the device accepts no PIN any more
+    │   ├── KeyNotFoundError                     the file, device or service has no such key
+    │   ├── AmbiguousKeyError                    several keys or devices fit one name
+    │   ├── KeyAccessDeniedError                 the key backend does not let this caller use it
+    │   ├── KeyDisabledError                     the key is switched off, expired or about to be deleted
+    │   ├── KeyUnavailableError                  the key backend cannot be reached now
+    │   │   ├── KeyThrottledError                    it wants fewer requests
+    │   │   └── DeviceError                          a device is missing, removed or out of order
+    │   ├── ForkedKeyError                       the key of a device was opened before this process was forked
+    │   ├── MissingExtraError (ImportError)      the optional dependency for a key backend is missing
+    │   ├── AlgorithmError (ValueError)          both sides have no algorithm in common
+    │   ├── SigningError                         the key did not produce a good signature
+    │   └── KeyMismatchError                     the tokens are bound to another key; nothing was sent
     ├── TokenError                      tokens: asking for them, and keeping them
     │   ├── TokenRequestError           an authorization server was asked, and what was wanted did not come
     │   │   ├── TokenRefusedError       it refused, and asking again in the same way will not help
@@ -145,7 +145,7 @@ def _rebuild_argument_type(name: str, expected: str, got: str) -> ArgumentTypeEr
 
 
 class EncodingError(UsageError):
-    """Octets are not the base64url or JSON they should be (RFC 7515 §2, RFC 8259)."""
+    """Bytes or text are not the base64url or JSON they should be (RFC 7515 §2, RFC 8259)."""
 
     code = "encoding"
 
@@ -199,13 +199,13 @@ class KeyPasswordError(DPoPKeyError):
 
 
 class PinError(KeyPasswordError):
-    """A device wants a PIN, or refused the one it got; it is not tried again, for tries are counted."""
+    """A device wants a PIN, or refused the one it got. It is not tried again, because devices count tries."""
 
     code = "pin"
 
 
 class PinLockedError(PinError):
-    """The device takes no PIN any more, the right one included, until somebody unlocks it."""
+    """The device accepts no PIN any more, not even the right one, until somebody unlocks it."""
 
     code = "pin_locked"
 
@@ -217,31 +217,31 @@ class AmbiguousKeyError(DPoPKeyError):
 
 
 class KeyNotFoundError(DPoPKeyError):
-    """Where the key should be kept, a token or a service, there is no key of that name."""
+    """The device or service has no key of that name."""
 
     code = "key_not_found"
 
 
 class KeyAccessDeniedError(DPoPKeyError):
-    """Whoever keeps the key does not let this caller use it: no credentials, refused ones, no permission."""
+    """The key backend does not let this caller use the key: no credentials, refused ones, or no permission."""
 
     code = "key_access_denied"
 
 
 class KeyDisabledError(DPoPKeyError):
-    """The key is there and may not sign: disabled, not valid yet or any more, about to be deleted."""
+    """The key exists and may not sign: it is disabled, not valid yet, expired, or about to be deleted."""
 
     code = "key_disabled"
 
 
 class KeyUnavailableError(DPoPKeyError):
-    """Whoever keeps the key cannot be reached or cannot answer now; later it may."""
+    """The key backend cannot be reached, or cannot respond now; try again later."""
 
     code = "key_unavailable"
 
 
 class KeyThrottledError(KeyUnavailableError):
-    """Whoever keeps the key wants fewer requests; wait before the next."""
+    """The key backend wants fewer requests; wait before the next one."""
 
     code = "key_throttled"
 
@@ -269,7 +269,7 @@ class ForkedKeyError(DPoPKeyError):
 
 
 class MissingExtraError(DPoPKeyError, ImportError):
-    """The Python package that speaks to the key's keeper is not installed; the message names the extra."""
+    """The optional dependency for a key backend is not installed; the message names the extra."""
 
     code = "missing_extra"
 

@@ -123,7 +123,7 @@ class ExternalKey:
         else:
             return self._checked(signing_input, signature)
         # Raised out here it has no context: what the signer raised may hold anything.
-        raise SigningError(f"{self._keeper} failed to sign with {self._alg}: {what}")
+        raise SigningError(f"{self._backend} failed to sign with {self._alg}: {what}")
 
     def _checked(self, signing_input: bytes, signature: Any) -> bytes:
         try:
@@ -131,14 +131,14 @@ class ExternalKey:
                 signature = der_to_raw(signature, self._size)
             good = self._public.verify(self._alg, signing_input, signature)
         except DPoPError as error:
-            raise SigningError(f"{self._keeper} did not return a signature with {self._alg}: {error}") from None
+            raise SigningError(f"{self._backend} did not return a signature with {self._alg}: {error}") from None
         if not good:
-            raise SigningError(f"{self._keeper} returned a signature that does not verify with its public key")
+            raise SigningError(f"{self._backend} returned a signature that does not verify with its public key")
         checked: bytes = signature
         return checked
 
     @property
-    def _keeper(self) -> str:
+    def _backend(self) -> str:
         """Who signs, for messages."""
         return "the signer"
 

@@ -348,7 +348,7 @@ class KmsKey(ExternalKey):
         return KmsKey(self._service, Facts(self._public, self._algs), alg, self.reference)
 
     @property
-    def _keeper(self) -> str:
+    def _backend(self) -> str:
         return f"{self._service.title}, key {self._service.name},"
 
     def __repr__(self) -> str:

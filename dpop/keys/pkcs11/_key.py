@@ -148,7 +148,7 @@ class Pkcs11Key(ExternalKey):
         self._signer.close()
 
     @property
-    def _keeper(self) -> str:
+    def _backend(self) -> str:
         return f"the device {self._device.label!r}"
 
 
