@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NoReturn, Self
 
-from cryptography.hazmat.primitives import serialization
-
 from dpop.errors import (
     AlgorithmError,
     ArgumentTypeError,
@@ -18,7 +16,7 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.keys._algorithms import ALGORITHMS
-from dpop.keys._public import PublicKey, algs_of_der, der_of
+from dpop.keys._public import PublicKey
 from dpop.signature import der_to_raw
 
 __all__ = ["ExternalKey", "SignatureFormat", "read_public_key"]
@@ -36,7 +34,7 @@ class ExternalKey:
     public key before it is returned: a signer that hashes twice, answers in the other format or signs
     with another key is found out here, not by a server. Immutable, and as thread-safe as ``sign`` is.
 
-    :param public_key: a JWK, PEM or DER (SubjectPublicKeyInfo, or a certificate in PEM), a key object of
+    :param public_key: a JWK, also as bytes, PEM or DER (SubjectPublicKeyInfo, or a certificate in PEM), a key object of
         the ``cryptography`` package, or a :class:`dpop.keys.PublicKey`.
     :param sign: given the signing input, returns the signature; the bytes are not hashed yet. Its
         DPoPKeyErrors go to the caller as they are; of other exceptions only the type, for their text may
@@ -166,19 +164,12 @@ def read_public_key(public_key: object) -> PublicKey:
         return PublicKey.from_jwk(public_key)
     if not isinstance(public_key, bytes):
         return PublicKey.from_cryptography(public_key)
-    try:
-        if b"-----BEGIN CERTIFICATE-----" in public_key:
-            from cryptography import x509  # noqa: PLC0415 - slow to load, and seldom wanted
+    if b"-----BEGIN CERTIFICATE-----" not in public_key:
+        return PublicKey.from_bytes(public_key)
+    from cryptography import x509  # noqa: PLC0415 - slow to load, and seldom wanted
 
-            return PublicKey.from_cryptography(x509.load_pem_x509_certificate(public_key).public_key())
-        if b"-----BEGIN " in public_key:
-            key = PublicKey.from_cryptography(serialization.load_pem_public_key(public_key))
-        else:
-            key = PublicKey.from_cryptography(serialization.load_der_public_key(public_key))
-        return key.restricted(algs_of_der(der_of(public_key)))
-    except InvalidKeyError:
-        raise
-    except Exception:  # noqa: BLE001 - ValueError, UnsupportedAlgorithm, and whatever a damaged key brings up
-        raise InvalidKeyError(
-            "the bytes are no public key in PEM or DER (SubjectPublicKeyInfo) that can be read"
-        ) from None
+    try:
+        key = x509.load_pem_x509_certificate(public_key).public_key()
+    except Exception:  # noqa: BLE001 - ValueError, UnsupportedAlgorithm, and whatever a damaged certificate brings up
+        raise InvalidKeyError("the certificate cannot be read") from None
+    return PublicKey.from_cryptography(key)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -175,7 +175,7 @@ class PublicKey:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> PublicKey:
-        """From what is in the file of a public key: PEM as ``openssl pkey -pubout`` writes it, DER, or a JWK.
+        """Read what is in the file of a public key: PEM as ``openssl pkey -pubout`` writes it, DER, or a JWK.
 
         :raises InvalidKeyError: none of these, a private key among them, or not a key DPoP can use.
         :raises ArgumentTypeError: not bytes.
@@ -191,7 +191,7 @@ class PublicKey:
         read = serialization.load_pem_public_key if b"-----BEGIN" in data else serialization.load_der_public_key
         try:
             key = read(data)
-        except (ValueError, UnsupportedAlgorithm):
+        except (ValueError, UnsupportedAlgorithm, InternalError):  # the last for bytes OpenSSL has no words for
             raise InvalidKeyError(
                 "this is not a public key: expected PEM (-----BEGIN PUBLIC KEY-----), DER or a JWK; of a private key,"
                 " openssl pkey -pubout makes one"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import traceback
 from datetime import UTC, datetime, timedelta
@@ -60,8 +61,9 @@ def certificate() -> bytes:
         NATIVE.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
         NATIVE.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
         certificate(),
+        json.dumps(KEY.public_jwk).encode("utf-8-sig"),
     ],
-    ids=["JWK", "PublicKey", "cryptography", "PEM", "DER", "certificate"],
+    ids=["JWK", "PublicKey", "cryptography", "PEM", "DER", "certificate", "JWK in a file"],
 )
 def test_a_public_key_in_any_form(public: object) -> None:
     """Whichever way the public key is written, the key has its thumbprint and makes good proofs."""
@@ -156,9 +158,9 @@ def test_only_octets_are_signed(data: Any) -> None:
 @pytest.mark.parametrize(
     ("public", "says"),
     [
-        (b"", "no public key in PEM or DER"),
-        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "no public key in PEM or DER"),
-        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "no public key in PEM or DER"),
+        (b"", "not a public key: expected PEM"),
+        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "not a public key: expected PEM"),
+        (b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "the certificate cannot be read"),
         (
             ec.generate_private_key(ec.SECP256K1())
             .public_key()
