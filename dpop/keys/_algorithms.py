@@ -21,7 +21,7 @@ __all__ = ["ALGORITHMS", "DEFAULT_ALGS", "RSA_ALGS", "Algorithm", "Key", "choose
 
 
 class Algorithm(NamedTuple):
-    """What a JWS algorithm name stands for (RFC 7518 §3, RFC 8037 §3.1, RFC 9864 §2.2).
+    """The key type, curve, hash and signature size of a JWS algorithm (RFC 7518 §3, RFC 8037 §3.1, RFC 9864 §2.2).
 
     :param kty: key type of its JWK: ``EC``, ``OKP`` or ``RSA``.
     :param crv: curve of its JWK, None for RSA.
@@ -53,7 +53,7 @@ ALGORITHMS: Final[Mapping[str, Algorithm]] = MappingProxyType(
 )
 
 RSA_ALGS: Final = tuple(alg for alg, algorithm in ALGORITHMS.items() if algorithm.kty == "RSA")
-"""What every RSA key can sign by, best first: a longer hash makes an RSA signature no stronger."""
+"""Algorithms that every RSA key can sign with, best first: a longer hash makes an RSA signature no stronger."""
 
 # ES256 is what every server takes. Elliptic curves go before RSA, whose proofs are three times as long.
 DEFAULT_ALGS: Final = ("ES256", "Ed25519", "EdDSA", "ES384", "ES512", *RSA_ALGS)
@@ -61,7 +61,7 @@ DEFAULT_ALGS: Final = ("ES256", "Ed25519", "EdDSA", "ES384", "ES512", *RSA_ALGS)
 
 @cache
 def parameters(alg: str) -> tuple[Any, ...]:
-    """What follows the bytes in cryptography's ``sign()`` and ``verify()``.
+    """The arguments after the data of cryptography's ``sign()`` and ``verify()``.
 
     Made when first asked for, because making them loads OpenSSL's bindings, and kept: they hold no state.
 

@@ -43,7 +43,7 @@ def as_cryptography_key(key: Key) -> ec.EllipticCurvePrivateKey | ed25519.Ed2551
 
 
 class _Held:
-    """What the three kinds have in common."""
+    """The shared part of the three key types."""
 
     def __init__(self, key: Key, public: PublicKey) -> None:
         self._key = key

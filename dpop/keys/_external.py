@@ -100,7 +100,7 @@ class ExternalKey:
 
     @property
     def reference(self) -> str | None:
-        """What :func:`dpop.load_key` opens it by; None where nobody said so."""
+        """The path or URI that :func:`dpop.load_key` opens the key by; None if it was not given."""
         return self._reference
 
     def sign(self, signing_input: bytes) -> bytes:
@@ -137,7 +137,7 @@ class ExternalKey:
 
     @property
     def _backend(self) -> str:
-        """Who signs, for messages."""
+        """The name of the key backend, for messages."""
         return "the signer"
 
     def __repr__(self) -> str:

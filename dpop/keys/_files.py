@@ -40,7 +40,7 @@ def key_path(path: str | os.PathLike[str]) -> Path:
 
 
 def without_mark(data: bytes) -> bytes:
-    """What a file of text holds, without the mark that some editors begin it with; UTF-16 becomes UTF-8.
+    """The content of a text file without the mark that some editors begin it with; UTF-16 becomes UTF-8.
 
     Windows PowerShell writes UTF-16 when its output goes to a file. No key in DER begins like either.
     """

@@ -129,7 +129,7 @@ class AwsKms(KeyService):
         if answer.get("KeyUsage", "SIGN_VERIFY") != "SIGN_VERIFY":
             raise self.trouble(InvalidKeyError, f"its usage is {told(answer['KeyUsage'])}; SIGN_VERIFY is needed")
         public = self.checked_public(lambda: read_public_key(answer["PublicKey"]))
-        # Its own name, where an alias came: whoever moves the alias means the next start, not the next proof.
+        # Its own name, where an alias came: a moved alias takes effect at the next start, not with the next proof.
         self._key = str(answer.get("KeyId") or self.name)
         served = answer.get("SigningAlgorithms") or list(_ALGORITHMS.values())
         return self.usable(public, lambda alg: _ALGORITHMS[alg] in served)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is tried again at an Azure key vault, and for how long; imported with Azure's library only."""
+"""Which requests to an Azure key vault are tried again, and for how long; imported with Azure's library only."""
 
 from __future__ import annotations
 

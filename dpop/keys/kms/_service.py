@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the clouds' key services have in common: a key that is asked for signatures over a network."""
+"""The shared part of the cloud key services: a key that signs over a network."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def widen(session: Any) -> None:
 
 
 def told(text: object) -> str:
-    """What a service says of a refusal, fit for a message: one line, printable, not too long."""
+    """A service's words about a refusal, fit for a message: one line, printable, not too long."""
     words = "".join(c if c.isprintable() else " " for c in str(text))
     return " ".join(words.split())[:_MAX_SHOWN]
 
@@ -145,7 +145,7 @@ _generation = 0
 
 
 class _Made(Generic[_Client]):
-    """The client of one process, once it is there, and the lock of whoever makes it."""
+    """The client of one process, once it is there, and the lock of the thread that makes it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -186,7 +186,7 @@ _Answer = TypeVar("_Answer")
 
 
 class Facts(NamedTuple):
-    """What a service says of a key.
+    """The facts that a service states about a key.
 
     :param public: the public key, checked.
     :param algs: the algorithms the service signs with for it, best first.

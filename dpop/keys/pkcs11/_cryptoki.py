@@ -283,7 +283,7 @@ class Module:
         self._call("C_DestroyObject", session, handle)
 
     def sign_operation(self, session: int, key: int, mechanism: CKM) -> SignOperation:
-        """What signs again and again with one key in one session."""
+        """An operation that signs any number of times with one key in one session."""
         return SignOperation(self._functions["C_SignInit"], self._functions["C_Sign"], session, key, mechanism)
 
     def _call(self, name: str, *arguments: object) -> None:

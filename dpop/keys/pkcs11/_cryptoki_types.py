@@ -37,7 +37,7 @@ __all__ = [
 
 
 class CKR(IntEnum):
-    """What functions return."""
+    """Return values of functions."""
 
     OK = 0x0
     HOST_MEMORY = 0x2
@@ -108,7 +108,7 @@ class CKF(IntFlag):
 
 
 class CKU(IntEnum):
-    """Who logs in."""
+    """Kinds of user at a login."""
 
     USER = 1
     CONTEXT_SPECIFIC = 2

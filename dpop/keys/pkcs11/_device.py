@@ -58,12 +58,12 @@ class Device:
 
     @property
     def label(self) -> str:
-        """What it is called."""
+        """The label of the device."""
         return self.info.label
 
     @property
     def uri(self) -> Pkcs11Uri:
-        """What names this device and no other."""
+        """The URI that names this device and no other."""
         label, manufacturer, model, serial = (text or None for text in _identity(self.info))
         return Pkcs11Uri(token=label, manufacturer=manufacturer, model=model, serial=serial)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a PKCS#11 module says, as errors of this package: which device, what happened, what to do."""
+"""Turn the return values of a PKCS#11 module into errors that say which device, what happened and what to do."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def explain(error: CryptokiError, device: str) -> DPoPKeyError:
 
 
 def tries_left(flags: CKF) -> str:
-    """What the device tells of the tries that are left, as the end of a sentence."""
+    """The number of tries that are left, as far as the device tells, as the end of a sentence."""
     if flags & CKF.USER_PIN_LOCKED:
         return "; the device is locked now"
     if flags & CKF.USER_PIN_FINAL_TRY:

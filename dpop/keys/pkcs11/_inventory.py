@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is: devices, the keys in them, and what each can do. Nobody is asked for a PIN to see it."""
+"""Lists of devices and their keys, and what each can do. No PIN is asked for."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def _key_report(key: KeyObject, device: Pkcs11Uri, thumbprint: str | None, *, pr
 def _thumbprint(device: Device, session: SessionHandle, private: KeyObject) -> str | None:
     """The jkt of a private key that is seen: of its public key, if a signature shows that it is that.
 
-    A public object may be another key's: ids are given by whoever writes them. Where a signature may wait for a
-    person, or costs another PIN, the device is believed.
+    A public object may belong to another key: the program that writes it chooses its id. Where a signature may
+    wait for a person, or needs the PIN again, the device is believed.
     """
     if not private.usable:
         return None

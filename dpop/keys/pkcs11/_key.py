@@ -183,7 +183,7 @@ def open_key(
 
 
 def load(uri: str, *, password: Password | None = None, alg: str | None = None) -> Pkcs11Key:
-    """What :func:`dpop.load_key` calls for ``pkcs11:`` URIs.
+    """Open the key of a ``pkcs11:`` URI for :func:`dpop.load_key`.
 
     :raises AlgorithmError: ``alg`` is not ES256.
     """
@@ -246,7 +246,7 @@ def _open(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, given: PublicKey | Non
 
 
 def _opener(device: Device, key: KeyObject, mechanism: CKM) -> Callable[[], Session]:
-    """What opens more sessions for a key; it is found again in each, for numbers of objects change."""
+    """A function that opens more sessions for a key. It finds the key again in each, because object numbers change."""
     name = key.uri(Pkcs11Uri())
 
     def open_session() -> Session:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The PKCS#11 modules of this process: found, loaded once, started, started again, ended.
 
-A module belongs to the whole process, whoever loaded it: what one part of a program ends is over for all.
+A module belongs to the whole process. If one part of a program ends it, it has ended for all parts.
 So each is loaded and initialised once, and finalised only at exit and only if it was initialised here.
 """
 
@@ -91,7 +91,7 @@ def find_module(uri: Pkcs11Uri, environment: Mapping[str, str] = os.environ) -> 
 
 
 class Pausable(Protocol):
-    """What uses a module, and can let go of it for a while."""
+    """A user of a module that can let go of it for a while."""
 
     def pause(self, timeout: float) -> bool:
         """Begin nothing new, and wait until nothing is under way; False if that took too long."""

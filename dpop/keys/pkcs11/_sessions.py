@@ -287,5 +287,5 @@ def _verifies(public: PublicKey, signing_input: bytes, signature: bytes) -> bool
 
 
 def data_to_sign(mechanism: CKM, signing_input: bytes) -> bytes:
-    """What the mechanism wants: SHA-256 of the bytes, or the bytes themselves (RFC 7518 §3.4)."""
+    """The input of the mechanism: SHA-256 of the bytes, or the bytes themselves (RFC 7518 §3.4)."""
     return signing_input if mechanism is CKM.ECDSA_SHA256 else hashlib.sha256(signing_input).digest()

@@ -36,7 +36,7 @@ _SAFE_IN_PATH: Final = ":[]@!$'(),*+="
 
 @dataclass(frozen=True, slots=True)
 class Pkcs11Uri:
-    """What a PKCS#11 URI says. None stands for an attribute that is not there, and fits everything.
+    """The attributes of a PKCS#11 URI. None stands for an attribute that is not there, and fits everything.
 
     :param token: label of the device, which PKCS#11 calls a token; ``manufacturer``, ``serial`` and ``model`` are the
         device's too.
@@ -106,12 +106,12 @@ class Pkcs11Uri:
 
     @property
     def reference(self) -> str:
-        """The same and how to reach it, the PIN left out, but not the name of its file."""
+        """The URI with its query, but without the PIN; the name of the PIN's file is kept."""
         query = [self._written(each) for each in _REFERENCE if getattr(self, each) is not None]
         return self.name + ("?" + "&".join(query) if query else "")
 
     def reached_as(self, other: Pkcs11Uri) -> Pkcs11Uri:
-        """The same key, with the module and the PIN's file of another URI."""
+        """A URI of this key with the module and the PIN's file of another URI."""
         return replace(
             self,
             module_path=other.module_path,
