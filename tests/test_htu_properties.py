@@ -216,10 +216,13 @@ def test_canonical_paths(path: str, expected: str) -> None:
     assert canonical("https://api.example" + path) == "https://api.example" + expected
 
 
-@given(paths)
+# Pieces in which only dot segments change.
+PLAIN_PIECES = [piece for piece in PATH_PIECES if piece.isascii() and not set(piece) & set("% \t\\")]
+
+
+@given(st.lists(st.sampled_from(PLAIN_PIECES), max_size=6).map("".join))
 def test_dot_segments_go_as_rfc_3986_says(path: str) -> None:
     """The path is what the algorithm of RFC 3986 §5.2.4, taken literally, leaves."""
-    assume(not set(path) & set("% \t\\") and path.isascii())
     assert canonical("https://api.example/" + path) == "https://api.example" + rfc3986_5_2_4("/" + path)
 
 

@@ -86,6 +86,8 @@ def ask(port: int, target: str, *fields: tuple[str, str], method: str = "GET") -
 
 # --- in the server's process
 
+KEEP_ALIVE = 60  # seconds; the servers' own few pass between two requests of a busy machine
+
 
 def _serve(name: str, descriptor: int, application: str, settings: dict[str, Any]) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -138,12 +140,19 @@ def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str) -
         config = Config()
         config.bind = [f"fd://{listening.detach()}"]
         config.root_path = root_path
+        config.keep_alive_timeout = KEEP_ALIVE
         asyncio.run(serve(app, config))
         return
     import uvicorn
 
     parser = name.partition("-")[2]
-    config = uvicorn.Config(app, http=parser, log_level="warning", root_path=root_path)  # type: ignore[arg-type]
+    config = uvicorn.Config(
+        app,
+        http=parser,  # type: ignore[arg-type]
+        log_level="warning",
+        root_path=root_path,
+        timeout_keep_alive=KEEP_ALIVE,
+    )
     uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -175,6 +184,7 @@ def _serve_wsgi(name: str, listening: socket.socket, app: Any, root_path: str) -
                 "bind": f"fd://{listening.detach()}",
                 "workers": int(os.environ["WORKERS"]),
                 "loglevel": "error",
+                "keepalive": KEEP_ALIVE,
             }
             settings |= {"threads": 4} if name.endswith("threads") else {}
             for key, value in settings.items():

@@ -214,7 +214,7 @@ def test_real_clients_come_in(name: str) -> None:
             session.trust_env = False
             session.mount(origin, DPoPAdapter(KEY, origins=origin, access_token=TOKEN))
             assert [session.post(f"{origin}/a%20b?{n}", data=b"x" * 100).status_code for n in range(3)] == [200] * 3
-        with httpx2.Client(transport=DPoPTransport(KEY, origins=origin, access_token=TOKEN)) as client:
+        with httpx2.Client(transport=DPoPTransport(KEY, origins=origin, access_token=TOKEN), timeout=60) as client:
             assert [client.get(f"{origin}/items/{n}").status_code for n in range(3)] == [200] * 3
 
 
@@ -264,7 +264,7 @@ def test_a_websocket() -> None:
 
 def test_http_2() -> None:
     """Over one connection with prior knowledge, where the path and the fields come in frames."""
-    with running("hypercorn") as port, httpx2.Client(http1=False, http2=True) as client:
+    with running("hypercorn") as port, httpx2.Client(http1=False, http2=True, timeout=60) as client:
         url = f"http://127.0.0.1:{port}/a%2Fb?q=1"
         refused = client.get(url)
         assert (refused.http_version, refused.status_code) == ("HTTP/2", 401)
