@@ -314,8 +314,9 @@ def test_a_fork_does_not_wait_for_a_person(faults: Faults) -> None:
 
 
 _FORKS_WHILE_KEYS_SIGN = """
-import os, signal, sys, threading, time
+import os, signal, sys, threading, time, warnings
 from dpop.keys.pkcs11 import open_key
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: a fork with threads may deadlock
 key = open_key(sys.argv[1])
 
 def work():
