@@ -24,6 +24,15 @@ from dpop_cli.token_view import as_facts, as_lines
 __all__ = ["token"]
 
 
+_resource_option = click.option(
+    "--resource",
+    "resources",
+    multiple=True,
+    metavar="URL",
+    help="An API that the token is for (RFC 8707); may be repeated. It is remembered.",
+)
+
+
 @click.group()
 def token() -> None:
     """Get tokens bound to your key, keep them fresh, use them in dpop curl.
@@ -36,6 +45,7 @@ def token() -> None:
 @token.command(cls=NoEchoCommand)
 @server_options
 @click.option("--scope", multiple=True, metavar="SCOPE", help="What to ask for; may be repeated.")
+@_resource_option
 @click.option(
     "--redirect-uri",
     default="http://127.0.0.1/",
@@ -51,6 +61,7 @@ def token() -> None:
 def login(
     *,
     scope: tuple[str, ...],
+    resources: tuple[str, ...],
     redirect_uri: str,
     parameters: tuple[str, ...],
     no_browser: bool,
@@ -78,6 +89,8 @@ def login(
             more = {"access_type": "offline", "prompt": "consent", **more}  # else there is no refresh token
         with kept_nonces(prover, endpoint.server.token_endpoint):
             wanted = " ".join(scope) or None
+            if resources:
+                more = {**more, "resource": resources}
             request = endpoint.start_authorization(loopback.redirect_uri, scope=wanted, **more)
             click.echo(f"Log in here:\n\n  {request.url}\n", err=True)
             if not no_browser:
@@ -87,7 +100,7 @@ def login(
             tokens = loopback.wait(
                 request,
                 endpoint.server,
-                lambda query: _kept(stored, endpoint.finish_authorization(request, query)),
+                lambda query: _kept(stored, endpoint.finish_authorization(request, query, resource=resources or None)),
                 timeout=timeout,
             )
     _report(stored, tokens, wanted)
@@ -98,9 +111,10 @@ def login(
 @secret_options("code", "the authorization code, decoded")
 @secret_options("code-verifier", "the verifier of PKCE")
 @click.option("--redirect-uri", metavar="URL", help="That of the authorization request.")
+@_resource_option
 @store_options(default="tokens.json")
 @key_options
-def redeem(*, redirect_uri: str | None, **options: Any) -> None:
+def redeem(*, redirect_uri: str | None, resources: tuple[str, ...], **options: Any) -> None:
     """Exchange an authorization code that you have for tokens, and store them.
 
     \b
@@ -115,7 +129,9 @@ def redeem(*, redirect_uri: str | None, **options: Any) -> None:
         raise click.UsageError("which code? use --code-file, --code-env or --code-prompt")
     stored.check_writable()
     with client.endpoint(prover) as endpoint, kept_nonces(prover, endpoint.server.token_endpoint):
-        tokens = endpoint.redeem_code(code, redirect_uri=redirect_uri, code_verifier=verifier)
+        tokens = endpoint.redeem_code(
+            code, redirect_uri=redirect_uri, code_verifier=verifier, resource=resources or None
+        )
         stored.keep(tokens)
     _report(stored, tokens, None)
 
@@ -124,9 +140,10 @@ def redeem(*, redirect_uri: str | None, **options: Any) -> None:
 @server_options
 @secret_options("refresh-token", "a refresh token from elsewhere, to begin with")
 @click.option("--if-needed", is_flag=True, help="Only if the access token is about to expire.")
+@_resource_option
 @store_options(default="tokens.json")
 @key_options
-def refresh(*, if_needed: bool, **options: Any) -> None:
+def refresh(*, if_needed: bool, resources: tuple[str, ...], **options: Any) -> None:
     """Renew the stored tokens now.
 
     With --refresh-token-file and the like, begin with a refresh token that you have, and store what comes.
@@ -144,10 +161,10 @@ def refresh(*, if_needed: bool, **options: Any) -> None:
     with client.endpoint(prover, before) as endpoint, kept_nonces(prover, endpoint.server.token_endpoint):
         if before is None:
             stored.check_writable()
-            tokens = endpoint.refresh(first or "")
+            tokens = endpoint.refresh(first or "", resource=resources or None)
             stored.keep(tokens)
         else:
-            source = endpoint.source(stored.store, account=stored.account)
+            source = endpoint.source(stored.store, account=stored.account, resource=resources or None)
             if if_needed:
                 with stored.rescuing():
                     tokens = source.tokens()

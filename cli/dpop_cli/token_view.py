@@ -35,6 +35,7 @@ def as_lines(tokens: TokenSet, account: str, *, secrets: bool, now: float | None
         ("access token", f"{tokens.token_type}, {_expiry(tokens.expires_at, now)}"),
         ("refresh token", refresh),
         ("scope", tokens.scope),
+        ("resource", " ".join(tokens.resource)),
         ("key", bound),
         ("client", tokens.client_id),
         ("from", tokens.token_endpoint),

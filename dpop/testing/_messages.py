@@ -96,7 +96,7 @@ def empty(status: int, headers: Headers = ()) -> Response:
 
 
 def parameters(text: str) -> dict[str, str]:
-    """Form or query parameters, each at most once, empty ones left out (RFC 6749 §3.1, §3.2).
+    """Form or query parameters, each at most once but ``resource`` (RFC 8707 §2), empty ones left out (RFC 6749 §3.2).
 
     :raises InvalidProof: ``invalid_request``.
     """
@@ -106,7 +106,7 @@ def parameters(text: str) -> dict[str, str]:
     except ValueError:
         raise InvalidProof("invalid_request", "not_a_form", "the parameters cannot be read") from None
     for name, value in pairs:
-        if name in found:
+        if name in found and name != "resource":
             raise InvalidProof("invalid_request", "parameter_repeated", "a parameter was sent more than once")
         found[name] = value
     return found

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import click
 import pytest
@@ -710,3 +710,23 @@ def test_a_key_is_no_token_store() -> None:
     """The message says what the file is, and not that it is damaged."""
     done = run("token", "show", "--token-store", "key.pem")
     assert (done.returncode, "holds a key" in done.stderr, "authorise" in done.stderr) == (3, True, False)
+
+
+def test_a_token_for_a_resource(plain: DPoPTestServer) -> None:
+    """--resource goes with the authorization, the code and each refresh; the store remembers it."""
+    env = {**client_file(plain), **browser()}
+    apis = ["https://api.example/a", "https://api.example/b"]
+    options = [word for api in apis for word in ("--resource", api)]
+    done = run("token", "login", "--key", "key.pem", *options, env=env)
+    assert done.returncode == 0, done.stderr
+    assert load().resource == tuple(apis)
+    assert f"resource       {' '.join(apis)}" in done.stdout
+
+    def asked() -> list[str]:
+        return parse_qs(plain.requests[-1].body.decode()).get("resource", [])
+
+    assert asked() == apis
+    assert run("token", "refresh", env=env).returncode == 0
+    assert asked() == apis
+    assert run("token", "refresh", "--resource", apis[1], env=env).returncode == 0
+    assert asked() == apis[1:]
