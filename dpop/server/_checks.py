@@ -232,12 +232,14 @@ def check_target(claims: ProofClaims, url: str) -> bytes:
 
     :returns: the form of the URL under which its proofs are remembered, see :func:`dpop.htu.compared_request`.
     """
-    bare = url.partition("?")[0].partition("#")[0] if isinstance(url, str) else url
     try:
-        compared = targets.compared_request(bare)
+        compared = targets.compared_request(url)
     except InvalidTargetError as error:
         # The client chose the path, so this is not a UsageError; the message shows if the origin is wrong.
         raise refuse(Reason.REQUEST_URL_INVALID, because=str(error)) from None
+    if claims.htu == url:
+        return compared
+    bare = url.partition("?")[0].partition("#")[0]
     try:
         same = targets.names_request(claims.htu, bare, compared)
     except InvalidTargetError as error:

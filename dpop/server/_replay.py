@@ -57,7 +57,8 @@ def replay_key(jkt: str, compared: bytes, jti: str) -> str:
     :param compared: :func:`dpop.htu.compared_request` of the URL. With the claim's own text, a second spelling would
         make a second proof.
     """
-    return f"{jkt}.{_digest(compared + bytes(1) + jti.encode('utf-8', 'surrogatepass'))}"
+    proof = compared + b"\0" + jti.encode("utf-8", "surrogatepass")
+    return f"{jkt}.{_digest(proof)}"
 
 
 def nonce_key(nonce: str) -> str:

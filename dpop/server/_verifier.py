@@ -130,11 +130,13 @@ class Mark(NamedTuple):
     expires_at: float
     refusal: Callable[[], InvalidProof]
 
-    def add(self, *, unbound: bool) -> bool | Awaitable[bool]:
-        """Record it, in the share of unbound requests if the cache has one."""
-        add = getattr(self.cache, "add_unbound", self.cache.add) if unbound else self.cache.add
-        added: bool | Awaitable[bool] = add(self.key, self.expires_at)
-        return added
+
+class Life(NamedTuple):
+    """Until when a proof may be recorded, and the refusal for later."""
+
+    clock: Callable[[], float]
+    ends_at: float
+    refusal: Callable[[], InvalidProof]
 
 
 class CheckedProof:
@@ -144,14 +146,14 @@ class CheckedProof:
     is bound to, then accept the proof.
     """
 
-    __slots__ = ("_check_binding", "_check_time", "_is_async", "_marks", "_seen", "_unbound")
+    __slots__ = ("_check_binding", "_is_async", "_life", "_marks", "_seen", "_unbound")
 
     def __init__(
         self,
         seen: VerifiedProof,
         marks: Sequence[Mark],
         check_binding: Callable[[str | None, str], None],
-        check_time: Callable[[], None],
+        life: Life,
         *,
         is_async: bool,
         unbound: bool,
@@ -160,7 +162,7 @@ class CheckedProof:
         self._seen = seen
         self._marks = marks
         self._check_binding = check_binding
-        self._check_time = check_time
+        self._life = life
         self._is_async = is_async
         self._unbound = unbound
 
@@ -191,8 +193,9 @@ class CheckedProof:
         for mark in self._marks:
             # Time has passed since the proof was checked, perhaps in a slow look-up. A proof that has expired would be
             # forgotten at once, and could be used again.
-            self._check_time()
-            if not _is_new(mark.add(unbound=self._unbound)):
+            if self._life.clock() > self._life.ends_at:
+                raise self._life.refusal()
+            if not _is_new(self._add(mark)):
                 raise mark.refusal()
         return self._seen
 
@@ -201,11 +204,19 @@ class CheckedProof:
         """Async form of :meth:`accept`; a cache may be sync or async."""
         self._check_binding(bound_jkt, self._seen.jkt)
         for mark in self._marks:
-            self._check_time()  # see accept
-            added = mark.add(unbound=self._unbound)
+            if self._life.clock() > self._life.ends_at:  # see accept
+                raise self._life.refusal()
+            added = self._add(mark)
             if not _is_new(await added if inspect.isawaitable(added) else added):
                 raise mark.refusal()
         return self._seen
+
+    def _add(self, mark: Mark) -> bool | Awaitable[bool]:
+        """Record it, in the share of unbound requests if the cache has one."""
+        if not self._unbound:
+            return mark.cache.add(mark.key, mark.expires_at)
+        add: Callable[[str, float], bool | Awaitable[bool]] = getattr(mark.cache, "add_unbound", mark.cache.add)
+        return add(mark.key, mark.expires_at)
 
 
 def _is_new(added: object) -> bool:
@@ -356,9 +367,9 @@ class ProofVerifier:
 
         :raises InvalidProof: ``invalid_dpop_proof``, ``use_dpop_nonce`` or ``invalid_token``.
         """
-        seen, claims, marks, check_time = self._judge(headers, method, url)
+        seen, claims, marks, life = self._judge(headers, method, url)
         check_access_token(access_token, claims)
-        return CheckedProof(seen, marks, check_token_binding, check_time, is_async=self._is_async, unbound=False)
+        return CheckedProof(seen, marks, check_token_binding, life, is_async=self._is_async, unbound=False)
 
     @hide_frames
     def check_token_request(self, headers: Headers, method: str, url: str) -> CheckedProof:
@@ -438,12 +449,12 @@ class ProofVerifier:
     ) -> CheckedProof:
         # ath is ignored here: RFC 9449 gives it no meaning in a request without an access token.
         missing = "invalid_dpop_proof" if bound_jkt is None else "invalid_grant"
-        seen, _, marks, check_time = self._judge(headers, method, url, missing=missing)
-        return CheckedProof(seen, marks, check_grant_binding, check_time, is_async=self._is_async, unbound=unbound)
+        seen, _, marks, life = self._judge(headers, method, url, missing=missing)
+        return CheckedProof(seen, marks, check_grant_binding, life, is_async=self._is_async, unbound=unbound)
 
     def _judge(
         self, headers: Headers, method: str, url: str, *, missing: str = "invalid_dpop_proof"
-    ) -> tuple[VerifiedProof, ProofClaims, list[Mark], Callable[[], None]]:
+    ) -> tuple[VerifiedProof, ProofClaims, list[Mark], Life]:
         """Make all checks except the binding and the replay, for which the caches are asked."""
         now = self._clock()
         text = proof_field(headers)
@@ -471,17 +482,12 @@ class ProofVerifier:
             marks.append(Mark(self._replay, memory, good_until + self._skew, _replayed))
         next_nonce = None if self._nonces is None else self._nonces.next_for(claims.nonce, jkt)
         seen = VerifiedProof(key, alg, claims, jws.payload, url, next_nonce=next_nonce)
-        return seen, claims, marks, partial(self._check_time, claims, jkt, good_until, by_nonce=by_nonce)
-
-    def _check_time(self, claims: ProofClaims, jkt: str, good_until: float, *, by_nonce: bool) -> None:
-        """Check again that a proof has not expired, when it is about to be recorded."""
-        now = self._clock()
-        check_validity(claims, now, self._skew)
-        if now <= good_until:
-            return
+        refusal: Callable[[], InvalidProof] = _too_old
         if by_nonce and self._nonces is not None:
-            raise _challenge(self._nonces, jkt, Reason.NONCE_UNKNOWN)
-        raise refuse(Reason.IAT_TOO_OLD)
+            refusal = partial(_challenge, self._nonces, jkt, Reason.NONCE_UNKNOWN)
+        if claims.exp is not None and claims.exp + self._skew < good_until:
+            good_until, refusal = claims.exp + self._skew, _expired
+        return seen, claims, marks, Life(self._clock, good_until, refusal)
 
     def _check_nonce(self, claims: ProofClaims, jkt: str) -> tuple[float | None, list[Mark]]:
         """Check that the nonce is a recent one of this server (RFC 9449 §4.3 (10), §8, §9).
@@ -530,3 +536,5 @@ def _challenge(nonces: NonceChecker, jkt: str, reason: Reason) -> InvalidProof:
 
 
 _replayed = partial(refuse, Reason.REPLAYED)
+_too_old = partial(refuse, Reason.IAT_TOO_OLD)
+_expired = partial(refuse, Reason.EXPIRED)

@@ -17,9 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ASGI", "WSGI", "Reply", "ask", "running"]
+__all__ = ["ASGI", "FURTHER_ASGI", "WSGI", "Reply", "ask", "running"]
 
 ASGI = ("uvicorn-h11", "uvicorn-httptools", "hypercorn")
+# Servers whose paths are looked at, and nothing else of them.
+FURTHER_ASGI = ("daphne",)
 WSGI = ("gunicorn", "gunicorn-threads", "waitress", "wsgiref")
 
 
@@ -94,7 +96,7 @@ def _serve(name: str, descriptor: int, application: str, settings: dict[str, Any
     listening = socket.socket(fileno=descriptor)
     port = listening.getsockname()[1]
     root_path, trusts_prefix = settings.pop("root_path", ""), settings.pop("trusts_prefix", False)
-    if name in ASGI:
+    if name in {*ASGI, *FURTHER_ASGI}:
         _serve_asgi(name, listening, _application(application, "asgi", settings, port), root_path)
         return
     if root_path:
@@ -142,6 +144,12 @@ def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str) -
         config.root_path = root_path
         config.keep_alive_timeout = KEEP_ALIVE
         asyncio.run(serve(app, config))
+        return
+    if name == "daphne":
+        from daphne.server import Server
+
+        endpoint = f"fd:fileno={listening.detach()}"
+        Server(app, endpoints=[endpoint], signal_handlers=False, root_path=root_path, verbosity=0).run()
         return
     import uvicorn
 

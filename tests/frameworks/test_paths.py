@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from frameworks.in_process import ask_asgi, ask_wsgi
 from frameworks.resource import PUBLIC_URL, asgi_application, resource, wsgi_application
-from frameworks.servers import ASGI, WSGI, Reply, ask, running
+from frameworks.servers import ASGI, FURTHER_ASGI, WSGI, Reply, ask, running
 
 import dpop
 from dpop import asgi, wsgi
@@ -46,7 +46,7 @@ def said(reply: Reply) -> dict[str, Any]:
     return body
 
 
-@pytest.fixture(scope="module", params=[*ASGI, *WSGI])
+@pytest.fixture(scope="module", params=[*ASGI, *FURTHER_ASGI, *WSGI])
 def server(request: pytest.FixtureRequest) -> Iterator[int]:
     """The port of each server; paths under /private need a token."""
     with running(request.param, nonces=False, private="/private") as port:
@@ -103,6 +103,8 @@ PREFIXES: dict[str, tuple[str, dict[str, Any], str, list[tuple[str, str]]]] = {
     "wsgiref": ("wsgiref", {}, "/items", []),
     "uvicorn (h11) --root-path /v1": ("uvicorn-h11", {"root_path": "/v1"}, "/items", []),
     "uvicorn (httptools) --root-path /v1": ("uvicorn-httptools", {"root_path": "/v1"}, "/items", []),
+    "daphne": ("daphne", {}, "/items", []),
+    "daphne --root-path /v1": ("daphne", {"root_path": "/v1"}, "/items", []),
     "hypercorn --root-path /v1": ("hypercorn", {"root_path": "/v1"}, "/items", []),
     "gunicorn, ProxyFix(x_prefix=1)": ("gunicorn", {"trusts_prefix": True}, "/items", [PREFIX]),
     "waitress, ProxyFix(x_prefix=1)": ("waitress", {"trusts_prefix": True}, "/items", [PREFIX]),

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from frameworks.resource import PUBLIC_URL
-from frameworks.servers import ASGI, WSGI, ask, running
+from frameworks.servers import ASGI, FURTHER_ASGI, WSGI, ask, running
 
 from dpop.errors import InvalidTargetError
 from dpop.htu import canonical
@@ -30,7 +30,7 @@ from dpop.testing.defects._forge import A
 
 __all__ = ["SERVERS", "disagreements"]
 
-SERVERS = (*ASGI, *WSGI)
+SERVERS = (*ASGI, *FURTHER_ASGI, *WSGI)
 PIECES = [
     *("/", "//", "/./", "/../", ".", "..", "%2e", "%2E", "%2f", "%2F", "%5c", "\\", "%", "%zz", "%00", "%0a", "%20"),
     *("%C3%A9", "%e9", "\xe9", "%41", "%7E", "%25", "%252e", ";", ";a=1", "?", "?a", "#", "#a", "a", "b", "private"),

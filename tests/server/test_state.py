@@ -455,3 +455,14 @@ def test_a_proof_that_expires_while_its_token_is_looked_up(nonces: bool) -> None
     with pytest.raises(InvalidProof, match="nonce_unknown" if nonces else "iat_too_old"):
         asyncio.run(later.aaccept(bound_jkt=KEY.thumbprint))
     assert added == []
+
+
+def test_an_exp_that_passes_while_the_token_is_looked_up() -> None:
+    """It ends the life of a proof earlier than its age does."""
+    clock = Clock()
+    verifier = ProofVerifier(replay=MemoryReplayCache(clock=clock), skew=0, clock=clock)
+    proof = create_proof(KEY, "GET", URL, access_token=TOKEN, iat=NOW, claims={"exp": NOW + 5})
+    checked = verifier.check_resource([("DPoP", proof)], "GET", URL, access_token=TOKEN)
+    clock.now += 6
+    with pytest.raises(InvalidProof, match="expired"):
+        checked.accept(bound_jkt=KEY.thumbprint)
