@@ -60,3 +60,7 @@ __all__ = [
     "token_error",
     "with_nonce",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
