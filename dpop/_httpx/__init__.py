@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the integrations of httpx and httpx2 share."""
+"""Shared by the integrations of httpx and httpx2."""

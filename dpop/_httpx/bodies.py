@@ -2,7 +2,7 @@
 """Whether a body of httpx or httpx2 can be sent again, whole, and how.
 
 Both libraries iterate over a request's stream when they send it. A second iteration gives the same
-octets for some streams, none for others, and an error for the rest; nothing public tells which. What
+bytes for some streams, none for others, and an error for the rest; nothing public tells which. What
 cannot be shown to be repeatable here is not.
 """
 
@@ -105,7 +105,7 @@ _PEEK_SECONDS = 5.0
 
 
 class PeekedStream:
-    """A response body whose first chunks have been looked at: they come again, then the rest."""
+    """A response body whose first chunks were read: it begins with them all the same."""
 
     def __init__(self, chunks: list[bytes], rest: Iterator[bytes], stream: _Any, failure: Exception | None) -> None:
         self._chunks = chunks
@@ -124,7 +124,7 @@ class PeekedStream:
 
 
 class AsyncPeekedStream:
-    """The same for an asynchronous body."""
+    """As :class:`PeekedStream`, for an asynchronous body."""
 
     def __init__(
         self, chunks: list[bytes], rest: AsyncIterator[bytes], stream: _Any, failure: Exception | None
@@ -147,7 +147,7 @@ class AsyncPeekedStream:
 
 
 class _Start:
-    """What has been read of a body, to be looked at and put back."""
+    """The start of a body: read, to be put back."""
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
@@ -168,25 +168,25 @@ class _Start:
 
 
 def peek(response: _Any, peeked_stream: type[PeekedStream]) -> bytes:
-    """The first octets of a body, decoded; the response keeps all of it, as a ``peeked_stream``."""
+    """The first bytes of a body, decoded; the response keeps all of it, as a ``peeked_stream``."""
     start, rest = _Start(), iter(response.stream)
     try:
         for chunk in rest:
             if start.suffices_with(chunk):
                 break
-    except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
+    except Exception as error:  # noqa: BLE001 - raised again when the body is read
         start.failure = error
     return start.put_back(response, rest, peeked_stream)
 
 
 async def async_peek(response: _Any, peeked_stream: type[AsyncPeekedStream]) -> bytes:
-    """The same for an asynchronous body."""
+    """As :func:`peek`, for an asynchronous body."""
     start, rest = _Start(), aiter(response.stream)
     try:
         async for chunk in rest:
             if start.suffices_with(chunk):
                 break
-    except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body
+    except Exception as error:  # noqa: BLE001 - raised again when the body is read
         start.failure = error
     return start.put_back(response, rest, peeked_stream)
 

@@ -137,7 +137,7 @@ def _close_sockets(client: _Any) -> None:
 
 
 class _Wire:
-    """What the library's ``trace`` extension tells of one exchange: where it connected, and whether it wrote a head."""
+    """One exchange as the library's ``trace`` extension tells it: where it connected, whether it wrote a head."""
 
     def __init__(self) -> None:
         self.handed = False
@@ -215,9 +215,9 @@ class HttpxTokenEndpoint(SyncEndpoint):
         self._signing = self._signing_transport(self.prover, transport=lambda: self._plain, **signing)
 
     def exchange(self, request: HTTPRequest) -> HTTPResponse:
-        """Send one request and read its answer, following no redirect.
+        """Send one request and read its response, following no redirect.
 
-        :raises NoResponse: none came.
+        :raises NoResponse: no response came.
         """
         wire = _Wire()
         try:
@@ -275,9 +275,9 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint):
         self._signing = self._signing_transport(self.prover, transport=lambda: self._plain, **signing)
 
     async def exchange(self, request: HTTPRequest) -> HTTPResponse:
-        """Send one request and read its answer, following no redirect.
+        """Send one request and read its response, following no redirect.
 
-        :raises NoResponse: none came.
+        :raises NoResponse: no response came.
         """
         wire = _Wire()
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the transports for httpx and httpx2 share; the two have the same API under two names.
+"""Transports for httpx and httpx2, which have the same API under two names.
 
 The classes here know requests and responses by what they can do, so that neither library is imported.
 :mod:`dpop.httpx` and :mod:`dpop.httpx2` give them the library's own base classes.
@@ -121,7 +121,7 @@ def told_fields(request: _Any) -> dict[bytes, str]:
 
 
 def fields_of(response: _Any) -> list[tuple[str, str]]:
-    """The header fields of an answer, repeated ones as often as they came."""
+    """The header fields of a response, repeated ones as often as they came."""
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw]
 
 
@@ -161,7 +161,7 @@ def stop_tracing(event: str, info: dict[str, _Any]) -> None:
 def give_trace_back(signed: _Any, request: _Any) -> None:
     """Put the caller's own ``trace`` in place of ours, which holds on to the request that it is a part of.
 
-    Once an answer is there nothing is sent again. Such a circle, body and all, would stay until the garbage
+    Once a response is there nothing is sent again. Such a circle, body and all, would stay until the garbage
     collector comes by.
     """
     users = request.extensions.get("trace")
@@ -222,7 +222,7 @@ _HTTP_OF_WEBSOCKET = {"ws": "http", "wss": "https"}
 
 
 class _Transport:
-    """What the synchronous and the asynchronous transport have in common."""
+    """Shared by the synchronous and the asynchronous transport."""
 
     _library: ClassVar[_Any]
     _transport_class: ClassVar[type[_Any]]

@@ -287,7 +287,7 @@ class DPoPAuth(AuthBase):
         return f"<DPoPAuth {self._prover.thumbprint}>"
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Mark the request; complain after the answer if no DPoP adapter took notice."""
+        """Mark the request; raise after the response if no DPoP adapter took notice."""
         request.register_hook("response", _Carrier(RequestCredentials(self._prover, self._access_token)))
         return request
 
@@ -336,11 +336,11 @@ class _Priming:
         self.role = role
 
     def __call__(self, response: requests.Response, **_options: Any) -> None:
-        """A hook that leaves the answer as it is."""
+        """Leave the response as it is."""
 
 
 def _facts(request: requests.PreparedRequest) -> OutgoingRequest:
-    """What the brain must know of a prepared request."""
+    """The facts of a prepared request that decide on its proof."""
     hooks = request.hooks.get("response", [])
     carriers = [hook.credentials for hook in hooks if isinstance(hook, _Carrier)]
     roles = [hook.role for hook in hooks if isinstance(hook, _Priming)]

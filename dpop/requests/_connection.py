@@ -3,7 +3,7 @@
 
 requests knows nothing of the retries urllib3 makes below it, and urllib3 nothing of DPoP. So the
 connection itself signs: between the last header and the body it knows the method, target and Host
-exactly as they are on the wire, and it sees the head of every answer, also of those that urllib3
+exactly as they are on the wire, and it sees the head of every response, also of those that urllib3
 retries by itself. Connections of all kinds (direct, TLS, tunnelled, forwarded, SOCKS) get the same
 treatment, through the pool classes of every pool manager.
 """
@@ -35,7 +35,7 @@ _PEEK_SECONDS = 5.0
 
 
 class Exchange:
-    """One call of the adapter: the flow, and what its last answer on the wire asked for."""
+    """One call of the adapter: the flow, and what the last response on the wire asks for."""
 
     __slots__ = ("failure", "flow", "one_shot", "signed", "step", "tokens", "withheld")
 
@@ -210,7 +210,7 @@ def _signing_connection(connection: Any) -> type[HTTPConnection]:
 
 
 def drain(raw: BaseHTTPResponse) -> None:
-    """Read what little is left of an answer, so that its connection can be used again; else close it."""
+    """Read what little is left of a response, so that its connection can be used again; else close it."""
     try:
         if not _drained(raw):
             raw.close()
@@ -239,7 +239,7 @@ def _drained(raw: BaseHTTPResponse) -> bool:
 
 
 def peek(raw: BaseHTTPResponse) -> tuple[bytes, BaseHTTPResponse]:
-    """The first octets of a body, decoded, and a response whose body is still whole."""
+    """The first bytes of a body, decoded, and a response whose body is still whole."""
     data = b""
     failure: Exception | None = None
     deadline = time.monotonic() + _PEEK_SECONDS
@@ -249,14 +249,14 @@ def peek(raw: BaseHTTPResponse) -> tuple[bytes, BaseHTTPResponse]:
             if not chunk:
                 break
             data += chunk
-    except Exception as error:  # noqa: BLE001 - raised again to whoever reads the body, as requests expects it there
+    except Exception as error:  # noqa: BLE001 - raised again when the body is read, as requests expects it there
         failure = error
     start = decoded_start(raw.headers.get("Content-Encoding"), data, PEEK_BYTES)
     return start, _PeekedResponse(data, raw, failure)
 
 
 class _PeekedResponse(HTTPResponse):
-    """A response whose first octets have been looked at: they come again, then the rest."""
+    """A response whose first bytes have been read: its body begins with them all the same."""
 
     def __init__(self, data: bytes, raw: BaseHTTPResponse, failure: Exception | None) -> None:
         self._peeked = raw
@@ -286,7 +286,7 @@ class _PeekedResponse(HTTPResponse):
 
 
 class _Rejoined:
-    """The octets looked at and the unread rest of a body, as one file."""
+    """The bytes that were read and the unread rest of a body, as one file."""
 
     closed = False
 

@@ -94,9 +94,9 @@ class TokenEndpoint(SyncEndpoint):
         self._plain = ProcessAdapter()
 
     def exchange(self, request: HTTPRequest) -> HTTPResponse:
-        """Send one request and read its answer, following no redirect.
+        """Send one request and read its response, following no redirect.
 
-        :raises NoResponse: none came.
+        :raises NoResponse: no response came.
         """
         wire = Wire()
         settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
@@ -141,7 +141,7 @@ def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _body(response: requests.Response, seconds: float) -> bytes:
-    """As much of a body as an answer may have, or a little more, however it was compressed."""
+    """The body, decompressed, up to a little more than a response may have."""
     deadline = time.monotonic() + seconds
     body = b""
     try:
