@@ -221,3 +221,7 @@ def _slot_of(head: str | None) -> int:
         return _read_head(head or "", "")[0]
     except TokenFormatError:
         return 0
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
