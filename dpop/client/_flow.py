@@ -152,8 +152,9 @@ class ProofFlow:
             self._turn = leased
             return leased
         self._turn = None
-        if leased.nonce in self._sent_nonces and self._retry_nonce is not None:
-            leased.nonce = self._retry_nonce  # one of those was refused; without a refusal the same one is good
+        if self._retry_nonce is not None and leased.nonce in self._sent_nonces:
+            leased.nonce = self._retry_nonce  # what was refused is not sent again
+        self._retry_nonce = None
         self._lease = leased
         return None
 
@@ -341,8 +342,8 @@ class ProofFlow:
             self._explain_refusal(ahead)
         if lease is not None and nonce is not None and retry:
             self._nonce_retries += 1
-            self._retry_nonce = nonce
             self._retry_lease = self.prover.nonces.challenged(lease, nonce, wait=True)
+            self._retry_nonce = nonce if self._retry_lease is None else None
             return Step.RETRY
         if lease is not None:
             self.prover.nonces.answered(lease, learnt=nonce, accepted=200 <= status < 300, refused=wants_nonce)

@@ -434,6 +434,15 @@ def test_transport_retries_earn_no_third_nonce_retry() -> None:
     assert len({proof["jti"] for proof in exchange.proofs}) == 6
 
 
+def test_a_transport_retry_carries_the_nonce_again() -> None:
+    """A nonce that is good for many requests is good for the second attempt of one, too."""
+    exchange = resource()
+    exchange.flow.prover.nonces.learn(NonceKey(KEY.thumbprint, Origin.parse(ORIGIN), Role.RS), "shared")
+    for _ in range(3):
+        assert exchange.send()["nonce"] == "shared"
+        assert exchange.response(503) is Step.DONE
+
+
 def test_a_client_assertion_is_not_sent_twice(caplog: pytest.LogCaptureFixture) -> None:
     """A used private_key_jwt assertion would be refused: without rebuild= the challenge is handed on."""
     exchange = token_request("grant_type=client_credentials&client_assertion=eyJ.eyJ.sig")
