@@ -121,7 +121,7 @@ def test_a_public_key_that_does_not_fit(google: RestServer) -> None:
     with pytest.raises(errors.InvalidKeyError, match="it does not sign with ES384"):
         opened(google)
     google.faults.append(Told(200, {"name": NAME, "algorithm": "EC_SIGN_P256_SHA256", "pem": "PEM"}))
-    with pytest.raises(errors.InvalidKeyError, match="no public key in PEM"):
+    with pytest.raises(errors.InvalidKeyError, match="not a public key: expected PEM"):
         opened(google)
 
 
