@@ -11,7 +11,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 __all__ = [
     "HEADERS_START",
     "AsyncSigningTransport",
-    "PrimingOptions",
     "RequestAuth",
     "SigningTransport",
     "Wire",
@@ -203,20 +202,6 @@ _threads: RunVar[anyio.CapacityLimiter] = RunVar("dpop_threads")  # one for each
 anyio_tools = _AnyioTools()
 
 
-class PrimingOptions(TypedDict, total=False):
-    """How ``prime()`` asks.
-
-    ``method``: ``HEAD`` by default. ``prover``: whose nonce, where the requests that follow bring their own.
-    ``role``: ``Role.RS`` where those set their own ``Authorization: DPoP``. ``timeout``: seconds for each of
-    connecting, writing and reading, 5 by default, for a transport does not know its client's.
-    """
-
-    method: str
-    prover: Key | Prover | None
-    role: Role | None
-    timeout: float | None
-
-
 # The handshake of a WebSocket is a request like any other (RFC 6455 §4.1); its URL in a proof is that of HTTP.
 _HTTP_OF_WEBSOCKET = {"ws": "http", "wss": "https"}
 
@@ -324,13 +309,7 @@ class _Transport:
         return signed
 
     def _priming(
-        self,
-        url: str,
-        *,
-        method: str = "HEAD",
-        prover: Key | Prover | None = None,
-        role: Role | None = None,
-        timeout: float | None = 5.0,
+        self, url: str, method: str, prover: Key | Prover | None, role: Role | None, timeout: float | None
     ) -> _Any:
         own = None if prover is None else RequestCredentials(prover)
         extensions = {
@@ -415,15 +394,26 @@ class SigningTransport(_Transport):
         signed.extensions["trace"] = trace
 
     @hide_frames
-    def prime(self, url: str, **options: Unpack[PrimingOptions]) -> bool:
+    def prime(
+        self,
+        url: str,
+        *,
+        method: str = "HEAD",
+        prover: Key | Prover | None = None,
+        role: Role | None = None,
+        timeout: float | None = 5.0,
+    ) -> bool:
         """Fetch a server's nonce with a request that carries a proof and no token.
 
         Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
 
-        :param options: see :class:`PrimingOptions`.
+        :param method: of that request.
+        :param prover: whose nonce to fetch, where the requests that follow bring their own prover.
+        :param role: ``Role.RS`` where those requests set their own ``Authorization: DPoP``.
+        :param timeout: seconds for each of connecting, writing and reading; a transport does not know its client's.
         :raises UsageError: the URL is not one of this transport's origins.
         """
-        response = self.handle_request(self._priming(url, **options))
+        response = self.handle_request(self._priming(url, method, prover, role, timeout))
         response.close()
         return nonce_field(response.headers.get_list("dpop-nonce")).nonce is not None
 
@@ -510,15 +500,26 @@ class AsyncSigningTransport(_Transport):
         signed.extensions["trace"] = trace
 
     @hide_frames
-    async def prime(self, url: str, **options: Unpack[PrimingOptions]) -> bool:
+    async def prime(
+        self,
+        url: str,
+        *,
+        method: str = "HEAD",
+        prover: Key | Prover | None = None,
+        role: Role | None = None,
+        timeout: float | None = 5.0,  # noqa: ASYNC109 - httpx's, for each of connecting, writing and reading
+    ) -> bool:
         """Fetch a server's nonce with a request that carries a proof and no token.
 
         Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
 
-        :param options: see :class:`PrimingOptions`.
+        :param method: of that request.
+        :param prover: whose nonce to fetch, where the requests that follow bring their own prover.
+        :param role: ``Role.RS`` where those requests set their own ``Authorization: DPoP``.
+        :param timeout: seconds for each of connecting, writing and reading; a transport does not know its client's.
         :raises UsageError: the URL is not one of this transport's origins.
         """
-        response = await self.handle_async_request(self._priming(url, **options))
+        response = await self.handle_async_request(self._priming(url, method, prover, role, timeout))
         await response.aclose()
         return nonce_field(response.headers.get_list("dpop-nonce")).nonce is not None
 
