@@ -136,7 +136,7 @@ class LoadedModule:
         """Those who sign by it; to be added with the lock held, with the session that they begin with."""
         self.generation: int = 0
         self.ended: bool = False
-        """Whether :meth:`close` was called. From then on nothing of this module begins, and it never starts again."""
+        """Whether ``close()`` was called. From then on nothing of this module begins, and it never starts again."""
         self._sessions: dict[int, SessionHandle] = {}
         self._clock = clock
         self._sleep = sleep
