@@ -112,7 +112,7 @@ class ProofFlow:
         self._refreshed = False
         self._dead: _DeadToken | None = None
         self.asked_at: float = 0.0
-        """When the token of the next attempt was asked for, in monotonic seconds; :func:`dpop.client.ask_token` sets it."""
+        """When the token of the next attempt was asked for, in monotonic seconds; ``ask_token`` sets it."""
         self.tells_source: bool = True
         """Whether the token source is to be told, at ``Step.REFRESH``: another request may have done so."""
         self._sent_token: str | None = None
