@@ -33,6 +33,7 @@ def running(
 
     :param where: a directory that has the application's module.
     :param workers: processes, of gunicorn.
+    :param settings: of the application; ``keep_alive`` is the seconds that ASGI servers keep an idle connection.
     """
     environment = os.environ | {"WORKERS": str(workers)}
     if where is not None:
@@ -88,16 +89,15 @@ def ask(port: int, target: str, *fields: tuple[str, str], method: str = "GET") -
 
 # --- in the server's process
 
-KEEP_ALIVE = 60  # seconds; the servers' own few pass between two requests of a busy machine
-
 
 def _serve(name: str, descriptor: int, application: str, settings: dict[str, Any]) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     listening = socket.socket(fileno=descriptor)
     port = listening.getsockname()[1]
     root_path, trusts_prefix = settings.pop("root_path", ""), settings.pop("trusts_prefix", False)
+    keep_alive = settings.pop("keep_alive", 5)
     if name in {*ASGI, *FURTHER_ASGI}:
-        _serve_asgi(name, listening, _application(application, "asgi", settings, port), root_path)
+        _serve_asgi(name, listening, _application(application, "asgi", settings, port), root_path, keep_alive)
         return
     if root_path:
         os.environ["SCRIPT_NAME"] = root_path  # of gunicorn
@@ -134,7 +134,7 @@ def _application(where: str, kind: str, settings: dict[str, Any], port: int) -> 
     return WSGIMiddleware(resource.wsgi_application, resource.resource(**settings))
 
 
-def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str) -> None:
+def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str, keep_alive: int) -> None:
     if name == "hypercorn":
         from hypercorn.asyncio import serve
         from hypercorn.config import Config
@@ -142,7 +142,7 @@ def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str) -
         config = Config()
         config.bind = [f"fd://{listening.detach()}"]
         config.root_path = root_path
-        config.keep_alive_timeout = KEEP_ALIVE
+        config.keep_alive_timeout = keep_alive
         asyncio.run(serve(app, config))
         return
     if name == "daphne":
@@ -159,7 +159,7 @@ def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str) -
         http=parser,  # type: ignore[arg-type]
         log_level="warning",
         root_path=root_path,
-        timeout_keep_alive=KEEP_ALIVE,
+        timeout_keep_alive=keep_alive,
     )
     uvicorn.Server(config).run(sockets=[listening])
 
@@ -192,7 +192,6 @@ def _serve_wsgi(name: str, listening: socket.socket, app: Any, root_path: str) -
                 "bind": f"fd://{listening.detach()}",
                 "workers": int(os.environ["WORKERS"]),
                 "loglevel": "error",
-                "keepalive": KEEP_ALIVE,
             }
             settings |= {"threads": 4} if name.endswith("threads") else {}
             for key, value in settings.items():

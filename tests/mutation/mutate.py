@@ -325,7 +325,7 @@ def _run_with_coverage(scratch: Path, jobs: int) -> tuple[list[tuple[str, float]
     found.read()
     lines = {
         str(Path(file).relative_to(ROOT)): {
-            str(line): sorted({numbers[name.partition("|")[0]] for name in names if name})
+            str(line): sorted({numbers[name.rpartition("|")[0]] for name in names if name})
             for line, names in found.contexts_by_lineno(file).items()
         }
         for file in found.measured_files()
