@@ -62,7 +62,7 @@ def challenges(field_values: Iterable[str]) -> dict[str, dict[str, str | None]]:
 
 
 def _challenges(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Split a field into (scheme, parameters); EncodingError on any breach of the grammar."""
+    """Split a field into (scheme, parameters); raise EncodingError if it violates the grammar."""
     found: list[tuple[str, list[tuple[str, str]]]] = []
     position = _skip(_SEPARATORS, text, 0)
     while position < len(text):
@@ -90,7 +90,7 @@ def _challenges(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:
-    """The position after a pattern that matches the empty string too."""
+    """The position after a match of the pattern, which may match the empty string."""
     found = pattern.match(text, position)
     return position if found is None else found.end()
 
@@ -103,7 +103,7 @@ def _expect(pattern: re.Pattern[str], text: str, position: int, what: str) -> re
 
 
 def _broken(text: str, position: int, what: str) -> EncodingError:
-    """Say where the grammar is broken, without the text: it may repeat a nonce."""
+    """Make the error that says where the grammar is violated, without the text, which may contain a nonce."""
     if text[position:].count('"') % 2:
         what = f"{what}, and the quotation marks after it are not in pairs"
     return EncodingError(f"at character {position + 1} of {len(text)}, expected {what}")

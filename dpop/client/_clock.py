@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The difference between a server's clock and ours, and how far it is trusted.
+"""The difference between a server's clock and ours, up to the limit that is trusted.
 
 If a server refuses a proof and its ``Date`` is far from our time, the log says so. Only with ``learn_clock=True`` does
 the difference change later proofs, and by five minutes at most: otherwise a hostile server could obtain proofs that
@@ -51,7 +51,7 @@ class ServerClocks:
         return self._offsets.get(origin, 0.0)
 
     def learn(self, origin: Origin, seconds: float) -> float:
-        """Use this difference from the next call on; return the part of it that is within the limit."""
+        """Use this offset from the next call on; return it, cut to the limit."""
         kept = max(-_MAX_OFFSET, min(_MAX_OFFSET, seconds))
         if len(self._offsets) >= _MAX_ORIGINS:
             self._offsets.clear()

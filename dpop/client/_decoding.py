@@ -44,7 +44,7 @@ def _gzip(data: bytes, limit: int) -> bytes:
 
 
 def _deflate(data: bytes, limit: int) -> bytes:
-    """With the zlib header or, as some servers send it, without."""
+    """Decode ``deflate``: with the zlib header, or without it, as some servers send it."""
     try:
         return zlib.decompressobj().decompress(data, limit)
     except zlib.error:

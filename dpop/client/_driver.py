@@ -55,10 +55,10 @@ _POLL_SECONDS = 0.005
 
 
 class AsyncTools(Protocol):
-    """The functions of an asynchronous library that are needed: a sleep, and a worker thread for keys that block."""
+    """The functions the driver needs of an asynchronous library: a sleep, and worker threads for blocking keys."""
 
     async def sleep(self, seconds: float) -> None:
-        """Let other tasks run for so long."""
+        """Sleep for this many seconds; other tasks run meanwhile."""
 
     async def to_thread(self, function: Callable[[], Any]) -> Any:
         """Run a blocking function without stopping the event loop."""
@@ -85,7 +85,7 @@ def wait_for_nonce(flow: ProofFlow) -> None:
 
 
 async def async_wait_for_nonce(flow: ProofFlow, tools: AsyncTools) -> None:
-    """:func:`wait_for_nonce` for a task: other tasks run meanwhile."""
+    """Asynchronous form of :func:`wait_for_nonce`: other tasks run meanwhile."""
     turn = flow.ready()
     if turn is None:
         return
@@ -99,7 +99,7 @@ async def async_wait_for_nonce(flow: ProofFlow, tools: AsyncTools) -> None:
 
 
 async def _granted(turn: Turn, tools: AsyncTools) -> None:
-    """Wait until the turn has come, or it is time to look how far it is."""
+    """Wait until the turn is granted, or until the next time to check the queue."""
     asyncio = sys.modules.get("asyncio")
     loop = None if asyncio is None else asyncio._get_running_loop()  # noqa: SLF001 - documented for this use
     if asyncio is None or loop is None:
@@ -122,7 +122,7 @@ def _runs_an_event_loop() -> bool:
 
 
 def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str, token: str | None) -> list[tuple[str, str]]:
-    """The headers of one attempt, signed in this thread; ``token`` is what :func:`ask_token` returned for it."""
+    """Sign one attempt in this thread and return its headers; ``token`` is the result of :func:`ask_token`."""
     attempt = flow.attempt(scheme, authority, target, token)
     data = attempt.signing_input
     signature = b"" if data is None else sign(flow.prover.key, data)
@@ -133,7 +133,7 @@ def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str, token: s
 async def async_sign(
     flow: ProofFlow, scheme: str, authority: str, target: str, token: str | None, *, tools: AsyncTools
 ) -> list[tuple[str, str]]:
-    """:func:`sign_now` for a task; a key that blocks signs in a worker thread."""
+    """Asynchronous form of :func:`sign_now`; a key that blocks signs in a worker thread."""
     attempt: Attempt = flow.attempt(scheme, authority, target, token)
     key, data = flow.prover.key, attempt.signing_input
     signature = b""
@@ -162,7 +162,7 @@ def refresh(flow: ProofFlow) -> None:
 
 
 def report(flow: ProofFlow, close: Callable[[], object]) -> None:
-    """Do what :func:`refresh` does before a response is handed on; if the source fails, close the response."""
+    """Call :func:`refresh` before the caller gets the response; if the source fails, close the response."""
     try:
         refresh(flow)
     except BaseException:
@@ -171,14 +171,14 @@ def report(flow: ProofFlow, close: Callable[[], object]) -> None:
 
 
 async def async_refresh(flow: ProofFlow) -> None:
-    """:func:`refresh` for a task; an awaitable ``refused()`` is awaited."""
+    """Asynchronous form of :func:`refresh`; an awaitable ``refused()`` is awaited."""
     response = _refused(flow)
     if inspect.isawaitable(response):
         await response
 
 
 async def async_report(flow: ProofFlow, close: Callable[[], Awaitable[object]]) -> None:
-    """:func:`report` for a task."""
+    """Asynchronous form of :func:`report`."""
     try:
         await async_refresh(flow)
     except BaseException:
@@ -212,7 +212,7 @@ def ask_token(flow: ProofFlow) -> str | None:
 
 
 async def async_ask_token(flow: ProofFlow) -> str | None:
-    """:func:`ask_token` for a task; what the function returns is awaited where it can be."""
+    """Asynchronous form of :func:`ask_token`; an awaitable result of the function is awaited."""
     token = flow.access_token
     if token is None or isinstance(token, str):
         return token

@@ -78,7 +78,7 @@ class Attempt:
         self._token = token
 
     def headers(self, signature: bytes) -> list[tuple[str, str]]:
-        """The headers to set, each replacing what the request has of that name (RFC 9449 §4.1, §7.1)."""
+        """The headers to set; each replaces the request's headers of that name (RFC 9449 §4.1, §7.1)."""
         if self.signing_input is None:
             return [("Authorization", f"Bearer {self._token}")]
         headers = [("DPoP", compact(self.signing_input, signature))]
@@ -88,7 +88,7 @@ class Attempt:
 
 
 class ProofFlow:
-    """One request to one server that its policy signs for; :meth:`open` makes it."""
+    """The flow of one request to one server; :meth:`open` makes it if the policy signs for that server."""
 
     def __init__(self, policy: Policy, request: OutgoingRequest, decision: Decision) -> None:
         self.policy = policy
@@ -159,7 +159,7 @@ class ProofFlow:
         return None
 
     def attempt(self, scheme: str, authority: str, target: str, token: str | None) -> Attempt:
-        """A new proof for what is about to be on the wire (RFC 9449 §4.2, §7.1, §8).
+        """Make a new unsigned proof for the request that is about to be sent (RFC 9449 §4.2, §7.1, §8).
 
         :param authority: the Host header or ``:authority``.
         :param target: the request target as sent.
@@ -202,7 +202,7 @@ class ProofFlow:
         return Attempt(data, token)
 
     def outdated(self) -> bool:
-        """Whether the proof has become too old while it waited to be written; the next one then takes its place.
+        """Whether the proof became too old before it was written; then sign a new attempt.
 
         Ask only before it is written: the next attempt has its nonce, and its body has not been read.
         """
@@ -213,7 +213,7 @@ class ProofFlow:
         return True
 
     def _next_lease(self) -> Lease:
-        """The nonce of this attempt: the challenge's on a retry, otherwise the cache's."""
+        """The nonce of this attempt: on a retry the nonce of the challenge, otherwise one from the cache."""
         nonces = self.prover.nonces
         if self._attempts and self._lease is not None:
             # The attempt before ended without a response. This one goes in its turn, with another nonce.
@@ -266,7 +266,7 @@ class ProofFlow:
         return self._decide(error, nonce, ahead, status)
 
     def judged(self, body: bytes) -> Step:
-        """After :attr:`Step.PEEK`: read what the body of a refusal says (RFC 9449 §5, §8; RFC 6749 §5.2).
+        """Decide after :attr:`Step.PEEK`, by the body of the refusal (RFC 9449 §5, §8; RFC 6749 §5.2).
 
         :param body: its first bytes, decoded from any content coding, at most :data:`PEEK_BYTES`.
         """
@@ -274,7 +274,7 @@ class ProofFlow:
         return self._decide(error_of_json(body), nonce, ahead, status)
 
     def failed(self) -> None:
-        """Release what other requests may wait for; call it when the request ends, however it ends."""
+        """Release the lease or turn that others may wait for; call it whenever the request ends, also on errors."""
         for lease in (self._lease, self._retry_lease):
             if lease is not None:
                 self.prover.nonces.release(lease)
@@ -284,7 +284,7 @@ class ProofFlow:
 
     @property
     def may_repeat(self) -> bool:
-        """Whether the request can be sent once more without harm to its body or its assertion."""
+        """Whether the request can be sent again: its body can be repeated, and its assertion renewed if it has one."""
         if self._priming or not self._repeatable:
             return False
         return not self._holds_assertion or self.policy.rebuild is not None
@@ -326,7 +326,7 @@ class ProofFlow:
         return self._may_use(nonce) or _notable(ahead)
 
     def _may_use(self, nonce: str | None) -> bool:
-        """Whether the request may be sent again with this nonce: it never carried it, and has retries left."""
+        """Whether the request may be sent again with this nonce: the nonce is new to it, and retries are left."""
         # Compared with the nonces of this request, never with the cache: other threads fill that meanwhile.
         new = nonce is not None and nonce not in self._sent_nonces
         return new and self._nonce_retries < self.policy.profile.nonce_retries and self.may_repeat
@@ -355,7 +355,7 @@ class ProofFlow:
         return Step.DONE
 
     def _renewed(self, dead: _DeadToken) -> Step:
-        """What follows from a refused token: its source is told once, and the request sent again if it may be."""
+        """Decide what to do after a refused token: tell its source once, and repeat the request if allowed."""
         source, token = self.access_token, self._sent_token or ""
         refused = self.policy._refused_tokens  # noqa: SLF001 - the same package
         verdict = refused.judge(source, self.origin, token, self.asked_at)
@@ -413,7 +413,7 @@ class ProofFlow:
 
 
 class _DeadToken(Enum):
-    """How a server says that it does not take the access token."""
+    """A server's statement that it does not accept the access token."""
 
     NAMED = "invalid_token"
     IN_ANOTHER_SCHEME = "invalid_token in a challenge of another scheme"

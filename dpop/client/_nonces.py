@@ -115,7 +115,7 @@ class Turn:
             self._gate.acquire(timeout=timeout)
 
     def grant(self, now: float) -> None:
-        """Let the request go."""
+        """Grant the turn: its request may be sent."""
         if not self.granted:
             self.begun = now
             self.granted = True
@@ -152,7 +152,7 @@ class Lease:
 
 
 class _Entry:
-    """What is known of one server's nonces."""
+    """The state of one server: its nonces, and how it treats them."""
 
     __slots__ = (
         "accepted",
@@ -198,14 +198,14 @@ class _Entry:
         self.try_again()
 
     def try_again(self) -> None:
-        """Begin a trial."""
+        """Begin a trial of how the server treats nonces."""
         self.mode = _TRIAL
         self.reuses_refused = 0
         self.trial_turns = 0
         self.overtaken = 0
 
     def open(self, now: float) -> None:
-        """Let requests go at once, those that wait as well."""
+        """Allow all requests to be sent at once, including those that wait."""
         self.mode = _OPEN
         self.strict = False
         self.overtaken = 0
@@ -214,7 +214,7 @@ class _Entry:
             self.queue.popleft().grant(now)
 
     def advance(self, now: float, looks: int = 0) -> None:
-        """Grant the turn that has come.
+        """Grant the turn that is next in the queue.
 
         :param looks: how often a request that waits has looked.
         """
@@ -230,7 +230,7 @@ class _Entry:
             self.holder.grant(now)
 
     def leave(self, turn: Turn, now: float) -> None:
-        """Give a turn back, or the place in the queue."""
+        """Give back a turn, or leave the queue."""
         if self.holder is turn:
             self.holder = None
         elif turn in self.queue:
@@ -360,7 +360,7 @@ class NonceCache:
         return turn
 
     def _choose(self, entry: _Entry, turn: Turn | None, *, may_try: bool) -> str | None:
-        """The nonce of the next proof; it is taken out of those that no proof has carried."""
+        """Choose the nonce of the next proof, and remove it from the unused ones."""
         nonce = entry.newest
         if entry.mode is _OPEN or turn is None:
             if entry.pool and not entry.shared:
@@ -376,7 +376,7 @@ class NonceCache:
         return nonce
 
     def challenged(self, lease: Lease, nonce: str, *, wait: bool = False) -> Lease | None:
-        """Take in a refusal that gave a nonce; return the lease of that nonce, for the retry.
+        """Learn from a refusal that gave a nonce; return the lease of that nonce, for the retry.
 
         A server may take each nonce once, so nobody else gets this one before the retry has been answered. Only where
         nonces are shared do all use it at once.
@@ -415,7 +415,7 @@ class NonceCache:
                 self._busy = False
 
     def answered(self, lease: Lease, *, learnt: str | None, accepted: bool = False, refused: bool = False) -> None:
-        """Take in the response to a proof and give its lease back.
+        """Learn from the response to a proof, and give its lease back.
 
         :param learnt: the nonce the response carried.
         :param accepted: the server took the proof.
@@ -472,7 +472,7 @@ class NonceCache:
         return entry.newest if entry else None
 
     def learn(self, key: NonceKey, nonce: str) -> None:
-        """Take in a nonce that did not come with a response to a proof of this cache."""
+        """Learn a nonce that did not come in a response to a proof of this cache."""
         with self._lock:
             if self._busy:
                 return
@@ -566,7 +566,7 @@ class NonceCache:
             _remember(entry.pool, nonce, None, _POOL_SIZE)
 
     def _reset_after_fork(self) -> None:
-        """In a forked child: no lock, turn or lease of the parent may hold, and no leased nonce be shared.
+        """In a forked child: forget the parent's locks, turns and leases, and every nonce that both could send.
 
         A nonce of a single-use server may be in the parent's hands too, so only a shared one is kept.
         """
@@ -584,9 +584,9 @@ class NonceCache:
 
 
 def _trial_of(entry: _Entry) -> str | None:
-    """The nonce to find something out with: one that was accepted; if such was refused, an older one none has carried.
+    """The nonce for a trial: an accepted one; if accepted nonces were refused, an older one that no proof has carried.
 
-    Sending the former leaves the newest for later, so that there is one of the latter afterwards.
+    A trial with an accepted nonce does not use up the newest one, which is then an older, unused nonce next time.
     """
     older = (nonce for nonce in reversed(entry.pool) if nonce != entry.newest)
     return (next(older, None) if entry.reuses_refused else None) or next(reversed(entry.accepted), None)

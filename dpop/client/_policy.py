@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of one adapter, and what they mean for a request: whose proof, which token, or none."""
+"""The settings of one adapter, and its decision for a request: which key, which token, or neither."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Decision", "Policy", "checked_origins", "headers_to_withhold"]
 
 
 class Decision(NamedTuple):
-    """The decision of a policy about one request: whose proof it carries, for which server, in which role."""
+    """The decision of a policy about one request: which key signs it, for which server, in which role."""
 
     prover: Prover
     """Whose key signs the proof."""
@@ -114,7 +114,7 @@ class Policy:
         return f"<Policy for {', '.join(sorted(map(str, self.origins)))}>"
 
     def add_origins(self, origins: str | Iterable[str], *, insecure_origins: str | Iterable[str] = ()) -> None:
-        """Let more servers get proofs and tokens, such as an API that discovery has found.
+        """Allow more servers to get proofs and tokens, such as an API that discovery has found.
 
         :param origins: as for the policy itself; those there were stay.
         :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
@@ -144,7 +144,7 @@ class Policy:
         return bool(self.as_endpoints) and canonical(f"{origin}{split_url(url)[2]}") in self.as_endpoints
 
     def decide(self, request: OutgoingRequest) -> Decision | None:
-        """Decide whose proof and which token this request carries; ``None`` if it must pass through unsigned."""
+        """Decide which key signs this request and which token it carries; ``None`` if it must pass through unsigned."""
         origin, credentials = request.origin, request.credentials
         if credentials is not None:
             credentials.seen = True
@@ -169,7 +169,7 @@ class Policy:
         return Decision(prover, origin, role, token)
 
     def _tell_unsigned(self, origin: Origin) -> None:
-        """Say once that an origin gets no proof: most often it is listed in another spelling."""
+        """Log once that an origin gets no proof: most often the settings list it in another spelling."""
         if len(self._told) < _MAX_TOLD:
             self._told.add(origin)
             listed = ", ".join(sorted(map(str, self.origins)))
@@ -209,7 +209,7 @@ def checked_origins(origins: str | Iterable[str], insecure: str | Iterable[str])
 
 
 def _checked(rebuild: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-    """Check what the function returns: None would be sent as no body, or as the body that was used up."""
+    """Check the body that the function returns: the library would send None as an empty or a used-up body."""
 
     def rebuilt(body: bytes) -> bytes:
         response: object = rebuild(body)

@@ -70,7 +70,7 @@ class Prover:
         return key_or_prover if isinstance(key_or_prover, Prover) else cls(key_or_prover)
 
     def for_algs(self, algs: Iterable[str] | str) -> Prover:
-        """This prover, or a prover with the same nonces whose key signs with an algorithm the server lists.
+        """Return a prover whose key signs with an algorithm that the server lists; it shares the nonces of this one.
 
         :raises AlgorithmError: the key cannot sign with any of ``algs``.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which access tokens a server has refused of late, so that a source renews them, and not without end."""
+"""The access tokens that servers refused recently, so that a source renews them, but not endlessly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_TOKENS = 64
 
 
 class Verdict(Enum):
-    """What a refused token calls for."""
+    """The action that a refused token calls for."""
 
     NEW = "tell the source"
     RENEWED = "the source was told after it gave this token, so it has another one by now"
@@ -28,7 +28,7 @@ class Verdict(Enum):
 
 
 class _Server:
-    """The tokens of one source that one server has refused: when the source was told of each."""
+    """The tokens of one source that one server has refused, with the time at which the source was told of each."""
 
     __slots__ = ("said", "told")
 
@@ -53,7 +53,7 @@ class RefusedTokens:
         self._servers: OrderedDict[tuple[int, Origin], _Server] = OrderedDict()
 
     def judge(self, source: object, origin: Origin, token: str, asked_at: float) -> Verdict:
-        """Decide what this refusal calls for, and count it.
+        """Decide what to do after this refusal, and count it.
 
         :param asked_at: when the source was asked for the token, in seconds of the clock.
         """
@@ -69,7 +69,7 @@ class RefusedTokens:
         return Verdict.NEW
 
     def worth_saying(self, source: object, origin: Origin) -> bool:
-        """Whether the log has not said for a minute that it goes on."""
+        """Whether to log that refusals continue: at most once a minute."""
         server, now = self._server(source, origin), self._clock()
         if now - server.said < _SECONDS:
             return False

@@ -71,7 +71,7 @@ def check_token_setting(access_token: object) -> None:
 
 
 class RequestCredentials:
-    """The prover and token of one request, where they differ from the adapter's: one client can serve many users.
+    """The prover and token of one request, in place of the adapter's: one client can serve many users.
 
     An adapter sets ``seen``, so that the integration can tell that a DPoP adapter handled the request.
 
@@ -94,7 +94,7 @@ class RequestCredentials:
 
 
 class OutgoingRequest:
-    """One request on one hop, as it is about to be sent.
+    """One request to one server, as it is about to be sent.
 
     :param url: absolute, as the HTTP library will connect to it; only its origin is used, and its
         path to tell ``as_endpoints`` apart.
