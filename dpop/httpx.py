@@ -53,7 +53,7 @@ class _AsyncPeekedStream(AsyncPeekedStream, httpx.AsyncByteStream):
 
 
 class DPoPTransport(SigningTransport, httpx.BaseTransport):
-    """Signs every request to its origins, on every hop and retry; the rest pass through unsigned.
+    """Signs every request to its origins, after redirects and on retries too; other requests pass through unsigned.
 
     :param prover: whose proofs, unless a request brings its own; a bare key will do.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
@@ -261,7 +261,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
 
 
 class DPoPAuth(RequestAuth, httpx.Auth):
-    """``auth=`` for one request or client: its own prover and token, within the transport's origins.
+    """``auth=`` for one request or client, with its own prover and token; it applies to the transport's origins.
 
     It only marks the request: a DPoP transport signs it, on every hop within its origins.
 
@@ -344,7 +344,7 @@ class TokenEndpoint(HttpxTokenEndpoint):
 
 
 class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint):
-    """One client at one authorization server, as :class:`TokenEndpoint`, for tasks.
+    """Asynchronous form of :class:`TokenEndpoint`: one client at one authorization server.
 
     :param prover: whose proofs; a bare key will do.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.

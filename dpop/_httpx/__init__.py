@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by the integrations of httpx and httpx2."""
+"""Code that the integrations for httpx and httpx2 share."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a body of httpx or httpx2 can be sent again, whole, and how.
+"""Request bodies of httpx and httpx2: find out whether and how a body can be sent a second time.
 
 Both libraries iterate over a request's stream when they send it. A second iteration gives the same
 bytes for some streams, none for others, and an error for the rest; nothing public tells which. What
@@ -35,7 +35,7 @@ Rewind: TypeAlias = "Callable[[], Awaitable[object] | None]"
 
 
 def in_memory(request: Any) -> bytes | None:
-    """The body, if it is bytes already; a stream is not read."""
+    """Return the body if it is bytes in memory, otherwise ``None``; streams are not read."""
     try:
         content: bytes = request.content
     except RuntimeError:  # either library's RequestNotRead
@@ -46,7 +46,7 @@ def in_memory(request: Any) -> bytes | None:
 
 
 def rewind_of(request: Any, content: bytes | None) -> Rewind | None:
-    """How to send the body again, or ``None`` if it cannot be. Call it before the body is first sent.
+    """Return a function that rewinds the body, or ``None`` if it cannot be sent again. Call before the first send.
 
     :param content: what :func:`in_memory` says of it.
     """
@@ -95,7 +95,7 @@ def _rewind_of_file(file: Any) -> Rewind | None:
 
 
 def _nothing() -> None:
-    """A body in memory is ready as it is."""
+    """Rewind a body in memory: nothing to do."""
 
 
 # Requests, responses and streams of either library. Any, because the two share no base class.
@@ -105,7 +105,7 @@ _PEEK_SECONDS = 5.0
 
 
 class PeekedStream:
-    """A response body whose first chunks were read: it begins with them all the same."""
+    """A response body whose first chunks were read already; iterating still returns all chunks, the first included."""
 
     def __init__(self, chunks: list[bytes], rest: Iterator[bytes], stream: _Any, failure: Exception | None) -> None:
         self._chunks = chunks
@@ -124,7 +124,7 @@ class PeekedStream:
 
 
 class AsyncPeekedStream:
-    """As :class:`PeekedStream`, for an asynchronous body."""
+    """Asynchronous form of :class:`PeekedStream`."""
 
     def __init__(
         self, chunks: list[bytes], rest: AsyncIterator[bytes], stream: _Any, failure: Exception | None
@@ -147,7 +147,7 @@ class AsyncPeekedStream:
 
 
 class _Start:
-    """The start of a body: read, to be put back."""
+    """Collects the first chunks of a body, and puts them back."""
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
@@ -156,19 +156,19 @@ class _Start:
         self._deadline = time.monotonic() + _PEEK_SECONDS
 
     def suffices_with(self, chunk: bytes) -> bool:
-        """Take a chunk; whether that is enough, or has taken long enough."""
+        """Take a chunk; True if enough bytes or enough time have been spent."""
         self.chunks.append(chunk)
         self._size += len(chunk)
         return self._size >= PEEK_BYTES or time.monotonic() > self._deadline
 
     def put_back(self, response: _Any, rest: _Any, peeked_stream: type[_Any]) -> bytes:
-        """Give the response all of its body again; what was read of it, decoded."""
+        """Give the response its complete body again; return the decoded bytes that were read."""
         response.stream = peeked_stream(self.chunks, rest, response.stream, self.failure)
         return decoded_start(response.headers.get("content-encoding"), b"".join(self.chunks), PEEK_BYTES)
 
 
 def peek(response: _Any, peeked_stream: type[PeekedStream]) -> bytes:
-    """The first bytes of a body, decoded; the response keeps all of it, as a ``peeked_stream``."""
+    """Return the first bytes of a body, decoded; the response keeps its complete body, as a ``peeked_stream``."""
     start, rest = _Start(), iter(response.stream)
     try:
         for chunk in rest:
@@ -180,7 +180,7 @@ def peek(response: _Any, peeked_stream: type[PeekedStream]) -> bytes:
 
 
 async def async_peek(response: _Any, peeked_stream: type[AsyncPeekedStream]) -> bytes:
-    """As :func:`peek`, for an asynchronous body."""
+    """Asynchronous form of :func:`peek`."""
     start, rest = _Start(), aiter(response.stream)
     try:
         async for chunk in rest:
@@ -201,7 +201,7 @@ def _is_http2(response: _Any) -> bool:
 
 
 def _allowance(response: _Any, signed: _Any) -> int:
-    """How many bytes to read, none of them later than a second after the one before."""
+    """Limit each read to one second, and return how many bytes may be read at most."""
     # The read timeout is looked up when reading starts.
     timeout = signed.extensions.get("timeout") or {}
     signed.extensions["timeout"] = {**timeout, "read": min(timeout.get("read") or DRAIN_SECONDS, DRAIN_SECONDS)}
@@ -209,7 +209,7 @@ def _allowance(response: _Any, signed: _Any) -> int:
 
 
 def drain(response: _Any, signed: _Any) -> None:
-    """Read what little is left of a response, so that its connection can be used again; then close it."""
+    """Read a short remaining body, so that the connection can be used again; then close the response."""
     left, deadline = _allowance(response, signed), time.monotonic() + DRAIN_SECONDS
     rest = iter(response.stream)
     try:
@@ -229,7 +229,7 @@ def drain(response: _Any, signed: _Any) -> None:
 
 
 async def async_drain(response: _Any, signed: _Any) -> None:
-    """Read what little is left of an asynchronous response; then close it."""
+    """Asynchronous form of :func:`drain`."""
     left, deadline = _allowance(response, signed), time.monotonic() + DRAIN_SECONDS
     rest = aiter(response.stream)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cookies of responses that are not handed on: of a challenge, after which the request is sent again.
+"""Cookies of nonce challenges, which the caller never sees because the request is sent again.
 
 A load balancer that keeps a client at one server by a cookie would otherwise send the retry to another one.
 """
@@ -12,7 +12,7 @@ __all__ = ["DroppedCookies"]
 
 
 class DroppedCookies:
-    """They go with the retry, and with the response that is handed on: the client's jar takes them from there.
+    """Cookies of dropped responses: added to the retry, and to the final response, where the client's jar finds them.
 
     :param jar: the library's ``Cookies``, empty.
     """
@@ -22,7 +22,7 @@ class DroppedCookies:
         self._fields: list[tuple[bytes, bytes]] = []
 
     def take(self, response: Any, request: Any) -> None:
-        """The cookies of a response that is dropped."""
+        """Keep the cookies of a response that is dropped."""
         fields = [(name, value) for name, value in response.headers.raw if name.lower() == b"set-cookie"]
         if fields:
             self._fields += fields
@@ -30,7 +30,7 @@ class DroppedCookies:
             self._jar.extract_cookies(response)
 
     def add_to(self, request: Any) -> None:
-        """Send them with a request, in place of older ones of the same names."""
+        """Add the cookies to a request, in place of older ones of the same names."""
         if not self._fields:
             return
         before = request.headers.pop("cookie", "")
@@ -43,7 +43,7 @@ class DroppedCookies:
             request.headers["cookie"] = cookies
 
     def hand_on(self, response: Any) -> Any:
-        """A response with these cookies before those of its own, which are newer."""
+        """Put these cookies into a response, before its own cookies, which are newer."""
         if self._fields:
             response.headers = type(response.headers)([*self._fields, *response.headers.raw])
         return response

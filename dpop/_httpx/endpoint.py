@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the token endpoints for httpx and httpx2 carry a request; the two have the same API under two names."""
+"""Token endpoints for httpx and httpx2; the two libraries have the same API under two names."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ _Any = Any
 
 
 class ClientTransport:
-    """Sends by the transport that a client has for each URL; mixed into the library's ``BaseTransport``."""
+    """A transport that sends by the transport a client has for each URL; mixed into the library's ``BaseTransport``."""
 
     def __init__(self, clients: OnePerProcess[_Any]) -> None:
         self._clients = clients
 
     def handle_request(self, request: _Any) -> _Any:
-        """Send it by the client's transport for its URL, below what signs there already."""
+        """Send the request by the client's transport for its URL; a DPoP transport found there is bypassed."""
         transport = self._clients.get()._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
         inner = transport._inner.get() if isinstance(transport, SigningTransport) else transport  # noqa: SLF001
         return inner.handle_request(request)
 
 
 class AsyncClientTransport:
-    """Sends by the transport that an asynchronous client has for each URL."""
+    """A transport that sends by the transport an asynchronous client has for each URL."""
 
     def __init__(self, clients: _AsyncClients) -> None:
         self._clients = clients
 
     async def handle_async_request(self, request: _Any) -> _Any:
-        """Send it by the client's transport for its URL, below what signs there already."""
+        """Send the request by the client's transport for its URL; a DPoP transport found there is bypassed."""
         client = await self._clients.get()
         transport = client._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
         inner = transport._inner.get() if isinstance(transport, AsyncSigningTransport) else transport  # noqa: SLF001
@@ -54,7 +54,7 @@ class AsyncClientTransport:
 
 
 class _AsyncClients:
-    """A client that was given, or one for each event loop: no loop can use the connections of another.
+    """The given client, or one client for each event loop: no loop can use the connections of another.
 
     A loop that ends closes its client, as it finishes the asynchronous generators it has begun. One that is closed
     without that leaves its client to the next call.
@@ -74,11 +74,11 @@ class _AsyncClients:
 
     @property
     def has_given(self) -> bool:
-        """Whether there is one client, which was given, for all event loops."""
+        """Whether the user gave a client, which then serves all event loops."""
         return self._given is not None
 
     async def get(self) -> _Any:
-        """The client to use here and now."""
+        """The client for the running event loop and this process."""
         if self._given is not None:
             return self._given.get()
         if self._pid != os.getpid():
@@ -105,7 +105,7 @@ class _AsyncClients:
             await client.aclose()
 
     async def aclose(self) -> None:
-        """Close the client of this loop, if it was made here."""
+        """Close the client of this event loop, unless the user gave it."""
         if self._pid == os.getpid() and (known := self._by_loop.get(_running_loop())) is not None:
             await known[1].aclose()
 
@@ -124,7 +124,7 @@ def _is_closed(loop: object) -> bool:
 
 
 def _close_sockets(client: _Any) -> None:
-    """Close what a client of a closed event loop has open: nothing can be awaited there any more."""
+    """Close the sockets of a client whose event loop is closed: nothing can be awaited on that loop any more."""
     transports = [client._transport, *client._mounts.values()]  # noqa: SLF001 - no method does it without the loop
     for pool in (getattr(transport, "_pool", None) for transport in transports):
         for connection in getattr(pool, "connections", ()):
@@ -137,7 +137,7 @@ def _close_sockets(client: _Any) -> None:
 
 
 class _Wire:
-    """One exchange as the library's ``trace`` extension tells it: where it connected, whether it wrote a head."""
+    """Records one exchange by the ``trace`` extension: where it connected, and whether it wrote a request head."""
 
     def __init__(self) -> None:
         self.handed = False
@@ -146,7 +146,7 @@ class _Wire:
         self.peer: str | None = None
 
     def hear(self, event: str, info: dict[str, Any]) -> None:
-        """An event of httpcore."""
+        """Take in an event of httpcore."""
         self.traced = True
         if event == "connection.connect_tcp.started":
             host = info["host"]
@@ -155,11 +155,11 @@ class _Wire:
             self.sent = True
 
     async def ahear(self, event: str, info: dict[str, Any]) -> None:
-        """An event of an asynchronous httpcore."""
+        """Take in an event of asynchronous httpcore."""
         self.hear(event, info)
 
     def proxy(self, server: str) -> str | None:
-        """Host and port of the proxy, if that is what it connected to."""
+        """Host and port of the proxy, if the connection went to one."""
         return None if self.peer == server else self.peer
 
 
@@ -186,7 +186,7 @@ def _response(client: _Any, prepared: _Any, response: _Any, body: bytes) -> HTTP
 
 
 def _no_response(library: _Any, error: Exception, request: HTTPRequest, wire: _Wire) -> NoResponse | None:
-    """How steps are told of a failure; ``None`` if it is to be raised as it is."""
+    """Describe a failure for the steps; ``None`` if the exception is to be raised unchanged."""
     known = isinstance(error, library.TransportError | library.DecodingError | OSError)
     sent = wire.sent
     if wire.handed and not wire.traced and known:
@@ -200,7 +200,7 @@ def _no_response(library: _Any, error: Exception, request: HTTPRequest, wire: _W
 
 
 class HttpxTokenEndpoint(SyncEndpoint):
-    """``TokenEndpoint`` of either library."""
+    """The common base of ``TokenEndpoint`` for httpx and httpx2."""
 
     _library: ClassVar[_Any]
     _signing_transport: ClassVar[_Any]
@@ -252,14 +252,14 @@ class HttpxTokenEndpoint(SyncEndpoint):
         return decoded_start(response.headers.get("content-encoding"), body, MAX_RESPONSE + 1)
 
     def close(self) -> None:
-        """Close the connections made here; a client that was given stays open."""
+        """Close the connections that this endpoint opened; a client that the user gave stays open."""
         own = self._clients.own() if self._closes else None
         if own is not None:
             own.close()
 
 
 class AsyncHttpxTokenEndpoint(AsyncEndpoint):
-    """``AsyncTokenEndpoint`` of either library."""
+    """The common base of ``AsyncTokenEndpoint`` for httpx and httpx2."""
 
     tools = anyio_tools
 
@@ -312,5 +312,5 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint):
         return decoded_start(response.headers.get("content-encoding"), body, MAX_RESPONSE + 1)
 
     async def aclose(self) -> None:
-        """Close the connections made here; a client that was given stays open."""
+        """Close the connections that this endpoint opened; a client that the user gave stays open."""
         await self._clients.aclose()

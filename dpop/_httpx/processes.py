@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transports and clients, of which no two processes share one.
+"""Transports and clients that are never shared between processes.
 
 Two processes that write to one connection get each other's responses, and encrypt with the state of one TLS session.
 """
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 class OnePerProcess(Generic[_T]):
-    """A transport or client for each process: made anew in a forked child, or refused there if it was given.
+    """A transport or client per process: a forked child makes a new one, or refuses one that the parent was given.
 
     :param given: one that is made already, or a function that makes one.
     :param kind: its class.
@@ -43,7 +43,7 @@ class OnePerProcess(Generic[_T]):
             raise ArgumentTypeError(name, f"{_named(kind)}, or a function that makes one", given)
 
     def get(self) -> _T:
-        """The one of this process.
+        """The transport or client of this process.
 
         :raises UsageError: another process was given it.
         """
@@ -65,7 +65,7 @@ class OnePerProcess(Generic[_T]):
         return made
 
     def own(self) -> _T | None:
-        """The one of this process, if there is one; a parent's is not the child's to close."""
+        """The transport or client of this process, or ``None``; a child must not close its parent's."""
         return self._current if self._pid == os.getpid() else None
 
 

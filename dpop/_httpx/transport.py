@@ -84,7 +84,7 @@ class RequestAuth:
         return f"<DPoPAuth {self._prover.thumbprint}>"
 
     def auth_flow(self, request: _Any) -> Generator[_Any, _Any, None]:
-        """Mark the request; complain if no DPoP transport took notice."""
+        """Mark the request; raise an error if no DPoP transport has seen it."""
         credentials = RequestCredentials(self._prover, self._access_token)
         request.extensions = {**request.extensions, "dpop": credentials}
         yield request
@@ -106,7 +106,7 @@ _TOLD = frozenset({b"host", b"authorization", b"content-type"})
 
 
 def told_fields(request: _Any) -> dict[bytes, str]:
-    """The header fields of a request that tell what to do with it, by their names in lower case; repeated ones joined.
+    """The header fields of a request that affect signing, by lower-case name; the values of repeated fields are joined.
 
     The library's own lookup first finds out how all fields are encoded, which takes ten times as long.
     """
@@ -120,12 +120,12 @@ def told_fields(request: _Any) -> dict[bytes, str]:
 
 
 def fields_of(response: _Any) -> list[tuple[str, str]]:
-    """The header fields of a response, repeated ones as often as they came."""
+    """The header fields of a response; repeated fields stay separate."""
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw]
 
 
 def copied(request: _Any, extensions: dict[str, _Any]) -> _Any:
-    """A request with the same method, URL and stream, and headers of its own.
+    """Copy a request: the same method, URL and stream, and separate headers.
 
     ``copy.copy`` would pickle it, without stream and extensions; its constructor looks at everything anew, which takes
     a third as long as a signature.
@@ -142,13 +142,13 @@ HEADERS_START = ".send_request_headers.started"
 
 
 def carries_proof(info: dict[str, _Any]) -> bool:
-    """Whether the headers of such an event carry one; those of a CONNECT, which opens a tunnel, do not."""
+    """Whether the headers of a trace event carry a proof; those of CONNECT, which opens a tunnel, do not."""
     method: bytes = info["request"].method
     return method != b"CONNECT"
 
 
 def stop_tracing(event: str, info: dict[str, _Any]) -> None:
-    """Take our ``trace`` away once HTTP/1.1 headers are written, for nothing is sent again then.
+    """Remove our ``trace`` once HTTP/1.1 headers are written, because nothing is sent again after that.
 
     Each event costs two microseconds, and eight of ten are still to come. HTTP/2 goes on: a GOAWAY makes the library
     send a stream again.
@@ -158,10 +158,10 @@ def stop_tracing(event: str, info: dict[str, _Any]) -> None:
 
 
 def give_trace_back(signed: _Any, request: _Any) -> None:
-    """Put the caller's own ``trace`` in place of ours, which holds on to the request that it is a part of.
+    """Restore the caller's ``trace`` in place of ours, which would keep a reference cycle with its request.
 
-    Once a response is there nothing is sent again. Such a circle, body and all, would stay until the garbage
-    collector comes by.
+    Once a response is there nothing is sent again. The cycle would keep the body in memory until the garbage
+    collector runs.
     """
     users = request.extensions.get("trace")
     if users is None:
@@ -171,19 +171,19 @@ def give_trace_back(signed: _Any, request: _Any) -> None:
 
 
 def replace_fields(fields: list[tuple[bytes, bytes]], headers: list[tuple[str, str]]) -> None:
-    """Put our headers in place of those of the same names, in the list that is about to be written."""
+    """Replace headers, by name, in the list that is about to be written."""
     ours = {name.lower().encode("ascii"): value.encode("ascii") for name, value in headers}
     fields[:] = [(name, ours.get(name.lower(), value)) for name, value in fields]
 
 
 class _AnyioTools:
-    """Sleep and threads on whichever event loop runs: both libraries depend on anyio."""
+    """Sleep and worker threads by anyio, on which both libraries depend: they work on every event loop."""
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
 
     async def to_thread(self, function: Callable[[], _Any]) -> _Any:
-        """Run it in a thread beside those of the program, which a device that hangs must not use up.
+        """Run the function in an extra thread: a device that hangs must not use up the program's own worker threads.
 
         A task that is cancelled does not wait for it.
         """
@@ -207,7 +207,7 @@ _HTTP_OF_WEBSOCKET = {"ws": "http", "wss": "https"}
 
 
 class _Transport:
-    """Shared by the synchronous and the asynchronous transport."""
+    """The common base of the synchronous and the asynchronous transport."""
 
     _library: ClassVar[_Any]
     _transport_class: ClassVar[type[_Any]]
@@ -215,7 +215,7 @@ class _Transport:
     _inner: OnePerProcess[_Any]
 
     def _set_up(self, policy: Policy, transport: _Any, make: functools.partial[_Any]) -> None:
-        """Take the settings.
+        """Store the settings.
 
         :param make: makes the library's own transport, with all of its settings.
         """
@@ -230,7 +230,7 @@ class _Transport:
         )
 
     def add_origins(self, origins: str | Iterable[str], *, insecure_origins: str | Iterable[str] = ()) -> None:
-        """Let more servers get proofs and tokens, such as an API that discovery has found.
+        """Allow more servers to get proofs and tokens, such as an API that discovery has found.
 
         :param origins: as at the start; those there were stay.
         :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
@@ -246,7 +246,7 @@ class _Transport:
         raise UsageError("a DPoP transport cannot be pickled: its key must not travel; make one in each process")
 
     def _open(self, request: _Any, content: bytes | None, *, repeatable: bool) -> tuple[ProofFlow | None, Wire]:
-        """The flow, ``None`` if the request is not for us, and what it will be on the wire.
+        """Return the flow of the request, or ``None`` if it must not be signed, and its form on the wire.
 
         :param content: the body, if it is in memory.
         """
@@ -277,7 +277,7 @@ class _Transport:
         return ProofFlow.open(self._policy, outgoing), (scheme, fields.get(b"host", ""), target)
 
     def _foreign(self, request: _Any) -> _Any:
-        """A request that passes through, without what no foreign origin must get; the caller's own stays as it is."""
+        """Copy a request to a foreign origin, without proofs and bound tokens; the caller's request is not changed."""
         names = headers_to_withhold(request.headers.get("authorization"))
         withheld = [name for name in names if name in request.headers]
         if withheld:
@@ -293,7 +293,7 @@ class _Transport:
         content: bytes | None = None,
         dropped: DroppedCookies | None = None,
     ) -> _Any:
-        """A copy with the proof: the caller's request never carries one, so no redirect can either."""
+        """Copy the request and add the proof: the caller's request never has one, so a redirect cannot repeat it."""
         extensions = dict(request.extensions)
         if content is None:
             signed = copied(request, extensions)
@@ -320,7 +320,7 @@ class _Transport:
         return self._library.Request(method, url, extensions=extensions)
 
     def _rebuilt(self, flow: ProofFlow, request: _Any) -> bytes | None:
-        """The body with a new client assertion, where a retry needs one."""
+        """Rebuild the body with a new client assertion, if a retry needs that."""
         if not flow.needs_rebuild or self._policy.rebuild is None:
             return None
         return self._policy.rebuild(in_memory(request) or b"")
@@ -333,7 +333,7 @@ class SigningTransport(_Transport):
 
     @hide_frames
     def handle_request(self, request: _Any) -> _Any:
-        """Send one request on one hop, as often as the flow says."""
+        """Send one request to one server, with the retries that the flow decides on."""
         body = in_memory(request)
         rewind = rewind_of(request, body)
         flow, wire = self._open(request, body, repeatable=rewind is not None)
@@ -372,7 +372,7 @@ class SigningTransport(_Transport):
             raise
 
     def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: _Any, rewind: Rewind | None) -> None:
-        """Sign again what has waited long for a connection, and what the library sends again by itself.
+        """Sign again if the request waited long for a connection, or if the library itself sends it again.
 
         That is a stream which an HTTP/2 server's GOAWAY refused. The library's ``trace`` extension tells when
         headers are about to be written. The token stays: its source may need the connection that is held now.
@@ -434,13 +434,13 @@ class SigningTransport(_Transport):
 
 
 class AsyncSigningTransport(_Transport):
-    """The asynchronous transport; mixed into the library's ``AsyncBaseTransport``."""
+    """An asynchronous transport that signs; mixed into the library's ``AsyncBaseTransport``."""
 
     _peeked_stream: ClassVar[type[_Any]]
 
     @hide_frames
     async def handle_async_request(self, request: _Any) -> _Any:
-        """Send one request on one hop, as often as the flow says."""
+        """Send one request to one server, with the retries that the flow decides on."""
         body = in_memory(request)
         rewind = rewind_of(request, body)
         flow, wire = self._open(request, body, repeatable=rewind is not None)
@@ -480,7 +480,7 @@ class AsyncSigningTransport(_Transport):
             raise
 
     def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: _Any, rewind: Rewind | None) -> None:
-        """Sign again what has waited long for a connection, and what the library sends again by itself."""
+        """Sign again if the request waited long for a connection, or if the library itself sends it again."""
         users = signed.extensions.get("trace")
         starts = itertools.count()
 
