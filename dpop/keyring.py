@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens in the keyring of the operating system, by the ``keyring`` package.
+"""Token store in the keyring of the operating system, by the ``keyring`` package.
 
 ::
 
@@ -97,7 +97,7 @@ class KeyringTokenStore(LockedStore):
         raise TokenStoreError(f"{where} changes without pause; try again")
 
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
-        """Remove the entries of an account, waiting for a refresh that is under way."""
+        """Remove the entries of an account, after waiting for a refresh in progress."""
         with locked(self.lock(account), account):
             if self._get(account) is not None:
                 self._delete(account)
@@ -106,7 +106,7 @@ class KeyringTokenStore(LockedStore):
             self._list(account, there=False)
 
     def accounts(self) -> list[str]:
-        """The accounts there are tokens for: keyrings cannot be searched, so an entry of its own names them."""
+        """The accounts that have tokens, from an index entry, because keyrings cannot be searched."""
         try:
             names = json.loads(self._get(_LIST) or "[]")
         except ValueError:
@@ -114,7 +114,7 @@ class KeyringTokenStore(LockedStore):
         return sorted(name for name in names if isinstance(name, str))
 
     def lock(self, account: str) -> StoreLock:
-        """A handle of the account's lock."""
+        """Make a handle of the account's lock."""
         return FileLock(self._lock_file(check_account(account)))
 
     # -- entries
@@ -199,12 +199,12 @@ def _digest(*texts: str) -> str:
 
 
 def _part(account: str, slot: int, number: int) -> str:
-    """The name of an entry for a part."""
+    """The name of the keyring entry for one part."""
     return f"{_PARTS}{_digest(account)} {slot} {number}"
 
 
 def _read_head(head: str, where: str) -> tuple[int, int, str]:
-    """The slot, the number of parts and their digest."""
+    """Read the head entry: the slot, the number of parts and their digest."""
     try:
         facts = json.loads(head)
         slot, count, digest = facts["slot"], facts["parts"], facts["digest"]

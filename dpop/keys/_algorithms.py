@@ -85,7 +85,7 @@ _MAX_SHOWN = 8
 
 
 def choose_alg(server_algs: Iterable[str] | str | None, supported: Sequence[str] = DEFAULT_ALGS) -> str:
-    """The first of our algorithms that the server lists (RFC 9449 §5.1, §7.1).
+    """Choose the first of our algorithms that the server lists (RFC 9449 §5.1, §7.1).
 
     The order of preference is ours: a server lists what it accepts, not what it prefers.
 
@@ -115,7 +115,7 @@ def choose_alg(server_algs: Iterable[str] | str | None, supported: Sequence[str]
 
 
 def _shown(algs: Sequence[str]) -> str:
-    """Some of a server's names for a message: it may list anything, at any length."""
+    """Shorten a server's list of algorithms for a message: it may have any length and content."""
     names = [f"{alg:.20}" if alg.isascii() and alg.isprintable() else "?" for alg in algs[:_MAX_SHOWN]]
     if len(algs) > _MAX_SHOWN:
         names.append(f"and {len(algs) - _MAX_SHOWN} more")
@@ -123,7 +123,7 @@ def _shown(algs: Sequence[str]) -> str:
 
 
 class Key(Protocol):
-    """Anything that signs.
+    """The protocol of all keys: an object that signs.
 
     Write your own for a device or service this package does not know::
 
@@ -149,7 +149,7 @@ class Key(Protocol):
 
     @property
     def alg(self) -> str:
-        """JWS algorithm name of its signatures: one of :data:`dpop.keys.ALGORITHMS`."""
+        """The JWS algorithm name of the key's signatures: one of :data:`dpop.keys.ALGORITHMS`."""
         ...
 
     @property
@@ -168,5 +168,5 @@ class Key(Protocol):
         ...
 
     def sign(self, signing_input: bytes, /) -> bytes:
-        """The JWS signature of the bytes, which the key hashes itself (RFC 7518 §3.4: R||S for ES256)."""
+        """Sign the bytes, which the key hashes itself; return the JWS signature (RFC 7518 §3.4: R||S for ES256)."""
         ...

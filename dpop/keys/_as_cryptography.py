@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A key of this package behind the private-key interface of ``cryptography``, for libraries that want that.
+"""Wrap a key of this package in the private-key interface of ``cryptography``, for libraries that need that.
 
 PyJWT takes such an object as its key, and joserfc takes it with the public JWK beside it. It signs and
 shows its public key. Whatever would need the private part is refused, wherever the key is kept.
@@ -23,7 +23,7 @@ __all__ = ["as_cryptography_key"]
 
 
 def as_cryptography_key(key: Key) -> ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey:
-    """The key as a private key object of ``cryptography``'s interface, which never gives its private part.
+    """Wrap the key as a private key object of ``cryptography``; it refuses to export the private part.
 
     With PyJWT it is the key: ``jwt.encode(claims, as_cryptography_key(key), algorithm=key.alg)``. joserfc wants
     the public part beside it: ``ECKey(as_cryptography_key(key), key.public_jwk)``.
@@ -43,7 +43,7 @@ def as_cryptography_key(key: Key) -> ec.EllipticCurvePrivateKey | ed25519.Ed2551
 
 
 class _Held:
-    """The shared part of the three key types."""
+    """The common base of the three key types."""
 
     def __init__(self, key: Key, public: PublicKey) -> None:
         self._key = key
@@ -112,14 +112,14 @@ class _RSAKey(_Held, rsa.RSAPrivateKey):
 
 
 def _check_hash(given: object, wanted: hashes.HashAlgorithm, alg: str) -> None:
-    """The key hashes by itself, with its own hash: a digest made outside cannot be signed."""
+    """Check that the caller asks for the key's own hash; the key hashes itself, so it cannot sign a given digest."""
     if type(given) is not type(wanted):
         name = getattr(given, "name", type(given).__name__)
         raise UnsupportedAlgorithm(f"this key signs {alg}: it hashes the data itself with {wanted.name}, not {name}")
 
 
 def _is_salted_as_jose_says(padding: Any, hashing: hashes.HashAlgorithm) -> bool:
-    """Whether PSS has the hash's length of salt, and the hash in its MGF1 (RFC 7518 §3.5); others have no salt."""
+    """Whether a PSS padding has the salt length and MGF1 hash that JOSE needs (RFC 7518 §3.5); others always pass."""
     if not isinstance(padding, paddings.PSS):
         return True
     # There is no public way to ask in the oldest cryptography that is supported.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys kept elsewhere: in a service, a device, another process. Nothing they sign is used unverified."""
+"""Keys in a service, a device or another process. Each signature is verified before it is used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FORMATS: Final = ("der", "raw")
 
 
 class ExternalKey:
-    """A key kept elsewhere: you say what its public key is and how to have bytes signed.
+    """A key outside this process: you give its public key and a function that signs bytes.
 
     Each signature is converted to what JOSE wants, its length is checked, and it is verified with the
     public key before it is returned: a signer that hashes twice, answers in the other format or signs
@@ -80,12 +80,12 @@ class ExternalKey:
 
     @property
     def alg(self) -> str:
-        """The JWS algorithm name of its signatures."""
+        """The JWS algorithm name of the key's signatures."""
         return self._alg
 
     @property
     def public_jwk(self) -> dict[str, str]:
-        """The public key: required members only, in a dict of the caller's own (RFC 7638 §3.2)."""
+        """The public key as a JWK with its required members only, in a new dict (RFC 7638 §3.2)."""
         return self._public.jwk
 
     @property
@@ -100,11 +100,11 @@ class ExternalKey:
 
     @property
     def reference(self) -> str | None:
-        """The path or URI that :func:`dpop.load_key` opens the key by; None if it was not given."""
+        """The path or URI by which :func:`dpop.load_key` opens the key; None if none was given."""
         return self._reference
 
     def sign(self, signing_input: bytes) -> bytes:
-        """The JWS signature of the bytes (RFC 7518 §3): R||S for ES256, ES384 and ES512.
+        """Sign the bytes and return the JWS signature (RFC 7518 §3): R||S for ES256, ES384 and ES512.
 
         :raises SigningError: the signer failed, or its signature does not verify.
         :raises DPoPKeyError: as the signer raised it.
@@ -154,7 +154,7 @@ class ExternalKey:
 
 
 def read_public_key(public_key: object) -> PublicKey:
-    """A public key, whichever way it is written: see :class:`ExternalKey`.
+    """Read a public key in any of the forms that :class:`ExternalKey` accepts.
 
     :raises InvalidKeyError: none of these, or not a key that DPoP can use.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Key files: read with a limit, written at once or not at all and for nobody but their owner."""
+"""Key files: reads are limited in size, writes are atomic, and only the owner can open the file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def key_path(path: str | os.PathLike[str]) -> Path:
 
 
 def without_mark(data: bytes) -> bytes:
-    """The content of a text file without the mark that some editors begin it with; UTF-16 becomes UTF-8.
+    """Remove the byte order mark that some editors write; convert UTF-16 to UTF-8.
 
     Windows PowerShell writes UTF-16 when its output goes to a file. No key in DER begins like either.
     """
@@ -53,7 +53,7 @@ def without_mark(data: bytes) -> bytes:
 
 
 def read_key_file(path: Path) -> bytes:
-    """The bytes of a key file. Links are followed; a pipe, such as ``<(command)`` of a shell, is read too.
+    """Read a key file. Links are followed; a pipe, such as ``<(command)`` in a shell, is read too.
 
     A file that everybody may read or write is reported to the logger ``dpop.keys``, not refused: in a
     container it can be what the platform does.
@@ -91,7 +91,7 @@ def read_key_file(path: Path) -> bytes:
 def write_key_file(
     path: Path, data: bytes, *, overwrite: bool = False, link: Callable[[str, Path], None] = os.link
 ) -> None:
-    """Write a key file with mode 0600, all of it or nothing.
+    """Write a key file with mode 0600, atomically.
 
     The bytes go to a temporary file beside the final one, which never has a wider mode, and are on the
     disk before they get their name. Links: a symbolic link as the last part of ``path`` is refused,
@@ -127,11 +127,11 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def shown(path: Path) -> str:
-    """A path for a message, in quotes; the middle of an endless one is left out."""
+    """Quote a path for a message; the middle of a very long path is left out."""
     text = repr(str(path))
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN // 2]} ... {text[-_MAX_SHOWN // 2 :]}"
 
 
 def _may_be_a_key(path: str) -> bool:
-    """A bare name that could be a base64 or hex secret given by mistake: then no message repeats it."""
+    """Whether a bare name could be a base64 or hex secret, given by mistake; no message repeats such a name."""
     return bool(re.fullmatch(r"[A-Za-z0-9+_=-][A-Za-z0-9+/_=-]{39,}", path)) and bool(re.search(r"\d", path))

@@ -44,7 +44,7 @@ _MISTAKES: Final = (
 
 
 def check_password(password: str | bytes) -> bytes:
-    """The bytes of a password; a str is UTF-8.
+    """Check a password and return its bytes; a str is encoded as UTF-8.
 
     :raises KeyPasswordError: empty, or longer than 1023 bytes.
     :raises ArgumentTypeError: neither str nor bytes.
@@ -64,7 +64,7 @@ def check_password(password: str | bytes) -> bytes:
 
 
 def read_private_key(data: bytes, password: Password | None = None) -> object:
-    """The one private key in the bytes, as an object of the cryptography package.
+    """Read the one private key in the bytes, as an object of the cryptography package.
 
     PEM may have text and other objects around the key, such as the ``EC PARAMETERS`` that ``openssl
     ecparam -genkey`` prints. What is not PEM must be DER.
@@ -80,7 +80,7 @@ def read_private_key(data: bytes, password: Password | None = None) -> object:
 
 
 def private_block(data: bytes) -> bytes:
-    """The PEM block of the private key alone: cryptography takes the first of several without a word. DER as it is.
+    """Extract the PEM block of the private key, because cryptography silently takes the first of several. DER is kept.
 
     :raises InvalidKeyError: none, or more than one.
     """
@@ -149,7 +149,7 @@ _PRIME_FIELD: Final = bytes.fromhex("06072a8648ce3d0101")
 
 
 def _ed25519_v2(der: bytes) -> object:
-    """An Ed25519 key in version 2 of PKCS#8; None if it is none, or its halves do not belong together."""
+    """Read an Ed25519 key in version 2 of PKCS#8; None if it is another format, or the two halves do not match."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - seldom wanted
 
     before, between = _ED25519_V2

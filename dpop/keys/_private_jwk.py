@@ -56,7 +56,7 @@ def read_private_jwk(jwk: Mapping[str, object]) -> tuple[PrivateKey, PublicKey]:
 
 
 def write_private_jwk(key: PrivateKey) -> dict[str, str]:
-    """All members of the private JWK (RFC 7518 §6.2.2, §6.3.2, RFC 8037 §2)."""
+    """Return all members of the private JWK (RFC 7518 §6.2.2, §6.3.2, RFC 8037 §2)."""
     from joserfc.jwk import ECKey, OKPKey, RSAKey  # noqa: PLC0415 - see above
 
     jwk: Any
@@ -71,7 +71,7 @@ def write_private_jwk(key: PrivateKey) -> dict[str, str]:
 
 
 def _private_members(jwk: Mapping[str, object]) -> dict[str, str]:
-    """The private members, each read once, so that the message names the one that is wrong."""
+    """Read each private member once, so that the error message names the wrong one."""
     if "oth" in jwk:
         raise InvalidKeyError("the JWK is an RSA key of more than two primes, which is not supported")
     if jwk["kty"] != "RSA":

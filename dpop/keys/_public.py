@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Public keys: read from a JWK with every check, verify signatures, have a thumbprint.
+"""Public keys: read from a JWK with every check; verify signatures; compute thumbprints.
 
 A proof brings its own key, so a JWK is hostile input. One key must have one spelling, or it has two
 thumbprints; and some values that look like keys let anyone sign. JOSE and cryptography libraries let
@@ -97,7 +97,7 @@ class PublicKey:
         signature_size: int,
         declared_alg: str | None,
     ) -> None:
-        """Not to be called: it checks nothing."""
+        """Do not call: the constructor checks nothing. Use :meth:`from_jwk` and the other class methods."""
         self._key: Any = key
         self._values = values
         self._algs = algs
@@ -142,7 +142,7 @@ class PublicKey:
 
     @classmethod
     def from_cryptography(cls, key: object) -> PublicKey:
-        """From a public key of the ``cryptography`` package, with the same checks.
+        """Make a public key from a key object of the ``cryptography`` package, with the checks of :meth:`from_jwk`.
 
         :raises InvalidKeyError: not a key DPoP can use.
         """
@@ -175,7 +175,7 @@ class PublicKey:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> PublicKey:
-        """Read what is in the file of a public key: PEM as ``openssl pkey -pubout`` writes it, DER, or a JWK.
+        """Read the content of a public key file: PEM as ``openssl pkey -pubout`` writes it, DER, or a JWK.
 
         :raises InvalidKeyError: none of these, a private key among them, or not a key DPoP can use.
         :raises ArgumentTypeError: not bytes.
@@ -199,7 +199,7 @@ class PublicKey:
         return cls.from_cryptography(key).restricted(algs_of_der(der_of(data)))
 
     def restricted(self, algs: tuple[str, ...] | None) -> PublicKey:
-        """This key for some of its algorithms only; for all of them with None.
+        """Return this key restricted to some of its algorithms; with None, for all of them.
 
         :raises InvalidKeyError: none of them is one of this key's.
         """
@@ -220,12 +220,12 @@ class PublicKey:
 
     @property
     def declared_alg(self) -> str | None:
-        """The ``alg`` member of the JWK, whatever it says, for the caller to compare (RFC 7517 §4.4)."""
+        """The ``alg`` member of the JWK, unchecked, for the caller to compare (RFC 7517 §4.4)."""
         return self._declared_alg
 
     @property
     def jwk(self) -> dict[str, str]:
-        """The required members and nothing else, in a dict of the caller's own."""
+        """The public JWK with its required members only, in a new dict."""
         return dict(zip(REQUIRED_MEMBERS[ALGORITHMS[self._algs[0]].kty], self._values, strict=True))
 
     @property
@@ -234,7 +234,7 @@ class PublicKey:
         return self._thumbprint
 
     def verify(self, alg: str, signing_input: bytes, signature: bytes) -> bool:
-        """Whether ``signature`` is one of ``signing_input`` by this key (RFC 7515 §5.2).
+        """Whether ``signature`` is a valid signature of ``signing_input`` by this key (RFC 7515 §5.2).
 
         :param signature: JWS bytes: R||S for ES256, ES384 and ES512. High S is as good as low S.
         :raises SignatureFormatError: not of the right length, or r or s out of range.
@@ -271,7 +271,7 @@ class PublicKey:
 
 
 def is_given(jwk: Mapping[str, object], name: str) -> bool:
-    """Whether a member is there with a value; null, ``""``, ``[]`` and ``{}`` stand for one that is absent."""
+    """Whether the member is present and has a value; null, ``""``, ``[]`` and ``{}`` count as absent."""
     value = jwk.get(name)
     return value is not None and not (isinstance(value, (str, list, dict)) and not value)
 
@@ -310,7 +310,7 @@ _PSS_HASHES: Final = {
 
 
 def der_of(data: bytes) -> bytes:
-    """The DER of a key in PEM or DER; nothing if the lines of the PEM cannot be read."""
+    """The DER of a key in PEM or DER; empty if the lines of the PEM cannot be read."""
     if b"-----BEGIN " not in data:
         return data
     inside = re.search(rb"-----BEGIN [^-]{1,60}-----([^-]*)-----END ", data)
@@ -321,7 +321,7 @@ def der_of(data: bytes) -> bytes:
 
 
 def algs_of_der(der: bytes) -> tuple[str, ...] | None:
-    """The algorithms that a key is kept to by its own file; None if by none (RFC 4055 §1.2).
+    """The algorithms to which the key's own encoding restricts it; None if it does not (RFC 4055 §1.2).
 
     A key whose type is id-RSASSA-PSS may not sign with RSASSA-PKCS1-v1_5. With parameters it may use one hash. The
     cryptography package reads it like any RSA key, and forgets that.
@@ -341,7 +341,7 @@ def algs_of_der(der: bytes) -> tuple[str, ...] | None:
 
 
 def decode_bytes(jwk: Mapping[str, object], name: str, size: int) -> bytes:
-    """The ``size`` bytes of a member that has a fixed length.
+    """Decode a member of fixed length to its ``size`` bytes.
 
     :raises InvalidKeyError: missing, not a string, not canonical base64url, another length.
     """
@@ -356,7 +356,7 @@ def decode_bytes(jwk: Mapping[str, object], name: str, size: int) -> bytes:
 
 
 def decode_number(jwk: Mapping[str, object], name: str, max_bits: int) -> int:
-    """The number above zero of a member that has no fixed length (RFC 7518 §2, Base64urlUInt).
+    """Decode a member of variable length to a positive number (RFC 7518 §2, Base64urlUInt).
 
     :raises InvalidKeyError: missing, not a string, not canonical base64url, zero or with a leading
         zero byte, longer than ``max_bits``.
@@ -437,7 +437,7 @@ def _read_rsa(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, .
 
 
 def _check_purpose(jwk: Mapping[str, object]) -> None:
-    """``use`` and ``key_ops`` allow verifying, if they are there (RFC 7517 §4.2, §4.3)."""
+    """Check that ``use`` and ``key_ops``, if present, allow verifying (RFC 7517 §4.2, §4.3)."""
     if is_given(jwk, "use") and jwk["use"] != "sig":
         raise InvalidKeyError('the "use" of the JWK is not "sig": the key is not for signatures')
     if is_given(jwk, "key_ops"):

@@ -63,7 +63,7 @@ class SoftwareKey:
     def __init__(
         self, private: PrivateKey, public: PublicKey, alg: str, *, blocking: bool, reference: str | None = None
     ) -> None:
-        """Not to be called: it does not check that its arguments belong together."""
+        """Do not call: the constructor does not check that its arguments belong together. Use the class methods."""
         self._reference = reference
         self._private = private
         self._public = public
@@ -78,7 +78,7 @@ class SoftwareKey:
 
     @classmethod
     def generate(cls, alg: str = "ES256") -> SoftwareKey:
-        """A new key. RSA keys have 3072 bits.
+        """Generate a new key. RSA keys have 3072 bits.
 
         :raises AlgorithmError: ``alg`` is no algorithm of DPoP.
         """
@@ -96,7 +96,7 @@ class SoftwareKey:
 
     @classmethod
     def from_pem(cls, data: bytes, password: Password | None = None) -> SoftwareKey:
-        """From a private key in PEM or DER: PKCS#8, encrypted or not, SEC1 or PKCS#1.
+        """Load a private key from PEM or DER: PKCS#8, encrypted or not, SEC1 or PKCS#1.
 
         A key whose type is RSASSA-PSS signs with that only, unless the file is encrypted, which hides it.
 
@@ -114,7 +114,7 @@ class SoftwareKey:
 
     @classmethod
     def from_jwk(cls, jwk: Mapping[str, object]) -> SoftwareKey:
-        """From a private JWK, strictly (RFC 7517 §4, RFC 7518 §6). Its ``alg``, if any, is the key's.
+        """Load a private JWK, strictly (RFC 7517 §4, RFC 7518 §6). The key takes the JWK's ``alg``, if there is one.
 
         :raises InvalidKeyError: a public or symmetric key, or members that are missing, misspelt or do
             not belong together; no value of the JWK is in the message.
@@ -126,7 +126,7 @@ class SoftwareKey:
     def from_private_key(
         cls, private_key: object, *, alg: str | None = None, blocking: bool | None = None
     ) -> SoftwareKey:
-        """From a private key object with cryptography's interface, also one that cannot be exported.
+        """Wrap a private key object that has cryptography's interface; it need not be exportable.
 
         Only its ``sign`` and ``public_key`` are used, until :meth:`save` or :meth:`to_jwk` is called.
         What an object of another package signs is verified before it is returned.
@@ -153,17 +153,17 @@ class SoftwareKey:
 
     @property
     def alg(self) -> str:
-        """The JWS algorithm name of its signatures."""
+        """The JWS algorithm name of the key's signatures."""
         return self._alg
 
     @property
     def algs(self) -> tuple[str, ...]:
-        """All names this key can sign by, best first."""
+        """All algorithm names this key can sign with, best first."""
         return self._public.algs
 
     @property
     def public_jwk(self) -> dict[str, str]:
-        """The public key: required members only, in a dict of the caller's own (RFC 7638 §3.2)."""
+        """The public key as a JWK with its required members only, in a new dict (RFC 7638 §3.2)."""
         return self._public.jwk
 
     @property
@@ -178,15 +178,15 @@ class SoftwareKey:
 
     @property
     def reference(self) -> str | None:
-        """Where the key was loaded from: the absolute path of its file; None if from nowhere lasting."""
+        """The absolute path or the URI by which :func:`dpop.load_key` opens the key; None if it has neither."""
         return self._reference
 
     def referred_to_by(self, reference: str) -> SoftwareKey:
-        """This key, with a note of where it is kept: a path or URI that :func:`dpop.load_key` opens."""
+        """Return this key with a reference to where it is kept: a path or URI that :func:`dpop.load_key` opens."""
         return SoftwareKey(self._private, self._public, self._alg, blocking=self._blocking, reference=reference)
 
     def sign(self, signing_input: bytes) -> bytes:
-        """The JWS signature of the bytes (RFC 7518 §3): R||S for ES256, ES384 and ES512.
+        """Sign the bytes and return the JWS signature (RFC 7518 §3): R||S for ES256, ES384 and ES512.
 
         :raises SigningError: the key object failed, or its signature does not verify.
         :raises ArgumentTypeError: not bytes.
@@ -202,7 +202,7 @@ class SoftwareKey:
         return signature
 
     def with_alg(self, alg: str) -> SoftwareKey:
-        """This key, signing by another of its names: Ed25519 or EdDSA; of RSA, PS256, RS256 and others.
+        """Return this key for another of its algorithm names: Ed25519 or EdDSA; for RSA, PS256, RS256 and others.
 
         :raises AlgorithmError: not one of :attr:`algs`.
         """
@@ -229,7 +229,7 @@ class SoftwareKey:
     def save(
         self, path: str | os.PathLike[str], *, password: str | bytes | None = None, overwrite: bool = False
     ) -> None:
-        """Write the private key to a file: PKCS#8 in PEM (RFC 5958), mode 0600, all of it or nothing.
+        """Write the private key to a file, atomically: PKCS#8 in PEM (RFC 5958), mode 0600.
 
         The file does not say which of its names the key signs by: give ``alg`` to
         :func:`dpop.load_key` for all names but the first. A symbolic link as ``path`` is refused.
@@ -269,7 +269,7 @@ class SoftwareKey:
             raise SigningError("the key object returned a signature that does not verify with its public key")
 
     def _explain(self, error: Exception, signing_input: object) -> NoReturn:
-        """Turn what went wrong into one of our errors, without the words of others: they may hold bytes."""
+        """Convert an exception to one of our errors, without the original text, which may contain key bytes."""
         if not isinstance(signing_input, bytes):
             raise ArgumentTypeError("signing_input", "bytes", signing_input) from None
         if isinstance(error, DPoPKeyError):
@@ -279,7 +279,7 @@ class SoftwareKey:
 
 
 def _is_foreign(private: object) -> bool:
-    """Whether the object is another package's, and so anything behind the interface: a device, a service."""
+    """Whether another package defines the object, which may then sign in a device or a service."""
     return not type(private).__module__.startswith("cryptography.")
 
 

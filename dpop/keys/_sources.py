@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where keys come from: made here, a file, bytes, a JWK, or a URI that names a device or service."""
+"""Get keys: generate one, or load one from a file, bytes, a JWK, or a URI that names a device or service."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = ["SchemeLoader", "generate_key", "load_key", "register_scheme"]
 
 
 class SchemeLoader(Protocol):
-    """Opens the key a URI names."""
+    """The protocol of loaders: a function that opens the key a URI names."""
 
     def __call__(self, uri: str, *, password: Password | None, alg: str | None) -> Key:
-        """Open it.
+        """Open the key.
 
         :param uri: as given, its scheme included.
         :param password: PIN or password, or a function to call when one is needed.
@@ -65,7 +65,7 @@ _WITHOUT_SCHEME: Final = (
 
 
 def generate_key(alg: str = "ES256", *, algs: Iterable[str] | str | None = None) -> SoftwareKey:
-    """A new key in memory.
+    """Generate a new key in memory.
 
     :param alg: ES256, ES384, ES512, Ed25519, EdDSA, or PS or RS with 256, 384 or 512. RSA keys have 3072 bits, and
         take a moment.
@@ -140,7 +140,7 @@ def _loader(scheme: str) -> SchemeLoader:
 
 
 def _scheme_of(source: str) -> str | None:
-    """The scheme of a str that names no file. Messages hold no more of a URI: it can have a PIN in it."""
+    """The scheme of a str that names no file. Messages show only the scheme of a URI, which may contain a PIN."""
     if "-----BEGIN" in source or "\n" in source or source.lstrip().startswith("{"):
         raise InvalidKeyError("a str must be a path or a URI; pass the key itself as bytes, or a JWK as a dict")
     for form, scheme in _WITHOUT_SCHEME:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys in a cloud's key service: the private key never leaves it, and each proof is signed there.
+"""Keys in a cloud's key service: the private key never leaves the service, which signs each proof.
 
 ========================  ======================  =================================================  ==========
 service                   class                   URI for :func:`dpop.load_key` and ``--key``        extra

@@ -135,7 +135,7 @@ class AwsKms(KeyService):
         return self.usable(public, lambda alg: _ALGORITHMS[alg] in served)
 
     def sign(self, signing_input: bytes, alg: str) -> bytes:
-        """Have the bytes signed (Sign): as they are, or their hash where they are too long for that."""
+        """Have the service sign the bytes (Sign), or their hash if they are too long for a request."""
         message, kind = signing_input, "RAW"
         if len(message) > _MAX_MESSAGE:
             if alg in {"Ed25519", "EdDSA"}:
@@ -150,7 +150,7 @@ class AwsKms(KeyService):
         return signature
 
     def explain(self, error: Exception) -> DPoPKeyError:
-        """Errors of KMS by their code; those of botocore by their class."""
+        """Convert errors: those of KMS by their code, those of botocore by their class."""
         exceptions = need("botocore.exceptions", "aws")
         if isinstance(error, exceptions.ClientError):
             return self._explain_response(error)

@@ -95,7 +95,7 @@ class AzureKeyVault(KeyService):
         self._found: Any = None
 
     def describe(self) -> Facts:
-        """The public key and whether it may sign (get)."""
+        """Fetch the public key, and whether it may sign (get)."""
         found = self.guarded(self._find)
         if found.properties.enabled is False:
             raise self.trouble(KeyDisabledError, "it is disabled; enable it")
@@ -107,7 +107,7 @@ class AzureKeyVault(KeyService):
         return self.usable(public, _ALGORITHMS.__contains__)
 
     def sign(self, signing_input: bytes, alg: str) -> bytes:
-        """Have the bytes' hash signed (sign)."""
+        """Have the service sign the hash of the bytes (sign)."""
         algorithms = need("azure.keyvault.keys.crypto", "azure").SignatureAlgorithm
         response = self.ask(lambda client: client.sign(algorithms(alg), digest(signing_input, alg)))
         signature: bytes = response.signature
@@ -131,7 +131,7 @@ class AzureKeyVault(KeyService):
         return {"retry_policy": patience(**self._options), **self._options}
 
     def explain(self, error: Exception) -> DPoPKeyError:
-        """Errors of the service by status and inner code; those of the libraries by their class."""
+        """Convert errors: those of the service by status and inner code, those of the libraries by their class."""
         core = need("azure.core.exceptions", "azure")
         name = type(error).__name__
         if isinstance(error, core.HttpResponseError) and error.status_code is not None:
@@ -187,7 +187,7 @@ def _inner_code(error: Any) -> str:
 
 
 def _jwk(key: Any) -> dict[str, str]:
-    """The public members of a key of the vault, each at its one length."""
+    """The public JWK members of a vault's key, each padded to its fixed length."""
     kty = str(getattr(key.kty, "value", key.kty)).removesuffix("-HSM")
     if kty == "RSA":
         n, e = (b64url_encode(bytes(number).lstrip(b"\0")) for number in (key.n, key.e))

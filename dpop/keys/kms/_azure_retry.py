@@ -13,14 +13,14 @@ _MAX_WAIT_SECONDS: Final = 5.0
 
 
 class Patience(RetryPolicy[Any, Any]):
-    """The library's own retry, for signatures that somebody waits for.
+    """The library's own retry policy, with limits for signatures that a user waits for.
 
     It would wait as long as a busy vault asks, a minute perhaps: then a request is better refused. And it
     would not repeat a POST that broke off, which for a signature does no harm.
     """
 
     def configure_retries(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The settings of one request."""
+        """Read the settings of one request."""
         settings: dict[str, Any] = super().configure_retries(options)
         settings["methods"] = {*settings["methods"], "POST"}
         return settings

@@ -133,7 +133,7 @@ class GcpKms(KeyService):
         return self.usable(public, lambda name: name in {alg, "EdDSA" if alg == "Ed25519" else alg})
 
     def sign(self, signing_input: bytes, alg: str) -> bytes:
-        """Have the bytes' hash signed, or the bytes with Ed25519 (AsymmetricSign)."""
+        """Have the service sign the hash of the bytes, or for Ed25519 the bytes themselves (AsymmetricSign)."""
         request: dict[str, Any] = {"name": self.name}
         hash_name = ALGORITHMS[alg].hash_name
         if hash_name is None:
@@ -145,7 +145,7 @@ class GcpKms(KeyService):
         return bytes(answer.signature)
 
     def explain(self, error: Exception) -> DPoPKeyError:
-        """Errors of the service by their status; those of the libraries by their class."""
+        """Convert errors: those of the service by their status, those of the libraries by their class."""
         calls, auth = need("google.api_core.exceptions", "gcp"), need("google.auth.exceptions", "gcp")
         if isinstance(error, calls.RetryError):
             error = error.cause if isinstance(error.cause, Exception) else TimeoutError()
@@ -183,7 +183,7 @@ class GcpKms(KeyService):
 
     @staticmethod
     def _patience() -> dict[str, Any]:
-        """How long one attempt may take, and what is tried again for how long."""
+        """The timeout of one attempt, and which errors are retried for how long."""
         retry = need("google.api_core.retry", "gcp")
         passing: Callable[[Exception], bool] = lambda error: type(error).__name__ in _PASSING  # noqa: E731
         return {
@@ -193,7 +193,7 @@ class GcpKms(KeyService):
 
 
 def _status(error: Any) -> str:
-    """The status of an error: the one in the body of a REST answer, or gRPC's own."""
+    """The status of an error: from the body of a REST response, or from gRPC."""
     try:
         return told(error.response.json()["error"]["status"])
     except Exception:  # noqa: BLE001 - not of REST, or no answer of the API

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shared part of the cloud key services: a key that signs over a network."""
+"""Code that the cloud key services share: a key that signs over a network."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ _MAX_LENGTH: Final = 2048
 
 
 class KmsUri(NamedTuple):
-    """A key's name and the options behind it."""
+    """A parsed KMS URI: the key's name and the options."""
 
     name: str
     options: Mapping[str, str]
 
 
 def read_uri(uri: str, known: Mapping[str, str], form: str) -> KmsUri:
-    """Take a URI apart. Percent-encoding is undone in the values of options, and not in the name.
+    """Parse a KMS URI. The values of options are percent-decoded; the name is not.
 
     :param known: the options there are, each with the pattern of its whole value.
     :param form: what the URI should look like, for messages.
@@ -123,7 +123,7 @@ def need(module: str, extra: str) -> Any:
 
 
 def widen(session: Any) -> None:
-    """Let a session of requests, which the libraries use, keep :data:`CONNECTIONS` connections instead of ten.
+    """Let the ``requests`` session of a cloud library keep :data:`CONNECTIONS` connections instead of ten.
 
     Beyond ten it would close each connection after one request, and log a warning.
     """
@@ -132,7 +132,7 @@ def widen(session: Any) -> None:
 
 
 def told(text: object) -> str:
-    """A service's words about a refusal, fit for a message: one line, printable, not too long."""
+    """Make a service's text safe for a message: one line, printable, not too long."""
     words = "".join(c if c.isprintable() else " " for c in str(text))
     return " ".join(words.split())[:_MAX_SHOWN]
 
@@ -145,7 +145,7 @@ _generation = 0
 
 
 class _Made(Generic[_Client]):
-    """The client of one process, once it is there, and the lock of the thread that makes it."""
+    """The client of one process, once it is made, and the lock of the thread that makes it."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -165,7 +165,7 @@ class PerProcess(Generic[_Client]):
         self._made: dict[int, _Made[_Client]] = {}
 
     def __call__(self) -> _Client:
-        """The client of this process. Many threads may ask at once; what making it raises is raised to all."""
+        """The client of this process. If making it fails, all threads that wait for it get the error."""
         made = self._made.get(_generation) or self._made.setdefault(_generation, _Made())
         if made.client is None:
             with made.lock:
@@ -207,7 +207,7 @@ class KeyService(ABC):
     signature_format: ClassVar[SignatureFormat]
 
     def __init__(self, name: str, make_client: Callable[[], Any]) -> None:
-        """Name a key.
+        """Store the key's name.
 
         :param name: the key's, in messages.
         :param make_client: makes the service's client; called once in each process that uses the key.
@@ -224,24 +224,24 @@ class KeyService(ABC):
 
     @abstractmethod
     def sign(self, signing_input: bytes, alg: str) -> bytes:
-        """Have the bytes signed; in the service's own format.
+        """Have the service sign the bytes; return the signature in the service's own format.
 
         :raises DPoPKeyError: it did not sign.
         """
 
     @abstractmethod
     def explain(self, error: Exception) -> DPoPKeyError:
-        """The error of this package that says what the service's library raised."""
+        """Convert an exception of the service's library to an error of this package."""
 
     def ask(self, call: Callable[[Any], _Answer]) -> _Answer:
-        """Call with this process's client.
+        """Call a function with this process's client, and convert its errors.
 
         :raises DPoPKeyError: what :meth:`explain` makes of whatever is raised.
         """
         return self.guarded(lambda: call(self._client()))
 
     def guarded(self, work: Callable[[], _Answer]) -> _Answer:
-        """Do what may end in an error of the service's library.
+        """Call a function, and convert errors of the service's library.
 
         :raises DPoPKeyError: what :meth:`explain` makes of it.
         """
@@ -255,11 +255,11 @@ class KeyService(ABC):
         raise trouble
 
     def trouble(self, kind: type[DPoPKeyError], what: str) -> DPoPKeyError:
-        """An error that says which key it is about."""
+        """Make an error whose message names the key."""
         return kind(f"{self.title}, key {self.name}: {what}")
 
     def usable(self, public: PublicKey, served: Callable[[str], bool]) -> Facts:
-        """The facts of a key, with those of its algorithms that the service signs with.
+        """The facts of a key, reduced to the algorithms that the service signs with.
 
         :raises InvalidKeyError: there is none.
         """
@@ -269,7 +269,7 @@ class KeyService(ABC):
         return Facts(public, algs)
 
     def checked_public(self, read: Callable[[], PublicKey]) -> PublicKey:
-        """The public key that ``read`` returns; what is wrong with it is said with the key's name."""
+        """Return the public key that ``read`` returns; errors about it name the key."""
         try:
             return read()
         except InvalidKeyError as error:
@@ -277,7 +277,7 @@ class KeyService(ABC):
 
 
 def refuse_password(password: Password | None, title: str) -> None:
-    """A key service knows no password; one that was given is for something else.
+    """Refuse a password: keys in a service have none.
 
     :raises KeyPasswordError: one was given.
     """
@@ -303,7 +303,7 @@ class KmsKey(ExternalKey):
     __slots__ = ("_algs", "_service")
 
     def __init__(self, service: KeyService, facts: Facts, alg: str | None = None, reference: str | None = None) -> None:
-        """Not to be called; see :meth:`open`."""
+        """Do not call; use :meth:`open`."""
         if alg is not None and alg not in facts.algs:
             names = " or ".join(facts.algs)
             raise AlgorithmError(f"{service.title}, key {service.name}: it signs with {names}, not with {alg!r:.40}")
@@ -319,7 +319,7 @@ class KmsKey(ExternalKey):
 
     @classmethod
     def open(cls, service: KeyService, *, alg: str | None = None, reference: str | None = None) -> KmsKey:
-        """Open the key that ``service`` stands for.
+        """Open the key of this service.
 
         :param alg: which of the key's algorithms to use; the best by default.
         :param reference: the URI, if one is known, that :func:`dpop.load_key` opens it by.
@@ -335,11 +335,11 @@ class KmsKey(ExternalKey):
 
     @property
     def algs(self) -> tuple[str, ...]:
-        """All names this key can sign by, best first."""
+        """All algorithm names this key can sign with, best first."""
         return self._algs
 
     def with_alg(self, alg: str) -> KmsKey:
-        """This key, signing by another of its names: of RSA, PS256, RS256 and others.
+        """Return this key for another of its algorithm names: for RSA, PS256, RS256 and others.
 
         :raises AlgorithmError: not one of :attr:`algs`.
         """
