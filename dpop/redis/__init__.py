@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Redis behind several processes or hosts: of a server, that takes each proof once, and of a client, with its tokens.
+"""Redis stores for several processes or hosts: a replay cache for servers, and a token store for clients.
 
 ::
 

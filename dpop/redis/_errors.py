@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The meaning of a command to Redis that failed."""
+"""Classify errors of Redis commands."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _POOL_IS_FULL = ("Too many connections", "No connection available.")
 
 
 def is_down(error: exceptions.RedisError) -> bool:
-    """Whether Redis cannot be reached, other than that it refuses what it is asked."""
+    """Whether Redis cannot be reached, as opposed to refusing a command."""
     return isinstance(error, _DOWN) and not isinstance(error, _NOT_DOWN) and not _is_crowded(error)
 
 
 def _is_crowded(error: exceptions.RedisError) -> bool:
-    """Whether the client's own pool has no connection left, which a crowd of requests can bring about."""
+    """Whether the client's connection pool has no connection left, as under many requests at once."""
     return isinstance(error, exceptions.MaxConnectionsError) or str(error) in _POOL_IS_FULL
 
 
 def unusable(error: exceptions.RedisError) -> ReplayCacheError:
-    """Say in words of the replay cache why Redis cannot serve as one."""
+    """Make the error that says why Redis cannot serve as a replay cache."""
     if isinstance(error, exceptions.OutOfMemoryError):
         return ReplayCacheError("the replay cache is full: Redis has reached its maxmemory; raise it")
     if _is_crowded(error):

@@ -28,7 +28,7 @@ _UNBOUND_SLOT = 120
 
 
 class _Marks:
-    """Shared by both caches: the command, the reading of its reply, and the choice for an outage."""
+    """Common base of both caches: the command, how its reply is read, and what to do in an outage."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class _Marks:
         return f"<{type(self).__name__} {self._prefix}*, when down: {choice}>"
 
     def _mark(self, key: str, expires_at: float) -> tuple[str, str, int]:
-        """Name, value and life in milliseconds of an entry.
+        """Make the name, the value and the life in milliseconds of an entry.
 
         The value is random and belongs to this call. A client whose reply was lost repeats the command by itself;
         it must recognise its own entry, or the proof of an honest client would be refused as a replay.
@@ -67,7 +67,7 @@ class _Marks:
         return self._prefix + key, secrets.token_urlsafe(9), math.ceil((expires_at - self._clock()) * 1000)
 
     def _counter(self) -> str:
-        """Name of the number of unbound requests in this slot of time."""
+        """The name of the counter of unbound requests in this time slot."""
         return f"{self._prefix}unbound:{math.floor(self._clock() / _UNBOUND_SLOT)}"
 
     def _refuse_more(self, counted: int) -> None:
@@ -79,14 +79,14 @@ class _Marks:
             )
 
     def _is_new(self, before: object, mine: str) -> bool:
-        """Whether the entry is new, by the value that Redis says was there before."""
+        """Whether the entry is new, by the previous value that Redis returned."""
         if self._was_down:
             self._was_down = False
             _log.warning("Redis can be reached again: the replay cache remembers proofs again")
         return before is None or before in (mine, mine.encode())
 
     def _do_without(self, error: redis.RedisError) -> None:
-        """Return if the operator chose to go on without Redis.
+        """Return if the operator chose to go on without Redis; otherwise raise the error.
 
         :raises ReplayCacheError: the operator chose to refuse, or Redis can be reached and cannot do the command: an
             attacker that fills Redis must not switch the protection off.

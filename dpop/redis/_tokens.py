@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens in Redis, and the lease that lets one host at a time refresh them."""
+"""Token store in Redis, with a lease that lets one host at a time refresh the tokens."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class RedisTokenStore:
 
     @hide_frames
     def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
-        """Keep these tokens, waiting for a refresh that is under way.
+        """Save these tokens, after waiting for a refresh in progress.
 
         :raises TokenStoreError: Redis did not confirm it.
         """
@@ -129,7 +129,7 @@ class RedisTokenStore:
 
     @hide_frames
     def replace(self, old: TokenSet | None, new: TokenSet, account: str, *, fence: int | None = None) -> bool:
-        """Keep ``new`` if ``old`` is there and no later holder of the lease has been here with its fence.
+        """Save ``new`` if ``old`` is stored and no later holder of the lease has written with its fence.
 
         :raises TokenStoreError: Redis did not confirm it.
         """
@@ -142,12 +142,12 @@ class RedisTokenStore:
         return bool(self._ask("EVAL", _REPLACE, 1, self._name(account), *arguments))
 
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
-        """Forget an account, waiting for a refresh that is under way."""
+        """Delete the tokens of an account, after waiting for a refresh in progress."""
         with locked(self.lock(account), account):
             self._ask("DEL", self._name(account))
 
     def accounts(self) -> list[str]:
-        """The accounts there are tokens for."""
+        """The accounts that have tokens."""
         pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self._prefix) + "{*}"
         try:
             client: Any = self._client
@@ -160,7 +160,7 @@ class RedisTokenStore:
         return sorted(name[len(self._prefix) + 1 : -1] for name in names)
 
     def lock(self, account: str) -> StoreLock:
-        """A handle of the account's lease."""
+        """Make a handle of the account's lease."""
         name = self._name(account)
         return _Lease(self, f"{name}:lease", name, self._lease_ms)
 
@@ -193,18 +193,18 @@ class _Lease:
 
     @property
     def name(self) -> Hashable:
-        """The key of the lease, and which Redis: by the store, for no client says where it is connected."""
+        """The key of the lease together with its store, because no client tells which Redis it is connected to."""
         return (id(self._store), self._name)
 
     def is_held(self) -> bool:
-        """Whether Redis confirmed the lease recently enough: counted from the question, and through a suspend."""
+        """Whether Redis confirmed the lease recently enough, counted from the request, including time in suspend."""
         return self._held and _elapsed() < self._until and self._pid == os.getpid()
 
     def _confirmed(self, asked_at: float) -> None:
         self._until = asked_at + _MARGIN * self._ms / 1000
 
     def acquire(self, timeout: float) -> bool:
-        """Take it, waiting so many seconds at most.
+        """Take the lease, waiting ``timeout`` seconds at most.
 
         :raises TokenStoreError: Redis cannot be reached.
         """
@@ -240,7 +240,7 @@ class _Lease:
                 _log.warning("the lease on tokens could not be renewed: %s", error)
 
     def release(self) -> None:
-        """Give it back; if Redis cannot be reached, it ends by itself."""
+        """Release the lease; if Redis cannot be reached, the lease expires by itself."""
         self._over.set()
         held, self._held = self._held and self._pid == os.getpid(), False  # in a forked child it is the parent's
         if held:
@@ -251,7 +251,7 @@ class _Lease:
 
 
 def _elapsed() -> float:
-    """Seconds by a clock that cannot be set, and that counts while the machine is suspended."""
+    """Seconds by a monotonic clock that also counts while the machine is suspended."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)  # of Linux, whose monotonic clock stops then
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
