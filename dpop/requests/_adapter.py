@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The adapter for requests, and ``auth=`` for one request of it."""
+"""The adapter for requests, and ``auth=`` for one request."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ProcessAdapter(HTTPAdapter):
         return super().send(*args, **options)
 
     def _start_afresh(self) -> None:
-        """In a forked child: new pools. The old ones' sockets are the parent's, and a lock of theirs may be held."""
+        """In a forked child: make new pools, because the parent owns the old sockets and may hold the old locks."""
         self._inherited = (self.poolmanager, self.proxy_manager)
         self.proxy_manager: dict[str, urllib3.ProxyManager] = {}
         self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
@@ -84,7 +84,7 @@ class ProcessAdapter(HTTPAdapter):
 
 
 class DPoPAdapter(ProcessAdapter):
-    """Signs every request to its origins, on every hop and retry; the rest pass through unsigned.
+    """Signs every request to its origins, after redirects and on retries too; other requests pass through unsigned.
 
     :param prover: whose proofs, unless a request brings its own; a bare key will do.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
@@ -161,7 +161,7 @@ class DPoPAdapter(ProcessAdapter):
     def get_connection_with_tls_context(
         self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
     ) -> HTTPConnectionPool:
-        """The connection pool for a request; requests looks it up anew each time, which takes as long as a proof.
+        """The connection pool for a request, cached, because the look-up by requests takes as long as a proof.
 
         Remembered weakly: the pool manager decides how long a pool lives.
         """
@@ -179,11 +179,11 @@ class DPoPAdapter(ProcessAdapter):
         return pool
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        """The request target; without a proxy there is nothing to find out."""
+        """The request target; found quickly if there is no proxy."""
         return super().request_url(request, proxies) if proxies else request.path_url
 
     def add_origins(self, origins: str | Iterable[str], *, insecure_origins: str | Iterable[str] = ()) -> None:
-        """Let more servers get proofs and tokens, such as an API that discovery has found.
+        """Allow more servers to get proofs and tokens, such as an API that discovery has found.
 
         :param origins: as at the start; those there were stay. Mount this adapter for the new ones, too.
         :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
@@ -194,7 +194,7 @@ class DPoPAdapter(ProcessAdapter):
 
     @hide_frames
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
-        """Send one request on one hop, as often as the flow says; arguments as for ``HTTPAdapter.send``.
+        """Send one request to one server, with the flow's retries; arguments as for ``HTTPAdapter.send``.
 
         :raises DPoPError: it cannot be signed; nothing was sent.
         """
@@ -269,7 +269,7 @@ class DPoPAdapter(ProcessAdapter):
 
 
 class DPoPAuth(AuthBase):
-    """``auth=`` for one request or session: its own prover and token, within the adapter's origins.
+    """``auth=`` for one request or session, with its own prover and token; it applies to the adapter's origins.
 
     :param prover: whose proofs; a bare key will do.
     :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
@@ -287,20 +287,20 @@ class DPoPAuth(AuthBase):
         return f"<DPoPAuth {self._prover.thumbprint}>"
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Mark the request; raise after the response if no DPoP adapter took notice."""
+        """Mark the request; raise an error after the response if no DPoP adapter has seen it."""
         request.register_hook("response", _Carrier(RequestCredentials(self._prover, self._access_token)))
         return request
 
 
 class _Carrier:
-    """A request's credentials among its response hooks, which requests keeps over redirects and netrc."""
+    """Carries a request's credentials in its response hooks, which requests keeps over redirects and netrc."""
 
     def __init__(self, credentials: RequestCredentials) -> None:
         self._credentials: RequestCredentials | None = credentials
 
     @property
     def credentials(self) -> RequestCredentials:
-        """Whose request this is.
+        """The credentials that the request carries.
 
         :raises UsageError: a copy of the request that was pickled is sent.
         """
@@ -312,7 +312,7 @@ class _Carrier:
         return self._credentials
 
     def __reduce__(self) -> tuple[object, ...]:
-        """A response keeps its request: both can be copied, and the key and the token stay behind."""
+        """Pickle or copy without the key and the token, because a response keeps its request."""
         return _without_credentials, ()
 
     def __call__(self, response: requests.Response, **_options: Any) -> None:
@@ -364,14 +364,14 @@ def _in_memory(body: object) -> bytes | None:
 
 
 def _repeatable(request: requests.PreparedRequest, content: bytes | None) -> bool:
-    """Whether there is no body, it is in memory, or a file that requests noted where to rewind to."""
+    """Whether the body can be sent again: none, in memory, or a file whose start position requests has noted."""
     if request.body is None or content is not None:
         return True
     return isinstance(request._body_position, int) and _seekable(request.body)  # noqa: SLF001
 
 
 def _seekable(body: object) -> bool:
-    """Some bodies tell where they are and cannot go back there: a download handed on, for one."""
+    """Whether a body can be rewound: some tell their position and cannot go back, such as a forwarded download."""
     seekable = getattr(body, "seekable", None)
     return hasattr(body, "seek") and (seekable is None or bool(seekable()))
 
@@ -379,7 +379,7 @@ def _seekable(body: object) -> bool:
 def _again(
     sent: requests.PreparedRequest, response: requests.Response, rebuild: Callable[[bytes], bytes] | None
 ) -> requests.PreparedRequest:
-    """The request as it is sent the second time: its body whole again, its cookies brought up to date."""
+    """Prepare the request to be sent again: rewind its body and update its cookies."""
     copy = sent.copy()
     if "Set-Cookie" in response.headers:
         jar = RequestsCookieJar() if copy._cookies is None else copy._cookies  # noqa: SLF001

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signing where urllib3 writes a request to its socket.
+"""Sign at the place where urllib3 writes a request to its socket.
 
 requests knows nothing of the retries urllib3 makes below it, and urllib3 nothing of DPoP. So the
 connection itself signs: between the last header and the body it knows the method, target and Host
@@ -35,7 +35,7 @@ _PEEK_SECONDS = 5.0
 
 
 class Exchange:
-    """One call of the adapter: the flow, and what the last response on the wire asks for."""
+    """One call of the adapter: its flow, and the next step after the last response on the wire."""
 
     __slots__ = ("failure", "flow", "one_shot", "signed", "step", "tokens", "withheld")
 
@@ -50,7 +50,7 @@ class Exchange:
 
     @staticmethod
     def under_way() -> Exchange | None:
-        """The exchange this thread is sending, if it is."""
+        """The exchange that this thread is sending, or ``None``."""
         return _under_way.get()
 
     def send(self, send: Callable[..., _T], *args: Any, **options: Any) -> _T:
@@ -74,7 +74,7 @@ class Exchange:
             _under_way.reset(token)
 
     def headers(self, authority: str, target: str) -> list[tuple[str, str]]:
-        """The signed headers of one request on the wire; urllib3's own retries ask for a token again.
+        """Sign one request on the wire and return its headers; a retry by urllib3 asks for a token again.
 
         :raises _NotSignedError: for whatever went wrong. urllib3 would take an OSError of a token source or
             a key for one of the connection, and try again.
@@ -92,13 +92,13 @@ class Exchange:
 
 
 class Wire:
-    """Whether anything of a request was written: once it was, that stays so, however often it is tried again."""
+    """Records whether any byte of a request was written, in any of its attempts."""
 
     def __init__(self) -> None:
         self.sent = False
 
     def watch(self, send: Callable[..., _T], *args: Any, **options: Any) -> _T:
-        """Call ``send``; what this thread writes meanwhile is noticed."""
+        """Call ``send``, and record what this thread writes meanwhile."""
         token = _watched.set(self)
         try:
             return send(*args, **options)
@@ -107,7 +107,7 @@ class Wire:
 
 
 class _NotSignedError(Exception):
-    """Carries a failure past urllib3, which knows what to do with errors of its own kind only."""
+    """Carries a failure through urllib3, which would treat some errors as its own and try again."""
 
 
 _under_way: ContextVar[Exchange | None] = ContextVar("dpop_exchange", default=None)
@@ -195,7 +195,7 @@ def _signing_pool(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
 
 
 class _ConnectionClass:
-    """The class of a pool's connections, looked up when one is made: tests put others there, to record or replay."""
+    """Looks up a pool's connection class at each use, because test tools replace it to record or replay."""
 
     def __init__(self, pool: type[HTTPConnectionPool]) -> None:
         self._pool = pool
@@ -210,7 +210,7 @@ def _signing_connection(connection: Any) -> type[HTTPConnection]:
 
 
 def drain(raw: BaseHTTPResponse) -> None:
-    """Read what little is left of a response, so that its connection can be used again; else close it."""
+    """Read a short remaining body, so that the connection can be used again; close the connection if it is long."""
     try:
         if not _drained(raw):
             raw.close()
@@ -239,7 +239,7 @@ def _drained(raw: BaseHTTPResponse) -> bool:
 
 
 def peek(raw: BaseHTTPResponse) -> tuple[bytes, BaseHTTPResponse]:
-    """The first bytes of a body, decoded, and a response whose body is still whole."""
+    """Return the first bytes of a body, decoded, and a response that still has its complete body."""
     data = b""
     failure: Exception | None = None
     deadline = time.monotonic() + _PEEK_SECONDS
@@ -256,7 +256,7 @@ def peek(raw: BaseHTTPResponse) -> tuple[bytes, BaseHTTPResponse]:
 
 
 class _PeekedResponse(HTTPResponse):
-    """A response whose first bytes have been read: its body begins with them all the same."""
+    """A response whose first bytes were read already; its body still begins with them."""
 
     def __init__(self, data: bytes, raw: BaseHTTPResponse, failure: Exception | None) -> None:
         self._peeked = raw
@@ -286,7 +286,7 @@ class _PeekedResponse(HTTPResponse):
 
 
 class _Rejoined:
-    """The bytes that were read and the unread rest of a body, as one file."""
+    """A file of the bytes that were read followed by the unread rest of the body."""
 
     closed = False
 

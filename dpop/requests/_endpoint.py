@@ -130,18 +130,18 @@ class TokenEndpoint(SyncEndpoint):
             return HTTPResponse(response.status_code, fields, _body(response, self.timeout * 2))
 
     def close(self) -> None:
-        """Close the connections made here; a session that was given stays open."""
+        """Close the connections that this endpoint opened; a session that the user gave stays open."""
         self._signing.close()
         self._plain.close()
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """``auth=`` that adds nothing, and keeps netrc and the session's own from adding."""
+    """``auth=`` that adds nothing, so that neither netrc nor the session's ``auth`` adds credentials."""
     return request
 
 
 def _body(response: requests.Response, seconds: float) -> bytes:
-    """The body, decompressed, up to a little more than a response may have."""
+    """Read the decompressed body, up to slightly more than the allowed size."""
     deadline = time.monotonic() + seconds
     body = b""
     try:
