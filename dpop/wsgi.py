@@ -109,7 +109,7 @@ def access(environ: WSGIEnvironment, *, optional: Literal[False]) -> Access: ...
 def access(environ: WSGIEnvironment, *, optional: Literal[True]) -> Access | None: ...
 @hide_frames
 def access(environ: WSGIEnvironment, *, optional: bool = False) -> Access | None:
-    """The access that this request was given. On a public path, the request is admitted now, once.
+    """The access that the middleware gave this request. On a public path, this call admits the request, once.
 
     :param optional: return None for a request without a token. One with a token that is refused raises all the same.
     :raises InvalidProof: the request is refused; see :func:`refusal`.
@@ -131,7 +131,7 @@ def access(environ: WSGIEnvironment, *, optional: bool = False) -> Access | None
 
 
 def refusal(environ: WSGIEnvironment, error: Refusal) -> Response:
-    """The response to such an error, status and header fields, for the error handler of a framework.
+    """The response to an InvalidProof, status and header fields, for the error handler of a framework.
 
     :raises UsageError: the application is not wrapped in the middleware.
     """
@@ -139,7 +139,7 @@ def refusal(environ: WSGIEnvironment, error: Refusal) -> Response:
 
 
 class _Request:
-    """One request, and the access it was given."""
+    """One request, and its access once it is admitted."""
 
     def __init__(self, resource: ProtectedResource, environ: WSGIEnvironment) -> None:
         self._resource = resource
@@ -149,7 +149,7 @@ class _Request:
         self.refused: Refusal | None = None
 
     def access(self) -> Access:
-        """Admit the request if it is not yet; threads of one request get one result."""
+        """Admit the request unless that is done; all threads of a request get one result."""
         with self._lock:
             if self.admitted is None:
                 self.admitted = replace(self._resource.admit(self.described), on_refusal=self._note)
@@ -163,7 +163,7 @@ class _Request:
 
 
 class _Reply:
-    """Begins the application's response as late as it can, with the next nonce, or begins a refusal."""
+    """Starts the application's response as late as possible, with the next nonce, or starts a refusal."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class _Reply:
     def start(
         self, status: str, headers: list[tuple[str, str]], exc_info: _ExcInfo | None = None, /
     ) -> Callable[[bytes], object]:
-        """``start_response`` of the application: nothing is begun before there is a body (PEP 3333)."""
+        """The ``start_response`` for the application: the response starts only when there is a body (PEP 3333)."""
         if self.begun:
             return self._start_response(status, headers, exc_info)  # raises what the application gives
         if self._announced is not None and exc_info is None:
@@ -193,12 +193,12 @@ class _Reply:
         return self.write
 
     def write(self, data: bytes) -> None:
-        """Send a part of the body in the old way (PEP 3333)."""
+        """Send a part of the body by the legacy ``write`` callable (PEP 3333)."""
         if self.begin() and self._write is not None:
             self._write(data)
 
     def begin(self) -> bool:
-        """Begin what was announced. False if a refusal took its place, which has no body."""
+        """Begin the announced response. False if a refusal took its place, which has no body."""
         if self._replaced is not None:
             self._refuse(self._replaced)
             return False
@@ -228,7 +228,7 @@ class _Reply:
 
 
 class _Chunks:
-    """The body of an application that makes it bit by bit, and may refuse the request before the first."""
+    """The body of an application that generates it in chunks, and may refuse the request before the first chunk."""
 
     def __init__(self, reply: _Reply, chunks: Iterable[bytes]) -> None:
         self._reply = reply
@@ -267,7 +267,7 @@ def _request_of(environ: WSGIEnvironment) -> _Request:
 
 
 def _file_wrapper(environ: WSGIEnvironment) -> type:
-    """The class of the bodies that a server sends in its own way; it must get them as they are."""
+    """The class of file bodies that a server sends in an optimised way; it must get them unwrapped."""
     wrapper = environ.get("wsgi.file_wrapper")
     return wrapper if isinstance(wrapper, type) else _Chunks
 
@@ -284,7 +284,7 @@ def _described(environ: WSGIEnvironment) -> ResourceRequest:
 
 
 def _text(path: str) -> str:
-    """A path of WSGI, each character of which stands for one byte (PEP 3333)."""
+    """Decode a WSGI path, in which each character stands for one byte (PEP 3333)."""
     return path.encode("latin-1", "replace").decode("utf-8", "replace")
 
 

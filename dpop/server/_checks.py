@@ -88,7 +88,7 @@ def _string(payload: Mapping[str, object], name: str, reason: Reason) -> str:
 
 
 def _created(payload: Mapping[str, object]) -> int | float:
-    """``iat``, a NumericDate: a number that may have a fraction (RFC 7519 §2)."""
+    """Read ``iat``, a NumericDate: a number that may have a fraction (RFC 7519 §2)."""
     iat = _number(payload.get("iat"))
     if iat is None:
         raise refuse(Reason.IAT_MISSING, got=payload.get("iat"))
@@ -99,7 +99,7 @@ def _created(payload: Mapping[str, object]) -> int | float:
 
 
 def _nonce(payload: Mapping[str, object]) -> str | None:
-    """``nonce``; an empty string counts as none, because some clients send one before they know a nonce."""
+    """Read ``nonce``; an empty string counts as absent, because some clients send it before they know a nonce."""
     if "nonce" not in payload:
         return None
     nonce = payload["nonce"]
@@ -109,7 +109,7 @@ def _nonce(payload: Mapping[str, object]) -> str | None:
 
 
 def _optional_time(payload: Mapping[str, object], name: str) -> int | float | None:
-    """``exp`` or ``nbf``: DPoP does not define them, but in any JWT they limit its life (RFC 7519 §4.1)."""
+    """Read ``exp`` or ``nbf``: DPoP does not define them, but in any JWT they limit its life (RFC 7519 §4.1)."""
     value = _number(payload[name])
     if value is None:
         raise refuse(Reason.TIME_CLAIM_MALFORMED, because=name)
@@ -250,7 +250,7 @@ def check_target(claims: ProofClaims, url: str) -> bytes:
 
 
 def _for_people(url: str) -> str:
-    """The canonical form of a URL, or the start of the URL where that form would take long to make."""
+    """Describe a URL for messages: its canonical form, or its start if the canonical form would take long to make."""
     if len(url) > _MAX_SHOWN or not url.isascii() or url.count("%") > _MAX_SHOWN_ESCAPES:
         return url[:_MAX_SHOWN]
     try:
@@ -291,7 +291,7 @@ def check_token_binding(bound_jkt: str | None, jkt: str) -> None:
 
 
 def check_grant_binding(bound_jkt: str | None, jkt: str) -> None:
-    """Check that the refresh token or code is bound to this key, or to none (RFC 9449 §5, §10)."""
+    """Check that the refresh token or code is bound to this key, or to no key (RFC 9449 §5, §10)."""
     if bound_jkt is not None:
         _check_same_key(bound_jkt, jkt, "invalid_grant")
 

@@ -192,7 +192,7 @@ def _object(part: bytes, max_depth: int, reason: Reason) -> dict[str, Any]:
 
 
 def _why_not_compact(text: str) -> str:
-    """The likely mistake, without the text itself."""
+    """Describe the likely mistake, without repeating the text itself."""
     if not text:
         return "it is empty"
     if "," in text:

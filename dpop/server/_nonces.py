@@ -60,7 +60,7 @@ class NonceChecker(Protocol):
         ...
 
     def next_for(self, nonce: str | None, jkt: str | None) -> str | None:
-        """The nonce to send with the response to a request by this key that used ``nonce``; None for none.
+        """The nonce to send with the response to a request by this key that used ``nonce``; None to send no nonce.
 
         :param jkt: None, like ``nonce``, for a request without a valid proof.
         """

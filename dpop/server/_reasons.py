@@ -24,7 +24,7 @@ class Reason(StrEnum):
     detail: str
 
     def __new__(cls, value: str, detail: str) -> Self:
-        """Make a member that is its value, with the sentence as an attribute."""
+        """Make a str member with the sentence as an attribute."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.detail = detail

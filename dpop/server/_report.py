@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict of every check on a proof, not only the first refusal: for people who look for its faults.
+"""The verdict of every check on a proof, not only of the first that fails: for finding all its faults.
 
 It calls the verifier's checks in the verifier's order. When a check refuses a part of the proof, a valid part takes its
 place and the next checks go on, so the first refusal here is always the verifier's own.
@@ -115,7 +115,7 @@ class ProofReport:
 
 
 class Expectations(NamedTuple):
-    """The facts that a proof is checked against. A None in the last five is not known, so it is not judged.
+    """The facts that a proof is checked against. None in the last five means unknown, and is not checked.
 
     :param check_token: checks ``ath`` against the token of the request.
     :param check_binding: checks the key's thumbprint against the one that the token or grant is bound to.
@@ -147,7 +147,7 @@ class _Verdicts:
 
     @contextmanager
     def on(self, name: str) -> Iterator[None]:
-        """Run one check: an InvalidProof is its refusal."""
+        """Run one check; an InvalidProof means that it failed."""
         self.judged.add(name)
         try:
             yield
@@ -155,11 +155,11 @@ class _Verdicts:
             self.refusals.append((name, refusal))
 
     def good(self, name: str) -> bool:
-        """Whether the check was made and passed."""
+        """Whether the check was run and passed."""
         return name in self.judged and all(name != refused for refused, _ in self.refusals)
 
     def as_checks(self) -> tuple[CheckVerdict, ...]:
-        """All checks, each with the first refusal under its name."""
+        """All checks, each with the first refusal recorded for it."""
         first = dict(reversed(self.refusals))
         return tuple(
             CheckVerdict(
@@ -286,7 +286,7 @@ def _judge_target(verdicts: _Verdicts, claims: ProofClaims, expected: Expectatio
 
 
 def _read(verdicts: _Verdicts, payload: Mapping[str, object], expected: Expectations) -> ProofClaims:
-    """The claims, with a valid value in place of each refused one."""
+    """Read the claims, with a valid value in place of each refused one."""
     verdicts.judged |= {"jti", "htm", "htu", "iat", "nonce", "lifetime"}
     members = dict(payload)
     while True:

@@ -50,7 +50,7 @@ _SCHEMES: Mapping[str, Literal["DPoP", "Bearer"]] = {"dpop": "DPoP", "bearer": "
 
 
 class Credentials(NamedTuple):
-    """An access token that is not checked yet, and the scheme before it."""
+    """An access token that is not checked yet, and its authentication scheme."""
 
     scheme: Literal["DPoP", "Bearer"]
     token: str
@@ -178,7 +178,7 @@ class Response(NamedTuple):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Access:
-    """The access that a request was given.
+    """The access granted to a request.
 
     :param scheme: the scheme of its token.
     :param claims: the claims of its token, or the introspection response, from the look-up.
@@ -194,7 +194,7 @@ class Access:
     on_refusal: Callable[[InvalidProof], object] | None = field(default=None, compare=False)
 
     def require_scope(self, scope: str) -> None:
-        """Raise if the token lacks one of the space-separated scopes (RFC 6750 §3.1).
+        """Raise an error if the token lacks one of the space-separated scopes (RFC 6750 §3.1).
 
         :raises InvalidProof: ``insufficient_scope``.
         """
@@ -319,7 +319,7 @@ class ProtectedResource:
         return _access(known, await checked.aaccept(bound_jkt=bound_thumbprint(known)))
 
     def _before_lookup(self, request: ResourceRequest) -> tuple[Credentials, CheckedProof | None]:
-        """Read the token, and check the proof that must come with it: the look-up may cost more than both."""
+        """Read the token and check its proof before the look-up, which may cost more than both."""
         credentials = read_credentials(request.headers, request.target.partition("?")[2])
         if credentials is None:
             raise refuse(Reason.NO_CREDENTIALS, error="invalid_token")
@@ -374,7 +374,7 @@ class ProtectedResource:
 
 @contextlib.contextmanager
 def _telling_outages() -> Iterator[None]:
-    """Turn an error of the look-up into one that says so: it is no verdict on the token."""
+    """Turn an error of the look-up into a LookupUnavailableError, because it says nothing about the token."""
     try:
         yield
     except REFUSALS:
@@ -385,7 +385,7 @@ def _telling_outages() -> Iterator[None]:
 
 
 def _is_preflight(request: ResourceRequest) -> bool:
-    """Whether it is a CORS preflight request, which browsers send without a token (Fetch Standard)."""
+    """Whether the request is a CORS preflight, which browsers send without a token (Fetch Standard)."""
     return request.method == "OPTIONS" and all(
         header_fields(request.headers, name) for name in ("origin", "access-control-request-method")
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tell whether a framework's "500 Internal Server Error" is about a refusal that the application let through.
+"""Find the refusal behind a framework's "500 Internal Server Error": an InvalidProof the application did not catch.
 
 Most web frameworks turn every exception they do not know into a 500 before a middleware sees it.
 """
@@ -37,7 +37,7 @@ _PASSES_ON = "asgiref.sync"  # raises an exception again in another thread
 
 
 def refusal_behind_500(refused: Refusal | None) -> Refusal | None:
-    """The refusal that a 500 is about, which a framework is about to send; None for any other failure.
+    """The refusal that caused the 500 which a framework is about to send; None for any other failure.
 
     An application may have caught the refusal and failed later: such a failure must stay a 500.
 

@@ -59,7 +59,7 @@ class VerifiedProof:
         *,
         next_nonce: str | None,
     ) -> None:
-        """For the verifier only."""
+        """Do not call: only the verifier makes these objects."""
         self._key = key
         self._alg = alg
         self._claims = claims
@@ -123,7 +123,7 @@ class VerifiedProof:
 
 
 class Mark(NamedTuple):
-    """An entry that a cache must not have yet: a proof or a nonce that may be used once."""
+    """A proof or a nonce that may be used once: an entry that the cache must not have yet."""
 
     cache: ReplayCache | AsyncReplayCache
     key: str
@@ -132,7 +132,7 @@ class Mark(NamedTuple):
 
 
 class Life(NamedTuple):
-    """Until when a proof may be recorded, and the refusal for later."""
+    """The time until which a proof may be recorded, and the refusal to raise after it."""
 
     clock: Callable[[], float]
     ends_at: float
@@ -158,7 +158,7 @@ class CheckedProof:
         is_async: bool,
         unbound: bool,
     ) -> None:
-        """For the verifier only."""
+        """Do not call: only the verifier makes these objects."""
         self._seen = seen
         self._marks = marks
         self._check_binding = check_binding
@@ -212,7 +212,7 @@ class CheckedProof:
         return self._seen
 
     def _add(self, mark: Mark) -> bool | Awaitable[bool]:
-        """Record it, in the share of unbound requests if the cache has one."""
+        """Record the proof, under the limit for unbound requests if the cache has one."""
         if not self._unbound:
             return mark.cache.add(mark.key, mark.expires_at)
         add: Callable[[str, float], bool | Awaitable[bool]] = getattr(mark.cache, "add_unbound", mark.cache.add)
@@ -220,7 +220,7 @@ class CheckedProof:
 
 
 def _is_new(added: object) -> bool:
-    """Check that a cache returned a bool: a coroutine or a count would be true, and so mean "new"."""
+    """Check that a cache returned a bool: a coroutine or a number would count as true, and so as "new"."""
     if not isinstance(added, bool):
         raise UsageError(f"the replay cache's add() must return True or False, not {type(added).__name__}")
     return added
@@ -511,7 +511,7 @@ class ProofVerifier:
         return (None if verdict.issued_at is None else verdict.expires_at), marks
 
     def _check_age(self, claims: ProofClaims, now: float) -> float:
-        """Check that the proof is recent (RFC 9449 §4.3 (11), §11.1), and return the time until which it is."""
+        """Check that the proof is recent (RFC 9449 §4.3 (11), §11.1), and return the time until which it stays so."""
         age = now - claims.iat
         if age > self._max_age:
             raise refuse(Reason.IAT_TOO_OLD, expected=f"at most {self._max_age:g} s", got=f"{age:.0f} s")
