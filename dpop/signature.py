@@ -38,7 +38,7 @@ _SEQUENCE: Final = 0x30
 
 
 def _usual_layout(size: int) -> re.Pattern[bytes]:
-    """The pattern of 99 in 100 DER signatures: r and s have full length, with 00 in front of a high bit only."""
+    """The layout of 99 % of DER signatures: r and s have full length, and a leading 00 only before a high bit."""
     number = rb"\x02(?:%b(?=[\x01-\x7f])|%b\x00(?=[\x80-\xff]))(.{%d})" % (
         re.escape(bytes([size])),
         re.escape(bytes([size + 1])),
@@ -140,7 +140,7 @@ def _check_range(name: str, value: int, size: int) -> None:
 
 
 def _der_integer(number: bytes) -> bytes:
-    """The INTEGER of a number above zero: no needless 00 in front, one where the highest bit is set."""
+    """Encode a positive number as INTEGER: with a leading 00 only if the highest bit is set."""
     if len(number) == _P256 and (start := _INTEGER_STARTS[number[0]]):
         return start + number
     data = number.lstrip(b"\0")
@@ -178,7 +178,7 @@ def _parse(der: bytes, size: int) -> bytes:
 
 
 def _element(der: bytes, at: int, tag: int, what: str) -> tuple[int, int]:
-    """Where the content of the element at ``at`` begins and ends."""
+    """Return where the content of the element at ``at`` begins and ends."""
     if len(der) < at + 2:
         raise SignatureFormatError(f"not DER: truncated before {what}")
     if der[at] != tag:
@@ -197,7 +197,7 @@ def _element(der: bytes, at: int, tag: int, what: str) -> tuple[int, int]:
 
 
 def _number(der: bytes, at: int, name: str, size: int) -> tuple[int, int]:
-    """The INTEGER at ``at``, which must be in 1..n-1, and where it ends."""
+    """Read the INTEGER at ``at``, which must be in 1..n-1; return it and its end."""
     start, end = _element(der, at, _INTEGER, f"the INTEGER {name}")
     if start == end:
         raise SignatureFormatError(f"not DER: the INTEGER {name} is empty")
