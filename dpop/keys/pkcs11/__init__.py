@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys that never leave their hardware: TPM, HSM, smart card, through PKCS#11.
+"""Keys that never leave their hardware (TPM, HSM, smart card), used through PKCS#11.
 
 - ``load_key("pkcs11:token=…;object=…")`` opens a key; :func:`open_key` does too, with more options.
 - :func:`generate_key` makes a key pair in the device.

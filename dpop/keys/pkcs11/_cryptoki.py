@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A PKCS#11 (Cryptoki) module through ctypes: the functions that a signer needs, and no policy.
+"""A ctypes binding to a PKCS#11 (Cryptoki) module: the functions that a signer needs, without any policy.
 
 Follows PKCS #11 v2.40. ctypes lets other threads run while a function of the module does. Nothing here
 is retried, cached or logged, and no bytes that a function got are in an error. Names are those of the
@@ -77,7 +77,7 @@ class CryptokiError(Exception):
 
     @property
     def name(self) -> str:
-        """``"CKR_PIN_INCORRECT"``; of a code that has no name here ``"CKR 0x80000001"``."""
+        """The name of the code, such as ``"CKR_PIN_INCORRECT"``; for an unknown code ``"CKR 0x80000001"``."""
         return _NAMES.get(self.rv, f"CKR 0x{self.rv:x}")
 
     def __str__(self) -> str:
@@ -85,11 +85,11 @@ class CryptokiError(Exception):
 
 
 class ModuleLoadError(Exception):
-    """The file is not there, or is no PKCS#11 module that this process can load."""
+    """The file does not exist, or is not a PKCS#11 module that this process can load."""
 
 
 class ModuleInfo(NamedTuple):
-    """CK_INFO: whose module it is; versions as (major, minor)."""
+    """CK_INFO: the manufacturer and description of the module; versions as (major, minor)."""
 
     manufacturer: str
     description: str
@@ -97,14 +97,14 @@ class ModuleInfo(NamedTuple):
 
 
 class SlotInfo(NamedTuple):
-    """CK_SLOT_INFO: where a token is."""
+    """CK_SLOT_INFO: the place of a device."""
 
     description: str
     manufacturer: str
 
 
 class TokenInfo(NamedTuple):
-    """CK_TOKEN_INFO: which token it is and what state it is in.
+    """CK_TOKEN_INFO: the identity and state of a device.
 
     :param max_sessions: how many sessions this process may have; None if the token sets or tells no limit.
     """
@@ -146,7 +146,7 @@ class Module:
             self._functions[name] = prototype(address) if address else _not_supported
 
     def initialize(self, parameters: str | None = None) -> bool:
-        """C_Initialize with CKF_OS_LOCKING_OK; False if somebody in this process has done it already.
+        """C_Initialize with CKF_OS_LOCKING_OK; False if other code in this process has initialised the module already.
 
         A module that cannot lock, or takes no arguments, is initialised with NULL, and then gets one call at a time.
 
@@ -167,7 +167,7 @@ class Module:
         return True
 
     def finalize(self) -> None:
-        """C_Finalize, which ends everything of this process in the module, also what others began."""
+        """C_Finalize, which ends all use of the module in this process, also by other code."""
         self._call("C_Finalize", None)
 
     def info(self) -> ModuleInfo:
@@ -177,7 +177,7 @@ class Module:
         return ModuleInfo(_text(info.manufacturer), _text(info.description), (info.version.major, info.version.minor))
 
     def slots(self) -> list[int]:
-        """C_GetSlotList: the slots that have a token in them."""
+        """C_GetSlotList: the slots that have a device in them."""
         return self._list("C_GetSlotList", 1)
 
     def slot_info(self, slot: int) -> SlotInfo:
@@ -205,7 +205,7 @@ class Module:
         return frozenset(self._list("C_GetMechanismList", slot))
 
     def open_session(self, slot: int, *, writable: bool = False) -> int:
-        """C_OpenSession: a handle."""
+        """C_OpenSession; returns the session's handle."""
         handle = c_ulong()
         flags = CKF.SERIAL_SESSION | (CKF.RW_SESSION if writable else 0)
         self._call("C_OpenSession", slot, flags, None, None, byref(handle))
@@ -216,13 +216,13 @@ class Module:
         self._call("C_CloseSession", session)
 
     def is_logged_in(self, session: int) -> bool:
-        """C_GetSessionInfo: whether the user is logged in, which holds for all sessions with the token."""
+        """C_GetSessionInfo: whether the user is logged in; a login holds for all sessions with the device."""
         info = SessionInfo()
         self._call("C_GetSessionInfo", session, byref(info))
         return info.state in LOGGED_IN_STATES
 
     def login(self, session: int, user: CKU, pin: bytes | None) -> None:
-        """C_Login; without a PIN the token asks by its own means."""
+        """C_Login; without a PIN the device asks the user itself."""
         if pin is None:
             self._call("C_Login", session, user, None, 0)
             return
@@ -233,7 +233,7 @@ class Module:
             ctypes.memset(copy, 0, len(pin))
 
     def find_objects(self, session: int, template: Template) -> list[int]:
-        """C_FindObjects with its Init and Final: all handles, in the token's order."""
+        """C_FindObjects with its Init and Final: all handles, in the device's order."""
         attributes = _Attributes(template)
         found: list[int] = []
         self._call("C_FindObjectsInit", session, attributes.array, attributes.count)
@@ -249,7 +249,7 @@ class Module:
         return found
 
     def attribute(self, session: int, handle: int, kind: CKA) -> bytes | None:
-        """C_GetAttributeValue of one attribute; None if the object has none, or does not show it."""
+        """C_GetAttributeValue for one attribute; None if the object does not have or does not show it."""
         attribute = Attribute(type=kind)
         if not self._get_attribute(session, handle, attribute) or attribute.length == UNAVAILABLE:
             return None
@@ -262,7 +262,7 @@ class Module:
         return content.raw[: attribute.length]
 
     def generate_key_pair(self, session: int, mechanism: CKM, public: Template, private: Template) -> tuple[int, int]:
-        """C_GenerateKeyPair: the handles of the public and the private key."""
+        """C_GenerateKeyPair; returns the handles of the public and the private key."""
         publics, privates = _Attributes(public), _Attributes(private)
         handles = c_ulong(), c_ulong()
         self._call(
@@ -283,7 +283,7 @@ class Module:
         self._call("C_DestroyObject", session, handle)
 
     def sign_operation(self, session: int, key: int, mechanism: CKM) -> SignOperation:
-        """An operation that signs any number of times with one key in one session."""
+        """Make an operation that signs any number of times with one key in one session."""
         return SignOperation(self._functions["C_SignInit"], self._functions["C_Sign"], session, key, mechanism)
 
     def _call(self, name: str, *arguments: object) -> None:
@@ -297,7 +297,7 @@ class Module:
         return True
 
     def _list(self, name: str, first: int) -> list[int]:
-        """A list of numbers, asked for again while it grows between the question for its length and that for it."""
+        """Read a list of numbers; read again if it grows between the calls for its length and its content."""
         count = c_ulong()
         rv: int = CKR.BUFFER_TOO_SMALL
         for _ in range(_MAX_LOOKS):
@@ -352,7 +352,7 @@ class SignOperation:
             raise CryptokiError("C_SignInit", rv)
 
     def sign(self, data: bytes) -> bytes:
-        """C_Sign: what the token returns, whatever its length."""
+        """C_Sign; returns the device's signature, whose length is not checked."""
         self._length.value = self._SIZE
         rv = self._sign(self._session, data, len(data), self._buffer, self._length)
         if rv:
@@ -361,7 +361,7 @@ class SignOperation:
 
 
 class _Attributes:
-    """A template as C wants it; it keeps what its pointers point to."""
+    """An attribute template for C; it keeps the memory alive that its pointers point to."""
 
     def __init__(self, template: Template) -> None:
         self.count = len(template)
@@ -381,7 +381,7 @@ def _encoded(value: bytes | bool | int) -> bytes:
 
 
 def _text(content: Any) -> str:
-    """A padded text field: blanks by the book, zeros in practice."""
+    """Read a padded text field: the standard pads with blanks, some modules with zeros."""
     return bytes(content).split(b"\0", 1)[0].decode("utf-8", "replace").rstrip(" ")
 
 

@@ -93,7 +93,7 @@ class CKR(IntEnum):
 
 
 class CKF(IntFlag):
-    """Flags of tokens, sessions and initialisation: each kind has its own numbers."""
+    """Flags of devices, sessions and initialisation: each kind has its own numbers."""
 
     OS_LOCKING_OK = 0x2
     RW_SESSION = 0x2
@@ -239,7 +239,7 @@ class InitializeArguments(_Structure):
 
 
 class NssInitializeArguments(_Structure):
-    """CK_C_INITIALIZE_ARGS with one more pointer, which NSS reads; pReserved is a text of parameters there."""
+    """CK_C_INITIALIZE_ARGS with one more pointer, which NSS reads; its pReserved is a string of parameters."""
 
     _fields_ = (*InitializeArguments._fields_, ("more", c_void_p))
 

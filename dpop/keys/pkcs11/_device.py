@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One device: found by its URI, found again after it was away, and logged in to."""
+"""One PKCS#11 device: find it by its URI, find it again after a disconnect, and log in."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NOT_FOR_WRITING: Final = frozenset(
 
 
 def devices_of(module: Module) -> list[tuple[int, TokenInfo]]:
-    """The initialised devices of a module, with their slots; one that goes away meanwhile is left out."""
+    """List the initialised devices of a module with their slots; a device that is removed meanwhile is left out."""
     found = []
     for slot in module.slots():
         try:
@@ -48,7 +48,7 @@ def devices_of(module: Module) -> list[tuple[int, TokenInfo]]:
 
 
 class Device:
-    """A device of a module, which stays the same one: where it is found again its serial number counts too."""
+    """One device of a module; when it is located again, its serial number must match too."""
 
     def __init__(self, loaded: LoadedModule, slot: int, info: TokenInfo, pin: Pin) -> None:
         self.loaded = loaded
@@ -68,7 +68,7 @@ class Device:
         return Pkcs11Uri(token=label, manufacturer=manufacturer, model=model, serial=serial)
 
     def open_session(self, *, writable: bool = False, login: bool = True) -> SessionHandle:
-        """A session in which the user is logged in, if the device has a login.
+        """Open a session, and log the user in if the device has a login.
 
         :param login: if not, it shows what it shows to everybody.
         :raises PinError: it wants a PIN and gets none, or refuses it.
@@ -86,19 +86,19 @@ class Device:
             return session
 
     def close_session(self, session: SessionHandle) -> None:
-        """Close it; that it is closed already is no error."""
+        """Close a session; no error if it is closed already."""
         try:
             self.loaded.close_session(session)
         except CryptokiError as error:
             _log.debug("closing a session with the device %r: %s", self.label, error)
 
     def give_pin_for_signature(self, session: int) -> None:
-        """The login that an always-authenticate key wants between C_SignInit and C_Sign, with nothing between."""
+        """Log in between C_SignInit and C_Sign, directly, as an always-authenticate key demands."""
         with self.loaded.lock:  # or several threads would each try a PIN that was changed meanwhile
             self._give_pin(session, CKU.CONTEXT_SPECIFIC, self.info.flags)
 
     def _locate(self) -> None:
-        """Where the device is now: numbers of slots change when a module starts again."""
+        """Find the current slot of the device: slot numbers change when a module starts again."""
         module = self.loaded.module
         try:
             info = module.token_info(self.slot)
@@ -158,7 +158,7 @@ class Device:
 
 
 def find_device(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Device:
-    """The device that a URI names; looked for again: one that is new, or just being written to, can be missed.
+    """Find the device that a URI names, with retries: a device that is new or being written to can be missed.
 
     :raises KeyNotFoundError: no device fits the URI.
     :raises AmbiguousKeyError: several do.
@@ -175,7 +175,7 @@ def find_device(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Device:
 
 
 def find_devices(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> list[Device]:
-    """All devices that fit a URI.
+    """Find all devices that match a URI.
 
     :raises CryptokiError: what the module said.
     """

@@ -73,7 +73,7 @@ _SENTENCES: Final[Mapping[int, tuple[type[DPoPKeyError], str]]] = MappingProxyTy
 
 
 def explain(error: CryptokiError, device: str) -> DPoPKeyError:
-    """The error to raise for what a function returned.
+    """Make the error to raise for a return value.
 
     :param device: the label of the device.
     """
@@ -83,7 +83,7 @@ def explain(error: CryptokiError, device: str) -> DPoPKeyError:
 
 
 def tries_left(flags: CKF) -> str:
-    """The number of tries that are left, as far as the device tells, as the end of a sentence."""
+    """Describe how many PIN tries are left, if the device tells it, as the end of a sentence."""
     if flags & CKF.USER_PIN_LOCKED:
         return "; the device is locked now"
     if flags & CKF.USER_PIN_FINAL_TRY:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists of devices and their keys, and what each can do. No PIN is asked for."""
+"""List devices and their keys, and what each can do. Never asks for a PIN."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class DeviceReport:
 
 @hide_frames
 def list_devices(uri: str | Pkcs11Uri = "pkcs11:", *, password: Password | None = None) -> list[DeviceReport]:
-    """The devices that fit a URI, and their keys.
+    """List the devices that match a URI, and their keys.
 
     :param uri: ``pkcs11:`` for all; a device's attributes choose, and so does the module in it.
     :param password: a PIN, to see what only its owner sees. Then the URI must name one device: no PIN is
@@ -139,7 +139,7 @@ def _key_report(key: KeyObject, device: Pkcs11Uri, thumbprint: str | None, *, pr
 
 
 def _thumbprint(device: Device, session: SessionHandle, private: KeyObject) -> str | None:
-    """The jkt of a private key that is seen: of its public key, if a signature shows that it is that.
+    """The jkt of a visible private key, if a signature proves which public key belongs to it.
 
     A public object may belong to another key: the program that writes it chooses its id. Where a signature may
     wait for a person, or needs the PIN again, the device is believed.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A key in a device: opened by its URI, or made there."""
+"""A key in a device: open it by its URI, or generate it there."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ID_BYTES: Final = 8
 
 
 def make_pair(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Pkcs11Uri:
-    """Make a P-256 pair, and see that the device did what it was told; the URI names it.
+    """Make a P-256 pair with the names in the URI, and check that the device set the attributes it was told to.
 
     :param uri: names the device and, in ``object``, the new key.
     :raises AmbiguousKeyError: a key of that name or id is there.
@@ -118,7 +118,7 @@ class Pkcs11Key(ExternalKey):
         *,
         reference: str,
     ) -> None:
-        """Not to be called: :func:`open_key` makes one."""
+        """Do not call; use :func:`open_key`."""
         super().__init__(public, signer, signature_format="raw", reference=reference)
         self._device = device
         self._object = key
@@ -128,23 +128,23 @@ class Pkcs11Key(ExternalKey):
 
     @property
     def device(self) -> str:
-        """The label of its device."""
+        """The label of the key's device."""
         return self._device.label
 
     @property
     def stays_in_device(self) -> bool | None:
-        """Whether the device never gives the private part away, as it says itself; None if it does not say."""
+        """Whether the device says that it never exports the private part; None if it does not say."""
         if self._object.sensitive is None or self._object.extractable is None:
             return None
         return self._object.sensitive and not self._object.extractable
 
     @property
     def sessions(self) -> int:
-        """How many signatures it makes at once, at most."""
+        """The maximum number of signatures at the same time."""
         return self._pool.limit
 
     def close(self) -> None:
-        """Close its sessions with the device; it cannot sign any more."""
+        """Close the key's sessions with the device; the key cannot sign any more."""
         self._signer.close()
 
     @property
@@ -194,7 +194,7 @@ def load(uri: str, *, password: Password | None = None, alg: str | None = None) 
 
 @hide_frames
 def generate_key(uri: str | Pkcs11Uri, *, password: Password | None = None) -> Pkcs11Key:
-    """Make a P-256 pair in a device: it signs, and the private part never leaves (SENSITIVE, not EXTRACTABLE).
+    """Make a P-256 pair in a device, whose private part can sign and never leaves (SENSITIVE, not EXTRACTABLE).
 
     :param uri: names the device, and in ``object`` the new key. Its ``id`` is random unless given.
     :param password: as for :func:`open_key`.
@@ -246,7 +246,7 @@ def _open(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, given: PublicKey | Non
 
 
 def _opener(device: Device, key: KeyObject, mechanism: CKM) -> Callable[[], Session]:
-    """A function that opens more sessions for a key. It finds the key again in each, because object numbers change."""
+    """Make a function that opens more sessions for a key. Each finds the key again, because object numbers change."""
     name = key.uri(Pkcs11Uri())
 
     def open_session() -> Session:

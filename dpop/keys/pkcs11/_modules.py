@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The PKCS#11 modules of this process: found, loaded once, started, started again, ended.
+"""The PKCS#11 modules of this process: find, load once, start, restart and end them.
 
 A module belongs to the whole process. If one part of a program ends it, it has ended for all parts.
 So each is loaded and initialised once, and finalised only at exit and only if it was initialised here.
@@ -67,7 +67,7 @@ _DRAIN_SECONDS: Final = 10.0
 
 
 def find_module(uri: Pkcs11Uri, environment: Mapping[str, str] = os.environ) -> str:
-    """The path of the module for a URI: its own, that of ``PKCS11_MODULE``, or p11-kit's proxy for all.
+    """Find the path of the module for a URI: from the URI, from ``PKCS11_MODULE``, or p11-kit's proxy.
 
     :raises DeviceError: no module of that name is where modules usually are.
     """
@@ -91,20 +91,20 @@ def find_module(uri: Pkcs11Uri, environment: Mapping[str, str] = os.environ) -> 
 
 
 class Pausable(Protocol):
-    """A user of a module that can let go of it for a while."""
+    """The protocol of a module's users: each can stop using the module for a while."""
 
     def pause(self, timeout: float) -> bool:
-        """Begin nothing new, and wait until nothing is under way; False if that took too long."""
+        """Start no new signature, and wait until none is running; False if that took too long."""
 
     def resume(self, *, restarted: bool) -> None:
-        """Go on; ``restarted`` says whether all sessions are gone."""
+        """Allow signatures again; ``restarted`` says whether all sessions are gone."""
 
     def end(self) -> None:
-        """Begin nothing any more."""
+        """Never start a signature again."""
 
 
 class SessionHandle(int):
-    """The number of one session; another object than that of a later session with the same number."""
+    """The number of one session; a later session with the same number has a different object."""
 
     __slots__ = ()
 
@@ -136,7 +136,7 @@ class LoadedModule:
         """Those who sign by it; to be added with the lock held, with the session that they begin with."""
         self.generation: int = 0
         self.ended: bool = False
-        """Whether ``close()`` was called. From then on nothing of this module begins, and it never starts again."""
+        """Whether :meth:`ending` was called. From then on nothing of this module begins, and it never starts again."""
         self._sessions: dict[int, SessionHandle] = {}
         self._clock = clock
         self._sleep = sleep
@@ -162,7 +162,7 @@ class LoadedModule:
             self._description = self.module.info().description
 
     def recovering(self, action: Callable[[], _T]) -> _T:
-        """Do something; should the module have lost its device, start it anew and do it once or twice more.
+        """Call ``action``; if the module has lost its device, restart the module and call it once or twice more.
 
         What is done must not use a pool of sessions meanwhile.
 
@@ -181,7 +181,7 @@ class LoadedModule:
         return action()
 
     def open_session(self, slot: int, *, writable: bool) -> SessionHandle:
-        """C_OpenSession; to be called with the lock held.
+        """C_OpenSession; call it with the lock held.
 
         :raises DeviceError: the module was ended.
         """
@@ -191,7 +191,7 @@ class LoadedModule:
         return handle
 
     def has_session(self, handle: SessionHandle) -> bool:
-        """Whether it is the one that was opened, as far as is known here.
+        """Whether the handle still means the session that was opened, as far as this process knows.
 
         A session ends with its device or its module, and a later one may have its number. To sign in it then, or to
         close it, would be to do so under another thread's hands, and some modules crash at that.
@@ -199,7 +199,7 @@ class LoadedModule:
         return self._sessions.get(handle) is handle
 
     def close_session(self, handle: SessionHandle) -> None:
-        """C_CloseSession, unless its number is another's by now.
+        """C_CloseSession, unless the number belongs to another session by now.
 
         :raises CryptokiError: what the module said.
         """
@@ -209,13 +209,13 @@ class LoadedModule:
                 self.module.close_session(handle)
 
     def _finalize(self) -> None:
-        """C_Finalize, and all sessions with it; that it is over already is no error. With the lock held."""
+        """C_Finalize, which ends all sessions; no error if the module is finalised already. Call with the lock held."""
         self._sessions.clear()
         with contextlib.suppress(CryptokiError):
             self.module.finalize()
 
     def refresh(self) -> bool:
-        """Finalise and initialise if no key of this process needs it; False if nothing was done.
+        """Finalise and initialise the module if no key of this process uses it; False if nothing was done.
 
         Some modules look for devices only then.
         """
@@ -228,7 +228,7 @@ class LoadedModule:
             return True
 
     def restart(self, generation: int, rv: int) -> bool:
-        """Finalise and initialise, if that may help; True if sessions may be opened anew.
+        """Finalise and initialise the module if that may help; True if new sessions may be opened.
 
         :param generation: :attr:`generation` before what failed: somebody else may have done it since.
         :param rv: what the module said.
@@ -266,7 +266,7 @@ class LoadedModule:
 
     @contextlib.contextmanager
     def ending(self, timeout: float) -> Iterator[bool]:
-        """Let nothing begin any more; whether nothing is under way either, after so many seconds at most."""
+        """Allow no new signatures; yield whether none is running any more, after ``timeout`` seconds at most."""
         self.ended = True
         paused: list[Pausable] = []
         # A restart pauses and resumes too: under its hands nobody would stay paused.
@@ -281,18 +281,18 @@ class LoadedModule:
                 user.end()
 
     def finalize(self) -> None:
-        """Finalise it if it was initialised here; within :meth:`ending`."""
+        """Finalise the module if this object initialised it; call within :meth:`ending`."""
         if self._owned:
             self._finalize()
 
     @property
     def gives_other_modules(self) -> bool:
-        """Whether it is p11-kit's proxy, which loads all modules that the system knows."""
+        """Whether the module is p11-kit's proxy, which loads all modules that the system knows."""
         return self._description.startswith("PKCS#11 Kit")
 
     @contextlib.contextmanager
     def _quiet(self, paused: list[Pausable], *, drain: float, lock_within: float = -1) -> Iterator[bool]:
-        """The lock, while all users are paused; False, without the lock, if that took too long.
+        """Pause all users and hold the lock; yield False, without the lock, if that took too long.
 
         :param paused: to which each user is added that was paused; the caller lets them go on, or ends them.
         :param drain: seconds to wait for what each user has begun.
@@ -315,7 +315,7 @@ class LoadedModule:
 
     @contextlib.contextmanager
     def at_rest(self, timeout: float) -> Iterator[None]:
-        """Hold the module still, for a fork; after so many seconds go on without that.
+        """Pause all use of the module during a fork; after ``timeout`` seconds go on without a pause.
 
         A child inherits the locks of the module's own code. One that another thread holds at that moment is never
         released in the child, which then hangs at its exit.
@@ -334,7 +334,7 @@ class LoadedModule:
                     user.resume(restarted=False)
 
     def check_not_ended(self) -> None:
-        """Called with the lock held, before a new piece of work.
+        """Raise an error if the module was ended; call with the lock held, before new work.
 
         :raises DeviceError: the module was ended.
         """
@@ -367,7 +367,7 @@ def _load(path: str) -> Module:
 
 
 def open_module(path: str, parameters: str | None = None) -> LoadedModule:
-    """The module at a path, loaded and initialised once in this process.
+    """Return the module at a path, loaded and initialised once in this process.
 
     :param parameters: what the module wants in pReserved. A module that runs has those it was started with.
     :raises DeviceError: it cannot be loaded, or does not start; or the program is at its end.
@@ -393,7 +393,7 @@ def open_module(path: str, parameters: str | None = None) -> LoadedModule:
 
 
 def _share_a_library() -> bool:
-    """Whether one module of this process may go through another one: p11-kit's proxy and a module beside it."""
+    """Whether two modules of this process may be one library: p11-kit's proxy and a module beside it."""
     modules = {loaded for loaded in list(_registry.values()) if loaded.pid == os.getpid()}
     return len(modules) > 1 and any(loaded.gives_other_modules for loaded in modules)
 
@@ -430,7 +430,7 @@ _at_rest = contextlib.ExitStack()
 
 
 def _before_fork() -> None:
-    """Let every module come to rest; a device that waits for a person keeps a fork no longer than two seconds."""
+    """Pause every module before a fork; a device that waits for a person delays the fork by two seconds at most."""
     for lock in (_fork_lock, _registry_lock):
         if lock.acquire(timeout=_FORK_SECONDS):
             _at_rest.callback(lock.release)
@@ -450,7 +450,7 @@ def _in_child() -> None:
 
 
 def _close_at_exit() -> None:
-    """End all modules for good: one that a daemon thread starts now would be torn down under its hands."""
+    """End all modules, and start none again: a daemon thread would lose it in the middle of its work."""
     global _at_end  # noqa: PLW0603 - a fact about the process
     _at_end = True
     close_modules()

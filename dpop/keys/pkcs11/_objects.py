@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The objects of a device: the one private key that is meant, and the public key that belongs to it."""
+"""Find objects in a device: the private key that a URI names, and the public key that belongs to it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ULONG: Final = ctypes.sizeof(ctypes.c_ulong)
 
 @dataclass(frozen=True, slots=True)
 class KeyObject:
-    """A key as its device describes it. None stands for what it does not tell.
+    """A key as its device describes it. None means that the device does not tell.
 
     :param kind: ``"EC P-256"``, ``"RSA"``, and so on.
     """
@@ -50,22 +50,22 @@ class KeyObject:
 
     @property
     def usable(self) -> bool:
-        """Whether it can make ES256 proofs, as far as the device tells."""
+        """Whether the key can make ES256 proofs, as far as the device tells."""
         return self.kind in {"EC P-256", "EC"} and self.sign is not False
 
     def uri(self, device: Pkcs11Uri) -> Pkcs11Uri:
-        """Its name, for the device's."""
+        """The URI of the key, given the URI of its device."""
         return replace(device, object=self.label or None, id=self.id or None)
 
     @property
     def described(self) -> str:
-        """For messages: name, kind, and what stands in the way."""
+        """Describe the key for messages: its name, its kind, and why it cannot be used."""
         name = Pkcs11Uri(object=self.label or None, id=self.id or None).name.removeprefix("pkcs11:")
         return f"{name or 'one without a name'} ({self.kind}{', not for signing' if self.sign is False else ''})"
 
 
 def key_objects(module: Module, session: int, kind: CKO, uri: Pkcs11Uri = Pkcs11Uri()) -> list[KeyObject]:  # noqa: B008
-    """The keys of one class that fit the ``object`` and ``id`` of a URI, as the session sees them, by name.
+    """List the keys of one class that match the ``object`` and ``id`` of a URI and are visible, sorted by name.
 
     :param kind: ``CKO.PRIVATE_KEY`` or ``CKO.PUBLIC_KEY``.
     """
@@ -79,7 +79,7 @@ def key_objects(module: Module, session: int, kind: CKO, uri: Pkcs11Uri = Pkcs11
 
 
 def the_private_key(module: Module, session: int, uri: Pkcs11Uri, device: str) -> KeyObject:
-    """The one private key that fits the URI and can sign with ES256.
+    """Find the one private key that matches the URI and can sign with ES256.
 
     :param device: label of the device, for messages.
     :raises KeyNotFoundError: none fits.
@@ -106,7 +106,7 @@ def the_private_key(module: Module, session: int, uri: Pkcs11Uri, device: str) -
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Public keys that may belong to a private one.
+    """Candidates for the public key of a private key.
 
     :param certain: there is one, and the device itself says that it belongs to the private key.
     """
@@ -116,7 +116,7 @@ class Points:
 
 
 def public_keys(module: Module, session: int, private: KeyObject) -> Points:
-    """The public key of a private one: of its own object, of the private key, or of a certificate, in this order.
+    """Find the public key of a private key: in its public object, else in the private key, else in a certificate.
 
     :raises InvalidKeyError: it is there, and is no point of P-256.
     """
@@ -136,7 +136,7 @@ def public_keys(module: Module, session: int, private: KeyObject) -> Points:
 
 
 def read_point(data: bytes) -> PublicKey:
-    """The public key in a CKA_EC_POINT, which by the book is a DER OCTET STRING and in practice often bare.
+    """Read the public key in a CKA_EC_POINT: by the standard a DER OCTET STRING, in practice often the bare point.
 
     Told apart by the length: a bare point can begin with the very bytes that DER would have.
 

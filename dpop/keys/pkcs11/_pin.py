@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The PIN of a device: where it comes from, and that none is given to a device that has refused it.
+"""The PIN of a device: its source, and a memory of refused PINs, so that none is sent twice.
 
 Devices count wrong PINs, and lock themselves at the third. A PIN that works is kept in memory, because a
 device that was removed wants it again, and some keys want it for each signature.
@@ -32,7 +32,7 @@ _refused: Final[set[bytes]] = set()
 
 
 class Pin:
-    """A PIN to come: of an argument, a question, a file, or a URI.
+    """A source of a PIN: an argument, a callback, a file, or a URI.
 
     :param password: the PIN, or a function that asks for it and is called once, only if needed.
     :param uri: may name a file with ``pin-source``, or hold the PIN in ``pin-value``.
@@ -55,11 +55,11 @@ class Pin:
 
     @property
     def is_asked_for(self) -> bool:
-        """Whether somebody is asked for it, rather than it being kept somewhere."""
+        """Whether a person is asked for the PIN, rather than it being stored."""
         return self._ask is not None
 
     def get(self) -> bytes | None:
-        """Its bytes; None if there is no PIN to give.
+        """Get the bytes of the PIN; None if there is no PIN.
 
         :raises PinError: its file cannot be read.
         """
@@ -71,13 +71,13 @@ class Pin:
         return self._known
 
     def forget(self, device: tuple[str, ...]) -> None:
-        """The device has refused it: never give it again what it has refused."""
+        """Remember that the device refused this PIN, so that it never gets it again."""
         if self._known is not None:
             _refused.add(_hash(device, self._known))
             self._known = None
 
     def was_refused(self, device: tuple[str, ...]) -> bool:
-        """Whether this device has refused this PIN in this process already."""
+        """Whether the device has refused this PIN before, in this process."""
         return self._known is not None and _hash(device, self._known) in _refused
 
     def __repr__(self) -> str:
@@ -89,7 +89,7 @@ def _hash(device: tuple[str, ...], pin: bytes) -> bytes:
 
 
 def _read(path: str) -> bytes:
-    """The first and only line of a PIN's file."""
+    """Read a PIN file, which has exactly one line."""
     try:
         with Path(path).open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sessions with a device, kept open: as many as sign at once, up to what the device allows.
+"""A pool of open sessions with a device: one for each signature at a time, up to the device's limit.
 
 A session does one thing at a time, and opening one costs more than a signature. After an error a session
 may be stuck for ever, so it is closed and another one opened when it is needed.
@@ -42,7 +42,7 @@ _SERIAL: Final = ("TPM2.0 Cryptoki", *_CARDS)
 
 
 def default_limit(device: Device) -> int:
-    """How many sessions at once: one for a TPM or smart card, else eight or half of what the device allows."""
+    """The default number of sessions: one for a TPM or smart card, else eight or half of what the device allows."""
     description = device.loaded.module.info().description
     if description.startswith(_SERIAL):
         return 1
@@ -51,7 +51,7 @@ def default_limit(device: Device) -> int:
 
 
 def mechanism_of(device: Device) -> CKM:
-    """CKM_ECDSA over a digest of our own: every device that has ECDSA has that, and few have the other.
+    """Choose the mechanism: CKM_ECDSA over our own digest, because few devices have CKM_ECDSA_SHA256.
 
     :raises DeviceError: the device has neither.
     """
@@ -64,7 +64,7 @@ def mechanism_of(device: Device) -> CKM:
 
 
 def waits_for_people(device: Device) -> bool:
-    """Whether a signature may wait for a touch without a word of it before: smart cards."""
+    """Whether a signature may wait for a touch that the device did not announce, as with smart cards."""
     return device.loaded.module.info().description.startswith(_CARDS)
 
 
@@ -90,13 +90,13 @@ class Session:
         return operation.sign(data)
 
     def which(self, candidates: list[PublicKey], mechanism: CKM) -> PublicKey | None:
-        """The one of some public keys that belongs to this private key; one signature tells."""
+        """Find which of these public keys belongs to this private key, by one signature."""
         probe = secrets.token_bytes(32)
         signature = self.sign(data_to_sign(mechanism, probe))
         return next((key for key in candidates if _verifies(key, probe, signature)), None)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the session."""
         self._device.close_session(self.handle)
 
 
@@ -118,7 +118,7 @@ class SessionPool:
 
     @property
     def limit(self) -> int:
-        """How many sessions there may be; less than at first if the device had no more."""
+        """The maximum number of sessions; it shrinks if the device has fewer."""
         return self._limit
 
     def sign(self, data: bytes) -> bytes:
@@ -138,38 +138,38 @@ class SessionPool:
         return signature
 
     def add(self, session: Session) -> None:
-        """Take over a session that is open."""
+        """Add an open session to the pool."""
         with self._changed:
             self._idle.append(session)
 
     def clear(self) -> None:
-        """Close all sessions that are idle: they belong to a device that was away."""
+        """Close all idle sessions, after the device was disconnected."""
         with self._changed:
             idle, self._idle = self._idle, []
         for session in idle:
             session.close()
 
     def close(self) -> None:
-        """Close all sessions, those in use when they are done; nothing more is signed."""
+        """Close all sessions, those in use when they are done, and sign no more."""
         self.end()
         self.clear()
 
     def end(self) -> None:
-        """Sign nothing more: the module is at its end, and the sessions with it."""
+        """Sign no more, because the module is ended and its sessions with it."""
         with self._changed:
             self._closed = True
             self._paused = False
             self._changed.notify_all()
 
     def pause(self, timeout: float) -> bool:
-        """Let nobody begin, and wait until nobody is under way; False if that took longer than so many seconds."""
+        """Start no new signature, and wait until none is running; False if that took too long."""
         deadline = time.monotonic() + timeout
         with self._changed:
             self._paused = True
             return self._changed.wait_for(lambda: not self._busy, max(0.0, deadline - time.monotonic()))
 
     def resume(self, *, restarted: bool) -> None:
-        """Go on; if the module was restarted, all sessions are gone."""
+        """Allow signatures again; if the module was restarted, all sessions are gone."""
         with self._changed:
             if restarted:
                 self._idle.clear()
@@ -196,7 +196,7 @@ class SessionPool:
                 raise
 
     def _no_more(self, error: CryptokiError) -> bool:
-        """Whether the device has no session but those that we hold already: then one of them will do."""
+        """Whether the device has no more sessions and this pool has some: then wait for one of those."""
         with self._changed:
             self._busy -= 1
             self._changed.notify_all()
@@ -207,7 +207,7 @@ class SessionPool:
             return True
 
     def _done(self, session: Session | None) -> None:
-        """A session is free again, or gone."""
+        """Give a session back to the pool; None if it is lost."""
         with self._changed:
             self._busy -= 1
             keep = session is not None and not self._closed
@@ -238,7 +238,7 @@ _REOPEN: Final = frozenset(
 
 
 class DeviceSigner:
-    """Signs in the sessions of a pool; once more in new ones if those were lost."""
+    """Signs with the sessions of a pool; if sessions were lost, it tries once more with new ones."""
 
     def __init__(self, device: Device, pool: SessionPool, mechanism: CKM) -> None:
         self._label = device.label
@@ -250,7 +250,7 @@ class DeviceSigner:
 
     @hide_frames
     def __call__(self, signing_input: bytes) -> bytes:
-        """The signature as the device returns it, R||S, not verified.
+        """Sign, and return the device's signature, R||S, not verified.
 
         :raises DPoPKeyError: there is none.
         """
@@ -274,7 +274,7 @@ class DeviceSigner:
             raise explain(error, self._label) from error
 
     def close(self) -> None:
-        """Close all sessions. In a forked process they are the parent's, and stay."""
+        """Close all sessions. In a forked process, do nothing, because the sessions belong to the parent."""
         if os.getpid() == self._pid:
             self._pool.close()
 

@@ -36,7 +36,7 @@ _SAFE_IN_PATH: Final = ":[]@!$'(),*+="
 
 @dataclass(frozen=True, slots=True)
 class Pkcs11Uri:
-    """The attributes of a PKCS#11 URI. None stands for an attribute that is not there, and fits everything.
+    """The attributes of a PKCS#11 URI. None stands for an absent attribute, which matches everything.
 
     :param token: label of the device, which PKCS#11 calls a token; ``manufacturer``, ``serial`` and ``model`` are the
         device's too.
@@ -101,7 +101,7 @@ class Pkcs11Uri:
 
     @property
     def name(self) -> str:
-        """The URI without its query: which key, and nothing of how to reach it."""
+        """The URI without its query: it names the key, and not how to reach it."""
         return "pkcs11:" + ";".join(self._written(each.name) for each in fields(self) if each.repr and self._has(each))
 
     @property
@@ -111,7 +111,7 @@ class Pkcs11Uri:
         return self.name + ("?" + "&".join(query) if query else "")
 
     def reached_as(self, other: Pkcs11Uri) -> Pkcs11Uri:
-        """A URI of this key with the module and the PIN's file of another URI."""
+        """Return the URI of this key with the module and the PIN file of another URI."""
         return replace(
             self,
             module_path=other.module_path,
@@ -142,7 +142,7 @@ _QUERY_NAMES: Final = frozenset(each.name.replace("_", "-") for each in fields(P
 
 
 def _attribute(pair: str, allowed: re.Pattern[str], seen: dict[str, Any], rule: str) -> tuple[str, bytes]:
-    """The name of one attribute and its value, decoded."""
+    """Parse one attribute: its name and its decoded value."""
     in_path = allowed is _PATH_VALUE
     known, others = (_PATH_NAMES, _QUERY_NAMES) if in_path else (_QUERY_NAMES, _PATH_NAMES)
     name, equals, value = pair.partition("=")
@@ -190,7 +190,7 @@ def _query_value(name: str, data: bytes) -> str:
 
 
 def _pin_file(text: str) -> str:
-    """The path in a pin-source: alone, as ``file:/path`` or as ``file:///path``; tools differ."""
+    """Read the path in a pin-source: bare, ``file:/path`` or ``file:///path``, because tools differ."""
     if text.startswith("|"):
         _refuse("its pin-source is a command, which is not run; name a file")
     path = re.sub(r"\Afile:(?://(?:localhost)?(?=/))?", "", text)
