@@ -99,14 +99,14 @@ class Credentials(google.oauth2.credentials.Credentials):
         return self._refresh_expires_at
 
     def missing_scopes(self, *scopes: str) -> frozenset[str]:
-        """Those of ``scopes``, each of which may be several separated by spaces, that the user did not grant."""
+        """The ``scopes`` that the user did not grant; each argument may hold several, separated by spaces."""
         granted: Iterable[str] | str = self.granted_scopes or self.scopes or ()
         return frozenset(" ".join(scopes).split()) - frozenset(granted.split() if isinstance(granted, str) else granted)
 
     def with_key(
         self, key: Key | Prover | None = None, *, key_reference: str | None = None, key_password: _Password = None
     ) -> Self:
-        """A copy with its key at hand: after unpickling, for a key that needs a password.
+        """A copy that has its key loaded: needed after unpickling, for a key that has a password.
 
         :raises KeyMismatchError: the refresh token is bound to another key.
         """
@@ -128,7 +128,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         key_password: _Password = None,
         refresh_expires_at: float | None = None,
     ) -> Self:
-        """Make bound credentials of google-auth's, with the key that they were issued for.
+        """Make bound credentials from credentials of google-auth, with the key that those were issued for.
 
         :raises UsageError: neither a key nor a reference.
         """
@@ -144,7 +144,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         return made
 
     def _make_copy(self) -> Self:
-        """The copy that google-auth's ``with_...`` begin with; google-auth's own would lose the key."""
+        """Make the copy that google-auth's ``with_...`` methods start from; google-auth's own would lose the key."""
         return self._of(vars(self), self._dpop_key, self._refresh_expires_at)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -277,7 +277,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         self._refresh_token = None
 
     def _refresh(self, request: Callable[..., Any]) -> None:
-        """google-auth's refresh, whose requests to the token endpoint are sent by an endpoint of this package."""
+        """Run google-auth's refresh, but send its token requests by a token endpoint of this package."""
         facts = (self._refresh_token, self._token_uri, self._client_id, self._client_secret)
         if any(fact is None for fact in facts):
             super().refresh(request)  # sends no refresh token: it asks its refresh_handler, or says what is missing
@@ -312,7 +312,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         )
 
     def _own_turn(self) -> threading.RLock:
-        """The lock of this process: one that a fork inherited may be held by a thread that is not here."""
+        """The lock of this process; a thread that exists only in the parent may hold a lock inherited by a fork."""
         pid, lock = self._turn
         if pid != os.getpid():
             lock = threading.RLock()
@@ -321,22 +321,22 @@ class Credentials(google.oauth2.credentials.Credentials):
 
 
 def scope_list(scopes: Iterable[str] | str | None) -> list[str] | None:
-    """Scopes as google-auth wants them; a str holds several, separated by spaces, and is no list of letters."""
+    """Scopes as a list, as google-auth wants them; a str holds several, separated by spaces."""
     if scopes is None:
         return None
     return scopes.split() if isinstance(scopes, str) else list(scopes)
 
 
 def naive_utc(expiry: dt.datetime | None) -> dt.datetime | None:
-    """A time as google-auth compares it: in UTC, without its zone."""
+    """Convert a time to what google-auth compares: UTC, without a time zone."""
     return expiry if expiry is None or expiry.tzinfo is None else expiry.astimezone(dt.UTC).replace(tzinfo=None)
 
 
 def timestamp(expiry: dt.datetime) -> float:
-    """Unix seconds of a time that is in UTC if it names no zone."""
+    """Convert a time to Unix seconds; a time without a zone is UTC."""
     return (expiry if expiry.tzinfo is not None else expiry.replace(tzinfo=dt.UTC)).timestamp()
 
 
 def _new_worker() -> Any:
-    """google-auth's thread for refreshes in the background; each object has its own."""
+    """Make google-auth's thread for background refreshes; each object has its own."""
     return google.oauth2.credentials.Credentials(None)._refresh_worker  # noqa: SLF001 - no public way

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dpop.keys import Key
 
     class _Googles:
-        """The flow of google_auth_oauthlib, which comes without types."""
+        """The interface of google_auth_oauthlib's ``Flow``, which has no type annotations."""
 
         oauth2session: Any
         client_config: Mapping[str, Any]
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         def authorized_session(self) -> requests.Session: ...
 
     class _GooglesInstalledApp(_Googles):
-        """Its flow for a program on the user's own machine."""
+        """The interface of google_auth_oauthlib's ``InstalledAppFlow``, for a program on the user's own machine."""
 
         def run_local_server(self, **options: Any) -> Credentials: ...
 
@@ -61,7 +61,7 @@ _log: Final = logging.getLogger("dpop.tokens")
 
 
 class _SignedExchange(_Shared):
-    """The differences of both flows from google_auth_oauthlib's."""
+    """Mixed into both flows: the code exchange with a proof."""
 
     _prover: Prover | None = None
     _key_reference: str | None = None
@@ -77,7 +77,7 @@ class _SignedExchange(_Shared):
         key_reference: str | None = None,
         **options: Any,
     ) -> Self:
-        """A flow from a parsed client secrets file.
+        """Make a flow from a parsed client secrets file.
 
         :param key: the key that the refresh token will be bound to; :meth:`bind` can give it later.
         :param key_reference: path or URI of the key; a key that was loaded knows it.
@@ -88,7 +88,7 @@ class _SignedExchange(_Shared):
         return flow if key is None else flow.bind(key, key_reference=key_reference)
 
     def bind(self, key: Key | Prover, *, key_reference: str | None = None) -> Self:
-        """Have the code exchanged with proofs by this key; returns the flow."""
+        """Set the key that signs the code exchange; return the flow."""
         self._prover = Prover.of(key).for_algs(GOOGLE.algs or ())
         self._key_reference = key_reference
         token_uri = self.client_config["token_uri"]

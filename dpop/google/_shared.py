@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Credentials of google-auth whose tokens are in a store that others use as well."""
+"""Credentials of google-auth whose tokens are in a store that other programs use as well."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _before_request: Final = contextvars.ContextVar("dpop.google before_request", de
 
 
 class SharedCredentials(google.oauth2.credentials.Credentials):
-    """Credentials that take their access token from a source, and so from the store that the source shares.
+    """Credentials that get their access token from a token source, and so from the store of that source.
 
     One of all threads, processes and hosts refreshes the token before it expires. Copies share the source. Pickling
     is an error, because a source has a key: make one in each process.
@@ -50,7 +50,7 @@ class SharedCredentials(google.oauth2.credentials.Credentials):
         return f"<dpop.google.SharedCredentials from {self._source!r}>"
 
     def refresh(self, request: Callable[..., Any]) -> None:  # noqa: ARG002 - the source has an endpoint of its own
-        """Take another token from the source: the one there is was refused by an API.
+        """Get another token from the source, because an API refused the current one.
 
         :raises google.auth.exceptions.RefreshError: there is none; the cause is an error of :mod:`dpop.errors`.
         """

@@ -44,7 +44,7 @@ class Response:
 
 
 class SignedRequest:
-    """A ``google.auth.transport.Request`` that signs what goes to the token endpoint; the rest passes through.
+    """A ``google.auth.transport.Request`` that signs requests to the token endpoint; others pass through unsigned.
 
     :param request: google-auth's own, for other URLs.
     """
@@ -64,7 +64,7 @@ class SignedRequest:
         timeout: float | None = None,
         **options: Any,
     ) -> Any:
-        """Send one request. Each time google-auth repeats it, it has a proof of its own.
+        """Send one request. Each repetition by google-auth gets a new proof.
 
         :raises TransportError: no response came.
         :raises RefreshError: nothing was sent, or the response cannot be used.
@@ -83,7 +83,7 @@ class SignedRequest:
             raise refresh_error(error) from error
 
     def _refresh(self, form: Mapping[str, str], headers: Mapping[str, str]) -> Response:
-        """Run the steps of a refresh; google-auth reads the response as well."""
+        """Run the steps of a refresh, and return the response for google-auth to read."""
         more = {name: value for name, value in form.items() if name not in _OURS}
         steps = self._endpoint.grants.refresh(form.get("refresh_token", ""), more)
         step: Any = next(steps)
@@ -113,7 +113,7 @@ class SignedRequest:
 
 
 def check_bearer(tokens: TokenSet) -> None:
-    """Refuse an access token that google-auth cannot send as it must be.
+    """Refuse an access token that google-auth cannot send correctly.
 
     :raises InvalidTokenResponseError: it is bound to the key.
     """
@@ -126,7 +126,7 @@ def check_bearer(tokens: TokenSet) -> None:
 
 
 def _usual_form(response: HTTPResponse, tokens: TokenSet) -> bytes:
-    """The members of a token response that google-auth reads, in the form it reads without errors."""
+    """Rewrite a token response: the members that google-auth reads, in a form that it reads without errors."""
     said = token_response(response)
     members = {
         "access_token": tokens.access_token,
@@ -139,7 +139,7 @@ def _usual_form(response: HTTPResponse, tokens: TokenSet) -> bytes:
 
 
 def refresh_error(error: DPoPError) -> RefreshError:
-    """google-auth's error for one of this package, for its callers to catch and look into."""
+    """Convert an error of this package to the error of google-auth that its callers catch."""
     retryable = isinstance(error, TokenEndpointUnavailableError)
     if not isinstance(error, TokenRequestError) or error.error is None:
         return RefreshError(str(error), retryable=retryable)
@@ -148,7 +148,7 @@ def refresh_error(error: DPoPError) -> RefreshError:
 
 
 def verdict(theirs: RefreshError, ours: TokenRequestError, secrets: list[str]) -> RefreshError:
-    """google-auth's error for a refusal, as it is: its callers look at its arguments and at ``retryable``.
+    """Make google-auth's error for a refusal, with the arguments and the ``retryable`` that its callers inspect.
 
     Secrets that a server repeats are masked. That a proof's nonce was refused may pass, which google-auth cannot know.
     """
@@ -171,7 +171,7 @@ def _masked(value: Any, secrets: list[str]) -> Any:
 
 
 class Carrier(NamedTuple):
-    """A session and a timeout to send token requests with, as google-auth's request would.
+    """The session and timeout of a google-auth request, used for token requests.
 
     :param http: with its proxies, TLS settings and headers; ``None`` for one of our own.
     :param timeout: seconds.
@@ -182,7 +182,7 @@ class Carrier(NamedTuple):
 
 
 def carrier_of(request: object) -> Carrier:
-    """Find out what a request of google-auth sends with, also one inside a ``functools.partial``."""
+    """Find the session and timeout of a google-auth request, also inside a ``functools.partial``."""
     options: dict[str, Any] = {}
     while isinstance(request, functools.partial):
         options = {**request.keywords, **options}
@@ -206,7 +206,7 @@ def carrier_of(request: object) -> Carrier:
 
 
 def _with_settings(session: requests.Session, settings: Mapping[str, Any]) -> requests.Session:
-    """The session, with these settings for every request: like arguments, they come before the environment's."""
+    """Give the session these settings for every request; like arguments, they override the environment."""
     merge = session.merge_environment_settings
 
     def merged(url: str, proxies: Mapping[str, str] | None, stream: Any, verify: Any, cert: Any) -> Any:
@@ -249,7 +249,7 @@ def _of_httplib2(http: Any) -> dict[str, Any]:
 
 
 def _seconds(timeout: object) -> float | None:
-    """A timeout as one number: of ``(connect, read)``, or of urllib3's object, the longer wait."""
+    """A timeout as one number: the longer part of ``(connect, read)`` or of urllib3's ``Timeout``."""
     if isinstance(timeout, urllib3.Timeout):
         timeout = (timeout.total, timeout.connect_timeout, timeout.read_timeout)
     if isinstance(timeout, tuple):
