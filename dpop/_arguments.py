@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keyword arguments that a constructor does not have."""
+"""Helpful errors for unknown keyword arguments of constructors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 def explain_unknown_arguments(constructor: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Let a constructor refuse an unknown keyword argument with an error of ours that names the nearest one."""
+    """Make a constructor refuse unknown keyword arguments with a UsageError that names the nearest known one."""
     known = inspect.signature(constructor).parameters.keys()
     owner = constructor.__qualname__.rpartition(".")[0]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a package shows its public names and imports each only when somebody asks for it.
+"""Lazy packages: each public name is imported on its first use.
 
 A program that makes one proof would otherwise spend longer on importing what it does not use than on its proof.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one way to write a private file: with mode 0600, and whole or not at all.
+"""Write private files: with mode 0600, and atomically.
 
 The data goes to a temporary file in the same directory, which never has a wider mode, and only a finished file
 gets the final name. Whenever the process stops, the final name stands for all of the old data or all of the new.
@@ -26,7 +26,7 @@ _NO_DIRECTORY_SYNC: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSUP,
 
 
 def open_regular_file(path: Path) -> BinaryIO:
-    """Open a file to read it; a pipe or device in its place could keep the reader waiting for ever.
+    """Open a regular file to read it; refuse a pipe or device, because a read from one may never end.
 
     :raises OSError: it cannot be opened, or is no regular file.
     """
@@ -46,7 +46,7 @@ def write_private_file(
     prefix: str = ".dpop-",
     link: Callable[[str, Path], None] = os.link,
 ) -> None:
-    """Write a file with mode 0600, all of it or nothing.
+    """Write a file with mode 0600, atomically: the complete new content, or no change.
 
     :param overwrite: replace a file that is there. Otherwise that is a FileExistsError, even if the file
         appears in the last moment.
@@ -73,7 +73,7 @@ def write_private_file(
 
 
 def sync_directory(directory: Path) -> None:
-    """Make new and removed names in a directory survive a crash of the machine.
+    """Sync a directory, so that its new and removed names survive a crash of the machine.
 
     A file system that cannot sync directories is no failure.
 
@@ -97,7 +97,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def _temporary_file(directory: Path, prefix: str) -> tuple[int, str]:
-    """A new file, open for writing. Like ``tempfile.mkstemp``, which is slow to import."""
+    """Create a temporary file and open it for writing, like ``tempfile.mkstemp``, which is slow to import."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     while True:
         name = os.fspath(directory / f"{prefix}{os.urandom(6).hex()}.tmp")
@@ -117,7 +117,7 @@ def _replace(temporary: str, path: Path) -> None:
 
 
 def _publish(temporary: str, path: Path, link: Callable[[str, Path], None]) -> None:
-    """Give the finished file its name, unless another process has taken it meanwhile."""
+    """Give the finished file its final name, unless another process has created a file of that name meanwhile."""
     try:
         link(temporary, path)
     except OSError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one way to reset state after a fork.
+"""Reset the state of objects after a fork.
 
 A forked child has a copy of everything but the other threads of its parent. A lock that one of them held would
 never be released in the child, and what they had begun would never end. So each module that holds locks or

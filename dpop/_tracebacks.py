@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 def hide_frames(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Let an error of ours that a function raises show its caller's frames only.
+    """Decorate a function so that a DPoPError it raises shows the frames of its caller only.
 
     For functions, coroutine functions and generator functions. Any other error is left as it is.
     """
@@ -64,7 +64,7 @@ def _bare(error: DPoPError) -> DPoPError:
 
 
 def drop_frames(error: BaseException) -> None:
-    """Drop the frames of what an error was made from; its own words say what there is to know."""
+    """Drop the frames of the exceptions that caused an error; the error's message says all there is to know."""
     below = error.__cause__
     if below is None and not error.__suppress_context__:
         below = error.__context__

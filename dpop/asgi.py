@@ -115,7 +115,7 @@ async def access(scope: Scope, *, optional: Literal[False]) -> Access: ...
 async def access(scope: Scope, *, optional: Literal[True]) -> Access | None: ...
 @hide_frames
 async def access(scope: Scope, *, optional: bool = False) -> Access | None:
-    """The access that this request was given. On a public path, the request is admitted now, once.
+    """The access that the middleware gave this request. On a public path, this call admits the request, once.
 
     :param optional: return None for a request without a token. One with a token that is refused raises all the same.
     :raises InvalidProof: the request is refused; the middleware turns that into a response.
@@ -137,7 +137,7 @@ async def access(scope: Scope, *, optional: bool = False) -> Access | None:
 
 
 def refusal(scope: Scope, error: Refusal) -> Response:
-    """The response to such an error, status and header fields, for the error handler of a framework.
+    """The response to an InvalidProof, status and header fields, for the error handler of a framework.
 
     :raises UsageError: the application is not wrapped in the middleware.
     """
@@ -145,7 +145,7 @@ def refusal(scope: Scope, error: Refusal) -> Response:
 
 
 class _Request:
-    """One request, and the access it was given."""
+    """One request, and its access once it is admitted."""
 
     def __init__(self, resource: ProtectedResource, scope: Scope) -> None:
         self._resource = resource
@@ -155,7 +155,7 @@ class _Request:
         self._admission: asyncio.Future[Access] | None = None
 
     async def access(self) -> Access:
-        """Admit the request if it is not yet; tasks that ask at the same time get one result."""
+        """Admit the request unless that is done; tasks that ask at the same time get one result."""
         if self.admitted is None:
             self.admitted = await self._admit()
         if self.admitted.on_refusal is None:
@@ -181,7 +181,7 @@ class _Request:
 
 
 def _retrieve(admission: asyncio.Future[Access]) -> None:
-    """Look at the error of an admission for which nobody waits any more, so that asyncio does not complain."""
+    """Retrieve the error of an admission that no task waits for any more, so that asyncio does not log it."""
     if not admission.cancelled():
         admission.exception()
 

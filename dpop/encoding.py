@@ -131,7 +131,7 @@ def json_object(data: bytes, *, max_depth: int = 8) -> dict[str, Any]:
 
 
 def _is_too_deep(text: str, max_depth: int) -> bool:
-    """Whether brackets outside strings are nested deeper, or do not match: found without recursion or counting.
+    """Whether brackets outside strings are nested too deep, or do not match; found without recursion or counting.
 
     Each step takes the innermost brackets away, whatever their kind, so that time is linear in the text.
     """
@@ -218,7 +218,7 @@ def sendable_token(token: object) -> str:
 
 
 def _problem_of(token: str) -> str | None:
-    """Why a token cannot be sent, and what to do; ``None`` if it can."""
+    """Say why a token cannot be sent and what to do; ``None`` if it can be sent."""
     if not token:
         return "is empty"
     if len(token) > 1 and token[0] in "\"'" and token[-1] == token[0]:

@@ -175,7 +175,7 @@ class CredentialError(UsageError):
 
 
 class DPoPKeyError(DPoPError):
-    """Something about the key: its kind, its file, its password, its device."""
+    """Base of errors about a key: its kind, its file, its password, its device."""
 
     code = "key"
 
@@ -193,7 +193,7 @@ class KeyFileError(DPoPKeyError):
 
 
 class KeyPasswordError(DPoPKeyError):
-    """The key is encrypted and its password is missing or wrong, or a password was given for nothing."""
+    """The key is encrypted and its password is missing or wrong, or a password was given for an unencrypted key."""
 
     code = "key_password"
 
@@ -302,7 +302,7 @@ class KeyMismatchError(DPoPKeyError):
 
 
 class UnrewindableBodyError(DPoPError):
-    """The request would be sent a second time, but its body can be read only once.
+    """The request has to be sent a second time, but its body can be read only once.
 
     Raised instead of sending an empty or cut body.
     """
@@ -372,7 +372,7 @@ class ReplayCacheError(DPoPError):
 
 
 class LookupUnavailableError(DPoPError):
-    """A server cannot tell now whether an access token is valid: what it has to ask does not respond.
+    """The server cannot decide now whether an access token is valid: a service that it asks does not respond.
 
     Raise it in a token look-up. The client gets a 503 and keeps its token; a 401 would tell it to throw that away.
 
@@ -389,13 +389,13 @@ class LookupUnavailableError(DPoPError):
 
 
 class TokenError(DPoPError):
-    """Something about tokens: asking for them, or keeping them."""
+    """Base of errors about tokens: requesting them, or storing them."""
 
     code = "token"
 
 
 class _CarriesTokens:
-    """Part of the errors whose tokens the user can save: copies keep them, and pickles do not."""
+    """Mixed into errors with tokens that the user can save: copies keep the tokens, pickles do not."""
 
     args: tuple[Any, ...]
     tokens: Any
@@ -414,7 +414,7 @@ class _CarriesTokens:
 
 
 class TokenRequestError(TokenError):
-    """An authorization server was asked, and what was wanted did not come.
+    """A request to an authorization server failed.
 
     :param error: the OAuth error code, if the server sent one (RFC 6749 §5.2).
     :param description: its ``error_description``, made safe to log: what was sent is masked in it.
@@ -447,7 +447,7 @@ class TokenRequestError(TokenError):
 
 
 class TokenRefusedError(TokenRequestError):
-    """The server refused the request, and will again: the client, its rights or its request are wrong.
+    """The server refused the request and will refuse it again: the client, its rights or its request are wrong.
 
     The refresh token, if one was sent, is as good as it was; except in
     :class:`ReauthorizationError`, of which that is the point.
@@ -466,7 +466,7 @@ class ReauthorizationError(TokenRefusedError):
 
 
 class TokenEndpointUnavailableError(TokenRequestError):
-    """Not now: the server is out of order or out of reach, or it refused the proof and not the grant.
+    """A temporary failure: the server is down or unreachable, or it refused the proof and not the grant.
 
     The tokens are as good as they were. Ask again later.
     """
@@ -475,7 +475,7 @@ class TokenEndpointUnavailableError(TokenRequestError):
 
 
 class OutcomeUnknownError(TokenRequestError):
-    """The request was sent, or may have been, and no answer came.
+    """The request was sent, or may have been, and no response came.
 
     The server may have used up the code or refresh token. The one safe next step is in the message.
     """
@@ -484,7 +484,7 @@ class OutcomeUnknownError(TokenRequestError):
 
 
 class InvalidTokenResponseError(_CarriesTokens, TokenRequestError):
-    """The response is not one of a token endpoint (RFC 6749 §5.1), or its tokens must not be used.
+    """The response is not a valid token response (RFC 6749 §5.1), or its tokens must not be used.
 
     :param tokens: the :class:`dpop.tokens.TokenSet` that came and was not stored, or ``None``. The old refresh token
         may be spent, so these can be the only good ones; what cannot be used in them is empty. A pickle leaves
@@ -499,19 +499,19 @@ class InvalidTokenResponseError(_CarriesTokens, TokenRequestError):
 
 
 class UnboundTokenError(InvalidTokenResponseError):
-    """A bearer token came in response to a proof (RFC 9449 §5). It was not stored and is in ``tokens``."""
+    """The server sent a bearer token in response to a proof (RFC 9449 §5). It was not stored; it is in ``tokens``."""
 
     code = "token_unbound"
 
 
 class TokenStoreError(TokenError):
-    """The place where tokens are kept cannot be read or written; the cause is chained."""
+    """The token store cannot be read or written; the cause is chained."""
 
     code = "token_store"
 
 
 class TokensNotSavedError(_CarriesTokens, TokenStoreError):
-    """New tokens came and could not be kept. The old refresh token may be spent: save these.
+    """New tokens came and could not be stored. The old refresh token may be used up: save ``tokens`` yourself.
 
     :param tokens: the new :class:`dpop.tokens.TokenSet`, to be saved elsewhere. A pickle leaves them out.
     """
@@ -524,7 +524,7 @@ class TokensNotSavedError(_CarriesTokens, TokenStoreError):
 
 
 class TokenFormatError(TokenStoreError):
-    """What is kept there is damaged, cut off, of another version, or sealed with another key."""
+    """The stored tokens are damaged, cut off, of another version, or sealed with another key."""
 
     code = "token_format"
 

@@ -55,7 +55,7 @@ _NAMES: Final = {" ": "a space", "\\": "a backslash"}
 
 
 def check_method(method: str) -> str:
-    """Return the method if it can stand in ``htm``: an RFC 9110 token, its case kept (RFC 9449 §4.2).
+    """Return the method, unchanged, if ``htm`` can hold it: it must be an RFC 9110 token (RFC 9449 §4.2).
 
     :raises InvalidTargetError: empty, longer than 64 characters, or with a character no method has.
     :raises ArgumentTypeError: not a str.
@@ -277,7 +277,7 @@ def same_target(claim: str, url: str) -> bool:
 
 
 def names_request(claim: str, url: str, compared: bytes) -> bool:
-    """Whether a claim names the URL of a request, in time that a stranger cannot drive up.
+    """Whether an ``htu`` claim names the URL of a request; the time for it is bounded, whatever an attacker sends.
 
     :param compared: :func:`compared_request` of ``url``.
     :raises InvalidTargetError: as :func:`canonical` does for the claim; but a host outside ASCII that cannot be
@@ -313,7 +313,7 @@ _canonical_request = lru_cache(maxsize=1024)(_canonical)
 
 
 def compared_request(url: str) -> bytes:
-    """The form in which the URL of a request is compared and its proofs are remembered; the result is cached.
+    """The form of a request's URL for comparison and for the replay cache; the result is cached.
 
     It is equal for two URLs exactly if :func:`canonical` is, takes a tenth of the time, and is not for people.
 

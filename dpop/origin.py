@@ -100,7 +100,7 @@ class Origin(NamedTuple):
 
 
 def split_url(url: str) -> tuple[str, str, str]:
-    """Scheme in lower case, authority, and path of an absolute http or https URL, otherwise as they stand.
+    """Split an absolute http or https URL into scheme (in lower case), authority and path (both unchanged).
 
     :raises InvalidTargetError: not such a URL.
     :raises ArgumentTypeError: not a str.
@@ -115,7 +115,7 @@ def split_url(url: str) -> tuple[str, str, str]:
 
 @lru_cache(maxsize=256)
 def origin_of(scheme: str, authority: str) -> Origin:
-    """The origin of ``host[:port]`` under a scheme, which is http or https in any case; remembered.
+    """The origin of ``host[:port]`` under the scheme http or https, in upper or lower case; the result is cached.
 
     :raises InvalidTargetError: another scheme, a user or password, a host or port that is not valid.
     """
@@ -127,7 +127,7 @@ def origin_of(scheme: str, authority: str) -> Origin:
 
 @lru_cache(maxsize=256)
 def front_of(scheme: str, authority: str) -> str:
-    """The front of a canonical URL: ``str(origin_of(scheme, authority))``, remembered.
+    """The first part of a canonical URL: ``str(origin_of(scheme, authority))``; the result is cached.
 
     :raises InvalidTargetError: as :func:`origin_of` does.
     """
@@ -136,7 +136,7 @@ def front_of(scheme: str, authority: str) -> str:
 
 @lru_cache(maxsize=256)
 def wire_origin(scheme: str, authority: str) -> str:
-    """The origin of a request about to be sent, as the front of its ``htu``.
+    """The origin of a request about to be sent, as in the first part of its ``htu``.
 
     An IPv6 address in a Host header must already be in RFC 5952 form: servers that compare strings
     would see another one than the proof names.
@@ -178,7 +178,7 @@ def _host_and_port(authority: str) -> tuple[str, str]:
 
 
 def _port(digits: str, scheme: str) -> int:
-    """RFC 3986 §3.2.3 and §6.2.3: an empty port is the default, leading zeros mean nothing."""
+    """Read a port: an empty one is the default, leading zeros are ignored (RFC 3986 §3.2.3, §6.2.3)."""
     if not digits:
         return _DEFAULT_PORTS[scheme]
     match = _PORT.fullmatch(digits)
@@ -207,7 +207,7 @@ def _host(host: str) -> str:
 
 
 def _a_label(host: str) -> str:
-    """The ASCII form of an international name: UTS 46, non-transitional, as browsers have it."""
+    """The ASCII form of an international name: UTS 46, non-transitional, as browsers do it."""
     if len(host) > _MAX_NAME:
         raise InvalidTargetError(f"the host name is longer than {_MAX_NAME} characters")
     try:
@@ -238,7 +238,7 @@ def _ipv6(text: str) -> str:
 
 
 def _rfc5952(packed: bytes) -> str:
-    """RFC 5952 §4 from the bytes, because ``str(IPv6Address)`` changed between Python 3.12 and 3.13.
+    """Write an IPv6 address by RFC 5952 §4, because ``str(IPv6Address)`` changed between Python 3.12 and 3.13.
 
     An IPv4-mapped address is hexadecimal like any other, as the URL standard of browsers prints it.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Profiles: named sets of facts in which servers differ, for ``profile=``.
+"""Profiles: named sets of the facts that differ between servers, for ``profile=``.
 
 A profile describes a server, not a user. It holds the facts that the server's documentation states and that the
 protocol leaves open. ``RFC9449`` is the default and assumes nothing.

@@ -81,7 +81,7 @@ def _payload(  # noqa: PLR0917 - positional because it is on the path of every p
     ath: str | None,
     claims: Mapping[str, Any] | None,
 ) -> bytes:
-    """BASE64URL(payload), from parts that are JSON already."""
+    """Make BASE64URL(payload) from parts that are JSON already."""
     tail = "" if ath is None else f',"ath":"{ath}"'
     if nonce is not None:
         tail += f',"nonce":"{nonce}"'
@@ -161,7 +161,7 @@ def _check_size(key: Key, signature: object) -> None:
 
 
 def _header_of(key: Key) -> tuple[bytes, int | None]:
-    """BASE64URL(header) and its dot, and the size of the key's signatures."""
+    """The key's BASE64URL(header) with its dot, and the size of the key's signatures."""
     try:
         name = (key.alg, key.thumbprint)
     except AttributeError:

@@ -47,7 +47,7 @@ class RedactingFilter(logging.Filter):
     """A logging filter that masks secrets in every record, tracebacks included, and drops no record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Replace the record's message, traceback and stack by their redacted texts, where they differ."""
+        """Replace the record's message, traceback and stack by redacted texts, where those differ."""
         try:
             message = record.getMessage()
         except Exception:  # noqa: BLE001 - a mistake in the log call of other code; logging handlers report it and go on
