@@ -28,6 +28,7 @@ from dpop.errors import (
     CredentialError,
     DPoPKeyError,
     EncodingError,
+    InsecureOriginError,
     InvalidKeyError,
     InvalidProof,
     InvalidTargetError,
@@ -505,6 +506,8 @@ def fuzz_metadata(data: bytes) -> None:
     """A server's metadata; and a record of tokens as a store keeps it."""
     try:
         metadata = read_metadata("https://as.example", data)
+    except InsecureOriginError as refused:
+        _check_length(refused)
     except TokenRequestError as refused:
         _check_refused_tokens(refused)
     else:
