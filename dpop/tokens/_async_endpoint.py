@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Generated from dpop/tokens/_endpoint.py by scripts/generate_twins.py; do not edit.
-"""Token endpoints as users hold them, for tasks; an integration adds how a request is carried.
+"""Token endpoints as users hold them, for tasks; an integration adds how a request is sent.
 
 They run the steps of :class:`dpop.tokens._grants.Grants`. The twin for threads: :mod:`dpop.tokens._endpoint`.
 """
@@ -131,7 +131,7 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
     # -- about tokens
 
     async def revoke(self, tokens: TokenSet | str, *, token_type_hint: str | None = None) -> None:
-        """Revoke a token (RFC 7009). Of a set that is the refresh token, and with it the whole grant."""
+        """Revoke a token (RFC 7009). For a token set this is the refresh token, and with it the whole grant."""
         await self.run(self._grants.revoke(*token_and_hint(tokens, token_type_hint)))
 
     def source(

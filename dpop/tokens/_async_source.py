@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token sources for tasks; see :mod:`dpop.tokens._source`. Nothing here is imported before one is wanted.
+"""Token sources for tasks; see :mod:`dpop.tokens._source`. This module is imported on first use only.
 
 A renewal belongs to no task and no event loop, for either may end between a refresh and its response. It runs in
 a thread of its own, and so does the event loop that carries its requests. Only a client that the user gave has to
@@ -37,7 +37,7 @@ class AsyncRefreshingSource(SharedRefresh):
     """
 
     async def __call__(self) -> str:
-        """A fresh access token.
+        """Return a fresh access token.
 
         :raises ReauthorizationError: the user has to authorise.
         :raises TokenRequestError: the server gave none.
@@ -46,12 +46,12 @@ class AsyncRefreshingSource(SharedRefresh):
         return await self.atoken()
 
     async def atoken(self) -> str:
-        """A fresh access token; a caller that is cancelled does not stop the others."""
+        """Return a fresh access token; cancelling one caller does not stop the others."""
         token = self._fresh()
         return await awaited(self) if token is None else token
 
     async def tokens(self) -> TokenSet:
-        """The token set the access token is from, fresh."""
+        """Return the token set that the fresh access token is from."""
         await self.atoken()
         assert self._tokens is not None  # noqa: S101 - a call that returns has adopted one
         return self._tokens
@@ -60,7 +60,7 @@ class AsyncRefreshingSource(SharedRefresh):
 def carried_on_own_loop(
     exchange: _Exchange, close: Callable[[], Coroutine[Any, Any, None]]
 ) -> Callable[[Steps[_T]], _T]:
-    """Carry out steps in this thread, with an event loop that exists for them only.
+    """Run steps in this thread, with an event loop of their own.
 
     :param close: closes the connections of the event loop that it is awaited on.
     """
@@ -73,7 +73,7 @@ def carried_on_own_loop(
 
 
 class _OwnLoop:
-    """An event loop that is made for the first request; most renewals find fresh tokens in the store."""
+    """An event loop made only for the first request, because most renewals find fresh tokens in the store."""
 
     def __init__(self, exchange: _Exchange, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._exchange = exchange
@@ -96,7 +96,7 @@ class _OwnLoop:
 
 
 def carried_on_callers_loop(exchange: _Exchange) -> Callable[[Steps[_T]], _T]:
-    """Carry out steps in a thread, with the event loop that runs here and now for the requests only."""
+    """Run steps in a thread; only their requests run on the caller's event loop."""
     carry = _of_trio(exchange) or _OfAsyncio(exchange, asyncio.get_running_loop())
     return lambda steps: run_steps(steps, carry)
 

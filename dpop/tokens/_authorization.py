@@ -173,7 +173,7 @@ def new_authorization_request(
 def pushed(
     request: AuthorizationRequest, endpoint: str, client_id: str, response: Mapping[str, Any]
 ) -> AuthorizationRequest:
-    """The request with the ``request_uri`` that it got when it was pushed (RFC 9126 §4)."""
+    """Return the request with the ``request_uri`` that the server gave for it when it was pushed (RFC 9126 §4)."""
     uri = response.get("request_uri")
     if not isinstance(uri, str) or not uri:
         raise InvalidTokenResponseError("the response to the pushed authorization request has no request_uri")
@@ -192,7 +192,7 @@ _LIFETIME: Final = 900.0
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DeviceAuthorization:
-    """The codes of a device authorization: what to show the user, and what to ask with (RFC 8628 §3.2).
+    """The codes of a device authorization: one to show to the user, and one to poll with (RFC 8628 §3.2).
 
     :param device_code: identifies this authorization at the token endpoint. A secret.
     :param user_code: for the user to type in at ``verification_uri``.

@@ -26,7 +26,7 @@ _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 class ClientAuth(Protocol):
-    """Adds the client's credentials to a request. Asked anew for every request on the wire."""
+    """Adds the client's credentials to a request. Its methods are called for every request on the wire."""
 
     @property
     def client_id(self) -> str:
@@ -35,7 +35,7 @@ class ClientAuth(Protocol):
 
     @property
     def makes_assertions(self) -> bool:
-        """Whether the result of :meth:`parameters` may be sent once only."""
+        """Whether the result of :meth:`parameters` may be sent only once."""
         ...
 
     def parameters(self, audience: str, now: float) -> dict[str, str]:
@@ -63,11 +63,11 @@ class PublicClient:
         return f"<{type(self).__name__} {self.client_id}>"
 
     def parameters(self, audience: str, now: float) -> dict[str, str]:  # noqa: ARG002 - as the protocol has it
-        """``client_id``."""
+        """The parameter ``client_id``."""
         return {"client_id": self.client_id}
 
     def headers(self) -> list[tuple[str, str]]:
-        """No fields."""
+        """No header fields."""
         return []
 
 
@@ -80,7 +80,7 @@ class ClientSecretPost(PublicClient):
         self._secret = _checked("client_secret", client_secret)
 
     def parameters(self, audience: str, now: float) -> dict[str, str]:  # noqa: ARG002 - as the protocol has it
-        """``client_id`` and ``client_secret``."""
+        """The parameters ``client_id`` and ``client_secret``."""
         return {"client_id": self.client_id, "client_secret": self._secret}
 
 
@@ -97,7 +97,7 @@ class ClientSecretBasic(PublicClient):
         return {}
 
     def headers(self) -> list[tuple[str, str]]:
-        """``Authorization``, with both parts form-encoded first (RFC 6749 §2.3.1)."""
+        """The field ``Authorization``; identifier and secret are form-encoded first (RFC 6749 §2.3.1)."""
         pair = f"{quote_plus(self.client_id)}:{quote_plus(self._secret)}"
         return [("Authorization", f"Basic {b64encode(pair.encode('ascii')).decode('ascii')}")]
 
@@ -135,7 +135,7 @@ class PrivateKeyJWT(PublicClient):
         self._jti = jti
 
     def parameters(self, audience: str, now: float) -> dict[str, str]:
-        """``client_assertion`` and its type."""
+        """The parameters ``client_assertion`` and ``client_assertion_type``."""
         claims = {
             "iss": self.client_id,
             "sub": self.client_id,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token endpoints as users hold them, for threads; an integration adds how a request is carried.
+"""Token endpoints as users hold them, for threads; an integration adds how a request is sent.
 
 They run the steps of :class:`dpop.tokens._grants.Grants`. The twin for tasks: :mod:`dpop.tokens._async_endpoint`.
 """
@@ -126,7 +126,7 @@ class SyncEndpoint(SyncEndpointBase, ABC):
     # -- about tokens
 
     def revoke(self, tokens: TokenSet | str, *, token_type_hint: str | None = None) -> None:
-        """Revoke a token (RFC 7009). Of a set that is the refresh token, and with it the whole grant."""
+        """Revoke a token (RFC 7009). For a token set this is the refresh token, and with it the whole grant."""
         self.run(self._grants.revoke(*token_and_hint(tokens, token_type_hint)))
 
     def source(

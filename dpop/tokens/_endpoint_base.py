@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token endpoints below what users call: the settings, and how steps are carried out in threads and in tasks.
+"""Base classes of token endpoints: the settings, and running steps in threads and in tasks.
 
 :mod:`dpop.tokens._endpoint` has the methods for users; :mod:`dpop.tokens._async_endpoint` is generated from it.
 """
@@ -42,7 +42,7 @@ class EndpointBase:
         learn_clock: bool,
         **options: Any,
     ) -> dict[str, Any]:
-        """Take the settings of :class:`Grants`; returns those for the adapter that signs."""
+        """Store the settings of :class:`Grants`; return the settings for the adapter that signs."""
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
             raise UsageError(f"timeout must be seconds above 0, got {timeout!r:.40}")
         self.timeout: float = float(timeout)
@@ -75,12 +75,12 @@ class EndpointBase:
 
     @property
     def prover(self) -> Prover:
-        """The prover whose proofs requests carry."""
+        """The prover that signs the requests."""
         return self._grants.prover
 
 
 class SyncEndpointBase(EndpointBase, ABC):
-    """What an integration implements of a synchronous endpoint, and how steps are carried out with it."""
+    """Base of a synchronous endpoint: an integration implements :meth:`exchange`, and steps run with it."""
 
     @abstractmethod
     def __init__(self, prover: Key | Prover, server: str | ServerMetadata, **options: Any) -> None: ...
@@ -94,7 +94,7 @@ class SyncEndpointBase(EndpointBase, ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Close the connections made here; a client that was given stays open."""
+        """Close the connections that this endpoint opened; a client that the user gave stays open."""
 
     def __enter__(self) -> Self:
         return self
@@ -103,16 +103,16 @@ class SyncEndpointBase(EndpointBase, ABC):
         self.close()
 
     def run(self, steps: Steps[_T]) -> _T:
-        """Carry out steps of :attr:`grants`."""
+        """Run steps of :attr:`grants`."""
         return run_steps(steps, self.exchange)
 
     def detached(self) -> Callable[[Steps[_T]], _T]:
-        """A function that carries out steps in a thread of its own, whatever becomes of the caller."""
+        """Return a function that runs steps in a separate thread, so that they outlive the caller."""
         return self.run
 
 
 class AsyncEndpointBase(EndpointBase, ABC):
-    """What an integration implements of an asynchronous endpoint, and how steps are carried out with it."""
+    """Base of an asynchronous endpoint: an integration implements :meth:`exchange`, and steps run with it."""
 
     tools: ClassVar[AsyncTools]
     """Sleep and worker threads of the event loops that the HTTP library runs on."""
@@ -132,7 +132,7 @@ class AsyncEndpointBase(EndpointBase, ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Close the connections made here; a client that was given stays open."""
+        """Close the connections that this endpoint opened; a client that the user gave stays open."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -141,7 +141,7 @@ class AsyncEndpointBase(EndpointBase, ABC):
         await self.aclose()
 
     async def run(self, steps: Steps[_T]) -> _T:
-        """Carry out steps of :attr:`grants`."""
+        """Run steps of :attr:`grants`."""
         try:
             step = next(steps)
             while True:
@@ -168,7 +168,7 @@ class AsyncEndpointBase(EndpointBase, ABC):
             steps.close()  # a task that is cancelled leaves them where they are
 
     def detached(self) -> Callable[[Steps[_T]], _T]:
-        """A function that carries out steps in a thread of its own, whatever becomes of the caller's task and loop.
+        """Return a function that runs steps in a separate thread, so that they outlive the caller's task and loop.
 
         Requests go out on an event loop of that thread; only those of a client that was given need the caller's.
         """
@@ -180,7 +180,7 @@ class AsyncEndpointBase(EndpointBase, ABC):
 
 
 def check_store(store: object) -> None:
-    """Make sure that a store was given, and not its class.
+    """Make sure that the argument is a store, and not the class of one.
 
     :raises UsageError: it has not the methods of a store.
     """
@@ -191,7 +191,7 @@ def check_store(store: object) -> None:
 
 
 def token_and_hint(tokens: TokenSet | str, hint: str | None) -> tuple[str, str | None]:
-    """The token of a set to revoke, its refresh token if there is one, and its type (RFC 7009 §2.1)."""
+    """Return the token of a set to revoke, the refresh token if there is one, and its type (RFC 7009 §2.1)."""
     if isinstance(tokens, str):
         return tokens, hint
     if tokens.refresh_token is not None:

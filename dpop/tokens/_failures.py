@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a request got no response, in words for people: which host, and the innermost reason.
+"""Describe for people why a request got no response: the host, and the innermost reason.
 
 HTTP libraries wrap the reason in several errors of their own, whose texts hold URLs.
 """
@@ -29,7 +29,7 @@ def address_of(url: str) -> str:
 
 
 def reason_of(error: BaseException, server: str, proxy: str | None = None, *, socks: str = "pysocks") -> str:
-    """What went wrong, without URLs and secrets: ``as.example:443: certificate verify failed: …``.
+    """Describe a failure without URLs and secrets: ``as.example:443: certificate verify failed: …``.
 
     :param server: its host and port.
     :param proxy: host and port of the proxy that was used, if there was one.
@@ -67,7 +67,7 @@ def _of_tls(error: ssl.SSLError) -> str:
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
-    """An error and what it was made from, the innermost last."""
+    """Yield an error and its causes, the innermost last."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)

@@ -24,7 +24,7 @@ _SLEEPS: Final = (0.001, 0.002, 0.005, 0.01, 0.02)
 
 
 class FileLock:
-    """One handle; see :class:`dpop.tokens._stores.StoreLock`. Two handles exclude each other in one process too.
+    """A handle of a lock file (:class:`dpop.tokens._stores.StoreLock`). It excludes other handles in its process too.
 
     On a network file system this is as good as its ``flock``. In a ``with`` statement it waits a minute at most.
 
@@ -44,7 +44,7 @@ class FileLock:
         return self._path
 
     def is_held(self) -> bool:
-        """Whether this handle holds the lock, and of the file that has the name now."""
+        """Whether this handle holds the lock, and the locked file still has its name."""
         descriptor = self._descriptor
         try:
             return descriptor >= 0 and self._is_still_named(descriptor)
@@ -52,7 +52,7 @@ class FileLock:
             return False
 
     def acquire(self, timeout: float) -> bool:
-        """Take it, waiting so many seconds at most.
+        """Take the lock, waiting ``timeout`` seconds at most.
 
         :raises TokenStoreError: the file cannot be opened, or its file system has no locks.
         """
@@ -105,7 +105,7 @@ class FileLock:
         self.release()
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._given_up = True
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
@@ -113,7 +113,7 @@ class FileLock:
             os.close(descriptor)
 
     def _reset_after_fork(self) -> None:
-        """In a forked child: the lock is the parent's. Closing the copy lets it go when the parent does."""
+        """In a forked child: close the copied file, so that the parent alone holds and releases the lock."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

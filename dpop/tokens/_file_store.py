@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens in files: one for each account, private to their owner, and whole at every moment.
+"""Token store in files: one private file per account, written atomically.
 
 A write goes to another file first, to the disk, and only then takes the old one's name. Whenever the
 process or the machine stops, the store has either the old tokens or the new ones.
@@ -31,7 +31,7 @@ _LONGEST: Final = 150
 
 
 class FileTokenStore(LockedStore):
-    """Tokens of the default account in ``path``, those of account ``alice`` beside it: ``tokens.alice.json``.
+    """Keeps the default account in ``path``, and account ``alice`` beside it in ``tokens.alice.json``.
 
     Several processes may use it at once. A lock file stands beside each file, and stays.
 
@@ -80,7 +80,7 @@ class FileTokenStore(LockedStore):
         return read_record(data, account, self._sealer, f"the token file {str(path)!r}")
 
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
-        """Remove the file of an account, waiting for a refresh that is under way."""
+        """Remove the file of an account, after waiting for a refresh in progress."""
         path = self._file(account)
         with locked(self.lock(account), account):
             try:
@@ -90,7 +90,7 @@ class FileTokenStore(LockedStore):
                 raise TokenStoreError(f"cannot remove the token file {str(path)!r}: {error.strerror}") from error
 
     def accounts(self) -> list[str]:
-        """The accounts that have a file, whatever is in it."""
+        """The accounts that have a file; the content is not checked."""
         found = [DEFAULT_ACCOUNT] if self._path.exists() else []
         before, after = f"{self._path.stem}.", self._path.suffix
         for path in self._path.parent.glob(f"{_literal(before)}*{_literal(after)}"):
@@ -103,12 +103,12 @@ class FileTokenStore(LockedStore):
         return sorted(found)
 
     def lock(self, account: str) -> StoreLock:
-        """A handle of the account's lock."""
+        """Make a handle of the account's lock."""
         path = self._file(account)
         return FileLock(path.with_name(f".{path.name}.lock"))
 
     def _file(self, account: str) -> Path:
-        """The file of an account; no two accounts have one, on file systems that do not tell case apart either."""
+        """The file of an account; each account has a different file, also on case-insensitive file systems."""
         if check_account(account) == DEFAULT_ACCOUNT:
             return self._path
         name = account if _PLAIN.match(account) else "".join(_escaped(character) for character in account)
@@ -150,12 +150,12 @@ def _account_in(path: Path) -> str | None:
 
 
 def _escaped(character: str) -> str:
-    """Percent-encoding, of capital letters too."""
+    """Percent-encode a name, capital letters included."""
     if _PLAIN.match(character) or character == ".":
         return quote(character, safe="@+") if character != "." else "%2E"
     return "".join(f"%{octet:02X}" for octet in character.encode())
 
 
 def _literal(text: str) -> str:
-    """A name in a glob pattern."""
+    """Escape a name for a glob pattern."""
     return re.sub(r"([\[\]*?])", r"[\1]", text)

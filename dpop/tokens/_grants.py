@@ -135,7 +135,7 @@ class Grants:
         return (self.server.token_endpoint, *((pushed_requests,) if pushed_requests else ()))
 
     def rebuild(self, body: bytes) -> bytes:
-        """The form with a new client assertion, for a retry with a nonce."""
+        """Rebuild the form with a new client assertion, for a retry with a nonce."""
         fields = dict(parse_qsl(body.decode("ascii"), keep_blank_values=True))
         pairs = [
             (name, value)
@@ -202,7 +202,7 @@ class Grants:
     def refresh(
         self, tokens: TokenSet | str, more: Mapping[str, Parameter], *, rebind: bool = False
     ) -> Steps[TokenSet]:
-        """Use a refresh token (RFC 6749 §6, RFC 9449 §5); nothing is sent if it is bound to another key.
+        """Use a refresh token (RFC 6749 §6, RFC 9449 §5); one that is bound to another key is not sent.
 
         The resources that the tokens were asked for are asked for again (RFC 8707 §2.2).
         """
@@ -267,7 +267,7 @@ class Grants:
         push: bool | None,
         dpop_jkt: bool | None,
     ) -> Steps[AuthorizationRequest]:
-        """An authorization request with PKCE, pushed where the server has an endpoint for that."""
+        """Make an authorization request with PKCE; push it if the server has an endpoint for that."""
         endpoint = self.server.endpoint("authorization")
         if dpop_jkt is None:
             dpop_jkt = self.profile.dpop_jkt
@@ -301,7 +301,7 @@ class Grants:
         return read_device_authorization(json_response(response, "the device authorization endpoint"), asked_at)
 
     def poll_device(self, device: DeviceAuthorization) -> Steps[TokenSet]:
-        """Ask until the user has decided (RFC 8628 §3.4, §3.5), with a new proof each time."""
+        """Poll until the user has decided (RFC 8628 §3.4, §3.5), with a new proof each time."""
         interval = device.interval
         while self.clock() < device.expires_at:
             yield Pause(interval)
@@ -350,7 +350,7 @@ class Grants:
         return response
 
     def _post(self, url: str, pairs: list[tuple[str, str]], *, signed: bool, named: bool = False) -> Steps[HTTPRequest]:
-        """Make the request, with client authentication.
+        """Make a POST request with client authentication.
 
         :param named: add the ``client_id``, also where the client authenticates without it.
         """
@@ -399,18 +399,18 @@ class Grants:
 
 
 class _Refusals:
-    """Counts refusals in a row of the same refresh token, to tell a dead one from a server's bad moment."""
+    """Counts consecutive refusals of one refresh token, to tell a dead token from a temporary fault of the server."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
     def forget(self, refresh_token: str) -> None:
-        """Begin at 0: the token was accepted."""
+        """Reset the count, because the token was accepted."""
         if self._counts:
             self._counts.pop(_digest(refresh_token), None)
 
     def judge(self, refresh_token: str, error: TokenRequestError) -> TokenRequestError:
-        """The error to raise: this one, or after three in a row one that says what to do."""
+        """Return the error to raise: the given one, or after three in a row one that says what to do."""
         # Keycloak calls a proof that it refuses invalid_request, and says so in the description only.
         of_proof = error.error == "invalid_dpop_proof" or bool(_OF_PROOF.search(error.description or ""))
         of_grant = error.status == 400 and (
@@ -492,7 +492,7 @@ def _printable(text: str) -> str:
 
 
 def _check_whole(what: str, text: str) -> None:
-    """Make sure that nothing was copied along with a code or token.
+    """Make sure that a code or token has no extra characters from a copy and paste.
 
     :raises UsageError: it has white space or quotes around it.
     """
@@ -516,5 +516,5 @@ def _pairs(parameters: Mapping[str, Parameter]) -> list[tuple[str, str]]:
 
 
 def _form(pairs: Iterable[tuple[str, str]]) -> bytes:
-    """RFC 6749 appendix B."""
+    """Encode a form (RFC 6749 appendix B)."""
     return urlencode(list(pairs)).encode("ascii")

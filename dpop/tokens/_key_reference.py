@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Key references: the path or URI of a key, noted beside the tokens that are bound to it.
+"""Key references: the path or URI of a key, stored beside the tokens that are bound to it.
 
 A reference is no secret: it stands in stores, messages and logs. So a text that looks like a key, or a URI with a PIN
 in it, is refused before it gets there.
@@ -27,7 +27,7 @@ _USERINFO: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]*:[^/]*@")
 
 
 def check_key_reference(reference: object) -> str:
-    """Return the reference if it can be written down.
+    """Return the reference if it can be stored.
 
     :raises ArgumentTypeError: not a str.
     :raises UsageError: it is empty or too long, looks like a key, or has a PIN or password in it. The reference is not
@@ -48,7 +48,7 @@ def check_key_reference(reference: object) -> str:
 
 
 def key_reference_of(key: Key, given: str | None) -> str | None:
-    """The reference of a key: the given one, or that of the key itself; ``None`` if there is neither.
+    """Choose the reference of a key: the given one, or else the key's own; ``None`` if there is neither.
 
     :raises UsageError: the given one is refused by :func:`check_key_reference`.
     """
@@ -110,11 +110,11 @@ class KeyHolder:
 
     @property
     def jkt(self) -> str | None:
-        """The key's thumbprint (RFC 7638); ``None`` if it was not noted and no proof was needed yet."""
+        """The key's thumbprint (RFC 7638); ``None`` if it was not stored and the key is not loaded yet."""
         return self._jkt
 
     def prover(self) -> Prover:
-        """The prover of the key, which is loaded if that was not done before.
+        """Return the prover of the key; load the key on first use.
 
         :raises KeyMismatchError: another key is there now.
         :raises DPoPKeyError: it cannot be loaded.

@@ -16,7 +16,7 @@ __all__ = ["ServerMetadata", "metadata_urls", "read_metadata"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerMetadata:
-    """An authorization server's endpoints, by hand or from its ``/.well-known`` document.
+    """An authorization server's endpoints, set by hand or read from its ``/.well-known`` document.
 
     :param issuer: its identifier; compared with ``iss`` in callbacks (RFC 9207).
     :param client_auth_methods: its ``token_endpoint_auth_methods_supported``.

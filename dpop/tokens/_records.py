@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a token set is written down: JSON with a version, sealed if the store has a key for that."""
+"""The stored form of a token set: JSON with a version, encrypted if the store has a sealer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MIN_PASSWORD: Final = 8
 
 
 class Sealer:
-    """Seals what a store keeps, so that its files or records are of no use without the key.
+    """Encrypts what a store keeps, so that its files or records are useless without the key.
 
     :param key: 32 random bytes, kept elsewhere than the tokens: ``os.urandom(32)``.
     :param password: instead of a key, eight characters or more. It costs a tenth of a second, once.
@@ -51,14 +51,14 @@ class Sealer:
         raise UsageError("a Sealer cannot be pickled: its key must not travel")
 
     def seal(self, data: bytes, context: bytes) -> dict[str, str]:
-        """Encrypt; what comes back is JSON and only opens in the same context."""
+        """Encrypt bytes; the result is JSON, and :meth:`open` needs the same context."""
         nonce = os.urandom(12)
         salt = {} if self._password is None else {"salt": b64url_encode(self._salt)}
         ciphertext = _aes_gcm(self._key_for(self._salt)).encrypt(nonce, data, context)
         return {"alg": _ALG, **salt, "nonce": b64url_encode(nonce), "octets": b64url_encode(ciphertext)}
 
     def open(self, sealed: Any, context: bytes, where: str) -> bytes:
-        """Decrypt.
+        """Decrypt what :meth:`seal` returned.
 
         :raises TokenFormatError: another key or password, or it was changed.
         """
@@ -113,7 +113,7 @@ _MAX_DEPTH: Final = 24
 
 
 def write_record(tokens: TokenSet, account: str, sealer: Sealer | None) -> bytes:
-    """The bytes to keep."""
+    """Make the bytes to store for a token set."""
     record: dict[str, object] = {"dpop_tokens": _VERSION, "account": account}
     if sealer is None:
         record["tokens"] = tokens.to_dict()
@@ -123,7 +123,7 @@ def write_record(tokens: TokenSet, account: str, sealer: Sealer | None) -> bytes
 
 
 def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) -> TokenSet:
-    """The tokens in what was kept.
+    """Read the tokens from stored bytes.
 
     :param where: names the place in messages.
     :raises TokenFormatError: half-written, damaged, of another version, another account's, sealed with another
@@ -158,5 +158,5 @@ def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) ->
 
 
 def _context(account: str) -> bytes:
-    """The context that a sealed record is tied to: one account's cannot be put in place of another's."""
+    """The context that a sealed record is bound to, so that one account's record cannot replace another's."""
     return f"dpop-toolkit tokens {_VERSION} {account}".encode()

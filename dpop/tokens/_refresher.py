@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A refresher: keeps stored tokens fresh well before anybody needs them.
+"""A refresher: renews stored tokens before they are needed.
 
 One process, or several for safety, runs it beside those that use the tokens. Their sources find fresh tokens
 in the store and send nothing; when no refresher runs, they renew them themselves, under the same lock.
@@ -30,7 +30,7 @@ _SHORTEST: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class AccountStatus:
-    """How an account's tokens do.
+    """The state of an account's tokens.
 
     :param state: ``fresh``, ``failing`` (and tried again), or ``dead``: the user has to authorise again.
     :param expires_at: Unix seconds when the access token expires.
@@ -78,7 +78,7 @@ class Refresher:
         self._failures: dict[int, int] = {}
 
     def step(self) -> float:
-        """Look at every account that is due; returns the seconds until the next one is."""
+        """Check every account that is due; return the seconds until the next one is due."""
         for number, source in enumerate(self._sources):
             if self._left(number) <= 0:
                 status = self._look(number, source)
@@ -96,7 +96,7 @@ class Refresher:
         return by_clock if by_clock < by_monotonic + 1.0 else by_monotonic
 
     def run(self, stop: threading.Event) -> None:
-        """Do so until ``stop`` is set; a refresh that is under way then is finished first."""
+        """Call :meth:`step` until ``stop`` is set; a refresh in progress is finished first."""
         while not stop.is_set():
             stop.wait(min(self.step(), self._every))
 
@@ -118,7 +118,7 @@ class Refresher:
         return AccountStatus(source.account, "fresh", tokens.expires_at, next_at)
 
     def _wait(self, failures: int, retry_after: float, expires_at: float | None, now: float) -> float:
-        """Seconds until the next try: as the server asks, but not for long, and not past the end of the token."""
+        """Seconds until the next try: as the server asks, up to a limit, and not past the end of the token."""
         backoff: float = _RETRY * 2 ** min(failures - 1, 10)
         wait = max(min(_MAX_RETRY, backoff), min(MAX_RETRY_AFTER, retry_after))
         left = _MAX_RETRY if expires_at is None else expires_at - now

@@ -83,7 +83,7 @@ class Renewal:
         self._dead: TokenSet | None = None
 
     def steps(self, good: Callable[[TokenSet], bool], *, patient: bool = True) -> Steps[TokenSet]:
-        """Tokens for which ``good`` holds: from the store, or else new ones.
+        """Return tokens for which ``good`` is true: from the store, or else new ones.
 
         :param patient: wait while another process holds the lock; otherwise raise TokenLockError at once.
         :raises ReauthorizationError: there are none, or the refresh token is dead.
@@ -130,7 +130,7 @@ class Renewal:
         return tokens
 
     def _let_go(self, lock: StoreLock) -> None:
-        """Release the lock, but not while this process has the only copy of the tokens: others would send the old."""
+        """Release the lock, unless only this process has the new tokens: others would then send the old ones."""
         if self._unsaved is not None and lock.is_held():
             keep(lock)
             if self._keeps is not lock:
@@ -141,7 +141,7 @@ class Renewal:
             lock.release()
 
     def _take(self, lock: StoreLock, seconds: float) -> Steps[None]:
-        """Take the lock. Each try is short: a task that waited in a worker thread would keep it from the holder."""
+        """Take the lock by short tries: a long wait would occupy a worker thread that the lock's holder may need."""
         deadline = time.monotonic() + seconds
         tries = 0
         while not (yield Blocking(lambda: lock.acquire(0))):
@@ -176,7 +176,7 @@ class Renewal:
         raise TokenEndpointUnavailableError(f"the stored tokens of {self._account!r} keep changing; try again")
 
     def _first(self, stored: TokenSet | None) -> Steps[TokenSet | None]:
-        """Tokens by a grant that needs no user, such as client_credentials."""
+        """Get tokens by a grant that needs no user, such as client_credentials."""
         if self._grant is None:
             lacks = "there are no tokens" if stored is None else "there is no refresh token"
             raise ReauthorizationError(f"{lacks} for {self._account!r} in {self._store!r}; the user has to authorise")
@@ -185,7 +185,7 @@ class Renewal:
         return (yield from self._save(stored, tokens))
 
     def _refresh(self, stored: TokenSet, turn: _Turn) -> Steps[TokenSet | None]:
-        """New tokens; ``None`` if others are in the store now."""
+        """Refresh; return new tokens, or ``None`` if the store has other tokens by now."""
         if stored.refusal:
             raise _refusal_of(stored)
         if self._dead is not None and self._dead.fingerprint == stored.fingerprint:
@@ -231,7 +231,7 @@ class Renewal:
         return (yield from self._save(begun, tokens))
 
     def _after(self, error: DPoPError, stored: TokenSet, begun: TokenSet, turn: _Turn, *, lost: bool) -> Steps[None]:
-        """Note what a refresh that failed means for the refresh token that was sent."""
+        """Record what a failed refresh means for the refresh token that was sent."""
         came = error.tokens if isinstance(error, InvalidTokenResponseError) else None
         if came is not None and came.refresh_token != stored.refresh_token:
             # The server has replaced the old refresh token, and would see a theft if it were sent once more.
@@ -247,7 +247,7 @@ class Renewal:
             yield Blocking(lambda: self._note(begun, stored, turn))
 
     def _send(self, begun: TokenSet, turn: _Turn) -> Steps[TokenSet]:
-        """One refresh; before each request of it, nonce retries too, it is asked whether the lock is still held."""
+        """Send one refresh; check before each of its requests, nonce retries too, that the lock is still held."""
         before_each_send.set(turn.check)
         try:
             return (yield from self._grants.refresh(begun, {}))
@@ -258,14 +258,14 @@ class Renewal:
         return self._store.replace(there, tokens, self._account, fence=turn.fence)
 
     def _note(self, there: TokenSet, noted: TokenSet, turn: _Turn) -> None:
-        """Write down what became of a refresh; if that fails, what is there is true, if not all of the truth."""
+        """Store the outcome of a refresh; if that fails, the stored facts remain true, but incomplete."""
         try:
             self._fenced(there, noted, turn)
         except TokenStoreError as error:
             _log.warning("what became of a refresh could not be noted with the tokens: %s", error)
 
     def _save(self, old: TokenSet | None, tokens: TokenSet) -> Steps[TokenSet | None]:
-        """Store new tokens in place of those they came from; ``None`` if later ones are there now."""
+        """Store new tokens in place of the ones they came from; ``None`` if the store has later ones by now."""
         self._unsaved = (old, tokens)
         try:
             kept = yield Blocking(lambda: self._put(old, tokens))
@@ -275,7 +275,7 @@ class Renewal:
         return tokens if kept else None
 
     def _put(self, old: TokenSet | None, tokens: TokenSet) -> bool:
-        """Store new tokens over their predecessor or into an empty store; ``False`` if later ones are there.
+        """Store new tokens over their predecessor or into an empty store; ``False`` if the store has later ones.
 
         No fence: these are the tokens that the server takes from now on, even if another process has the lock by now.
         """
@@ -330,7 +330,7 @@ def _release_kept(lock: StoreLock) -> None:
 
 
 def _noted(error: ReauthorizationError, *, lost: bool) -> dict[str, str]:
-    """The facts of a final refusal that are stored, for all processes that share the store."""
+    """The facts of a final refusal, stored for all processes that share the store."""
     message = str(error)
     if lost:
         message += (

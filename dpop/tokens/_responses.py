@@ -99,7 +99,7 @@ def forgiving_object(body: bytes) -> tuple[dict[str, Any], frozenset[str], bool]
 
 
 def _nothing(_name: str) -> None:
-    """NaN and Infinity, which are no JSON numbers."""
+    """Replace NaN and Infinity, which are not JSON numbers."""
 
 
 def _int(digits: str) -> int | None:
@@ -112,7 +112,7 @@ def _float(digits: str) -> float | None:
 
 
 def _can_be_stored(value: Any, depth: int = 0) -> bool:
-    """Whether a store's reader takes the value back: half a surrogate pair or deep nesting it does not."""
+    """Whether a store can read the value back: not half a surrogate pair, and not deep nesting."""
     if depth > _MAX_DEPTH:
         return False
     if isinstance(value, str):
@@ -132,7 +132,7 @@ def json_response(response: HTTPResponse, what: str) -> dict[str, Any]:
 
 
 def _object_in(response: HTTPResponse, what: str) -> tuple[dict[str, Any], frozenset[str], bool]:
-    """What :func:`forgiving_object` reads in a response.
+    """Read the JSON object in a response by :func:`forgiving_object`.
 
     :raises InvalidTokenResponseError: there is no object, or the body is too long.
     """
@@ -220,7 +220,7 @@ def token_response(response: HTTPResponse) -> TokenResponse:
 
 @dataclass(slots=True)
 class _Reader:
-    """Takes members in their usual form, and notes those that have another."""
+    """Reads members in their usual form, and records those in another form."""
 
     members: Mapping[str, Any]
     odd: list[str] = field(default_factory=list)
@@ -247,7 +247,7 @@ class _Reader:
     def seconds(
         self, name: str, least: float, *, null_is_odd: bool = False, zero_is_never: bool = False
     ) -> float | None:
-        """A lifetime. Below ``least`` it is that for an access token, and unknown for a refresh token."""
+        """Read a lifetime. One below ``least`` counts as ``least`` for access tokens, as unknown for refresh tokens."""
         if name not in self.members:
             return None
         value = self.members[name]
@@ -274,7 +274,7 @@ class _Reader:
 
 
 def seconds_of(value: object) -> float | None:
-    """A number of seconds, as a JSON number or as a string of digits; ``None`` if it is neither or over ten years."""
+    """Read seconds from a JSON number or a string of digits; ``None`` if it is neither, or over ten years."""
     if isinstance(value, str) and _NUMBER.match(value.strip()):
         value = float(value) if "." in value else int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not value <= _MAX_SECONDS:
@@ -283,7 +283,7 @@ def seconds_of(value: object) -> float | None:
 
 
 def _kind(value: object) -> str:
-    """What a value is, without showing a string, which may be a secret."""
+    """Describe a value's type; strings are not shown, because they may be secret."""
     if isinstance(value, bool) or value is None:
         return str(value).lower().replace("none", "null")
     if isinstance(value, int | float):
@@ -373,7 +373,7 @@ def read_tokens(
 
 
 def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str], *, later: str = _LATER) -> NoReturn:
-    """Raise the error that a response without success stands for (RFC 6749 §5.2).
+    """Raise the error for a response that is not a success (RFC 6749 §5.2).
 
     :param later: what to say where the server may accept the same request later.
     :raises TokenRequestError: always.
@@ -422,7 +422,7 @@ def _retry_after(response: HTTPResponse) -> float | None:
 
 
 def _safe(text: object, secrets: Iterable[str]) -> str | None:
-    """What a server says, fit for a log: one line, not long, with nothing in it that was sent as a secret."""
+    """Make a server's text safe for a log: one short line, without any secret that was sent."""
     if not isinstance(text, str) or not text:
         return None
     for secret in secrets:

@@ -56,14 +56,14 @@ _END_SECONDS: Final = 5.0
 
 
 class Abandoned(Exception):  # noqa: N818 - no caller gets it: the refresh is begun anew
-    """A shared refresh ended without a result, because its maker was interrupted; another one is begun."""
+    """A shared refresh ended without a result, because the thread that made it was interrupted; another one starts."""
 
     def __init__(self) -> None:
         super().__init__("the shared refresh was abandoned before it began; ask again")
 
 
 class Flight(Future[TokenSet]):
-    """One renewal for all who wait for it.
+    """A refresh in progress: one renewal for all callers that wait for it.
 
     It is made by a caller and then begun by a thread of its own. Between the two the caller may be interrupted:
     then another caller takes note that it has not begun, and abandons it.
@@ -77,12 +77,12 @@ class Flight(Future[TokenSet]):
 
     @property
     def is_stuck(self) -> bool:
-        """Whether its thread should have begun long ago."""
+        """Whether the refresh should have been started long ago."""
         return not self.begun and time.monotonic() > self.made + _LOOK_SECONDS
 
 
 class SharedRefresh:
-    """The common base of sources for threads and for tasks: when a token is fresh, and who renews it.
+    """The common base of sources for threads and for tasks: it decides when a token is fresh and who renews it.
 
     :param detached: called by the one who begins a renewal; returns what carries out its steps in a thread.
     """
@@ -170,7 +170,7 @@ class SharedRefresh:
     # -- when a token is fresh
 
     def _stale_at(self, tokens: TokenSet) -> float:
-        """When to renew: a fifth of its life before it ends, at most five minutes, and up to half that earlier."""
+        """When to renew: one fifth of the lifetime (at most 5 min) before expiry, and up to half of that earlier."""
         if tokens.expires_at is None:
             return _NEVER
         life = self._life(tokens)
@@ -179,7 +179,7 @@ class SharedRefresh:
         return max(tokens.expires_at - ahead * self._early, (tokens.issued_at or 0.0) + 1.0)
 
     def _usable(self, tokens: TokenSet, *, doubtful: bool = False) -> bool:
-        """Whether it will do if there is no better one: not refused, and good for long enough to be sent.
+        """Whether the token can be used if there is no better one: not refused, and valid long enough to be sent.
 
         :param doubtful: count tokens in whose lifetime nothing can be read, because a clock was wrong.
         """
@@ -206,14 +206,14 @@ class SharedRefresh:
         return self._clock() < self._stale_at(tokens)
 
     def _is_from_the_future(self, tokens: TokenSet) -> bool:
-        """Whether the clock was ahead when they were issued, or is behind now: their end is unknown."""
+        """Whether the tokens were issued in the future, so that the clock was or is wrong and their end is unknown."""
         return (tokens.issued_at or 0.0) > self._clock() + CLOCK_TOLERANCE
 
     def _at_hand(self, tokens: TokenSet) -> bool:
         return self._tokens is not None and tokens.access_token == self._tokens.access_token
 
     def _take(self, tokens: TokenSet) -> None:
-        """Make these the tokens at hand, and note by the monotonic clock how long they can live from now on."""
+        """Make these the current tokens, and record by the monotonic clock how long they can live from now on."""
         if not self._at_hand(tokens):
             self._stale_by = self._expired_by = _NEVER
             if tokens.expires_at is not None and self._life(tokens) >= _SHORT_LIFE:
@@ -225,14 +225,14 @@ class SharedRefresh:
     # -- the shared refresh
 
     def _fresh(self) -> str | None:
-        """The access token at hand, if it need not be renewed."""
+        """The current access token, if it need not be renewed."""
         # In this order: a reader between two writes of _adopt has the old time or the new token.
         if self._clock() < self._until and time.monotonic() < self._stale_by:
             return self._token
         return None
 
     def _wanted(self) -> str | Flight:
-        """A token that will do, or the shared refresh that brings one."""
+        """Return a usable token, or the shared refresh that brings one."""
         if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - threading.Condition asks so too
             return self._without_waiting()
         made: Flight | None = None
@@ -261,13 +261,13 @@ class SharedRefresh:
         return self._token if usable else flight
 
     def _without_waiting(self) -> str:
-        """The token for a signal handler that interrupted its thread here: another thread would never get the lock."""
+        """The token for a signal handler that interrupted this class: it must not wait for a lock its thread holds."""
         if self._tokens is not None and self._usable(self._tokens):
             return self._token
         raise TokenLockError("a signal handler interrupted the token source that it asks; ask outside of it")
 
     def text_of(self, tokens: TokenSet) -> str:
-        """The access token, as it is to be sent: one that is bound to no key says so by its type."""
+        """The access token to send: a BearerToken if it is not bound to a key."""
         return tokens.access_token if tokens.is_bound else BearerToken(tokens.access_token)
 
     def _launch(self, flight: Flight, good: Callable[[TokenSet], bool], *, patient: bool) -> None:
@@ -301,7 +301,7 @@ class SharedRefresh:
             self._landed(flight, tokens)
 
     def _abandon(self, flight: Flight) -> None:
-        """End a shared refresh that has not begun; its waiters begin another one."""
+        """End a shared refresh that has not started; its waiters start another one."""
         with self._lock:
             if flight.begun:
                 return
@@ -311,7 +311,7 @@ class SharedRefresh:
         flight.set_exception(Abandoned())
 
     def _saw(self, tokens: TokenSet) -> None:
-        """Keep tokens that were found in the store; if they are stale, until there are better ones."""
+        """Keep tokens found in the store; stale ones only until there are better ones."""
         with self._lock:
             if self._tokens is None or not self._usable(self._tokens):
                 self._take(tokens)
@@ -363,12 +363,12 @@ class SharedRefresh:
         self._last_error = error
 
     def _reset_after_fork(self) -> None:
-        """In a forked child: a refresh that is under way is the parent's."""
+        """In a forked child: forget a refresh in progress, which belongs to the parent."""
         self._lock = threading.RLock()
         self._flight = None
 
     def _wait_for(self, flight: Flight) -> None:
-        """Abandon a shared refresh that has not begun in time, so that waiting for it ends."""
+        """Abandon a shared refresh that has not started in time, so that its waiters go on."""
         if flight.is_stuck:
             self._abandon(flight)
 
@@ -388,7 +388,7 @@ class RefreshingSource(SharedRefresh):
     """
 
     def __call__(self) -> str:
-        """A fresh access token.
+        """Return a fresh access token.
 
         :raises ReauthorizationError: the user has to authorise.
         :raises TokenRequestError: the server gave none.
@@ -406,18 +406,18 @@ class RefreshingSource(SharedRefresh):
                 continue
 
     async def atoken(self) -> str:
-        """A fresh access token for a task: others run meanwhile."""
+        """Return a fresh access token to a task; other tasks run meanwhile."""
         token = self._fresh()
         return await awaited(self) if token is None else token
 
     def tokens(self) -> TokenSet:
-        """The token set the access token is from, fresh."""
+        """Return the token set that the fresh access token is from."""
         self()
         assert self._tokens is not None  # noqa: S101 - a call that returns has adopted one
         return self._tokens
 
     def ensure(self, good: Callable[[TokenSet], bool]) -> TokenSet:
-        """Tokens for which ``good`` holds: those in the store, or else new ones.
+        """Return tokens for which ``good`` is true: those in the store, or else new ones.
 
         :raises TokenError: as a call does.
         """
@@ -455,7 +455,7 @@ class RefreshingSource(SharedRefresh):
 
 
 async def awaited(source: SharedRefresh) -> str:
-    """A token of a source, once the shared refresh that brings it is over; other tasks run meanwhile.
+    """Wait for the shared refresh that brings a token and return the token; other tasks run meanwhile.
 
     :raises UsageError: the event loop that runs is neither of asyncio nor of trio.
     """
@@ -476,7 +476,7 @@ async def awaited(source: SharedRefresh) -> str:
 
 
 def _waiting_here() -> Callable[[Flight], Awaitable[None]]:
-    """A function that waits for a shared refresh on the event loop that runs, for a second at most.
+    """Make a function that waits for a shared refresh on the running event loop, for a second at most.
 
     Its result is not handed to the event loop, which may end before: then no one would retrieve it.
     """
@@ -515,7 +515,7 @@ def _waiting_here() -> Callable[[Flight], Awaitable[None]]:
 
 
 def _hold_up_the_end(account: str) -> Callable[[], object]:
-    """Let the program not end for a few seconds while a refresh is under way; returns what says that it is over."""
+    """Delay the program's end by a few seconds during a refresh; return a function to call when it is over."""
     over = threading.Event()
     with contextlib.suppress(RuntimeError):  # the interpreter is shutting down: the caller itself refreshes
         _Guard(account, over).start()
@@ -523,7 +523,7 @@ def _hold_up_the_end(account: str) -> Callable[[], object]:
 
 
 class _Guard(threading.Thread):
-    """Not a daemon, so the interpreter waits for it at its end; the refresh itself runs in a daemon."""
+    """A non-daemon thread, for which the interpreter waits at its end; the refresh itself runs in a daemon thread."""
 
     def __init__(self, account: str, over: threading.Event) -> None:
         super().__init__(name="dpop-refresh-guard", daemon=False)
@@ -549,7 +549,7 @@ class _Guard(threading.Thread):
 
 
 def _program_ends() -> bool:
-    """Whether no thread runs any more that the interpreter waits for."""
+    """Whether the program is ending: the interpreter waits for no other thread."""
     return not any(
         thread.is_alive() and not thread.daemon and not isinstance(thread, _Guard) for thread in threading.enumerate()
     )

@@ -65,7 +65,7 @@ class HTTPResponse:
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """The value of the first field of that name, which is given in lower case; ``None`` without one."""
+        """The value of the first field of that name (pass it in lower case); ``None`` if there is no such field."""
         return next((value for field, value in self.headers if field == name), None)
 
     def __repr__(self) -> str:
@@ -74,14 +74,14 @@ class HTTPResponse:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A step that waits so many seconds."""
+    """A step that waits for a number of seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Blocking:
-    """A step that calls a function which may block, such as a store's; its result is sent back."""
+    """A step that calls a function which may block, such as a store's; the result is sent back to the generator."""
 
     function: Callable[[], Any]
 
@@ -101,7 +101,7 @@ class NoResponse(Exception):  # noqa: N818 - thrown into steps, never out of the
 
 
 def from_server(response: HTTPResponse, proxy: str | None) -> HTTPResponse:
-    """A response, unless it is that of a proxy, which passed nothing on (RFC 9110 §15.5.8).
+    """Return the response, unless a proxy made it and the server got nothing (RFC 9110 §15.5.8).
 
     :param proxy: its host and port, as far as known.
     :raises NoResponse: the proxy wants authentication.
@@ -115,7 +115,7 @@ Steps: TypeAlias = Generator[HTTPRequest | Pause | Blocking, Any, _T]
 
 
 def run_steps(steps: Steps[_T], exchange: Callable[[HTTPRequest], HTTPResponse]) -> _T:
-    """Carry out steps in this thread.
+    """Run steps in this thread.
 
     :param exchange: sends one request and reads its response; raises :class:`NoResponse` where none came.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where tokens are kept: what a store must do, and the one that keeps them in memory.
+"""Token stores: the interface of every store, and the store in memory.
 
 Others: :class:`dpop.tokens.FileTokenStore`, :class:`dpop.keyring.KeyringTokenStore`,
 :class:`dpop.redis.RedisTokenStore`. To write one of your own, follow :class:`TokenStore`; what makes it safe
@@ -39,34 +39,34 @@ _MAX_ACCOUNT: Final = 512
 
 
 class StoreLock(Protocol):
-    """The right to refresh the tokens of one account, held by one thread of one process of one host at most.
+    """The right to refresh an account's tokens: one thread, in one process of one host, can hold it.
 
     It ends with its holder: a process that is killed does not keep it for long.
     """
 
     @property
     def name(self) -> Hashable:
-        """Equal for all handles of one lock, of whichever store object they are."""
+        """The name of the lock: equal for all its handles, also from different store objects."""
         ...
 
     @property
     def fence(self) -> int:
-        """Grows with each holder, where a lock can pass to another while its holder sleeps; 0 where it cannot."""
+        """A number that grows with each holder, if a lock can be lost while its holder sleeps; otherwise 0."""
         ...
 
     def is_held(self) -> bool:
-        """Whether this handle certainly holds the lock at this moment. It is asked before each send: never blocks."""
+        """Whether this handle certainly holds the lock now. Called before each send; never blocks."""
         ...
 
     def acquire(self, timeout: float) -> bool:
-        """Take it, waiting so many seconds at most; whether that worked.
+        """Take the lock, waiting ``timeout`` seconds at most; return whether that worked.
 
         :raises TokenStoreError: it cannot be had at all.
         """
         ...
 
     def release(self) -> None:
-        """Give it back; also an :meth:`acquire` that is still waiting elsewhere. Never raises."""
+        """Release the lock; also end an :meth:`acquire` that still waits in another thread. Never raises."""
         ...
 
 
@@ -86,14 +86,14 @@ class TokenStore(Protocol):
         ...
 
     def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
-        """Keep these tokens instead of whatever is there, waiting for a refresh that is under way.
+        """Save these tokens in place of any others, after waiting for a refresh in progress.
 
         :raises TokenStoreError: it was not possible; what was there is as it was.
         """
         ...
 
     def replace(self, old: TokenSet | None, new: TokenSet, account: str, *, fence: int | None = None) -> bool:
-        """Keep ``new`` if ``old``, by its fingerprint, is what is there now; whether it was. The caller has the lock.
+        """Save ``new`` if ``old``, by its fingerprint, is stored now; return whether it was. The caller has the lock.
 
         :param fence: of the lock; if a later holder has been here with its own, nothing is written.
         :raises TokenStoreError: it was not possible; what was there is as it was.
@@ -101,20 +101,20 @@ class TokenStore(Protocol):
         ...
 
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
-        """Forget the tokens of an account, waiting for a refresh that is under way."""
+        """Delete the tokens of an account, after waiting for a refresh in progress."""
         ...
 
     def accounts(self) -> list[str]:
-        """The accounts there are tokens for."""
+        """The accounts that have tokens."""
         ...
 
     def lock(self, account: str) -> StoreLock:
-        """A new handle of the account's lock, not taken yet."""
+        """Make a new handle of the account's lock, not taken yet."""
         ...
 
 
 def check_account(account: object) -> str:
-    """The name of an account, if it can be one.
+    """Return the name of an account if it is valid.
 
     :raises UsageError: not a str of 1 to 512 printable characters.
     """
@@ -128,7 +128,7 @@ _kept: dict[Hashable, StoreLock] = {}
 
 
 def keep(lock: StoreLock) -> None:
-    """Keep a lock that is held, for no other process may refresh: this one has tokens that it could not store.
+    """Keep a held lock, so that no other process refreshes while this one has tokens that it could not store.
 
     The next renewal of the source that has them takes the lock over by :func:`take_kept`, and so does a ``save()``
     of the user's.
@@ -137,7 +137,7 @@ def keep(lock: StoreLock) -> None:
 
 
 def take_kept(lock: StoreLock) -> StoreLock | None:
-    """The handle this process has kept of a lock, if it still holds it."""
+    """Return the handle that this process has kept for a lock, if it still holds the lock."""
     kept = _kept.pop(lock.name, None)
     if kept is not None and not kept.is_held():
         kept.release()  # it passed to another process, and is not renewed any more
@@ -176,7 +176,7 @@ class locked:  # noqa: N801 - used like a function
 
 
 class LockedStore(ABC):
-    """Base of stores whose lock stays with its holder for as long as that lives, so that no fence is needed."""
+    """Base of stores whose lock cannot be lost while its holder lives, so that no fence is needed."""
 
     @abstractmethod
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
@@ -188,11 +188,11 @@ class LockedStore(ABC):
 
     @abstractmethod
     def _write(self, tokens: TokenSet, account: str) -> None:
-        """Make these tokens durable; the caller has the lock."""
+        """Write these tokens durably; the caller has the lock."""
 
     @hide_frames
     def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
-        """Keep these tokens, waiting for a refresh that is under way.
+        """Save these tokens, after waiting for a refresh in progress.
 
         :raises TokenStoreError: it was not possible; what was there is as it was.
         """
@@ -210,7 +210,7 @@ class LockedStore(ABC):
         *,
         fence: int | None = None,  # noqa: ARG002 - see above
     ) -> bool:
-        """Keep ``new`` if ``old`` is there; the caller has the lock.
+        """Save ``new`` if ``old`` is stored; the caller has the lock.
 
         :raises TokenStoreError: it was not possible; what was there is as it was.
         """
@@ -222,7 +222,7 @@ class LockedStore(ABC):
 
 
 class MemoryTokenStore(LockedStore):
-    """Tokens in this process only, until it ends. A forked child has a copy that goes its own way."""
+    """Keeps tokens in this process only. A forked child has an independent copy."""
 
     def __init__(self) -> None:
         self._tokens: dict[str, TokenSet] = {}
@@ -240,16 +240,16 @@ class MemoryTokenStore(LockedStore):
         return self._tokens.get(check_account(account))
 
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
-        """Forget an account."""
+        """Delete the tokens of an account."""
         with locked(self.lock(account), account):
             self._tokens.pop(account, None)
 
     def accounts(self) -> list[str]:
-        """The accounts there are tokens for."""
+        """The accounts that have tokens."""
         return sorted(self._tokens)
 
     def lock(self, account: str) -> StoreLock:
-        """A handle of the account's lock."""
+        """Make a handle of the account's lock."""
         name = check_account(account)
         return _MemoryLock(self._locks.setdefault(name, threading.Lock()), (id(self), name))
 

@@ -75,16 +75,16 @@ class TokenSet:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the access token is bound to the key, and so sent with a proof."""
+        """Whether the access token is bound to the key, and is therefore sent with a proof."""
         return self.token_type.lower() == "dpop"
 
     @property
     def scopes(self) -> frozenset[str]:
-        """The scopes granted; empty if the server never said and none were asked for."""
+        """The granted scopes; empty if the server did not name any and the client asked for none."""
         return frozenset((self.scope or "").split())
 
     def missing_scopes(self, *scopes: str) -> frozenset[str]:
-        """Those of ``scopes``, each of which may be several separated by spaces, that were not granted."""
+        """The ``scopes`` that were not granted; each argument may hold several, separated by spaces."""
         return frozenset(" ".join(scopes).split()) - self.scopes
 
     def seconds_left(self, now: float) -> float | None:
@@ -97,14 +97,14 @@ class TokenSet:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of access and refresh token, by which stores see whether a set is still the one they had."""
+        """SHA-256 of access and refresh token, by which stores recognise a token set."""
         both = json.dumps([self.access_token, self.refresh_token])
         return hashlib.sha256(both.encode("ascii")).hexdigest()
 
     # -- the key
 
     def check_key(self, thumbprint: str) -> None:
-        """Make sure that the tokens are bound to this key, or to none (RFC 9449 §5).
+        """Make sure that the tokens are bound to this key, or to no key (RFC 9449 §5).
 
         :raises KeyMismatchError: they are bound to another key.
         """
@@ -134,7 +134,7 @@ class TokenSet:
     # -- as JSON
 
     def to_dict(self) -> dict[str, Any]:
-        """The facts that are known, as JSON values. They are secrets."""
+        """The known facts as JSON values. They include secrets."""
         facts = {each.name: getattr(self, each.name) for each in fields(self)}
         facts |= {"extra": dict(self.extra), "refusal": dict(self.refusal), "resource": list(self.resource)}
         return {name: value for name, value in facts.items() if value is not None and value not in ({}, [])}
