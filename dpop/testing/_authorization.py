@@ -34,7 +34,7 @@ class PushedRequestEndpoint:
         self._gate = gate
 
     def respond(self, request: Request) -> Response:
-        """201 with a ``request_uri``.
+        """Respond 201 with a ``request_uri``.
 
         :raises InvalidProof: the request, the client or the proof is refused.
         """
@@ -63,13 +63,13 @@ class PushedRequestEndpoint:
 
 
 class AuthorizationEndpoint:
-    """``/authorize``: sends the browser back with a code at once, for the user always agrees."""
+    """``/authorize``: sends the browser back with a code at once, because the user always agrees."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
 
     def respond(self, request: Request) -> Response:
-        """302 to the client, with ``code`` or ``error``, ``state`` and ``iss``.
+        """Respond 302 to the client, with ``code`` or ``error``, ``state`` and ``iss``.
 
         :raises InvalidProof: there is no client, or nowhere to send it back to.
         """
@@ -106,12 +106,12 @@ class AuthorizationEndpoint:
 
 
 def new_code() -> str:
-    """A fresh code. It holds a slash, as Google's do, so that a client that hashes its encoded form fails."""
+    """Make a fresh code. Like Google's, it has a slash, so that a client that hashes its encoded form fails."""
     return "4/" + secrets.token_urlsafe(32)
 
 
 def _check(asked: Mapping[str, str], *, require_pkce: bool) -> None:
-    """Errors that reach the client by a redirect (RFC 6749 §4.1.2.1)."""
+    """Check the request; these errors reach the client by a redirect (RFC 6749 §4.1.2.1)."""
     if asked.get("response_type") != "code":
         raise InvalidProof("unsupported_response_type", "response_type", "response_type must be code")
     challenge = asked.get("code_challenge")
@@ -125,7 +125,7 @@ def _check(asked: Mapping[str, str], *, require_pkce: bool) -> None:
 
 
 def _redirect_uri(asked: Mapping[str, str]) -> str:
-    """Any absolute URI without fragment will do: this server has no registrations to compare with."""
+    """Accept any absolute URI without fragment, because this server has no registrations to compare with."""
     uri = asked.get("redirect_uri", "")
     if not _REDIRECT_URI.match(uri) or urlsplit(uri).fragment:
         raise InvalidProof("invalid_request", "redirect_uri", "redirect_uri must be an absolute URI without a fragment")

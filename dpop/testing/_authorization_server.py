@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The authorization server: its endpoints, and how it refuses. From request to response, no sockets."""
+"""The authorization server: its endpoints and its refusals, from request to response, without sockets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _METHODS: Mapping[str, tuple[str, ...]] = {"metadata": ("GET", "HEAD"), "authori
 
 
 class AuthorizationServer:
-    """Answers the requests to one authorization server.
+    """Responds to the requests to one authorization server.
 
     :param token: the token endpoint, of the kind the server is to be.
     """
@@ -47,7 +47,7 @@ class AuthorizationServer:
         }
 
     def respond(self, endpoint: str, request: Request) -> Response:
-        """The response of an endpoint: ``metadata`` or one of :data:`PATHS`."""
+        """Respond to a request to an endpoint: ``metadata`` or one of :data:`PATHS`."""
         allowed = _METHODS.get(endpoint, ("POST",))
         if request.method not in allowed:
             return empty(405, [("Allow", ", ".join(allowed))])
@@ -60,7 +60,7 @@ class AuthorizationServer:
             return json_response(503, {"error": "temporarily_unavailable"}, [("Retry-After", "1")])
 
     def _metadata(self, _request: Request) -> Response:
-        """RFC 8414, RFC 9449 §5.1."""
+        """The server metadata (RFC 8414, RFC 9449 §5.1)."""
         url = self._deployment.url
         return json_response(
             200,
@@ -82,7 +82,7 @@ class AuthorizationServer:
         )
 
     def _revoke(self, request: Request) -> Response:
-        """RFC 7009: 200 whether the token was known or not."""
+        """Revoke a token: 200 whether the token was known or not (RFC 7009)."""
         client, form, nonce = self._authenticate(request, "revoke")
         value = form.get("token", "")
         found = self._deployment.store.access_token(value) or self._deployment.store.refresh_token(value)
@@ -91,7 +91,7 @@ class AuthorizationServer:
         return empty(200, nonce)
 
     def _introspect(self, request: Request) -> Response:
-        """RFC 7662, RFC 9449 §6.2."""
+        """Introspect a token (RFC 7662, RFC 9449 §6.2)."""
         client, form, nonce = self._authenticate(request, "introspect")
         if not client.confidential:
             raise InvalidProof("invalid_client", "client_is_public", "to introspect needs a client with a secret")
@@ -113,7 +113,7 @@ class AuthorizationServer:
         return json_response(200, members, nonce)
 
     def _authenticate(self, request: Request, endpoint: str) -> tuple[Client, Mapping[str, str], list[tuple[str, str]]]:
-        """Client and form of a request that needs no proof. If a proof comes nevertheless, it must be good."""
+        """Read client and form of a request that needs no proof. If it has a proof, the proof must be valid."""
         form = request.form()
         client = self._deployment.clients.authenticate(request, form)
         seen = None
@@ -123,7 +123,7 @@ class AuthorizationServer:
 
 
 def _refusal(request: Request, error: InvalidProof) -> Response:
-    """400, or 401 for a client that is not who it says (RFC 6749 §5.2)."""
+    """Refuse: 400, or 401 if client authentication failed (RFC 6749 §5.2)."""
     status, headers, body = token_error(error)
     if error.error == "invalid_client":
         status = 401

@@ -25,7 +25,7 @@ class Client:
 
     @property
     def confidential(self) -> bool:
-        """Whether it can authenticate."""
+        """Whether the client can authenticate."""
         return self.client_secret is not None
 
 
@@ -38,7 +38,7 @@ class Clients:
         self._clients = {client.client_id: client for client in clients}
 
     def find(self, client_id: str | None) -> Client:
-        """The client of that name.
+        """Find the client of that name.
 
         :raises InvalidProof: ``invalid_client``.
         """
@@ -48,7 +48,7 @@ class Clients:
         return client
 
     def authenticate(self, request: Request, form: Mapping[str, str]) -> Client:
-        """The client that sent the request.
+        """Authenticate the client that sent the request.
 
         :raises InvalidProof: ``invalid_client``, or ``invalid_request`` for two methods at once.
         """
@@ -81,7 +81,7 @@ class Clients:
 
 
 def _basic(field: str) -> tuple[str, str]:
-    """Name and secret from HTTP Basic, which form-encodes both first (RFC 6749 §2.3.1)."""
+    """Read name and secret from HTTP Basic, in which both are form-encoded (RFC 6749 §2.3.1)."""
     scheme, _, credentials = field.partition(" ")
     try:
         if scheme.lower() != "basic":

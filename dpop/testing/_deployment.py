@@ -55,12 +55,12 @@ class Deployment:
 
 
 def is_thumbprint(text: str) -> bool:
-    """Whether it looks like an RFC 7638 SHA-256 thumbprint."""
+    """Whether the value looks like an RFC 7638 SHA-256 thumbprint."""
     return _THUMBPRINT.match(text) is not None
 
 
 def granted(asked: str, allowed: str | None) -> str:
-    """The scopes asked for that are allowed, in the order asked; all of them if nothing limits them."""
+    """The requested scopes that are allowed, in the requested order; all of them if there is no limit."""
     if allowed is None:
         return asked
     allowed_scopes = allowed.split()

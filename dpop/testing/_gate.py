@@ -34,12 +34,12 @@ class SteeredReplayCache:
         self._inner = MemoryReplayCache(max_entries=_MAX_PROOFS, max_per_key=_MAX_PROOFS, clock=clock)
 
     def add(self, key: str, expires_at: float) -> bool:
-        """Remember ``key``; True if it is new."""
+        """Remember ``key``; return whether it is new."""
         return self._inner.add(key, expires_at - self._levers.clock_offset)
 
 
 class _Guard(NamedTuple):
-    """The verifier of one nonce policy; it goes when the policy does."""
+    """The verifier of one nonce policy; a new policy gets a new verifier."""
 
     policy: NoncePolicy
     book: NonceBook | None
@@ -110,12 +110,12 @@ class Gate:
         return [] if nonce is None or when == "never" else [("DPoP-Nonce", nonce)]
 
     def fresh_nonce(self) -> str | None:
-        """A nonce to send along with any response, None if this server has none."""
+        """A nonce to send with any response; None if this server uses no nonces."""
         book = self._current().book
         return None if book is None else book.issue()
 
     def _current(self) -> _Guard:
-        """The guard of the policy the levers ask for now."""
+        """The guard for the policy that the levers set now."""
         policy = self._levers.nonce_policy(self._role)
         lapses = self._levers.lapses(self._role)
         guard = self._guard
@@ -140,7 +140,7 @@ class Gate:
 
 
 def _has_nonce(request: Request) -> bool:
-    """Whether the proof, not verified yet, has a nonce. What cannot be read is left to the verifier."""
+    """Whether the unverified proof has a nonce. An unreadable proof is left to the verifier."""
     try:
         proof = proof_field(request.headers)
         if proof is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A token endpoint that behaves like Google's, as its guides for web servers describe it.
+"""A token endpoint that behaves like Google's, as Google's guides for web servers describe it.
 
 Where it differs from RFC 9449 as commonly read: the ``jti`` of a code exchange is the hash of the code,
 also when the exchange is repeated with a nonce; a nonce is optional there and required at refresh;
@@ -24,7 +24,7 @@ __all__ = ["GoogleTokenEndpoint"]
 
 
 class GoogleTokenEndpoint(TokenEndpoint):
-    """``POST /token`` of a server of Google's kind.
+    """``POST /token`` of a server that behaves like Google's.
 
     :param exchange_gate: whose nonces the code exchange uses while the lever ``isolate_exchange_nonces``
         is on.

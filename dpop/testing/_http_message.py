@@ -26,7 +26,7 @@ _FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00\r\n]*?)[ \t]*
 
 
 class BadRequest(Exception):  # noqa: N818 - never leaves this package; the name is the status's
-    """A request that is not one; the connection ends with this status."""
+    """A malformed request; the connection ends with this status."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"HTTP {status}")
@@ -41,7 +41,7 @@ class _Head:
     headers: Headers
 
     def one(self, name: str) -> str | None:
-        """The value of a field that may be there once at most."""
+        """Return the value of a field that may occur once at most."""
         values = [value for field, value in self.headers if field.lower() == name]
         if len(values) > 1:
             raise BadRequest(400)
@@ -61,7 +61,7 @@ class RequestReader:
         self.keep_alive: bool = True
 
     def read(self) -> Request | None:
-        """The next request, None at the end of the connection.
+        """Read the next request; None at the end of the connection.
 
         :raises BadRequest: it cannot be understood.
         :raises OSError: the connection broke or stayed silent too long.
@@ -122,7 +122,7 @@ class RequestReader:
             yield piece
 
     def _chunks(self) -> Iterator[bytes]:
-        """RFC 9112 §7.1; trailers are read and dropped."""
+        """Read a chunked body (RFC 9112 §7.1); trailers are dropped."""
         while True:
             size = self._line().partition(b";")[0].strip()
             if not re.fullmatch(rb"[0-9A-Fa-f]{1,15}", size):
@@ -161,7 +161,7 @@ def _request(head: _Head, target: str, pieces: Iterable[bytes]) -> Request:
 
 
 def response_bytes(response: Response, *, method: str, date: str, keep_alive: bool) -> Iterator[bytes]:
-    """The response as it is to be written, each piece with one write.
+    """Yield the bytes of a response, one piece for each write.
 
     A body known beforehand goes with its head in one piece; one that is not is chunked (RFC 9112 §7.1).
     """

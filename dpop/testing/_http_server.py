@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sockets: a small HTTP/1.1 server with a thread per connection, on this machine only.
+"""A small HTTP/1.1 server with a thread per connection, on this machine only.
 
 It prints nothing, keeps connections alive, writes each response at once, and leaves neither thread nor
 socket behind when it stops.
@@ -202,7 +202,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _linger(connection: socket.socket) -> None:
-    """Read on for a while: a connection closed with bytes unread is reset, and our response lost with it."""
+    """Read on for a while: closing a connection with unread bytes resets it, which would lose our response."""
     connection.shutdown(socket.SHUT_WR)
     connection.settimeout(_LINGER_SECONDS)
     left = _LINGER_BYTES

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Incidents: what is to go wrong with the next requests."""
+"""Incidents: planned faults for the next requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ERROR = re.compile(r"[a-z_]{1,60}\Z")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fail:
-    """Answer with this status, whatever the request."""
+    """Respond with this status to any request."""
 
     status: int = 503
     path: str | None = None
@@ -38,7 +38,7 @@ class Fail:
                 raise UsageError(f"no header field can look like {name!a}: {value!a}")
 
     def response(self) -> Response:
-        """The response."""
+        """Make the response."""
         headers = [*self.headers]
         if self.retry_after is not None:
             headers.append(("Retry-After", str(self.retry_after)))
@@ -60,13 +60,13 @@ class Redirect:
             raise UsageError("location must be a path or an absolute URL of printable ASCII")
 
     def response(self) -> Response:
-        """The response."""
+        """Make the response."""
         return json_response(self.status, {}, [("Location", self.location)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """Close the connection instead of answering; with ``after``, once the request has had its effect."""
+    """Close the connection instead of responding; with ``after``, after the request has had its effect."""
 
     after: bool = False
     path: str | None = None
@@ -74,7 +74,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refuse:
-    """Refuse good credentials with an OAuth error, at the role that has such an error."""
+    """Refuse valid credentials with an OAuth error, at the role that has such an error."""
 
     error: str = "invalid_token"
     with_nonce: bool = False
@@ -101,13 +101,13 @@ class _Planned:
 
 @dataclass(slots=True)
 class Incidents:
-    """Incidents in the order they were planned; each happens so many times, first to come first served."""
+    """Incidents in the order of planning; each happens a number of times, to the first requests that match."""
 
     _planned: list[_Planned] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def plan(self, incident: Incident, count: int) -> None:
-        """Plan it for the next ``count`` requests that it fits.
+        """Plan an incident for the next ``count`` requests that match.
 
         :raises UsageError: the count is not a whole number above 0, or the path is none.
         """
@@ -120,12 +120,12 @@ class Incidents:
             self._planned.append(_Planned(incident, count))
 
     def take(self, path: str) -> Fail | Redirect | Drop | None:
-        """The incident that happens to a request of this path, whatever it contains."""
+        """Take the incident for a request to this path, whatever the request contains."""
         found = self._take(lambda incident: not isinstance(incident, Refuse), path)
         return found if isinstance(found, Fail | Redirect | Drop) else None
 
     def take_refusal(self, role: Role, path: str) -> Refuse | None:
-        """The refusal of a request that this role would accept."""
+        """Take the planned refusal of a request that this role would accept."""
         found = self._take(lambda incident: isinstance(incident, Refuse) and incident.role == role, path)
         return found if isinstance(found, Refuse) else None
 

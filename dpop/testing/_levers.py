@@ -52,7 +52,7 @@ class Levers(Settings):
     # --- actions
 
     def lapse(self, role: Role | Literal["AS", "RS"] | None = None) -> None:
-        """Hand out a new nonce from now on, and refuse all others but the last ``nonce_grace``.
+        """Issue a new nonce from now on, and refuse all older ones except the last ``nonce_grace``.
 
         Without a role, for both. Single-use nonces have no grace.
 
@@ -74,7 +74,7 @@ class Levers(Settings):
         headers: Headers = (),
         body: Mapping[str, object] | None = None,
     ) -> None:
-        """Answer the next requests with this status, before looking at them.
+        """Respond to the next requests with this status, without looking at them.
 
         :param path: only requests of this path; ``/resource/*`` stands for all below ``/resource/``.
         :param retry_after: seconds, for a ``Retry-After`` field.
@@ -102,7 +102,7 @@ class Levers(Settings):
         with_nonce: bool = False,
         path: str | None = None,
     ) -> None:
-        """Refuse good credentials: an access token, or with ``invalid_grant`` and others a token request.
+        """Refuse valid credentials: an access token, or, with errors such as ``invalid_grant``, a token request.
 
         :param with_nonce: the refusal carries a ``DPoP-Nonce`` (RFC 9449 §8).
         """
@@ -150,7 +150,7 @@ class Levers(Settings):
         return settings | {"incidents_planned": len(self._incidents)}
 
     def _action(self, name: str, value: object) -> Callable[[], None]:
-        """The action with its arguments, checked by a rehearsal on unused levers."""
+        """Make the action with its arguments, checked by a trial on unused levers."""
         if isinstance(value, Mapping):
             arguments = {str(key): each for key, each in value.items()}
         elif value is True:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request and a response, as the protocol sees them: no sockets here."""
+"""A request and a response, independent of sockets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_PARAMETERS = 100
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """One request as it came.
+    """One request as it was received.
 
     :param target: the request-target, raw: path and query.
     :param headers: all fields in their order, names as they were sent.
@@ -47,7 +47,7 @@ class Request:
 
     @property
     def query(self) -> str:
-        """The query behind the ``?``, raw; empty without one."""
+        """The query after the ``?``, raw; empty if there is none."""
         return self.target.partition("?")[2]
 
     def fields(self, name: str) -> list[str]:
@@ -85,18 +85,18 @@ class Response:
 
 
 def json_response(status: int, members: Mapping[str, object], headers: Headers = ()) -> Response:
-    """An uncacheable JSON response (RFC 6749 §5.1)."""
+    """Make an uncacheable JSON response (RFC 6749 §5.1)."""
     body = json.dumps(members).encode("ascii") + b"\n"  # a shell's prompt stands on a line of its own
     return Response(status, [("Content-Type", "application/json"), NO_STORE, *headers], body)
 
 
 def empty(status: int, headers: Headers = ()) -> Response:
-    """A response without a body."""
+    """Make a response without a body."""
     return Response(status, [NO_STORE, *headers])
 
 
 def parameters(text: str) -> dict[str, str]:
-    """Form or query parameters, each at most once but ``resource`` (RFC 8707 §2), empty ones left out (RFC 6749 §3.2).
+    """Read parameters, each once at most but ``resource`` (RFC 8707 §2); drop empty ones (RFC 6749 §3.2).
 
     :raises InvalidProof: ``invalid_request``.
     """

@@ -49,18 +49,18 @@ class NonceBook:
 
     @property
     def used(self) -> ReplayCache | None:
-        """Where used nonces are remembered, if each is good for one request."""
+        """The cache of used nonces, if each nonce is valid for one request."""
         return self._used
 
     def issue(self, jkt: str | None = None) -> str:  # noqa: ARG002 - these nonces are not bound to a key
-        """The nonce to hand out now."""
+        """The nonce to issue now."""
         if self._discipline == "endless":
             self.lapse()
         self._lapse_if_due()
         return self._generations[0].issue()
 
     def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
-        """The verdict on a nonce, None if it is to be refused.
+        """Judge a nonce; None means refuse it.
 
         It never says when the nonce was issued, so that ``iat`` is checked as well: a client whose clock
         is wrong is to hear of it here.
@@ -79,12 +79,12 @@ class NonceBook:
         return self._generations[0].next_for(nonce, jkt)
 
     def accepted(self) -> None:
-        """A request was accepted: the next response may have to carry another nonce."""
+        """Take note of an accepted request, after which another nonce may be due."""
         if self._discipline == "per-answer":
             self.lapse()
 
     def lapse(self) -> None:
-        """Begin another generation; the oldest is forgotten if there are more than may be."""
+        """Begin another generation of nonces; forget the oldest if there are too many."""
         with self._lock:
             self._generations.appendleft(self._generation())
             self._began_at = self._clock()

@@ -18,7 +18,7 @@ __all__ = ["dpop_server"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers", "dpop_server(**arguments): arguments of DPoPTestServer for the fixture dpop_server."
     )

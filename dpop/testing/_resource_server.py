@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The resource server: an API that echoes what it was sent, to those who may ask (RFC 9449 §7)."""
+"""The resource server: an API that echoes each authorised request (RFC 9449 §7)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _HELD_SECONDS = 30.0
 
 
 class _Admission(NamedTuple):
-    """Who was let in, and how."""
+    """The access token of an admitted request, and its verified proof if it has one."""
 
     token: AccessToken
     seen: VerifiedProof | None
 
 
 class ResourceServer:
-    """Answers requests for ``/resource`` and all below it.
+    """Responds to requests for ``/resource`` and all paths below it.
 
     :param takes_proofs: False for an API like Google's, which knows bearer tokens only.
     """
@@ -45,7 +45,7 @@ class ResourceServer:
         self._takes_proofs = takes_proofs
 
     def respond(self, request: Request) -> Response:
-        """200 with what was sent, or a challenge."""
+        """Respond 200 with an echo of the request, or with a challenge."""
         tried: _Tried = read_scheme(request.headers) or ("DPoP" if self._takes_proofs else "Bearer")
         try:
             credentials = read_credentials(request.headers, request.query)
@@ -66,7 +66,7 @@ class ResourceServer:
     # --- who may come in
 
     def _admit_bound(self, request: Request, token: str) -> _Admission:
-        """``Authorization: DPoP``: an active token, and the proof of the key it is bound to."""
+        """Admit ``Authorization: DPoP``: an active token, and a proof by the key it is bound to."""
         if not self._takes_proofs:
             raise InvalidProof("invalid_token", "scheme_refused", "this API takes bearer tokens only")
         record = self._active(request, token)
@@ -75,7 +75,7 @@ class ResourceServer:
         return _Admission(record, seen)
 
     def _admit_bearer(self, request: Request, token: str) -> _Admission:
-        """``Authorization: Bearer``: an active token that is bound to nothing (RFC 9449 §7.2)."""
+        """Admit ``Authorization: Bearer``: an active token that is not bound to a key (RFC 9449 §7.2)."""
         record = self._active(request, token)
         if record.cnf is not None:
             raise refuse(Reason.BOUND_TOKEN_AS_BEARER, error="invalid_token")
@@ -118,7 +118,7 @@ class ResourceServer:
         return json_response(200, members, nonce)
 
     def _stream(self, request: Request) -> Iterator[bytes]:
-        """``?chunks=3&size=1000``: so many chunks of so many bytes, the first at once."""
+        """Stream ``chunks`` chunks of ``size`` bytes (``?chunks=3&size=1000``), the first at once."""
         asked = parse_qs(request.query)
         chunks = _number(asked.get("chunks"), 3, _MAX_CHUNKS)
         size = _number(asked.get("size"), 1000, _MAX_CHUNK)
@@ -128,7 +128,7 @@ class ResourceServer:
             yield b"%06d" % number + b"." * (size - 6)
 
     def _challenge(self, request: Request) -> Response:
-        """No credentials: say what is wanted, and no error (RFC 9449 §7.1)."""
+        """Challenge a request without credentials: name the schemes, and no error (RFC 9449 §7.1)."""
         alone = bool(request.fields("DPoP"))
         error = InvalidProof(
             "",
@@ -161,11 +161,11 @@ class ResourceServer:
         return not (self._takes_proofs and levers.bound_tokens and levers.require_proof)
 
     def _metadata_parameter(self) -> dict[str, str]:
-        """RFC 9728 §5.1."""
+        """The ``resource_metadata`` parameter of a challenge (RFC 9728 §5.1)."""
         return {"resource_metadata": self._deployment.url("/.well-known/oauth-protected-resource/resource")}
 
     def _schemes(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Without the challenge of a scheme this server does not take."""
+        """Drop the challenges for schemes that this server does not accept."""
         return [
             (name, value)
             for name, value in headers

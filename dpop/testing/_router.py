@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front of the test server: which endpoint a request is for, and what goes wrong before it gets there."""
+"""The front of the test server: it routes requests to endpoints, and applies planned faults before that."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _EXPOSED = ("Access-Control-Expose-Headers", "WWW-Authenticate, DPoP-Nonce")
 
 
 class Front:
-    """From any request to its response; None means: close the connection without one.
+    """Maps any request to its response; None means: close the connection without a response.
 
     :param local: the ``host:port`` that a person on this machine may name in a request to steer.
     """
@@ -56,7 +56,7 @@ class Front:
         self._local = {*local, deployment.origin.partition("://")[2]}
 
     def respond(self, request: Request, connection: int) -> Response | None:
-        """The response to a request that came over the connection of that number."""
+        """Respond to a request that came over the connection with this number."""
         endpoint = _ENDPOINTS.get(request.path, "other")
         if request.path.startswith("/resource/"):
             endpoint = "resource"
@@ -115,7 +115,7 @@ class Front:
     # --- steering
 
     def _steering(self, endpoint: str, request: Request) -> Response:
-        """``/stats`` and ``/levers``: for curl on this machine, not for web pages."""
+        """Serve ``/stats`` and ``/levers``: for curl on this machine, not for web pages."""
         # A name that someone else's DNS leads here, or a page that posts here, is not the person's own wish.
         hosts, origins = request.fields("Host"), request.fields("Origin")
         if not self._local.issuperset(hosts) or any(origin != self._deployment.origin for origin in origins):
@@ -132,7 +132,7 @@ class Front:
         return json_response(200, self._levers())
 
     def _steer(self, changes: dict[str, object]) -> None:
-        """The levers, and two things only the server itself can do."""
+        """Apply changes to the levers, and the two actions that only the server itself can do."""
         revoke = changes.pop("revoke", None)
         reset = changes.pop("reset_stats", False)
         if revoke is not None and revoke is not True and not isinstance(revoke, str):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The test server: its addresses and levers, what it saw, and tokens issued without a protocol."""
+"""The test server: its addresses and levers, its records of requests, and tokens issued without a protocol."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class DPoPTestServer:
     # --- life
 
     def start(self) -> Self:
-        """Listen and serve. Does nothing if it runs already."""
+        """Listen and serve. Does nothing if the server runs already."""
         if self._http is not None:
             return self
         http = HTTPServer(self._host, self._port, clock=self.clock, connected=self._journal.stats.count_connection)
@@ -143,7 +143,7 @@ class DPoPTestServer:
         return self
 
     def stop(self) -> None:
-        """Close all connections and the port. What was seen can still be read."""
+        """Close all connections and the port. The records can still be read."""
         http, self._http = self._http, None
         if http is not None:
             self._levers.release_streams()
@@ -203,7 +203,7 @@ class DPoPTestServer:
 
     @property
     def resource(self) -> str:
-        """``/resource``: takes any method, as does any path below it; answers with what it was sent."""
+        """``/resource`` and all paths below it: accept any method, and echo the request."""
         return self.issuer + "/resource"
 
     @property
@@ -229,7 +229,7 @@ class DPoPTestServer:
         return self._journal.requests
 
     def reset(self) -> None:
-        """Forget what it saw and what was planned to go wrong. Settings, tokens and nonces stay."""
+        """Forget recorded requests and planned incidents. Settings, tokens and nonces stay."""
         self._journal.clear()
         self._levers.clear()
 
@@ -244,7 +244,7 @@ class DPoPTestServer:
         lifetime: float | None = None,
         cnf: Mapping[str, object] | None = None,
     ) -> str:
-        """A new access token.
+        """Issue a new access token.
 
         :param jkt: thumbprint of the key it is bound to; None for a bearer token.
         :param lifetime: seconds, by default as the levers say; 0 or less for one that has expired.
@@ -269,7 +269,7 @@ class DPoPTestServer:
         scope: str = "read",
         client_id: str | None = None,
     ) -> str:
-        """A new authorization code, as if the user had just agreed.
+        """Issue a new authorization code, as if the user had just agreed.
 
         :param redirect_uri: if given, the token request must have the same.
         :param code_challenge: S256; if given, the token request must have its verifier.
@@ -292,14 +292,14 @@ class DPoPTestServer:
     def issue_refresh_token(
         self, *, jkt: str | None = None, sub: str = "alice", scope: str = "read", client_id: str | None = None
     ) -> str:
-        """A new refresh token, bound to the key with that thumbprint; None for an unbound one."""
+        """Issue a new refresh token, bound to the key with that thumbprint; None for an unbound one."""
         value = secrets.token_urlsafe(32)
         token = RefreshToken(value, client_id or self.client_id, sub, scope, new_grant(), jkt)
         self._store.add_refresh_token(token)
         return value
 
     def revoke(self, token: str) -> None:
-        """Revoke an access token, or a refresh token with all that came of its grant."""
+        """Revoke an access token, or a refresh token with all tokens of its grant."""
         self._store.revoke(token)
 
     def revoke_access_tokens(self) -> None:

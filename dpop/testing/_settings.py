@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings among the levers: what each is, and which values make sense."""
+"""The settings among the levers: the meaning and the valid values of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DISCIPLINES: Final[tuple[Discipline, ...]] = get_args(Discipline)
 
 
 class LeverSettings(TypedDict, total=False):
-    """The settings as keyword arguments; their meaning is told at :class:`Settings`."""
+    """The settings as keyword arguments; :class:`Settings` documents them."""
 
     as_nonces: Discipline
     rs_nonces: Discipline
@@ -62,7 +62,7 @@ ACTIONS: Final[Mapping[str, str]] = {
 
 
 class _Kind(NamedTuple):
-    """The values a setting can have, in words, and the test for them."""
+    """The valid values of a setting: a description, and a test for them."""
 
     expected: str
     holds: Callable[[Any], bool]

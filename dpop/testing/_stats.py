@@ -84,7 +84,7 @@ class RecordedRequest:
 
 
 class Stats:
-    """Counters, from the start or the last :meth:`reset`. Thread-safe.
+    """Counters since the start or the last :meth:`reset`. Thread-safe.
 
     ``wasted_per_1000`` is the measure of a client: round trips that only fetched a nonce, per 1,000
     requests that did their work.
@@ -142,7 +142,7 @@ class Stats:
 
     @property
     def wasted_per_1000(self) -> float:
-        """Challenges per 1,000 requests that were no such waste; 0 without any."""
+        """Challenges per 1,000 requests that got no challenge; 0 if there are none."""
         with self._lock:
             useful = self._requests.total() - self._challenges.total()
             return 1000 * self._challenges.total() / useful if useful > 0 else 0.0
@@ -164,7 +164,7 @@ class Stats:
 
     @property
     def repeated_jti(self) -> int:
-        """Proofs whose ``jti`` had come before, among the last 200,000 or so."""
+        """Proofs whose ``jti`` was seen before, among about the last 200,000."""
         return self._repeated_jti
 
     @property
@@ -173,7 +173,7 @@ class Stats:
         return self._connections
 
     def as_dict(self) -> dict[str, object]:
-        """All of them, as JSON can hold them."""
+        """All counters as JSON values."""
         return {
             "requests": self.requests,
             "requests_by_endpoint": self.requests_by_endpoint,
@@ -191,7 +191,7 @@ class Stats:
     # --- for the server
 
     def count_request(self, endpoint: str, proof: str | None) -> None:
-        """A request came."""
+        """Count a request."""
         jti = None if proof is None else _jti(proof)
         with self._lock:
             self._requests[endpoint] += 1
@@ -209,19 +209,19 @@ class Stats:
             self._distinct_jti += 1
 
     def count_response(self, status: int) -> None:
-        """A request was answered, or dropped."""
+        """Count a response, or a dropped connection."""
         with self._lock:
             self._statuses[status] += 1
 
     def count_refusal(self, endpoint: str, error: str) -> None:
-        """A request was refused."""
+        """Count a refusal."""
         with self._lock:
             self._refusals += 1
             if error == "use_dpop_nonce":
                 self._challenges[endpoint] += 1
 
     def count_connection(self) -> None:
-        """A client connected."""
+        """Count a connection."""
         with self._lock:
             self._connections += 1
 
@@ -240,7 +240,7 @@ class _Latest(Generic[_Kept]):
         self._size = 0
 
     def add(self, entry: _Kept) -> None:
-        """Keep an entry; forget the oldest ones that are too many."""
+        """Keep an entry; forget the oldest ones beyond the limit."""
         with self._lock:
             self._entries.append(entry)
             self._size += self._size_of(entry)
@@ -253,7 +253,7 @@ class _Latest(Generic[_Kept]):
             return list(self._entries)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all entries."""
         with self._lock:
             self._entries.clear()
             self._size = 0
@@ -291,13 +291,13 @@ class Journal:
         return self._requests.all()
 
     def clear(self) -> None:
-        """Forget all of them, and count from 0."""
+        """Forget all entries, and count from 0."""
         self._refusals.clear()
         self._requests.clear()
         self.stats.reset()
 
     def refused(self, endpoint: str, request: Request, error: InvalidProof, *, bare: bool = False) -> None:
-        """Note a refusal and log its reason.
+        """Record a refusal and log its reason.
 
         :param bare: the client is told no error, for it sent no credentials (RFC 9449 §7.1).
         """
@@ -318,13 +318,13 @@ class Journal:
         _LOGGER.info("%s %s refused: %s", request.method, request.path, shown)
 
     def recorded(self, request: RecordedRequest) -> None:
-        """Keep a request."""
+        """Record a request."""
         self._requests.add(request)
         self.stats.count_response(request.status)
 
 
 def _jti(proof: str) -> str | None:
-    """The ``jti`` of a proof that is not verified yet."""
+    """Read the ``jti`` of an unverified proof."""
     try:
         jti = json.loads(b64url_decode(proof.split(".")[1])).get("jti")
     except (EncodingError, IndexError, ValueError, AttributeError, RecursionError):

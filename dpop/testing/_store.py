@@ -51,7 +51,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RefreshToken:
-    """A refresh token; ``jkt`` is the key it is bound to, None if it is not (RFC 9449 §5)."""
+    """A refresh token; ``jkt`` is the key it is bound to, None if it is unbound (RFC 9449 §5)."""
 
     value: str
     client_id: str
@@ -77,13 +77,13 @@ class AccessToken:
 
     @property
     def bound_jkt(self) -> str | None:
-        """``cnf.jkt``; of another type than str it comes back as text that is no thumbprint."""
+        """``cnf.jkt``; a value that is not a str is returned as a text that is not a thumbprint."""
         jkt = None if self.cnf is None else self.cnf.get("jkt")
         return None if jkt is None else str(jkt)
 
 
 class Store:
-    """Grants of one authorization server. Thread-safe; what is used up is used up exactly once.
+    """Grants of one authorization server. Thread-safe; each can be used up exactly once.
 
     :param clock: Unix seconds, the server's.
     """
@@ -107,7 +107,7 @@ class Store:
         return uri, _PUSHED_SECONDS
 
     def take_pushed(self, uri: str) -> PushedRequest | None:
-        """The request behind a ``request_uri``, which is good once (RFC 9126 §7.3)."""
+        """Take the request behind a ``request_uri``, which is valid once (RFC 9126 §7.3)."""
         with self._lock:
             pushed = self._pushed.pop(uri, None)
         return pushed if pushed is not None and pushed.expires_at > self._clock() else None
@@ -120,7 +120,7 @@ class Store:
             _put(self._codes, code.value, replace(code, expires_at=self._clock() + _CODE_SECONDS))
 
     def code(self, value: str) -> Code | None:
-        """The code, if it is good now. Looking does not use it up."""
+        """Look up a code that is valid now, without using it up."""
         with self._lock:
             code = self._codes.get(value)
         return code if code is not None and code.expires_at > self._clock() else None
@@ -131,7 +131,7 @@ class Store:
             _put(self._refresh, token.value, token)
 
     def refresh_token(self, value: str) -> RefreshToken | None:
-        """The refresh token, if it is good now. Looking does not use it up."""
+        """Look up a refresh token that is valid now, without using it up."""
         with self._lock:
             token = self._refresh.get(value)
         if token is None or (token.expires_at is not None and token.expires_at <= self._clock()):
@@ -139,7 +139,7 @@ class Store:
         return token
 
     def use_up(self, value: str) -> bool:
-        """Use up a code or rotated refresh token; False if someone else was faster."""
+        """Use up a code or rotated refresh token; False if another request was faster."""
         with self._lock:
             used = self._codes.pop(value, None) or self._refresh.pop(value, None)
             if used is not None:
@@ -147,9 +147,9 @@ class Store:
         return used is not None
 
     def revoke_if_used_before(self, value: str) -> bool:
-        """Someone shows a code or refresh token that was used up: one of the two stole it.
+        """Revoke the grant of a code or refresh token that was used before: somebody may have stolen it.
 
-        Revokes all that came of the same consent (RFC 6749 §4.1.2, RFC 9700 §4.14.2).
+        Revokes all tokens of the same consent (RFC 6749 §4.1.2, RFC 9700 §4.14.2).
         """
         with self._lock:
             grant = self._used.get(value)
@@ -166,7 +166,7 @@ class Store:
             _put(self._access, token.value, token)
 
     def access_token(self, value: str) -> AccessToken | None:
-        """The access token, if it is active now."""
+        """Look up an access token that is active now."""
         with self._lock:
             token = self._access.get(value)
         return token if token is not None and token.expires_at > self._clock() else None
@@ -182,7 +182,7 @@ class Store:
             self.revoke_grant(refresh.grant)
 
     def revoke_grant(self, grant: str) -> None:
-        """Revoke everything that came of one consent."""
+        """Revoke all tokens of one grant."""
         with self._lock:
             for value in [value for value, token in self._access.items() if token.grant == grant]:
                 del self._access[value]
@@ -196,7 +196,7 @@ class Store:
 
 
 def new_grant() -> str:
-    """A name for all that will come of one consent."""
+    """Make a name for a new grant, to which all tokens of one consent belong."""
     return uuid.uuid4().hex
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token endpoint of RFC 9449: three grants, each asked for with a proof.
+"""The token endpoint of RFC 9449: three grants, each requested with a proof.
 
 The order is what matters: look at the grant without using it up, verify the proof against the key the
 grant is bound to, and only then use the grant up. A client that is asked for a nonce can so come back
@@ -44,7 +44,7 @@ class TokenEndpoint:
         self._as_gate = gate
 
     def respond(self, request: Request) -> Response:
-        """200 with tokens.
+        """Respond 200 with tokens.
 
         :raises InvalidProof: the request, the client, the proof or the grant is refused.
         """
@@ -119,11 +119,11 @@ class TokenEndpoint:
     # --- what a server of another kind does differently
 
     def _gate(self, form: Mapping[str, str]) -> Gate:  # noqa: ARG002 - one gate for all here
-        """Whose nonces this request uses."""
+        """The gate whose nonces this request uses."""
         return self._as_gate
 
     def _admit(self, request: Request, form: Mapping[str, str], bound_jkt: str | None) -> VerifiedProof | None:
-        """The proof of the request; None if it has none and needs none."""
+        """Verify the proof of the request; None if it has none and needs none."""
         if not (request.fields("DPoP") or bound_jkt or self._levers.require_proof):
             return None
         return self._gate(form).verify_token_request(request, self._url, bound_jkt=bound_jkt)
@@ -189,7 +189,7 @@ class TokenEndpoint:
 
     @contextmanager
     def _nonce_on_refusal(self, form: Mapping[str, str], seen: VerifiedProof | None) -> Iterator[None]:
-        """The proof used up a nonce: hand out the next, whatever else is wrong (RFC 9449 §8)."""
+        """Issue the next nonce even with a refusal, because the proof used up its nonce (RFC 9449 §8)."""
         try:
             yield
         except InvalidProof as error:
@@ -207,7 +207,7 @@ class TokenEndpoint:
 
 
 def _check_pkce(code: Code, verifier: str | None) -> None:
-    """The one who redeems the code is the one who asked for it (RFC 7636 §4.6)."""
+    """Check by PKCE that the code is redeemed by the client that requested it (RFC 7636 §4.6)."""
     if code.code_challenge is None:
         return
     if verifier is None:

@@ -50,7 +50,7 @@ def defective_fields(
     iat: int | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Fields:
-    """The DPoP header fields of a request, as :func:`dpop.create_proof` would make them but for one defect.
+    """Make the DPoP header fields of a request as :func:`dpop.create_proof` would, but with one defect.
 
     Most often one field; two, or none, where that is the defect.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An honest proof before it is written down, and what a defect is: a way to write it down wrongly."""
+"""The draft of a correct proof, and defects: functions that write a draft down wrongly."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Signer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """All that an honest proof for one request holds.
+    """All contents of a correct proof for one request.
 
     :param htu: the URL of the request without query and fragment.
     """
@@ -57,11 +57,11 @@ class Draft:
 
     @property
     def es256(self) -> Draft:
-        """This draft with an ES256 key: its own if it is one, otherwise a published key."""
+        """Return this draft with an ES256 key: its own if that is one, otherwise a published key."""
         return self if self.key.alg == "ES256" else self.by(A)
 
     def by(self, key: Signer) -> Draft:
-        """This draft with another key."""
+        """Return this draft with another key."""
         return replace(self, key=key)
 
     @property
@@ -76,17 +76,17 @@ class Draft:
 
     @property
     def token(self) -> str:
-        """The access token, which this defect cannot do without."""
+        """The access token; an error if there is none, because this defect needs it."""
         if self.access_token is None:
             raise UsageError("this defect is in the claim ath; give an access token")
         return self.access_token
 
     def header(self, **changes: Any) -> Members:
-        """The JOSE header, changed."""
+        """Make the JOSE header with changes."""
         return _changed({"typ": "dpop+jwt", "alg": self.key.alg, "jwk": self.jwk}, changes)
 
     def claims(self, **changes: Any) -> Members:
-        """The claims, changed."""
+        """Make the claims with changes."""
         honest: Members = {"jti": self.jti, "htm": self.method, "htu": self.htu, "iat": self.iat}
         if self.access_token is not None:
             honest["ath"] = self.ath
@@ -95,7 +95,7 @@ class Draft:
         return _changed(honest, changes)
 
     def proof(self, *, header: Any = None, claims: Any = None, pen: Pen | None = None) -> str:
-        """Write it down, with another header, other claims or another pen.
+        """Write the proof, with another header, other claims or another pen (signing function).
 
         :param header: any JSON value, or bytes, which are taken as they are; as for ``claims``.
         """
@@ -119,23 +119,23 @@ class Draft:
 
     @property
     def authority(self) -> str:
-        """Host and, if it is not the scheme's own, port."""
+        """The host, with the port if it is not the scheme's default."""
         return self.htu.partition("://")[2].partition("/")[0]
 
     @property
     def host(self) -> str:
-        """The host; IPv6 in its brackets."""
+        """The host; an IPv6 address is in brackets."""
         head, colon, tail = self.authority.rpartition(":")
         return head if colon and "]" not in tail else self.authority
 
     @property
     def port(self) -> str:
-        """The port with its colon; empty if it is the scheme's own."""
+        """The port with its colon; empty if it is the scheme's default."""
         return self.authority.removeprefix(self.host)
 
     @property
     def path(self) -> str:
-        """From the first slash on."""
+        """The path, from the first slash on."""
         return self.htu.removeprefix(self.origin)
 
 
@@ -149,7 +149,7 @@ def _changed(honest: Members, changes: Members) -> Members:
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """One way to get a proof wrong, or, where the verdict is ``ok``, unusual.
+    """One way to make a proof wrong, or, if the verdict is ``ok``, unusual.
 
     :param name: as in ``vectors/proofs.json``.
     :param group: what it is about: ``accept`` for what is unusual and right, ``transport``, ``structure``,
@@ -177,7 +177,7 @@ class WritableDefect(Defect):
     _write: Write = field(repr=False)
 
     def write(self, draft: Draft) -> Fields:
-        """The header fields that carry the defective proof: one named DPoP, if that is not the defect.
+        """Write the header fields with the defective proof: one field DPoP, unless that is the defect.
 
         :raises UsageError: it takes a token, a nonce or a URL that the draft does not have.
         """
@@ -195,7 +195,7 @@ def refused(  # noqa: PLR0917 - a line of a table
     where: str = "",
     verdict: Verdict = "invalid_dpop_proof",
 ) -> WritableDefect:
-    """A line of a table of defects: those of its arguments that seldom change have their usual value.
+    """Make a row of a table of defects; arguments that rarely differ have defaults.
 
     :param also: separated by spaces.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys and pens of the defects: everything that signs, honestly or not.
+"""Keys and pens (signing functions) for the defects; some sign correctly, some do not.
 
 All of it is deterministic. Keys come from the names in this file, ECDSA from RFC 6979, and the salt of
 RSASSA-PSS is always the same, so any language can regenerate the same bytes. Nothing here uses what the defects are
@@ -36,7 +36,7 @@ def b64u(content: bytes) -> str:
 
 
 def unb64u(text: str) -> bytes:
-    """The bytes of base64url without padding, its form not checked."""
+    """Decode base64url without padding, without checking its form."""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
@@ -51,7 +51,7 @@ def to_json(value: Any) -> bytes:
 
 
 def stream(name: str, size: int) -> bytes:
-    """``size`` bytes that depend on the name only."""
+    """Make ``size`` bytes that depend on the name only."""
     return b"".join(sha256(f"{name}/{i}".encode()) for i in range(size // 32 + 1))[:size]
 
 
@@ -130,7 +130,7 @@ _DIGEST_INFO = {
 
 
 class RSAKey:
-    """An RSA key of the primes that follow two hashes of its name by the given distances.
+    """An RSA key whose primes are two hashes of its name plus the given distances.
 
     :param salt_size: bytes of salt in a signature by PS256 and so on; that of the hash by default (RFC 7518 §3.5).
     :param mask: the hash inside MGF1, likewise.
@@ -192,7 +192,7 @@ def _bytes(number: int) -> bytes:
 
 
 def mac(secret: bytes) -> Pen:
-    """A pen for HS256."""
+    """Make a pen (signing function) for HS256."""
     return lambda data: hmac.digest(secret, data, hashlib.sha256)
 
 
@@ -236,5 +236,5 @@ RSA_E_HUGE = RSAKey("RSA 2048", 2048, (274, 155), e=2**64 + 13)
 
 
 def rsa_2048(alg: str, **how: Any) -> RSAKey:
-    """``RSA_2048``, signing by another of its names."""
+    """Return ``RSA_2048`` for another of its algorithm names."""
     return RSAKey("RSA 2048", 2048, (274, 155), alg=alg, **how)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defects of the header field and of the JWS in it; and what is unusual, yet right."""
+"""Defects of the header field and its JWS, and proofs that are unusual but correct."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _accepted(name: str, write: Write, note: str = "", *, also: str = "", where:
 
 
 def _high_s(draft: Draft) -> str:
-    """The larger of the two s that fit."""
+    """Sign with the larger of the two valid values of s."""
     key = draft.key
     if key.alg != "ES256":
         raise UsageError("only an ECDSA signature has a high s; take an ES256 key")
@@ -50,7 +50,7 @@ def _empty_in_jwk(draft: Draft) -> str:
 
 
 def _loud_url(draft: Draft) -> str:
-    """The first label of the host in upper case, and a port that could be left out."""
+    """Write the first label of the host in upper case, and a default port."""
     first, dot, rest = draft.host.partition(".")
     port = draft.port or {"https": ":443", "http": ":80"}[draft.scheme]
     return draft.proof(
@@ -59,7 +59,7 @@ def _loud_url(draft: Draft) -> str:
 
 
 def _claims(**changes: Callable[[Draft], Any]) -> Write:
-    """The proof with these claims, each made from the draft."""
+    """Make a proof with these claims, each computed from the draft."""
     return lambda draft: draft.proof(claims=draft.claims(**{name: of(draft) for name, of in changes.items()}))
 
 
@@ -126,7 +126,7 @@ def _json_serialisation(draft: Draft) -> str:
 
 
 def _edited(edit: Callable[[str], str]) -> Write:
-    """The honest proof, then edited."""
+    """Make the correct proof, then edit it."""
     return lambda draft: edit(draft.proof())
 
 
@@ -164,7 +164,7 @@ _TRANSPORT = [
 
 
 def _parts(edit: Callable[[str, str, str], str]) -> Write:
-    """The three parts of the honest proof, put together differently."""
+    """Put the three parts of the correct proof together differently."""
     return lambda draft: edit(*draft.proof().split("."))
 
 
@@ -190,12 +190,12 @@ def _standard_alphabet(draft: Draft) -> str:
 
 
 def _header(edit: Callable[[Draft, bytes], Any]) -> Write:
-    """The header's text, edited and signed."""
+    """Edit the header's text, then sign."""
     return lambda draft: draft.proof(header=edit(draft, to_json(draft.header())))
 
 
 def _payload(edit: Callable[[bytes], Any]) -> Write:
-    """The claims' text, edited and signed."""
+    """Edit the claims' text, then sign."""
     return lambda draft: draft.proof(claims=edit(to_json(draft.claims())))
 
 

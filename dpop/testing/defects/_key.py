@@ -135,7 +135,7 @@ def _instead(name: str, jwk: Any, reason: Reason = Reason.JWK_MISSING, note: str
 def _changed(
     name: str, note: str = "", also: str = "", reason: Reason = Reason.JWK_INVALID, key: ECKey | None = None, **to: Any
 ) -> WritableDefect:
-    """Members of an EC key changed; a function makes its member from the draft."""
+    """Change members of an EC key; a function computes its member from the draft."""
 
     def write(draft: Draft) -> str:
         draft = draft.es256 if key is None else draft.by(key)
@@ -252,7 +252,7 @@ _JWK = [
 
 
 def _signature(name: str, reason: Reason, edit: Callable[[bytes], bytes], note: str = "") -> WritableDefect:
-    """A good signature, R || S, edited."""
+    """Edit a valid signature, R || S."""
 
     def write(draft: Draft) -> str:
         key = draft.es256.key

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defects of the claims: the request they name, the time, the token, the nonce."""
+"""Defects of the claims about the request, the time, the token and the nonce."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["REQUEST"]
 
 
 def _with(claim: str, value: Any) -> Write:
-    """The proof with one claim changed; a function makes it from the draft."""
+    """Make a proof with one claim changed; a function computes the claim from the draft."""
     return lambda draft: draft.proof(claims=draft.claims(**{claim: value(draft) if callable(value) else value}))
 
 
@@ -28,7 +28,7 @@ _claim = partial(refused, "claims")
 
 
 def _iat(name: str, literal: Callable[[int], str], reason: Reason, note: str = "", also: str = "") -> WritableDefect:
-    """``iat`` as any text, JSON or not."""
+    """Write ``iat`` as any text, JSON or not."""
 
     def write(draft: Draft) -> str:
         honest, changed = f'"iat":{draft.iat}', f'"iat":{literal(draft.iat)}'
@@ -172,7 +172,7 @@ def _tab_in_host(draft: Draft) -> str:
 
 
 def _climbing(draft: Draft) -> str:
-    """Up from the path and down to another."""
+    """Append an encoded dot segment (``%2e%2e``) and another path."""
     return f"{draft.htu}/%2e%2e/{_other_path(draft).rpartition('/')[2]}"
 
 
