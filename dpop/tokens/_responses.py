@@ -247,7 +247,7 @@ class _Reader:
     def seconds(
         self, name: str, least: float, *, null_is_odd: bool = False, zero_is_never: bool = False
     ) -> float | None:
-        """Read a lifetime. One below ``least`` counts as ``least`` for access tokens, as unknown for refresh tokens."""
+        """Read a lifetime; zero or less counts as 0 if ``least`` is 0, otherwise as unknown."""
         if name not in self.members:
             return None
         value = self.members[name]
