@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``dpop`` command: one module per command group, and no protocol logic in any of them."""
+"""The ``dpop`` command: one module per command group, without any protocol logic."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program ``dpop``, which is also ``python -m dpop_cli``: a quick start and a quick end around its commands."""
+"""The program ``dpop``, also run by ``python -m dpop_cli``: starts and ends its commands quickly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run() -> None:
 
 
 def _leave(end: SystemExit) -> None:
-    """End at once where nothing is left to do: to take an interpreter apart takes a sixth of a command's time."""
+    """Exit at once if nothing is left to do, because a normal interpreter exit takes a sixth of a command's time."""
     if threading.active_count() > 1 or not isinstance(end.code, int):
         raise end
     atexit._run_exitfuncs()  # noqa: SLF001 - no other way to have them run

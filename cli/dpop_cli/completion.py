@@ -54,7 +54,7 @@ class PowerShellComplete(ShellComplete):
     source_template: ClassVar[str] = _POWERSHELL
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """Words before the one that is being typed, and that one."""
+        """Return the words before the one being typed, and that word."""
         words = os.environ.get("COMP_WORDS", "").split("\n")[1:]
         incomplete = os.environ.get("COMP_WORD", "")
         if incomplete and words and words[-1] == incomplete:
@@ -62,18 +62,18 @@ class PowerShellComplete(ShellComplete):
         return words, incomplete
 
     def format_completion(self, item: CompletionItem) -> str:
-        """Kind, value and a tooltip, which must not be empty."""
+        """Format a completion: kind, value and a tooltip, which must not be empty."""
         tooltip = " ".join((item.help or item.value).split())
         return f"{item.type}\t{item.value}\t{tooltip}"
 
 
 class WholeWordBash(BashComplete):
-    """Completion for bash, which hands over ``--alg=ES`` and ``pkcs11:x`` in pieces: = and : separate words there."""
+    """Completion for bash, where = and : separate words, so that ``--alg=ES`` and ``pkcs11:x`` come in pieces."""
 
     _typed = ""
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """Words before the one that is being typed, and that one, each in one piece again."""
+        """Return the words before the one being typed, and that word, with pieces joined again."""
         handed = os.environ["COMP_WORDS"]
         pieces = handed.split("\n") if "\n" in handed else split_arg_string(handed)
         words: list[str] = []
@@ -88,7 +88,7 @@ class WholeWordBash(BashComplete):
         return before, self._typed
 
     def format_completion(self, item: CompletionItem) -> str:
-        """Kind and value; of the value only what bash replaces, which is what follows the last separator."""
+        """Format a completion: kind, and the part of the value after the last separator, which bash replaces."""
         value = str(item.value)
         start = max(self._typed.rfind(":"), self._typed.rfind("=")) + 1
         if item.type == "plain" and start and value.startswith(self._typed[:start]):

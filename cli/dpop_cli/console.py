@@ -41,7 +41,7 @@ _LONGEST_OPTION = 40
 
 
 def tell(kind: str, text: str) -> None:
-    """Print a message on stderr; at a terminal no line is broken within a word."""
+    """Print a message on stderr; at a terminal, lines break between words only."""
     message = f"{kind}: {text}"
     if sys.stderr is not None and sys.stderr.isatty():
         import shutil  # noqa: PLC0415 - these bring bz2 and more, and only a terminal needs them
@@ -58,7 +58,7 @@ def hint(text: str) -> None:
 
 
 def file_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Let the shell complete the name of a file."""
+    """Let the shell complete file names."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only for a shell that asks
 
     return [CompletionItem(incomplete, type="file")]
@@ -68,7 +68,7 @@ class NoEchoCommand(click.Command):
     """A command that does not repeat arguments it did not expect: one of them may be a token."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does, with its own words for arguments that are too many."""
+        """Parse as click does, with our own message for too many arguments."""
         ctx.allow_extra_args = True
         try:
             rest = super().parse_args(ctx, args)
@@ -92,7 +92,7 @@ _STOPPING = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last on Windows only
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; before and after, signals do what they did."""
+    """Yield an event that Ctrl-C and SIGTERM set; afterwards restore the signal handlers."""
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -109,12 +109,12 @@ def stopped_by_signals() -> Iterator[threading.Event]:
 
 @functools.cache
 def show_warnings() -> None:
-    """Print what the library logs as a warning on stderr, from now on; a second call changes nothing."""
+    """Print the library's warnings on stderr from now on; a second call changes nothing."""
     import logging  # noqa: PLC0415 - it is slow to load, and most commands log nothing
 
     class Warnings(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            """Print the message on the stderr of this moment."""
+            """Print the message on the current ``sys.stderr``."""
             tell("Warning", record.getMessage())
 
     logging.getLogger("dpop").addHandler(Warnings(logging.WARNING))

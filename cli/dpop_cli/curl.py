@@ -66,7 +66,7 @@ _TOO_MANY_REDIRECTS = 47
 
 
 class _AroundCurl(NoEchoCommand):
-    """A command whose options stand among those of curl."""
+    """A command whose options are mixed with curl's options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse our options with click, and keep curl's words as they are."""
@@ -79,7 +79,7 @@ class _AroundCurl(NoEchoCommand):
         return super().parse_args(ctx, ours)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The usage line, with what belongs to curl."""
+        """Write the usage line, with curl's arguments."""
         formatter.write_usage(ctx.command_path, "[OPTIONS] [curl's options] URL")
 
 
@@ -145,7 +145,7 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
 
 
 class _Session:
-    """One command: its request, that request again with a nonce, and the requests it is redirected to."""
+    """One run of the command: its request, the nonce retry, and the requests after redirects."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class _Session:
         self._stdin = _position_of_stdin()
 
     def run(self, request: CurlRequest) -> int:
-        """Send it, follow its redirects, keep the nonce; curl's exit status."""
+        """Send the request, follow redirects, keep the nonce; return curl's exit status."""
         limit = _redirect_limit(self._words)
         followed = 0
         try:
@@ -187,7 +187,7 @@ class _Session:
                 keep_nonce(self._nonce_key, newest)
 
     def _send(self, request: CurlRequest, *, may_follow: bool) -> int | CurlRequest:
-        """One request, and once more if the server asks for a nonce; its status, or where it leads."""
+        """Send one request, and again if the server wants a nonce; return curl's status, or the redirected request."""
         origin = request.origin
         flow = ProofFlow.open(
             self._policy,
@@ -238,7 +238,7 @@ class _Session:
             flow.failed()
 
     def _explain(self, head: Head) -> None:
-        """Say what a refusal of an API means and how to go on: its body is empty as a rule."""
+        """Explain a refusal by an API and how to go on, because its body is usually empty."""
         if head.status not in {401, 403} or self._silent:
             return
         challenge = dpop_challenge(head.values("www-authenticate"))
@@ -265,7 +265,7 @@ class _Session:
         return self._words.is_on("silent") and not self._words.is_on("show-error")
 
     def _redirected(self, request: CurlRequest, head: Head) -> int | CurlRequest | None:
-        """Where a response leads within the origin; None if it does not, which is said."""
+        """The request after a redirect within the origin; None, with a hint, if there is none."""
         locations = head.values("location")
         if head.status not in {301, 302, 303, 307, 308} or len(locations) != 1:
             return None
@@ -299,7 +299,7 @@ def _redirect_limit(words: CurlWords) -> int:
 
 
 def _position_of_stdin() -> int | None:
-    """Where standard input stands, if it is a file; each curl is to begin there."""
+    """The position of standard input, if it is a file; each run of curl starts there."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR)
     return None
@@ -312,7 +312,7 @@ def _rewind_stdin(position: int | None) -> None:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """A signal that ends this command ends curl too, after the nonce is kept."""
+    """Turn a signal that ends this command into an exit that first keeps the nonce and ends curl."""
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         sys.exit(128 + number)

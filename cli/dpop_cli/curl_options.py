@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""curl's command line, read as curl reads it: which words are options, which their values, which the URL.
+"""Read curl's command line as curl does: which words are options, their values, and the URL.
 
 Only options that are known to leave one request with one proof are passed on. curl 7.55 to 8.17 were read
 for their names and whether they take a value; a test compares them with the curl that is there.
@@ -147,7 +147,7 @@ SHORT = {
 
 
 class CurlOption(NamedTuple):
-    """One option as it was given.
+    """One option as the user gave it.
 
     :param name: the long name, without ``--no-``.
     :param spelling: how it was written, such as ``-d`` or ``--no-buffer``.
@@ -166,7 +166,7 @@ class CurlOption(NamedTuple):
 
     @property
     def words(self) -> list[str]:
-        """The option as words of a command line."""
+        """The option as command line words."""
         return [self.spelling] if self.value is None else [self.spelling, self.value]
 
 
@@ -177,7 +177,7 @@ class CurlWords(NamedTuple):
     urls: tuple[str, ...]
 
     def is_on(self, *names: str) -> bool:
-        """Whether a switch is on under any of its names; the last word counts."""
+        """Whether a switch is on, under any of its names; the last occurrence counts."""
         return next((option.on for option in reversed(self.options) if option.name in names), False)
 
     def is_off(self, name: str) -> bool:
@@ -189,7 +189,7 @@ class CurlWords(NamedTuple):
         return [option.value for option in self.options if option.name in names and option.value is not None]
 
     def last(self, name: str) -> str | None:
-        """The value that counts of an option that may be given more than once."""
+        """The value of an option; the last one counts if it was given several times."""
         return next(reversed(self.values(name)), None)
 
     def has(self, *names: str) -> bool:
@@ -197,13 +197,13 @@ class CurlWords(NamedTuple):
         return any(option.name in names for option in self.options)
 
     def without(self, names: Iterable[str]) -> CurlWords:
-        """A copy without the options of these names."""
+        """Return a copy without the options of these names."""
         left_out = frozenset(names)
         return self._replace(options=tuple(option for option in self.options if option.name not in left_out))
 
 
 def split_words(words: Sequence[str], ours: Mapping[str, bool]) -> tuple[list[str], list[str]]:
-    """Tell our options from curl's words, wherever they stand before ``--``.
+    """Separate our options from curl's words, anywhere before ``--``.
 
     What is an option of both is ours before the first word of curl's, and curl's behind it. A ``--`` before
     that leaves all the rest to curl.
@@ -229,7 +229,7 @@ def split_words(words: Sequence[str], ours: Mapping[str, bool]) -> tuple[list[st
 
 
 def _wants_next(word: str) -> bool:
-    """Whether the next word is the value of this one."""
+    """Whether the option in this word takes the next word as its value."""
     if word.startswith("--"):
         return word[2:] in WITH_VALUE
     if word.startswith("-"):
@@ -240,7 +240,7 @@ def _wants_next(word: str) -> bool:
 
 
 def read_words(words: Sequence[str]) -> CurlWords:
-    """Read curl's arguments as curl does: clusters of letters, values attached or apart, ``--`` before URLs.
+    """Read curl's arguments as curl does: combined letters, attached or separate values, ``--`` before URLs.
 
     :raises click.UsageError: an option that is refused or not known, or that lacks its value. No value is
         in the message.

@@ -36,7 +36,7 @@ _HEADER_NAME = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*[:;]")
 
 @dataclass(frozen=True, slots=True)
 class CurlRequest:
-    """One request, with the part of the command line that curl gets.
+    """One request, with the words of the command line that are passed to curl.
 
     :param url: as curl is given it: what the proof names, and the query.
     :param words: the options that curl is given.
@@ -79,7 +79,7 @@ class CurlRequest:
         return self.url[len(str(self.origin)) :]
 
     def arguments(self, *, leave_out: Iterable[str] = (), elsewhere: bool = False) -> list[str]:
-        """Options and URL for curl. The URL is literal: it is one, without sequences and ranges.
+        """Options and URL for curl. The URL is literal: curl expands no sequences or ranges in it.
 
         :param leave_out: names of options that curl is not to get.
         :param elsewhere: curl writes the body to a pipe, so ``-w`` is told the name of the file that will hold it.
@@ -97,7 +97,7 @@ class CurlRequest:
 
     @property
     def output(self) -> str | None:
-        """The file that curl puts the body into; None for standard output."""
+        """The file that curl writes the body to; None for standard output."""
         directory = self.words.last("output-dir") or ""
         if self.words.is_on("out-null"):
             return os.devnull
@@ -121,12 +121,12 @@ class CurlRequest:
 
     @property
     def shows_json(self) -> bool:
-        """Whether ``-w`` prints JSON about the transfer, the name of the output file among it."""
+        """Whether ``-w`` prints JSON about the transfer, which includes the name of the output file."""
         return any("%{json}" in _format(value) for value in self.words.values("write-out"))
 
     @property
     def form(self) -> bytes | None:
-        """The form in the body, as far as it says what kind of request this is; None for any other body.
+        """The form in the body, as far as it decides the kind of request; None for any other body.
 
         Good enough to see a grant type and a client assertion in, not always the same bytes that curl sends.
         """
@@ -141,7 +141,7 @@ class CurlRequest:
         return None if self.form is None else _FORM_TYPE
 
     def after_another(self) -> CurlRequest:
-        """This request with the cookies that curl has saved during the same command."""
+        """Return this request with the cookies that curl saved during the same command."""
         jar = self.words.last("cookie-jar")
         if jar is None or jar == "-" or jar in self.words.values("cookie"):
             return self
@@ -149,7 +149,7 @@ class CurlRequest:
         return replace(self, words=self.words._replace(options=(*self.words.options, loaded)))
 
     def redirected(self, status: int, location: str, words: CurlWords) -> CurlRequest:
-        """The request that follows a redirect within the origin, by curl's rules for methods.
+        """Make the request after a redirect within the origin, by curl's rules for methods.
 
         :param words: the command line as it was, with ``--post301`` and the like.
         :raises InvalidTargetError: the new URL is none that a proof can name.
@@ -192,7 +192,7 @@ def _check_once(words: CurlWords) -> None:
 
 
 def _header_lines(words: CurlWords) -> list[str]:
-    """The lines of all ``-H @file``: read once, because a pipe would be empty at a second try."""
+    """Read the lines of all ``-H @file``, once only, because a pipe is empty at a second try."""
     lines: list[str] = []
     for value in words.values("header"):
         if value.startswith("@"):
@@ -225,7 +225,7 @@ def _check_headers(words: CurlWords, lines: list[str], *, with_token: bool) -> N
 
 
 def _url(words: CurlWords) -> str:
-    """The URL as curl will have it: ``-T`` adds the file's name to a URL without one."""
+    """The URL that curl will use: ``-T`` adds the file's name to a URL without one."""
     url = words.urls[0]
     for name in words.values("upload-file"):
         before, question, _ = url.partition("#")[0].partition("?")
@@ -242,7 +242,7 @@ def _url(words: CurlWords) -> str:
 
 
 def _final(url: str) -> str:
-    """The URL in the form that the proof names, with its query and without its fragment."""
+    """The URL in the form that the proof names, but with its query."""
     before, question, query = url.partition("#")[0].partition("?")
     if re.search(r"[\x00-\x20\x7f]", query):
         raise InvalidTargetError("the query holds a space or a control character; percent-encode it")
@@ -289,7 +289,7 @@ def _repeatable(words: CurlWords) -> bool:
 
 
 def _files(words: CurlWords) -> Iterator[tuple[str, str]]:
-    """Option and name of each file that curl will read for the body; ``-`` is standard input."""
+    """List option and name of each file that curl will read for the body; ``-`` is standard input."""
     for option in words.options:
         value = option.value or ""
         match option.name:
@@ -313,7 +313,7 @@ def _file_to_encode(value: str) -> str | None:
 
 
 def _is_regular(name: str) -> bool:
-    """Whether a file can be read twice. Of a missing one curl itself complains."""
+    """Whether a file can be read twice. curl itself reports a missing file."""
     try:
         return stat.S_ISREG(Path(name).stat().st_mode)
     except (OSError, ValueError):
@@ -328,7 +328,7 @@ def _stdin_is_regular() -> bool:
 
 
 def _data(name: str, value: str) -> bytes:
-    """One part of a form, about as curl sends it."""
+    """One part of a form, approximately as curl sends it."""
     if name == "data-urlencode":
         field_name, separator, content = value.partition("=")
         file = _file_to_encode(value)
@@ -347,7 +347,7 @@ def _data(name: str, value: str) -> bytes:
 
 
 def _content(name: str) -> bytes:
-    """The beginning of a file; of standard input without moving on in it."""
+    """Read the beginning of a file; the position in standard input does not change."""
     try:
         if name == "-":
             return os.pread(sys.stdin.fileno(), _MAX_FORM, os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output of curl that is held back until its destination is known, and the destinations."""
+"""Hold curl's output back until its destination is known, and write it there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TERMINAL_LOOK = 2000
 
 
 class Held:
-    """The bytes of a pipe: they wait until :meth:`send`, and then go there as they come.
+    """Holds the bytes of a pipe until :meth:`send`; from then on they are passed on as they come.
 
     :param reader: the descriptor to read, which is closed here.
     """
@@ -40,13 +40,13 @@ class Held:
         self._thread.start()
 
     def wait_for_more_than(self, count: Callable[[], int]) -> bytes:
-        """Wait for more than ``count()`` bytes, or for the end; return all that came."""
+        """Wait for more than ``count()`` bytes, or for the end; return all bytes so far."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or len(self._bytes) > count())
             return self._bytes
 
     def send(self, write: Callable[[bytes], None]) -> None:
-        """Give ``write`` what is held, and all that comes from now on."""
+        """Pass the held bytes to ``write``, and all later ones."""
         with self._changed:
             self._write = write
             self._flush()
@@ -83,7 +83,7 @@ class Held:
 
 
 class Sink:
-    """A file, or standard output, as curl treats it; a context manager.
+    """A context manager that writes to a file or standard output as curl does.
 
     :param name: of the file, made when the first bytes come; None for standard output.
     :param directories: make the directories of the name.
@@ -136,7 +136,7 @@ class Sink:
             raise
 
     def complete(self, *, create: bool) -> None:
-        """Finish: all bytes have come.
+        """Finish, after all bytes have been written.
 
         :param create: make the file even if that was nothing.
         """
@@ -154,6 +154,6 @@ class Sink:
 
 
 def print_bytes(data: bytes) -> None:
-    """Write to standard output, now."""
+    """Write to standard output, without buffering."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The access token of ``dpop curl``: none, one that is named, or always a fresh one out of a store."""
+"""The access token of ``dpop curl``: none, a given one, or a fresh one from a store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class CurlToken:
 
     @classmethod
     def of(cls, options: dict[str, Any], words: CurlWords, *, allow_http: bool) -> CurlToken:
-        """Take the options of key, token, store and client out of a command's.
+        """Take the options for key, token, store and client out of a command's options.
 
         A store that only DPOP_TOKEN_STORE names is used where that is safe to assume: for a request that has no other
         credentials and is not to the token endpoint itself, and with tokens that are bound to a key.
@@ -57,12 +57,12 @@ class CurlToken:
 
     @property
     def is_there(self) -> bool:
-        """Whether the request will carry one."""
+        """Whether the request will carry a token."""
         return self.named is not None or self.stored is not None
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[tuple[Prover, AccessToken | None]]:
-        """The prover, and the token or its source; tokens that a refresh brings are stored."""
+        """Yield the prover, and the token or its source; refreshed tokens are stored."""
         if self.stored is None:
             yield Prover(load_key(self.key_options)), self.named
             return
@@ -77,7 +77,7 @@ class CurlToken:
 
 
 def _fits(stored: Stored, words: CurlWords) -> bool:
-    """Whether tokens of a store that is not named on the command line belong to this request."""
+    """Whether the tokens of a default store, not named on the command line, belong to this request."""
     tokens = stored.store.load(stored.account)
     if tokens is None:
         return False

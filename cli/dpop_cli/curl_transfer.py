@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run of curl: its response is held back until it is known whether it is the last one.
+"""One run of curl: its response is held back until this command knows whether it is the final one.
 
 Only the head of a response and the first bytes of its body are ever held; everything else passes through
 as it comes.
@@ -49,7 +49,7 @@ _OUTPUT = (
 
 
 class HeaderFile:
-    """The file of the user's ``-D FILE``; curl itself writes its ``-D`` for this command."""
+    """Writes the user's ``-D FILE``, because curl's own ``-D`` is used by this command."""
 
     def __init__(self, name: str | None) -> None:
         self._name = name
@@ -139,14 +139,14 @@ class CurlTransfer:
         return found[-1] if found else None
 
     def peek(self, data: int) -> bytes:
-        """The first bytes of the body, which stays to be passed on; none if it is in a file already."""
+        """The first bytes of the body, which can still be passed on; empty if curl writes it to a file."""
         if not self._apart and self._request.output is not None:
             return b""
         before = self._head_bytes()
         return self._body.wait_for_more_than(lambda: before + data - 1)[before:][:data]
 
     def drop(self, *, show_head: bool = False) -> None:
-        """End this response and show nothing of it.
+        """Discard this response.
 
         :param show_head: show its head where heads are shown, as curl does for each response of a redirect.
         """
@@ -174,7 +174,7 @@ class CurlTransfer:
             patience.cancel()
 
     def release(self, head: Head | None) -> int:
-        """Pass the response on, from what is held to its end; curl's exit status."""
+        """Pass the response on, from the held bytes to its end; return curl's exit status."""
         shown = self._dump.read()
         self._header_file.write(shown)
         failed = self._apart and head is not None and head.status >= 400
@@ -217,7 +217,7 @@ class CurlTransfer:
         return Sink(name, directories=self._words.is_on("create-dirs"), any_bytes="-" in self._words.values("output"))
 
     def _head_bytes(self) -> int:
-        """How much of the body's stream is the head: curl saves each line of that before it prints it."""
+        """The size of the head within the body's stream: curl saves each head line before it prints it."""
         if not self._words.is_on("include", "show-headers", "head"):
             return 0
         return len(self._dump.read())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``--defect``: a proof that is wrong in one way, for people who test a server; and the list of the ways."""
+"""``--defect``: make a proof that is wrong in one way, to test a server; and list the defects."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DefectCommand(NoEchoCommand):
     """A command with :func:`defect_option`, whose ``--defect list`` asks for no other argument."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; or list and leave."""
+        """Parse the arguments; or list the defects and exit."""
         if not ctx.resilient_parsing and any(
             word == "--defect=list" or (word, following) == ("--defect", "list")
             for word, following in pairwise([*args, ""])
@@ -42,7 +42,7 @@ class DefectCommand(NoEchoCommand):
 
 
 def expected(name: str) -> dict[str, Any]:
-    """The verdict a server must reach on a defect, as JSON members; a hint says it on stderr."""
+    """The verdict a server must reach on a defect, as JSON members; also prints it as a hint."""
     from dpop.testing.defects import DEFECTS  # noqa: PLC0415 - it makes keys, and is seldom wanted
 
     defect = DEFECTS[name]

@@ -39,7 +39,7 @@ def demo(ctx: click.Context, *, as_data: bool) -> None:
 
 
 def present(steps: Iterable[Step], *, as_data: bool) -> Status:
-    """Print the steps as they come; return whether all went as they must."""
+    """Print the steps as they come; return whether all had the expected outcome."""
     done: list[dict[str, Any]] = []
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     view = View(Glyphs.for_encoding(sys.stdout.encoding), color=color)

@@ -89,7 +89,7 @@ def send(policy: Policy, method: str, url: str, form: Mapping[str, str] | None =
 
 
 def on_the_wire(method: str, url: str, headers: Mapping[str, str], content: bytes | None = None) -> Exchange:
-    """Send one request exactly as given: what a thief would do."""
+    """Send one request exactly as given, as a thief would."""
     origin = Origin.of_url(url)
     sent = {"Content-Type": _FORM, **headers} if content is not None else dict(headers)
     connection = HTTPConnection(origin.host, origin.port, timeout=10)

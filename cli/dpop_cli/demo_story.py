@@ -58,7 +58,7 @@ class Scene:
 
 @dataclass(slots=True)
 class Step:
-    """A step of the story. Any ``problems`` mean that it did not go as it must."""
+    """A step of the story. Any ``problems`` mean that its outcome was not the expected one."""
 
     title: str
     text: str
@@ -68,13 +68,13 @@ class Step:
     problems: list[str] = field(default_factory=list)
 
     def must(self, holds: object, what: str) -> None:
-        """Note a problem unless it holds."""
+        """Record a problem unless the condition holds."""
         if not holds:
             self.problems.append(what)
 
 
 def story(*, google: DPoPTestServer | None = None, api: DPoPTestServer | None = None) -> Iterator[Step]:
-    """Run the steps, one after the other; each is done when it is handed out.
+    """Run the steps one after the other; each is finished when it is yielded.
 
     It needs no network: the servers are threads of this process, on free ports of 127.0.0.1.
 
@@ -130,7 +130,7 @@ class _Google:
         return [Scene(exchange) for exchange in exchanges]
 
     def redeems_a_code(self) -> Step:
-        """An authorization code becomes tokens, by Google's rule for the first proof."""
+        """Exchange an authorization code for tokens, by Google's rule for the first proof."""
         step = Step(
             "A code becomes tokens",
             "The user has agreed, and the server gave a code. The request that redeems it carries a proof. Google"
@@ -157,7 +157,7 @@ class _Google:
         return step
 
     def asks_for_a_nonce(self) -> Step:
-        """All nonces lapse; the client sends the refresh again with the one the refusal brought."""
+        """Let all nonces lapse; the client sends the refresh again with the nonce from the refusal."""
         step = Step(
             "The server wants a nonce of its own",
             "Time passes, and every nonce handed out so far lapses. So the next request is refused, and the refusal"
@@ -187,7 +187,7 @@ class _Google:
         return step
 
     def refreshes_for_one_key_only(self) -> Step:
-        """The same key refreshes at the first try; another key with the same refresh token does not."""
+        """Refresh with the bound key, which works at once, and with another key, which is refused."""
         step = Step(
             "The refresh token works with its key only",
             "The client uses the nonce it learnt, and needs one request. Then somebody else has got hold of the refresh"
@@ -213,7 +213,7 @@ class _Google:
 
 
 def _an_api_call(server: DPoPTestServer, key: dpop.Key) -> Step:
-    """A bound access token: used by its owner, and by a thief in three ways."""
+    """Call an API with a bound access token: by its owner, and by a thief in three ways."""
     step = Step(
         "An API call, and a stolen token",
         "Other servers bind access tokens too. The API then wants a proof with each call, and the proof holds the"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the demo looks: decoded proofs in columns, at most 80 wide, in the characters the terminal has."""
+"""Layout of the demo: decoded proofs in columns, at most 80 wide, in characters the terminal can show."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NOTES = {
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
-    """The few characters beyond ASCII, or what stands in for them on a code page without them."""
+    """The non-ASCII characters that the demo uses, or their ASCII substitutes."""
 
     ellipsis: str = "…"
     rule: str = "─"
@@ -43,7 +43,7 @@ class Glyphs:
 
     @classmethod
     def for_encoding(cls, encoding: str | None) -> Glyphs:
-        """Those an output of that encoding can show, all or none of them."""
+        """The characters for an output encoding: the non-ASCII ones if it has all of them, else the substitutes."""
         glyphs = cls()
         try:
             f"{glyphs.ellipsis}{glyphs.rule}{glyphs.bar}{glyphs.response}".encode(encoding or "ascii")
@@ -64,7 +64,7 @@ class View:
         self._header_told = False
 
     def lines(self, number: int, step: Step) -> Iterator[str]:
-        """One step, from its title to its moral."""
+        """The lines of one step, from its title to its conclusion."""
         head = f"{self._glyphs.rule * 2} {number}  {step.title} "
         yield self._style(head + self._glyphs.rule * (_WIDTH - len(head)), **TITLE)
         yield from _wrapped(step.text, "   ")
@@ -144,7 +144,7 @@ class View:
 
 
 def as_json(number: int, step: Step) -> dict[str, Any]:
-    """One step for a program. Tokens and whole proofs are left out."""
+    """One step as JSON for programs. Tokens and complete proofs are left out."""
     return {
         "number": number,
         "title": step.title,

@@ -39,7 +39,7 @@ __all__ = [
 
 
 class Status(IntEnum):
-    """Exit statuses. The last three are the customs of shells and of ``sysexits.h``."""
+    """Exit statuses. The last three are conventions of shells and of ``sysexits.h``."""
 
     DONE = 0
     REFUSED = 1
@@ -55,14 +55,14 @@ class PipeClosedError(Exception):
 
 
 class BrokenInstallationError(click.ClickException):
-    """Another project's files are in the place of this one's."""
+    """Another project's files have replaced files of this one."""
 
     exit_code = Status.TROUBLE
 
 
 @contextlib.contextmanager
 def pipe_kept_from_click() -> Iterator[None]:
-    """Give a closed pipe another name: for EPIPE click itself would leave, with a peer's status 1."""
+    """Convert EPIPE to our own error: for EPIPE click itself would exit with status 1."""
     try:
         yield
     except OSError as error:
@@ -72,12 +72,12 @@ def pipe_kept_from_click() -> Iterator[None]:
 
 
 def _is_closed_pipe(error: OSError) -> bool:
-    """Windows says EINVAL, of a stream without a name."""
+    """Whether the error means a closed pipe; Windows reports EINVAL for a stream without a name."""
     return error.errno == errno.EPIPE or (os.name == "nt" and error.errno == errno.EINVAL and error.filename is None)
 
 
 def run_to_exit_status(run: Callable[[], object]) -> int:
-    """Call ``run`` and turn whatever happens into a message on stderr and a status.
+    """Call ``run``, and turn any error into a message on stderr and an exit status.
 
     :param run: a click command in non-standalone mode; an int that it returns is its status.
     """
@@ -126,7 +126,7 @@ def _ended(run: Callable[[], object]) -> int:
 
 
 def _let_any_text_through() -> None:
-    """Print what the code page does not have as an escape, rather than fail on it."""
+    """Print characters that the code page lacks as escapes, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -134,12 +134,12 @@ def _let_any_text_through() -> None:
 
 
 def drop_output() -> None:
-    """Discard all further output: the reader has gone, and Python would complain when it flushes at exit."""
+    """Discard all further output: the reader is gone, and Python would report an error when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def broken_installation() -> str | None:
-    """How to repair this installation, if an unrelated project named dpop has overwritten or removed files of it."""
+    """Say how to repair this installation, if an unrelated project named dpop overwrote or removed its files."""
     import dpop  # noqa: PLC0415 - help needs none of it
 
     if "create_proof" in getattr(dpop, "__all__", ()):
@@ -186,7 +186,7 @@ def _fail(message: str, status: Status) -> Status:
 
 
 def _show(error: click.ClickException) -> None:
-    """As click does it, but for the width of lines."""
+    """Show an error as click does, except for the line width."""
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(error.ctx.get_usage(), err=True)
         click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)

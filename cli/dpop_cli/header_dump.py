@@ -41,7 +41,7 @@ def heads(text: str) -> list[Head]:
 
 
 def heads_and_bodies(text: str) -> list[tuple[Head, str]]:
-    """All responses in a text, each with what follows its head; line ends in that are as they may be."""
+    """All responses in a text, each with the text after its head, whose line ends are not changed."""
     found: list[tuple[Head, list[str]]] = [(Head(0, []), [])]
     in_head = True
     for line in _LINE_END.split(text.lstrip()):
@@ -58,7 +58,7 @@ def heads_and_bodies(text: str) -> list[tuple[Head, str]]:
 
 
 def last_nonce(text: str) -> str:
-    """The newest nonce in saved response headers, the last response's where there are several.
+    """The newest nonce in saved response headers: the one of the last response that has one.
 
     Bodies are skipped. A text of one line that is nothing but a nonce is taken as one.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop headers``: what a request needs, as header lines."""
+"""``dpop headers``: print the header lines that a request needs."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ __all__ = ["inspect"]
 
 
 class _OneNonce:
-    """A server that gave this nonce, and no other."""
+    """A nonce checker that knows one nonce only."""
 
     used = None
 
@@ -45,7 +45,7 @@ class _OneNonce:
         return self._nonce
 
     def check(self, nonce: str, jkt: str) -> NonceVerdict | None:  # noqa: ARG002 - of any key
-        """Whether it is that one. Its age is not known, so that ``iat`` is judged as well."""
+        """Compare a nonce with the known one. Its age is unknown, so ``iat`` is judged as well."""
         return NonceVerdict(None, float("inf")) if nonce == self._nonce else None
 
     def next_for(self, nonce: str | None, jkt: str | None) -> str | None:  # noqa: ARG002 - never
@@ -118,7 +118,7 @@ _Judged = Iterator[tuple[SeenRequest, ProofReport, float]]
 
 
 def _print_json(judged: _Judged) -> bool:
-    """Print one object, each report as it comes; whether all proofs are good."""
+    """Print one JSON object, each report as it comes; return whether all proofs are good."""
     good, before = True, '{\n  "proofs": [\n'
     for request, report, _ in judged:
         good &= report.refusal is None
@@ -130,7 +130,7 @@ def _print_json(judged: _Judged) -> bool:
 
 
 def _print_lines(judged: _Judged) -> bool:
-    """Print each report as it comes, numbered if there are several; whether all proofs are good."""
+    """Print each report as it comes, numbered if there are several; return whether all proofs are good."""
     view = ProofView(color=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     good, first = True, list(islice(judged, 2))
     several = len(first) > 1
@@ -193,7 +193,7 @@ class _Against:
         return against
 
     def judge(self, request: SeenRequest) -> tuple[ProofReport, float]:
-        """The verdicts on its proof, and the time as of which they are."""
+        """Judge the proof of a request; return the report, and the time it was judged for."""
         at = self._at if self._at is not None else request.at if request.at is not None else time.time()
         url = self._url or request.url
         method = self._method or (("GET" if self._url else None) if request.method is None else request.method)

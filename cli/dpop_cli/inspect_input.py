@@ -31,7 +31,7 @@ _EXPECTED = "expected a proof, saved request headers with a DPoP line, or a HAR 
 
 @dataclass(frozen=True, slots=True)
 class SeenRequest:
-    """A request as far as it is known.
+    """The known parts of a request.
 
     :param method: None if it is not known, as for ``url`` and ``at``, seconds since 1970.
     :param status: of its response.
@@ -59,7 +59,7 @@ class SeenRequest:
 
 
 def seen_requests(text: str) -> Iterator[SeenRequest]:
-    """The requests with a proof in a text, in their order, each read when it is asked for.
+    """Yield the requests with a proof in a text, in their order.
 
     :raises click.UsageError: there is none in it. Nothing of it is in the message.
     """
@@ -98,7 +98,7 @@ def bound_jkt(token: str) -> str | None:
 
 
 def _of_curl(text: str) -> list[SeenRequest]:
-    """The request of a curl command, as browsers and guides have it; options that say nothing of it are passed over."""
+    """Read the request of a curl command, as browsers and guides show it; unrelated options are ignored."""
     try:
         words = shlex.split(text.replace("\\\n", " "))
     except ValueError:
@@ -129,7 +129,7 @@ def _of_curl(text: str) -> list[SeenRequest]:
 
 
 def _of_dump(text: str) -> list[SeenRequest]:
-    """Requests in saved headers, or in what ``curl -v`` says, where they stand behind ``>``."""
+    """Read requests from saved headers, or from the output of ``curl -v``, where they follow ``>``."""
     lines = _LINE_END.split(text)
     sent = [line[1:].strip(" ") for line in lines if line.startswith(">")]
     found: list[SeenRequest] = []
@@ -145,7 +145,7 @@ def _of_dump(text: str) -> list[SeenRequest]:
 
 
 def _url(target: str | None, headers: list[tuple[str, str]]) -> str | None:
-    """The URL of a request. Its scheme is in no header: https, but for this machine."""
+    """The URL of a request. No header tells the scheme: https is assumed, except for this machine."""
     if target is None or "://" in target:
         return target
     hosts = [value for name, value in headers if name.lower() == "host"]
@@ -167,7 +167,7 @@ _BETWEEN = re.compile(r"\s*,\s*")
 
 
 def _of_json(text: str) -> Iterator[SeenRequest]:
-    """Requests in a HAR file, whose entries are read one by one: all of them as objects would need much memory."""
+    """Read requests from a HAR file, one entry at a time to save memory."""
     entries = _ENTRIES.search(text)
     if entries is None:
         yield from _of_document(text)
@@ -205,7 +205,7 @@ def _of_document(text: str) -> list[SeenRequest]:
 
 
 def _of_entry(entry: dict[str, Any]) -> SeenRequest:
-    """One entry of a HAR file; whatever is not as HAR 1.2 has it is not known."""
+    """Read one entry of a HAR file; parts that violate HAR 1.2 count as unknown."""
     request = entry.get("request")
     request = request if isinstance(request, dict) else {}
     listed = request.get("headers")

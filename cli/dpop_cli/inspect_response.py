@@ -45,7 +45,7 @@ NEXT_STEPS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One response of a server, as far as it concerns DPoP.
+    """The DPoP parts of one response of a server.
 
     :param role: what the server is, as far as the response shows it.
     :param ahead: seconds that its clock is ahead of this machine's.
@@ -64,12 +64,12 @@ class Response:
 
     @property
     def refused(self) -> bool:
-        """Whether it is a refusal."""
+        """Whether the response is a refusal."""
         return self.status >= 400
 
     @property
     def next_step(self) -> str:
-        """One sentence on how a client should go on."""
+        """One sentence that says how the client should go on."""
         if self.error == "use_dpop_nonce" and self.nonce is None:
             return (
                 "The server asks for a nonce and gives none that can be used: a fault of the server; tell its operator."
@@ -91,7 +91,7 @@ class Response:
 
 
 def read_response(text: str, now: float) -> Response:
-    """The last response in a text.
+    """Read the last response in a text.
 
     :param now: seconds since 1970.
     :raises click.UsageError: there is none.
@@ -119,7 +119,7 @@ def read_response(text: str, now: float) -> Response:
 
 
 def response_lines(response: Response) -> list[str]:
-    """For people."""
+    """The response as lines for people."""
     who = f" from the {ROLE_TITLES[response.role]}" if response.role is not None else ""
     lines = [f"{response.status}{who}"]
     facts = [
@@ -143,7 +143,7 @@ def response_lines(response: Response) -> list[str]:
 
 
 def response_as_json(response: Response) -> dict[str, Any]:
-    """For programs."""
+    """The response as JSON members for programs."""
     return {
         "status": response.status,
         "role": None if response.role is None else ROLE_TITLES[response.role],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a proof and the verdicts on it look, for people at 80 columns and for programs."""
+"""Show a proof and the verdicts on it: for people in 80 columns, and for programs as JSON."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ProofView:
     def lines(
         self, request: SeenRequest, report: ProofReport, at: float, *, number: int | None = None
     ) -> Iterator[str]:
-        """One proof, from what is in it to what a server says.
+        """The lines of one proof, from its contents to the server's verdict.
 
         :param number: which of several it is.
         """
@@ -152,7 +152,7 @@ def _public(value: object) -> object:
 
 
 def _when(seconds: float, at: float) -> str:
-    """`` (2026-11-25 03:24:58 UTC, 12 s ago)``, where that is a time at all."""
+    """Format a time as `` (2026-11-25 03:24:58 UTC, 12 s ago)``; empty if the value is not a time."""
     try:
         date = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
     except (OverflowError, ValueError, OSError):
@@ -164,7 +164,7 @@ def _when(seconds: float, at: float) -> str:
 
 
 def _shown(value: object) -> str:
-    """A stranger's text on its way to a terminal: without control characters, and not too long."""
+    """Make a stranger's text safe for a terminal: no control characters, and not too long."""
     text = value if isinstance(value, str) else json.dumps(_public(value))
     text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text)} characters)"

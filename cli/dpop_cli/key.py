@@ -113,7 +113,7 @@ def generate(
 
 
 def _public_key(named: str | None, options: dict[str, Any]) -> dpop.Key:
-    """The key that the argument or ``--key`` names, as far as its public half goes.
+    """Load the public half of the key that the argument or ``--key`` names.
 
     :raises click.UsageError: both name one.
     """

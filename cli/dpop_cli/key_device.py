@@ -85,7 +85,7 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
 
 @contextlib.contextmanager
 def _drivers_silenced() -> Iterator[None]:
-    """Drop what drivers print on stderr, which is about devices that are not there; Python's own output stays."""
+    """Silence drivers, which print on stderr about missing devices; Python's own output stays."""
     python = sys.stderr
     if python is None:
         yield
@@ -116,7 +116,7 @@ def _device_line(device: DeviceReport) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text out of a device without characters that would move the cursor: strangers may have written it."""
+    """Remove control characters from a device's text, which a stranger may have written."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

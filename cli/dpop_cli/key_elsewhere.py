@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A key whose public half is here, and whose private half only another program can use."""
+"""A key of which only the public half is available; another program signs with the private half."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_KEY_BYTES = 64 * 1024
 
 
 class KeyElsewhere:
-    """A public key in the place of a whole one. Its signatures are zeros of the right length."""
+    """A public key used in place of a complete key. Its signatures are zeros of the right length."""
 
     blocking = False
 
@@ -27,12 +27,12 @@ class KeyElsewhere:
         self.thumbprint: str = public.thumbprint
 
     def sign(self, _signing_input: bytes, /) -> bytes:
-        """Stand in for the signature that is made elsewhere."""
+        """Return a placeholder for the signature that another program makes."""
         return bytes(ALGORITHMS[self.alg].signature_size or 1)
 
 
 def read_public_half(source: str) -> PublicKey | bytes | None:
-    """The public key in a file, or None if the file holds none.
+    """Read the public key in a file; None if the file has none.
 
     Of a pipe, which can be read only once, the bytes are returned instead of None. :func:`dpop.load_key` reads them,
     and says what they are.

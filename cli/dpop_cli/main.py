@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The group ``dpop``: its commands, each loaded when it is run, and how every one of them ends.
+"""The group ``dpop``: loads each command when it is run, and ends all of them with an exit status.
 
 ``dpop --help`` imports no cryptography: the list of commands comes from a table, and a command's module
 is imported only when that command is called.
@@ -26,7 +26,7 @@ __all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "main"]
 
 
 class LazyCommand(NamedTuple):
-    """Where a command is, as ``module:attribute``, and its line in ``dpop --help``.
+    """The location of a command, as ``module:attribute``, and its line in ``dpop --help``.
 
     One that only signs hears the library's warnings from where it loads its key; the others do at once.
     """
@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
             self.add_command(click.Command(name, short_help=command.help))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
-        """Names in the order of the table."""
+        """List the command names in the order of the table."""
         return list(self.commands)
 
     def resolve_command(
@@ -82,7 +82,7 @@ class LazyGroup(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Parse the arguments; ``--help`` prints here already."""
+        """Parse the arguments; ``--help`` prints during this step."""
         with pipe_kept_from_click():
             return super().make_context(info_name, args, parent, **extra)
 
@@ -99,7 +99,7 @@ class LazyGroup(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run and, in standalone mode, leave with an exit status of the contract and never a traceback."""
+        """Run; in standalone mode, exit with a documented status and never with a traceback."""
 
         def run() -> object:
             return click.Group.main(self, args, prog_name, complete_var, standalone_mode=False, **extra)

@@ -47,7 +47,7 @@ class StateError(click.ClickException):
 
 
 class KeptNonce(NamedTuple):
-    """A nonce, whose it is, and when it was learnt in seconds since 1970."""
+    """A stored nonce, its owner, and the time it was learnt in seconds since 1970."""
 
     key: NonceKey
     nonce: str
@@ -70,7 +70,7 @@ class NonceState:
 
     @classmethod
     def of_user(cls) -> NonceState:
-        """That of the user who runs the command.
+        """The state directory of the user who runs the command.
 
         :raises StateError: there is no home directory to put it in.
         """
@@ -89,7 +89,7 @@ class NonceState:
         return cls(directory)
 
     def newest(self, key: NonceKey) -> str | None:
-        """The last nonce learnt for that key, origin and role, if it can be read."""
+        """The last nonce learnt for this key, origin and role, if it can be read."""
         kept = self._read(self._path(key))
         return kept.nonce if kept is not None and kept.key == key else None
 
@@ -121,7 +121,7 @@ class NonceState:
         self._forget_oldest()
 
     def all(self) -> list[KeptNonce]:
-        """Every nonce there is, the newest first. Files that hold none are passed over.
+        """Every stored nonce, the newest first. Files without a nonce are ignored.
 
         :raises StateError: the directory cannot be read.
         """
@@ -129,7 +129,7 @@ class NonceState:
         return sorted((entry for entry in kept if entry is not None), key=lambda entry: -entry.learnt)
 
     def forget(self, *, jkt: str | None = None, origin: Origin | None = None) -> int:
-        """Delete the nonces of that key and origin, all by default; how many there were.
+        """Delete the nonces of this key and origin, by default all nonces; return how many.
 
         :raises StateError: a file cannot be deleted.
         """
@@ -157,7 +157,7 @@ class NonceState:
         write_private_file(self._path(key), data, durable=False)
 
     def _path(self, key: NonceKey) -> Path:
-        """A name of fixed length for any origin; what is inside says whose it is."""
+        """The file of a nonce: its name has a fixed length, and its content names the owner."""
         text = f"{key.jkt} {key.origin} {role_name(key.role)}"
         return self.directory / f"{hashlib.sha256(text.encode('ascii')).hexdigest()[:32]}.json"
 
@@ -176,7 +176,7 @@ class NonceState:
         )
 
     def _read(self, path: Path) -> KeptNonce | None:
-        """The nonce in a file; None if it is missing or holds something else.
+        """Read the nonce in a file; None if the file is missing or invalid.
 
         A nonce that cannot be read costs a round trip, no more, so it is no error.
         """
@@ -188,7 +188,7 @@ class NonceState:
             return None
 
     def _forget_oldest(self) -> None:
-        """Hold the directory to its size. Two commands may do so at once."""
+        """Delete the oldest files beyond the limit. Two commands may do so at once."""
         with contextlib.suppress(OSError, StateError):
             files = self._files()
             if len(files) <= MAX_NONCES:
@@ -199,7 +199,7 @@ class NonceState:
 
 
 def _in_the_making(path: Path) -> bool:
-    """Whether another command may be writing it at this moment."""
+    """Whether another command may be writing the file now."""
     try:
         return path.suffix == ".tmp" and time.time() - path.stat().st_mtime < _STALE_SECONDS
     except OSError:

@@ -65,7 +65,7 @@ def key_options(command: _Function) -> _Function:
 
 
 def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
-    """The key that ``--key`` names; a password that is needed and not given is asked for.
+    """Load the key that ``--key`` names; ask for a password if one is needed and not given.
 
     :param options: the command's; those of :func:`key_options` are taken out of it.
     :param signs: if not, its public half is enough.
@@ -107,21 +107,21 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
 
 
 def alg_name(written: str | None) -> str | None:
-    """The name of an algorithm as it is registered, if it is one in other letters: ES256 for es256."""
+    """The registered name of an algorithm in any case: ES256 for es256; other names are returned unchanged."""
     return next((name for name in ALGORITHMS if written is not None and name.lower() == written.lower()), written)
 
 
 class AlgChoice(click.Choice[str]):
-    """A choice of algorithms, which may be written in letters of any case."""
+    """A choice of algorithms, written in upper or lower case."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The registered name."""
+        """Convert to the registered name."""
         chosen: str = super().convert(alg_name(value) if isinstance(value, str) else value, param, ctx)
         return chosen
 
 
 def _is_private_file(source: str) -> bool:
-    """Whether it names a file that not every user can open."""
+    """Whether the path names a file that other users cannot open."""
     try:
         mode = Path(source).expanduser().stat().st_mode
     except (OSError, ValueError, RuntimeError):
@@ -130,7 +130,7 @@ def _is_private_file(source: str) -> bool:
 
 
 def is_device_uri(source: str) -> bool:
-    """Whether it names a key in a PKCS#11 device."""
+    """Whether the URI names a key in a PKCS#11 device."""
     return source[:7].lower() == "pkcs11:"
 
 
@@ -170,7 +170,7 @@ def check_key_source(source: str) -> None:
 
 
 class ProofRequest(NamedTuple):
-    """One request as a person describes it, and the proof for it."""
+    """One request as the user describes it, and its proof."""
 
     method: str
     url: str
@@ -184,7 +184,7 @@ class ProofRequest(NamedTuple):
 
     @classmethod
     def of(cls, method: str, url: str, options: dict[str, Any], *, signed: bool = True) -> ProofRequest:
-        """Read what the options name, and sign.
+        """Read the options, and sign the proof.
 
         :param options: the command's; those of :func:`proof_options` are taken out of it.
         :param signed: if not, a public key will do, and only :attr:`signing_input` is of use.
@@ -210,7 +210,7 @@ class ProofRequest(NamedTuple):
 
     @property
     def proof(self) -> str:
-        """The proof, which is an honest one."""
+        """The proof, for callers without ``--defect``: the value of the one DPoP field."""
         return self.dpop_fields[0][1]
 
     @property
@@ -220,12 +220,12 @@ class ProofRequest(NamedTuple):
 
     @property
     def signing_input(self) -> str:
-        """The header and the payload, which the signature is of."""
+        """The signed bytes: header and payload."""
         return self.proof.rpartition(".")[0]
 
 
 def hint_at_case(method: str) -> None:
-    """A method in lower case is legal, and most likely a mistake (RFC 9110 §9.1)."""
+    """Hint that a method in lower case is legal but probably a mistake (RFC 9110 §9.1)."""
     if method != method.upper():
         hint(f"the method stays as written: to a server, {method} is another method than {method.upper()}")
 
@@ -242,7 +242,7 @@ class NonceChoice(NamedTuple):
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> NonceChoice:
-        """Take the options of :func:`nonce_options` out of a command's.
+        """Take the options of :func:`nonce_options` out of a command's options.
 
         :raises click.UsageError: more than one of them, or a file that cannot be read.
         :raises CredentialError: the file holds no usable nonce.
@@ -257,7 +257,7 @@ class NonceChoice(NamedTuple):
         return cls(nonce, nonce_from is not None, no_nonce)
 
     def for_request(self, key: NonceKey) -> str | None:
-        """The nonce for a proof by that key to that server; one out of a file is kept for the next command too."""
+        """The nonce for a proof by this key to this server; one from a file is also kept for the next command."""
         if self.left_out:
             return None
         if self.given is None:
@@ -271,7 +271,7 @@ class NonceChoice(NamedTuple):
 
 
 def keep_nonce(key: NonceKey, nonce: str) -> None:
-    """Keep a nonce for the next command; where that cannot be, say so and go on."""
+    """Keep a nonce for the next command; if that fails, print a hint and go on."""
     try:
         NonceState.of_user().learn(key, nonce)
     except StateError as error:
@@ -313,7 +313,7 @@ def proof_options(command: _Function) -> _Function:
 
 
 def read_token(options: dict[str, Any]) -> str | None:
-    """The access token that the options of ``secret_options("token", ...)`` name, if any does.
+    """Read the access token that the options of ``secret_options("token", ...)`` name, if any.
 
     A JSON object is taken for a token response, as saved by ``curl .../token > token.json``.
 

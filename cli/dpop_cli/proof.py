@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop proof``: one proof, alone."""
+"""``dpop proof``: print one proof."""
 
 from __future__ import annotations
 
@@ -74,6 +74,6 @@ def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: An
 
 
 def parts(proof: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The JOSE header and the claims of a proof of our own making."""
+    """The JOSE header and the claims of a proof that this program made."""
     header, claims, _ = proof.split(".")
     return json_object(b64url_decode(header)), json_object(b64url_decode(claims))

@@ -17,12 +17,12 @@ __all__ = ["Scratch", "has_dev_fd"]
 
 
 def has_dev_fd() -> bool:
-    """Whether a child can open its inherited descriptors by name; Windows has no such names."""
+    """Whether a child can open inherited descriptors by name; on Windows it cannot."""
     return Path("/dev/fd").is_dir()
 
 
 class Scratch:
-    """One such file, as a context manager.
+    """A private file for a child process, as a context manager.
 
     :param data: what it holds at first.
     :param named: give it a name in the file system, as where there is no ``/dev/fd``.
@@ -53,7 +53,7 @@ class Scratch:
                 Path(self.path).unlink()
 
     def read(self) -> bytes:
-        """All bytes in the file now, even while the child is writing."""
+        """Read all bytes in the file, also while the child is writing."""
         # Not by seeking: the writer may share our position.
         if hasattr(os, "pread"):
             return os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)

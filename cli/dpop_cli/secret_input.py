@@ -52,7 +52,7 @@ def read_bytes(source: str, option: str, *, limit: int = _MAX_BYTES) -> bytes:
 
 
 def claim_stdin(option: str) -> None:
-    """Take standard input for one option of this command.
+    """Reserve standard input for one option of this command.
 
     :raises click.UsageError: another has it.
     """
@@ -87,7 +87,7 @@ class Secret(NamedTuple):
 
     @classmethod
     def of(cls, name: str, options: dict[str, Any]) -> Secret:
-        """Take this secret's options out of a command's.
+        """Take this secret's options out of a command's options.
 
         :raises click.UsageError: more than one of them.
         """
@@ -99,11 +99,11 @@ class Secret(NamedTuple):
 
     @property
     def given(self) -> bool:
-        """Whether any of the three was used."""
+        """Whether any of the three options was used."""
         return self.file is not None or self.env is not None or self.prompt
 
     def read(self, question: str, *, confirm: bool = False) -> str | None:
-        """The secret without the end of its line; ``None`` if none of the three options was used.
+        """Read the secret, without its line end; ``None`` if none of the three options was used.
 
         :param question: what the prompt says.
         :param confirm: ask twice, for a new password.
@@ -131,7 +131,7 @@ class Secret(NamedTuple):
         return text
 
     def ask(self, question: str, *, confirm: bool = False, what: str | None = None) -> str:
-        """Ask at the terminal, without showing what is typed.
+        """Ask at the terminal, without echo.
 
         :param what: what to call it, if not by its options' name.
         :raises click.UsageError: there is no terminal.

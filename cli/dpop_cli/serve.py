@@ -123,7 +123,7 @@ def welcome(server: DPoPTestServer) -> str:
 
 
 def _first_steps(server: DPoPTestServer) -> list[str]:
-    """Commands that work as they stand: refused, then with a key, then with a token."""
+    """Example commands to copy: one that is refused, one with a key, one with a token."""
     if server.mode == "google":
         query = f"response_type=code&client_id={server.client_id}&redirect_uri=http://127.0.0.1/"
         return [f"curl -i {server.resource}", f"curl -i '{server.authorization_endpoint}?{query}'"]
@@ -137,7 +137,7 @@ def _first_steps(server: DPoPTestServer) -> list[str]:
 
 
 def _settings(texts: tuple[str, ...]) -> dict[str, Any]:
-    """``name=value`` pairs; a value that is not JSON is the string it is."""
+    """Parse ``name=value`` pairs; a value that is not JSON is taken as a string."""
     settings: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -157,10 +157,10 @@ def _bracketed(host: str) -> str:
 
 
 class _OnStderr(logging.Handler):
-    """Prints each record on the stderr of this moment."""
+    """A log handler that prints on the current ``sys.stderr``."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print it."""
+        """Print the record."""
         click.echo(self.format(record), err=True)
 
 

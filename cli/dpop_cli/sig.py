@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop sig``: ECDSA signatures from OpenSSL's form, DER, to that of a JWS, R||S, and back."""
+"""``dpop sig``: convert ECDSA signatures between DER (OpenSSL) and R||S (JWS)."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def to_der(*, signature: str, given: str | None, wanted: str, out: str | None) -
 
 
 def _read(signature: str, given: str | None) -> bytes:
-    """The bytes that the argument names or is."""
+    """Read the bytes from the argument itself, or from the file that it names."""
     if signature == "-":
         if sys.stdin is not None and sys.stdin.isatty():
             raise click.UsageError(
@@ -127,7 +127,7 @@ def _read(signature: str, given: str | None) -> bytes:
 
 
 def convert(data: bytes, given: str | None, converter: Converter) -> bytes:
-    """Read a signature in the form given, or in the only one that makes it a signature, and convert it.
+    """Convert a signature from the given form, or else from the only form in which it is a valid signature.
 
     A text of hexadecimal digits alone is taken for hex, though base64url has these characters too.
 
@@ -163,7 +163,7 @@ def convert(data: bytes, given: str | None, converter: Converter) -> bytes:
 
 
 def _converted(data: bytes, converter: Converter) -> bytes:
-    """Convert, with a hint where another command was meant."""
+    """Convert; print a hint if the user probably meant another command."""
     try:
         return converter(data)
     except SignatureFormatError:
@@ -175,7 +175,7 @@ def _converted(data: bytes, converter: Converter) -> bytes:
 
 
 def _decoded(data: bytes, form: str) -> bytes | None:
-    """The bytes that are written in a form, or None if they are not."""
+    """Decode text in one form; None if it is not in that form."""
     if form == "binary":
         return data
     text = _text(data)
@@ -196,7 +196,7 @@ def _decoded(data: bytes, form: str) -> bytes | None:
 
 
 def _text(data: bytes) -> str | None:
-    """Printable ASCII, in UTF-16 too, which Windows PowerShell's ``>`` writes."""
+    """Decode printable ASCII, also in UTF-16, which Windows PowerShell's ``>`` writes."""
     encoding = "utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
     try:
         text = data.decode(encoding).strip()
@@ -213,7 +213,7 @@ def _whole_jws(text: str) -> str:
 
 
 def _raw_of(der: bytes, alg: str | None) -> bytes:
-    """R||S for the algorithm, or for the one that the lengths of r and s leave no doubt about."""
+    """Convert to R||S for the given algorithm, or for the one that the lengths of r and s show."""
     if alg is not None:
         return der_to_raw(der, _SIZES[alg])
     if der[:1] != b"\x30" and len(der) in {2 * size for size in _SIZES.values()}:
@@ -245,7 +245,7 @@ def _write(data: bytes, form: str, out: str | None) -> None:
 
 
 def _put(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; a link, a device or a pipe stays what it is, and is written to."""
+    """Write a regular file atomically; write through a link, a device or a pipe without replacing it."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_bytes(data)
         return

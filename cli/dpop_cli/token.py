@@ -240,7 +240,7 @@ def _kept(stored: Stored, tokens: TokenSet) -> TokenSet:
 
 
 def _report(stored: Stored, tokens: TokenSet, wanted: str | None) -> None:
-    """Print the new tokens' facts, and what is missing as hints."""
+    """Print the facts of the new tokens, and hints about missing ones."""
     click.echo("\n".join(as_lines(tokens, stored.account, secrets=False)))
     lacking = sorted(tokens.missing_scopes(wanted or ""))
     if lacking:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OAuth client that ``dpop token`` is, and its server: from a file, or from options."""
+"""The OAuth client identity of ``dpop token``, and its server: from a file, or from options."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _FACTS = frozenset({"client_id", "client_secret", "issuer", "token_endpoint_auth
 
 
 def client_options(command: _Function) -> _Function:
-    """Add who the client is: what a refresh needs beside the store; :meth:`OAuthClient.of` takes them out again."""
+    """Add the client options that a refresh needs beside the store; :meth:`OAuthClient.of` takes them out again."""
     options = [
         click.option(
             "--client",
@@ -65,7 +65,7 @@ def client_options(command: _Function) -> _Function:
 
 
 def server_options(command: _Function) -> _Function:
-    """Add what describes client and server where there are no tokens yet."""
+    """Add the options for client and server that are needed if there are no tokens yet."""
     options = [
         click.option("--issuer", metavar="URL", help="The server, whose endpoints are in its metadata."),
         click.option("--token-endpoint", metavar="URL", help="Its token endpoint, where there is no metadata."),
@@ -81,7 +81,7 @@ def server_options(command: _Function) -> _Function:
 
 @dataclass(frozen=True, slots=True)
 class OAuthClient:
-    """Who asks for tokens, and where."""
+    """The client that requests tokens, and its server."""
 
     facts: Mapping[str, str] = field(repr=False)
     secret: str | None = field(repr=False)
@@ -90,7 +90,7 @@ class OAuthClient:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> OAuthClient:
-        """Take the options of :func:`client_options` or :func:`server_options` out of a command's.
+        """Take the options of :func:`client_options` or :func:`server_options` out of a command's options.
 
         :raises click.UsageError: the file cannot be read, or is no description of a client.
         """
@@ -109,7 +109,7 @@ class OAuthClient:
         return cls(facts, secret, None if profile is None else _PROFILES[profile], options.pop("allow_http", False))
 
     def endpoint(self, prover: Prover, tokens: TokenSet | None = None) -> TokenEndpoint:
-        """The server to talk to.
+        """Make the token endpoint.
 
         :param tokens: what is stored already: they say where they came from, and whether they are bound.
         :raises click.UsageError: nothing says which server or client, or no HTTP library is there.
@@ -188,7 +188,7 @@ class OAuthClient:
 
 
 def prover_of(options: dict[str, Any], tokens: TokenSet | None = None) -> Prover:
-    """The prover: of the key that ``--key`` names, else the one that the stored tokens name, else ``DPOP_KEY``.
+    """Make the prover: of the key that ``--key`` names, else the stored tokens' key, else ``DPOP_KEY``.
 
     :raises click.UsageError: neither names one.
     :raises KeyMismatchError: the tokens are bound to another.
@@ -206,7 +206,7 @@ def prover_of(options: dict[str, Any], tokens: TokenSet | None = None) -> Prover
 
 @contextlib.contextmanager
 def kept_nonces(prover: Prover, url: str) -> Iterator[None]:
-    """Begin with the nonce that an earlier command learnt from an authorization server, and keep the newest."""
+    """Start with the nonce an earlier command learnt from an authorization server; keep the newest at the end."""
     key = NonceKey(prover.thumbprint, Origin.of_url(url), Role.AS)
     try:
         before = NonceState.of_user().newest(key)
@@ -223,7 +223,7 @@ def kept_nonces(prover: Prover, url: str) -> Iterator[None]:
 
 
 def _read(named: str) -> dict[str, str]:
-    """The facts of a client file, under the names of RFC 8414 and RFC 7591."""
+    """Read a client file, whose members have the names of RFC 8414 and RFC 7591."""
     try:
         members = json_object(read_text(named, "--client").encode("utf-8"))
     except EncodingError as error:

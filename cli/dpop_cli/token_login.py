@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way through the browser and back: a redirect to a port of this machine (RFC 8252 §7.3).
+"""Login in the browser, with a redirect to a port of this machine (RFC 8252 §7.3).
 
 Only the response to this login ends the wait; any other request is turned away. One loop serves all connections, so
 that a connection which sends nothing, or one byte now and then, holds up neither the browser nor the end of the wait.
@@ -46,7 +46,7 @@ _COOKIE: Final = "dpop_login"
 
 
 class _Reply(NamedTuple):
-    """The response to one request: a sentence to show, or where to go."""
+    """The response to one request: a sentence to show, or a redirect."""
 
     status: int
     text: str = ""
@@ -133,7 +133,7 @@ class Loopback:
         *,
         timeout: float,
     ) -> _T:
-        """Wait for the response to a request, redeem its code, and tell the user in the browser how that went.
+        """Wait for the callback of a request, redeem its code, and show the result in the browser.
 
         :param redeem: gets the query of the callback, which was found to belong to the request.
         :param timeout: seconds.
@@ -226,7 +226,7 @@ class Loopback:
         return self._called_back(query)
 
     def _started(self, page: _StartPage, users: frozenset[int], cookies: str) -> _Reply:
-        """Send the browser to the login, and nobody else."""
+        """Redirect to the login, but only the user's own browser."""
         if self._user is not None and users - {self._user}:
             return _Reply(404, "There is nothing here.")
         if page.opened and f"{_COOKIE}={page.cookie}" not in cookies:

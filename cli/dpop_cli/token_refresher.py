@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop token refresher``: keep a store fresh, until stopped."""
+"""``dpop token refresher``: keep the tokens in a store fresh, until stopped."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
 
 
 class _Told:
-    """Says how each account does, to people and to systemd."""
+    """Reports the state of each account to people and to systemd."""
 
     def __init__(self) -> None:
         self._states: dict[str, AccountStatus] = {}
@@ -103,7 +103,7 @@ class _Told:
 
     @property
     def all_fresh(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether all accounts are fresh."""
         return all(status.state == "fresh" for status in self._states.values())
 
     @property

@@ -58,7 +58,7 @@ class Stored:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Stored | None:
-        """Take the options of :func:`store_options` out of a command's; ``None`` if no file is named.
+        """Take the options of :func:`store_options` out of a command's options; ``None`` if no file is named.
 
         :raises click.UsageError: an account or password without a store.
         """
@@ -72,7 +72,7 @@ class Stored:
 
     @classmethod
     def named(cls, options: dict[str, Any]) -> Stored:
-        """Take the options out as :meth:`of` does, where a file is always named.
+        """Take the options out as :meth:`of` does, for commands that always have a file.
 
         :raises click.UsageError: the file's name is empty.
         """
@@ -97,7 +97,7 @@ class Stored:
         return tokens
 
     def check_writable(self) -> None:
-        """Find out whether tokens could be stored, before the user is asked to agree.
+        """Check that tokens can be stored, before the user is asked to agree.
 
         :raises TokenStoreError: they could not.
         """
@@ -113,7 +113,7 @@ class Stored:
 
     @contextlib.contextmanager
     def rescuing(self) -> Iterator[None]:
-        """Keep tokens that a source received and could not store, before this process with the only copy ends."""
+        """On exit, keep tokens that a source received and could not store: this process has the only copy."""
         try:
             yield
         except TokensNotSavedError as error:
@@ -126,7 +126,7 @@ class Stored:
 
 
 def _rescued(error: TokenError, tokens: TokenSet, account: str) -> DPoPError:
-    """Keep the tokens in a directory of their own, which may be on a disk that has room."""
+    """Write the tokens to a new directory elsewhere, possibly on a disk that has room."""
     try:
         path = Path(tempfile.mkdtemp(prefix="dpop-tokens-")) / "tokens.json"
         FileTokenStore(path).save(tokens, account)

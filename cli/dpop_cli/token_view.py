@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token sets as people and scripts see them: no secret, unless it was asked for."""
+"""Show token sets to people and scripts, without secrets unless the user asks for them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def as_lines(tokens: TokenSet, account: str, *, secrets: bool, now: float | None
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the largest unit that fits."""
+    """Format seconds in the largest unit that fits."""
     for name, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {name}"
@@ -58,7 +58,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(when: float) -> str:
-    """A time of day, with its date if that is another."""
+    """Format a time of day, with the date if it is not today."""
     there, today = time.localtime(when), time.localtime()
     return time.strftime("%H:%M:%S" if there[:3] == today[:3] else "%Y-%m-%d %H:%M", there)
 
