@@ -120,8 +120,8 @@ class ArgumentTypeError(UsageError, TypeError):
     """An argument has the wrong Python type.
 
     :param name: the argument's name.
-    :param expected: what it should be, in words.
-    :param value: what came. Only its type is kept: the value may be a secret.
+    :param expected: a description of the expected value.
+    :param value: the value given. Only its type is kept, because the value may be secret.
     """
 
     code = "argument_type"
@@ -313,12 +313,12 @@ class UnrewindableBodyError(DPoPError):
 class InvalidProof(DPoPError):  # noqa: N818 - the contract's name, after the RFC's invalid_dpop_proof
     """A verifier's refusal (RFC 9449 §4.3, §5, §7.1).
 
-    :param error: the OAuth error code to answer with: ``invalid_dpop_proof``, ``use_dpop_nonce``,
+    :param error: the OAuth error code to respond with: ``invalid_dpop_proof``, ``use_dpop_nonce``,
         ``invalid_token`` at a resource, ``invalid_grant`` at a token endpoint.
     :param reason: a stable name of the check that failed, such as ``"htu_mismatch"``.
     :param detail: one sentence for people, safe to log: it holds no proof, token or nonce.
-    :param expected: what the verifier expected, where that is no secret.
-    :param got: what came, where that is no secret.
+    :param expected: the value the verifier expected, unless it is secret.
+    :param got: the received value, unless it is secret.
     :param nonce: for ``use_dpop_nonce``, the nonce to hand out. It never appears in ``str()``.
     :param parameters: more for the challenge of a resource server, such as ``scope`` or ``acr_values``.
     """
@@ -420,7 +420,7 @@ class TokenRequestError(TokenError):
     :param description: its ``error_description``, made safe to log: what was sent is masked in it.
     :param subtype: its ``error_subtype``, which Google sends.
     :param uri: its ``error_uri``.
-    :param status: the HTTP status, ``None`` without an answer.
+    :param status: the HTTP status, ``None`` without a response.
     :param retry_after: seconds the server asks to wait.
     """
 

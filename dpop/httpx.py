@@ -55,14 +55,14 @@ class _AsyncPeekedStream(AsyncPeekedStream, httpx.AsyncByteStream):
 class DPoPTransport(SigningTransport, httpx.BaseTransport):
     """Signs every request to its origins, after redirects and on retries too; other requests pass through unsigned.
 
-    :param prover: whose proofs, unless a request brings its own; a bare key will do.
+    :param prover: signs each request that brings no prover of its own; a bare key will do.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
     :param access_token: a ``str``, a function that returns one, or a token source. With it, requests are for a
         resource server; without it, for an authorization server.
     :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``, and the
         caller's own Authorization is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
     :param algs: the algorithms the server lists; a key with none of them is refused here.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
@@ -159,14 +159,14 @@ class DPoPTransport(SigningTransport, httpx.BaseTransport):
 class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
     """Signs as :class:`DPoPTransport` does, for ``httpx.AsyncClient``; a key that blocks signs in a worker thread.
 
-    :param prover: whose proofs, unless a request brings its own; a bare key will do.
+    :param prover: signs each request that brings no prover of its own; a bare key will do.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
     :param access_token: a ``str``, a function that returns one, or a token source. With it, requests are for a
         resource server; without it, for an authorization server.
     :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``, and the
         caller's own Authorization is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
     :param algs: the algorithms the server lists; a key with none of them is refused here.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
@@ -265,7 +265,7 @@ class DPoPAuth(RequestAuth, httpx.Auth):
 
     It only marks the request: a DPoP transport signs it, on every hop within its origins.
 
-    :param prover: whose proofs; a bare key will do.
+    :param prover: the prover that signs the requests; a bare key will do.
     :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
     :raises UsageError: neither a key nor a prover; a token that cannot stand in a header.
     """
@@ -282,7 +282,7 @@ class _AsyncClientTransport(AsyncClientTransport, httpx.AsyncBaseTransport):
 class TokenEndpoint(HttpxTokenEndpoint):
     """One client at one authorization server: grants, refresh, revocation, introspection, and token sources.
 
-    :param prover: whose proofs; a bare key will do.
+    :param prover: the prover that signs the requests; a bare key will do.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
     :param http: a client whose transports, headers and cookies are used; its ``auth``, ``params`` and hooks are not.
         Give a function that makes one, such as a class, and each process of the program gets its own; a client that
@@ -291,14 +291,14 @@ class TokenEndpoint(HttpxTokenEndpoint):
     :param client_secret: the client's secret.
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"`` or
         a :class:`dpop.tokens.PrivateKeyJWT`; by default as the server says.
-    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
     :param key_reference: path or URI of the key, noted with the tokens; a key that was loaded knows it.
     :param insecure_origins: http:// servers, beyond this machine's own, that may be asked.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param timeout: seconds for a connection and between bytes; twice that for a whole response.
     :param clock: Unix seconds.
-    :raises UsageError: what is given does not fit together.
+    :raises UsageError: the arguments contradict each other.
     :raises InsecureOriginError: an endpoint is http:// and not on this machine.
     :raises AlgorithmError: the key has none of the server's algorithms.
     """
@@ -346,7 +346,7 @@ class TokenEndpoint(HttpxTokenEndpoint):
 class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint):
     """Asynchronous form of :class:`TokenEndpoint`: one client at one authorization server.
 
-    :param prover: whose proofs; a bare key will do.
+    :param prover: the prover that signs the requests; a bare key will do.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
     :param http: a client whose transports, headers and cookies are used; its ``auth``, ``params`` and hooks are not.
         Give a function that makes one, such as a class, and each process of the program gets its own; a client that
@@ -355,14 +355,14 @@ class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint):
     :param client_secret: the client's secret.
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"`` or
         a :class:`dpop.tokens.PrivateKeyJWT`; by default as the server says.
-    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
     :param key_reference: path or URI of the key, noted with the tokens; a key that was loaded knows it.
     :param insecure_origins: http:// servers, beyond this machine's own, that may be asked.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param timeout: seconds for a connection and between bytes; twice that for a whole response.
     :param clock: Unix seconds.
-    :raises UsageError: what is given does not fit together.
+    :raises UsageError: the arguments contradict each other.
     :raises InsecureOriginError: an endpoint is http:// and not on this machine.
     :raises AlgorithmError: the key has none of the server's algorithms.
     """

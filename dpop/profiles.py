@@ -22,7 +22,7 @@ class Profile(NamedTuple):
     :param algs: the algorithms the server accepts, ``None`` if it does not say.
     :param code_jti: a code exchange carries ``jti = BASE64URL(SHA256(code))``, also on its nonce retry.
     :param share_nonces: one nonce serves the token endpoint and the API of one origin.
-    :param allow_bearer: the token endpoint may answer a proof with a Bearer access token and bind only
+    :param allow_bearer: the token endpoint may respond to a proof with a Bearer access token and bind only
         the refresh token (RFC 9449 §5). Elsewhere such a token is refused and is in the error.
     :param nonce_retries: how often one request is sent again because of its nonce, at most.
     :param serial: whether requests go one at a time, because the server takes only the newest nonce it gave; ``None``

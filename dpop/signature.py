@@ -62,7 +62,7 @@ def der_to_raw(der: bytes, size: int = 32) -> bytes:
     :returns: ``2 * size`` bytes.
     :raises SignatureFormatError: not DER, or r or s not in 1..n-1; the sentence says which.
     :raises ArgumentTypeError: not bytes, or size not an int.
-    :raises UsageError: another size.
+    :raises UsageError: the size is not one of these.
     """
     if size == _P256 and type(der) is bytes and (usual := _usual(der)):
         length, r, s = usual.groups()
@@ -149,7 +149,7 @@ def _der_integer(number: bytes) -> bytes:
     return bytes((_INTEGER, len(data))) + data
 
 
-# What stands before 32 bytes that begin with this one; nothing, if the first of them is left out.
+# The start of a DER INTEGER of 32 bytes, by their first byte; empty for a first byte 00, which DER leaves out.
 _INTEGER_STARTS: Final = (b"", *[b"\x02\x20"] * 0x7F, *[b"\x02\x21\x00"] * 0x80)
 
 

@@ -318,7 +318,7 @@ def _ended_by_signals() -> Iterator[None]:
         sys.exit(128 + number)
 
     numbers = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
-    # One that is ignored, as SIGHUP is under nohup, stays so.
+    # An ignored signal, such as SIGHUP under nohup, stays ignored.
     before = [
         (number, signal.signal(number, leave)) for number in numbers if signal.getsignal(number) != signal.SIG_IGN
     ]

@@ -205,7 +205,7 @@ class CurlWords(NamedTuple):
 def split_words(words: Sequence[str], ours: Mapping[str, bool]) -> tuple[list[str], list[str]]:
     """Separate our options from curl's words, anywhere before ``--``.
 
-    What is an option of both is ours before the first word of curl's, and curl's behind it. A ``--`` before
+    An option that both have is ours before the first word of curl's, and curl's after it. A ``--`` before
     that leaves all the rest to curl.
 
     :param ours: our options, and whether they take a value.

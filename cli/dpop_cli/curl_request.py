@@ -26,7 +26,7 @@ __all__ = ["CurlRequest"]
 _DATA = ("data", "data-ascii", "data-binary", "data-raw", "data-urlencode", "json")
 _FORM = ("form", "form-string")
 _BODY = (*_DATA, *_FORM, "upload-file")
-# What is dealt with here or by the command, so that curl itself is not told.
+# Options that this module or the command handles, so that curl does not get them.
 _OURS = ("location", "max-redirs", "post301", "post302", "post303", "proto-redir", "dump-header", "globoff")
 _PROXY_TWICE = ("proxy-anyauth", "proxy-digest", "proxy-negotiate", "proxy-ntlm")
 _MAX_FORM = 65_536

@@ -78,7 +78,7 @@ class CurlTransfer:
     """A running curl, as a context manager.
 
     :param curl: the program.
-    :param request: what it sends.
+    :param request: the request to send.
     :param lines: header lines that are in no command line.
     :param header_file: where the person wants the response's head.
     """

@@ -23,7 +23,7 @@ class Scene:
     """One request with its response, and what to say about it.
 
     :param caption: one line above it.
-    :param form: what of the form is worth showing, in order.
+    :param form: the fields of the form to show, in order.
     :param brief: one line instead of the decoded proof.
     :param notes: words on header members and claims that matter here, instead of the usual ones.
     :param response: words on what the response brings, by name.

@@ -47,7 +47,7 @@ NEXT_STEPS: Mapping[str, str] = {
 class Response:
     """The DPoP parts of one response of a server.
 
-    :param role: what the server is, as far as the response shows it.
+    :param role: the role of the server, if the response shows it.
     :param ahead: seconds that its clock is ahead of this machine's.
     :param problem: why its DPoP-Nonce is no nonce.
     """

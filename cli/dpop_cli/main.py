@@ -57,7 +57,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
 class LazyGroup(click.Group):
     """A group that knows its commands by name and help, and imports one when it is called.
 
-    What is listed, suggested and completed are placeholders; only :meth:`resolve_command` loads.
+    Lists, suggestions and completions use placeholders; only :meth:`resolve_command` loads a command.
     """
 
     def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand], **options: Any) -> None:

@@ -24,7 +24,7 @@ def has_dev_fd() -> bool:
 class Scratch:
     """A private file for a child process, as a context manager.
 
-    :param data: what it holds at first.
+    :param data: the initial content.
     :param named: give it a name in the file system, as where there is no ``/dev/fd``.
     """
 

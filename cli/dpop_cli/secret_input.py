@@ -105,7 +105,7 @@ class Secret(NamedTuple):
     def read(self, question: str, *, confirm: bool = False) -> str | None:
         """Read the secret, without its line end; ``None`` if none of the three options was used.
 
-        :param question: what the prompt says.
+        :param question: the text of the prompt.
         :param confirm: ask twice, for a new password.
         :raises click.UsageError: it is empty or not there, or there is no terminal to ask at.
         """

@@ -118,9 +118,9 @@ class Loopback:
     def start_page(self, url: str) -> str:
         """A URL of this machine that redirects to the login.
 
-        Every user of the machine can read the command line of a browser. Whoever opens the login's own URL first could
-        log in as somebody else, so only this page's URL is given to the browser. Where the system tells whose a
-        connection is, other users get nothing here; elsewhere a second visitor ends the login.
+        Every user of the machine can read the command line of a browser. Another user who opens the login's own URL
+        first could log in as somebody else, so only this page's URL is given to the browser. If the system tells the
+        owner of a connection, other users get nothing here; otherwise a second visitor ends the login.
         """
         self._start = _StartPage(url)
         return f"http://{self._authority}{self._start.path}"

@@ -2,8 +2,8 @@
 """Request bodies of httpx and httpx2: find out whether and how a body can be sent a second time.
 
 Both libraries iterate over a request's stream when they send it. A second iteration gives the same
-bytes for some streams, none for others, and an error for the rest; nothing public tells which. What
-cannot be shown to be repeatable here is not.
+bytes for some streams, none for others, and an error for the rest; nothing public tells which. A body
+that this module cannot show to be repeatable counts as not repeatable.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def in_memory(request: Any) -> bytes | None:
 def rewind_of(request: Any, content: bytes | None) -> Rewind | None:
     """Return a function that rewinds the body, or ``None`` if it cannot be sent again. Call before the first send.
 
-    :param content: what :func:`in_memory` says of it.
+    :param content: the result of :func:`in_memory` for this request.
     """
     if content is not None:
         return _nothing
@@ -69,7 +69,7 @@ def _seekable(file: Any) -> bool:
     seekable = getattr(file, "seekable", None)
     answer = seekable() if seekable is not None else True
     if inspect.iscoroutine(answer):
-        answer.close()  # an asynchronous file; whether it can seek shows when it must
+        answer.close()  # an asynchronous file; a failing seek will show that it cannot
         return True
     return bool(answer)
 
@@ -191,8 +191,8 @@ async def async_peek(response: _Any, peeked_stream: type[AsyncPeekedStream]) -> 
     return start.put_back(response, rest, peeked_stream)
 
 
-# What an HTTP/2 connection may receive is one allowance for all of its streams, and what is not read of one stays taken
-# away from it: worth reading more.
+# All streams of an HTTP/2 connection share one receive window, and unread bytes of a stream stay counted in it:
+# so it is worth reading more.
 _HTTP2_DRAIN_BYTES = 1_048_576
 
 

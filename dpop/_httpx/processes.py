@@ -20,11 +20,11 @@ _T = TypeVar("_T")
 class OnePerProcess(Generic[_T]):
     """A transport or client per process: a forked child makes a new one, or refuses one that the parent was given.
 
-    :param given: one that is made already, or a function that makes one.
+    :param given: a transport or client, or a function that makes one.
     :param kind: its class.
     :param name: of the argument it was given as.
     :param now: call the function now, so that bad settings show early, or when one is first needed.
-    :raises ArgumentTypeError: neither of both.
+    :raises ArgumentTypeError: the argument is neither of the two.
     """
 
     def __init__(self, given: Any, kind: type[Any], name: str, *, now: bool) -> None:
@@ -45,7 +45,7 @@ class OnePerProcess(Generic[_T]):
     def get(self) -> _T:
         """The transport or client of this process.
 
-        :raises UsageError: another process was given it.
+        :raises UsageError: the transport or client was given to another process.
         """
         current = self._current
         if self._pid == os.getpid() and current is not None:

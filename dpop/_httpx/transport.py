@@ -68,7 +68,7 @@ _Any = Any
 class RequestAuth:
     """``auth=`` for one request: its own prover and token; mixed into the library's ``Auth``.
 
-    :param prover: whose proofs; a bare key will do.
+    :param prover: the prover that signs the requests; a bare key will do.
     :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
 
     It only marks the request: a DPoP transport signs it, on every hop within its origins.
@@ -408,7 +408,7 @@ class SigningTransport(_Transport):
         Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
 
         :param method: of that request.
-        :param prover: whose nonce to fetch, where the requests that follow bring their own prover.
+        :param prover: the prover whose nonce to fetch, if later requests bring their own prover.
         :param role: ``Role.RS`` where those requests set their own ``Authorization: DPoP``.
         :param timeout: seconds for each of connecting, writing and reading; a transport does not know its client's.
         :raises UsageError: the URL is not one of this transport's origins.
@@ -514,7 +514,7 @@ class AsyncSigningTransport(_Transport):
         Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
 
         :param method: of that request.
-        :param prover: whose nonce to fetch, where the requests that follow bring their own prover.
+        :param prover: the prover whose nonce to fetch, if later requests bring their own prover.
         :param role: ``Role.RS`` where those requests set their own ``Authorization: DPoP``.
         :param timeout: seconds for each of connecting, writing and reading; a transport does not know its client's.
         :raises UsageError: the URL is not one of this transport's origins.

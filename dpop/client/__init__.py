@@ -38,7 +38,7 @@ Users of an HTTP library need nothing of this; they plug in :mod:`dpop.requests`
                 if step is Step.REFRESH:
                     refresh(flow)
         finally:
-            flow.failed()  # a request that was interrupted holds nobody up
+            flow.failed()  # an interrupted request must not block others
 
 Data flows one way: the integration describes a request (:class:`OutgoingRequest`), the policy decides whose proof
 it carries (:class:`Policy`, :class:`Decision`), the flow makes the proof and reads the response

@@ -74,7 +74,7 @@ class Attempt:
 
     def __init__(self, data: bytes | None, token: str | None) -> None:
         self.signing_input: bytes | None = data
-        """What to sign; ``None`` if the request carries a token that is bound to no key, and no proof."""
+        """The proof to sign; ``None`` if the request carries an unbound token and no proof."""
         self._token = token
 
     def headers(self, signature: bytes) -> list[tuple[str, str]]:

@@ -253,8 +253,8 @@ class NonceCache:
         self._max_entries = max_entries
         self._clock = clock
         self._generation = 0
-        # Whoever holds it does not wait for anything. A signal handler may run while its own thread holds it: the lock
-        # then lets the handler in, and _busy tells it to pass the cache over, which may be in the middle of a change.
+        # A thread that holds it never waits for anything. A signal handler may run while its own thread holds it: the
+        # lock then lets the handler in, and _busy tells it to skip the cache, which may be in the middle of a change.
         self._lock = threading.RLock()
         self._busy = False
         self._entries: OrderedDict[NonceKey, _Entry] = OrderedDict()
@@ -285,7 +285,7 @@ class NonceCache:
         :meth:`leave`.
 
         :param wait: the caller can wait for a turn.
-        :param turn: what an earlier call returned.
+        :param turn: the turn that an earlier call returned.
         :param required: the server refuses proofs without a nonce: only one request at a time goes without.
         :param serial: whether requests go one at a time; ``None``: find it out.
         :param may_try: the request can be sent again, so that it may find out what the server accepts.
@@ -378,8 +378,8 @@ class NonceCache:
     def challenged(self, lease: Lease, nonce: str, *, wait: bool = False) -> Lease | None:
         """Learn from a refusal that gave a nonce; return the lease of that nonce, for the retry.
 
-        A server may take each nonce once, so nobody else gets this one before the retry has been answered. Only where
-        nonces are shared do all use it at once.
+        A server may take each nonce once, so no other request gets this one before the response to the retry. Only
+        where nonces are shared do all requests use it at once.
 
         :param wait: the caller can wait for a turn. It then gets ``None`` where requests go one at a time and another
             is on its way: by its own turn, the nonce will have been replaced. Call :meth:`lease` again.

@@ -35,7 +35,7 @@ class Decision(NamedTuple):
     origin: Origin
     """The server that gets it."""
     role: Role
-    """What the server is to this request."""
+    """The role of the server for this request."""
     access_token: AccessToken | None
     """The token to send, a function or source of it, or ``None``."""
 
@@ -43,7 +43,7 @@ class Decision(NamedTuple):
 class Policy:
     """The settings that every adapter shares.
 
-    :param prover: whose proofs, unless a request brings its own; a bare key will do.
+    :param prover: signs each request that brings no prover of its own; a bare key will do.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``. All
         other requests pass through unsigned, and nothing is learnt from their responses.
     :param access_token: a ``str``, a function that returns one, or a token source. With it, requests
@@ -51,7 +51,7 @@ class Policy:
     :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``,
         and the caller's own Authorization is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
     :param algs: the algorithms the server lists; a key with none of them is refused here.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.

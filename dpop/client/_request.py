@@ -75,7 +75,7 @@ class RequestCredentials:
 
     An adapter sets ``seen``, so that the integration can tell that a DPoP adapter handled the request.
 
-    :param prover: whose proofs; a bare key will do.
+    :param prover: the prover that signs the requests; a bare key will do.
     :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
     :raises UsageError: neither a key nor a prover; a token that cannot stand in a header.
     """

@@ -50,7 +50,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         loaded from there when it is first needed.
     :param key_password: of that key, or a function that asks for it.
     :param refresh_expires_at: Unix seconds when the refresh token expires, if Google said so.
-    :raises UsageError: neither a key nor a reference.
+    :raises UsageError: neither a key nor a reference was given.
     """
 
     token: str | None
@@ -130,7 +130,7 @@ class Credentials(google.oauth2.credentials.Credentials):
     ) -> Self:
         """Make bound credentials from credentials of google-auth, with the key that those were issued for.
 
-        :raises UsageError: neither a key nor a reference.
+        :raises UsageError: neither a key nor a reference was given.
         """
         holder = KeyHolder(key, reference=key_reference, password=key_password)
         return cls._of(vars(credentials), holder, refresh_expires_at)
@@ -241,7 +241,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         :param request: google-auth's; the proxies, TLS settings and headers of its session and its timeout are used.
         :raises google.auth.exceptions.RefreshError: there is no new token; the cause is an error of
             :mod:`dpop.errors` that says why. Tokens that came and must not be used are in its ``tokens``.
-        :raises google.auth.exceptions.TransportError: the token endpoint did not answer.
+        :raises google.auth.exceptions.TransportError: the token endpoint did not respond.
         """
         seen = self.token
         with self._own_turn():

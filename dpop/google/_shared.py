@@ -68,7 +68,7 @@ class SharedCredentials(google.oauth2.credentials.Credentials):
 
     def before_request(self, request: Callable[..., Any], method: str, url: str, headers: dict[str, str]) -> None:
         """Put a fresh access token into the headers of an API request."""
-        # google-auth refreshes in a token's last minutes as well, when nobody has refused it: the source decides then.
+        # google-auth refreshes in a token's last minutes as well, without a refusal by an API: the source decides then.
         mark = _before_request.set(True)
         try:
             super().before_request(request, method, url, headers)

@@ -92,7 +92,7 @@ def choose_alg(server_algs: Iterable[str] | str | None, supported: Sequence[str]
     :param server_algs: ``dpop_signing_alg_values_supported`` of its metadata, or the space-separated
         ``algs`` of its challenge; None if it says nothing, which leaves the choice to us. Names this
         package does not know, and entries that are not str, are passed over.
-    :param supported: what can be used here, best first.
+    :param supported: the algorithms that can be used here, best first.
     :raises AlgorithmError: nothing in common.
     :raises ArgumentTypeError: ``server_algs`` is no list of names.
     """
@@ -137,7 +137,7 @@ class Key(Protocol):
                 self.thumbprint = dpop.thumbprint(public_jwk)
 
             def sign(self, signing_input):
-                return dpop.der_to_raw(self.service.sign_sha256(signing_input))    # it answers in DER
+                return dpop.der_to_raw(self.service.sign_sha256(signing_input))    # it returns DER
 
     The class needs no base. A key may be used by several threads at once, and it is never asked for its
     private part. Raise :class:`dpop.errors.SigningError`, or another DPoPKeyError, where signing fails;

@@ -27,7 +27,7 @@ _MAX_PASSWORD: Final = 1023  # OpenSSL's limit
 _BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,60})-----")
 _PRIVATE: Final = frozenset({b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY", b"EC PRIVATE KEY", b"RSA PRIVATE KEY"})
 
-# What people give instead, by a word of its label, and what to do about it.
+# Other PEM blocks that people give by mistake, by a word of their label, and what to do.
 _MISTAKES: Final = (
     (
         b"OPENSSH PRIVATE KEY",
@@ -82,7 +82,7 @@ def read_private_key(data: bytes, password: Password | None = None) -> object:
 def private_block(data: bytes) -> bytes:
     """Extract the PEM block of the private key, because cryptography silently takes the first of several. DER is kept.
 
-    :raises InvalidKeyError: none, or more than one.
+    :raises InvalidKeyError: there is no private key, or more than one.
     """
     if b"-----BEGIN " not in data:
         return data

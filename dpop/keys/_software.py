@@ -129,7 +129,7 @@ class SoftwareKey:
         """Wrap a private key object that has cryptography's interface; it need not be exportable.
 
         Only its ``sign`` and ``public_key`` are used, until :meth:`save` or :meth:`to_jwk` is called.
-        What an object of another package signs is verified before it is returned.
+        A signature by an object of another package is verified before it is returned.
 
         :param alg: which of the key's algorithms to use; the best by default.
         :param blocking: whether ``sign`` may wait; by default yes for objects of other packages.

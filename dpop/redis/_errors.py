@@ -20,7 +20,7 @@ _DOWN = (
 # ConnectionErrors to the library, but the server is well: the password is wrong.
 _NOT_DOWN = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 # Of a full pool. Before redis-py 7.2.1 the awaited ConnectionPool raises a plain ConnectionError with the first;
-# a BlockingConnectionPool that waited in vain still raises one with the second.
+# a BlockingConnectionPool whose wait timed out still raises one with the second.
 _POOL_IS_FULL = ("Too many connections", "No connection available.")
 
 

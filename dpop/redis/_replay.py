@@ -117,7 +117,7 @@ class RedisReplayCache(_Marks):
         stranger can send these with as many keys as it likes.
     :param clock: returns Unix seconds; give the cache and its verifier the same one.
     :raises ArgumentTypeError: not a client of this kind.
-    :raises UsageError: another word in ``when_down``.
+    :raises UsageError: ``when_down`` has another value.
     """
 
     def __init__(

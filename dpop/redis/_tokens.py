@@ -66,7 +66,7 @@ class RedisTokenStore:
     end of its own can no longer begin a refresh. All hosts must reach the same key: a file on each, or one
     kept in an HSM or KMS.
 
-    What Redis has confirmed can be lost with Redis: let it write to disk (``appendonly yes``,
+    A confirmed write can still be lost with Redis: let Redis write to disk (``appendonly yes``,
     ``appendfsync always``), and with replicas remember that a failover loses the last moments.
 
     :param client: a ``redis.Redis`` or ``redis.RedisCluster`` with a timeout and few retries, such as

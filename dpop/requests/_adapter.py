@@ -86,14 +86,14 @@ class ProcessAdapter(HTTPAdapter):
 class DPoPAdapter(ProcessAdapter):
     """Signs every request to its origins, after redirects and on retries too; other requests pass through unsigned.
 
-    :param prover: whose proofs, unless a request brings its own; a bare key will do.
+    :param prover: signs each request that brings no prover of its own; a bare key will do.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
     :param access_token: a ``str``, a function that returns one, or a token source. With it, requests are for a
         resource server; without it, for an authorization server.
     :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``, and the
         caller's own Authorization is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
     :param algs: the algorithms the server lists; a key with none of them is refused here.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
@@ -252,7 +252,7 @@ class DPoPAdapter(ProcessAdapter):
 
         Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
 
-        :param prover: whose nonce, where the requests that follow bring their own prover.
+        :param prover: the prover whose nonce to fetch, if later requests bring their own prover.
         :param role: whose nonce, where the requests that follow set their own ``Authorization: DPoP``: ``Role.RS``.
         :param options: what :meth:`send` takes: an adapter does not know its session's ``timeout``,
             ``verify``, ``cert`` and ``proxies``.
@@ -271,7 +271,7 @@ class DPoPAdapter(ProcessAdapter):
 class DPoPAuth(AuthBase):
     """``auth=`` for one request or session, with its own prover and token; it applies to the adapter's origins.
 
-    :param prover: whose proofs; a bare key will do.
+    :param prover: the prover that signs the requests; a bare key will do.
     :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
 
     It only marks the request: the mounted :class:`DPoPAdapter` signs it, on every hop within its origins.

@@ -36,7 +36,7 @@ __all__ = ["TokenEndpoint"]
 class TokenEndpoint(SyncEndpoint):
     """One client at one authorization server: grants, refresh, revocation, introspection, and token sources.
 
-    :param prover: whose proofs; a bare key will do.
+    :param prover: the prover that signs the requests; a bare key will do.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
     :param http: a session whose headers, cookies, proxies and TLS settings are used. Its adapters, ``auth`` and
         ``params`` are not: requests are signed by an adapter of the endpoint's own.
@@ -44,14 +44,14 @@ class TokenEndpoint(SyncEndpoint):
     :param client_secret: the client's secret.
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"`` or
         a :class:`dpop.tokens.PrivateKeyJWT`; by default as the server says.
-    :param profile: what is known of the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
     :param key_reference: path or URI of the key, noted with the tokens; a key that was loaded knows it.
     :param insecure_origins: http:// servers, beyond this machine's own, that may be asked.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param timeout: seconds for a connection and between bytes; twice that for a whole response.
     :param clock: Unix seconds.
-    :raises UsageError: what is given does not fit together.
+    :raises UsageError: the arguments contradict each other.
     :raises InsecureOriginError: an endpoint is http:// and not on this machine.
     :raises AlgorithmError: the key has none of the server's algorithms.
     """

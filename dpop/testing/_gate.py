@@ -49,8 +49,8 @@ class _Guard(NamedTuple):
 class Gate:
     """Lets a request in or raises :class:`InvalidProof`.
 
-    :param role: whose levers it follows.
-    :param name: whose nonces it takes; two gates of one role do not take each other's.
+    :param role: the role whose levers the gate follows.
+    :param name: the name of its nonces; two gates of one role do not accept each other's nonces.
     :param clock: Unix seconds, the server's: with its offset.
     """
 

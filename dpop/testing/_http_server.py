@@ -136,7 +136,7 @@ class HTTPServer:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._converse(connection, RequestReader(connection, authority), respond, number)
         except OSError:
-            pass  # the client went away, or was silent too long: nothing to answer
+            pass  # the client went away, or was silent too long: no response is possible
         finally:
             with self._lock:
                 del self._connections[threading.current_thread()]

@@ -133,8 +133,8 @@ class Settings:
         all that came from the same grant (RFC 9700 §4.14.2).
     :param require_proof: refuse token requests without a proof (RFC 9449 §5.2). False: Bearer tokens then.
     :param require_pkce: refuse authorization requests without ``code_challenge``.
-    :param required_scope: what the resource asks for; a token without it gets 403.
-    :param granted_scope: what the user grants at most; None: all that is asked for.
+    :param required_scope: the scope that the resource requires; a token without it gets 403.
+    :param granted_scope: the scopes that the user grants at most; None: all that are requested.
     :param refresh_token_expires_in: seconds a refresh token lives, announced next to it; None: for ever.
     :param exchange_needs_nonce: (Google) the code exchange needs a nonce as well.
     :param isolate_exchange_nonces: (Google) a nonce from the code exchange is refused at refresh.

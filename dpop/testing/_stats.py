@@ -32,7 +32,7 @@ class Refusal:
     """One refusal and its reason; it holds no token, proof, nonce or code.
 
     :param endpoint: such as ``token`` or ``resource``.
-    :param error: the OAuth error code answered, empty for a challenge without one.
+    :param error: the OAuth error code of the response, empty for a challenge without one.
     :param reason: a stable name: a :class:`dpop.server.Reason`, or one of this server's own.
     """
 

@@ -151,14 +151,14 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
         Give it to an adapter as ``access_token=``. Tokens that are bound to no key go out as Bearer.
 
         :param store: where the tokens are kept, such as a :class:`dpop.tokens.FileTokenStore`.
-        :param account: whose tokens; each account has a source of its own.
+        :param account: the account whose tokens to use; each account has its own source.
         :param ahead: seconds before the end of an access token from which on it is renewed; by default a fifth
             of its life, at most five minutes.
         :param lock_seconds: how long to wait while another process or host renews the tokens.
         :param scope: sent with each refresh, for an access token with fewer scopes than were granted.
         :param resource: sent with each refresh, for an access token for these resources (RFC 8707); by default those
             that the tokens were first asked for.
-        :param grant: what to ask for where there is no refresh token, such as ``"client_credentials"``.
+        :param grant: the grant to use if there is no refresh token, such as ``"client_credentials"``.
         :param parameters: of that grant, beside ``scope`` and ``resource``.
         :raises UsageError: parameters without ``grant``, or no store.
         """

@@ -78,7 +78,7 @@ class Grants:
     """The requests of one client with one key to one authorization server, and what their responses mean.
 
     :param server: the URL of its token endpoint, or its :class:`ServerMetadata`.
-    :raises UsageError: what is given does not fit together.
+    :raises UsageError: the arguments contradict each other.
     :raises InsecureOriginError: an endpoint is http:// and not on this machine.
     :raises AlgorithmError: the key has none of the server's algorithms.
     """

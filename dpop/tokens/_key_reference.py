@@ -116,7 +116,7 @@ class KeyHolder:
     def prover(self) -> Prover:
         """Return the prover of the key; load the key on first use.
 
-        :raises KeyMismatchError: another key is there now.
+        :raises KeyMismatchError: the reference leads to another key now.
         :raises DPoPKeyError: it cannot be loaded.
         """
         with self._lock:

@@ -60,7 +60,7 @@ class Sealer:
     def open(self, sealed: Any, context: bytes, where: str) -> bytes:
         """Decrypt what :meth:`seal` returned.
 
-        :raises TokenFormatError: another key or password, or it was changed.
+        :raises TokenFormatError: the key or password is another one, or the bytes were changed.
         """
         try:
             if not isinstance(sealed, Mapping) or sealed["alg"] != _ALG:
@@ -149,7 +149,7 @@ def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) ->
             raise TokenFormatError(f"{where} is encrypted; give the store the key or password it was encrypted with")
         facts = json_object(sealer.open(record["sealed"], _context(account), where), max_depth=_MAX_DEPTH)
     elif sealer is not None:
-        # Whoever can write the file could otherwise slip in tokens of their own.
+        # Otherwise anybody who can write the file could put other tokens into it.
         raise TokenFormatError(f"{where} is not encrypted, as it should be; authorise again")
     else:
         plain = record.get("tokens")

@@ -51,7 +51,7 @@ _PAUSES: Final = (0.002, 0.005, 0.01, 0.02, 0.05)
 class Renewal:
     """Renews the tokens of one account.
 
-    :param grant: what to ask for where there is no refresh token: a grant type and its parameters.
+    :param grant: the grant to use if there is no refresh token: a grant type and its parameters.
     :param seen: told of all tokens that are found in the store: they may do, should there be no newer ones.
     :param begin: called before a refresh is noted and sent; the function it returns, when that is over.
     """
@@ -317,7 +317,7 @@ class _Turn:
     def check(self) -> None:
         """Make sure that the lock is held at this moment.
 
-        :raises TokenLockError: another process may have it by now.
+        :raises TokenLockError: another process may have the lock by now.
         """
         if self.lock is None or not self.lock.is_held():
             self.lost = True

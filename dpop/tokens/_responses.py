@@ -375,7 +375,7 @@ def read_tokens(
 def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str], *, later: str = _LATER) -> NoReturn:
     """Raise the error for a response that is not a success (RFC 6749 §5.2).
 
-    :param later: what to say where the server may accept the same request later.
+    :param later: the text to add if the server may accept the same request later.
     :raises TokenRequestError: always.
     """
     status = response.status

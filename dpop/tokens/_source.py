@@ -65,8 +65,8 @@ class Abandoned(Exception):  # noqa: N818 - no caller gets it: the refresh is be
 class Flight(Future[TokenSet]):
     """A refresh in progress: one renewal for all callers that wait for it.
 
-    It is made by a caller and then begun by a thread of its own. Between the two the caller may be interrupted:
-    then another caller takes note that it has not begun, and abandons it.
+    A caller makes it, and a separate thread then starts it. Between the two the caller may be interrupted:
+    another caller then notices that it has not started, and abandons it.
     """
 
     def __init__(self) -> None:
@@ -122,7 +122,7 @@ class SharedRefresh:
         self._token = ""
         self._until = 0.0
         self._tokens: TokenSet | None = None
-        # By the monotonic clock: when the tokens at hand are stale, and when they have expired, at the latest.
+        # By the monotonic clock: the latest times at which the current tokens are stale, and have expired.
         self._stale_by = self._expired_by = _NEVER
         self._refused: str | None = None
         self._refusals: list[float] = []
@@ -157,7 +157,7 @@ class SharedRefresh:
         """
         with self._lock:
             if self._tokens is None or token != self._tokens.access_token or token == self._refused:
-                return  # many threads may be refused with one token; it counts once
+                return  # many threads may get a refusal of one token; it counts once
             now = time.monotonic()
             self._refusals = [then for then in self._refusals if now - then < _REFUSALS_SECONDS]
             if len(self._refusals) >= _REFUSALS:
@@ -226,7 +226,7 @@ class SharedRefresh:
 
     def _fresh(self) -> str | None:
         """The current access token, if it need not be renewed."""
-        # In this order: a reader between two writes of _adopt has the old time or the new token.
+        # In this order: a reader between two writes of _adopt sees the old time or the new token.
         if self._clock() < self._until and time.monotonic() < self._stale_by:
             return self._token
         return None
@@ -273,7 +273,7 @@ class SharedRefresh:
     def _launch(self, flight: Flight, good: Callable[[TokenSet], bool], *, patient: bool) -> None:
         run = self._detached()
         context = contextvars.copy_context()
-        # A thread of its own: an interrupt of the caller must not come between a response and the store.
+        # A separate thread, so that interrupting the caller cannot lose tokens between a response and the store.
         thread = threading.Thread(
             target=context.run, args=(self._fly, flight, run, good, patient), name="dpop-refresh", daemon=True
         )

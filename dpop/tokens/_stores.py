@@ -131,7 +131,7 @@ def keep(lock: StoreLock) -> None:
     """Keep a held lock, so that no other process refreshes while this one has tokens that it could not store.
 
     The next renewal of the source that has them takes the lock over by :func:`take_kept`, and so does a ``save()``
-    of the user's.
+    by the user.
     """
     _kept[lock.name] = lock
 

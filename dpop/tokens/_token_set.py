@@ -122,7 +122,7 @@ class TokenSet:
         """Load the key the tokens are bound to from :attr:`key_reference`.
 
         :raises UsageError: there is no ``key_reference``.
-        :raises KeyMismatchError: another key is there now.
+        :raises KeyMismatchError: the reference leads to another key now.
         :raises DPoPKeyError: it cannot be loaded.
         """
         if self.key_reference is None:

@@ -68,7 +68,7 @@ _ALGORITHMS: Final = {
     "RS512": "RSASSA_PKCS1_V1_5_SHA_512",
 }
 
-# What the service takes of a message; a longer one is sent as its hash.
+# The longest message that the service takes; of a longer one the hash is sent.
 _MAX_MESSAGE: Final = 4096
 
 # A signature is part of a request that somebody waits for: boto3's own limits would allow it five minutes.

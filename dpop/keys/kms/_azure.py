@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys in Azure Key Vault and Managed HSM: ``azurekms:https://VAULT.vault.azure.net/keys/NAME/VERSION``.
 
-What follows the scheme is the key's identifier, as the portal and ``az keyvault key show`` give it.
+After the scheme comes the key's identifier, as the portal and ``az keyvault key show`` give it.
 Without a version the newest is taken when the key is opened, and used from then on. Credentials come
 from where azure-identity's DefaultAzureCredential finds them.
 
@@ -60,7 +60,7 @@ _PATIENCE: Final[Mapping[str, Any]] = {
     "timeout": 20,
 }
 
-# Why a key that is there was refused, in the answer's inner error.
+# Why an existing key was refused, by the inner error of the response.
 _DISABLED: Final = frozenset({"KeyDisabled", "KeyExpired", "KeyNotYetValid"})
 
 

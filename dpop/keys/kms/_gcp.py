@@ -92,7 +92,7 @@ _KINDS: Final[dict[str, type[DPoPKeyError]]] = {
 }
 """Google's status codes (google.rpc.Code), which gRPC and REST share."""
 
-# What may pass. The last are those of requests, which the REST transport lets through.
+# Temporary errors. The last are errors of requests, which the REST transport does not convert.
 _PASSING: Final = frozenset(
     {
         "BadGateway",
@@ -196,7 +196,7 @@ def _status(error: Any) -> str:
     """The status of an error: from the body of a REST response, or from gRPC."""
     try:
         return told(error.response.json()["error"]["status"])
-    except Exception:  # noqa: BLE001 - not of REST, or no answer of the API
+    except Exception:  # noqa: BLE001 - not of REST, or no response of the API
         if error.grpc_status_code is not None and not hasattr(error.response, "json"):
             return str(error.grpc_status_code.name)
         return f"HTTP {int(error.code or 0)}"

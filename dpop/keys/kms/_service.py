@@ -236,14 +236,14 @@ class KeyService(ABC):
     def ask(self, call: Callable[[Any], _Answer]) -> _Answer:
         """Call a function with this process's client, and convert its errors.
 
-        :raises DPoPKeyError: what :meth:`explain` makes of whatever is raised.
+        :raises DPoPKeyError: the error that :meth:`explain` made of the library's.
         """
         return self.guarded(lambda: call(self._client()))
 
     def guarded(self, work: Callable[[], _Answer]) -> _Answer:
         """Call a function, and convert errors of the service's library.
 
-        :raises DPoPKeyError: what :meth:`explain` makes of it.
+        :raises DPoPKeyError: the error that :meth:`explain` made of the library's.
         """
         try:
             return work()
@@ -326,7 +326,7 @@ class KmsKey(ExternalKey):
         :raises KeyNotFoundError: there is no such key.
         :raises KeyAccessDeniedError: no credentials, or no permission.
         :raises KeyDisabledError: it is switched off.
-        :raises KeyUnavailableError: the service does not answer; KeyThrottledError: it wants fewer requests.
+        :raises KeyUnavailableError: the service does not respond; KeyThrottledError: it wants fewer requests.
         :raises InvalidKeyError: not a key DPoP can use.
         :raises AlgorithmError: it does not sign with ``alg``.
         :raises MissingExtraError: the service's library is not installed.

@@ -51,11 +51,11 @@ __all__ = [
     "TokenInfo",
 ]
 
-# What never ends is a module's fault.
+# A list without an end is a fault of the module.
 _MAX_OBJECTS: Final = 10_000
 _MAX_LOOKS: Final = 5
 _MAX_BYTES: Final = 1 << 20  # of an attribute
-# What a module says that takes no arguments, or none that let threads call it.
+# Return values of modules that accept no arguments, or none that allow threads.
 _NO_ARGUMENTS: Final = frozenset({CKR.CANT_LOCK, CKR.ARGUMENTS_BAD, CKR.NEED_TO_CREATE_THREADS})
 _NAMES: Final = {code.value: f"CKR_{code.name}" for code in CKR}
 
@@ -67,7 +67,7 @@ class CryptokiError(Exception):
     """A function of the module returned something else than CKR_OK.
 
     :param function: its name, such as ``"C_Sign"``.
-    :param rv: what it returned.
+    :param rv: the return value of the function.
     """
 
     def __init__(self, function: str, rv: int) -> None:
@@ -106,7 +106,7 @@ class SlotInfo(NamedTuple):
 class TokenInfo(NamedTuple):
     """CK_TOKEN_INFO: the identity and state of a device.
 
-    :param max_sessions: how many sessions this process may have; None if the token sets or tells no limit.
+    :param max_sessions: how many sessions this process may have; None if the device sets or tells no limit.
     """
 
     label: str

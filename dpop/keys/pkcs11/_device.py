@@ -72,7 +72,7 @@ class Device:
 
         :param login: if not, it shows what it shows to everybody.
         :raises PinError: it wants a PIN and gets none, or refuses it.
-        :raises CryptokiError: what the module said otherwise.
+        :raises CryptokiError: the module reported another error.
         """
         with self.loaded.lock:
             self._locate()
@@ -162,7 +162,7 @@ def find_device(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Device:
 
     :raises KeyNotFoundError: no device fits the URI.
     :raises AmbiguousKeyError: several do.
-    :raises CryptokiError: what the module said.
+    :raises CryptokiError: the module reported an error.
     """
     for seconds in PATIENCE:
         try:
@@ -177,7 +177,7 @@ def find_device(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Device:
 def find_devices(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> list[Device]:
     """Find all devices that match a URI.
 
-    :raises CryptokiError: what the module said.
+    :raises CryptokiError: the module reported an error.
     """
     return [Device(loaded, slot, info, pin) for slot, info in _fitting(loaded.module, uri, devices_of(loaded.module))]
 

@@ -42,7 +42,7 @@ def make_pair(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Pkcs11Uri:
     :param uri: names the device and, in ``object``, the new key.
     :raises AmbiguousKeyError: a key of that name or id is there.
     :raises DeviceError: the device makes no such keys, or made another, which is destroyed again.
-    :raises CryptokiError: what the module said otherwise.
+    :raises CryptokiError: the module reported another error.
     """
     module, label = loaded.module, uri.object or ""
     with loaded.lock:

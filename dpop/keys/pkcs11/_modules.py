@@ -58,7 +58,7 @@ _DIRECTORIES: Final = (
 _NAMES: Final = ("lib{}.so", "{}.so", "lib{}.so.1", "lib{}.dylib", "{}.dylib")
 _DEFAULT: Final = "p11-kit-proxy"  # gives all modules that the system has registered
 
-# What a module says that must be started anew: its device restarted, or somebody has finalised it.
+# Return values of a module that must be restarted: its device restarted, or other code has finalised it.
 _STALE: Final = frozenset({CKR.GENERAL_ERROR, CKR.DEVICE_ERROR, CKR.CRYPTOKI_NOT_INITIALIZED})
 PATIENCE: Final = (0.02, 0.06)
 """Seconds to wait before the second and third look: a file of SoftHSM's is empty while another process logs in."""
@@ -113,7 +113,7 @@ class LoadedModule:
     """One initialised module of this process.
 
     :param path: of the shared library, for :func:`open_module`.
-    :param parameters: what the module wants in pReserved, if it does.
+    :param parameters: the value for pReserved, if the module needs one.
     :param clock: seconds, monotonic.
     :raises DeviceError: it cannot be loaded or does not start.
     """
@@ -133,7 +133,7 @@ class LoadedModule:
         self.lock: threading.RLock = threading.RLock()
         """Held while objects are looked for, made, and the PIN is given: one thread at a time."""
         self.users: weakref.WeakSet[Pausable] = weakref.WeakSet()
-        """Those who sign by it; to be added with the lock held, with the session that they begin with."""
+        """The users of this module; add one with the lock held, together with its first session."""
         self.generation: int = 0
         self.ended: bool = False
         """Whether :meth:`ending` was called. From then on nothing of this module begins, and it never starts again."""
@@ -164,9 +164,9 @@ class LoadedModule:
     def recovering(self, action: Callable[[], _T]) -> _T:
         """Call ``action``; if the module has lost its device, restart the module and call it once or twice more.
 
-        What is done must not use a pool of sessions meanwhile.
+        ``action`` must not use a pool of sessions.
 
-        :raises CryptokiError: what the module said at last.
+        :raises CryptokiError: the module still reports an error.
         """
         for seconds in PATIENCE:
             generation = self.generation
@@ -201,7 +201,7 @@ class LoadedModule:
     def close_session(self, handle: SessionHandle) -> None:
         """C_CloseSession, unless the number belongs to another session by now.
 
-        :raises CryptokiError: what the module said.
+        :raises CryptokiError: the module reported an error.
         """
         with self.lock:  # or it could meet C_Finalize
             if self.has_session(handle):
@@ -231,7 +231,7 @@ class LoadedModule:
         """Finalise and initialise the module if that may help; True if new sessions may be opened.
 
         :param generation: :attr:`generation` before what failed: somebody else may have done it since.
-        :param rv: what the module said.
+        :param rv: the return value of the module.
         """
         if rv not in _STALE:
             return False
@@ -269,7 +269,7 @@ class LoadedModule:
         """Allow no new signatures; yield whether none is running any more, after ``timeout`` seconds at most."""
         self.ended = True
         paused: list[Pausable] = []
-        # A restart pauses and resumes too: under its hands nobody would stay paused.
+        # A restart also pauses and resumes users: it would resume the users paused here.
         held = self._restarting.acquire(timeout=timeout)
         try:
             with self._quiet(paused, drain=timeout, lock_within=timeout) as quiet:
@@ -328,7 +328,7 @@ class LoadedModule:
         finally:
             if held:
                 self._restarting.release()
-            # In the child nobody uses them, and a lock of theirs may be held for ever.
+            # The child does not use them, and their locks may never be released there.
             if os.getpid() == self.pid:
                 for user in paused:
                     user.resume(restarted=False)
@@ -369,7 +369,7 @@ def _load(path: str) -> Module:
 def open_module(path: str, parameters: str | None = None) -> LoadedModule:
     """Return the module at a path, loaded and initialised once in this process.
 
-    :param parameters: what the module wants in pReserved. A module that runs has those it was started with.
+    :param parameters: the value for pReserved. A running module keeps the value it was started with.
     :raises DeviceError: it cannot be loaded, or does not start; or the program is at its end.
     :raises ForkedKeyError: it was started before this process was forked.
     """

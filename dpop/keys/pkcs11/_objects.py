@@ -82,9 +82,9 @@ def the_private_key(module: Module, session: int, uri: Pkcs11Uri, device: str) -
     """Find the one private key that matches the URI and can sign with ES256.
 
     :param device: label of the device, for messages.
-    :raises KeyNotFoundError: none fits.
-    :raises InvalidKeyError: what fits is of another kind, or not for signing.
-    :raises AmbiguousKeyError: several fit.
+    :raises KeyNotFoundError: no key matches.
+    :raises InvalidKeyError: the matching key is of another kind, or not for signing.
+    :raises AmbiguousKeyError: several keys match.
     """
     fitting = key_objects(module, session, CKO.PRIVATE_KEY, uri)
     usable = [key for key in fitting if key.usable]
@@ -118,7 +118,7 @@ class Points:
 def public_keys(module: Module, session: int, private: KeyObject) -> Points:
     """Find the public key of a private key: in its public object, else in the private key, else in a certificate.
 
-    :raises InvalidKeyError: it is there, and is no point of P-256.
+    :raises InvalidKeyError: the key that was found is not a point of P-256.
     """
     same = Pkcs11Uri(id=private.id) if private.id else Pkcs11Uri(object=private.label)
     found = [key for key in key_objects(module, session, CKO.PUBLIC_KEY, same) if key.kind in {"EC P-256", "EC"}]

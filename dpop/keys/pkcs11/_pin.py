@@ -26,7 +26,7 @@ _log: Final = logging.getLogger("dpop.keys")
 
 _MAX_FILE: Final = 1024
 
-# What was refused in this process, by whom: hashed, with a key that ends with it.
+# The refused PINs and the devices that refused them: hashed, with a key that exists in this process only.
 _HASH_KEY: Final = secrets.token_bytes(32)
 _refused: Final[set[bytes]] = set()
 

@@ -124,7 +124,7 @@ class SessionPool:
     def sign(self, data: bytes) -> bytes:
         """Sign in a session that is free, or wait for one.
 
-        :raises CryptokiError: what the module said; the session is closed.
+        :raises CryptokiError: the module reported an error; the session is closed.
         :raises DPoPKeyError: the pool is closed, or no session can be opened.
         """
         session = self._take()
@@ -252,7 +252,7 @@ class DeviceSigner:
     def __call__(self, signing_input: bytes) -> bytes:
         """Sign, and return the device's signature, R||S, not verified.
 
-        :raises DPoPKeyError: there is none.
+        :raises DPoPKeyError: the device made no signature.
         """
         if os.getpid() != self._pid:
             raise ForkedKeyError(

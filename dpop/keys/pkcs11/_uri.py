@@ -5,7 +5,7 @@
 
     pkcs11:token=my%20token;object=dpop;id=%01?module-path=/usr/lib/libx.so&pin-source=file:/run/pin
 
-What stands before the question mark says which key; what stands behind it says how to reach it, and may
+The part before the question mark names the key; the part after it says how to reach it, and may
 hold the PIN, so it is in no repr, no message and not in :meth:`Pkcs11Uri.name`.
 """
 
@@ -149,7 +149,7 @@ def _attribute(pair: str, allowed: re.Pattern[str], seen: dict[str, Any], rule: 
     if name in others and equals:
         _refuse(f"{name} stands on the wrong side of the question mark")
     if name not in known or not equals:
-        # What is not a name may be the rest of a PIN.
+        # A text that is not a name may be the rest of a PIN.
         shown = f"{name!r} is no attribute" if in_path and re.fullmatch(r"[a-z-]{1,30}", name) else "a part has no name"
         _refuse(f"{shown}; {rule}, and those known are {', '.join(sorted(known))}")
     if name in seen:

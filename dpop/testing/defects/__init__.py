@@ -7,7 +7,7 @@
 
     for name, defect in DEFECTS.items():
         fields = defective_fields(name, key, "GET", url, access_token=token)
-        ...  # send them; the server must answer defect.verdict, and not with a 500
+        ...  # send them; the server must respond with defect.verdict, and not with a 500
 
 Each is honest in all but one thing, so that a server which refuses it has found just that. Those named
 ``ok-...`` are no defects but unusual, and a server must accept them. On the command line:

@@ -19,7 +19,7 @@ Fields = list[tuple[str, str]]
 """Header fields, name and value, one character per byte."""
 
 Verdict = Literal["ok", "missing", "invalid_dpop_proof", "use_dpop_nonce", "invalid_token"]
-"""The OAuth error code that a server must answer; ``missing``: the response to a request without a proof."""
+"""The OAuth error code that a server must respond with; ``missing``: the response to a request without a proof."""
 
 
 class Signer(Protocol):
@@ -154,10 +154,10 @@ class Defect:
     :param name: as in ``vectors/proofs.json``.
     :param group: what it is about: ``accept`` for what is unusual and right, ``transport``, ``structure``,
         ``header``, ``jwk``, ``signature``, ``claims``, ``htu``, ``binding``, ``nonce``, ``as``.
-    :param verdict: what a server must answer.
+    :param verdict: the verdict that a server must reach.
     :param reason: what :class:`dpop.server.ProofVerifier` says, None if it accepts the proof.
     :param note: a remark.
-    :param also: error codes that some other servers answer instead.
+    :param also: error codes that some other servers respond with instead.
     :param where: a condition under which the verdict holds.
     """
 

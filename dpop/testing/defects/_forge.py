@@ -121,7 +121,7 @@ class EdKey:
         return self.key.sign(data)
 
 
-# What stands before the hash in a signature: RFC 8017 §9.2, note 1.
+# The prefix of the hash in a signature: RFC 8017 §9.2, note 1.
 _DIGEST_INFO = {
     "RS256": "3031300d060960864801650304020105000420",
     "RS384": "3041300d060960864801650304020205000430",
