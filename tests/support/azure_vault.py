@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An Azure Key Vault of the tests, which signs with the local crypto of Azure's own library."""
+"""A fake Azure Key Vault, which signs with the local crypto of Azure's own library."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Vault(CloudServer):
         self.keep(key or SoftwareKey.generate())
 
     def keep(self, key: SoftwareKey) -> None:
-        """Make it the vault's key."""
+        """Put the key into the vault."""
         self.key = key
         secret = {name: value for name, value in key.to_jwk(private=True).items() if name != "alg"}
         members = {
@@ -71,34 +71,34 @@ class Vault(CloudServer):
         return azure_error(404, "KeyNotFound")
 
     def open(self, name: str = "dpop", **options: Any) -> KmsKey:
-        """Its key, with a credential of the test's; nothing is tried again."""
+        """Open the vault's key with a test credential and without retries."""
         settings: dict[str, Any] = {"retry_total": 0, "verify_challenge_resource": False, **options}
         settings["connection_verify"] = str(self.certificate)
         return KmsKey.open(AzureKeyVault(f"{self.url}/keys/{name}", credential=Credential, options=settings))
 
 
 class Credential:
-    """What azure-identity would be: it has a token."""
+    """A credential in place of azure-identity's: it always has a token."""
 
     def get_token(self, *scopes: str, **_options: Any) -> AccessToken:
         return AccessToken(ACCESS_TOKEN, int(time.time()) + 3600)
 
 
 def azure_error(status: int, inner: str, message: str = "No.") -> Told:
-    """An error as Key Vault writes it."""
+    """Make an error as Key Vault writes it."""
     error: dict[str, Any] = {"code": "Forbidden", "message": message, "innererror": {"code": inner}}
     return Told(status, {"error": error})
 
 
 @contextlib.contextmanager
 def managed_identity() -> Iterator[dict[str, str]]:
-    """The environment of an application that App Service gave an identity."""
+    """Set the environment of an application with an App Service identity."""
     with CloudServer(_token) as server:
         yield {"IDENTITY_ENDPOINT": f"{server.url}/token", "IDENTITY_HEADER": "here"}
 
 
 def _token(asked: Asked) -> Told:
-    """What it answers when asked for a token."""
+    """Make the response to a token request."""
     if asked.headers["x-identity-header"] != "here":
         return Told(400, {"error": "invalid_request"})
     resource = parse_qs(asked.path.partition("?")[2])["resource"][0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running ``dpop`` as its users do: as a process, at a terminal, from its own examples."""
+"""Run ``dpop`` as its users do: as a process, at a terminal, and by the examples in its help."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _AT_TERMINAL = (
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment without a person's settings for dpop, but with the test's own state directory."""
+    """This process's environment, without the developer's settings for dpop, and with a state directory of the test."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -49,7 +49,7 @@ def invoke(*args: str, stdin: str | bytes | None = None, env: Mapping[str, str] 
 def run(
     *args: str, cwd: Path | None = None, stdin: str = "", env: Mapping[str, str] | None = None, shell: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``dpop`` as a process; ``shell`` is what a shell would have behind the command."""
+    """Run ``dpop`` as a process; ``shell`` is the text that follows the command in a shell, such as a redirection."""
     command = [*DPOP, *args] if not shell else ["sh", "-c", f'exec "$@" {shell}', "sh", *DPOP, *args]
     return subprocess.run(
         command,
@@ -64,14 +64,14 @@ def run(
 
 
 def examples(command: click.Command) -> str:
-    """The commands that a help text shows, as one script; ``dpop`` is a function in it."""
+    """Extract the commands of a help text as one script, in which ``dpop`` is a function."""
     lines = [line[2:] for line in inspect.cleandoc(command.help or "").splitlines() if line.startswith("  ")]
     function = 'dpop() { "$PYTHON" -m dpop_cli "$@"; }\n'
     return function + "\n".join(lines) + "\n"
 
 
 def run_script(script: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a script with bash, which stops at the first failure, in a pipe too."""
+    """Run a script with bash, which stops at the first failure, also inside a pipe."""
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=cwd,
@@ -84,13 +84,13 @@ def run_script(script: str, cwd: Path, **env: str) -> subprocess.CompletedProces
 
 
 def with_url(script: str, url: str, *, token_url: str = "") -> str:
-    """The script with addresses that are there in place of those of the examples."""
+    """Replace the example addresses in a script by the addresses of running servers."""
     script = script.replace("https://api.example/me", url).replace("https://as.example/token", token_url or url)
     return re.sub(r"\bURL\b", url, script)
 
 
 class AtTerminal:
-    """A ``dpop`` at a terminal of its own; what it shows, and what is typed."""
+    """Runs ``dpop`` at a new terminal: reads its output and types input."""
 
     def __init__(self, *args: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
         self._master, slave = pty.openpty()
@@ -123,11 +123,11 @@ class AtTerminal:
             assert self._read(), f"{text!r} was expected at the terminal, which shows {self.shown!r}"
 
     def type(self, text: str) -> None:
-        """Type it."""
+        """Type the text."""
         os.write(self._master, text.encode())
 
     def end(self) -> int:
-        """The exit status, when all is shown."""
+        """Read the remaining output and return the exit status."""
         while self._read():
             pass
         return self.process.wait(timeout=60)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Key services on this machine: moto's AWS KMS, and servers that fail as a cloud fails."""
+"""Key services on this machine: moto's AWS KMS, and servers that fail as clouds do."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Told:
-    """Its answer, JSON unless it is bytes; a status of 0 closes the connection without one."""
+    """The response of a service: JSON, or bytes; status 0 closes the connection without a response."""
 
     status: int = 200
     body: Any = None
@@ -54,17 +54,17 @@ Response = Callable[[Asked], Told]
 
 
 class _Server(ThreadingHTTPServer):
-    """As many as the clients like."""
+    """An HTTP server that accepts any number of connections."""
 
     daemon_threads = True
     request_queue_size = 128
 
     def handle_error(self, *_arguments: object) -> None:
-        """A client that hangs up is a client's matter."""
+        """Ignore the error of a client that disconnects."""
 
 
 class CloudServer:
-    """An HTTP service on a port of its own, whose answers come from a function.
+    """An HTTP service on a free port; a function makes its responses.
 
     ``faults`` come first, one per request; ``hold`` makes every request wait until it is set.
     """
@@ -141,7 +141,7 @@ class CloudServer:
 
 @contextlib.contextmanager
 def moto() -> Iterator[str]:
-    """The URL of an AWS on this machine."""
+    """Start moto, an AWS on this machine; return its URL."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -155,7 +155,7 @@ def moto() -> Iterator[str]:
 
 
 def self_signed(folder: Path) -> Path:
-    """A file with a certificate of 127.0.0.1 and its key, for a server and for who trusts it."""
+    """Make a file with a certificate for 127.0.0.1 and its key, for a server and its clients."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "cloud")])
     now = dt.datetime.now(dt.UTC)

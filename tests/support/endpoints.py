@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token endpoints of all doors under one interface: asynchronous ones run on a loop of their own."""
+"""The token endpoints of all integrations under one interface: asynchronous ones run on a separate event loop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDPOINTS: dict[str, Any] = {
 
 
 class Endpoint:
-    """One endpoint; every method of it can be called, and an awaitable is awaited."""
+    """One endpoint, whose methods can all be called synchronously: awaitables are awaited."""
 
     def __init__(self, name: str, *arguments: Any, discover: bool = False, **options: Any) -> None:
         self.runner = asyncio.Runner()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 def in_child(work: Callable[[], bytes], seconds: int = 30) -> bytes:
-    """What ``work`` returns in a forked process; nothing if it fails, or has not ended by then."""
+    """Run ``work`` in a forked process and return its result; empty if it fails or does not end in time."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:  # pragma: no cover - coverage does not follow

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Google Cloud KMS of the tests, in the client library's own types, over gRPC and over REST.
+"""A fake Google Cloud KMS, made with the client library's own types, over gRPC and over REST.
 
 As a program it is a gRPC server and its client in one process, so that no other test forks after gRPC.
 """
@@ -41,7 +41,7 @@ ALGORITHMS: dict[str, tuple[str, Any]] = {
 
 
 class GoogleKms:
-    """One key version, and what it answers: it signs digests, and the data itself with Ed25519."""
+    """One key version and its responses: it signs digests, or for Ed25519 the data itself."""
 
     def __init__(self, algorithm: str = "EC_SIGN_P256_SHA256", private: Any = None) -> None:
         self.algorithm = algorithm
@@ -74,7 +74,7 @@ class GoogleKms:
 
 
 class RestServer(CloudServer):
-    """It over REST."""
+    """The KMS over REST."""
 
     def __init__(self, kms: GoogleKms, certificate: Path | None = None) -> None:
         super().__init__(self._response, certificate)
@@ -93,12 +93,12 @@ class RestServer(CloudServer):
 
 
 def google_error(code: int, status: str, message: str = "") -> Told:
-    """An error as Google's REST services write it."""
+    """Make an error as Google's REST services write it."""
     return Told(code, {"error": {"code": code, "message": message, "status": status}})
 
 
 class GrpcServer:
-    """It over gRPC. A status in ``faults`` is what the next request gets."""
+    """The KMS over gRPC. The next request gets the next status in ``faults``."""
 
     def __init__(self, kms: GoogleKms) -> None:
         self.kms = kms
@@ -130,12 +130,12 @@ class GrpcServer:
         return handle
 
     def client(self) -> kms_v1.KeyManagementServiceClient:
-        """A client of it."""
+        """Make a client of the server."""
         channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
         return kms_v1.KeyManagementServiceClient(transport=KeyManagementServiceGrpcTransport(channel=channel))
 
     def stop(self) -> None:
-        """Close it."""
+        """Close the server."""
         self._server.stop(None).wait()
 
 

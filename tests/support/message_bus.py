@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A D-Bus message bus of a test's own: nothing of the desktop's, and no service that starts by itself.
+"""A D-Bus message bus for one test: separate from the desktop's, and without services that start by themselves.
 
 with message_bus() as address:
     subprocess.run(command, env={**os.environ, "DBUS_SESSION_BUS_ADDRESS": address})
@@ -35,7 +35,7 @@ _SETTINGS = """
 
 @contextlib.contextmanager
 def message_bus() -> Iterator[str]:
-    """Run one; its address, for ``DBUS_SESSION_BUS_ADDRESS``."""
+    """Run a bus; yield its address for ``DBUS_SESSION_BUS_ADDRESS``."""
     program = shutil.which("dbus-daemon")
     assert program is not None, "no dbus-daemon here: scripts/setup test gets one"
     # Not in pytest's own directory: the path of a unix socket may have some 100 characters only.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python code run on a file system that refuses what others do."""
+"""Run Python code on a file system on which some system calls fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SOURCE = Path(__file__).with_suffix(".c")
 
 
 def run_on_odd_file_system(code: str, directory: Path, **refused: str) -> str:
-    """What ``code`` prints, where some system calls fail.
+    """Run ``code`` with failing system calls, and return its output.
 
     :param directory: an empty one for the compiled library.
     :param refused: names of system calls and of the errors they fail with: ``fsync="EINVAL"``, of directories.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A PKCS#11 module that goes wrong as it is told, built from pkcs11_faults.c with the system's compiler."""
+"""A PKCS#11 module that fails by rules, built from pkcs11_faults.c with the system's compiler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _editions = itertools.count()
 
 
 def build(directory: Path) -> Path:
-    """Compile it."""
+    """Compile the module."""
     library = directory / "pkcs11_faults.so"
     command = [
         program("cc"),  # gcc, clang or tcc
@@ -42,7 +42,7 @@ def build(directory: Path) -> Path:
 
 
 def _need_no_executable_stack(library: Path) -> None:
-    """Add the program header PT_GNU_STACK to what tcc makes.
+    """Add the program header PT_GNU_STACK to a library made by tcc.
 
     A 64-bit ELF file without one asks for an executable stack, and from glibc 2.41 on dlopen refuses such a file.
     """
@@ -62,7 +62,7 @@ def _need_no_executable_stack(library: Path) -> None:
 
 
 class Faults:
-    """SoftHSM behind a module with rules; the rules of a test end with it."""
+    """SoftHSM behind a module with fault rules; the rules end with the test."""
 
     def __init__(self, softhsm: SoftHsm, library: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tokens = softhsm
@@ -80,11 +80,11 @@ class Faults:
         self.forget()
 
     def uri(self, name: str | None = "dpop-es256", *, token: str | None = None, pin: bool = True) -> str:
-        """A key's URI, through this module."""
+        """The URI of a key, through this module."""
         return self.tokens.uri(name, token=token, module=self.library, pin=pin)
 
     def set(self, *rules: str) -> None:
-        """The rules from now on; their counts begin anew."""
+        """Set the rules, and reset their counts."""
         temporary = self._rules.with_suffix(".new")
         temporary.write_text("".join(f"{line}\n" for line in (f"# {next(_editions)}", *rules)))
         temporary.replace(self._rules)
@@ -95,7 +95,7 @@ class Faults:
         pin._refused.clear()
 
     def calls(self, function: str = "") -> list[str]:
-        """What was called, with arguments and results, since the last look."""
+        """Return the calls since the previous call of this method, with arguments and results."""
         if not self._log.exists():
             return []
         lines = self._log.read_text().splitlines()
@@ -103,5 +103,5 @@ class Faults:
         return [line for line in lines if line.startswith(function)]
 
     def has_called(self, function: str) -> bool:
-        """Whether there was such a call since the last look, which this is not."""
+        """Whether there was such a call since the last :meth:`calls`; does not reset the record."""
         return self._log.exists() and any(line.startswith(function) for line in self._log.read_text().splitlines())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real tokens for tests: SoftHSM, and a TPM 2.0 emulated by swtpm. Missing ones fail a test; none is skipped."""
+"""Real devices for tests: SoftHSM, and a TPM 2.0 emulated by swtpm. A missing one fails a test, and never skips it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAKE = "run `make test`, or `scripts/setup test` once before pytest"
 
 
 def program(name: str) -> str:
-    """Where a program is."""
+    """Find the path of a program."""
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
     if found is None:
         pytest.fail(f"{name} is missing: {_MAKE}")
@@ -34,7 +34,7 @@ def program(name: str) -> str:
 
 
 def module_named(name: str) -> str:
-    """Where a PKCS#11 module is."""
+    """Find the path of a PKCS#11 module."""
     try:
         return find_module(Pkcs11Uri(module_name=name), {})
     except DeviceError:
@@ -42,7 +42,7 @@ def module_named(name: str) -> str:
 
 
 class Tokens:
-    """A module, its tokens, and what its users must have in their environment."""
+    """A module, its devices, and the environment variables that its users need."""
 
     def __init__(self, directory: Path, module: str, label: str, environment: Mapping[str, str]) -> None:
         self.directory = directory
@@ -56,13 +56,13 @@ class Tokens:
     def uri(
         self, name: str | None = KEY, *, token: str | None = None, module: str | None = None, pin: bool = True
     ) -> str:
-        """A key's URI with all that is needed to sign."""
+        """The URI of a key, complete enough to sign."""
         path = f"token={quote(token or self.label)}" + ("" if name is None else f";object={quote(name)}")
         source = f"&pin-source={quote(str(self.pin_file))}" if pin else ""
         return f"pkcs11:{path}?module-path={quote(module or self.module)}{source}"
 
     def run(self, name: str, *arguments: str) -> str:
-        """Run a program with these tokens; what it prints."""
+        """Run a program with these devices; return its output."""
         done = subprocess.run(
             [program(name), *arguments],
             env={**os.environ, **self.environment},
@@ -75,7 +75,7 @@ class Tokens:
         return done.stdout
 
     def tool(self, *arguments: str, token: str | None = None, login: bool = True) -> str:
-        """OpenSC's pkcs11-tool."""
+        """Run OpenSC's pkcs11-tool."""
         session = ["--login", "--pin", PIN] if login else []
         return self.run(
             "pkcs11-tool", "--module", self.module, "--token-label", token or self.label, *session, *arguments
@@ -84,14 +84,14 @@ class Tokens:
     def make_key(
         self, name: str, number: str, *more: str, token: str | None = None, kind: str = "EC:prime256v1"
     ) -> None:
-        """A key pair made by pkcs11-tool."""
+        """Make a key pair by pkcs11-tool."""
         self.tool(
             "--keypairgen", "--key-type", kind, "--usage-sign", "--label", name, "--id", number, *more, token=token
         )
 
 
 class SoftHsm(Tokens):
-    """SoftHSM with tokens of its own, and the first key."""
+    """SoftHSM with its own devices and one key."""
 
     def __init__(self, directory: Path) -> None:
         (directory / "tokens").mkdir()
@@ -102,13 +102,13 @@ class SoftHsm(Tokens):
         self.make_key(KEY, "01", "--sensitive")
 
     def init_token(self, label: str) -> None:
-        """One more token. A module that runs already does not see it, so all are ended."""
+        """Initialise one more device. A running module does not see it, so all modules are ended."""
         self.run("softhsm2-util", "--init-token", "--free", "--label", label, "--pin", PIN, "--so-pin", SO_PIN)
         close_modules()
 
 
 class NewTpm(Tokens):
-    """A TPM of swtpm's in which nothing is yet."""
+    """An empty TPM, emulated by swtpm."""
 
     def __init__(self, directory: Path) -> None:
         for name in ("state", "store"):
@@ -131,7 +131,7 @@ class NewTpm(Tokens):
         self.start()
 
     def start(self) -> None:
-        """Switch it on; its state is that of before."""
+        """Switch the TPM on, with its previous state."""
         with (self.directory / "swtpm.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -150,7 +150,7 @@ class NewTpm(Tokens):
         pytest.fail("swtpm does not answer")
 
     def stop(self) -> None:
-        """Switch it off as a system does that goes down: a TPM counts a power cut as a failed try."""
+        """Switch the TPM off by an orderly shutdown, because a TPM counts a power cut as a failed try."""
         if self.process is not None:
             self.run("tpm2_shutdown", "-c")
             self.process.terminate()
@@ -158,19 +158,19 @@ class NewTpm(Tokens):
             self.process = None
 
     def flush(self) -> None:
-        """Do what a resource manager would: drop what dead processes left behind."""
+        """Flush the sessions and objects of dead processes, as a resource manager would."""
         for kind in ("-t", "-l", "-s"):
             self.run("tpm2_flushcontext", kind)
 
     def failed_tries(self) -> int:
-        """Wrong PINs that the TPM has counted."""
+        """The number of wrong PINs that the TPM has counted."""
         for line in self.run("tpm2_getcap", "properties-variable").splitlines():
             if "TPM2_PT_LOCKOUT_COUNTER" in line:
                 return int(line.split(":")[1], 0)
         raise AssertionError("the TPM tells no TPM2_PT_LOCKOUT_COUNTER")
 
     def clear_lockout(self) -> None:
-        """Forget wrong PINs."""
+        """Reset the TPM's count of wrong PINs."""
         self.run("tpm2_dictionarylockout", "-c")
 
     def _answers(self) -> bool:
@@ -180,7 +180,7 @@ class NewTpm(Tokens):
 
 
 class Tpm(NewTpm):
-    """The same with a token and the first key."""
+    """A TPM with a device and one key."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -194,7 +194,7 @@ class Tpm(NewTpm):
 
 @contextmanager
 def tokens_in(directory: Path, kind: Callable[[Path], Tokens]) -> Iterator[Tokens]:
-    """Tokens whose environment is this process's too, until the end."""
+    """Set the environment of these devices in this process, until the end."""
     made = kind(directory)
     before = {name: os.environ.get(name) for name in made.environment}
     close_modules()
@@ -213,7 +213,7 @@ def tokens_in(directory: Path, kind: Callable[[Path], Tokens]) -> Iterator[Token
 
 
 def in_another_process(code: str, tokens: Tokens, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with these tokens."""
+    """Run Python with these devices in another process."""
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env={**os.environ, **tokens.environment},

@@ -30,7 +30,7 @@ class ListedNonces:
                 self.used.add(nonce_key(value), now + 1000)
 
     def issue(self, jkt: str | None = None) -> str:
-        """A nonce to hand out."""
+        """The nonce to issue."""
         return "a-new-nonce"
 
     def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
@@ -43,7 +43,7 @@ class ListedNonces:
 
 
 def judge(case: dict[str, Any], verifier: ProofVerifier) -> VerifiedProof:
-    """Put the request of a case to a verifier."""
+    """Verify the request of a case with a verifier."""
     request, headers = case["request"], [(name, text(value)) for name, value in case["headers"]]
     if case["role"] == "AS":
         return verifier.verify_token_request(
@@ -59,7 +59,7 @@ def judge(case: dict[str, Any], verifier: ProofVerifier) -> VerifiedProof:
 
 
 def text(value: str | list[Any]) -> str:
-    """The text of a field, put together from its pieces."""
+    """Join the pieces of a field to its text."""
     if isinstance(value, str):
         return value
     return "".join(piece if isinstance(piece, str) else piece["repeat"] * piece["times"] for piece in value)
@@ -81,7 +81,7 @@ def verdict(case: dict[str, Any], verifier: ProofVerifier) -> tuple[str, str | N
 
 
 def server_of(case: dict[str, Any]) -> ProofVerifier:
-    """A verifier with the policy, the clock and the nonces of a case."""
+    """Make a verifier with the policy, the clock and the nonces of a case."""
     now = DOCUMENT["now"]
     limits = DOCUMENT["limits"] | case.get("limits", {})
     nonces = ListedNonces(case["nonces"], now) if "nonces" in case else None

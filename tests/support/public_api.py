@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public interface of the package, as text: every name of every face, with its signature.
+"""The public interface of the package as text: every name of every public module, with its signature.
 
 A face is a module whose name holds no underscore at its beginning; everything in its ``__all__`` is public.
 ``python tests/support/public_api.py`` writes docs/public-api.txt anew.
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z_0-9]*(?:\.[A-Za-z_][A-Za-z_0-9]*)*")
 
 
 def faces() -> list[ModuleType]:
-    """All faces, by name."""
+    """All public modules, by name."""
     names = []
     for path in PACKAGE.rglob("*.py"):
         parts = [part for part in path.relative_to(PACKAGE.parent).with_suffix("").parts if part != "__init__"]
@@ -41,7 +41,7 @@ def faces() -> list[ModuleType]:
 
 
 def described() -> dict[str, str]:
-    """Each public name, ``module.Name`` or ``module.Class.method``, and what a caller may rely on of it."""
+    """Each public name, ``module.Name`` or ``module.Class.method``, with the facts that a caller may rely on."""
     found: dict[str, str] = {}
     for face in faces():
         for name in face.__all__:
@@ -108,7 +108,7 @@ def _signature(value: Any) -> str:
 
 @cache
 def _imports_of(module: str) -> dict[str, str]:
-    """Where each name that a module imports comes from, those for type checkers included."""
+    """The origin of each name that a module imports, imports for type checkers included."""
     source = inspect.getsource(import_module(module))
     found = {}
     for node in ast.walk(ast.parse(source)):
@@ -118,7 +118,7 @@ def _imports_of(module: str) -> dict[str, str]:
 
 
 def unreachable_names() -> list[str]:
-    """Names of this package in a public signature that no face offers: nobody could write them down."""
+    """Names of this package in public signatures that no public module offers, so that users cannot import them."""
     offered = {id(getattr(face, name)) for face in faces() for name in face.__all__}
     wrong = set()
     for owner, function in _public_functions():
@@ -133,7 +133,7 @@ def unreachable_names() -> list[str]:
 
 
 def _resolved(module: str, name: str) -> Any:
-    """What a name in an annotation stands for, if it is a public class or alias of this package."""
+    """Resolve a name in an annotation to a public class or alias of this package."""
     first = name.partition(".")[0]
     imported = _imports_of(module).get(first)
     if imported is not None:

@@ -21,7 +21,7 @@ __all__ = ["RedisServer", "redis_program", "running_redis"]
 
 @dataclass
 class RedisServer:
-    """A running server. Stop it, freeze it, start it again: it comes back empty."""
+    """A running server that can be stopped, frozen and started again; it comes back empty."""
 
     directory: Path
     settings: tuple[str, ...]
@@ -36,7 +36,7 @@ class RedisServer:
         return f"unix://{self.socket}"
 
     def start(self) -> None:
-        """Start it and wait until it says that it is ready."""
+        """Start the server and wait until it is ready."""
         arguments = ["--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
         arguments += ["--dir", str(self.directory), "--save", "", "--appendonly", "no", "--daemonize", "no"]
         self.process = subprocess.Popen(
@@ -55,7 +55,7 @@ class RedisServer:
         raise AssertionError("redis-server ended before it was ready:\n" + "".join(said))
 
     def stop(self) -> None:
-        """End it at once: whoever asks from now on finds nobody."""
+        """Kill the server: new connections are refused from now on."""
         if self.process is None:
             return
         self.process.kill()
@@ -64,7 +64,7 @@ class RedisServer:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """It takes connections and answers nothing."""
+        """Freeze the server: it accepts connections and does not respond."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
         try:
@@ -74,7 +74,7 @@ class RedisServer:
 
 
 def redis_program() -> str:
-    """Where the server is. Debian's redis-tools has it under another name: it goes by the name it is called by."""
+    """Find the server program. Debian's redis-tools has it under another name, and it acts by its own name."""
     program = shutil.which("redis-server") or shutil.which("redis-check-rdb")
     assert program is not None, "no redis-server here: scripts/setup test installs it"
     return program

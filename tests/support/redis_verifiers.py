@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verifiers in a process of their own, which share a Redis; here, because a new process can import no test."""
+"""Verifiers in separate processes that share a Redis; a separate module, because such a process cannot import tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ URL = "https://as.example/token"
 
 
 def verify_in_a_process(url: str, proofs: list[str], start: Any) -> list[str]:
-    """What 25 threads of one process make of the same proofs: one verdict for each proof and thread."""
+    """Verify the same proofs in 25 threads of one process; return one verdict for each proof and thread."""
     verdicts = []
     with redis.Redis.from_url(url) as client:
         verifier = ProofVerifier(replay=RedisReplayCache(client, when_down="refuse"))

@@ -51,7 +51,7 @@ class RotatingServer:
         return self.meddle(number) or self.rotate(token)
 
     def rotate(self, token: str) -> Response:
-        """New tokens for this refresh token, if it is the newest."""
+        """Issue new tokens for this refresh token, if it is the newest."""
         with self._lock:
             if token != f"r{self.newest}" or self.reused:
                 self.reused.append(token)

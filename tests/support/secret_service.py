@@ -33,7 +33,7 @@ _NO_PROMPT = "/"
 
 @contextlib.contextmanager
 def secret_service() -> Iterator[str]:
-    """Run one; the address of its bus, for ``DBUS_SESSION_BUS_ADDRESS``."""
+    """Run a Secret Service; yield the address of its bus for ``DBUS_SESSION_BUS_ADDRESS``."""
     with running_bus() as address:
         process = subprocess.Popen(
             [sys.executable, "-m", "support.secret_service"],
@@ -53,11 +53,11 @@ def secret_service() -> Iterator[str]:
 
 
 class _Refused(Exception):  # noqa: N818 - an answer, not an accident
-    """A D-Bus error to answer with."""
+    """A D-Bus error to respond with."""
 
 
 class _Keyring:
-    """The one collection. Each method is a D-Bus method; it returns the signature and the values of its answer."""
+    """The one collection. Each method is a D-Bus method and returns the signature and the values of its response."""
 
     def __init__(self) -> None:
         self.items: dict[str, dict[str, Any]] = {}

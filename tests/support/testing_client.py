@@ -19,7 +19,7 @@ OTHER_KEY = dpop.generate_key()
 
 @dataclass
 class Response:
-    """What came back."""
+    """The response to one request."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -48,7 +48,7 @@ class Response:
 
 
 def send(method: str, url: str, headers: list[tuple[str, str]] | None = None, body: bytes | None = None) -> Response:
-    """One request over a connection of its own, with these header fields and no others of ours."""
+    """Send one request over a new connection, with these header fields only."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
     try:
@@ -77,7 +77,7 @@ def call(
     body: bytes | None = None,
     **proof: Any,
 ) -> Response:
-    """A request for the resource with a token and a proof."""
+    """Request the resource with a token and a proof."""
     url = url or server.resource
     made = dpop.create_proof(key, method, url, nonce=nonce, access_token=token, **proof)
     headers = [("DPoP", made)]
@@ -98,7 +98,7 @@ def post(
     secret: str | None = None,
     **proof: Any,
 ) -> Response:
-    """A form for the authorization server, from one of its two clients; key=None: no proof."""
+    """Post a form to the authorization server as one of its two clients; key=None sends no proof."""
     headers = [("Content-Type", "application/x-www-form-urlencoded")]
     secret = secret or server.client_secret
     if public:
@@ -114,7 +114,7 @@ def post(
 
 
 def ask(server: DPoPTestServer, form: dict[str, str], **options: Any) -> Response:
-    """A token request; once more with the nonce if that is what the server wants."""
+    """Send a token request, and again with a nonce if the server asks for one."""
     answer = post(server, server.token_endpoint, form, **options)
     if answer.status == 400 and answer.json["error"] == "use_dpop_nonce":
         answer = post(server, server.token_endpoint, form, **{**options, "nonce": answer.nonce})
@@ -122,5 +122,5 @@ def ask(server: DPoPTestServer, form: dict[str, str], **options: Any) -> Respons
 
 
 def reasons(server: DPoPTestServer) -> list[str]:
-    """Why the server refused what it refused."""
+    """The reasons of the server's refusals."""
     return [refusal.reason for refusal in server.refusals]

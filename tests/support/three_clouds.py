@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three clouds on this machine, with one key each but in AWS, under the names that the guide gives them."""
+"""The three clouds on this machine, with one key each (AWS has none yet), under the names in the guide."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GOOGLE_KEY = "projects/acme/locations/europe-west1/keyRings/dpop/cryptoKeys/clie
 
 @contextlib.contextmanager
 def three_clouds(folder: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """Start them: an environment, and what to put in the place of a guide's words."""
+    """Start the clouds; yield an environment, and the replacements for the placeholders of a guide."""
     certificate = self_signed(folder)
     with moto() as aws, RestServer(GoogleKms()) as google, Vault(certificate) as vault, managed_identity() as identity:
         environment = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every token store must do, as tests of any store: inherit, and say how one is made.
+"""Tests that every token store must pass: inherit them, and give a fixture that makes a store.
 
 class TestMyStore(StoreContract):
     @pytest.fixture
@@ -38,17 +38,17 @@ FULL = TokenSet(
 
 
 def numbered(number: int) -> TokenSet:
-    """A set that differs from those of other numbers."""
+    """Make a token set that is different for each number."""
     return TokenSet(access_token=f"access-{number}", refresh_token=f"refresh-{number}")
 
 
 class StoreContract:
-    """The tests; ``make`` is the fixture to give them."""
+    """The tests; a subclass gives the fixture ``make``."""
 
     workers, rounds = 8, 5
 
     def test_what_is_saved_is_there(self, make: Make) -> None:
-        """Nothing, then all of it, in another store too; then nothing again."""
+        """Saved tokens are loaded completely, by another store object too, and are gone after a delete."""
         store = make()
         assert store.load() is None
         assert store.accounts() == []
@@ -63,7 +63,7 @@ class StoreContract:
         assert make().accounts() == []
 
     def test_accounts_are_apart(self, make: Make) -> None:
-        """Names of any kind, alike ones too, have tokens of their own."""
+        """Account names of any kind, similar ones too, have separate tokens."""
         names = [
             "default",
             "alice",
@@ -90,14 +90,14 @@ class StoreContract:
 
     @pytest.mark.parametrize("account", ["", "a\n", "a\0", "x" * 513, None, 7])
     def test_what_is_no_account(self, make: Make, account: object) -> None:
-        """An empty name, a control character, another type."""
+        """An empty name, a control character and another type are refused as account names."""
         store = make()
         for call in (store.load, store.delete, store.lock):
             with pytest.raises(UsageError):
                 call(account)  # type: ignore[arg-type]
 
     def test_replacing_compares(self, make: Make) -> None:
-        """Only what the caller saw is replaced; a note that a refresh has begun does not make it another."""
+        """Only the tokens that the caller saw are replaced; they stay the same with a note about a started refresh."""
         store = make()
         assert not store.replace(numbered(1), numbered(2), "default")
         assert store.replace(None, numbered(1), "default")
@@ -111,7 +111,7 @@ class StoreContract:
         assert make().load() == numbered(2)
 
     def test_the_lock_has_one_holder(self, make: Make) -> None:
-        """Whoever comes second waits, or goes without; an account's lock is its own."""
+        """A second caller waits for the lock or gives up; each account has its own lock."""
         first, second, other = make().lock("a"), make().lock("a"), make().lock("b")
         assert first.acquire(0)
         assert not second.acquire(0)
@@ -125,7 +125,7 @@ class StoreContract:
         third.release()
 
     def test_a_wait_can_be_given_up(self, make: Make) -> None:
-        """Releasing a handle ends its wait; it takes nothing afterwards."""
+        """Releasing a waiting handle ends its wait, and it does not take the lock afterwards."""
         first, waiting = make().lock("a"), make().lock("a")
         assert first.acquire(0)
         with ThreadPoolExecutor(1) as pool:
@@ -138,7 +138,7 @@ class StoreContract:
         after.release()
 
     def test_many_at_once(self, make: Make) -> None:
-        """A counter kept in the store and raised under the lock loses nothing."""
+        """A counter in the store, increased under the lock by many threads, loses no step."""
         make().save(numbered(0))
 
         def raise_it(_: int) -> None:
@@ -157,7 +157,7 @@ class StoreContract:
         assert make().load() == numbered(self.workers * self.rounds)
 
     def test_saving_waits_for_a_refresh(self, make: Make) -> None:
-        """A login while a refresh is under way is written after it, and stays."""
+        """A login during a refresh is written after it, and stays."""
         store = make()
         store.save(numbered(1))
         lock = store.lock("default")
