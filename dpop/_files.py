@@ -19,8 +19,7 @@ __all__ = ["open_regular_file", "sync_directory", "write_private_file"]
 
 # Errors of os.link on a file system without hard links.
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-# Errors of a system or file system that cannot sync a directory. There is nothing to wait for then; PostgreSQL
-# passes over the same ones.
+# Errors of a system or file system that cannot sync a directory. They are ignored, as PostgreSQL does.
 _NO_DIRECTORY_OPEN: Final = frozenset({errno.EACCES, errno.EISDIR})
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 

@@ -56,7 +56,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _KEY = "dpop.request"
 _MAX_DRAINED = 65536
-# RFC 3986 §3.3: what may stand in a path as it is.
+# RFC 3986 §3.3: characters that a path may contain unescaped.
 _PATH_SAFE = "/:@!$&'(),;=~*+"
 _log = logging.getLogger("dpop.server")
 
@@ -168,7 +168,7 @@ class _Request:
                 asyncio.get_running_loop()
             except RuntimeError:  # another event loop, such as trio's
                 return await self._resource.aadmit(self.described)
-            # A task of its own: if the first caller is cancelled, the proof has been used and others still wait.
+            # A separate task: if the first caller is cancelled, the proof has been used and other callers still wait.
             self._admission = asyncio.ensure_future(self._resource.aadmit(self.described))
             self._admission.add_done_callback(_retrieve)
         return await asyncio.shield(self._admission)

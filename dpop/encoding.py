@@ -39,7 +39,7 @@ _MAX_NONCE = 4096
 # The alphabet of RFC 4648 §5.
 BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _FROM_BASE64 = bytes.maketrans(b"+/", b"-_")
-# Characters that only the other alphabet has become a character that is in neither.
+# From base64url to base64; +, / and =, which base64url does not have, become ?, which neither has.
 _TO_BASE64 = bytes.maketrans(b"-_+/=", b"+/???")
 _PADDING = (b"", b"", b"==", b"=")
 # By length modulo four: the characters that may come last, because their unused bits are zero.

@@ -409,7 +409,7 @@ class _CarriesTokens:
         return self.__copy__()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Task queues and process pools pickle errors, and write them to places that tokens must not reach.
+        # Task queues and process pools pickle errors, and write them where tokens must not be.
         return (type(self), self.args, {**vars(self), "tokens": None})
 
 

@@ -49,7 +49,7 @@ _DOT_SEGMENT = re.compile(r"/(?:\.|%2[Ee]){1,2}(?=/|\Z)")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-# Unescaped in a claim, URL parsers read these differently.
+# URL parsers disagree on these characters if a claim has them unescaped.
 _NEVER_IN_PATH = re.compile(r"[\x00-\x20\x7f\\]")
 _NAMES: Final = {" ": "a space", "\\": "a backslash"}
 
@@ -159,7 +159,7 @@ def _url_htu(url: str) -> str:
 
 
 def _check_length(*parts: str) -> None:
-    # First of all. Scheme and port add a little, so the finished htu is checked as well.
+    # Check this first. Scheme and port add a little, so the finished htu is checked as well.
     if sum(map(len, parts)) > MAX_HTU:
         raise _too_long()
 
@@ -377,7 +377,7 @@ def _compared_path(path: str, max_length: int) -> bytes:
 _compared_request = lru_cache(maxsize=1024)(_compared)
 
 
-# A line break, which no path holds, would mean something in quoted-printable.
+# A line break, which no path holds, would have a meaning in quoted-printable.
 _AS_QUOTED_PRINTABLE: Final = bytes.maketrans(b"%\r\n", b"=\0\0")
 
 

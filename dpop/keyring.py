@@ -92,7 +92,7 @@ class KeyringTokenStore(LockedStore):
                 return read_record(text.encode(), account, None, where)
             if self._get(account) == head:
                 raise TokenFormatError(f"{where} is damaged: a part is missing or changed; authorise again")
-            # It was written anew meanwhile: read what the head names now.
+            # Another process has written meanwhile: read the slot that the head names now.
             time.sleep(_LOOK_SECONDS)
         raise TokenStoreError(f"{where} changes without pause; try again")
 

@@ -187,7 +187,7 @@ def _element(der: bytes, at: int, tag: int, what: str) -> tuple[int, int]:
     if length == 0x80:
         raise SignatureFormatError(f"BER, not DER: {what} has an indefinite length")
     if length > 0x80:
-        # Only a P-521 SEQUENCE reaches 128 bytes, where DER wants the one length byte after 81.
+        # Only a P-521 SEQUENCE reaches 128 bytes; DER then needs 81 before the length byte.
         if length > 0x81 or der[start : start + 1] < b"\x80":
             raise SignatureFormatError(f"BER, not DER: {what} has a longer length field than it needs")
         length, start = der[start], start + 1

@@ -50,7 +50,7 @@ __all__ = ["DPoPMiddleware", "access", "refusal"]
 
 _KEY = "dpop.request"
 _NO_BODY = [("Content-Type", "text/plain"), ("Content-Length", "0")]  # wsgiref.validate wants both
-# RFC 3986 §3.3: what may stand in a path as it is.
+# RFC 3986 §3.3: characters that a path may contain unescaped.
 _PATH_SAFE = "/:@!$&'(),;=~*+"
 _log = logging.getLogger("dpop.server")
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -188,7 +188,7 @@ class _Reply:
         if self._announced is not None and exc_info is None:
             raise AssertionError("start_response was called a second time without exc_info")
         self._announced = status, headers, exc_info
-        # Here, and not later: the framework may be handling the error of which it makes its response.
+        # Here, not later, because the framework may still be handling the error behind its response.
         self._replaced = self._instead_of_500(self._request) if status.startswith("500") else None
         return self.write
 

@@ -11,7 +11,7 @@ import threading
 
 __all__ = ["run"]
 
-# A command makes fewer objects than this and no rubbish: to look for some takes a twentieth of its time.
+# A command makes fewer objects than this and no garbage: collecting takes a twentieth of its time.
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 

@@ -305,7 +305,7 @@ def _check_known(name: str, spelling: str) -> None:
         reason = _TWO_URLS
     if reason is not None:
         raise click.UsageError(f"curl's option {spelling} {reason}")
-    # Perhaps somebody's token, with a dash before it.
+    # The word may be a token that begins with a dash.
     shown = spelling if len(spelling) <= 30 and spelling.isprintable() else "here"
     raise click.UsageError(
         f"the option {shown} is none of those of curl that dpop curl passes on; write curl's options in full, and"

@@ -37,7 +37,7 @@ _OUTPUT = (
     "create-dirs",
     "fail",
     "fail-with-body",
-    # About a file that curl writes itself; with standard output they mean nothing.
+    # Options about a file that curl writes itself; they have no effect with standard output.
     "clobber",
     "create-file-mode",
     "remote-header-name",
@@ -163,7 +163,7 @@ class CurlTransfer:
             if dropped > DRAIN_BYTES:
                 self._process.terminate()
 
-        # To its end, if that is near: curl then saves cookies and the like.
+        # Read a short body to its end, so that curl saves cookies and similar files.
         patience = threading.Timer(DRAIN_SECONDS, self._process.terminate)
         patience.start()
         try:
@@ -193,7 +193,7 @@ class CurlTransfer:
         if sink.refused:
             return _WRITE_ERROR
         if code == 0 and self._body.error is not None:
-            # Curl had written all of it to us before that.
+            # curl had written the complete body to us before that.
             why = getattr(self._body.error, "strerror", None) or "it cannot be written"
             return self._fail(_WRITE_ERROR, f"Failed writing output: {why}")
         if code == 0 and failed and head is not None and self._words.is_on("fail", "fail-with-body"):

@@ -152,7 +152,7 @@ def broken_installation() -> str | None:
 
 
 def _other_error(error: Exception) -> int:
-    # Imported only now, for it brings all of the library with it.
+    # Imported only now, because it loads most of the library.
     try:
         from dpop.errors import (  # noqa: PLC0415
             DPoPError,

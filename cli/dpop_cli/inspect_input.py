@@ -195,7 +195,7 @@ def _of_document(text: str) -> list[SeenRequest]:
         raise click.UsageError(f"what begins like JSON is none; {_EXPECTED}") from None
     if not isinstance(document, dict):
         return []
-    # Of dpop proof --json and dpop headers --json.
+    # The output of dpop proof --json and dpop headers --json.
     for name in ("proof", "DPoP"):
         if isinstance(document.get(name), str):
             authorization = document.get("Authorization")

@@ -83,7 +83,7 @@ class NonceState:
             directory = platformdirs.user_state_path("dpop", appauthor=False)
         except RuntimeError:  # what pathlib says where no home is known
             directory = None
-        # Some versions leave "~" as it is, which would become a directory of that name right here.
+        # Some versions do not expand "~", which would create a directory of that name here.
         if directory is None or not directory.is_absolute():
             raise StateError("there is no home directory to keep nonces in; name a directory with DPOP_STATE_DIR")
         return cls(directory)
@@ -111,7 +111,7 @@ class NonceState:
             try:
                 self._put(key, data)
             except FileNotFoundError:
-                # Somebody cleared the directory meanwhile.
+                # Another command cleared the directory meanwhile.
                 self._put(key, data)
         except OSError as error:
             raise StateError(
@@ -153,7 +153,7 @@ class NonceState:
 
     def _put(self, key: NonceKey, data: bytes) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Not durable: a nonce that a crash of the machine takes away costs one round trip.
+        # Not synced to disk: a nonce lost in a crash of the machine costs one round trip.
         write_private_file(self._path(key), data, durable=False)
 
     def _path(self, key: NonceKey) -> Path:

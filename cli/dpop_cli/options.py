@@ -80,7 +80,7 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
         )
     check_key_source(named)
     if not _is_private_file(named):
-        # Here only, for of a private file the library says nothing, and logging takes 3 of the 60 ms of dpop proof.
+        # Only here: the library logs nothing about a private file, and logging takes 3 of the 60 ms of dpop proof.
         from dpop_cli.console import show_warnings  # noqa: PLC0415 - see above
 
         show_warnings()

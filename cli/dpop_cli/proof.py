@@ -69,7 +69,7 @@ def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: An
         header, claims = parts(made.proof)
         click.echo(json.dumps({name: shown, "header": header, "claims": claims}, indent=2))
         return
-    # A line end would be signed too, and the signature be another; at a terminal nothing is signed.
+    # A line end would become part of the signed bytes; at a terminal, nothing is signed, so print one.
     click.echo(shown, nl=not unsigned or sys.stdout.isatty())
 
 

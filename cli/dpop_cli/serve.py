@@ -66,7 +66,7 @@ def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **o
         if not Origin.parse(f"http://{_bracketed(host)}").is_loopback:
             hint(f"{host} is more than this machine: everyone who reaches it gets tokens and can move the levers")
         click.echo(json.dumps(first_line(server)) if as_json else welcome(server))
-        # Not one long wait: on Windows that would not hear of Ctrl-C.
+        # Several short waits: on Windows, one long wait would not notice Ctrl-C.
         while not stop.wait(_LOOK_SECONDS):
             pass
     seen = server.stats

@@ -154,7 +154,7 @@ def convert(data: bytes, given: str | None, converter: Converter) -> bytes:
         raise click.UsageError(f"this is a signature as {' and as '.join(found)}; say which it is with --from")
     if found:
         return next(iter(found.values()))
-    # The likeliest reading says best what is wrong.
+    # The error of the most likely form explains best what is wrong.
     text = _text(data)
     if text is not None and (jws := _whole_jws(text)):
         raise SignatureFormatError(f"not a signature{jws}")

@@ -194,7 +194,7 @@ def prover_of(options: dict[str, Any], tokens: TokenSet | None = None) -> Prover
     :raises KeyMismatchError: the tokens are bound to another.
     """
     if tokens is not None and tokens.key_reference:
-        # DPOP_KEY is for commands in general, and these tokens know better.
+        # DPOP_KEY is for commands in general; the stored tokens name their own key.
         named = click.get_current_context().get_parameter_source("key_source")
         if named is not ParameterSource.COMMANDLINE:
             options["key_source"] = tokens.key_reference

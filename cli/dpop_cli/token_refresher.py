@@ -75,7 +75,7 @@ def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
             due = time.monotonic() + keeper.step()
             if once:
                 ctx.exit(Status.DONE if told.all_fresh and len(sources) == len(accounts) else Status.REFUSED)
-            # Not one long wait: on Windows that would not hear of Ctrl-C.
+            # Several short waits: on Windows, one long wait would not notice Ctrl-C.
             while time.monotonic() < due and not stop.is_set():
                 stop.wait(min(_LOOK_SECONDS, max(0.0, due - time.monotonic())))
             if stop.is_set():

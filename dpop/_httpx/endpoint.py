@@ -82,7 +82,7 @@ class _AsyncClients:
         if self._given is not None:
             return self._given.get()
         if self._pid != os.getpid():
-            # Not closed: their connections are the parent's.
+            # Do not close these clients: their connections belong to the parent.
             self._by_loop, self._pid = {}, os.getpid()
         loop = _running_loop()
         known = self._by_loop.get(loop)
@@ -190,7 +190,7 @@ def _no_response(library: _Any, error: Exception, request: HTTPRequest, wire: _W
     known = isinstance(error, library.TransportError | library.DecodingError | OSError)
     sent = wire.sent
     if wire.handed and not wire.traced and known:
-        # A transport of the user's own may not tell what it does.
+        # A transport written by the user may not support tracing.
         never_sent = (library.ConnectError, library.ConnectTimeout, library.PoolTimeout, library.ProxyError)
         sent = not isinstance(error, (*never_sent, library.UnsupportedProtocol))
     if sent and not known:

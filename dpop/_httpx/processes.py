@@ -59,7 +59,7 @@ class OnePerProcess(Generic[_T]):
         made = self._make()
         if not isinstance(made, self._kind):
             raise ArgumentTypeError(f"what {self._name}() returned", _named(self._kind), made)
-        # The process last: until then another thread must not take the parent's for its own.
+        # Set the process id last: until then another thread must not use the parent's transport as its own.
         self._current = made
         self._pid = os.getpid()
         return made

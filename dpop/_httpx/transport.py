@@ -469,7 +469,7 @@ class AsyncSigningTransport(_Transport):
                 await async_drain(response, signed)
                 if step is Step.REFRESH:
                     await async_refresh(flow)
-                # A new assertion may have to be signed by a key that waits.
+                # The key that signs a new assertion may block.
                 content = (
                     await anyio_tools.to_thread(lambda: self._rebuilt(flow, request)) if flow.needs_rebuild else None
                 )

@@ -43,7 +43,7 @@ class ServerClocks:
     __slots__ = ("_offsets",)
 
     def __init__(self) -> None:
-        # No lock, because a forked child could inherit it locked: single operations on a dict are atomic.
+        # No lock, because a forked child could inherit it locked; single operations on a dict are atomic.
         self._offsets: dict[Origin, float] = {}
 
     def offset(self, origin: Origin) -> float:

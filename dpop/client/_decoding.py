@@ -52,7 +52,7 @@ def _deflate(data: bytes, limit: int) -> bytes:
 
 
 def _brotli(data: bytes, limit: int) -> bytes:
-    # Releases before 1.2 know no limit, and raise TypeError.
+    # Releases before 1.2 have no limit argument, and raise TypeError.
     return bytes(_first_of("brotli", "brotlicffi").Decompressor().process(data, output_buffer_limit=limit))
 
 

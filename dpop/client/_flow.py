@@ -216,7 +216,7 @@ class ProofFlow:
         """The nonce of this attempt: on a retry the nonce of the challenge, otherwise one from the cache."""
         nonces = self.prover.nonces
         if self._attempts and self._lease is not None:
-            # The attempt before ended without a response. This one goes in its turn, with another nonce.
+            # The previous attempt ended without a response. This one uses its turn, with another nonce.
             self._turn, self._lease.turn = self._lease.turn, None
             nonces.release(self._lease)
             self._lease = None
@@ -250,7 +250,7 @@ class ProofFlow:
                 nonce = None  # the proxy's own response, and a proxy is not the server (RFC 9449 §7.1, §9)
         if status not in {400, 401}:
             return self._decide(None, nonce, None, status)
-        # How far the time in the proof was off, not our clock: a correction learnt earlier may be wrong by now.
+        # The error of the time in the proof, not of our clock: a correction learnt earlier may be wrong by now.
         begun, ended = self._sent_at + self._offset, self.prover.clock() + self._offset
         ahead = skew(values["date"][0] if "date" in values else None, begun, ended)
         said = self._challenges(values.get("www-authenticate", ()), nonce)

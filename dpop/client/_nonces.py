@@ -178,9 +178,9 @@ class _Entry:
     def __init__(self) -> None:
         self.newest: str | None = None
         self.shared = False
-        # Nonces no proof has carried yet, oldest first.
+        # Nonces that no proof has carried yet, oldest first.
         self.pool: OrderedDict[str, None] = OrderedDict()
-        # Every nonce seen of late, with the epoch it came in: counts how often the newest has changed.
+        # Every recent nonce, with the epoch it came in; the epoch counts how often the newest has changed.
         self.known: OrderedDict[str, int] = OrderedDict()
         self.epoch = 0
         self.accepted: OrderedDict[str, float] = OrderedDict()
@@ -189,7 +189,7 @@ class _Entry:
         self.holder: Turn | None = None
         self.queue: deque[Turn] = deque()
         self.serial_since = 0.0
-        # How often the nonce has been accepted that was accepted again last; whether two do not suffice.
+        # How often the last re-accepted nonce has been accepted; and whether twice is not enough.
         self.reused: str | None = None
         self.uses = 0
         self.strict = False
@@ -453,7 +453,7 @@ class NonceCache:
                 self._busy = True
                 entry = self._entry(lease.key)
                 if lease.reserved and lease.nonce is not None:
-                    # Perhaps the server never saw it. To send it again costs no more than to send none.
+                    # Perhaps the server never saw the nonce. Sending it again costs no more than sending none.
                     lease.reserved = False
                     self._learn(entry, lease.nonce, lease)
                     entry.pool.pop(lease.nonce, None)
@@ -518,7 +518,7 @@ class NonceCache:
     def _refused(self, entry: _Entry, lease: Lease, nonce: str, given: str | None) -> None:
         accepted_at = entry.accepted.get(nonce)
         if accepted_at is None:
-            # Never accepted, so it was too old; older ones in the pool are too old as well.
+            # The nonce was never accepted, so it was too old; older ones in the pool are too old as well.
             epoch = entry.known.get(nonce, 0)
             for older in [n for n in entry.pool if entry.known.get(n, 0) < epoch]:
                 del entry.pool[older]
@@ -535,15 +535,15 @@ class NonceCache:
             only_newest = lease.older and entry.reuses_refused > 0
             if was_accepted:
                 entry.reuses_refused += 1
-                # It has no nonce for this request but the one it gave before: it knows one at a time.
+                # The server gave the same nonce again: it knows one nonce at a time.
                 only_newest = given == entry.newest or entry.reuses_refused > 1
             if only_newest:
                 entry.mode, entry.serial_since = _SERIAL, self._clock()
         elif entry.mode is _OPEN and lease.retry:
-            # Others used up what was given for this retry: each nonce is good a few times.
+            # Other requests used up the nonce given for this retry: each nonce is good a few times.
             entry.mode, entry.serial_since, entry.strict = _SERIAL, self._clock(), True
         elif entry.mode is _OPEN and not was_accepted and not lease.older and lease.epoch < entry.epoch:
-            # It was the newest when it was sent, and another response replaced it meanwhile.
+            # The nonce was the newest when it was sent, and another response replaced it meanwhile.
             entry.overtaken += 1
             if entry.overtaken >= _OVERTAKEN_NEEDED:
                 if entry.slow:  # a trial would end as the last one did

@@ -18,7 +18,7 @@ from dpop.google._shared import SharedCredentials
 
 __all__ = ["Credentials", "Flow", "InstalledAppFlow", "SharedCredentials"]
 
-# Where users find them is what tracebacks, and pickles, say.
+# Tracebacks and pickles show the public module of these classes.
 for _name in __all__:
     globals()[_name].__module__ = __name__
 

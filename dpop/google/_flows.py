@@ -115,7 +115,7 @@ class _SignedExchange(_Shared):
         try:
             super().fetch_token(**options)
         except Warning as warning:
-            # oauthlib raises it when the scopes are not those asked for, and would drop the tokens, which are good.
+            # oauthlib raises this if the scopes differ from the requested ones, and would drop tokens that are good.
             token = getattr(warning, "token", None)
             if token is None:
                 raise

@@ -55,7 +55,7 @@ ALGORITHMS: Final[Mapping[str, Algorithm]] = MappingProxyType(
 RSA_ALGS: Final = tuple(alg for alg, algorithm in ALGORITHMS.items() if algorithm.kty == "RSA")
 """Algorithms that every RSA key can sign with, best first: a longer hash makes an RSA signature no stronger."""
 
-# ES256 is what every server takes. Elliptic curves go before RSA, whose proofs are three times as long.
+# Every server accepts ES256. Elliptic curves go before RSA, whose proofs are three times as long.
 DEFAULT_ALGS: Final = ("ES256", "Ed25519", "EdDSA", "ES384", "ES512", *RSA_ALGS)
 
 

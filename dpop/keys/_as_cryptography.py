@@ -122,7 +122,7 @@ def _is_salted_as_jose_says(padding: Any, hashing: hashes.HashAlgorithm) -> bool
     """Whether a PSS padding has the salt length and MGF1 hash that JOSE needs (RFC 7518 §3.5); others always pass."""
     if not isinstance(padding, paddings.PSS):
         return True
-    # There is no public way to ask in the oldest cryptography that is supported.
+    # The oldest supported cryptography has no public attribute for this.
     salt, mask = getattr(padding, "_salt_length", None), getattr(getattr(padding, "_mgf", None), "_algorithm", None)
     return type(mask) is type(hashing) and salt in {hashing.digest_size, paddings.PSS.DIGEST_LENGTH}
 

@@ -120,7 +120,7 @@ class ExternalKey:
             what = str(error) if isinstance(error, DPoPError) else type(error).__name__
         else:
             return self._checked(signing_input, signature)
-        # Raised out here it has no context: what the signer raised may hold anything.
+        # Raised outside the except block, so that it has no context: the original exception may contain secrets.
         raise SigningError(f"{self._backend} failed to sign with {self._alg}: {what}")
 
     def _checked(self, signing_input: bytes, signature: Any) -> bytes:

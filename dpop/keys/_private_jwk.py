@@ -37,7 +37,7 @@ def read_private_jwk(jwk: Mapping[str, object]) -> tuple[PrivateKey, PublicKey]:
     jwk = {name: value for name, value in jwk.items() if is_given(jwk, name)}
     kty = jwk.get("kty")
     names = REQUIRED_MEMBERS.get(kty, ()) if isinstance(kty, str) else ()
-    # Without names this refuses the key type, in the words it has for that.
+    # For an unknown key type there are no names, and this call refuses it with the usual message.
     public = PublicKey.from_jwk({name: jwk[name] for name in (*names, "alg", "kty", "keys") if name in jwk})
     if "d" not in jwk:
         raise InvalidKeyError('a public key came where a private one is needed: the JWK has no "d"')

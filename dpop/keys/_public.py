@@ -362,7 +362,7 @@ def decode_number(jwk: Mapping[str, object], name: str, max_bits: int) -> int:
         zero byte, longer than ``max_bits``.
     """
     value = _text(jwk, name)
-    # Told by its length before anything is computed from it.
+    # Refused by its length, before anything is computed from it.
     if len(value) > (max_bits + 7) // 8 * 4 / 3 + 1:
         raise InvalidKeyError(f'the "{name}" of the JWK is longer than {max_bits} bits')
     data = _decoded(value, name)

@@ -56,7 +56,7 @@ _loaders: Final[dict[str, SchemeLoader]] = {}
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 
 
-# How the services themselves name their keys; no file is called like that.
+# The services' own names of keys; no file has such a name.
 _WITHOUT_SCHEME: Final = (
     (re.compile(r"arn:aws[a-z-]*:kms:"), "awskms"),
     (re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/"), "gcpkms"),
@@ -73,7 +73,7 @@ def generate_key(alg: str = "ES256", *, algs: Iterable[str] | str | None = None)
         ``algs`` of its challenge. If ``alg`` is not among them, the best that is will be used.
     :raises AlgorithmError: an unknown algorithm, or none that both sides have.
     """
-    # A misspelt name is refused by generate(): no other quietly takes its place.
+    # generate() refuses a misspelt name, instead of silently using another one.
     if algs is not None and isinstance(alg, str) and alg in ALGORITHMS:
         alg = choose_alg(algs, (alg, *(other for other in DEFAULT_ALGS if other != alg)))
     return SoftwareKey.generate(alg)
@@ -116,7 +116,7 @@ def load_key(
         key = _with_alg(_from_bytes(data, password), alg)
     except DPoPKeyError as error:
         raise type(error)(f"key file {shown(path)}: {error}") from None
-    # A pipe, such as <(command) of a shell, can be read once and names nothing.
+    # A pipe, such as <(command) in a shell, can be read once, so it is no reference.
     return key.referred_to_by(str(path.absolute())) if path.is_file() else key
 
 

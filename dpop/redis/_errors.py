@@ -9,7 +9,7 @@ from dpop.errors import ReplayCacheError
 
 __all__ = ["is_down", "unusable"]
 
-# Redis does not respond, or says that it is not working now: loading, or amid a failover.
+# Redis does not respond, or says that it is not ready: it is loading, or a failover is in progress.
 _DOWN = (
     exceptions.ConnectionError,
     exceptions.TimeoutError,
@@ -17,10 +17,10 @@ _DOWN = (
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
 )
-# ConnectionErrors to the library, but the server is well: the password is wrong.
+# The library calls these ConnectionErrors, but the server works: the password is wrong.
 _NOT_DOWN = (exceptions.AuthenticationError, exceptions.AuthorizationError)
-# Of a full pool. Before redis-py 7.2.1 the awaited ConnectionPool raises a plain ConnectionError with the first;
-# a BlockingConnectionPool whose wait timed out still raises one with the second.
+# Messages for a full pool. Before redis-py 7.2.1 the awaited ConnectionPool raises a plain ConnectionError with the
+# first; a BlockingConnectionPool whose wait timed out still raises one with the second.
 _POOL_IS_FULL = ("Too many connections", "No connection available.")
 
 

@@ -24,7 +24,7 @@ __all__ = ["RedisTokenStore"]
 
 _log: Final = logging.getLogger("dpop.tokens")
 
-# Compare, then write. A client that lost the response asks again by itself: its own write is no conflict.
+# Compare, then write. A client that lost the response sends the command again: its own write is no conflict.
 _REPLACE: Final = """
 local there = redis.call('HGET', KEYS[1], 'fingerprint') or ''
 if there ~= ARGV[1] and there ~= ARGV[3] then return 0 end
@@ -47,7 +47,7 @@ _RENEW: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
-# With the lease goes a record that has nothing but a fence.
+# Delete a record that has only a fence together with the lease.
 _RELEASE: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if redis.call('HEXISTS', KEYS[2], 'record') == 0 then redis.call('DEL', KEYS[2]) end
@@ -218,7 +218,7 @@ class _Lease:
                 self._confirmed(asked_at)
                 if self._over.is_set():
                     break
-                # A daemon: a process that ends does not wait for its lease.
+                # A daemon thread: a process that ends does not wait for its lease.
                 threading.Thread(target=self._keep, args=(os.getpid(),), name="dpop-lease", daemon=True).start()
                 return True
             if time.monotonic() >= deadline:

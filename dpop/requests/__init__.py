@@ -16,7 +16,7 @@ from dpop.requests._endpoint import TokenEndpoint
 
 __all__ = ["DPoPAdapter", "DPoPAuth", "TokenEndpoint"]
 
-# Where users find them is what tracebacks, reprs and help say.
+# Tracebacks, reprs and help show the public module of these classes.
 for _name in __all__:
     globals()[_name].__module__ = __name__
 

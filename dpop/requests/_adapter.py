@@ -74,7 +74,7 @@ class ProcessAdapter(HTTPAdapter):
         self._inherited = (self.poolmanager, self.proxy_manager)
         self.proxy_manager: dict[str, urllib3.ProxyManager] = {}
         self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
-        # Last, for until then another thread of the child must not take the old pools for its own.
+        # Set this last: until then another thread of the child must not use the old pools as its own.
         self._pid = os.getpid()
 
     def close(self) -> None:

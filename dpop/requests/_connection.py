@@ -60,7 +60,7 @@ class Exchange:
         be changed: it is the caller's, and redirects are made from it.
         """
         if self.flow is not None:
-            # Before a connection is taken: a source may need one itself, and the pool may have only one.
+            # Ask before taking a connection: a token source may need one itself, and the pool may have only one.
             self.tokens = [ask_token(self.flow)]
             wait_for_nonce(self.flow)
         token = _under_way.set(self)
@@ -174,7 +174,7 @@ class _SigningPool(HTTPConnectionPool):
     ) -> BaseHTTPResponse:
         exchange = _under_way.get()
         if exchange is not None and exchange.one_shot and isinstance(retries, Retry):
-            # Its body can be read once, so only what fails before it is read may be tried again: urllib3
+            # The body can be read once, so only a failure before that may be tried again: urllib3
             # itself would send the second request with an empty body.
             retries = retries.new(read=False, other=0, status=0, status_forcelist=(), respect_retry_after_header=False)
         return super().urlopen(method, url, body, headers, retries, *args, **options)

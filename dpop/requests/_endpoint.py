@@ -115,7 +115,7 @@ class TokenEndpoint(SyncEndpoint):
     def _exchange(self, request: HTTPRequest, settings: Mapping[str, Any]) -> HTTPResponse:
         session = self._session
         headers: dict[str, Any] = {"Authorization": None, **dict(request.headers)}  # None: not the session's
-        # The session's own parameters are for others: None leaves each out.
+        # The session's own parameters are meant for other requests: None leaves each out.
         params = dict.fromkeys(session.params) if isinstance(session.params, Mapping) else {}
         prepared = session.prepare_request(
             requests.Request(

@@ -39,7 +39,7 @@ _LAST_SECOND = 253_402_300_800
 _MAX_SHOWN = 256
 _MAX_SHOWN_ESCAPES = 16
 
-# More makes no key of a client safer. The time of a check grows with both, and any stranger can choose them.
+# Larger values make no key safer. The time of a check grows with both, and any stranger can choose them.
 _MAX_RSA_MODULUS = 683  # base64url characters of 4096 bits
 _MAX_RSA_EXPONENT = 4  # base64url characters of 24 bits; 65537 has four
 

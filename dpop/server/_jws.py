@@ -112,7 +112,7 @@ def header_fields(headers: Headers, name: str) -> list[str]:
     """
     found: list[str] = []
     size = len(name)
-    # isinstance(list, Mapping) would take a third of the time of this function, so a list is told first.
+    # isinstance(list, Mapping) would take a third of the time of this function, so a list is recognised first.
     pairs: Iterable[Any] = headers if type(headers) is list or not isinstance(headers, Mapping) else headers.items()
     try:
         for key, value in pairs:

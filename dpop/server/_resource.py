@@ -263,7 +263,7 @@ class ProtectedResource:
         self._public = public
         self._realm = realm
         self._parameters = {} if metadata is None else {"resource_metadata": metadata}
-        # Raises now, and not at each request, if a value fits in no header.
+        # Raises an error now, and not at each request, if a value cannot stand in a header.
         resource_challenge(None, algs=verifier.algs, realm=realm, parameters=self._parameters)
 
     def __repr__(self) -> str:

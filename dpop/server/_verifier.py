@@ -477,7 +477,7 @@ class ProofVerifier:
         if good_until is None:
             good_until = self._check_age(claims, now)
         if self._replay is not None:
-            # Kept for the skew as well: the clocks of processes that share the cache may differ by as much.
+            # Remembered for the skew as well: the clocks of processes that share the cache may differ by that much.
             memory = replay_key(jkt, compared, claims.jti)
             marks.append(Mark(self._replay, memory, good_until + self._skew, _replayed))
         next_nonce = None if self._nonces is None else self._nonces.next_for(claims.nonce, jkt)

@@ -45,7 +45,7 @@ class GoogleTokenEndpoint(TokenEndpoint):
         if not (request.fields("DPoP") or self._levers.require_proof):
             return None
         optional = not self._levers.exchange_needs_nonce
-        # The verifier remembers a jti only once the nonce is good, so the retry may have the same one.
+        # The verifier remembers a jti only with a valid nonce, so the retry may repeat the jti.
         seen = self._gate(form).verify_token_request(request, self._url, nonce_optional=optional)
         with self._nonce_on_refusal(form, seen):
             _check_jti(seen, form.get("code", ""))

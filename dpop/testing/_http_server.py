@@ -187,7 +187,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(address[0], socket.SOCK_STREAM)
     try:
         if os.name == "posix":
-            # So that a port that was just in use can be taken again; on Windows it would mean: share it.
+            # This allows reuse of a port that was just in use; on Windows the option would share the port instead.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address[4])
         listener.listen(_BACKLOG)

@@ -116,7 +116,7 @@ class Front:
 
     def _steering(self, endpoint: str, request: Request) -> Response:
         """Serve ``/stats`` and ``/levers``: for curl on this machine, not for web pages."""
-        # A name that someone else's DNS leads here, or a page that posts here, is not the person's own wish.
+        # The user did not mean a request by another host name (DNS rebinding) or by a web page.
         hosts, origins = request.fields("Host"), request.fields("Origin")
         if not self._local.issuperset(hosts) or any(origin != self._deployment.origin for origin in origins):
             detail = f"to steer this server name it as {' or '.join(sorted(self._local))}, from no web page"

@@ -111,7 +111,7 @@ class DPoPTestServer:
             )
         self._port = port
         self._public_origin = None if public_origin is None else str(Origin.parse(public_origin))
-        # Refused here and not at the start, when the port is open already.
+        # Refused here, not in start(), when the port is open already.
         self._algs = ProofVerifier(replay=MemoryReplayCache(), algs=algs).algs
         self._real_clock = clock
         self._journal = Journal(kept=kept)

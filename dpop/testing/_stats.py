@@ -331,5 +331,5 @@ def _jti(proof: str) -> str | None:
         return None
     if not isinstance(jti, str):
         return None
-    # As long as it likes; 200,000 of them are remembered.
+    # A jti may have any length; 200,000 of them are remembered.
     return jti if len(jti) <= 64 else hashlib.sha256(jti.encode("utf-8", "surrogatepass")).hexdigest()

@@ -144,5 +144,5 @@ else:
         return True
 
     def _unlock(descriptor: int) -> None:
-        # Said aloud, for a child forked meanwhile may have the file open as well.
+        # Unlock explicitly, because a child forked meanwhile may have the file open as well.
         fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -113,7 +113,7 @@ class Refresher:
             _log.warning("the tokens of %r could not be renewed, next try in %.0f s: %s", source.account, wait, error)
             return AccountStatus(source.account, "failing", expires_at, now + wait, str(error))
         self._failures.pop(number, None)
-        # Never at once: a server whose tokens are stale when they are issued would be asked without pause.
+        # Never at once: tokens that are stale when issued would otherwise cause requests without pause.
         next_at = max(self._renew_at(tokens), self._clock() + 1.0)
         return AccountStatus(source.account, "fresh", tokens.expires_at, next_at)
 

@@ -76,10 +76,10 @@ class Renewal:
         self._grant = grant
         self._seen = seen
         self._begin = begin
-        # Tokens that came and could not be stored, with those they replace: this process has the only copy.
+        # New tokens that could not be stored, with those they replace: this process has the only copy.
         self._unsaved: tuple[TokenSet | None, TokenSet] | None = None
         self._keeps: StoreLock | None = None
-        # Tokens the server has no use for any more.
+        # Tokens that the server will not accept any more.
         self._dead: TokenSet | None = None
 
     def steps(self, good: Callable[[TokenSet], bool], *, patient: bool = True) -> Steps[TokenSet]:
@@ -135,7 +135,7 @@ class Renewal:
             keep(lock)
             if self._keeps is not lock:
                 self._keeps = lock
-                # Should the source be dropped with the tokens in it, there is no copy any more.
+                # If the source is garbage collected with the tokens in it, there is no copy any more.
                 weakref.finalize(self, _release_kept, lock).atexit = False
         else:
             lock.release()
@@ -172,7 +172,7 @@ class Renewal:
                 tokens = yield from self._refresh(stored, turn)
             if tokens is not None:
                 return tokens
-            # Someone has stored other tokens meanwhile: look at those.
+            # Another process has stored other tokens meanwhile: check those.
         raise TokenEndpointUnavailableError(f"the stored tokens of {self._account!r} keep changing; try again")
 
     def _first(self, stored: TokenSet | None) -> Steps[TokenSet | None]:
@@ -239,7 +239,7 @@ class Renewal:
             self._dead = final
             yield Blocking(lambda: self._note(begun, final, turn))
             return
-        # Without one of its errors the server was not even asked: our own key failed, say.
+        # Without an error of the server nothing was sent: our own key failed, for example.
         asked = isinstance(error, TokenRequestError)
         unavailable = isinstance(error, TokenEndpointUnavailableError) and (error.status or 0) < 500
         if not lost and (unavailable or not asked):

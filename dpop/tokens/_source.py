@@ -175,7 +175,7 @@ class SharedRefresh:
             return _NEVER
         life = self._life(tokens)
         ahead = min(300.0, life / 5) if self._ahead is None else min(self._ahead, life / 2)
-        # Not within a second: a server whose tokens live for no time would be asked without pause.
+        # Not within a second: tokens with a lifetime of zero would otherwise cause requests without pause.
         return max(tokens.expires_at - ahead * self._early, (tokens.issued_at or 0.0) + 1.0)
 
     def _usable(self, tokens: TokenSet, *, doubtful: bool = False) -> bool:
@@ -328,7 +328,7 @@ class SharedRefresh:
         if tokens.access_token == self._refused:
             self._refused = None  # the server gave the same one again: it must know
         self._failures, self._next_try, self._last_error = 0, 0.0, None
-        # The token before the time: a reader between the two has the old time or the new token.
+        # Write the token before the time: a reader between the two sees the old time or the new token.
         self._until = 0.0
         self._take(tokens)
         self._token = self.text_of(tokens)
@@ -344,7 +344,7 @@ class SharedRefresh:
         if usable and isinstance(error, DPoPError):
             flight.set_result(cast("TokenSet", tokens))
             return
-        # It did not wait for the lock, as the token was still good. A caller who waits for it now has to.
+        # The refresh did not wait for the lock, as the token was still good. A caller that needs a new one must.
         impatient = isinstance(error, TokenLockError) and not patient
         flight.set_exception(Abandoned() if impatient else error)
 
@@ -431,7 +431,7 @@ class RefreshingSource(SharedRefresh):
                 flight.set_exception(error)
 
         try:
-            # In a thread here too: an interrupt must not come between a response and the store.
+            # In a thread here too, so that an interrupt cannot lose tokens between a response and the store.
             threading.Thread(
                 target=contextvars.copy_context().run, args=(fly,), name="dpop-refresh", daemon=True
             ).start()

@@ -71,7 +71,7 @@ _ALGORITHMS: Final = {
 # The longest message that the service takes; of a longer one the hash is sent.
 _MAX_MESSAGE: Final = 4096
 
-# A signature is part of a request that somebody waits for: boto3's own limits would allow it five minutes.
+# A signature is part of a request that a user waits for: boto3's own limits would allow it five minutes.
 _CONNECT_SECONDS: Final = 3
 _READ_SECONDS: Final = 5
 _ATTEMPTS: Final = 3
@@ -129,7 +129,7 @@ class AwsKms(KeyService):
         if answer.get("KeyUsage", "SIGN_VERIFY") != "SIGN_VERIFY":
             raise self.trouble(InvalidKeyError, f"its usage is {told(answer['KeyUsage'])}; SIGN_VERIFY is needed")
         public = self.checked_public(lambda: read_public_key(answer["PublicKey"]))
-        # Its own name, where an alias came: a moved alias takes effect at the next start, not with the next proof.
+        # The key's own name, not the alias: a moved alias takes effect at the next start, not with the next proof.
         self._key = str(answer.get("KeyId") or self.name)
         served = answer.get("SigningAlgorithms") or list(_ALGORITHMS.values())
         return self.usable(public, lambda alg: _ALGORITHMS[alg] in served)
@@ -188,7 +188,7 @@ class AwsKms(KeyService):
             InvalidKeyError: "it cannot sign; expected an asymmetric key with the usage SIGN_VERIFY",
         }.get(kind, "the request was refused")
         if code == "AccessDeniedException":
-            # The one text that is passed on: it names the caller, the action and the policy, and no secret.
+            # Only this text of the service is shown: it names the caller, the action and the policy, and no secret.
             said = told(answer["Error"].get("Message"))
             hint = f"kms:GetPublicKey and kms:Sign are needed; AWS says: {said}"
         elif kind is KeyAccessDeniedError:
@@ -220,7 +220,7 @@ def load(uri: str, *, password: Password | None = None, alg: str | None = None) 
 
 def _client(region: str | None, profile: str | None, endpoint: str | None) -> Any:
     boto3, config = need("boto3", "aws"), need("botocore.config", "aws")
-    # A session of its own: making clients of boto3's shared one is not thread-safe.
+    # A new session: making clients from boto3's shared session is not thread-safe.
     return boto3.Session(profile_name=profile, region_name=region).client(
         "kms",
         endpoint_url=endpoint,

@@ -51,7 +51,7 @@ _KEY: Final = re.compile(
 _ALGORITHMS: Final = ("ES256", "ES384", "ES512", *RSA_ALGS)
 _COORDINATES: Final = {"P-256": 32, "P-384": 48, "P-521": 66}
 
-# A signature is part of a request that somebody waits for: the library's own limits are minutes.
+# A signature is part of a request that a user waits for: the library's own limits are minutes.
 _PATIENCE: Final[Mapping[str, Any]] = {
     "connection_timeout": 3,
     "read_timeout": 5,
@@ -161,7 +161,7 @@ class AzureKeyVault(KeyService):
         if inner == "KeyOperationForbidden":
             return self.trouble(InvalidKeyError, f"it may not sign ({inner})")
         if status == 403:
-            # The one text that is passed on: it names the caller and the action, and no secret.
+            # Only this text of the service is shown: it names the caller and the action, and no secret.
             said = told(getattr(error.error, "message", None) or "nothing")
             return self.trouble(
                 KeyAccessDeniedError, f"keys/get and keys/sign are needed (Key Vault Crypto User); Azure says: {said}"

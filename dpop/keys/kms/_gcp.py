@@ -56,7 +56,7 @@ _KEY: Final = re.compile(
 )
 _OPTIONS: Final = {"endpoint": r".+"}
 
-# A version signs by one algorithm, named by what follows the key type and size.
+# A version signs by one algorithm; the part of its name after the key type and size tells which.
 _ALGORITHMS: Final = (
     (re.compile(r"EC_SIGN_P256_SHA256"), "ES256"),
     (re.compile(r"EC_SIGN_P384_SHA384"), "ES384"),
@@ -67,7 +67,7 @@ _ALGORITHMS: Final = (
     (re.compile(r"RSA_SIGN_PKCS1_[0-9]+_SHA512"), "RS512"),
 )
 
-# A signature is part of a request that somebody waits for: the library's own limit is a minute.
+# A signature is part of a request that a user waits for: the library's own limit is a minute.
 _ATTEMPT_SECONDS: Final = 5.0
 _ALL_SECONDS: Final = 15.0
 
@@ -84,7 +84,7 @@ _KINDS: Final[dict[str, type[DPoPKeyError]]] = {
     "INTERNAL": KeyUnavailableError,
     "UNAVAILABLE": KeyUnavailableError,
     "UNKNOWN": KeyUnavailableError,
-    # Answers that are not the service's own, but a proxy's or a gateway's.
+    # Responses of a proxy or a gateway, not of the service.
     "HTTP 401": KeyAccessDeniedError,
     "HTTP 403": KeyAccessDeniedError,
     "HTTP 404": KeyNotFoundError,
@@ -177,7 +177,7 @@ class GcpKms(KeyService):
             KeyAccessDeniedError: "the Google credentials were refused; log in again",
         }.get(kind, "the request was refused")
         if status == "PERMISSION_DENIED":
-            # The one text that is passed on: it names the permission and the key, and no secret.
+            # Only this text of the service is shown: it names the permission and the key, and no secret.
             hint = f"roles/cloudkms.signerVerifier is needed on it; Google says: {told(error.message)}"
         return self.trouble(kind, f"{hint} ({status})")
 

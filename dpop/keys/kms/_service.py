@@ -251,7 +251,7 @@ class KeyService(ABC):
             raise
         except Exception as error:  # noqa: BLE001 - the library of a cloud may raise anything
             trouble = self.explain(error)
-        # Raised out here it has no context: requests with credentials in them hang on what the library raised.
+        # Raised outside the except block, so that it has no context: the original refers to requests with credentials.
         raise trouble
 
     def trouble(self, kind: type[DPoPKeyError], what: str) -> DPoPKeyError:

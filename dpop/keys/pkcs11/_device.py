@@ -18,7 +18,7 @@ __all__ = ["Device", "devices_of", "find_device", "find_devices"]
 
 _log: Final = logging.getLogger("dpop.keys")
 
-# Opening a session to write after one of these would say the same again.
+# After one of these, opening a session for writing would fail in the same way.
 _NOT_FOR_WRITING: Final = frozenset(
     {
         CKR.GENERAL_ERROR,

@@ -276,7 +276,7 @@ def _public_key(device: Device, session: Session, key: KeyObject, given: PublicK
         candidates, certain = [given], certain and bool(candidates)
     if certain:
         return candidates[0]
-    # Somebody else says that they belong together: one signature tells.
+    # The link between the two keys comes from outside the device: one signature proves it.
     public = session.which(candidates, mechanism)
     if public is not None:
         return public

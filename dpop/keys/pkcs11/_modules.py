@@ -300,14 +300,14 @@ class LoadedModule:
         """
         while self.lock.acquire(timeout=lock_within):
             try:
-                # Somebody who held the lock until now may have opened one more key.
+                # A thread that held the lock until now may have opened one more key.
                 new = [user for user in self.users if user not in paused]
                 if not new:
                     yield True
                     return
             finally:
                 self.lock.release()
-            # Without the lock: who is about to open a session wants it, and must come to an end.
+            # Without the lock: a thread that is opening a session needs it to finish.
             paused += new
             if not all([user.pause(drain) for user in new]):  # noqa: C419 - each of them
                 break
@@ -347,7 +347,7 @@ _ENDED: Final = (
     " key again"
 )
 
-# Not even where the module would start again in the child: behind p11-kit a TPM's module then goes on with the
+# Refused even if the module would start again in the child: behind p11-kit a TPM's module then continues the
 # parent's session, which the TPM takes for an attack.
 _FORKED: Final = (
     "the PKCS#11 module was started before this process was forked, and its device knows only the parent: open the key"
@@ -413,10 +413,10 @@ def close_modules(timeout: float = 2.0) -> None:
         modules = {loaded for loaded in _registry.values() if loaded.pid == os.getpid()}
         shared = _share_a_library()
         with contextlib.ExitStack() as stack:
-            # All of them before the first is ended: it may be the library that another one goes through.
+            # Pause all modules before the first is ended: it may be the library that another one uses.
             quiet = {loaded: stack.enter_context(loaded.ending(timeout)) for loaded in modules}
             for loaded in sorted(modules, key=lambda loaded: not loaded.gives_other_modules):
-                # One that is in use is left as it is: most crash if they are ended then.
+                # Do not finalise a module that is in use: most modules crash then.
                 if quiet[loaded] and (all(quiet.values()) or not shared):
                     loaded.finalize()
         _registry.clear()

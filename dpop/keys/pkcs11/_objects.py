@@ -158,7 +158,7 @@ def read_point(data: bytes) -> PublicKey:
 def _of_certificates(module: Module, session: int, private: KeyObject) -> list[PublicKey]:
     from cryptography.x509 import load_der_x509_certificate  # noqa: PLC0415 - slow to load, and seldom wanted
 
-    # By both: tools that write a certificate later often give it the key's label and an id of its own.
+    # By label and by id: tools that write a certificate later often give it the key's label and another id.
     names: list[dict[int, bytes | bool | int]] = []
     if private.id:
         names.append({CKA.ID: private.id})

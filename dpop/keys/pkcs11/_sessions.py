@@ -220,7 +220,7 @@ class SessionPool:
             session.close()
 
 
-# A session, a handle or a login is stale, and new ones may be had: the device was away, or someone logged out.
+# A session, a handle or a login is stale, and can be renewed: the device was away, or other code logged out.
 _REOPEN: Final = frozenset(
     {
         CKR.SESSION_HANDLE_INVALID,
