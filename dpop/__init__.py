@@ -14,7 +14,8 @@ Start here:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from dpop._faces import lazy
 
@@ -49,6 +50,8 @@ __all__ = [
     "thumbprint",
 ]
 
+__getattr__: Callable[[str], Any]
+__dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy(
     __name__,
     {

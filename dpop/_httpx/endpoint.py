@@ -270,7 +270,7 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint):
     def _start(self, prover: _Any, server: _Any, http: _Any, **options: Any) -> None:
         signing = self._set_up(prover, server, **options)
         self._clients = _AsyncClients(http, self._library.AsyncClient)
-        self.has_given_client = self._clients.has_given
+        self.has_given_client: bool = self._clients.has_given
         self._plain = self._client_transport(self._clients)
         self._signing = self._signing_transport(self.prover, transport=lambda: self._plain, **signing)
 

@@ -48,7 +48,8 @@ whose names begin with ``async_`` do the same for a task, with an :class:`AsyncT
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from dpop._faces import lazy
 
@@ -144,4 +145,6 @@ __all__ = [
     "wait_for_nonce",
 ]
 
+__getattr__: Callable[[str], Any]
+__dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy(__name__, _PLACES)

@@ -31,6 +31,9 @@ from dpop.proof import compact, signing_input
 
 if TYPE_CHECKING:
     from dpop.client._policy import Decision, Policy
+    from dpop.client._prover import Prover
+    from dpop.client._request import AccessToken
+    from dpop.origin import Origin
 
 __all__ = ["PEEK_BYTES", "Attempt", "ProofFlow", "Step"]
 
@@ -92,7 +95,10 @@ class ProofFlow:
 
     def __init__(self, policy: Policy, request: OutgoingRequest, decision: Decision) -> None:
         self.policy = policy
-        self.prover, self.origin, self.role, self.access_token = decision
+        self.prover: Prover = decision.prover
+        self.origin: Origin = decision.origin
+        self.role: Role = decision.role
+        self.access_token: AccessToken | None = decision.access_token
         self._method = check_method(request.method)
         self._repeatable = request.repeatable
         self._priming = request.priming is not None

@@ -21,7 +21,8 @@ It is for tests and demonstrations: any user agrees, any redirect_uri will do, p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from dpop._faces import lazy
 
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 # pytest imports this package in every run, to find the fixture, so nothing is loaded before it is asked for.
+__getattr__: Callable[[str], Any]
+__dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy(
     __name__,
     {

@@ -17,7 +17,8 @@ For authors of integrations: an endpoint carries out the :data:`Steps` of :class
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from dpop._faces import lazy
 
@@ -97,4 +98,6 @@ __all__ = [
     "locked",
 ]
 
+__getattr__: Callable[[str], Any]
+__dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy(__name__, _PLACES)

@@ -117,7 +117,7 @@ class AsyncEndpointBase(EndpointBase, ABC):
     tools: ClassVar[AsyncTools]
     """Sleep and worker threads of the event loops that the HTTP library runs on."""
 
-    has_given_client = False
+    has_given_client: bool = False
     """Whether requests are carried by a client that was given, so that only its own event loop can carry them."""
 
     @abstractmethod

@@ -15,7 +15,8 @@ the classes, and open the key with :meth:`KmsKey.open`. A service that is not he
 when one of its keys is opened.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from dpop._faces import lazy
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AwsKms", "AzureKeyVault", "Facts", "GcpKms", "KeyService", "KmsKey"]
 
+__getattr__: Callable[[str], Any]
+__dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy(
     __name__,
     {
