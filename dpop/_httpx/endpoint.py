@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from dpop._httpx.processes import OnePerProcess
 from dpop._httpx.transport import HEADERS_START, AsyncSigningTransport, SigningTransport, anyio_tools, carries_proof
 from dpop.client._decoding import decoded_start
+from dpop.client._driver import AsyncTools
 from dpop.errors import DPoPError
 from dpop.tokens._async_endpoint import AsyncEndpoint
 from dpop.tokens._endpoint import SyncEndpoint
@@ -261,7 +262,7 @@ class HttpxTokenEndpoint(SyncEndpoint):
 class AsyncHttpxTokenEndpoint(AsyncEndpoint):
     """The common base of ``AsyncTokenEndpoint`` for httpx and httpx2."""
 
-    tools = anyio_tools
+    tools: ClassVar[AsyncTools] = anyio_tools
 
     _library: ClassVar[_Any]
     _signing_transport: ClassVar[_Any]
