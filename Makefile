@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check fresh format lock api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets mutate clean
+.PHONY: help demo test check fresh lowest format lock api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets mutate clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -30,6 +30,14 @@ check: ## lint and types
 
 fresh: ## make demo and make test on a fresh Debian: make fresh SUITE=trixie ARGS=--user
 	@scripts/fresh $(ARGS) $(or $(SUITE),trixie)
+
+lowest: ## tests of the integrations with the lowest versions that pyproject.toml allows
+	@scripts/setup test
+	$(RUN) python -m pip install -q --group versions
+	$(RUN) python -m venv --clear .ci/venvs/lowest
+	$(RUN) uv pip install -q --python .ci/venvs/lowest/bin/python --resolution lowest-direct -e '.[all]' --group test
+	PATH="$(abspath .ci/venvs/lowest)/bin:$$PATH" python -m pytest -n 2 tests/adapters tests/frameworks tests/keys/kms \
+	  tests/redis tests/google tests/test_keyring.py tests/cli/test_main.py tests/cli/test_completion.py
 
 format: ## mend what can be mended
 	@scripts/setup dev
