@@ -108,6 +108,14 @@ ROWS = [
     Row(
         "proofs.json",
         "jose",
+        "invalid_dpop_proof",
+        why="The platform takes a key with a member d for a private one, also where its value is null, as some"
+        " libraries write it, and then refuses to verify with it.",
+        ids=["ok-jwk-empty-members"],
+    ),
+    Row(
+        "proofs.json",
+        "jose",
         "invalid_token",
         why="Which keys are fit to sign with is left to the application (RFC 8725 section 3.4), and these are the"
         " tests an application that takes keys from strangers needs.",

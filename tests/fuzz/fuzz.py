@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for what the targets take from tests/support
+
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
 BROKEN = HERE / "broken"
