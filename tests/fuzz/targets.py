@@ -211,6 +211,11 @@ def _header_dump_seeds() -> Iterator[bytes]:
 # --- URLs
 
 
+def _costs_too_much(url: str) -> bool:
+    """Whether a server refuses to compare this URL: its path has an escaped control character among many escapes."""
+    return ("%0" in url or "%1" in url) and url.count("%") > htu._MAX_SLOW_ESCAPES
+
+
 def fuzz_url(data: bytes) -> None:
     """A URL; or, with zero octets in it, scheme, Host and request-target of a request."""
     text = data.decode("utf-8", "surrogatepass" if b"\xed" in data else "replace") if _is_text(data) else ""
@@ -226,7 +231,7 @@ def fuzz_url(data: bytes) -> None:
         assert not set("?#\\@ ") & set(canonical.partition("://")[2].partition("/")[0])
         assert not set("?#\\ ") & set(canonical)
         # A host that is not ASCII may be refused before it is converted, which costs much.
-        if text.partition("://")[2].partition("/")[0].isascii():
+        if text.partition("://")[2].partition("/")[0].isascii() and not _costs_too_much(canonical):
             assert htu.same_target(text, canonical)
     try:
         made = htu.url_htu(text)
@@ -234,7 +239,7 @@ def fuzz_url(data: bytes) -> None:
         made = None
     if made is not None:
         # What we would sign is what a server would find the same.
-        assert htu.same_target(made, text)
+        assert _costs_too_much(made) or htu.same_target(made, text)
     scheme, _, rest = text.partition("\0")
     authority, _, target = rest.partition("\0")
     try:
