@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.odd_file_system import run_on_odd_file_system
-from support.paths import ROOT
+from support.paths import COMMANDS, PACKAGE
 
 from dpop._files import write_private_file
 from dpop.tokens import FileTokenStore, TokenSet
@@ -17,7 +17,7 @@ from dpop.tokens import FileTokenStore, TokenSet
 def test_one_module_writes_private_files() -> None:
     """No other module of the library makes temporary files, renames or links them; nor does the nonces' module."""
     verbs = re.compile(r"\bmkstemp\(|\.replace\(path\)|os\.(replace|rename|link|fsync)\(")
-    sources = [*(ROOT / "dpop").rglob("*.py"), ROOT / "cli" / "dpop_cli" / "nonce_state.py"]
+    sources = [*PACKAGE.rglob("*.py"), COMMANDS / "nonce_state.py"]
     assert [path.name for path in sources if verbs.search(path.read_text("utf-8"))] == ["_files.py"]
 
 

@@ -8,14 +8,14 @@ import os
 import threading
 
 from support.forking import in_child
-from support.paths import ROOT
+from support.paths import COMMANDS, PACKAGE
 
 from dpop._forking import reset_after_fork
 
 
 def test_one_module_registers_fork_handlers() -> None:
     """Every other module of library and command uses it."""
-    sources = [*(ROOT / "dpop").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]
+    sources = [*PACKAGE.rglob("*.py"), *COMMANDS.rglob("*.py")]
     assert [path.name for path in sources if "os.register_at_fork" in path.read_text("utf-8")] == ["_forking.py"]
 
 
