@@ -87,6 +87,10 @@ async def asgi_application(scope: asgi.Scope, receive: asgi.Receive, send: asgi.
     body = b"hello" if scope["path"] == "/public" else told(await asgi.access(scope), headers.get, _routed(scope))
     fields = [(b"dpop-nonce", b"the-application's"), (b"cache-control", b"max-age=60"), (b"x-app", b"1")]
     fields.append((b"content-length", str(len(body)).encode()))
+    # Hypercorn closes a connection whose request was not read to its end, and the client may already be using it.
+    message = await receive()
+    while message["type"] == "http.request" and message.get("more_body"):
+        message = await receive()
     await send({"type": "http.response.start", "status": 200, "headers": fields})
     await send({"type": "http.response.body", "body": body})
 
