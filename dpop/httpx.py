@@ -293,6 +293,8 @@ class TokenEndpoint(HttpxTokenEndpoint):
         a :class:`dpop.tokens.PrivateKeyJWT`; by default as the server says.
     :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
+    :param signed_endpoints: endpoints whose requests carry a proof, beside those for tokens and pushed authorization
+        requests, instead of what the profile says: ``"revocation"``, ``"introspection"``, ``"device_authorization"``.
     :param key_reference: path or URI of the key, noted with the tokens; a key that was loaded knows it.
     :param insecure_origins: http:// servers, beyond this machine's own, that may be asked.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
@@ -320,6 +322,7 @@ class TokenEndpoint(HttpxTokenEndpoint):
         client_auth: str | ClientAuth | None = None,
         profile: Profile = RFC9449,
         allow_bearer: bool | None = None,
+        signed_endpoints: Iterable[str] | None = None,
         key_reference: str | None = None,
         insecure_origins: str | Iterable[str] = (),
         learn_clock: bool = False,
@@ -335,6 +338,7 @@ class TokenEndpoint(HttpxTokenEndpoint):
             client_auth=client_auth,
             profile=profile,
             allow_bearer=allow_bearer,
+            signed_endpoints=signed_endpoints,
             key_reference=key_reference,
             insecure_origins=insecure_origins,
             learn_clock=learn_clock,
@@ -357,6 +361,8 @@ class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint):
         a :class:`dpop.tokens.PrivateKeyJWT`; by default as the server says.
     :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
+    :param signed_endpoints: endpoints whose requests carry a proof, beside those for tokens and pushed authorization
+        requests, instead of what the profile says: ``"revocation"``, ``"introspection"``, ``"device_authorization"``.
     :param key_reference: path or URI of the key, noted with the tokens; a key that was loaded knows it.
     :param insecure_origins: http:// servers, beyond this machine's own, that may be asked.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
@@ -384,6 +390,7 @@ class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint):
         client_auth: str | ClientAuth | None = None,
         profile: Profile = RFC9449,
         allow_bearer: bool | None = None,
+        signed_endpoints: Iterable[str] | None = None,
         key_reference: str | None = None,
         insecure_origins: str | Iterable[str] = (),
         learn_clock: bool = False,
@@ -399,6 +406,7 @@ class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint):
             client_auth=client_auth,
             profile=profile,
             allow_bearer=allow_bearer,
+            signed_endpoints=signed_endpoints,
             key_reference=key_reference,
             insecure_origins=insecure_origins,
             learn_clock=learn_clock,

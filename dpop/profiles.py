@@ -30,6 +30,8 @@ class Profile(NamedTuple):
     :param api_json_errors: an API of this server says ``use_dpop_nonce`` in a JSON body, not in ``WWW-Authenticate``.
     :param dpop_jkt: authorization requests name the key (RFC 9449 §10), unless the server's documentation does
         not mention that.
+    :param signed_endpoints: the endpoints whose requests carry a proof, beside the token and the pushed authorization
+        request endpoint: ``"revocation"``, ``"introspection"`` or ``"device_authorization"``.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Profile(NamedTuple):
     nonce_retries: int = 2
     api_json_errors: bool = False
     serial: bool | None = None
+    signed_endpoints: tuple[str, ...] = ()
 
 
 RFC9449 = Profile("RFC 9449")
@@ -51,8 +54,9 @@ GOOGLE = Profile("Google", code_jti=True, algs=("ES256", "RS256"), allow_bearer=
 """Google's token endpoint: the code names the first proof's ``jti``; refresh needs a nonce; access tokens
 are Bearer, the refresh token is bound."""
 
-ATPROTO = Profile("atproto", nonces="required", algs=("ES256",))
-"""AT Protocol (Bluesky): nonces mandatory from the pushed authorization request on, ES256."""
+ATPROTO = Profile("atproto", nonces="required", algs=("ES256",), signed_endpoints=("revocation",))
+"""AT Protocol (Bluesky): nonces mandatory from the pushed authorization request on, ES256. Its server takes a token
+back only with a proof, and reports success without one."""
 
 FAPI2 = Profile("FAPI 2.0", algs=("PS256", "ES256", "Ed25519", "EdDSA"))
 """FAPI 2.0 Security Profile §5.4.1."""

@@ -164,7 +164,9 @@ class OAuthClient:
             if tokens.client_id:
                 facts.setdefault("client_id", tokens.client_id)
         googles = facts.get("token_endpoint") == _GOOGLE["token_endpoint"]
-        profile = self.profile or (GOOGLE if googles else RFC9449)
+        # Each token of the AT Protocol has that scope.
+        bluesky = tokens is not None and "atproto" in tokens.scopes
+        profile = self.profile or (GOOGLE if googles else ATPROTO if bluesky else RFC9449)
         if googles or (profile == GOOGLE and not {"issuer", "token_endpoint"} & facts.keys()):
             facts = {**_GOOGLE, **facts}
         return facts, profile

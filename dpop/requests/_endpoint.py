@@ -46,6 +46,8 @@ class TokenEndpoint(SyncEndpoint):
         a :class:`dpop.tokens.PrivateKeyJWT`; by default as the server says.
     :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
+    :param signed_endpoints: endpoints whose requests carry a proof, beside those for tokens and pushed authorization
+        requests, instead of what the profile says: ``"revocation"``, ``"introspection"``, ``"device_authorization"``.
     :param key_reference: path or URI of the key, noted with the tokens; a key that was loaded knows it.
     :param insecure_origins: http:// servers, beyond this machine's own, that may be asked.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
@@ -69,6 +71,7 @@ class TokenEndpoint(SyncEndpoint):
         client_auth: str | ClientAuth | None = None,
         profile: Profile = RFC9449,
         allow_bearer: bool | None = None,
+        signed_endpoints: Iterable[str] | None = None,
         key_reference: str | None = None,
         insecure_origins: str | Iterable[str] = (),
         learn_clock: bool = False,
@@ -83,6 +86,7 @@ class TokenEndpoint(SyncEndpoint):
             client_auth=client_auth,
             profile=profile,
             allow_bearer=allow_bearer,
+            signed_endpoints=signed_endpoints,
             key_reference=key_reference,
             insecure_origins=insecure_origins,
             learn_clock=learn_clock,

@@ -58,6 +58,7 @@ _SECRETS: Final = frozenset(
      "password", "assertion", "subject_token", "actor_token"}
 )  # fmt: skip
 _MAX_DEPTH: Final = 16
+_MAY_BE_SIGNED: Final = ("revocation", "introspection", "device_authorization")
 _PUSH_LATER: Final = "no tokens were asked for yet: try again later, or leave the push out with push=False"
 _DEVICE_CODE: Final = "urn:ietf:params:oauth:grant-type:device_code"
 
@@ -93,6 +94,7 @@ class Grants:
         client_auth: str | ClientAuth | None = None,
         profile: Profile = RFC9449,
         allow_bearer: bool | None = None,
+        signed_endpoints: Iterable[str] | None = None,
         key_reference: str | None = None,
         insecure_origins: str | Iterable[str] = (),
         clock: Callable[[], float] = time.time,
@@ -113,6 +115,7 @@ class Grants:
             raise UsageError("the client authenticates with the key that signs its proofs; use another (RFC 7523 §3)")
         self.profile: Profile = profile
         self.allow_bearer: bool = profile.allow_bearer if allow_bearer is None else allow_bearer
+        self._signed = _names_of_endpoints(profile.signed_endpoints if signed_endpoints is None else signed_endpoints)
         self.key_reference: str | None = key_reference_of(prover.key, key_reference)
         self.clock: Callable[[], float] = clock
         self.refresh_parameters: Mapping[str, Parameter] = {}
@@ -130,9 +133,13 @@ class Grants:
 
     @property
     def signed_endpoints(self) -> tuple[str, ...]:
-        """The URLs whose requests carry a proof: token and pushed authorization requests (RFC 9449 §5, §10.1)."""
-        pushed_requests = self.server.pushed_authorization_request_endpoint
-        return (self.server.token_endpoint, *((pushed_requests,) if pushed_requests else ()))
+        """The URLs whose requests carry a proof.
+
+        These are the token and the pushed authorization request endpoint (RFC 9449 §5, §10.1), and those that the
+        profile or ``signed_endpoints=`` adds.
+        """
+        urls = (self._url(f"{name}_endpoint") for name in ("token", *self._signed))
+        return tuple(url for url in urls if url is not None)
 
     def rebuild(self, body: bytes) -> bytes:
         """Rebuild the form with a new client assertion, for a retry with a nonce."""
@@ -240,11 +247,11 @@ class Grants:
     # -- other endpoints
 
     def revoke(self, token: str, hint: str | None) -> Steps[None]:
-        """Revoke a token (RFC 7009), without a proof."""
+        """Revoke a token (RFC 7009); with a proof only where the server wants one."""
         yield from self._call("revocation", {"token": token, "token_type_hint": hint})
 
     def introspect(self, token: str, hint: str | None) -> Steps[Mapping[str, Any]]:
-        """Ask the server about a token (RFC 7662), without a proof (RFC 9449 §6.2)."""
+        """Ask the server about a token (RFC 7662, RFC 9449 §6.2); with a proof only where the server wants one."""
         response = yield from self._call("introspection", {"token": token, "token_type_hint": hint})
         try:
             members = json_object(response.body, max_depth=_MAX_DEPTH)
@@ -282,9 +289,7 @@ class Grants:
         )
         if not push:
             return request
-        response = yield from self._call(
-            "pushed_authorization_request", pairs, signed=True, named=True, later=_PUSH_LATER
-        )
+        response = yield from self._call("pushed_authorization_request", pairs, named=True, later=_PUSH_LATER)
         return pushed(request, endpoint, self.client_auth.client_id, json_response(response, "the PAR endpoint"))
 
     def finish_authorization(
@@ -330,13 +335,13 @@ class Grants:
         name: str,
         parameters: Mapping[str, Parameter] | list[tuple[str, str]],
         *,
-        signed: bool = False,
         named: bool = False,
         later: str = "try again later",
     ) -> Steps[HTTPResponse]:
         what = f"the {name.replace('_', ' ')} endpoint"
         pairs = parameters if isinstance(parameters, list) else _pairs(parameters)
         try:
+            signed = name in self._signed
             request = yield from self._post(self.server.endpoint(name), pairs, signed=signed, named=named)
             response: HTTPResponse = yield request
         except NoResponse as failure:
@@ -396,6 +401,21 @@ class Grants:
             ),
         }.get(grant_type, "ask again")
         return OutcomeUnknownError(f"the token endpoint was asked and did not answer ({failure.reason}); {next_step}")
+
+
+def _names_of_endpoints(further: Iterable[str]) -> tuple[str, ...]:
+    """Return the endpoints, beside the token endpoint, whose requests carry a proof.
+
+    :raises UsageError: one of them is not known.
+    """
+    names = (further,) if isinstance(further, str) else tuple(further)
+    unknown = [name for name in names if name not in _MAY_BE_SIGNED]
+    if unknown:
+        raise UsageError(
+            f"signed_endpoints names {unknown[0]!r:.60}; the token and the pushed authorization request endpoint always"
+            f" get a proof, and these can be added: {', '.join(_MAY_BE_SIGNED)}"
+        )
+    return ("pushed_authorization_request", *names)
 
 
 class _Refusals:

@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 class HTTPRequest:
     """One request to an authorization server.
 
-    :param signed: whether it carries a proof. Requests for revocation, introspection and metadata have none.
+    :param signed: whether it carries a proof: requests for tokens do, and others where the server wants it.
     """
 
     method: str

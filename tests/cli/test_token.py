@@ -698,6 +698,14 @@ def test_revoke_finds_where_tokens_are_taken_back(plain: DPoPTestServer) -> None
     assert not Path("tokens.json").exists()
 
 
+def test_revoke_at_a_server_that_wants_a_proof(plain: DPoPTestServer) -> None:
+    """The scope says that the tokens are of the AT Protocol, whose server reports success without a proof."""
+    for scope, signed in (("atproto transition:generic", True), ("read", False)):
+        stored(plain, scope=scope)
+        assert run("token", "revoke", env=client_file(plain)).returncode == 0
+        assert bool(plain.requests[-1].proof) is signed
+
+
 def test_the_refresher_takes_a_client_by_options(plain: DPoPTestServer) -> None:
     """As every other command that talks to the server: --issuer and --client-id instead of a file."""
     stored(plain, expires_at=1.0)

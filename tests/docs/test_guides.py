@@ -261,7 +261,7 @@ GUIDES = {
             "https://pds.example/xrpc/com.atproto.repo.listRecords": "resource",
             "https://pds.example": "origin",
         },
-        [200, 400, 201, 302, 200, 401, 200, 200, 401, 200],
+        [200, 400, 201, 302, 200, 401, 200, 200, 401, 200, 200],
         ["nonce_missing", "nonce_missing", "proof_without_token"],
         prepare=a_user,
     ),

@@ -72,3 +72,21 @@ def test_a_whole_life(endpoint: Endpoint, oidc_provider: OidcProvider) -> None:
         ("/token", 400),
     ]
     assert [bool(entry.proof) for entry in wire] == [False] + [True] * 5 + [False] * 2 + [True]
+
+
+def test_unasked_proofs(name: str, oidc_provider: OidcProvider) -> None:
+    """oidc-provider, which reads no proof at these endpoints, takes no offence at one."""
+    options = {"client_id": "post", "client_secret": oidc_provider.secrets["post"]}
+    everywhere = ["revocation", "introspection", "device_authorization"]
+    with Endpoint(
+        name, dpop.generate_key(), oidc_provider["issuer"], discover=True, signed_endpoints=everywhere, **options
+    ) as endpoint:
+        tokens = endpoint.grant("client_credentials")
+        assert endpoint.introspect(tokens.access_token)["active"] is True
+        oidc_provider.seen()
+        endpoint.revoke(tokens)
+        assert endpoint.introspect(tokens.access_token)["active"] is False
+    assert [(entry.path, entry.status, bool(entry.proof)) for entry in oidc_provider.seen()] == [
+        ("/token/revocation", 200, True),
+        ("/token/introspection", 200, True),
+    ]

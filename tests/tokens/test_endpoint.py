@@ -125,6 +125,33 @@ def test_a_whole_life(name: str, server: DPoPTestServer) -> None:
     ]
 
 
+@pytest.mark.parametrize("settings", [{"profile": dpop.profiles.ATPROTO}, {"signed_endpoints": ["revocation"]}])
+def test_a_revocation_with_a_proof(name: str, server: DPoPTestServer, settings: dict[str, Any]) -> None:
+    """The server of the AT Protocol hides in a 200 that it wants a proof; it gets one, without an ath."""
+    server.reset()
+    key = dpop.generate_key("ES256")
+    with endpoint_of(name, server, key=key, **settings) as endpoint:
+        endpoint.revoke("r1")
+        endpoint.introspect("a1")
+    assert wire(server) == [("/revoke", 400, True), ("/revoke", 200, True), ("/introspect", 200, False)]
+    assert "ath" not in claims_of(server.requests[1].proof)
+    assert claims_of(server.requests[1].proof)["htu"] == server.revocation_endpoint
+
+
+def test_a_profile_that_signs_revocations_can_be_overruled(name: str, server: DPoPTestServer) -> None:
+    """An empty signed_endpoints leaves the proof to token and pushed requests."""
+    with endpoint_of(name, server, profile=dpop.profiles.ATPROTO, signed_endpoints=()) as endpoint:
+        endpoint.revoke("r1")
+    assert wire(server) == [("/revoke", 200, False)]
+
+
+@pytest.mark.parametrize("named", [["userinfo"], "token"])
+def test_an_endpoint_that_is_never_signed(name: str, named: Any) -> None:
+    """The message names what can be signed."""
+    with pytest.raises(UsageError, match="revocation, introspection, device_authorization"):
+        Endpoint(name, KEY, "https://as.example/token", client_id="c", signed_endpoints=named)
+
+
 def test_proofs_at_the_authorization_server_have_no_ath(name: str, server: DPoPTestServer) -> None:
     """Client authentication in the header is no token: no proof has an ath (T23)."""
     with endpoint_of(name, server, client_auth="client_secret_basic") as endpoint:
