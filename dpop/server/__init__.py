@@ -6,6 +6,7 @@
   an async form.
 - :class:`MemoryReplayCache` remembers proofs, so that each is accepted once in one process.
 - :class:`NonceIssuer` hands out nonces that every process with its secret recognises.
+- :class:`JWTAccessTokens` verifies access tokens that are JWTs, with the keys of their issuer.
 - :class:`ProtectedResource` decides about requests to an API; :mod:`dpop.asgi` and :mod:`dpop.wsgi` are
   middleware that enforce its decisions.
 - :func:`resource_challenge` and :func:`token_error` turn a refusal into a response.
@@ -20,8 +21,10 @@ or ``aadmit``, send :meth:`ProtectedResource.refusal` or their own response, and
 from __future__ import annotations
 
 from dpop.errors import InvalidProof, LookupUnavailableError, ReplayCacheError
+from dpop.server._access_tokens import JWTAccessTokens
 from dpop.server._challenge import resource_challenge, token_error, with_nonce
 from dpop.server._jws import Headers
+from dpop.server._lookups import Fetch, LookupRequest, LookupResponse
 from dpop.server._nonces import NonceChecker, NonceIssuer, NonceVerdict
 from dpop.server._reasons import Reason
 from dpop.server._replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
@@ -37,8 +40,12 @@ __all__ = [
     "AsyncReplayCache",
     "CheckVerdict",
     "CheckedProof",
+    "Fetch",
     "Headers",
     "InvalidProof",
+    "JWTAccessTokens",
+    "LookupRequest",
+    "LookupResponse",
     "LookupUnavailableError",
     "MemoryReplayCache",
     "NonceChecker",

@@ -40,8 +40,8 @@ _MAX_SHOWN = 256
 _MAX_SHOWN_ESCAPES = 16
 
 # Larger values make no key safer. The time of a check grows with both, and any stranger can choose them.
-_MAX_RSA_MODULUS = 683  # base64url characters of 4096 bits
-_MAX_RSA_EXPONENT = 4  # base64url characters of 24 bits; 65537 has four
+MAX_RSA_MODULUS = 683  # base64url characters of 4096 bits
+MAX_RSA_EXPONENT = 4  # base64url characters of 24 bits; 65537 has four
 
 
 class ProofClaims(NamedTuple):
@@ -124,7 +124,7 @@ def _number(value: object) -> int | float | None:
 
 
 _SHA256 = re.compile(r"[A-Za-z0-9_-]{43}\Z")
-_ONE_KEY_TWO_NAMES = frozenset({"EdDSA", "Ed25519"})  # RFC 9864 §2.2
+ONE_KEY_TWO_NAMES = frozenset({"EdDSA", "Ed25519"})  # RFC 9864 §2.2
 
 
 def check_header(header: JoseHeader, algs: tuple[str, ...]) -> str:
@@ -163,7 +163,7 @@ def check_key_kind(header: JoseHeader, alg: str) -> None:
             check_key(header)
         raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {' or '.join(kind)}")
     declared = jwk["alg"] if is_given(jwk, "alg") else alg
-    if declared != alg and isinstance(declared, str) and {declared, alg} != _ONE_KEY_TWO_NAMES:
+    if declared != alg and isinstance(declared, str) and {declared, alg} != ONE_KEY_TWO_NAMES:
         raise refuse(Reason.JWK_ALG_MISMATCH, expected=f"a key for {alg}", got=f"a key for {declared}")
 
 
@@ -180,9 +180,9 @@ def check_key(header: JoseHeader) -> PublicKey:
 
 def _check_rsa_size(jwk: Mapping[str, object]) -> None:
     n, e = jwk.get("n"), jwk.get("e")
-    if isinstance(n, str) and len(n) > _MAX_RSA_MODULUS:
+    if isinstance(n, str) and len(n) > MAX_RSA_MODULUS:
         raise refuse(Reason.JWK_INVALID, because="an RSA key of a proof may have 4096 bits at most")
-    if isinstance(e, str) and len(e) > _MAX_RSA_EXPONENT:
+    if isinstance(e, str) and len(e) > MAX_RSA_EXPONENT:
         raise refuse(Reason.JWK_INVALID, because="the exponent of an RSA key of a proof may have 24 bits at most")
 
 

@@ -97,6 +97,7 @@ class Reason(StrEnum):
         "an access token is in the URL or in a form; send it in the Authorization header only",
     )
     TOKEN_INACTIVE = "token_inactive", "the access token is unknown, expired, revoked or for another API"
+    TOKEN_EXPIRED = "token_expired", "the access token has expired; get a fresh one"
     BEARER_REFUSED = "bearer_refused", "this API takes no bearer tokens; send the token as DPoP with a proof"
     BOUND_TOKEN_AS_BEARER = "bound_token_as_bearer", "the token is bound to a key; send it as DPoP with a proof"
     PROOF_WITH_BEARER = (

@@ -146,7 +146,10 @@ def bound_thumbprint(claims: Mapping[str, Any]) -> str | None:
 _log = logging.getLogger("dpop.server")
 
 TokenLookup = Callable[[str], Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None]
-"""From an access token to its claims or introspection response; None if the token is not valid here."""
+"""From an access token to its claims or introspection response; None if the token is not valid here.
+
+In async code an object with an async method ``acall`` is asked by that; :class:`dpop.server.JWTAccessTokens` has one.
+"""
 
 
 class ResourceRequest(NamedTuple):
@@ -216,10 +219,10 @@ class ProtectedResource:
     :param verifier: verifies the proofs.
     :param url: the URL under which clients know the API: its origin, ``https://api.example``, with the start of the
         path if a proxy removes that, ``https://api.example/v1``. No request can change it.
-    :param token: looks up an access token: it verifies the JWT or asks the introspection endpoint, and checks
-        issuer, audience and expiry. It gets the text after the scheme. It returns the claims or the introspection
-        response, whose ``cnf`` names the key, or None for a token that is not valid here. It may be async; then
-        only the async methods can be used. An error that it raises becomes a 503 and not a 401; raise
+    :param token: looks up an access token: :class:`dpop.server.JWTAccessTokens`, or a function that
+        checks issuer, audience and expiry. It gets the text after the scheme. It returns the claims or the
+        introspection response, whose ``cnf`` names the key, or None for a token that is not valid here. It may be
+        async; then only the async methods can be used. An error that it raises becomes a 503 and not a 401; raise
         :class:`dpop.errors.LookupUnavailableError` if it cannot tell now.
     :param bearer: accept bearer tokens too, if they are bound to no key. A bound token is never accepted as a
         bearer token (RFC 9449 §7.2).
@@ -259,6 +262,8 @@ class ProtectedResource:
         self._origin = str(origin)
         self._prefix = url.removeprefix(self._origin)
         self._lookup = token
+        # An object that can look up without blocking an event loop says so with this method.
+        self._alookup: TokenLookup = getattr(token, "acall", token)
         self._bearer = bearer
         self._public = public
         self._realm = realm
@@ -311,7 +316,7 @@ class ProtectedResource:
         """Async form of :meth:`admit`; the look-up and the caches may be sync or async."""
         credentials, checked = self._before_lookup(request)
         with _telling_outages():
-            found = self._lookup(credentials.token)
+            found = self._alookup(credentials.token)
             claims = await found if inspect.isawaitable(found) else found
         known = _check_token(credentials, request, claims)
         if checked is None:

@@ -41,7 +41,7 @@ from dpop.server._reasons import Reason, refuse
 from dpop.server._replay import AsyncReplayCache, ReplayCache, nonce_key, replay_key
 from dpop.server._report import Expectations, ProofReport, report_on
 
-__all__ = ["DEFAULT_ALGS", "CheckedProof", "Mark", "ProofVerifier", "VerifiedProof"]
+__all__ = ["DEFAULT_ALGS", "CheckedProof", "Mark", "ProofVerifier", "VerifiedProof", "known_algs"]
 
 
 class VerifiedProof:
@@ -264,7 +264,7 @@ class ProofVerifier:
         max_htu: int = 4096,
         max_depth: int = 8,
     ) -> None:
-        self._algs = _known_algs(algs)
+        self._algs = known_algs(algs)
         if not 0 < max_age <= _MAX_LIFE or not 0 <= skew <= _MAX_LIFE:
             raise UsageError(
                 f"max_age must be more than 0 and at most {_MAX_LIFE} seconds, skew 0 to {_MAX_LIFE}: "
@@ -520,7 +520,11 @@ class ProofVerifier:
         return claims.iat + self._max_age
 
 
-def _known_algs(algs: Iterable[str] | str) -> tuple[str, ...]:
+def known_algs(algs: Iterable[str] | str) -> tuple[str, ...]:
+    """Check a setting that lists algorithms.
+
+    :raises AlgorithmError: none, or one that this package does not know.
+    """
     if isinstance(algs, bytes) or not isinstance(algs, Iterable):
         raise ArgumentTypeError("algs", "names of algorithms", algs)
     chosen = tuple(algs.split() if isinstance(algs, str) else algs)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dpop.errors import EncodingError, InsecureOriginError, InvalidTokenResponseError, UsageError
-from dpop.origin import Origin, split_url
+from dpop.origin import Origin
 from dpop.tokens._responses import forgiving_object
 
-__all__ = ["ServerMetadata", "metadata_urls", "read_metadata"]
+__all__ = ["ServerMetadata", "read_metadata"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,21 +55,6 @@ class ServerMetadata:
                 f"the server's {name}_endpoint is not known; give it in ServerMetadata({name}_endpoint=...)"
             )
         return url
-
-
-def metadata_urls(issuer: str) -> tuple[str, ...]:
-    """The URLs at which an issuer's metadata may be, in the order to try (RFC 8414 §3.1, OpenID Connect Discovery §4).
-
-    :raises InvalidTargetError: not an http or https URL.
-    """
-    _, _, path = split_url(issuer)
-    path = path.rstrip("/")
-    origin = str(Origin.of_url(issuer))
-    urls = [
-        f"{origin}/.well-known/oauth-authorization-server{path}",
-        f"{origin}{path}/.well-known/openid-configuration",
-    ]
-    return tuple(urls)
 
 
 def read_metadata(issuer: str, body: bytes) -> ServerMetadata:

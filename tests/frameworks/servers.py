@@ -37,7 +37,8 @@ def running(
     """
     environment = os.environ | {"WORKERS": str(workers)}
     if where is not None:
-        environment["PYTHONPATH"] = str(where)
+        # Before what is there: the package under test may be found by it.
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(where), os.environ.get("PYTHONPATH")]))
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
         listening.set_inheritable(True)
         arguments = [name, str(listening.fileno()), application, json.dumps(settings)]

@@ -4,24 +4,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import http.server
 import json
 import re
-import threading
-import time
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from frameworks.servers import Reply, ask, running
-from joserfc import jwk, jwt
+from support.jwt_issuer import JWTIssuer
 from support.paths import DOCS
 
 import dpop
+from dpop.server import JWTAccessTokens
 from dpop.testing import DPoPTestServer
 
 GUIDE = (DOCS / "servers.md").read_text("utf-8")
@@ -75,55 +70,31 @@ def readable_by_a_page(reply: Reply) -> bool:
     )
 
 
-def test_the_look_up_of_a_jwt(tmp_path: Path) -> None:
-    """Only an access token of that issuer for this API, signed, not expired, is worth anything."""
-    signer, stranger = (jwk.ECKey.generate_key("P-256", {"kid": "1", "alg": "ES256", "use": "sig"}) for _ in range(2))
-    (tmp_path / "jwks").write_text(json.dumps({"keys": [signer.as_dict(private=False)]}))
-    good = {
-        "iss": "https://as.example",
-        "aud": "https://api.example",
-        "exp": int(time.time()) + 60,
-        "cnf": {"jkt": KEY.thumbprint},
-    }
+def test_an_api_in_ten_lines(tmp_path: Path) -> None:
+    """The issuer, the audience and the routes: a token of another issuer, or without the scope, opens nothing."""
+    with JWTIssuer() as issuer:
+        (tmp_path / "api.py").write_text(snippet("# Ten lines").replace("https://as.example", issuer.url), "utf-8")
+        good = issuer.token(cnf={"jkt": KEY.thumbprint})
+        narrow = issuer.token(cnf={"jkt": KEY.thumbprint}, scope="write")
+        with running("uvicorn-h11", "api", where=tmp_path) as port:
 
-    def token(key: jwk.ECKey = signer, typ: str = "at+jwt", **changes: Any) -> str:
-        return jwt.encode({"alg": "ES256", "kid": "1", "typ": typ}, good | changes, key)
+            def status(token: str) -> int:
+                made = dpop.create_proof(KEY, "GET", "https://api.example/items", access_token=token)
+                return ask(port, "/items", ("Authorization", f"DPoP {token}"), ("DPoP", made)).status
 
-    bad = [
-        token(stranger),
-        token(typ="dpop+jwt"),
-        token(iss="https://other.example"),
-        token(aud="https://other.example"),
-        token(exp=1),
-        "no.jwt.at-all",
-        "",
-    ]
-    with files_of(tmp_path) as origin:
+            assert [status(token) for token in (good, good, narrow, TOKEN)] == [200, 200, 403, 401]
+
+
+def test_a_fetch_function_of_the_guide() -> None:
+    """It hands on what it is asked for."""
+    with JWTIssuer() as issuer:
         names: dict[str, Any] = {}
         exec(
-            compile(snippet("# PyJWT").replace("https://as.example/jwks", f"{origin}/jwks"), "servers.md", "exec"),
-            names,
+            compile(snippet("def fetch").replace('proxy="http://proxy.example:3128"', ""), "servers.md", "exec"), names
         )
-        assert names["look_up"](token())["cnf"] == {"jkt": KEY.thumbprint}
-        assert [names["look_up"](other) for other in bad] == [None] * len(bad)
-
-
-@contextlib.contextmanager
-def files_of(directory: Path) -> Iterator[str]:
-    """Serve the files of a directory; where."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(directory))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+        with names["client"]:
+            tokens = JWTAccessTokens(issuer=issuer.url, audience="https://api.example", fetch=names["fetch"])
+            assert tokens(issuer.token())["sub"] == "alice"
 
 
 def test_the_look_up_by_introspection(monkeypatch: pytest.MonkeyPatch) -> None:

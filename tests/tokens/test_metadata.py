@@ -10,6 +10,7 @@ from adapters.recorder import Received, Recorder, Response
 from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
+from dpop._well_known import metadata_urls
 from dpop.errors import (
     InsecureOriginError,
     InvalidTargetError,
@@ -18,7 +19,7 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.tokens import ServerMetadata
-from dpop.tokens._metadata import metadata_urls, read_metadata
+from dpop.tokens._metadata import read_metadata
 
 ISSUER = "https://as.example/tenant"
 GOOD = {"issuer": ISSUER, "token_endpoint": "https://as.example/token"}

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The URLs at which servers publish their metadata (RFC 8414 §3.1, RFC 9728 §3.1, OpenID Connect Discovery §4)."""
+
+from __future__ import annotations
+
+from dpop.origin import Origin, split_url
+
+__all__ = ["metadata_urls"]
+
+
+def metadata_urls(issuer: str) -> tuple[str, ...]:
+    """The URLs at which an issuer's metadata may be, in the order to try (RFC 8414 §3.1, OpenID Connect Discovery §4).
+
+    :raises InvalidTargetError: not an http or https URL.
+    """
+    path = split_url(issuer)[2].rstrip("/")
+    origin = str(Origin.of_url(issuer))
+    return (
+        f"{origin}/.well-known/oauth-authorization-server{path}",
+        f"{origin}{path}/.well-known/openid-configuration",
+    )
