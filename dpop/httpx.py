@@ -18,7 +18,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
 
@@ -52,7 +52,7 @@ class _AsyncPeekedStream(AsyncPeekedStream, httpx.AsyncByteStream):
     pass
 
 
-class DPoPTransport(SigningTransport, httpx.BaseTransport):
+class DPoPTransport(SigningTransport[httpx.Request, httpx.Response], httpx.BaseTransport):
     """Signs every request to its origins, after redirects and on retries too; other requests pass through unsigned.
 
     :param prover: signs each request that brings no prover of its own; a bare key will do.
@@ -92,7 +92,7 @@ class DPoPTransport(SigningTransport, httpx.BaseTransport):
     """
 
     _peeked_stream = _PeekedStream
-    _library: ClassVar[Any] = httpx
+    _library = httpx
     _transport_class = httpx.BaseTransport
 
     @hide_frames
@@ -156,7 +156,7 @@ class DPoPTransport(SigningTransport, httpx.BaseTransport):
         self._set_up(policy, transport, make)
 
 
-class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
+class AsyncDPoPTransport(AsyncSigningTransport[httpx.Request, httpx.Response], httpx.AsyncBaseTransport):
     """Signs as :class:`DPoPTransport` does, for ``httpx.AsyncClient``; a key that blocks signs in a worker thread.
 
     :param prover: signs each request that brings no prover of its own; a bare key will do.
@@ -196,7 +196,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
     """
 
     _peeked_stream = _AsyncPeekedStream
-    _library: ClassVar[Any] = httpx
+    _library = httpx
     _transport_class = httpx.AsyncBaseTransport
 
     @hide_frames
@@ -260,7 +260,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx.AsyncBaseTransport):
         self._set_up(policy, transport, make)
 
 
-class DPoPAuth(RequestAuth, httpx.Auth):
+class DPoPAuth(RequestAuth[httpx.Request, httpx.Response], httpx.Auth):
     """``auth=`` for one request or client, with its own prover and token; it applies to the transport's origins.
 
     It only marks the request: a DPoP transport signs it, on every hop within its origins.
@@ -271,15 +271,15 @@ class DPoPAuth(RequestAuth, httpx.Auth):
     """
 
 
-class _ClientTransport(ClientTransport, httpx.BaseTransport):
+class _ClientTransport(ClientTransport[httpx.Request, httpx.Response], httpx.BaseTransport):
     pass
 
 
-class _AsyncClientTransport(AsyncClientTransport, httpx.AsyncBaseTransport):
+class _AsyncClientTransport(AsyncClientTransport[httpx.Request, httpx.Response], httpx.AsyncBaseTransport):
     pass
 
 
-class TokenEndpoint(HttpxTokenEndpoint):
+class TokenEndpoint(HttpxTokenEndpoint[httpx.Request, httpx.Response]):
     """One client at one authorization server: grants, refresh, revocation, introspection, and token sources.
 
     :param prover: the prover that signs the requests; a bare key will do.
@@ -305,9 +305,9 @@ class TokenEndpoint(HttpxTokenEndpoint):
     :raises AlgorithmError: the key has none of the server's algorithms.
     """
 
-    _library: ClassVar[Any] = httpx
-    _signing_transport: ClassVar[Any] = DPoPTransport
-    _client_transport: ClassVar[Any] = _ClientTransport
+    _library = httpx
+    _signing_transport = DPoPTransport
+    _client_transport = _ClientTransport
 
     @hide_frames
     @explain_unknown_arguments
@@ -347,7 +347,7 @@ class TokenEndpoint(HttpxTokenEndpoint):
         )
 
 
-class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint):
+class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint[httpx.Request, httpx.Response]):
     """Asynchronous form of :class:`TokenEndpoint`: one client at one authorization server.
 
     :param prover: the prover that signs the requests; a bare key will do.
@@ -373,9 +373,9 @@ class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint):
     :raises AlgorithmError: the key has none of the server's algorithms.
     """
 
-    _library: ClassVar[Any] = httpx
-    _signing_transport: ClassVar[Any] = AsyncDPoPTransport
-    _client_transport: ClassVar[Any] = _AsyncClientTransport
+    _library = httpx
+    _signing_transport = AsyncDPoPTransport
+    _client_transport = _AsyncClientTransport
 
     @hide_frames
     @explain_unknown_arguments

@@ -17,7 +17,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import httpx2
 
@@ -51,7 +51,7 @@ class _AsyncPeekedStream(AsyncPeekedStream, httpx2.AsyncByteStream):
     pass
 
 
-class DPoPTransport(SigningTransport, httpx2.BaseTransport):
+class DPoPTransport(SigningTransport[httpx2.Request, httpx2.Response], httpx2.BaseTransport):
     """Signs every request to its origins, after redirects and on retries too; other requests pass through unsigned.
 
     :param prover: signs each request that brings no prover of its own; a bare key will do.
@@ -91,7 +91,7 @@ class DPoPTransport(SigningTransport, httpx2.BaseTransport):
     """
 
     _peeked_stream = _PeekedStream
-    _library: ClassVar[Any] = httpx2
+    _library = httpx2
     _transport_class = httpx2.BaseTransport
 
     @hide_frames
@@ -155,7 +155,7 @@ class DPoPTransport(SigningTransport, httpx2.BaseTransport):
         self._set_up(policy, transport, make)
 
 
-class AsyncDPoPTransport(AsyncSigningTransport, httpx2.AsyncBaseTransport):
+class AsyncDPoPTransport(AsyncSigningTransport[httpx2.Request, httpx2.Response], httpx2.AsyncBaseTransport):
     """Signs as :class:`DPoPTransport` does, for ``httpx2.AsyncClient``; a key that blocks signs in a worker thread.
 
     :param prover: signs each request that brings no prover of its own; a bare key will do.
@@ -195,7 +195,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx2.AsyncBaseTransport):
     """
 
     _peeked_stream = _AsyncPeekedStream
-    _library: ClassVar[Any] = httpx2
+    _library = httpx2
     _transport_class = httpx2.AsyncBaseTransport
 
     @hide_frames
@@ -259,7 +259,7 @@ class AsyncDPoPTransport(AsyncSigningTransport, httpx2.AsyncBaseTransport):
         self._set_up(policy, transport, make)
 
 
-class DPoPAuth(RequestAuth, httpx2.Auth):
+class DPoPAuth(RequestAuth[httpx2.Request, httpx2.Response], httpx2.Auth):
     """``auth=`` for one request or client, with its own prover and token; it applies to the transport's origins.
 
     It only marks the request: a DPoP transport signs it, on every hop within its origins.
@@ -270,15 +270,15 @@ class DPoPAuth(RequestAuth, httpx2.Auth):
     """
 
 
-class _ClientTransport(ClientTransport, httpx2.BaseTransport):
+class _ClientTransport(ClientTransport[httpx2.Request, httpx2.Response], httpx2.BaseTransport):
     pass
 
 
-class _AsyncClientTransport(AsyncClientTransport, httpx2.AsyncBaseTransport):
+class _AsyncClientTransport(AsyncClientTransport[httpx2.Request, httpx2.Response], httpx2.AsyncBaseTransport):
     pass
 
 
-class TokenEndpoint(HttpxTokenEndpoint):
+class TokenEndpoint(HttpxTokenEndpoint[httpx2.Request, httpx2.Response]):
     """One client at one authorization server: grants, refresh, revocation, introspection, and token sources.
 
     :param prover: the prover that signs the requests; a bare key will do.
@@ -304,9 +304,9 @@ class TokenEndpoint(HttpxTokenEndpoint):
     :raises AlgorithmError: the key has none of the server's algorithms.
     """
 
-    _library: ClassVar[Any] = httpx2
-    _signing_transport: ClassVar[Any] = DPoPTransport
-    _client_transport: ClassVar[Any] = _ClientTransport
+    _library = httpx2
+    _signing_transport = DPoPTransport
+    _client_transport = _ClientTransport
 
     @hide_frames
     @explain_unknown_arguments
@@ -346,7 +346,7 @@ class TokenEndpoint(HttpxTokenEndpoint):
         )
 
 
-class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint):
+class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint[httpx2.Request, httpx2.Response]):
     """Asynchronous form of :class:`TokenEndpoint`: one client at one authorization server.
 
     :param prover: the prover that signs the requests; a bare key will do.
@@ -372,9 +372,9 @@ class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint):
     :raises AlgorithmError: the key has none of the server's algorithms.
     """
 
-    _library: ClassVar[Any] = httpx2
-    _signing_transport: ClassVar[Any] = AsyncDPoPTransport
-    _client_transport: ClassVar[Any] = _AsyncClientTransport
+    _library = httpx2
+    _signing_transport = AsyncDPoPTransport
+    _client_transport = _AsyncClientTransport
 
     @hide_frames
     @explain_unknown_arguments

@@ -12,8 +12,9 @@ import contextlib
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
+from dpop._httpx.protocols import AsyncByteStream, ByteStream, Request, Response
 from dpop.client._decoding import decoded_start
 from dpop.client._driver import DRAIN_BYTES, DRAIN_SECONDS
 from dpop.client._flow import PEEK_BYTES
@@ -34,7 +35,7 @@ Rewind: TypeAlias = "Callable[[], Awaitable[object] | None]"
 """Makes a body ready to be sent again; asynchronous files return an awaitable."""
 
 
-def in_memory(request: Any) -> bytes | None:
+def in_memory(request: Request) -> bytes | None:
     """Return the body if it is bytes in memory, otherwise ``None``; streams are not read."""
     try:
         content: bytes = request.content
@@ -45,7 +46,7 @@ def in_memory(request: Any) -> bytes | None:
     return content
 
 
-def rewind_of(request: Any, content: bytes | None) -> Rewind | None:
+def rewind_of(request: Request, content: bytes | None) -> Rewind | None:
     """Return a function that rewinds the body, or ``None`` if it cannot be sent again. Call before the first send.
 
     :param content: the result of :func:`in_memory` for this request.
@@ -63,7 +64,7 @@ def rewind_of(request: Any, content: bytes | None) -> Rewind | None:
     return _rewind_of_file(source) if source is not None and _seekable(source) else None
 
 
-def _seekable(file: Any) -> bool:
+def _seekable(file: object) -> bool:
     if not (hasattr(file, "seek") and hasattr(file, "tell")):
         return False
     seekable = getattr(file, "seekable", None)
@@ -74,7 +75,7 @@ def _seekable(file: Any) -> bool:
     return bool(answer)
 
 
-def _rewind_of_file(file: Any) -> Rewind | None:
+def _rewind_of_file(file: Any) -> Rewind | None:  # Any: a file of the user, synchronous or not
     start = file.tell()
     if not inspect.iscoroutine(start):
 
@@ -98,16 +99,15 @@ def _nothing() -> None:
     """Rewind a body in memory: nothing to do."""
 
 
-# Requests, responses and streams of either library. Any, because the two share no base class.
-_Any = Any
-
 _PEEK_SECONDS = 5.0
 
 
 class PeekedStream:
     """A response body whose first chunks were read already; iterating still returns all chunks, the first included."""
 
-    def __init__(self, chunks: list[bytes], rest: Iterator[bytes], stream: _Any, failure: Exception | None) -> None:
+    def __init__(
+        self, chunks: list[bytes], rest: Iterator[bytes], stream: ByteStream, failure: Exception | None
+    ) -> None:
         self._chunks = chunks
         self._rest = rest
         self._stream = stream
@@ -127,7 +127,7 @@ class AsyncPeekedStream:
     """Asynchronous form of :class:`PeekedStream`."""
 
     def __init__(
-        self, chunks: list[bytes], rest: AsyncIterator[bytes], stream: _Any, failure: Exception | None
+        self, chunks: list[bytes], rest: AsyncIterator[bytes], stream: AsyncByteStream, failure: Exception | None
     ) -> None:
         self._chunks = chunks
         self._rest = rest
@@ -161,34 +161,36 @@ class _Start:
         self._size += len(chunk)
         return self._size >= PEEK_BYTES or time.monotonic() > self._deadline
 
-    def put_back(self, response: _Any, rest: _Any, peeked_stream: type[_Any]) -> bytes:
+    def put_back(self, response: Response, peeked: PeekedStream | AsyncPeekedStream) -> bytes:
         """Give the response its complete body again; return the decoded bytes that were read."""
-        response.stream = peeked_stream(self.chunks, rest, response.stream, self.failure)
+        response.stream = peeked
         return decoded_start(response.headers.get("content-encoding"), b"".join(self.chunks), PEEK_BYTES)
 
 
-def peek(response: _Any, peeked_stream: type[PeekedStream]) -> bytes:
+def peek(response: Response, peeked_stream: type[PeekedStream]) -> bytes:
     """Return the first bytes of a body, decoded; the response keeps its complete body, as a ``peeked_stream``."""
-    start, rest = _Start(), iter(response.stream)
+    stream = cast("ByteStream", response.stream)  # as the libraries do: one class serves both kinds of bodies
+    start, rest = _Start(), iter(stream)
     try:
         for chunk in rest:
             if start.suffices_with(chunk):
                 break
     except Exception as error:  # noqa: BLE001 - raised again when the body is read
         start.failure = error
-    return start.put_back(response, rest, peeked_stream)
+    return start.put_back(response, peeked_stream(start.chunks, rest, stream, start.failure))
 
 
-async def async_peek(response: _Any, peeked_stream: type[AsyncPeekedStream]) -> bytes:
+async def async_peek(response: Response, peeked_stream: type[AsyncPeekedStream]) -> bytes:
     """Asynchronous form of :func:`peek`."""
-    start, rest = _Start(), aiter(response.stream)
+    stream = cast("AsyncByteStream", response.stream)
+    start, rest = _Start(), aiter(stream)
     try:
         async for chunk in rest:
             if start.suffices_with(chunk):
                 break
     except Exception as error:  # noqa: BLE001 - raised again when the body is read
         start.failure = error
-    return start.put_back(response, rest, peeked_stream)
+    return start.put_back(response, peeked_stream(start.chunks, rest, stream, start.failure))
 
 
 # All streams of an HTTP/2 connection share one receive window, and unread bytes of a stream stay counted in it:
@@ -196,11 +198,11 @@ async def async_peek(response: _Any, peeked_stream: type[AsyncPeekedStream]) -> 
 _HTTP2_DRAIN_BYTES = 1_048_576
 
 
-def _is_http2(response: _Any) -> bool:
+def _is_http2(response: Response) -> bool:
     return bool(response.extensions.get("http_version") == b"HTTP/2")
 
 
-def _allowance(response: _Any, signed: _Any) -> int:
+def _allowance(response: Response, signed: Request) -> int:
     """Limit each read to one second, and return how many bytes may be read at most."""
     # The read timeout is looked up when reading starts.
     timeout = signed.extensions.get("timeout") or {}
@@ -208,10 +210,10 @@ def _allowance(response: _Any, signed: _Any) -> int:
     return _HTTP2_DRAIN_BYTES if _is_http2(response) else DRAIN_BYTES
 
 
-def drain(response: _Any, signed: _Any) -> None:
+def drain(response: Response, signed: Request) -> None:
     """Read a short remaining body, so that the connection can be used again; then close the response."""
     left, deadline = _allowance(response, signed), time.monotonic() + DRAIN_SECONDS
-    rest = iter(response.stream)
+    rest = iter(cast("ByteStream", response.stream))
     try:
         with contextlib.suppress(Exception):
             for chunk in rest:
@@ -228,10 +230,10 @@ def drain(response: _Any, signed: _Any) -> None:
         response.close()
 
 
-async def async_drain(response: _Any, signed: _Any) -> None:
+async def async_drain(response: Response, signed: Request) -> None:
     """Asynchronous form of :func:`drain`."""
     left, deadline = _allowance(response, signed), time.monotonic() + DRAIN_SECONDS
-    rest = aiter(response.stream)
+    rest = aiter(cast("AsyncByteStream", response.stream))
     try:
         with contextlib.suppress(Exception):
             async for chunk in rest:

@@ -9,9 +9,19 @@ import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from dpop._httpx.processes import OnePerProcess
+from dpop._httpx.protocols import (
+    AsyncClient,
+    AsyncTransport,
+    Client,
+    Info,
+    Library,
+    RequestT,
+    ResponseT,
+    Transport,
+)
 from dpop._httpx.transport import HEADERS_START, AsyncSigningTransport, SigningTransport, anyio_tools, carries_proof
 from dpop.client._decoding import decoded_start
 from dpop.client._driver import AsyncTools
@@ -21,32 +31,34 @@ from dpop.tokens._endpoint import SyncEndpoint
 from dpop.tokens._failures import address_of, reason_of
 from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse, from_server
 
+if TYPE_CHECKING:
+    from dpop.client._prover import Prover
+    from dpop.keys import Key
+    from dpop.tokens._metadata import ServerMetadata
+
 __all__ = ["AsyncClientTransport", "AsyncHttpxTokenEndpoint", "ClientTransport", "HttpxTokenEndpoint"]
 
-# Clients, requests and responses of either library. Any, because the two share no base class.
-_Any = Any
 
-
-class ClientTransport:
+class ClientTransport(Generic[RequestT, ResponseT]):
     """A transport that sends by the transport a client has for each URL; mixed into the library's ``BaseTransport``."""
 
-    def __init__(self, clients: OnePerProcess[_Any]) -> None:
+    def __init__(self, clients: OnePerProcess[Client[RequestT, ResponseT]]) -> None:
         self._clients = clients
 
-    def handle_request(self, request: _Any) -> _Any:
+    def handle_request(self, request: RequestT) -> ResponseT:
         """Send the request by the client's transport for its URL; a DPoP transport found there is bypassed."""
         transport = self._clients.get()._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
         inner = transport._inner.get() if isinstance(transport, SigningTransport) else transport  # noqa: SLF001
         return inner.handle_request(request)
 
 
-class AsyncClientTransport:
+class AsyncClientTransport(Generic[RequestT, ResponseT]):
     """A transport that sends by the transport an asynchronous client has for each URL."""
 
-    def __init__(self, clients: _AsyncClients) -> None:
+    def __init__(self, clients: _AsyncClients[RequestT, ResponseT]) -> None:
         self._clients = clients
 
-    async def handle_async_request(self, request: _Any) -> _Any:
+    async def handle_async_request(self, request: RequestT) -> ResponseT:
         """Send the request by the client's transport for its URL; a DPoP transport found there is bypassed."""
         client = await self._clients.get()
         transport = client._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
@@ -54,7 +66,7 @@ class AsyncClientTransport:
         return await inner.handle_async_request(request)
 
 
-class _AsyncClients:
+class _AsyncClients(Generic[RequestT, ResponseT]):
     """The given client, or one client for each event loop: no loop can use the connections of another.
 
     A loop that ends closes its client, as it finishes the asynchronous generators it has begun. One that is closed
@@ -63,22 +75,26 @@ class _AsyncClients:
     :param given: a client, a function that makes one, or ``None``.
     """
 
-    def __init__(self, given: _Any, kind: type[_Any]) -> None:
-        self._make: Callable[[], _Any] = kind
-        self._given: OnePerProcess[_Any] | None = None
+    def __init__(
+        self,
+        given: AsyncClient[RequestT, ResponseT] | Callable[[], AsyncClient[RequestT, ResponseT]] | None,
+        kind: type[AsyncClient[RequestT, ResponseT]],
+    ) -> None:
+        self._make: Callable[[], AsyncClient[RequestT, ResponseT]] = kind
+        self._given: OnePerProcess[AsyncClient[RequestT, ResponseT]] | None = None
         if isinstance(given, kind) or (given is not None and not callable(given)):
             self._given = OnePerProcess(given, kind, "http", now=True)
         elif given is not None:
             self._make = given
         self._pid = os.getpid()
-        self._by_loop: dict[object, tuple[_Any, AsyncGenerator[None]]] = {}
+        self._by_loop: dict[object, tuple[AsyncClient[RequestT, ResponseT], AsyncGenerator[None]]] = {}
 
     @property
     def has_given(self) -> bool:
         """Whether the user gave a client, which then serves all event loops."""
         return self._given is not None
 
-    async def get(self) -> _Any:
+    async def get(self) -> AsyncClient[RequestT, ResponseT]:
         """The client for the running event loop and this process."""
         if self._given is not None:
             return self._given.get()
@@ -98,7 +114,7 @@ class _AsyncClients:
         await anext(life)
         return client
 
-    async def _life_of(self, client: _Any, loop: object) -> AsyncGenerator[None]:
+    async def _life_of(self, client: AsyncClient[RequestT, ResponseT], loop: object) -> AsyncGenerator[None]:
         try:
             yield
         finally:
@@ -124,7 +140,7 @@ def _is_closed(loop: object) -> bool:
     return isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
 
 
-def _close_sockets(client: _Any) -> None:
+def _close_sockets(client: AsyncClient[RequestT, ResponseT]) -> None:
     """Close the sockets of a client whose event loop is closed: nothing can be awaited on that loop any more."""
     transports = [client._transport, *client._mounts.values()]  # noqa: SLF001 - no method does it without the loop
     for pool in (getattr(transport, "_pool", None) for transport in transports):
@@ -146,7 +162,7 @@ class _Wire:
         self.sent = False
         self.peer: str | None = None
 
-    def hear(self, event: str, info: dict[str, Any]) -> None:
+    def hear(self, event: str, info: Info) -> None:
         """Take in an event of httpcore."""
         self.traced = True
         if event == "connection.connect_tcp.started":
@@ -155,7 +171,7 @@ class _Wire:
         elif event.endswith(HEADERS_START) and carries_proof(info):
             self.sent = True
 
-    async def ahear(self, event: str, info: dict[str, Any]) -> None:
+    async def ahear(self, event: str, info: Info) -> None:
         """Take in an event of asynchronous httpcore."""
         self.hear(event, info)
 
@@ -164,7 +180,12 @@ class _Wire:
         return None if self.peer == server else self.peer
 
 
-def _prepared(client: _Any, request: HTTPRequest, timeout: float, trace: Callable[..., Any]) -> _Any:
+def _prepared(
+    client: Client[RequestT, ResponseT] | AsyncClient[RequestT, ResponseT],
+    request: HTTPRequest,
+    timeout: float,
+    trace: Callable[[str, Info], object],
+) -> RequestT:
     prepared = client.build_request(
         request.method,
         request.url,
@@ -175,20 +196,27 @@ def _prepared(client: _Any, request: HTTPRequest, timeout: float, trace: Callabl
     )
     prepared.url = type(prepared.url)(request.url)  # without the client's own parameters, which are for others
     if "authorization" not in {name.lower() for name, _ in request.headers}:
-        prepared.headers.pop("authorization", None)  # the client's own is for others
+        prepared.headers.pop("authorization", "")  # the client's own is for others
     return prepared
 
 
-def _response(client: _Any, prepared: _Any, response: _Any, body: bytes) -> HTTPResponse:
+def _response(
+    client: Client[RequestT, ResponseT] | AsyncClient[RequestT, ResponseT],
+    prepared: RequestT,
+    response: ResponseT,
+    body: bytes,
+) -> HTTPResponse:
     response.request = prepared
     client.cookies.extract_cookies(response)
     fields = tuple((name.lower(), value) for name, value in response.headers.multi_items())
     return HTTPResponse(response.status_code, fields, body)
 
 
-def _no_response(library: _Any, error: Exception, request: HTTPRequest, wire: _Wire) -> NoResponse | None:
+def _no_response(
+    library: Library[RequestT, ResponseT], error: Exception, request: HTTPRequest, wire: _Wire
+) -> NoResponse | None:
     """Describe a failure for the steps; ``None`` if the exception is to be raised unchanged."""
-    known = isinstance(error, library.TransportError | library.DecodingError | OSError)
+    known = isinstance(error, (library.TransportError, library.DecodingError, OSError))
     sent = wire.sent
     if wire.handed and not wire.traced and known:
         # A transport written by the user may not support tracing.
@@ -200,18 +228,26 @@ def _no_response(library: _Any, error: Exception, request: HTTPRequest, wire: _W
     return NoResponse(reason_of(error, server, wire.proxy(server), socks="socksio"), sent=sent)
 
 
-class HttpxTokenEndpoint(SyncEndpoint):
+class HttpxTokenEndpoint(SyncEndpoint, Generic[RequestT, ResponseT]):
     """The common base of ``TokenEndpoint`` for httpx and httpx2."""
 
-    _library: ClassVar[_Any]
-    _signing_transport: ClassVar[_Any]
-    _client_transport: ClassVar[_Any]
+    _library: Library[RequestT, ResponseT]
+    _signing_transport: Callable[..., Transport[RequestT, ResponseT]]
+    _client_transport: Callable[[OnePerProcess[Client[RequestT, ResponseT]]], Transport[RequestT, ResponseT]]
 
-    def _start(self, prover: _Any, server: _Any, http: _Any, **options: Any) -> None:
+    def _start(
+        self,
+        prover: Key | Prover,
+        server: str | ServerMetadata,
+        http: Client[RequestT, ResponseT] | Callable[[], Client[RequestT, ResponseT]] | None,
+        **options: Any,  # as of _set_up, which types them: this method passes them on
+    ) -> None:
         signing = self._set_up(prover, server, **options)
         client = self._library.Client
         self._closes = not isinstance(http, client)
-        self._clients: OnePerProcess[_Any] = OnePerProcess(client if http is None else http, client, "http", now=False)
+        self._clients: OnePerProcess[Client[RequestT, ResponseT]] = OnePerProcess(
+            client if http is None else http, client, "http", now=False
+        )
         self._plain = self._client_transport(self._clients)
         self._signing = self._signing_transport(self.prover, transport=lambda: self._plain, **signing)
 
@@ -239,7 +275,7 @@ class HttpxTokenEndpoint(SyncEndpoint):
                 raise
             raise failure from error
 
-    def _body(self, response: _Any) -> bytes:
+    def _body(self, response: ResponseT) -> bytes:
         if response.is_stream_consumed:  # by a transport of the user's own, which has it in memory
             return bytes(response.content)
         deadline = time.monotonic() + 2 * self.timeout
@@ -259,16 +295,22 @@ class HttpxTokenEndpoint(SyncEndpoint):
             own.close()
 
 
-class AsyncHttpxTokenEndpoint(AsyncEndpoint):
+class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
     """The common base of ``AsyncTokenEndpoint`` for httpx and httpx2."""
 
     tools: ClassVar[AsyncTools] = anyio_tools
 
-    _library: ClassVar[_Any]
-    _signing_transport: ClassVar[_Any]
-    _client_transport: ClassVar[_Any]
+    _library: Library[RequestT, ResponseT]
+    _signing_transport: Callable[..., AsyncTransport[RequestT, ResponseT]]
+    _client_transport: Callable[[_AsyncClients[RequestT, ResponseT]], AsyncTransport[RequestT, ResponseT]]
 
-    def _start(self, prover: _Any, server: _Any, http: _Any, **options: Any) -> None:
+    def _start(
+        self,
+        prover: Key | Prover,
+        server: str | ServerMetadata,
+        http: AsyncClient[RequestT, ResponseT] | Callable[[], AsyncClient[RequestT, ResponseT]] | None,
+        **options: Any,  # as of _set_up, which types them: this method passes them on
+    ) -> None:
         signing = self._set_up(prover, server, **options)
         self._clients = _AsyncClients(http, self._library.AsyncClient)
         self.has_given_client: bool = self._clients.has_given
@@ -299,7 +341,7 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint):
                 raise
             raise failure from error
 
-    async def _body(self, response: _Any) -> bytes:
+    async def _body(self, response: ResponseT) -> bytes:
         if response.is_stream_consumed:  # by a transport of the user's own, which has it in memory
             return bytes(response.content)
         deadline = time.monotonic() + 2 * self.timeout

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from dpop.errors import ArgumentTypeError, UsageError
 
@@ -27,7 +27,7 @@ class OnePerProcess(Generic[_T]):
     :raises ArgumentTypeError: the argument is neither of the two.
     """
 
-    def __init__(self, given: Any, kind: type[Any], name: str, *, now: bool) -> None:
+    def __init__(self, given: _T | Callable[[], _T], kind: type[_T], name: str, *, now: bool) -> None:
         self._kind = kind
         self._name = name
         self._make: Callable[[], _T] | None = None
@@ -69,5 +69,5 @@ class OnePerProcess(Generic[_T]):
         return self._current if self._pid == os.getpid() else None
 
 
-def _named(kind: type[Any]) -> str:
+def _named(kind: type[object]) -> str:
     return f"a transport or client of {kind.__module__.partition('.')[0]} ({kind.__name__})"

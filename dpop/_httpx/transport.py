@@ -7,19 +7,40 @@ The classes here know requests and responses by what they can do, so that neithe
 
 from __future__ import annotations
 
-import functools
 import inspect
 import itertools
 from collections.abc import Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from types import TracebackType
+from typing import TYPE_CHECKING, Generic, Self, TypeAlias, TypeVar
 
 import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from dpop._httpx.bodies import Rewind, async_drain, async_peek, drain, in_memory, peek, rewind_of
+from dpop._httpx.bodies import (
+    AsyncPeekedStream,
+    PeekedStream,
+    Rewind,
+    async_drain,
+    async_peek,
+    drain,
+    in_memory,
+    peek,
+    rewind_of,
+)
 from dpop._httpx.cookies import DroppedCookies
 from dpop._httpx.processes import OnePerProcess
+from dpop._httpx.protocols import (
+    AsyncTransport,
+    Info,
+    Library,
+    Maker,
+    Request,
+    RequestT,
+    Response,
+    ResponseT,
+    Transport,
+)
 from dpop._tracebacks import hide_frames
 from dpop.client._challenge import nonce_field
 from dpop.client._driver import (
@@ -53,7 +74,6 @@ __all__ = [
     "Wire",
     "anyio_tools",
     "carries_proof",
-    "copied",
     "fields_of",
     "give_trace_back",
     "replace_fields",
@@ -61,11 +81,11 @@ __all__ = [
     "told_fields",
 ]
 
-# Requests of either library. Any, because the two share no base class.
-_Any = Any
+_T = TypeVar("_T")
+_TransportT = TypeVar("_TransportT")
 
 
-class RequestAuth:
+class RequestAuth(Generic[RequestT, ResponseT]):
     """``auth=`` for one request: its own prover and token; mixed into the library's ``Auth``.
 
     :param prover: the prover that signs the requests; a bare key will do.
@@ -75,7 +95,7 @@ class RequestAuth:
     """
 
     @hide_frames
-    def __init__(self, prover: _Any, access_token: AccessToken | None = None) -> None:
+    def __init__(self, prover: Key | Prover, access_token: AccessToken | None = None) -> None:
         check_token_setting(access_token)
         self._prover = Prover.of(prover)
         self._access_token = access_token
@@ -83,7 +103,7 @@ class RequestAuth:
     def __repr__(self) -> str:
         return f"<DPoPAuth {self._prover.thumbprint}>"
 
-    def auth_flow(self, request: _Any) -> Generator[_Any, _Any, None]:
+    def auth_flow(self, request: RequestT) -> Generator[RequestT, ResponseT, None]:
         """Mark the request; raise an error if no DPoP transport has seen it."""
         credentials = RequestCredentials(self._prover, self._access_token)
         request.extensions = {**request.extensions, "dpop": credentials}
@@ -105,7 +125,7 @@ Wire: TypeAlias = tuple[str, str, str]
 _TOLD = frozenset({b"host", b"authorization", b"content-type"})
 
 
-def told_fields(request: _Any) -> dict[bytes, str]:
+def told_fields(request: Request) -> dict[bytes, str]:
     """The header fields of a request that affect signing, by lower-case name; the values of repeated fields are joined.
 
     The library's own lookup first finds out how all fields are encoded, which takes ten times as long.
@@ -119,35 +139,22 @@ def told_fields(request: _Any) -> dict[bytes, str]:
     return told
 
 
-def fields_of(response: _Any) -> list[tuple[str, str]]:
+def fields_of(response: Response) -> list[tuple[str, str]]:
     """The header fields of a response; repeated fields stay separate."""
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw]
-
-
-def copied(request: _Any, extensions: dict[str, _Any]) -> _Any:
-    """Copy a request: the same method, URL and stream, and separate headers.
-
-    ``copy.copy`` would pickle it, without stream and extensions; its constructor looks at everything anew, which takes
-    a third as long as a signature.
-    """
-    copy = object.__new__(type(request))
-    vars(copy).update(vars(request))
-    copy.headers = type(request.headers)(request.headers)
-    copy.extensions = extensions
-    return copy
 
 
 HEADERS_START = ".send_request_headers.started"
 """How the event of the library's ``trace`` extension ends that says headers are about to be written."""
 
 
-def carries_proof(info: dict[str, _Any]) -> bool:
+def carries_proof(info: Info) -> bool:
     """Whether the headers of a trace event carry a proof; those of CONNECT, which opens a tunnel, do not."""
     method: bytes = info["request"].method
     return method != b"CONNECT"
 
 
-def stop_tracing(event: str, info: dict[str, _Any]) -> None:
+def stop_tracing(event: str, info: Info) -> None:
     """Remove our ``trace`` once HTTP/1.1 headers are written, because nothing is sent again after that.
 
     Each event costs two microseconds, and eight of ten are still to come. HTTP/2 goes on: a GOAWAY makes the library
@@ -157,7 +164,7 @@ def stop_tracing(event: str, info: dict[str, _Any]) -> None:
         info["request"].extensions.pop("trace", None)
 
 
-def give_trace_back(signed: _Any, request: _Any) -> None:
+def give_trace_back(signed: Request, request: Request) -> None:
     """Restore the caller's ``trace`` in place of ours, which would keep a reference cycle with its request.
 
     Once a response is there nothing is sent again. The cycle would keep the body in memory until the garbage
@@ -182,7 +189,7 @@ class _AnyioTools:
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
 
-    async def to_thread(self, function: Callable[[], _Any]) -> _Any:
+    async def to_thread(self, function: Callable[[], _T]) -> _T:
         """Run the function in an extra thread: a device that hangs must not use up the program's own worker threads.
 
         A task that is cancelled does not wait for it.
@@ -206,18 +213,20 @@ anyio_tools = _AnyioTools()
 _HTTP_OF_WEBSOCKET = {"ws": "http", "wss": "https"}
 
 
-class _Transport:
+class _Transport(Generic[RequestT, ResponseT, _TransportT]):
     """The common base of the synchronous and the asynchronous transport."""
 
-    _library: ClassVar[_Any]
-    _transport_class: ClassVar[type[_Any]]
+    _library: Library[RequestT, ResponseT]
+    _transport_class: type[_TransportT]
     _policy: Policy
-    _inner: OnePerProcess[_Any]
+    _inner: OnePerProcess[_TransportT]
 
-    def _set_up(self, policy: Policy, transport: _Any, make: functools.partial[_Any]) -> None:
+    def _set_up(
+        self, policy: Policy, transport: _TransportT | Callable[[], _TransportT] | None, make: Maker[_TransportT]
+    ) -> None:
         """Store the settings.
 
-        :param make: makes the library's own transport, with all of its settings.
+        :param make: a partial that makes the library's own transport, with all of its settings.
         """
         if transport is not None:
             defaults = inspect.signature(make.func).parameters
@@ -245,7 +254,7 @@ class _Transport:
     def __reduce__(self) -> tuple[object, ...]:
         raise UsageError("a DPoP transport cannot be pickled: its key must not travel; make one in each process")
 
-    def _open(self, request: _Any, content: bytes | None, *, repeatable: bool) -> tuple[ProofFlow | None, Wire]:
+    def _open(self, request: RequestT, content: bytes | None, *, repeatable: bool) -> tuple[ProofFlow | None, Wire]:
         """Return the flow of the request, or ``None`` if it must not be signed, and its form on the wire.
 
         :param content: the body, if it is in memory.
@@ -264,7 +273,7 @@ class _Transport:
         scheme = _HTTP_OF_WEBSOCKET.get(url.scheme, url.scheme)
         server, target = url.netloc.decode("ascii"), url.raw_path.decode("ascii")
         outgoing = OutgoingRequest(
-            request.method,
+            request.method.upper(),  # as the library's constructor writes it into the signed copy
             f"{scheme}://{server}{target}",
             origin=origin_of(scheme, server),
             authorization=fields.get(b"authorization"),
@@ -276,7 +285,7 @@ class _Transport:
         )
         return ProofFlow.open(self._policy, outgoing), (scheme, fields.get(b"host", ""), target)
 
-    def _foreign(self, request: _Any) -> _Any:
+    def _foreign(self, request: RequestT) -> RequestT:
         """Copy a request to a foreign origin, without proofs and bound tokens; the caller's request is not changed."""
         names = headers_to_withhold(request.headers.get("authorization"))
         withheld = [name for name in names if name in request.headers]
@@ -288,20 +297,22 @@ class _Transport:
 
     def _signed(
         self,
-        request: _Any,
+        request: RequestT,
         headers: list[tuple[str, str]],
         content: bytes | None = None,
-        dropped: DroppedCookies | None = None,
-    ) -> _Any:
+        dropped: DroppedCookies[RequestT, ResponseT] | None = None,
+    ) -> RequestT:
         """Copy the request and add the proof: the caller's request never has one, so a redirect cannot repeat it."""
-        extensions = dict(request.extensions)
+        method, url, extensions = request.method, request.url, request.extensions
         if content is None:
-            signed = copied(request, extensions)
+            signed = self._library.Request(
+                method, url, headers=request.headers, stream=request.stream, extensions=extensions
+            )
+            if in_memory(request) is not None:
+                signed.read()  # so that a transport of the user's own finds its content
         else:
             fields = [pair for pair in request.headers.raw if pair[0].lower() != b"content-length"]
-            signed = type(request)(
-                method=request.method, url=request.url, headers=fields, content=content, extensions=extensions
-            )
+            signed = self._library.Request(method, url, headers=fields, content=content, extensions=extensions)
         for name, value in headers:
             signed.headers[name] = value
         if dropped is not None:
@@ -310,7 +321,7 @@ class _Transport:
 
     def _priming(
         self, url: str, method: str, prover: Key | Prover | None, role: Role | None, timeout: float | None
-    ) -> _Any:
+    ) -> RequestT:
         own = None if prover is None else RequestCredentials(prover)
         extensions = {
             "timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout),
@@ -319,20 +330,20 @@ class _Transport:
         }
         return self._library.Request(method, url, extensions=extensions)
 
-    def _rebuilt(self, flow: ProofFlow, request: _Any) -> bytes | None:
+    def _rebuilt(self, flow: ProofFlow, request: RequestT) -> bytes | None:
         """Rebuild the body with a new client assertion, if a retry needs that."""
         if not flow.needs_rebuild or self._policy.rebuild is None:
             return None
         return self._policy.rebuild(in_memory(request) or b"")
 
 
-class SigningTransport(_Transport):
+class SigningTransport(_Transport[RequestT, ResponseT, Transport[RequestT, ResponseT]]):
     """A transport that signs; mixed into the library's ``BaseTransport``."""
 
-    _peeked_stream: ClassVar[type[_Any]]
+    _peeked_stream: type[PeekedStream]
 
     @hide_frames
-    def handle_request(self, request: _Any) -> _Any:
+    def handle_request(self, request: RequestT) -> ResponseT:
         """Send one request to one server, with the retries that the flow decides on."""
         body = in_memory(request)
         rewind = rewind_of(request, body)
@@ -341,7 +352,7 @@ class SigningTransport(_Transport):
         if flow is None:
             return inner.handle_request(self._foreign(request))
         content: bytes | None = None
-        dropped: DroppedCookies | None = None
+        dropped: DroppedCookies[RequestT, ResponseT] | None = None
         try:
             while True:
                 token = ask_token(flow)
@@ -371,7 +382,7 @@ class SigningTransport(_Transport):
             flow.failed()
             raise
 
-    def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: _Any, rewind: Rewind | None) -> None:
+    def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: RequestT, rewind: Rewind | None) -> None:
         """Sign again if the request waited long for a connection, or if the library itself sends it again.
 
         That is a stream which an HTTP/2 server's GOAWAY refused. The library's ``trace`` extension tells when
@@ -380,7 +391,7 @@ class SigningTransport(_Transport):
         users = signed.extensions.get("trace")
         starts = itertools.count()
 
-        def trace(event: str, info: dict[str, _Any]) -> _Any:
+        def trace(event: str, info: Info) -> object:
             if event.endswith(HEADERS_START) and carries_proof(info):
                 again = bool(next(starts))
                 if again:
@@ -423,23 +434,28 @@ class SigningTransport(_Transport):
         if inner is not None:
             inner.close()
 
-    def __enter__(self) -> _Any:
+    def __enter__(self) -> Self:
         self._inner.get().__enter__()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
         inner = self._inner.own()
         if inner is not None:
-            inner.__exit__(*exc)
+            inner.__exit__(kind, error, trace)
 
 
-class AsyncSigningTransport(_Transport):
+class AsyncSigningTransport(_Transport[RequestT, ResponseT, AsyncTransport[RequestT, ResponseT]]):
     """An asynchronous transport that signs; mixed into the library's ``AsyncBaseTransport``."""
 
-    _peeked_stream: ClassVar[type[_Any]]
+    _peeked_stream: type[AsyncPeekedStream]
 
     @hide_frames
-    async def handle_async_request(self, request: _Any) -> _Any:
+    async def handle_async_request(self, request: RequestT) -> ResponseT:
         """Send one request to one server, with the retries that the flow decides on."""
         body = in_memory(request)
         rewind = rewind_of(request, body)
@@ -448,7 +464,7 @@ class AsyncSigningTransport(_Transport):
         if flow is None:
             return await inner.handle_async_request(self._foreign(request))
         content: bytes | None = None
-        dropped: DroppedCookies | None = None
+        dropped: DroppedCookies[RequestT, ResponseT] | None = None
         try:
             while True:
                 signed = self._signed(request, await _async_headers(flow, wire), content, dropped)
@@ -479,12 +495,12 @@ class AsyncSigningTransport(_Transport):
             flow.failed()
             raise
 
-    def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: _Any, rewind: Rewind | None) -> None:
+    def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: RequestT, rewind: Rewind | None) -> None:
         """Sign again if the request waited long for a connection, or if the library itself sends it again."""
         users = signed.extensions.get("trace")
         starts = itertools.count()
 
-        async def trace(event: str, info: dict[str, _Any]) -> None:
+        async def trace(event: str, info: Info) -> None:
             if event.endswith(HEADERS_START) and carries_proof(info):
                 again = bool(next(starts))
                 if again:
@@ -529,14 +545,19 @@ class AsyncSigningTransport(_Transport):
         if inner is not None:
             await inner.aclose()
 
-    async def __aenter__(self) -> _Any:
+    async def __aenter__(self) -> Self:
         await self._inner.get().__aenter__()
         return self
 
-    async def __aexit__(self, *exc: object) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
         inner = self._inner.own()
         if inner is not None:
-            await inner.__aexit__(*exc)
+            await inner.__aexit__(kind, error, trace)
 
 
 async def _async_headers(flow: ProofFlow, wire: Wire) -> list[tuple[str, str]]:

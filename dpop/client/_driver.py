@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, cast
+from typing import Protocol, TypeVar
 
 from dpop.client._flow import Attempt, ProofFlow
 from dpop.client._nonces import Turn
@@ -49,6 +49,8 @@ before_each_send: contextvars.ContextVar[Callable[[], object] | None] = contextv
 Nothing is sent if it raises. A renewal of tokens asks here whether it still holds the lock.
 """
 
+_T = TypeVar("_T")
+
 _TURN_SECONDS = 60.0
 _LOOK_SECONDS = 0.25
 _POLL_SECONDS = 0.005
@@ -60,7 +62,7 @@ class AsyncTools(Protocol):
     async def sleep(self, seconds: float) -> None:
         """Sleep for this many seconds; other tasks run meanwhile."""
 
-    async def to_thread(self, function: Callable[[], Any]) -> Any:
+    async def to_thread(self, function: Callable[[], _T]) -> _T:
         """Run a blocking function without stopping the event loop."""
 
 
@@ -139,7 +141,7 @@ async def async_sign(
     signature = b""
     if data is not None:
         blocking = getattr(key, "blocking", True)
-        signature = cast("bytes", await tools.to_thread(lambda: sign(key, data))) if blocking else sign(key, data)
+        signature = await tools.to_thread(lambda: sign(key, data)) if blocking else sign(key, data)
     _ask_before_sending()
     return attempt.headers(signature)
 

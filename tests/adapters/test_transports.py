@@ -417,6 +417,30 @@ def test_with_a_base_url_and_wrapped_transports(name: str, client: Callable[...,
 
 
 @pytest.mark.parametrize("name", ["httpx", "httpx2"], indirect=True)
+def test_a_given_transport_gets_a_complete_request(name: str, client: Callable[..., Any]) -> None:
+    """Its content can be looked at without reading, and its method is that of the proof, whatever a hook made of it."""
+    one = client(origins="https://api.example", access_token=TOKEN)
+    library, door = one.library, one.door
+    seen: list[tuple[bytes, str, str]] = []
+
+    class Given(library.BaseTransport):  # type: ignore[misc]
+        def handle_request(self, request: Any) -> Any:
+            claims = json.loads(base64.urlsafe_b64decode(request.headers["DPoP"].split(".")[1] + "=="))
+            seen.append((request.content, request.method, claims["htm"]))
+            return library.Response(200)
+
+    def hook(request: Any) -> None:
+        request.method = request.method.lower()
+
+    transport = door.DPoPTransport(
+        dpop.generate_key(), origins="https://api.example", access_token=TOKEN, transport=Given()
+    )
+    with library.Client(transport=transport, event_hooks={"request": [hook]}) as wrapped:
+        wrapped.post("https://api.example/things", content=b"abc")
+    assert seen == [(b"abc", "POST", "POST")]
+
+
+@pytest.mark.parametrize("name", ["httpx", "httpx2"], indirect=True)
 def test_a_callers_request_is_left_as_it_is(name: str, client: Callable[..., Any]) -> None:
     """What a foreign origin does not get is not taken out of the caller's own request, nor is anything put in."""
     with Recorder(script(Reply(200))) as ours, Recorder(script(Reply(200))) as foreign:

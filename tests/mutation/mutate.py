@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mutation testing: change one thing in the code at a time and see whether a test fails.
 
-    python tests/mutation/mutate.py [--mutants 800] [--seed 1] [--jobs 2] [--only dpop/htu.py] [--out FILE]
+    python tests/mutation/mutate.py [--mutants 800] [--seed 1] [--jobs 2] [--minutes 60] [--only dpop/htu.py]
 
 Each mutant changes one comparison, operator, constant, condition, returned value or call. A first run with coverage
 tells which tests reach which line; its result is kept in .ci/venvs until a source or a test changes. A mutant is tried
@@ -335,8 +335,8 @@ def _run_with_coverage(scratch: Path, jobs: int) -> tuple[list[tuple[str, float]
     return tests, lines
 
 
-def judged(sample: list[Mutant], reached: Reached, jobs: int) -> Iterator[tuple[Mutant, str]]:
-    """Each mutant with its outcome, ``jobs`` at a time."""
+def judged(sample: list[Mutant], reached: Reached, jobs: int, until: float) -> Iterator[tuple[Mutant, str]]:
+    """Each mutant with its outcome, ``jobs`` at a time; none is begun after ``until`` of the monotonic clock."""
     for name in PRELOADED:
         importlib.import_module(name)
     waiting = list(reversed(sample))
@@ -348,6 +348,8 @@ def judged(sample: list[Mutant], reached: Reached, jobs: int) -> Iterator[tuple[
                     if (mutant := bench.mutant) is not None:
                         if (outcome := bench.outcome()) is not None:
                             yield mutant, outcome
+                    elif waiting and time.monotonic() > until:
+                        waiting.clear()
                     elif waiting:
                         mutant = waiting.pop()
                         tests, seconds = reached.selection(mutant)
@@ -367,6 +369,7 @@ def main() -> int:
     parser.add_argument("--mutants", type=int, default=800)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop then, with those that were tried")
     parser.add_argument("--only", action="append", help="a file or folder, instead of all of them")
     parser.add_argument("--floor", type=float, default=0.0, help="the least share that must be noticed")
     parser.add_argument("--out", type=Path, help="write the result as JSON")
@@ -383,8 +386,10 @@ def main() -> int:
     reached = Reached.found(options.jobs)
     print(f"the tests of each line are known after {time.monotonic() - began:.0f} s", flush=True)
     results = []
-    for mutant, outcome in judged(sample, reached, options.jobs):
+    for mutant, outcome in judged(sample, reached, options.jobs, began + options.minutes * 60):
         results.append((mutant, outcome))
+        if not len(results) % 50:
+            print(f"{len(results)} tried after {time.monotonic() - began:.0f} s", flush=True)
         if outcome != "noticed":
             print(f"{outcome}: {mutant.path}:{mutant.line}: {mutant.what[:160]}", flush=True)
     noticed = sum(outcome in {"noticed", "timeout"} for _, outcome in results)

@@ -18,7 +18,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(inspect.getfile(import_module("dpop"))).parent
@@ -138,7 +138,8 @@ def _resolved(module: str, name: str) -> Any:
     imported = _imports_of(module).get(first)
     if imported is not None:
         home, _, original = imported.partition(":")
-        return getattr(import_module(home), original, None)
+        value = getattr(import_module(home), original, None)
+        return None if isinstance(value, TypeVar) else value
     value = getattr(sys.modules[module], first, None)
     if inspect.ismodule(value) or first.startswith("_"):
         return None
