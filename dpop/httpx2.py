@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import httpx2
 
 from dpop._arguments import explain_unknown_arguments
+from dpop._client_auth import ClientAuth
 from dpop._httpx.bodies import AsyncPeekedStream, PeekedStream
 from dpop._httpx.endpoint import AsyncClientTransport, AsyncHttpxTokenEndpoint, ClientTransport, HttpxTokenEndpoint
 from dpop._httpx.transport import AsyncSigningTransport, RequestAuth, SigningTransport
@@ -29,7 +30,6 @@ from dpop._tracebacks import hide_frames
 from dpop.client._policy import Policy
 from dpop.client._request import AccessToken
 from dpop.profiles import RFC9449, Profile
-from dpop.tokens._client_auth import ClientAuth
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
 from dpop.tokens._metadata import ServerMetadata
 

@@ -31,7 +31,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # Folders from the bottom up: one imports from those below it and from itself. All single modules of the package
 # that belong to no library are below the folders; integrations are above them, and the test server is on top.
 FOLDERS = ["keys", "client|server", "tokens", "(integrations)", "testing"]
-ABOVE_KEYS = {"proof"}  # the one single module that works with keys
+ABOVE_KEYS = {"_client_auth", "proof"}  # the single modules that work with keys
 # Interfaces of the standard and of the language, which are no package to install.
 INTERFACES = {"asgi", "wsgi"}
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "h2", "anyio", "aiohttp"}

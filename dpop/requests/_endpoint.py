@@ -13,6 +13,7 @@ from requests.utils import select_proxy
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from dpop._arguments import explain_unknown_arguments
+from dpop._client_auth import ClientAuth
 from dpop._tracebacks import hide_frames
 from dpop.client._decoding import decoded_start
 from dpop.client._prover import Prover
@@ -20,7 +21,6 @@ from dpop.errors import DPoPError
 from dpop.profiles import RFC9449, Profile
 from dpop.requests._adapter import DPoPAdapter, ProcessAdapter
 from dpop.requests._connection import Wire
-from dpop.tokens._client_auth import ClientAuth
 from dpop.tokens._endpoint import SyncEndpoint
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
 from dpop.tokens._failures import address_of, reason_of

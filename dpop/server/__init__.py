@@ -6,7 +6,8 @@
   an async form.
 - :class:`MemoryReplayCache` remembers proofs, so that each is accepted once in one process.
 - :class:`NonceIssuer` hands out nonces that every process with its secret recognises.
-- :class:`JWTAccessTokens` verifies access tokens that are JWTs, with the keys of their issuer.
+- :class:`JWTAccessTokens` verifies access tokens that are JWTs, with the keys of their issuer;
+  :class:`Introspection` asks the authorization server about any other.
 - :class:`ProtectedResource` decides about requests to an API; :mod:`dpop.asgi` and :mod:`dpop.wsgi` are
   middleware that enforce its decisions.
 - :func:`resource_challenge` and :func:`token_error` turn a refusal into a response.
@@ -23,6 +24,7 @@ from __future__ import annotations
 from dpop.errors import InvalidProof, LookupUnavailableError, ReplayCacheError
 from dpop.server._access_tokens import JWTAccessTokens
 from dpop.server._challenge import resource_challenge, token_error, with_nonce
+from dpop.server._introspection import Introspection
 from dpop.server._jws import Headers
 from dpop.server._lookups import Fetch, LookupRequest, LookupResponse
 from dpop.server._nonces import NonceChecker, NonceIssuer, NonceVerdict
@@ -42,6 +44,7 @@ __all__ = [
     "CheckedProof",
     "Fetch",
     "Headers",
+    "Introspection",
     "InvalidProof",
     "JWTAccessTokens",
     "LookupRequest",

@@ -7,27 +7,34 @@ done here, because a JOSE library takes duplicate members and several spellings;
 
 from __future__ import annotations
 
-import hashlib
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from dpop._forking import reset_after_fork
 from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_decode, json_object
-from dpop.errors import EncodingError, InvalidProof, UsageError
+from dpop.errors import EncodingError, UsageError
 from dpop.keys._algorithms import ALGORITHMS
 from dpop.server._key_sets import IssuerKey, IssuerKeys
 from dpop.server._lookups import Fetch, Waits, check_configured_url, default_fetch, run, run_async
-from dpop.server._reasons import Reason, refuse
+from dpop.server._token_claims import (
+    Memory,
+    check_audience,
+    check_times,
+    copied,
+    copied_claims,
+    names_of,
+    refused_token,
+    time_claim,
+    token_name,
+)
 from dpop.server._verifier import known_algs
 
 if TYPE_CHECKING:
     import ssl
 
-__all__ = ["JWTAccessTokens"]
+__all__ = ["JWTAccessTokens", "is_signed_by"]
 
 _MAX_TOKEN: Final = 16_384
 _MAX_DEPTH: Final = 16
@@ -109,7 +116,7 @@ class JWTAccessTokens:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        issuers = _names("issuer", issuer)
+        issuers = names_of("issuer", issuer)
         if jwks_uri is not None and len(issuers) > 1:
             raise UsageError("jwks_uri is the key set of one issuer; give each issuer a JWTAccessTokens of its own")
         if fetch is not None and tls is not None:
@@ -129,17 +136,14 @@ class JWTAccessTokens:
             )
             for name in issuers
         }
-        self._audiences = frozenset(_names("audience", audience))
+        self._audiences = frozenset(names_of("audience", audience))
         self._algs = known_algs(algs)
         self._require_type = require_type
         self._skew = skew
         self._remember_for = 300.0
-        self._max_remembered = max_remembered
         self._clock = clock
         self._monotonic = monotonic
-        self._lock = threading.Lock()
-        self._remembered: dict[bytes, _Remembered] = {}
-        reset_after_fork(self)
+        self._memory: Memory[_Remembered] = Memory(max_remembered)
 
     def __repr__(self) -> str:
         return f"<JWTAccessTokens {' '.join(self._issuers)}>"
@@ -165,26 +169,22 @@ class JWTAccessTokens:
 
     def _recall(self, token: str) -> dict[str, Any] | None:
         """The claims of a token that was verified before and is good now; None if it must be verified."""
-        name = _name_of(token)
-        known = self._remembered.get(name)
+        name = token_name(token)
+        known = self._memory.get(name)
         if known is None:
             return None
         known.keys.refresh_if_due()
         if self._monotonic() >= known.until or known.key not in known.keys.identities:
-            self._remembered.pop(name, None)
+            self._memory.drop(name)
             return None
-        self._check_times(known.exp, known.nbf)
-        return {name: value if type(value) is str else _copy(value) for name, value in known.claims.items()}
+        check_times(known.exp, known.nbf, self._clock(), self._skew)
+        return copied_claims(known.claims)
 
     def _remember(self, token: str, checked: _Unverified, key: IssuerKey) -> None:
         now = self._monotonic()
         left = min(self._remember_for, checked.exp + self._skew - self._clock())
-        entry = _Remembered(_copy(checked.claims), checked.exp, checked.nbf, now + left, checked.keys, key.identity)
-        with self._lock:
-            while len(self._remembered) >= self._max_remembered > 0:
-                self._remembered.pop(next(iter(self._remembered)), None)
-            if self._max_remembered > 0:
-                self._remembered[_name_of(token)] = entry
+        entry = _Remembered(copied(checked.claims), checked.exp, checked.nbf, now + left, checked.keys, key.identity)
+        self._memory.put(token_name(token), entry)
 
     # --- verified now
 
@@ -192,112 +192,63 @@ class JWTAccessTokens:
         checked = self._read(token)
         candidates = yield from checked.keys.candidates(checked.kid, checked.alg)
         if not candidates:
-            raise _refused("its issuer has no key of that name and algorithm")
+            raise refused_token("its issuer has no key of that name and algorithm")
         for key in candidates:
-            if _is_signed_by(token, key, checked.alg):
+            if is_signed_by(token, key, checked.alg):
                 self._remember(token, checked, key)
                 return checked.claims
         checked.keys.ask_again()
-        raise _refused("its signature does not verify")
+        raise refused_token("its signature does not verify")
 
     def _read(self, token: str) -> _Unverified:
         """Read a token and check all but its signature."""
         if len(token) > _MAX_TOKEN:
-            raise _refused(f"it has more than {_MAX_TOKEN} characters")
+            raise refused_token(f"it has more than {_MAX_TOKEN} characters")
         parts = token.split(".")
         if len(parts) != 3:
             encrypted = ": it is encrypted, or opaque" if len(parts) == 5 else ""
-            raise _refused(f"it is not a JWT of three parts{encrypted}")
+            raise refused_token(f"it is not a JWT of three parts{encrypted}")
         try:
             header = json_object(b64url_decode(parts[0]), max_depth=_MAX_DEPTH)
             claims = json_object(b64url_decode(parts[1]), max_depth=_MAX_DEPTH)
         except EncodingError as error:
-            raise _refused(f"its parts are {error}") from None
+            raise refused_token(f"its parts are {error}") from None
         kid, alg = self._check_header(header)
         issuer = claims.get("iss")
         keys = self._issuers.get(issuer) if isinstance(issuer, str) else None
         if keys is None:
-            raise _refused(
+            raise refused_token(
                 "its issuer is not one that this API trusts", expected=" or ".join(self._issuers), got=issuer
             )
-        self._check_audience(claims.get("aud"))
-        exp, nbf = _time(claims, "exp"), _time(claims, "nbf")
+        check_audience(claims.get("aud"), self._audiences)
+        exp, nbf = time_claim(claims, "exp"), time_claim(claims, "nbf")
         if exp is None:
-            raise _refused("it has no exp")
-        iat = _time(claims, "iat")
+            raise refused_token("it has no exp")
+        iat = time_claim(claims, "iat")
         if iat is not None and iat > self._clock() + self._skew:
-            raise _refused("it was issued in the future; check the clocks")
+            raise refused_token("it was issued in the future; check the clocks")
         nbf = float("-inf") if nbf is None else nbf
-        self._check_times(exp, nbf)
+        check_times(exp, nbf, self._clock(), self._skew)
         return _Unverified(keys, kid, alg, claims, exp, nbf)
 
     def _check_header(self, header: Mapping[str, Any]) -> tuple[str | None, str]:
         """Check ``typ``, ``alg`` and ``crit``; keys that the token brings itself are not even looked at."""
         if "crit" in header or "b64" in header:
-            raise _refused("its header has crit or b64, which no access token uses")
+            raise refused_token("its header has crit or b64, which no access token uses")
         typ = header.get("typ")
         named = typ.lower() if isinstance(typ, str) else typ
         if named not in _TYPES and (self._require_type or (named is not None and named not in _UNTYPED)):
-            raise _refused("its typ is not that of an access token", expected="at+jwt", got=typ)
+            raise refused_token("its typ is not that of an access token", expected="at+jwt", got=typ)
         alg, kid = header.get("alg"), header.get("kid")
         if not isinstance(alg, str) or alg not in self._algs:
-            raise _refused("its algorithm is not accepted here", expected=" or ".join(self._algs), got=alg)
+            raise refused_token("its algorithm is not accepted here", expected=" or ".join(self._algs), got=alg)
         if kid is not None and not isinstance(kid, str):
-            raise _refused("its kid is not a string")
+            raise refused_token("its kid is not a string")
         return kid, alg
 
-    def _check_audience(self, audience: object) -> None:
-        named = [audience] if isinstance(audience, str) else audience
-        if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
-            raise _refused("its aud is missing or malformed")
-        if self._audiences.isdisjoint(named):
-            raise _refused("it is for another API", expected=" or ".join(sorted(self._audiences)), got=" ".join(named))
 
-    def _check_times(self, exp: float, nbf: float) -> None:
-        now = self._clock()
-        if now >= exp + self._skew:
-            raise refuse(Reason.TOKEN_EXPIRED, error="invalid_token")
-        if now < nbf - self._skew:
-            raise _refused("it is not valid yet; check the clocks")
-
-    def _reset_after_fork(self) -> None:
-        """In a forked child: a lock that another thread held would never be released."""
-        self._lock = threading.Lock()
-
-
-def _names(what: str, given: str | Iterable[str]) -> tuple[str, ...]:
-    names = (given,) if isinstance(given, str) else tuple(given)
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise UsageError(f"{what} must be one name or several, each a str that is not empty")
-    return names
-
-
-def _name_of(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-
-
-def _refused(because: str, *, expected: str | None = None, got: object = None) -> InvalidProof:
-    return refuse(Reason.TOKEN_INACTIVE, error="invalid_token", because=because, expected=expected, got=got)
-
-
-def _time(claims: Mapping[str, Any], name: str) -> float | None:
-    """A NumericDate (RFC 7519 §2); None if there is none."""
-    value = claims.get(name)
-    if value is not None and type(value) is not int and type(value) is not float:
-        raise _refused(f"its {name} is not a number")
-    return value
-
-
-def _copy(value: Any) -> Any:
-    """A copy of a JSON value, so that an application which changes it changes no later request."""
-    if type(value) is dict:
-        return {name: _copy(member) for name, member in value.items()}
-    if type(value) is list:
-        return [_copy(member) for member in value]
-    return value
-
-
-def _is_signed_by(token: str, key: IssuerKey, alg: str) -> bool:
+def is_signed_by(token: str, key: IssuerKey, alg: str) -> bool:
+    """Whether a compact JWS, which was read strictly before, verifies with a key."""
     from joserfc import jws  # noqa: PLC0415 - importing dpop.server stays light
     from joserfc.errors import JoseError  # noqa: PLC0415
 

@@ -175,8 +175,8 @@ class Lookup(Generic[_T]):
         return LookupUnavailableError("the authorization server did not respond in time")
 
 
-Waits = Generator[Lookup[Any], None, _T]
-"""Steps that yield what they must wait for: one text for threads and for tasks."""
+Waits = Generator[Lookup[Any], Any, _T]
+"""Steps that yield what they must wait for and get its result: one text for threads and for tasks."""
 
 
 def run(steps: Waits[_T]) -> _T:
@@ -185,11 +185,11 @@ def run(steps: Waits[_T]) -> _T:
         lookup = next(steps)
         while True:
             try:
-                lookup.wait()
+                found = lookup.wait()
             except Exception as error:  # noqa: BLE001 - the steps decide
                 lookup = steps.throw(_copied(error))
             else:
-                lookup = steps.send(None)
+                lookup = steps.send(found)
     except StopIteration as end:
         result: _T = end.value
         return result
@@ -203,11 +203,11 @@ async def run_async(steps: Waits[_T]) -> _T:
         lookup = next(steps)
         while True:
             try:
-                await lookup.wait_async()
+                found = await lookup.wait_async()
             except Exception as error:  # noqa: BLE001 - the steps decide
                 lookup = steps.throw(_copied(error))
             else:
-                lookup = steps.send(None)
+                lookup = steps.send(found)
     except StopIteration as end:
         result: _T = end.value
         return result

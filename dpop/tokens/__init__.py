@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from dpop._faces import lazy
 
 if TYPE_CHECKING:
+    from dpop._client_auth import ClientAuth, ClientSecretBasic, ClientSecretPost, PrivateKeyJWT, PublicClient
     from dpop.tokens._async_source import AsyncRefreshingSource
     from dpop.tokens._authorization import AuthorizationRequest, DeviceAuthorization
-    from dpop.tokens._client_auth import ClientAuth, ClientSecretBasic, ClientSecretPost, PrivateKeyJWT, PublicClient
     from dpop.tokens._file_lock import FileLock
     from dpop.tokens._file_store import FileTokenStore
     from dpop.tokens._grants import Grants, Parameter
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "dpop.tokens._async_source": ("AsyncRefreshingSource",),
     "dpop.tokens._authorization": ("AuthorizationRequest", "DeviceAuthorization"),
-    "dpop.tokens._client_auth": (
+    "dpop._client_auth": (
         "ClientAuth",
         "ClientSecretBasic",
         "ClientSecretPost",

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
+from dpop._client_auth import ClientAuth, client_auth_of
 from dpop._well_known import metadata_urls
 from dpop.client._policy import checked_origins
 from dpop.client._prover import Prover
@@ -40,7 +41,6 @@ from dpop.tokens._authorization import (
     pushed,
     read_device_authorization,
 )
-from dpop.tokens._client_auth import ClientAuth, client_auth_of
 from dpop.tokens._key_reference import key_reference_of
 from dpop.tokens._metadata import ServerMetadata, read_metadata
 from dpop.tokens._responses import is_success, json_response, raise_refusal, read_tokens

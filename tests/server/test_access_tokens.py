@@ -227,7 +227,7 @@ def test_rubbish_is_refused_before_anybody_is_asked(issuer: JWTIssuer, number: i
     assert time.perf_counter() - began < 0.5
     assert refusal.reason == "token_inactive"
     assert issuer.asked == []
-    assert tokens._remembered == {}
+    assert len(tokens._memory) == 0
 
 
 def test_duplicate_claims(issuer: JWTIssuer) -> None:
@@ -258,8 +258,8 @@ def test_a_token_is_verified_once(issuer: JWTIssuer) -> None:
         assert changed["roles"] == ["user"]
         changed["roles"].append("admin")  # type: ignore[attr-defined]
         changed["cnf"]["jkt"] = "y"  # type: ignore[index]
-    assert len(tokens._remembered) == 1
-    assert token not in repr(tokens._remembered)
+    assert len(tokens._memory._entries) == 1
+    assert token not in repr(tokens._memory._entries)
 
 
 def test_a_refused_token_is_not_remembered(issuer: JWTIssuer) -> None:
@@ -269,7 +269,7 @@ def test_a_refused_token_is_not_remembered(issuer: JWTIssuer) -> None:
     token = issuer.token(nbf=clock.now + 60)
     why(tokens, token)
     why(tokens, issuer.token(key=dpop.generate_key()))
-    assert tokens._remembered == {}
+    assert len(tokens._memory) == 0
     clock.now += 60
     assert tokens(token)
 
@@ -282,8 +282,8 @@ def test_memory_is_bounded(issuer: JWTIssuer) -> None:
         assert tokens(token)
         assert tokens(token)
         assert forgetful(token)
-    assert len(tokens._remembered) == 2
-    assert forgetful._remembered == {}
+    assert len(tokens._memory._entries) == 2
+    assert len(forgetful._memory) == 0
 
 
 def test_times_are_judged_at_each_use(issuer: JWTIssuer) -> None:
@@ -307,12 +307,12 @@ def test_a_token_is_verified_again_after_five_minutes(issuer: JWTIssuer) -> None
     token = issuer.token(exp=int(time.time()) + 90_000)
     tokens(token)
     timer.now += 299
-    before = dict(tokens._remembered)
+    before = dict(tokens._memory._entries)
     tokens(token)
-    assert tokens._remembered == before
+    assert tokens._memory._entries == before
     timer.now += 2
     tokens(token)
-    assert tokens._remembered != before
+    assert tokens._memory._entries != before
 
 
 def test_a_withdrawn_key_ends_its_tokens(issuer: JWTIssuer) -> None:
