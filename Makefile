@@ -96,7 +96,7 @@ fuzz: ## fuzz what strangers send, as long as told: make fuzz ARGS="--seconds 60
 	$(RUN) python -m pip install -q --group fuzz
 	$(RUN) python tests/fuzz/fuzz.py $(ARGS)
 
-fuzz-targets: ## look for request-targets that are read in two ways: make fuzz-targets ARGS="--targets 1000000 waitress"
+fuzz-targets: ## look for request-targets that are read in two ways: make fuzz-targets ARGS="--seconds 600 waitress"
 	@scripts/setup test
 	$(RUN) python tests/fuzz/request_targets.py $(ARGS)
 

@@ -10,18 +10,19 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-__all__ = ["ASGI", "FURTHER_ASGI", "WSGI", "Reply", "ask", "running"]
+__all__ = ["ASGI", "FURTHER_ASGI", "WSGI", "Connection", "Reply", "ask", "running"]
 
 ASGI = ("uvicorn-h11", "uvicorn-httptools", "hypercorn")
 # Servers whose paths are looked at, and nothing else of them.
-FURTHER_ASGI = ("daphne",)
+FURTHER_ASGI = ("daphne", "granian")
 WSGI = ("gunicorn", "gunicorn-threads", "waitress", "wsgiref")
 
 
@@ -88,6 +89,56 @@ def ask(port: int, target: str, *fields: tuple[str, str], method: str = "GET") -
     return Reply(data)
 
 
+class Connection:
+    """Sends requests byte for byte over one connection, as long as the server keeps it; then over a new one."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._socket: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+
+    def ask(self, target: str, *fields: tuple[str, str]) -> Reply:
+        """Send one request and read its answer.
+
+        :raises OSError: the server hung up.
+        """
+        lines = [f"GET {target} HTTP/1.1", "Host: internal.example:8080"]
+        lines += [f"{name}: {value}" for name, value in fields]
+        if self._socket is None:
+            self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=30)
+        try:
+            self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            reply, stays = self._read(self._socket)
+        except BaseException:
+            self._close()
+            raise
+        if not stays:
+            self._close()
+        return reply
+
+    @staticmethod
+    def _read(connection: socket.socket) -> tuple[Reply, bool]:
+        """Read an answer; whether another request may follow: it ended where its length said."""
+        data = b""
+        while more := connection.recv(65536):
+            data += more
+            head, end, body = data.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+            if end and length and len(body) == int(length[1]):
+                return Reply(data), not re.search(rb"(?i)\r\nconnection: *close|^HTTP/1.0", head)
+        return Reply(data), False
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
 # --- in the server's process
 
 
@@ -152,6 +203,9 @@ def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str, k
         endpoint = f"fd:fileno={listening.detach()}"
         Server(app, endpoints=[endpoint], signal_handlers=False, root_path=root_path, verbosity=0).run()
         return
+    if name == "granian":
+        asyncio.run(_granian(listening, app, root_path))
+        return
     import uvicorn
 
     parser = name.partition("-")[2]
@@ -163,6 +217,24 @@ def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str, k
         timeout_keep_alive=keep_alive,
     )
     uvicorn.Server(config).run(sockets=[listening])
+
+
+async def _granian(listening: socket.socket, app: Any, root_path: str) -> None:
+    import signal
+
+    from granian._granian import SocketHolder
+    from granian.constants import Interfaces
+    from granian.server.embed import Server
+
+    listening.setblocking(False)
+
+    class Granian(Server):
+        def _init_shared_socket(self) -> None:
+            self._ssp, self._shd = None, SocketHolder(listening.detach(), False, 64)
+
+    server = Granian(app, interface=Interfaces.ASGI, url_path_prefix=root_path or None, log_enabled=False)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.stop)
+    await server.serve()
 
 
 def _serve_wsgi(name: str, listening: socket.socket, app: Any, root_path: str) -> None:

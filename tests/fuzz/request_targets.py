@@ -4,31 +4,34 @@
 Each target goes to a real server as it is, with proofs for the URLs that somebody could take it for. Where the request
 is admitted, the path that the application sees must be that of the URL that was verified.
 
-python tests/fuzz/request_targets.py [--targets 1000000] [--seed 1] [SERVER ...]
+python tests/fuzz/request_targets.py [--targets 1000000] [--seconds 600] [--seed 1] [SERVER ...]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from frameworks.resource import PUBLIC_URL
-from frameworks.servers import ASGI, FURTHER_ASGI, WSGI, ask, running
+from frameworks.servers import ASGI, FURTHER_ASGI, WSGI, Connection, running
 
 from dpop.errors import InvalidTargetError
 from dpop.htu import canonical
 from dpop.keys import PublicKey
 from dpop.testing.defects._draft import Draft
-from dpop.testing.defects._forge import A
+from dpop.testing.defects._forge import ECKey
 
-__all__ = ["SERVERS", "disagreements"]
+__all__ = ["SERVERS", "Found", "disagreements"]
 
 SERVERS = (*ASGI, *FURTHER_ASGI, *WSGI)
 PIECES = [
@@ -37,7 +40,27 @@ PIECES = [
     *("http://", "https://", "//evil.example", "http://internal.example:8080", "http://evil.example", "*", "@", ":"),
     *("+", "=", "&", "'", "(", "[", "|", "~", "-", "v1", "items", "\x7f", "\x1f"),
 ]
-_TOKEN = "bound." + PublicKey.from_jwk(Draft(A, "GET", PUBLIC_URL, "j", 1).header()["jwk"]).thumbprint
+
+
+@dataclass
+class Found:
+    """What a search found.
+
+    :param wrong: the targets that were read in two ways.
+    :param refused: the requests that were not admitted, by status.
+    """
+
+    targets: int = 0
+    admitted: int = 0
+    wrong: list[str] = field(default_factory=list)
+    refused: Counter[int] = field(default_factory=Counter)
+
+
+# The server remembers 10,000 proofs of one key; a long run has more.
+_KEYS = [ECKey(f"key {number}") for number in range(16)]
+_TOKENS = [
+    f"bound.{PublicKey.from_jwk(Draft(key, 'GET', PUBLIC_URL, 'j', 1).header()['jwk']).thumbprint}" for key in _KEYS
+]
 
 
 def _target(rng: random.Random) -> str:
@@ -58,28 +81,30 @@ def _urls(target: str) -> set[str]:
     return urls
 
 
-def disagreements(port: int, *, targets: int, seed: int) -> tuple[int, list[str]]:
-    """Put that many targets to the server on this port.
-
-    :returns: how many requests were admitted, and the targets that were read in two ways.
-    """
+def disagreements(port: int, *, targets: int, seed: int, seconds: float = math.inf) -> Found:
+    """Put that many targets to the server on this port, or as many as the time allows."""
     rng = random.Random(seed)
-    admitted, wrong = 0, []
-    for number in range(targets):
-        target = _target(rng)
-        for url in sorted(_urls(target)):
-            proof = Draft(A, "GET", url, f"{seed}.{number}.{url}"[:200], int(time.time()), access_token=_TOKEN).proof()
-            try:
-                reply = ask(port, target, ("Authorization", f"DPoP {_TOKEN}"), ("DPoP", proof))
-            except (ConnectionError, ValueError, IndexError):
-                continue  # a server that hangs up, or says something else than HTTP
-            if reply.status != 200:
-                continue
-            admitted += 1
-            said = json.loads(reply.body)
-            if unquote(said["htu"].removeprefix(PUBLIC_URL), errors="replace") != said["path"]:
-                wrong.append(f"{target!a}: verified {said['htu']}, served {said['path']!a}")
-    return admitted, wrong
+    found, deadline = Found(), time.monotonic() + seconds
+    with Connection(port) as connection:
+        while found.targets < targets and time.monotonic() < deadline:
+            target = _target(rng)
+            found.targets += 1
+            for url in sorted(_urls(target)):
+                jti = f"{seed}.{found.targets}.{url}"[:200]
+                key, token = _KEYS[found.targets % 16], _TOKENS[found.targets % 16]
+                proof = Draft(key, "GET", url, jti, int(time.time()), access_token=token).proof()
+                try:
+                    reply = connection.ask(target, ("Authorization", f"DPoP {token}"), ("DPoP", proof))
+                except (OSError, ValueError, IndexError):
+                    continue  # a server that hangs up, or says something else than HTTP
+                if reply.status != 200:
+                    found.refused[reply.status] += 1
+                    continue
+                found.admitted += 1
+                said = json.loads(reply.body)
+                if unquote(said["htu"].removeprefix(PUBLIC_URL), errors="replace") != said["path"]:
+                    found.wrong.append(f"{target!a}: verified {said['htu']}, served {said['path']!a}")
+    return found
 
 
 def main() -> int:
@@ -87,16 +112,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("servers", nargs="*", default=SERVERS, metavar="SERVER")
     parser.add_argument("--targets", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="at most, for each server")
     parser.add_argument("--seed", type=int, default=1)
     told = parser.parse_args()
-    found = 0
+    wrong = 0
     for name in told.servers:
         with running(name, nonces=False) as port:
-            admitted, wrong = disagreements(port, targets=told.targets, seed=told.seed)
-        print(f"{name}: {told.targets} targets, {admitted} requests admitted, {len(wrong)} read in two ways")
-        print(*wrong, sep="\n")
-        found += len(wrong)
-    return 1 if found else 0
+            found = disagreements(port, targets=told.targets, seed=told.seed, seconds=told.seconds)
+        print(
+            f"{name}: {found.targets} targets, {found.admitted} requests admitted, {len(found.wrong)} read in two ways;"
+            f" refused: {dict(found.refused)}",
+            *found.wrong,
+            sep="\n",
+            flush=True,
+        )
+        wrong += len(found.wrong)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

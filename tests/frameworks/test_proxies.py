@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Behind a real nginx, configured as the guide for servers says."""
+"""Behind a real nginx and a real HAProxy, configured as the guide for servers says."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from frameworks.resource import PUBLIC_URL
@@ -35,20 +36,54 @@ http {{
 }}
 """
 
+HAPROXY = """
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 30s
+  timeout server 30s
+frontend front
+  bind unix@{place}/socket
+  default_backend app
+  {settings}
+backend app
+  server app 127.0.0.1:{port}
+"""
 
-def recipe() -> tuple[str, str]:
-    """The snippet of the guide: what belongs into http, and into server."""
-    (block,) = re.findall(r"^```nginx\n(.*?)^```$", (DOCS / "servers.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    of_http, _, of_server = block.partition("# in server { }")
-    return of_http, of_server.partition("\n")[2]
+
+def recipe(language: str) -> str:
+    """The snippet of the guide."""
+    (block,) = re.findall(
+        rf"^```{language}\n(.*?)^```$", (DOCS / "servers.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return str(block)
 
 
 @contextlib.contextmanager
-def nginx(place: Path, port: int, of_http: str, of_server: str) -> Iterator[str]:
+def nginx(
+    place: Path, port: int, settings: str = "# in server { }\nlocation / { proxy_pass http://app; }"
+) -> Iterator[str]:
     """nginx before a server on this port; the path of its socket."""
+    of_http, _, of_server = settings.partition("# in server { }")
+    of_server = of_server.partition("\n")[2]
     text = CONFIGURATION.format(place=place, port=port, of_http=of_http, of_server=of_server)
     (place / "nginx.conf").write_text(text, "utf-8")
-    process = subprocess.Popen([NGINX, "-p", place, "-c", place / "nginx.conf", "-e", "stderr"], stderr=subprocess.PIPE)
+    with _run([NGINX, "-p", place, "-c", place / "nginx.conf", "-e", "stderr"], place) as path:
+        yield path
+
+
+@contextlib.contextmanager
+def haproxy(place: Path, port: int, settings: str = "") -> Iterator[str]:
+    """HAProxy before a server on this port; the path of its socket."""
+    text = HAPROXY.format(place=place, port=port, settings=settings)
+    (place / "haproxy.cfg").write_text(text, "utf-8")
+    with _run([shutil.which("haproxy") or "/usr/sbin/haproxy", "-db", "-f", place / "haproxy.cfg"], place) as path:
+        yield path
+
+
+@contextlib.contextmanager
+def _run(command: list[Any], place: Path) -> Iterator[str]:
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 30
         while not (place / "socket").exists():
@@ -59,6 +94,9 @@ def nginx(place: Path, port: int, of_http: str, of_server: str) -> Iterator[str]
     finally:
         process.terminate()
         process.communicate(timeout=30)
+
+
+PROXIES: dict[str, Any] = {"nginx": nginx, "haproxy": haproxy}
 
 
 def ask(path: str, target: str, proven: str) -> Reply:
@@ -76,11 +114,20 @@ def ask(path: str, target: str, proven: str) -> Reply:
     return Reply(data)
 
 
-@pytest.fixture(scope="module")
-def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """nginx that removes /v1 as the guide says."""
-    place = tmp_path_factory.mktemp("n")
-    with running("uvicorn-h11", nonces=False, url=PUBLIC_URL + "/v1") as port, nginx(place, port, *recipe()) as path:
+@pytest.fixture(scope="module", params=sorted(PROXIES))
+def proxy(request: pytest.FixtureRequest) -> str:
+    """The name of each proxy."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=["uvicorn-h11", "granian"])
+def front(request: pytest.FixtureRequest, proxy: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A proxy that removes /v1 as the guide says."""
+    place = tmp_path_factory.mktemp("p")
+    with (
+        running(request.param, nonces=False, url=PUBLIC_URL + "/v1") as port,
+        PROXIES[proxy](place, port, recipe(proxy)) as path,
+    ):
         yield path
 
 
@@ -95,16 +142,13 @@ def test_a_path_reaches_the_application_as_it_was_sent(front: str, rest: str) ->
 
 @pytest.mark.parametrize("target", ["/v2/../v1/items", "/v1/../v1/items", "/v1/%2e%2e/v1/items", "//v1/items"])
 def test_nothing_else_comes_in(front: str, target: str) -> None:
-    """nginx chooses the place by the path that it has resolved, and hands on what the client sent."""
+    """A proxy may choose the place by a path that it has resolved, and hand on what the client sent."""
     assert ask(front, target, "/v1/items").status == 400
 
 
-def test_without_a_prefix(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """``proxy_pass`` without a path hands on the path as it is."""
-    place = tmp_path_factory.mktemp("n")
-    with (
-        running("gunicorn", nonces=False) as port,
-        nginx(place, port, "", "location / { proxy_pass http://app; }") as path,
-    ):
+def test_without_a_prefix(proxy: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Without a prefix to remove, both proxies hand on the path as it is."""
+    place = tmp_path_factory.mktemp("p")
+    with running("gunicorn", nonces=False) as port, PROXIES[proxy](place, port) as path:
         for target in ("/a%3Ab", "/a%2Fb", "//a"):
             assert ask(path, target, target).status == 200
