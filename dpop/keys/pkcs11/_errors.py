@@ -10,9 +10,14 @@ from typing import Final
 from dpop.errors import DeviceError, DPoPKeyError, PinError, PinLockedError, SigningError
 from dpop.keys.pkcs11._cryptoki import CKF, CKR, CryptokiError
 
-__all__ = ["WRONG_PIN", "explain", "tries_left"]
+__all__ = ["WANTS_PARAMETERS", "WRONG_PIN", "explain", "tries_left"]
 
 WRONG_PIN: Final = frozenset({CKR.PIN_INCORRECT, CKR.PIN_INVALID, CKR.PIN_LEN_RANGE})
+
+WANTS_PARAMETERS: Final = (
+    "give it the parameters it wants in the URI: ?x-init-reserved=, which is for NSS such as"
+    " configdir='sql:/path/of/the/database'"
+)
 
 _LOCKED: Final = (
     "{device} is locked after too many wrong PINs, and takes not even the right one; unlock it with its SO PIN or PUK,"

@@ -25,7 +25,7 @@ from dpop.keys._public import PublicKey
 from dpop.keys.pkcs11._cryptoki import CKA, CKM, CKO, CryptokiError, Module, Template
 from dpop.keys.pkcs11._device import Device, find_device
 from dpop.keys.pkcs11._errors import explain
-from dpop.keys.pkcs11._modules import LoadedModule, find_module, open_module
+from dpop.keys.pkcs11._modules import LoadedModule, find_module, open_module, signatures
 from dpop.keys.pkcs11._objects import P256_PARAMS, KeyObject, key_objects, public_keys, the_private_key
 from dpop.keys.pkcs11._pin import Pin
 from dpop.keys.pkcs11._sessions import DeviceSigner, Session, SessionPool, default_limit, mechanism_of
@@ -142,6 +142,16 @@ class Pkcs11Key(ExternalKey):
     def sessions(self) -> int:
         """The maximum number of signatures at the same time."""
         return self._pool.limit
+
+    def sign(self, signing_input: bytes) -> bytes:
+        """Sign the bytes and return R||S, 64 bytes, as :meth:`ExternalKey.sign` does.
+
+        :raises SigningError: the device failed, or its signature does not verify.
+        :raises DPoPKeyError: the key or its module was closed, or the device refused.
+        :raises ArgumentTypeError: not bytes.
+        """
+        with signatures.one():
+            return super().sign(signing_input)
 
     def close(self) -> None:
         """Close the key's sessions with the device; the key cannot sign any more."""

@@ -14,6 +14,7 @@ from dpop.errors import AmbiguousKeyError, InvalidKeyError, KeyNotFoundError
 from dpop.keys._public import PublicKey
 from dpop.keys.pkcs11._cryptoki import CKA, CKO, Module
 from dpop.keys.pkcs11._cryptoki_types import CKK_EC
+from dpop.keys.pkcs11._errors import WANTS_PARAMETERS
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 
 __all__ = ["P256_PARAMS", "KeyObject", "Points", "key_objects", "public_keys", "read_point", "the_private_key"]
@@ -100,8 +101,15 @@ def the_private_key(module: Module, session: int, uri: Pkcs11Uri, device: str) -
             f"the device {device!r} has for {uri.name} only {_listed(fitting)}; an EC P-256 key that may sign is needed"
         )
     others = key_objects(module, session, CKO.PRIVATE_KEY)
-    there = f"it has {_listed(others)}" if others else "it shows no private key at all"
+    there = f"it has {_listed(others)}" if others else f"it shows no private key at all{_why_none(module, uri)}"
     raise KeyNotFoundError(f"the device {device!r} has no private key for {uri.name}; {there}")
+
+
+def _why_none(module: Module, uri: Pkcs11Uri) -> str:
+    """A hint for NSS: its newer modules start without their parameters, and then show no database."""
+    if uri.x_init_reserved is None and module.info().description.startswith("NSS"):
+        return f"; {WANTS_PARAMETERS}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ time.sleep(0.05)
 
 
 def test_one_library_in_two_ways_at_the_end_of_a_program(softhsm: SoftHsm) -> None:
-    """Both are at rest before the first of them is ended."""
+    """Both are at rest before the first of them is ended, and no signature is being checked, which would abort."""
     uris = softhsm.uri(), softhsm.uri(module=module_named("p11-kit-proxy"))
     for _ in range(10):
         done = in_another_process(_TWO_WAYS_AT_THE_END, softhsm, *uris)
