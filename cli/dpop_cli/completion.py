@@ -17,7 +17,7 @@ from click.shell_completion import (
     split_arg_string,
 )
 
-from dpop_cli.console import NoEchoCommand
+from dpop_cli.commands import Command
 
 __all__ = ["PowerShellComplete", "WholeWordBash", "completion"]
 
@@ -100,7 +100,7 @@ add_completion_class(PowerShellComplete)
 add_completion_class(WholeWordBash)
 
 
-@click.command(cls=NoEchoCommand)
+@click.command(cls=Command)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish", "powershell"]))
 def completion(*, shell: str) -> None:
     """Print a script that lets a shell complete dpop's commands and options on Tab.

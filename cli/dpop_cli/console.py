@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,12 +24,16 @@ __all__ = [
     "GOOD",
     "TITLE",
     "WAITING",
-    "NoEchoCommand",
+    "close_to",
+    "done",
     "file_names",
     "hint",
+    "may_color",
     "show_warnings",
     "stopped_by_signals",
     "tell",
+    "waiting",
+    "width_of",
 ]
 
 TITLE: Final[dict[str, Any]] = {"bold": True}
@@ -37,19 +43,41 @@ BAD: Final[dict[str, Any]] = {"fg": "red", "bold": True}
 
 
 _WIDEST = 100
-_LONGEST_OPTION = 40
+_STYLES: Final[dict[str, dict[str, Any]]] = {"Error": BAD, "Warning": WAITING, "Hint": TITLE, "Done": GOOD}
+_QUIET_SECONDS = 1.0
+_TURN_SECONDS = 0.1
+_waits: list[str] = []
+
+
+def may_color(name: str) -> bool:
+    """Whether ``stdout`` or ``stderr`` is a terminal that shows styles, and nobody asked for none (no-color.org)."""
+    stream = getattr(sys, name)
+    if stream is None or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return bool(stream.isatty())
+
+
+def width_of(name: str, widest: int) -> int:
+    """The columns of the terminal at ``stdout`` or ``stderr``, ``widest`` at most; that many where there is none."""
+    stream = getattr(sys, name)
+    if stream is None or not stream.isatty():
+        return widest
+    import shutil  # noqa: PLC0415 - it brings bz2 and more, and only a terminal needs it
+
+    return min(shutil.get_terminal_size().columns, widest)
 
 
 def tell(kind: str, text: str) -> None:
-    """Print a message on stderr; at a terminal, lines break between words only."""
+    """Print a message on stderr; at a terminal, lines break between words only, and the kind has a colour."""
     message = f"{kind}: {text}"
     if sys.stderr is not None and sys.stderr.isatty():
-        import shutil  # noqa: PLC0415 - these bring bz2 and more, and only a terminal needs them
-        import textwrap  # noqa: PLC0415
+        import textwrap  # noqa: PLC0415 - only a terminal needs it
 
-        width = min(shutil.get_terminal_size().columns, _WIDEST)
+        width = width_of("stderr", _WIDEST)
         message = textwrap.fill(message, width, break_long_words=False, break_on_hyphens=False)
-    click.echo(message, err=True)
+        if may_color("stderr"):
+            message = click.style(f"{kind}:", **_STYLES[kind]) + message[len(kind) + 1 :]
+    click.echo(message, err=True, color=None if may_color("stderr") else False)
 
 
 def hint(text: str) -> None:
@@ -57,34 +85,59 @@ def hint(text: str) -> None:
     tell("Hint", text)
 
 
+def done(text: str) -> None:
+    """Say on stderr what was done, and what can be done next."""
+    tell("Done", text)
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say on stderr what a command waits for, if that takes more than a second.
+
+    At a terminal one line counts the seconds and disappears at the end; elsewhere the line is printed once.
+    """
+    if _waits:
+        yield  # the wait around this one is shown already
+        return
+    ended = threading.Event()
+    _waits.append(what)
+
+    def show() -> None:
+        if ended.wait(_QUIET_SECONDS) or sys.stderr is None:
+            return
+        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            click.echo(f"{what} ...", err=True)
+            return
+        since, turn = time.monotonic() - _QUIET_SECONDS, 0
+        while not ended.wait(_TURN_SECONDS):
+            line = f"{'|/-' + chr(92)}"[turn % 4] + f" {what}, {time.monotonic() - since:.0f} s"
+            click.echo("\r" + line[: width_of("stderr", _WIDEST) - 1], err=True, nl=False)
+            turn += 1
+        click.echo("\r\x1b[K", err=True, nl=False)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        _waits.clear()
+
+
+def close_to(word: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` for the known word that is most like this one, or nothing."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only after a slip
+
+    found = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 def file_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Let the shell complete file names."""
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only for a shell that asks
 
     return [CompletionItem(incomplete, type="file")]
-
-
-class NoEchoCommand(click.Command):
-    """A command that does not repeat arguments it did not expect: one of them may be a token."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does, with our own message for too many arguments."""
-        ctx.allow_extra_args = True
-        try:
-            rest = super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            if len(error.option_name) <= _LONGEST_OPTION and error.option_name.isprintable():
-                raise
-            # A key in PEM begins with dashes too.
-            ctx.fail("an option was expected, and something came that is too long for one. A key is named by its file")
-        if rest and not ctx.resilient_parsing:
-            expected = " ".join(self.collect_usage_pieces(ctx)[1:])
-            ctx.fail(
-                f"{len(rest)} more argument{'s' * (len(rest) > 1)} than expected"
-                f"{f'; expected {expected}' if expected else ''}. A key is named by --key, where a command takes one."
-                " A token or a password is never an argument: see the options that end in -file, -env and -prompt"
-            )
-        return rest
 
 
 _STOPPING = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last on Windows only

@@ -37,7 +37,8 @@ from dpop.client import (
 )
 from dpop.errors import InvalidTargetError
 from dpop.origin import Origin
-from dpop_cli.console import NoEchoCommand, hint
+from dpop_cli.commands import Command, is_verbose
+from dpop_cli.console import hint
 from dpop_cli.curl_options import CurlWords, read_words, split_words
 from dpop_cli.curl_request import CurlRequest
 from dpop_cli.curl_token import CurlToken
@@ -50,7 +51,7 @@ from dpop_cli.options import (
     check_transport,
     hint_at_case,
     keep_nonce,
-    key_options,
+    key_options_without_short,
     nonce_options,
 )
 from dpop_cli.secret_input import secret_options
@@ -65,7 +66,7 @@ _REWIND_FAILED = 65
 _TOO_MANY_REDIRECTS = 47
 
 
-class _AroundCurl(NoEchoCommand):
+class _AroundCurl(Command):
     """A command whose options are mixed with curl's options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -74,6 +75,7 @@ class _AroundCurl(NoEchoCommand):
             name: not (isinstance(parameter, click.Option) and parameter.is_flag)
             for parameter in self.get_params(ctx)
             for name in parameter.opts
+            if name.startswith("--")
         }
         ours, ctx.meta[_WORDS] = split_words(args, takes_value)
         return super().parse_args(ctx, ours)
@@ -87,7 +89,7 @@ _WORDS = "dpop_cli.curl"
 
 
 @click.command(cls=_AroundCurl)
-@key_options
+@key_options_without_short
 @secret_options("token", "the access token, alone or in a token response")
 @store_options()
 @client_options
@@ -111,7 +113,8 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     expire, or the server refuses it. A store that only DPOP_TOKEN_STORE names is used too, for requests without -u
     to anything but its token endpoint, if its tokens are bound to a key.
 
-    Neither proof nor token is in a command line; -v shows both. What you put into -u or -d is in one: a file
+    Neither proof nor token is in a command line; -v, which is curl's, shows both. "dpop --verbose curl" shows each
+    request with its secrets masked. What you put into -u or -d is in one: a file
     (-d @FILE) or -n is better.
 
     \b
@@ -123,7 +126,8 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
       dpop curl --token-file token.json -i -X PUT --json '{"a": 1}' \\
         https://api.example/me
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    words = read_words(ctx.meta[_WORDS])
+    words = read_words(ctx.meta[_WORDS], (name for parameter in ctx.command.get_params(ctx) for name in parameter.opts))
+    _check_short_options(words)
     if words.has("key") and not words.has("cert"):
         raise click.UsageError(
             "--key after curl's options is curl's own, for TLS, and means nothing without --cert; put the key of the"
@@ -142,6 +146,20 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
             program, words=words, prover=prover, token=access_token, origin=request.origin, nonces=nonces
         )
         ctx.exit(session.run(request))
+
+
+def _check_short_options(words: CurlWords) -> None:
+    """Catch ``-k FILE``, which elsewhere in dpop names the key, and here is curl's ``--insecure``, without a value.
+
+    :raises click.UsageError: a file of a key stands where a URL was expected.
+    """
+    if any(option.spelling == "-k" for option in words.options):
+        for word in words.urls:
+            if "://" not in word and (word.endswith((".pem", ".jwk")) or word.startswith("pkcs11:")):
+                raise click.UsageError(
+                    "-k is curl's here: it turns off the check of the server's certificate, and takes no value. Name"
+                    " the key in full: dpop curl --key FILE ..."
+                )
 
 
 class _Session:
@@ -167,6 +185,7 @@ class _Session:
         self._with_token = token is not None
         self._header_file = HeaderFile(words.last("dump-header"))
         self._stdin = _position_of_stdin()
+        self._verbose = is_verbose()
 
     def run(self, request: CurlRequest) -> int:
         """Send the request, follow redirects, keep the nonce; return curl's exit status."""
@@ -213,6 +232,8 @@ class _Session:
                     head = transfer.head()
                     if head is None:
                         return transfer.release(None)
+                    if self._verbose:
+                        self._show(request, lines, head)
                     step = flow.received(head.status, head.fields)
                     if step is Step.PEEK:
                         step = flow.judged(transfer.peek(PEEK_BYTES))
@@ -236,6 +257,14 @@ class _Session:
                 return status
         finally:
             flow.failed()
+
+    @staticmethod
+    def _show(request: CurlRequest, lines: list[str], head: Head) -> None:
+        """Show one request and its response, with what this command adds to it, masked."""
+        from dpop_cli.wire import Exchange, show  # noqa: PLC0415 - only where a person asks for it
+
+        sent = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines) if value.strip()]
+        show(Exchange(request.method, request.url, sent, b"", head.status, head.fields))
 
     def _explain(self, head: Head) -> None:
         """Explain a refusal by an API and how to go on, because its body is usually empty."""

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import click
 
+from dpop_cli.console import close_to
+
 __all__ = ["REFUSED", "SHORT", "WITHOUT_VALUE", "WITH_VALUE", "CurlOption", "CurlWords", "read_words", "split_words"]
 
 WITH_VALUE = frozenset(
@@ -239,9 +241,10 @@ def _wants_next(word: str) -> bool:
     return False
 
 
-def read_words(words: Sequence[str]) -> CurlWords:
+def read_words(words: Sequence[str], ours: Iterable[str] = ()) -> CurlWords:
     """Read curl's arguments as curl does: combined letters, attached or separate values, ``--`` before URLs.
 
+    :param ours: the names of our options, of which one may be meant by a word that is not known.
     :raises click.UsageError: an option that is refused or not known, or that lacks its value. No value is
         in the message.
     """
@@ -254,7 +257,7 @@ def read_words(words: Sequence[str]) -> CurlWords:
             urls += rest
             break
         if word.startswith("--"):
-            options.append(_long(word, rest))
+            options.append(_long(word, rest, ours))
         elif word.startswith("-"):
             options += _cluster(word, rest)
         else:
@@ -264,14 +267,14 @@ def read_words(words: Sequence[str]) -> CurlWords:
     return found._replace(urls=(*named, *found.urls))
 
 
-def _long(word: str, rest: list[str]) -> CurlOption:
+def _long(word: str, rest: list[str], ours: Iterable[str]) -> CurlOption:
     name = word[2:]
     if name in WITH_VALUE:
         return CurlOption(name, word, _value(word, rest))
     on = True
     if name not in WITHOUT_VALUE and name.startswith("no-") and name[3:] in WITHOUT_VALUE:
         name, on = name[3:], False
-    _check_known(name, word)
+    _check_known(name, word, ours)
     return CurlOption(name, word, None, on)
 
 
@@ -297,7 +300,7 @@ def _value(spelling: str, rest: list[str]) -> str:
     return rest.pop(0)
 
 
-def _check_known(name: str, spelling: str) -> None:
+def _check_known(name: str, spelling: str, ours: Iterable[str] = ()) -> None:
     if name in WITHOUT_VALUE:
         return
     reason = REFUSED.get(name.removeprefix("no-"))
@@ -306,8 +309,15 @@ def _check_known(name: str, spelling: str) -> None:
     if reason is not None:
         raise click.UsageError(f"curl's option {spelling} {reason}")
     # The word may be a token that begins with a dash.
-    shown = spelling if len(spelling) <= 30 and spelling.isprintable() else "here"
+    if len(spelling) > 30 or not spelling.isprintable():
+        spelling, guess = "here", ""
+    else:
+        word = spelling.partition("=")[0]
+        guess = close_to(word, [*ours, *(f"--{each}" for each in sorted(WITH_VALUE | WITHOUT_VALUE))])
     raise click.UsageError(
-        f"the option {shown} is none of those of curl that dpop curl passes on; write curl's options in full, and"
-        " dpop's own before them"
+        f"the option {spelling} is none of those of curl that dpop curl passes on{guess} Write curl's options in full,"
+        " and dpop's own before them"
+        if guess
+        else f"the option {spelling} is none of those of curl that dpop curl passes on; write curl's options in full,"
+        " and dpop's own before them"
     )

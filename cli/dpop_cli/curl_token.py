@@ -36,13 +36,14 @@ class CurlToken:
     def of(cls, options: dict[str, Any], words: CurlWords, *, allow_http: bool) -> CurlToken:
         """Take the options for key, token, store and client out of a command's options.
 
-        A store that only DPOP_TOKEN_STORE names is used where that is safe to assume: for a request that has no other
-        credentials and is not to the token endpoint itself, and with tokens that are bound to a key.
+        A store that only DPOP_TOKEN_STORE or a context names is used where that is safe to assume: for a request that
+        has no other credentials and is not to the token endpoint itself, and with tokens that are bound to a key.
 
         :raises click.UsageError: a token and a store.
         """
         named = read_token(options)
-        by_variable = click.get_current_context().get_parameter_source("store_path") is ParameterSource.ENVIRONMENT
+        named_by = click.get_current_context().get_parameter_source("store_path")
+        by_variable = named_by in {ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP}
         if by_variable and (named is not None or words.has("user")):
             options["store_path"] = None
         stored = Stored.of(options)
@@ -83,8 +84,8 @@ def _fits(stored: Stored, words: CurlWords) -> bool:
         return False
     if not tokens.is_bound:
         hint(
-            "the tokens in DPOP_TOKEN_STORE are bound to no key, so they are sent only to a URL for which --token-store"
-            " names them"
+            f"the tokens in {click.format_filename(stored.store.path)} are bound to no key, so they are sent only to a"
+            " URL for which --token-store names them"
         )
         return False
     try:

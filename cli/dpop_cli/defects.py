@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dpop_cli.console import NoEchoCommand, hint
+from dpop_cli.commands import Command, Detail
+from dpop_cli.console import hint
 
 if TYPE_CHECKING:
     from dpop.testing.defects import Defect
@@ -23,11 +24,14 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 def defect_option(command: _Function) -> _Function:
     """Add ``--defect``; :meth:`dpop_cli.options.ProofRequest.of` takes it, and a :class:`DefectCommand` lists."""
     return click.option(
-        "--defect", metavar="NAME", help="Make it wrong in one way, to test a server; --defect list shows all ways."
+        "--defect",
+        cls=Detail,
+        metavar="NAME",
+        help="Make it wrong in one way, to test a server; --defect list shows all ways.",
     )(command)
 
 
-class DefectCommand(NoEchoCommand):
+class DefectCommand(Command):
     """A command with :func:`defect_option`, whose ``--defect list`` asks for no other argument."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

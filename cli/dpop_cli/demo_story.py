@@ -13,7 +13,9 @@ from dpop.testing import DPoPTestServer, Refusal
 from dpop_cli.demo_client import Exchange, on_the_wire, send
 from dpop_cli.proof import parts
 
-__all__ = ["Scene", "Step", "story"]
+__all__ = ["STEPS", "Scene", "Step", "story"]
+
+STEPS = 5
 
 _REDIRECT_URI = "https://app.example/callback"
 

@@ -56,18 +56,20 @@ class View:
     """Turns steps into lines.
 
     :param color: styles them; otherwise they are plain text.
+    :param width: columns; a note that does not fit beside its value stands under it.
     """
 
-    def __init__(self, glyphs: Glyphs, *, color: bool) -> None:
+    def __init__(self, glyphs: Glyphs, *, color: bool, width: int = _WIDTH) -> None:
         self._glyphs = glyphs
+        self._width = width
         self._style: Callable[..., str] = click.style if color else _plain
         self._header_told = False
 
     def lines(self, number: int, step: Step) -> Iterator[str]:
         """The lines of one step, from its title to its conclusion."""
         head = f"{self._glyphs.rule * 2} {number}  {step.title} "
-        yield self._style(head + self._glyphs.rule * (_WIDTH - len(head)), **TITLE)
-        yield from _wrapped(step.text, "   ")
+        yield self._style(head + self._glyphs.rule * (self._width - len(head)), **TITLE)
+        yield from self._wrapped(step.text, "   ")
         for name, value in step.facts.items():
             yield f"   {name:<12}{value}"
         for scene in step.scenes:
@@ -75,7 +77,7 @@ class View:
             yield from self._scene(scene)
         if step.moral:
             yield ""
-            yield from _wrapped(step.moral, "   ")
+            yield from self._wrapped(step.moral, "   ")
         for problem in step.problems:
             yield self._style(f"   This did not go as it must; expected: {problem}.", **BAD)
         yield ""
@@ -128,7 +130,7 @@ class View:
             text = f"The server's log says {refusal.reason}: {refusal.detail}"
             if refusal.expected and refusal.got:
                 text += f"; expected {self._short(refusal.expected)}, got {self._short(refusal.got)}"
-            yield from _wrapped(text, "     ")
+            yield from self._wrapped(text, "     ")
 
     def _row(self, group: str, name: str, value: str, note: str) -> str:
         """``| header  typ  dpop+jwt   what it is for``; names of responses are longer than those of claims."""
@@ -137,7 +139,13 @@ class View:
         if not note:
             return line
         gap = " " * max(2, 22 - len(value))
-        return f"{line}{gap}{note}"
+        if len(line) + len(gap) + len(note) <= self._width:
+            return f"{line}{gap}{note}"
+        lead = f"   {self._glyphs.bar}   "
+        return "\n".join([line, *textwrap.wrap(note, self._width, initial_indent=lead, subsequent_indent=lead)])
+
+    def _wrapped(self, text: str, indent: str) -> list[str]:
+        return textwrap.wrap(text, self._width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
     def _short(self, value: str) -> str:
         return value if len(value) <= _SHOWN + 3 else value[:_SHOWN] + self._glyphs.ellipsis
@@ -165,10 +173,6 @@ def _scene_as_json(scene: Scene) -> dict[str, Any]:
         "nonce": scene.exchange.response_header("DPoP-Nonce"),
         "reason": None if refusal is None else refusal.reason,
     }
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _plain(text: str, **_styles: object) -> str:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import click
 
-from dpop_cli.console import tell
+from dpop_cli.console import may_color, tell
 
 __all__ = [
     "BrokenInstallationError",
@@ -188,6 +188,6 @@ def _fail(message: str, status: Status) -> Status:
 def _show(error: click.ClickException) -> None:
     """Show an error as click does, except for the line width."""
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        click.echo(error.ctx.get_usage(), err=True)
+        click.echo(error.ctx.get_usage(), err=True, color=None if may_color("stderr") else False)
         click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
     tell("Error", error.format_message())

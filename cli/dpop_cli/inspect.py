@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import sys
 import textwrap
 import time
@@ -21,15 +21,18 @@ from dpop.htu import check_method
 from dpop.keys import ALGORITHMS
 from dpop.origin import Origin
 from dpop.server import MemoryReplayCache, NonceVerdict, ProofReport, ProofVerifier
-from dpop_cli.console import NoEchoCommand, file_names
+from dpop_cli.commands import Command, Detail
+from dpop_cli.console import file_names, may_color, width_of
 from dpop_cli.exit_status import Status
 from dpop_cli.inspect_input import MAX_HAR_BYTES, SeenRequest, bound_jkt, seen_requests
-from dpop_cli.inspect_response import read_response, response_as_json, response_lines
-from dpop_cli.inspect_view import ProofView, report_as_json
+from dpop_cli.inspect_response import is_response, read_response, response_as_json, response_lines
+from dpop_cli.inspect_view import WIDEST, ProofView, report_as_json
 from dpop_cli.options import alg_name, read_token
 from dpop_cli.secret_input import read_text, secret_options
 
 __all__ = ["inspect"]
+
+_LONGEST_NAME = 255
 
 
 class _OneNonce:
@@ -53,23 +56,39 @@ class _OneNonce:
         return None
 
 
-@click.command(cls=NoEchoCommand)
+@click.command(cls=Command)
 @click.argument("proof", required=False)
 @click.option(
     "--from",
     "source",
     metavar="FILE",
     shell_complete=file_names,
-    help="Saved request headers, a HAR file or a proof; - is stdin.",
+    cls=Detail,
+    help="The file, as an option; - is stdin.",
 )
 @click.option("--against", metavar="URL", help="Judge it for a request to this URL.")
 @click.option("--method", metavar="METHOD", help="The request's method; with --against GET by default.")
 @secret_options("token", "the access token of the request, alone or in a token response")
-@click.option("--jkt", metavar="JKT", help="Thumbprint that the token or code is bound to.")
-@click.option("--nonce", metavar="NONCE", help="The nonce the server expects.")
-@click.option("--algs", metavar="ALGS", help='Algorithms the server accepts, such as "ES256 PS256"; all by default.')
-@click.option("--max-age", type=click.IntRange(1, 300), default=60, show_default=True, help="Seconds a proof is good.")
-@click.option("--at", type=float, metavar="SECONDS", help="Judge it as of this time, in seconds since 1970.")
+@click.option("--jkt", cls=Detail, metavar="JKT", help="Thumbprint that the token or code is bound to.")
+@click.option("--nonce", cls=Detail, metavar="NONCE", help="The nonce the server expects.")
+@click.option(
+    "--algs",
+    cls=Detail,
+    metavar="ALGS",
+    help='Algorithms the server accepts, such as "ES256 PS256"; all by default.',
+)
+@click.option(
+    "--max-age",
+    cls=Detail,
+    type=click.IntRange(1, 300),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a proof is good.",
+)
+@click.option(
+    "--at", cls=Detail, type=float, metavar="SECONDS", help="Judge it as of this time, in seconds since 1970."
+)
 @click.option(
     "--response",
     metavar="FILE",
@@ -87,31 +106,39 @@ def inspect(
     of curl -v), HAR files and copied curl commands are understood too. What they tell of the request is compared
     with the proof, as are --against, --method and the token. A check that lacks what it needs is not judged.
 
-    With --response it reads a server's response, and says what a client should do next.
+    Of a server's response, as curl -i saves it, it says what a client should do next; --response FILE says that the
+    file is one.
 
     The status is 1 if a server would refuse the proof, or did.
 
     \b
     Examples:
-      dpop proof GET https://api.example/me --key key.pem | dpop inspect
+      dpop proof GET https://api.example/me --key key.pem > proof.txt
+      dpop inspect proof.txt
       dpop headers GET https://api.example/me --key key.pem |
         dpop inspect - --against https://api.example/me --method GET --json
-      curl -si https://api.example/me | dpop inspect --response - || true
+      curl -si https://api.example/me | dpop inspect - || true
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if response is not None:
         if proof is not None or source is not None:
             raise click.UsageError("--response reads a response, which has no proof; give one or the other")
-        seen = read_response(read_text(response, "--response"), time.time())
-        if as_json:
-            click.echo(json.dumps(response_as_json(seen), indent=2))
-        else:
-            click.echo("\n".join(response_lines(seen)))
-        ctx.exit(Status.REFUSED if seen.refused else Status.DONE)
-    requests = _requests(proof, source)
+        ctx.exit(_print_response(read_text(response, "--response"), as_json=as_json))
+    text, requests = _requests(proof, source)
+    if text is not None and is_response(text):
+        ctx.exit(_print_response(text, as_json=as_json))
     against = _Against.of(options)
     judged = ((request, *against.judge(request)) for request in requests)
     good = _print_json(judged) if as_json else _print_lines(judged)
     ctx.exit(Status.DONE if good else Status.REFUSED)
+
+
+def _print_response(text: str, *, as_json: bool) -> Status:
+    seen = read_response(text, time.time())
+    if as_json:
+        click.echo(json.dumps(response_as_json(seen), indent=2))
+    else:
+        click.echo("\n".join(response_lines(seen, width_of("stdout", WIDEST))))
+    return Status.REFUSED if seen.refused else Status.DONE
 
 
 _Judged = Iterator[tuple[SeenRequest, ProofReport, float]]
@@ -131,7 +158,7 @@ def _print_json(judged: _Judged) -> bool:
 
 def _print_lines(judged: _Judged) -> bool:
     """Print each report as it comes, numbered if there are several; return whether all proofs are good."""
-    view = ProofView(color=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    view = ProofView(color=may_color("stdout"), width=width_of("stdout", WIDEST + 1) - 1)
     good, first = True, list(islice(judged, 2))
     several = len(first) > 1
     for number, (request, report, at) in enumerate(chain(first, judged), start=1):
@@ -140,19 +167,27 @@ def _print_lines(judged: _Judged) -> bool:
     return good
 
 
-def _requests(proof: str | None, source: str | None) -> Iterator[SeenRequest]:
+def _requests(proof: str | None, source: str | None) -> tuple[str | None, Iterator[SeenRequest]]:
+    """What is to be judged, and the text it was read from, if that was no argument."""
     if proof is not None and source is not None:
         raise click.UsageError("give a proof or --from, not both")
     if proof is not None and proof != "-":
-        if proof.count(".") != 2 and _is_file(proof):
-            return seen_requests(read_text(proof, "PROOF", limit=MAX_HAR_BYTES))
-        return seen_requests(proof)
+        if _is_file(proof):
+            text = read_text(proof, "PROOF", limit=MAX_HAR_BYTES)
+            return text, seen_requests(text)
+        if _looks_like_a_file(proof):
+            raise click.UsageError(
+                f"there is no file {click.format_filename(proof)}, and it is no proof either, which is three long parts"
+                " with dots between"
+            )
+        return None, seen_requests(proof)
     if source is None and proof is None and sys.stdin is not None and sys.stdin.isatty():
         raise click.UsageError(
             "there is nothing to inspect; give a proof, or pipe one in: dpop proof GET URL --key key.pem | dpop inspect"
         )
     option = "--from" if source is not None else "PROOF"
-    return seen_requests(read_text(source or "-", option, limit=MAX_HAR_BYTES))
+    text = read_text(source or "-", option, limit=MAX_HAR_BYTES)
+    return text, seen_requests(text)
 
 
 def _is_file(name: str) -> bool:
@@ -160,6 +195,11 @@ def _is_file(name: str) -> bool:
         return Path(name).is_file()
     except (OSError, ValueError):
         return False
+
+
+def _looks_like_a_file(word: str) -> bool:
+    """Whether a word is short and has the form of a path, so that a file was meant that is not there."""
+    return len(word) <= _LONGEST_NAME and re.fullmatch(r"[^\s]*[/\\.][A-Za-z]\w{1,4}|[.~]?/.*", word) is not None
 
 
 class _Against:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,14 +17,15 @@ from dpop.errors import EncodingError
 from dpop_cli.header_dump import Head, heads_and_bodies
 from dpop_cli.nonce_state import ROLE_TITLES
 
-__all__ = ["NEXT_STEPS", "Response", "read_response", "response_as_json", "response_lines"]
+__all__ = ["NEXT_STEPS", "Response", "is_response", "read_response", "response_as_json", "response_lines"]
 
 _WIDTH = 79
 _SHOWN = 12
+_STATUS = re.compile(r"HTTP/[0-9.]+ [0-9]{3}\b")
 NEXT_STEPS: Mapping[str, str] = {
     "use_dpop_nonce": (
         "Make a new proof with this nonce, and send the request once more. dpop curl does so by itself; else keep the"
-        " nonce with: dpop nonce learn URL --from FILE."
+        " nonce with: dpop nonce learn URL FILE."
     ),
     "invalid_dpop_proof": (
         "The proof was refused, so the same one will be again. Look at it with dpop inspect --against URL --method M:"
@@ -118,8 +120,16 @@ def read_response(text: str, now: float) -> Response:
     )
 
 
-def response_lines(response: Response) -> list[str]:
-    """The response as lines for people."""
+def is_response(text: str) -> bool:
+    """Whether a text is a response, and not a request with a proof: it begins with a status line."""
+    return _STATUS.match(text.lstrip()) is not None
+
+
+def response_lines(response: Response, width: int = _WIDTH) -> list[str]:
+    """The response as lines for people.
+
+    :param width: columns of a narrow terminal.
+    """
     who = f" from the {ROLE_TITLES[response.role]}" if response.role is not None else ""
     lines = [f"{response.status}{who}"]
     facts = [
@@ -138,8 +148,8 @@ def response_lines(response: Response) -> list[str]:
     for name, value in facts:
         if value is not None:
             shown = "".join(character if character.isprintable() else "?" for character in value)
-            lines += textwrap.wrap(f"  {name:<12}{shown}", _WIDTH, subsequent_indent=" " * 14, break_on_hyphens=False)
-    return [*lines, "", *textwrap.wrap(f"Next: {response.next_step}", _WIDTH, subsequent_indent="      ")]
+            lines += textwrap.wrap(f"  {name:<12}{shown}", width, subsequent_indent=" " * 14, break_on_hyphens=False)
+    return [*lines, "", *textwrap.wrap(f"Next: {response.next_step}", width, subsequent_indent="      ")]
 
 
 def response_as_json(response: Response) -> dict[str, Any]:

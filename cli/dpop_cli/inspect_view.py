@@ -15,9 +15,10 @@ from dpop.server import CheckVerdict, ProofReport
 from dpop_cli.console import BAD, GOOD, TITLE
 from dpop_cli.inspect_input import SeenRequest
 
-__all__ = ["ProofView", "report_as_json"]
+__all__ = ["WIDEST", "ProofView", "report_as_json"]
 
-_WIDTH = 79
+WIDEST = 79
+_NARROW = 60
 _SHOWN = 300
 _QUESTIONS = {
     "header": "one DPoP header",
@@ -51,10 +52,12 @@ class ProofView:
     """Turns a report into lines.
 
     :param color: styles them; otherwise they are plain text.
+    :param width: columns; below 60 the rule of a check stands under its question.
     """
 
-    def __init__(self, *, color: bool) -> None:
+    def __init__(self, *, color: bool, width: int = WIDEST) -> None:
         self._style: Callable[..., str] = click.style if color else _plain
+        self._width = width
 
     def lines(
         self, request: SeenRequest, report: ProofReport, at: float, *, number: int | None = None
@@ -95,7 +98,7 @@ class ProofView:
                 shown += f", thumbprint {report.jkt}" if report.jkt else ""
             elif name in {"iat", "exp", "nbf"} and isinstance(value, int | float) and not isinstance(value, bool):
                 shown += _when(value, at)
-            first, *rest = textwrap.wrap(shown, _WIDTH - 9, break_on_hyphens=False) or [""]
+            first, *rest = textwrap.wrap(shown, self._width - 9, break_on_hyphens=False) or [""]
             yield f"  {_shown(name):<6} {first}"
             yield from (f"         {line}" for line in rest)
 
@@ -105,15 +108,19 @@ class ProofView:
         note = check.rule
         if check.verdict == "not judged":
             note = f"not judged; {_LACKING.get(check.name, 'what it needs is missing')}"
-        yield f"  {mark} {_QUESTIONS[check.name]:<30} {note}"
+        if self._width < _NARROW:
+            yield f"  {mark} {_QUESTIONS[check.name]}"
+            yield f"         {note}"
+        else:
+            yield f"  {mark} {_QUESTIONS[check.name]:<30} {note}"
         if check.refusal is not None:
             yield from textwrap.wrap(
-                check.refusal.detail, _WIDTH - 9, initial_indent=" " * 9, subsequent_indent=" " * 9
+                check.refusal.detail, self._width - 9, initial_indent=" " * 9, subsequent_indent=" " * 9
             )
             for name in ("expected", "got"):
                 value = getattr(check.refusal, name)
                 if value is not None:
-                    first, *rest = textwrap.wrap(value, _WIDTH - 18, break_on_hyphens=False) or [""]
+                    first, *rest = textwrap.wrap(value, self._width - 18, break_on_hyphens=False) or [""]
                     yield f"         {name:<9}{first}"
                     yield from (f"                  {line}" for line in rest)
 

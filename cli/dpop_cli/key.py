@@ -13,7 +13,8 @@ import click
 from click.core import ParameterSource
 
 import dpop
-from dpop_cli.console import NoEchoCommand, file_names, hint
+from dpop_cli.commands import Group
+from dpop_cli.console import file_names, hint
 from dpop_cli.key_device import generate_in_device, list_keys
 from dpop_cli.options import AlgChoice, check_key_source, key_options, load_key
 from dpop_cli.secret_input import Secret, secret_options
@@ -26,20 +27,22 @@ __all__ = ["key"]
 _ALGS = ("ES256", "ES384", "ES512", "Ed25519", "EdDSA", "PS256", "RS256", "PS384", "PS512", "RS384", "RS512")
 
 
-@click.group()
+@click.group(cls=Group)
 def key() -> None:
     """Make a key; list keys in devices; show a key or its thumbprint."""
 
 
-@key.command(cls=NoEchoCommand)
+@key.command()
 @click.option(
     "--alg",
     type=AlgChoice(_ALGS),
     default="ES256",
     show_default=True,
-    help="What it signs with. Every DPoP server takes ES256.",
+    metavar="ALG",
+    help=f"What it signs with: {', '.join(_ALGS)}. Every DPoP server takes ES256.",
 )
 @click.option(
+    "-o",
     "--out",
     default="key.pem",
     show_default=True,
@@ -53,7 +56,7 @@ def key() -> None:
     metavar="URI",
     help="Make it in a TPM, smart card or HSM instead: 'pkcs11:token=...;object=NAME' (RFC 7512).",
 )
-@secret_options("password", "a password to encrypt the key with, or the device's PIN")
+@secret_options("password", "a password to encrypt the key with, or the device's PIN", detail=True)
 @click.option("--force", is_flag=True, help="Replace the file if there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
 @click.pass_context
@@ -72,8 +75,10 @@ def generate(
       dpop key generate --out locked.pem --password-env KEY_PASSWORD
 
     \b
-    In a device (TPM, smart card, HSM) that "dpop key list" shows; its PIN is asked for if no option gives it:
-      dpop key generate --pkcs11 'pkcs11:token=office;object=api' --password-file pin
+    In a device (TPM, smart card, HSM) that "dpop key list" shows; its PIN is
+    asked for if no option gives it:
+      dpop key generate --pkcs11 'pkcs11:token=office;object=api' \\
+        --password-file pin
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if device_uri is not None:
         for option in ("alg", "out", "force"):
@@ -124,7 +129,7 @@ def _public_key(named: str | None, options: dict[str, Any]) -> dpop.Key:
     return load_key(options, signs=False)
 
 
-@key.command(cls=NoEchoCommand)
+@key.command()
 @click.argument("named", metavar="[KEY]", required=False, shell_complete=file_names)
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
@@ -147,7 +152,7 @@ def show(*, named: str | None, as_json: bool, **options: Any) -> None:
     click.echo(f"public JWK        {json.dumps(facts['public_jwk'])}")
 
 
-@key.command(cls=NoEchoCommand)
+@key.command()
 @click.argument("named", metavar="[KEY]", required=False, shell_complete=file_names)
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")

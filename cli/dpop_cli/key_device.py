@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpop.keys import Password
-from dpop_cli.console import NoEchoCommand, hint
+from dpop_cli.commands import Command
+from dpop_cli.console import hint
 from dpop_cli.options import check_key_source, pin_for
 from dpop_cli.secret_input import Secret, secret_options
 
@@ -33,7 +34,7 @@ def generate_in_device(uri: str, password: Secret) -> tuple[Pkcs11Key, str]:
     return made, made.reference or uri
 
 
-@click.command("list", cls=NoEchoCommand)
+@click.command("list", cls=Command)
 @click.option(
     "--pkcs11",
     "uri",

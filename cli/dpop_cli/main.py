@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from dpop_cli.commands import Group, context_option, verbose_option
 from dpop_cli.exit_status import (
     BrokenInstallationError,
     broken_installation,
@@ -53,8 +54,31 @@ COMMANDS: Mapping[str, LazyCommand] = {
 }
 """All commands, in the order of the help."""
 
+_ELSEWHERE = {
+    "agent": "token refresher",
+    "authorize": "token login",
+    "generate": "key generate",
+    "import": "token import",
+    "jkt": "key thumbprint",
+    "keygen": "key generate",
+    "login": "token login",
+    "logout": "token revoke",
+    "redeem": "token redeem",
+    "refresh": "token refresh",
+    "refresher": "token refresher",
+    "revoke": "token revoke",
+    "show": "token show",
+    "thumbprint": "key thumbprint",
+    "tokens": "token show",
+    "verify": "inspect",
+    "decode": "inspect",
+}
+"""What people type for commands that have another name, or stand in a group."""
 
-class LazyGroup(click.Group):
+_TOO_LONG = 40
+
+
+class LazyGroup(Group):
     """A group that knows its commands by name and help, and imports one when it is called.
 
     Lists, suggestions and completions use placeholders; only :meth:`resolve_command` loads a command.
@@ -66,6 +90,14 @@ class LazyGroup(click.Group):
         for name, command in lazy.items():
             self.add_command(click.Command(name, short_help=command.help))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; ``help`` and ``version`` are taken as words too, as other programs do."""
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        elif args == ["version"]:
+            args = ["--version"]
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         """List the command names in the order of the table."""
         return list(self.commands)
@@ -74,7 +106,14 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that is called, and import its module."""
-        name, command, rest = super().resolve_command(ctx, args)
+        try:
+            name, command, rest = super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            if args[0] in _ELSEWHERE:
+                ctx.fail(f"No such command {args[0]!r}. Did you mean 'dpop {_ELSEWHERE[args[0]]}'?")
+            if not error.possibilities and len(args[0]) > _TOO_LONG:
+                ctx.fail("No such command; expected one of those that dpop --help lists.")  # it may be a secret
+            raise
         if name is not None and name in self._lazy:
             command = _loaded(name, self._lazy[name].target)
         return name, command, rest
@@ -166,19 +205,15 @@ All commands: dpop --help"""
 
 
 _EPILOG = """\
-\b
-Exit status:
-  0    done                           70   a bug in dpop
-  1    a peer refused, or a bad proof 130  ended by Ctrl-C
-  2    usage                          141  the reader closed the pipe
-  3    key, PIN, store or file trouble
-  dpop curl ends with the status of curl.
+Exit status: 0 done, 1 a peer refused or a proof is bad, 2 usage, 3 trouble with a key, PIN, store or file, 70 a bug in
+dpop, 130 Ctrl-C, 141 the reader closed the pipe. dpop curl ends with the status of curl.
 
 \b
 Environment:
   DPOP_KEY          the key, where --key names none
   DPOP_TOKEN_STORE  the file that keeps tokens
   DPOP_CLIENT       the JSON file that describes the client
+  DPOP_CONTEXT      the context of the configuration file
   DPOP_STATE_DIR    where nonces are kept
   PKCS11_MODULE     the driver of a TPM, smart card or HSM
   BROWSER, NO_COLOR as in other programs"""
@@ -193,6 +228,7 @@ Environment:
 )
 @click.option(
     "--version",
+    "-V",
     is_flag=True,
     expose_value=False,
     is_eager=True,
@@ -212,6 +248,18 @@ def main(ctx: click.Context) -> None:
 
     Keys are named by a path or a URI (--key, or DPOP_KEY). No secret is ever an argument: tokens and
     passwords come from a file, standard input, an environment variable or a prompt.
+
+    What you always use can be kept in a configuration file, in contexts, each with a name; --context NAME
+    or DPOP_CONTEXT chooses one. Options on the command line count more than a context, and a context more
+    than environment variables. The file is yours alone and holds no secrets:
+
+    \b
+      [contexts.work]                  in config.toml
+      issuer = "https://as.example"    or client = "client.json"
+      client-id = "app"
+      key = "key.pem"                  a path from the file's folder, or a URI
+      store = "tokens.json"
+      scope = ["read", "write"]
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if ctx.invoked_subcommand is None:
         click.echo(_FIRST_STEPS)
@@ -219,3 +267,6 @@ def main(ctx: click.Context) -> None:
         from dpop_cli.console import show_warnings  # noqa: PLC0415 - logging is slow to load
 
         show_warnings()
+
+
+main.params += [context_option(), verbose_option()]

@@ -11,7 +11,8 @@ import click
 
 from dpop.client import NonceKey
 from dpop.origin import Origin
-from dpop_cli.console import NoEchoCommand, file_names
+from dpop_cli.commands import Detail, Group
+from dpop_cli.console import file_names
 from dpop_cli.header_dump import last_head_with_nonce, last_nonce
 from dpop_cli.nonce_state import ROLE_TITLES, ROLES, KeptNonce, NonceState, role_name
 from dpop_cli.options import key_options, load_key
@@ -22,7 +23,7 @@ __all__ = ["nonce"]
 _SHOWN = 12
 
 
-@click.group()
+@click.group(cls=Group)
 def nonce() -> None:
     """Show, learn or forget the nonces that servers gave.
 
@@ -32,7 +33,7 @@ def nonce() -> None:
     """
 
 
-@nonce.command(cls=NoEchoCommand)
+@nonce.command()
 @click.argument("url", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON, whole.")
 def show(*, url: str | None, as_json: bool) -> None:
@@ -58,30 +59,35 @@ def show(*, url: str | None, as_json: bool) -> None:
         click.echo(f"No nonces are kept in {click.format_filename(state.directory)}.", err=True)
 
 
-@nonce.command(cls=NoEchoCommand)
+@nonce.command()
 @click.argument("url")
+@click.argument("file", metavar="[FILE]", required=False, shell_complete=file_names)
 @click.option(
     "--from",
     "source",
-    required=True,
+    cls=Detail,
     metavar="FILE",
     shell_complete=file_names,
-    help="What curl -D FILE saved of a response, or a nonce alone; - is standard input.",
+    help="The file, as an option.",
 )
 @click.option("--role", type=click.Choice(list(ROLES)), help="What the server is; by default the response tells.")
 @key_options
-def learn(*, url: str, source: str, role: str | None, **options: Any) -> None:
+def learn(*, url: str, file: str | None, source: str | None, role: str | None, **options: Any) -> None:
     """Learn the nonce in a server's response, for the next command with that key.
+
+    FILE is what curl -D FILE saved of a response, or a nonce alone; - is standard input.
 
     A nonce is read from a file and not from an argument: shells mangle some of its characters.
 
     \b
     Examples:
       curl -s -D headers.txt https://api.example/me
-      dpop nonce learn https://api.example/me --from headers.txt --key key.pem
+      dpop nonce learn https://api.example/me headers.txt --key key.pem
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     origin = Origin.of_url(url)
-    text = read_text(source, "--from")
+    if (file is None) == (source is None):
+        raise click.UsageError("name the file once: dpop nonce learn URL FILE")
+    text = read_text(file or source or "", "FILE" if source is None else "--from")
     value = last_nonce(text)
     head = last_head_with_nonce(text)
     known = ROLES[role] if role is not None else head.role if head is not None else None
@@ -93,7 +99,7 @@ def learn(*, url: str, source: str, role: str | None, **options: Any) -> None:
     click.echo(f"Learnt a nonce of {origin} as {ROLE_TITLES[known]}.", err=True)
 
 
-@nonce.command(cls=NoEchoCommand)
+@nonce.command()
 @click.argument("url", required=False)
 def clear(*, url: str | None) -> None:
     """Forget all nonces, or those of URL's server.

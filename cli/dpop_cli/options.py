@@ -17,6 +17,7 @@ from dpop.encoding import json_object
 from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
 from dpop.htu import Origin, check_method
 from dpop.keys import ALGORITHMS, Password, PublicKey
+from dpop_cli.commands import Detail, DetailSetting, Setting
 from dpop_cli.console import file_names, hint
 from dpop_cli.key_elsewhere import KeyElsewhere, read_public_half
 from dpop_cli.nonce_state import NonceState, StateError
@@ -34,6 +35,7 @@ __all__ = [
     "is_device_uri",
     "keep_nonce",
     "key_options",
+    "key_options_without_short",
     "load_key",
     "nonce_options",
     "pin_for",
@@ -48,14 +50,27 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def key_options(command: _Function) -> _Function:
-    """Add ``--key`` and its password; :func:`load_key` takes the options as they come."""
-    command = secret_options("password", "the key's password, or the PIN of its device")(command)
+    """Add ``--key``, ``-k`` and its password; :func:`load_key` takes the options as they come."""
+    return _key_options(command, "-k", "--key")
+
+
+def key_options_without_short(command: _Function) -> _Function:
+    """Add the same options, but no ``-k``, for ``dpop curl``, where that is curl's."""
+    return _key_options(command, "--key")
+
+
+def _key_options(command: _Function, *names: str) -> _Function:
+    command = secret_options("password", "the key's password, or the PIN of its device", detail=True)(command)
     command = click.option(
-        "--alg", metavar="ALG", help="Which of the key's names to sign by: EdDSA, or of RSA such as RS256, PS512."
+        "--alg",
+        cls=DetailSetting,
+        metavar="ALG",
+        help="Which of the key's names to sign by: EdDSA, or of RSA such as RS256, PS512.",
     )(command)
     return click.option(
-        "--key",
+        *names,
         "key_source",
+        cls=Setting,
         envvar="DPOP_KEY",
         show_envvar=True,
         metavar="PATH|URI",
@@ -280,7 +295,9 @@ def keep_nonce(key: NonceKey, nonce: str) -> None:
 
 def nonce_options(command: _Function) -> _Function:
     """Add the options that say which nonce to use; :meth:`NonceChoice.of` takes the options out again."""
-    command = click.option("--no-nonce", is_flag=True, help="Leave the nonce out, even where one is kept.")(command)
+    command = click.option("--no-nonce", cls=Detail, is_flag=True, help="Leave the nonce out, even where one is kept.")(
+        command
+    )
     command = click.option(
         "--nonce-from",
         metavar="FILE",
@@ -288,11 +305,14 @@ def nonce_options(command: _Function) -> _Function:
         help="Take the last DPoP-Nonce that curl -D FILE saved, and keep it; - is standard input.",
     )(command)
     return click.option(
-        "--nonce", metavar="NONCE", help="The server's newest DPoP-Nonce; by default the one kept, see dpop nonce."
+        "--nonce",
+        cls=Detail,
+        metavar="NONCE",
+        help="The server's newest DPoP-Nonce; by default the one kept, see dpop nonce.",
     )(command)
 
 
-allow_http_option = click.option("--allow-http", is_flag=True, help="Allow http:// to another machine.")
+allow_http_option = click.option("--allow-http", cls=Detail, is_flag=True, help="Allow http:// to another machine.")
 
 
 def proof_options(command: _Function) -> _Function:
@@ -303,8 +323,10 @@ def proof_options(command: _Function) -> _Function:
         key_options,
         secret_options("token", "the access token, alone or in a token response"),
         nonce_options,
-        click.option("--jti", metavar="JTI", help="The proof's identifier; random by default."),
-        click.option("--iat", type=int, metavar="SECONDS", help="Its time, in seconds since 1970; now by default."),
+        click.option("--jti", cls=Detail, metavar="JTI", help="The proof's identifier; random by default."),
+        click.option(
+            "--iat", cls=Detail, type=int, metavar="SECONDS", help="Its time, in seconds since 1970; now by default."
+        ),
         allow_http_option,
     ]
     for option in reversed(options):

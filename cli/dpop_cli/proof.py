@@ -46,11 +46,13 @@ def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: An
     Examples:
       dpop proof POST https://as.example/token --key key.pem
       dpop proof GET https://api.example/me --key key.pem --token-file token.txt
-      dpop proof GET https://api.example/me --key key.pem --nonce-from headers.txt --json
-      dpop proof GET https://api.example/me --key key.pem --token-file token.txt --defect sig-der
+      dpop proof GET https://api.example/me --key key.pem \\
+        --nonce-from headers.txt --json
+      dpop proof GET https://api.example/me --key key.pem \\
+        --token-file token.txt --defect sig-der
       dpop proof --defect list
-      dpop proof POST https://as.example/token --key key.pem --unsigned | openssl dgst -sha256 -sign key.pem |
-        dpop sig to-raw
+      dpop proof POST https://as.example/token --key key.pem --unsigned |
+        openssl dgst -sha256 -sign key.pem | dpop sig to-raw
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if unsigned and options["defect"]:
         raise click.UsageError("give --unsigned or --defect, not both: most defects are in what is signed, or how")

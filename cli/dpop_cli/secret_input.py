@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from dpop_cli.commands import Detail
 from dpop_cli.console import file_names
 
 __all__ = ["Secret", "can_ask", "claim_stdin", "read_bytes", "read_text", "secret_options"]
@@ -156,14 +157,20 @@ def can_ask() -> bool:
     return True
 
 
-def secret_options(name: str, what: str) -> Callable[[_Function], _Function]:
-    """Add the three options of one secret to a command; :meth:`Secret.of` takes them out again."""
+def secret_options(name: str, what: str, *, detail: bool = False) -> Callable[[_Function], _Function]:
+    """Add the three options of one secret to a command; :meth:`Secret.of` takes them out again.
+
+    :param detail: leave ``--NAME-file`` too out of the short help.
+    """
 
     def decorate(command: _Function) -> _Function:
-        command = click.option(f"--{name}-prompt", is_flag=True, help=f"Ask for {what}.")(command)
-        command = click.option(f"--{name}-env", metavar="VAR", help=f"Environment variable that holds {what}.")(command)
+        command = click.option(f"--{name}-prompt", cls=Detail, is_flag=True, help=f"Ask for {what}.")(command)
+        command = click.option(
+            f"--{name}-env", cls=Detail, metavar="VAR", help=f"Environment variable that holds {what}."
+        )(command)
         return click.option(
             f"--{name}-file",
+            cls=Detail if detail else click.Option,
             metavar="FILE",
             shell_complete=file_names,
             help=f"File that holds {what}; - is standard input.",

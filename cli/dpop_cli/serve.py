@@ -15,7 +15,8 @@ from dpop.errors import UsageError
 from dpop.htu import Origin
 from dpop.keys import ALGORITHMS
 from dpop.testing import DISCIPLINES, DPoPTestServer
-from dpop_cli.console import NoEchoCommand, hint, stopped_by_signals
+from dpop_cli.commands import Command
+from dpop_cli.console import hint, stopped_by_signals
 
 __all__ = ["first_line", "serve", "welcome"]
 
@@ -23,7 +24,7 @@ _LOGGER = logging.getLogger("dpop.testing")
 _LOOK_SECONDS = 1.0
 
 
-@click.command(cls=NoEchoCommand)
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON with all addresses.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="What to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0, the default: one that is free.")

@@ -15,7 +15,8 @@ import click
 from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import EncodingError, SignatureFormatError
 from dpop.signature import der_to_raw, raw_to_der
-from dpop_cli.console import NoEchoCommand, file_names, hint
+from dpop_cli.commands import Group
+from dpop_cli.console import file_names, hint
 from dpop_cli.options import AlgChoice
 from dpop_cli.secret_input import read_bytes
 
@@ -34,14 +35,14 @@ _MOST_MISSING: Final = 8
 _DGST_LABEL: Final = re.compile(r"[A-Za-z0-9-]+\([^()\r\n]*\)= *")  # of openssl dgst -hex
 
 
-@click.group()
+@click.group(cls=Group)
 def sig() -> None:
     """Convert a signature: OpenSSL's DER to a JWS's R||S, and back."""
 
 
 def _conversion(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option(
-        "--out", metavar="FILE", shell_complete=file_names, help="File to write; standard output by default."
+        "-o", "--out", metavar="FILE", shell_complete=file_names, help="File to write; standard output by default."
     )(command)
     command = click.option(
         "--from", "given", type=click.Choice(FORMS), help="What the input is written in; found out by default."
@@ -55,7 +56,7 @@ def _to(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     )
 
 
-@sig.command("to-raw", cls=NoEchoCommand, short_help="openssl's DER to the R||S of a JWS.")
+@sig.command("to-raw", short_help="openssl's DER to the R||S of a JWS.")
 @_conversion
 @_to("base64url")
 @click.option(
@@ -79,7 +80,7 @@ def to_raw(*, signature: str, given: str | None, wanted: str, out: str | None, a
     _write(convert(_read(signature, given), given, lambda der: _raw_of(der, alg)), wanted, out)
 
 
-@sig.command("to-der", cls=NoEchoCommand, short_help="The R||S of a JWS to DER, for openssl.")
+@sig.command("to-der", short_help="The R||S of a JWS to DER, for openssl.")
 @_conversion
 @_to("binary")
 def to_der(*, signature: str, given: str | None, wanted: str, out: str | None) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 import webbrowser
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import click
 
 from dpop.profiles import GOOGLE
-from dpop.tokens import TokenSet
-from dpop_cli.console import NoEchoCommand, hint
+from dpop.tokens import DEFAULT_ACCOUNT, TokenSet
+from dpop_cli.commands import Detail, Group, Setting
+from dpop_cli.console import done, hint, waiting
 from dpop_cli.options import key_options
 from dpop_cli.secret_input import Secret, secret_options
 from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of, server_options
+from dpop_cli.token_import import import_tokens
 from dpop_cli.token_login import Loopback
 from dpop_cli.token_refresher import refresher
 from dpop_cli.token_store import Stored, store_options
@@ -27,13 +30,14 @@ __all__ = ["token"]
 _resource_option = click.option(
     "--resource",
     "resources",
+    cls=Detail,
     multiple=True,
     metavar="URL",
     help="An API that the token is for (RFC 8707); may be repeated. It is remembered.",
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def token() -> None:
     """Get tokens bound to your key, keep them fresh, use them in dpop curl.
 
@@ -42,20 +46,36 @@ def token() -> None:
     """
 
 
-@token.command(cls=NoEchoCommand)
+@token.command(variables=["BROWSER"])
 @server_options
-@click.option("--scope", multiple=True, metavar="SCOPE", help="What to ask for; may be repeated.")
+@click.option("--scope", cls=Setting, multiple=True, metavar="SCOPE", help="What to ask for; may be repeated.")
 @_resource_option
 @click.option(
     "--redirect-uri",
+    cls=Detail,
     default="http://127.0.0.1/",
     show_default=True,
     metavar="URL",
     help="Where the browser comes back to, on this machine; without a port, one that is free.",
 )
-@click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE", help="More for the authorization request.")
+@click.option(
+    "--param",
+    "parameters",
+    cls=Detail,
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="More for the authorization request.",
+)
 @click.option("--no-browser", is_flag=True, help="Only print the URL; open it yourself.")
-@click.option("--timeout", type=click.IntRange(1, 86_400), default=300, show_default=True, help="Seconds to wait.")
+@click.option(
+    "--timeout",
+    cls=Detail,
+    type=click.IntRange(1, 86_400),
+    default=300,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the browser.",
+)
 @store_options(default="tokens.json")
 @key_options
 def login(
@@ -93,20 +113,24 @@ def login(
                 more = {**more, "resource": resources}
             request = endpoint.start_authorization(loopback.redirect_uri, scope=wanted, **more)
             click.echo(f"Log in here:\n\n  {request.url}\n", err=True)
+            click.echo(f"Your browser comes back to {loopback.redirect_uri}; this command waits for it.", err=True)
             if not no_browser:
                 # A browser in the terminal returns only when the user leaves it, after the callback.
                 page = loopback.start_page(request.url)
                 threading.Thread(target=_open_browser, args=(page,), daemon=True).start()
-            tokens = loopback.wait(
-                request,
-                endpoint.server,
-                lambda query: _kept(stored, endpoint.finish_authorization(request, query, resource=resources or None)),
-                timeout=timeout,
-            )
-    _report(stored, tokens, wanted)
+            with waiting("Waiting for your browser"):
+                tokens = loopback.wait(
+                    request,
+                    endpoint.server,
+                    lambda query: _kept(
+                        stored, endpoint.finish_authorization(request, query, resource=resources or None)
+                    ),
+                    timeout=timeout,
+                )
+    _report(stored, tokens, wanted, "logged in")
 
 
-@token.command(cls=NoEchoCommand, short_help="Exchange an authorization code, and store the tokens.")
+@token.command(short_help="Exchange an authorization code, and store the tokens.")
 @server_options
 @secret_options("code", "the authorization code, decoded")
 @secret_options("code-verifier", "the verifier of PKCE")
@@ -133,15 +157,15 @@ def redeem(*, redirect_uri: str | None, resources: tuple[str, ...], **options: A
             code, redirect_uri=redirect_uri, code_verifier=verifier, resource=resources or None
         )
         stored.keep(tokens)
-    _report(stored, tokens, None)
+    _report(stored, tokens, None, "the code is redeemed")
 
 
-@token.command(cls=NoEchoCommand)
+@token.command()
 @server_options
 @secret_options("refresh-token", "a refresh token from elsewhere, to begin with")
 @click.option("--if-needed", is_flag=True, help="Only if the access token is about to expire.")
 @_resource_option
-@store_options(default="tokens.json")
+@store_options(default="tokens.json", argument=True)
 @key_options
 def refresh(*, if_needed: bool, resources: tuple[str, ...], **options: Any) -> None:
     """Renew the stored tokens now.
@@ -152,7 +176,8 @@ def refresh(*, if_needed: bool, resources: tuple[str, ...], **options: Any) -> N
     Examples:
       dpop token refresh
       dpop token refresh --if-needed --client client.json
-      dpop token refresh --key key.pem --client client.json --refresh-token-file refresh.txt
+      dpop token refresh --key key.pem --client client.json \\
+        --refresh-token-file refresh.txt
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     stored, client = Stored.named(options), OAuthClient.of(options)
     first = Secret.of("refresh-token", options).read("Refresh token")
@@ -170,14 +195,17 @@ def refresh(*, if_needed: bool, resources: tuple[str, ...], **options: Any) -> N
                     tokens = source.tokens()
             else:
                 tokens = stored.renewed(source, before)
-    _report(stored, tokens, None)
+    if before is not None and tokens.fingerprint == before.fingerprint:
+        _report(stored, tokens, None, "nothing had to be refreshed, and nothing was sent")
+    else:
+        _report(stored, tokens, None, "refreshed")
 
 
-@token.command(cls=NoEchoCommand)
+@token.command()
 @click.option("--access-token", "only_token", is_flag=True, help="Print the access token, and nothing else.")
 @click.option("--secrets", is_flag=True, help="Show the tokens themselves as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@store_options(default="tokens.json")
+@store_options(default="tokens.json", argument=True)
 def show(*, only_token: bool, secrets: bool, as_json: bool, **options: Any) -> None:
     """Show what is stored: until when, for what, bound to which key. Nothing is sent.
 
@@ -199,10 +227,10 @@ def show(*, only_token: bool, secrets: bool, as_json: bool, **options: Any) -> N
         click.echo("\n".join(as_lines(tokens, stored.account, secrets=secrets)))
 
 
-@token.command(cls=NoEchoCommand, short_help="Give the tokens back to the server.")
+@token.command(short_help="Give the tokens back to the server.")
 @server_options
 @click.option("--forget", is_flag=True, help="Tell no server; only remove the tokens here.")
-@store_options(default="tokens.json")
+@store_options(default="tokens.json", argument=True)
 @key_options
 def revoke(*, forget: bool, **options: Any) -> None:
     """Give the tokens back to the server (RFC 7009), and remove them here.
@@ -226,6 +254,7 @@ def revoke(*, forget: bool, **options: Any) -> None:
     click.echo(f"The tokens of {stored.account!r} are {'removed' if forget else 'revoked and removed'}.", err=True)
 
 
+token.add_command(import_tokens)
 token.add_command(refresher)
 
 
@@ -239,9 +268,12 @@ def _kept(stored: Stored, tokens: TokenSet) -> TokenSet:
     return tokens
 
 
-def _report(stored: Stored, tokens: TokenSet, wanted: str | None) -> None:
-    """Print the facts of the new tokens, and hints about missing ones."""
+def _report(stored: Stored, tokens: TokenSet, wanted: str | None, did: str) -> None:
+    """Print the facts of the new tokens, what can be done next, and hints about missing ones."""
     click.echo("\n".join(as_lines(tokens, stored.account, secrets=False)))
+    name = stored.as_typed
+    account = "" if stored.account == DEFAULT_ACCOUNT else f" --account {shlex.quote(stored.account)}"
+    done(f"{did}; the tokens are in {name}. Use them: dpop curl --token-store {name}{account} URL")
     lacking = sorted(tokens.missing_scopes(wanted or ""))
     if lacking:
         hint(f"not all was granted; missing: {' '.join(lacking)}")

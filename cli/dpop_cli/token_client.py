@@ -17,6 +17,7 @@ from dpop.errors import DPoPError, EncodingError
 from dpop.origin import Origin
 from dpop.profiles import ATPROTO, FAPI2, GOOGLE, RFC9449, Profile
 from dpop.tokens import ServerMetadata, TokenSet
+from dpop_cli.commands import DetailSetting, Setting, is_verbose
 from dpop_cli.console import file_names
 from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.options import allow_http_option, check_transport, keep_nonce, load_key
@@ -41,6 +42,7 @@ _GOOGLE = {
     "revocation_endpoint": "https://oauth2.googleapis.com/revoke",
 }
 _GOOGLES_NAMES = {"auth_uri": "authorization_endpoint", "token_uri": "token_endpoint"}
+_SHOWN = "dpop_cli.requests shown"
 _ENDPOINTS = frozenset(each.name for each in fields(ServerMetadata) if each.name.endswith("_endpoint"))
 _FACTS = frozenset({"client_id", "client_secret", "issuer", "token_endpoint_auth_method", "mode"}) | _ENDPOINTS
 
@@ -51,13 +53,14 @@ def client_options(command: _Function) -> _Function:
         click.option(
             "--client",
             "client_file",
+            cls=Setting,
             envvar="DPOP_CLIENT",
             show_envvar=True,
             metavar="FILE",
             shell_complete=file_names,
             help="JSON with client_id, client_secret, and issuer or endpoints; Google's client_secret.json will do.",
         ),
-        secret_options("client-secret", "the client's secret"),
+        secret_options("client-secret", "the client's secret", detail=True),
     ]
     for option in reversed(options):
         command = option(command)
@@ -67,10 +70,12 @@ def client_options(command: _Function) -> _Function:
 def server_options(command: _Function) -> _Function:
     """Add the options for client and server that are needed if there are no tokens yet."""
     options = [
-        click.option("--issuer", metavar="URL", help="The server, whose endpoints are in its metadata."),
-        click.option("--token-endpoint", metavar="URL", help="Its token endpoint, where there is no metadata."),
-        click.option("--client-id", metavar="ID", help="The client, instead of the file's."),
-        click.option("--profile", type=click.Choice(list(_PROFILES)), help="What kind of server it is."),
+        click.option("--issuer", cls=Setting, metavar="URL", help="The server, whose endpoints are in its metadata."),
+        click.option(
+            "--token-endpoint", cls=DetailSetting, metavar="URL", help="Its token endpoint, where there is no metadata."
+        ),
+        click.option("--client-id", cls=Setting, metavar="ID", help="The client, instead of the file's."),
+        click.option("--profile", cls=Setting, type=click.Choice(list(_PROFILES)), help="What kind of server it is."),
         client_options,
         allow_http_option,
     ]
@@ -108,6 +113,11 @@ class OAuthClient:
             profile = "google"
         return cls(facts, secret, None if profile is None else _PROFILES[profile], options.pop("allow_http", False))
 
+    def or_of(self, facts: Mapping[str, str]) -> OAuthClient:
+        """Return a copy that has facts from elsewhere where the options gave none."""
+        secret = self.secret or facts.get("client_secret")
+        return replace(self, facts={**facts, **self.facts}, secret=secret)
+
     def endpoint(self, prover: Prover, tokens: TokenSet | None = None) -> TokenEndpoint:
         """Make the token endpoint.
 
@@ -115,20 +125,22 @@ class OAuthClient:
         :raises click.UsageError: nothing says which server or client, or no HTTP library is there.
         """
         try:
-            from dpop.requests import TokenEndpoint  # noqa: PLC0415 - help needs no HTTP library
+            from dpop_cli.endpoint import Endpoint  # noqa: PLC0415 - help needs no HTTP library
         except ModuleNotFoundError as error:
             raise click.UsageError(
                 f"asking for tokens needs the Python package {error.name}; run: pip install 'dpop-toolkit[requests]'"
             ) from None
+        if is_verbose():
+            _show_requests()
         facts, profile = self._server(tokens)
         urls: dict[str, Any] = {name: facts[name] for name in sorted({"issuer", *_ENDPOINTS}) if name in facts}
         settings = self._settings(facts, profile, urls.values())
         if tokens is not None and not tokens.is_bound:
             settings["allow_bearer"] = True  # so it was when they were issued
         if "token_endpoint" in urls:
-            return TokenEndpoint(prover, ServerMetadata(**urls), **settings)
+            return Endpoint(prover, ServerMetadata(**urls), **settings)
         if "issuer" in urls:
-            return TokenEndpoint.discover(prover, urls["issuer"], **settings)
+            return Endpoint.discover(prover, urls["issuer"], **settings)
         raise click.UsageError(
             "which server? use --client client.json, --issuer URL, --token-endpoint URL or --profile google"
         )
@@ -206,6 +218,16 @@ def prover_of(options: dict[str, Any], tokens: TokenSet | None = None) -> Prover
     return Prover(key)
 
 
+def _show_requests() -> None:
+    """Show each request of this command from now on, once however many endpoints it makes."""
+    context = click.get_current_context()
+    if not context.meta.setdefault(_SHOWN, False):
+        from dpop_cli.wire import show, watching  # noqa: PLC0415 - only where a person asks for it
+
+        context.meta[_SHOWN] = True
+        context.with_resource(watching(show))
+
+
 @contextlib.contextmanager
 def kept_nonces(prover: Prover, url: str) -> Iterator[None]:
     """Start with the nonce an earlier command learnt from an authorization server; keep the newest at the end."""
@@ -233,6 +255,8 @@ def _read(named: str) -> dict[str, str]:
             f"--client expects a JSON object that describes a client; what came is {error}"
         ) from None
     nested = members.get("installed", members.get("web"))
+    if members.get("type") == "authorized_user" or "token_uri" in members:  # google-auth's tokens name their client
+        nested = members
     if isinstance(nested, dict):
         members = {_GOOGLES_NAMES.get(str(name), str(name)): value for name, value in nested.items()}
         if members.get("token_endpoint") == _GOOGLE["token_endpoint"]:

@@ -13,7 +13,8 @@ import click
 
 from dpop.errors import DPoPError, TokenStoreError
 from dpop.tokens import AccountStatus, Refresher
-from dpop_cli.console import NoEchoCommand, stopped_by_signals, tell
+from dpop_cli.commands import Command
+from dpop_cli.console import stopped_by_signals, tell
 from dpop_cli.exit_status import Status
 from dpop_cli.options import key_options
 from dpop_cli.token_client import OAuthClient, prover_of, server_options
@@ -25,7 +26,7 @@ __all__ = ["refresher"]
 _LOOK_SECONDS = 1.0
 
 
-@click.command(cls=NoEchoCommand, short_help="Keep the stored tokens fresh, until stopped.")
+@click.command(cls=Command, short_help="Keep the stored tokens fresh, until stopped.")
 @store_options(default="tokens.json")
 @server_options
 @key_options

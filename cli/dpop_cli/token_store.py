@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from dpop.errors import DPoPError, TokenError, TokensNotSavedError, TokenStoreError
 from dpop.tokens import DEFAULT_ACCOUNT, FileTokenStore, RefreshingSource, TokenSet, locked
+from dpop_cli.commands import DetailSetting, Setting
 from dpop_cli.console import file_names, hint
 from dpop_cli.secret_input import Secret, secret_options
 
@@ -22,8 +25,11 @@ __all__ = ["Stored", "store_options"]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def store_options(*, default: str | None = None) -> Callable[[_Function], _Function]:
-    """Add the token file and the account in it; :meth:`Stored.of` takes the options out again."""
+def store_options(*, default: str | None = None, argument: bool = False) -> Callable[[_Function], _Function]:
+    """Add the token file and the account in it; :meth:`Stored.of` takes the options out again.
+
+    :param argument: the file may be an argument too.
+    """
 
     def decorate(command: _Function) -> _Function:
         options = [
@@ -31,6 +37,7 @@ def store_options(*, default: str | None = None) -> Callable[[_Function], _Funct
                 "--token-store",
                 "--store",
                 "store_path",
+                cls=Setting,
                 default=default,
                 show_default=default is not None,
                 envvar="DPOP_TOKEN_STORE",
@@ -39,9 +46,18 @@ def store_options(*, default: str | None = None) -> Callable[[_Function], _Funct
                 shell_complete=file_names,
                 help="File that keeps the tokens, which dpop token login writes.",
             ),
-            click.option("--account", metavar="NAME", help="Whose tokens, where the store has those of several."),
-            secret_options("store-password", "the password that encrypts the store"),
+            click.option(
+                "--account",
+                cls=DetailSetting,
+                metavar="NAME",
+                help="Whose tokens, where the store has those of several.",
+            ),
+            secret_options("store-password", "the password that encrypts the store", detail=True),
         ]
+        if argument:
+            options.append(
+                click.argument("store_argument", metavar="[STORE]", required=False, shell_complete=file_names)
+            )
         for option in reversed(options):
             command = option(command)
         return command
@@ -63,6 +79,11 @@ class Stored:
         :raises click.UsageError: an account or password without a store.
         """
         path, account = options.pop("store_path"), options.pop("account")
+        argument = options.pop("store_argument", None)
+        if argument is not None:
+            if click.get_current_context().get_parameter_source("store_path") is ParameterSource.COMMANDLINE:
+                raise click.UsageError("name the store once: by --token-store or as the argument")
+            path = argument
         secret = Secret.of("store-password", options)
         if path is None:
             if account is not None or secret.given:
@@ -80,6 +101,14 @@ class Stored:
         if stored is None:
             raise click.UsageError("which store? use --token-store tokens.json")
         return stored
+
+    @property
+    def as_typed(self) -> str:
+        """The file's name as a person would type it in the working directory."""
+        path = Path(self.store.path)
+        with contextlib.suppress(ValueError):
+            path = path.relative_to(Path.cwd())
+        return shlex.quote(click.format_filename(path))
 
     def tokens(self) -> TokenSet:
         """The stored tokens.

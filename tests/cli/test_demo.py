@@ -164,9 +164,9 @@ def test_plain_text_where_there_is_no_terminal() -> None:
 
 def test_colours_at_a_terminal_unless_no_color(tmp_path: Path) -> None:
     """A terminal gets colours; NO_COLOR takes them away and nothing else."""
-    with AtTerminal("demo", cwd=tmp_path) as terminal:
+    with AtTerminal("demo", "--no-pause", cwd=tmp_path) as terminal:
         assert terminal.end() == 0
-    with AtTerminal("demo", cwd=tmp_path, env={"NO_COLOR": "1"}) as plain:
+    with AtTerminal("demo", "--no-pause", cwd=tmp_path, env={"NO_COLOR": "1"}) as plain:
         assert plain.end() == 0
     assert "\x1b[32m" in terminal.shown
     assert set(STYLES.findall(terminal.shown)) <= READABLE

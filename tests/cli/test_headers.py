@@ -105,7 +105,7 @@ def test_the_examples_work(key_file: Path, tmp_path: Path) -> None:
 
 def test_help_warns_of_what_curl_would_do() -> None:
     """The help tells of -L and --retry, and fits 80 columns."""
-    text = invoke("headers", "--help").stdout
+    text = invoke("headers", "--help-all").stdout
     assert "-L" in text
     assert "--retry" in text
     assert max(map(len, text.splitlines())) <= 80

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from dpop_cli.exit_status import Status
 from dpop_cli.main import COMMANDS, LazyCommand, LazyGroup, main
-from support.cli_process import DPOP, AtTerminal, environment, invoke, run
+from support.cli_process import DPOP, STYLES, AtTerminal, environment, invoke, run
 from support.paths import COMMANDS as SOURCES
 
 import dpop
@@ -356,7 +356,7 @@ def test_no_word_is_broken_at_a_terminal(tmp_path: Path) -> None:
     """A long message is broken between words where the terminal ends, and not at all in a pipe."""
     with AtTerminal("proof", "GET", "https://api.example/", cwd=tmp_path) as terminal:
         assert terminal.end() == 2
-    assert max(map(len, terminal.shown.splitlines())) <= 80
+    assert max(map(len, STYLES.sub("", terminal.shown).splitlines())) <= 80
     assert "DPOP_KEY=key.pem" in terminal.shown
     assert max(map(len, run("proof", "GET", "https://api.example/").stderr.splitlines())) > 80
 

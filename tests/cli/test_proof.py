@@ -301,7 +301,7 @@ def test_a_nonce_is_found_among_any_headers(fields: list[tuple[str, str]], nonce
 
 def test_help_warns_of_what_curl_would_do() -> None:
     """The help tells of -L and --retry, and to prefer headers."""
-    text = " ".join(invoke("proof", "--help").stdout.split())
+    text = " ".join(invoke("proof", "--help-all").stdout.split())
     assert "-L" in text
     assert "--retry" in text
     assert "dpop headers" in text

@@ -201,6 +201,7 @@ def test_help_fits_80_columns() -> None:
             "--set",
             "--public-origin",
             "--help",
+            "--help-all",
         }
 
 

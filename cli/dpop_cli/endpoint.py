@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The token endpoint of the command line: it says when it waits, and with ``--verbose`` what it sends."""
+
+from __future__ import annotations
+
+from dpop.origin import Origin
+from dpop.requests import TokenEndpoint
+from dpop.tokens import HTTPRequest, HTTPResponse
+from dpop_cli.console import waiting
+
+__all__ = ["Endpoint"]
+
+
+class Endpoint(TokenEndpoint):
+    """A token endpoint that tells a person what it waits for."""
+
+    def exchange(self, request: HTTPRequest) -> HTTPResponse:
+        """Send one request, as the base class does."""
+        with waiting(f"Waiting for {Origin.of_url(request.url)}"):
+            return super().exchange(request)

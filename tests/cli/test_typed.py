@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as people type it: short options, slips, help, colours, waits, and what is said at the end."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import click
+import pytest
+from adapters.recorder import Recorder, Response
+from dpop_cli.commands import Detail
+from dpop_cli.main import COMMANDS
+from support.cli_process import READABLE, STYLES, AtTerminal, invoke, run
+
+import dpop
+from dpop.testing import DPoPTestServer
+
+
+def all_commands() -> list[tuple[str, ...]]:
+    """Every command and subcommand, as words."""
+    found: list[tuple[str, ...]] = [()]
+    for name, lazy in COMMANDS.items():
+        module, _, attribute = lazy.target.partition(":")
+        loaded = getattr(importlib.import_module(module), attribute)
+        found += [(name, sub) for sub in loaded.commands] if isinstance(loaded, click.Group) else []
+        found.append((name,))
+    return found
+
+
+@pytest.fixture
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A key in key.pem of the working directory."""
+    monkeypatch.chdir(tmp_path)
+    dpop.generate_key().save("key.pem")
+    return "key.pem"
+
+
+# --- help
+
+
+@pytest.mark.parametrize("words", all_commands(), ids=lambda words: " ".join(words) or "dpop")
+def test_help_is_one_screen_and_all_of_it_is_behind_help_all(words: tuple[str, ...]) -> None:
+    """Short help has at most 50 lines of 80 columns, names variables and examples; --help-all has every option."""
+    short, whole = invoke(*words, "--help"), invoke(*words, "--help-all")
+    assert short.exit_code == whole.exit_code == 0
+    for text in (short.stdout, whole.stdout):
+        assert max(map(len, text.splitlines())) <= 80
+        assert "…" not in text
+        assert "NO_COLOR" in text
+    assert len(short.stdout.splitlines()) <= 50
+    module, _, attribute = COMMANDS[words[0]].target.partition(":") if words else ("dpop_cli.main", ":", "main")
+    command: click.Command = getattr(importlib.import_module(module), attribute)
+    if len(words) == 2:
+        assert isinstance(command, click.Group)
+        command = command.commands[words[1]]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            long = max(parameter.opts, key=len)
+            assert long in whole.stdout
+            listed = re.findall(r"--[a-z0-9-]+", short.stdout.partition("Options:")[2])
+            assert (long in listed) == (not isinstance(parameter, Detail)), long
+
+
+def test_help_names_the_variables_that_a_command_reads() -> None:
+    """Each variable is in the help of the commands that read it, and dpop --help says what it is for."""
+    for words in (["proof"], ["curl"], ["token", "login"], ["nonce", "learn"]):
+        line = " ".join(invoke(*words, "--help").stdout.partition("Environment:")[2].split())
+        assert {"DPOP_KEY", "DPOP_CONTEXT", "DPOP_STATE_DIR"} <= set(re.findall(r"[A-Z][A-Z_]+[A-Z0-9]", line)), words
+    assert "DPOP_CLIENT" in invoke("token", "refresh", "--help").stdout
+    assert "BROWSER" in invoke("token", "login", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [(["help"], ["--help"]), (["help", "key", "show"], ["key", "show", "--help"])]
+)
+def test_help_is_a_word_too(typed: list[str], meant: list[str]) -> None:
+    """``dpop help`` and ``dpop help COMMAND``."""
+    assert invoke(*typed).stdout == invoke(*meant).stdout
+
+
+@pytest.mark.parametrize("typed", ["version", "-V", "--version"])
+def test_version_is_a_word_and_has_a_letter(typed: str) -> None:
+    """``dpop version``, ``dpop -V``."""
+    assert invoke(typed).stdout.startswith("dpop-toolkit ")
+
+
+def test_a_narrow_terminal_gets_help_that_fits(tmp_path: Path) -> None:
+    """At 40 columns options stand above their texts, and no line of prose is longer than the terminal."""
+    with AtTerminal("key", "show", "--help", cwd=tmp_path, env={"COLUMNS": "40"}) as terminal:
+        assert terminal.end() == 0
+    lines = STYLES.sub("", terminal.shown).splitlines()
+    assert "  -k, --key PATH|URI" in lines
+    assert max(len(line) for line in lines) <= 40
+
+
+# --- short options
+
+
+def test_short_options(key: str, tmp_path: Path) -> None:
+    """-k names the key and -o the file, as in other programs; -V is the version."""
+    assert invoke("key", "generate", "-o", "second.pem").exit_code == 0
+    proof = invoke("proof", "GET", "https://api.example/", "-k", key).stdout
+    assert proof.count(".") == 2
+    (tmp_path / "signature").write_text(proof.strip().rpartition(".")[2])
+    assert invoke("sig", "to-der", "signature", "-o", "signature.der").exit_code == 0
+    assert (tmp_path / "signature.der").read_bytes()[:1] == b"\x30"
+
+
+def test_in_dpop_curl_letters_are_curls(key: str) -> None:
+    """There -k is --insecure; somebody who names a key with it is told about --key, and nothing is sent."""
+    with Recorder(lambda _: Response(200)) as server:
+        done = invoke("curl", "-k", key, f"{server.origin}/")
+        assert (done.exit_code, "--key FILE" in done.stderr) == (2, True)
+        assert server.requests == []
+        assert run("curl", "--key", key, "-k", "-s", "-o", "out", f"{server.origin}/").returncode == 0
+    assert Path("out").exists()
+
+
+# --- slips
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["kye", "show"], "'key'"),
+        (["key", "genrate"], "'generate'"),
+        (["login"], "'dpop token login'"),
+        (["logout"], "'dpop token revoke'"),
+        (["keygen"], "'dpop key generate'"),
+        (["proof", "--kye", "a", "GET", "https://a.example/"], "--key"),
+        (["token", "--store", "a.json", "show"], "behind the command"),
+        (["curl", "--tokn-file", "a", "https://a.example/"], "did you mean --token-file?"),
+        (["curl", "--includ", "https://a.example/"], "did you mean --include?"),
+        (["key", "generate", "--alg", "ES265"], "ES256"),
+        (["inspect", "no-such-proof.txt"], "there is no file no-such-proof.txt"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_a_slip_gets_the_right_word(typed: list[str], words: str) -> None:
+    """Of commands and options, ours and curl's; status 2 and nothing on standard output."""
+    done = invoke(*typed)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert words in " ".join(done.stderr.split())
+
+
+def test_a_secret_in_place_of_a_command_is_not_repeated() -> None:
+    """A token that was pasted as the first word stays out of the message."""
+    secret = "eyJhbGciOi" * 10
+    assert secret not in invoke(secret).stderr
+    assert secret not in invoke("curl", f"--{secret}", "https://a.example/").stderr
+
+
+# --- files as arguments
+
+
+def test_inspect_takes_a_file_of_any_kind(key: str, tmp_path: Path) -> None:
+    """A proof, and a response as curl -i saves it, found out by what is in the file; a name without dots too."""
+    proof = invoke("proof", "GET", "https://api.example/", "--key", key).stdout
+    for name in ("p.txt", "proof", "a.b.c"):
+        (tmp_path / name).write_text(proof)
+        assert "Checks" in invoke("inspect", name).stdout, name
+    (tmp_path / "response.txt").write_text(
+        'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: DPoP error="invalid_token"\r\n\r\n'
+    )
+    done = invoke("inspect", "response.txt")
+    assert (done.exit_code, done.stdout.startswith("401 from the resource server")) == (1, True)
+
+
+def test_a_store_and_saved_headers_may_be_arguments(key: str, tmp_path: Path) -> None:
+    """``dpop token show FILE`` and ``dpop nonce learn URL FILE``; naming them twice is refused."""
+    assert "there are no tokens" in invoke("token", "show", "mine.json").stderr
+    done = invoke("token", "show", "mine.json", "--store", "mine.json")
+    assert (done.exit_code, "name the store once" in done.stderr) == (2, True)
+    (tmp_path / "headers.txt").write_text("HTTP/1.1 401 Unauthorized\nWWW-Authenticate: DPoP\nDPoP-Nonce: abc\n\n")
+    learnt = ["nonce", "learn", "https://api.example/", "headers.txt", "-k", key]
+    assert invoke(*learnt).exit_code == 0
+    assert invoke(*learnt, "--from", "headers.txt").exit_code == 2
+
+
+# --- colours and waits
+
+
+def test_errors_have_colours_at_a_terminal(tmp_path: Path) -> None:
+    """As inspect has; NO_COLOR takes them away, and so does a terminal that calls itself dumb."""
+    shown = []
+    for env in ({}, {"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        with AtTerminal("key", "show", cwd=tmp_path, env=env) as terminal:
+            assert terminal.end() == 2
+        shown.append(terminal.shown)
+    assert "\x1b[31m\x1b[1mError:\x1b[0m no key is named" in shown[0]
+    assert set(STYLES.findall(shown[0])) <= READABLE
+    assert "\x1b" not in shown[1] + shown[2]
+
+
+def slow_server() -> DPoPTestServer:
+    """A server that takes more than a second for each response."""
+    return DPoPTestServer(latency=1.3)
+
+
+def test_a_wait_is_said_after_a_second(key: str) -> None:
+    """One line on standard error where that is no terminal, with the server that is waited for."""
+    Path("refresh.txt").write_text("anything")
+    options = ["--client-id", "app", "--refresh-token-file", "refresh.txt"]
+    with slow_server() as server:
+        done = run("token", "refresh", "-k", key, "--token-endpoint", server.token_endpoint, *options)
+    assert f"Waiting for {server.issuer} ..." in done.stderr
+    assert done.stderr.count("Waiting") >= 1
+    assert "\r" not in done.stderr
+    with DPoPTestServer() as quick:
+        done = run("token", "refresh", "-k", key, "--token-endpoint", quick.token_endpoint, *options)
+    assert "Waiting" not in done.stderr
+
+
+def test_a_wait_turns_at_a_terminal(key: str, tmp_path: Path) -> None:
+    """A line that counts seconds, and is gone when the response comes."""
+    Path("refresh.txt").write_text("anything")
+    with slow_server() as server:
+        options = ["--client-id", "app", "--refresh-token-file", "refresh.txt"]
+        with AtTerminal(
+            "token", "refresh", "-k", key, "--token-endpoint", server.token_endpoint, *options, cwd=tmp_path
+        ) as terminal:
+            assert terminal.end() != 0
+    assert f"Waiting for {server.issuer}, 1 s" in terminal.shown
+    assert "\r\x1b[K" in terminal.shown
+
+
+# --- what is said at the end
+
+
+def test_the_demo_waits_for_its_reader(tmp_path: Path) -> None:
+    """At a terminal each step is shown when Enter is pressed, and q ends it."""
+    with AtTerminal("demo", cwd=tmp_path) as terminal:
+        terminal.see("Enter shows step 2 of 5")
+        assert "A code becomes tokens" not in terminal.shown
+        terminal.type("\n")
+        terminal.see("Enter shows step 3 of 5")
+        assert "A code becomes tokens" in terminal.shown
+        terminal.type("q\n")
+        assert terminal.end() == 130
+
+
+def test_refresh_says_what_it_did_and_what_is_next(key: str, tmp_path: Path) -> None:
+    """A refresh, and one that was not needed, are told apart; both say how the token is used."""
+    with DPoPTestServer() as server:
+        token = server.issue_refresh_token(jkt=dpop.load_key(key).thumbprint, client_id=server.public_client_id)
+        (tmp_path / "refresh.txt").write_text(token)
+        options = ["--issuer", server.issuer, "--client-id", server.public_client_id]
+        first = run("token", "refresh", "-k", key, *options, "--refresh-token-file", "refresh.txt")
+        seen = len(server.requests)
+        second = run("token", "refresh", "--if-needed", *options)
+        asked = [request.endpoint for request in server.requests[seen:]]
+    assert "Done: refreshed;" in first.stderr, first.stderr
+    assert "Done: nothing had to be refreshed" in second.stderr, second.stderr
+    assert "token" not in asked
+    for done in (first, second):
+        assert "dpop curl --token-store tokens.json URL" in done.stderr
+
+
+# --- what is on the wire
+
+
+@pytest.mark.parametrize("words", [["--verbose", "token", "refresh"], ["token", "refresh", "--verbose"]], ids=" ".join)
+def test_verbose_shows_each_request_without_its_secrets(words: list[str], key: str, tmp_path: Path) -> None:
+    """The refused request and its retry are both there; no token, proof, nonce or secret is."""
+    with DPoPTestServer(nonces="single-use") as server:
+        token = server.issue_refresh_token(jkt=dpop.load_key(key).thumbprint, client_id=server.client_id)
+        (tmp_path / "refresh.txt").write_text(token)
+        (tmp_path / "secret.txt").write_text(server.client_secret)
+        done = run(
+            *words, "-k", key, "--token-endpoint", server.token_endpoint, "--client-id", server.client_id,
+            "--client-secret-file", "secret.txt", "--refresh-token-file", "refresh.txt",
+        )  # fmt: skip
+        seen = [request for request in server.requests if request.endpoint == "token"]
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(f"> POST {server.token_endpoint}") == len(seen) == 2
+    assert [line for line in done.stderr.splitlines() if re.match(r"< \d{3}$", line)] == ["< 400", "< 200"]
+    assert '"error": "use_dpop_nonce"' in done.stderr
+    assert "grant_type=refresh_token" in done.stderr
+    secrets = [token, server.client_secret, *(request.proof or "" for request in seen)]
+    stored = json.loads(run("token", "show", "--json", "--secrets").stdout)
+    secrets += [stored["access_token"], stored["refresh_token"]]
+    secrets += [nonce for request in seen for nonce in re.findall(r"DPoP-Nonce: (\S+)", str(request.headers))]
+    assert [secret for secret in secrets if secret and secret in done.stdout + done.stderr] == []
+
+
+def test_verbose_in_front_of_curl(key: str, tmp_path: Path) -> None:
+    """What dpop adds to curl's request is shown masked; curl's own -v stays curl's."""
+    (tmp_path / "token.txt").write_text("a-secret-token")
+    with Recorder(lambda _: Response(200, body=b"ok")) as server:
+        done = run("--verbose", "curl", "--key", key, "--token-file", "token.txt", "-sS", f"{server.origin}/x")
+    assert done.stdout == "ok"
+    assert f"> GET {server.origin}/x" in done.stderr
+    assert "> Authorization: DPoP [redacted]" in done.stderr
+    assert "a-secret-token" not in done.stderr
+    assert "htm=GET" in done.stderr
