@@ -138,9 +138,12 @@ class View:
         line = f"   {self._glyphs.bar} {left if name else ''}{value}"
         if not note:
             return line
-        gap = " " * max(2, 22 - len(value))
-        if len(line) + len(gap) + len(note) <= self._width:
-            return f"{line}{gap}{note}"
+        column = len(line) - len(value) + 22
+        if column + len(note) <= self._width:
+            if len(value) <= 20:
+                return f"{line:<{column}}{note}"
+            bar = f"   {self._glyphs.bar}"
+            return f"{line}\n{bar:<{column}}{note}"  # in its column, under a value that is wider
         lead = f"   {self._glyphs.bar}   "
         return "\n".join([line, *textwrap.wrap(note, self._width, initial_indent=lead, subsequent_indent=lead)])
 

@@ -110,7 +110,7 @@ class ProofView:
             note = f"not judged; {_LACKING.get(check.name, 'what it needs is missing')}"
         if self._width < _NARROW:
             yield f"  {mark} {_QUESTIONS[check.name]}"
-            yield f"         {note}"
+            yield from textwrap.wrap(note, self._width, initial_indent=" " * 9, subsequent_indent=" " * 9)
         else:
             yield f"  {mark} {_QUESTIONS[check.name]:<30} {note}"
         if check.refusal is not None:
