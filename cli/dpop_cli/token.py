@@ -164,10 +164,11 @@ def redeem(*, redirect_uri: str | None, resources: tuple[str, ...], **options: A
 @server_options
 @secret_options("refresh-token", "a refresh token from elsewhere, to begin with")
 @click.option("--if-needed", is_flag=True, help="Only if the access token is about to expire.")
+@click.option("--scope", multiple=True, metavar="SCOPE", help="For fewer scopes than were granted; may be repeated.")
 @_resource_option
 @store_options(default="tokens.json", argument=True)
 @key_options
-def refresh(*, if_needed: bool, resources: tuple[str, ...], **options: Any) -> None:
+def refresh(*, if_needed: bool, scope: tuple[str, ...], resources: tuple[str, ...], **options: Any) -> None:
     """Renew the stored tokens now.
 
     With --refresh-token-file and the like, begin with a refresh token that you have, and store what comes.
@@ -182,14 +183,15 @@ def refresh(*, if_needed: bool, resources: tuple[str, ...], **options: Any) -> N
     stored, client = Stored.named(options), OAuthClient.of(options)
     first = Secret.of("refresh-token", options).read("Refresh token")
     before = None if first is not None else stored.tokens()
+    wanted: dict[str, Any] = {"scope": " ".join(scope) or None, "resource": resources or None}
     prover = prover_of(options, before)
     with client.endpoint(prover, before) as endpoint, kept_nonces(prover, endpoint.server.token_endpoint):
         if before is None:
             stored.check_writable()
-            tokens = endpoint.refresh(first or "", resource=resources or None)
+            tokens = endpoint.refresh(first or "", **wanted)
             stored.keep(tokens)
         else:
-            source = endpoint.source(stored.store, account=stored.account, resource=resources or None)
+            source = endpoint.source(stored.store, account=stored.account, **wanted)
             if if_needed:
                 with stored.rescuing():
                     tokens = source.tokens()
@@ -198,7 +200,7 @@ def refresh(*, if_needed: bool, resources: tuple[str, ...], **options: Any) -> N
     if before is not None and tokens.fingerprint == before.fingerprint:
         _report(stored, tokens, None, "nothing had to be refreshed, and nothing was sent")
     else:
-        _report(stored, tokens, None, "refreshed")
+        _report(stored, tokens, wanted["scope"], "refreshed")
 
 
 @token.command()

@@ -48,7 +48,24 @@ class AsyncRefreshingSource(SharedRefresh):
     async def atoken(self) -> str:
         """Return a fresh access token; cancelling one caller does not stop the others."""
         token = self._fresh()
-        return await awaited(self) if token is None else token
+        return await awaited(self._wanted, self) if token is None else token
+
+    async def renew(self) -> str:
+        """Renew the tokens now, although they have not expired, and return the new access token.
+
+        For a token with rights that the user has just been given, for example. Callers who ask at the same time share
+        one refresh, also with other processes and hosts: tokens that another one has stored since are taken.
+
+        :raises ReauthorizationError: the user has to authorise.
+        :raises TokenRequestError: the server gave none; also while it is not asked again after a failure. The tokens
+            that the source has are as good as before.
+        :raises TokenStoreError: the store cannot be read or written.
+        """
+        return await self.arenew()
+
+    async def arenew(self) -> str:
+        """Form of :meth:`renew` that both kinds of sources have."""
+        return await awaited(self._wanted_new, self)
 
     async def tokens(self) -> TokenSet:
         """Return the token set that the fresh access token is from."""

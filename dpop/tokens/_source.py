@@ -67,10 +67,15 @@ class Flight(Future[TokenSet]):
 
     A caller makes it, and a separate thread then starts it. Between the two the caller may be interrupted:
     another caller then notices that it has not started, and abandons it.
+
+    :param after: how many refreshes had been forced when it was made.
+    :param forced: whether new tokens are wanted although those at hand are good.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after: int = 0, *, forced: bool = False) -> None:
         super().__init__()
+        self.after = after
+        self.forced = forced
         self.begun = False
         self.made = time.monotonic()
         self.set_running_or_notify_cancel()  # so no waiter can cancel it
@@ -131,6 +136,8 @@ class SharedRefresh:
         self._last_error: BaseException | None = None
         self._lock = threading.RLock()  # a signal handler of the thread that holds it may ask for a token
         self._flight: Flight | None = None
+        self._forced: Flight | None = None
+        self._times_forced = 0
         reset_after_fork(self)
 
     def __repr__(self) -> str:
@@ -250,7 +257,7 @@ class SharedRefresh:
                             return self._token
                         if self._last_error is not None:
                             raise own_copy(self._last_error)
-                    flight = made = Flight()
+                    flight = made = Flight(self._times_forced)
                     self._flight = made
             if made is not None:
                 self._launch(made, self._good, patient=not usable)
@@ -259,6 +266,30 @@ class SharedRefresh:
                 self._abandon(made)
             raise
         return self._token if usable else flight
+
+    def _wanted_new(self) -> Flight:
+        """Return the shared refresh that brings tokens which nobody had when it began."""
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+            raise TokenLockError("a signal handler interrupted the token source that it asks; ask outside of it")
+        made: Flight | None = None
+        try:
+            with self._lock:
+                flight = self._forced
+                if flight is not None and flight.is_stuck:
+                    self._abandon(flight)
+                    flight = None
+                if flight is None:
+                    if time.monotonic() < self._next_try and self._last_error is not None:
+                        raise own_copy(self._last_error)
+                    flight = made = Flight(forced=True)
+                    self._forced = made
+            if made is not None:
+                self._launch(made, _OtherThanFirst(), patient=True)
+        except BaseException:
+            if made is not None:
+                self._abandon(made)
+            raise
+        return flight
 
     def _without_waiting(self) -> str:
         """The token for a signal handler that interrupted this class: it must not wait for a lock its thread holds."""
@@ -306,9 +337,18 @@ class SharedRefresh:
             if flight.begun:
                 return
             flight.begun = True
-            if self._flight is flight:
-                self._flight = None
+            self._is_over(flight)
         flight.set_exception(Abandoned())
+
+    def _is_over(self, flight: Flight) -> bool:
+        """Forget a shared refresh; return whether it was the one that callers wait for."""
+        if self._flight is flight:
+            self._flight = None
+        elif self._forced is flight:
+            self._forced = None
+        else:
+            return False
+        return True
 
     def _saw(self, tokens: TokenSet) -> None:
         """Keep tokens found in the store; stale ones only until there are better ones."""
@@ -319,9 +359,13 @@ class SharedRefresh:
 
     def _landed(self, flight: Flight, tokens: TokenSet) -> None:
         with self._lock:
-            if self._flight is flight:
-                self._flight = None
-                self._adopt(tokens)
+            if self._is_over(flight):
+                if flight.forced:
+                    self._times_forced += 1
+                if self._tokens is not None and not flight.forced and flight.after != self._times_forced:
+                    tokens = self._tokens  # those that were found may be older than those of renew()
+                else:
+                    self._adopt(tokens)
         flight.set_result(tokens)
 
     def _adopt(self, tokens: TokenSet) -> None:
@@ -336,11 +380,10 @@ class SharedRefresh:
 
     def _crashed(self, flight: Flight, error: BaseException, *, patient: bool) -> None:
         with self._lock:
-            if self._flight is flight:
-                self._flight = None
+            if self._is_over(flight):
                 self._note(error)
             tokens = self._tokens
-            usable = tokens is not None and self._usable(tokens, doubtful=True)
+            usable = not flight.forced and tokens is not None and self._usable(tokens, doubtful=True)
         if usable and isinstance(error, DPoPError):
             flight.set_result(cast("TokenSet", tokens))
             return
@@ -365,12 +408,24 @@ class SharedRefresh:
     def _reset_after_fork(self) -> None:
         """In a forked child: forget a refresh in progress, which belongs to the parent."""
         self._lock = threading.RLock()
-        self._flight = None
+        self._flight = self._forced = None
 
     def _wait_for(self, flight: Flight) -> None:
         """Abandon a shared refresh that has not started in time, so that its waiters go on."""
         if flight.is_stuck:
             self._abandon(flight)
+
+
+class _OtherThanFirst:
+    """Whether tokens are other ones than those that were in the store first, and so were renewed since."""
+
+    def __init__(self) -> None:
+        self._first: str | None = None
+
+    def __call__(self, tokens: TokenSet) -> bool:
+        if self._first is None:
+            self._first = tokens.fingerprint
+        return tokens.fingerprint != self._first
 
 
 def own_copy(error: BaseException) -> BaseException:
@@ -396,19 +451,39 @@ class RefreshingSource(SharedRefresh):
         """
         if self._clock() < self._until and time.monotonic() < self._stale_by:
             return self._token
-        while True:
-            wanted = self._wanted()
-            if isinstance(wanted, str):
-                return wanted
-            try:
-                return self.text_of(self._result(wanted))
-            except Abandoned:
-                continue
+        return self._waited(self._wanted)
 
     async def atoken(self) -> str:
         """Return a fresh access token to a task; other tasks run meanwhile."""
         token = self._fresh()
-        return await awaited(self) if token is None else token
+        return await awaited(self._wanted, self) if token is None else token
+
+    def renew(self) -> str:
+        """Renew the tokens now, although they have not expired, and return the new access token.
+
+        For a token with rights that the user has just been given, for example. Callers who ask at the same time share
+        one refresh, also with other processes and hosts: tokens that another one has stored since are taken.
+
+        :raises ReauthorizationError: the user has to authorise.
+        :raises TokenRequestError: the server gave none; also while it is not asked again after a failure. The tokens
+            that the source has are as good as before.
+        :raises TokenStoreError: the store cannot be read or written.
+        """
+        return self._waited(self._wanted_new)
+
+    async def arenew(self) -> str:
+        """Form of :meth:`renew` for a task; other tasks run meanwhile."""
+        return await awaited(self._wanted_new, self)
+
+    def _waited(self, wanted: Callable[[], str | Flight]) -> str:
+        while True:
+            flight = wanted()
+            if isinstance(flight, str):
+                return flight
+            try:
+                return self.text_of(self._result(flight))
+            except Abandoned:
+                continue
 
     def tokens(self) -> TokenSet:
         """Return the token set that the fresh access token is from."""
@@ -454,19 +529,20 @@ class RefreshingSource(SharedRefresh):
                 raise own_copy(error) from error
 
 
-async def awaited(source: SharedRefresh) -> str:
+async def awaited(ask: Callable[[], str | Flight], source: SharedRefresh) -> str:
     """Wait for the shared refresh that brings a token and return the token; other tasks run meanwhile.
 
+    :param ask: returns a token of the source, or its shared refresh.
     :raises UsageError: the event loop that runs is neither of asyncio nor of trio.
     """
     landed = _waiting_here()
     while True:
-        wanted = source._wanted()  # noqa: SLF001 - a function of the same class, but for the event loop
+        wanted = ask()
         if isinstance(wanted, str):
             return wanted
         while not wanted.done():
             await landed(wanted)
-            source._wait_for(wanted)  # noqa: SLF001 - as above
+            source._wait_for(wanted)  # noqa: SLF001 - a function of the same class, but for the event loop
         try:
             return source.text_of(wanted.result())
         except Abandoned:

@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import click
 import pytest
 import requests
+from adapters.recorder import Recorder, Response
 from dpop_cli.serve import first_line
 from dpop_cli.token import token
 from dpop_cli.token_login import Loopback
@@ -425,6 +426,29 @@ def test_refresh(server: DPoPTestServer) -> None:
     now = load()
     assert run("token", "refresh", "--if-needed", env=env).returncode == 0
     assert load() == now
+
+
+def test_scope_and_resource_of_a_refresh() -> None:
+    """Both go to the server, however the refresh begins; the next one asks for the resources again, not the scope."""
+    answer = {"access_token": "a1", "token_type": "DPoP", "expires_in": 3600, "scope": "read"}
+    key = dpop.load_key("key.pem")
+    FileTokenStore("tokens.json").save(
+        TokenSet(access_token="a0", refresh_token="r0", scope="read write", jkt=key.thumbprint, key_reference="key.pem")
+    )
+    with Recorder(lambda _: Response(200, [], json.dumps(answer).encode())) as server:
+        Path("client.json").write_text(json.dumps({"client_id": "c", "token_endpoint": server.url("/t")}), "ascii")
+        env = {"DPOP_CLIENT": "client.json", "R": "r0"}
+        options = ["--scope", "read", "--scope", "list", "--resource", "https://api.example/"]
+        for more in ([], ["--key", "key.pem", "--refresh-token-env", "R", "--store", "other.json"]):
+            done = run("token", "refresh", *options, *more, env=env)
+            assert done.returncode == 0, done.stderr
+            asked = parse_qs(server.requests[-1].body.decode("ascii"))
+            assert (asked["scope"], asked["resource"]) == (["read list"], ["https://api.example/"])
+            assert "list" in done.stderr  # it was not granted, and that is said
+        assert run("token", "refresh", env=env).returncode == 0
+        asked = parse_qs(server.requests[-1].body.decode("ascii"))
+        assert "scope" not in asked
+        assert asked["resource"] == ["https://api.example/"]
 
 
 def test_a_refresh_token_from_elsewhere(plain: DPoPTestServer) -> None:

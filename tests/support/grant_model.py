@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -263,12 +264,15 @@ def host(facts: Facts, store: Any, wire: Connection) -> None:
     options: dict[str, Any] = {"client_id": "c", "timeout": TIMEOUT, "clock": lambda: time.time() + skew[0]}
     if facts.kind == "threads":
         sync = TokenEndpoint(key, facts.url, **options).source(store, lock_seconds=facts.lock_seconds)
-        ask: Callable[[], str] = sync
+
+        def ask(*, new: bool) -> str:
+            return sync.renew() if new else sync()
     else:
         source = AsyncTokenEndpoint(key, facts.url, **options).source(store, lock_seconds=facts.lock_seconds)
 
-        def ask() -> str:
-            return asyncio.run(brief(source, hasty=facts.kind == "short loops" and not settling))
+        def ask(*, new: bool) -> str:
+            wanted = source.renew if new else source.atoken
+            return asyncio.run(brief(wanted, hasty=facts.kind == "short loops" and not settling))
 
     dice = random.Random(1)
     wire.send("ready")
@@ -279,7 +283,9 @@ def host(facts: Facts, store: Any, wire: Connection) -> None:
             return
         skew[0], settling = order["clock"], order["settling"]
         got: list[tuple[str, str]] = []
-        threads = [threading.Thread(target=one, args=(ask, got), daemon=True) for _ in range(dice.randint(1, 3))]
+        new = not settling and dice.random() < 0.2
+        asking = functools.partial(ask, new=new)
+        threads = [threading.Thread(target=one, args=(asking, got), daemon=True) for _ in range(dice.randint(1, 3))]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -292,14 +298,14 @@ def host(facts: Facts, store: Any, wire: Connection) -> None:
         wire.send(got)
 
 
-async def brief(source: Any, *, hasty: bool) -> str:
+async def brief(wanted: Callable[[], Any], *, hasty: bool) -> str:
     """A view; a hasty one gives up at once, and its event loop ends."""
     if hasty:
         with contextlib.suppress(TimeoutError):
-            token: str = await asyncio.wait_for(source.atoken(), 0.05)
+            token: str = await asyncio.wait_for(wanted(), 0.05)
             return token
         return ""
-    result: str = await source.atoken()
+    result: str = await wanted()
     return result
 
 
