@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from dpop.proof import create_proof
     from dpop.signature import der_to_raw, raw_to_der
 
+__version__ = "0.2.0"  # read by the build, too; in a program that was bundled there is no other record of it
+
 __all__ = [
     "BearerToken",
     "DPoPError",

@@ -171,11 +171,9 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
         return
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow, and seldom wanted
 
-    try:
-        number = version("dpop-toolkit")
-    except PackageNotFoundError:
-        number = "(not installed: run from its sources)"
-    click.echo(f"dpop-toolkit {number}")
+    from dpop import __version__  # noqa: PLC0415 - only here
+
+    click.echo(f"dpop-toolkit {__version__}")
     try:
         version("dpop")
     except PackageNotFoundError:

@@ -107,11 +107,13 @@ def test_help_fits_80_columns() -> None:
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["nonsense"], []])
 def test_a_light_start(args: list[str]) -> None:
-    """Help, version and a typing error import neither cryptography nor the library."""
+    """Help, version and a typing error import neither cryptography nor the library, but for its version."""
     code = (
         "import sys\nfrom dpop_cli.main import main\n"
         f"try:\n    main({args!r})\nexcept SystemExit:\n    pass\n"
-        "print([m for m in sys.modules if m.partition('.')[0] in ('dpop', 'cryptography', 'http', 'asyncio')])"
+        f"light = {['dpop', 'dpop._faces'] if '--version' in args else []}\n"
+        "heavy = [m for m in sys.modules if m.partition('.')[0] in ('dpop', 'cryptography', 'http', 'asyncio')]\n"
+        "print([m for m in heavy if m not in light])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60, check=False
@@ -157,7 +159,15 @@ def test_a_missing_package_is_named_with_what_to_install() -> None:
 
 def test_version_names_the_distribution() -> None:
     """`--version` says dpop-toolkit: another package is called dpop."""
-    assert invoke("--version").stdout.startswith("dpop-toolkit ")
+    assert invoke("--version").stdout == f"dpop-toolkit {dpop.__version__}\n"
+
+
+def test_python_dash_m() -> None:
+    """`python -m dpop` is the program, where its script is not on PATH."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dpop", "--version"], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"dpop-toolkit {dpop.__version__}\n", "")
 
 
 def test_python_m_is_the_same_command() -> None:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import tomllib
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -340,10 +341,13 @@ def test_every_guide_is_run() -> None:
     for path in DOCS.glob("*.md"):
         languages = {language for language, _ in blocks(path.read_text("utf-8"))}
         if path.name == "servers.md":  # run by tests/frameworks, on real servers and behind nginx
-            assert languages <= {"python", "nginx"}
+            assert languages <= {"python", "nginx", "haproxy"}
         else:
-            assert languages <= {"sh", "python", "text"}, path.name
+            assert languages <= {"sh", "python", "text", "toml"}, path.name
             assert (path.name in GUIDES) == bool(languages - {"text"}), path.name
+        for language, text in blocks(path.read_text("utf-8")):
+            if language == "toml":  # a configuration file, whose settings tests/cli tries
+                tomllib.loads(text)
 
 
 # --- what the guides name exists
