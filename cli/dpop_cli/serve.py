@@ -36,6 +36,13 @@ _LOOK_SECONDS = 1.0
     help="A server by the book, or one that behaves like Google's.",
 )
 @click.option("--nonces", type=click.Choice(DISCIPLINES), help="What becomes of nonces, in both roles.")
+@click.option(
+    "--tokens",
+    type=click.Choice(["opaque", "jwt"]),
+    default="opaque",
+    show_default=True,
+    help="Access tokens that only this server can read, or JWTs (RFC 9068) with keys at /jwks.",
+)
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set any lever; may be repeated.")
 @click.option(
     "--public-origin", metavar="ORIGIN", help="What clients use, as with a proxy in between or --host 0.0.0.0."
@@ -55,11 +62,13 @@ def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **o
       curl -d '{"lapse": true}' ORIGIN/levers         the nonces so far lapse
       curl -d '{"fail_next": 3}' ORIGIN/levers        503 for the next three
       curl -d '{"clock_offset": -90}' ORIGIN/levers   its clock is 90 s slow
+      curl -d '{"rotate_keys": true}' ORIGIN/levers   another key signs JWTs
 
     \b
     Examples:
       dpop serve
       dpop serve --json --port 8080 --nonces single-use
+      dpop serve --tokens jwt
       dpop serve --mode google --set token_lifetime=5
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     server = DPoPTestServer(host=host, port=port, algs=ALGORITHMS, **_settings(settings), **options)
@@ -86,6 +95,8 @@ def first_line(server: DPoPTestServer) -> dict[str, str]:
         "pushed_authorization_request_endpoint": server.par_endpoint,
         "revocation_endpoint": server.revocation_endpoint,
         "introspection_endpoint": server.introspection_endpoint,
+        "device_authorization_endpoint": server.device_authorization_endpoint,
+        "jwks_uri": server.jwks_uri,
         "resource": server.resource,
         "stream": server.stream,
         "levers": f"{server.issuer}/levers",
@@ -144,7 +155,7 @@ def _settings(texts: tuple[str, ...]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--set takes NAME=VALUE, such as token_lifetime=5; {ascii(text)[:60]} has no =")
-        if name in {"nonces", "mode", "host", "port"}:
+        if name in {"nonces", "mode", "host", "port", "tokens"}:
             raise UsageError(f"use --{name}, not --set {name}=")
         try:
             settings[name] = json.loads(value)

@@ -10,11 +10,12 @@ from dpop.server import token_error
 from dpop.testing._authorization import AuthorizationEndpoint, PushedRequestEndpoint
 from dpop.testing._clients import Client, Clients
 from dpop.testing._deployment import Deployment
+from dpop.testing._device import DeviceEndpoint
 from dpop.testing._gate import Gate
 from dpop.testing._messages import Request, Response, empty, json_response
-from dpop.testing._token_endpoint import TokenEndpoint
+from dpop.testing._token_endpoint import GRANTS, TokenEndpoint
 
-__all__ = ["PATHS", "AuthorizationServer"]
+__all__ = ["GOOGLE_DEVICE_PATH", "PATHS", "AuthorizationServer"]
 
 PATHS: Mapping[str, str] = {
     "authorize": "/authorize",
@@ -22,21 +23,43 @@ PATHS: Mapping[str, str] = {
     "token": "/token",
     "revoke": "/revoke",
     "introspect": "/introspect",
+    "device_authorization": "/device_authorization",
+    "device": "/device",
+    "jwks": "/jwks",
 }
 """Where each endpoint is."""
+GOOGLE_DEVICE_PATH = "/device/code"
+"""Where Google's device authorization endpoint is, and this server's too."""
 
-_METHODS: Mapping[str, tuple[str, ...]] = {"metadata": ("GET", "HEAD"), "authorize": ("GET", "HEAD", "POST")}
+_METHODS: Mapping[str, tuple[str, ...]] = {
+    "metadata": ("GET", "HEAD"),
+    "jwks": ("GET", "HEAD"),
+    "device": ("GET",),
+    "authorize": ("GET", "HEAD", "POST"),
+}
+# Google's guide to devices of limited input: these are no 400 there.
+_GOOGLE_STATUS = {"authorization_pending": 428, "slow_down": 403, "access_denied": 403}
 
 
 class AuthorizationServer:
     """Responds to the requests to one authorization server.
 
     :param token: the token endpoint, of the kind the server is to be.
+    :param as_google: respond to devices as Google does.
     """
 
-    def __init__(self, deployment: Deployment, gate: Gate, token: TokenEndpoint) -> None:
+    def __init__(self, deployment: Deployment, gate: Gate, token: TokenEndpoint, *, as_google: bool = False) -> None:
         self._deployment = deployment
         self._gate = gate
+        self._status = _GOOGLE_STATUS if as_google else {}
+        self._device_url = deployment.url(GOOGLE_DEVICE_PATH if as_google else PATHS["device_authorization"])
+        device = DeviceEndpoint(
+            self._device_url,
+            deployment.url(PATHS["device"]),
+            deployment,
+            gate,
+            uri_name="verification_url" if as_google else "verification_uri",
+        )
         self._endpoints: dict[str, Callable[[Request], Response]] = {
             "metadata": self._metadata,
             "authorize": AuthorizationEndpoint(deployment).respond,
@@ -44,6 +67,9 @@ class AuthorizationServer:
             "token": token.respond,
             "revoke": self._revoke,
             "introspect": self._introspect,
+            "device_authorization": device.respond,
+            "device": device.visit,
+            "jwks": lambda _request: json_response(200, deployment.signer.jwks()),
         }
 
     def respond(self, endpoint: str, request: Request) -> Response:
@@ -55,7 +81,7 @@ class AuthorizationServer:
             return self._endpoints[endpoint](request)
         except InvalidProof as error:
             self._deployment.journal.refused(endpoint, request, error)
-            return _refusal(request, error)
+            return _refusal(request, error, self._status)
         except ReplayCacheError:
             return json_response(503, {"error": "temporarily_unavailable"}, [("Retry-After", "1")])
 
@@ -72,7 +98,9 @@ class AuthorizationServer:
                 "revocation_endpoint": url(PATHS["revoke"]),
                 "introspection_endpoint": url(PATHS["introspect"]),
                 "response_types_supported": ["code"],
-                "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
+                "device_authorization_endpoint": self._device_url,
+                "jwks_uri": url(PATHS["jwks"]),
+                "grant_types_supported": list(GRANTS),
                 "code_challenge_methods_supported": ["S256"],
                 "token_endpoint_auth_methods_supported": list(Clients.METHODS),
                 "dpop_signing_alg_values_supported": list(self._gate.algs),
@@ -102,6 +130,7 @@ class AuthorizationServer:
             "active": True,
             "iss": self._deployment.origin,
             "client_id": token.client_id,
+            "aud": self._deployment.url("/resource"),
             "sub": token.sub,
             "scope": token.scope,
             "iat": int(token.issued_at),
@@ -122,9 +151,10 @@ class AuthorizationServer:
         return client, form, self._gate.nonce_after(seen)
 
 
-def _refusal(request: Request, error: InvalidProof) -> Response:
-    """Refuse: 400, or 401 if client authentication failed (RFC 6749 §5.2)."""
+def _refusal(request: Request, error: InvalidProof, other: Mapping[str, int]) -> Response:
+    """Refuse: 400, or 401 if client authentication failed (RFC 6749 §5.2); ``other`` says where Google differs."""
     status, headers, body = token_error(error)
+    status = other.get(error.error, status)
     if error.error == "invalid_client":
         status = 401
         if request.fields("Authorization"):

@@ -14,6 +14,7 @@ from dpop.testing._clients import Clients
 from dpop.testing._gate import Gate
 from dpop.testing._levers import ServerLevers
 from dpop.testing._messages import Request
+from dpop.testing._signer import TokenSigner
 from dpop.testing._stats import Journal
 from dpop.testing._store import Store
 
@@ -27,6 +28,7 @@ class Deployment:
     """One authorization server and one resource server at one origin.
 
     :param origin: such as ``http://127.0.0.1:8080``; also the issuer.
+    :param signer: makes the values of access tokens.
     :param clock: Unix seconds, with the levers' offset.
     :param stopped: set when the server stops.
     """
@@ -36,6 +38,7 @@ class Deployment:
     clients: Clients
     levers: ServerLevers
     journal: Journal
+    signer: TokenSigner
     clock: Callable[[], float]
     stopped: threading.Event
 

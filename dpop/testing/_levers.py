@@ -44,6 +44,7 @@ class Levers(Settings):
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _incidents: Incidents = field(default_factory=Incidents, init=False, repr=False)
     _lapses: dict[Role, int] = field(default_factory=lambda: dict.fromkeys(Role, 0), init=False, repr=False)
+    _key_range: tuple[int, int] = field(default=(1, 1), init=False, repr=False)
     _streams: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -107,6 +108,18 @@ class Levers(Settings):
         :param with_nonce: the refusal carries a ``DPoP-Nonce`` (RFC 9449 §8).
         """
         self._incidents.plan(Refuse(error=error, with_nonce=with_nonce, path=path), count)
+
+    def rotate_keys(self, *, keep: bool = True) -> None:
+        """Sign new JWT access tokens with a new key, and publish it in ``/jwks``.
+
+        :param keep: go on publishing the old keys. False: tokens that they signed are worth nothing to an API.
+        :raises UsageError: ``keep`` is not a bool.
+        """
+        if not isinstance(keep, bool):
+            raise UsageError(f"rotate_keys takes keep=True or keep=False, not {ascii(keep)[:60]}")
+        with self._lock:
+            oldest, newest = self._key_range
+            self._key_range = (oldest if keep else newest + 1, newest + 1)
 
     def hold_streams(self) -> None:
         """Let ``/resource/stream`` send its first chunk only, until :meth:`release_streams`."""
@@ -186,6 +199,11 @@ class ServerLevers(Levers):
     def lapses(self, role: Role) -> int:
         """How often :meth:`lapse` was called for a role."""
         return self._lapses[role]
+
+    @property
+    def key_range(self) -> tuple[int, int]:
+        """The numbers of the oldest and the newest key that are published."""
+        return self._key_range
 
     def wait_for_streams(self, timeout: float) -> bool:
         """Block until streams may go on; False if that took longer than ``timeout`` seconds."""

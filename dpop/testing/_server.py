@@ -15,7 +15,7 @@ from dpop.errors import UsageError
 from dpop.htu import Origin
 from dpop.server import DEFAULT_ALGS, MemoryReplayCache, ProofVerifier
 from dpop.testing._authorization import new_code
-from dpop.testing._authorization_server import PATHS, AuthorizationServer
+from dpop.testing._authorization_server import GOOGLE_DEVICE_PATH, PATHS, AuthorizationServer
 from dpop.testing._clients import Client, Clients
 from dpop.testing._deployment import Deployment
 from dpop.testing._gate import Gate, SteeredReplayCache
@@ -25,6 +25,7 @@ from dpop.testing._levers import Levers, ServerLevers
 from dpop.testing._resource_server import ResourceServer
 from dpop.testing._router import Front
 from dpop.testing._settings import Discipline, LeverSettings, check_setting
+from dpop.testing._signer import TokenSigner
 from dpop.testing._stats import Journal, RecordedRequest, Refusal, Stats
 from dpop.testing._store import AccessToken, Code, RefreshToken, Store, new_grant
 from dpop.testing._token_endpoint import TokenEndpoint
@@ -117,6 +118,7 @@ class DPoPTestServer:
         self._journal = Journal(kept=kept)
         self._store = Store(self.clock)
         self._http: HTTPServer | None = None
+        self._signer = TokenSigner(self._levers)
         self._stopped = threading.Event()
         self._origin: str | None = None
 
@@ -183,7 +185,7 @@ class DPoPTestServer:
 
     @property
     def token_endpoint(self) -> str:
-        """``/token``: authorization_code, refresh_token, client_credentials."""
+        """``/token``: authorization_code, refresh_token, client_credentials, device, token exchange, jwt-bearer."""
         return self.issuer + PATHS["token"]
 
     @property
@@ -200,6 +202,16 @@ class DPoPTestServer:
     def introspection_endpoint(self) -> str:
         """``/introspect``: for the confidential client."""
         return self.issuer + PATHS["introspect"]
+
+    @property
+    def device_authorization_endpoint(self) -> str:
+        """``/device_authorization``, or Google's ``/device/code``: codes for the device grant (RFC 8628)."""
+        return self.issuer + (GOOGLE_DEVICE_PATH if self.mode == "google" else PATHS["device_authorization"])
+
+    @property
+    def jwks_uri(self) -> str:
+        """``/jwks``: the keys that sign JWT access tokens."""
+        return self.issuer + PATHS["jwks"]
 
     @property
     def resource(self) -> str:
@@ -254,7 +266,15 @@ class DPoPTestServer:
         if cnf is None and jkt is not None:
             cnf = {"jkt": jkt}
         expires_at = now + (self._levers.token_lifetime if lifetime is None else lifetime)
-        value = secrets.token_urlsafe(32)
+        value = self._signer.value(
+            self.issuer if self._levers.tokens == "jwt" else "",
+            client_id=self.client_id,
+            sub=sub,
+            scope=scope,
+            issued_at=now,
+            expires_at=expires_at,
+            cnf=cnf,
+        )
         token = AccessToken(value, self.client_id, sub, scope, new_grant(), now, expires_at, cnf)
         self._store.add_access_token(token)
         return value
@@ -298,6 +318,16 @@ class DPoPTestServer:
         self._store.add_refresh_token(token)
         return value
 
+    def issue_assertion(self, *, sub: str = "alice", lifetime: float = 300, audience: str | None = None) -> str:
+        """Issue a new assertion for the grant ``urn:ietf:params:oauth:grant-type:jwt-bearer`` (RFC 7523).
+
+        :param audience: its ``aud``, by default this server.
+        """
+        now = self.clock()
+        claims: dict[str, object] = {"iss": self.issuer, "aud": audience or self.issuer, "sub": sub}
+        claims |= {"iat": int(now), "exp": int(now + lifetime), "jti": secrets.token_urlsafe(16)}
+        return self._signer.sign("JWT", claims)
+
     def revoke(self, token: str) -> None:
         """Revoke an access token, or a refresh token with all tokens of its grant."""
         self._store.revoke(token)
@@ -312,7 +342,9 @@ class DPoPTestServer:
         clients = Clients(Client(self.client_id, self.client_secret), Client(self.public_client_id))
         if self.mode == "google":
             clients = Clients(Client(self.client_id, self.client_secret))
-        deployment = Deployment(origin, self._store, clients, self._levers, self._journal, self.clock, self._stopped)
+        deployment = Deployment(
+            origin, self._store, clients, self._levers, self._journal, self._signer, self.clock, self._stopped
+        )
         replay = SteeredReplayCache(self._levers, self._real_clock)
 
         def gate(role: Role, name: str) -> Gate:
@@ -325,7 +357,7 @@ class DPoPTestServer:
             token = GoogleTokenEndpoint(url, deployment, as_gate, gate(Role.AS, "code exchange"))
         return Front(
             deployment,
-            AuthorizationServer(deployment, as_gate, token),
+            AuthorizationServer(deployment, as_gate, token, as_google=self.mode == "google"),
             ResourceServer(deployment, gate(Role.RS, "RS"), takes_proofs=self.mode != "google"),
             local,
         )

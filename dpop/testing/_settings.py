@@ -46,6 +46,9 @@ class LeverSettings(TypedDict, total=False):
     refresh_token_expires_in: int | None
     exchange_needs_nonce: bool
     isolate_exchange_nonces: bool
+    tokens: Literal["opaque", "jwt"]
+    device_user: Literal["visits", "agrees", "refuses"]
+    device_interval: int
 
 
 # Each action among the levers, and the argument that a bare JSON value stands for.
@@ -55,6 +58,7 @@ ACTIONS: Final[Mapping[str, str]] = {
     "redirect_next": "location",
     "drop_next": "count",
     "refuse_next": "count",
+    "rotate_keys": "keep",
     "hold_streams": "",
     "release_streams": "",
     "clear": "",
@@ -108,6 +112,9 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "refresh_token_expires_in": _COUNT_OR_NONE,
     "exchange_needs_nonce": _FLAG,
     "isolate_exchange_nonces": _FLAG,
+    "tokens": _one_of("opaque", "jwt"),
+    "device_user": _one_of("visits", "agrees", "refuses"),
+    "device_interval": _COUNT,
 }
 
 
@@ -138,6 +145,10 @@ class Settings:
     :param refresh_token_expires_in: seconds a refresh token lives, announced next to it; None: for ever.
     :param exchange_needs_nonce: (Google) the code exchange needs a nonce as well.
     :param isolate_exchange_nonces: (Google) a nonce from the code exchange is refused at refresh.
+    :param tokens: new access tokens are ``opaque``, or ``jwt`` (RFC 9068) signed with a key of ``/jwks``.
+    :param device_user: the user of a device agrees when somebody ``visits`` the page of the device grant; ``agrees`` at
+        once; or ``refuses``.
+    :param device_interval: seconds between two questions of a device, at least; sooner is ``slow_down``.
     :raises UsageError: an unknown name or an invalid value, at construction and at each assignment.
     """
 
@@ -159,6 +170,9 @@ class Settings:
     refresh_token_expires_in: int | None = None
     exchange_needs_nonce: bool = False
     isolate_exchange_nonces: bool = False
+    tokens: Literal["opaque", "jwt"] = "opaque"
+    device_user: Literal["visits", "agrees", "refuses"] = "visits"
+    device_interval: int = 5
 
     @property
     def nonces(self) -> Discipline | None:

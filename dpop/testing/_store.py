@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-__all__ = ["AccessToken", "Code", "PushedRequest", "RefreshToken", "Store", "new_grant"]
+__all__ = ["AccessToken", "Code", "DeviceCode", "PushedRequest", "RefreshToken", "Store", "new_grant"]
 
 _MAX_ENTRIES = 100_000
 _CODE_SECONDS = 600
@@ -82,6 +82,20 @@ class AccessToken:
         return None if jkt is None else str(jkt)
 
 
+@dataclass(slots=True, repr=False)
+class DeviceCode:
+    """The codes of a device whose user has to agree (RFC 8628 §3.2)."""
+
+    value: str
+    user_code: str
+    client_id: str
+    scope: str
+    grant: str
+    expires_at: float
+    agreed: bool = False
+    asked_at: float | None = None
+
+
 class Store:
     """Grants of one authorization server. Thread-safe; each can be used up exactly once.
 
@@ -96,6 +110,7 @@ class Store:
         self._refresh: OrderedDict[str, RefreshToken] = OrderedDict()
         self._access: OrderedDict[str, AccessToken] = OrderedDict()
         self._used: OrderedDict[str, str] = OrderedDict()
+        self._devices: OrderedDict[str, DeviceCode] = OrderedDict()
 
     # --- pushed requests
 
@@ -157,6 +172,40 @@ class Store:
             return False
         self.revoke_grant(grant)
         return True
+
+    # --- devices
+
+    def add_device_code(self, code: DeviceCode) -> None:
+        """Keep the codes of a device."""
+        with self._lock:
+            _put(self._devices, code.value, code)
+
+    def device_code(self, value: str) -> DeviceCode | None:
+        """Look up a device code, without using it up."""
+        with self._lock:
+            return self._devices.get(value)
+
+    def agree(self, user_code: str) -> bool:
+        """Note that the user of a device has agreed; False if there is no such code."""
+        with self._lock:
+            found = [code for code in self._devices.values() if code.user_code == user_code]
+            for code in found:
+                code.agreed = True
+        return bool(found)
+
+    def polled_too_soon(self, value: str, now: float, interval: float) -> bool:
+        """Whether the last question about a device code was less than the interval ago; notes this one."""
+        with self._lock:
+            code = self._devices.get(value)
+            if code is None:
+                return False
+            before, code.asked_at = code.asked_at, now
+        return before is not None and now - before < interval
+
+    def use_up_device_code(self, value: str) -> bool:
+        """Use up a device code; False if another request was faster."""
+        with self._lock:
+            return self._devices.pop(value, None) is not None
 
     # --- access tokens
 

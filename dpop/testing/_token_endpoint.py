@@ -21,13 +21,24 @@ from dpop.errors import InvalidProof
 from dpop.server import VerifiedProof
 from dpop.testing._clients import Client
 from dpop.testing._deployment import Deployment, granted
+from dpop.testing._device import DEVICE_CODE, poll
 from dpop.testing._gate import Gate
 from dpop.testing._messages import Request, Response, json_response
 from dpop.testing._store import AccessToken, Code, RefreshToken, new_grant
 
-__all__ = ["TokenEndpoint"]
+__all__ = ["GRANTS", "TokenEndpoint"]
 
 _DEFAULT_SCOPE = "read"
+_SUBJECT = "urn:ietf:params:oauth:token-type:access_token"
+GRANTS = (
+    "authorization_code",
+    "refresh_token",
+    "client_credentials",
+    DEVICE_CODE,
+    "urn:ietf:params:oauth:grant-type:token-exchange",
+    "urn:ietf:params:oauth:grant-type:jwt-bearer",
+)
+"""The grant types that the test server knows."""
 
 
 class TokenEndpoint:
@@ -58,14 +69,16 @@ class TokenEndpoint:
                 return self._refresh(request, client, form)
             case "client_credentials":
                 return self._client_credentials(request, client, form)
+            case "urn:ietf:params:oauth:grant-type:device_code":
+                return self._device(request, client, form)
+            case "urn:ietf:params:oauth:grant-type:token-exchange":
+                return self._exchange(request, client, form)
+            case "urn:ietf:params:oauth:grant-type:jwt-bearer":
+                return self._assertion(request, client, form)
             case None:
                 raise InvalidProof("invalid_request", "grant_type_missing", "grant_type is missing")
             case _:
-                raise InvalidProof(
-                    "unsupported_grant_type",
-                    "grant_type",
-                    "grant_type must be authorization_code, refresh_token or client_credentials",
-                )
+                raise InvalidProof("unsupported_grant_type", "grant_type", f"grant_type must be {' or '.join(GRANTS)}")
 
     # --- the grants
 
@@ -116,6 +129,45 @@ class TokenEndpoint:
         owner = RefreshToken("", client.client_id, client.client_id, scope, new_grant())
         return self._tokens(form, client, seen, owner, scope, tell_refresh_token=False)
 
+    def _device(self, request: Request, client: Client, form: Mapping[str, str]) -> Response:
+        """Respond to a device whose user has agreed (RFC 8628 §3.4)."""
+        seen = self._admit(request, form, None)
+        with self._nonce_on_refusal(form, seen):
+            code = poll(self._deployment, client, form)
+            refresh = self._new_refresh_token(client, "alice", code.scope, code.grant, seen)
+            return self._tokens(form, client, seen, refresh, code.scope, tell_refresh_token=True)
+
+    def _exchange(self, request: Request, client: Client, form: Mapping[str, str]) -> Response:
+        """Exchange an access token of this server for one that is bound to the key of this proof (RFC 8693)."""
+        seen = self._admit(request, form, None)
+        with self._nonce_on_refusal(form, seen):
+            if form.get("subject_token_type") not in {_SUBJECT, "urn:ietf:params:oauth:token-type:jwt"}:
+                raise InvalidProof("invalid_request", "subject_token_type", f"subject_token_type must be {_SUBJECT}")
+            subject = self._store.access_token(form.get("subject_token", ""))
+            if subject is None:
+                raise InvalidProof("invalid_request", "subject_token", "the subject_token is unknown or expired")
+            scope = form.get("scope", subject.scope)
+            if not set(scope.split()) <= set(subject.scope.split()):
+                raise InvalidProof("invalid_scope", "scope_exceeded", "more scopes than the subject_token has")
+            owner = RefreshToken("", client.client_id, subject.sub, scope, subject.grant)
+            return self._tokens(form, client, seen, owner, scope, issued_token_type=_SUBJECT)
+
+    def _assertion(self, request: Request, client: Client, form: Mapping[str, str]) -> Response:
+        """Take an assertion that :meth:`dpop.testing.DPoPTestServer.issue_assertion` made (RFC 7523 §2.1)."""
+        seen = self._admit(request, form, None)
+        with self._nonce_on_refusal(form, seen):
+            claims = self._deployment.signer.verified(form.get("assertion", ""))
+            if claims is None:
+                raise _invalid_grant("assertion_unknown", "the assertion is not one of server.issue_assertion()")
+            audience, expires_at = claims.get("aud"), claims.get("exp")
+            if audience not in {self._deployment.origin, self._url}:
+                raise _invalid_grant("assertion_audience", "the assertion is for another server")
+            if not isinstance(expires_at, int) or expires_at <= self._deployment.clock():
+                raise _invalid_grant("assertion_expired", "the assertion has expired")
+            scope = granted(form.get("scope", _DEFAULT_SCOPE), self._levers.granted_scope)
+            owner = RefreshToken("", client.client_id, str(claims.get("sub")), scope, new_grant())
+            return self._tokens(form, client, seen, owner, scope)
+
     # --- what a server of another kind does differently
 
     def _gate(self, form: Mapping[str, str]) -> Gate:  # noqa: ARG002 - one gate for all here
@@ -145,19 +197,21 @@ class TokenEndpoint:
         source: RefreshToken,
         scope: str,
         *,
-        tell_refresh_token: bool,
+        tell_refresh_token: bool = False,
+        issued_token_type: str | None = None,
     ) -> Response:
         now, lifetime = self._deployment.clock(), self._levers.token_lifetime
-        access = AccessToken(
-            secrets.token_urlsafe(32),
-            client.client_id,
-            source.sub,
-            scope,
-            source.grant,
-            now,
-            now + lifetime,
-            self._cnf(seen),
+        cnf = self._cnf(seen)
+        value = self._deployment.signer.value(
+            self._deployment.origin,
+            client_id=client.client_id,
+            sub=source.sub,
+            scope=scope,
+            issued_at=now,
+            expires_at=now + lifetime,
+            cnf=cnf,
         )
+        access = AccessToken(value, client.client_id, source.sub, scope, source.grant, now, now + lifetime, cnf)
         self._store.add_access_token(access)
         members: dict[str, object] = {
             "access_token": access.value,
@@ -165,6 +219,8 @@ class TokenEndpoint:
             "expires_in": lifetime,
             "scope": scope,
         }
+        if issued_token_type is not None:
+            members["issued_token_type"] = issued_token_type
         if tell_refresh_token:
             members["refresh_token"] = source.value
             if source.expires_at is not None:

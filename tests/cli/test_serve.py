@@ -199,6 +199,7 @@ def test_help_fits_80_columns() -> None:
             "--mode",
             "--nonces",
             "--set",
+            "--tokens",
             "--public-origin",
             "--help",
             "--help-all",

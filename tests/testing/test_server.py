@@ -28,6 +28,7 @@ from dpop.testing._gate import Gate
 from dpop.testing._levers import ServerLevers
 from dpop.testing._messages import Request
 from dpop.testing._resource_server import ResourceServer
+from dpop.testing._signer import TokenSigner
 from dpop.testing._stats import Journal, RecordedRequest
 from dpop.testing._store import AccessToken, Store
 from dpop.testing._token_endpoint import TokenEndpoint
@@ -469,7 +470,9 @@ def test_a_full_replay_cache_is_503() -> None:
     levers, clock = ServerLevers(as_nonces="none"), time.time
     store, origin = Store(clock), "https://as.example"
     store.add_access_token(AccessToken("t", "c", "alice", "read", "g", 0, math.inf, {"jkt": KEY.thumbprint}))
-    deployment = Deployment(origin, store, Clients(Client("c", "s")), levers, Journal(kept=1), clock, threading.Event())
+    deployment = Deployment(
+        origin, store, Clients(Client("c", "s")), levers, Journal(kept=1), TokenSigner(levers), clock, threading.Event()
+    )
     gate = Gate(Role.AS, levers=levers, algs=["ES256"], clock=clock, replay=MemoryReplayCache(max_entries=1))
     endpoint = TokenEndpoint(origin + "/token", deployment, gate)
     authorization_server = AuthorizationServer(deployment, gate, endpoint)
