@@ -9,6 +9,7 @@ proof two meanings.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from dpop.encoding import BASE64URL, b64url_decode, json_object
@@ -146,19 +147,9 @@ def parse_compact(text: str, *, max_length: int, max_depth: int) -> CompactJWS:
     if data.translate(None, BASE64URL) != b".." or b"" in parts:
         raise refuse(Reason.NOT_COMPACT, because=_why_not_compact(text))
     header_part, payload_part, signature_part = parts
-    header = _recent.get((header_part, max_depth)) or _read_header(header_part, max_depth)
+    read = _kept_header if len(header_part) <= _MAX_KEPT_LENGTH else _read_header
+    header = read(header_part, max_depth)
     return CompactJWS(header, payload_part, data[: -len(signature_part) - 1], signature_part, max_depth)
-
-
-# A client sends the same header bytes each time. To read the header, and above all to load its key, costs as much
-# as the signature check, so recent headers are kept, each from its second use on: a key that is used once takes no
-# room. A full cache is cleared; a lost entry costs one reading.
-_recent: dict[tuple[bytes, int], JoseHeader] = {}
-_MAX_RECENT = 1024
-_came_once: set[int] = set()
-_MAX_CAME_ONCE = 8192
-# The length with a 4096-bit RSA key: it bounds the whole cache to about 20 MB.
-_MAX_KEPT_LENGTH = 1200
 
 
 def _read_header(part: bytes, max_depth: int) -> JoseHeader:
@@ -166,22 +157,14 @@ def _read_header(part: bytes, max_depth: int) -> JoseHeader:
     # No proof uses these, and b64 false would change the signing input (RFC 7515 §4.1.11, RFC 7797 §3).
     if "crit" in members or "b64" in members:
         raise refuse(Reason.CRIT_REFUSED)
-    header = JoseHeader(members)
-    if len(part) <= _MAX_KEPT_LENGTH:
-        _keep(part, max_depth, header)
-    return header
+    return JoseHeader(members)
 
 
-def _keep(part: bytes, max_depth: int, header: JoseHeader) -> None:
-    mark = hash(part)
-    if mark not in _came_once:
-        if len(_came_once) >= _MAX_CAME_ONCE:
-            _came_once.clear()
-        _came_once.add(mark)
-        return
-    if len(_recent) >= _MAX_RECENT:
-        _recent.clear()
-    _recent[part, max_depth] = header
+# A client sends the same header bytes each time. To read the header, and above all to load its key, costs half as much
+# as the signature check, so those used last are kept.
+_kept_header = lru_cache(maxsize=1024)(_read_header)
+# The length with a 4096-bit RSA key: it bounds the whole cache to about 20 MB.
+_MAX_KEPT_LENGTH = 1200
 
 
 def _object(part: bytes, max_depth: int, reason: Reason) -> dict[str, Any]:

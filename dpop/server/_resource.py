@@ -309,7 +309,7 @@ class ProtectedResource:
         known = _check_token(credentials, request, claims)
         if checked is None:
             return Access("Bearer", known, None, None)
-        return _access(known, checked.accept(bound_jkt=bound_thumbprint(known)))
+        return _access(known, checked._accept(bound_thumbprint(known)))  # noqa: SLF001 - without a second hide_frames
 
     @hide_frames
     async def aadmit(self, request: ResourceRequest) -> Access:
@@ -321,7 +321,7 @@ class ProtectedResource:
         known = _check_token(credentials, request, claims)
         if checked is None:
             return Access("Bearer", known, None, None)
-        return _access(known, await checked.aaccept(bound_jkt=bound_thumbprint(known)))
+        return _access(known, await checked._aaccept(bound_thumbprint(known)))  # noqa: SLF001 - as above
 
     def _before_lookup(self, request: ResourceRequest) -> tuple[Credentials, CheckedProof | None]:
         """Read the token and check its proof before the look-up, which may cost more than both."""

@@ -185,6 +185,10 @@ class CheckedProof:
             ``invalid_dpop_proof`` or ``use_dpop_nonce`` for a proof or nonce that was used before.
         :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; respond with 503.
         """
+        return self._accept(bound_jkt)
+
+    def _accept(self, bound_jkt: str | None) -> VerifiedProof:
+        # Without hide_frames, which each public method has once.
         if self._is_async:
             raise UsageError(
                 "the replay cache or nonce store is async: use averify_resource, averify_token_request or aaccept"
@@ -202,6 +206,9 @@ class CheckedProof:
     @hide_frames
     async def aaccept(self, *, bound_jkt: str | None) -> VerifiedProof:
         """Async form of :meth:`accept`; a cache may be sync or async."""
+        return await self._aaccept(bound_jkt)
+
+    async def _aaccept(self, bound_jkt: str | None) -> VerifiedProof:
         self._check_binding(bound_jkt, self._seen.jkt)
         for mark in self._marks:
             if self._life.clock() > self._life.ends_at:  # see accept
@@ -316,7 +323,7 @@ class ProofVerifier:
         :raises InvalidProof: ``invalid_dpop_proof``, ``use_dpop_nonce`` or ``invalid_token``.
         :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; respond with 503.
         """
-        return self.check_resource(headers, method, url, access_token=access_token).accept(bound_jkt=bound_jkt)
+        return self._check_resource(headers, method, url, access_token)._accept(bound_jkt)  # noqa: SLF001
 
     @hide_frames
     def verify_token_request(
@@ -337,7 +344,7 @@ class ProofVerifier:
         :raises ReplayCacheError: the cache cannot tell whether the proof is a replay; respond with 503.
         """
         checked = self._check_grant(headers, method, url, bound_jkt, unbound=bound_jkt is None)
-        return checked.accept(bound_jkt=bound_jkt)
+        return checked._accept(bound_jkt)  # noqa: SLF001
 
     @hide_frames
     async def averify_resource(
@@ -347,8 +354,8 @@ class ProofVerifier:
 
         The signature is checked in the event loop: a thread would take longer to start than to check it.
         """
-        checked = self.check_resource(headers, method, url, access_token=access_token)
-        return await checked.aaccept(bound_jkt=bound_jkt)
+        checked = self._check_resource(headers, method, url, access_token)
+        return await checked._aaccept(bound_jkt)  # noqa: SLF001
 
     @hide_frames
     async def averify_token_request(
@@ -356,7 +363,7 @@ class ProofVerifier:
     ) -> VerifiedProof:
         """Async form of :meth:`verify_token_request`; a cache may be sync or async."""
         checked = self._check_grant(headers, method, url, bound_jkt, unbound=bound_jkt is None)
-        return await checked.aaccept(bound_jkt=bound_jkt)
+        return await checked._aaccept(bound_jkt)  # noqa: SLF001
 
     @hide_frames
     def check_resource(self, headers: Headers, method: str, url: str, *, access_token: str) -> CheckedProof:
@@ -367,6 +374,9 @@ class ProofVerifier:
 
         :raises InvalidProof: ``invalid_dpop_proof``, ``use_dpop_nonce`` or ``invalid_token``.
         """
+        return self._check_resource(headers, method, url, access_token)
+
+    def _check_resource(self, headers: Headers, method: str, url: str, access_token: str) -> CheckedProof:
         seen, claims, marks, life = self._judge(headers, method, url)
         check_access_token(access_token, claims)
         return CheckedProof(seen, marks, check_token_binding, life, is_async=self._is_async, unbound=False)

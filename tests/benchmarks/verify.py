@@ -36,7 +36,7 @@ import dpop
 from dpop.keys import Key
 from dpop.redis import RedisReplayCache
 from dpop.server import InvalidProof, MemoryReplayCache, ProofVerifier, Reason, ReplayCache
-from dpop.server._jws import _recent
+from dpop.server._jws import _kept_header
 
 _PEERS = [BARE, TOOLKIT, PYDPOP, REQUESTS_OAUTH2CLIENT, PYJWT, JOSERFC, NPM_JOSE]
 _WARM_UP = 10
@@ -130,7 +130,7 @@ def _refuse(
     verifier: ProofVerifier, headers: list[tuple[str, str]], request: Mapping[str, Any]
 ) -> Callable[[], object]:
     def refuse() -> None:
-        _recent.clear()  # whoever sends such proofs sends a new one each time
+        _kept_header.cache_clear()  # whoever sends such proofs sends a new one each time
         try:
             verifier.verify_resource(headers, request["method"], request["url"], access_token="x", bound_jkt=None)
         except InvalidProof:
