@@ -44,19 +44,18 @@ from dpop_cli.curl_request import CurlRequest
 from dpop_cli.curl_token import CurlToken
 from dpop_cli.curl_transfer import CurlTransfer, HeaderFile
 from dpop_cli.header_dump import Head
-from dpop_cli.inspect_response import NEXT_STEPS
 from dpop_cli.options import (
     NonceChoice,
     allow_http_option,
     check_transport,
+    client_options,
     hint_at_case,
     keep_nonce,
     key_options_without_short,
     nonce_options,
+    store_options,
 )
 from dpop_cli.secret_input import secret_options
-from dpop_cli.token_client import client_options
-from dpop_cli.token_store import store_options
 
 __all__ = ["curl"]
 
@@ -270,6 +269,8 @@ class _Session:
         """Explain a refusal by an API and how to go on, because its body is usually empty."""
         if head.status not in {401, 403} or self._silent:
             return
+        from dpop_cli.inspect_response import NEXT_STEPS  # noqa: PLC0415 - only after a refusal
+
         challenge = dpop_challenge(head.values("www-authenticate"))
         error = (challenge or {}).get("error")
         if error in {"invalid_token", "insufficient_scope"} and self._with_token:

@@ -8,9 +8,8 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import quote, urljoin
 
 import click
@@ -34,8 +33,7 @@ _FORM_TYPE = "application/x-www-form-urlencoded"
 _HEADER_NAME = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*[:;]")
 
 
-@dataclass(frozen=True, slots=True)
-class CurlRequest:
+class CurlRequest(NamedTuple):
     """One request, with the words of the command line that are passed to curl.
 
     :param url: as curl is given it: what the proof names, and the query.
@@ -46,9 +44,12 @@ class CurlRequest:
 
     method: str
     url: str
-    words: CurlWords = field(repr=False)
-    headers: tuple[str, ...] = field(default=(), repr=False)
+    words: CurlWords
+    headers: tuple[str, ...] = ()
     repeatable: bool = True
+
+    def __repr__(self) -> str:
+        return f"<CurlRequest {self.method} {self.origin}>"  # words and headers hold passwords and forms
 
     @classmethod
     def of(cls, words: CurlWords, *, with_token: bool) -> Self:
@@ -66,7 +67,7 @@ class CurlRequest:
             raise click.UsageError("curl sends a request to a proxy twice with this authentication; use --proxy-basic")
         request = cls(check_method(_method(words)), url, words.without(_OURS), tuple(headers), _repeatable(words))
         kept = [o for o in request.words.options if not (o.name == "header" and (o.value or "").startswith("@"))]
-        return replace(request, words=request.words._replace(options=tuple(kept)))
+        return request._replace(words=request.words._replace(options=tuple(kept)))
 
     @property
     def origin(self) -> Origin:
@@ -146,7 +147,7 @@ class CurlRequest:
         if jar is None or jar == "-" or jar in self.words.values("cookie"):
             return self
         loaded = CurlOption("cookie", "--cookie", jar)
-        return replace(self, words=self.words._replace(options=(*self.words.options, loaded)))
+        return self._replace(words=self.words._replace(options=(*self.words.options, loaded)))
 
     def redirected(self, status: int, location: str, words: CurlWords) -> CurlRequest:
         """Make the request after a redirect within the origin, by curl's rules for methods.
@@ -161,8 +162,8 @@ class CurlRequest:
         ) or (status == 303 and self.words.has("upload-file"))
         if drops_body:
             kept = kept.without(_BODY)
-        return replace(
-            self, method=_method(kept), url=url, words=kept, repeatable=self.repeatable or not kept.has(*_BODY)
+        return self._replace(
+            method=_method(kept), url=url, words=kept, repeatable=self.repeatable or not kept.has(*_BODY)
         )
 
 

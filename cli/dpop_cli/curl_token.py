@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from click.core import ParameterSource
@@ -17,20 +16,27 @@ from dpop.htu import url_htu
 from dpop_cli.console import hint
 from dpop_cli.curl_options import CurlWords
 from dpop_cli.options import load_key, read_token
-from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of
-from dpop_cli.token_store import Stored
+from dpop_cli.secret_input import Secret
+
+if TYPE_CHECKING:
+    from dpop_cli.token_client import OAuthClient
+    from dpop_cli.token_store import Stored
 
 __all__ = ["CurlToken"]
 
+# Tokens in a store take a third of the time to load that a proof takes; without a store nothing of that is loaded.
 
-@dataclass(frozen=True, slots=True)
-class CurlToken:
+
+class CurlToken(NamedTuple):
     """Key and token as the options name them."""
 
-    named: str | None = field(repr=False)
+    named: str | None
     stored: Stored | None
-    client: OAuthClient
-    key_options: dict[str, Any] = field(repr=False)
+    client: OAuthClient | None
+    key_options: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<CurlToken named={self.named is not None} stored={self.stored is not None}>"
 
     @classmethod
     def of(cls, options: dict[str, Any], words: CurlWords, *, allow_http: bool) -> CurlToken:
@@ -42,19 +48,24 @@ class CurlToken:
         :raises click.UsageError: a token and a store.
         """
         named = read_token(options)
+        key_options = {name: options[name] for name in options if name not in _OTHERS}
         named_by = click.get_current_context().get_parameter_source("store_path")
         by_variable = named_by in {ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP}
         if by_variable and (named is not None or words.has("user")):
             options["store_path"] = None
+        if options["store_path"] is None:
+            if options["account"] is not None or Secret.of("store-password", options).given:
+                raise click.UsageError("--account and --store-password-... belong to a token store, and none is named")
+            return cls(named, None, None, key_options)
+        from dpop_cli.token_client import OAuthClient  # noqa: PLC0415 - see above
+        from dpop_cli.token_store import Stored  # noqa: PLC0415 - see above
+
         stored = Stored.of(options)
         if by_variable and stored is not None and not _fits(stored, words):
-            stored = None
+            return cls(named, None, None, key_options)
         if named is not None and stored is not None:
             raise click.UsageError("give a token (--token-file and the like) or --token-store, not both")
-        if stored is None:
-            options["client_file"] = None  # DPOP_CLIENT may be set for other commands
-        client = OAuthClient.of({**options, "allow_http": allow_http})
-        return cls(named, stored, client, {name: options[name] for name in options if name not in _CLIENT})
+        return cls(named, stored, OAuthClient.of({**options, "allow_http": allow_http}), key_options)
 
     @property
     def is_there(self) -> bool:
@@ -64,9 +75,11 @@ class CurlToken:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[tuple[Prover, AccessToken | None]]:
         """Yield the prover, and the token or its source; refreshed tokens are stored."""
-        if self.stored is None:
+        if self.stored is None or self.client is None:
             yield Prover(load_key(self.key_options)), self.named
             return
+        from dpop_cli.token_client import kept_nonces, prover_of  # noqa: PLC0415 - see above
+
         tokens = self.stored.tokens()
         prover = prover_of(self.key_options, tokens)
         with (
@@ -94,4 +107,9 @@ def _fits(stored: Stored, words: CurlWords) -> bool:
         return True  # the request itself is refused for it
 
 
-_CLIENT = frozenset({"client_file", "client_secret_file", "client_secret_env", "client_secret_prompt"})
+_OTHERS = frozenset(
+    {
+        *("client_file", "client_secret_file", "client_secret_env", "client_secret_prompt"),
+        *("store_path", "account", "store_password_file", "store_password_env", "store_password_prompt"),
+    }
+)

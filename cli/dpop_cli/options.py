@@ -24,6 +24,7 @@ from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.secret_input import Secret, can_ask, read_text, secret_options
 
 __all__ = [
+    "PROFILES",
     "AlgChoice",
     "NonceChoice",
     "ProofRequest",
@@ -31,6 +32,7 @@ __all__ = [
     "allow_http_option",
     "check_key_source",
     "check_transport",
+    "client_options",
     "hint_at_case",
     "is_device_uri",
     "keep_nonce",
@@ -41,6 +43,8 @@ __all__ = [
     "pin_for",
     "proof_options",
     "read_token",
+    "server_options",
+    "store_options",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -313,6 +317,93 @@ def nonce_options(command: _Function) -> _Function:
 
 
 allow_http_option = click.option("--allow-http", cls=Detail, is_flag=True, help="Allow http:// to another machine.")
+
+
+# --- client, server and store
+
+
+PROFILES = ("rfc9449", "google", "atproto", "fapi2")
+"""What ``--profile`` takes: the names of :mod:`dpop.profiles` in lower case."""
+
+
+def client_options(command: _Function) -> _Function:
+    """Add the client options that a refresh needs beside the store; ``OAuthClient.of`` takes them out again."""
+    options = [
+        click.option(
+            "--client",
+            "client_file",
+            cls=Setting,
+            envvar="DPOP_CLIENT",
+            show_envvar=True,
+            metavar="FILE",
+            shell_complete=file_names,
+            help="JSON with client_id, client_secret, and issuer or endpoints; Google's client_secret.json will do.",
+        ),
+        secret_options("client-secret", "the client's secret", detail=True),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def server_options(command: _Function) -> _Function:
+    """Add the options for client and server that are needed if there are no tokens yet."""
+    options = [
+        click.option("--issuer", cls=Setting, metavar="URL", help="The server, whose endpoints are in its metadata."),
+        click.option(
+            "--token-endpoint", cls=DetailSetting, metavar="URL", help="Its token endpoint, where there is no metadata."
+        ),
+        click.option("--client-id", cls=Setting, metavar="ID", help="The client, instead of the file's."),
+        click.option("--profile", cls=Setting, type=click.Choice(PROFILES), help="What kind of server it is."),
+        client_options,
+        allow_http_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def store_options(*, default: str | None = None, argument: bool = False) -> Callable[[_Function], _Function]:
+    """Add the token file and the account in it; ``Stored.of`` takes the options out again.
+
+    :param argument: the file may be an argument too.
+    """
+
+    def decorate(command: _Function) -> _Function:
+        options = [
+            click.option(
+                "--token-store",
+                "--store",
+                "store_path",
+                cls=Setting,
+                default=default,
+                show_default=default is not None,
+                envvar="DPOP_TOKEN_STORE",
+                show_envvar=True,
+                metavar="FILE",
+                shell_complete=file_names,
+                help="File that keeps the tokens, which dpop token login writes.",
+            ),
+            click.option(
+                "--account",
+                cls=DetailSetting,
+                metavar="NAME",
+                help="Whose tokens, where the store has those of several.",
+            ),
+            secret_options("store-password", "the password that encrypts the store", detail=True),
+        ]
+        if argument:
+            options.append(
+                click.argument("store_argument", metavar="[STORE]", required=False, shell_complete=file_names)
+            )
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+# --- a proof
 
 
 def proof_options(command: _Function) -> _Function:

@@ -15,13 +15,13 @@ from dpop.profiles import GOOGLE
 from dpop.tokens import DEFAULT_ACCOUNT, TokenSet
 from dpop_cli.commands import Detail, Group, Setting
 from dpop_cli.console import done, hint, waiting
-from dpop_cli.options import key_options
+from dpop_cli.options import key_options, server_options, store_options
 from dpop_cli.secret_input import Secret, secret_options
-from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of, server_options
+from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of
 from dpop_cli.token_import import import_tokens
 from dpop_cli.token_login import Loopback
 from dpop_cli.token_refresher import refresher
-from dpop_cli.token_store import Stored, store_options
+from dpop_cli.token_store import Stored
 from dpop_cli.token_view import as_facts, as_lines
 
 __all__ = ["token"]

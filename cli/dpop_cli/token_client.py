@@ -4,38 +4,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from dpop import tokens as dpop_tokens
 from dpop.client import NonceKey, Prover, Role
 from dpop.encoding import json_object
 from dpop.errors import DPoPError, EncodingError
 from dpop.origin import Origin
 from dpop.profiles import ATPROTO, FAPI2, GOOGLE, RFC9449, Profile
-from dpop.tokens import ServerMetadata, TokenSet
-from dpop_cli.commands import DetailSetting, Setting, is_verbose
-from dpop_cli.console import file_names
+from dpop_cli.commands import is_verbose
 from dpop_cli.nonce_state import NonceState, StateError
-from dpop_cli.options import allow_http_option, check_transport, keep_nonce, load_key
-from dpop_cli.secret_input import Secret, read_text, secret_options
+from dpop_cli.options import PROFILES, check_transport, keep_nonce, load_key
+from dpop_cli.secret_input import Secret, read_text
 
 if TYPE_CHECKING:
     from dpop.requests import TokenEndpoint
+    from dpop.tokens import TokenSet
 
-__all__ = ["OAuthClient", "client_options", "kept_nonces", "prover_of", "server_options"]
+__all__ = ["ENDPOINTS", "OAuthClient", "kept_nonces", "prover_of"]
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-_PROFILES = {
-    "rfc9449": RFC9449,
-    "google": GOOGLE,
-    "atproto": ATPROTO,
-    "fapi2": FAPI2,
-}
+_PROFILES = dict(zip(PROFILES, (RFC9449, GOOGLE, ATPROTO, FAPI2), strict=True))
 _GOOGLE = {
     "authorization_endpoint": "https://accounts.google.com/o/oauth2/v2/auth",
     "token_endpoint": "https://oauth2.googleapis.com/token",
@@ -43,45 +36,18 @@ _GOOGLE = {
 }
 _GOOGLES_NAMES = {"auth_uri": "authorization_endpoint", "token_uri": "token_endpoint"}
 _SHOWN = "dpop_cli.requests shown"
-_ENDPOINTS = frozenset(each.name for each in fields(ServerMetadata) if each.name.endswith("_endpoint"))
-_FACTS = frozenset({"client_id", "client_secret", "issuer", "token_endpoint_auth_method", "mode"}) | _ENDPOINTS
-
-
-def client_options(command: _Function) -> _Function:
-    """Add the client options that a refresh needs beside the store; :meth:`OAuthClient.of` takes them out again."""
-    options = [
-        click.option(
-            "--client",
-            "client_file",
-            cls=Setting,
-            envvar="DPOP_CLIENT",
-            show_envvar=True,
-            metavar="FILE",
-            shell_complete=file_names,
-            help="JSON with client_id, client_secret, and issuer or endpoints; Google's client_secret.json will do.",
-        ),
-        secret_options("client-secret", "the client's secret", detail=True),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def server_options(command: _Function) -> _Function:
-    """Add the options for client and server that are needed if there are no tokens yet."""
-    options = [
-        click.option("--issuer", cls=Setting, metavar="URL", help="The server, whose endpoints are in its metadata."),
-        click.option(
-            "--token-endpoint", cls=DetailSetting, metavar="URL", help="Its token endpoint, where there is no metadata."
-        ),
-        click.option("--client-id", cls=Setting, metavar="ID", help="The client, instead of the file's."),
-        click.option("--profile", cls=Setting, type=click.Choice(list(_PROFILES)), help="What kind of server it is."),
-        client_options,
-        allow_http_option,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+ENDPOINTS = frozenset(
+    f"{name}_endpoint"
+    for name in (
+        "authorization",
+        "token",
+        "device_authorization",
+        "pushed_authorization_request",
+        "revocation",
+        "introspection",
+    )
+)
+_FACTS = frozenset({"client_id", "client_secret", "issuer", "token_endpoint_auth_method", "mode"}) | ENDPOINTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +61,7 @@ class OAuthClient:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> OAuthClient:
-        """Take the options of :func:`client_options` or :func:`server_options` out of a command's options.
+        """Take the options of :func:`dpop_cli.options.client_options` or ``server_options`` out of a command's options.
 
         :raises click.UsageError: the file cannot be read, or is no description of a client.
         """
@@ -105,7 +71,7 @@ class OAuthClient:
             given = options.pop(name, None)
             if given is not None:
                 if name != "client_id":  # another server than the file's
-                    facts = {kept: value for kept, value in facts.items() if kept not in {"issuer", *_ENDPOINTS}}
+                    facts = {kept: value for kept, value in facts.items() if kept not in {"issuer", *ENDPOINTS}}
                 facts[name] = given
         secret = Secret.of("client-secret", options).read("Secret of the client") or facts.pop("client_secret", None)
         profile = options.pop("profile", None)
@@ -133,12 +99,12 @@ class OAuthClient:
         if is_verbose():
             _show_requests()
         facts, profile = self._server(tokens)
-        urls: dict[str, Any] = {name: facts[name] for name in sorted({"issuer", *_ENDPOINTS}) if name in facts}
+        urls: dict[str, Any] = {name: facts[name] for name in sorted({"issuer", *ENDPOINTS}) if name in facts}
         settings = self._settings(facts, profile, urls.values())
         if tokens is not None and not tokens.is_bound:
             settings["allow_bearer"] = True  # so it was when they were issued
         if "token_endpoint" in urls:
-            return Endpoint(prover, ServerMetadata(**urls), **settings)
+            return Endpoint(prover, dpop_tokens.ServerMetadata(**urls), **settings)
         if "issuer" in urls:
             return Endpoint.discover(prover, urls["issuer"], **settings)
         raise click.UsageError(
@@ -155,7 +121,7 @@ class OAuthClient:
         """
         known = tokens.token_endpoint or self.facts.get("token_endpoint")
         if known is not None:
-            facts = {name: value for name, value in self.facts.items() if name not in _ENDPOINTS}
+            facts = {name: value for name, value in self.facts.items() if name not in ENDPOINTS}
             there = replace(self, facts={**facts, "issuer": str(Origin.of_url(known))})
             with contextlib.suppress(DPoPError):
                 endpoint = there.endpoint(prover, tokens)

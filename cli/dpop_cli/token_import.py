@@ -17,10 +17,10 @@ from dpop.tokens import TokenSet
 from dpop_cli.commands import Command
 from dpop_cli.console import done, file_names, hint
 from dpop_cli.exit_status import Status
-from dpop_cli.options import key_options
+from dpop_cli.options import key_options, server_options, store_options
 from dpop_cli.secret_input import read_bytes
-from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of, server_options
-from dpop_cli.token_store import Stored, store_options
+from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of
+from dpop_cli.token_store import Stored
 from dpop_cli.token_view import as_lines
 
 __all__ = ["import_tokens"]

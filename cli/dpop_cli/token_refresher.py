@@ -16,9 +16,9 @@ from dpop.tokens import AccountStatus, Refresher
 from dpop_cli.commands import Command
 from dpop_cli.console import stopped_by_signals, tell
 from dpop_cli.exit_status import Status
-from dpop_cli.options import key_options
-from dpop_cli.token_client import OAuthClient, prover_of, server_options
-from dpop_cli.token_store import Stored, store_options
+from dpop_cli.options import key_options, server_options, store_options
+from dpop_cli.token_client import OAuthClient, prover_of
+from dpop_cli.token_store import Stored
 from dpop_cli.token_view import moment
 
 __all__ = ["refresher"]

@@ -6,63 +6,23 @@ from __future__ import annotations
 import contextlib
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from dpop import tokens as dpop_tokens
 from dpop.errors import DPoPError, TokenError, TokensNotSavedError, TokenStoreError
-from dpop.tokens import DEFAULT_ACCOUNT, FileTokenStore, RefreshingSource, TokenSet, locked
-from dpop_cli.commands import DetailSetting, Setting
-from dpop_cli.console import file_names, hint
-from dpop_cli.secret_input import Secret, secret_options
+from dpop_cli.console import hint
+from dpop_cli.secret_input import Secret
 
-__all__ = ["Stored", "store_options"]
+if TYPE_CHECKING:
+    from dpop.tokens import FileTokenStore, RefreshingSource, TokenSet
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def store_options(*, default: str | None = None, argument: bool = False) -> Callable[[_Function], _Function]:
-    """Add the token file and the account in it; :meth:`Stored.of` takes the options out again.
-
-    :param argument: the file may be an argument too.
-    """
-
-    def decorate(command: _Function) -> _Function:
-        options = [
-            click.option(
-                "--token-store",
-                "--store",
-                "store_path",
-                cls=Setting,
-                default=default,
-                show_default=default is not None,
-                envvar="DPOP_TOKEN_STORE",
-                show_envvar=True,
-                metavar="FILE",
-                shell_complete=file_names,
-                help="File that keeps the tokens, which dpop token login writes.",
-            ),
-            click.option(
-                "--account",
-                cls=DetailSetting,
-                metavar="NAME",
-                help="Whose tokens, where the store has those of several.",
-            ),
-            secret_options("store-password", "the password that encrypts the store", detail=True),
-        ]
-        if argument:
-            options.append(
-                click.argument("store_argument", metavar="[STORE]", required=False, shell_complete=file_names)
-            )
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
+__all__ = ["Stored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +34,7 @@ class Stored:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Stored | None:
-        """Take the options of :func:`store_options` out of a command's options; ``None`` if no file is named.
+        """Take the options of :func:`dpop_cli.options.store_options` out of a command's; ``None`` if no file is named.
 
         :raises click.UsageError: an account or password without a store.
         """
@@ -89,7 +49,10 @@ class Stored:
             if account is not None or secret.given:
                 raise click.UsageError("--account and --store-password-... belong to a token store, and none is named")
             return None
-        return cls(FileTokenStore(path, password=secret.read("Password of the store")), account or DEFAULT_ACCOUNT)
+        return cls(
+            dpop_tokens.FileTokenStore(path, password=secret.read("Password of the store")),
+            account or dpop_tokens.DEFAULT_ACCOUNT,
+        )
 
     @classmethod
     def named(cls, options: dict[str, Any]) -> Stored:
@@ -130,7 +93,7 @@ class Stored:
 
         :raises TokenStoreError: they could not.
         """
-        with locked(self.store.lock(self.account), self.account):
+        with dpop_tokens.locked(self.store.lock(self.account), self.account):
             pass
 
     def keep(self, tokens: TokenSet) -> None:
@@ -158,7 +121,7 @@ def _rescued(error: TokenError, tokens: TokenSet, account: str) -> DPoPError:
     """Write the tokens to a new directory elsewhere, possibly on a disk that has room."""
     try:
         path = Path(tempfile.mkdtemp(prefix="dpop-tokens-")) / "tokens.json"
-        FileTokenStore(path).save(tokens, account)
+        dpop_tokens.FileTokenStore(path).save(tokens, account)
     except (OSError, TokenStoreError):
         return TokenStoreError(f"{error}. They could not be kept elsewhere either, and are lost: log in again")
     hint(f"the tokens are in {click.format_filename(path)}: make room, and move that file to the store's place")

@@ -8,7 +8,9 @@ become valid in the future.
 
 from __future__ import annotations
 
-from email.utils import parsedate_to_datetime
+import re
+from datetime import UTC, datetime
+from typing import Final
 
 from dpop.origin import Origin
 
@@ -17,6 +19,10 @@ __all__ = ["NOTABLE_SECONDS", "ServerClocks", "skew"]
 NOTABLE_SECONDS = 5.0
 _MAX_OFFSET = 300.0
 _MAX_ORIGINS = 100
+
+# How every server must write it. Other forms are left to email.utils, which takes 10 ms to import.
+_IMF_FIXDATE: Final = re.compile(r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII)
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def skew(date: str | None, sent: float, received: float) -> float | None:
@@ -28,13 +34,27 @@ def skew(date: str | None, sent: float, received: float) -> float | None:
     if date is None:
         return None
     try:
-        moment = parsedate_to_datetime(date)
+        moment = _read(date)
         if moment.tzinfo is None:
             return None  # no time zone, so no point in time
         told = moment.timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
     return told - min(max(told, sent), received)
+
+
+def _read(date: str) -> datetime:
+    """Read a date of HTTP (RFC 9110 §5.6.7).
+
+    :raises ValueError: it is none.
+    """
+    usual = _IMF_FIXDATE.fullmatch(date)
+    if usual is not None and usual[2] in _MONTHS:
+        day, year, hour, minute, second = map(int, usual.group(1, 3, 4, 5, 6))
+        return datetime(year, _MONTHS.index(usual[2]) + 1, day, hour, minute, second, tzinfo=UTC)
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - seldom, and slow to import
+
+    return parsedate_to_datetime(date)
 
 
 class ServerClocks:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
+from adapters.recorder import Recorder, Response
 from click.testing import CliRunner
 from dpop_cli.exit_status import Status
 from dpop_cli.main import COMMANDS, LazyCommand, LazyGroup, main
@@ -186,6 +187,22 @@ def test_a_proof_loads_only_what_it_needs(tmp_path: Path) -> None:
     )
     env = environment(DPOP_STATE_DIR=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+
+
+def test_dpop_curl_loads_nothing_of_tokens_without_a_store(tmp_path: Path) -> None:
+    """Only a store needs the code for tokens, and only an odd date the standard library's mail package."""
+    dpop.generate_key().save(tmp_path / "key.pem")
+    others = {"dpop_cli.token_store", "dpop_cli.token_client", "dpop.requests", "email", "socket"}
+    with Recorder(lambda _: Response(200, [("Date", "Fri, 15 Jan 2027 08:00:00 GMT")])) as server:
+        arguments = ["curl", "--key", str(tmp_path / "key.pem"), "-s", f"{server.origin}/"]
+        code = (
+            f"import sys\nfrom dpop_cli.main import main\ntry:\n    main({arguments!r})\n"
+            "except SystemExit as end:\n    assert end.code == 0, end.code\n"
+            f"print(sorted(n for n in sys.modules if n in {others!r} or n.startswith('dpop.tokens.')))"
+        )
+        env = environment(DPOP_STATE_DIR=str(tmp_path))
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -25,6 +26,7 @@ import requests
 from adapters.recorder import Recorder, Response
 from dpop_cli.serve import first_line
 from dpop_cli.token import token
+from dpop_cli.token_client import ENDPOINTS as CLIENT_ENDPOINTS
 from dpop_cli.token_login import Loopback
 from support.cli_process import DPOP, environment, examples, invoke, run, run_script
 
@@ -736,6 +738,12 @@ def test_the_refresher_takes_a_client_by_options(plain: DPoPTestServer) -> None:
     options = ["--issuer", plain.issuer, "--client-id", plain.client_id, "--client-secret-env", "S"]
     done = run("token", "refresher", "--once", *options, env={"S": plain.client_secret})
     assert done.returncode == 0, done.stderr
+
+
+def test_a_client_file_may_name_every_endpoint() -> None:
+    """Each endpoint that server metadata can have, by the same name."""
+    known = {each.name for each in dataclasses.fields(ServerMetadata) if each.name.endswith("_endpoint")}
+    assert known == CLIENT_ENDPOINTS
 
 
 def test_a_key_is_no_token_store() -> None:
