@@ -299,7 +299,7 @@ class Credentials(google.oauth2.credentials.Credentials):
             self._refresh_expires_at = signed.tokens.refresh_expires_at
 
     def _endpoint(self, request: object, revocation_uri: str | None = None) -> TokenEndpoint:
-        http, timeout = carrier_of(request)
+        http, timeout = carrier_of(request, self._token_uri)
         return TokenEndpoint(
             self._dpop_key.prover(),
             ServerMetadata(token_endpoint=self._token_uri, revocation_endpoint=revocation_uri),

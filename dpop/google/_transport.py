@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -21,8 +20,10 @@ from urllib.parse import parse_qsl, quote
 import requests
 import urllib3
 from google.auth.exceptions import RefreshError, TransportError
+from requests.adapters import HTTPAdapter
 
 from dpop.errors import DPoPError, InvalidTokenResponseError, TokenEndpointUnavailableError, TokenRequestError
+from dpop.origin import Origin
 from dpop.requests import TokenEndpoint
 from dpop.tokens._responses import is_success, token_response
 from dpop.tokens._steps import HTTPResponse, NoResponse
@@ -181,8 +182,11 @@ class Carrier(NamedTuple):
     timeout: float
 
 
-def carrier_of(request: object) -> Carrier:
-    """Find the session and timeout of a google-auth request, also inside a ``functools.partial``."""
+def carrier_of(request: object, url: str | None) -> Carrier:
+    """Find the session and timeout of a google-auth request, also inside a ``functools.partial``.
+
+    :param url: the token endpoint.
+    """
     options: dict[str, Any] = {}
     while isinstance(request, functools.partial):
         options = {**request.keywords, **options}
@@ -195,10 +199,9 @@ def carrier_of(request: object) -> Carrier:
         if settings:
             session = _with_settings(copy.copy(session), settings)
     elif isinstance(http, urllib3.PoolManager):
-        session, timeout = _with_settings(requests.Session(), _of_urllib3(http)), http.connection_pool_kw.get("timeout")
-        session.trust_env = False
+        session, timeout = _of_urllib3(http), http.connection_pool_kw.get("timeout")
     elif hasattr(http, "proxy_info") and hasattr(http, "ca_certs"):
-        session, timeout = _with_settings(requests.Session(), _of_httplib2(http)), http.timeout
+        session, timeout = _with_settings(requests.Session(), _of_httplib2(http, url)), http.timeout
         session.trust_env = callable(http.proxy_info)  # a function that reads the environment
     else:
         session = None
@@ -217,23 +220,56 @@ def _with_settings(session: requests.Session, settings: Mapping[str, Any]) -> re
     return session
 
 
-def _of_urllib3(pool: urllib3.PoolManager) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    proxy = getattr(pool, "proxy", None)
+class _LikePools(HTTPAdapter):
+    """An adapter whose connections are made as a pool manager of urllib3 makes its own."""
+
+    def __init__(self, theirs: urllib3.PoolManager) -> None:
+        self._theirs = theirs
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Make the pool manager with the settings of the other one."""
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.connection_pool_kw.update(_settings_of(self._theirs))
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
+        """The pool manager of its proxy."""
+        theirs = self._theirs
+        if isinstance(theirs, urllib3.ProxyManager):
+            options["proxy_ssl_context"] = theirs.proxy_config.ssl_context if theirs.proxy_config else None
+        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options)
+        manager.connection_pool_kw.update(_settings_of(theirs))
+        return manager
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        """The header fields for its proxy."""
+        return {**super().proxy_headers(proxy), **getattr(self._theirs, "proxy_headers", {})}
+
+    def build_connection_pool_key_attributes(self, *args: Any, **options: Any) -> Any:
+        """The host, without the TLS settings that requests would add."""
+        return super().build_connection_pool_key_attributes(*args, **options)[0], {}
+
+    def cert_verify(self, *args: Any, **options: Any) -> None:
+        """Leave the connection as the pool manager's settings made it."""
+
+
+def _settings_of(pools: urllib3.PoolManager) -> dict[str, Any]:
+    left_out = {"maxsize", "block", "timeout", "retries", "headers", "_proxy", "_proxy_headers", "_proxy_config"}
+    return {name: value for name, value in pools.connection_pool_kw.items() if name not in left_out}
+
+
+def _of_urllib3(pools: urllib3.PoolManager) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    session.mount("https://", _LikePools(pools))
+    session.mount("http://", _LikePools(pools))
+    proxy = getattr(pools, "proxy", None)
     if proxy is not None:
-        settings["proxies"] = {"http": proxy.url, "https": proxy.url}
-    options = pool.connection_pool_kw
-    if options.get("cert_reqs") in {"CERT_NONE", ssl.CERT_NONE}:
-        settings["verify"] = False
-    elif options.get("ca_certs") or options.get("ca_cert_dir"):
-        settings["verify"] = options.get("ca_certs") or options["ca_cert_dir"]
-    if options.get("cert_file"):
-        own = options["cert_file"], options.get("key_file")
-        settings["cert"] = own if own[1] else own[0]
-    return settings
+        session.proxies = {"http": proxy.url, "https": proxy.url}
+    return session
 
 
-def _of_httplib2(http: Any) -> dict[str, Any]:
+def _of_httplib2(http: Any, url: str | None) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     proxy = http.proxy_info
     if proxy is not None and not callable(proxy) and proxy.isgood():
@@ -245,6 +281,10 @@ def _of_httplib2(http: Any) -> dict[str, Any]:
         settings["verify"] = False
     elif http.ca_certs:
         settings["verify"] = http.ca_certs
+    own = next(http.certificates.iter(Origin.of_url(url).host if url else ""), None)
+    if own is not None:
+        key, certificate = own[:2]
+        settings["cert"] = (certificate, key) if key else certificate
     return settings
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -48,6 +48,9 @@ class ProcessAdapter(HTTPAdapter):
     Two processes that write to one connection get each other's responses.
     """
 
+    _lent: Mapping[str, Any] = {}
+    """Settings of another adapter's pools; see :meth:`with_connections_of`."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         self._pid = os.getpid()
         super().__init__(*args, **options)
@@ -55,6 +58,8 @@ class ProcessAdapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """Make the pool manager, with pools that sign."""
         super().init_poolmanager(*args, **options)
+        for name, value in self._lent.items():
+            self.poolmanager.connection_pool_kw.setdefault(name, value)
         install_signing(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
@@ -76,6 +81,25 @@ class ProcessAdapter(HTTPAdapter):
         self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
         # Set this last: until then another thread of the child must not use the old pools as its own.
         self._pid = os.getpid()
+
+    def with_connections_of(self, theirs: object) -> Self:
+        """A copy that opens connections like an adapter of the user.
+
+        requests has no other way to set an SSL context, a source address or a client certificate with a password. The
+        methods of the user's class are called as before, below those of this package; only its retries are not made.
+
+        :param theirs: what a session has mounted. An adapter of another kind than ``HTTPAdapter`` lends nothing.
+        """
+        if not isinstance(theirs, HTTPAdapter) or isinstance(theirs, ProcessAdapter):
+            return self
+        own = type(theirs)
+        made: Self = object.__new__(type(own.__name__, (type(self), own), {}))
+        vars(made).update({**vars(theirs), **vars(self), "proxy_manager": {}})
+        pools = getattr(theirs, "poolmanager", None)
+        lent = {} if pools is None else pools.connection_pool_kw
+        made._lent = {name: value for name, value in lent.items() if name not in {"maxsize", "block"}}
+        made._start_afresh()
+        return made
 
     def close(self) -> None:
         """Close the connections of this process."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import requests
+from requests.adapters import HTTPAdapter
 from requests.cookies import extract_cookies_to_jar
 from requests.utils import select_proxy
 from urllib3.exceptions import HTTPError, ProtocolError
@@ -38,8 +39,8 @@ class TokenEndpoint(SyncEndpoint):
 
     :param prover: the prover that signs the requests; a bare key will do.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
-    :param http: a session whose headers, cookies, proxies and TLS settings are used. Its adapters, ``auth`` and
-        ``params`` are not: requests are signed by an adapter of the endpoint's own.
+    :param http: a session whose headers, cookies, proxies and TLS settings are used, and those of the adapter that it
+        has mounted for the server, such as an SSL context. The adapter's retries, ``auth`` and ``params`` are not.
     :param client_id: the client; without a secret a public one.
     :param client_secret: the client's secret.
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"`` or
@@ -96,6 +97,8 @@ class TokenEndpoint(SyncEndpoint):
         self._session = requests.Session() if http is None else http
         self._signing = DPoPAdapter(self.prover, **signing)
         self._plain = ProcessAdapter()
+        # The adapter that the session had mounted last, and this endpoint's own with its connections.
+        self._mounted: tuple[object, DPoPAdapter, ProcessAdapter] | None = None
 
     def exchange(self, request: HTTPRequest) -> HTTPResponse:
         """Send one request and read its response, following no redirect.
@@ -126,17 +129,32 @@ class TokenEndpoint(SyncEndpoint):
                 request.method, request.url, headers=headers, data=request.body, params=params, auth=_as_it_is
             )
         )
-        adapter = self._signing if request.signed else self._plain
+        signing, plain = self._adapters(request.url)
+        adapter = signing if request.signed else plain
         with adapter.send(prepared, timeout=self.timeout, **settings) as response:
             for each in (*response.history, response):
                 extract_cookies_to_jar(session.cookies, prepared, each.raw)
             fields = tuple((name.lower(), value) for name, value in response.headers.items())
             return HTTPResponse(response.status_code, fields, _body(response, self.timeout * 2))
 
+    def _adapters(self, url: str) -> tuple[DPoPAdapter, ProcessAdapter]:
+        """This endpoint's adapters, with the connections of the session's own adapter for this URL."""
+        theirs = self._session.get_adapter(url)
+        if type(theirs) is HTTPAdapter and not theirs.poolmanager.connection_pool_kw.keys() - {"maxsize", "block"}:
+            return self._signing, self._plain  # as requests makes it
+        mounted = self._mounted
+        if mounted is None or mounted[0] is not theirs:
+            mounted = theirs, self._signing.with_connections_of(theirs), self._plain.with_connections_of(theirs)
+            self._mounted = mounted
+        return mounted[1], mounted[2]
+
     def close(self) -> None:
         """Close the connections that this endpoint opened; a session that the user gave stays open."""
         self._signing.close()
         self._plain.close()
+        if self._mounted is not None:
+            self._mounted[1].close()
+            self._mounted[2].close()
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ import urllib3
 from adapters.authority import Authority, make_authority
 from adapters.recorder import Received, Recorder, Response, script
 from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
+from requests.adapters import HTTPAdapter
 
 import dpop
 from dpop.errors import DPoPError
@@ -210,6 +212,114 @@ def test_the_timeout_is_used(library: str) -> None:
                 made(Credentials, server.url("/token")).refresh(REQUESTS[library](timeout=0.3))
         finally:
             over.set()
+
+
+class ContextAdapter(HTTPAdapter):
+    """An adapter with an SSL context, as the documentation of requests recommends to write it."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Pools with this context."""
+        super().init_poolmanager(*args, ssl_context=self.context, **options)
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        """Pools behind a proxy with this context."""
+        return super().proxy_manager_for(*args, ssl_context=self.context, **options)
+
+
+def of_mounted(adapter: Any, **settings: Any) -> Any:
+    """A request with a session that has this adapter mounted."""
+    session = requests.Session()
+    session.mount("https://", adapter)
+    vars(session).update(settings)
+    return Request(session)
+
+
+def of_context_from_outside(authority: Authority) -> Any:
+    """The other recipe: the pools of a plain adapter are made once more."""
+    adapter = HTTPAdapter()
+    adapter.init_poolmanager(1, 1, ssl_context=authority.client_context())
+    return of_mounted(adapter)
+
+
+def of_certificate_of_httplib2(authority: Authority) -> Any:
+    """A client certificate that httplib2 was given."""
+    http = httplib2.Http(ca_certs=authority.ca)
+    http.add_certificate(authority.client, authority.client, "")
+    return google_auth_httplib2.AuthorizedHttp(Plain("token"), http=http)._request
+
+
+def bundle(authority: Authority, **more: Any) -> dict[str, Any]:
+    """What urllib3 calls the certificates."""
+    return {"ca_certs": authority.ca, "cert_reqs": "CERT_REQUIRED", **more}
+
+
+# Each on a server that wants a client certificate; whether the certificate is shown and the server trusted.
+TLS: dict[str, tuple[Callable[[Authority], Any], bool]] = {
+    "an adapter with an SSL context": (lambda a: of_mounted(ContextAdapter(a.client_context())), True),
+    "a context that was set from outside": (of_context_from_outside, True),
+    "a session's certificates": (lambda a: of_mounted(HTTPAdapter(), verify=a.ca, cert=a.client), True),
+    "a session without a certificate": (lambda a: of_mounted(HTTPAdapter(), verify=a.ca), False),
+    "a partial with certificates": (lambda a: functools.partial(Request(), verify=a.ca, cert=a.client), True),
+    "a pool manager with a context": (lambda a: of_urllib3(ssl_context=a.client_context()), True),
+    "a pool manager with files": (lambda a: of_urllib3(**bundle(a, cert_file=a.client)), True),
+    "a pool manager without a certificate": (lambda a: of_urllib3(**bundle(a)), False),
+    "a pool manager for another name": (
+        lambda a: of_urllib3(ssl_context=a.client_context(), assert_hostname="other.example"),
+        False,
+    ),
+    "a pool manager that trusts nobody": (
+        lambda _: of_urllib3(ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
+        False,
+    ),
+    "httplib2 with a certificate": (of_certificate_of_httplib2, True),
+}
+
+
+@pytest.mark.parametrize("name", TLS)
+def test_the_connection_is_the_librarys_own(name: str, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contexts, client certificates and names to expect, beside google-auth's credentials with the same request."""
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(variable, raising=False)
+    make, works = TLS[name]
+    for kind in (Plain, Credentials):
+        with Recorder(script(said(200, GOOD)), tls=authority.server_context(want_client=True)) as server:
+            credentials, request = made(kind, server.url("/token")), make(authority)
+            if works:
+                credentials.refresh(request)
+                assert credentials.token == "new"
+                assert len(server.requests) == 1
+            else:
+                with pytest.raises(TransportError):
+                    credentials.refresh(request)
+                assert server.requests == []
+            if isinstance(getattr(request, "http", None), httplib2.Http):
+                request.http.close()
+
+
+def test_a_mounted_adapter_is_used_behind_a_proxy() -> None:
+    """Its own header fields for the proxy too, and a signed request below its own send()."""
+    sent: list[Any] = []
+
+    class Office(HTTPAdapter):
+        def proxy_headers(self, proxy: str) -> dict[str, str]:
+            return {**super().proxy_headers(proxy), "X-Desk": "7"}
+
+        def send(self, request: Any, *args: Any, **options: Any) -> Any:
+            sent.append(request.url)
+            return super().send(request, *args, **options)
+
+    with Recorder(script(said(200, GOOD))) as proxy:
+        session = requests.Session()
+        session.mount("http://", Office())
+        session.proxies = {"http": proxy.origin}
+        made(Credentials, "http://127.0.0.1:9/token").refresh(Request(session))
+        assert proxy.requests[0].one("X-Desk") == "7"
+        assert proxy.requests[0].claims["htu"] == "http://127.0.0.1:9/token"
+    assert sent == ["http://127.0.0.1:9/token"]
 
 
 def test_an_authorized_session_brings_its_settings() -> None:
