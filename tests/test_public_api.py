@@ -3,10 +3,17 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from typing import Any
 
+import pytest
 from support import public_api
 from support.paths import ROOT
+
+import dpop.httpx
+import dpop.httpx2
+import dpop.requests
 
 
 def test_every_name_in_a_signature_can_be_imported() -> None:
@@ -34,3 +41,27 @@ def test_a_change_of_the_interface_is_in_the_changelog() -> None:
     assert [name for name in changed if name.rpartition(".")[2] not in told] == [], (
         "name it in CHANGELOG.md, in its first section, then run: make api"
     )
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        dpop.requests.TokenEndpoint,
+        dpop.httpx.TokenEndpoint,
+        dpop.httpx.AsyncTokenEndpoint,
+        dpop.httpx2.TokenEndpoint,
+        dpop.httpx2.AsyncTokenEndpoint,
+    ],
+    ids=lambda endpoint: f"{endpoint.__module__}.{endpoint.__name__}",
+)
+def test_discover_names_the_settings_of_the_constructor(endpoint: Any) -> None:
+    """A token endpoint that is found by its issuer takes every setting of one that is given its URL."""
+    constructor, discover = (
+        {
+            (each.name, each.default)
+            for each in inspect.signature(function).parameters.values()
+            if each.kind is each.KEYWORD_ONLY
+        }
+        for function in (endpoint, endpoint.discover)
+    )
+    assert discover == constructor

@@ -270,7 +270,10 @@ class DPoPAdapter(ProcessAdapter):
         method: str = "HEAD",
         prover: Key | Prover | None = None,
         role: Role | None = None,
-        **options: Any,
+        timeout: float | tuple[float, float] | None = 5.0,
+        verify: bool | str = True,
+        cert: str | tuple[str, str] | None = None,
+        proxies: Mapping[str, str] | None = None,
     ) -> bool:
         """Fetch a server's nonce with a request that carries a proof and no token.
 
@@ -278,8 +281,10 @@ class DPoPAdapter(ProcessAdapter):
 
         :param prover: the prover whose nonce to fetch, if later requests bring their own prover.
         :param role: whose nonce, where the requests that follow set their own ``Authorization: DPoP``: ``Role.RS``.
-        :param options: what :meth:`send` takes: an adapter does not know its session's ``timeout``,
-            ``verify``, ``cert`` and ``proxies``.
+        :param timeout: as for a request of requests, like the next three: an adapter does not know its session's.
+        :param verify: whether to verify the certificate, or the path of a bundle to verify it with.
+        :param cert: a client certificate.
+        :param proxies: the proxy for each scheme.
         :raises UsageError: the URL is not one of this adapter's origins.
         """
         own = None if prover is None else RequestCredentials(prover)
@@ -288,7 +293,7 @@ class DPoPAdapter(ProcessAdapter):
         request.register_hook("response", priming)
         if own is not None:
             request.register_hook("response", _Carrier(own))
-        with self.send(request, **options) as response:
+        with self.send(request, timeout=timeout, verify=verify, cert=cert, proxies=proxies or {}) as response:
             return nonce_field(response.raw.headers.getlist("DPoP-Nonce")).nonce is not None
 
 

@@ -6,18 +6,22 @@ They run the steps of :class:`dpop.tokens._grants.Grants`. The twin for tasks: :
 
 from __future__ import annotations
 
+import time
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from dpop.errors import UsageError
-from dpop.tokens._endpoint_base import SyncEndpointBase, check_store, token_and_hint
+from dpop.profiles import RFC9449, Profile
+from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT, SyncEndpointBase, check_store, token_and_hint
 from dpop.tokens._grants import Parameter, discovery
 from dpop.tokens._source import RefreshingSource
 from dpop.tokens._stores import DEFAULT_ACCOUNT, LOCK_SECONDS, TokenStore
 from dpop.tokens._token_set import TokenSet
 
 if TYPE_CHECKING:
+    from dpop._client_auth import ClientAuth
     from dpop.client._prover import Prover
     from dpop.keys import Key
     from dpop.tokens._authorization import AuthorizationRequest, DeviceAuthorization
@@ -29,15 +33,48 @@ class SyncEndpoint(SyncEndpointBase, ABC):
     """A token endpoint for threads; the base of every integration's ``TokenEndpoint``."""
 
     @classmethod
-    def discover(cls, prover: Key | Prover, issuer: str, **options: Any) -> Self:
+    def discover(
+        cls,
+        prover: Key | Prover,
+        issuer: str,
+        *,
+        http: Any = None,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        client_auth: str | ClientAuth | None = None,
+        profile: Profile = RFC9449,
+        allow_bearer: bool | None = None,
+        signed_endpoints: Iterable[str] | None = None,
+        key_reference: str | None = None,
+        insecure_origins: str | Iterable[str] = (),
+        learn_clock: bool = False,
+        timeout: float = DEFAULT_TIMEOUT,
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
         """Make an endpoint whose URLs come from the issuer's ``/.well-known`` metadata (RFC 8414).
 
-        :param options: as for the constructor.
+        :param issuer: the URL of the authorization server. The other settings are those of the constructor.
         :raises TokenRequestError: there is no metadata, or it is another issuer's.
         """
-        with cls(prover, issuer, **options) as asking:
-            metadata = asking.run(discovery(issuer, options.get("insecure_origins", ())))
-        return cls(prover, metadata, **options)
+        make = partial(
+            cls,
+            prover,
+            http=http,
+            client_id=client_id,
+            client_secret=client_secret,
+            client_auth=client_auth,
+            profile=profile,
+            allow_bearer=allow_bearer,
+            signed_endpoints=signed_endpoints,
+            key_reference=key_reference,
+            insecure_origins=insecure_origins,
+            learn_clock=learn_clock,
+            timeout=timeout,
+            clock=clock,
+        )
+        with make(issuer) as asking:
+            metadata = asking.run(discovery(issuer, insecure_origins))
+        return make(metadata)
 
     # -- tokens
 
