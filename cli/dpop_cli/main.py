@@ -48,6 +48,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "inspect": LazyCommand("dpop_cli.inspect:inspect", "Say what is in a proof, and what is wrong with it."),
     "sig": LazyCommand("dpop_cli.sig:sig", "Convert a signature: openssl's DER to R||S, and back."),
     "nonce": LazyCommand("dpop_cli.nonce:nonce", "Show, learn or forget the nonces that servers gave."),
+    "rehearse": LazyCommand("dpop_cli.rehearse:rehearse", "Try your server: does it do all that a client needs?"),
     "demo": LazyCommand("dpop_cli.demo:demo", "Watch DPoP work, step by step, on this machine."),
     "serve": LazyCommand("dpop_cli.serve:serve", "Run a small authorization and resource server to try."),
     "completion": LazyCommand("dpop_cli.completion:completion", "Let your shell complete commands on Tab."),
@@ -56,6 +57,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
 
 _ELSEWHERE = {
     "agent": "token refresher",
+    "doctor": "rehearse",
     "authorize": "token login",
     "generate": "key generate",
     "import": "token import",

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import threading
-import webbrowser
 from typing import Any
 
 import click
@@ -19,7 +17,7 @@ from dpop_cli.options import key_options, server_options, store_options
 from dpop_cli.secret_input import Secret, secret_options
 from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of
 from dpop_cli.token_import import import_tokens
-from dpop_cli.token_login import Loopback
+from dpop_cli.token_login import Loopback, open_login
 from dpop_cli.token_refresher import refresher
 from dpop_cli.token_store import Stored
 from dpop_cli.token_view import as_facts, as_lines
@@ -112,12 +110,7 @@ def login(
             if resources:
                 more = {**more, "resource": resources}
             request = endpoint.start_authorization(loopback.redirect_uri, scope=wanted, **more)
-            click.echo(f"Log in here:\n\n  {request.url}\n", err=True)
-            click.echo(f"Your browser comes back to {loopback.redirect_uri}; this command waits for it.", err=True)
-            if not no_browser:
-                # A browser in the terminal returns only when the user leaves it, after the callback.
-                page = loopback.start_page(request.url)
-                threading.Thread(target=_open_browser, args=(page,), daemon=True).start()
+            open_login(loopback, request, browser=not no_browser)
             with waiting("Waiting for your browser"):
                 tokens = loopback.wait(
                     request,
@@ -258,11 +251,6 @@ def revoke(*, forget: bool, **options: Any) -> None:
 
 token.add_command(import_tokens)
 token.add_command(refresher)
-
-
-def _open_browser(url: str) -> None:
-    if not webbrowser.open(url):
-        hint("no browser could be opened; open the URL above yourself")
 
 
 def _kept(stored: Stored, tokens: TokenSet) -> TokenSet:

@@ -32,6 +32,7 @@ _PROFILES = dict(zip(PROFILES, (RFC9449, GOOGLE, ATPROTO, FAPI2), strict=True))
 _GOOGLE = {
     "authorization_endpoint": "https://accounts.google.com/o/oauth2/v2/auth",
     "token_endpoint": "https://oauth2.googleapis.com/token",
+    "device_authorization_endpoint": "https://oauth2.googleapis.com/device/code",
     "revocation_endpoint": "https://oauth2.googleapis.com/revoke",
 }
 _GOOGLES_NAMES = {"auth_uri": "authorization_endpoint", "token_uri": "token_endpoint"}

@@ -18,7 +18,9 @@ import secrets
 import selectors
 import socket
 import sys
+import threading
 import time
+import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -33,7 +35,7 @@ from dpop.origin import Origin
 from dpop.tokens import AuthorizationRequest, ServerMetadata
 from dpop_cli.console import hint
 
-__all__ = ["Loopback", "peer_users"]
+__all__ = ["Loopback", "open_login", "peer_users"]
 
 _T = TypeVar("_T")
 _LOOK_SECONDS: Final = 1.0  # on Windows a longer wait would not hear of Ctrl-C
@@ -263,6 +265,24 @@ class Loopback:
             self._outcome = (None, error)
             return _Reply(200, "The login failed. The terminal says why; you can close this window.")
         return _Reply(200, "You are logged in. You can close this window.")
+
+
+def open_login(loopback: Loopback, request: AuthorizationRequest, *, browser: bool) -> None:
+    """Say where to log in, and open the user's browser there.
+
+    :param browser: if not, only say it.
+    """
+    click.echo(f"Log in here:\n\n  {request.url}\n", err=True)
+    click.echo(f"Your browser comes back to {loopback.redirect_uri}; this command waits for it.", err=True)
+    if browser:
+        # A browser in the terminal returns only when the user leaves it, after the callback.
+        page = loopback.start_page(request.url)
+        threading.Thread(target=_open_browser, args=(page,), daemon=True).start()
+
+
+def _open_browser(url: str) -> None:
+    if not webbrowser.open(url):
+        hint("no browser could be opened; open the URL above yourself")
 
 
 def _written(reply: _Reply) -> bytes:

@@ -20,18 +20,28 @@ import click
 from dpop.encoding import b64url_decode, json_object
 from dpop.errors import EncodingError
 
-__all__ = ["MASK", "Exchange", "masked_body", "masked_fields", "proof_facts", "show", "watching"]
+__all__ = [
+    "MASK",
+    "SHOWN_FIELDS",
+    "SHOWN_MEMBERS",
+    "Exchange",
+    "masked_body",
+    "masked_fields",
+    "proof_facts",
+    "show",
+    "watching",
+]
 
 MASK = "[redacted]"
 
 _MOST_BODY = 1 << 21  # twice what a token endpoint may answer; the rest of a longer body is dropped
-_SHOWN_FIELDS = frozenset(
+SHOWN_FIELDS = frozenset(
     """
     accept accept-encoding cache-control connection content-encoding content-length content-type date host
     pragma retry-after server transfer-encoding user-agent vary
     """.split()  # noqa: SIM905 - to be read
 )
-_SHOWN_MEMBERS = frozenset(
+SHOWN_MEMBERS = frozenset(
     """
     grant_type client_id redirect_uri scope resource token_type_hint code_challenge_method response_type
     client_assertion_type token_type expires_in refresh_token_expires_in refresh_expires_in error error_description
@@ -170,7 +180,7 @@ def masked_fields(fields: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _masked_field(name: str, value: str) -> str:
-    if name in _SHOWN_FIELDS or name.startswith("access-control-"):
+    if name in SHOWN_FIELDS or name.startswith("access-control-"):
         return value
     if name == "www-authenticate":
         from dpop.redaction import redact  # noqa: PLC0415 - only to show one
@@ -188,7 +198,7 @@ def masked_body(fields: list[tuple[str, str]], body: bytes) -> str:
     kind = next((value for name, value in fields if name.lower() == "content-type"), "").partition(";")[0].strip()
     if kind == "application/x-www-form-urlencoded":
         pairs = parse_qsl(body.decode("latin-1"), keep_blank_values=True)
-        return "&".join(f"{name}={value if name in _SHOWN_MEMBERS else MASK}" for name, value in pairs)
+        return "&".join(f"{name}={value if name in SHOWN_MEMBERS else MASK}" for name, value in pairs)
     try:
         members = json_object(body)
     except EncodingError:
@@ -197,7 +207,7 @@ def masked_body(fields: list[tuple[str, str]], body: bytes) -> str:
 
 
 def _masked_member(name: str, value: object) -> object:
-    shown = name in _SHOWN_MEMBERS or name.endswith(("_endpoint", "_supported"))
+    shown = name in SHOWN_MEMBERS or name.endswith(("_endpoint", "_supported"))
     return value if shown or isinstance(value, bool) else MASK
 
 
@@ -225,4 +235,4 @@ def _masked_url(url: str) -> str:
     if not question:
         return url
     pairs = parse_qsl(query, keep_blank_values=True)
-    return f"{before}?{'&'.join(f'{name}={value if name in _SHOWN_MEMBERS else MASK}' for name, value in pairs)}"
+    return f"{before}?{'&'.join(f'{name}={value if name in SHOWN_MEMBERS else MASK}' for name, value in pairs)}"

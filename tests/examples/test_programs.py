@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every program under examples/ is run as its first comment says, on real servers."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from support.jwt_issuer import JWTIssuer
+from support.paths import ROOT
+from support.pkcs11_tokens import KEY, PIN, SoftHsm
+
+import dpop
+from dpop.requests import DPoPAdapter, TokenEndpoint
+from dpop.testing import DPoPTestServer
+from dpop.tokens import FileTokenStore, TokenSet
+
+EXAMPLES = ROOT / "examples"
+PROGRAMS = sorted(EXAMPLES.glob("*.py"))
+
+
+def run(name: str, *arguments: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a folder."""
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        cwd=folder,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(*command: str, port: int, **env: str) -> Iterator[str]:
+    """Run a server among the examples until the end of the block; yield its origin."""
+    origin = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=EXAMPLES,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "API_URL": origin, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                assert process.poll() is None, process.communicate()[0]
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield origin
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def called(key: dpop.Key, url: str, token: str, *, method: str = "GET") -> requests.Response:
+    """Call an API with a bound token, on a new connection."""
+    origin = url.rpartition("/")[0]
+    with requests.Session() as session:
+        session.mount(origin, DPoPAdapter(key, origins=origin, access_token=token))
+        return session.request(method, url, timeout=30)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.name)
+def test_a_program_is_short_and_says_how_to_run_it(program: Path) -> None:
+    """Under 80 lines, with what to install at the top; each has a test below."""
+    text = program.read_text("utf-8")
+    assert len(text.splitlines()) < 80
+    comment = ast.get_docstring(ast.parse(text)) or ""
+    assert "pip install" in comment
+    assert program.stem in comment or program.stem == "test_my_client"
+    assert f'"{program.name}"' in Path(__file__).read_text("utf-8") or f'"{program.stem}:app"' in Path(
+        __file__
+    ).read_text("utf-8")
+
+
+# --- clients
+
+
+def test_the_cron_job(tmp_path: Path) -> None:
+    """It refreshes what is due and nothing else; a dead refresh token is status 1."""
+    key = dpop.generate_key()
+    key.save(tmp_path / "key.pem")
+    store = FileTokenStore(tmp_path / "tokens.json")
+    with DPoPTestServer(mode="google") as server:
+        client = {"client_id": server.client_id, "client_secret": server.client_secret}
+        (tmp_path / "client_secret.json").write_text(
+            json.dumps({"installed": {**client, "token_uri": server.token_endpoint}})
+        )
+        for account in ("alice", "bob"):
+            with TokenEndpoint(key, server.token_endpoint, profile=dpop.profiles.GOOGLE, **client) as endpoint:
+                tokens = endpoint.refresh(server.issue_refresh_token(jkt=key.thumbprint, client_id=server.client_id))
+            facts = {"key_reference": str(tmp_path / "key.pem")}
+            store.save(tokens.replace(**facts, expires_at=1.0 if account == "alice" else tokens.expires_at), account)
+        before = {account: store.load(account) for account in ("alice", "bob")}
+        files = ("client_secret.json", "tokens.json")
+        done = run("refresh_google_tokens.py", *files, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert sorted(done.stdout.splitlines()) == ["alice: fresh", "bob: fresh"]
+        alice = store.load("alice")
+        assert alice is not None
+        assert alice != before["alice"]
+        dead = TokenSet(**{**alice.to_dict(), "refresh_token": "dead", "expires_at": 1.0})
+        store.save(dead, "alice")
+        assert run("refresh_google_tokens.py", *files, folder=tmp_path).returncode == 1
+
+
+def test_the_crawler(tmp_path: Path) -> None:
+    """200 pages, all admitted, and one refresh although the token had expired before the first."""
+    key = dpop.generate_key()
+    key.save(tmp_path / "key.pem")
+    with DPoPTestServer(nonces="rotating") as server:
+        client_id = server.public_client_id
+        tokens = TokenSet(
+            access_token="gone",
+            expires_at=1.0,
+            refresh_token=server.issue_refresh_token(jkt=key.thumbprint, client_id=client_id),
+            jkt=key.thumbprint,
+            key_reference=str(tmp_path / "key.pem"),
+            token_endpoint=server.token_endpoint,
+            client_id=client_id,
+        )
+        FileTokenStore(tmp_path / "tokens.json").save(tokens)
+        done = run("crawl.py", server.issuer, client_id, f"{server.resource}/pages/", folder=tmp_path)
+        granted = [each for each in server.requests if (each.endpoint, each.status) == ("token", 200)]
+    assert (done.returncode, done.stdout) == (0, "200: 200\n"), done.stderr
+    assert len(granted) == 1
+
+
+def test_tests_of_a_client(tmp_path: Path) -> None:
+    """They pass as they stand."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, "--rootdir", str(tmp_path), "-c", os.devnull, str(EXAMPLES / "test_my_client.py")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "4 passed" in done.stdout
+
+
+def test_a_key_in_a_device(softhsm: SoftHsm, tmp_path: Path) -> None:
+    """With a key in SoftHSM, the API admits the request and names the key."""
+    uri = f"pkcs11:token={softhsm.label};object={KEY}"
+    with DPoPTestServer() as server:
+        done = run(
+            "hardware_key.py", uri, server.issuer, server.client_id, server.resource,
+            folder=tmp_path, **softhsm.environment, PIN=PIN, CLIENT_SECRET=server.client_secret,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("200, signed by ")
+    assert json.loads(done.stdout.partition("\n")[2])["jkt"] in done.stdout.partition("\n")[0]
+
+
+# --- APIs
+
+
+def test_the_api_of_three_workers(redis_url: str) -> None:
+    """A proof is admitted once, by whichever worker; a second time it is refused, by whichever worker."""
+    key = dpop.generate_key()
+    port = free_port()
+    with DPoPTestServer() as server:
+        token = server.issue_access_token(jkt=key.thumbprint)
+        settings = {
+            "REDIS_URL": redis_url,
+            "INTROSPECTION_URL": server.introspection_endpoint,
+            "CLIENT_ID": server.client_id,
+            "CLIENT_SECRET": server.client_secret,
+        }
+        command = ["uvicorn", "api_fastapi:app", "--workers", "3", "--port", str(port), "--log-level", "error"]
+        with serving(*command, port=port, **settings) as origin:
+            deadline, workers = time.monotonic() + 60, set[int]()
+            while len(workers) < 2 and time.monotonic() < deadline:
+                response = called(key, f"{origin}/me", token)
+                assert (response.status_code, response.json()["sub"]) == (200, "alice")
+                workers.add(response.json()["worker"])
+            assert len(workers) >= 2
+            headers = {
+                "Authorization": f"DPoP {token}",
+                "DPoP": dpop.create_proof(key, "GET", f"{origin}/me", access_token=token),
+            }
+            seen = [requests.get(f"{origin}/me", headers=headers, timeout=30).status_code for _ in range(12)]
+            assert requests.get(f"{origin}/health", timeout=30).json() == {"status": "well"}
+    assert seen == [200] + [401] * 11
+
+
+def test_the_api_with_jwt() -> None:
+    """A good token is admitted; a stranger's key, another audience and a missing scope are refused, each in its way."""
+    key, port = dpop.generate_key(), free_port()
+    command = ["flask", "--app", "api_jwt:app", "run", "--port", str(port)]
+    with JWTIssuer() as issuer, serving(*command, port=port, ISSUER=issuer.url) as origin:
+
+        def token(**changes: object) -> str:
+            return issuer.token(**{"aud": origin, "cnf": {"jkt": key.thumbprint}, **changes})
+
+        good = called(key, f"{origin}/me", token())
+        assert (good.status_code, good.json()) == (200, {"sub": "alice"})
+        assert called(dpop.generate_key(), f"{origin}/me", token()).status_code == 401
+        assert called(key, f"{origin}/me", token(aud="https://other.example")).status_code == 401
+        refused = called(key, f"{origin}/notes", token(), method="POST")
+        assert refused.status_code == 403
+        assert "insufficient_scope" in refused.headers["WWW-Authenticate"]
+        assert called(key, f"{origin}/notes", token(scope="write"), method="POST").status_code == 200
