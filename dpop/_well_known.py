@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dpop.origin import Origin, split_url
 
-__all__ = ["metadata_urls"]
+__all__ = ["metadata_urls", "resource_metadata_url"]
 
 
 def metadata_urls(issuer: str) -> tuple[str, ...]:
@@ -19,3 +19,12 @@ def metadata_urls(issuer: str) -> tuple[str, ...]:
         f"{origin}/.well-known/oauth-authorization-server{path}",
         f"{origin}{path}/.well-known/openid-configuration",
     )
+
+
+def resource_metadata_url(resource: str) -> str:
+    """The URL at which a protected resource's metadata is (RFC 9728 §3.1).
+
+    :raises InvalidTargetError: not an http or https URL.
+    """
+    path = split_url(resource)[2].rstrip("/")
+    return f"{Origin.of_url(resource)}/.well-known/oauth-protected-resource{path}"

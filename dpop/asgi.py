@@ -37,6 +37,7 @@ from dpop.server import (
     Refusal,
     ResourceRequest,
     Response,
+    body_fields,
     refusal_behind_500,
     with_nonce,
 )
@@ -83,6 +84,10 @@ class DPoPMiddleware:
             return
         request = _Request(self._resource, scope)
         reply = _Reply(request, scope, receive, send, self._instead_of_500)
+        published = self._resource.publication(request.described)
+        if published is not None:
+            await reply.refuse(published)
+            return
         try:
             if self._resource.needs_token(request.described):
                 request.admitted = await self._resource.aadmit(request.described)
@@ -250,9 +255,9 @@ class _Reply:
             await self._send({"type": "websocket.close"})  # the server makes a 403 of it
             return
         kind = "http.response" if self._is_http else "websocket.http.response"
-        headers = _encoded([*response.headers, ("Content-Length", "0")])
+        headers = _encoded([*response.headers, *(body_fields(response.body) or [("Content-Length", "0")])])
         await self._send({"type": f"{kind}.start", "status": response.status, "headers": headers})
-        await self._send({"type": f"{kind}.body", "body": b""})
+        await self._send({"type": f"{kind}.body", "body": response.body})
 
     async def _drain(self) -> None:
         """Read the rest of a short request, because some servers close a connection with an unread body.
@@ -280,6 +285,7 @@ def _described(scope: Scope) -> ResourceRequest:
         path=path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path,
         headers=scope["headers"],
         root_path=root,
+        context=scope,
     )
 
 

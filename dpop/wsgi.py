@@ -42,6 +42,7 @@ from dpop.server import (
     Refusal,
     ResourceRequest,
     Response,
+    body_fields,
     refusal_behind_500,
     with_nonce,
 )
@@ -78,6 +79,9 @@ class DPoPMiddleware:
         """Serve one request (PEP 3333)."""
         request = environ[_KEY] = _Request(self._resource, environ)
         reply = _Reply(request, start_response, self._instead_of_500)
+        published = self._resource.publication(request.described)
+        if published is not None:
+            return reply.respond(published)
         try:
             if self._resource.needs_token(request.described):
                 request.access()
@@ -85,7 +89,7 @@ class DPoPMiddleware:
         except REFUSALS as error:
             return reply.refuse(error)
         if isinstance(chunks, (list, tuple, _file_wrapper(environ))):
-            return chunks if reply.begin() else [b""]  # nothing can be refused any more
+            return chunks if reply.begin() else [reply.replacement]  # nothing can be refused any more
         return _Chunks(reply, chunks)
 
     def _instead_of_500(self, request: _Request) -> Response | None:
@@ -198,9 +202,9 @@ class _Reply:
             self._write(data)
 
     def begin(self) -> bool:
-        """Begin the announced response. False if a refusal took its place, which has no body."""
+        """Begin the announced response. False if a refusal took its place."""
         if self._replaced is not None:
-            self._refuse(self._replaced)
+            self._respond(self._replaced)
             return False
         if not self.begun and self._announced is not None:
             self.begun = True
@@ -217,14 +221,23 @@ class _Reply:
         """
         if self.begun:
             raise error
-        self._refuse(self._request.refusal(error))
-        return [b""]
+        return self.respond(self._request.refusal(error))
 
-    def _refuse(self, response: Response) -> None:
+    def respond(self, response: Response) -> list[bytes]:
+        """Send a response of the integration's own."""
+        self._respond(response)
+        return [b"" if self._request.described.method == "HEAD" else response.body]
+
+    @property
+    def replacement(self) -> bytes:
+        """The body of the refusal that took the place of the application's response."""
+        return b"" if self._replaced is None or self._request.described.method == "HEAD" else self._replaced.body
+
+    def _respond(self, response: Response) -> None:
         if not self.begun:
             self.begun = True
             line = f"{response.status} {http.HTTPStatus(response.status).phrase}"
-            self._start_response(line, [*response.headers, *_NO_BODY])
+            self._start_response(line, [*response.headers, *(body_fields(response.body) or _NO_BODY)])
 
 
 class _Chunks:
@@ -253,7 +266,7 @@ class _Chunks:
             yield from self._reply.refuse(error)
             return
         if not self._reply.begin():
-            yield b""
+            yield self._reply.replacement
             return
         yield first
         yield from chunks
@@ -280,7 +293,7 @@ def _described(environ: WSGIEnvironment) -> ResourceRequest:
         target = quote(root + path, safe=_PATH_SAFE, encoding="latin-1", errors="replace")
         target += f"?{query}" if query else ""
     headers = [(name[5:].replace("_", "-"), value) for name, value in environ.items() if name.startswith("HTTP_")]
-    return ResourceRequest(environ["REQUEST_METHOD"], target, _text(path), headers, _text(root))
+    return ResourceRequest(environ["REQUEST_METHOD"], target, _text(path), headers, _text(root), environ)
 
 
 def _text(path: str) -> str:

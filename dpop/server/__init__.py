@@ -24,6 +24,7 @@ from __future__ import annotations
 from dpop.errors import InvalidProof, LookupUnavailableError, ReplayCacheError
 from dpop.server._access_tokens import JWTAccessTokens
 from dpop.server._challenge import resource_challenge, token_error, with_nonce
+from dpop.server._events import BearerReport, Event, EventHook
 from dpop.server._introspection import Introspection
 from dpop.server._jws import Headers
 from dpop.server._lookups import Fetch, LookupRequest, LookupResponse
@@ -31,7 +32,7 @@ from dpop.server._nonces import NonceChecker, NonceIssuer, NonceVerdict
 from dpop.server._reasons import Reason
 from dpop.server._replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
 from dpop.server._report import CheckVerdict, ProofReport
-from dpop.server._resource import Access, ProtectedResource, ResourceRequest, Response, TokenLookup
+from dpop.server._resource import Access, ProtectedResource, ResourceRequest, Response, TokenLookup, body_fields
 from dpop.server._unhandled import REFUSALS, Refusal, refusal_behind_500
 from dpop.server._verifier import DEFAULT_ALGS, CheckedProof, ProofVerifier, VerifiedProof
 
@@ -40,8 +41,11 @@ __all__ = [
     "REFUSALS",
     "Access",
     "AsyncReplayCache",
+    "BearerReport",
     "CheckVerdict",
     "CheckedProof",
+    "Event",
+    "EventHook",
     "Fetch",
     "Headers",
     "Introspection",
@@ -65,6 +69,7 @@ __all__ = [
     "Response",
     "TokenLookup",
     "VerifiedProof",
+    "body_fields",
     "refusal_behind_500",
     "resource_challenge",
     "token_error",

@@ -16,6 +16,7 @@ from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_decode, json_object
 from dpop.errors import EncodingError, UsageError
 from dpop.keys._algorithms import ALGORITHMS
+from dpop.server._events import Event, EventHook, emit
 from dpop.server._key_sets import IssuerKey, IssuerKeys
 from dpop.server._lookups import Fetch, Waits, check_configured_url, default_fetch, run, run_async
 from dpop.server._token_claims import (
@@ -93,6 +94,7 @@ class JWTAccessTokens:
     :param max_remembered: verified tokens that are remembered, at most.
     :param fetch: sends the requests instead of the standard library, for proxies for example.
     :param tls: certificates to trust instead of the system's.
+    :param events: gets an :class:`dpop.server.Event` for each token that was remembered and each look-up.
     :param clock: returns Unix seconds.
     :raises UsageError: an argument that cannot be used.
     :raises InsecureOriginError: an http URL of another machine.
@@ -113,6 +115,7 @@ class JWTAccessTokens:
         max_remembered: int = 10_000,
         fetch: Fetch | None = None,
         tls: ssl.SSLContext | None = None,
+        events: EventHook | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -132,6 +135,7 @@ class JWTAccessTokens:
                 refresh_after=refresh_after,
                 ask_again_after=ask_again_after,
                 timeout=timeout,
+                events=events,
                 monotonic=monotonic,
             )
             for name in issuers
@@ -141,6 +145,7 @@ class JWTAccessTokens:
         self._require_type = require_type
         self._skew = skew
         self._remember_for = 300.0
+        self._events = events
         self._clock = clock
         self._monotonic = monotonic
         self._memory: Memory[_Remembered] = Memory(max_remembered)
@@ -178,6 +183,8 @@ class JWTAccessTokens:
             self._memory.drop(name)
             return None
         check_times(known.exp, known.nbf, self._clock(), self._skew)
+        if self._events is not None:
+            emit(self._events, Event("remembered"))
         return copied_claims(known.claims)
 
     def _remember(self, token: str, checked: _Unverified, key: IssuerKey) -> None:

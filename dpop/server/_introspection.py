@@ -21,6 +21,7 @@ from dpop.encoding import b64url_decode, json_object
 from dpop.errors import EncodingError, InvalidProof, LookupUnavailableError, UsageError
 from dpop.keys._algorithms import ALGORITHMS
 from dpop.server._access_tokens import is_signed_by
+from dpop.server._events import Event, EventHook, emit
 from dpop.server._key_sets import IssuerKeys
 from dpop.server._lookups import (
     Fetch,
@@ -102,6 +103,7 @@ class Introspection:
     :param skew: seconds that the authorization server's clock may differ.
     :param fetch: sends the requests instead of the standard library, to keep connections open or for proxies.
     :param tls: certificates to trust, and one's own, instead of the system's.
+    :param events: gets an :class:`dpop.server.Event` for each token that was remembered and each look-up.
     :param clock: returns Unix seconds.
     :param monotonic: returns the seconds of a clock that is never set.
     :raises UsageError: an argument that cannot be used.
@@ -128,6 +130,7 @@ class Introspection:
         skew: float = 30.0,
         fetch: Fetch | None = None,
         tls: ssl.SSLContext | None = None,
+        events: EventHook | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -154,6 +157,7 @@ class Introspection:
                 refresh_after=300.0,
                 ask_again_after=10.0,
                 timeout=timeout,
+                events=events,
                 monotonic=monotonic,
             )
             if signed and issuer is not None
@@ -163,6 +167,7 @@ class Introspection:
         self._max_pending = max_pending
         self._timeout = timeout
         self._skew = skew
+        self._events = events
         self._clock = clock
         self._monotonic = monotonic
         self._active: Memory[_Verdict] = Memory(max_remembered)
@@ -203,6 +208,7 @@ class Introspection:
             known = memory.get(name)
             if known is not None:
                 if self._monotonic() < known.until:
+                    emit(self._events, Event("remembered"))
                     return known
                 memory.drop(name)
         return None
@@ -239,6 +245,7 @@ class Introspection:
 
     def _question(self, name: bytes, token: str) -> _Verdict:
         """Ask about one token and remember the response; runs in the thread of a look-up."""
+        began, failure = time.monotonic(), LookupUnavailableError.code
         try:
             verdict = self._asked(token)
         except LookupUnavailableError:
@@ -248,11 +255,13 @@ class Introspection:
         except Exception as error:  # noqa: BLE001 - a fetch function or a key may raise anything
             raise LookupUnavailableError(f"{self._endpoint}: the question raised {type(error).__name__}") from None
         else:
+            failure = ""
             (self._refused if verdict.claims is None else self._active).put(name, verdict)
             return verdict
         finally:
             with self._lock:
                 self._pending.pop(name, None)
+            emit(self._events, Event("looked_up", failure or None, seconds=time.monotonic() - began))
 
     def _asked(self, token: str) -> _Verdict:
         form = {"token": token, "token_type_hint": "access_token"}

@@ -20,6 +20,7 @@ from dpop.encoding import json_object
 from dpop.errors import DPoPError, EncodingError, InvalidKeyError, LookupUnavailableError
 from dpop.keys._public import PublicKey, is_given
 from dpop.server._checks import MAX_RSA_EXPONENT, MAX_RSA_MODULUS, ONE_KEY_TWO_NAMES
+from dpop.server._events import Event, EventHook, emit
 from dpop.server._lookups import Fetch, Lookup, LookupRequest, Waits, check_url
 
 __all__ = ["IssuerKey", "IssuerKeys", "KeySet", "read_key_set"]
@@ -129,6 +130,7 @@ class IssuerKeys:
         refresh_after: float,
         ask_again_after: float,
         timeout: float,
+        events: EventHook | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.issuer: str = issuer
@@ -138,6 +140,7 @@ class IssuerKeys:
         self._refresh_after = refresh_after
         self._ask_again_after = ask_again_after
         self._timeout = timeout
+        self._events = events
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._lookup: Lookup[None] | None = None
@@ -227,16 +230,19 @@ class IssuerKeys:
     # --- in the thread of a look-up
 
     def _load(self) -> None:
+        began = time.monotonic()
         try:
             loaded = self._load_set()
         except Exception as error:  # noqa: BLE001 - a fetch function may raise anything
             failure = self._failed(error)
             _log.warning("the keys of %s stay as they are: %s", self.issuer, failure)
-            self._end(None, failure)
+            self._end(None, failure, began)
             raise failure from None
-        self._end(loaded, None)
+        self._end(loaded, None, began)
 
-    def _end(self, loaded: KeySet | None, failure: LookupUnavailableError | None) -> None:
+    def _end(self, loaded: KeySet | None, failure: LookupUnavailableError | None, began: float) -> None:
+        code = None if failure is None else failure.code
+        emit(self._events, Event("looked_up", code, seconds=time.monotonic() - began))
         with self._lock:
             now = self._monotonic()
             self._lookup = None

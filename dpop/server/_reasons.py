@@ -104,6 +104,14 @@ class Reason(StrEnum):
         "proof_with_bearer",
         "a bearer token came with a DPoP header; send the token as DPoP, or no proof",
     )
+    CERTIFICATE_MISMATCH = (
+        "certificate_mismatch",
+        "the token is bound to a certificate too, and the request has not been seen to come with it",
+    )
+    AUTHENTICATION_INSUFFICIENT = (
+        "authentication_insufficient",
+        "the user must authenticate again, or in a stronger way; ask for a new authorization",
+    )
     SCOPE_MISSING = "scope_missing", "the access token does not allow this"
     # Replay: RFC 9449 §11.1.
     REPLAYED = "replayed", "the proof, or its jti, was used before; make a new one for each request"

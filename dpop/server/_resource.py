@@ -7,17 +7,21 @@ The integrations :mod:`dpop.asgi` and :mod:`dpop.wsgi` describe requests to it a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
+import json
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from dpop._tracebacks import hide_frames
-from dpop.encoding import check_access_token
+from dpop._well_known import resource_metadata_url
+from dpop.encoding import b64url_encode, check_access_token
 from dpop.errors import (
     CredentialError,
     InsecureOriginError,
@@ -29,6 +33,7 @@ from dpop.errors import (
 from dpop.htu import MAX_HTU, canonical, unescape
 from dpop.origin import Origin, split_url
 from dpop.server._challenge import resource_challenge
+from dpop.server._events import Event, EventHook, client_of, emit
 from dpop.server._jws import Headers, header_fields
 from dpop.server._reasons import Reason, refuse
 from dpop.server._unhandled import REFUSALS, Refusal
@@ -41,6 +46,7 @@ __all__ = [
     "ResourceRequest",
     "Response",
     "TokenLookup",
+    "body_fields",
     "bound_thumbprint",
     "is_bound",
     "read_credentials",
@@ -160,6 +166,7 @@ class ResourceRequest(NamedTuple):
     :param headers: all fields; a field that was sent twice must be here twice.
     :param root_path: the decoded path under which the application is mounted, ``root_path`` of ASGI or
         ``SCRIPT_NAME`` of WSGI, without a final slash. It is not part of ``path``.
+    :param context: the scope of ASGI or the environ of WSGI, for functions of the user.
     """
 
     method: str
@@ -167,16 +174,30 @@ class ResourceRequest(NamedTuple):
     path: str
     headers: Headers
     root_path: str = ""
+    context: Any = None
 
     def __repr__(self) -> str:
         return f"<ResourceRequest {self.method}>"
 
 
-class Response(NamedTuple):
-    """A response without a body: status and header fields."""
-
+class _StatusAndHeaders(NamedTuple):
     status: int
     headers: list[tuple[str, str]]
+
+
+class Response(_StatusAndHeaders):
+    """A response: it unpacks into status and header fields, and has a small JSON body besides (RFC 6750 §3).
+
+    :param body: JSON, which may be sent as ``application/json``, or nothing.
+    """
+
+    body: bytes
+
+    def __new__(cls, status: int, headers: list[tuple[str, str]], body: bytes = b"") -> Response:  # noqa: PYI034
+        """Make one."""
+        made = super().__new__(cls, status, headers)
+        made.body = body
+        return made
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -187,7 +208,9 @@ class Access:
     :param claims: the claims of its token, or the introspection response, from the look-up.
     :param proof: its proof; None for a bearer token.
     :param next_nonce: the value to send as ``DPoP-Nonce`` with the response; None if the client needs no new nonce.
-    :param on_refusal: called with each error that :meth:`require_scope` raises, for an integration.
+    :param on_refusal: called with each error that :meth:`require_scope` and :meth:`require_auth` raise, for an
+        integration.
+    :param clock: returns Unix seconds.
     """
 
     scheme: Literal["DPoP", "Bearer"]
@@ -195,6 +218,7 @@ class Access:
     proof: VerifiedProof | None
     next_nonce: str | None
     on_refusal: Callable[[InvalidProof], object] | None = field(default=None, compare=False)
+    clock: Callable[[], float] = field(default=time.time, compare=False)
 
     def require_scope(self, scope: str) -> None:
         """Raise an error if the token lacks one of the space-separated scopes (RFC 6750 §3.1).
@@ -204,10 +228,35 @@ class Access:
         has = self.claims.get("scope", "")
         granted = has.split() if isinstance(has, str) else has if isinstance(has, list) else []
         if not all(wanted in granted for wanted in scope.split()):
-            error = refuse(Reason.SCOPE_MISSING, error="insufficient_scope", parameters={"scope": scope})
-            if self.on_refusal is not None:
-                self.on_refusal(error)
-            raise error
+            self._refuse(refuse(Reason.SCOPE_MISSING, error="insufficient_scope", parameters={"scope": scope}))
+
+    def require_auth(self, *, acr: str | Iterable[str] = (), max_age: float | None = None) -> None:
+        """Raise an error unless the user authenticated strongly and recently enough (RFC 9470 §3).
+
+        :param acr: authentication context classes of which the token's ``acr`` must be one, space-separated or a list.
+        :param max_age: seconds since the ``auth_time`` of the token, at most.
+        :raises InvalidProof: ``insufficient_user_authentication``: the challenge says what is needed.
+        """
+        wanted = acr.split() if isinstance(acr, str) else list(acr)
+        parameters = {"acr_values": " ".join(wanted)} if wanted else {}
+        because = None
+        if wanted and self.claims.get("acr") not in wanted:
+            because = "its acr is none of those that are needed here"
+        if max_age is not None:
+            parameters["max_age"] = f"{max_age:.0f}"
+            then = self.claims.get("auth_time")
+            if not isinstance(then, int | float) or isinstance(then, bool) or self.clock() - then > max_age:
+                because = because or "its auth_time is missing or too long ago"
+        if because is not None:
+            error = "insufficient_user_authentication"
+            self._refuse(
+                refuse(Reason.AUTHENTICATION_INSUFFICIENT, error=error, because=because, parameters=parameters)
+            )
+
+    def _refuse(self, error: InvalidProof) -> NoReturn:
+        if self.on_refusal is not None:
+            self.on_refusal(error)
+        raise error
 
     def __repr__(self) -> str:
         return f"<Access {self.scheme}{'' if self.proof is None else f' key {self.proof.jkt}'}>"
@@ -229,7 +278,14 @@ class ProtectedResource:
     :param public: returns True for a path, as the application sees it, that needs no token. A route there may
         still ask for one. Default: all paths need one. CORS preflight requests never need one.
     :param realm: name of the protection space, for the challenge.
-    :param metadata: URL of the resource's metadata, for the challenge (RFC 9728 §5.1).
+    :param metadata: URL of the resource's metadata, for the challenge (RFC 9728 §5.1), if somebody else serves it.
+    :param authorization_servers: issuers whose tokens are accepted. If given, the integration serves the metadata of
+        this resource (RFC 9728) at its well-known place, to everybody, and challenges name that place.
+    :param published: more members of that document, such as ``{"scopes_supported": ["read"]}``.
+    :param certificate: returns the DER of the certificate that a request came with over mutual TLS; None for none. It
+        gets the :class:`ResourceRequest`, whose ``context`` is that of the server. Needed for tokens that are bound to
+        a certificate besides the key (``x5t#S256``, RFC 8705 §3.1), which are refused otherwise: no header is believed.
+    :param events: gets an :class:`Event` for each request.
     :param insecure: allow an ``http`` URL of another machine (RFC 9449 §2 requires TLS).
     :raises UsageError: a URL with a query, a fragment or a final slash, or that is not canonical; a realm or
         metadata URL that no header can hold.
@@ -246,6 +302,10 @@ class ProtectedResource:
         public: Callable[[str], bool] | None = None,
         realm: str | None = None,
         metadata: str | None = None,
+        authorization_servers: Iterable[str] = (),
+        published: Mapping[str, Any] | None = None,
+        certificate: Callable[[ResourceRequest], bytes | None] | None = None,
+        events: EventHook | None = None,
         insecure: bool = False,
     ) -> None:
         origin = Origin.of_url(url)
@@ -267,7 +327,19 @@ class ProtectedResource:
         self._bearer = bearer
         self._public = public
         self._realm = realm
-        self._parameters = {} if metadata is None else {"resource_metadata": metadata}
+        self._certificate = certificate
+        self._events = events
+        if isinstance(authorization_servers, str):
+            raise UsageError("authorization_servers must be a list of issuers, not one str")
+        servers = list(authorization_servers)
+        if (servers and metadata is not None) or (published is not None and not servers):
+            raise UsageError(
+                "give authorization_servers= (and published=) for a document that is served here, or metadata=, the URL"
+                " of one that somebody else serves"
+            )
+        self._metadata = self._document(url, servers, published or {}) if servers else None
+        self._metadata_url = resource_metadata_url(url) if servers else metadata
+        self._parameters = {} if self._metadata_url is None else {"resource_metadata": self._metadata_url}
         # Raises an error now, and not at each request, if a value cannot stand in a header.
         resource_challenge(None, algs=verifier.algs, realm=realm, parameters=self._parameters)
 
@@ -280,6 +352,35 @@ class ProtectedResource:
         call = getattr(self._lookup, "__call__", None)  # noqa: B004 - an object may have an async one
         is_async = inspect.iscoroutinefunction
         return self._verifier.is_async or is_async(self._lookup) or is_async(call)
+
+    def _document(self, url: str, servers: list[str], published: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **published,
+            "resource": url,
+            "authorization_servers": servers,
+            "bearer_methods_supported": ["header"],
+            "dpop_signing_alg_values_supported": list(self._verifier.algs),
+            "dpop_bound_access_tokens_required": not self._bearer,
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """The metadata document of this resource (RFC 9728 §2).
+
+        :raises UsageError: ``authorization_servers`` was not given.
+        """
+        if self._metadata is None:
+            raise UsageError("authorization_servers= was not given, so there is no metadata to publish")
+        return json.loads(json.dumps(self._metadata))  # type: ignore[no-any-return]
+
+    def publication(self, request: ResourceRequest) -> Response | None:
+        """The metadata, if the request asks for that; None for any other. Integrations ask this first (RFC 9728 §3)."""
+        if self._metadata is None or request.method not in {"GET", "HEAD"} or "/.well-known/" not in request.path:
+            return None
+        places = {self._origin + request.path, self._origin + request.root_path + request.path}
+        if self._metadata_url not in places:
+            return None
+        headers = [("Cache-Control", "max-age=3600"), ("Access-Control-Allow-Origin", "*")]
+        return Response(200, headers, json.dumps(self._metadata).encode())
 
     def needs_token(self, request: ResourceRequest) -> bool:
         """Whether the request must be admitted before the application gets it.
@@ -306,10 +407,10 @@ class ProtectedResource:
             if inspect.iscoroutine(claims):
                 claims.close()
             raise UsageError("the token look-up is async: call aadmit, as dpop.asgi does")
-        known = _check_token(credentials, request, claims)
+        known = self._check_token(credentials, request, claims)
         if checked is None:
-            return Access("Bearer", known, None, None)
-        return _access(known, checked._accept(bound_thumbprint(known)))  # noqa: SLF001 - without a second hide_frames
+            return self._accepted(known, None)
+        return self._accepted(known, checked._accept(bound_thumbprint(known)))  # noqa: SLF001 - without a second hide_frames
 
     @hide_frames
     async def aadmit(self, request: ResourceRequest) -> Access:
@@ -318,10 +419,35 @@ class ProtectedResource:
         with _telling_outages():
             found = self._alookup(credentials.token)
             claims = await found if inspect.isawaitable(found) else found
-        known = _check_token(credentials, request, claims)
+        known = self._check_token(credentials, request, claims)
         if checked is None:
-            return Access("Bearer", known, None, None)
-        return _access(known, await checked._aaccept(bound_thumbprint(known)))  # noqa: SLF001 - as above
+            return self._accepted(known, None)
+        return self._accepted(known, await checked._aaccept(bound_thumbprint(known)))  # noqa: SLF001 - as above
+
+    def _check_token(
+        self, credentials: Credentials, request: ResourceRequest, claims: Mapping[str, Any] | None
+    ) -> Mapping[str, Any]:
+        known = _check_token(credentials, request, claims)
+        confirmation = known.get("cnf")
+        if isinstance(confirmation, Mapping) and "x5t#S256" in confirmation:
+            self._check_certificate(confirmation["x5t#S256"], request)
+        return known
+
+    def _check_certificate(self, wanted: object, request: ResourceRequest) -> None:
+        """Check that a request came with the certificate to which its token is bound (RFC 8705 §3)."""
+        because = "this API has no function certificate= that tells"
+        if self._certificate is not None:
+            der = self._certificate(request)
+            if der is not None and b64url_encode(hashlib.sha256(der).digest()) == wanted:
+                return
+            because = "it came with none" if der is None else "it came with another one"
+        raise refuse(Reason.CERTIFICATE_MISMATCH, error="invalid_token", because=because)
+
+    def _accepted(self, claims: Mapping[str, Any], proof: VerifiedProof | None) -> Access:
+        scheme: Literal["DPoP", "Bearer"] = "Bearer" if proof is None else "DPoP"
+        if self._events is not None:
+            emit(self._events, Event("accepted", scheme=scheme, client=client_of(claims)))
+        return Access(scheme, claims, proof, None if proof is None else proof.next_nonce)
 
     def _before_lookup(self, request: ResourceRequest) -> tuple[Credentials, CheckedProof | None]:
         """Read the token and check its proof before the look-up, which may cost more than both."""
@@ -359,11 +485,15 @@ class ProtectedResource:
         """
         if not isinstance(error, InvalidProof):
             _log.error("a request was refused: %s", error)
+            emit(self._events, Event("unavailable", error.code))
             retry_after = max(1, math.ceil(error.retry_after or 0))
-            return Response(503, [("Retry-After", str(retry_after)), ("Cache-Control", "no-store")])
+            headers = [("Retry-After", str(retry_after)), ("Cache-Control", "no-store")]
+            return Response(503, headers, _error_body("temporarily_unavailable", "try again later"))
         fault_of_issuer = error.reason == Reason.TOKEN_BINDING_MALFORMED
         _log.log(logging.WARNING if fault_of_issuer else logging.INFO, "a request was refused: %s", error)
         nothing_tried = error.reason == Reason.NO_CREDENTIALS
+        asked = nothing_tried or error.error == "use_dpop_nonce"
+        emit(self._events, Event("challenged" if asked else "refused", error.reason[:64]))
         nonce = self._verifier.next_nonce(None) if nothing_tried else None
         status, headers = resource_challenge(
             None if nothing_tried else error,
@@ -374,7 +504,18 @@ class ProtectedResource:
             parameters=self._parameters,
             nonce=nonce if access is None else access.next_nonce,
         )
-        return Response(status, headers)
+        # Without credentials there is no error to name (RFC 6750 §3.1).
+        body = b"" if nothing_tried else _error_body(error.error, error.detail, error.parameters)
+        return Response(status, headers, body)
+
+
+def body_fields(body: bytes) -> list[tuple[str, str]]:
+    """The header fields for the body of a :class:`Response`; none if it is empty."""
+    return [("Content-Type", "application/json"), ("Content-Length", str(len(body)))] if body else []
+
+
+def _error_body(error: str, description: str, more: Mapping[str, str] | None = None) -> bytes:
+    return json.dumps({"error": error, "error_description": description, **(more or {})}).encode()
 
 
 @contextlib.contextmanager
@@ -413,10 +554,6 @@ def _check_token(
         if header_fields(request.headers, "dpop"):
             raise refuse(Reason.PROOF_WITH_BEARER, error="invalid_request")
     return claims
-
-
-def _access(claims: Mapping[str, Any], proof: VerifiedProof) -> Access:
-    return Access("DPoP", claims, proof, proof.next_nonce)
 
 
 # A backslash separates segments on Windows, and so does an encoded slash once it is decoded.

@@ -16,7 +16,7 @@ from support.jwt_issuer import JWTIssuer
 from support.paths import DOCS
 
 import dpop
-from dpop.server import InvalidProof, JWTAccessTokens
+from dpop.server import Event, InvalidProof, JWTAccessTokens
 from dpop.testing import DPoPTestServer
 
 GUIDE = (DOCS / "servers.md").read_text("utf-8")
@@ -110,6 +110,49 @@ def test_the_look_up_by_introspection(monkeypatch: pytest.MonkeyPatch) -> None:
         assert names["tokens"](token)["cnf"] == {"jkt": KEY.thumbprint}
         with pytest.raises(InvalidProof, match="active"):
             asyncio.run(names["tokens"].acall("x"))
+
+
+EVENTS = [
+    Event("accepted", scheme="DPoP", client="app"),
+    Event("refused", "replayed"),
+    Event("looked_up", seconds=0.25),
+    Event("looked_up", "lookup_unavailable", seconds=5.0),
+]
+
+
+def test_the_bridge_to_opentelemetry() -> None:
+    """Each event becomes a measurement, and the cache's entries are observed."""
+    from opentelemetry import metrics
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    reader = InMemoryMetricReader()
+    metrics.set_meter_provider(MeterProvider([reader]))
+    names: dict[str, Any] = {"cache": [1, 2, 3]}
+    exec(compile(snippet("# OpenTelemetry"), "servers.md", "exec"), names)
+    for event in EVENTS:
+        names["to_opentelemetry"](event)
+    data = reader.get_metrics_data()
+    assert data is not None
+    (found,) = [scope.metrics for resource in data.resource_metrics for scope in resource.scope_metrics]
+    points = {metric.name: list(metric.data.data_points) for metric in found}
+    assert sorted(point.attributes["outcome"] for point in points["dpop.requests"]) == ["accepted", "refused"]
+    assert sum(point.sum for point in points["dpop.lookups"]) == 5.25
+    assert [point.value for point in points["dpop.replay_cache"]] == [3]
+
+
+def test_the_bridge_to_prometheus() -> None:
+    """The page that Prometheus reads has a line for each kind of event."""
+    from prometheus_client import REGISTRY, generate_latest
+
+    names: dict[str, Any] = {"cache": [1, 2, 3]}
+    exec(compile(snippet("# Prometheus"), "servers.md", "exec"), names)
+    for event in EVENTS:
+        names["to_prometheus"](event)
+    page = generate_latest(REGISTRY).decode()
+    assert 'dpop_requests_total{outcome="refused",reason="replayed",scheme=""} 1.0' in page
+    assert "dpop_replay_cache_entries 3.0" in page
+    assert 'dpop_lookup_seconds_sum{error="lookup_unavailable"} 5.0' in page
 
 
 def test_the_shared_cache_of_the_guide(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

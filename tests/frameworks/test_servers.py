@@ -161,7 +161,7 @@ def test_a_nonce_challenge_has_its_shape(port: int) -> None:
     assert len(reply.all("DPoP-Nonce")) == 1
     assert reply.all("Cache-Control") == ["no-store"]
     assert reply.all("Access-Control-Expose-Headers") == ["WWW-Authenticate, DPoP-Nonce"]
-    assert reply.body == b""
+    assert json.loads(reply.body)["error"] == "use_dpop_nonce"
 
 
 def test_a_bound_token_as_bearer_is_refused(port: int, nonce: str) -> None:
