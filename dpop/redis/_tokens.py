@@ -177,7 +177,7 @@ class RedisTokenStore:
 
 
 class _Lease:
-    """The lease of one account; see :class:`dpop.tokens._stores.StoreLock`."""
+    """The lease of one account; see :class:`dpop.tokens.StoreLock`."""
 
     def __init__(self, store: RedisTokenStore, name: str, record: str, milliseconds: int) -> None:
         self._store = store

@@ -2,7 +2,7 @@
 # Generated from dpop/tokens/_endpoint.py by scripts/generate_twins.py; do not edit.
 """Token endpoints as users hold them, for tasks; an integration adds how a request is sent.
 
-They run the steps of :class:`dpop.tokens._grants.Grants`. The twin for threads: :mod:`dpop.tokens._endpoint`.
+They run the steps of :class:`dpop.tokens.Grants`. The twin for threads: :mod:`dpop.tokens._endpoint`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token endpoints as users hold them, for threads; an integration adds how a request is sent.
 
-They run the steps of :class:`dpop.tokens._grants.Grants`. The twin for tasks: :mod:`dpop.tokens._async_endpoint`.
+They run the steps of :class:`dpop.tokens.Grants`. The twin for tasks: :mod:`dpop.tokens._async_endpoint`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _SLEEPS: Final = (0.001, 0.002, 0.005, 0.01, 0.02)
 
 
 class FileLock:
-    """A handle of a lock file (:class:`dpop.tokens._stores.StoreLock`). It excludes other handles in its process too.
+    """A handle of a lock file (:class:`dpop.tokens.StoreLock`). It excludes other handles in its process too.
 
     On a network file system this is as good as its ``flock``. In a ``with`` statement it waits a minute at most.
 

@@ -48,7 +48,7 @@ class AccountStatus:
 class Refresher:
     """Renews each account's tokens when two thirds of their life are over, every 15 minutes at the latest.
 
-    :param sources: one for each account; see :meth:`dpop.tokens._endpoint.SyncEndpoint.source`.
+    :param sources: one for each account, made by ``source()`` of a token endpoint.
     :param share: the part of an access token's life after which it is renewed.
     :param every: seconds after which tokens are renewed at the latest, however long they live.
     :param clock: Unix seconds.

@@ -91,7 +91,7 @@ class NoResponse(Exception):  # noqa: N818 - thrown into steps, never out of the
 
     :param sent: whether the head of any attempt was handed to a connection, so that it may have reached the server.
         Sent stays sent, however often an HTTP library tries again.
-    :param reason: host and port, and the innermost reason; no URL, no secret. See :mod:`dpop.tokens._failures`.
+    :param reason: host and port, and the innermost reason; no URL, no secret.
     """
 
     def __init__(self, reason: str, *, sent: bool) -> None:

@@ -18,6 +18,16 @@ _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`~?([^`]+)`")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
+def is_inner(name: str) -> bool:
+    """Whether a module is inner: a part of its name begins with an underscore."""
+    return any(part.startswith("_") for part in name.split("."))
+
+
+def names_inner_module(target: str) -> bool:
+    """Whether a target names a module that users do not import from."""
+    return target.startswith("dpop.") and is_inner(target)
+
+
 def docstrings(tree: ast.Module) -> Iterator[tuple[list[str], str]]:
     """The names of the classes around each docstring, and its text; what stands below an attribute included."""
 
@@ -84,5 +94,21 @@ def test_roles_in_docstrings(path: Path) -> None:
         for around, text in docstrings(ast.parse(path.read_text("utf-8")))
         for target in _ROLE.findall(text)
         if not found(module, around, target)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_docstring_sends_its_reader_to_an_inner_module(path: Path) -> None:
+    """References name the module that users import from; only an inner module's own docstring names its neighbours."""
+    tree = ast.parse(path.read_text("utf-8"))
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__")
+    own = ast.get_docstring(tree, clean=False) if is_inner(name) else None
+    wrong = [
+        target
+        for _, text in docstrings(tree)
+        if text != own
+        for target in _ROLE.findall(text)
+        if names_inner_module(target)
     ]
     assert wrong == []
