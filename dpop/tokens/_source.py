@@ -38,7 +38,15 @@ from dpop.tokens._token_set import TokenSet
 if TYPE_CHECKING:
     from dpop.tokens._grants import Grants, Parameter
 
-__all__ = ["CLOCK_TOLERANCE", "MAX_RETRY_AFTER", "Abandoned", "Flight", "RefreshingSource", "SharedRefresh", "awaited"]
+__all__ = [
+    "CLOCK_TOLERANCE",
+    "MAX_RETRY_AFTER",
+    "Abandoned",
+    "RefreshInProgress",
+    "RefreshingSource",
+    "SharedRefresh",
+    "awaited",
+]
 
 _log: Final = logging.getLogger("dpop.tokens")
 _NEVER: Final = float("inf")
@@ -62,7 +70,7 @@ class Abandoned(Exception):  # noqa: N818 - no caller gets it: the refresh is be
         super().__init__("the shared refresh was abandoned before it began; ask again")
 
 
-class Flight(Future[TokenSet]):
+class RefreshInProgress(Future[TokenSet]):
     """A refresh in progress: one renewal for all callers that wait for it.
 
     A caller makes it, and a separate thread then starts it. Between the two the caller may be interrupted:
@@ -135,8 +143,8 @@ class SharedRefresh:
         self._next_try = 0.0
         self._last_error: BaseException | None = None
         self._lock = threading.RLock()  # a signal handler of the thread that holds it may ask for a token
-        self._flight: Flight | None = None
-        self._forced: Flight | None = None
+        self._refresh: RefreshInProgress | None = None
+        self._forced: RefreshInProgress | None = None
         self._times_forced = 0
         reset_after_fork(self)
 
@@ -238,58 +246,58 @@ class SharedRefresh:
             return self._token
         return None
 
-    def _wanted(self) -> str | Flight:
+    def _wanted(self) -> str | RefreshInProgress:
         """Return a usable token, or the shared refresh that brings one."""
         if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - threading.Condition asks so too
             return self._without_waiting()
-        made: Flight | None = None
+        made: RefreshInProgress | None = None
         try:
             with self._lock:
                 tokens = self._tokens
                 usable = tokens is not None and self._usable(tokens)
-                flight = self._flight
-                if flight is not None and flight.is_stuck:
-                    self._abandon(flight)
-                    flight = None
-                if flight is None:
+                refresh = self._refresh
+                if refresh is not None and refresh.is_stuck:
+                    self._abandon(refresh)
+                    refresh = None
+                if refresh is None:
                     if time.monotonic() < self._next_try:
                         if usable:
                             return self._token
                         if self._last_error is not None:
                             raise own_copy(self._last_error)
-                    flight = made = Flight(self._times_forced)
-                    self._flight = made
+                    refresh = made = RefreshInProgress(self._times_forced)
+                    self._refresh = made
             if made is not None:
-                self._launch(made, self._good, patient=not usable)
+                self._start_thread(made, self._good, patient=not usable)
         except BaseException:
             if made is not None:
                 self._abandon(made)
             raise
-        return self._token if usable else flight
+        return self._token if usable else refresh
 
-    def _wanted_new(self) -> Flight:
+    def _wanted_new(self) -> RefreshInProgress:
         """Return the shared refresh that brings tokens which nobody had when it began."""
         if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as above
             raise TokenLockError("a signal handler interrupted the token source that it asks; ask outside of it")
-        made: Flight | None = None
+        made: RefreshInProgress | None = None
         try:
             with self._lock:
-                flight = self._forced
-                if flight is not None and flight.is_stuck:
-                    self._abandon(flight)
-                    flight = None
-                if flight is None:
+                refresh = self._forced
+                if refresh is not None and refresh.is_stuck:
+                    self._abandon(refresh)
+                    refresh = None
+                if refresh is None:
                     if time.monotonic() < self._next_try and self._last_error is not None:
                         raise own_copy(self._last_error)
-                    flight = made = Flight(forced=True)
+                    refresh = made = RefreshInProgress(forced=True)
                     self._forced = made
             if made is not None:
-                self._launch(made, _OtherThanFirst(), patient=True)
+                self._start_thread(made, _OtherThanFirst(), patient=True)
         except BaseException:
             if made is not None:
                 self._abandon(made)
             raise
-        return flight
+        return refresh
 
     def _without_waiting(self) -> str:
         """The token for a signal handler that interrupted this class: it must not wait for a lock its thread holds."""
@@ -301,50 +309,50 @@ class SharedRefresh:
         """The access token to send: a BearerToken if it is not bound to a key."""
         return tokens.access_token if tokens.is_bound else BearerToken(tokens.access_token)
 
-    def _launch(self, flight: Flight, good: Callable[[TokenSet], bool], *, patient: bool) -> None:
+    def _start_thread(self, refresh: RefreshInProgress, good: Callable[[TokenSet], bool], *, patient: bool) -> None:
         run = self._detached()
         context = contextvars.copy_context()
         # A separate thread, so that interrupting the caller cannot lose tokens between a response and the store.
         thread = threading.Thread(
-            target=context.run, args=(self._fly, flight, run, good, patient), name="dpop-refresh", daemon=True
+            target=context.run, args=(self._carry_out, refresh, run, good, patient), name="dpop-refresh", daemon=True
         )
         try:
             thread.start()
         except RuntimeError:  # the interpreter is shutting down, or has no thread left
-            self._fly(flight, run, good, patient)
+            self._carry_out(refresh, run, good, patient)
 
-    def _fly(
+    def _carry_out(
         self,
-        flight: Flight,
+        refresh: RefreshInProgress,
         run: Callable[[Steps[TokenSet]], TokenSet],
         good: Callable[[TokenSet], bool],
         patient: bool,
     ) -> None:
         with self._lock:
-            if flight.begun:
+            if refresh.begun:
                 return  # abandoned before this thread began
-            flight.begun = True
+            refresh.begun = True
         try:
             tokens = run(self._renewal.steps(good, patient=patient))
         except BaseException as error:  # noqa: BLE001 - raised by all who wait
-            self._crashed(flight, error, patient=patient)
+            self._failed(refresh, error, patient=patient)
         else:
-            self._landed(flight, tokens)
+            self._succeeded(refresh, tokens)
 
-    def _abandon(self, flight: Flight) -> None:
+    def _abandon(self, refresh: RefreshInProgress) -> None:
         """End a shared refresh that has not started; its waiters start another one."""
         with self._lock:
-            if flight.begun:
+            if refresh.begun:
                 return
-            flight.begun = True
-            self._is_over(flight)
-        flight.set_exception(Abandoned())
+            refresh.begun = True
+            self._is_over(refresh)
+        refresh.set_exception(Abandoned())
 
-    def _is_over(self, flight: Flight) -> bool:
+    def _is_over(self, refresh: RefreshInProgress) -> bool:
         """Forget a shared refresh; return whether it was the one that callers wait for."""
-        if self._flight is flight:
-            self._flight = None
-        elif self._forced is flight:
+        if self._refresh is refresh:
+            self._refresh = None
+        elif self._forced is refresh:
             self._forced = None
         else:
             return False
@@ -357,16 +365,16 @@ class SharedRefresh:
                 self._take(tokens)
                 self._token = self.text_of(tokens)
 
-    def _landed(self, flight: Flight, tokens: TokenSet) -> None:
+    def _succeeded(self, refresh: RefreshInProgress, tokens: TokenSet) -> None:
         with self._lock:
-            if self._is_over(flight):
-                if flight.forced:
+            if self._is_over(refresh):
+                if refresh.forced:
                     self._times_forced += 1
-                if self._tokens is not None and not flight.forced and flight.after != self._times_forced:
+                if self._tokens is not None and not refresh.forced and refresh.after != self._times_forced:
                     tokens = self._tokens  # those that were found may be older than those of renew()
                 else:
                     self._adopt(tokens)
-        flight.set_result(tokens)
+        refresh.set_result(tokens)
 
     def _adopt(self, tokens: TokenSet) -> None:
         if tokens.access_token == self._refused:
@@ -378,18 +386,18 @@ class SharedRefresh:
         self._token = self.text_of(tokens)
         self._until = self._stale_at(tokens)
 
-    def _crashed(self, flight: Flight, error: BaseException, *, patient: bool) -> None:
+    def _failed(self, refresh: RefreshInProgress, error: BaseException, *, patient: bool) -> None:
         with self._lock:
-            if self._is_over(flight):
+            if self._is_over(refresh):
                 self._note(error)
             tokens = self._tokens
-            usable = not flight.forced and tokens is not None and self._usable(tokens, doubtful=True)
+            usable = not refresh.forced and tokens is not None and self._usable(tokens, doubtful=True)
         if usable and isinstance(error, DPoPError):
-            flight.set_result(cast("TokenSet", tokens))
+            refresh.set_result(cast("TokenSet", tokens))
             return
         # The refresh did not wait for the lock, as the token was still good. A caller that needs a new one must.
         impatient = isinstance(error, TokenLockError) and not patient
-        flight.set_exception(Abandoned() if impatient else error)
+        refresh.set_exception(Abandoned() if impatient else error)
 
     def _note(self, error: BaseException) -> None:
         """Remember a failure, so that a server that is down is not asked by every caller."""
@@ -408,12 +416,12 @@ class SharedRefresh:
     def _reset_after_fork(self) -> None:
         """In a forked child: forget a refresh in progress, which belongs to the parent."""
         self._lock = threading.RLock()
-        self._flight = self._forced = None
+        self._refresh = self._forced = None
 
-    def _wait_for(self, flight: Flight) -> None:
+    def _wait_for(self, refresh: RefreshInProgress) -> None:
         """Abandon a shared refresh that has not started in time, so that its waiters go on."""
-        if flight.is_stuck:
-            self._abandon(flight)
+        if refresh.is_stuck:
+            self._abandon(refresh)
 
 
 class _OtherThanFirst:
@@ -475,13 +483,13 @@ class RefreshingSource(SharedRefresh):
         """Form of :meth:`renew` for a task; other tasks run meanwhile."""
         return await awaited(self._wanted_new, self)
 
-    def _waited(self, wanted: Callable[[], str | Flight]) -> str:
+    def _waited(self, wanted: Callable[[], str | RefreshInProgress]) -> str:
         while True:
-            flight = wanted()
-            if isinstance(flight, str):
-                return flight
+            refresh = wanted()
+            if isinstance(refresh, str):
+                return refresh
             try:
-                return self.text_of(self._result(flight))
+                return self.text_of(self._result(refresh))
             except Abandoned:
                 continue
 
@@ -497,39 +505,39 @@ class RefreshingSource(SharedRefresh):
         :raises TokenError: as a call does.
         """
         run = self._detached()
-        flight: Future[TokenSet] = Future()
+        refresh: Future[TokenSet] = Future()
 
-        def fly() -> None:
+        def carry_out() -> None:
             try:
-                flight.set_result(run(self._renewal.steps(good)))
+                refresh.set_result(run(self._renewal.steps(good)))
             except BaseException as error:  # noqa: BLE001 - raised by the one who waits
-                flight.set_exception(error)
+                refresh.set_exception(error)
 
         try:
             # In a thread here too, so that an interrupt cannot lose tokens between a response and the store.
             threading.Thread(
-                target=contextvars.copy_context().run, args=(fly,), name="dpop-refresh", daemon=True
+                target=contextvars.copy_context().run, args=(carry_out,), name="dpop-refresh", daemon=True
             ).start()
         except RuntimeError:  # the interpreter is shutting down, or has no thread left
-            fly()
-        tokens = flight.result()
+            carry_out()
+        tokens = refresh.result()
         with self._lock:
             self._adopt(tokens)
         return tokens
 
-    def _result(self, flight: Flight) -> TokenSet:
+    def _result(self, refresh: RefreshInProgress) -> TokenSet:
         while True:
             try:
-                return flight.result(_LOOK_SECONDS)
+                return refresh.result(_LOOK_SECONDS)
             except TimeoutError:
-                if flight.done():
+                if refresh.done():
                     raise
-                self._wait_for(flight)
+                self._wait_for(refresh)
             except DPoPError as error:
                 raise own_copy(error) from error
 
 
-async def awaited(ask: Callable[[], str | Flight], source: SharedRefresh) -> str:
+async def awaited(ask: Callable[[], str | RefreshInProgress], source: SharedRefresh) -> str:
     """Wait for the shared refresh that brings a token and return the token; other tasks run meanwhile.
 
     :param ask: returns a token of the source, or its shared refresh.
@@ -551,7 +559,7 @@ async def awaited(ask: Callable[[], str | Flight], source: SharedRefresh) -> str
             raise own_copy(error) from error
 
 
-def _waiting_here() -> Callable[[Flight], Awaitable[None]]:
+def _waiting_here() -> Callable[[RefreshInProgress], Awaitable[None]]:
     """Make a function that waits for a shared refresh on the running event loop, for a second at most.
 
     Its result is not handed to the event loop, which may end before: then no one would retrieve it.
@@ -561,28 +569,28 @@ def _waiting_here() -> Callable[[Flight], Awaitable[None]]:
     if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented for this use
         loop = asyncio.get_running_loop()
 
-        async def on_asyncio(flight: Flight) -> None:
+        async def on_asyncio(refresh: RefreshInProgress) -> None:
             over = loop.create_future()
 
             def tell(_: Future[TokenSet]) -> None:
                 with contextlib.suppress(RuntimeError):  # that loop is closed by now
                     loop.call_soon_threadsafe(lambda: over.done() or over.set_result(None))
 
-            flight.add_done_callback(tell)
+            refresh.add_done_callback(tell)
             await asyncio.wait([over], timeout=_LOOK_SECONDS)
 
         return on_asyncio
     with contextlib.suppress(AttributeError, RuntimeError):  # no trio, or none that runs here
         token = trio.lowlevel.current_trio_token()
 
-        async def on_trio(flight: Flight) -> None:
+        async def on_trio(refresh: RefreshInProgress) -> None:
             over = trio.Event()
 
             def tell(_: Future[TokenSet]) -> None:
                 with contextlib.suppress(trio.RunFinishedError):
                     token.run_sync_soon(over.set)
 
-            flight.add_done_callback(tell)
+            refresh.add_done_callback(tell)
             with trio.move_on_after(_LOOK_SECONDS):
                 await over.wait()
 

@@ -276,7 +276,7 @@ def test_a_renewal_ahead_of_time_that_could_not_be_stored(full: Full) -> None:
         endpoint = TokenEndpoint(KEY, server.url, client_id="c", timeout=5, clock=lambda: now[0])
         source = endpoint.source(full, ahead=300)
         deadline = time.monotonic() + 30
-        while not server.sent or source._flight is not None:
+        while not server.sent or source._refresh is not None:
             assert source() == "a0"
             assert time.monotonic() < deadline
         now[0] = 1300.0

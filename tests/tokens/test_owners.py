@@ -268,7 +268,7 @@ def test_neither_asyncio_nor_trio_is_said_before_anything_begins() -> None:
         ):
             with pytest.raises(UsageError, match="asyncio or trio"):
                 source.atoken().send(None)
-            assert source._flight is None
+            assert source._refresh is None
             assert within_deadline(lambda source=source: asyncio.run(source.atoken())) == f"a{server.newest}"
             server.newest = 0
 

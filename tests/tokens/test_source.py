@@ -254,7 +254,7 @@ def test_all_callers_may_go(at: Fixture) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        while source._flight is not None:  # noqa: ASYNC110 - nothing says when it is over, for nobody waits
+        while source._refresh is not None:  # noqa: ASYNC110 - nothing says when it is over, for nobody waits
             await asyncio.sleep(0.001)
 
     endpoint.wait(nobody_waits())
@@ -413,7 +413,7 @@ def test_a_fork_in_the_middle(requests_at: Fixture) -> None:
     assert lock.acquire(0)
     asking = threading.Thread(target=source)
     asking.start()
-    while source._flight is None:
+    while source._refresh is None:
         pass
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: a fork with threads may deadlock
@@ -458,7 +458,7 @@ def test_a_server_that_is_down_is_not_noticed_ahead_of_time(requests_at: Fixture
     at.server.levers.fail_next(100, status=503, path="/token")
     for _ in range(50):
         assert source() == first
-    wait_for(lambda: source._flight is None)
+    wait_for(lambda: source._refresh is None)
     at.clock.now += 250
     for _ in range(20):
         with pytest.raises(TokenEndpointUnavailableError):
@@ -672,7 +672,7 @@ def test_a_token_of_a_day_is_renewed_in_its_last_minutes(requests_at: Fixture) -
     first = source()
     at.clock.now += 86_400 - 600
     assert [source() for _ in range(3)] == [first] * 3
-    assert source._flight is None
+    assert source._refresh is None
     assert at.refreshes == [200]
 
 

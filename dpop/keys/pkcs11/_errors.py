@@ -24,7 +24,7 @@ _LOCKED: Final = (
     " a TPM with tpm2_dictionarylockout or by waiting"
 )
 _GONE: Final = "{device} is not there any more; insert it and try again ({said})"
-_NOBODY: Final = "{device} was asked to sign, and nobody agreed or touched it in time ({said})"
+_NOT_APPROVED: Final = "{device} was asked to sign, and nobody agreed or touched it in time ({said})"
 _NOT_TO_SIGN: Final = "the key in {device} may not be used to sign ({said}); make one with: dpop key generate --pkcs11"
 _NO_ECDSA: Final = "{device} or its module cannot do that with EC keys ({said})"
 _READ_ONLY: Final = "{device} cannot be written to ({said})"
@@ -51,7 +51,7 @@ _SENTENCES: Final[Mapping[int, tuple[type[DPoPKeyError], str]]] = MappingProxyTy
             (CKR.DEVICE_REMOVED, CKR.TOKEN_NOT_PRESENT, CKR.SLOT_ID_INVALID, CKR.TOKEN_NOT_RECOGNIZED),
             (DeviceError, _GONE),
         ),
-        **dict.fromkeys((CKR.FUNCTION_REJECTED, CKR.FUNCTION_CANCELED), (SigningError, _NOBODY)),
+        **dict.fromkeys((CKR.FUNCTION_REJECTED, CKR.FUNCTION_CANCELED), (SigningError, _NOT_APPROVED)),
         **dict.fromkeys((CKR.KEY_FUNCTION_NOT_PERMITTED, CKR.KEY_TYPE_INCONSISTENT), (SigningError, _NOT_TO_SIGN)),
         **dict.fromkeys(
             (CKR.MECHANISM_INVALID, CKR.MECHANISM_PARAM_INVALID, CKR.FUNCTION_NOT_SUPPORTED), (DeviceError, _NO_ECDSA)
