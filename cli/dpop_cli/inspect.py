@@ -22,7 +22,7 @@ from dpop.keys import ALGORITHMS
 from dpop.origin import Origin
 from dpop.server import MemoryReplayCache, NonceVerdict, ProofReport, ProofVerifier
 from dpop_cli.commands import Command, Detail
-from dpop_cli.console import file_names, may_color, width_of
+from dpop_cli.console import file_names, hint, may_color, width_of
 from dpop_cli.exit_status import Status
 from dpop_cli.inspect_input import MAX_HAR_BYTES, SeenRequest, bound_jkt, seen_requests
 from dpop_cli.inspect_response import is_response, read_response, response_as_json, response_lines
@@ -164,6 +164,8 @@ def _print_lines(judged: _Judged) -> bool:
     for number, (request, report, at) in enumerate(chain(first, judged), start=1):
         good &= report.refusal is None
         click.echo("\n".join(view.lines(request, report, at, number=number if several else None)))
+        if "jwk" not in (report.header or {}) and {"iss", "aud", "sub"} & (report.claims or {}).keys():
+            hint("this is a token and not a proof: a proof is in the header DPoP, a token in Authorization")
     return good
 
 

@@ -80,7 +80,22 @@ def seen_requests(text: str) -> Iterator[SeenRequest]:
             empty = False
             yield request
     if empty:
-        raise click.UsageError(f"no request with a DPoP header is in it; {_EXPECTED}")
+        raise click.UsageError(f"no request with a DPoP header is in it; {_EXPECTED}{_what_else(stripped)}")
+
+
+def _what_else(text: str) -> str:
+    """Name what a text without a proof is, if it is something that another command reads."""
+    try:
+        members = json_object(text.encode("utf-8"))
+    except EncodingError:
+        return ""
+    if "access_token" in members:
+        return ". It is a response with tokens: name it as the token of a request with --token-file"
+    if "dpop_tokens" in members:
+        return ". It is a store of tokens: see dpop token show FILE"
+    if "client_id" in members or {"installed", "web"} & members.keys():
+        return ". It describes a client, for --client"
+    return ". It is a key, for --key" if "kty" in members else ""
 
 
 def bound_jkt(token: str) -> str | None:

@@ -210,6 +210,8 @@ class ProofRequest(NamedTuple):
         :raises click.UsageError: options that contradict each other or cannot be read.
         :raises DPoPError: no proof can be made.
         """
+        if "://" in method and "://" not in url:
+            raise click.UsageError("the URL stands where the method was expected; METHOD comes first, as in: GET URL")
         check_method(method)
         check_transport(url, allow_http=options.pop("allow_http"))
         nonces = NonceChoice.of(options)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import sys
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ from support.cli_process import READABLE, STYLES, AtTerminal, invoke, run
 
 import dpop
 from dpop.testing import DPoPTestServer
+from dpop.tokens import FileTokenStore, TokenSet
 
 
 def all_commands() -> list[tuple[str, ...]]:
@@ -180,6 +182,36 @@ def test_a_store_and_saved_headers_may_be_arguments(key: str, tmp_path: Path) ->
     assert invoke(*learnt, "--from", "headers.txt").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"access_token": "a", "token_type": "DPoP"}', "--token-file"),
+        ('{"installed": {"client_id": "a"}}', "--client"),
+        ('{"kty": "EC"}', "--key"),
+        ("eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwczovL2FzLmV4YW1wbGUiLCJzdWIiOiJhIn0.AAAA", "a token and not a proof"),
+    ],
+)
+def test_inspect_says_what_a_file_is_instead(content: str, words: str, tmp_path: Path) -> None:
+    """Tokens, a client, a key: the option or command that reads it is named."""
+    path = tmp_path / "file"
+    path.write_text(content)
+    done = invoke("inspect", str(path))
+    assert done.exit_code in {1, 2}
+    assert words in " ".join(done.stderr.split())
+
+
+def test_inspect_knows_a_token_store(key: str) -> None:
+    """The file that ``dpop token login`` writes."""
+    FileTokenStore("tokens.json").save(TokenSet(access_token="a", jkt=dpop.load_key(key).thumbprint))
+    assert "dpop token show FILE" in invoke("inspect", "tokens.json").stderr
+
+
+def test_method_and_url_the_wrong_way_round(key: str) -> None:
+    """It is said which comes first."""
+    done = invoke("proof", "https://api.example/", "GET", "-k", key)
+    assert (done.exit_code, "METHOD comes first" in done.stderr) == (2, True)
+
+
 # --- colours and waits
 
 
@@ -257,6 +289,38 @@ def test_refresh_says_what_it_did_and_what_is_next(key: str, tmp_path: Path) -> 
     assert "token" not in asked
     for done in (first, second):
         assert "dpop curl --token-store tokens.json URL" in done.stderr
+
+
+def test_a_login_says_what_it_waits_for_and_what_is_next(key: str, tmp_path: Path) -> None:
+    """A word while it waits for the browser, and one when it is done."""
+    (tmp_path / "browser.py").write_text(
+        "import sys, time, urllib.request; time.sleep(1.3); urllib.request.urlopen(sys.argv[1]).read()"
+    )
+    with DPoPTestServer() as server:
+        options = ["--issuer", server.issuer, "--client-id", server.public_client_id]
+        env = {"BROWSER": f"{sys.executable} browser.py %s"}
+        done = run("token", "login", "-k", key, *options, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "Your browser comes back to http://127.0.0.1:" in done.stderr
+    assert "Waiting for your browser ..." in done.stderr
+    assert "Done: logged in; the tokens are in tokens.json. Use them: dpop curl --token-store" in done.stderr
+
+
+def test_a_server_that_could_not_start_stopped_nothing() -> None:
+    """The message is the error alone, without a count of requests."""
+    with DPoPTestServer() as taken:
+        done = run("serve", "--port", taken.issuer.rpartition(":")[2])
+    assert (done.returncode, "Stopped after" in done.stderr) == (2, False)
+    assert "choose another port" in done.stderr
+
+
+def test_notes_of_the_demo_keep_their_column(tmp_path: Path) -> None:
+    """The note beside a long URL stands under it, in the column of the others."""
+    with AtTerminal("demo", "--no-pause", cwd=tmp_path, env={"NO_COLOR": "1"}) as terminal:
+        assert terminal.end() == 0
+    lines = terminal.shown.splitlines()
+    columns = {line.index(note) for note in ("at this URL", "for this method") for line in lines if note in line}
+    assert len(columns) == 1
 
 
 # --- what is on the wire
