@@ -202,10 +202,10 @@ class SharedRefresh:
             return False
         if tokens.expires_at is None:
             return True
-        if self._is_from_the_future(tokens):
-            return doubtful
         if self._at_hand(tokens) and time.monotonic() >= self._expired_by:
             return False
+        if self._is_from_the_future(tokens):
+            return doubtful
         return self._clock() < tokens.expires_at - min(10.0, self._life(tokens) / 20)
 
     def _life(self, tokens: TokenSet) -> float:

@@ -25,7 +25,7 @@ from support.rotating_server import RotatingServer
 import dpop
 import dpop.httpx
 import dpop.httpx2
-from dpop.errors import TokenLockError, TokenRequestError, UsageError
+from dpop.errors import ReauthorizationError, TokenLockError, TokenRequestError, UsageError
 from dpop.requests import TokenEndpoint
 from dpop.tokens import FileTokenStore, MemoryTokenStore, TokenSet
 
@@ -426,6 +426,24 @@ def test_a_clock_that_is_set_back_in_a_running_program(monkeypatch: pytest.Monke
         later[0] += 3600
         assert source() == "a2"
         assert server.sent == ["r0", "r1"]
+
+
+def test_tokens_of_doubtful_lifetime_are_not_used_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock was set back by days, and the grant is lost: after the hour of the tokens, that is said."""
+    now, later = [1_000_000.0], [0.0]
+    monotonic = time.monotonic
+    monkeypatch.setattr("dpop.tokens._source.time.monotonic", lambda: monotonic() + later[0])
+    kept = store()
+    with RotatingServer() as server:
+        source = TokenEndpoint(KEY, server.url, client_id="c", clock=lambda: now[0]).source(kept)
+        assert source() == "a1"
+        now[0] -= 500_000
+        kept.delete()
+        later[0] += 3000
+        assert source() == "a1"
+        later[0] += 700
+        with pytest.raises(ReauthorizationError):
+            source()
 
 
 def test_many_threads_refused_with_one_token_count_once() -> None:
