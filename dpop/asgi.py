@@ -21,8 +21,10 @@ slash is refused.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import replace
 from typing import Any, Literal, overload
 from urllib.parse import quote
@@ -158,6 +160,7 @@ class _Request:
         self.admitted: Access | None = None
         self.refused: Refusal | None = None
         self._admission: asyncio.Future[Access] | None = None
+        self._on_trio: _OnTrio | None = None
 
     async def access(self) -> Access:
         """Admit the request unless that is done; tasks that ask at the same time get one result."""
@@ -169,11 +172,13 @@ class _Request:
 
     async def _admit(self) -> Access:
         if self._admission is None:
+            # A separate task: if the first caller is cancelled, the proof has been used and other callers still wait.
             try:
                 asyncio.get_running_loop()
-            except RuntimeError:  # another event loop, such as trio's
-                return await self._resource.aadmit(self.described)
-            # A separate task: if the first caller is cancelled, the proof has been used and other callers still wait.
+            except RuntimeError:  # the other event loop for which ASGI servers exist
+                if self._on_trio is None:
+                    self._on_trio = _OnTrio(self._resource.aadmit(self.described))
+                return await self._on_trio.result()
             self._admission = asyncio.ensure_future(self._resource.aadmit(self.described))
             self._admission.add_done_callback(_retrieve)
         return await asyncio.shield(self._admission)
@@ -183,6 +188,33 @@ class _Request:
 
     def _note(self, error: InvalidProof) -> None:
         self.refused = error
+
+
+class _OnTrio:
+    """An admission in a task of its own on trio's event loop."""
+
+    def __init__(self, admission: Coroutine[Any, Any, Access]) -> None:
+        trio: Any = sys.modules["trio"]
+        self._over = trio.Event()
+        self._access: Access | None = None
+        self._error: BaseException | None = None
+        trio.lowlevel.spawn_system_task(self._run, admission, context=contextvars.copy_context())
+
+    async def _run(self, admission: Coroutine[Any, Any, Access]) -> None:
+        try:
+            self._access = await admission
+        except Exception as error:  # noqa: BLE001 - raised by all who wait
+            self._error = error
+        finally:
+            self._over.set()
+
+    async def result(self) -> Access:
+        """Wait until the request is admitted or refused."""
+        await self._over.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._access is not None  # noqa: S101 - one of the two is set; if not, trio has cancelled this task too
+        return self._access
 
 
 def _retrieve(admission: asyncio.Future[Access]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 from wsgiref.validate import validator
 
+import trio
+
 from dpop.asgi import Application
 
 __all__ = ["ask_asgi", "ask_wsgi"]
@@ -16,7 +18,15 @@ __all__ = ["ask_asgi", "ask_wsgi"]
 Response = tuple[int, list[tuple[str, str]], bytes]
 
 
-def ask_asgi(app: Application, method: str, target: str, fields: Iterable[tuple[str, str]], **more: Any) -> Response:
+def ask_asgi(
+    app: Application,
+    method: str,
+    target: str,
+    fields: Iterable[tuple[str, str]],
+    *,
+    on_trio: bool = False,
+    **more: Any,
+) -> Response:
     """The answer of an ASGI application; ``more`` goes into the scope, None takes a member out of it."""
     path, _, query = target.partition("?")
     raw = path.encode("latin-1")
@@ -37,7 +47,10 @@ def ask_asgi(app: Application, method: str, target: str, fields: Iterable[tuple[
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    if on_trio:
+        trio.run(app, scope, receive, send)
+    else:
+        asyncio.run(app(scope, receive, send))
     start, *bodies = sent
     headers = [(name.decode(), value.decode("latin-1")) for name, value in start["headers"]]
     return start["status"], headers, b"".join(message["body"] for message in bodies)

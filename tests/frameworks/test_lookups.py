@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import trio
 from frameworks.in_process import Response, ask_asgi, ask_wsgi
 from frameworks.resource import PUBLIC_URL, asgi_application, look_up, resource, wsgi_application
 
@@ -130,6 +132,39 @@ def test_two_tasks_of_one_request_share_its_access() -> None:
     app = asgi.DPoPMiddleware(twice, resource(nonces=False, token=slow, public=lambda _path: True))
     assert ask_asgi(app, "GET", "/items", good())[0] == 200
     assert len(looked_up) == 1
+
+
+@pytest.mark.parametrize("fields", [True, False], ids=["admitted", "refused"])
+def test_two_tasks_on_trio_share_one_admission(*, fields: bool) -> None:
+    """The same on trio's event loop, where the first task is cancelled while the look-up is under way."""
+    looked_up, got = [], []
+
+    async def slow(token: str) -> Any:
+        looked_up.append(token)
+        await trio.sleep(0.05)
+        return look_up(token)
+
+    async def ask_for(scope: asgi.Scope) -> None:
+        try:
+            got.append((await asgi.access(scope)).proof)
+        except InvalidProof as error:
+            got.append(error)
+
+    async def twice(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        with trio.move_on_after(0.01), contextlib.suppress(InvalidProof):
+            await asgi.access(scope)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_for, scope)
+            nursery.start_soon(ask_for, scope)
+        await asgi.access(scope)
+        await asgi_application(scope, receive, send)
+
+    app = asgi.DPoPMiddleware(twice, resource(nonces=False, token=slow, public=lambda _path: True))
+    status, _, _ = ask_asgi(app, "GET", "/items", good() if fields else [], on_trio=True)
+    assert status == (200 if fields else 401)
+    assert len(got) == 2
+    assert got[0] is got[1]
+    assert len(looked_up) == (1 if fields else 0)
 
 
 def test_two_tasks_of_one_request_share_its_refusal() -> None:
