@@ -163,7 +163,7 @@ def test_many_tasks_at_a_server_with_nonces(kind: str) -> None:
                 KEY, server.token_endpoint, client_id=server.client_id, client_secret=server.client_secret
             )
             source = endpoint.source(kept)
-            transport = ours.AsyncDPoPTransport(KEY, origins=server.resource, access_token=source)
+            transport = ours.AsyncDPoPTransport(KEY, origins=server.issuer, access_token=source)
             async with theirs.AsyncClient(transport=transport) as http:
 
                 async def get() -> None:
