@@ -134,6 +134,7 @@ class PrivateKeyJWT(PublicClient):
         self._lifetime = lifetime
         self._jti = jti
 
+    @hide_frames
     def parameters(self, audience: str, now: float) -> dict[str, str]:
         """The parameters ``client_assertion`` and ``client_assertion_type``."""
         claims = {

@@ -29,7 +29,7 @@ from dataclasses import replace
 from typing import Any, Literal, overload
 from urllib.parse import quote
 
-from dpop._tracebacks import hide_frames
+from dpop._tracebacks import clear_frames, hide_frames
 from dpop.errors import InvalidProof, UsageError
 from dpop.server import (
     REFUSALS,
@@ -81,6 +81,15 @@ class DPoPMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection (ASGI 3)."""
+        try:
+            await self._serve(scope, receive, send)
+        except Exception as error:
+            # The traceback of the application's error begins here, and the request holds token and proof.
+            del scope, receive, send
+            clear_frames(error)
+            raise
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
@@ -143,6 +152,7 @@ async def access(scope: Scope, *, optional: bool = False) -> Access | None:
         raise
 
 
+@hide_frames
 def refusal(scope: Scope, error: Refusal) -> Response:
     """The response to an InvalidProof, status and header fields, for the error handler of a framework.
 

@@ -13,7 +13,8 @@ import json
 import re
 from typing import Any, NoReturn
 
-from dpop.errors import ArgumentTypeError, CredentialError, EncodingError
+from dpop._tracebacks import drop_frames, hide_frames
+from dpop.errors import ArgumentTypeError, CredentialError, EncodingError, UsageError
 
 __all__ = [
     "BASE64URL",
@@ -73,12 +74,14 @@ def b64url_decode(text: str | bytes) -> bytes:
         are not zero. The text itself, which may be a secret, is not in the message.
     """
     if isinstance(text, str):
-        try:
-            text = text.encode("ascii")
-        except UnicodeEncodeError:
-            raise EncodingError("not base64url: it holds characters outside ASCII") from None
+        if not text.isascii():
+            del text  # this frame shows in the traceback, and the text may be a secret
+            raise EncodingError("not base64url: it holds characters outside ASCII")
+        text = text.encode("ascii")
     elif not isinstance(text, bytes):
-        raise ArgumentTypeError("text", "str or bytes", text)
+        wrong = ArgumentTypeError("text", "str or bytes", text)
+        del text
+        raise wrong
     rest = len(text) % 4
     try:
         data = binascii.a2b_base64(text.translate(_TO_BASE64) + _PADDING[rest], strict_mode=True)
@@ -86,10 +89,13 @@ def b64url_decode(text: str | bytes) -> bytes:
         pass  # a foreign character, or a length that no encoding has
     else:
         if rest and text[-1] not in _LAST_CHARACTERS[rest]:
+            del text, data
             raise EncodingError("not canonical base64url: the unused bits of its last character are not zero")
         return data
-    if not text.translate(None, BASE64URL):
-        raise EncodingError(f"not base64url: no bytes encode to {len(text)} characters")
+    has_only_its_own, length = not text.translate(None, BASE64URL), len(text)
+    del text
+    if has_only_its_own:
+        raise EncodingError(f"not base64url: no bytes encode to {length} characters")
     raise EncodingError("not base64url: only A-Z a-z 0-9 - _ are allowed, without = padding")
 
 
@@ -102,6 +108,15 @@ def json_object(data: bytes, *, max_depth: int = 8) -> dict[str, Any]:
 
     :raises EncodingError: with a sentence that says which.
     """
+    try:
+        return _json_object(data, max_depth)
+    except UsageError as error:
+        del data  # this frame shows in the traceback
+        drop_frames(error)
+        raise error.with_traceback(None)  # noqa: B904 - it is the same error
+
+
+def _json_object(data: bytes, max_depth: int) -> dict[str, Any]:
     if not isinstance(data, bytes):
         raise ArgumentTypeError("data", "bytes", data)
     try:
@@ -188,12 +203,18 @@ def check_access_token(token: object) -> str:
     :raises ArgumentTypeError: not a str.
     :raises CredentialError: empty, or a character outside token68; the token is not in the message.
     """
+    if isinstance(token, str) and _TOKEN68.match(token):
+        return token
+    error = _wrong_token(token)
+    del token  # this frame shows in the traceback
+    raise error
+
+
+def _wrong_token(token: object) -> UsageError:
     if not isinstance(token, str):
-        raise ArgumentTypeError("access token", "str", token)
-    if not _TOKEN68.match(token):
-        what = "is empty" if not token else "holds characters that an Authorization header cannot carry"
-        raise CredentialError(f"the access token {what}; expected token68: A-Z a-z 0-9 - . _ ~ + / and = at the end")
-    return token
+        return ArgumentTypeError("access token", "str", token)
+    what = "is empty" if not token else "holds characters that an Authorization header cannot carry"
+    return CredentialError(f"the access token {what}; expected token68: A-Z a-z 0-9 - . _ ~ + / and = at the end")
 
 
 def sendable_token(token: object) -> str:
@@ -208,13 +229,16 @@ def sendable_token(token: object) -> str:
     """
     if type(token) is str and _SENDABLE.match(token) and token[0] not in "\"'":
         return token
-    if not isinstance(token, str):
+    if isinstance(token, str):
+        problem = _problem_of(token)
+        if problem is None:
+            return token
+        error: UsageError = CredentialError(f"the access token cannot be sent: it {problem}")
+    else:
         hint = " such as tokens.access_token" if hasattr(token, "access_token") else ""
-        raise ArgumentTypeError("access token", f"str{hint}", token)
-    problem = _problem_of(token)
-    if problem is None:
-        return token
-    raise CredentialError(f"the access token cannot be sent: it {problem}")
+        error = ArgumentTypeError("access token", f"str{hint}", token)
+    del token  # this frame shows in the traceback
+    raise error
 
 
 def _problem_of(token: str) -> str | None:
@@ -234,6 +258,7 @@ def _problem_of(token: str) -> str | None:
     return "holds a space, a comma, a control character or one outside ASCII"
 
 
+@hide_frames
 def sendable_token_hash(token: str) -> str:
     """The ``ath`` claim of a token that a client sends (RFC 9449 §4.2).
 
@@ -249,18 +274,25 @@ def check_nonce(nonce: object) -> str:
     :raises CredentialError: empty, over 4096 characters, or with a space, quote, backslash or control. The
         nonce is not in the message.
     """
+    if isinstance(nonce, str) and len(nonce) <= _MAX_NONCE and _NONCE.match(nonce):
+        return nonce
+    error = _wrong_nonce(nonce)
+    del nonce  # this frame shows in the traceback
+    raise error
+
+
+def _wrong_nonce(nonce: object) -> UsageError:
     if not isinstance(nonce, str):
-        raise ArgumentTypeError("nonce", "str", nonce)
+        return ArgumentTypeError("nonce", "str", nonce)
     if len(nonce) > _MAX_NONCE:
-        raise CredentialError(f"the nonce has {len(nonce)} characters; no proof carries more than {_MAX_NONCE}")
-    if not _NONCE.match(nonce):
-        what = "is empty" if not nonce else "holds a character a nonce cannot have"
-        raise CredentialError(
-            f'the nonce {what}; expected printable ASCII without space, " or \\: copy the DPoP-Nonce header as it came'
-        )
-    return nonce
+        return CredentialError(f"the nonce has {len(nonce)} characters; no proof carries more than {_MAX_NONCE}")
+    what = "is empty" if not nonce else "holds a character a nonce cannot have"
+    return CredentialError(
+        f'the nonce {what}; expected printable ASCII without space, " or \\: copy the DPoP-Nonce header as it came'
+    )
 
 
+@hide_frames
 def access_token_hash(token: str) -> str:
     """The ``ath`` claim: BASE64URL(SHA-256(ASCII(token))), 43 characters (RFC 9449 §4.2).
 
@@ -269,6 +301,7 @@ def access_token_hash(token: str) -> str:
     return b64url_encode(hashlib.sha256(check_access_token(token).encode("ascii")).digest())
 
 
+@hide_frames
 def code_jti(code: str) -> str:
     """The ``jti`` Google asks for at a code exchange: BASE64URL(SHA-256(code)), 43 characters.
 

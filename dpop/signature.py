@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from dpop._tracebacks import hide_frames
 from dpop.errors import ArgumentTypeError, SignatureFormatError, UsageError
 
 __all__ = ["check_raw", "der_to_raw", "raw_to_der"]
@@ -54,6 +55,7 @@ _P256_ORDER: Final = _ORDER_BYTES[_P256]
 _usual: Final = _usual_layout(_P256).fullmatch
 
 
+@hide_frames
 def der_to_raw(der: bytes, size: int = 32) -> bytes:
     """Convert a DER ECDSA signature to raw R||S (RFC 7518 §3.4).
 
@@ -76,6 +78,7 @@ def der_to_raw(der: bytes, size: int = 32) -> bytes:
     return _parse(der, size)
 
 
+@hide_frames
 def raw_to_der(raw: bytes) -> bytes:
     """Convert a raw R||S of 64, 96 or 132 bytes to DER (RFC 3279 §2.2.3).
 
@@ -97,6 +100,7 @@ def raw_to_der(raw: bytes) -> bytes:
     return bytes((_SEQUENCE, 0x81, len(body))) + body
 
 
+@hide_frames
 def check_raw(raw: bytes, size: int) -> None:
     """Check that a raw R||S has ``2 * size`` bytes, and r and s in 1..n-1 (RFC 7518 §3.4).
 

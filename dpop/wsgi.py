@@ -32,7 +32,7 @@ from typing import Literal, overload
 from urllib.parse import quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from dpop._tracebacks import hide_frames
+from dpop._tracebacks import clear_frames, hide_frames
 from dpop.errors import InvalidProof, UsageError
 from dpop.server import (
     REFUSALS,
@@ -77,6 +77,15 @@ class DPoPMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request (PEP 3333)."""
+        try:
+            return self._serve(environ, start_response)
+        except Exception as error:
+            # The traceback of the application's error begins here, and the request holds token and proof.
+            del environ, start_response
+            clear_frames(error)
+            raise
+
+    def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = environ[_KEY] = _Request(self._resource, environ)
         reply = _Reply(request, start_response, self._instead_of_500)
         published = self._resource.publication(request.described)
@@ -134,6 +143,7 @@ def access(environ: WSGIEnvironment, *, optional: bool = False) -> Access | None
         raise
 
 
+@hide_frames
 def refusal(environ: WSGIEnvironment, error: Refusal) -> Response:
     """The response to an InvalidProof, status and header fields, for the error handler of a framework.
 

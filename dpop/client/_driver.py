@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
+from dpop._tracebacks import hide_frames
 from dpop.client._flow import Attempt, ProofFlow
 from dpop.client._nonces import Turn
 from dpop.errors import ArgumentTypeError, UsageError
@@ -123,6 +124,7 @@ def _runs_an_event_loop() -> bool:
     return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - documented for this use
 
 
+@hide_frames
 def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str, token: str | None) -> list[tuple[str, str]]:
     """Sign one attempt in this thread and return its headers; ``token`` is the result of :func:`ask_token`."""
     attempt = flow.attempt(scheme, authority, target, token)
@@ -132,6 +134,7 @@ def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str, token: s
     return attempt.headers(signature)
 
 
+@hide_frames
 async def async_sign(
     flow: ProofFlow, scheme: str, authority: str, target: str, token: str | None, *, tools: AsyncTools
 ) -> list[tuple[str, str]]:
@@ -195,6 +198,7 @@ def _refused(flow: ProofFlow) -> object:
     return refused(flow.sent_token)
 
 
+@hide_frames
 def ask_token(flow: ProofFlow) -> str | None:
     """The access token for the next attempt, from the function or source that has it.
 

@@ -39,6 +39,9 @@ class Decision(NamedTuple):
     access_token: AccessToken | None
     """The token to send, a function or source of it, or ``None``."""
 
+    def __repr__(self) -> str:
+        return f"<Decision: {self.role} at {self.origin}>"
+
 
 class Policy:
     """The settings that every adapter shares.

@@ -15,6 +15,7 @@ import google.oauth2.credentials
 from google.auth.credentials import TokenState
 from google.auth.exceptions import RefreshError
 
+from dpop._tracebacks import hide_frames
 from dpop.errors import DPoPError, UsageError
 from dpop.google._transport import SignedRequest, carrier_of, refresh_error, verdict
 from dpop.profiles import GOOGLE
@@ -56,6 +57,7 @@ class Credentials(google.oauth2.credentials.Credentials):
     token: str | None
     expiry: dt.datetime | None
 
+    @hide_frames
     def __init__(
         self,
         token: str | None,
@@ -103,6 +105,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         granted: Iterable[str] | str = self.granted_scopes or self.scopes or ()
         return frozenset(" ".join(scopes).split()) - frozenset(granted.split() if isinstance(granted, str) else granted)
 
+    @hide_frames
     def with_key(
         self, key: Key | Prover | None = None, *, key_reference: str | None = None, key_password: _Password = None
     ) -> Self:
@@ -119,6 +122,7 @@ class Credentials(google.oauth2.credentials.Credentials):
     # -- made from others
 
     @classmethod
+    @hide_frames
     def from_credentials(
         cls,
         credentials: google.oauth2.credentials.Credentials,
@@ -193,6 +197,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         return json.dumps(members)
 
     @classmethod
+    @hide_frames
     def from_authorized_user_info(
         cls,
         info: Mapping[str, Any],
@@ -235,6 +240,7 @@ class Credentials(google.oauth2.credentials.Credentials):
 
     # -- on the wire
 
+    @hide_frames
     def refresh(self, request: Callable[..., Any]) -> None:
         """Get a new access token with the refresh token and a proof.
 
@@ -249,6 +255,7 @@ class Credentials(google.oauth2.credentials.Credentials):
                 return  # another thread has done it while this one waited
             self._refresh(request)
 
+    @hide_frames
     def before_request(self, request: Callable[..., Any], method: str, url: str, headers: dict[str, str]) -> None:
         """Put a fresh access token into the headers of an API request."""
         needs_token = self.token_state is TokenState.INVALID if self._use_non_blocking_refresh else not self.valid
@@ -258,6 +265,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         else:
             super().before_request(request, method, url, headers)
 
+    @hide_frames
     def revoke(self, request: Callable[..., Any] | None = None, *, revocation_uri: str | None = None) -> None:
         """Revoke the refresh token, or the access token if there is none, and with it the user's grant (RFC 7009).
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NoReturn, Self
 
+from dpop._tracebacks import hide_frames
 from dpop.errors import (
     AlgorithmError,
     ArgumentTypeError,
@@ -103,6 +104,7 @@ class ExternalKey:
         """The path or URI by which :func:`dpop.load_key` opens the key; None if none was given."""
         return self._reference
 
+    @hide_frames
     def sign(self, signing_input: bytes) -> bytes:
         """Sign the bytes and return the JWS signature (RFC 7518 §3): R||S for ES256, ES384 and ES512.
 

@@ -18,6 +18,7 @@ from cryptography.exceptions import InternalError, InvalidSignature, Unsupported
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_decode, b64url_encode, json_object
 from dpop.errors import (
     AlgorithmError,
@@ -107,6 +108,7 @@ class PublicKey:
         self._thumbprint = b64url_encode(hashlib.sha256(canonical.encode("ascii")).digest())
 
     @classmethod
+    @hide_frames
     def from_jwk(cls, jwk: Mapping[str, object]) -> PublicKey:
         """Read a public JWK, strictly (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2, RFC 9449 §4.3 (7)).
 
@@ -174,6 +176,7 @@ class PublicKey:
         return key
 
     @classmethod
+    @hide_frames
     def from_bytes(cls, data: bytes) -> PublicKey:
         """Read the content of a public key file: PEM as ``openssl pkey -pubout`` writes it, DER, or a JWK.
 
@@ -283,6 +286,7 @@ def private_member(jwk: Mapping[str, object]) -> str | None:
     return next((name for name in jwk if name in _SECRET_MEMBERS and is_given(jwk, name)), None)
 
 
+@hide_frames
 def thumbprint(jwk: Mapping[str, object]) -> str:
     """The RFC 7638 SHA-256 thumbprint of a JWK, 43 characters: the ``jkt`` of RFC 9449 §6.1.
 

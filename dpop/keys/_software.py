@@ -95,6 +95,7 @@ class SoftwareKey:
         return cls.from_private_key(private, alg=alg)
 
     @classmethod
+    @hide_frames
     def from_pem(cls, data: bytes, password: Password | None = None) -> SoftwareKey:
         """Load a private key from PEM or DER: PKCS#8, encrypted or not, SEC1 or PKCS#1.
 
@@ -113,6 +114,7 @@ class SoftwareKey:
         return cls(private, public, public.algs[0], blocking=False)
 
     @classmethod
+    @hide_frames
     def from_jwk(cls, jwk: Mapping[str, object]) -> SoftwareKey:
         """Load a private JWK, strictly (RFC 7517 §4, RFC 7518 §6). The key takes the JWK's ``alg``, if there is one.
 
@@ -123,6 +125,7 @@ class SoftwareKey:
         return cls(private, public, public.declared_alg or public.algs[0], blocking=False)
 
     @classmethod
+    @hide_frames
     def from_private_key(
         cls, private_key: object, *, alg: str | None = None, blocking: bool | None = None
     ) -> SoftwareKey:

@@ -80,6 +80,7 @@ class RedisTokenStore:
     :raises UsageError: a key, password or lease that cannot be used.
     """
 
+    @hide_frames
     def __init__(
         self,
         client: redis.Redis | redis.RedisCluster,

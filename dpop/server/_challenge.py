@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from dpop._tracebacks import hide_frames
 from dpop.encoding import check_nonce
 from dpop.errors import InvalidProof, UsageError
 
@@ -25,6 +26,7 @@ _EXPOSED = ("Access-Control-Expose-Headers", "WWW-Authenticate, DPoP-Nonce")
 _NO_STORE = ("Cache-Control", "no-store")
 
 
+@hide_frames
 def resource_challenge(
     error: InvalidProof | None,
     *,
@@ -67,6 +69,7 @@ def resource_challenge(
     return status, [*fields, *_nonce_field(error, nonce), _NO_STORE, _EXPOSED]
 
 
+@hide_frames
 def with_nonce(headers: Iterable[tuple[str, str]], nonce: str | None) -> list[tuple[str, str]]:
     """The header fields of a successful response, with the client's next nonce (RFC 9449 §8.2).
 

@@ -184,6 +184,9 @@ class _StatusAndHeaders(NamedTuple):
     status: int
     headers: list[tuple[str, str]]
 
+    def __repr__(self) -> str:
+        return f"<Response {self.status}>"  # the header fields hold a nonce
+
 
 class Response(_StatusAndHeaders):
     """A response: it unpacks into status and header fields, and has a small JSON body besides (RFC 6750 §3).

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from dpop._tracebacks import hide_frames
 from dpop.errors import UsageError
 from dpop.profiles import RFC9449, Profile
 from dpop.tokens._async_source import AsyncRefreshingSource
@@ -34,6 +35,7 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
     """A token endpoint for tasks; the base of ``AsyncTokenEndpoint``."""
 
     @classmethod
+    @hide_frames
     async def discover(
         cls,
         prover: Key | Prover,

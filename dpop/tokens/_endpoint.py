@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from dpop._tracebacks import hide_frames
 from dpop.errors import UsageError
 from dpop.profiles import RFC9449, Profile
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT, SyncEndpointBase, check_store, token_and_hint
@@ -33,6 +34,7 @@ class SyncEndpoint(SyncEndpointBase, ABC):
     """A token endpoint for threads; the base of every integration's ``TokenEndpoint``."""
 
     @classmethod
+    @hide_frames
     def discover(
         cls,
         prover: Key | Prover,

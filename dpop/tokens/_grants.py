@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from dpop._client_auth import ClientAuth, client_auth_of
+from dpop._tracebacks import hide_frames
 from dpop._well_known import metadata_urls
 from dpop.client._policy import checked_origins
 from dpop.client._prover import Prover
@@ -85,6 +86,7 @@ class Grants:
     :raises AlgorithmError: the key has none of the server's algorithms.
     """
 
+    @hide_frames
     def __init__(
         self,
         prover: Key | Prover,

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
+from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_decode, b64url_encode, json_object
 from dpop.errors import ArgumentTypeError, EncodingError, TokenFormatError, UsageError
 from dpop.tokens._token_set import TokenSet
@@ -30,6 +31,7 @@ class Sealer:
 
     __slots__ = ("_derived", "_key", "_lock", "_password", "_salt")
 
+    @hide_frames
     def __init__(self, key: bytes | None = None, *, password: str | bytes | None = None) -> None:
         if (key is None) == (password is None):
             raise UsageError("give either a key of 32 bytes or a password")
@@ -50,6 +52,7 @@ class Sealer:
     def __reduce__(self) -> tuple[object, ...]:
         raise UsageError("a Sealer cannot be pickled: its key must not travel")
 
+    @hide_frames
     def seal(self, data: bytes, context: bytes) -> dict[str, str]:
         """Encrypt bytes; the result is JSON, and :meth:`open` needs the same context."""
         nonce = os.urandom(12)
@@ -57,6 +60,7 @@ class Sealer:
         ciphertext = _aes_gcm(self._key_for(self._salt)).encrypt(nonce, data, context)
         return {"alg": _ALG, **salt, "nonce": b64url_encode(nonce), "octets": b64url_encode(ciphertext)}
 
+    @hide_frames
     def open(self, sealed: Any, context: bytes, where: str) -> bytes:
         """Decrypt what :meth:`seal` returned.
 

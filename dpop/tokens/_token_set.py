@@ -118,6 +118,7 @@ class TokenSet:
             got=thumbprint,
         )
 
+    @hide_frames
     def load_key(self, *, password: str | bytes | Callable[[], str | bytes] | None = None) -> Key:
         """Load the key the tokens are bound to from :attr:`key_reference`.
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
+from dpop._tracebacks import hide_frames
 from dpop.errors import (
     AlgorithmError,
     DPoPKeyError,
@@ -134,6 +135,7 @@ class AwsKms(KeyService):
         served = answer.get("SigningAlgorithms") or list(_ALGORITHMS.values())
         return self.usable(public, lambda alg: _ALGORITHMS[alg] in served)
 
+    @hide_frames
     def sign(self, signing_input: bytes, alg: str) -> bytes:
         """Have the service sign the bytes (Sign), or their hash if they are too long for a request."""
         message, kind = signing_input, "RAW"

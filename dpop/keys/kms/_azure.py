@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, NamedTuple
 
+from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_encode
 from dpop.errors import (
     DPoPKeyError,
@@ -106,6 +107,7 @@ class AzureKeyVault(KeyService):
         self._found = found  # with the version that was found
         return self.usable(public, _ALGORITHMS.__contains__)
 
+    @hide_frames
     def sign(self, signing_input: bytes, alg: str) -> bytes:
         """Have the service sign the hash of the bytes (sign)."""
         algorithms = need("azure.keyvault.keys.crypto", "azure").SignatureAlgorithm

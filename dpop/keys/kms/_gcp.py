@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
+from dpop._tracebacks import hide_frames
 from dpop.errors import (
     DPoPKeyError,
     InvalidKeyError,
@@ -132,6 +133,7 @@ class GcpKms(KeyService):
         public = self.checked_public(lambda: read_public_key(answer.pem.encode("ascii")))
         return self.usable(public, lambda name: name in {alg, "EdDSA" if alg == "Ed25519" else alg})
 
+    @hide_frames
     def sign(self, signing_input: bytes, alg: str) -> bytes:
         """Have the service sign the hash of the bytes, or for Ed25519 the bytes themselves (AsymmetricSign)."""
         request: dict[str, Any] = {"name": self.name}

@@ -17,6 +17,7 @@ from pathlib import PurePath
 from typing import Any, Final, NoReturn
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from dpop._tracebacks import hide_frames
 from dpop.errors import ArgumentTypeError, InvalidKeyError
 
 __all__ = ["Pkcs11Uri"]
@@ -69,6 +70,7 @@ class Pkcs11Uri:
     pin_source: str | None = field(default=None, repr=False)
 
     @classmethod
+    @hide_frames
     def parse(cls, text: str) -> Pkcs11Uri:
         """Read a URI (RFC 7512 §2.3).
 
