@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A dependency for routes of FastAPI that OpenAPI documents: the lock in Swagger, 401 and 403.
+
+::
+
+    app.add_middleware(DPoPMiddleware, resource=resource)      # of dpop.asgi; resource with public=lambda path: True
+
+    @app.get("/items", responses=REFUSALS_IN_OPENAPI)
+    async def items(access: Annotated[Access, Security(DPoPAccess("items:read"))]): ...
+
+In Starlette, and where the document does not matter, :func:`dpop.starlette.require_access` does the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi.openapi.models import HTTPBase
+from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection
+
+from dpop.server import Access
+from dpop.starlette import require_access
+
+__all__ = ["REFUSALS_IN_OPENAPI", "DPoPAccess"]
+
+_BODY: Final = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "properties": {"error": {"type": "string"}, "error_description": {"type": "string"}},
+        }
+    }
+}
+REFUSALS_IN_OPENAPI: Final[dict[int | str, dict[str, Any]]] = {
+    401: {
+        "description": "No access token, a bad one, a bad proof, or a nonce is needed: see WWW-Authenticate",
+        "headers": {"WWW-Authenticate": {"schema": {"type": "string"}}, "DPoP-Nonce": {"schema": {"type": "string"}}},
+        "content": _BODY,
+    },
+    403: {"description": "The access token lacks a scope", "content": _BODY},
+}
+"""For ``responses=`` of a route, a router or the application."""
+
+
+class DPoPAccess(SecurityBase):
+    """A dependency that admits the request, or raises an error that the middleware turns into a response.
+
+    :param scope: space-separated scopes that the token must have.
+    """
+
+    def __init__(self, scope: str = "") -> None:
+        self.model = HTTPBase(scheme="DPoP", description="An access token bound to a key, with a proof (RFC 9449)")
+        self.scheme_name = "DPoP"
+        self._admit = require_access(scope)
+
+    async def __call__(self, connection: HTTPConnection) -> Access:
+        """The access of the request."""
+        return await self._admit(connection)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
