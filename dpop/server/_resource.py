@@ -70,7 +70,10 @@ def read_scheme(headers: Headers) -> Literal["DPoP", "Bearer", "both"] | None:
 
     Names match in any case (RFC 9110 §11.1). None if there is no field, or if its scheme is another.
     """
-    fields = header_fields(headers, "authorization")
+    return _scheme_of(header_fields(headers, "authorization"))
+
+
+def _scheme_of(fields: list[str]) -> Literal["DPoP", "Bearer", "both"] | None:
     if len(fields) > 1:
         return "both"
     scheme = _SCHEMES.get(fields[0].strip(" \t").partition(" ")[0].lower()) if fields else None
@@ -85,15 +88,15 @@ def read_credentials(headers: Headers, query: str) -> Credentials | None:
     :raises InvalidProof: ``invalid_request`` for more than one Authorization field and for a token in the
         query; ``invalid_token`` if not exactly one token follows the scheme.
     """
-    scheme = read_scheme(headers)
+    fields = header_fields(headers, "authorization")
+    scheme = _scheme_of(fields)
     if scheme == "both":
         raise refuse(Reason.AUTHORIZATION_REPEATED, error="invalid_request")
-    if _has_access_token(query):
+    if query and _has_access_token(query):
         raise refuse(Reason.TOKEN_OUTSIDE_HEADER, error="invalid_request")
     if scheme is None:
         return None
-    (field,) = header_fields(headers, "authorization")
-    token = field.strip(" \t").partition(" ")[2].strip(" ")
+    token = fields[0].strip(" \t").partition(" ")[2].strip(" ")
     try:
         return Credentials(scheme, check_access_token(token))
     except CredentialError:
