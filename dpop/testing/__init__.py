@@ -14,7 +14,8 @@
 With pytest, the fixture ``dpop_server`` is there as soon as this package is installed; arguments go
 into a marker, ``@pytest.mark.dpop_server(mode="google")``. On the command line: ``dpop serve``.
 
-To test a server of your own, :mod:`dpop.testing.defects` makes proofs with one defect each.
+To test a server of your own, :mod:`dpop.testing.defects` makes proofs with one defect each, and
+:func:`check_replay_cache` checks a replay cache of your own.
 
 It is for tests and demonstrations: any user agrees, any redirect_uri will do, plain http.
 """
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from dpop._faces import lazy
 
 if TYPE_CHECKING:
+    from dpop.testing._contracts import check_replay_cache
     from dpop.testing._levers import Levers
     from dpop.testing._messages import Headers
     from dpop.testing._server import DPoPTestServer, Mode
@@ -44,6 +46,7 @@ __all__ = [
     "RecordedRequest",
     "Refusal",
     "Stats",
+    "check_replay_cache",
 ]
 
 # pytest imports this package in every run, to find the fixture, so nothing is loaded before it is asked for.
@@ -52,6 +55,7 @@ __dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "dpop.testing._contracts": ("check_replay_cache",),
         "dpop.testing._levers": ("Levers",),
         "dpop.testing._messages": ("Headers",),
         "dpop.testing._server": ("DPoPTestServer", "Mode"),
