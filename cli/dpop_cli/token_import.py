@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -36,20 +35,22 @@ _NO_USER = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(NamedTuple):
     """What a file holds: a refresh token, and who it was issued to and by.
 
     :param jkt: the key it is bound to, as only this package's own credentials note it.
     """
 
-    refresh_token: str = field(repr=False)
+    refresh_token: str
     client_id: str
-    client_secret: str | None = field(repr=False)
+    client_secret: str | None
     token_endpoint: str
     jkt: str | None
     key_reference: str | None
     scopes: str
+
+    def __repr__(self) -> str:
+        return f"<_Found of {self.client_id}>"
 
     @property
     def is_googles(self) -> bool:
