@@ -267,10 +267,11 @@ def context_option() -> click.Option:
 
 def _use_context(ctx: click.Context, _option: click.Parameter, name: str | None) -> None:
     """Make the values of a context the defaults of this command; one named in front of the command counts too."""
+    if isinstance(ctx.command, click.Group):
+        ctx.meta[_TAKEN] = name  # for the command behind it, if that takes any setting
+        return
     chosen: str | None = name or ctx.meta.get(_TAKEN)
-    if ctx.parent is None and name is not None:
-        ctx.meta[_TAKEN] = name
-    if chosen is None or ctx.resilient_parsing:
+    if not chosen or ctx.resilient_parsing:
         return
     from dpop_cli.configuration import context_named  # noqa: PLC0415 - only where one is named
 

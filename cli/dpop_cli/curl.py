@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -154,11 +155,18 @@ def _check_short_options(words: CurlWords) -> None:
     """
     if any(option.spelling == "-k" for option in words.options):
         for word in words.urls:
-            if "://" not in word and (word.endswith((".pem", ".jwk")) or word.startswith("pkcs11:")):
+            if "://" not in word and (word.endswith((".pem", ".jwk")) or word.startswith("pkcs11:") or _is_file(word)):
                 raise click.UsageError(
                     "-k is curl's here: it turns off the check of the server's certificate, and takes no value. Name"
                     " the key in full: dpop curl --key FILE ..."
                 )
+
+
+def _is_file(word: str) -> bool:
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 class _Session:

@@ -35,6 +35,7 @@ __all__ = [
 MASK = "[redacted]"
 
 _MOST_BODY = 1 << 21  # twice what a token endpoint may answer; the rest of a longer body is dropped
+_SHORTEST_SECRET = 8  # a shorter value may be part of any word
 SHOWN_FIELDS = frozenset(
     """
     accept accept-encoding cache-control connection content-encoding content-length content-type date host
@@ -226,8 +227,19 @@ def show(exchange: Exchange) -> None:
     lines += [f"< {name}: {value}" for name, value in masked_fields(exchange.received)]
     if exchange.content:
         lines.append(f"< {masked_body(exchange.received, exchange.content)}")
+    text = "\n".join(lines)
+    for secret in _secrets(exchange):
+        text = text.replace(secret, MASK)
     # A server chooses what is in a response; it must not move the cursor.
-    click.echo("\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines), err=True)
+    click.echo("".join(c if c.isprintable() or c == "\n" else "?" for c in text), err=True)
+
+
+def _secrets(exchange: Exchange) -> list[str]:
+    """What was sent and is secret, which a server may repeat in an error's description; the longest first."""
+    fields = [value.rpartition(" ")[2] for name, value in exchange.sent if name.lower() in {"authorization", "dpop"}]
+    form = parse_qsl(exchange.body.decode("latin-1")) if b"=" in exchange.body else []
+    values = [*fields, *(value for name, value in form if name not in SHOWN_MEMBERS)]
+    return sorted((value for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
 def _masked_url(url: str) -> str:

@@ -100,6 +100,15 @@ def test_tokens_of_a_context_go_only_where_they_belong(folder: Path) -> None:
     assert all(tokens.access_token not in value for value in sent)
 
 
+def test_a_command_without_settings_needs_no_context(folder: Path) -> None:
+    """DPOP_CONTEXT is for commands that take something from it; others and help do not read the file."""
+    assert not (folder / "config.toml").exists()
+    env = {"DPOP_CONTEXT": "work"}
+    assert invoke("sig", "to-raw", "3006020101020101", "--alg", "ES256", env=env).exit_code == 0
+    assert invoke("key", "show", "--help", env=env).exit_code == 0
+    assert invoke("key", "show", str(folder / "key.pem"), env=env).exit_code == 2
+
+
 # --- files that are not read
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
-from adapters.recorder import Recorder, Response
+from adapters.recorder import Received, Recorder, Response
 from dpop_cli.commands import Detail
 from dpop_cli.main import COMMANDS
 from support.cli_process import READABLE, STYLES, AtTerminal, invoke, run
@@ -348,6 +348,23 @@ def test_verbose_shows_each_request_without_its_secrets(words: list[str], key: s
     secrets += [stored["access_token"], stored["refresh_token"]]
     secrets += [nonce for request in seen for nonce in re.findall(r"DPoP-Nonce: (\S+)", str(request.headers))]
     assert [secret for secret in secrets if secret and secret in done.stdout + done.stderr] == []
+
+
+def test_verbose_masks_what_a_server_repeats(key: str, tmp_path: Path) -> None:
+    """An error's description may hold the refresh token that was sent, and control characters."""
+    secret = "a-refresh-token-of-somebody"
+    (tmp_path / "refresh.txt").write_text(secret)
+
+    def respond(_request: Received) -> Response:
+        told = json.dumps({"error": "invalid_grant", "error_description": f"{secret} is \x1b[2Junknown"})
+        return Response(400, [("Content-Type", "application/json")], told.encode())
+
+    with Recorder(respond) as server:
+        options = ["--token-endpoint", f"{server.origin}/token", "--client-id", "app"]
+        done = run("token", "refresh", "--verbose", "-k", key, *options, "--refresh-token-file", "refresh.txt")
+    assert "invalid_grant" in done.stderr
+    assert secret not in done.stderr.partition("Error:")[0]
+    assert "\x1b" not in done.stderr
 
 
 def test_verbose_in_front_of_curl(key: str, tmp_path: Path) -> None:
