@@ -11,6 +11,7 @@ import hmac
 import logging
 import os
 import secrets
+import shlex
 import stat
 from pathlib import Path
 from typing import Final
@@ -99,7 +100,12 @@ def _read(path: str) -> bytes:
     if len(data) > _MAX_FILE:
         raise PinError(f"the file that pin-source names has more than {_MAX_FILE} bytes, too much for a PIN")
     if os.name == "posix" and stat.S_ISREG(mode) and mode & 0o007:
-        _log.warning("the file of a PIN is open to every user (mode %04o); run: chmod 600", stat.S_IMODE(mode))
+        _log.warning(
+            "the PIN file %r is open to every user (mode %04o); run: chmod 600 %s",
+            path,
+            stat.S_IMODE(mode),
+            shlex.quote(path),
+        )
     pin = without_mark(data).rstrip(b"\r\n")
     if not pin:
         raise PinError("the file that pin-source names is empty; expected the PIN")

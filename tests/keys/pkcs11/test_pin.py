@@ -62,11 +62,11 @@ def test_files_that_hold_no_pin(tmp_path: Path) -> None:
 
 def test_a_file_that_everybody_can_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is used, with a warning, as a key file is."""
-    file = tmp_path / "pin"
+    file = tmp_path / "a pin"
     file.write_text("1234")
     file.chmod(0o644)
     assert Pin(None, Pkcs11Uri(pin_source=str(file))).get() == b"1234"
-    assert "chmod 600" in caplog.text
+    assert f"chmod 600 '{file}'" in caplog.text
 
 
 def test_a_pin_that_is_none() -> None:
