@@ -8,6 +8,7 @@ is known to be no secret is shown: a list of names says what that is, everything
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -88,7 +89,11 @@ def watching(see: Callable[[Exchange], None]) -> Iterator[None]:
     """Call ``see`` with each exchange of this process, when the head and the body of its response have been read."""
     from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool  # noqa: PLC0415 - only to watch
 
-    pools: tuple[Any, ...] = (HTTPConnectionPool, HTTPSConnectionPool)
+    pools: list[Any] = [HTTPConnectionPool, HTTPSConnectionPool]
+    if importlib.util.find_spec("socks") is not None:  # otherwise urllib3 warns that it is not there
+        from urllib3.contrib.socks import SOCKSHTTPConnectionPool, SOCKSHTTPSConnectionPool  # noqa: PLC0415 - as above
+
+        pools += [SOCKSHTTPConnectionPool, SOCKSHTTPSConnectionPool]
     before = [pool.ConnectionCls for pool in pools]
     for pool in pools:
         pool.ConnectionCls = _watched(pool.ConnectionCls, see)
@@ -139,6 +144,8 @@ def _watched(connection: Any, see: Callable[[Exchange], None]) -> Any:
                 reason=response.reason,
                 preload_content=False,
                 decode_content=False,
+                original_response=getattr(response, "_original_response", None),  # its end gives the connection back
+                enforce_content_length=False,
                 request_method=seen.method,
                 request_url=seen.url,
             )
@@ -149,8 +156,11 @@ def _watched(connection: Any, see: Callable[[Exchange], None]) -> Any:
 
         @property
         def _authority(self) -> str:
-            host = f"[{self.host}]" if ":" in self.host else self.host
-            return str(host if self.port in {None, self.default_port} else f"{host}:{self.port}")
+            host, port = self.host, self.port
+            if getattr(self, "_tunnel_host", None):  # those of the proxy, then
+                host, port = self._tunnel_host, self._tunnel_port
+            host = f"[{host}]" if ":" in host else host
+            return str(host if port in {None, self.default_port} else f"{host}:{port}")
 
     Watched.__name__ = connection.__name__
     return Watched
