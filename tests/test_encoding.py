@@ -117,7 +117,7 @@ def test_base64url_decode_wants_text(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 1, "Zg"])
-def test_base64url_encode_wants_octets(value: Any) -> None:
+def test_base64url_encode_wants_bytes(value: Any) -> None:
     """Text must be encoded before it is base64url'd."""
     with pytest.raises(ArgumentTypeError):
         b64url_encode(value)
@@ -221,7 +221,7 @@ def test_json_keeps_the_longest_numbers() -> None:
 
 
 @pytest.mark.parametrize("value", ["{}", None, bytearray(b"{}")])
-def test_json_wants_octets(value: Any) -> None:
+def test_json_wants_bytes(value: Any) -> None:
     """Only bytes: a str has lost its encoding."""
     with pytest.raises(ArgumentTypeError):
         json_object(value)

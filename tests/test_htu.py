@@ -11,7 +11,7 @@ import pytest
 from support.paths import VECTORS
 
 from dpop.errors import ArgumentTypeError, InvalidTargetError
-from dpop.htu import MAX_HTU, canonical, check_method, same_target, url_htu, wire_htu
+from dpop.htu import MAX_HTU, canonical, check_method, compared_request, same_target, url_htu, wire_htu
 
 INPUTS: list[dict[str, Any]] = json.loads((VECTORS / "htu_inputs.json").read_text("ascii"))["cases"]
 PAIRS: list[dict[str, Any]] = json.loads((VECTORS / "htu_pairs.json").read_text("ascii"))["cases"]
@@ -272,13 +272,57 @@ def test_servers_count_the_whole_claim() -> None:
         canonical("https://api.example/" + "\u00e9" * 1000)
 
 
+@pytest.mark.parametrize("form", [canonical, lambda url: compared_request(url).decode("latin-1")])
+def test_a_server_counts_to_the_edge(form: Callable[[str], str]) -> None:
+    """A URL of MAX_HTU characters is read, and so is one that has them when it is percent-encoded."""
+    front = "https://api.example/"
+    room = MAX_HTU - len(front)
+    for path in ("a" * room, "\u00e9" * (room // 6) + "a" * (room % 6)):
+        assert form(front + path)
+        with pytest.raises(InvalidTargetError, match="4096 characters"):
+            form(front + path + "a")
+
+
+@pytest.mark.parametrize("lead", ["%0", "%1"])
+def test_an_escaped_control_character_is_no_other_character(lead: str) -> None:
+    """No escape of a control character is equal to any character that may stand in a path."""
+    literals = [chr(code) for code in range(0x21, 0x7F) if chr(code) not in "%\\?#"]
+    for digit in "0123456789abcdef":
+        claim = f"https://api.example/x{lead}{digit}"
+        assert same_target(claim, claim.upper().replace("HTTPS://API.EXAMPLE/X", "https://api.example/x"))
+        assert [other for other in literals if same_target(claim, f"https://api.example/x{other}")] == []
+
+
+def test_dot_segments_are_resolved_up_to_a_depth() -> None:
+    """A claim of 128 segments may have dot segments, and one of 129 may not: resolving them takes time."""
+    most = "https://api.example" + "/a" * 126 + "/../b"
+    assert most.count("/") - 2 == 128
+    assert compared_request(most) == compared_request("https://api.example" + "/a" * 125 + "/b")
+    with pytest.raises(InvalidTargetError, match="deeper than 128 segments"):
+        compared_request(most + "/c")
+
+
+@pytest.mark.parametrize("claim", ["https://b\u00fccher.example/", "https://xn--bcher-kva.example/"])
+def test_an_international_host_in_either_form(claim: str) -> None:
+    """A claim may have the host as people write it or as an A-label; the URL of the request too."""
+    for url in ("https://b\u00fccher.example/", "https://xn--bcher-kva.example/"):
+        assert same_target(claim, url)
+    assert not same_target(claim, "https://xn--bcher-kvb.example/")
+
+
 # --- methods
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "get", "M-SEARCH", "PROPPATCH", "!#$%&'*+-.^_`|~09azAZ"])
+@pytest.mark.parametrize("method", ["GET", "POST", "get", "M-SEARCH", "PROPPATCH", "!#$%&'*+-.^_`|~09azAZ", "M" * 64])
 def test_methods_keep_their_case(method: str) -> None:
     """Any RFC 9110 token is a method, and case matters."""
     assert check_method(method) == method
+
+
+def test_a_method_has_64_characters_at_most() -> None:
+    """One more is refused with a sentence of its own."""
+    with pytest.raises(InvalidTargetError, match="longer than 64 characters"):
+        check_method("M" * 65)
 
 
 @pytest.mark.parametrize("method", ["", " ", "GET ", "GET\r\n", "GE T", "G\u00c9T", "GET/", "GET:", '"GET"', "\x00"])

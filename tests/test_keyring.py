@@ -20,7 +20,7 @@ from dpop.tokens import TokenStore
 
 
 class Memory(keyring.backend.KeyringBackend):
-    """A keyring like that of Windows: 2,560 octets for an entry; its n-th change fails."""
+    """A keyring like that of Windows: 2,560 bytes for an entry; its n-th change fails."""
 
     priority = 0  # type: ignore[assignment] - chosen by nobody
 

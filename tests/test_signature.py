@@ -116,6 +116,57 @@ def test_the_range_is_that_of_the_curve(size: int) -> None:
         check_raw(order.to_bytes(size, "big") * 2, size)
 
 
+def der_of(r: int, s: int) -> bytes:
+    """DER of any two numbers, in range or not."""
+    return encode_dss_signature(r, s)
+
+
+@pytest.mark.parametrize("size", sorted(CURVES))
+def test_der_has_the_same_range(size: int) -> None:
+    """n - 1 is the largest r and s of DER too, whichever way it is read."""
+    order = ORDERS[size]
+    for r, s in [(order - 1, order - 1), (order - 1, 1), (1, order - 1)]:
+        assert der_to_raw(der_of(r, s), size) == r.to_bytes(size, "big") + s.to_bytes(size, "big")
+    for r, s in [(order, order - 1), (order - 1, order), (order + 1, order - 1)]:
+        with pytest.raises(SignatureFormatError, match="not below the order"):
+            der_to_raw(der_of(r, s), size)
+
+
+@pytest.mark.parametrize("first", [0x01, 0x02, 0x7E, 0x7F, 0x80, 0x81, 0xFE])
+@pytest.mark.parametrize("size", [32, 48])
+def test_numbers_of_each_first_byte(first: int, size: int) -> None:
+    """A leading 00 stands before a high bit and nowhere else, as OpenSSL writes it."""
+    number = bytes([first]) + b"\xab" * (size - 1)
+    value = int.from_bytes(number, "big")
+    assert raw_to_der(number * 2) == der_of(value, value)
+    assert der_to_raw(der_of(value, value), size) == number * 2
+
+
+def test_a_sequence_of_128_bytes_has_the_long_length() -> None:
+    """127 bytes are the most that one byte of length can say (X.690 §8.1.3), and only P-521 has more."""
+    for size, length in [(61, b"\x7e"), (62, b"\x81\x80"), (63, b"\x81\x82")]:
+        value = int.from_bytes(b"\x11" * size, "big")
+        der = der_of(value, value)
+        assert der[: 1 + len(length)] == b"\x30" + length
+        raw = value.to_bytes(66, "big") * 2
+        assert (raw_to_der(raw), der_to_raw(der, 66)) == (der, raw)
+    value = int.from_bytes(b"\x11" * 61, "big")
+    with pytest.raises(SignatureFormatError, match="longer length field"):
+        der_to_raw(b"\x30\x81" + der_of(value, value)[1:], 66)
+
+
+@pytest.mark.parametrize("size", sorted(CURVES))
+def test_only_bytes_of_the_raw_length_are_taken_for_raw(size: int) -> None:
+    """The hint that a signature is raw already is given for its length, and not for a SEQUENCE of that length."""
+    with pytest.raises(SignatureFormatError, match="it needs no conversion"):
+        der_to_raw(b"\x11" * 2 * size, size)
+    with pytest.raises(SignatureFormatError, match="expected the tag"):
+        der_to_raw(b"\x11" * (2 * size - 1), size)
+    short = b"\x30" + bytes([0x81] * (size == 66)) + bytes([2 * size - 2 - (size == 66)])
+    with pytest.raises(SignatureFormatError, match="INTEGER r"):
+        der_to_raw(short + b"\x11" * (2 * size - len(short)), size)
+
+
 # --- published signatures
 
 
@@ -186,7 +237,7 @@ def test_real_signatures_agree_with_cryptography(size: int, message: bytes) -> N
 
 
 @given(raw_signatures(), st.data())
-def test_a_changed_octet_is_refused_or_means_itself(signature: tuple[bytes, int], data: st.DataObject) -> None:
+def test_a_changed_byte_is_refused_or_means_itself(signature: tuple[bytes, int], data: st.DataObject) -> None:
     """DER with one byte changed is refused, or is the only DER of what it decodes to."""
     raw, size = signature
     der = bytearray(raw_to_der(raw))
@@ -195,7 +246,7 @@ def test_a_changed_octet_is_refused_or_means_itself(signature: tuple[bytes, int]
 
 
 @pytest.mark.parametrize("size", sorted(CURVES))
-def test_every_changed_octet_of_one_signature(size: int) -> None:
+def test_every_changed_byte_of_one_signature(size: int) -> None:
     """All changes of one byte, at every place, are refused or mean themselves."""
     der = KEYS[size].sign(b"m", ec.ECDSA(CURVES[size][1], deterministic_signing=True))
     for at in range(len(der)):
@@ -217,14 +268,14 @@ def test_every_truncation_and_extension_is_refused(size: int) -> None:
 
 @given(st.binary(max_size=150) | st.binary(max_size=76).map(lambda b: b"\x30" + bytes([len(b)]) + b))
 @example(b"\x30\x06\x02\x01\x01\x02\x01\x01")
-def test_arbitrary_octets(content: bytes) -> None:
+def test_arbitrary_bytes(content: bytes) -> None:
     """Whatever is accepted, cryptography decodes to the same numbers; nothing but our error is raised."""
     for size in CURVES:
         assert_strict(content, size)
 
 
 @given(st.binary(max_size=140))
-def test_arbitrary_raw_octets(content: bytes) -> None:
+def test_arbitrary_raw_bytes(content: bytes) -> None:
     """check_raw and raw_to_der accept the same bytes."""
     try:
         der = raw_to_der(content)

@@ -57,7 +57,7 @@ def damaged(directory: Path, pem: str) -> Path:
 
 
 def test_a_key_file_that_cannot_be_read(tmp_path: Path, pem: str) -> None:
-    """Neither its octets nor a password that was asked for are in any frame of the error."""
+    """Neither its bytes nor a password that was asked for are in any frame of the error."""
     dpop.generate_key().save(tmp_path / "locked.pem", password=PASSWORD)
     plain, locked = tmp_path / "key.pem", tmp_path / "locked.pem"
     attempts: list[Callable[[], object]] = [
@@ -76,7 +76,7 @@ def test_a_key_file_that_cannot_be_read(tmp_path: Path, pem: str) -> None:
 
 
 def test_a_key_that_cannot_be_written(tmp_path: Path) -> None:
-    """The octets that were to be written are in no frame, and the reason is still there."""
+    """The bytes that were to be written are in no frame, and the reason is still there."""
     key = dpop.generate_key()
     with pytest.raises(KeyFileError, match="No such file") as raised:
         key.save(tmp_path / "nowhere" / "key.pem")

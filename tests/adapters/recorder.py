@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that records what was on the wire, octet by octet, and answers as a test tells it to.
+"""A server that records what was on the wire, byte by byte, and answers as a test tells it to.
 
 with Recorder(script(Answer(401, [("DPoP-Nonce", "n1")]), Answer(200))) as server:
     ...

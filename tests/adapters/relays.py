@@ -76,7 +76,7 @@ class _Proxy:
             return self.drop_next >= 0
 
     def tunnel(self, client: socket.socket, host: str, port: int) -> None:
-        """Copy octets both ways until either side ends."""
+        """Copy bytes both ways until either side ends."""
         with socket.create_connection((host, port), 10) as server:
             self._sockets.add(server)
             back = threading.Thread(target=_copy, args=(server, client), daemon=True)

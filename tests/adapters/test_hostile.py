@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server that means harm: answers no HTTP library would write, octet by octet, to every client.
+"""A server that means harm: answers no HTTP library would write, byte by byte, to every client.
 
 Whatever comes, a call ends: with an answer, or with an error of the HTTP library's own. No token and no proof goes
 where it should not, a proof is never sent twice, and the next call works.
@@ -44,9 +44,9 @@ PATIENCE = 60
 
 
 class RawServer:
-    """Answers requests with octets, in turn; behind the last, everything is fine.
+    """Answers requests with bytes, in turn; behind the last, everything is fine.
 
-    :param responses: each the octets to send, or None to close the connection without a word.
+    :param responses: each the bytes to send, or None to close the connection without a word.
     :param reads_body: if not, it answers as soon as it has seen the head, and closes.
     """
 
@@ -270,7 +270,7 @@ REDIRECTS = {
     "a port of many digits": "http://127.0.0.1:000000{port}/steal",
     "a file": "file:///etc/passwd",
     "nothing": "",
-    "a path of bad octets": "/\x80\xff%zz",
+    "a path of bad bytes": "/\x80\xff%zz",
     "dot segments": "/a/../../steal",
     "encoded dot segments": "/a/%2e%2e/steal",
     "a long path": "/" + "x" * 60_000,

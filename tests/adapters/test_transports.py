@@ -331,7 +331,7 @@ def test_a_streamed_answer_is_not_read_early(name: str) -> None:
 
 
 def first_bytes(client: Any, url: str) -> bytes:
-    """The first octet of a streamed answer, in the way of each library."""
+    """The first byte of a streamed answer, in the way of each library."""
     if client.name == "requests":
         with client.session.get(url, stream=True, timeout=20) as response:
             return bytes(next(response.iter_content(1)))

@@ -693,7 +693,7 @@ def test_no_proof_is_sent_again_without_expect(tmp_path: Path) -> None:
     ids=str,
 )
 def test_output_and_status_are_curls(server: Recorder, args: list[str], status: int, tmp_path: Path) -> None:
-    """Standard output, files and exit status are the same to the octet; what is said on stderr begins the same."""
+    """Standard output, files and exit status are the same to the byte; what is said on stderr begins the same."""
     server.handler = lambda _: Response(status, [("X-A", "b")], b"some body\n")
     url = server.url("/path/name.txt")
     if args == ["--bad-port"]:
@@ -744,7 +744,7 @@ def test_a_reader_that_has_gone(server: Recorder) -> None:
 
 
 def test_a_large_answer_is_whole(server: Recorder) -> None:
-    """Twenty megabytes pass, octet for octet, to a pipe and to a file."""
+    """Twenty megabytes pass, byte for byte, to a pipe and to a file."""
     body = os.urandom(20_000_000)
     server.handler = lambda _: Response(200, [], body)
     to_pipe = subprocess.run(

@@ -65,8 +65,8 @@ def test_a_server_answers_as_told(key_file: str, tmp_path: Path) -> None:
             server.reset()
 
 
-def test_octets_come_out_as_they_are(key_file: str) -> None:
-    """One octet per character, also of those that no honest proof holds."""
+def test_bytes_come_out_as_they_are(key_file: str) -> None:
+    """One byte per character, also of those that no honest proof holds."""
     for name, octet in {"non-ascii-octet": b"\xe9", "nul-octet": b"\0", "newline-in-segment": b"\n"}.items():
         made = subprocess.run(
             [*DPOP, "proof", "GET", URL, "--key", key_file, "--defect", name],

@@ -300,7 +300,7 @@ def test_a_full_disk_leaves_the_nonce_before(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_disk_that_takes_nothing_is_said(key_file: str, tmp_path: Path) -> None:
-    """No octet can be written: status 3, a sentence, the nonce before is as it was, and nothing is left over."""
+    """No byte can be written: status 3, a sentence, the nonce before is as it was, and nothing is left over."""
     args = ("nonce", "learn", URL, "--from", "-", "--key", key_file)
     assert invoke(*args, stdin=REFUSED.format("before")).exit_code == 0
     done = subprocess.run(

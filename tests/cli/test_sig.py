@@ -73,7 +73,7 @@ def test_every_pair_in_every_form(pair: dict[str, Any], form: str) -> None:
 def test_any_signature_in_any_form(form: str, data: st.DataObject) -> None:
     """Whatever r and s are, one reading is left, and it is the right one."""
     size = data.draw(st.sampled_from(sorted(SIZES)))
-    # Above all orders the first octets would be ff, or 01ff for P-521.
+    # Above all orders the first bytes would be ff, or 01ff for P-521.
     number = st.binary(min_size=size - 2, max_size=size - 2).map(lambda content: b"\x00\x61" + content)
     raw = data.draw(number) + data.draw(number)
     der = raw_to_der(raw)
@@ -100,7 +100,7 @@ def test_the_curve_is_told_from_the_lengths(alg: str) -> None:
 
 
 def test_numbers_too_short_for_any_curve_are_not_guessed_at() -> None:
-    """r and s of one octet are a signature on each curve."""
+    """r and s of one byte are a signature on each curve."""
     made = invoke("sig", "to-raw", "3006020101020101")
     assert made.exit_code == 2
     assert "--alg" in made.stderr
@@ -171,7 +171,7 @@ def test_what_is_no_signature_is_status_2(args: list[str], stdin: bytes, words: 
 
 
 def test_a_full_disk_leaves_no_file_behind(tmp_path: Path) -> None:
-    """The file there was stays as it was: limited to no octet at all, nothing can be written."""
+    """The file there was stays as it was: limited to no byte at all, nothing can be written."""
     out = tmp_path / "signature.der"
     out.write_bytes(b"as it was")
     script = f'dpop() {{ "$PYTHON" -m dpop_cli "$@"; }}\nulimit -f 0\ndpop sig to-der {RAW.hex()} --out {out}\n'
@@ -196,7 +196,7 @@ def test_what_is_no_file_is_written_to(tmp_path: Path) -> None:
 
 
 def test_two_readings_are_not_chosen_between() -> None:
-    """96 octets that are a P-384 signature as they stand, and a P-256 one as text: the user decides."""
+    """96 bytes that are a P-384 signature as they stand, and a P-256 one as text: the user decides."""
     content = b64url_encode(RAW).encode() + b" " * 10
     both = invoke("sig", "to-der", stdin=content)
     assert both.exit_code == 2
@@ -214,7 +214,7 @@ def test_nothing_but_hexadecimal_digits_is_hex() -> None:
 
 
 def test_binary_is_not_for_a_terminal(tmp_path: Path) -> None:
-    """At a terminal to-der says what to do instead of printing octets."""
+    """At a terminal to-der says what to do instead of printing bytes."""
     with AtTerminal("sig", "to-der", RAW.hex(), cwd=tmp_path) as terminal:
         assert terminal.end() == 2
     assert "--to hex" in terminal.shown

@@ -104,3 +104,11 @@ def test_unusable_nonce(values: list[str]) -> None:
 def test_no_nonce_is_no_problem() -> None:
     """An answer without the header changes nothing and is not worth a word."""
     assert nonce_field([]) == (None, None)
+
+
+def test_a_field_of_any_length_up_to_the_limit_is_read() -> None:
+    """16384 characters are read, one more is not."""
+    start = 'DPoP error="use_dpop_nonce", more="'
+    field = start + "a" * (16384 - len(start) - 1) + '"'
+    assert (dpop_challenge([field]) or {}).get("error") == "use_dpop_nonce"
+    assert dpop_challenge([field[:-1] + 'a"']) is None

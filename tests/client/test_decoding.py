@@ -53,7 +53,7 @@ def test_layers_are_undone_from_the_last() -> None:
 
 @pytest.mark.parametrize("coding", [None, "", "identity", ","])
 def test_no_coding(coding: str | None) -> None:
-    """The octets themselves, no more than the limit."""
+    """The bytes themselves, no more than the limit."""
     assert decoded_start(coding, BODY, 1000) == BODY
     assert decoded_start(coding, BODY, 5) == BODY[:5]
 
@@ -66,7 +66,7 @@ def test_what_cannot_be_undone_is_nothing(coding: str) -> None:
 
 @pytest.mark.parametrize("coding", CODERS)
 def test_a_cut_body_gives_what_it_holds(coding: str) -> None:
-    """The first octets of a body that is longer."""
+    """The first bytes of a body that is longer."""
     body = bytes(range(256)) * 400
     coded = CODERS[coding](body)
     start = decoded_start(coding, coded[: len(coded) // 2], 50_000)
@@ -92,7 +92,7 @@ def test_a_bomb_fills_no_memory(coding: str, layers: int) -> None:
 
 
 @given(st.sampled_from([*CODERS, "gzip, br", "zstd, deflate"]), st.binary(max_size=200), st.integers(1, 300))
-def test_any_octets_end_well(coding: str, data: bytes, limit: int) -> None:
+def test_any_bytes_end_well(coding: str, data: bytes, limit: int) -> None:
     """Whatever comes is decoded or nothing."""
     assert len(decoded_start(coding, data, limit)) <= limit
 

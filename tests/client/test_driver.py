@@ -18,13 +18,15 @@ from dpop.client._driver import (
     ask_token,
     async_ask_token,
     async_refresh,
+    async_report,
     async_sign,
     async_wait_for_nonce,
     refresh,
+    report,
     sign_now,
     wait_for_nonce,
 )
-from dpop.client._flow import ProofFlow
+from dpop.client._flow import ProofFlow, Step
 from dpop.client._nonces import NonceCache
 from dpop.client._policy import Policy
 from dpop.client._prover import Prover
@@ -244,3 +246,34 @@ def test_a_thread_with_an_event_loop_never_waits() -> None:
 
     assert asyncio.run(careless()) < 1
     assert second._lease is not None
+
+
+def test_a_response_is_closed_if_its_source_fails() -> None:
+    """What the source raises is raised, and the connection is given back, in threads and in tasks."""
+
+    class Failing:
+        """A source that cannot be told."""
+
+        def __call__(self) -> str:
+            return "token"
+
+        def refused(self, _token: str, /) -> None:
+            raise RuntimeError("no")
+
+    def refused_flow() -> ProofFlow:
+        one = flow(access_token=Failing())
+        sign_now(one, *WIRE, ask_token(one))
+        step = one.received(401, [("WWW-Authenticate", 'DPoP error="invalid_token"')])
+        assert step in {Step.REPORT, Step.REFRESH}
+        return one
+
+    closed: list[str] = []
+
+    async def aclose() -> None:
+        closed.append("task")
+
+    with pytest.raises(RuntimeError, match="no"):
+        report(refused_flow(), lambda: closed.append("thread"))
+    with pytest.raises(RuntimeError, match="no"):
+        asyncio.run(async_report(refused_flow(), aclose))
+    assert closed == ["thread", "task"]

@@ -78,7 +78,7 @@ class Reply:
 
 
 def ask(port: int, target: str, *fields: tuple[str, str], method: str = "GET") -> Reply:
-    """Send one request, octet for octet, and read the answer to its end."""
+    """Send one request, byte for byte, and read the answer to its end."""
     lines = [f"{method} {target} HTTP/1.1", "Host: internal.example:8080", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in fields]
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:

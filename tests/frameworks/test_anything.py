@@ -43,6 +43,6 @@ def refuses(decides: ProtectedResource, method: str, target: str, fields: list[t
 
 @given(METHODS, TARGETS, FIELDS)
 def test_anything_is_refused(method: str, target: str, fields: list[tuple[str, str]]) -> None:
-    """Methods, targets, fields of any octets."""
+    """Methods, targets, fields of any bytes."""
     for nonces in (False, True):
         assert refuses(resource(nonces=nonces, bearer=False), method, target, fields)

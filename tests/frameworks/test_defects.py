@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every defect, octet for octet, at an API behind every server: it is refused as it must be, and never with a 500.
+"""Every defect, byte for byte, at an API behind every server: it is refused as it must be, and never with a 500.
 
 Servers differ in what they let through to the application at all; what they do not is refused by themselves.
 """

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for what the targets take 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"
 BROKEN = HERE / "broken"
-# Past every cap: the longest proof is 8192 octets, the longest challenge 16384.
+# Past every cap: the longest proof is 8192 bytes, the longest challenge 16384.
 MAX_LENGTH = 20_000
 # An input may take this long; a run must not hang.
 INPUT_SECONDS = 20

@@ -64,7 +64,7 @@ def _jwks(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def edited(draw: st.DrawFn, data: bytes) -> bytes:
-    """The octets with a few cut out, put in, doubled or turned."""
+    """The bytes with a few cut out, put in, doubled or turned."""
     text = bytearray(data)
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(text)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is fuzzed: each target takes any octets, and lets no error through but those its function promises.
+"""What is fuzzed: each target takes any bytes, and lets no error through but those its function promises.
 
 A target also checks what must hold of every answer. Seeds are what a fuzzer starts from.
 """
@@ -111,7 +111,7 @@ def fuzz_proof(data: bytes) -> None:
 
 
 def fuzz_signed_proof(data: bytes) -> None:
-    """A header and claims of a fuzzer's own, a zero octet between them, signed well by the key that is bound."""
+    """A header and claims of a fuzzer's own, a zero byte between them, signed well by the key that is bound."""
     header, _, claims = data.partition(b"\0")
     verify(make(header, claims, (ED if b"Ed" in header else A).sign))
 
@@ -219,7 +219,7 @@ def _costs_too_much(url: str) -> bool:
 
 
 def fuzz_url(data: bytes) -> None:
-    """A URL; or, with zero octets in it, scheme, Host and request-target of a request."""
+    """A URL; or, with zero bytes in it, scheme, Host and request-target of a request."""
     text = data.decode("utf-8", "surrogatepass" if b"\xed" in data else "replace") if _is_text(data) else ""
     text = text or data.decode("latin-1")
     try:
@@ -340,7 +340,7 @@ def fuzz_jwk(data: bytes) -> None:
     assert all(members[name] == value for name, value in key.jwk.items())
     assert PublicKey.from_jwk(key.jwk) == key
     try:
-        assert key.verify(key.algs[0], b"octets", bytes(64)) is False
+        assert key.verify(key.algs[0], b"bytes", bytes(64)) is False
     except SignatureFormatError:
         return
 
@@ -470,7 +470,7 @@ def _request_seeds() -> Iterator[bytes]:
 
 
 def fuzz_token_answer(data: bytes) -> None:
-    """Tokens, or an error, or anything else; the first octet chooses the status."""
+    """Tokens, or an error, or anything else; the first byte chooses the status."""
     response = HTTPResponse((200, 200, 200, 400, 401, 302, 500)[data[0] % 7] if data else 200, [], data[1:])
     try:
         tokens = read_tokens(response, asked_at=NOW, jkt=JKT, allow_bearer=False, secrets=["pa55word"])

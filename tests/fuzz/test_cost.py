@@ -126,7 +126,7 @@ PAYLOADS: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("what", PAYLOADS)
 def test_a_proof_by_its_claims(what: str) -> None:
-    """Claims of a hundred thousand octets, if they were read."""
+    """Claims of a hundred thousand bytes, if they were read."""
     assert_linear(judge(UNCAPPED), of_claims(PAYLOADS[what]), 100_000)
     assert_linear(json_object, PAYLOADS[what], 200_000)  # type: ignore[arg-type]
 

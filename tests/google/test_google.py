@@ -216,7 +216,7 @@ def test_a_variant_keeps_the_key(variant: str, server: DPoPTestServer, key: dpop
 
 
 def test_pickles_and_json_hold_no_key(server: DPoPTestServer, key: dpop.Key, tmp_path: Path) -> None:
-    """Reference and thumbprint are there; none of the private key's octets are, in whatever form."""
+    """Reference and thumbprint are there; none of the private key's bytes are, in whatever form."""
     credentials = credentials_of(server, key)
     private = key.private_jwk()["d"] if hasattr(key, "private_jwk") else ""
     pem = (tmp_path / "key.pem").read_text("ascii").splitlines()[1]

@@ -148,7 +148,7 @@ def test_interrupts_go_through() -> None:
 
 
 @pytest.mark.parametrize("data", ["bytes", None, bytearray(b"x")], ids=["str", "None", "bytearray"])
-def test_only_octets_are_signed(data: Any) -> None:
+def test_only_bytes_are_signed(data: Any) -> None:
     """The signer is not asked for anything else."""
     key = ExternalKey(NATIVE, lambda _: pytest.fail("was asked"), signature_format="der")
     with pytest.raises(ArgumentTypeError, match="signing_input must be bytes"):

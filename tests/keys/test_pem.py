@@ -232,7 +232,7 @@ def test_passwords_that_cannot_be(password: str | bytes, says: str) -> None:
         check_password(password)
 
 
-def test_a_password_of_the_environment_is_taken_octet_by_octet() -> None:
+def test_a_password_of_the_environment_is_taken_byte_by_byte() -> None:
     """Octets that are no UTF-8 come out of os.environ as surrogates, and go back to what they were."""
     assert check_password(b"\xff\xfe".decode("utf-8", "surrogateescape")) == b"\xff\xfe"
     assert check_password("é") == "é".encode()
@@ -464,7 +464,7 @@ def test_a_private_key_with_another_public_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize("content", ["-----BEGIN PRIVATE KEY-----", None, 5], ids=["str", "None", "int"])
-def test_from_pem_takes_octets(content: Any) -> None:
+def test_from_pem_takes_bytes(content: Any) -> None:
     """A str is refused by its type, not misread as a path."""
     with pytest.raises(ArgumentTypeError, match="data must be bytes"):
         SoftwareKey.from_pem(content)

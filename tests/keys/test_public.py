@@ -305,7 +305,7 @@ def test_ed25519_has_no_second_spelling(excess: int, sign: int) -> None:
         PublicKey.from_jwk(changed(ED, x=b64url_encode(data)))
 
 
-def test_ed25519_octets_that_are_no_point_verify_nothing() -> None:
+def test_ed25519_bytes_that_are_no_point_verify_nothing() -> None:
     """Half of all values of x are no point; such a key is found out at its first signature."""
     key = PublicKey.from_jwk(changed(ED, x=b64url_encode(b"\x02" + bytes(31))))
     assert key.verify("Ed25519", b"anything", bytes(64)) is False
@@ -428,14 +428,14 @@ def test_a_file_that_holds_no_public_key(data: bytes, words: str) -> None:
         PublicKey.from_bytes(data)
 
 
-def test_a_path_is_no_octets() -> None:
+def test_a_path_is_no_bytes() -> None:
     """A str is not opened."""
     with pytest.raises(ArgumentTypeError):
         PublicKey.from_bytes("key.pem")  # type: ignore[arg-type]
 
 
 @given(st.binary())
-def test_any_octets_are_a_public_key_or_refused(data: bytes) -> None:
+def test_any_bytes_are_a_public_key_or_refused(data: bytes) -> None:
     """No other exception."""
     with contextlib.suppress(InvalidKeyError):
         PublicKey.from_bytes(data)
@@ -527,7 +527,7 @@ def test_a_key_verifies_its_own_algorithms_only(alg: str) -> None:
     assert len(str(caught.value)) < 100
 
 
-def test_only_octets_are_verified() -> None:
+def test_only_bytes_are_verified() -> None:
     """A str for the signing input or the signature is the caller's mistake, and said so."""
     key: Any = PublicKey.from_jwk(EC)
     with pytest.raises(ArgumentTypeError, match="signing_input"):
@@ -549,7 +549,7 @@ def test_ps256_needs_a_salt_as_long_as_the_hash() -> None:
 
 
 @given(st.binary(max_size=300), st.binary(min_size=64, max_size=64))
-def test_random_octets_are_no_signature(signing_input: bytes, signature: bytes) -> None:
+def test_random_bytes_are_no_signature(signing_input: bytes, signature: bytes) -> None:
     """Whatever 64 bytes come, they do not verify, and nothing but our own error comes out."""
     with contextlib.suppress(SignatureFormatError):
         assert PublicKey.from_jwk(EC).verify("ES256", signing_input, signature) is False

@@ -211,7 +211,7 @@ def test_many_threads_sign_at_once() -> None:
 
 @pytest.mark.parametrize("content", ["bytes", None, 7, ["x"]], ids=["str", "None", "int", "list"])
 @pytest.mark.parametrize("alg", KEYS)
-def test_only_octets_are_signed(alg: str, content: Any) -> None:
+def test_only_bytes_are_signed(alg: str, content: Any) -> None:
     """A str is refused with a sentence of ours, for each kind of key."""
     with pytest.raises(ArgumentTypeError, match="signing_input must be bytes"):
         KEYS[alg].sign(content)

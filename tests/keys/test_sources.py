@@ -223,7 +223,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 # --- load_key: bytes, dicts and others
 
 
-def test_octets_are_the_key_itself(pem: bytes) -> None:
+def test_bytes_are_the_key_itself(pem: bytes) -> None:
     """PEM and JWK, as they would be in a file."""
     assert is_key(load_key(pem))
     assert is_key(load_key(json.dumps(JWK).encode()))
@@ -237,7 +237,7 @@ def test_a_dict_is_a_jwk() -> None:
     assert is_key(load_key(proxy))
 
 
-def test_too_many_octets_are_no_key() -> None:
+def test_too_many_bytes_are_no_key() -> None:
     """Nothing is parsed that cannot be a key."""
     with pytest.raises(InvalidKeyError, match="at most 65536"):
         load_key(b"{" + b" " * 70_000)
@@ -317,7 +317,7 @@ def test_names_that_are_no_scheme(name: Any) -> None:
 
 
 @given(st.one_of(st.binary(max_size=300), st.from_regex(rb"\{.*\}", fullmatch=True)))
-def test_any_octets_are_a_key_or_a_key_error(data: bytes) -> None:
+def test_any_bytes_are_a_key_or_a_key_error(data: bytes) -> None:
     """No other exception comes out of whatever is in a file."""
     try:
         load_key(data)

@@ -44,7 +44,7 @@ PROOF = f"{b64u(b'{}')}.{b64u(b'{}')}.AAAA"
     ],
 )
 def test_the_field_is_found_in_any_spelling(headers: Any) -> None:
-    """Pairs or a mapping, text or octets, any case of the name, blanks around the value."""
+    """Pairs or a mapping, text or bytes, any case of the name, blanks around the value."""
     assert proof_field(headers) == "x.y.z"
 
 
@@ -181,7 +181,7 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
 
 
 @given(st.binary(), st.binary(), st.binary(min_size=1))
-def test_any_octets_are_parsed_or_refused(header: bytes, payload: bytes, signature: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(header: bytes, payload: bytes, signature: bytes) -> None:
     """Whatever the segments hold, only JSON objects get through, unchanged."""
     text = f"{b64u(header)}.{b64u(payload)}.{b64u(signature)}"
     try:

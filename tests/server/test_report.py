@@ -163,3 +163,26 @@ def test_a_report_may_be_written_into() -> None:
     report.header["jwk"]["d"] = "x"
     report.header["alg"] = "none"
     assert judge.verify_token_request([("DPoP", text)], "GET", URL).jkt == KEY.thumbprint
+
+
+def test_a_wrong_type_does_not_hide_a_wrong_algorithm() -> None:
+    """Both are named, although the verifier itself stops at the first."""
+    report = verifier().report([("DPoP", made({"typ": "JWT", "alg": "ES384"}))], "GET", URL)
+    assert {name: failed(report)[name] for name in ("typ", "alg")} == {"typ": "typ_mismatch", "alg": "alg_refused"}
+
+
+@pytest.mark.parametrize(
+    ("known", "error"),
+    [
+        ({}, "invalid_dpop_proof"),
+        ({"bound_jkt": KEY.thumbprint}, "invalid_grant"),
+        ({"access_token": "token"}, "invalid_dpop_proof"),
+        ({"access_token": "token", "bound_jkt": KEY.thumbprint}, "invalid_dpop_proof"),
+    ],
+    ids=["nothing", "a grant", "a token", "a bound token"],
+)
+def test_a_missing_proof_has_the_error_of_its_request(known: dict[str, Any], error: str) -> None:
+    """``invalid_grant`` where a refresh token or code is bound to a key, as the verifier says (RFC 9449 §5)."""
+    report = verifier().report([], "GET", URL, **known)
+    assert report.refusal is not None
+    assert (report.refusal.error, report.refusal.reason) == (error, "proof_missing")

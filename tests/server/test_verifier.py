@@ -23,6 +23,7 @@ from dpop.server import (
     ProofVerifier,
     VerifiedProof,
 )
+from dpop.server._checks import read_claims
 
 NOW = 1_700_000_040
 URL = "https://api.example/items"
@@ -347,3 +348,32 @@ def test_a_used_nonce_is_remembered_for_the_skew_as_well() -> None:
     verdict = issuer.check(nonce, KEY.thumbprint)
     assert verdict is not None
     assert list(kept.values()) == [verdict.expires_at + 17]
+
+
+def test_the_next_nonce_is_that_of_the_proof(clock: Clock) -> None:
+    """A response carries the nonce that was found for its request, and a first one if there was no proof."""
+    nonces = NonceIssuer(b"s" * 32, clock=clock)
+    judge = ProofVerifier(replay=MemoryReplayCache(clock=clock), nonces=nonces, clock=clock)
+    old = nonces.issue(KEY.thumbprint)
+    clock.now += 70
+    good = proof(iat=clock.now, nonce=old)
+    seen = judge.verify_resource([("DPoP", good)], "GET", URL, access_token=TOKEN, bound_jkt=KEY.thumbprint)
+    assert seen.next_nonce is not None
+    assert judge.next_nonce(seen) == seen.next_nonce
+    assert judge.next_nonce(None) is not None
+
+
+@pytest.mark.parametrize(("characters", "why"), [(683, "key"), (684, "4096 bits at most")])
+def test_an_rsa_modulus_has_4096_bits_at_most(verifier: ProofVerifier, characters: int, why: str) -> None:
+    """683 characters of base64url are 4096 bits; one more is refused before the key is loaded."""
+    number = b64url_encode(b"\xff" * 513)[:characters]
+    header = {"typ": "dpop+jwt", "alg": "RS256", "jwk": {"kty": "RSA", "n": number, "e": "AQAB"}}
+    with pytest.raises(InvalidProof, match=why) as caught:
+        verifier.verify_resource([("DPoP", sign(header, {}))], "GET", URL, access_token=TOKEN, bound_jkt=None)
+    assert ("4096 bits at most" in str(caught.value)) is (characters == 684)
+
+
+def test_claims_show_no_identifier() -> None:
+    """Together with the key, ``jti`` and ``nonce`` would be most of a proof."""
+    claims = read_claims({"jti": "j-1", "htm": "GET", "htu": URL, "iat": 1, "nonce": "n-1"}, max_jti=9, max_htu=99)
+    assert repr(claims) == f"<ProofClaims GET {URL}>"

@@ -158,16 +158,16 @@ def main() -> None:
         server = GrpcServer(GoogleKms(algorithm, private))
         key = KmsKey.open(GcpKms(NAME, client=server.client))
         assert key.alg == alg, key
-        for content in (b"", b"octets", b"x" * 10_000):
+        for content in (b"", b"bytes", b"x" * 10_000):
             assert PublicKey.from_jwk(key.public_jwk).verify(alg, content, key.sign(content))
         server.faults.append(grpc.StatusCode.UNAVAILABLE)
-        assert key.sign(b"octets")
+        assert key.sign(b"bytes")
         with futures.ThreadPoolExecutor(16) as pool:
             assert all(pool.map(lambda n, key=key: key.sign(b"%d" % n), range(64)))
         for name, kind in KINDS.items():
             server.faults.append(grpc.StatusCode[name])
             with pytest.raises(errors.DPoPKeyError, match=rf"\({name}\)") as caught:
-                key.sign(b"octets")
+                key.sign(b"bytes")
             assert type(caught.value) is kind, (name, caught.value)
         server.stop()
         print(algorithm, key.alg)

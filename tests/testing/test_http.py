@@ -80,7 +80,7 @@ def connect(server: HTTPServer) -> http.client.HTTPConnection:
 
 
 def exchange(server: HTTPServer, data: bytes) -> bytes:
-    """Send octets as they are and read to the end of the connection."""
+    """Send bytes as they are and read to the end of the connection."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)

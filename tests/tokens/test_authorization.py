@@ -20,6 +20,7 @@ from dpop.errors import (
 )
 from dpop.requests import TokenEndpoint
 from dpop.tokens import AuthorizationRequest, ServerMetadata
+from dpop.tokens._authorization import pushed
 
 KEY = dpop.generate_key()
 SERVER = ServerMetadata(
@@ -148,3 +149,10 @@ def test_a_callback_is_text(callback: Any) -> None:
     """Bytes, and parameters that a framework has parsed, are a wrong type and not an AttributeError."""
     with pytest.raises(ArgumentTypeError, match="callback"):
         start().code_of(callback)
+
+
+@pytest.mark.parametrize("uri", [None, "", 5, ["urn:x"]])
+def test_a_pushed_request_has_an_address(uri: object) -> None:
+    """RFC 9126 §2.2: without a request_uri that is text, the user cannot be sent anywhere."""
+    with pytest.raises(InvalidTokenResponseError, match="has no request_uri"):
+        pushed(start(), "https://as.example/authorize", "client", {"request_uri": uri})

@@ -117,3 +117,13 @@ def test_googles_name_of_the_address() -> None:
     codes = {**CODES, "verification_url": "https://www.google.example/device"}
     del codes["verification_uri"]
     assert read_device_authorization(codes, 1000).verification_uri == "https://www.google.example/device"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("https://as.example/device?user_code=A", True), ("https://as.example/\x1b[2J", False), (5, False)],
+)
+def test_a_complete_address_is_one_that_can_be_shown(given: object, kept: bool) -> None:
+    """What a terminal would not print as it stands is left out; the user can type the code."""
+    device = read_device_authorization({**CODES, "verification_uri_complete": given}, 0.0)
+    assert device.verification_uri_complete == (given if kept else None)

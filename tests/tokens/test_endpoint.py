@@ -515,7 +515,7 @@ def test_parameters_of_the_endpoints_own_are_not_overwritten(name: str, server: 
 
 @pytest.mark.parametrize("name", ["requests", "httpx", "httpx2"], indirect=True)
 def test_a_forked_child_has_connections_of_its_own(name: str, server: DPoPTestServer) -> None:
-    """Parent and child go on with the same endpoint, and no octet of one is on a connection of the other."""
+    """Parent and child go on with the same endpoint, and no byte of one is on a connection of the other."""
     with endpoint_of(name, server) as endpoint:
         endpoint.grant("client_credentials")
         parents = {entry.connection for entry in server.requests}

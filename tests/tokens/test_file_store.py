@@ -230,7 +230,7 @@ def open_path() -> Iterator[Path]:
 
 @pytest.mark.parametrize("data", [0, 1, 40, 60])
 def test_a_disk_that_is_full(open_path: Path, data: int) -> None:
-    """A write that stops after so many octets changes nothing, and says so; no rest of it lies about."""
+    """A write that stops after so many bytes changes nothing, and says so; no rest of it lies about."""
     said = run(
         "store.save(TokenSet(access_token='old'))\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({data}, {data}))\n"

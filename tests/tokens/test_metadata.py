@@ -191,3 +191,12 @@ def test_an_https_issuer_has_no_http_endpoints(url: str) -> None:
     """Not even on this machine: another user's program may listen there."""
     with pytest.raises(InsecureOriginError, match="without TLS"):
         read_metadata(ISSUER, json.dumps({**GOOD, "revocation_endpoint": url}).encode())
+
+
+@pytest.mark.parametrize(
+    ("body", "why"), [(b"\n <html>", "not metadata but an HTML page"), (b"hello", "not metadata but (?!an HTML)")]
+)
+def test_what_is_not_metadata_is_named(body: bytes, why: str) -> None:
+    """A login page in the way is the most frequent of these."""
+    with pytest.raises(InvalidTokenResponseError, match=why):
+        read_metadata(ISSUER, body)

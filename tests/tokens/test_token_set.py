@@ -123,7 +123,7 @@ def test_the_key_is_loaded_from_its_reference(tmp_path: Path) -> None:
 
 
 def test_where_a_key_is_kept(tmp_path: Path) -> None:
-    """As given, else as the key says; a key that was made or came as octets is kept nowhere."""
+    """As given, else as the key says; a key that was made or came as bytes is kept nowhere."""
 
     class Elsewhere:
         alg, public_jwk, thumbprint, blocking = KEY.alg, KEY.public_jwk, KEY.thumbprint, True

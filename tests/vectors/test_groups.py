@@ -127,7 +127,7 @@ def accepted_proofs() -> list[Any]:
 
 @pytest.mark.parametrize("proof", accepted_proofs())
 def test_anyone_can_make_the_proofs_again(proof: str, request: pytest.FixtureRequest) -> None:
-    """Signed anew with the key of keys.json and the nonce of RFC 6979, a proof is the same octet for octet."""
+    """Signed anew with the key of keys.json and the nonce of RFC 6979, a proof is the same byte for byte."""
     keys = {case["thumbprint"]: SoftwareKey.from_jwk(case["jwk"]) for case in document("keys.json")["cases"]}
     header, payload, signature = proof.split(".")
     members = json.loads(base64.urlsafe_b64decode(header + "=="))

@@ -67,7 +67,7 @@ def test_ids_are_unique_and_named_cases_exist() -> None:
     assert all(case["after"] in CASES for case in CASES.values() if "after" in case)
 
 
-def test_the_generator_makes_the_same_octets(tmp_path: Path) -> None:
+def test_the_generator_makes_the_same_bytes(tmp_path: Path) -> None:
     """Nobody edited the file by hand, and any machine regenerates it."""
     subprocess.run([sys.executable, "-B", VECTORS / "generate.py", tmp_path], check=True, timeout=120)
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -78,7 +78,7 @@ def test_signatures_verify(key: Pkcs11Key) -> None:
     assert ECKey.import_key({**key.public_jwk}).thumbprint() == key.thumbprint
 
 
-def test_what_is_signed_are_octets(key: Pkcs11Key) -> None:
+def test_what_is_signed_are_bytes(key: Pkcs11Key) -> None:
     """A str is refused as it is by other keys."""
     with pytest.raises(ArgumentTypeError):
         key.sign("text")  # type: ignore[arg-type]
