@@ -56,6 +56,9 @@ def test_every_reason_has_a_case() -> None:
         "bound_token_as_bearer",
         "proof_with_bearer",
         "scope_missing",
+        "authentication_insufficient",
+        "token_expired",
+        "certificate_mismatch",
     }
     unreached = {reason.value for reason in Reason} - reached
     assert unreached == {"token_malformed", "request_url_invalid"} | of_requests
