@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from dpop.client._challenge import NonceField, dpop_challenge, error_of_json, nonce_field
     from dpop.client._clock import NOTABLE_SECONDS, ServerClocks, skew
     from dpop.client._decoding import decoded_start
+    from dpop.client._demands import Demand, demand_of
     from dpop.client._driver import (
         DRAIN_BYTES,
         DRAIN_SECONDS,
@@ -82,6 +83,7 @@ _PLACES = {
     "dpop.client._challenge": ("NonceField", "dpop_challenge", "error_of_json", "nonce_field"),
     "dpop.client._clock": ("NOTABLE_SECONDS", "ServerClocks", "skew"),
     "dpop.client._decoding": ("decoded_start",),
+    "dpop.client._demands": ("Demand", "demand_of"),
     "dpop.client._driver": (
         "DRAIN_BYTES",
         "DRAIN_SECONDS",
@@ -113,6 +115,7 @@ __all__ = [
     "Attempt",
     "BearerToken",
     "Decision",
+    "Demand",
     "Lease",
     "NonceCache",
     "NonceField",
@@ -134,6 +137,7 @@ __all__ = [
     "async_sign",
     "async_wait_for_nonce",
     "decoded_start",
+    "demand_of",
     "dpop_challenge",
     "error_of_json",
     "headers_to_withhold",

@@ -15,12 +15,13 @@ and does what the step says. Every decision to send something again is made here
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from dpop.client._challenge import challenges, error_of_json, nonce_field
 from dpop.client._clock import NOTABLE_SECONDS, skew
+from dpop.client._demands import demand_of
 from dpop.client._nonces import Lease, NonceKey, Role, Turn
 from dpop.client._refusals import Verdict
 from dpop.client._request import BearerToken, OutgoingRequest, form_of
@@ -310,10 +311,10 @@ class ProofFlow:
         """The token of the last attempt."""
         return self._sent_token
 
-    def _challenges(self, fields: Iterable[str], nonce: str | None) -> dict[str, dict[str, str | None]] | None:
+    def _challenges(self, fields: Sequence[str], nonce: str | None) -> dict[str, dict[str, str | None]] | None:
         """The challenges by their scheme; ``None`` if they cannot be read."""
         try:
-            return challenges(fields)
+            said = challenges(fields)
         except EncodingError as error:
             if nonce is not None:
                 _log.warning(
@@ -322,6 +323,9 @@ class ProofFlow:
                     error,
                 )
             return None
+        if any(told.get("error") == "insufficient_user_authentication" for told in said.values()):
+            _log.warning("%s: %s", self.origin, demand_of(fields))  # no refresh helps: the user has to log in again
+        return said
 
     @property
     def _may_renew(self) -> bool:

@@ -24,12 +24,13 @@ from dpop._faces import lazy
 
 if TYPE_CHECKING:
     from dpop._client_auth import ClientAuth, ClientSecretBasic, ClientSecretPost, PrivateKeyJWT, PublicClient
+    from dpop._well_known import resource_metadata_url
     from dpop.tokens._async_source import AsyncRefreshingSource
     from dpop.tokens._authorization import AuthorizationRequest, DeviceAuthorization
     from dpop.tokens._file_lock import FileLock
     from dpop.tokens._file_store import FileTokenStore
     from dpop.tokens._grants import Grants, Parameter
-    from dpop.tokens._metadata import ServerMetadata
+    from dpop.tokens._metadata import ResourceMetadata, ServerMetadata, read_resource_metadata
     from dpop.tokens._records import Sealer
     from dpop.tokens._refresher import AccountStatus, Refresher
     from dpop.tokens._source import RefreshingSource
@@ -50,7 +51,8 @@ _PLACES = {
     "dpop.tokens._file_lock": ("FileLock",),
     "dpop.tokens._file_store": ("FileTokenStore",),
     "dpop.tokens._grants": ("Grants", "Parameter"),
-    "dpop.tokens._metadata": ("ServerMetadata",),
+    "dpop._well_known": ("resource_metadata_url",),
+    "dpop.tokens._metadata": ("ResourceMetadata", "ServerMetadata", "read_resource_metadata"),
     "dpop.tokens._records": ("Sealer",),
     "dpop.tokens._refresher": ("AccountStatus", "Refresher"),
     "dpop.tokens._source": ("RefreshingSource",),
@@ -88,6 +90,7 @@ __all__ = [
     "PublicClient",
     "Refresher",
     "RefreshingSource",
+    "ResourceMetadata",
     "Sealer",
     "ServerMetadata",
     "Steps",
@@ -96,6 +99,8 @@ __all__ = [
     "TokenStore",
     "check_account",
     "locked",
+    "read_resource_metadata",
+    "resource_metadata_url",
 ]
 
 __getattr__: Callable[[str], Any]

@@ -11,7 +11,7 @@ from dpop.errors import EncodingError, InsecureOriginError, InvalidTokenResponse
 from dpop.origin import Origin
 from dpop.tokens._responses import forgiving_object
 
-__all__ = ["ServerMetadata", "read_metadata"]
+__all__ = ["ResourceMetadata", "ServerMetadata", "read_metadata", "read_resource_metadata"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,53 @@ class ServerMetadata:
                 f"the server's {name}_endpoint is not known; give it in ServerMetadata({name}_endpoint=...)"
             )
         return url
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceMetadata:
+    """What an API publishes about itself (RFC 9728 §2).
+
+    :param resource: its identifier.
+    :param authorization_servers: issuers whose tokens it accepts.
+    :param scopes: its ``scopes_supported``.
+    :param dpop_algs: its ``dpop_signing_alg_values_supported``; empty if it does not say.
+    :param dpop_required: it accepts tokens that are bound to a key only.
+    """
+
+    resource: str
+    authorization_servers: tuple[str, ...] = ()
+    scopes: tuple[str, ...] = ()
+    dpop_algs: tuple[str, ...] = ()
+    dpop_required: bool = False
+
+
+def read_resource_metadata(resource: str, body: bytes) -> ResourceMetadata:
+    """Read the metadata document of an API, found at :func:`resource_metadata_url` or named by its challenge.
+
+    :param resource: the identifier of the API that was asked; the document must name the same (RFC 9728 §3.3).
+    :raises InvalidTokenResponseError: not metadata, another resource's, or with authorization servers without TLS.
+    """
+    try:
+        members = forgiving_object(body)[0]
+    except EncodingError as error:
+        raise InvalidTokenResponseError(f"not metadata but {error}") from None
+    if members.get("resource") != resource:
+        raise InvalidTokenResponseError("the metadata is of another resource, so that none of it can be trusted")
+    servers = _texts(members, "authorization_servers")
+    for server in servers:
+        try:
+            origin = Origin.of_url(server)
+        except UsageError as error:
+            raise InvalidTokenResponseError(f"the metadata names an issuer that is no URL: {error}") from None
+        if origin.scheme != "https" and not (origin.is_loopback and Origin.of_url(resource).is_loopback):
+            raise InvalidTokenResponseError("the metadata names an authorization server without TLS")
+    return ResourceMetadata(
+        resource,
+        servers,
+        _texts(members, "scopes_supported"),
+        _texts(members, "dpop_signing_alg_values_supported"),
+        members.get("dpop_bound_access_tokens_required") is True,
+    )
 
 
 def read_metadata(issuer: str, body: bytes) -> ServerMetadata:
