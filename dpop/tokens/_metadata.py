@@ -76,7 +76,7 @@ class ResourceMetadata:
 
 
 def read_resource_metadata(resource: str, body: bytes) -> ResourceMetadata:
-    """Read the metadata document of an API, found at :func:`resource_metadata_url` or named by its challenge.
+    """Read the metadata of an API, found at :func:`dpop.tokens.resource_metadata_url` or named by its challenge.
 
     :param resource: the identifier of the API that was asked; the document must name the same (RFC 9728 §3.3).
     :raises InvalidTokenResponseError: not metadata, another resource's, or with authorization servers without TLS.

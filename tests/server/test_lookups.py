@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How other servers are asked: over TLS, on which hosts, how long, in threads and in tasks of either event loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from adapters.authority import make_authority
+from adapters.recorder import Received, Recorder, Response
+from support.jwt_issuer import AUDIENCE, JWTIssuer
+
+from dpop.errors import InsecureOriginError, LookupUnavailableError
+from dpop.server import JWTAccessTokens, LookupRequest
+from dpop.server._lookups import Lookup, check_url, default_fetch, run
+
+
+def request(url: str, configured: str | None = None, **changes: object) -> LookupRequest:
+    """A GET with little time."""
+    return LookupRequest("GET", url, (), b"", 2.0, 1000, configured or url)._replace(**changes)  # type: ignore[arg-type]
+
+
+def served(request: Received) -> Response:
+    """What every server here says."""
+    return Response(200, [("Content-Type", "application/json")], request.target.encode())
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    """With the certificates of the system, or given ones; the name in the certificate counts."""
+    authority = make_authority(tmp_path)
+    with Recorder(served, tls=authority.server_context()) as server:
+        trusting = default_fetch(authority.client_context())
+        for host in ("localhost", "127.0.0.1"):
+            found = trusting(request(f"https://{host}:{server.port}/jwks?a=b#c"))
+            assert (found.status, found.body) == (200, b"/jwks?a=b")
+        for fetch, host in ((default_fetch(), "localhost"), (trusting, "0.0.0.0")):
+            with pytest.raises(LookupUnavailableError, match="SSLCertVerificationError"):
+                fetch(request(f"https://{host}:{server.port}/"))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::ffff:127.0.0.1]"])
+def test_a_host_that_turns_out_to_be_this_machine(host: str) -> None:
+    """Whatever its name: a server elsewhere cannot make this one ask its own services."""
+    with Recorder(served) as server:
+        with pytest.raises(LookupUnavailableError, match="this machine"):
+            default_fetch()(request(f"https://{host}:{server.port}/", configured="https://as.example"))
+        assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://as.example/", "https://localhost/", "https://127.1.2.3/", "https://x.localhost/", "ftp://as.example/"],
+)
+def test_where_a_server_may_lead(location: str) -> None:
+    """To https on other machines only."""
+    with pytest.raises((InsecureOriginError, ValueError)):
+        check_url(location, "https://as.example")
+    check_url("https://keys.example/", "https://as.example")
+    check_url("http://127.0.0.1:1/", "http://localhost:2")
+
+
+def test_redirects_are_followed_three_times() -> None:
+    """Of a GET; each is checked like the first, and a POST is not sent again."""
+
+    def leads(received: Received) -> Response:
+        number = int(received.target[1:] or 0)
+        return served(received) if number == 3 else Response(302, [("Location", f"/{number + 1}")])
+
+    with Recorder(leads) as server:
+        assert default_fetch()(request(server.url("/0"))).body == b"/3"
+        assert default_fetch()(request(server.url("/0"), method="POST")).status == 302
+        server.handler = lambda _: Response(302, [("Location", "/0")])
+        with pytest.raises(LookupUnavailableError, match="3 redirects"):
+            default_fetch()(request(server.url("/0")))
+
+
+def test_one_deadline_for_a_whole_response() -> None:
+    """A server that sends one byte after the other holds a thread no longer than one that sends none."""
+
+    def slowly() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b" "
+            time.sleep(0.02)
+
+    with Recorder(lambda _: Response(200, [], slowly())) as server:
+        began = time.monotonic()
+        with pytest.raises(LookupUnavailableError, match="in time"):
+            default_fetch()(request(server.url(), timeout=0.3))
+        assert time.monotonic() - began < 1.5
+
+
+def test_on_trio() -> None:
+    """Its tasks wait in a thread, which is left when the task is cancelled."""
+    release = threading.Event()
+    with JWTIssuer() as issuer:
+        tokens = JWTAccessTokens(issuer=issuer.url, audience=AUDIENCE)
+        token = issuer.token()
+
+        def hold(_request: Received) -> None:
+            release.wait(10)
+
+        issuer.down = hold
+
+        async def look_up() -> str:
+            with trio.move_on_after(0.1) as scope:
+                await tokens.acall(token)
+            assert scope.cancelled_caught
+            release.set()
+            return str((await tokens.acall(token))["sub"])
+
+        assert trio.run(look_up) == "alice"
+        assert issuer.fetches == 1
+
+
+def test_nobody_waits_for_ever() -> None:
+    """Not even for work that does not end."""
+    release = threading.Event()
+    lookup: Lookup[bool] = Lookup(release.wait, 0.05)
+
+    def steps() -> Iterator[Lookup[bool]]:
+        yield lookup
+
+    with pytest.raises(LookupUnavailableError, match="in time"):
+        run(steps())  # type: ignore[arg-type]
+    release.set()
