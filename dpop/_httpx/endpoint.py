@@ -23,12 +23,12 @@ from dpop._httpx.protocols import (
     Transport,
 )
 from dpop._httpx.transport import HEADERS_START, AsyncSigningTransport, SigningTransport, anyio_tools, carries_proof
-from dpop.client._decoding import decoded_start
 from dpop.client._driver import AsyncTools
 from dpop.errors import DPoPError
 from dpop.tokens._async_endpoint import AsyncEndpoint
 from dpop.tokens._endpoint import SyncEndpoint
 from dpop.tokens._failures import address_of, reason_of
+from dpop.tokens._responses import whole_body
 from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse, from_server
 
 if TYPE_CHECKING:
@@ -280,13 +280,17 @@ class HttpxTokenEndpoint(SyncEndpoint, Generic[RequestT, ResponseT]):
             return bytes(response.content)
         deadline = time.monotonic() + 2 * self.timeout
         body = b""
-        for chunk in response.iter_raw():
-            body += chunk
-            if len(body) > MAX_RESPONSE:
-                break
-            if time.monotonic() > deadline:
-                raise self._library.ReadTimeout("the body did not end in time")
-        return decoded_start(response.headers.get("content-encoding"), body, MAX_RESPONSE + 1)
+        failure: Exception | None = None
+        try:
+            for chunk in response.iter_raw():
+                body += chunk
+                if len(body) > MAX_RESPONSE:
+                    break
+                if time.monotonic() > deadline:
+                    raise self._library.ReadTimeout("the body did not end in time")
+        except Exception as error:  # noqa: BLE001 - raised again if it has cost a part of the object
+            failure = error
+        return whole_body(response.headers.get("content-encoding"), body, failure)
 
     def close(self) -> None:
         """Close the connections that this endpoint opened; a client that the user gave stays open."""
@@ -346,13 +350,17 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
             return bytes(response.content)
         deadline = time.monotonic() + 2 * self.timeout
         body = b""
-        async for chunk in response.aiter_raw():
-            body += chunk
-            if len(body) > MAX_RESPONSE:
-                break
-            if time.monotonic() > deadline:
-                raise self._library.ReadTimeout("the body did not end in time")
-        return decoded_start(response.headers.get("content-encoding"), body, MAX_RESPONSE + 1)
+        failure: Exception | None = None
+        try:
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > MAX_RESPONSE:
+                    break
+                if time.monotonic() > deadline:
+                    raise self._library.ReadTimeout("the body did not end in time")
+        except Exception as error:  # noqa: BLE001 - raised again if it has cost a part of the object
+            failure = error
+        return whole_body(response.headers.get("content-encoding"), body, failure)
 
     async def aclose(self) -> None:
         """Close the connections that this endpoint opened; a client that the user gave stays open."""

@@ -16,7 +16,6 @@ from urllib3.exceptions import HTTPError, ProtocolError
 from dpop._arguments import explain_unknown_arguments
 from dpop._client_auth import ClientAuth
 from dpop._tracebacks import hide_frames
-from dpop.client._decoding import decoded_start
 from dpop.client._prover import Prover
 from dpop.errors import DPoPError
 from dpop.profiles import RFC9449, Profile
@@ -26,6 +25,7 @@ from dpop.tokens._endpoint import SyncEndpoint
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
 from dpop.tokens._failures import address_of, reason_of
 from dpop.tokens._metadata import ServerMetadata
+from dpop.tokens._responses import whole_body
 from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse, from_server
 
 if TYPE_CHECKING:
@@ -166,13 +166,18 @@ def _body(response: requests.Response, seconds: float) -> bytes:
     """Read the decompressed body, up to slightly more than the allowed size."""
     deadline = time.monotonic() + seconds
     body = b""
+    failure: Exception | None = None
     try:
-        for chunk in response.raw.stream(16_384, decode_content=False):
+        # read1 returns what has come; stream would wait for the rest and lose it.
+        while chunk := response.raw.read1(16_384, decode_content=False):
             body += chunk
             if len(body) > MAX_RESPONSE:
                 break
             if time.monotonic() > deadline:
                 raise requests.ReadTimeout
     except ValueError as error:
-        raise ProtocolError(str(error)) from error  # a negative chunk, for which http.client has no error
-    return decoded_start(response.headers.get("Content-Encoding"), body, MAX_RESPONSE + 1)
+        failure = ProtocolError(str(error))  # a negative chunk, for which http.client has no error
+        failure.__cause__ = error
+    except Exception as error:  # noqa: BLE001 - raised again if it has cost a part of the object
+        failure = error
+    return whole_body(response.headers.get("Content-Encoding"), body, failure)

@@ -13,7 +13,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
+from urllib.parse import parse_qsl
 
+from dpop.client._decoding import decoded_start
 from dpop.errors import (
     EncodingError,
     InvalidTokenResponseError,
@@ -35,6 +37,7 @@ __all__ = [
     "read_tokens",
     "seconds_of",
     "token_response",
+    "whole_body",
 ]
 
 _log: Final = logging.getLogger("dpop.tokens")
@@ -44,6 +47,9 @@ _MAX_NUMBER_LENGTH: Final = 40
 _MAX_SECONDS: Final = 10 * 366 * 86_400
 _MAX_TEXT: Final = 300
 _ERROR: Final = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]{1,100}\Z")  # RFC 6749 §5.2
+# GitHub's default, and PHP's: access_token=...&token_type=...
+_FORM: Final = re.compile(r"[A-Za-z_]{1,40}=[^\s<>{}\"]*\Z")
+_LONGEST_GUARD: Final = 20
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{0,20})?\Z")
 _TYPES: Final = {"dpop": "DPoP", "bearer": "Bearer", "n_a": "N_A"}
 _TOKENS: Final = ("access_token", "refresh_token", "token_type")
@@ -70,12 +76,18 @@ def forgiving_object(body: bytes) -> tuple[dict[str, Any], frozenset[str], bool]
     """Read a JSON object as far as it can be understood, for bodies in which losing a member loses a grant.
 
     A byte order mark, repeated names (the last one counts), NaN, numbers of any length (both become None) and text
-    after the object are no reason to refuse it.
+    after the object are no reason to refuse it. Nor are what gateways wrap it in: a string, an array of one, or a few
+    characters that keep scripts from reading it; or a form in its place.
 
     :returns: the members, the names that came more than once with different values, and whether text follows.
     :raises EncodingError: not a JSON object.
     """
     text = body.decode(json.detect_encoding(body), "replace").strip(" \t\r\n\0")
+    if _FORM.match(text):
+        pairs = parse_qsl(text, keep_blank_values=True)
+        return dict(pairs), _repeated(pairs), False
+    if text[:1] not in {"{", "[", '"', "<"}:
+        text = text[max(0, text.find("{", 0, _LONGEST_GUARD)) :]
     last: list[tuple[str, Any]] = []
 
     def members_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -92,10 +104,28 @@ def forgiving_object(body: bytes) -> tuple[dict[str, Any], frozenset[str], bool]
         raise EncodingError(f"not JSON: {error.msg} (character {error.pos})") from None
     except RecursionError:
         raise EncodingError("JSON nested too deep") from None
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str) and value.lstrip()[:1] == "{":
+        return forgiving_object(value.encode("utf-8", "replace"))
     if not isinstance(value, dict):
         raise EncodingError("JSON, but not an object")
-    repeated = frozenset(name for name, one in last if one != value[name])
-    return value, repeated, end != len(text)
+    return value, _repeated(last), end != len(text)
+
+
+def _repeated(pairs: list[tuple[str, Any]]) -> frozenset[str]:
+    """The names that came more than once with different values."""
+    last = dict(pairs)
+    return frozenset(name for name, value in pairs if value != last[name])
+
+
+def _is_whole(body: bytes) -> bool:
+    """Whether a body has all of its JSON object, however its transfer ended."""
+    try:
+        forgiving_object(body)
+    except EncodingError:
+        return False
+    return not _FORM.match(body.decode("latin-1"))  # the end of a form cannot be seen
 
 
 def _nothing(_name: str) -> None:
@@ -151,6 +181,21 @@ def _object_in(response: HTTPResponse, what: str) -> tuple[dict[str, Any], froze
         ) from None
 
 
+def whole_body(coding: str | None, data: bytes, failure: Exception | None) -> bytes:
+    """The decoded body of a response, however its transfer ended, if all of its JSON object has come.
+
+    A body whose coding is not what the header says, such as a ``Content-Encoding: utf-8``, is taken as it came.
+
+    :param coding: its ``Content-Encoding``.
+    :param failure: the error that ended the transfer, if one did: a wrong ``Content-Length``, or a missing last chunk.
+    :raises Exception: the failure, as the object is not whole.
+    """
+    body = decoded_start(coding, data, MAX_RESPONSE + 1) or data
+    if failure is not None and not _is_whole(body):
+        raise failure
+    return body
+
+
 # -- tokens
 
 
@@ -184,7 +229,11 @@ def token_response(response: HTTPResponse) -> TokenResponse:
     :raises InvalidTokenResponseError: there is no JSON object in it.
     """
     members, repeated, more_follows = _object_in(response, "the token endpoint")
-    reader = _Reader(members)
+    inner = [name for name, value in members.items() if isinstance(value, dict) and "access_token" in value]
+    wrapped = len(inner) == 1 and "access_token" not in members
+    reader = _Reader(members := members[inner[0]] if wrapped else members)
+    if wrapped:
+        reader.note(f"its members inside {_shown(inner[0])}")
     fault = None
     access_token = members.get("access_token")
     if not isinstance(access_token, str) or not access_token or not _can_be_stored(access_token):

@@ -191,7 +191,8 @@ class Recorder:
         if response.drop or not request.complete:
             return False
         self._response(connection, request, response)
-        return "close" not in [value.lower() for value in request.all("Connection")]
+        both = [*request.all("Connection"), *(value for name, value in response.headers if name == "Connection")]
+        return "close" not in [value.lower() for value in both]
 
     def _body(self, request: Received, stream: Any) -> tuple[bytes, bool]:
         if request.all("Transfer-Encoding"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import datetime as dt
+import gzip
 import hashlib
 import json
 import logging
@@ -141,6 +142,14 @@ ODD: dict[str, Odd] = {
     "UTF-16": Odd(PLAIN.decode().encode("utf-16")),
     "Latin-1": Odd(said(name="J?rg").replace(b"?", b"\xf6")),
     "white space around": Odd(b"\r\n\n \t" + PLAIN + b"\r\n"),
+    "a form": Odd(
+        f"access_token={ACCESS}&token_type=DPoP&expires_in=3600&scope=read+write".encode(), scope="read write"
+    ),
+    "an array of one": Odd(b"[" + PLAIN + b"]"),
+    "JSON in a string": Odd(json.dumps(PLAIN.decode()).encode()),
+    "a guard against scripts": Odd(b")]}',\n" + PLAIN),
+    "another guard against scripts": Odd(b"while(1);" + PLAIN),
+    "tokens inside a member": Odd(b'{"status":"ok","data":' + PLAIN + b"}", warns=True),
     "text after the end": Odd(PLAIN + b"\n<!-- 3 ms -->", warns=True),
     "a line break in a string": Odd(said(name="a?b").replace(b"?", b"\n")),
     "NaN in another member": Odd(said(load=0).replace(b'"load": 0', b'"load": NaN')),
@@ -271,7 +280,7 @@ GOOGLES = {name for name in ODD if ODD[name].refused and name not in {"no token_
 def test_google(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Google's credentials take them, or the cause of google-auth's error carries them."""
     odd = ODD[name]
-    body = odd.body.replace(b'"DPoP', b'"Bearer') if name != "two types" else odd.body
+    body = odd.body if name == "two types" else odd.body.replace(b'"DPoP', b'"Bearer').replace(b"=DPoP", b"=Bearer")
     if name == "UTF-16":
         body = odd.body.decode("utf-16").replace("DPoP", "Bearer").encode("utf-16")
     if name == "the type in lower case":
@@ -352,6 +361,31 @@ def test_every_endpoint_class_reads_them(name: str) -> None:
         with Endpoint(name, KEY, recorder.url("/token"), client_id="c", clock=lambda: NOW) as endpoint:
             for odd in taken:
                 check(odd, endpoint.refresh(OLD), refresh=OLD)
+
+
+def _without_an_end() -> Any:
+    yield PLAIN
+    raise OSError  # the connection is closed
+
+
+TRANSFERS: dict[str, Callable[[], Response]] = {
+    "a Content-Encoding that is a charset": lambda: Response(200, [("Content-Encoding", "utf-8")], PLAIN),
+    "a Content-Encoding of none": lambda: Response(200, [("Content-Encoding", "none")], PLAIN),
+    "gzip that is none": lambda: Response(200, [("Content-Encoding", "gzip")], PLAIN),
+    "gzip without its checksum": lambda: Response(200, [("Content-Encoding", "gzip")], gzip.compress(PLAIN)[:-4]),
+    "no last chunk": lambda: Response(200, [], _without_an_end()),
+    "a Content-Length that is too long": lambda: Response(200, [("Connection", "close")], PLAIN, content_length=999),
+}
+
+
+@pytest.mark.parametrize("transfer", TRANSFERS)
+@pytest.mark.parametrize("name", sorted(ENDPOINTS))
+def test_tokens_that_came_whole_are_taken_however_they_were_sent(name: str, transfer: str) -> None:
+    """A wrong label or length, or a missing end: the object is whole, and nothing is asked for twice."""
+    with Recorder(lambda _: TRANSFERS[transfer]()) as server:
+        with Endpoint(name, KEY, server.url("/token"), client_id="c", timeout=5) as endpoint:
+            assert endpoint.refresh(OLD).access_token == ACCESS
+        assert len(server.requests) == 1
 
 
 def test_a_token_of_any_characters_is_sent_as_it_came() -> None:
