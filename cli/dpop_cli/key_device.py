@@ -15,7 +15,7 @@ import click
 
 from dpop.keys import Password
 from dpop_cli.commands import Command
-from dpop_cli.console import hint
+from dpop_cli.console import hint, waiting
 from dpop_cli.options import check_key_source, pin_for
 from dpop_cli.secret_input import Secret, secret_options
 
@@ -65,7 +65,7 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
     pin: Password | None = pin_for(password, uri) if password.given else None
     if callable(pin):
         pin = pin()  # asked for now: later there is no stderr to ask at
-    with _drivers_silenced():
+    with waiting("Asking the devices"), _drivers_silenced():
         devices = list_devices(uri, password=pin)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(device) for device in devices], indent=2))

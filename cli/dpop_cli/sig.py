@@ -45,7 +45,7 @@ def _conversion(command: Callable[..., None]) -> Callable[..., None]:
         "-o", "--out", metavar="FILE", shell_complete=file_names, help="File to write; standard output by default."
     )(command)
     command = click.option(
-        "--from", "given", type=click.Choice(FORMS), help="What the input is written in; found out by default."
+        "--form", "given", type=click.Choice(FORMS), help="What the input is written in; found out by default."
     )(command)
     return click.argument("signature", required=False, default="-")(command)
 
@@ -62,7 +62,8 @@ def _to(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 @click.option(
     "--alg",
     type=AlgChoice(list(_SIZES)),
-    help="The proof's algorithm; told by the lengths by default.",
+    metavar="ALG",
+    help=f"The proof's algorithm, {', '.join(_SIZES)}; told by the lengths by default.",
 )
 def to_raw(*, signature: str, given: str | None, wanted: str, out: str | None, alg: str | None) -> None:
     """Convert a DER signature, as openssl makes it, to R||S, as a JWS carries it.
@@ -141,7 +142,7 @@ def convert(data: bytes, given: str | None, converter: Converter) -> bytes:
     if given is not None:
         decoded = _decoded(data, given)
         if decoded is None:
-            raise click.UsageError(f"the signature is not written in {given}, as --from says")
+            raise click.UsageError(f"the signature is not written in {given}, as --form says")
         return _converted(decoded, converter)
     found: dict[str, bytes] = {}
     for form in FORMS:
@@ -152,7 +153,7 @@ def convert(data: bytes, given: str | None, converter: Converter) -> bytes:
             except SignatureFormatError:
                 continue
     if len(found) > 1:
-        raise click.UsageError(f"this is a signature as {' and as '.join(found)}; say which it is with --from")
+        raise click.UsageError(f"this is a signature as {' and as '.join(found)}; say which it is with --form")
     if found:
         return next(iter(found.values()))
     # The error of the most likely form explains best what is wrong.

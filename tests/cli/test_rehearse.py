@@ -49,10 +49,11 @@ def rehearsed(server: DPoPTestServer, *options: str, public: bool = False) -> tu
         ({"nonces": "none"}, True, ()),
         ({"nonces": "single-use"}, True, ()),
         ({"nonces": "rotating"}, False, ()),
+        ({"nonces": "per-answer", "tokens": "jwt"}, True, ()),
         ({"mode": "google"}, False, ()),
         ({"device_user": "agrees", "device_interval": 1}, False, ("--device",)),
     ],
-    ids=["without nonces", "single-use nonces", "with a secret", "google", "device"],
+    ids=["without nonces", "single-use nonces", "with a secret", "jwt", "google", "device"],
 )
 def test_the_test_server_does_what_it_must(arguments: dict[str, Any], public: bool, options: tuple[str, ...]) -> None:
     """In each of its modes; the transcript is private, holds no secret, and becomes a test that passes."""

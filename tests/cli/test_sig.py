@@ -63,7 +63,7 @@ def test_every_pair_in_every_form(pair: dict[str, Any], form: str) -> None:
     made = invoke("sig", "to-raw", "--alg", SIZES[pair["size"]], stdin=WRITINGS[form](der))
     assert (made.exit_code, made.stdout) == (0, b64url_encode(raw) + "\n"), made.stderr
     # A text of nothing but A and B is taken for hex; see below.
-    doubt = ["--from", "base64url"] if form in TEXTS and pair["id"] == "p384-smallest" else []
+    doubt = ["--form", "base64url"] if form in TEXTS and pair["id"] == "p384-smallest" else []
     back = invoke("sig", "to-der", *doubt, stdin=WRITINGS[form](raw))
     assert (back.exit_code, back.stdout_bytes) == (0, der), back.stderr
 
@@ -144,10 +144,10 @@ def test_a_file_that_cannot_be_written_is_status_3(tmp_path: Path) -> None:
         (["to-raw", "sig"], b"", "no such file"),
         (["to-raw", "." * 5000], b"", "no such file"),
         (["to-raw", "a\x01b"], b"", "no such file"),
-        (["to-raw", DER.hex(), "--from", "binary"], b"", "no such file"),
-        (["to-raw", DER.hex(), "--from", "base64url"], b"", "not DER"),
-        (["to-raw", "--from", "hex"], DER, "not written in hex"),
-        (["to-raw", "--from", "base64url"], DER, "not written in base64url"),
+        (["to-raw", DER.hex(), "--form", "binary"], b"", "no such file"),
+        (["to-raw", DER.hex(), "--form", "base64url"], b"", "not DER"),
+        (["to-raw", "--form", "hex"], DER, "not written in hex"),
+        (["to-raw", "--form", "base64url"], DER, "not written in base64url"),
         (["to-raw"], RAW, "needs no conversion"),
         (["to-raw"], RAW.hex().encode(), "needs no conversion"),
         (["to-raw"], DER + b"\0", "after the SEQUENCE"),
@@ -201,15 +201,15 @@ def test_two_readings_are_not_chosen_between() -> None:
     both = invoke("sig", "to-der", stdin=content)
     assert both.exit_code == 2
     assert "as binary and as base64url" in both.stderr
-    assert invoke("sig", "to-der", "--from", "base64url", stdin=content).stdout_bytes == DER
-    assert invoke("sig", "to-der", "--from", "binary", stdin=content).stdout_bytes == raw_to_der(content)
+    assert invoke("sig", "to-der", "--form", "base64url", stdin=content).stdout_bytes == DER
+    assert invoke("sig", "to-der", "--form", "binary", stdin=content).stdout_bytes == raw_to_der(content)
 
 
 def test_nothing_but_hexadecimal_digits_is_hex() -> None:
-    """128 of them could be base64url too, of P-384; that chance is one in 2^256, and --from is there for it."""
+    """128 of them could be base64url too, of P-384; that chance is one in 2^256, and --form is there for it."""
     digits = "AB" * 64
     assert invoke("sig", "to-der", digits).stdout_bytes == raw_to_der(bytes.fromhex(digits))
-    as_text = invoke("sig", "to-der", digits, "--from", "base64url")
+    as_text = invoke("sig", "to-der", digits, "--form", "base64url")
     assert as_text.stdout_bytes == raw_to_der(b64url_decode(digits))
 
 

@@ -98,6 +98,22 @@ def test_a_narrow_terminal_gets_help_that_fits(tmp_path: Path) -> None:
     assert max(len(line) for line in lines) <= 40
 
 
+def test_one_name_for_one_thing() -> None:
+    """An option that several commands have takes the same kind of value in each."""
+    kinds: dict[str, set[tuple[object, ...]]] = {}
+    for words in all_commands():
+        if not words:
+            continue
+        module, _, attribute = COMMANDS[words[0]].target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        for parameter in (command.commands[words[1]] if len(words) == 2 else command).params:
+            if isinstance(parameter, click.Option):
+                for name in parameter.opts:
+                    kind = (parameter.metavar, parameter.is_flag, parameter.multiple, parameter.envvar)
+                    kinds.setdefault(name, set()).add(kind)
+    assert {name: kind for name, kind in kinds.items() if len(kind) > 1} == {}
+
+
 # --- short options
 
 
