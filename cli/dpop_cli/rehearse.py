@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["rehearse"]
 
-_WIDEST = 100
+_WIDE = 80
+_MARGIN = 9
 
 
 @click.command(cls=Command, variables=["BROWSER"])
@@ -292,17 +294,18 @@ class _Rehearsal:
 def _print(step: Step) -> None:
     """Print a step and its verdicts, as inspect prints its checks."""
     color = None if may_color("stdout") else False
-    wide = width_of("stdout", _WIDEST) >= _WIDEST
-    click.echo(
-        f"{click.style(step.name, **TITLE)}, {len(step.exchanges)} request{'s' * (len(step.exchanges) > 1)}",
-        color=color,
-    )
+    width = width_of("stdout", _WIDE) - 1
+    count = f"{len(step.exchanges)} request{'s' * (len(step.exchanges) > 1)}"
+    click.echo(f"{click.style(step.name, **TITLE)}, {count}", color=color)
     for verdict in step.verdicts:
         mark = click.style("ok    ", **GOOD) if verdict.good else click.style("FAILED", **BAD)
-        gap = f"{verdict.what:<50} " if wide else f"{verdict.what}\n         "
-        click.echo(f"  {mark} {gap}{verdict.rule}", color=color)
-        if verdict.seen:
-            click.echo(f"         but: {''.join(c if c.isprintable() else '?' for c in verdict.seen)}", color=color)
+        first, *rest = [f"{verdict.what:<50} {verdict.rule}"]
+        if len(first) + _MARGIN > width:
+            first, *rest = [*textwrap.wrap(verdict.what, width - _MARGIN), verdict.rule]
+        click.echo(f"  {mark} {first}", color=color)
+        seen = "".join(character if character.isprintable() else "?" for character in verdict.seen)
+        for line in [*rest, *textwrap.wrap(f"but: {seen}" if seen else "", width - _MARGIN)]:
+            click.echo(" " * _MARGIN + line)
     for note in step.notes:
-        click.echo(f"  -      {note}", color=color)
+        click.echo(textwrap.fill(f"  -      {note}", width, subsequent_indent=" " * _MARGIN))
     sys.stdout.flush()
