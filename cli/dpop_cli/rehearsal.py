@@ -124,10 +124,10 @@ class Transcript:
     comes again, so that a test can play the server with it.
     """
 
-    def __init__(self, facts: Mapping[str, Any]) -> None:
+    def __init__(self, facts: Mapping[str, Any], steps: list[Step]) -> None:
         self._facts = facts
         self.server: Mapping[str, str] = facts["server"]
-        self.steps: list[Step] = []
+        self.steps = steps
 
     def write(self, path: Path) -> None:
         """Write it with mode 0600."""

@@ -179,8 +179,6 @@ class _Rehearsal:
             self._now = None
             if step.exchanges:
                 self.steps.append(step)
-                if self.transcript is not None and self.transcript.steps is not self.steps:
-                    self.transcript.steps = self.steps
                 _print(step)
 
     def run(self, login: _Login, scope: str | None) -> None:
@@ -216,9 +214,9 @@ class _Rehearsal:
                     for name in type(server).__dataclass_fields__
                     if isinstance(value := getattr(server, name), str)
                 },
-            }
+            },
+            self.steps,
         )
-        self.transcript.steps = self.steps
 
     def _judge_metadata(self, step: Step) -> None:
         members = step.last.members
@@ -255,7 +253,7 @@ class _Rehearsal:
 
     def _with_another_key(self, endpoint: TokenEndpoint, tokens: TokenSet, endpoints: contextlib.ExitStack) -> TokenSet:
         """Use the refresh token with a key that it is not bound to; return tokens to go on with."""
-        stranger = self._endpoint(Prover(dpop.generate_key()), endpoints, tokens)
+        stranger = self._endpoint(Prover(dpop.generate_key(self._prover.key.alg)), endpoints, tokens)
         bound = self._client.secret is None or endpoint.grants.profile == GOOGLE
         with self._step("wrong key") as step:
             try:
@@ -263,6 +261,8 @@ class _Rehearsal:
             except InvalidTokenResponseError as error:
                 given = error.tokens or tokens
             except TokenError:
+                if not step.exchanges:
+                    raise  # no request was made
                 step.judge_refusal(
                     "another key cannot use the refresh token", "RFC 9449 §5", ("invalid_grant", "invalid_dpop_proof")
                 )

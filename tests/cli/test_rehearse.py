@@ -153,8 +153,7 @@ def test_a_secret_where_none_belongs_is_replaced_too() -> None:
     step = response(400, {"error": "invalid_grant", "error_description": f"{secret} is unknown"})
     step.last.sent = [("Content-Type", "application/x-www-form-urlencoded")]
     step.last.body = f"grant_type=refresh_token&refresh_token={secret}".encode()
-    transcript = Transcript({"server": {}})
-    transcript.steps = [step]
+    transcript = Transcript({"server": {}}, [step])
     assert secret not in transcript.to_json()
     assert "refresh_token-1 is unknown" in transcript.to_json()
 
