@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check fresh lowest format lock api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets mutate clean
+.PHONY: help demo test check fresh lowest format lock api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser mutate clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -86,6 +86,10 @@ crash: ## kill -9 at random moments of 500 refreshes; nothing that was handed ou
 model: ## an hour of kills, freezes, clocks and lies: no grant is lost that nobody says is lost
 	@scripts/setup test
 	$(RUN) python tests/benchmarks/grant_model.py $(ARGS)
+
+browser: ## let a page in a real browser read the refusals of an API; brings Chromium, 290 MB
+	@ALSO='chromium-headless-shell chromium-headless-shell' scripts/setup test
+	$(RUN) python tests/browser/cors.py
 
 mutate: ## change the code in 800 places, one at a time, and see whether a test notices; an hour
 	@scripts/setup test

@@ -279,11 +279,12 @@ class _Reply:
                 return
             self.started = True
             admitted = self._request.admitted
-            if admitted is not None and admitted.next_nonce is not None:
+            nonce = None if admitted is None else admitted.next_nonce
+            if nonce is not None or self._request.refused is not None:
                 fields = [
                     (name.decode("latin-1"), value.decode("latin-1")) for name, value in message.get("headers") or ()
                 ]
-                message = {**message, "headers": _encoded(with_nonce(fields, admitted.next_nonce))}
+                message = {**message, "headers": _encoded(with_nonce(fields, nonce))}
         elif message["type"] == "websocket.close":
             self.started = True
         await self._send(message)

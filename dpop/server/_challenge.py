@@ -23,6 +23,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 _NOT_DESCRIPTION = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]+")
 _STATUS = {"invalid_request": 400, "insufficient_scope": 403}
 _EXPOSED = ("Access-Control-Expose-Headers", "WWW-Authenticate, DPoP-Nonce")
+_OURS = frozenset({"www-authenticate", "dpop-nonce"})
 _NO_STORE = ("Cache-Control", "no-store")
 
 
@@ -73,21 +74,22 @@ def resource_challenge(
 def with_nonce(headers: Iterable[tuple[str, str]], nonce: str | None) -> list[tuple[str, str]]:
     """The header fields of a successful response, with the client's next nonce (RFC 9449 §8.2).
 
-    There is one DPoP-Nonce then, whatever was there before, and no cache may keep the response.
+    There is one DPoP-Nonce then, whatever was there before, and no cache may keep the response. Without a nonce, a
+    refusal among the fields, such as one of an error handler, stays readable for a browser whose page is told by a list
+    of the application's what it may read.
     """
-    if nonce is None:
-        return list(headers)
-    replaced = {"dpop-nonce", "cache-control", _EXPOSED[0].lower()}
     fields = list(headers)
-    kept = [field for field in fields if field[0].lower() not in replaced]
+    exposing = _EXPOSED[0].lower()
     # A browser reads names from all these fields; "*" among them does not count for requests with credentials.
-    exposed = [value for name, value in fields if name.lower() == _EXPOSED[0].lower() and value != _EXPOSED[1]]
-    return [
-        *kept,
-        ("DPoP-Nonce", check_nonce(nonce)),
-        _NO_STORE,
-        (_EXPOSED[0], ", ".join([_EXPOSED[1], *exposed])),
-    ]
+    exposed = [value for name, value in fields if name.lower() == exposing and value != _EXPOSED[1]]
+    ours = (_EXPOSED[0], ", ".join([_EXPOSED[1], *exposed]))
+    if nonce is None:
+        if not exposed or not any(name.lower() in _OURS for name, _ in fields):
+            return fields
+        return [*(field for field in fields if field[0].lower() != exposing), ours]
+    replaced = {"dpop-nonce", "cache-control", exposing}
+    kept = [field for field in fields if field[0].lower() not in replaced]
+    return [*kept, ("DPoP-Nonce", check_nonce(nonce)), _NO_STORE, ours]
 
 
 def token_error(error: InvalidProof) -> tuple[int, list[tuple[str, str]], bytes]:

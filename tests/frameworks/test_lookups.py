@@ -229,6 +229,46 @@ def test_an_optional_access(ask: Ask) -> None:
 # --- what a browser may read
 
 
+@pytest.mark.parametrize("own", ["X-Total", "*"])
+def test_a_refusal_of_an_error_handler_is_readable_behind_a_cors_middleware(own: str) -> None:
+    """A CORS middleware inside of ours, such as Flask-CORS, replaces the names that the refusal exposes."""
+    verifier = ProofVerifier(replay=MemoryReplayCache(), nonces=NonceIssuer())
+    decides = ProtectedResource(verifier, url=PUBLIC_URL, token=look_up, public=lambda _path: True)
+
+    def replaced(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        return [(name, own if name.lower() == "access-control-expose-headers" else value) for name, value in headers]
+
+    async def asgi_view(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
+        try:
+            await asgi.access(scope)
+        except InvalidProof as error:
+            response = asgi.refusal(scope, error)
+        headers = [(name.lower().encode(), value.encode()) for name, value in replaced(response.headers)]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    def wsgi_view(environ: Any, start_response: Any) -> Any:
+        try:
+            wsgi.access(environ)
+        except InvalidProof as error:
+            response = wsgi.refusal(environ, error)
+        start_response("401 Unauthorized", [*replaced(response.headers), ("Content-Type", "text/plain")])
+        return [b""]
+
+    def fields() -> list[tuple[str, str]]:
+        proof = dpop.create_proof(KEY, "GET", PUBLIC_URL + "/items", access_token=TOKEN)
+        return [("Authorization", f"DPoP {TOKEN}"), ("DPoP", proof)]
+
+    for status, headers, _ in (
+        ask_asgi(asgi.DPoPMiddleware(asgi_view, decides), "GET", "/items", fields()),
+        ask_wsgi(wsgi.DPoPMiddleware(wsgi_view, decides), "GET", "/items", fields()),
+    ):
+        assert status == 401
+        assert [name for name, _ in headers].count("dpop-nonce") == 1
+        (exposed,) = [value for name, value in headers if name == "access-control-expose-headers"]
+        assert {"WWW-Authenticate", "DPoP-Nonce", own} == set(exposed.split(", "))
+
+
 @pytest.mark.parametrize("own", [[], ["X-Total"], ["*"], ["X-Total", "X-Page"]])
 def test_the_next_nonce_is_readable_whatever_the_application_exposes(own: list[str]) -> None:
     """Its own list of exposed fields is kept, and these are added (Fetch Standard, CORS protocol)."""

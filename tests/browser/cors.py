@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A page of one origin calls an API of another in a real browser, Chromium without a window.
+
+The page makes a key and proofs itself, reads ``WWW-Authenticate`` and ``DPoP-Nonce`` of the 401, and tries again with
+the nonce. ``make browser`` runs this; it needs chromium-headless-shell, which is 290 MB with what it depends on.
+
+python tests/browser/cors.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.paths import DOCS
+
+PAGE = """<!doctype html><title>page</title><img src="/wait"><script>
+const b64 = (data) => btoa(String.fromCharCode(...new Uint8Array(data))).replace(/\\+/g, "-").replace(/\\//g, "_")
+  .replace(/=+$/, "")
+const text = (value) => new TextEncoder().encode(value)
+const hash = async (value) => b64(await crypto.subtle.digest("SHA-256", text(value)))
+async function run(url) {
+  const pair = await crypto.subtle.generateKey({ name: "ECDSA", namedCurve: "P-256" }, false, ["sign"])
+  const { crv, kty, x, y } = await crypto.subtle.exportKey("jwk", pair.publicKey)
+  const token = "bound." + await hash(JSON.stringify({ crv, kty, x, y }))
+  const ask = async (nonce) => {
+    const header = { alg: "ES256", typ: "dpop+jwt", jwk: { crv, kty, x, y } }
+    const claims = { jti: crypto.randomUUID(), htm: "GET", htu: url, iat: Math.floor(Date.now() / 1000),
+                     ath: await hash(token), nonce }
+    const data = b64(text(JSON.stringify(header))) + "." + b64(text(JSON.stringify(claims)))
+    const signature = await crypto.subtle.sign({ name: "ECDSA", hash: "SHA-256" }, pair.privateKey, text(data))
+    const answer = await fetch(url, {
+      headers: { Authorization: "DPoP " + token, DPoP: data + "." + b64(signature) } })
+    return { status: answer.status, challenge: answer.headers.get("WWW-Authenticate"),
+             nonce: answer.headers.get("DPoP-Nonce") }
+  }
+  const first = await ask()
+  return [first, first.nonce === null ? null : await ask(first.nonce)]
+}
+run("@URL@").then((told) => JSON.stringify(told), (error) => "error: " + error)
+  .then((told) => fetch("/said", { method: "POST", body: told }))
+</script>"""
+
+# As the guide says under "Error handlers of other frameworks".
+HANDLERS = """
+from dpop import asgi
+from dpop.server import REFUSALS
+from starlette.responses import Response
+
+
+async def refused(request, error):
+    status, headers = asgi.refusal(request.scope, error)
+    response = Response(status_code=status)
+    for name, value in headers:
+        response.headers.append(name, value)
+    return response
+
+
+for kind in REFUSALS:
+    app.add_exception_handler(kind, refused)
+"""
+
+
+async def look_up(token: str) -> dict[str, Any]:
+    """Tell what the token says: the thumbprint of its key."""
+    return {"active": True, "sub": "alice", "scope": "read", "cnf": {"jkt": token.removeprefix("bound.")}}
+
+
+def guide() -> str:
+    """The FastAPI application of the guide for servers."""
+    text = (DOCS / "servers.md").read_text("utf-8")
+    (block,) = re.findall(r"^```python\n(# FastAPI: uvicorn api:app\n.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return str(block)
+
+
+def applications(page: str) -> dict[str, tuple[str, bool]]:
+    """Applications, and whether the page can read the nonce."""
+    recipe = guide().replace("https://app.example", page)
+    assert page in recipe
+    exposing = '    expose_headers=["DPoP-Nonce", "WWW-Authenticate"],\n'
+    assert exposing in recipe
+    adding = "app.add_middleware(DPoPMiddleware, resource=api)\n"
+    inside = recipe.replace(adding, "").replace("\n\n@app", "\n\n" + adding + "\n\n@app", 1)
+    return {
+        "as the guide says": (recipe, True),
+        "CORS that exposes nothing of its own": (recipe.replace(exposing, ""), True),
+        "CORS that exposes only something else": (recipe.replace(exposing, '    expose_headers=["X-Total"],\n'), False),
+        "CORS inside, refusals of the application": (
+            inside.replace(exposing, '    expose_headers=["X-Total"],\n') + HANDLERS,
+            True,
+        ),
+    }
+
+
+def browse(chromium: str, page: Page) -> Any:
+    """What the page says once it has loaded, which it has when it has said something."""
+    with tempfile.TemporaryDirectory() as profile:
+        arguments = ["--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}", "--dump-dom", page.address]
+        subprocess.run([chromium, *arguments], capture_output=True, timeout=60, check=True)
+    assert page.said is not None
+    try:
+        return json.loads(page.said)
+    except ValueError:
+        raise AssertionError(f"the page said: {page.said}") from None
+
+
+@contextlib.contextmanager
+def served(application: str) -> Iterator[int]:
+    """Run an application with uvicorn in a thread; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = int(listening.getsockname()[1])
+        names: dict[str, Any] = {}
+        exec(application.replace("https://api.example", f"http://127.0.0.1:{port}"), names)
+        server = uvicorn.Server(uvicorn.Config(names["app"], log_level="warning"))
+        thread = threading.Thread(target=lambda: server.run(sockets=[listening]))
+        thread.start()
+        try:
+            yield port
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def check(chromium: str, application: str, *, readable: bool, page: Page) -> Any:
+    """Call one application from the page; what the page said."""
+    with served(application) as port:
+        page.expect(f"http://127.0.0.1:{port}/items")
+        said = browse(chromium, page)
+    first, second = said
+    assert first["status"] == 401, said
+    assert (first["nonce"] is not None) is readable, said
+    if readable:
+        assert 'error="use_dpop_nonce"' in first["challenge"], said
+        assert second["status"] == 200, said
+    return said
+
+
+class Page(http.server.ThreadingHTTPServer):
+    """Serves the page, and hears what it says."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.address = f"http://127.0.0.1:{self.server_port}"
+        self.url = ""
+        self.said: str | None = None
+        self.has_said = threading.Event()
+
+    def expect(self, url: str) -> None:
+        """From now on the page calls this URL."""
+        self.url, self.said = url, None
+        self.has_said.clear()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Page
+
+    def do_GET(self) -> None:
+        """Give the page; or, for its picture, wait until it has said something."""
+        if self.path == "/wait":
+            self.server.has_said.wait(30)
+            self.send_error(404)
+            return
+        body = PAGE.replace("@URL@", self.server.url).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        """Take what the page says."""
+        self.server.said = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.has_said.set()
+        self.send_error(404)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def main() -> int:
+    """Try all arrangements."""
+    chromium = shutil.which("chromium-headless-shell")
+    if chromium is None:
+        print("chromium-headless-shell is not here; run: make browser", file=sys.stderr)
+        return 1
+    tokens: Any = types.ModuleType("tokens")  # from which the guide's application takes it
+    tokens.look_up = look_up
+    sys.modules["tokens"] = tokens
+    with Page() as page:
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        for name, (application, readable) in applications(page.address).items():
+            print(f"{name}: {check(chromium, application, readable=readable, page=page)}")
+        page.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
