@@ -29,7 +29,7 @@ from dpop.tokens._async_endpoint import AsyncEndpoint
 from dpop.tokens._endpoint import SyncEndpoint
 from dpop.tokens._failures import address_of, reason_of
 from dpop.tokens._responses import whole_body
-from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse, from_server
+from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse, from_server, mark_unsent
 
 if TYPE_CHECKING:
     from dpop.client._prover import Prover
@@ -274,6 +274,10 @@ class HttpxTokenEndpoint(SyncEndpoint, Generic[RequestT, ResponseT]):
             if failure is None:
                 raise
             raise failure from error
+        except BaseException as interrupt:
+            if not wire.sent:
+                mark_unsent(interrupt)
+            raise
 
     def _body(self, response: ResponseT) -> bytes:
         if response.is_stream_consumed:  # by a transport of the user's own, which has it in memory
@@ -344,6 +348,10 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
             if failure is None:
                 raise
             raise failure from error
+        except BaseException as interrupt:
+            if not wire.sent:
+                mark_unsent(interrupt)
+            raise
 
     async def _body(self, response: ResponseT) -> bytes:
         if response.is_stream_consumed:  # by a transport of the user's own, which has it in memory

@@ -26,7 +26,7 @@ from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
 from dpop.tokens._failures import address_of, reason_of
 from dpop.tokens._metadata import ServerMetadata
 from dpop.tokens._responses import whole_body
-from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse, from_server
+from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse, from_server, mark_unsent
 
 if TYPE_CHECKING:
     from dpop.keys import Key
@@ -118,6 +118,10 @@ class TokenEndpoint(SyncEndpoint):
             if wire.sent and not isinstance(error, OSError | HTTPError):
                 raise
             raise NoResponse(reason_of(error, address_of(request.url), proxy), sent=wire.sent) from error
+        except BaseException as interrupt:
+            if not wire.sent:
+                mark_unsent(interrupt)
+            raise
 
     def _exchange(self, request: HTTPRequest, settings: Mapping[str, Any]) -> HTTPResponse:
         session = self._session

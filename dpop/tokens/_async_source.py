@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Self, TypeVar
 
 from dpop.tokens._source import SharedRefresh, awaited
-from dpop.tokens._steps import HTTPRequest, HTTPResponse, NoResponse, Steps, run_steps
+from dpop.tokens._steps import HTTPRequest, HTTPResponse, NoResponse, Steps, is_unsent, run_steps
 from dpop.tokens._token_set import TokenSet
 
 __all__ = ["AsyncRefreshingSource", "carried_on_callers_loop", "carried_on_own_loop"]
@@ -124,14 +124,18 @@ class _OfAsyncio:
         self._loop = loop
 
     def __call__(self, request: HTTPRequest) -> HTTPResponse:
-        begun, given_up = False, False
+        sent, given_up = False, False
 
         async def once() -> HTTPResponse:
-            nonlocal begun
+            nonlocal sent
             if given_up:
                 raise NoResponse("its caller has gone", sent=False)
-            begun = True
-            return await self._exchange(request)
+            sent = True
+            try:
+                return await self._exchange(request)
+            except BaseException as interrupt:
+                sent = not is_unsent(interrupt)
+                raise
 
         coroutine = once()
         try:
@@ -153,7 +157,7 @@ class _OfAsyncio:
                     break
         given_up = True
         future.cancel()
-        raise NoResponse("the event loop of its client ended", sent=begun)
+        raise NoResponse("the event loop of its client ended", sent=sent)
 
 
 def _of_trio(exchange: _Exchange) -> Callable[[HTTPRequest], HTTPResponse] | None:
@@ -168,8 +172,8 @@ def _of_trio(exchange: _Exchange) -> Callable[[HTTPRequest], HTTPResponse] | Non
     def carry(request: HTTPRequest) -> HTTPResponse:
         try:
             response: HTTPResponse = trio.from_thread.run(exchange, request, trio_token=token)
-        except (trio.RunFinishedError, trio.Cancelled):
-            raise NoResponse("the event loop of its client ended", sent=True) from None
+        except (trio.RunFinishedError, trio.Cancelled) as interrupt:
+            raise NoResponse("the event loop of its client ended", sent=not is_unsent(interrupt)) from None
         return response
 
     return carry

@@ -33,7 +33,7 @@ from dpop.errors import (
     TokenStoreError,
 )
 from dpop.tokens._grants import Grants, Parameter
-from dpop.tokens._steps import Blocking, Pause, Steps
+from dpop.tokens._steps import Blocking, Pause, Steps, is_unsent
 from dpop.tokens._stores import LOCK_SECONDS, StoreLock, TokenStore, keep, take_kept
 from dpop.tokens._token_set import TokenSet
 
@@ -199,10 +199,10 @@ class Renewal:
 
     def _refresh_noted(self, stored: TokenSet, turn: _Turn) -> Steps[TokenSet | None]:
         begun = stored.replace(refresh_sent_at=self._clock())
-        if not (yield Blocking(lambda: self._fenced(stored, begun, turn))):
-            return None
         lost = stored.refresh_sent_at is not None
         try:
+            if not (yield Blocking(lambda: self._fenced(stored, begun, turn))):
+                return None
             try:
                 tokens = yield from self._send(begun, turn)
             except OutcomeUnknownError as error:
@@ -228,7 +228,17 @@ class Renewal:
             if not turn.lost:
                 yield from self._after(error, stored, begun, turn, lost=lost)
             raise
+        except BaseException as interrupt:
+            self._interrupted(interrupt, stored, begun, turn, lost=lost)
+            raise
         return (yield from self._save(begun, tokens))
+
+    def _interrupted(
+        self, interrupt: BaseException, stored: TokenSet, begun: TokenSet, turn: _Turn, *, lost: bool
+    ) -> None:
+        """Take the note of a refresh back where nothing was sent, directly: after an interrupt no step is taken."""
+        if is_unsent(interrupt) and not lost:
+            self._note(begun, stored, turn)
 
     def _after(self, error: DPoPError, stored: TokenSet, begun: TokenSet, turn: _Turn, *, lost: bool) -> Steps[None]:
         """Record what a failed refresh means for the refresh token that was sent."""

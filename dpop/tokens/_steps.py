@@ -26,6 +26,8 @@ __all__ = [
     "Pause",
     "Steps",
     "from_server",
+    "is_unsent",
+    "mark_unsent",
     "run_steps",
 ]
 
@@ -100,6 +102,16 @@ class NoResponse(Exception):  # noqa: N818 - thrown into steps, never out of the
         super().__init__(reason)
 
 
+def mark_unsent(interrupt: BaseException) -> None:
+    """Note on an interrupt, such as a cancellation, that it came before anything of the request was sent."""
+    vars(interrupt)["_dpop_unsent"] = True
+
+
+def is_unsent(interrupt: BaseException) -> bool:
+    """Whether :func:`mark_unsent` was called for this interrupt."""
+    return bool(vars(interrupt).get("_dpop_unsent"))
+
+
 def from_server(response: HTTPResponse, proxy: str | None) -> HTTPResponse:
     """Return the response, unless a proxy made it and the server got nothing (RFC 9110 §15.5.8).
 
@@ -131,6 +143,9 @@ def run_steps(steps: Steps[_T], exchange: Callable[[HTTPRequest], HTTPResponse])
                     outcome = time.sleep(step.seconds)  # type: ignore[func-returns-value]
             except Exception as error:  # noqa: BLE001 - the steps decide
                 step = steps.throw(error)
+            except BaseException as interrupt:
+                _interrupted(steps, step, interrupt)
+                raise
             else:
                 step = steps.send(outcome)
     except StopIteration as done:
@@ -142,3 +157,11 @@ def run_steps(steps: Steps[_T], exchange: Callable[[HTTPRequest], HTTPResponse])
         raise error.with_traceback(None)  # noqa: B904 - it is the same error
     finally:
         steps.close()  # an interrupt leaves them where they are
+
+
+def _interrupted(steps: Steps[Any], step: HTTPRequest | Pause | Blocking, interrupt: BaseException) -> None:
+    """Tell the steps of an interrupt before anything was sent: they take back what they have noted."""
+    if not isinstance(step, HTTPRequest):
+        mark_unsent(interrupt)
+    if is_unsent(interrupt):
+        steps.throw(interrupt)

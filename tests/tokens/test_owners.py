@@ -20,12 +20,14 @@ from typing import Any
 import httpx2
 import pytest
 from adapters.recorder import Response
+from support.endpoints import ENDPOINTS, Endpoint
 from support.rotating_server import RotatingServer
 
 import dpop
 import dpop.httpx
 import dpop.httpx2
 from dpop.errors import ReauthorizationError, TokenLockError, TokenRequestError, UsageError
+from dpop.keys import ExternalKey
 from dpop.requests import TokenEndpoint
 from dpop.tokens import FileTokenStore, MemoryTokenStore, TokenSet
 
@@ -229,6 +231,38 @@ def test_an_interrupt_at_any_line_leaves_no_one_waiting() -> None:
             break
         steps += 1
     assert steps > 20
+
+
+class Stop(BaseException):
+    """An interrupt, such as KeyboardInterrupt or a cancellation."""
+
+
+@pytest.mark.parametrize("name", sorted(ENDPOINTS))
+@pytest.mark.parametrize("stop_at", [1, 2])
+def test_an_interrupt_takes_the_note_back_if_nothing_was_sent(name: str, stop_at: int) -> None:
+    """At the first signature nothing was; at the second, for a nonce retry, a request was, and the store says so."""
+    signatures: list[bytes] = []
+
+    def sign(data: bytes) -> bytes:
+        signatures.append(data)
+        if len(signatures) == stop_at:
+            raise Stop
+        return KEY.sign(data)
+
+    def challenge(number: int) -> Response | None:
+        return None if number else Response(400, [("DPoP-Nonce", "n")], b'{"error":"use_dpop_nonce"}')
+
+    kept = store()
+    key = ExternalKey(KEY.public_jwk, sign, signature_format="raw")
+    with RotatingServer(challenge) as server, Endpoint(name, key, server.url, client_id="c", timeout=5) as endpoint:
+        source = endpoint.it.source(kept)
+        with pytest.raises(Stop):
+            endpoint.wait(source.atoken())
+        assert server.sent == ["r0"] * (stop_at - 1)
+        stored = kept.load()
+        assert stored is not None
+        assert (stored.refresh_sent_at is None) == (stop_at == 1)
+        assert endpoint.wait(source.atoken()) == "a1"
 
 
 def test_a_signal_handler_that_asks_never_waits_for_its_own_thread() -> None:
