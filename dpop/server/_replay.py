@@ -108,7 +108,8 @@ class MemoryReplayCache:
         self._unbound: set[str] = set()
         self._max_per_key = max_per_key
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler of the thread that holds it may verify a request
+        self._is_inside = False
         self._seen: tuple[set[str], ...] = tuple(set() for _ in range(_PARTS))
         self._size = 0
         self._per_owner: dict[str, int] = {}
@@ -144,36 +145,48 @@ class MemoryReplayCache:
     def _add(self, key: str, expires_at: float, *, unbound: bool) -> bool:
         if not math.isfinite(expires_at):
             raise UsageError(f"expires_at must be a time in Unix seconds, not {expires_at}")
-        owner = key.partition(".")[0]
         with self._lock:
-            now = self._clock()
-            if self._due and self._due[0] < now:
-                self._forget_expired(now, _AT_A_TIME)
-            seen = self._seen[hash(key) % _PARTS]
-            # The second condition matters after the clock was set back: removed entries cannot be recognised.
-            if key in seen or expires_at <= self._forgotten_until:
-                return False
+            if self._is_inside:
+                raise ReplayCacheError(
+                    "this thread was interrupted inside the replay cache, by a signal handler that asks it too",
+                    retry_after=0,
+                )
+            self._is_inside = True
+            try:
+                return self._add_locked(key, expires_at, unbound=unbound)
+            finally:
+                self._is_inside = False
+
+    def _add_locked(self, key: str, expires_at: float, *, unbound: bool) -> bool:
+        owner = key.partition(".")[0]
+        now = self._clock()
+        if self._due and self._due[0] < now:
+            self._forget_expired(now, _AT_A_TIME)
+        seen = self._seen[hash(key) % _PARTS]
+        # The second condition matters after the clock was set back: removed entries cannot be recognised.
+        if key in seen or expires_at <= self._forgotten_until:
+            return False
+        held = self._per_owner.get(owner, 0)
+        if (
+            held >= self._max_per_key
+            or self._size >= self._max_entries
+            or (unbound and len(self._unbound) >= self._max_unbound)
+        ):
+            self._forget_expired(now, self._size)
             held = self._per_owner.get(owner, 0)
-            if (
-                held >= self._max_per_key
-                or self._size >= self._max_entries
-                or (unbound and len(self._unbound) >= self._max_unbound)
-            ):
-                self._forget_expired(now, self._size)
-                held = self._per_owner.get(owner, 0)
-                self._refuse_when_full(held, self._due[0] - now if self._due else 0, unbound=unbound)
-            second = math.ceil(expires_at)
-            bucket = self._buckets.get(second)
-            if bucket is None:
-                bucket = self._buckets[second] = []
-                heapq.heappush(self._due, second)
-            bucket.append(key)
-            self._per_owner[owner] = held + 1
-            self._size += 1
-            seen.add(key)
-            if unbound:
-                self._unbound.add(key)
-            return True
+            self._refuse_when_full(held, self._due[0] - now if self._due else 0, unbound=unbound)
+        second = math.ceil(expires_at)
+        bucket = self._buckets.get(second)
+        if bucket is None:
+            bucket = self._buckets[second] = []
+            heapq.heappush(self._due, second)
+        bucket.append(key)
+        self._per_owner[owner] = held + 1
+        self._size += 1
+        seen.add(key)
+        if unbound:
+            self._unbound.add(key)
+        return True
 
     def _refuse_when_full(self, held: int, retry_after: float, *, unbound: bool) -> None:
         if unbound and len(self._unbound) >= self._max_unbound:
@@ -219,4 +232,4 @@ class MemoryReplayCache:
 
     def _reset_after_fork(self) -> None:
         """In a forked child: a lock that another thread held would never be released."""
-        self._lock = threading.Lock()
+        self._lock, self._is_inside = threading.RLock(), False

@@ -14,12 +14,14 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import cycle
 from typing import Any, cast
 from urllib.parse import unquote, unquote_to_bytes
 
 import pytest
 from dpop_cli.header_dump import last_nonce
 from fuzz.targets import TARGETS
+from support.jwt_issuer import JWTIssuer, forged
 
 from dpop import asgi, htu, wsgi
 from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
@@ -29,7 +31,7 @@ from dpop.errors import DPoPError, InvalidProof
 from dpop.keys._public import PublicKey
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 from dpop.redaction import redact
-from dpop.server import MemoryReplayCache, ProofVerifier, resource_challenge
+from dpop.server import JWTAccessTokens, MemoryReplayCache, ProofVerifier, resource_challenge
 from dpop.server._reasons import Reason, refuse
 from dpop.server._resource import ProtectedResource, ResourceRequest
 from dpop.signature import der_to_raw, raw_to_der
@@ -577,3 +579,32 @@ def test_a_large_rsa_key_is_refused_before_it_is_loaded(size: int, exponent: int
     proof = make(header, b"{}", lambda _: b"x" * (size // 8))
     call = directly("GET", "/x", [("Authorization", "DPoP t"), ("DPoP", proof)])
     assert_cheap(call, directly("GET", "/x", honest()), 0.25)
+
+
+def test_a_forged_access_token_costs_little_more() -> None:
+    """A stranger with a key of its own and a token that no issuer signed: two checks of signatures, and little else."""
+    with JWTIssuer() as issuer:
+        api = ProtectedResource(
+            ProofVerifier(replay=Forgetful(), clock=lambda: NOW),
+            url=API_URL,
+            token=JWTAccessTokens(issuer=issuer.url, audience=API_URL),
+        )
+        requests = []
+        for number in range(500):  # a token that was refused may be remembered
+            header = {"typ": "at+jwt", "alg": "ES256", "kid": "k1"}
+            token = forged(header, issuer.claims(aud=API_URL, jti=str(number)))
+            proof = Draft(A, "GET", API_URL + "/x", "j", NOW, access_token=token).proof()
+            fields = [("Authorization", f"DPoP {token}"), ("DPoP", proof)]
+            requests.append(ResourceRequest("GET", "/x", "/x", fields))
+        asked = cycle(requests)
+        reasons: set[str] = set()
+
+        def call() -> None:
+            try:
+                api.admit(next(asked))
+            except InvalidProof as refused:
+                reasons.add(refused.detail)
+
+        assert_cheap(call, directly("GET", "/x", honest()), 3.0)
+    assert len(reasons) == 1
+    assert "signature" in reasons.pop()

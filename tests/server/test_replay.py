@@ -226,6 +226,36 @@ def test_a_fork_during_an_add_leaves_the_child_a_usable_cache(held_cache: Memory
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_a_signal_handler_that_asks_the_cache_is_refused_and_hangs_nowhere() -> None:
+    """Its thread may be inside the cache; to let the proof pass unseen would let it pass twice."""
+
+    class Interrupted(Clock):
+        """A clock in whose reading a signal arrives."""
+
+        handler: Any = None
+
+        def __call__(self) -> float:
+            handler, self.handler = self.handler, None
+            if handler is not None:
+                handler()
+            return super().__call__()
+
+    clock = Interrupted()
+    cache = MemoryReplayCache(clock=clock)
+    told: list[ReplayCacheError] = []
+
+    def verify() -> None:
+        with pytest.raises(ReplayCacheError, match="signal handler") as caught:
+            cache.add("a.2", clock.now + 90)
+        told.append(caught.value)
+
+    clock.handler = verify
+    assert cache.add("a.1", clock.now + 90)
+    assert [error.retry_after for error in told] == [0]
+    assert cache.add("a.2", clock.now + 90)
+    assert not cache.add("a.1", clock.now + 90)
+
+
 def test_a_cache_nobody_holds_is_freed(clock: Clock) -> None:
     """The register of caches for forks does not keep them alive."""
     cache = MemoryReplayCache(clock=clock)
