@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check fresh lowest format lock api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser mutate clean
+.PHONY: help demo test check fresh lowest format lock reproducible installs api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser mutate clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -23,6 +23,7 @@ check: ## lint and types
 	$(RUN) python scripts/generate_twins.py --check
 	$(RUN) ruff check
 	$(RUN) ruff format --check
+	$(RUN) zizmor --offline --quiet .github
 	$(RUN) mypy
 	$(RUN) mypy tests/typing
 	$(RUN) pyright tests/typing
@@ -52,6 +53,18 @@ lock: ## find the newest versions of all that tests and tools need, for every Py
 	  --no-emit-index-url --no-annotate --no-header --output-file constraints.new pyproject.toml
 	@{ echo "# Versions that tests and tools run with, on every Python; written by: make lock"; cat constraints.new; } >constraints.txt
 	@rm constraints.new
+
+reproducible: ## the wheel and the source archive in dist/, built twice; fails if the bytes differ
+	@scripts/setup dev
+	@rm -rf dist && mkdir -p dist
+	@again=$$(mktemp -d) && trap 'rm -rf "$$again"' EXIT && \
+	  export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || echo 1577836800) && \
+	  $(RUN) python -m build -q --outdir dist && $(RUN) python -m build -q --outdir "$$again" && \
+	  (cd dist && sha256sum *) && diff <(cd dist && sha256sum *) <(cd "$$again" && sha256sum *)
+
+installs: ## the package as people install it: wheel, editable, pipx, uv, zipapp, one bundled program, read-only, unknown user
+	@scripts/setup dev
+	@$(RUN) scripts/installs
 
 api: ## write the public interface to docs/public-api.txt, after a change that the changelog names
 	@scripts/setup run

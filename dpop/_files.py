@@ -11,14 +11,27 @@ import contextlib
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
 
-__all__ = ["open_regular_file", "sync_directory", "write_private_file"]
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 
-# Errors of os.link on a file system without hard links.
+__all__ = ["open_regular_file", "sync_directory", "when_not_in_use", "write_private_file"]
+
+_T = TypeVar("_T")
+
+# Errors of os.link on a file system without hard links; Windows says ERROR_INVALID_FUNCTION or ERROR_NOT_SUPPORTED.
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+_NO_HARD_LINKS_ON_WINDOWS: Final = frozenset({1, 50})
+# On Windows a file cannot be replaced while another process has it open, nor opened at the moment it is replaced:
+# ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION. Virus scanners do that to new files, too.
+_IN_USE_ON_WINDOWS: Final = frozenset({5, 32, 33})
+_IN_USE_SECONDS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 # Errors of a system or file system that cannot sync a directory. They are ignored, as PostgreSQL does.
 _NO_DIRECTORY_OPEN: Final = frozenset({errno.EACCES, errno.EISDIR})
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
@@ -29,7 +42,8 @@ def open_regular_file(path: Path) -> BinaryIO:
 
     :raises OSError: it cannot be opened, or is no regular file.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.fdopen(when_not_in_use(lambda: os.open(path, flags)), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
@@ -61,7 +75,7 @@ def write_private_file(
             file.write(data)
             if durable:
                 file.flush()
-                os.fsync(file.fileno())
+                _sync(file.fileno())
         if overwrite:
             _replace(temporary, path)
         else:
@@ -95,6 +109,32 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def when_not_in_use(action: Callable[[], _T], *, sleep: Callable[[float], object] = time.sleep) -> _T:
+    """Call ``action``, and again for up to 1.6 s while Windows says that another process has the file open.
+
+    :param sleep: waits so many seconds.
+    :raises OSError: as ``action`` raised it.
+    """
+    for seconds in _IN_USE_SECONDS:
+        try:
+            return action()
+        except OSError as error:
+            if getattr(error, "winerror", None) not in _IN_USE_ON_WINDOWS:
+                raise
+        sleep(seconds)
+    return action()
+
+
+def _sync(descriptor: int) -> None:
+    """Wait until the data is on the disk; on macOS ``fsync`` leaves it in the disk's own cache."""
+    whole = getattr(fcntl, "F_FULLFSYNC", None)
+    if whole is not None:
+        with contextlib.suppress(OSError):  # a file system that has none, such as a network's
+            fcntl.fcntl(descriptor, whole)
+            return
+    os.fsync(descriptor)
+
+
 def _temporary_file(directory: Path, prefix: str) -> tuple[int, str]:
     """Create a temporary file and open it for writing, like ``tempfile.mkstemp``, which is slow to import."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -106,7 +146,7 @@ def _temporary_file(directory: Path, prefix: str) -> tuple[int, str]:
 
 def _replace(temporary: str, path: Path) -> None:
     try:
-        Path(temporary).replace(path)
+        when_not_in_use(lambda: Path(temporary).replace(path))
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
@@ -120,7 +160,7 @@ def _publish(temporary: str, path: Path, link: Callable[[str, Path], None]) -> N
     try:
         link(temporary, path)
     except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
+        if error.errno not in _NO_HARD_LINKS and getattr(error, "winerror", None) not in _NO_HARD_LINKS_ON_WINDOWS:
             raise
     else:
         return

@@ -151,7 +151,7 @@ def can_ask() -> bool:
     if sys.stdin is not None and sys.stdin.isatty():
         return True
     try:
-        os.close(os.open("/dev/tty", os.O_RDWR))
+        os.close(os.open("CONIN$" if os.name == "nt" else "/dev/tty", os.O_RDWR))
     except OSError:
         return False
     return True

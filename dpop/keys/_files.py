@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from dpop._files import sync_directory, write_private_file
+from dpop._files import sync_directory, when_not_in_use, write_private_file
 from dpop.errors import ArgumentTypeError, KeyFileError
 
 __all__ = ["MAX_KEY_BYTES", "key_path", "read_key_file", "shown", "without_mark", "write_key_file"]
@@ -61,7 +61,7 @@ def read_key_file(path: Path) -> bytes:
     :raises KeyFileError: it cannot be read, is empty, or has more than 64 KiB.
     """
     try:
-        with path.open("rb") as file:
+        with when_not_in_use(lambda: path.open("rb")) as file:
             status = os.fstat(file.fileno())
             data = file.read(MAX_KEY_BYTES + 1)
     except (OSError, ValueError) as error:

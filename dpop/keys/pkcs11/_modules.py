@@ -55,8 +55,13 @@ _DIRECTORIES: Final = (
     "/usr/lib",
     "/usr/local/lib",
     "/opt/homebrew/lib",
+    "/Library/OpenSC/lib",
+    # Of OpenSC, of Yubico's tool and of SoftHSM on Windows.
+    "C:/Program Files/OpenSC Project/OpenSC/pkcs11",
+    "C:/Program Files/Yubico/Yubico PIV Tool/bin",
+    "C:/SoftHSM2/lib",
 )
-_NAMES: Final = ("lib{}.so", "{}.so", "lib{}.so.1", "lib{}.dylib", "{}.dylib")
+_NAMES: Final = ("lib{}.so", "{}.so", "lib{}.so.1", "lib{}.dylib", "{}.dylib", "{}.dll", "lib{}.dll", "{}-x64.dll")
 _DEFAULT: Final = "p11-kit-proxy"  # gives all modules that the system has registered
 
 # Return values of a module that must be restarted: its device restarted, or other code has finalised it.

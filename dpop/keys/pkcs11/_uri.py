@@ -191,12 +191,17 @@ def _query_value(name: str, data: bytes) -> str:
     return text
 
 
-def _pin_file(text: str) -> str:
-    """Read the path in a pin-source: bare, ``file:/path`` or ``file:///path``, because tools differ."""
+def _pin_file(text: str, kind: type[PurePath] = PurePath) -> str:
+    """Read the path in a pin-source: bare, ``file:/path`` or ``file:///path``, because tools differ.
+
+    :param kind: of the system's paths; on Windows ``file:///C:/path`` names ``C:/path``.
+    """
     if text.startswith("|"):
         _refuse("its pin-source is a command, which is not run; name a file")
     path = re.sub(r"\Afile:(?://(?:localhost)?(?=/))?", "", text)
-    if path.startswith("//") or not PurePath(path).is_absolute():
+    if path[:1] == "/" and kind(path[1:]).drive:
+        path = path[1:]
+    if path.startswith("//") or not kind(path).is_absolute():
         _refuse("its pin-source is not the absolute path of a file")
     return path
 

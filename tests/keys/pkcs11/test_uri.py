@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from pathlib import PureWindowsPath
+from urllib.parse import unquote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dpop.errors import ArgumentTypeError, InvalidKeyError
-from dpop.keys.pkcs11._uri import Pkcs11Uri
+from dpop.keys.pkcs11._uri import Pkcs11Uri, _pin_file
 
 
 @pytest.mark.parametrize(
@@ -202,3 +205,21 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except InvalidKeyError:
         return
     assert Pkcs11Uri.parse(uri.name).name == uri.name
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("file:///C:/pins/pin%20one", "C:/pins/pin one"),
+        ("file:/C:/pins/pin", "C:/pins/pin"),
+        ("C:/pins/pin", "C:/pins/pin"),
+        ("file:///pins/pin", None),  # on Windows no absolute path: it has no drive
+    ],
+)
+def test_the_file_of_a_pin_on_windows(text: str, path: str | None) -> None:
+    """A drive stands behind a third slash, which is no part of the path."""
+    if path is None:
+        with pytest.raises(InvalidKeyError, match="absolute"):
+            _pin_file(unquote(text), PureWindowsPath)
+    else:
+        assert _pin_file(unquote(text), PureWindowsPath) == path
