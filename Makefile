@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check fresh lowest format lock reproducible installs api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser mutate clean
+.PHONY: help demo test check fresh platforms lowest format lock reproducible installs api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser mutate clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -31,6 +31,9 @@ check: ## lint and types
 
 fresh: ## make demo and make test on a fresh Debian: make fresh SUITE=trixie ARGS=--user
 	@scripts/fresh $(ARGS) $(or $(SUITE),trixie)
+
+platforms: ## every row of docs/platforms.md, or: make platforms ARGS="'Debian 13'"; an hour and a half in all
+	@python3 scripts/platforms.py $(ARGS)
 
 lowest: ## tests of the integrations with the lowest versions that pyproject.toml allows
 	@scripts/setup test
