@@ -254,7 +254,7 @@ class _Reply:
         self._request = request
         self._is_http = scope["type"] == "http"
         self._can_refuse_in_http = self._is_http or "websocket.http.response" in (scope.get("extensions") or {})
-        self._waits_for_100 = any(name.lower() == b"expect" for name, _ in scope["headers"])
+        self._headers = scope["headers"]
         self._receive = receive
         self._send = send
         self._instead_of_500 = instead_of_500
@@ -307,8 +307,10 @@ class _Reply:
 
         A client that is asked for a nonce would find the connection closed when it sends the request again.
         """
+        if any(name.lower() == b"expect" for name, _ in self._headers):
+            return  # the client waits for 100 Continue, so no body is on its way
         left = _MAX_DRAINED
-        while self._more_body and left > 0 and not self._waits_for_100:
+        while self._more_body and left > 0:
             left -= len((await self.receive()).get("body", b""))
 
 

@@ -327,6 +327,7 @@ class ProtectedResource:
         self._verifier = verifier
         self._origin = str(origin)
         self._prefix = url.removeprefix(self._origin)
+        self._decoded_prefix = unescape(self._prefix)
         self._lookup = token
         # An object that can look up without blocking an event loop says so with this method.
         self._alookup: TokenLookup = getattr(token, "acall", token)
@@ -478,7 +479,7 @@ class ProtectedResource:
         path, decoded = _read_path(request)
         if not path.isascii() or "#" in path:  # servers read these differently (RFC 9112 §3.2)
             raise _bad_target("it has characters that no request-target may have")
-        root, prefix = request.root_path, unescape(self._prefix)
+        root, prefix = request.root_path, self._decoded_prefix
         is_told = prefix != "" and (root == prefix or root.startswith(f"{prefix}/"))
         has_prefix = is_told and decoded == root + request.path
         return self._origin + path if has_prefix else self._origin + self._prefix + path
