@@ -183,17 +183,17 @@ class IssuerKeys:
 
     def _newer(self, kid: str | None, alg: str) -> Waits[tuple[IssuerKey, ...]]:
         """Keys that the set does not have: ask for a newer set, unless that was done a moment ago."""
-        with self._lock:
-            if self._waiting >= _MAX_WAITING:
-                return ()
-            self._waiting += 1
-        try:
-            lookup = self._start()
-            if lookup is not None:
-                yield lookup
-        finally:
+        lookup = self._start()
+        if lookup is not None:
             with self._lock:
-                self._waiting -= 1
+                if self._waiting >= _MAX_WAITING:  # nobody can tell yet whether the issuer has that key
+                    raise LookupUnavailableError(f"the keys of {self.issuer} are being fetched", retry_after=1.0)
+                self._waiting += 1
+            try:
+                yield lookup
+            finally:
+                with self._lock:
+                    self._waiting -= 1
         if self._failure is not None:
             raise self._unavailable()
         assert self._set is not None  # noqa: S101 - a set is never taken away
