@@ -33,6 +33,7 @@ from dpop_cli.secret_input import read_text, secret_options
 __all__ = ["inspect"]
 
 _LONGEST_NAME = 255
+_SHORTEST_PROOF = 60
 
 
 class _OneNonce:
@@ -200,7 +201,9 @@ def _is_file(name: str) -> bool:
 
 
 def _looks_like_a_file(word: str) -> bool:
-    """Whether a word is short and has the form of a path, so that a file was meant that is not there."""
+    """Whether a word is shorter than any proof, or has the form of a path, so that a missing file was meant."""
+    if len(word) < _SHORTEST_PROOF and word.count(".") != 2 and word.isprintable() and " " not in word:
+        return True
     return len(word) <= _LONGEST_NAME and re.fullmatch(r"[^\s]*[/\\.][A-Za-z]\w{1,4}|[.~]?/.*", word) is not None
 
 

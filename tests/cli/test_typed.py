@@ -154,6 +154,8 @@ def test_in_dpop_curl_letters_are_curls(key: str) -> None:
         (["curl", "--includ", "https://a.example/"], "did you mean --include?"),
         (["key", "generate", "--alg", "ES265"], "ES256"),
         (["inspect", "no-such-proof.txt"], "there is no file no-such-proof.txt"),
+        (["inspect", "proof"], "there is no file proof"),
+        (["help", "kye"], "'key'"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
