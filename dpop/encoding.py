@@ -153,8 +153,13 @@ def _is_too_deep(text: str, max_depth: int) -> bool:
     if text.count("{") + text.count("[") <= max_depth:
         return False
     brackets = _NOT_A_BRACKET.sub("", _STRING.sub("", text)).replace("{", "[").replace("}", "]")
+    if "[" * (max_depth + 1) in brackets:  # most that is too deep is found in one step
+        return True
     for _ in range(max_depth):
+        length = len(brackets)
         brackets = brackets.replace("[]", "")
+        if len(brackets) == length:
+            break
     return brackets != ""
 
 

@@ -147,13 +147,20 @@ def parse_compact(text: str, *, max_length: int, max_depth: int) -> CompactJWS:
     if data.translate(None, BASE64URL) != b".." or b"" in parts:
         raise refuse(Reason.NOT_COMPACT, because=_why_not_compact(text))
     header_part, payload_part, signature_part = parts
+    if len(header_part) > max_length // 2:
+        # It is read before the signature is checked. With a 4096-bit RSA key it has 1,200 characters.
+        raise refuse(
+            Reason.PROOF_TOO_LONG,
+            expected=f"a header of at most {max_length // 2} characters",
+            got=f"{len(header_part)} characters",
+        )
     read = _kept_header if len(header_part) <= _MAX_KEPT_LENGTH else _read_header
     header = read(header_part, max_depth)
     return CompactJWS(header, payload_part, data[: -len(signature_part) - 1], signature_part, max_depth)
 
 
 def _read_header(part: bytes, max_depth: int) -> JoseHeader:
-    members = _object(part, max_depth, Reason.HEADER_MALFORMED)
+    members = _object(part, max_depth, Reason.HEADER_MALFORMED, most=_MOST_IN_HEADER)
     # No proof uses these, and b64 false would change the signing input (RFC 7515 §4.1.11, RFC 7797 §3).
     if "crit" in members or "b64" in members:
         raise refuse(Reason.CRIT_REFUSED)
@@ -167,9 +174,17 @@ _kept_header = lru_cache(maxsize=1024)(_read_header)
 _MAX_KEPT_LENGTH = 1200
 
 
-def _object(part: bytes, max_depth: int, reason: Reason) -> dict[str, Any]:
+# The objects and arrays in the header of any honest proof are fewer. To parse thousands, which anybody can send without
+# a signature, takes longer than to check one.
+_MOST_IN_HEADER = 64
+
+
+def _object(part: bytes, max_depth: int, reason: Reason, most: int | None = None) -> dict[str, Any]:
     try:
-        return json_object(b64url_decode(part), max_depth=max_depth)
+        data = b64url_decode(part)
+        if most is not None and data.count(b"{") + data.count(b"[") > most:
+            raise EncodingError(f"JSON with more than {most} objects and arrays")
+        return json_object(data, max_depth=max_depth)
     except EncodingError as error:
         raise refuse(reason, because=str(error)) from None
 

@@ -76,7 +76,8 @@ def read_scheme(headers: Headers) -> Literal["DPoP", "Bearer", "both"] | None:
 def _scheme_of(fields: list[str]) -> Literal["DPoP", "Bearer", "both"] | None:
     if len(fields) > 1:
         return "both"
-    scheme = _SCHEMES.get(fields[0].strip(" \t").partition(" ")[0].lower()) if fields else None
+    # Only as much as the longest name and a blank have: a stranger's may be as long as the server lets it be.
+    scheme = _SCHEMES.get(fields[0].strip(" \t")[:7].partition(" ")[0].lower()) if fields else None
     # WSGI servers join two fields with a comma, which no token holds.
     return "both" if scheme is not None and "," in fields[0] else scheme
 

@@ -506,6 +506,11 @@ def honest(target: str = "/x") -> Fields:
     return [("Authorization", "DPoP t"), ("DPoP", proof)]
 
 
+def of_header(header: bytes) -> str:
+    """A proof with this header, whose signature is rubbish."""
+    return make(header, b"{}", lambda _: b"s" * 64)
+
+
 UNSIGNED: dict[str, tuple[str, Fields]] = {
     f"a query of {size} {what}": (f"/x?{(text * (size // len(text) + 1))[:size]}", [])
     for size in (4_000, 60_000)
@@ -530,6 +535,18 @@ UNSIGNED: dict[str, tuple[str, Fields]] = {
     "a long field": ("/x", [("Authorization", "DPoP " + "a," * 30_000)]),
     "a long DPoP field": ("/x", [("Authorization", "DPoP t"), ("DPoP", "a." * 30_000)]),
     "many fields": ("/x", [(f"X-{number}", "x") for number in range(100)]),
+    "a scheme of 60,000 characters": ("/x", [("Authorization", "x" * 60_000)]),
+    "a header of nested arrays": ("/x", [("Authorization", "DPoP t"), ("DPoP", of_header(b'{"typ":' + b"[" * 2_000))]),
+    "a header of nested objects": (
+        "/x",
+        [("Authorization", "DPoP t"), ("DPoP", of_header(b'{"typ":' + b'{"a":' * 300 + b"1" + b"}" * 301))],
+    ),
+    "a header that is too long": ("/x", [("Authorization", "DPoP t"), ("DPoP", of_header(b'{"typ":' + b"[" * 5_000))]),
+    "a preflight for many fields": (
+        "/x",
+        [("Origin", "https://p.example"), ("Access-Control-Request-Headers", "a," * 30_000)],
+    ),
+    "cookies": ("/x", [("Cookie", "a=b;" * 15_000)]),
 }
 
 
