@@ -582,7 +582,9 @@ class Round:
         self.until_idle()
         self.judge_what_was_said()
         self.clock = self.latest  # all clocks are right again
-        for _ in range(3):
+        for number in range(8):
+            if number >= 3 and self.said.keys() - {"error", "unknown"}:
+                break  # otherwise a busy machine has not let the holder of the lock do anything yet
             self.said.clear()
             self.clock += LIFE + 100_000
             for each in self.hosts:
