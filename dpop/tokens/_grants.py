@@ -51,7 +51,7 @@ from dpop.tokens._token_set import TokenSet
 if TYPE_CHECKING:
     from dpop.keys import Key
 
-__all__ = ["Grants", "Parameter", "discovery"]
+__all__ = ["Grants", "Parameter", "discovery", "may_pass"]
 
 _FORM: Final = ("Content-Type", "application/x-www-form-urlencoded")
 _JSON: Final = ("Accept", "application/json")
@@ -195,7 +195,7 @@ class Grants:
                 resource=resource,
             )
         except TokenRequestError as error:
-            raise self._refusals.judge(refresh_token, error) from None
+            raise self._refusals.judge(refresh_token, error, before) from None
         self._refusals.forget(refresh_token)
         return tokens
 
@@ -432,20 +432,20 @@ class _Refusals:
         if self._counts:
             self._counts.pop(_digest(refresh_token), None)
 
-    def judge(self, refresh_token: str, error: TokenRequestError) -> TokenRequestError:
-        """Return the error to raise: the given one, or after three in a row one that says what to do."""
-        # Keycloak calls a proof that it refuses invalid_request, and says so in the description only.
-        of_proof = error.error == "invalid_dpop_proof" or bool(_OF_PROOF.search(error.description or ""))
-        of_grant = error.status == 400 and (
-            error.error not in _NOT_OF_THE_GRANT
-            if isinstance(error, TokenRefusedError)
-            else isinstance(error, InvalidTokenResponseError)
-        )
-        if not refresh_token or isinstance(error, ReauthorizationError) or not (of_proof or of_grant):
+    def judge(self, refresh_token: str, error: TokenRequestError, before: TokenSet | None) -> TokenRequestError:
+        """Return the error to raise: the given one, or after three in a row one that says what to do.
+
+        :param before: the tokens that were refreshed. Those in a store know how often any process was refused.
+        """
+        of_proof = _is_of_proof(error)
+        if not refresh_token or not may_pass(error):
             return error
         if len(self._counts) >= _MAX_COUNTED:
             self._counts.clear()
-        count = self._counts[_digest(refresh_token)] = self._counts.get(_digest(refresh_token), 0) + 1
+        known = self._counts.get(_digest(refresh_token), 0)
+        if before is not None and before.refresh_sent_at is not None and not of_proof:
+            known = before.refused_times or 0
+        count = self._counts[_digest(refresh_token)] = known + 1
         if count < _REFUSALS_IN_A_ROW:
             return error
         facts = {name: getattr(error, name) for name in _FACTS}
@@ -459,6 +459,21 @@ class _Refusals:
             f"{error}. It has refused this refresh token {count} times in a row: the user has to authorise again",
             **facts,
         )
+
+
+def may_pass(error: TokenRequestError) -> bool:
+    """Whether a refusal of a refresh token or its proof may pass, so that only several in a row are final."""
+    of_grant = error.status == 400 and (
+        error.error not in _NOT_OF_THE_GRANT
+        if isinstance(error, TokenRefusedError)
+        else isinstance(error, InvalidTokenResponseError)
+    )
+    return not isinstance(error, ReauthorizationError) and (of_grant or _is_of_proof(error))
+
+
+def _is_of_proof(error: TokenRequestError) -> bool:
+    # Keycloak calls a proof that it refuses invalid_request, and says so in the description only.
+    return error.error == "invalid_dpop_proof" or bool(_OF_PROOF.search(error.description or ""))
 
 
 def _digest(refresh_token: str) -> str:

@@ -32,7 +32,7 @@ from dpop.errors import (
     TokensNotSavedError,
     TokenStoreError,
 )
-from dpop.tokens._grants import Grants, Parameter
+from dpop.tokens._grants import Grants, Parameter, may_pass
 from dpop.tokens._steps import Blocking, Pause, Steps, is_unsent
 from dpop.tokens._stores import LOCK_SECONDS, StoreLock, TokenStore, keep, take_kept
 from dpop.tokens._token_set import TokenSet
@@ -252,9 +252,13 @@ class Renewal:
         # Without an error of the server nothing was sent: our own key failed, for example.
         asked = isinstance(error, TokenRequestError)
         unavailable = isinstance(error, TokenEndpointUnavailableError) and (error.status or 0) < 500
-        if not lost and (unavailable or not asked):
-            # The server has not looked at the refresh token, or was never reached.
-            yield Blocking(lambda: self._note(begun, stored, turn))
+        # If the server has not looked at the refresh token, or was never reached, the note is taken back.
+        became = stored if not lost and (unavailable or not asked) else begun
+        times = stored.refused_times
+        if became is begun and isinstance(error, TokenRequestError) and may_pass(error):
+            times = (times or 0) + 1
+        if became is stored or times != stored.refused_times:
+            yield Blocking(lambda: self._note(begun, became.replace(refused_times=times), turn))
 
     def _send(self, begun: TokenSet, turn: _Turn) -> Steps[TokenSet]:
         """Send one refresh; check before each of its requests, nonce retries too, that the lock is still held."""

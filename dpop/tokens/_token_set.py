@@ -42,6 +42,8 @@ class TokenSet:
     :param resource: the resources that were asked for (RFC 8707); a refresh asks for them again.
     :param refusal: what the server said when it refused the refresh token for good: ``error`` and perhaps
         ``subtype`` and ``description``. No process that shares the store sends that refresh token again.
+    :param refused_times: how often in a row the server has refused the refresh token for a reason that may pass. All
+        processes that share the store count together; after three refusals the token counts as dead.
     :param extra: further members of the response, JSON values.
     """
 
@@ -59,6 +61,7 @@ class TokenSet:
     id_token: str | None = None
     refresh_sent_at: float | None = None
     resource: tuple[str, ...] = ()
+    refused_times: int | None = None
     refusal: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -176,6 +179,7 @@ _TYPES: Final[Mapping[str, Any]] = {
     "refresh_expires_at": int | float,
     "refresh_sent_at": int | float,
     "resource": list | tuple,
+    "refused_times": int,
     "refusal": Mapping,
     "extra": Mapping,
 }

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import httpx2
 import pytest
 import requests
-from adapters.recorder import Received, Recorder, Response
+from adapters.recorder import Received, Recorder, Response, script
 from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
@@ -34,6 +34,7 @@ from dpop.errors import (
     ReauthorizationError,
     TokenEndpointUnavailableError,
     TokenLockError,
+    TokenRefusedError,
     TokensNotSavedError,
     TokenStoreError,
     UsageError,
@@ -77,9 +78,8 @@ class Fixture:
     def endpoint(self, **options: Any) -> Endpoint:
         """Another endpoint, as another process has it."""
         known = {"client_id": self.server.client_id, "client_secret": self.server.client_secret, "clock": self.clock}
-        made = Endpoint(
-            self.name, options.pop("key", KEY), self.server.token_endpoint, **{**known, "timeout": 5, **options}
-        )
+        server = options.pop("server", self.server.token_endpoint)
+        made = Endpoint(self.name, options.pop("key", KEY), server, **{**known, "timeout": 5, **options})
         self._endpoints.append(made)
         return made
 
@@ -716,6 +716,30 @@ def test_a_process_that_died_in_between(at: Fixture) -> None:
     with pytest.raises(ReauthorizationError, match="its response never arrived"):
         at.source().ask()
     assert at.refreshes == [400]
+
+
+def test_three_refusals_in_a_row_are_counted_across_processes(at: Fixture) -> None:
+    """Each process is refused once, under a name that may pass: the third one says that the user has to authorise."""
+    refused = Response(400, [], b'{"error":"invalid_request"}')
+    tokens = Response(200, [], b'{"access_token":"a","token_type":"DPoP","expires_in":0}')
+    with Recorder(script(refused, refused, tokens, refused, refused, refused)) as recorder:
+
+        def another_process() -> Any:
+            at.clock.now += 10
+            return at.source(server=recorder.url("/token"))
+
+        for expected in (TokenRefusedError, TokenRefusedError, None, TokenRefusedError, TokenRefusedError):
+            source = another_process()
+            if expected is None:
+                assert source.ask() == "a"
+            else:
+                with pytest.raises(expected) as caught:
+                    source.ask()
+                assert type(caught.value) is expected
+        for _ in range(2):
+            with pytest.raises(ReauthorizationError, match="3 times in a row"):
+                another_process().ask()
+        assert len(recorder.requests) == 6
 
 
 def test_a_refusal_of_the_proof_leaves_no_note(at: Fixture) -> None:
