@@ -33,7 +33,7 @@ class _Marks:
     def __init__(
         self,
         client: object,
-        kind: type,
+        kinds: tuple[type, ...],
         when_down: Literal["refuse", "accept"] | ReplayCache | AsyncReplayCache,
         prefix: str,
         *,
@@ -42,8 +42,9 @@ class _Marks:
     ) -> None:
         if max_unbound < 1:
             raise UsageError(f"max_unbound must be 1 or more, not {max_unbound}")
-        if not isinstance(client, kind):
-            raise ArgumentTypeError("client", f"a {kind.__module__.removesuffix('.client')}.{kind.__name__}", client)
+        if not isinstance(client, kinds):
+            module = kinds[0].__module__.removesuffix(".client")
+            raise ArgumentTypeError("client", " or ".join(f"a {module}.{kind.__name__}" for kind in kinds), client)
         if isinstance(when_down, str) and when_down not in {"refuse", "accept"}:
             raise UsageError(f'when_down must be "refuse", "accept" or another replay cache, not {when_down!r}')
         self._when_down = when_down
@@ -107,7 +108,8 @@ class RedisReplayCache(_Marks):
 
     It gives no protection after a failover to a replica that did not have the last proofs yet.
 
-    :param client: a client with timeouts, such as ``socket_timeout=0.5``; its retries are safe.
+    :param client: a client with timeouts, such as ``socket_timeout=0.5``; its retries are safe. A
+        ``RedisCluster`` will do too, and so will the client of ``Sentinel.master_for``.
     :param when_down: the choice for a proof while Redis cannot be reached. ``"refuse"`` raises ReplayCacheError, so
         that clients get a 503. ``"accept"`` accepts proofs that were used before, as long as they are valid.
         Another cache, such as a MemoryReplayCache, takes the place of Redis: each process then accepts a proof
@@ -122,14 +124,16 @@ class RedisReplayCache(_Marks):
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: redis.Redis | redis.RedisCluster,
         *,
         when_down: Literal["refuse", "accept"] | ReplayCache,
         prefix: str = "dpop:once:",
         max_unbound: int = 100_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(client, redis.Redis, when_down, prefix, clock=clock, max_unbound=max_unbound)
+        super().__init__(
+            client, (redis.Redis, redis.RedisCluster), when_down, prefix, clock=clock, max_unbound=max_unbound
+        )
         if not isinstance(when_down, str) and inspect.iscoroutinefunction(when_down.add):
             raise UsageError("when_down is an async cache: use AsyncRedisReplayCache")
         self._client = client
@@ -177,7 +181,7 @@ class RedisReplayCache(_Marks):
         name, mine, _ = self._mark("check", 0)
         try:
             self._client.set(name, mine, px=_CHECK_MS, nx=True, get=True)
-            _refuse_eviction(self._client.info("memory"))
+            _refuse_eviction(self._client.info("memory", **_all_primaries(self._client)))
         except redis.RedisError as error:
             raise unusable(error) from error
 
@@ -185,19 +189,28 @@ class RedisReplayCache(_Marks):
 class AsyncRedisReplayCache(_Marks):
     """A :class:`RedisReplayCache` for a client of ``redis.asyncio`` and the async methods of a verifier.
 
+    :param client: as there.
+
     :param when_down: as there; the other cache may be sync or async.
     """
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster,
         *,
         when_down: Literal["refuse", "accept"] | ReplayCache | AsyncReplayCache,
         prefix: str = "dpop:once:",
         max_unbound: int = 100_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(client, redis.asyncio.Redis, when_down, prefix, clock=clock, max_unbound=max_unbound)
+        super().__init__(
+            client,
+            (redis.asyncio.Redis, redis.asyncio.RedisCluster),
+            when_down,
+            prefix,
+            clock=clock,
+            max_unbound=max_unbound,
+        )
         self._client = client
         self._instead = None if isinstance(when_down, str) else when_down
 
@@ -234,7 +247,7 @@ class AsyncRedisReplayCache(_Marks):
         name, mine, _ = self._mark("check", 0)
         try:
             await self._client.set(name, mine, px=_CHECK_MS, nx=True, get=True)
-            _refuse_eviction(await self._client.info("memory"))
+            _refuse_eviction(await self._client.info("memory", **_all_primaries(self._client)))
         except redis.RedisError as error:
             raise unusable(error) from error
 
@@ -244,7 +257,17 @@ def _add_unbound_of(cache: ReplayCache | AsyncReplayCache) -> Callable[[str, flo
     return add
 
 
+def _all_primaries(client: object) -> dict[str, Any]:
+    """The argument by which a command goes to every node that takes entries."""
+    if isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
+        return {"target_nodes": type(client).PRIMARIES}
+    return {}
+
+
 def _refuse_eviction(memory: Mapping[str, Any]) -> None:
+    nodes = [each for each in memory.values() if isinstance(each, Mapping)]
+    for node in nodes:  # of a cluster
+        _refuse_eviction(node)
     policy = memory.get("maxmemory_policy", "noeviction")
     if memory.get("maxmemory", 0) and policy != "noeviction":
         raise ReplayCacheError(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 import redis
 from adapters.recorder import Received, Recorder, Response
-from support.redis_server import RedisServer, running_redis
+from support.redis_server import RedisServer, running_cluster, running_redis
 from support.rotating_server import RotatingServer
 from support.token_stores import FULL, StoreContract, numbered
 
@@ -293,23 +292,9 @@ def test_a_lease_without_tokens_is_no_account(client: redis.Redis) -> None:
     assert client.keys() == []
 
 
-def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def test_a_cluster() -> None:
     """A RedisCluster keeps record and lease of an account on one node, and is a store as any other."""
-    port, bus = free_port(), free_port()
-    settings = ["--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port", str(bus)]
-    with running_redis(*settings) as server:
-        with redis.Redis.from_url(server.url) as node:
-            node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            deadline = time.monotonic() + 30
-            while node.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
-                assert time.monotonic() < deadline
+    with running_cluster() as port:
         cluster = redis.RedisCluster(host="127.0.0.1", port=port)
         store = RedisTokenStore(cluster, lease_seconds=1)
         for account in ("alice", "bob"):

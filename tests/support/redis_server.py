@@ -10,13 +10,17 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["RedisServer", "redis_program", "running_redis"]
+import redis
+
+__all__ = ["RedisServer", "redis_program", "running_cluster", "running_redis"]
 
 
 @dataclass
@@ -92,3 +96,24 @@ def running_redis(*settings: str) -> Iterator[RedisServer]:
     finally:
         server.stop()
         shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def running_cluster() -> Iterator[int]:
+    """Run a cluster of one node, and give its port: a cluster's clients know no unix sockets."""
+    port, bus = _free_port(), _free_port()
+    settings = ["--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port", str(bus)]
+    with running_redis(*settings) as server:
+        with redis.Redis.from_url(server.url) as node:
+            node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            deadline = time.monotonic() + 30
+            while node.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
+                assert time.monotonic() < deadline
+        yield port
+
+
+def _free_port() -> int:
+    """A port nobody listens on at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
@@ -12,11 +13,13 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+import redis.asyncio
 from support.paths import DOCS
 from support.postgres_server import running_postgres
+from support.redis_server import running_cluster
 
 from dpop.errors import ReplayCacheError
-from dpop.redis import RedisReplayCache
+from dpop.redis import AsyncRedisReplayCache, RedisReplayCache
 from dpop.server import MemoryReplayCache
 from dpop.testing import check_replay_cache
 
@@ -32,6 +35,30 @@ def test_the_cache_in_redis(redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     check_replay_cache(lambda: RedisReplayCache(client, when_down="refuse"))
     client.close()
+
+
+def test_the_cache_in_a_cluster() -> None:
+    """A cluster keeps the contract too, for both kinds of clients."""
+    with running_cluster() as port:
+        cluster = redis.RedisCluster(host="127.0.0.1", port=port)
+        cache = RedisReplayCache(cluster, when_down="refuse")
+        cache.check()
+        check_replay_cache(lambda: cache, rounds=5)
+
+        async def twice() -> list[bool]:
+            client = redis.asyncio.RedisCluster(host="127.0.0.1", port=port)
+            async with client:
+                shared = AsyncRedisReplayCache(client, when_down="refuse")
+                await shared.check()
+                add, later = shared.add_unbound, time.time() + 60
+                return [await add("owner.key", later), await add("owner.key", later), await shared.add("o.k", later)]
+
+        assert asyncio.run(twice()) == [True, False, True]
+        cluster.config_set("maxmemory", "10mb")
+        cluster.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(ReplayCacheError, match="allkeys-lru"):
+            cache.check()
+        cluster.close()
 
 
 def test_the_cache_of_the_guide_on_postgresql() -> None:
