@@ -7,6 +7,7 @@ that exactly one private key is meant. Its errors are never chained: they could 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from typing import Final
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key, l
 from dpop.errors import ArgumentTypeError, InvalidKeyError, KeyPasswordError
 from dpop.keys._public import der_of
 
-__all__ = ["Password", "check_password", "private_block", "read_private_key"]
+__all__ = ["Password", "check_password", "private_block", "read_private_key", "start_of_encrypted"]
 
 Password = str | bytes | Callable[[], str | bytes]
 """A password, or a function that asks for it. It is called only if the key is encrypted."""
@@ -63,12 +64,14 @@ def check_password(password: str | bytes) -> bytes:
     return password
 
 
-def read_private_key(data: bytes, password: Password | None = None) -> object:
-    """Read the one private key in the bytes, as an object of the cryptography package.
+def read_private_key(data: bytes, password: Password | None = None) -> tuple[object, bytes]:
+    """Read the one private key in the bytes, as an object of the cryptography package, and the begin of its PKCS#8.
 
     PEM may have text and other objects around the key, such as the ``EC PARAMETERS`` that ``openssl
     ecparam -genkey`` prints. What is not PEM must be DER.
 
+    :returns: the key, and bytes for :func:`dpop.keys._public.algs_of_der`; they are empty for a key that is encrypted
+        in another way than OpenSSL and the cryptography package do it.
     :raises InvalidKeyError: no private key, more than one, or one that cannot be read.
     :raises KeyPasswordError: a password is missing, wrong, or given for a key that is not encrypted.
     """
@@ -109,7 +112,9 @@ def private_block(data: bytes) -> bytes:
     raise InvalidKeyError("the PEM holds no private key; expected -----BEGIN PRIVATE KEY-----")
 
 
-def _decrypt(load: Callable[[bytes, bytes | None], object], data: bytes, password: Password | None) -> object:
+def _decrypt(
+    load: Callable[[bytes, bytes | None], object], data: bytes, password: Password | None
+) -> tuple[object, bytes]:
     key: object = None
     try:
         key = load(data, None)
@@ -122,13 +127,13 @@ def _decrypt(load: Callable[[bytes, bytes | None], object], data: bytes, passwor
             raise _unreadable(load, error, der) from None
     if key is not None:
         if password is None or callable(password):
-            return key
+            return key, der_of(data)
         raise KeyPasswordError("a password was given, but the key is not encrypted; leave the password out")
     if password is None:
         raise KeyPasswordError("the key is encrypted; give its password")
     secret = check_password(password() if callable(password) else password)
     try:
-        return load(data, secret)
+        return load(data, secret), start_of_encrypted(der_of(data), secret)
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         if _unknown_cipher(error):
             raise _unreadable(load, error) from None
@@ -200,3 +205,44 @@ def _not_a_key(data: bytes) -> InvalidKeyError:
     if re.match(rb"ssh-|ecdsa-sha2-", data):
         return InvalidKeyError("this is an OpenSSH public key, where a private one is needed; expected PEM or a JWK")
     return InvalidKeyError('this is not a key: expected PEM (-----BEGIN PRIVATE KEY-----), DER or a JWK ({"kty": ...)')
+
+
+# --- the type of an encrypted key, which the cryptography package does not tell
+
+# PBES2 with PBKDF2 and AES in CBC (RFC 8018 §6.2, A.2, B.2.5). Another salt than of up to 127 bytes is nowhere used.
+_PBES2: Final = re.compile(
+    rb"\x30.{1,3}\x30.\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0d\x30.\x30."
+    rb"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0c\x30.\x04(?P<size>.)",
+    re.DOTALL,
+)
+_AFTER_SALT: Final = re.compile(
+    rb"\x02(?:\x01(?P<one>.)|\x02(?P<two>..)|\x03(?P<three>...)|\x04(?P<four>....))(?:\x02\x01.)?"
+    rb"(?:\x30\x0c\x06\x08\x2a\x86\x48\x86\xf7\x0d\x02(?P<hash>[\x07-\x0b])\x05\x00)?"
+    rb"\x30\x1d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x01(?P<aes>[\x02\x16\x2a])\x04\x10(?P<iv>.{16})"
+    rb"\x04(?:[\x00-\x7f]|\x81.|\x82..)",
+    re.DOTALL,
+)
+_HASHES: Final = {7: "sha1", 8: "sha224", 9: "sha256", 10: "sha384", 11: "sha512"}
+_KEY_SIZES: Final = {0x02: 16, 0x16: 24, 0x2A: 32}
+_START: Final = 128
+
+
+def start_of_encrypted(der: bytes, password: bytes) -> bytes:
+    """Decrypt the first bytes of PKCS#8, where the type of the key is; empty if it is encrypted in another way.
+
+    :param password: the right one.
+    """
+    head = _PBES2.match(der)
+    if head is None:
+        return b""
+    end = head.end() + head["size"][0]
+    rest = _AFTER_SALT.match(der, end)
+    if rest is None:
+        return b""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes  # noqa: PLC0415 - seldom wanted
+
+    rounds = int.from_bytes(rest["one"] or rest["two"] or rest["three"] or rest["four"], "big")
+    hash_name = _HASHES[rest["hash"][0]] if rest["hash"] else "sha1"
+    key = hashlib.pbkdf2_hmac(hash_name, password, der[head.end() : end], rounds, _KEY_SIZES[rest["aes"][0]])
+    decryptor = Cipher(algorithms.AES(key), modes.CBC(rest["iv"])).decryptor()
+    return decryptor.update(der[rest.end() : rest.end() + _START])

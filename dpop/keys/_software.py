@@ -28,9 +28,9 @@ from dpop.errors import (
 )
 from dpop.keys._algorithms import ALGORITHMS, parameters
 from dpop.keys._files import key_path, write_key_file
-from dpop.keys._pem import Password, check_password, private_block, read_private_key
+from dpop.keys._pem import Password, check_password, read_private_key
 from dpop.keys._private_jwk import PrivateKey, read_private_jwk, write_private_jwk
-from dpop.keys._public import CURVES, PublicKey, algs_of_der, der_of
+from dpop.keys._public import CURVES, PublicKey, algs_of_der
 from dpop.signature import der_to_raw
 
 __all__ = ["SoftwareKey"]
@@ -99,15 +99,17 @@ class SoftwareKey:
     def from_pem(cls, data: bytes, password: Password | None = None) -> SoftwareKey:
         """Load a private key from PEM or DER: PKCS#8, encrypted or not, SEC1 or PKCS#1.
 
-        A key whose type is RSASSA-PSS signs with that only, unless the file is encrypted, which hides it.
+        A key whose type is RSASSA-PSS signs with that only; in a file that is encrypted in another way than with PBES2,
+        PBKDF2 and AES, that type stays hidden.
 
         :raises InvalidKeyError: no private key, more than one, or one DPoP cannot use.
         :raises KeyPasswordError: the password is missing, wrong, or given for a key that is not encrypted.
         """
         if not isinstance(data, bytes):
             raise ArgumentTypeError("data", "bytes", data)
-        private: Any = read_private_key(data, password)
-        algs = algs_of_der(der_of(private_block(data)))
+        read = read_private_key(data, password)
+        private: Any = read[0]
+        algs = algs_of_der(read[1])
         if algs is None:
             return cls.from_private_key(private)
         public = PublicKey.from_cryptography(private.public_key()).restricted(algs)

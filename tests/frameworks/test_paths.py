@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from frameworks.in_process import ask_asgi, ask_wsgi
 from frameworks.resource import PUBLIC_URL, asgi_application, resource, wsgi_application
@@ -81,6 +82,30 @@ def test_a_whole_url_does_not_make_a_path_public(server: int) -> None:
     """A rule about paths must see the path that the application sees (RFC 9112 §3.2.2)."""
     assert ask(server, "http://evil.example/private").status in {400, 401}
     assert ask(server, "/private").status == 401
+
+
+@pytest.mark.parametrize("name", ["hypercorn", "granian"])
+def test_a_path_with_dot_segments_over_http2(name: str) -> None:
+    """``:path`` goes another way through a server than the request-target of HTTP/1.1."""
+    with running(name, nonces=False) as port, httpx.Client(http1=False, http2=True) as client:
+
+        def status(target: str) -> int:
+            fields = dict([AUTHORIZATION, proof("/status")])
+            url = f"http://127.0.0.1:{port}/"
+            return client.get(url, headers=fields, extensions={"target": target.encode()}).status_code
+
+        assert status("/status") == 200
+        for target in ("/a/../status", "/%2e%2e/status", "/a/%2E%2e/status", "/status/."):
+            assert status(target) == 400
+
+
+@pytest.mark.parametrize(
+    "target", ["/a;/..;/status", "/..;/status", "/%c0%ae%c0%ae/status", "/.%00./status", "/%EF%BC%8E%EF%BC%8E/status"]
+)
+def test_what_only_other_servers_take_for_dots(server: int, target: str) -> None:
+    """Dots with parameters, in overlong UTF-8, around a null byte or of full width lead nowhere."""
+    for path in ("/status", "/a/status"):
+        assert ask(server, target, AUTHORIZATION, proof(path)).status in {400, 401}
 
 
 def test_with_the_front_that_a_proxy_removes() -> None:

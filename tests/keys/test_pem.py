@@ -77,7 +77,7 @@ SECRETS = [
 
 def of_native(content: bytes, password: Any = None) -> bool:
     """Whether the bytes hold the key this file is about."""
-    key = read_private_key(content, password)
+    key = read_private_key(content, password)[0]
     return isinstance(key, ec.EllipticCurvePrivateKey) and key.private_numbers() == NATIVE.private_numbers()
 
 
@@ -355,6 +355,31 @@ def test_a_key_for_pss_signs_with_nothing_else(options: tuple[str, ...], algs: t
     ):
         with pytest.raises(AlgorithmError, match=f"{algs[-1]}, not with 'RS256'"):
             attempt()
+
+
+@pytest.mark.parametrize(
+    ("options", "algs"), [((), ("PS256", "PS384", "PS512")), (PSS_OF_SHA384, ("PS384",))], ids=["any hash", "SHA-384"]
+)
+@pytest.mark.parametrize("form", ["PEM", "DER"])
+@pytest.mark.parametrize("how", [(), ("-v2prf", "hmacWithSHA1"), ("-v2", "aes-128-cbc", "-iter", "100000")], ids=str)
+def test_an_encrypted_key_for_pss_signs_with_nothing_else(
+    options: tuple[str, ...], algs: tuple[str, ...], form: str, how: tuple[str, ...]
+) -> None:
+    """The encryption hides the type from who has no password only."""
+    encrypting = ["pkcs8", "-topk8", "-outform", form, "-passout", "pass:geheim", *how]
+    data = openssl(*encrypting, feed=pss_key(*options))
+    assert b"BEGIN ENCRYPTED" in data or form == "DER"
+    assert SoftwareKey.from_pem(data, "geheim").algs == algs
+    with pytest.raises(AlgorithmError, match=f"{algs[-1]}, not with 'RS256'"):
+        load_key(data, password="geheim", alg="RS256")
+
+
+def test_an_encrypted_key_for_pss_of_the_cryptography_package() -> None:
+    """Other RSA keys that are encrypted sign with all."""
+    rsa: Any = SoftwareKey.generate("PS256")._private
+    best = BestAvailableEncryption(b"geheim")
+    pem = rsa.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, best)
+    assert len(SoftwareKey.from_pem(pem, b"geheim").algs) == 6
 
 
 def test_a_key_for_pss_with_another_hash() -> None:
