@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from dpop.client._challenge import challenges, error_of_json, nonce_field
 from dpop.client._clock import NOTABLE_SECONDS, skew
 from dpop.client._demands import demand_of
+from dpop.client._forgiving import error_of_refusal
 from dpop.client._nonces import Lease, NonceKey, Role, Turn
 from dpop.client._refusals import Verdict
 from dpop.client._request import BearerToken, OutgoingRequest, form_of
@@ -278,7 +279,8 @@ class ProofFlow:
         :param body: its first bytes, decoded from any content coding, at most :data:`PEEK_BYTES`.
         """
         nonce, ahead, status = self._peeked
-        return self._decide(error_of_json(body), nonce, ahead, status)
+        error = error_of_refusal(body) if self.role is Role.AS else error_of_json(body)
+        return self._decide(error, nonce, ahead, status)
 
     def failed(self) -> None:
         """Release the lease or turn that others may wait for; call it whenever the request ends, also on errors."""

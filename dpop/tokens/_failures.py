@@ -18,7 +18,7 @@ __all__ = ["address_of", "reason_of"]
 _MAX_TEXT: Final = 200
 _USERINFO: Final = re.compile(r"//[^/@\s]*@")
 _QUERY: Final = re.compile(r"\?\S*")
-_CONNECT_REFUSED: Final = re.compile(r"(?:^|: )([45]\d\d [\w -]+)$")
+_CONNECT_REFUSED: Final = re.compile(r"(?:^|: )([345]\d\d [\w -]+)$")
 
 
 def address_of(url: str) -> str:
@@ -57,7 +57,8 @@ def reason_of(error: BaseException, server: str, proxy: str | None = None, *, so
             return f"{peer} did not answer in time ({type(error).__name__})"
     inner = next((each for each in reversed(chain) if isinstance(each, OSError | ValueError) and str(each)), error)
     text = _QUERY.sub("", _USERINFO.sub("//", str(inner)))[:_MAX_TEXT]
-    return f"{server}: {type(inner).__name__}{f': {text}' if text else ''}"
+    where = server if proxy is None else f"{server} through proxy {proxy}"
+    return f"{where}: {type(inner).__name__}{f': {text}' if text else ''}"
 
 
 def _of_tls(error: ssl.SSLError) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from dpop.client._forgiving import forgiving_object
 from dpop.errors import EncodingError, InsecureOriginError, InvalidTokenResponseError, UsageError
 from dpop.origin import Origin
-from dpop.tokens._responses import forgiving_object
 
 __all__ = ["ResourceMetadata", "ServerMetadata", "read_metadata", "read_resource_metadata"]
 

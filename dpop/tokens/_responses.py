@@ -7,15 +7,14 @@ is odd about a side fact is logged and the tokens are taken. Where they must be 
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
-from urllib.parse import parse_qsl
 
 from dpop.client._decoding import decoded_start
+from dpop.client._forgiving import forgiving_object, is_form
 from dpop.errors import (
     EncodingError,
     InvalidTokenResponseError,
@@ -30,7 +29,6 @@ from dpop.tokens._token_set import TokenSet
 
 __all__ = [
     "TokenResponse",
-    "forgiving_object",
     "is_success",
     "json_response",
     "raise_refusal",
@@ -43,13 +41,9 @@ __all__ = [
 _log: Final = logging.getLogger("dpop.tokens")
 
 _MAX_DEPTH: Final = 16
-_MAX_NUMBER_LENGTH: Final = 40
 _MAX_SECONDS: Final = 10 * 366 * 86_400
 _MAX_TEXT: Final = 300
 _ERROR: Final = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]{1,100}\Z")  # RFC 6749 §5.2
-# GitHub's default, and PHP's: access_token=...&token_type=...
-_FORM: Final = re.compile(r"[A-Za-z_]{1,40}=[^\s<>{}\"]*\Z")
-_LONGEST_GUARD: Final = 20
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{0,20})?\Z")
 _TYPES: Final = {"dpop": "DPoP", "bearer": "Bearer", "n_a": "N_A"}
 _TOKENS: Final = ("access_token", "refresh_token", "token_type")
@@ -72,73 +66,13 @@ def is_success(response: HTTPResponse) -> bool:
 # -- JSON
 
 
-def forgiving_object(body: bytes) -> tuple[dict[str, Any], frozenset[str], bool]:
-    """Read a JSON object as far as it can be understood, for bodies in which losing a member loses a grant.
-
-    A byte order mark, repeated names (the last one counts), NaN, numbers of any length (both become None) and text
-    after the object are no reason to refuse it. Nor are what gateways wrap it in: a string, an array of one, or a few
-    characters that keep scripts from reading it; or a form in its place.
-
-    :returns: the members, the names that came more than once with different values, and whether text follows.
-    :raises EncodingError: not a JSON object.
-    """
-    text = body.decode(json.detect_encoding(body), "replace").strip(" \t\r\n\0")
-    if _FORM.match(text):
-        pairs = parse_qsl(text, keep_blank_values=True)
-        return dict(pairs), _repeated(pairs), False
-    if text[:1] not in {"{", "[", '"', "<"}:
-        text = text[max(0, text.find("{", 0, _LONGEST_GUARD)) :]
-    last: list[tuple[str, Any]] = []
-
-    def members_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal last
-        last = pairs  # the outermost object comes last
-        return dict(pairs)
-
-    decoder = json.JSONDecoder(
-        strict=False, object_pairs_hook=members_of, parse_constant=_nothing, parse_int=_int, parse_float=_float
-    )
-    try:
-        value, end = decoder.raw_decode(text)
-    except json.JSONDecodeError as error:
-        raise EncodingError(f"not JSON: {error.msg} (character {error.pos})") from None
-    except RecursionError:
-        raise EncodingError("JSON nested too deep") from None
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, str) and value.lstrip()[:1] == "{":
-        return forgiving_object(value.encode("utf-8", "replace"))
-    if not isinstance(value, dict):
-        raise EncodingError("JSON, but not an object")
-    return value, _repeated(last), end != len(text)
-
-
-def _repeated(pairs: list[tuple[str, Any]]) -> frozenset[str]:
-    """The names that came more than once with different values."""
-    last = dict(pairs)
-    return frozenset(name for name, value in pairs if value != last[name])
-
-
 def _is_whole(body: bytes) -> bool:
     """Whether a body has all of its JSON object, however its transfer ended."""
     try:
         forgiving_object(body)
     except EncodingError:
         return False
-    return not _FORM.match(body.decode("latin-1"))  # the end of a form cannot be seen
-
-
-def _nothing(_name: str) -> None:
-    """Replace NaN and Infinity, which are not JSON numbers."""
-
-
-def _int(digits: str) -> int | None:
-    return int(digits) if len(digits) <= _MAX_NUMBER_LENGTH else None
-
-
-def _float(digits: str) -> float | None:
-    value = float(digits) if len(digits) <= _MAX_NUMBER_LENGTH else None
-    return None if value in {float("inf"), float("-inf")} else value
+    return not is_form(body.decode("latin-1"))  # the end of a form cannot be seen
 
 
 def _can_be_stored(value: Any, depth: int = 0) -> bool:

@@ -57,8 +57,8 @@ LEASE: Final = 1.5
 TIMEOUT: Final = 20.0
 DEADLINE: Final = 90.0
 """Seconds in which every call has to return. It holds two waits for the lock, a frozen process, and a busy machine."""
-SAVE_SECONDS: Final = 3.0
-"""The longest time between a response and its record in the store that a busy machine may need."""
+SAVE_SECONDS: Final = 30.0
+"""The longest time that a busy machine may need between the store and the wire, in either direction."""
 # Each round has some of these faults: what one fault excuses must not hide what another brings about.
 _FAULTS: Final = ("kill", "freeze", "clock", "lock", "full", "wipe", "snapshot")
 _OF_PROCESSES: Final = frozenset({"kill", "freeze", "lock"})

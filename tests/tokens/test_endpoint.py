@@ -846,3 +846,34 @@ def test_parameters_of_a_client_stay_with_it(name: str) -> None:
     assert [request.target for request in recorder.requests] == ["/token?a=1", "/revoke"]
     assert [request.one("X-Office") for request in recorder.requests] == ["Berne"] * 2
     assert recorder.requests[0].claims["htu"] == recorder.url("/token")
+
+
+SPELLED: dict[str, bytes] = {
+    "a byte order mark": b'\xef\xbb\xbf{"error":"use_dpop_nonce"}',
+    "UTF-16": '{"error":"use_dpop_nonce"}'.encode("utf-16"),
+    "Latin-1": b'{"error":"use_dpop_nonce","error_description":"f\xfcr"}',
+    "text after the end": b'{"error":"use_dpop_nonce"}\n<!-- 3 ms -->',
+    "nesting of 12": b'{"error":"use_dpop_nonce","more":' + b"[" * 12 + b"]" * 12 + b"}",
+    "the same twice": b'{"error":"use_dpop_nonce","error":"use_dpop_nonce"}',
+    "a form": b"error=use_dpop_nonce&error_description=once+more",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLED)
+def test_a_nonce_refusal_in_an_odd_body_is_recognised(name: str, spelling: str) -> None:
+    """As a token response is read, so is a refusal: the refresh is sent once more, with the nonce."""
+    challenge = Response(400, [("DPoP-Nonce", "n1")], SPELLED[spelling])
+    tokens = Response(200, [], b'{"access_token":"a","token_type":"DPoP"}')
+    recorder, endpoint = answered(name, challenge, tokens)
+    with recorder, endpoint:
+        assert endpoint.refresh("r").access_token == "a"
+    assert [request.nonce for request in recorder.requests] == [None, "n1"]
+
+
+def test_two_different_errors_are_none(name: str) -> None:
+    """It is not known which of them is meant, so nothing is sent again."""
+    both = b'{"error":"invalid_grant","error":"use_dpop_nonce"}'
+    recorder, endpoint = answered(name, Response(400, [("DPoP-Nonce", "n1")], both))
+    with recorder, endpoint, pytest.raises(TokenRequestError):
+        endpoint.refresh("r")
+    assert len(recorder.requests) == 1
