@@ -50,8 +50,9 @@ class DPoPAccess(SecurityBase):
     """
 
     def __init__(self, scope: str = "") -> None:
-        self.model = HTTPBase(scheme="DPoP", description="An access token bound to a key, with a proof (RFC 9449)")
-        self.scheme_name = "DPoP"
+        description = "An access token bound to a key, with a proof (RFC 9449)"
+        self.model: HTTPBase = HTTPBase(scheme="DPoP", description=description)
+        self.scheme_name: str = "DPoP"
         self._admit = require_access(scope)
 
     async def __call__(self, connection: HTTPConnection) -> Access:
