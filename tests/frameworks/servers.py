@@ -92,8 +92,8 @@ def ask(port: int, target: str, *fields: tuple[str, str], method: str = "GET") -
 class Connection:
     """Sends requests byte for byte over one connection, as long as the server keeps it; then over a new one."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, *, timeout: float = 30) -> None:
+        self._port, self._timeout = port, timeout
         self._socket: socket.socket | None = None
 
     def __enter__(self) -> Self:
@@ -110,7 +110,7 @@ class Connection:
         lines = [f"GET {target} HTTP/1.1", "Host: internal.example:8080"]
         lines += [f"{name}: {value}" for name, value in fields]
         if self._socket is None:
-            self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=30)
+            self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=self._timeout)
         try:
             self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
             reply, stays = self._read(self._socket)
