@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check fresh platforms lowest format lock reproducible installs api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser mutate clean
+.PHONY: help demo test check fresh platforms lowest format lock reproducible installs api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser mutate coverage clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -106,6 +106,10 @@ model: ## an hour of kills, freezes, clocks and lies: no grant is lost that nobo
 browser: ## let a page in a real browser read the refusals of an API; brings Chromium, 290 MB
 	@ALSO='chromium-headless-shell chromium-headless-shell' scripts/setup test
 	$(RUN) python tests/browser/cors.py
+
+coverage: ## all tests, and which lines of the package none of them runs
+	@scripts/setup test
+	$(RUN) python -m pytest -n 2 --cov=dpop --cov=dpop_cli --cov-report=term-missing:skip-covered $(ARGS)
 
 mutate: ## change the code in 800 places, one at a time, and see whether a test notices; an hour
 	@scripts/setup test

@@ -46,7 +46,7 @@ def skew(date: str | None, sent: float, received: float) -> float | None:
 def _read(date: str) -> datetime:
     """Read a date of HTTP (RFC 9110 §5.6.7).
 
-    :raises ValueError: it is none.
+    :raises ValueError: not an HTTP date.
     """
     usual = _IMF_FIXDATE.fullmatch(date)
     if usual is not None and usual[2] in _MONTHS:

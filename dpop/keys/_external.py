@@ -32,8 +32,8 @@ class ExternalKey:
     """A key outside this process: you give its public key and a function that signs bytes.
 
     Each signature is converted to what JOSE wants, its length is checked, and it is verified with the
-    public key before it is returned: a signer that hashes twice, answers in the other format or signs
-    with another key is found out here, not by a server. Immutable, and as thread-safe as ``sign`` is.
+    public key before it is returned: a signer that hashes twice, returns the other format or signs
+    with another key is found here, not by a server. Immutable, and as thread-safe as ``sign`` is.
 
     :param public_key: a JWK, also as bytes, PEM or DER (SubjectPublicKeyInfo, or a certificate in PEM), a key object of
         the ``cryptography`` package, or a :class:`dpop.keys.PublicKey`.

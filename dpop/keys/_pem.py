@@ -188,7 +188,7 @@ def _unreadable(load: object, error: Exception, der: bytes = b"") -> InvalidKeyE
     else:
         reason = (
             "the bytes are DER, but no private key in PKCS#8, SEC1 or PKCS#1 form; a certificate, a public key"
-            " or a .p12 store is none"
+            " or a .p12 store is not enough"
         )
     return InvalidKeyError(reason)
 

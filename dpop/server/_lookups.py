@@ -2,7 +2,7 @@
 """Ask another server, in a thread of its own, with bounds on time and size.
 
 A look-up must not block an event loop, and several requests wait for one response. So each question runs in a thread
-that ends with it, and whoever waits does so as a thread or as a task. Nothing runs between requests: a process that is
+that ends with it, and those who wait are threads or tasks. Nothing runs between requests: a process that is
 forked after it has loaded its application has no thread to lose.
 """
 

@@ -174,7 +174,7 @@ class AzureKeyVault(KeyService):
             429: (KeyThrottledError, "too many requests; wait, or spread them over more vaults"),
         }.get(status, (DPoPKeyError, "the request was refused"))
         if status < 400:
-            hint = "the answer is not a vault's; is a proxy or a login page in between?"
+            hint = "the response is not a vault's; is a proxy or a login page in between?"
         if status >= 500 or status == 408:
             kind, hint = KeyUnavailableError, "the service failed; try again later"
         return self.trouble(kind, f"{hint} (HTTP {status})")
