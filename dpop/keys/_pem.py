@@ -70,7 +70,7 @@ def read_private_key(data: bytes, password: Password | None = None) -> tuple[obj
     PEM may have text and other objects around the key, such as the ``EC PARAMETERS`` that ``openssl
     ecparam -genkey`` prints. What is not PEM must be DER.
 
-    :returns: the key, and bytes for :func:`dpop.keys._public.algs_of_der`; they are empty for a key that is encrypted
+    :returns: the key, and bytes for ``algs_of_der``; they are empty for a key that is encrypted
         in another way than OpenSSL and the cryptography package do it.
     :raises InvalidKeyError: no private key, more than one, or one that cannot be read.
     :raises KeyPasswordError: a password is missing, wrong, or given for a key that is not encrypted.
