@@ -194,6 +194,9 @@ async def async_report(flow: ProofFlow, close: Callable[[], Awaitable[object]]) 
 def _refused(flow: ProofFlow) -> object:
     if not flow.tells_source:
         return None  # another request has told it
+    by: Callable[[str | None, object], object] | None = getattr(flow.access_token, "_refused_by", None)
+    if by is not None:  # a source of this package, which counts refusals by server
+        return by(flow.sent_token, flow.origin)
     refused: Callable[[str | None], object] = getattr(flow.access_token, "refused")  # noqa: B009 - a str has none
     return refused(flow.sent_token)
 

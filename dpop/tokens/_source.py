@@ -138,7 +138,7 @@ class SharedRefresh:
         # By the monotonic clock: the latest times at which the current tokens are stale, and have expired.
         self._stale_by = self._expired_by = _NEVER
         self._refused: str | None = None
-        self._refusals: list[float] = []
+        self._refusals: list[tuple[object, float]] = []
         self._failures = 0
         self._next_try = 0.0
         self._last_error: BaseException | None = None
@@ -170,15 +170,22 @@ class SharedRefresh:
         A token that is not the current one was replaced already. More than five refused tokens a minute are
         ignored: then it is not the token.
         """
+        self._refused_by(token, None)
+
+    def _refused_by(self, token: str, server: object) -> None:
+        """Form of :meth:`refused` for an adapter: five tokens a minute for each server, so that no other one loses any.
+
+        :param server: its origin.
+        """
         with self._lock:
             if self._tokens is None or token != self._tokens.access_token or token == self._refused:
                 return  # many threads may get a refusal of one token; it counts once
             now = time.monotonic()
-            self._refusals = [then for then in self._refusals if now - then < _REFUSALS_SECONDS]
-            if len(self._refusals) >= _REFUSALS:
+            self._refusals = [(by, then) for by, then in self._refusals if now - then < _REFUSALS_SECONDS]
+            if sum(by == server for by, _ in self._refusals) >= _REFUSALS:
                 _log.warning("fresh tokens of %r are refused again and again; this one is kept", self._account)
                 return
-            self._refusals.append(now)
+            self._refusals.append((server, now))
             self._refused = token
             self._until = 0.0
 

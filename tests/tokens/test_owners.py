@@ -19,7 +19,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from adapters.recorder import Response
+import requests
+from adapters.recorder import Received, Recorder, Response
 from support.endpoints import ENDPOINTS, Endpoint
 from support.rotating_server import RotatingServer
 
@@ -28,7 +29,7 @@ import dpop.httpx
 import dpop.httpx2
 from dpop.errors import ReauthorizationError, TokenLockError, TokenRequestError, UsageError
 from dpop.keys import ExternalKey
-from dpop.requests import TokenEndpoint
+from dpop.requests import DPoPAdapter, TokenEndpoint
 from dpop.tokens import FileTokenStore, MemoryTokenStore, TokenSet
 
 KEY = dpop.generate_key()
@@ -312,7 +313,7 @@ def test_neither_asyncio_nor_trio_is_said_before_anything_begins() -> None:
 PROGRAM = """
 import json, sys, threading, time
 import dpop
-from dpop.requests import TokenEndpoint
+from dpop.requests import DPoPAdapter, TokenEndpoint
 from dpop.tokens import FileTokenStore
 
 facts = json.loads(sys.stdin.readline())
@@ -478,6 +479,24 @@ def test_tokens_of_doubtful_lifetime_are_not_used_for_ever(monkeypatch: pytest.M
         later[0] += 700
         with pytest.raises(ReauthorizationError):
             source()
+
+
+def test_a_server_that_refuses_every_token_costs_no_other_server_its_renewal() -> None:
+    """The limit of five refused tokens a minute is each server's own."""
+    dead = {"DPoP a6"}
+
+    def api(request: Received) -> Response:
+        bad = request.target == "/bad" or request.one("Authorization") in dead
+        return Response(401, [("WWW-Authenticate", 'DPoP error="invalid_token"')]) if bad else Response(200)
+
+    with RotatingServer() as server, Recorder(api) as one, Recorder(api) as other, requests.Session() as session:
+        source = TokenEndpoint(KEY, server.url, client_id="c").source(store())
+        session.mount("http://", DPoPAdapter(KEY, origins=[one.origin, other.origin], access_token=source))
+        for _ in range(8):
+            assert session.get(one.url("/bad")).status_code == 401
+        assert source() == "a6"
+        assert session.get(other.url("/good")).status_code == 200
+        assert source() == "a7"
 
 
 def test_many_threads_refused_with_one_token_count_once() -> None:
