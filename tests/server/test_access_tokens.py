@@ -53,7 +53,7 @@ def why(tokens: JWTAccessTokens, token: str) -> InvalidProof:
 
 def settled(tokens: JWTAccessTokens) -> None:
     """Wait until no fetch is running."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while any(keys._lookup is not None for keys in tokens._issuers.values()):
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -63,7 +63,7 @@ def holding(release: threading.Event) -> Callable[[Received], None]:
     """An issuer that responds when a test lets it."""
 
     def hold(_request: Received) -> None:
-        release.wait(10)
+        release.wait(60)
 
     return hold
 
@@ -224,7 +224,7 @@ def test_rubbish_is_refused_before_anybody_is_asked(issuer: JWTIssuer, number: i
     tokens = verifier(issuer)
     began = time.perf_counter()
     refusal = why(tokens, RUBBISH[number])
-    assert time.perf_counter() - began < 0.5
+    assert time.perf_counter() - began < 5
     assert refusal.reason == "token_inactive"
     assert issuer.asked == []
     assert len(tokens._memory) == 0
@@ -382,7 +382,7 @@ def test_strangers_hold_few_threads(issuer: JWTIssuer) -> None:
     The others are told that nobody can tell yet: the key may be one that the issuer began to use a moment ago.
     """
     timer, release = Timer(100), threading.Event()
-    tokens = verifier(issuer, monotonic=timer)
+    tokens = verifier(issuer, monotonic=timer, timeout=60)
     good = issuer.token()
     assert tokens(good)
     timer.now += 11
@@ -402,7 +402,7 @@ def test_strangers_hold_few_threads(issuer: JWTIssuer) -> None:
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(20)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while len(put_off) < 12 and time.monotonic() < deadline:
         time.sleep(0.005)
     assert (refused, put_off) == ([], [1.0] * 12)
@@ -418,7 +418,7 @@ def test_strangers_hold_few_threads(issuer: JWTIssuer) -> None:
 def test_a_refresh_is_not_waited_for(issuer: JWTIssuer) -> None:
     """The old set serves while a slow issuer is asked, in threads and tasks, and no event loop is blocked."""
     timer, release = Timer(100), threading.Event()
-    tokens = verifier(issuer, monotonic=timer)
+    tokens = verifier(issuer, monotonic=timer, timeout=60)
     assert tokens(issuer.token())
     timer.now += 301
     issuer.down = holding(release)
@@ -434,7 +434,7 @@ def test_the_first_look_up_does_not_block_the_loop(issuer: JWTIssuer) -> None:
     """Other tasks run while it waits for the keys; all that wait share one fetch."""
     release = threading.Event()
     issuer.down = holding(release)
-    tokens = verifier(issuer)
+    tokens = verifier(issuer, timeout=60)
 
     async def both() -> int:
         asked = [asyncio.ensure_future(tokens.acall(issuer.token(jti=str(number)))) for number in range(20)]
@@ -570,7 +570,7 @@ DOWN: dict[str, Callable[[Received], Response]] = {
 def test_an_issuer_from_which_no_keys_come(issuer: JWTIssuer, fault: str) -> None:
     """Nothing is known of the token then, which is a 503 and no 401; after ten seconds the issuer is asked again."""
     timer = Timer(100)
-    tokens = verifier(issuer, monotonic=timer, timeout=0.5)
+    tokens = verifier(issuer, monotonic=timer, timeout=2 if fault == "drip" else 30)
     token = issuer.token()
     issuer.down = DOWN[fault]
     began = time.monotonic()
@@ -580,7 +580,7 @@ def test_an_issuer_from_which_no_keys_come(issuer: JWTIssuer, fault: str) -> Non
     with pytest.raises(LookupUnavailableError) as caught:
         asyncio.run(tokens.acall(token))
     assert caught.value.retry_after == 10
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     assert len(issuer.asked) == asked
     issuer.down = lambda _request: None
     timer.now += 10
@@ -659,11 +659,11 @@ def test_a_forked_process_asks_for_itself(issuer: JWTIssuer) -> None:
     """A preloaded application is forked while its parent fetches: the thread is gone, and the child starts another."""
     release = threading.Event()
     issuer.down = holding(release)
-    tokens = verifier(issuer)
+    tokens = verifier(issuer, timeout=60)
     token = issuer.token()
     waiting = threading.Thread(target=lambda: tokens(token))
     waiting.start()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not issuer.asked and time.monotonic() < deadline:
         time.sleep(0.002)
 

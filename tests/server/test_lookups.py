@@ -82,7 +82,7 @@ def test_one_deadline_for_a_whole_response() -> None:
     """A server that sends one byte after the other holds a thread no longer than one that sends none."""
 
     def slowly() -> Iterator[bytes]:
-        for _ in range(100):
+        for _ in range(3000):
             yield b" "
             time.sleep(0.02)
 
@@ -90,7 +90,7 @@ def test_one_deadline_for_a_whole_response() -> None:
         began = time.monotonic()
         with pytest.raises(LookupUnavailableError, match="in time"):
             default_fetch()(request(server.url(), timeout=0.3))
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 20
 
 
 def test_on_trio() -> None:
