@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from dpop._tracebacks import hide_frames
 from dpop.client._forgiving import forgiving_object
 from dpop.errors import EncodingError, InsecureOriginError, InvalidTokenResponseError, UsageError
 from dpop.origin import Origin
@@ -75,6 +76,7 @@ class ResourceMetadata:
     dpop_required: bool = False
 
 
+@hide_frames
 def read_resource_metadata(resource: str, body: bytes) -> ResourceMetadata:
     """Read the metadata of an API, found at :func:`dpop.tokens.resource_metadata_url` or named by its challenge.
 

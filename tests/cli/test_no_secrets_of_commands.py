@@ -113,7 +113,7 @@ def test_each_option_has_an_arrangement() -> None:
         if not str(option.name).endswith(("_env", "_prompt"))
         and option.name not in PLAIN | FILES.keys() | OTHERS.keys()
     }
-    assert unknown == set()
+    assert unknown == set(), "add the names to PLAIN, FILES or OTHERS above"
 
 
 def command_lines(name: tuple[str, ...], command: click.Command, server: str) -> Iterator[list[str]]:

@@ -145,7 +145,8 @@ PLAIN = frozenset(
     strip sub target tell thumbprint timeout tls token_endpoint token_lifetime token_type token_type_hint tools
     trust_env turn typ uds unbound unbound_share url usable user_code values verdict verification_uri
     verification_uri_complete verifier verify wait wake wants_pin what when_down where window with_nonce work
-    x_init_reserved origins arguments args more public_jwk theirs
+    x_init_reserved origins arguments args more public_jwk theirs acr_values dpop_required
+    refused_times resource_metadata
     acr authorization_servers certificate event events published then
     """,
     )
