@@ -30,12 +30,15 @@ from dpop.errors import (
     CredentialError,
     InvalidTokenResponseError,
     ReauthorizationError,
+    TokenEndpointUnavailableError,
+    TokenRequestError,
     TokensNotSavedError,
     UnboundTokenError,
 )
 from dpop.google import Credentials
 from dpop.requests import DPoPAdapter, TokenEndpoint
-from dpop.tokens import FileTokenStore, MemoryTokenStore, ServerMetadata, TokenSet
+from dpop.tokens import FileTokenStore, HTTPResponse, MemoryTokenStore, ServerMetadata, TokenSet
+from dpop.tokens._responses import raise_refusal
 
 KEY = dpop.generate_key()
 NOW = 1_800_000_000.0
@@ -469,3 +472,31 @@ def test_a_replaced_refresh_token_is_not_sent_again(again: str) -> None:
             b"refresh_token=" + token.encode() in recorder.requests[number].body
             for number, token in enumerate([OLD, NEW])
         ] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (429, TokenEndpointUnavailableError),
+        (500, TokenEndpointUnavailableError),
+        (503, TokenEndpointUnavailableError),
+        (428, InvalidTokenResponseError),
+        (430, InvalidTokenResponseError),
+        (499, InvalidTokenResponseError),
+    ],
+)
+def test_a_page_in_place_of_an_error_means_wait_only_where_the_status_says_so(
+    status: int, kind: type[Exception]
+) -> None:
+    """A proxy that is overloaded answers 429 or 5xx with a page of its own; any other page is no token response."""
+    with pytest.raises(kind):
+        raise_refusal(HTTPResponse(status, (), b"<html>busy</html>"), "the token endpoint", ())
+
+
+@pytest.mark.parametrize(("secret", "shown"), [("abcd", False), ("abc", True)])
+def test_a_short_secret_that_a_server_repeats_is_hidden(secret: str, shown: bool) -> None:
+    """From four characters on; less would be found in every other word."""
+    body = json.dumps({"error": "invalid_request", "error_description": f"you sent {secret}"}).encode()
+    with pytest.raises(TokenRequestError) as caught:
+        raise_refusal(HTTPResponse(400, (), body), "the token endpoint", [secret])
+    assert (secret in str(caught.value)) is shown
