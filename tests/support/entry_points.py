@@ -137,6 +137,7 @@ PLAIN = frozenset(
     priming private private_key private_seen problem profile proxies proxy public public_key public_origin push
     pushed_authorization_request_endpoint quota_project_id random read realm reason rebind receive received record
     redirect_uri reference refresh_after refresh_expires_at refresh_sent_at refresh_token_expires_in refused
+    refused_times
     remember_for renew_refused repeatable replace_500 replay require_pkce require_proof require_type required
     required_scope requires_par retries retry_after revocation_endpoint revocation_uri role root_path
     rotate_refresh_tokens rs_nonces rule scheme seconds seen send sent serial served service sessions settings share
