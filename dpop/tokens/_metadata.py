@@ -130,7 +130,7 @@ def read_metadata(issuer: str, body: bytes) -> ServerMetadata:
     texts = {each.name: _text(members, each.name) for each in fields(ServerMetadata) if each.name.endswith("_endpoint")}
     for name, url in texts.items():
         if url is not None and issuer.startswith("https://") and url.startswith("http://"):
-            raise InsecureOriginError(f"the metadata of {issuer} has a {name} without TLS: {url[:200]!r}")
+            raise InsecureOriginError(f"the metadata of {issuer} has a {name} without TLS: {url[:200]!r:.200}")
     token_endpoint = texts.pop("token_endpoint")
     if token_endpoint is None:
         raise InvalidTokenResponseError("the metadata has no token_endpoint")
