@@ -186,6 +186,32 @@ def new_tpm(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[dict[str,
         yield {"/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so": tpm.module}
 
 
+def a_client_file(server: DPoPTestServer) -> dict[str, Any]:
+    """A key, and the file that describes the client."""
+    dpop.generate_key().save("key.pem")
+    Path("client.json").write_text(json.dumps(first_line(server)), "ascii")
+    return {}
+
+
+def an_old_login(server: DPoPTestServer) -> dict[str, Any]:
+    """A refresh token of the time before DPoP."""
+    return {"old_refresh_token": server.issue_refresh_token()}
+
+
+@contextmanager
+def google_beside(_: pytest.MonkeyPatch, __: Path) -> Iterator[dict[str, str]]:
+    """Google's endpoints, beside those of another server, for the same client."""
+    with DPoPTestServer(mode="google", **DEVICE) as google:
+        yield {
+            "https://oauth2.googleapis.com/token": google.token_endpoint,
+            "https://oauth2.googleapis.com/device/code": google.device_authorization_endpoint,
+        }
+        assert [request.status for request in google.requests] == [200, 400, 200]
+
+
+# A user who agrees at once, so that no test waits.
+DEVICE: dict[str, Any] = {"client_secret": "s3cret-of-the-guide", "device_user": "agrees", "device_interval": 0}
+
 GUIDES = {
     "tokens.md": Guide(
         {"nonces": "none", "rotate_refresh_tokens": True},
@@ -275,6 +301,23 @@ GUIDES = {
     ),
     "softhsm.md": Guide({"nonces": "none"}, HARDWARE, [200], prepare=tokens_to_bind, around=softhsm),
     "tpm.md": Guide({"nonces": "none"}, HARDWARE, [200], prepare=tokens_to_bind, around=new_tpm),
+    "device.md": Guide(
+        DEVICE,
+        {**AS_AND_API, "https://as.example/device_authorization": "device_authorization_endpoint"},
+        # Codes and a token, twice; an API call; the rehearsal: login, refresh, without a nonce, other key, revocation.
+        [200, 400, 200, 200, 400, 200, 401, 200, 200, 400, 200, 200, 400, 200, 400, 400, 200, 400],
+        [*["nonce_missing"] * 6, "key_mismatch", "refresh_token_unknown"],
+        prepare=a_client_file,
+        around=google_beside,
+    ),
+    "from-bearer.md": Guide(
+        {"require_proof": False, "as_nonces": "rotating", "rs_nonces": "none"},
+        HARDWARE,
+        # A Bearer token and a call; an old refresh token with a proof; a token and a call; a call.
+        [200, 200, 400, 200, 200, 200, 200],
+        ["nonce_missing"],
+        prepare=an_old_login,
+    ),
     "testing.md": Guide({}, {}, []),
     "signers.md": Guide({}, AS_AND_API, [], prepare=an_object),
     "troubleshooting.md": Guide({}, AS_AND_API, [401, 401], ["no_credentials"] * 2, prepare=a_key_and_a_token),
@@ -404,5 +447,5 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_the_index_lists_every_guide() -> None:
     """Nothing is found by chance only."""
-    listed = set(re.findall(r"\]\((\w+\.md)\)", text_of("README.md")))
+    listed = set(re.findall(r"\]\(([\w-]+\.md)\)", text_of("README.md")))
     assert listed == {path.name for path in DOCS.glob("*.md")} - {"README.md"}
