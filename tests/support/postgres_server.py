@@ -21,9 +21,9 @@ __all__ = ["running_postgres"]
 
 
 def _program(name: str) -> str:
-    """Find a program. Debian has them outside of the PATH, in a folder for each version."""
+    """Find a program: that of scripts/setup, or one of Debian's, which are outside of the PATH, by version."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    program = str(found[-1]) if found else shutil.which(name)
+    program = shutil.which(name) or (str(found[-1]) if found else None)
     assert program is not None, f"no {name} here: scripts/setup test installs it"
     return program
 
