@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import google.oauth2.credentials
 import pytest
 import requests
 from dpop_cli.serve import first_line
@@ -62,6 +63,7 @@ class Guide:
 
 
 AS_AND_API = {"https://as.example/token": "token_endpoint", "https://api.example/me": "resource"}
+GOOGLE_TOKEN = "https://oauth2.googleapis.com/token"
 HARDWARE = {**AS_AND_API, "https://api.example": "origin"}
 
 
@@ -198,15 +200,26 @@ def an_old_login(server: DPoPTestServer) -> dict[str, Any]:
     return {"old_refresh_token": server.issue_refresh_token()}
 
 
+def an_app_without_a_key(server: DPoPTestServer) -> dict[str, Any]:
+    """An installed app's client, and the token.json that google-auth wrote for it."""
+    prepared = an_app(server)
+    Path("key.pem").unlink()
+    old = google.oauth2.credentials.Credentials(
+        "the-access-token", refresh_token="old", token_uri=GOOGLE_TOKEN, client_id="app", client_secret="s"
+    )
+    Path("token.json").write_text(old.to_json(), "utf-8")
+    return prepared
+
+
 @contextmanager
 def google_beside(_: pytest.MonkeyPatch, __: Path) -> Iterator[dict[str, str]]:
     """Google's endpoints, beside those of another server, for the same client."""
-    with DPoPTestServer(mode="google", **DEVICE) as google:
+    with DPoPTestServer(mode="google", **DEVICE) as server:
         yield {
-            "https://oauth2.googleapis.com/token": google.token_endpoint,
-            "https://oauth2.googleapis.com/device/code": google.device_authorization_endpoint,
+            GOOGLE_TOKEN: server.token_endpoint,
+            "https://oauth2.googleapis.com/device/code": server.device_authorization_endpoint,
         }
-        assert [request.status for request in google.requests] == [200, 400, 200]
+        assert [request.status for request in server.requests] == [200, 400, 200]
 
 
 # A user who agrees at once, so that no test waits.
@@ -232,7 +245,7 @@ GUIDES = {
     "google.md": Guide(
         {"mode": "google"},
         {
-            "https://oauth2.googleapis.com/token": "token_endpoint",
+            GOOGLE_TOKEN: "token_endpoint",
             "https://www.googleapis.com/resource": "resource",
         },
         # A login and a call; code, call and refresh; credentials, which begin without a nonce in a class of their
@@ -317,6 +330,15 @@ GUIDES = {
         [200, 200, 400, 200, 200, 200, 200],
         ["nonce_missing"],
         prepare=an_old_login,
+    ),
+    "from-google-auth.md": Guide(
+        {"mode": "google"},
+        {GOOGLE_TOKEN: "token_endpoint", "https://www.googleapis.com/resource": "resource"},
+        # A login and a call; the import, which refreshes, and a call.
+        [302, 200, 200, 400, 200, 200],
+        ["nonce_missing"],
+        prepare=an_app_without_a_key,
+        around=browser,
     ),
     "testing.md": Guide({}, {}, []),
     "signers.md": Guide({}, AS_AND_API, [], prepare=an_object),
