@@ -20,9 +20,13 @@ from typing import Any
 import google.oauth2.credentials
 import pytest
 import requests
+from dpop_cli import configuration
+from dpop_cli.exit_status import Status
+from dpop_cli.proof import proof
 from dpop_cli.serve import first_line
-from support.cli_process import environment
-from support.paths import ROOT
+from dpop_cli.token import token
+from support.cli_process import environment, invoke
+from support.paths import COMMANDS, PACKAGE, ROOT
 from support.pkcs11_tokens import NewTpm, module_named, tokens_in
 from support.redis_server import running_redis
 
@@ -340,6 +344,7 @@ GUIDES = {
         prepare=an_app_without_a_key,
         around=browser,
     ),
+    "environment.md": Guide({}, AS_AND_API, [401], ["proof_without_token"]),
     "testing.md": Guide({}, {}, []),
     "signers.md": Guide({}, AS_AND_API, [], prepare=an_object),
     "troubleshooting.md": Guide({}, AS_AND_API, [401, 401], ["no_credentials"] * 2, prepare=a_key_and_a_token),
@@ -435,6 +440,43 @@ def test_every_error_code_is_explained() -> None:
     headings = " ".join(re.findall(r"^### (.*)$", text_of("troubleshooting.md"), re.MULTILINE))
     for code in ("use_dpop_nonce", "invalid_dpop_proof", "invalid_token", "invalid_grant", "insufficient_scope"):
         assert f"`{code}`" in headings
+
+
+def first_column(heading: str) -> list[str]:
+    """The words in code of each row's first cell, of the first table behind a heading of environment.md."""
+    table = re.search(r"^\|.*?\n\n", text_of("environment.md").partition(heading)[2], re.DOTALL | re.MULTILINE)
+    assert table is not None
+    cells = [row.split("|")[1] for row in table[0].strip().splitlines()[2:]]
+    return [word for cell in cells for word in re.findall(r"`([^`]+)`|(\d+)", cell) for word in word if word]
+
+
+def test_every_environment_variable_is_explained() -> None:
+    """Those of dpop --help, those that the code reads, and one that platformdirs reads; no others."""
+    help_text = invoke("--help").stdout.partition("Environment:")[2]
+    listed = ", ".join(re.findall(r"^ +([A-Z0-9_, ]+?) +[a-z]", help_text, re.MULTILINE)).split(", ")
+    assert "DPOP_KEY" in listed
+    sources = [path.read_text("utf-8") for folder in (COMMANDS, PACKAGE) for path in folder.rglob("*.py")]
+    read = {name for text in sources for name in re.findall(r'os\.environ(?:\.get\(|\[)"([A-Z0-9_]+)"', text)}
+    of_completion = {"_DPOP_COMPLETE", "COMP_WORDS", "COMP_WORD", "COMP_CWORD"}
+    assert of_completion < read
+    expected = {*listed, *read, "XDG_STATE_HOME"} - of_completion
+    assert set(first_column("## Environment variables")) == expected
+
+
+def test_every_exit_status_is_explained() -> None:
+    """Each once, in the order of their numbers."""
+    assert [int(status) for status in first_column("## Exit statuses")] == [status.value for status in Status]
+
+
+def test_every_setting_of_the_configuration_file_is_explained() -> None:
+    """With the option that it stands for."""
+    rows = re.findall(
+        r"^\| (.*) \| `(--[a-z-]+)` \|$", text_of("environment.md").partition("contexts.NAME")[2], re.MULTILINE
+    )
+    told = {name: option for names, option in rows for name in re.findall(r"`(.*?)`", names)}
+    commands = [token.commands["login"], proof]
+    options = {word: each.name for command in commands for each in command.params for word in each.opts}
+    assert {name: options[option] for name, option in told.items()} == configuration._PARAMETERS
 
 
 def test_exceptions_named_in_the_guides_exist() -> None:
