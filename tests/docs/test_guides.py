@@ -215,6 +215,16 @@ def an_app_without_a_key(server: DPoPTestServer) -> dict[str, Any]:
     return prepared
 
 
+def an_api_that_moved(server: DPoPTestServer) -> dict[str, Any]:
+    """A token, and two URLs that lead elsewhere: to a neighbour, and to another origin."""
+    key = dpop.generate_key()
+    key.save("key.pem")
+    server.levers.redirect_next("/resource/new", path="/resource/moved")
+    elsewhere = server.resource.replace("127.0.0.1", "localhost")
+    server.levers.redirect_next(elsewhere, path="/resource/elsewhere")
+    return {"access_token": server.issue_access_token(jkt=key.thumbprint)}
+
+
 @contextmanager
 def google_beside(_: pytest.MonkeyPatch, __: Path) -> Iterator[dict[str, str]]:
     """Google's endpoints, beside those of another server, for the same client."""
@@ -345,7 +355,16 @@ GUIDES = {
         around=browser,
     ),
     "environment.md": Guide({}, AS_AND_API, [401], ["proof_without_token"]),
+    "by-hand.md": Guide(
+        {},
+        {"https://api.example": "origin"},
+        # A challenge and its retry; a redirect to a neighbour; one to another origin, which gets no token.
+        [401, 200, 307, 200, 307, 401],
+        ["nonce_missing", "no_credentials"],
+        prepare=an_api_that_moved,
+    ),
     "testing.md": Guide({}, {}, []),
+    "threats.md": Guide({}, {}, []),
     "signers.md": Guide({}, AS_AND_API, [], prepare=an_object),
     "troubleshooting.md": Guide({}, AS_AND_API, [401, 401], ["no_credentials"] * 2, prepare=a_key_and_a_token),
 }
@@ -440,6 +459,15 @@ def test_every_error_code_is_explained() -> None:
     headings = " ".join(re.findall(r"^### (.*)$", text_of("troubleshooting.md"), re.MULTILINE))
     for code in ("use_dpop_nonce", "invalid_dpop_proof", "invalid_token", "invalid_grant", "insufficient_scope"):
         assert f"`{code}`" in headings
+
+
+def test_the_glossary_is_in_order() -> None:
+    """Each term once, by the alphabet, with one sentence and a section or the words "this package"."""
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", text_of("glossary.md"), re.MULTILINE)[1:]
+    terms = [re.sub(r"[^a-z_ -]", "", term.lower()) for term, _, _ in rows]
+    assert terms == sorted(set(terms), key=lambda term: term.replace("_", " ").replace("-", " "))
+    assert [row for row in rows if not re.fullmatch(r"this package|(RFC \d+ (§[\d.]+(, )?)+)+", row[2])] == []
+    assert [row for row in rows if not row[1].endswith(".") or ". " in row[1]] == []
 
 
 def first_column(heading: str) -> list[str]:
