@@ -209,7 +209,11 @@ def an_app_without_a_key(server: DPoPTestServer) -> dict[str, Any]:
     prepared = an_app(server)
     Path("key.pem").unlink()
     old = google.oauth2.credentials.Credentials(
-        "the-access-token", refresh_token="old", token_uri=GOOGLE_TOKEN, client_id="app", client_secret="s"
+        "the-access-token",
+        refresh_token=server.issue_refresh_token(),
+        token_uri=GOOGLE_TOKEN,
+        client_id="app",
+        client_secret="s",
     )
     Path("token.json").write_text(old.to_json(), "utf-8")
     return prepared
@@ -347,9 +351,13 @@ GUIDES = {
     ),
     "from-google-auth.md": Guide(
         {"mode": "google"},
-        {GOOGLE_TOKEN: "token_endpoint", "https://www.googleapis.com/resource": "resource"},
-        # A login and a call; the import, which refreshes, and a call.
-        [302, 200, 200, 400, 200, 200],
+        {
+            GOOGLE_TOKEN: "token_endpoint",
+            "https://oauth2.googleapis.com/revoke": "revocation_endpoint",
+            "https://www.googleapis.com/resource": "resource",
+        },
+        # The old token is given back. A login and a call; the import, which refreshes, and a call.
+        [200, 302, 200, 200, 400, 200, 200],
         ["nonce_missing"],
         prepare=an_app_without_a_key,
         around=browser,
