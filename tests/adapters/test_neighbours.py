@@ -98,7 +98,7 @@ def test_a_response_with_auth_can_be_copied() -> None:
 @pytest.fixture(scope="session")
 def urllib3_future() -> Path:
     """A folder with urllib3-future in the place of urllib3."""
-    folder = ROOT / ".ci" / "venvs" / "urllib3-future"
+    folder = Path(sys.prefix) / "urllib3-future"
     assert (folder / "urllib3").is_dir(), "run: scripts/setup test"
     return folder
 
