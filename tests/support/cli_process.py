@@ -32,13 +32,13 @@ _AT_TERMINAL = (
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment, without the developer's settings for dpop, and with a state directory of the test."""
+    """This process's environment without the developer's settings for dpop and terminals, with a state directory."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if name == "DPOP_STATE_DIR" or not (name.startswith("DPOP_") or name == "NO_COLOR")
     }
-    return {**kept, **extra}
+    return {**kept, "TERM": "xterm", **extra}  # whatever terminal the tests are run at, or none
 
 
 def invoke(*args: str, stdin: str | bytes | None = None, env: Mapping[str, str] | None = None) -> Result:
