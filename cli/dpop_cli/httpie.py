@@ -12,11 +12,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from httpie.adapters import HTTPieHTTPAdapter
 from httpie.plugins import AuthPlugin, TransportPlugin
 
 if TYPE_CHECKING:
     from dpop.requests import DPoPAuth
-    from dpop_cli.httpie_adapter import FirstOriginAdapter, Signing
+    from dpop_cli.httpie_adapter import Signing
 
 __all__ = ["DPoPAuthPlugin", "DPoPTransport", "DPoPTransportOfThisMachine"]
 
@@ -73,11 +74,9 @@ class DPoPTransport(TransportPlugin):  # type: ignore[misc]
         _Run.is_mounted = True
         return f"{self.scheme}://" if _Run.signing is not None else f"{self.scheme}+dpop-not-in-use://"
 
-    def get_adapter(self) -> FirstOriginAdapter:
+    def get_adapter(self) -> HTTPieHTTPAdapter:
         """Make the adapter."""
-        from dpop_cli.httpie_adapter import FirstOriginAdapter, Signing  # noqa: PLC0415 - see above
-
-        return FirstOriginAdapter(_Run.signing or Signing.none())
+        return HTTPieHTTPAdapter() if _Run.signing is None else _Run.signing.adapter()
 
 
 class DPoPTransportOfThisMachine(DPoPTransport):

@@ -30,15 +30,10 @@ _MAX_FILE: Final = 1 << 20
 class Signing:
     """A key, perhaps tokens, and the origin that gets them: that of the first request, which somebody typed in."""
 
-    def __init__(self, prover: Prover | None, token: AccessToken | None) -> None:
+    def __init__(self, prover: Prover, token: AccessToken | None) -> None:
         self.prover = prover
         self._token = token
         self.origin: Origin | None = None
-
-    @classmethod
-    def none(cls) -> Signing:
-        """Of a run without such credentials."""
-        return cls(None, None)
 
     @classmethod
     def of(cls, named: str) -> Signing:
@@ -70,8 +65,11 @@ class Signing:
 
     def auth(self) -> DPoPAuth:
         """The ``auth=`` of requests."""
-        assert self.prover is not None  # noqa: S101 - made by of()
         return DPoPAuth(self.prover, self._token)
+
+    def adapter(self) -> FirstOriginAdapter:
+        """An adapter that signs with this key."""
+        return FirstOriginAdapter(self)
 
     def __repr__(self) -> str:
         return f"<Signing for {self.origin}>"
@@ -92,7 +90,6 @@ class FirstOriginAdapter(HTTPieHTTPAdapter):  # type: ignore[misc]
     def send(self, request: requests.PreparedRequest, *args: Any, **settings: Any) -> requests.Response:
         """Send a request, with a nonce that an earlier command learnt; keep a newer one for the next."""
         prover = self._signing.prover
-        assert prover is not None  # noqa: S101 - or it would be mounted where no URL is
         if self._signing.origin is None:
             self._signing.origin = Origin.of_url(str(request.url))
         origin = self._signing.origin

@@ -150,8 +150,11 @@ def test_other_runs_load_nothing_of_this_package(server: DPoPTestServer, tmp_pat
     assert http(tmp_path, f"{server.resource}/things").returncode == 4
     assert "dpop" not in names(server)
     code = (
-        "import sys\nfrom httpie.plugins.registry import plugin_manager\nplugin_manager.load_installed_plugins()\n"
+        "import sys\nfrom httpie.core import main\n"
+        "main(['http', '--ignore-stdin', sys.argv[1]])\n"
         "assert 'dpop_cli.httpie' in sys.modules\nprint([name for name in sys.modules if name == 'dpop'])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "[]"
+    done = subprocess.run(
+        [sys.executable, "-c", code, server.resource], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
