@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from dpop._ending import uninterrupted
 from dpop._forking import reset_after_fork
 from dpop._well_known import metadata_urls
 from dpop.encoding import json_object
@@ -266,7 +267,9 @@ class IssuerKeys:
         if uri is None:
             uri = self._discover(deadline)
         try:
-            loaded, skipped = read_key_set(self._get(uri, deadline))
+            body = self._get(uri, deadline)
+            with uninterrupted():
+                loaded, skipped = read_key_set(body)
         except (_NotThereError, EncodingError) as error:
             raise LookupUnavailableError(f"{uri} is {error}") from None
         self._found_uri = uri

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from dpop._ending import uninterrupted
 from dpop._tracebacks import hide_frames
 from dpop.errors import (
     AlgorithmError,
@@ -25,7 +26,7 @@ from dpop.keys._public import PublicKey
 from dpop.keys.pkcs11._cryptoki import CKA, CKM, CKO, CryptokiError, Module, Template
 from dpop.keys.pkcs11._device import Device, find_device
 from dpop.keys.pkcs11._errors import explain
-from dpop.keys.pkcs11._modules import LoadedModule, find_module, open_module, signatures
+from dpop.keys.pkcs11._modules import LoadedModule, find_module, open_module
 from dpop.keys.pkcs11._objects import P256_PARAMS, KeyObject, key_objects, public_keys, the_private_key
 from dpop.keys.pkcs11._pin import Pin
 from dpop.keys.pkcs11._sessions import DeviceSigner, Session, SessionPool, default_limit, mechanism_of
@@ -150,7 +151,7 @@ class Pkcs11Key(ExternalKey):
         :raises DPoPKeyError: the key or its module was closed, or the device refused.
         :raises ArgumentTypeError: not bytes.
         """
-        with signatures.one():
+        with uninterrupted():
             return super().sign(signing_input)
 
     def close(self) -> None:

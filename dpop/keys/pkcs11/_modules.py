@@ -427,51 +427,7 @@ def close_modules(timeout: float = 2.0) -> None:
         _registry_lock.release()
 
 
-class _Signatures:
-    """The signatures being made with keys in devices, the check of each included. The program's end waits for them.
-
-    A daemon thread ends where it next waits for the interpreter after the end has begun. In ``cryptography``, which
-    checks the signature, the process would abort there: Rust lets no thread end inside of it.
-    """
-
-    def __init__(self) -> None:
-        self.forget()
-        self._ended = False
-
-    def forget(self) -> None:
-        """In a child of a fork, which has none of its parent's threads."""
-        self._changed = threading.Condition(threading.Lock())
-        self._running = 0
-
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """Around one signature. After the end, a thread other than the main one stays here until it is gone."""
-        with self._changed:
-            while self._ended and threading.current_thread() is not threading.main_thread():
-                self._changed.wait()
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._running -= 1
-                if not self._running:
-                    self._changed.notify_all()
-
-    def begin_no_more(self) -> None:
-        with self._changed:
-            self._ended = True
-
-    def wait(self, timeout: float) -> None:
-        """Wait for those that are running, for so many seconds at most."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._running, max(0.0, timeout))
-
-
-signatures: Final = _Signatures()
-
 _FORK_SECONDS: Final = 2.0
-_EXIT_SECONDS: Final = 2.0
 _fork_lock = threading.Lock()
 _at_rest = contextlib.ExitStack()
 
@@ -493,7 +449,6 @@ def _after_fork() -> None:
 def _in_child() -> None:
     global _registry_lock, _fork_lock
     _after_fork()
-    signatures.forget()
     _registry_lock, _fork_lock = threading.Lock(), threading.Lock()
 
 
@@ -501,10 +456,7 @@ def _close_at_exit() -> None:
     """End all modules, and start none again: a daemon thread would lose it in the middle of its work."""
     global _at_end  # noqa: PLW0603 - a fact about the process
     _at_end = True
-    deadline = time.monotonic() + _EXIT_SECONDS
-    signatures.begin_no_more()
-    close_modules(_EXIT_SECONDS)
-    signatures.wait(deadline - time.monotonic())
+    close_modules()
 
 
 atexit.register(_close_at_exit)
