@@ -481,23 +481,24 @@ INTEGRATIONS = {"directly": directly, "asgi": by_asgi, "wsgi": by_wsgi}
 
 
 def assert_cheap(call: Once, accepted: Once, bound: float) -> None:
-    """At most ``bound`` times an accepted request, by the least of many runs of both, in turn.
+    """Not ten times as dear as it may be, by the least of many runs of both, in turn.
 
-    Twice the bound is allowed: a machine may be busy, and what this looks for costs ten times the bound.
+    ``bound`` is the aim, in times an accepted request; the benchmarks have the exact figures. The mistake this looks
+    for costs ten times the bound and more, and a machine may be busy. So four times the bound is allowed, single runs
+    are timed, short enough to be undisturbed once in many, and there are more of them while the least is dear.
     """
-    ratio = 0.0
-    for _ in range(3):
-        both: list[list[float]] = [[], []]
-        for _ in range(15):
-            for times, run in zip(both, (call, accepted), strict=True):
-                began = time.thread_time()
-                for _ in range(8):
-                    run()
-                times.append(time.thread_time() - began)
-        ratio = min(both[0]) / min(both[1])
-        if ratio <= 2 * bound:
+    least = [float("inf"), float("inf")]
+    for _ in range(40):
+        for _ in range(25):
+            for which, run in enumerate((call, accepted)):
+                began = time.thread_time_ns()
+                run()
+                least[which] = min(least[which], time.thread_time_ns() - began)
+        if least[0] <= 2 * bound * least[1]:
             return
-    pytest.fail(f"it costs {ratio:.2f} times an accepted request; at most {bound} is the aim")
+    ratio = least[0] / least[1]
+    if ratio > 4 * bound:
+        pytest.fail(f"it costs {ratio:.2f} times an accepted request; at most {bound} is the aim")
 
 
 def honest(target: str = "/x") -> Fields:
