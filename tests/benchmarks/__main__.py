@@ -2,6 +2,7 @@
 """The toolkit beside what a user would pick instead, and beside the physical limit.
 
     python tests/benchmarks [--short] [--only mint --only verify] [--out docs/benchmarks]
+    python tests/benchmarks --prepare
 
 Writes a report in Markdown, every sample in JSON, and plots. Peers run in pinned environments of their own,
 made at the first run, and in processes of their own, taking turns. Exit status 1 if a figure is missed that is no
@@ -117,11 +118,15 @@ def main() -> int:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few rounds: shows that it runs, and little else")
+    parser.add_argument("--prepare", action="store_true", help="install the peers, and measure nothing")
     parser.add_argument("--only", action="append", choices=sorted(_SECTIONS), help="a row; may be repeated")
     parser.add_argument("--out", type=Path, help="the folder to write the report to; without it only figures are shown")
     parser.add_argument("--environments", type=Path, default=Path(".bench"), help="where the peers are installed")
     arguments = parser.parse_args()
     environments = peers.Environments(arguments.environments.resolve())
+    if arguments.prepare:
+        environments.make()
+        return 0
     if arguments.out is not None:
         import plots  # its library is installed for reports only: better missed now than after half an hour
 

@@ -49,10 +49,10 @@ def measure(environments: Environments, *, short: bool) -> Section:
     with _server() as origin:
         facts = {"key": pem(dpop.generate_key()), "url": f"{origin}/v1/accounts/42", "origin": origin}
         for library in _SYNC:
-            _alone(section, environments, library, facts, rounds=11 if short else 81)
+            _alone(section, environments, library, facts, rounds=5 if short else 81)
         for library in [*_SYNC, *_ASYNC]:
-            for workers in (8, 64) if library in _SYNC else (1, 8, 64):
-                _together(section, environments, library, workers, facts, rounds=3 if short else 15)
+            for workers in (8,) if short else (8, 64) if library in _SYNC else (1, 8, 64):
+                _together(section, environments, library, workers, facts, rounds=2 if short else 15)
     section.note = _profile(short=short)
     return section
 

@@ -60,6 +60,12 @@ class Environments:
             return ["node", str(self._node() / "worker.mjs"), peer.module]
         return [str(self._python(peer.environment)), str(WORKERS / "worker.py"), peer.module]
 
+    def make(self) -> None:
+        """Make all of them that are not there."""
+        for list_of_versions in sorted(ENVIRONMENTS.glob("*.txt")):
+            self._python(list_of_versions.stem)
+        self._node()
+
     def versions(self, peer: Peer) -> dict[str, str]:
         """What the pinned list says."""
         if peer.on_node:
