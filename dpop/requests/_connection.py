@@ -11,6 +11,7 @@ treatment, through the pool classes of every pool manager.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -206,7 +207,24 @@ class _ConnectionClass:
 
 @lru_cache(maxsize=32)
 def _signing_connection(connection: Any) -> type[HTTPConnection]:
-    return type(f"Signing{connection.__name__}", (_SigningConnection, connection), {})
+    own: dict[str, Any] = {}
+    if getattr(connection, "response_class", None) is http.client.HTTPResponse:
+        own["response_class"] = _FinalResponse
+    return type(f"Signing{connection.__name__}", (_SigningConnection, connection), own)
+
+
+class _FinalResponse(http.client.HTTPResponse):
+    """Reads the final response after informational ones, such as 103 Early Hints (RFC 9110 §15.2).
+
+    ``http.client`` skips only 100. It takes any other for the final response; the real one stays in the connection, and
+    is lost or given to the next request.
+    """
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = cast("tuple[str, int, str]", super()._read_status())  # type: ignore[misc]
+        if 101 < status < 200:
+            status = 100  # begin() skips it and its fields
+        return version, status, reason
 
 
 def drain(raw: BaseHTTPResponse) -> None:

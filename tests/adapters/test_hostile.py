@@ -22,6 +22,7 @@ import httpx2
 import pytest
 import requests
 from adapters.clients import CLIENTS, Client, Reply, make
+from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
 import dpop.httpx
@@ -29,6 +30,7 @@ import dpop.httpx2
 import dpop.requests
 from dpop.client._prover import Prover
 from dpop.errors import InvalidTokenResponseError
+from dpop.tokens import ServerMetadata
 
 KEY = dpop.generate_key()
 TOKEN = "to.ken-4711"
@@ -202,6 +204,40 @@ def test_an_odd_challenge(client: Callable[..., Any], what: str, method: str) ->
         assert isinstance(again, Reply)
         assert again.status in {200, 401}
         assert len({proof for proofs in server.field("DPoP") for proof in proofs}) <= 4
+
+
+INFORMATIONAL = {
+    "early hints": b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\nDPoP-Nonce: early\r\n\r\n",
+    "processing, and early hints": b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n",
+    "an unknown one": b"HTTP/1.1 199 Wait\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", INFORMATIONAL)
+def test_informational_responses_are_not_the_final_one(client: Callable[..., Any], what: str) -> None:
+    """The response after them belongs to the same request, and none is left for the next (RFC 9110 §15.2)."""
+    answers = [INFORMATIONAL[what] + b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number for number in range(3)]
+    with RawServer(*answers) as server:
+        one = client(origins=server.origin, access_token=TOKEN)
+        replies = [one.send("GET", server.origin + "/r") for _ in answers]
+    assert [(reply.status, reply.body) for reply in replies] == [(200, b"0"), (200, b"1"), (200, b"2")]
+
+
+@pytest.mark.parametrize("name", sorted(ENDPOINTS))
+@pytest.mark.parametrize("what", INFORMATIONAL)
+def test_informational_responses_cost_no_tokens(name: str, what: str) -> None:
+    """The tokens behind them are taken, and a request without a proof works as well."""
+    tokens = b'{"access_token":"a","token_type":"DPoP","refresh_token":"new"}'
+    answer = INFORMATIONAL[what] + b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(tokens) + tokens
+    revoked = INFORMATIONAL[what] + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    with RawServer(answer, revoked) as server:
+        metadata = ServerMetadata(
+            token_endpoint=server.origin + "/token", revocation_endpoint=server.origin + "/revoke"
+        )
+        with Endpoint(name, KEY, metadata, client_id="c", timeout=5) as endpoint:
+            assert endpoint.refresh("old").refresh_token == "new"
+            endpoint.revoke("new")
+    assert len(server.heads) == 2
 
 
 BOMB = gzip.compress(bytes(1_000_000)) * 20
