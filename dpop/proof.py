@@ -33,6 +33,7 @@ __all__ = ["compact", "create_proof", "random_jti", "signing_input"]
 
 _STANDARD_CLAIMS = frozenset({"jti", "htm", "htu", "iat", "ath", "nonce"})
 _MAX_JTI_LENGTH = 256
+_MAX_CLAIMS_DEPTH = 32  # a bound of our own: how deep the json module goes depends on the Python and on the stack
 
 # The key (alg, thumbprint) names a public key and how it signs. The value is its encoded header, and the size of its
 # signatures if the algorithm fixes it. When the dict is full it is cleared: a lost entry is computed again.
@@ -211,11 +212,28 @@ def _extra(claims: Mapping[str, Any]) -> str:
     taken = sorted(_STANDARD_CLAIMS.intersection(claims))
     if taken:
         raise UsageError(f"claims= cannot set {', '.join(taken)}: the proof sets these itself")
+    if not _is_nested_at_most(_MAX_CLAIMS_DEPTH, claims):
+        raise EncodingError(f"claims= must be JSON values, nested at most {_MAX_CLAIMS_DEPTH} levels deep")
     try:
         text = json.dumps(dict(claims), separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise EncodingError(f"claims= must be JSON values with str names: {error}") from None
     return "," + text[1:-1]
+
+
+def _is_nested_at_most(most: int, value: Any) -> bool:
+    """Whether containers stand at most ``most`` deep in each other; a container that holds itself does not."""
+    level = {id(value): value}
+    for _ in range(most + 1):
+        level = {
+            id(inner): inner
+            for outer in level.values()
+            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
+            if isinstance(inner, (Mapping, list, tuple))
+        }
+        if not level:
+            return True
+    return False
 
 
 def _checked_jti(jti: object) -> str:

@@ -199,6 +199,17 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception]) -> Non
         dpop.create_proof(KEY, "GET", URL, **arguments)
 
 
+def test_claims_may_be_nested_32_levels_deep_on_every_python() -> None:
+    """The bound does not depend on the json module, whose depth differs between Pythons and with the caller's stack."""
+    dpop.create_proof(KEY, "GET", URL, claims={"a": nested(31)})
+    with pytest.raises(EncodingError, match="nested at most 32 levels"):
+        dpop.create_proof(KEY, "GET", URL, claims={"a": nested(32)})
+    ring: list[Any] = []
+    ring += [ring, {"a": ring}]
+    with pytest.raises(EncodingError, match="nested at most 32 levels"):
+        dpop.create_proof(KEY, "GET", URL, claims={"a": ring})
+
+
 @pytest.mark.parametrize(
     "arguments", [(None, "GET", URL), (KEY, None, URL), (KEY, "GET", None), ("key.pem", "GET", URL)]
 )
