@@ -302,7 +302,7 @@ def _canonical(url: str) -> str:
     scheme, authority, path = split_url(url)
     front = front_of(scheme, authority)
     if _NEVER_IN_PATH.search(path):
-        raise InvalidTargetError("the path holds a backslash, a space or a control character; percent-encode it")
+        raise _never_in_path()
     path = _ascii_path(path)
     if "%" in path:
         path = _ESCAPE.sub(_normal_escape, path)
@@ -329,7 +329,12 @@ def compared_request(url: str) -> bytes:
 # it from an escaped one after decoding.
 _LITERALS: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in _UNRESERVED | set("%\\"))
 _MARKS: Final = bytes(code for code in range(1, 0x1D) if code not in b"\r\n")
-_MARKED: Final = bytes.maketrans(b"%" + _LITERALS.encode(), b"=" + _MARKS)
+# Characters that a path may not have all become this one, which none may have either.
+_NEVER: Final = b"\x7f"
+_NEVER_UNESCAPED: Final = bytes(code for code in range(128) if _NEVER_IN_PATH.match(chr(code)))
+_MARKED: Final = bytes.maketrans(
+    b"%" + _LITERALS.encode() + _NEVER_UNESCAPED, b"=" + _MARKS + _NEVER * len(_NEVER_UNESCAPED)
+)
 _SLASH: Final = b"/".translate(_MARKED)
 _ASCII: Final = bytes(range(128))
 # Escaped control characters would be mistaken for these marks. Such paths are rare, and take the slower way.
@@ -342,8 +347,6 @@ def _compared(url: str) -> bytes:
         raise InvalidTargetError(f"the URL is longer than {MAX_HTU} characters")
     scheme, authority, path = split_url(url)
     front = front_of(scheme, authority).encode()
-    if _NEVER_IN_PATH.search(path):
-        raise InvalidTargetError("the path holds a backslash, a space or a control character; percent-encode it")
     if "%0" in path or "%1" in path:
         if path.count("%") > _MAX_SLOW_ESCAPES:
             raise InvalidTargetError(
@@ -361,10 +364,14 @@ def _compared_path(path: str, max_length: int) -> bytes:
         data = path.encode()
     except UnicodeEncodeError:
         raise InvalidTargetError("the path holds half of a surrogate pair, which no UTF-8 text can hold") from None
-    if len(data) + 2 * len(data.translate(None, _ASCII)) > max_length:  # as it would be in a canonical URL
+    more = 0 if path.isascii() else 2 * len(data.translate(None, _ASCII))
+    if len(data) + more > max_length:  # as it would be in a canonical URL
         raise _too_long()
+    marked = data.translate(_MARKED)
+    if _NEVER in marked:
+        raise _never_in_path()
     # Quoted-printable is %-encoding with another sign, and the standard library decodes it in C.
-    decoded = binascii.a2b_qp(data.translate(_MARKED))
+    decoded = binascii.a2b_qp(marked)
     if len(decoded) != len(data) - 2 * data.count(b"%"):
         raise _bad_escape()
     if _SLASH + b"." in decoded:
@@ -393,6 +400,10 @@ def unescape(path: str) -> str:
     if len(decoded) != len(data) - 2 * data.count(b"%"):
         raise _bad_escape()
     return decoded.decode("utf-8", "replace")
+
+
+def _never_in_path() -> InvalidTargetError:
+    return InvalidTargetError("the path holds a backslash, a space or a control character; percent-encode it")
 
 
 def _bad_escape() -> InvalidTargetError:

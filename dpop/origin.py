@@ -17,8 +17,8 @@ __all__ = ["Origin", "front_of", "origin_of", "split_url", "wire_origin"]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
-# RFC 3986 §3, appendix B, without the forms that are not absolute.
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*+)://([^/?#]*+)([^?#]*+)")
+# RFC 3986 §3, appendix B, without the forms that are not absolute. What follows is the path, query and fragment.
+_FRONT = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*+)://([^/?#]*+)")
 
 # A name as DNS and Docker know it: labels, and the underscore that service names have.
 _NAME = re.compile(r"[a-z0-9_\-]++(?:\.[a-z0-9_\-]++)*\.?")
@@ -107,10 +107,10 @@ def split_url(url: str) -> tuple[str, str, str]:
     """
     if not isinstance(url, str):
         raise ArgumentTypeError("url", "str", url)
-    match = _URL.match(url)
+    match = _FRONT.match(url)
     if match is None:
         raise InvalidTargetError("not an absolute URL; write it whole, such as https://api.example/path")
-    return _known_scheme(match[1]), match[2], match[3]
+    return _known_scheme(match[1]), match[2], url[match.end() :].partition("?")[0].partition("#")[0]
 
 
 @lru_cache(maxsize=256)
