@@ -61,14 +61,27 @@ def test_more_than_one_field(values: list[str]) -> None:
     assert read_scheme([("Authorization", value) for value in values]) == "both"
 
 
-@pytest.mark.parametrize("query", ["access_token=x", "a=b&access_token=", "access%5Ftoken=x", "%61ccess_token"])
+@pytest.mark.parametrize(
+    "query", ["access_token=x", "a=b&access_token=", "access%5Ftoken=x", "%61ccess_token", "a=%61&%61ccess_token"]
+)
 def test_a_token_in_the_query(query: str) -> None:
     """Refused, with or without one in the header (R9)."""
     assert refused("DPoP a", query=query) == ("invalid_request", "token_outside_header")
     assert refused(query=query) == ("invalid_request", "token_outside_header")
 
 
-@pytest.mark.parametrize("query", ["q=access_token", "my_access_token=1", "access_token_hint=1"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "q=access_token",
+        "my_access_token=1",
+        "access_token_hint=1",
+        "q=%26access_token%3D1",
+        "q=%3D%61ccess_token%26",
+        "a%26access_token=1",
+        "%%61ccess_token=1",
+    ],
+)
 def test_a_query_that_only_looks_like_it(query: str) -> None:
     """The name of the parameter counts."""
     assert read("DPoP a", query=query) == Credentials("DPoP", "a")
