@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from dpop.client._challenge import challenges, error_of_json, nonce_field
+from dpop.client._challenge import challenges, nonce_field
 from dpop.client._clock import NOTABLE_SECONDS, skew
 from dpop.client._demands import demand_of
 from dpop.client._forgiving import error_of_refusal
@@ -53,6 +53,8 @@ _FIELDS = frozenset({"dpop-nonce", "www-authenticate", "date", "age"})
 # use it for the nonce too. The second is in no standard.
 _NONCE_ERRORS = frozenset({"use_dpop_nonce", "invalid_dpop_nonce"})
 _PROOF_ERROR = "invalid_dpop_proof"
+# With one of these. Some servers and gateways say 403 of all that they refuse.
+_REFUSALS = frozenset({400, 401, 403})
 
 # Methods that are sent again with another token where the server does not say in so many words that it refused the
 # token before it did anything (RFC 9110 §9.2.2, without PATCH and POST).
@@ -256,14 +258,14 @@ class ProofFlow:
                 nonce = None  # from a cache, so not the server's newest (RFC 9449 §8.2); some say 0 of what is new
             if status == 407:
                 nonce = None  # the proxy's own response, and a proxy is not the server (RFC 9449 §7.1, §9)
-        if status not in {400, 401}:
+        if status not in _REFUSALS:
             return self._decide(None, nonce, None, status)
         # The error of the time in the proof, not of our clock: a correction learnt earlier may be wrong by now.
         begun, ended = self._sent_at + self._offset, self.prover.clock() + self._offset
         ahead = skew(values["date"][0] if "date" in values else None, begun, ended)
         said = self._challenges(values.get("www-authenticate", ()), nonce)
         sent, other = ("bearer", "dpop") if isinstance(self._sent_token, BearerToken) else ("dpop", "bearer")
-        error = said.get(sent, {}).get("error") if said is not None else None
+        error = _error_of(said or {}, sent)
         self._dead = None
         if status == 401 and self._may_renew and said is not None:
             self._dead = _dead_token(said, sent, other)
@@ -279,7 +281,7 @@ class ProofFlow:
         :param body: its first bytes, decoded from any content coding, at most :data:`PEEK_BYTES`.
         """
         nonce, ahead, status = self._peeked
-        error = error_of_refusal(body) if self.role is Role.AS else error_of_json(body)
+        error = error_of_refusal(body)
         return self._decide(error, nonce, ahead, status)
 
     def failed(self) -> None:
@@ -440,11 +442,17 @@ def _dead_token(said: Mapping[str, Mapping[str, str | None]], sent: str, other: 
     :param other: the other one of these two.
     """
     if "error" in said.get(sent, {}):
-        return _DeadToken.NAMED if said[sent]["error"] == "invalid_token" else None
+        return _DeadToken.NAMED if _error_of(said, sent) == "invalid_token" else None
     if "error" in said.get(other, {}):
-        return _DeadToken.IN_ANOTHER_SCHEME if said[other]["error"] == "invalid_token" else None
+        return _DeadToken.IN_ANOTHER_SCHEME if _error_of(said, other) == "invalid_token" else None
     # Any other scheme beside them may be a login page or a firewall, which has not looked at the token.
     return None if said.keys() - {sent, other} else _DeadToken.UNNAMED
+
+
+def _error_of(said: Mapping[str, Mapping[str, str | None]], scheme: str) -> str | None:
+    """The error in the challenge of a scheme, in the case in which the standards write it."""
+    error = said.get(scheme, {}).get("error")
+    return None if error is None else error.strip().lower()
 
 
 def _notable(ahead: float | None) -> bool:

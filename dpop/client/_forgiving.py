@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
-from dpop.client._challenge import error_of_json
 from dpop.errors import EncodingError
 
-__all__ = ["error_of_refusal", "forgiving_object", "is_form"]
+__all__ = ["error_in", "error_of_refusal", "forgiving_object", "is_form"]
 
 _MAX_NUMBER_LENGTH: Final = 40
 # GitHub's default, and PHP's: access_token=...&token_type=...
 _FORM: Final = re.compile(r"[A-Za-z_]{1,40}=[^\s<>{}\"]*\Z")
 _LONGEST_GUARD: Final = 20
+
+# The codes that clients act on (RFC 6749 §5.2, RFC 8628 §3.5, RFC 8707 §2, RFC 9449 §5, §8), and one of some servers.
+_CODES: Final = frozenset(
+    {"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type",
+     "invalid_scope", "invalid_target", "authorization_pending", "slow_down", "access_denied", "expired_token",
+     "invalid_dpop_proof", "use_dpop_nonce", "invalid_dpop_nonce", "temporarily_unavailable", "server_error"}
+)  # fmt: skip
+_NAMES_OF_CODE: Final = ("error", "code", "type", "errorCode", "error_code", "errorType")
+_NAMES_OF_TEXT: Final = ("error_description", "message", "description", "errorSummary")
 
 
 def error_of_refusal(body: bytes) -> str | None:
@@ -28,14 +37,35 @@ def error_of_refusal(body: bytes) -> str | None:
 
     :param body: its first bytes, decoded from any content coding.
     """
-    error: object = error_of_json(body)
-    if error is None:
-        try:
-            members, repeated, _ = forgiving_object(body)
-        except EncodingError:
-            return None
-        error = None if "error" in repeated else members.get("error")
-    return error if isinstance(error, str) else None
+    try:
+        members, repeated, _ = forgiving_object(body)
+    except EncodingError:
+        return None
+    return None if "error" in repeated else error_in(members)[0]
+
+
+def error_in(members: Mapping[str, Any]) -> tuple[str | None, Any]:
+    """Return the error code of a refusal and its description (RFC 6749 §5.2); ``None`` without a code.
+
+    A code that clients act on is also found in another case, in an object or array in the place of the code, and under
+    the names that some vendors use instead.
+    """
+    error = members.get("error")
+    if isinstance(error, str):
+        return _known(error) or error, members.get("error_description")
+    for place in (error, members.get("errors"), members):
+        inside = place[0] if isinstance(place, list) and place else place
+        holder = inside if isinstance(inside, Mapping) else {"error": inside}
+        code = next((code for name in _NAMES_OF_CODE if (code := _known(holder.get(name)))), None)
+        if code is not None:
+            return code, next((holder[name] for name in _NAMES_OF_TEXT if name in holder), None)
+    return None, members.get("error_description")
+
+
+def _known(code: object) -> str | None:
+    """The code as the standards spell it, if it is one of theirs."""
+    usual = code.strip().lower() if isinstance(code, str) else None
+    return usual if usual in _CODES else None
 
 
 def is_form(text: str) -> bool:

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
+from dpop.client._clock import skew
 from dpop.client._decoding import decoded_start
-from dpop.client._forgiving import forgiving_object, is_form
+from dpop.client._forgiving import error_in, forgiving_object, is_form
 from dpop.errors import (
     EncodingError,
     InvalidTokenResponseError,
@@ -376,11 +377,11 @@ def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str], *, 
                 f"{what} is out of order: it answered {status}", status=status, retry_after=_retry_after(response)
             ) from None
         raise
-    said_error = members.get("error")
-    code = said_error if isinstance(said_error, str) and _ERROR.match(said_error) else None
+    code, description = error_in(members)
+    code = code if code is not None and _ERROR.match(code) else None
     facts: dict[str, Any] = {
         "error": code,
-        "description": _safe(members.get("error_description"), secrets),
+        "description": _safe(description, secrets),
         "subtype": _safe(members.get("error_subtype"), secrets),
         "uri": _safe(members.get("error_uri"), secrets),
         "status": status,
@@ -400,8 +401,13 @@ def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str], *, 
 
 
 def _retry_after(response: HTTPResponse) -> float | None:
-    value = response.header("retry-after") or ""
-    return float(value) if re.fullmatch(r"[0-9]{1,6}", value) else None
+    """The seconds of ``Retry-After``; a date counts from the response's own ``Date`` (RFC 9110 §10.2.3)."""
+    value = (response.header("retry-after") or "").strip()
+    if re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{0,6})?", value):
+        return float(value)
+    now = skew(response.header("date"), 0.0, 0.0)
+    moment = None if now is None else skew(value, now, now)
+    return None if moment is None else max(0.0, moment)
 
 
 def _safe(text: object, secrets: Iterable[str]) -> str | None:

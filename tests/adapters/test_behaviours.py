@@ -516,11 +516,11 @@ def test_a_json_challenge_of_an_api_is_handed_on(client: Callable[..., Any]) -> 
         assert (reply.status, len(server.requests)) == (400, 1)
 
 
-@pytest.mark.parametrize("status", [400, 401])
-@pytest.mark.parametrize("error", ["use_dpop_nonce", "invalid_dpop_nonce", "invalid_dpop_proof"])
+@pytest.mark.parametrize("status", [400, 401, 403])
+@pytest.mark.parametrize("error", ["use_dpop_nonce", "Invalid_DPoP_Nonce", "invalid_dpop_proof"])
 @pytest.mark.parametrize("where", ["API", "token endpoint, challenge", "token endpoint, body"])
 def test_a_nonce_refusal_in_every_spelling(client: Callable[..., Any], status: int, error: str, where: str) -> None:
-    """400 or 401, three codes, in the challenge or the body of a token endpoint: sent again with the new nonce."""
+    """400, 401 or 403, three codes in any case, in a challenge or a body: sent again with the new nonce."""
     body = json.dumps({"error": error}).encode() if where == "token endpoint, body" else b""
     fields = [] if body else [("WWW-Authenticate", f'DPoP error="{error}"')]
     refusal = Response(status, [*fields, ("DPoP-Nonce", "n1")], body)

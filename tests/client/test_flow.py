@@ -208,7 +208,7 @@ def test_the_token_endpoint_challenges_in_its_body() -> None:
     ("status", "fields", "body"),
     [
         (400, [("DPoP-Nonce", "n")], AS_CHALLENGE),
-        (403, [RS_CHALLENGE, ("DPoP-Nonce", "n")], b""),
+        (404, [RS_CHALLENGE, ("DPoP-Nonce", "n")], b""),
         (407, [("Proxy-Authenticate", 'DPoP error="use_dpop_nonce"'), ("DPoP-Nonce", "n")], b""),
         (401, [("WWW-Authenticate", 'Bearer error="use_dpop_nonce"'), ("DPoP-Nonce", "n")], b""),
         (401, [("WWW-Authenticate", 'DPoP error="invalid_token"'), ("DPoP-Nonce", "n")], b""),
@@ -265,13 +265,13 @@ def replace_flow(exchange: Exchange, **changes: Any) -> Exchange:
     return Exchange(exchange.policy, OutgoingRequest(**{**facts, **changes}))
 
 
-NONCE_ERRORS = ["use_dpop_nonce", "invalid_dpop_nonce", "invalid_dpop_proof"]
+NONCE_ERRORS = ["use_dpop_nonce", "invalid_dpop_nonce", "invalid_dpop_proof", "USE_DPOP_NONCE"]
 
 
-@pytest.mark.parametrize("status", [400, 401])
+@pytest.mark.parametrize("status", [400, 401, 403])
 @pytest.mark.parametrize("error", NONCE_ERRORS)
 def test_an_api_asks_for_a_nonce_in_several_ways(status: int, error: str) -> None:
-    """Some answer 400, and some call a bad nonce an invalid proof: with a new nonce, the request is sent again."""
+    """Some answer 400 or 403, or call a bad nonce an invalid proof: with a new nonce, the request is sent again."""
     exchange = resource()
     exchange.send()
     field = ("WWW-Authenticate", f'DPoP error="{error}"')
@@ -279,11 +279,11 @@ def test_an_api_asks_for_a_nonce_in_several_ways(status: int, error: str) -> Non
     assert exchange.send()["nonce"] == "n1"
 
 
-@pytest.mark.parametrize("status", [400, 401])
+@pytest.mark.parametrize("status", [400, 401, 403])
 @pytest.mark.parametrize("error", NONCE_ERRORS)
 @pytest.mark.parametrize("where", ["body", "challenge"])
 def test_a_token_endpoint_asks_for_a_nonce_in_several_ways(status: int, error: str, where: str) -> None:
-    """The error stands in the JSON body or in a challenge, with either status."""
+    """The error stands in the JSON body or in a challenge, with any of three statuses."""
     exchange = token_request()
     exchange.send()
     fields = [("WWW-Authenticate", f'DPoP error="{error}"')] if where == "challenge" else []

@@ -10,6 +10,7 @@ import json
 import pickle
 import socket
 import threading
+import time
 import urllib.parse
 import warnings
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ from dpop.errors import (
 )
 from dpop.keys import ExternalKey
 from dpop.testing import DPoPTestServer
-from dpop.tokens import MemoryTokenStore, PrivateKeyJWT, ServerMetadata, TokenSet
+from dpop.tokens import DeviceAuthorization, MemoryTokenStore, PrivateKeyJWT, ServerMetadata, TokenSet
 
 KEY = dpop.generate_key()
 
@@ -856,6 +857,10 @@ SPELLED: dict[str, bytes] = {
     "nesting of 12": b'{"error":"use_dpop_nonce","more":' + b"[" * 12 + b"]" * 12 + b"}",
     "the same twice": b'{"error":"use_dpop_nonce","error":"use_dpop_nonce"}',
     "a form": b"error=use_dpop_nonce&error_description=once+more",
+    "upper case": b'{"error":"USE_DPOP_NONCE"}',
+    "an object": b'{"error":{"code":"use_dpop_nonce","message":"once more"}}',
+    "an array of objects": b'{"success":false,"errors":[{"errorType":"use_dpop_nonce"}]}',
+    "another name": b'{"errorCode":"use_dpop_nonce"}',
 }
 
 
@@ -868,6 +873,55 @@ def test_a_nonce_refusal_in_an_odd_body_is_recognised(name: str, spelling: str) 
     with recorder, endpoint:
         assert endpoint.refresh("r").access_token == "a"
     assert [request.nonce for request in recorder.requests] == [None, "n1"]
+
+
+REFUSED: dict[str, bytes] = {
+    "upper case": b'{"error":"INVALID_GRANT","error_description":"used before"}',
+    "an object": b'{"error":{"code":"invalid_grant","message":"used before"}}',
+    "an object with its kind": b'{"error":{"status":400,"type":"Invalid_Grant","message":"used before"}}',
+    "an array of objects": b'{"success":false,"errors":[{"errorType":"invalid_grant","message":"used before"}]}',
+    "an array": b'{"error":["invalid_grant"],"error_description":"used before"}',
+    "another name": b'{"errorCode":"invalid_grant","errorSummary":"used before"}',
+}
+
+
+@pytest.mark.parametrize("spelling", REFUSED)
+def test_a_dead_refresh_token_is_recognised_in_every_spelling(name: str, spelling: str) -> None:
+    """At once, and not after three refusals in a row; the error has the code as the standard writes it."""
+    recorder, endpoint = answered(name, Response(400, [], REFUSED[spelling]))
+    with recorder, endpoint, pytest.raises(ReauthorizationError, match="authorise again") as caught:
+        endpoint.refresh("r")
+    assert caught.value.error == "invalid_grant"
+    if spelling != "an array":
+        assert caught.value.description == "used before"
+
+
+def test_a_pending_device_code_in_upper_case_is_polled_again(name: str) -> None:
+    """The user has not decided yet, and the codes stay good."""
+    tokens = Response(200, [], b'{"access_token":"a","token_type":"DPoP"}')
+    recorder, endpoint = answered(name, Response(400, [], b'{"error":"AUTHORIZATION_PENDING"}'), tokens)
+    device = DeviceAuthorization("d", "u", "https://as.example/", None, time.time() + 60, 0)
+    with recorder, endpoint:
+        assert endpoint.poll_device(device).access_token == "a"
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ([("Retry-After", "Fri, 31 Dec 2027 23:59:59 GMT"), ("Date", "Fri, 31 Dec 2027 23:59:29 GMT")], 30),
+        ([("Retry-After", "Fri, 31 Dec 2027 23:59:59 GMT"), ("Date", "Sat, 01 Jan 2028 00:00:00 GMT")], 0),
+        ([("Retry-After", "Fri, 31 Dec 2027 23:59:59 GMT")], None),
+        ([("Retry-After", "1.5")], 1.5),
+        ([("Retry-After", "-1")], None),
+        ([("Retry-After", "soon"), ("Date", "Fri, 31 Dec 2027 23:59:29 GMT")], None),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(name: str, fields: list[tuple[str, str]], seconds: float | None) -> None:
+    """Seconds or a date, which counts from the server's own clock (RFC 9110 §10.2.3)."""
+    recorder, endpoint = answered(name, Response(503, fields))
+    with recorder, endpoint, pytest.raises(TokenEndpointUnavailableError) as caught:
+        endpoint.refresh("r")
+    assert caught.value.retry_after == seconds
 
 
 def test_two_different_errors_are_none(name: str) -> None:
