@@ -23,6 +23,7 @@ from dpop_cli.exit_status import Status
 from dpop_cli.options import key_options, server_options
 from dpop_cli.rehearsal import Step, Transcript
 from dpop_cli.token_client import OAuthClient, prover_of
+from dpop_cli.token_device import device_login
 from dpop_cli.token_login import Loopback, open_login
 from dpop_cli.wire import Exchange, watching
 
@@ -104,7 +105,7 @@ def rehearse(
     rehearsal = _Rehearsal(client, prover)
     try:
         with rehearsal.recording():
-            login = _device_login if device else _browser_login(redirect_uri, browser=not no_browser, timeout=timeout)
+            login = device_login if device else _browser_login(redirect_uri, browser=not no_browser, timeout=timeout)
             rehearsal.run(login, " ".join(scope) or None)
     finally:
         if rehearsal.transcript is not None and rehearsal.transcript.steps:
@@ -140,13 +141,6 @@ def _browser_login(redirect_uri: str, *, browser: bool, timeout: int) -> _Login:
                 )
 
     return login
-
-
-def _device_login(endpoint: TokenEndpoint, scope: str | None) -> TokenSet:
-    device = endpoint.start_device(scope=scope)
-    click.echo(f"Open {device.verification_uri} on any device, and type in: {device.user_code}", err=True)
-    with waiting("Waiting for your decision"):
-        return endpoint.poll_device(device)
 
 
 class _Rehearsal:

@@ -3,26 +3,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpop.errors import DPoPError, TokenStoreError
 from dpop.profiles import GOOGLE
 from dpop.tokens import DEFAULT_ACCOUNT, TokenSet
 from dpop_cli.commands import Detail, Group, Setting
-from dpop_cli.console import done, hint, waiting
+from dpop_cli.console import done, hint, tell, waiting
 from dpop_cli.options import key_options, server_options, store_options
 from dpop_cli.secret_input import Secret, secret_options
 from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of
+from dpop_cli.token_device import device_login
 from dpop_cli.token_import import import_tokens
 from dpop_cli.token_login import Loopback, open_login
 from dpop_cli.token_refresher import refresher
 from dpop_cli.token_store import Stored
-from dpop_cli.token_view import as_facts, as_lines
+from dpop_cli.token_view import as_facts, as_line, as_lines
 
-__all__ = ["token"]
+if TYPE_CHECKING:
+    from dpop.requests import TokenEndpoint
+
+__all__ = ["list_tokens", "login", "revoke", "token"]
 
 
 _resource_option = click.option(
@@ -44,17 +50,18 @@ def token() -> None:
     """
 
 
-@token.command(variables=["BROWSER"])
+@token.command(variables=["BROWSER"], short_help="Log in, and store the tokens.")
+@click.option("--device", is_flag=True, help="Log in on another device, with a code or a QR code.")
+@click.option("--client-credentials", is_flag=True, help="Without a user: the client gets tokens for itself.")
 @server_options
 @click.option("--scope", cls=Setting, multiple=True, metavar="SCOPE", help="What to ask for; may be repeated.")
 @_resource_option
 @click.option(
     "--redirect-uri",
     cls=Detail,
-    default="http://127.0.0.1/",
-    show_default=True,
     metavar="URL",
-    help="Where the browser comes back to, on this machine; without a port, one that is free.",
+    help="Where the browser comes back to, on this machine; without a port, one that is free."
+    " By default http://127.0.0.1/.",
 )
 @click.option(
     "--param",
@@ -62,65 +69,95 @@ def token() -> None:
     cls=Detail,
     multiple=True,
     metavar="NAME=VALUE",
-    help="More for the authorization request.",
+    help="More for the request that begins the login.",
 )
 @click.option("--no-browser", is_flag=True, help="Only print the URL; open it yourself.")
 @click.option(
     "--timeout",
     cls=Detail,
     type=click.IntRange(1, 86_400),
-    default=300,
-    show_default=True,
     metavar="SECONDS",
-    help="How long to wait for the browser.",
+    help="How long to wait for the browser; by default 300. A code of --device says itself how long it is good.",
 )
 @store_options(default="tokens.json")
 @key_options
 def login(
     *,
+    device: bool,
+    client_credentials: bool,
     scope: tuple[str, ...],
     resources: tuple[str, ...],
-    redirect_uri: str,
+    redirect_uri: str | None,
     parameters: tuple[str, ...],
     no_browser: bool,
-    timeout: int,
+    timeout: int | None,
     **options: Any,
 ) -> None:
     """Log in with the browser, and store the tokens.
 
     Your browser opens the server's page; when you have agreed it comes back to a port of this machine, with PKCE
-    and state. On a machine without a browser, forward the port (ssh -L 8765:127.0.0.1:8765) and use
+    and state. On a machine without a browser use --device, or forward the port (ssh -L 8765:127.0.0.1:8765) and use
     --no-browser --redirect-uri http://127.0.0.1:8765/.
+
+    --device shows a code to enter on another device, such as your phone, and waits until you have agreed there. A
+    terminal with colours shows a QR code, too, if dpop-toolkit[qr] is installed.
+
+    dpop login and dpop token login are the same command.
 
     \b
     Examples:
-      dpop token login --key key.pem --client client.json --scope read
-      dpop token login --key key.pem --profile google \\
+      dpop login --key key.pem --client client.json --scope read
+      dpop login --key key.pem --profile google \\
         --client client_secret.json --scope openid
-      dpop token login --key key.pem --issuer https://as.example --client-id app
+      dpop login --key key.pem --issuer https://as.example --client-id app
+      dpop login --key key.pem --client client.json --device
+      dpop login --key key.pem --client client.json --client-credentials
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    in_browser = not (device or client_credentials)
+    if device and client_credentials:
+        raise click.UsageError("--device and --client-credentials are two ways to log in; use one of them")
+    if not in_browser and (redirect_uri is not None or no_browser or timeout is not None):
+        raise click.UsageError("--redirect-uri, --no-browser and --timeout are for a login in the browser")
     stored, client, prover = Stored.named(options), OAuthClient.of(options), prover_of(options)
-    more = _parameters(parameters)
+    wanted = " ".join(scope) or None
+    more: dict[str, Any] = {**_parameters(parameters), **({"resource": resources} if resources else {})}
     stored.check_writable()
-    with Loopback(redirect_uri) as loopback, client.endpoint(prover) as endpoint:
-        if endpoint.grants.profile == GOOGLE:
-            more = {"access_type": "offline", "prompt": "consent", **more}  # else there is no refresh token
-        with kept_nonces(prover, endpoint.server.token_endpoint):
-            wanted = " ".join(scope) or None
-            if resources:
-                more = {**more, "resource": resources}
-            request = endpoint.start_authorization(loopback.redirect_uri, scope=wanted, **more)
-            open_login(loopback, request, browser=not no_browser)
-            with waiting("Waiting for your browser"):
-                tokens = loopback.wait(
-                    request,
-                    endpoint.server,
-                    lambda query: _kept(
-                        stored, endpoint.finish_authorization(request, query, resource=resources or None)
-                    ),
-                    timeout=timeout,
-                )
-    _report(stored, tokens, wanted, "logged in")
+    with contextlib.ExitStack() as opened:
+        # Its port is looked for before anything is sent.
+        loopback = opened.enter_context(Loopback(redirect_uri or "http://127.0.0.1/")) if in_browser else None
+        endpoint = opened.enter_context(client.endpoint(prover))
+        opened.enter_context(kept_nonces(prover, endpoint.server.token_endpoint))
+        if loopback is not None:
+            tokens = _by_browser(stored, endpoint, loopback, wanted, more, browser=not no_browser, timeout=timeout)
+        elif device:
+            tokens = _kept(stored, device_login(endpoint, wanted, **more))
+        else:
+            tokens = _kept(stored, endpoint.grant("client_credentials", scope=wanted, **more))
+    _report(stored, tokens, wanted, "logged in" if in_browser or device else "the client is logged in")
+
+
+def _by_browser(
+    stored: Stored,
+    endpoint: TokenEndpoint,
+    loopback: Loopback,
+    wanted: str | None,
+    more: dict[str, Any],
+    *,
+    browser: bool,
+    timeout: int | None,
+) -> TokenSet:
+    if endpoint.grants.profile == GOOGLE:
+        more = {"access_type": "offline", "prompt": "consent", **more}  # else there is no refresh token
+    request = endpoint.start_authorization(loopback.redirect_uri, scope=wanted, **more)
+    open_login(loopback, request, browser=browser)
+    resource = more.get("resource")
+    with waiting("Waiting for your browser"):
+        return loopback.wait(
+            request,
+            endpoint.server,
+            lambda query: _kept(stored, endpoint.finish_authorization(request, query, resource=resource)),
+            timeout=timeout or 300,
+        )
 
 
 @token.command(short_help="Exchange an authorization code, and store the tokens.")
@@ -222,6 +259,43 @@ def show(*, only_token: bool, secrets: bool, as_json: bool, **options: Any) -> N
         click.echo("\n".join(as_lines(tokens, stored.account, secrets=secrets)))
 
 
+@token.command("list", short_help="List the accounts in the store.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+@store_options(default="tokens.json", argument=True)
+def list_tokens(*, as_json: bool, **options: Any) -> None:
+    """List whose tokens are in the store: until when, for what, bound to which key. Nothing is sent.
+
+    dpop tokens and dpop token list are the same command.
+
+    \b
+    Examples:
+      dpop tokens
+      dpop tokens --json
+    """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    chosen = options["account"]
+    stored = Stored.named(options)
+    found: dict[str, TokenSet] = {}
+    failure: DPoPError | None = None
+    for account in [stored.account] if chosen is not None else stored.store.accounts():
+        try:
+            found[account] = Stored(stored.store, account).tokens()
+        except DPoPError as error:
+            if failure is not None:
+                tell("Warning", f"{account}: {error}")
+            failure = failure or error  # one that cannot be read does not hide the others
+    if as_json:
+        click.echo(
+            json.dumps([as_facts(tokens, account, secrets=False) for account, tokens in found.items()], indent=2)
+        )
+    else:
+        for account, tokens in found.items():
+            click.echo(as_line(tokens, account))
+    if failure is not None:
+        raise failure
+    if not found:
+        raise TokenStoreError(f"there are no tokens in {stored.as_typed} yet; dpop login gets some")
+
+
 @token.command(short_help="Give the tokens back to the server.")
 @server_options
 @click.option("--forget", is_flag=True, help="Tell no server; only remove the tokens here.")
@@ -229,6 +303,8 @@ def show(*, only_token: bool, secrets: bool, as_json: bool, **options: Any) -> N
 @key_options
 def revoke(*, forget: bool, **options: Any) -> None:
     """Give the tokens back to the server (RFC 7009), and remove them here.
+
+    dpop logout and dpop token revoke are the same command.
 
     \b
     Examples:

@@ -11,7 +11,7 @@ import click
 from dpop.tokens import TokenSet
 from dpop_cli.console import TITLE
 
-__all__ = ["as_facts", "as_lines", "duration", "moment"]
+__all__ = ["as_facts", "as_line", "as_lines", "duration", "moment"]
 
 _SECRETS = ("access_token", "refresh_token", "id_token", "extra")
 
@@ -47,6 +47,20 @@ def as_lines(tokens: TokenSet, account: str, *, secrets: bool, now: float | None
     if secrets:
         rows += [(name, getattr(tokens, name)) for name in _SECRETS[:3]]
     return [f"{name:<14} {value}" for name, value in rows if value]
+
+
+def as_line(tokens: TokenSet, account: str, *, now: float | None = None) -> str:
+    """Stored tokens in one line, for people."""
+    parts = [f"{tokens.token_type}, {_expiry(tokens.expires_at, time.time() if now is None else now)}"]
+    if tokens.refusal:
+        parts.append("refused (dpop login)")
+    else:
+        parts.append("can be refreshed" if tokens.refresh_token else "no refresh token")
+    if tokens.scope:
+        parts.append(tokens.scope)
+    if tokens.jkt:
+        parts.append(f"key {tokens.key_reference or tokens.jkt}")
+    return f"{account:<14} {'; '.join(parts)}"
 
 
 def duration(seconds: float) -> str:

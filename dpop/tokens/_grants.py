@@ -325,11 +325,16 @@ class Grants:
                         description=error.description,
                         status=error.status,
                     ) from error
+                elif error.error == "access_denied":
+                    facts = {name: getattr(error, name) for name in _FACTS}
+                    raise TokenRefusedError(f"the user has refused: {error}", **facts) from error
                 elif error.error != "authorization_pending":
                     raise
             except (TokenEndpointUnavailableError, OutcomeUnknownError):
                 interval *= 2  # RFC 8628 §3.5 asks for exponential backoff
-        raise ReauthorizationError("the user did not decide in time; ask for new codes", error="expired_token")
+        raise ReauthorizationError(
+            "the user did not decide before the codes expired; ask for new ones", error="expired_token"
+        )
 
     # -- messages
 

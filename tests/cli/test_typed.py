@@ -145,8 +145,7 @@ def test_in_dpop_curl_letters_are_curls(key: str) -> None:
     [
         (["kye", "show"], "'key'"),
         (["key", "genrate"], "'generate'"),
-        (["login"], "'dpop token login'"),
-        (["logout"], "'dpop token revoke'"),
+        (["authorize"], "'dpop login'"),
         (["keygen"], "'dpop key generate'"),
         (["proof", "--kye", "a", "GET", "https://a.example/"], "--key"),
         (["token", "--store", "a.json", "show"], "behind the command"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import os
 import pty
@@ -107,6 +108,7 @@ class AtTerminal:
         finally:
             os.close(slave)
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end within a character
 
     def __enter__(self) -> Self:
         return self
@@ -139,5 +141,5 @@ class AtTerminal:
             data = os.read(self._master, 65536)
         except OSError:  # how Linux tells that nobody holds the other end any more
             return False
-        self.shown += data.decode()
+        self.shown += self._decoder.decode(data)
         return bool(data)
