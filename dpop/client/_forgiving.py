@@ -76,9 +76,10 @@ def is_form(text: str) -> bool:
 def forgiving_object(body: bytes) -> tuple[dict[str, Any], frozenset[str], bool]:
     """Read a JSON object as far as it can be understood, for bodies in which losing a member loses a grant.
 
-    A byte order mark, repeated names (the last one counts), NaN, numbers of any length (both become None) and text
-    after the object are no reason to refuse it. Nor are what gateways wrap it in: a string, an array of one, or a few
-    characters that keep scripts from reading it; or a form in its place.
+    A byte order mark, repeated names (the last value counts that is neither null nor empty), NaN, numbers of any length
+    (both become None) and text after the object are no reason to refuse it. Nor is what gateways put around it: a
+    string, an array of one, a few characters that keep scripts from reading it, or a warning in HTML before it; or a
+    form in its place.
 
     :returns: the members, the names that came more than once with different values, and whether text follows.
     :raises EncodingError: not a JSON object.
@@ -86,15 +87,18 @@ def forgiving_object(body: bytes) -> tuple[dict[str, Any], frozenset[str], bool]
     text = body.decode(json.detect_encoding(body), "replace").strip(" \t\r\n\0")
     if is_form(text):
         pairs = parse_qsl(text, keep_blank_values=True)
-        return dict(pairs), _repeated(pairs), False
-    if text[:1] not in {"{", "[", '"', "<"}:
+        return _members(pairs), _repeated(pairs), False
+    before, tokens, _ = text.partition('"access_token"')
+    if text[:1] == "<" and tokens:
+        text = text[max(0, before.find("{")) :]  # a warning of PHP, and then the tokens
+    elif text[:1] not in {"{", "[", '"', "<"}:
         text = text[max(0, text.find("{", 0, _LONGEST_GUARD)) :]
     last: list[tuple[str, Any]] = []
 
     def members_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal last
         last = pairs  # the outermost object comes last
-        return dict(pairs)
+        return _members(pairs)
 
     decoder = json.JSONDecoder(
         strict=False, object_pairs_hook=members_of, parse_constant=_nothing, parse_int=_int, parse_float=_float
@@ -114,10 +118,22 @@ def forgiving_object(body: bytes) -> tuple[dict[str, Any], frozenset[str], bool]
     return value, _repeated(last), end != len(text)
 
 
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members by name; of a repeated name, null and the empty string give way to any other value."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        members.update(pair for pair in pairs if not _is_empty(pair[1]))
+    return members
+
+
 def _repeated(pairs: list[tuple[str, Any]]) -> frozenset[str]:
     """The names that came more than once with different values."""
-    last = dict(pairs)
-    return frozenset(name for name, value in pairs if value != last[name])
+    members = _members(pairs)
+    return frozenset(name for name, value in pairs if value != members[name] and not _is_empty(value))
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or value == ""
 
 
 def _nothing(_name: str) -> None:

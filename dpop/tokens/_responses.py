@@ -47,6 +47,16 @@ _MAX_TEXT: Final = 300
 _ERROR: Final = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]{1,100}\Z")  # RFC 6749 §5.2
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{0,20})?\Z")
 _TYPES: Final = {"dpop": "DPoP", "bearer": "Bearer", "n_a": "N_A"}
+_SCHEME: Final = re.compile(r"\A(?:dpop|bearer)\s+", re.IGNORECASE)
+_CAMEL: Final = "accessToken"
+_USUAL: Final = {
+    _CAMEL: "access_token",
+    "refreshToken": "refresh_token",
+    "tokenType": "token_type",
+    "expiresIn": "expires_in",
+    "idToken": "id_token",
+}
+_MAX_WRAPPERS: Final = 3
 _TOKENS: Final = ("access_token", "refresh_token", "token_type")
 _OURS: Final = frozenset(
     {"access_token", "token_type", "expires_in", "refresh_token", "refresh_token_expires_in", "scope", "id_token"}
@@ -163,16 +173,12 @@ def token_response(response: HTTPResponse) -> TokenResponse:
 
     :raises InvalidTokenResponseError: there is no JSON object in it.
     """
-    members, repeated, more_follows = _object_in(response, "the token endpoint")
-    inner = [name for name, value in members.items() if isinstance(value, dict) and "access_token" in value]
-    wrapped = len(inner) == 1 and "access_token" not in members
-    reader = _Reader(members := members[inner[0]] if wrapped else members)
-    if wrapped:
-        reader.note(f"its members inside {_shown(inner[0])}")
-    fault = None
-    access_token = members.get("access_token")
-    if not isinstance(access_token, str) or not access_token or not _can_be_stored(access_token):
-        access_token, fault = "", "it has no access_token"
+    whole, repeated, more_follows = _object_in(response, "the token endpoint")
+    reader = _Reader(whole)
+    reader.unwrap()
+    members = reader.members
+    access_token = reader.access_token()
+    fault = None if access_token else "it has no access_token"
     said_type = members.get("token_type")
     token_type = _TYPES.get(said_type.strip().lower()) if isinstance(said_type, str) else None
     if said_type is not None and token_type is None:
@@ -202,6 +208,18 @@ def token_response(response: HTTPResponse) -> TokenResponse:
     )
 
 
+def _tokens_inside(members: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The one object inside these members that has an access token; the members themselves without exactly one."""
+    found = [members] if _CAMEL in members else []
+    places: list[Any] = list(members.values())
+    for _ in range(_MAX_WRAPPERS):
+        places = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in places]
+        objects = [value for value in places if isinstance(value, dict)]
+        found += [value for value in objects if "access_token" in value or _CAMEL in value]
+        places = [value for each in objects for value in each.values()]
+    return found[0] if len(found) == 1 else members
+
+
 @dataclass(slots=True)
 class _Reader:
     """Reads members in their usual form, and records those in another form."""
@@ -211,6 +229,29 @@ class _Reader:
 
     def note(self, remark: str) -> None:
         self.odd.append(remark)
+
+    def unwrap(self) -> None:
+        """Take the members out of another member, and out of camel case, if there is no access token otherwise."""
+        if "access_token" in self.members:
+            return
+        inner = _tokens_inside(self.members)
+        if inner is not self.members:
+            self.note("its tokens inside another member")
+        if _CAMEL in inner:
+            self.note("names in camel case")
+        # Not the outer objects: one of them holds the tokens a second time.
+        outer = {name: value for name, value in self.members.items() if not isinstance(value, dict | list)}
+        self.members = {_USUAL.get(name, name): value for name, value in {**outer, **inner}.items()}
+
+    def access_token(self) -> str:
+        """Read the access token, without the scheme that some servers put before it; empty if there is none."""
+        value = self.members.get("access_token")
+        if not isinstance(value, str) or not _can_be_stored(value):
+            return ""
+        bare = _SCHEME.sub("", value.strip())
+        if bare != value:
+            self.note("a scheme or white space beside the access token, which was left out")
+        return bare
 
     def text(self, name: str, *, empty_is_odd: bool = True) -> str | None:
         value = self.members.get(name)

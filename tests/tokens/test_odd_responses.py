@@ -153,6 +153,24 @@ ODD: dict[str, Odd] = {
     "a guard against scripts": Odd(b")]}',\n" + PLAIN),
     "another guard against scripts": Odd(b"while(1);" + PLAIN),
     "tokens inside a member": Odd(b'{"status":"ok","data":' + PLAIN + b"}", warns=True),
+    "tokens inside a member, their type beside it": Odd(
+        json.dumps({"token_type": "DPoP", "expires_in": 3600, "data": {"access_token": ACCESS}}).encode(), warns=True
+    ),
+    "tokens inside an array inside a member": Odd(b'{"error":null,"data":[' + PLAIN + b"]}", warns=True),
+    "tokens inside two members": Odd(b'{"result":{"data":' + PLAIN + b',"code":0}}', warns=True),
+    "names in camel case": Odd(
+        json.dumps({"accessToken": ACCESS, "tokenType": "DPoP", "expiresIn": 3600, "refreshToken": NEW}).encode(),
+        refresh=NEW,
+        warns=True,
+    ),
+    "a warning of PHP before it": Odd(b"<br />\n<b>Warning</b>: in <b>/a.php</b><br />\n" + PLAIN),
+    "a comment in HTML before it": Odd(b"<!-- node 7 -->" + PLAIN),
+    "the access token with its scheme": Odd(said(access_token="DPoP " + ACCESS), warns=True),
+    "the access token with white space": Odd(said(access_token=f" {ACCESS}\n"), warns=True),
+    "an empty refresh token beside the real one": Odd(
+        PLAIN[:-1] + f',"refresh_token":"{NEW}","refresh_token":""}}'.encode(), refresh=NEW
+    ),
+    "an access token of null beside the real one": Odd(b'{"access_token":null,' + PLAIN[1:]),
     "text after the end": Odd(PLAIN + b"\n<!-- 3 ms -->", warns=True),
     "a line break in a string": Odd(said(name="a?b").replace(b"?", b"\n")),
     "NaN in another member": Odd(said(load=0).replace(b'"load": 0', b'"load": NaN')),
@@ -176,6 +194,13 @@ ODD: dict[str, Odd] = {
         PLAIN[:-1] + b',"refresh_token":"a","refresh_token":"b"}', refresh="b", refused="two values for refresh_token"
     ),
     "two types": Odd(PLAIN[:-1] + b',"token_type":"Bearer"}', refused="two values for token_type"),
+    "tokens inside each of two members": Odd(
+        b'{"refresh_token":"' + NEW.encode() + b'","a":' + PLAIN + b',"b":' + PLAIN + b"}",
+        access="",
+        refresh=NEW,
+        lifetime=None,
+        refused="no access_token",
+    ),
     "a refresh token alone": Odd(
         said(access_token=..., refresh_token=NEW), access="", refresh=NEW, refused="no access_token"
     ),
