@@ -157,7 +157,7 @@ class _Request:
 
     def __init__(self, resource: ProtectedResource, environ: WSGIEnvironment) -> None:
         self._resource = resource
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.described = _described(environ)
         self.admitted: Access | None = None
         self.refused: Refusal | None = None

@@ -72,7 +72,7 @@ class BearerReport:
 
     def __init__(self, then: EventHook | None = None) -> None:
         self._then = then
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler of the thread that holds it may ask, too
         self._counts: dict[str, dict[str, int]] = {"Bearer": {}, "DPoP": {}}
         reset_after_fork(self)
 
@@ -100,4 +100,4 @@ class BearerReport:
 
     def _reset_after_fork(self) -> None:
         """In a forked child: a lock that another thread held would never be released."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()

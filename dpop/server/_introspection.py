@@ -8,7 +8,6 @@ tokens that nobody knows, and neither this API nor the authorization server may 
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -25,6 +24,7 @@ from dpop.server._events import Event, EventHook, emit
 from dpop.server._key_sets import IssuerKeys
 from dpop.server._lookups import (
     Fetch,
+    Guard,
     Lookup,
     LookupRequest,
     LookupResponse,
@@ -173,7 +173,7 @@ class Introspection:
         self._active: Memory[_Verdict] = Memory(max_remembered)
         # Apart from the others: strangers can make as many as they like.
         self._refused: Memory[_Verdict] = Memory(min(max_remembered, _MAX_REFUSED))
-        self._lock = threading.Lock()
+        self._lock = Guard()
         self._pending: dict[bytes, Lookup[_Verdict]] = {}
         self._not_before = -math.inf
         reset_after_fork(self)
@@ -183,7 +183,7 @@ class Introspection:
 
     def _reset_after_fork(self) -> None:
         """In a forked child: the threads that ask are gone."""
-        self._lock = threading.Lock()
+        self._lock = Guard()
         self._pending = {}
 
     @hide_frames
@@ -227,7 +227,7 @@ class Introspection:
 
     def _ask(self, token: str) -> Waits[_Verdict]:
         name = token_name(token)
-        with self._lock:
+        with self._lock.held():
             lookup = self._pending.get(name)
             if lookup is None:
                 left = self._not_before - self._monotonic()
@@ -259,7 +259,7 @@ class Introspection:
             (self._refused if verdict.claims is None else self._active).put(name, verdict)
             return verdict
         finally:
-            with self._lock:
+            with self._lock.held():
                 self._pending.pop(name, None)
             emit(self._events, Event("looked_up", failure or None, seconds=time.monotonic() - began))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
@@ -22,7 +21,7 @@ from dpop.errors import DPoPError, EncodingError, InvalidKeyError, LookupUnavail
 from dpop.keys._public import PublicKey, is_given
 from dpop.server._checks import MAX_RSA_EXPONENT, MAX_RSA_MODULUS, ONE_KEY_TWO_NAMES
 from dpop.server._events import Event, EventHook, emit
-from dpop.server._lookups import Fetch, Lookup, LookupRequest, Waits, check_url
+from dpop.server._lookups import Fetch, Guard, Lookup, LookupRequest, Waits, check_url
 
 __all__ = ["IssuerKey", "IssuerKeys", "KeySet", "read_key_set"]
 
@@ -143,7 +142,7 @@ class IssuerKeys:
         self._timeout = timeout
         self._events = events
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        self._lock = Guard()
         self._lookup: Lookup[None] | None = None
         self._waiting = 0
         self._set: KeySet | None = None
@@ -155,7 +154,7 @@ class IssuerKeys:
 
     def _reset_after_fork(self) -> None:
         """In a forked child: the thread that fetched is gone."""
-        self._lock = threading.Lock()
+        self._lock = Guard()
         self._lookup = None
         self._waiting = 0
 
@@ -186,14 +185,14 @@ class IssuerKeys:
         """Keys that the set does not have: ask for a newer set, unless that was done a moment ago."""
         lookup = self._start()
         if lookup is not None:
-            with self._lock:
+            with self._lock.held():
                 if self._waiting >= _MAX_WAITING:  # nobody can tell yet whether the issuer has that key
                     raise LookupUnavailableError(f"the keys of {self.issuer} are being fetched", retry_after=1.0)
                 self._waiting += 1
             try:
                 yield lookup
             finally:
-                with self._lock:
+                with self._lock.held():
                     self._waiting -= 1
         if self._failure is not None:
             raise self._unavailable()
@@ -215,7 +214,7 @@ class IssuerKeys:
 
     def _start(self) -> Lookup[None] | None:
         """The fetch that is running or may be started now; None if one ended a moment ago."""
-        with self._lock:
+        with self._lock.held():
             if self._lookup is not None:
                 return self._lookup
             if self._monotonic() < self._not_before:
@@ -244,7 +243,7 @@ class IssuerKeys:
     def _end(self, loaded: KeySet | None, failure: LookupUnavailableError | None, began: float) -> None:
         code = None if failure is None else failure.code
         emit(self._events, Event("looked_up", code, seconds=time.monotonic() - began))
-        with self._lock:
+        with self._lock.held():
             now = self._monotonic()
             self._lookup = None
             self._failure = failure

@@ -13,8 +13,9 @@ import ipaddress
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent import futures
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from urllib.parse import urljoin
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Fetch",
+    "Guard",
     "Lookup",
     "LookupRequest",
     "LookupResponse",
@@ -112,6 +114,32 @@ def check_url(url: str, configured: str) -> None:
 
 
 # --- one question, in a thread of its own
+
+
+class Guard:
+    """A lock that its own thread cannot enter again, as a signal handler could try to; there it raises an error."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._is_inside = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock.
+
+        :raises LookupUnavailableError: this thread holds it already.
+        """
+        with self._lock:
+            if self._is_inside:
+                raise LookupUnavailableError(
+                    "this thread was interrupted inside the look-up, by a signal handler that asks it too",
+                    retry_after=0,
+                )
+            self._is_inside = True
+            try:
+                yield
+            finally:
+                self._is_inside = False
 
 
 class Lookup(Generic[_T]):

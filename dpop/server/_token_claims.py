@@ -105,7 +105,7 @@ class Memory(Generic[_T]):
     def __init__(self, size: int) -> None:
         self._size = size
         self._entries: dict[bytes, _T] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler of the thread that holds it may ask, too
         reset_after_fork(self)
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class Memory(Generic[_T]):
         """Remember a verdict."""
         with self._lock:
             while len(self._entries) >= self._size > 0:
-                del self._entries[next(iter(self._entries))]
+                self._entries.pop(next(iter(self._entries)), None)
             if self._size > 0:
                 self._entries[name] = verdict
 
@@ -130,4 +130,4 @@ class Memory(Generic[_T]):
 
     def _reset_after_fork(self) -> None:
         """In a forked child: a lock that another thread held would never be released."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()

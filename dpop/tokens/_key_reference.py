@@ -92,7 +92,7 @@ class KeyHolder:
                 " tokens were issued, or key_reference= with its path or URI"
             )
         self._jkt = jkt
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler of the thread that holds it may ask, too
         self._password = password
         self._prover = None if key is None else Prover.of(key)
         self._reference = check_key_reference(reference) if reference is not None else None

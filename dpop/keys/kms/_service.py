@@ -148,7 +148,7 @@ class _Made(Generic[_Client]):
     """The client of one process, once it is made, and the lock of the thread that makes it."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler of the thread that holds it may ask, too
         self.client: _Client | None = None
 
 
