@@ -307,8 +307,9 @@ class _Reply:
 
         A client that is asked for a nonce would find the connection closed when it sends the request again.
         """
-        if any(name.lower() == b"expect" for name, _ in self._headers):
-            return  # the client waits for 100 Continue, so no body is on its way
+        for name, _ in self._headers:
+            if len(name) == 6 and name.lower() == b"expect":
+                return  # the client waits for 100 Continue, so no body is on its way
         left = _MAX_DRAINED
         while self._more_body and left > 0:
             left -= len((await self.receive()).get("body", b""))

@@ -16,7 +16,7 @@ from dpop._tracebacks import hide_frames
 from dpop.encoding import check_nonce
 from dpop.errors import InvalidProof, UsageError
 
-__all__ = ["resource_challenge", "token_error", "with_nonce"]
+__all__ = ["nonce_field", "resource_challenge", "token_error", "with_nonce"]
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 # RFC 6749 §5.2, RFC 6750 §3: %x20-21 / %x23-5B / %x5D-7E. Without " and \ there is nothing to escape.
@@ -67,7 +67,8 @@ def resource_challenge(
     told = about if tried != "Bearer" else {}
     fields.append(("WWW-Authenticate", _challenge("DPoP", place | told | {"algs": listed})))
     status = 401 if error is None else _STATUS.get(error.error, 401)
-    return status, [*fields, *_nonce_field(error, nonce), _NO_STORE, _EXPOSED]
+    handed_out = nonce if error is None or error.nonce is None else error.nonce
+    return status, [*fields, *nonce_field(handed_out), _NO_STORE, _EXPOSED]
 
 
 @hide_frames
@@ -98,7 +99,7 @@ def token_error(error: InvalidProof) -> tuple[int, list[tuple[str, str]], bytes]
     :returns: status 400, header fields, and the JSON body.
     """
     body = json.dumps({"error": error.error, "error_description": _description(error)}).encode("ascii")
-    fields = [("Content-Type", "application/json"), *_nonce_field(error), _NO_STORE, _EXPOSED]
+    fields = [("Content-Type", "application/json"), *nonce_field(error.nonce), _NO_STORE, _EXPOSED]
     return 400, fields, body
 
 
@@ -106,8 +107,8 @@ def _description(error: InvalidProof) -> str:
     return _NOT_DESCRIPTION.sub("'", error.detail)
 
 
-def _nonce_field(error: InvalidProof | None, other: str | None = None) -> list[tuple[str, str]]:
-    nonce = other if error is None or error.nonce is None else error.nonce
+def nonce_field(nonce: str | None) -> list[tuple[str, str]]:
+    """The field that hands out a nonce, or nothing."""
     return [] if nonce is None else [("DPoP-Nonce", check_nonce(nonce))]
 
 

@@ -7,7 +7,6 @@ The integrations :mod:`dpop.asgi` and :mod:`dpop.wsgi` describe requests to it a
 from __future__ import annotations
 
 import binascii
-import contextlib
 import hashlib
 import inspect
 import json
@@ -15,7 +14,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NoReturn
@@ -33,7 +32,7 @@ from dpop.errors import (
 )
 from dpop.htu import MAX_HTU, canonical, unescape
 from dpop.origin import Origin, split_url
-from dpop.server._challenge import resource_challenge
+from dpop.server._challenge import nonce_field, resource_challenge
 from dpop.server._events import Event, EventHook, client_of, emit
 from dpop.server._jws import Headers, header_fields
 from dpop.server._reasons import Reason, refuse
@@ -158,6 +157,8 @@ def bound_thumbprint(claims: Mapping[str, Any]) -> str | None:
 
 
 _log = logging.getLogger("dpop.server")
+# A sentence. One of an application could have any length, and the refusals sent last are remembered.
+_MAX_DETAIL = 1000
 
 TokenLookup = Callable[[str], Mapping[str, Any] | Awaitable[Mapping[str, Any] | None] | None]
 """From an access token to its claims or introspection response; None if the token is not valid here.
@@ -352,8 +353,10 @@ class ProtectedResource:
         self._metadata = self._document(url, servers, published or {}) if servers else None
         self._metadata_url = resource_metadata_url(url) if servers else metadata
         self._parameters = {} if self._metadata_url is None else {"resource_metadata": self._metadata_url}
+        # A server says the same few things again and again, and anybody can make it say them.
+        self._response = lru_cache(maxsize=256)(self._make_response)
         # Raises an error now, and not at each request, if a value cannot stand in a header.
-        resource_challenge(None, algs=verifier.algs, realm=realm, parameters=self._parameters)
+        self._response("DPoP", "", "")
 
     def __repr__(self) -> str:
         return f"<ProtectedResource {self._origin}{self._prefix}>"
@@ -413,9 +416,13 @@ class ProtectedResource:
             returned neither a mapping nor None; see :meth:`refusal`.
         """
         credentials, checked = self._before_lookup(request)
-        with _telling_outages():
+        try:
             claims = self._lookup(credentials.token)
-        if inspect.isawaitable(claims):
+        except REFUSALS:
+            raise
+        except Exception as error:
+            raise _outage(error) from error
+        if type(claims) is not dict and inspect.isawaitable(claims):  # it takes longer than a look-up may
             if inspect.iscoroutine(claims):
                 claims.close()
             raise UsageError("the token look-up is async: call aadmit, as dpop.asgi does")
@@ -428,9 +435,14 @@ class ProtectedResource:
     async def aadmit(self, request: ResourceRequest) -> Access:
         """Async form of :meth:`admit`; the look-up and the caches may be sync or async."""
         credentials, checked = self._before_lookup(request)
-        with _telling_outages():
-            found = self._alookup(credentials.token)
-            claims = await found if inspect.isawaitable(found) else found
+        try:
+            claims = self._alookup(credentials.token)
+            if type(claims) is not dict and inspect.isawaitable(claims):
+                claims = await claims
+        except REFUSALS:
+            raise
+        except Exception as error:
+            raise _outage(error) from error
         known = self._check_token(credentials, request, claims)
         if checked is None:
             return self._accepted(known, None)
@@ -463,25 +475,26 @@ class ProtectedResource:
 
     def _before_lookup(self, request: ResourceRequest) -> tuple[Credentials, CheckedProof | None]:
         """Read the token and check its proof before the look-up, which may cost more than both."""
-        credentials = read_credentials(request.headers, request.target.partition("?")[2])
+        start = request.target[: MAX_HTU + 1 + _MAX_QUERY]  # the target may be very long, and is not copied
+        credentials = read_credentials(request.headers, start.partition("?")[2])
         if credentials is None:
             raise refuse(Reason.NO_CREDENTIALS, error="invalid_token")
-        _read_path(request)
+        path, decoded = _read_path(request)
         if credentials.scheme == "Bearer":
             if not self._bearer:
                 raise refuse(Reason.BEARER_REFUSED, error="invalid_token")
             return credentials, None
-        url = self._url(request)
-        checked = self._verifier.check_resource(request.headers, request.method, url, access_token=credentials.token)
+        url = self._url(request, path, decoded)
+        # Without hide_frames, which each public method has once.
+        checked = self._verifier._check_resource(request.headers, request.method, url, credentials.token)  # noqa: SLF001
         return credentials, checked
 
-    def _url(self, request: ResourceRequest) -> str:
+    def _url(self, request: ResourceRequest, path: str, decoded: str) -> str:
         """The URL of the request as its client knows it.
 
         The prefix that a proxy removes is put in front, unless a server that was told of it as its root path has
         done that already.
         """
-        path, decoded = _read_path(request)
         if not path.isascii() or "#" in path:  # servers read these differently (RFC 9112 §3.2)
             raise _bad_target("it has characters that no request-target may have")
         root, prefix = request.root_path, self._decoded_prefix
@@ -497,7 +510,8 @@ class ProtectedResource:
         """
         if not isinstance(error, InvalidProof):
             _log.error("a request was refused: %s", error)
-            emit(self._events, Event("unavailable", error.code))
+            if self._events is not None:
+                emit(self._events, Event("unavailable", error.code))
             retry_after = max(1, math.ceil(error.retry_after or 0))
             headers = [("Retry-After", str(retry_after)), ("Cache-Control", "no-store")]
             return Response(503, headers, _error_body("temporarily_unavailable", "try again later"))
@@ -505,20 +519,32 @@ class ProtectedResource:
         _log.log(logging.WARNING if fault_of_issuer else logging.INFO, "a request was refused: %s", error)
         nothing_tried = error.reason == Reason.NO_CREDENTIALS
         asked = nothing_tried or error.error == "use_dpop_nonce"
-        emit(self._events, Event("challenged" if asked else "refused", error.reason[:64]))
-        nonce = self._verifier.next_nonce(None) if nothing_tried else None
+        if self._events is not None:
+            emit(self._events, Event("challenged" if asked else "refused", error.reason[:64]))
+        # Without credentials there is no error to name (RFC 6750 §3.1).
+        told = ("", "") if nothing_tried else (error.error, error.detail[:_MAX_DETAIL])
+        tried = read_scheme(request.headers) or "DPoP"
+        response = self._response(tried, *told, *error.parameters.items())
+        nonce = error.nonce
+        if nonce is None and access is not None:
+            nonce = access.next_nonce
+        elif nothing_tried:
+            nonce = self._verifier.next_nonce(None)
+        return Response(response.status, [*response.headers, *nonce_field(nonce)], response.body)
+
+    def _make_response(
+        self, tried: Literal["DPoP", "Bearer", "both"], error: str, detail: str, *parameters: tuple[str, str]
+    ) -> Response:
+        """A refusal without its nonce. If ``error`` is empty, it names no error."""
         status, headers = resource_challenge(
-            None if nothing_tried else error,
+            InvalidProof(error, "", detail, parameters=dict(parameters)) if error else None,
             algs=self._verifier.algs,
             realm=self._realm,
             bearer=self._bearer,
-            tried=read_scheme(request.headers) or "DPoP",
+            tried=tried,
             parameters=self._parameters,
-            nonce=nonce if access is None else access.next_nonce,
         )
-        # Without credentials there is no error to name (RFC 6750 §3.1).
-        body = b"" if nothing_tried else _error_body(error.error, error.detail, error.parameters)
-        return Response(status, headers, body)
+        return Response(status, headers, _error_body(error, detail, dict(parameters)) if error else b"")
 
 
 def body_fields(body: bytes) -> list[tuple[str, str]]:
@@ -530,16 +556,10 @@ def _error_body(error: str, description: str, more: Mapping[str, str] | None = N
     return json.dumps({"error": error, "error_description": description, **(more or {})}).encode()
 
 
-@contextlib.contextmanager
-def _telling_outages() -> Iterator[None]:
-    """Turn an error of the look-up into a LookupUnavailableError, because it says nothing about the token."""
-    try:
-        yield
-    except REFUSALS:
-        raise
-    except Exception as error:
-        _log.debug("the token look-up failed", exc_info=True)
-        raise LookupUnavailableError(f"the token look-up raised {type(error).__name__}") from error
+def _outage(error: Exception) -> LookupUnavailableError:
+    """What an error of the look-up becomes, because it says nothing about the token."""
+    _log.debug("the token look-up failed", exc_info=True)
+    return LookupUnavailableError(f"the token look-up raised {type(error).__name__}")
 
 
 def _is_preflight(request: ResourceRequest) -> bool:
@@ -578,13 +598,13 @@ def _read_path(request: ResourceRequest) -> tuple[str, str]:
     :raises InvalidProof: ``invalid_request``: the path has dot segments, which a proof's URL resolves and an
         application need not; or it is another than the application's, so that a proof for one would open the other.
     """
-    path = request.target.partition("?")[0]
+    path = request.target[: MAX_HTU + 1].partition("?")[0]
     if len(path) > MAX_HTU:
         raise _bad_target(f"it has more than {MAX_HTU} characters without its query")
     return _read_paths(path, request.root_path, request.path)
 
 
-@lru_cache(maxsize=64)  # each request is read twice: before the rules about paths, and for the proof
+@lru_cache(maxsize=64)  # a path is read twice: before the rules about paths, and for the proof
 def _read_paths(path: str, root_path: str, seen: str) -> tuple[str, str]:
     try:
         if not path.startswith("/"):

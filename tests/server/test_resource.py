@@ -172,6 +172,24 @@ def test_a_challenge_without_credentials_brings_a_nonce() -> None:
         assert challenge.startswith(f'DPoP realm="r", resource_metadata="{PUBLIC_URL}/meta", algs=')
 
 
+def test_each_refusal_is_a_response_of_its_own() -> None:
+    """A response of which the fields were changed, or which had a nonce, leaves nothing in the next one."""
+    api = resource(nonces=False, bearer=False)
+    asked = request(signed=None)
+    first = api.refusal(asked, InvalidProof("invalid_token", "mine", "a" * 100_000, nonce="n1"))
+    first.headers.append(("X-Mine", "1"))
+    second = api.refusal(asked, InvalidProof("invalid_token", "mine", "a" * 100_000, parameters={"scope": "read"}))
+    assert ("DPoP-Nonce", "n1") in first.headers
+    assert {name for name, _ in second.headers} == {
+        "WWW-Authenticate",
+        "Cache-Control",
+        "Access-Control-Expose-Headers",
+    }
+    assert 'scope="read"' in dict(second.headers)["WWW-Authenticate"]
+    assert 'scope="read"' not in dict(first.headers)["WWW-Authenticate"]
+    assert len(second.body) < 2_000  # what is remembered is bounded, and so it is cut
+
+
 def test_a_cache_that_cannot_tell(api: ProtectedResource, caplog: pytest.LogCaptureFixture) -> None:
     """The client is told to come again, the operator what is wrong (R15)."""
     caplog.set_level(logging.INFO, "dpop.server")
