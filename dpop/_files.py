@@ -21,7 +21,7 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["open_regular_file", "sync_directory", "when_not_in_use", "write_private_file"]
+__all__ = ["open_regular_file", "sync_directory", "when_not_in_use", "without_mark", "write_private_file"]
 
 _T = TypeVar("_T")
 
@@ -35,6 +35,19 @@ _IN_USE_SECONDS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 # Errors of a system or file system that cannot sync a directory. They are ignored, as PostgreSQL does.
 _NO_DIRECTORY_OPEN: Final = frozenset({errno.EACCES, errno.EISDIR})
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+
+def without_mark(data: bytes) -> bytes:
+    """Remove the byte order mark that some editors write; convert UTF-16 to UTF-8.
+
+    Windows PowerShell writes UTF-16 when its output goes to a file. No key in DER begins like either, and no JSON.
+    """
+    if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
+        try:
+            return data.decode("utf-16").encode()
+        except UnicodeDecodeError:
+            return data
+    return data.removeprefix(b"\xef\xbb\xbf")
 
 
 def open_regular_file(path: Path) -> BinaryIO:

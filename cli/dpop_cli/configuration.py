@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from dpop._files import without_mark
 from dpop_cli.console import close_to
 from dpop_cli.exit_status import Status
 
@@ -117,7 +118,7 @@ def _contexts(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"the configuration file {where} cannot be read: {error.strerror}") from None
     try:
-        contexts = tomllib.loads(data.decode("utf-8")).get("contexts", {})
+        contexts = tomllib.loads(without_mark(data).decode("utf-8")).get("contexts", {})
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         # The library's message may repeat a character of the file, never a value.
         reason = str(error).partition("(")[2].rstrip(")") or "it is not UTF-8"

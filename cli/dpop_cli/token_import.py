@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from dpop._files import without_mark
 from dpop.encoding import json_object
 from dpop.errors import EncodingError, InvalidTokenResponseError, TokenError
 from dpop.tokens import TokenSet
@@ -176,7 +177,7 @@ def _read(file: str, account: str | None) -> _Found:
     if data.startswith(_SQLITE):
         return _found(_of_gcloud(file, account))
     try:
-        return _found(json_object(data))
+        return _found(json_object(without_mark(data)))
     except EncodingError as error:
         raise click.UsageError(
             f"FILE expects JSON of google-auth or gcloud, or gcloud's credentials.db; what came is {error}"

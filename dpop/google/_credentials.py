@@ -15,6 +15,7 @@ import google.oauth2.credentials
 from google.auth.credentials import TokenState
 from google.auth.exceptions import RefreshError
 
+from dpop._files import without_mark
 from dpop._tracebacks import hide_frames
 from dpop.errors import DPoPError, UsageError
 from dpop.google._transport import SignedRequest, carrier_of, refresh_error, verdict
@@ -234,8 +235,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         key_password: _Password = None,
     ) -> Self:
         """Credentials from a file with the JSON of :meth:`to_json`; see :meth:`from_authorized_user_info`."""
-        with Path(filename).open(encoding="utf-8") as file:
-            info = json.load(file)
+        info = json.loads(without_mark(Path(filename).read_bytes()))
         return cls.from_authorized_user_info(info, scopes, key=key, key_password=key_password)
 
     # -- on the wire

@@ -15,7 +15,7 @@ from typing import Final
 from dpop._files import sync_directory, when_not_in_use, write_private_file
 from dpop.errors import ArgumentTypeError, KeyFileError
 
-__all__ = ["MAX_KEY_BYTES", "key_path", "read_key_file", "shown", "without_mark", "write_key_file"]
+__all__ = ["MAX_KEY_BYTES", "key_path", "read_key_file", "shown", "write_key_file"]
 
 MAX_KEY_BYTES: Final = 64 * 1024
 
@@ -37,19 +37,6 @@ def key_path(path: str | os.PathLike[str]) -> Path:
         return Path(name).expanduser()
     except RuntimeError:
         raise KeyFileError("the home directory that ~ stands for is unknown; give the whole path") from None
-
-
-def without_mark(data: bytes) -> bytes:
-    """Remove the byte order mark that some editors write; convert UTF-16 to UTF-8.
-
-    Windows PowerShell writes UTF-16 when its output goes to a file. No key in DER begins like either.
-    """
-    if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
-        try:
-            return data.decode("utf-16").encode()
-        except UnicodeDecodeError:
-            return data
-    return data.removeprefix(b"\xef\xbb\xbf")
 
 
 def read_key_file(path: Path) -> bytes:

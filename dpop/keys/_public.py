@@ -18,6 +18,7 @@ from cryptography.exceptions import InternalError, InvalidSignature, Unsupported
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from dpop._files import without_mark
 from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_decode, b64url_encode, json_object
 from dpop.errors import (
@@ -28,7 +29,6 @@ from dpop.errors import (
     SignatureFormatError,
 )
 from dpop.keys._algorithms import ALGORITHMS, RSA_ALGS, parameters
-from dpop.keys._files import without_mark
 from dpop.signature import check_raw, raw_to_der
 
 __all__ = [

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
+from dpop._files import without_mark
 from dpop._tracebacks import hide_frames
 from dpop.encoding import json_object
 from dpop.errors import (
@@ -20,7 +21,7 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.keys._algorithms import ALGORITHMS, DEFAULT_ALGS, Key, choose_alg
-from dpop.keys._files import MAX_KEY_BYTES, key_path, read_key_file, shown, without_mark
+from dpop.keys._files import MAX_KEY_BYTES, key_path, read_key_file, shown
 from dpop.keys._pem import Password
 from dpop.keys._software import SoftwareKey
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from dpop._client_auth import ClientAuth, client_auth_of
+from dpop._files import without_mark
 from dpop._forking import reset_after_fork
 from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_decode, json_object
@@ -304,7 +305,7 @@ class Introspection:
         try:
             if self._keys is not None:
                 return self._signed(response.body.decode("ascii", "replace").strip(), self._keys)
-            return json_object(response.body, max_depth=_MAX_DEPTH)
+            return json_object(without_mark(response.body), max_depth=_MAX_DEPTH)
         except EncodingError as error:
             raise LookupUnavailableError(f"the response of {self._endpoint} is {error}") from None
 

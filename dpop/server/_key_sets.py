@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from dpop._ending import uninterrupted
+from dpop._files import without_mark
 from dpop._forking import reset_after_fork
 from dpop._well_known import metadata_urls
 from dpop.encoding import json_object
@@ -80,7 +81,7 @@ def read_key_set(body: bytes) -> tuple[KeySet, list[str]]:
 
     :raises EncodingError: not a JWK Set.
     """
-    listed = json_object(body, max_depth=_MAX_DEPTH).get("keys")
+    listed = json_object(without_mark(body), max_depth=_MAX_DEPTH).get("keys")
     if not isinstance(listed, list):
         raise EncodingError("a JSON object without a list of keys, which is not a JWK Set")
     keys, skipped = [], []
@@ -282,7 +283,7 @@ class IssuerKeys:
         tried = []
         for url in metadata_urls(self.issuer):
             try:
-                members = json_object(self._get(url, deadline), max_depth=_MAX_DEPTH)
+                members = json_object(without_mark(self._get(url, deadline)), max_depth=_MAX_DEPTH)
             except (_NotThereError, EncodingError) as error:
                 tried.append(f"{url} is {error}")  # where the other kind of metadata would be, servers say anything
                 continue

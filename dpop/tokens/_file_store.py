@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
-from dpop._files import open_regular_file, sync_directory, write_private_file
+from dpop._files import open_regular_file, sync_directory, without_mark, write_private_file
 from dpop._tracebacks import hide_frames
 from dpop.encoding import json_object
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
@@ -143,7 +143,7 @@ def _account_in(path: Path) -> str | None:
     """The account that a file names; ``None`` if there is no file, or no account in it that can be read."""
     try:
         with open_regular_file(path) as file:
-            account = json_object(file.read(MAX_RECORD + 1), max_depth=24).get("account")
+            account = json_object(without_mark(file.read(MAX_RECORD + 1)), max_depth=24).get("account")
     except (OSError, ValueError):
         return None
     return account if isinstance(account, str) and account else None

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
+from dpop._files import without_mark
 from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_decode, b64url_encode, json_object
 from dpop.errors import ArgumentTypeError, EncodingError, TokenFormatError, UsageError
@@ -138,7 +139,7 @@ def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) ->
     if b"-----BEGIN " in data[:4096]:
         raise TokenFormatError(f"{where} holds a key or certificate (PEM) and no tokens; name the file of the tokens")
     try:
-        record = json_object(data, max_depth=_MAX_DEPTH)
+        record = json_object(without_mark(data), max_depth=_MAX_DEPTH)
     except EncodingError as error:
         raise TokenFormatError(f"{where} is cut off or damaged ({error}); authorise again") from None
     version = record.get("dpop_tokens")

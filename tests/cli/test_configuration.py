@@ -55,6 +55,13 @@ def test_a_context_names_the_key(words: list[str], folder: Path) -> None:
     assert invoke(*words, env=env).stdout.strip() == jkt(folder)
 
 
+@pytest.mark.parametrize("written_as", ["utf-8-sig", "utf-16"])
+def test_a_file_with_a_byte_order_mark(written_as: str, folder: Path) -> None:
+    """Some editors write one, and PowerShell writes UTF-16."""
+    configure(folder, "").write_bytes('[contexts.work]\nkey = "key.pem"\n'.encode(written_as))
+    assert invoke("key", "thumbprint", env={"DPOP_CONTEXT": "work"}).stdout.strip() == jkt(folder)
+
+
 def test_what_counts_more(folder: Path) -> None:
     """An option more than the context, the context more than a variable."""
     configure(folder, '[contexts.work]\nkey = "key.pem"\n')

@@ -74,6 +74,15 @@ def test_googles_refresh_token_without_a_key_needs_a_new_login() -> None:
     assert not Path("tokens.json").exists()
 
 
+@pytest.mark.parametrize("written_as", ["utf-8-sig", "utf-16"])
+def test_a_file_with_a_byte_order_mark_is_read(written_as: str) -> None:
+    """It is judged as the same file without one."""
+    file = write(google_auth_json())
+    Path(file).write_bytes(Path(file).read_text("utf-8").encode(written_as))
+    done = invoke("token", "import", file, "--key", "key.pem")
+    assert "issued without a key" in " ".join(done.stderr.split())
+
+
 def test_gclouds_own_client_cannot_be_used_for_the_login() -> None:
     """A file of gcloud's application-default login names gcloud's client: the user needs one of their own."""
     members = {

@@ -276,6 +276,9 @@ def test_authorized_user_files(server: DPoPTestServer, key: dpop.Key, tmp_path: 
     path.write_text(credentials.to_json(strip=["token"]), "utf-8")
     ours = Credentials.from_authorized_user_file(path)
     assert (ours.refresh_token, ours.refresh_expires_at) == (credentials.refresh_token, 5e9)
+    marked = tmp_path / "marked.json"
+    marked.write_bytes(path.read_text("utf-8").encode("utf-8-sig"))
+    assert Credentials.from_authorized_user_file(marked).refresh_token == credentials.refresh_token
     theirs = google.oauth2.credentials.Credentials.from_authorized_user_file(str(path))
     assert theirs.refresh_token == credentials.refresh_token
     path.write_text(theirs.to_json(), "utf-8")

@@ -18,7 +18,17 @@ from support.jwt_issuer import AUDIENCE, JWTIssuer, Timer, forged
 
 import dpop
 from dpop.errors import InsecureOriginError, InvalidProof, LookupUnavailableError, UsageError
-from dpop.server import Introspection, MemoryReplayCache, ProofVerifier, ProtectedResource, ResourceRequest
+from dpop.server import (
+    Introspection,
+    LookupRequest,
+    LookupResponse,
+    MemoryReplayCache,
+    ProofVerifier,
+    ProtectedResource,
+    ResourceRequest,
+)
+from dpop.server._key_sets import IssuerKeys
+from dpop.server._lookups import run
 from dpop.testing import DPoPTestServer
 from dpop.tokens import PrivateKeyJWT
 
@@ -147,6 +157,20 @@ def test_what_is_accepted(endpoint: Endpoint, says: dict[str, Any], reason: str 
         with pytest.raises(InvalidProof) as caught:
             tokens("t")
         assert (caught.value.reason, caught.value.error) == (reason, "invalid_token")
+
+
+def test_documents_with_a_byte_order_mark(endpoint: Endpoint) -> None:
+    """Some servers write one before a response, their metadata and their keys."""
+
+    def marked(request: LookupRequest) -> LookupResponse:
+        found = {"issuer": "https://as.example", "jwks_uri": "https://as.example/jwks", "keys": [], "active": True}
+        return LookupResponse(200, {}, json.dumps(found).encode("utf-8-sig"))
+
+    assert asking(endpoint, fetch=marked)("t")["active"] is True
+    keys = IssuerKeys(
+        "https://as.example", jwks_uri=None, fetch=marked, refresh_after=300, ask_again_after=10, timeout=5
+    )
+    assert run(keys.candidates("k1", "ES256")) == ()
 
 
 # --- memory

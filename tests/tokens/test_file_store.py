@@ -153,6 +153,18 @@ def test_what_is_no_store_is_recognised(path: Path, data: bytes, match: str) -> 
         assert store.load() == FULL
 
 
+@pytest.mark.parametrize("written_as", ["utf-8-sig", "utf-16"])
+def test_a_file_that_an_editor_has_marked_is_read(path: Path, written_as: str) -> None:
+    """Some editors put a byte order mark before what they save, and PowerShell writes UTF-16."""
+    store = FileTokenStore(path)
+    store.save(FULL)
+    path.write_bytes(path.read_text("utf-8").encode(written_as))
+    assert store.load() == FULL
+    assert store.accounts() == ["default"]
+    store.save(FULL.replace(access_token="another"))
+    assert store.load() == FULL.replace(access_token="another")
+
+
 def test_every_half_of_a_file_is_recognised(path: Path) -> None:
     """However much of a file is there, it is all of it or an error."""
     store = FileTokenStore(path)

@@ -16,8 +16,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from dpop._files import without_mark
 from dpop.errors import KeyPasswordError, PinError
-from dpop.keys._files import without_mark
 from dpop.keys._pem import Password, check_password
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 
