@@ -1,26 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Client authentication: none, a secret in the header or the form, or a signed assertion.
+"""Client authentication: none, a secret in the header or the form, a signed assertion, or a certificate.
 
-RFC 6749 §2.3, RFC 7523 §2.2, OpenID Connect Core §9.
+RFC 6749 §2.3, RFC 7523 §2.2, OpenID Connect Core §9, RFC 8705 §2.
 """
 
 from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote_plus
 
 from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_encode
-from dpop.errors import UsageError
+from dpop.errors import ArgumentTypeError, UsageError
 from dpop.proof import random_jti, sign
 
 if TYPE_CHECKING:
     from dpop.keys import Key
 
-__all__ = ["ClientAuth", "ClientSecretBasic", "ClientSecretPost", "PrivateKeyJWT", "PublicClient", "client_auth_of"]
+__all__ = [
+    "ClientAuth",
+    "ClientSecretBasic",
+    "ClientSecretPost",
+    "PrivateKeyJWT",
+    "PublicClient",
+    "TLSClientAuth",
+    "client_auth_of",
+]
 
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
@@ -109,9 +117,13 @@ class PrivateKeyJWT(PublicClient):
         proofs cannot pose as the client (RFC 7523 §3).
     :param kid: the name that the server has for the key.
     :param typ: the ``typ`` of the assertion; older servers want ``JWT``.
-    :param audience: the ``aud`` of the assertion; by default the issuer.
-    :param lifetime: seconds for which an assertion is valid.
+    :param audience: the ``aud`` of the assertion, one or several; by default the issuer.
+    :param lifetime: seconds for which an assertion is valid (``exp``).
+    :param valid_from: adds ``nbf``, this many seconds after the assertion is made; negative for earlier.
+    :param claims: more claims, such as ``cnf`` or ``authorization_details``: JSON values. They replace those of the
+        same name, and ``None`` leaves one out; ``jti`` stays a fresh one.
     :param jti: a function that returns a fresh identifier.
+    :raises UsageError: an argument that cannot be used.
     """
 
     makes_assertions: bool = True
@@ -123,15 +135,19 @@ class PrivateKeyJWT(PublicClient):
         *,
         kid: str | None = None,
         typ: str = "client-authentication+jwt",
-        audience: str | None = None,
+        audience: str | Iterable[str] | None = None,
         lifetime: int = 60,
+        valid_from: int | None = None,
+        claims: Mapping[str, Any] | None = None,
         jti: Callable[[], str] = random_jti,
     ) -> None:
         super().__init__(client_id)
         self.key: Key = key
         self._header: dict[str, str] = {"alg": key.alg, "typ": typ} | ({} if kid is None else {"kid": kid})
-        self._audience = audience
+        self._audience = audience if audience is None or isinstance(audience, str) else list(audience)
         self._lifetime = lifetime
+        self._valid_from = valid_from
+        self._claims = _checked_claims({} if claims is None else claims)
         self._jti = jti
 
     @hide_frames
@@ -144,10 +160,21 @@ class PrivateKeyJWT(PublicClient):
             "jti": self._jti(),
             "iat": int(now),
             "exp": int(now) + self._lifetime,
+            "nbf": None if self._valid_from is None else int(now) + self._valid_from,
+            **self._claims,
         }
+        claims = {name: value for name, value in claims.items() if value is not None}
         data = f"{_segment(self._header)}.{_segment(claims)}".encode("ascii")
         assertion = f"{data.decode('ascii')}.{b64url_encode(sign(self.key, data))}"
         return {"client_id": self.client_id, "client_assertion_type": _JWT_BEARER, "client_assertion": assertion}
+
+
+class TLSClientAuth(PublicClient):
+    """A certificate in the TLS handshake (``tls_client_auth``, ``self_signed_tls_client_auth``; RFC 8705 §2).
+
+    The HTTP library shows the certificate: give the endpoint an ``http=`` that has one, such as a
+    :class:`requests.Session` with ``cert``. Requests go to the server's ``mtls_endpoint_aliases``, if it has any (§5).
+    """
 
 
 def client_auth_of(
@@ -169,24 +196,44 @@ def client_auth_of(
     if how is None:
         methods = [m for m in ("client_secret_basic", "client_secret_post") if not listed or m in listed]
         how = "none" if client_secret is None else (methods or ["client_secret_basic"])[0]
-    if how == "none":
+    if how in _WITHOUT_SECRET:
         if client_secret is not None:
-            raise UsageError('client_auth is "none", but a client_secret was given; leave one of them out')
-        return PublicClient(client_id)
+            raise UsageError(f'client_auth is "{how}", but a client_secret was given; leave one of them out')
+        return _WITHOUT_SECRET[how](client_id)
     methods_with_secret = {"client_secret_basic": ClientSecretBasic, "client_secret_post": ClientSecretPost}
     if how not in methods_with_secret:
         raise UsageError(
-            f"client_auth must be none, client_secret_basic, client_secret_post or a PrivateKeyJWT, not {how!r:.60}"
+            "client_auth must be none, client_secret_basic, client_secret_post, tls_client_auth,"
+            f" self_signed_tls_client_auth or a PrivateKeyJWT, not {how!r:.60}"
         )
     if client_secret is None:
         raise UsageError(f"client_auth is {how}, and the client_secret is missing")
     return methods_with_secret[how](client_id, client_secret)
 
 
+_WITHOUT_SECRET: Final[Mapping[str, type[PublicClient]]] = {
+    "none": PublicClient,
+    "tls_client_auth": TLSClientAuth,
+    "self_signed_tls_client_auth": TLSClientAuth,
+}
+
+
 def _checked(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value or not value.isprintable():
         raise UsageError(f"{name} must be a str of printable characters and not empty")
     return value
+
+
+def _checked_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(claims, Mapping):
+        raise ArgumentTypeError("claims", "a mapping of names to JSON values", claims)
+    if "jti" in claims:
+        raise UsageError("claims cannot set jti: each assertion has a fresh one; jti= takes a function that makes it")
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(claims), allow_nan=False))
+    except (TypeError, ValueError):
+        raise UsageError("claims must hold JSON values only") from None
+    return copy
 
 
 def _segment(members: dict[str, Any]) -> str:

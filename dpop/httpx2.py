@@ -288,8 +288,9 @@ class TokenEndpoint(HttpxTokenEndpoint[httpx2.Request, httpx2.Response]):
         is made already can be used in this process only.
     :param client_id: the client; without a secret a public one.
     :param client_secret: the client's secret.
-    :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"`` or
-        a :class:`dpop.tokens.PrivateKeyJWT`; by default as the server says.
+    :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"``,
+        ``"tls_client_auth"`` with the certificate of ``http``, or a :class:`dpop.tokens.PrivateKeyJWT`; by default as
+        the server says.
     :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
     :param signed_endpoints: endpoints whose requests carry a proof, beside those for tokens and pushed authorization
@@ -356,8 +357,9 @@ class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint[httpx2.Request, httpx2.Response
         is made already can be used in this process only.
     :param client_id: the client; without a secret a public one.
     :param client_secret: the client's secret.
-    :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"`` or
-        a :class:`dpop.tokens.PrivateKeyJWT`; by default as the server says.
+    :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"``,
+        ``"tls_client_auth"`` with the certificate of ``http``, or a :class:`dpop.tokens.PrivateKeyJWT`; by default as
+        the server says.
     :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
     :param signed_endpoints: endpoints whose requests carry a proof, beside those for tokens and pushed authorization

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import requests
+
 from dpop.origin import Origin
 from dpop.requests import TokenEndpoint
 from dpop.tokens import HTTPRequest, HTTPResponse
 from dpop_cli.console import waiting
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "session_with"]
 
 
 class Endpoint(TokenEndpoint):
@@ -18,3 +20,10 @@ class Endpoint(TokenEndpoint):
         """Send one request, as the base class does."""
         with waiting(f"Waiting for {Origin.of_url(request.url)}"):
             return super().exchange(request)
+
+
+def session_with(certificate: str | tuple[str, str]) -> requests.Session:
+    """A session that shows a client's certificate: its file, or those of certificate and key."""
+    session = requests.Session()
+    session.cert = certificate
+    return session

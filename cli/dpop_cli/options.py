@@ -39,6 +39,7 @@ __all__ = [
     "key_options",
     "key_options_without_short",
     "load_key",
+    "load_named_key",
     "nonce_options",
     "pin_for",
     "proof_options",
@@ -97,13 +98,20 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
         raise click.UsageError(
             "no key is named; use --key key.pem, or export DPOP_KEY=key.pem (dpop key generate makes one)"
         )
+    return load_named_key(named, password, alg=alg_name(options.pop("alg")), signs=signs)
+
+
+def load_named_key(named: str, password: Secret, *, alg: str | None = None, signs: bool = True) -> dpop.Key:
+    """Load the key of a path or URI; ask for a password if one is needed and not given.
+
+    The errors are those of :func:`load_key`.
+    """
     check_key_source(named)
     if not _is_private_file(named):
         # Only here: the library logs nothing about a private file, and logging takes 3 of the 60 ms of dpop proof.
         from dpop_cli.console import show_warnings  # noqa: PLC0415 - see above
 
         show_warnings()
-    alg = alg_name(options.pop("alg"))
     source: str | bytes = named
     if not signs and not password.given:
         found = read_public_half(named)
@@ -122,7 +130,7 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
     try:
         return dpop.load_key(source, alg=alg)
     except KeyPasswordError as error:
-        raise KeyPasswordError(f"{error}: --password-file or --password-env") from None
+        raise KeyPasswordError(f"{error}: --{password.name}-file or --{password.name}-env") from None
 
 
 def alg_name(written: str | None) -> str | None:
@@ -356,6 +364,37 @@ def server_options(command: _Function) -> _Function:
             "--token-endpoint", cls=DetailSetting, metavar="URL", help="Its token endpoint, where there is no metadata."
         ),
         click.option("--client-id", cls=Setting, metavar="ID", help="The client, instead of the file's."),
+        click.option(
+            "--client-key",
+            cls=Detail,
+            metavar="KEY",
+            shell_complete=file_names,
+            help="Path or URI of the key of the client's assertions (private_key_jwt), not of the proofs.",
+        ),
+        secret_options("client-key-password", "the password of that key, or the PIN of its device", detail=True),
+        click.option(
+            "--client-claim",
+            "client_claims",
+            cls=Detail,
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="A claim of those assertions, such as aud; may be repeated. exp and nbf are seconds from now; kid and"
+            " typ go into the header.",
+        ),
+        click.option(
+            "--client-certificate",
+            cls=Detail,
+            metavar="FILE",
+            shell_complete=file_names,
+            help="PEM file with the client's certificate (tls_client_auth), and with its key if that is in there too.",
+        ),
+        click.option(
+            "--client-certificate-key",
+            cls=Detail,
+            metavar="FILE",
+            shell_complete=file_names,
+            help="PEM file with the key of that certificate.",
+        ),
         click.option("--profile", cls=Setting, type=click.Choice(PROFILES), help="What kind of server it is."),
         client_options,
         allow_http_option,

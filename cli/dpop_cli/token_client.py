@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ from dpop.encoding import json_object
 from dpop.errors import DPoPError, EncodingError
 from dpop.origin import Origin
 from dpop.profiles import ATPROTO, FAPI2, GOOGLE, RFC9449, Profile
+from dpop_cli.client_auth import CERTIFICATE_METHODS, ClientProof
 from dpop_cli.commands import is_verbose
 from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.options import PROFILES, check_transport, keep_nonce, load_key
@@ -59,6 +61,7 @@ class OAuthClient:
     secret: str | None = field(repr=False)
     profile: Profile | None
     allow_http: bool
+    proof: ClientProof = field(default_factory=ClientProof, repr=False)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> OAuthClient:
@@ -67,7 +70,7 @@ class OAuthClient:
         :raises click.UsageError: the file cannot be read, or is no description of a client.
         """
         named = options.pop("client_file")
-        facts = {} if named is None else _read(named)
+        facts, proof = ({}, ClientProof()) if named is None else _read(named)
         for name in ("issuer", "token_endpoint", "client_id"):
             given = options.pop(name, None)
             if given is not None:
@@ -78,7 +81,9 @@ class OAuthClient:
         profile = options.pop("profile", None)
         if profile is None and facts.get("mode") == "google":
             profile = "google"
-        return cls(facts, secret, None if profile is None else _PROFILES[profile], options.pop("allow_http", False))
+        proof = proof.or_options(options)
+        allow_http = options.pop("allow_http", False)
+        return cls(facts, secret, None if profile is None else _PROFILES[profile], allow_http, proof)
 
     def or_of(self, facts: Mapping[str, str]) -> OAuthClient:
         """Return a copy that has facts from elsewhere where the options gave none."""
@@ -162,9 +167,30 @@ class OAuthClient:
             "client_auth": "client_secret_post" if how is None and profile == GOOGLE else how,
             "profile": profile,
         }
+        settings |= self._own_proof(facts["client_id"], how)
         if self.allow_http:
             origins = {Origin.of_url(url) for url in urls}
             settings["insecure_origins"] = sorted(str(origin) for origin in origins if origin.scheme == "http")
+        return settings
+
+    def _own_proof(self, client_id: str, how: str | None) -> dict[str, Any]:
+        """The settings for a client that authenticates with a key or a certificate of its own."""
+        settings: dict[str, Any] = {}
+        if self.proof.key is not None or how == "private_key_jwt":
+            if self.secret is not None:
+                raise click.UsageError("the client has a secret and a key of its own (client_key); use one of them")
+            settings = {"client_id": None, "client_auth": self.proof.assertions(client_id)}
+        certificate = self.proof.files
+        if certificate is not None:
+            from dpop_cli.endpoint import session_with  # noqa: PLC0415 - as above
+
+            settings["http"] = session_with(certificate)
+            if how is None and self.secret is None and not settings.get("client_auth"):
+                settings["client_auth"] = CERTIFICATE_METHODS[0]
+        elif how in CERTIFICATE_METHODS:
+            raise click.UsageError(
+                f"{how} needs the client's certificate: --client-certificate, or client_certificate in the file"
+            )
         return settings
 
 
@@ -213,7 +239,7 @@ def kept_nonces(prover: Prover, url: str) -> Iterator[None]:
             keep_nonce(key, newest)
 
 
-def _read(named: str) -> dict[str, str]:
+def _read(named: str) -> tuple[dict[str, str], ClientProof]:
     """Read a client file, whose members have the names of RFC 8414 and RFC 7591."""
     try:
         members = json_object(read_text(named, "--client").encode("utf-8"))
@@ -221,6 +247,8 @@ def _read(named: str) -> dict[str, str]:
         raise click.UsageError(
             f"--client expects a JSON object that describes a client; what came is {error}"
         ) from None
+    folder = Path() if named == "-" else Path(named).expanduser().parent
+    proof = ClientProof.of_file(members, folder)
     nested = members.get("installed", members.get("web"))
     if members.get("type") == "authorized_user" or "token_uri" in members:  # google-auth's tokens name their client
         nested = members
@@ -233,4 +261,4 @@ def _read(named: str) -> dict[str, str]:
         raise click.UsageError(
             "--client expects JSON with client_id, client_secret, and issuer or token_endpoint; there is no client_id"
         )
-    return facts
+    return facts, proof

@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, Any
 from dpop._faces import lazy
 
 if TYPE_CHECKING:
-    from dpop._client_auth import ClientAuth, ClientSecretBasic, ClientSecretPost, PrivateKeyJWT, PublicClient
+    from dpop._client_auth import (
+        ClientAuth,
+        ClientSecretBasic,
+        ClientSecretPost,
+        PrivateKeyJWT,
+        PublicClient,
+        TLSClientAuth,
+    )
     from dpop._well_known import resource_metadata_url
     from dpop.tokens._async_source import AsyncRefreshingSource
     from dpop.tokens._authorization import AuthorizationRequest, DeviceAuthorization
@@ -47,6 +54,7 @@ _PLACES = {
         "ClientSecretPost",
         "PrivateKeyJWT",
         "PublicClient",
+        "TLSClientAuth",
     ),
     "dpop.tokens._file_lock": ("FileLock",),
     "dpop.tokens._file_store": ("FileTokenStore",),
@@ -95,6 +103,7 @@ __all__ = [
     "ServerMetadata",
     "Steps",
     "StoreLock",
+    "TLSClientAuth",
     "TokenSet",
     "TokenStore",
     "check_account",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-from dpop._client_auth import ClientAuth, client_auth_of
+from dpop._client_auth import ClientAuth, TLSClientAuth, client_auth_of
 from dpop._tracebacks import hide_frames
 from dpop._well_known import metadata_urls
 from dpop.client._policy import checked_origins
@@ -113,6 +113,11 @@ class Grants:
         self.client_auth: ClientAuth = client_auth_of(
             client_id, client_secret, client_auth, self.server.client_auth_methods
         )
+        # Tokens may have come from either: a client can change its authentication.
+        self._token_endpoints = {canonical(self.server.token_endpoint)}
+        if isinstance(self.client_auth, TLSClientAuth):
+            self.server = self.server.with_aliases()
+            self._token_endpoints.add(canonical(self.server.token_endpoint))
         own_key = getattr(self.client_auth, "key", None)
         if own_key is not None and own_key.thumbprint == prover.thumbprint:
             raise UsageError("the client authenticates with the key that signs its proofs; use another (RFC 7523 §3)")
@@ -239,7 +244,7 @@ class Grants:
             raise ReauthorizationError("there is no refresh token; the user has to authorise again")
         if not rebind:
             tokens.check_key(self.prover.thumbprint)
-        if tokens.token_endpoint and canonical(tokens.token_endpoint) != canonical(self.server.token_endpoint):
+        if tokens.token_endpoint and canonical(tokens.token_endpoint) not in self._token_endpoints:
             raise UsageError(
                 f"the tokens came from {tokens.token_endpoint.partition('?')[0]}, and would go to another server;"
                 " nothing was sent"

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final
 
 from dpop._tracebacks import hide_frames
 from dpop.client._forgiving import forgiving_object
@@ -24,6 +24,8 @@ class ServerMetadata:
     :param dpop_algs: its ``dpop_signing_alg_values_supported``; empty if it does not say.
     :param iss_in_responses: it puts ``iss`` into callbacks, so that one without is refused.
     :param requires_par: authorization requests must be pushed.
+    :param mtls_endpoint_aliases: other URLs for clients with a certificate, by the name of the endpoint, such as
+        ``"token_endpoint"`` (RFC 8705 §5).
     """
 
     token_endpoint: str
@@ -37,12 +39,22 @@ class ServerMetadata:
     dpop_algs: tuple[str, ...] = ()
     iss_in_responses: bool = False
     requires_par: bool = False
+    mtls_endpoint_aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for each in fields(self):
             url = getattr(self, each.name)
             if each.name.endswith("_endpoint") and url is not None:
                 Origin.of_url(url)
+        for url in self.mtls_endpoint_aliases.values():
+            Origin.of_url(url)
+
+    def with_aliases(self) -> ServerMetadata:
+        """The endpoints for a client that authenticates with a certificate: aliases where there are any."""
+        aliases: dict[str, Any] = {
+            name: url for name, url in self.mtls_endpoint_aliases.items() if name in _MAY_HAVE_ALIAS
+        }
+        return replace(self, **aliases)
 
     def endpoint(self, name: str) -> str:
         """The URL of an endpoint.
@@ -56,6 +68,14 @@ class ServerMetadata:
                 f"the server's {name}_endpoint is not known; give it in ServerMetadata({name}_endpoint=...)"
             )
         return url
+
+
+# Those that the client itself sends requests to.
+_MAY_HAVE_ALIAS: Final = frozenset(
+    each.name
+    for each in fields(ServerMetadata)
+    if each.name.endswith("_endpoint") and each.name != "authorization_endpoint"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +148,8 @@ def read_metadata(issuer: str, body: bytes) -> ServerMetadata:
             " right one, write it exactly so"
         )
     texts = {each.name: _text(members, each.name) for each in fields(ServerMetadata) if each.name.endswith("_endpoint")}
-    for name, url in texts.items():
+    aliases = _aliases(members)
+    for name, url in [*texts.items(), *aliases.items()]:
         if url is not None and issuer.startswith("https://") and url.startswith("http://"):
             raise InsecureOriginError(f"the metadata of {issuer} has a {name} without TLS: {url[:200]!r:.200}")
     token_endpoint = texts.pop("token_endpoint")
@@ -142,10 +163,18 @@ def read_metadata(issuer: str, body: bytes) -> ServerMetadata:
             dpop_algs=_texts(members, "dpop_signing_alg_values_supported"),
             iss_in_responses=members.get("authorization_response_iss_parameter_supported") is True,
             requires_par=members.get("require_pushed_authorization_requests") is True,
+            mtls_endpoint_aliases=aliases,
             **texts,
         )
     except UsageError as error:
         raise InvalidTokenResponseError(f"the metadata has an endpoint that is no URL: {error}") from None
+
+
+def _aliases(members: Mapping[str, Any]) -> dict[str, str]:
+    named = members.get("mtls_endpoint_aliases")
+    if not isinstance(named, dict):
+        return {}
+    return {name: url for name in sorted(_MAY_HAVE_ALIAS & named.keys()) if (url := _text(named, name)) is not None}
 
 
 def _text(members: Mapping[str, Any], name: str) -> str | None:

@@ -24,6 +24,7 @@ from click.testing import CliRunner
 from dpop_cli.main import COMMANDS, main
 from support.entry_points import KEY, MARK, PROOF, logging_all, refusing, secret, secrets_in, shown_by
 
+from dpop.keys import generate_key
 from dpop.tokens import FileTokenStore, TokenSet
 
 # Commands that have no secret of a user in their hands.
@@ -38,7 +39,7 @@ PLAIN = frozenset(
     context_name store_argument verbose account against alg algs allow_http as_json at client_id code_prompt defect
     device_uri force forget given iat if_needed jkt jti max_age no_browser no_nonce nonce once only_token out
     parameters profile redirect_uri resources response role scope secrets signature timeout unsigned uri wanted
-    client_credentials device
+    client_credentials device client_claims client_certificate client_certificate_key
     """,
     )
 )
@@ -76,6 +77,8 @@ FILES = {
     "token_file": "token",
     "client_file": "client.json",
     "client_secret_file": "client",
+    "client_key": "client-key.pem",
+    "client_key_password_file": "password",
     "store_path": "tokens.json",
     "store_password_file": "password",
     "refresh_token_file": "refresh",
@@ -92,6 +95,7 @@ OTHERS = {"url": "{}/r", "issuer": "{}", "token_endpoint": "{}/odd", "method": "
 def make_files(place: Path, server: str) -> None:
     """Files with a secret each."""
     KEY.save(place / "key.pem", password=secret("password"))
+    generate_key().save(place / "client-key.pem", password=secret("password"))
     for name in ("password", "token", "client", "refresh", "code", "verifier"):
         (place / name).write_text(secret(name))
     client = {"client_id": "c", "client_secret": secret("client"), "token_endpoint": server + "/token"}
@@ -132,7 +136,11 @@ def command_lines(name: tuple[str, ...], command: click.Command, server: str) ->
     for option in ("key_source", "password_file", "store_path", "client_file"):
         if option in options:
             base += [options[option], values[option]]
-    base += {("token", "login"): ["--timeout", "1"], ("token", "refresher"): ["--once"]}.get(name, [])
+    base += {
+        ("token", "login"): ["--timeout", "1"],
+        ("login",): ["--timeout", "1"],
+        ("token", "refresher"): ["--once"],
+    }.get(name, [])
     yield [*base, *words]
     for option, spelling in options.items():
         if option in values and spelling not in base:

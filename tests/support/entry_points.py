@@ -147,7 +147,7 @@ PLAIN = frozenset(
     trust_env turn typ uds unbound unbound_share url usable user_code values verdict verification_uri
     verification_uri_complete verifier verify wait wake wants_pin what when_down where window with_nonce work
     x_init_reserved origins arguments args more public_jwk theirs acr_values dpop_required
-    refused_times resource_metadata
+    mtls_endpoint_aliases claims valid_from refused_times resource_metadata
     acr authorization_servers certificate event events published then
     """,
     )

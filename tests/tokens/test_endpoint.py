@@ -464,7 +464,7 @@ def test_an_assertion_by_a_slow_key_stops_no_event_loop(name: str) -> None:
         ({"client_id": "c", "client_secret": ""}, UsageError),
         ({"client_id": "c", "client_auth": "client_secret_post"}, UsageError),
         ({"client_id": "c", "client_secret": "s", "client_auth": "none"}, UsageError),
-        ({"client_id": "c", "client_auth": "tls_client_auth"}, UsageError),
+        ({"client_id": "c", "client_auth": "client_secret_jwt"}, UsageError),
         ({"client_id": "c", "client_auth": PrivateKeyJWT("c", KEY), "client_secret": "s"}, UsageError),
         ({"client_auth": PrivateKeyJWT("c", KEY)}, UsageError),
         ({"client_id": "c", "timeout": 0}, UsageError),
