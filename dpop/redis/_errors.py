@@ -7,7 +7,10 @@ from redis import exceptions
 
 from dpop.errors import ReplayCacheError
 
-__all__ = ["is_down", "unusable"]
+__all__ = ["REDIS_ERRORS", "is_down", "unusable"]
+
+REDIS_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException)
+"""What a client raises: a cluster of which no node responds is no RedisError."""
 
 # Redis does not respond, or says that it is not ready: it is loading, or a failover is in progress.
 _DOWN = (
@@ -16,25 +19,32 @@ _DOWN = (
     exceptions.ReadOnlyError,
     exceptions.ClusterDownError,
     exceptions.TryAgainError,
+    exceptions.RedisClusterException,
 )
-# The library calls these ConnectionErrors, but the server works: the password is wrong.
-_NOT_DOWN = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+# The library calls the first two ConnectionErrors, but the server works: the password is wrong. The others are mistakes
+# of a program that uses a cluster.
+_NOT_DOWN = (
+    exceptions.AuthenticationError,
+    exceptions.AuthorizationError,
+    exceptions.CrossSlotTransactionError,
+    exceptions.InvalidPipelineStack,
+)
 # Messages for a full pool. Before redis-py 7.2.1 the awaited ConnectionPool raises a plain ConnectionError with the
 # first; a BlockingConnectionPool whose wait timed out still raises one with the second.
 _POOL_IS_FULL = ("Too many connections", "No connection available.")
 
 
-def is_down(error: exceptions.RedisError) -> bool:
+def is_down(error: Exception) -> bool:
     """Whether Redis cannot be reached, as opposed to refusing a command."""
     return isinstance(error, _DOWN) and not isinstance(error, _NOT_DOWN) and not _is_crowded(error)
 
 
-def _is_crowded(error: exceptions.RedisError) -> bool:
+def _is_crowded(error: Exception) -> bool:
     """Whether the client's connection pool has no connection left, as under many requests at once."""
     return isinstance(error, exceptions.MaxConnectionsError) or str(error) in _POOL_IS_FULL
 
 
-def unusable(error: exceptions.RedisError) -> ReplayCacheError:
+def unusable(error: Exception) -> ReplayCacheError:
     """Make the error that says why Redis cannot serve as a replay cache."""
     if isinstance(error, exceptions.OutOfMemoryError):
         return ReplayCacheError("the replay cache is full: Redis has reached its maxmemory; raise it")

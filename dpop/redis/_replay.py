@@ -15,7 +15,7 @@ import redis
 import redis.asyncio
 
 from dpop.errors import ArgumentTypeError, ReplayCacheError, UsageError
-from dpop.redis._errors import is_down, unusable
+from dpop.redis._errors import REDIS_ERRORS, is_down, unusable
 from dpop.server import AsyncReplayCache, ReplayCache
 
 __all__ = ["AsyncRedisReplayCache", "RedisReplayCache"]
@@ -86,7 +86,7 @@ class _Marks:
             _log.warning("Redis can be reached again: the replay cache remembers proofs again")
         return before is None or before in (mine, mine.encode())
 
-    def _do_without(self, error: redis.RedisError) -> None:
+    def _do_without(self, error: Exception) -> None:
         """Return if the operator chose to go on without Redis; otherwise raise the error.
 
         :raises ReplayCacheError: the operator chose to refuse, or Redis can be reached and cannot do the command: an
@@ -150,7 +150,7 @@ class RedisReplayCache(_Marks):
             return False
         try:
             before = self._client.set(name, mine, px=life, nx=True, get=True)
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             self._do_without(error)
             return True if self._instead is None else self._instead.add(key, expires_at)
         return self._is_new(before, mine)
@@ -166,7 +166,7 @@ class RedisReplayCache(_Marks):
                 pipeline.incr(name)
                 pipeline.expire(name, 2 * _UNBOUND_SLOT)
                 counted = pipeline.execute()[0]
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             self._do_without(error)
             return True if self._instead is None else _add_unbound_of(self._instead)(key, expires_at)
         self._refuse_more(counted)
@@ -182,7 +182,7 @@ class RedisReplayCache(_Marks):
         try:
             self._client.set(name, mine, px=_CHECK_MS, nx=True, get=True)
             _refuse_eviction(self._client.info("memory", **_all_primaries(self._client)))
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             raise unusable(error) from error
 
 
@@ -221,7 +221,7 @@ class AsyncRedisReplayCache(_Marks):
             return False
         try:
             before = await self._client.set(name, mine, px=life, nx=True, get=True)
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             self._do_without(error)
             added = True if self._instead is None else self._instead.add(key, expires_at)
             return await added if inspect.isawaitable(added) else added
@@ -235,7 +235,7 @@ class AsyncRedisReplayCache(_Marks):
                 pipeline.incr(name)
                 pipeline.expire(name, 2 * _UNBOUND_SLOT)
                 counted = (await pipeline.execute())[0]
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             self._do_without(error)
             added = True if self._instead is None else _add_unbound_of(self._instead)(key, expires_at)
             return await added if inspect.isawaitable(added) else added
@@ -248,7 +248,7 @@ class AsyncRedisReplayCache(_Marks):
         try:
             await self._client.set(name, mine, px=_CHECK_MS, nx=True, get=True)
             _refuse_eviction(await self._client.info("memory", **_all_primaries(self._client)))
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             raise unusable(error) from error
 
 

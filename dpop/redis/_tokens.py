@@ -15,7 +15,7 @@ import redis
 
 from dpop._tracebacks import hide_frames
 from dpop.errors import ArgumentTypeError, TokenStoreError, UsageError
-from dpop.redis._errors import is_down
+from dpop.redis._errors import REDIS_ERRORS, is_down
 from dpop.tokens._records import Sealer, read_record, write_record
 from dpop.tokens._stores import DEFAULT_ACCOUNT, StoreLock, check_account, locked
 from dpop.tokens._token_set import TokenSet
@@ -156,7 +156,7 @@ class RedisTokenStore:
             names = [
                 name.decode() if isinstance(name, bytes) else name for name in found if client.hexists(name, "record")
             ]
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             raise _unusable(error) from error
         return sorted(name[len(self._prefix) + 1 : -1] for name in names)
 
@@ -173,7 +173,7 @@ class RedisTokenStore:
         execute: Any = self._client.execute_command
         try:
             return execute(*command)
-        except redis.RedisError as error:
+        except REDIS_ERRORS as error:
             raise _unusable(error) from error
 
 
@@ -257,7 +257,7 @@ def _elapsed() -> float:
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
-def _unusable(error: redis.RedisError) -> TokenStoreError:
+def _unusable(error: Exception) -> TokenStoreError:
     if is_down(error):
         return TokenStoreError(f"the token store cannot be reached: {error}")
     return TokenStoreError(f"Redis cannot serve as a token store: {error}")

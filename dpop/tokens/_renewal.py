@@ -275,7 +275,7 @@ class Renewal:
         """Store the outcome of a refresh; if that fails, the stored facts remain true, but incomplete."""
         try:
             self._fenced(there, noted, turn)
-        except TokenStoreError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a store of others raises
             _log.warning("what became of a refresh could not be noted with the tokens: %s", error)
 
     def _save(self, old: TokenSet | None, tokens: TokenSet) -> Steps[TokenSet | None]:

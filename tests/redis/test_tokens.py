@@ -23,9 +23,9 @@ from support.rotating_server import RotatingServer
 from support.token_stores import FULL, StoreContract, numbered
 
 import dpop
-from dpop.errors import ArgumentTypeError, TokenFormatError, TokenStoreError, UsageError
+from dpop.errors import ArgumentTypeError, ReplayCacheError, TokenFormatError, TokenStoreError, UsageError
 from dpop.httpx2 import AsyncTokenEndpoint
-from dpop.redis import RedisTokenStore
+from dpop.redis import RedisReplayCache, RedisTokenStore
 from dpop.requests import TokenEndpoint
 from dpop.tokens import TokenSet, TokenStore
 
@@ -312,6 +312,28 @@ def test_a_cluster() -> None:
         store.delete("alice")
         assert store.accounts() == ["bob"]
         cluster.close()
+
+
+def test_a_cluster_that_is_gone() -> None:
+    """The store raises an error of this package, and a replay cache does what the operator has chosen."""
+    with running_cluster() as port:
+        cluster = redis.RedisCluster(host="127.0.0.1", port=port)
+        store = RedisTokenStore(cluster)
+        store.save(FULL)
+    calls: list[Callable[[], object]] = [store.load, lambda: store.save(FULL), store.accounts]
+    for call in calls:
+        with pytest.raises(TokenStoreError, match="cannot be reached"):
+            call()
+    refusing = RedisReplayCache(cluster, when_down="refuse")
+    for ask in (refusing.add, refusing.add_unbound):
+        with pytest.raises(ReplayCacheError, match="cannot be reached"):
+            ask("a.1", time.time() + 60)
+    with pytest.raises(ReplayCacheError, match="cannot be reached"):
+        refusing.check()
+    accepting = RedisReplayCache(cluster, when_down="accept")
+    assert accepting.add("a.1", time.time() + 60)
+    assert accepting.add_unbound("a.2", time.time() + 60)
+    cluster.close()
 
 
 def test_an_event_loop_runs_on_while_redis_stands_still() -> None:

@@ -15,14 +15,14 @@ import httpx
 import httpx2
 import pytest
 import redis
-from adapters.recorder import Response
+from adapters.recorder import Recorder, Response, script
 from support.endpoints import Endpoint
 from support.forking import in_child
 from support.redis_server import RedisServer
 from support.rotating_server import RotatingServer
 
 import dpop
-from dpop.errors import TokenLockError, TokensNotSavedError, TokenStoreError
+from dpop.errors import ReauthorizationError, TokenLockError, TokensNotSavedError, TokenStoreError
 from dpop.keys import ExternalKey
 from dpop.redis import RedisTokenStore
 from dpop.requests import TokenEndpoint
@@ -285,6 +285,28 @@ def test_a_renewal_ahead_of_time_that_could_not_be_stored(full: Full) -> None:
             source()
         assert caught.value.tokens.refresh_token == "r1"
         assert server.sent == ["r0"]
+
+
+class Broken(MemoryTokenStore):
+    """A store of others that raises an error of its own when a refusal is noted."""
+
+    def replace(self, old: TokenSet | None, new: TokenSet, account: str, *, fence: int | None = None) -> bool:
+        """Replace, but for a refusal."""
+        if new.refusal:
+            raise OSError("the database is read-only")
+        return super().replace(old, new, account, fence=fence)
+
+
+def test_the_error_of_a_store_hides_no_refusal() -> None:
+    """The user reads that the grant is over, and the log that this could not be noted."""
+    store = Broken()
+    store.save(OLD)
+    with Recorder(script(Response(400, [], b'{"error":"invalid_grant"}'))) as server:
+        source = TokenEndpoint(KEY, server.url("/token"), client_id="c").source(store)
+        for _ in range(2):
+            with pytest.raises(ReauthorizationError, match="invalid_grant"):
+                source()
+    assert len(server.requests) == 1
 
 
 def test_in_memory_too() -> None:
