@@ -9,6 +9,7 @@ its timeout.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -108,7 +109,7 @@ class SignedRequest:
                 raise
             self.error = error
         if self.tokens is None:
-            return Response(response.status, dict(response.headers), response.body.decode("utf-8", "replace").encode())
+            return Response(response.status, dict(response.headers), _readable(response.body))
         check_bearer(self.tokens)
         return Response(200, dict(response.headers), _usual_form(response, self.tokens))
 
@@ -124,6 +125,15 @@ def check_bearer(tokens: TokenSet) -> None:
             " dpop.requests.DPoPAdapter for this server. The tokens are in the error's tokens",
             tokens=tokens,
         )
+
+
+def _readable(body: bytes) -> bytes:
+    """Make the body of a refusal one that google-auth reads: it fails with errors of its own on arrays and numbers."""
+    text = body.decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, RecursionError):
+        if not isinstance(json.loads(text), dict | str):
+            text = json.dumps(text)
+    return text.encode()
 
 
 def _usual_form(response: HTTPResponse, tokens: TokenSet) -> bytes:

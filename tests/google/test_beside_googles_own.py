@@ -132,6 +132,14 @@ def test_the_same_comes_of_it(name: str) -> None:
     assert ours == theirs
 
 
+@pytest.mark.parametrize("body", [["error"], None, 400, True])
+def test_a_refusal_that_google_auth_cannot_read(body: Any) -> None:
+    """JSON that is neither an object nor a string: an error that its callers catch, and no AttributeError."""
+    with Recorder(script(said(400, body))) as server, pytest.raises(RefreshError) as caught:
+        made(Credentials, server.url("/token")).refresh(google.auth.transport.requests.Request())
+    assert not caught.value.retryable
+
+
 def test_a_secret_that_a_server_repeats_is_masked() -> None:
     """The one difference in the arguments of an error."""
     body = {"error": "invalid_grant", "error_description": f"no such token {REFRESH}"}
