@@ -49,7 +49,12 @@ class FileTokenStore(LockedStore):
             raise UsageError("the path of the token file must be a str or path object, and not empty")
         with contextlib.suppress(RuntimeError):
             path = Path(path).expanduser()
-        self._path: Path = Path(os.path.realpath(path))
+        try:
+            self._path: Path = Path(os.path.realpath(path))
+        except ValueError:
+            raise UsageError("the path of the token file holds characters no file name can have") from None
+        if not self._path.name:
+            raise UsageError(f"the path of the token file is {str(self._path)!r}, a directory; name a file in it")
         self._sealer = None if key is None and password is None else Sealer(key, password=password)
 
     def __repr__(self) -> str:

@@ -181,12 +181,14 @@ def test_every_half_of_a_file_is_recognised(path: Path) -> None:
     [
         lambda: FileTokenStore(""),
         lambda: FileTokenStore(7),  # type: ignore[arg-type]
+        lambda: FileTokenStore("/"),
+        lambda: FileTokenStore("a\0b"),
         lambda: FileTokenStore("t", key=b"short"),
         lambda: FileTokenStore("t", key=KEY, password="both of them"),
         lambda: FileTokenStore("t", password="short"),
         lambda: FileTokenStore("t").save("token"),  # type: ignore[arg-type]
     ],
-    ids=["empty", "number", "short key", "both", "short password", "no set"],
+    ids=["empty", "number", "root", "NUL", "short key", "both", "short password", "no set"],
 )
 def test_what_cannot_be_used(make: Callable[[], object]) -> None:
     """Paths, keys and tokens that are none."""
