@@ -46,6 +46,7 @@ from dpop.server import (
     refusal_behind_500,
     with_nonce,
 )
+from dpop.server._jws import FieldsByName
 
 __all__ = ["DPoPMiddleware", "access", "refusal"]
 
@@ -302,8 +303,24 @@ def _described(environ: WSGIEnvironment) -> ResourceRequest:
         query = environ.get("QUERY_STRING", "")
         target = quote(root + path, safe=_PATH_SAFE, encoding="latin-1", errors="replace")
         target += f"?{query}" if query else ""
-    headers = [(name[5:].replace("_", "-"), value) for name, value in environ.items() if name.startswith("HTTP_")]
-    return ResourceRequest(environ["REQUEST_METHOD"], target, _text(path), headers, _text(root), environ)
+    fields = _Fields(environ.copy())  # what an application changes there is not what the client sent
+    return ResourceRequest(environ["REQUEST_METHOD"], target, _text(path), fields, _text(root), environ)
+
+
+class _Fields(FieldsByName):
+    """The header fields of a request, which a server joins where a name came twice (PEP 3333)."""
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        self._environ = environ
+
+    def named(self, name: str) -> list[str]:
+        value = self._environ.get("HTTP_" + name.upper().replace("-", "_"))
+        return [] if value is None else [value]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for name, value in self._environ.items():
+            if name.startswith("HTTP_"):
+                yield name[5:].replace("_", "-"), value
 
 
 def _text(path: str) -> str:

@@ -8,7 +8,7 @@ proof two meanings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -17,10 +17,24 @@ from dpop.errors import ArgumentTypeError, EncodingError
 from dpop.keys._public import PublicKey
 from dpop.server._reasons import Reason, refuse
 
-__all__ = ["CompactJWS", "Headers", "JoseHeader", "header_fields", "parse_compact", "proof_field"]
+__all__ = ["CompactJWS", "FieldsByName", "Headers", "JoseHeader", "header_fields", "parse_compact", "proof_field"]
 
 Headers = Mapping[str, str] | Mapping[bytes, bytes] | Iterable[tuple[str | bytes, str | bytes]]
 """Header fields: pairs of name and value, or a mapping. Bytes are read as Latin-1."""
+
+
+class FieldsByName:
+    """Header fields, as pairs, each of which is found by its name without reading the others, which may be many."""
+
+    def named(self, name: str) -> list[str]:
+        """The values of all fields with this name.
+
+        :param name: in lower case.
+        """
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        raise NotImplementedError
 
 
 class JoseHeader:
@@ -111,6 +125,8 @@ def header_fields(headers: Headers, name: str) -> list[str]:
     :param name: in lower case.
     :raises ArgumentTypeError: ``headers`` is neither pairs nor a mapping.
     """
+    if isinstance(headers, FieldsByName):
+        return headers.named(name)
     found: list[str] = []
     size = len(name)
     # isinstance(list, Mapping) would take a third of the time of this function, so a list is recognised first.

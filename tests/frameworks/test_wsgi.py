@@ -12,7 +12,7 @@ from frameworks.resource import PUBLIC_URL, look_up, resource, wsgi_application
 
 import dpop
 from dpop.errors import InvalidProof, UsageError
-from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, ProtectedResource
+from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, ProtectedResource, ResourceRequest
 from dpop.wsgi import DPoPMiddleware, access, refusal
 
 if TYPE_CHECKING:
@@ -80,6 +80,34 @@ def test_a_mounted_application() -> None:
 def test_a_token_in_the_query_is_refused_without_the_request_target_too(app: DPoPMiddleware) -> None:
     """QUERY_STRING is all there is then."""
     assert ask_wsgi(app, "GET", f"/items?access_token={TOKEN}", [AUTHORIZATION, proof()], REQUEST_URI=None)[0] == 400
+
+
+def test_what_the_client_sent_counts_and_not_what_the_application_made_of_it() -> None:
+    """Some frameworks take fields out of the environ, and put others in, before a route asks for the access."""
+    seen = []
+
+    def rewrites(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        del environ["HTTP_AUTHORIZATION"]
+        environ["HTTP_DPOP"] = "x"
+        access(environ)
+        start_response("200 OK", [])
+        return [b""]
+
+    def certificate(request: ResourceRequest) -> None:
+        seen.extend(request.headers)
+
+    api = resource(nonces=False, public=lambda _: True, certificate=certificate, token=doubly_bound)
+    sent = proof()
+    assert (
+        ask_wsgi(DPoPMiddleware(rewrites, api), "GET", "/items", [AUTHORIZATION, sent, ("X-Two-Words", "w")])[0] == 401
+    )
+    fields = {str(name).lower(): value for name, value in seen}
+    assert fields | {"authorization": AUTHORIZATION[1], "dpop": sent[1], "x-two-words": "w"} == fields
+
+
+def doubly_bound(token: str) -> dict[str, Any]:
+    """What a look-up says of a token that is bound to a certificate, too."""
+    return {"cnf": {"jkt": token.partition(".")[2], "x5t#S256": "A" * 43}}
 
 
 def test_a_public_path_asks_for_nothing() -> None:
