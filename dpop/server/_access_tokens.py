@@ -23,7 +23,6 @@ from dpop.server._token_claims import (
     Memory,
     check_audience,
     check_times,
-    copied,
     copied_claims,
     names_of,
     refused_token,
@@ -161,20 +160,21 @@ class JWTAccessTokens:
         :raises LookupUnavailableError: the issuer's keys could not be fetched, and none were fetched before; or the
             token has a newer key.
         """
-        known = self._recall(token)
-        return run(self._verify(token)) if known is None else known
+        name = token_name(token)
+        known = self._recall(name)
+        return run(self._verify(token, name)) if known is None else known
 
     @hide_frames
     async def acall(self, token: str) -> Mapping[str, Any]:
         """Async form: a look-up never blocks the event loop."""
-        known = self._recall(token)
-        return await run_async(self._verify(token)) if known is None else known
+        name = token_name(token)
+        known = self._recall(name)
+        return await run_async(self._verify(token, name)) if known is None else known
 
     # --- verified before
 
-    def _recall(self, token: str) -> dict[str, Any] | None:
+    def _recall(self, name: bytes) -> dict[str, Any] | None:
         """The claims of a token that was verified before and is good now; None if it must be verified."""
-        name = token_name(token)
         known = self._memory.get(name)
         if known is None:
             return None
@@ -187,22 +187,23 @@ class JWTAccessTokens:
             emit(self._events, Event("remembered"))
         return copied_claims(known.claims)
 
-    def _remember(self, token: str, checked: _Unverified, key: IssuerKey) -> None:
+    def _remember(self, name: bytes, checked: _Unverified, key: IssuerKey) -> None:
         now = self._monotonic()
         left = min(self._remember_for, checked.exp + self._skew - self._clock())
-        entry = _Remembered(copied(checked.claims), checked.exp, checked.nbf, now + left, checked.keys, key.identity)
-        self._memory.put(token_name(token), entry)
+        claims = copied_claims(checked.claims)
+        entry = _Remembered(claims, checked.exp, checked.nbf, now + left, checked.keys, key.identity)
+        self._memory.put(name, entry)
 
     # --- verified now
 
-    def _verify(self, token: str) -> Waits[dict[str, Any]]:
+    def _verify(self, token: str, name: bytes) -> Waits[dict[str, Any]]:
         checked = self._read(token)
         candidates = yield from checked.keys.candidates(checked.kid, checked.alg)
         if not candidates:
             raise refused_token("its issuer has no key of that name and algorithm")
         for key in candidates:
             if is_signed_by(token, key, checked.alg):
-                self._remember(token, checked, key)
+                self._remember(name, checked, key)
                 return checked.claims
         checked.keys.ask_again()
         raise refused_token("its signature does not verify")
@@ -255,24 +256,20 @@ class JWTAccessTokens:
 
 
 def is_signed_by(token: str, key: IssuerKey, alg: str) -> bool:
-    """Whether a compact JWS, which was read strictly before, verifies with a key."""
-    from joserfc import jws  # noqa: PLC0415 - importing dpop.server stays light
-    from joserfc.errors import JoseError  # noqa: PLC0415
+    """Whether a compact JWS verifies with a key for that algorithm. Its header must have been read strictly before."""
+    from joserfc.errors import JoseError  # noqa: PLC0415 - importing dpop.server stays light
 
+    signing_input, _, signature = token.rpartition(".")
     try:
-        jws.deserialize_compact(token, key.jose, registry=_registry(alg))
+        return bool(_algorithm(alg).verify(signing_input.encode("ascii"), b64url_decode(signature), key.jose))
     except (JoseError, ValueError):
         return False
-    return True
 
 
 @cache
-def _registry(alg: str) -> Any:
-    """joserfc's settings for one algorithm; the lengths are bounded already."""
+def _algorithm(alg: str) -> Any:
+    """joserfc's implementation of an algorithm. Its decoder would read the header and the claims once more."""
     from joserfc.jws import JWSRegistry  # noqa: PLC0415
 
-    registry = JWSRegistry(algorithms=[alg], strict_check_header=False)
-    # EdDSA is the old name of Ed25519 (RFC 9864), for which joserfc would warn at each token.
-    registry.algorithms = {alg: JWSRegistry.algorithms["Ed25519" if alg == "EdDSA" else alg]}
-    registry.max_header_length = registry.max_payload_length = _MAX_TOKEN
-    return registry
+    # EdDSA is the old name of Ed25519 (RFC 9864).
+    return JWSRegistry.algorithms["Ed25519" if alg == "EdDSA" else alg]

@@ -16,7 +16,6 @@ __all__ = [
     "Memory",
     "check_audience",
     "check_times",
-    "copied",
     "copied_claims",
     "names_of",
     "refused_token",
@@ -82,18 +81,18 @@ def check_times(exp: float, nbf: float, now: float, skew: float) -> None:
         raise refused_token("it is not valid yet; check the clocks")
 
 
-def copied(value: Any) -> Any:
+def _copied(value: Any) -> Any:
     """A copy of a JSON value."""
     if type(value) is dict:
-        return {name: copied(member) for name, member in value.items()}
+        return {name: _copied(member) for name, member in value.items()}
     if type(value) is list:
-        return [copied(member) for member in value]
+        return [_copied(member) for member in value]
     return value
 
 
 def copied_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of remembered claims: an application that changes it changes no later request."""
-    return {name: value if type(value) is str else copied(value) for name, value in claims.items()}
+    return {name: value if type(value) is str else _copied(value) for name, value in claims.items()}
 
 
 class Memory(Generic[_T]):

@@ -193,6 +193,14 @@ def test_algorithms_are_fixed_by_configuration(issuer: JWTIssuer) -> None:
         verifier(issuer, algs="HS256")
 
 
+def test_a_signature_has_one_spelling(issuer: JWTIssuer) -> None:
+    """Padding and unused bits make another token, with another hash, of the same one."""
+    tokens, token = verifier(issuer), issuer.token()
+    assert tokens(token)["sub"]
+    for other in (token + "==", token[:-1] + chr(ord(token[-1]) + 1)):
+        assert "signature" in str(why(tokens, other))
+
+
 RUBBISH = [
     "",
     "opaque",
