@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Never, Protocol
 
 from dpop._tracebacks import hide_frames
@@ -123,6 +124,8 @@ class NonceIssuer:
         self._used = single_use
         self._clock = clock
         self._random = random
+        # A request is compared with the nonces of all slots, which are the same for everybody.
+        self._slot_mac = lru_cache(maxsize=64)(_mac)
 
     def __repr__(self) -> str:
         use = "" if self._used is None else ", single use"
@@ -189,7 +192,11 @@ class NonceIssuer:
     def _mac(self, key: bytes, slot: int, salt: bytes, jkt: str | None) -> bytes:
         """The MAC over slot, salt and key; slot and salt have fixed lengths, so the input is unambiguous."""
         owner = (jkt or "").encode() if self._bind_key else b""
-        return hmac.digest(key, slot.to_bytes(8, "big", signed=True) + salt + owner, hashlib.sha256)[:_MAC_SIZE]
+        return _mac(key, slot, salt + owner) if salt or owner else self._slot_mac(key, slot, b"")
+
+
+def _mac(key: bytes, slot: int, more: bytes) -> bytes:
+    return hmac.digest(key, slot.to_bytes(8, "big", signed=True) + more, hashlib.sha256)[:_MAC_SIZE]
 
 
 def _check_secret(secret: object) -> None:
