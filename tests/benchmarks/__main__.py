@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import adapter
+import api
 import command
 import growth
 import hardware
@@ -36,6 +37,7 @@ from measure import Section
 _SECTIONS: dict[str, Callable[..., Section]] = {
     "mint": mint.measure,
     "verify": verify.measure,
+    "api": api.measure,
     "adapter": adapter.measure,
     "wasted": wasted.measure,
     "refresh": refresh.measure,

@@ -15,15 +15,27 @@ import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import cycle
-from typing import Any, cast
-from urllib.parse import unquote, unquote_to_bytes
+from typing import cast
 
 import pytest
 from dpop_cli.header_dump import last_nonce
 from fuzz.targets import TARGETS
 from support.jwt_issuer import JWTIssuer, forged
+from support.strangers import (
+    API_URL,
+    INTEGRATIONS,
+    NOW,
+    SIGNED,
+    UNSIGNED,
+    Forgetful,
+    Once,
+    directly,
+    honest,
+    large_rsa_key,
+    signed_by_a_stranger,
+)
 
-from dpop import asgi, htu, wsgi
+from dpop import htu
 from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
 from dpop.client._clock import skew
 from dpop.encoding import b64url_decode, json_object
@@ -36,10 +48,9 @@ from dpop.server._reasons import Reason, refuse
 from dpop.server._resource import ProtectedResource, ResourceRequest
 from dpop.signature import der_to_raw, raw_to_der
 from dpop.testing.defects._draft import Draft
-from dpop.testing.defects._forge import A, b64u, make
+from dpop.testing.defects._forge import A, make
 from dpop.tokens._authorization import AuthorizationRequest
 
-NOW = 1_700_000_000
 URL = "https://a.example/x"
 ALLOWED = 20
 # As if there were no caps: what is behind them must be no trap either.
@@ -381,14 +392,6 @@ def test_no_memory_is_kept(name: str) -> None:
     assert after - before < 600_000
 
 
-class Forgetful:
-    """A replay cache that lets one proof be judged again and again."""
-
-    def add(self, key: str, expires_at: float) -> bool:
-        """Everything is new."""
-        return True
-
-
 def test_past_the_cap_a_proof_costs_next_to_nothing() -> None:
     """A megabyte is refused in less time than an honest proof is accepted in."""
     honest = Draft(A, "POST", URL, "j", NOW).proof()
@@ -400,84 +403,6 @@ def test_past_the_cap_a_proof_costs_next_to_nothing() -> None:
 
 
 # --- against the cost of an accepted proof: bounds that hold at any length
-
-
-async def _asgi_nothing(_scope: asgi.Scope, _receive: asgi.Receive, send: asgi.Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _wsgi_nothing(_environ: Any, start_response: Any) -> list[bytes]:
-    start_response("200 OK", [])
-    return [b""]
-
-
-async def _no_body() -> asgi.Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
-
-
-async def _to_nobody(_message: asgi.Message) -> None: ...
-
-
-API_URL = "https://a.example"
-_A_THUMBPRINT = PublicKey.from_jwk(Draft(A, "GET", API_URL, "j", NOW).header()["jwk"]).thumbprint
-API = ProtectedResource(
-    ProofVerifier(replay=Forgetful(), clock=lambda: NOW),
-    url=API_URL,
-    token=lambda _: {"cnf": {"jkt": _A_THUMBPRINT}},
-)
-Fields = list[tuple[str, str]]
-Once = Callable[[], object]
-
-
-def directly(method: str, target: str, fields: Fields) -> Once:
-    """A request put to the resource itself."""
-    request = ResourceRequest(method, target, unquote(target.partition("?")[0], errors="replace"), fields)
-
-    def call() -> None:
-        try:
-            if API.needs_token(request):
-                API.admit(request)
-        except InvalidProof as refused:
-            API.refusal(request, refused)
-
-    return call
-
-
-def by_asgi(method: str, target: str, fields: Fields) -> Once:
-    """A request as an ASGI server hands it over."""
-    path, _, query = target.partition("?")
-    scope = {
-        "type": "http",
-        "method": method,
-        "path": unquote(path, errors="replace"),
-        "raw_path": path.encode("latin-1"),
-        "query_string": query.encode("latin-1"),
-        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in fields],
-    }
-    app = asgi.DPoPMiddleware(_asgi_nothing, API)
-
-    def call() -> None:
-        with suppress(StopIteration):
-            app(scope, _no_body, _to_nobody).send(None)
-
-    return call
-
-
-def by_wsgi(method: str, target: str, fields: Fields) -> Once:
-    """A request as a WSGI server hands it over."""
-    path, _, query = target.partition("?")
-    environ = {
-        "REQUEST_METHOD": method,
-        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
-        "QUERY_STRING": query,
-        "REQUEST_URI": target,
-    } | {"HTTP_" + name.upper().replace("-", "_"): value for name, value in fields}
-    app = wsgi.DPoPMiddleware(_wsgi_nothing, API)
-    return lambda: app(environ, lambda *_: lambda _bytes: None)
-
-
-INTEGRATIONS = {"directly": directly, "asgi": by_asgi, "wsgi": by_wsgi}
 
 
 def assert_cheap(call: Once, accepted: Once, bound: float) -> None:
@@ -501,56 +426,6 @@ def assert_cheap(call: Once, accepted: Once, bound: float) -> None:
         pytest.fail(f"it costs {ratio:.2f} times an accepted request; at most {bound} is the aim")
 
 
-def honest(target: str = "/x") -> Fields:
-    """The fields of a request that is admitted."""
-    proof = Draft(A, "GET", API_URL + target, "j", NOW, access_token="t").proof()
-    return [("Authorization", "DPoP t"), ("DPoP", proof)]
-
-
-def of_header(header: bytes) -> str:
-    """A proof with this header, whose signature is rubbish."""
-    return make(header, b"{}", lambda _: b"s" * 64)
-
-
-UNSIGNED: dict[str, tuple[str, Fields]] = {
-    f"a query of {size} {what}": (f"/x?{(text * (size // len(text) + 1))[:size]}", [])
-    for size in (4_000, 60_000)
-    for what, text in {
-        "escapes": "%61",
-        "escaped names": "a%61=b&",
-        "fields": "a&",
-        "one escape": "%61" + "a" * 60_000,
-        "almost tokens": "access_tokens&",
-        "almost escaped tokens": "%61ccess_toke&",
-        "tokens in values": "a=%26access_token%3D&",
-        "signs": "=",
-    }.items()
-} | {
-    "a path of escapes": ("/" + "%41" * 1_350, []),
-    "a path of lower escapes": ("/" + "%e4%b8%ad" * 450, []),
-    "a path of 60,000 escapes": ("/" + "%41" * 20_000, []),
-    "a path of dot segments": ("/.." * 1_300, []),
-    "a path of slashes": ("/" * 4_000, []),
-    "a whole URL": ("http://" + "a" * 60_000, []),
-    "escapes and a proof that is none": ("/" + "%41" * 1_350, [("Authorization", "DPoP t"), ("DPoP", "x")]),
-    "a long field": ("/x", [("Authorization", "DPoP " + "a," * 30_000)]),
-    "a long DPoP field": ("/x", [("Authorization", "DPoP t"), ("DPoP", "a." * 30_000)]),
-    "many fields": ("/x", [(f"X-{number}", "x") for number in range(100)]),
-    "a scheme of 60,000 characters": ("/x", [("Authorization", "x" * 60_000)]),
-    "a header of nested arrays": ("/x", [("Authorization", "DPoP t"), ("DPoP", of_header(b'{"typ":' + b"[" * 2_000))]),
-    "a header of nested objects": (
-        "/x",
-        [("Authorization", "DPoP t"), ("DPoP", of_header(b'{"typ":' + b'{"a":' * 300 + b"1" + b"}" * 301))],
-    ),
-    "a header that is too long": ("/x", [("Authorization", "DPoP t"), ("DPoP", of_header(b'{"typ":' + b"[" * 5_000))]),
-    "a preflight for many fields": (
-        "/x",
-        [("Origin", "https://p.example"), ("Access-Control-Request-Headers", "a," * 30_000)],
-    ),
-    "cookies": ("/x", [("Cookie", "a=b;" * 15_000)]),
-}
-
-
 @pytest.mark.parametrize("method", ["GET", "OPTIONS"])
 @pytest.mark.parametrize("integration", INTEGRATIONS)
 @pytest.mark.parametrize("what", UNSIGNED)
@@ -561,30 +436,13 @@ def test_a_request_without_a_signature_is_cheap(what: str, integration: str, met
     assert_cheap(ask(method, target, fields), ask("GET", "/x", honest()), 0.25)
 
 
-SIGNED: dict[str, tuple[str, str]] = {
-    "a label of 250 characters": ("/x", "https://" + "\u00fc" * 250 + "/x"),
-    "labels of CJK": ("/x", "https://" + ".".join(["\u4e2d" * 14] * 16) + "/x"),
-    "four-byte characters": ("/x", API_URL + "/" + "\U0001f511" * 1_380),
-    "two-byte characters": ("/x", API_URL + "/" + "\u00fc" * 2_700),
-    "escapes": ("/x", API_URL + "/" + "%41" * 1_350),
-    "lower escapes": ("/x", API_URL + "/" + "%e4" * 1_350),
-    "escaped control characters": ("/x", API_URL + "/" + "%0a" * 1_350),
-    "dot segments": ("/x", API_URL + "/.." * 1_300),
-    "dots and slashes": ("/x", API_URL + "/./" + "/" * 4_000),
-    "escapes in both": ("/" + "%41" * 1_350, API_URL + "/" + "A" * 1_350),
-    "escapes that differ": ("/" + "%e4" * 1_350, API_URL + "/" + "%E4" * 1_350),
-}
-
-
 @pytest.mark.parametrize("integration", INTEGRATIONS)
 @pytest.mark.parametrize("what", SIGNED)
 def test_a_stranger_with_a_key_costs_little_more_than_a_client(what: str, integration: str) -> None:
     """Anybody can make a key and sign any claims with it: at most 1.6 times an accepted request."""
-    target, claimed = SIGNED[what]
-    claims = Draft(A, "GET", API_URL + "/x", "j", NOW, access_token="t").claims() | {"htu": claimed}
-    proof = make(Draft(A, "GET", API_URL, "j", NOW).header(), claims, A.sign)
+    target, fields = signed_by_a_stranger(what)
     ask = INTEGRATIONS[integration]
-    call = ask("GET", target, [("Authorization", "DPoP t"), ("DPoP", proof)])
+    call = ask("GET", target, fields)
     htu._compared_request.cache_clear()
     assert_cheap(call, ask("GET", "/x", honest()), 1.6)
 
@@ -592,10 +450,7 @@ def test_a_stranger_with_a_key_costs_little_more_than_a_client(what: str, integr
 @pytest.mark.parametrize(("size", "exponent"), [(8192, 65537), (4096, 2**32 - 1), (8192, 2**32 - 1)])
 def test_a_large_rsa_key_is_refused_before_it_is_loaded(size: int, exponent: int) -> None:
     """Its check would take as long as many others."""
-    n, e = b64u((2 ** (size - 1) + 1).to_bytes(size // 8)), b64u(exponent.to_bytes(4).lstrip(b"\0"))
-    header = {"typ": "dpop+jwt", "alg": "RS256", "jwk": {"kty": "RSA", "n": n, "e": e}}
-    proof = make(header, b"{}", lambda _: b"x" * (size // 8))
-    call = directly("GET", "/x", [("Authorization", "DPoP t"), ("DPoP", proof)])
+    call = directly("GET", "/x", large_rsa_key(size, exponent))
     assert_cheap(call, directly("GET", "/x", honest()), 0.25)
 
 
