@@ -4,8 +4,8 @@
 Start here:
 
 - :func:`generate_key`, :func:`load_key` - a key; :class:`Prover` - a key with its nonces.
-- :mod:`dpop.requests`, :mod:`dpop.httpx2`, :mod:`dpop.httpx` - plug into an HTTP library. Each sends one
-  fresh proof with every request, through redirects, retries and nonce challenges.
+- :mod:`dpop.requests`, :mod:`dpop.httpx2`, :mod:`dpop.httpx`, :mod:`dpop.aiohttp` - plug into an HTTP library. Each
+  sends one fresh proof with every request, through redirects, retries and nonce challenges.
 - :func:`create_proof` - one proof by hand.
 - :mod:`dpop.server` - verify proofs in an API or authorization server.
 - :mod:`dpop.testing` - a server to try things on; on the command line ``dpop serve``.

@@ -20,7 +20,9 @@ __all__ = ["clear_frames", "drop_frames", "hide_frames"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_HOLD_SECRETS = frozenset({"dpop", "requests", "urllib3", "http", "httpx", "httpx2", "httpcore", "httpcore2"})
+_HOLD_SECRETS = frozenset(
+    {"dpop", "requests", "urllib3", "http", "httpx", "httpx2", "httpcore", "httpcore2", "aiohttp"}
+)
 
 
 def hide_frames(function: Callable[_P, _T]) -> Callable[_P, _T]:

@@ -9,17 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import httpx2
 import pytest
 import requests
 from adapters.recorder import Recorder, Response, script
+from yarl import URL
 
 import dpop
+import dpop.aiohttp
 import dpop.httpx
 import dpop.httpx2
 import dpop.requests
 from dpop._tracebacks import hide_frames
+from dpop.aiohttp import DPoPClientMiddleware
 from dpop.client import Policy
 from dpop.errors import DPoPError, KeyAccessDeniedError, KeyFileError, UsageError
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, ProtectedResource, ResourceRequest
@@ -126,6 +130,17 @@ def send(integration: Any, kind: str, key: Any, token: Any, *, origin: str, targ
                 adapter.prime(origin)
             session.send(request)
         return
+    if integration is dpop.aiohttp:
+
+        async def by_aiohttp() -> None:
+            middleware = dpop.aiohttp.DPoPClientMiddleware(key, origins=origin, access_token=token)
+            async with aiohttp.ClientSession(middlewares=[middleware]) as session:
+                if kind == "prime":
+                    await middleware.prime(session, origin)
+                await session.get(URL(origin + target, encoded=True))
+
+        asyncio.run(by_aiohttp())
+        return
     library: Any = httpx if integration is dpop.httpx else httpx2
     if kind == "async":
 
@@ -156,6 +171,7 @@ def of_a_request() -> ResourceRequest:
     return ResourceRequest(method="GET", target="/r", path="/r", headers=fields)
 
 
+ASYNCHRONOUS = {"aiohttp": dpop.aiohttp, "httpx": dpop.httpx, "httpx2": dpop.httpx2}
 INTEGRATIONS = {"requests": dpop.requests, "httpx": dpop.httpx, "httpx2": dpop.httpx2}
 HEADERS = [("DPoP", PROOF), ("Authorization", f"DPoP {TOKEN}")]
 CALLS: dict[str, Callable[[], object]] = {
@@ -167,6 +183,8 @@ CALLS: dict[str, Callable[[], object]] = {
         KEY, "GET", "ftp://api.example/", access_token=TOKEN, nonce=NONCE
     ),
     "Prover.ath": lambda: dpop.Prover(KEY).ath(TOKEN + "\n"),
+    "with_credentials": lambda: DPoPClientMiddleware(KEY, origins=API).with_credentials(KEY, TOKEN + "\n"),
+    "aiohttp, prime": lambda: at_a_server(dpop.aiohttp, "prime", DeadKey(), TOKEN),
     "RequestCredentials": lambda: dpop.RequestCredentials(KEY, TOKEN + "\n"),
     "Policy": lambda: Policy(KEY, origins=API, access_token=TOKEN + "\n"),
     "verify_resource": lambda: verifier().verify_resource(
@@ -209,8 +227,8 @@ CALLS: dict[str, Callable[[], object]] = {
         }.items()
     },
     **{
-        f"{name}, async {what}": partial(at_a_server, INTEGRATIONS[name], "async", *arguments)
-        for name in ("httpx", "httpx2")
+        f"{name}, async {what}": partial(at_a_server, ASYNCHRONOUS[name], "async", *arguments)
+        for name in ("aiohttp", "httpx", "httpx2")
         for what, arguments in {
             "locked key": (DeadKey(), TOKEN),
             "rubbish": (DeadKey(b"x"), TOKEN),

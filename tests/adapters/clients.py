@@ -14,17 +14,19 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import aiohttp
 import anyio
 import httpx
 import httpx2
 import requests
 
+import dpop.aiohttp
 import dpop.httpx
 import dpop.httpx2
 import dpop.requests
 from dpop.client._prover import Prover
 
-__all__ = ["CLIENTS", "Client", "Reply", "make"]
+__all__ = ["ASYNCHRONOUS", "CLIENTS", "HTTPX", "SYNCHRONOUS", "Client", "Reply", "close_all", "make"]
 
 
 @dataclass
@@ -72,7 +74,11 @@ class Client(ABC):
         return {"content": one_shot(data)}
 
     def multipart_body(self, data: bytes) -> Any:
-        return {"files": {"file": ("name.bin", io.BytesIO(data))}}
+        return self.multipart_of(io.BytesIO(data))
+
+    def multipart_of(self, file: Any) -> Any:
+        """A multipart body with this file."""
+        return {"files": {"file": ("name.bin", file)}}
 
     def form_body(self, fields: dict[str, str]) -> Any:
         return {"data": fields}
@@ -229,7 +235,88 @@ class AsyncHttpxClient(Client):
         self.runner.close()
 
 
+class AiohttpClient(Client):
+    """aiohttp, driven from a loop of its own."""
+
+    name = "aiohttp"
+    library = aiohttp
+
+    def __init__(
+        self,
+        prover: Any,
+        *,
+        origins: Any,
+        verify: Any = True,
+        proxy: str | None = None,
+        trust_env: bool = False,
+        connections: int = 100,
+        **options: Any,
+    ) -> None:
+        self.runner = asyncio.Runner()
+        self.transport = dpop.aiohttp.DPoPClientMiddleware(prover, origins=origins, **options)
+        self.session = self.runner.run(self._open(verify, proxy, connections, trust_env=trust_env))
+
+    async def _open(self, verify: Any, proxy: str | None, connections: int, *, trust_env: bool) -> Any:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=connections, ssl=verify),
+            cookie_jar=aiohttp.CookieJar(unsafe=True),  # hosts of tests are addresses
+            middlewares=[self.transport],
+            proxy=proxy,
+            trust_env=trust_env,
+            timeout=aiohttp.ClientTimeout(total=300),
+        )
+
+    def send(self, method: str, url: str, **options: Any) -> Reply:
+        return self.runner.run(self.asend(method, url, **options))
+
+    async def asend(
+        self, method: str, url: str, *, body: Any = None, user: tuple[Any, Any] | None = None, **options: Any
+    ) -> Reply:
+        """The same call for tests that run many tasks at once."""
+        if user:
+            options["middlewares"] = [self.transport.with_credentials(*user)]
+        if "auth" in options:
+            login = aiohttp.encode_basic_auth(*options.pop("auth"))
+            options["headers"] = {"Authorization": login}
+        if "timeout" in options:
+            options["timeout"] = aiohttp.ClientTimeout(total=options["timeout"])
+        async with self.session.request(method, url, **(body or {}), **options) as response:
+            history = [each.status for each in response.history]
+            return Reply(response.status, dict(response.headers), await response.read(), history)
+
+    def bytes_body(self, data: bytes) -> Any:
+        return {"data": data if len(data) < 1_000_000 else io.BytesIO(data)}  # aiohttp warns of more
+
+    def file_body(self, data: bytes) -> Any:
+        return {"data": io.BytesIO(data)}
+
+    def stream_body(self, data: bytes) -> Any:
+        return {"data": async_one_shot(data)}
+
+    def multipart_of(self, file: Any) -> Any:
+        form = aiohttp.FormData()
+        form.add_field("file", file, filename="name.bin")
+        return {"data": form}
+
+    def prime(self, url: str) -> bool:
+        return self.runner.run(self.transport.prime(self.session, url))
+
+    def close(self) -> None:
+        self.runner.run(close_all(self.session))
+        self.runner.close()
+
+
+async def close_all(session: aiohttp.ClientSession) -> None:
+    """Close a session of aiohttp, and connections that wait for a server to read what it never will."""
+    await session.close()
+    transports: Any = getattr(asyncio.get_running_loop(), "_transports", {})
+    for transport in list(transports.values()):
+        transport.abort()
+    await asyncio.sleep(0)
+
+
 CLIENTS: dict[str, type[Client]] = {
+    "aiohttp": AiohttpClient,
     "requests": RequestsClient,
     "httpx": type("HttpxSync", (HttpxClient,), {"name": "httpx", "library": httpx, "door": dpop.httpx}),
     "httpx2": type("Httpx2Sync", (HttpxClient,), {"name": "httpx2", "library": httpx2, "door": dpop.httpx2}),
@@ -240,6 +327,11 @@ CLIENTS: dict[str, type[Client]] = {
         "Httpx2Async", (AsyncHttpxClient,), {"name": "httpx2-async", "library": httpx2, "door": dpop.httpx2}
     ),
 }
+
+ASYNCHRONOUS = sorted(name for name, kind in CLIENTS.items() if hasattr(kind, "asend"))
+SYNCHRONOUS = sorted(CLIENTS.keys() - set(ASYNCHRONOUS))
+HTTPX = sorted(name for name in CLIENTS if name.startswith("httpx"))
+"""The clients with transports, and with HTTP/2."""
 
 
 def make(name: str, prover: Any = None, **options: Any) -> Any:

@@ -746,10 +746,12 @@ URLS = [
 
 # Dot segments that survived, bad escapes, characters no path has, and IPv6 in another form than RFC 5952.
 DOUBTFUL = ["%2e", "\\", "100%", "[d]", "2001:0DB8", "192.0.2.1"]
+# aiohttp cuts the dot behind a host from the Host field only, so that the two disagree where a proxy gets a whole URL.
+DOUBTFUL_OF = {"aiohttp": ["com./"]}
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_every_url_is_named_as_it_was_sent_or_not_sent(client: Callable[..., Any], url: str) -> None:
+def test_every_url_is_named_as_it_was_sent_or_not_sent(client: Callable[..., Any], name: str, url: str) -> None:
     """Seen by a proxy: htu is Host, but for a default port, and target; in doubt, nothing was sent at all."""
     origins = [
         *("http://server.example.com", "http://server.example.com:443", "http://server.example.com:8443"),
@@ -762,7 +764,7 @@ def test_every_url_is_named_as_it_was_sent_or_not_sent(client: Callable[..., Any
             one.send("GET", url)
         except InvalidTargetError:
             assert proxy.requests == []
-            assert any(part in url for part in DOUBTFUL)
+            assert any(part in url for part in [*DOUBTFUL, *DOUBTFUL_OF.get(name, [])])
             return
         (request,) = proxy.requests
         target = request.target.partition("?")[0]

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Self
 
+import aiohttp
 import httpx
 import httpx2
 import pytest
 import requests
-from adapters.clients import CLIENTS, Client, Reply, make
+from adapters.clients import CLIENTS, SYNCHRONOUS, Client, Reply, make
 from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
@@ -40,7 +41,7 @@ REFUSAL = b"HTTP/1.1 400 No\r\nContent-Type: application/json\r\nDPoP-Nonce: n-1
 WANTS_NONCE = b'{"error":"use_dpop_nonce"}'
 CALM = (
     *(Reply, requests.RequestException, dpop.DPoPError, httpx.InvalidURL, httpx2.InvalidURL),
-    *(httpx.HTTPError, httpx2.HTTPError, httpx.StreamError, httpx2.StreamError),
+    *(httpx.HTTPError, httpx2.HTTPError, httpx.StreamError, httpx2.StreamError, aiohttp.ClientError),
 )
 PATIENCE = 60
 
@@ -352,7 +353,14 @@ def only_the_head(one: Any, url: str) -> int:
     if one.name == "requests":
         with one.session.post(url, data=form, stream=True) as response:
             return int(response.status_code)
-    if not one.name.endswith("async"):
+    if one.name == "aiohttp":
+
+        async def post() -> int:
+            async with one.session.post(url, data=form) as response:
+                return int(response.status)
+
+        return int(one.runner.run(post()))
+    if one.name in SYNCHRONOUS:
         with one.client.stream("POST", url, data=form) as response:
             return int(response.status_code)
 

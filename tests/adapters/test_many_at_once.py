@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import requests
-from adapters.clients import CLIENTS, make
+from adapters.clients import ASYNCHRONOUS, CLIENTS, SYNCHRONOUS, make
 from adapters.recorder import Handler, Received, Recorder, Response, challenge
 
 import dpop
@@ -26,8 +26,6 @@ from dpop.client._prover import Prover
 from dpop.errors import UsageError
 
 TOKEN = "access-token-1"
-SYNCHRONOUS = ["requests", "httpx", "httpx2"]
-ASYNCHRONOUS = ["httpx-async", "httpx2-async"]
 
 
 class SingleUse:

@@ -15,6 +15,7 @@ import pytest
 from requests.adapters import HTTPAdapter
 
 import dpop
+import dpop.aiohttp
 import dpop.httpx
 import dpop.httpx2
 import dpop.requests
@@ -22,8 +23,9 @@ from dpop.client import Policy
 from dpop.errors import UsageError
 from dpop.tokens._grants import Grants
 
-INTEGRATIONS = ["asgi", "google", "httpx", "httpx2", "keyring", "redis", "requests", "starlette", "wsgi"]
+INTEGRATIONS = ["aiohttp", "asgi", "google", "httpx", "httpx2", "keyring", "redis", "requests", "starlette", "wsgi"]
 PUBLIC = [
+    dpop.aiohttp.DPoPClientMiddleware,
     *(getattr(dpop.requests, name) for name in ("DPoPAdapter", "DPoPAuth", "TokenEndpoint")),
     *(
         getattr(library, name)
@@ -32,6 +34,7 @@ PUBLIC = [
     ),
 ]
 ADAPTERS: list[tuple[Any, Any]] = [
+    (dpop.aiohttp.DPoPClientMiddleware, object),  # the settings of aiohttp are its session's
     (dpop.requests.DPoPAdapter, HTTPAdapter),
     (dpop.httpx.DPoPTransport, httpx.HTTPTransport),
     (dpop.httpx.AsyncDPoPTransport, httpx.AsyncHTTPTransport),
@@ -54,7 +57,8 @@ def settings(kind: Any) -> dict[str, inspect.Parameter]:
 
 def defaults(kind: Any) -> dict[str, Any]:
     """All arguments of a class, and their defaults."""
-    return {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
+    parameters = {} if kind is object else inspect.signature(kind).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
 
 
 @pytest.mark.parametrize("kind", PUBLIC, ids=full_name)

@@ -24,12 +24,13 @@ from typing import Any
 import pytest
 import requests
 from adapters.authority import Authority, make_authority
-from adapters.clients import CLIENTS, Client, make
+from adapters.clients import ASYNCHRONOUS, CLIENTS, HTTPX, Client, make
 from adapters.http2_recorder import Http2Recorder
 from adapters.recorder import Received, Recorder, challenge, script
 from adapters.recorder import Response as Reply
 from adapters.relays import ForwardProxy, SocksProxy
 from urllib3.util.retry import Retry
+from yarl import URL
 
 import dpop
 import dpop.requests
@@ -39,6 +40,9 @@ from dpop.redaction import RedactingFilter
 
 TOKEN = "access-token-1"
 BODY = b"0123456789" * 1000
+
+PROXIES = {"aiohttp": [ForwardProxy]}
+"""What a client has of the kinds of proxies, where it has not all."""
 
 
 @pytest.fixture(params=sorted(CLIENTS))
@@ -78,6 +82,8 @@ def pool_of_one(name: str) -> dict[str, Any]:
     """Options for a single connection, which is waited for."""
     if name == "requests":
         return {"pool_connections": 1, "pool_maxsize": 1, "pool_block": True}
+    if name == "aiohttp":
+        return {"connections": 1}
     return {"limits": CLIENTS[name].library.Limits(max_connections=1)}
 
 
@@ -164,7 +170,11 @@ def test_through_a_forwarding_proxy(client: Callable[..., Any]) -> None:
         assert_fresh(server.requests)
 
 
-@pytest.mark.parametrize("kind", [ForwardProxy, SocksProxy])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name in sorted(CLIENTS) for kind in PROXIES.get(name, [ForwardProxy, SocksProxy])],
+    indirect=["name"],
+)
 def test_through_a_tunnel(
     name: str, client: Callable[..., Any], authority: Authority, kind: type[ForwardProxy | SocksProxy]
 ) -> None:
@@ -178,7 +188,7 @@ def test_through_a_tunnel(
         assert all(f"127.0.0.1:{server.port}" in line for line in proxy.seen)
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+@pytest.mark.parametrize("name", HTTPX, indirect=True)
 def test_a_stream_over_http2_through_a_tunnel(name: str, client: Callable[..., Any], authority: Authority) -> None:
     """The CONNECT before it is not taken for the request: a body that can be read once is sent, and signed once."""
     with (
@@ -210,7 +220,7 @@ def test_a_proof_does_not_age_while_it_waits_for_a_connection(name: str, client:
         def send(path: str) -> Any:
             return one.send("POST", server.url(path), body=one.stream_body(BODY))
 
-        if name.endswith("-async"):
+        if name in ASYNCHRONOUS:
 
             async def storm() -> None:
                 calls = [one.asend("POST", server.url("/r"), body=one.stream_body(BODY)) for _ in range(4)]
@@ -273,7 +283,7 @@ def test_with_a_client_certificate(name: str, client: Callable[..., Any], author
         assert_fresh(server.requests, "https")
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+@pytest.mark.parametrize("name", HTTPX, indirect=True)
 def test_over_http2(name: str, client: Callable[..., Any], authority: Authority) -> None:
     """HTTP/2: signed for the authority, challenges and redirects included, one proof per stream."""
 
@@ -293,7 +303,7 @@ def test_over_http2(name: str, client: Callable[..., Any], authority: Authority)
         assert_fresh(server.requests, "https")
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+@pytest.mark.parametrize("name", HTTPX, indirect=True)
 @pytest.mark.parametrize("size", [400_000, 5_000_000])
 def test_an_http2_connection_survives_the_challenges_that_are_dropped(
     name: str, client: Callable[..., Any], authority: Authority, size: int
@@ -335,7 +345,14 @@ def first_bytes(client: Any, url: str) -> bytes:
     if client.name == "requests":
         with client.session.get(url, stream=True, timeout=20) as response:
             return bytes(next(response.iter_content(1)))
-    if client.name.endswith("-async"):
+    if client.name == "aiohttp":
+
+        async def read_one() -> bytes:
+            async with client.session.get(url) as response:
+                return bytes(await response.content.read(1))
+
+        return bytes(client.runner.run(read_one()))
+    if client.name in ASYNCHRONOUS:
 
         async def read() -> bytes:
             async with client.client.stream("GET", url) as response:
@@ -353,7 +370,7 @@ def test_hooks_that_raise_do_not_see_the_challenge(name: str) -> None:
     seen: list[int] = []
 
     def check(response: Any, *_args: Any, **_options: Any) -> None:
-        seen.append(response.status_code)
+        seen.append(response.status if name == "aiohttp" else response.status_code)
         response.raise_for_status()
 
     async def acheck(response: Any) -> None:
@@ -363,8 +380,10 @@ def test_hooks_that_raise_do_not_see_the_challenge(name: str) -> None:
         with make(name, origins=server.origin, access_token=TOKEN) as one:
             if name == "requests":
                 one.session.hooks["response"].append(check)
+            elif name == "aiohttp":
+                one.session._raise_for_status = acheck
             else:
-                one.client.event_hooks["response"] = [acheck if name.endswith("-async") else check]
+                one.client.event_hooks["response"] = [acheck if name in ASYNCHRONOUS else check]
             assert one.send("GET", server.url("/r")).status == 200
         assert seen == [200]
 
@@ -454,6 +473,7 @@ def test_a_callers_request_is_left_as_it_is(name: str, client: Callable[..., Any
         assert foreign.requests[0].all("Authorization") == []
 
 
+@pytest.mark.parametrize("name", ["requests", *HTTPX], indirect=True)
 def test_auth_without_an_adapter_says_so(name: str) -> None:
     """DPoPAuth on a client that does not sign: an error that names what is missing, and no token sent."""
     with Recorder(script(Reply(200))) as server:
@@ -462,7 +482,7 @@ def test_auth_without_an_adapter_says_so(name: str) -> None:
             with pytest.raises(UsageError, match="without a proof"):
                 if name == "requests":
                     requests.get(server.url("/r"), auth=auth, timeout=20)
-                elif name.endswith("-async"):
+                elif name in ASYNCHRONOUS:
 
                     async def send() -> None:
                         async with one.library.AsyncClient(auth=auth, trust_env=False) as bare:
@@ -490,15 +510,19 @@ def test_credentials_for_one_request_take_a_bare_key(name: str, client: Callable
 @pytest.mark.parametrize("token", [5, b"bytes", ["list"], "two words", ""])
 def test_credentials_are_checked_where_they_are_given(name: str, client: Callable[..., Any], token: Any) -> None:
     """Not when the request is half sent."""
-    door = dpop.requests if name == "requests" else client(origins="https://api.example").door
-    for carrier in (door.DPoPAuth, dpop.RequestCredentials):
+    one = client(origins="https://api.example")
+    if name == "aiohttp":
+        own = one.transport.with_credentials
+    else:
+        own = (dpop.requests if name == "requests" else one.door).DPoPAuth
+    for carrier in (own, dpop.RequestCredentials):
         with pytest.raises(UsageError, match=r"access.token"):
             carrier(dpop.generate_key(), token)
         with pytest.raises(UsageError, match="key must be"):
             carrier(token)
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+@pytest.mark.parametrize("name", ["aiohttp", *HTTPX], indirect=True)
 def test_priming_does_not_wait_for_ever(name: str, client: Callable[..., Any]) -> None:
     """A transport does not know its client's timeout, so priming has its own."""
     gate = threading.Event()
@@ -510,9 +534,10 @@ def test_priming_does_not_wait_for_ever(name: str, client: Callable[..., Any]) -
     with Recorder(handler) as server:
         one = client(origins=server.origin, access_token=TOKEN)
         try:
-            with pytest.raises(one.library.ReadTimeout):
-                primed = one.transport.prime(server.url("/r"), timeout=0.05)
-                if name.endswith("-async"):
+            with pytest.raises(TimeoutError if name == "aiohttp" else one.library.ReadTimeout):
+                session = [one.session] if name == "aiohttp" else []
+                primed = one.transport.prime(*session, server.url("/r"), timeout=0.05)
+                if name in ASYNCHRONOUS:
                     one.runner.run(primed)
         finally:
             gate.set()
@@ -523,13 +548,8 @@ def test_priming_does_not_wait_for_ever(name: str, client: Callable[..., Any]) -
 
 def test_a_pool_of_one_does_not_deadlock(name: str, client: Callable[..., Any]) -> None:
     """With a single connection the challenge's connection is given back before the retry."""
-    if name == "requests":
-        options: dict[str, Any] = {"pool_connections": 1, "pool_maxsize": 1, "pool_block": True}
-    else:
-        library = client(origins="https://x.example").library
-        options = {"limits": library.Limits(max_connections=1)}
     with Recorder(script(challenge("n1", b"x" * 100_000), challenge("n2", b"y"), Reply(200))) as server:
-        one = client(origins=server.origin, access_token=TOKEN, **options)
+        one = client(origins=server.origin, access_token=TOKEN, **pool_of_one(name))
         assert [one.send("GET", server.url("/r")).status for _ in range(2)] == [200, 200]
         assert len(server.requests) == 4
 
@@ -676,16 +696,19 @@ def test_cookies_of_a_challenge_go_with_the_retry(name: str, client: Callable[..
     last = Reply(200, [("Set-Cookie", "last=9; Path=/")])
     with Recorder(script(answer, last)) as server:
         one = client(origins=server.origin, access_token=TOKEN)
-        jar = one.session.cookies if name == "requests" else one.client.cookies
-        for cookie in ("old", "changed"):
-            jar.set(cookie, "1", domain="127.0.0.1", path="/")
+        if name == "aiohttp":
+            jar = one.session.cookie_jar
+            jar.update_cookies({"old": "1", "changed": "1"}, URL(server.origin))
+        else:
+            jar = one.session.cookies if name == "requests" else one.client.cookies
+            for cookie in ("old", "changed"):
+                jar.set(cookie, "1", domain="127.0.0.1", path="/")
         assert one.send("GET", server.url("/r")).status == 200
-        assert {cookie.name: cookie.value for cookie in (jar if name == "requests" else jar.jar)} == {
-            "old": "1",
-            "changed": "new",
-            "node": "7",
-            "last": "9",
-        }
+        if name == "aiohttp":
+            kept = {cookie.key: cookie.value for cookie in jar}
+        else:
+            kept = {cookie.name: cookie.value for cookie in (jar if name == "requests" else jar.jar)}
+        assert kept == {"old": "1", "changed": "new", "node": "7", "last": "9"}
         assert sorted(server.requests[0].one("Cookie").split("; ")) == ["changed=1", "old=1"]
         assert sorted(server.requests[1].one("Cookie").split("; ")) == ["changed=new", "node=7", "old=1"]
 
@@ -759,9 +782,11 @@ def test_what_a_token_source_raises_is_raised(client: Callable[..., Any], name: 
     options = {"max_retries": 3} if name == "requests" else {}
     with Recorder(script(Reply(200))) as server:
         one = client(origins=server.origin, access_token=source, **options)
-        with pytest.raises(type(error)) as raised:
+        with pytest.raises((ValueError, OSError)) as raised:
             one.send("GET", server.url("/r"))
-        assert raised.value is error
+        # aiohttp makes an error of its own of every OSError.
+        wrapped = name == "aiohttp" and isinstance(error, OSError) and not isinstance(error, TimeoutError)
+        assert (raised.value.__cause__ if wrapped else raised.value) is error
         assert (len(asked), len(server.requests)) == (1, 0)
 
 
@@ -858,7 +883,7 @@ def test_a_source_that_cannot_refresh_gives_the_connection_back(
         def again() -> None:
             replies.append(one.send("GET", server.url("/r"), timeout=5).status)
 
-        if name.endswith("-async"):
+        if name in ASYNCHRONOUS:
             again()
         else:
             thread = threading.Thread(target=again, daemon=True)
@@ -896,19 +921,26 @@ def test_a_huge_nonce_is_not_kept(client: Callable[..., Any]) -> None:
 # -- answers that break off ------------------------------------------------------------------------
 
 
-def test_a_cut_off_400_fails_as_the_library_fails(client: Callable[..., Any], name: str) -> None:
+def cut_short(client: Any) -> Any:
+    """The error of each library for a body that ends before its end."""
+    if client.name == "requests":
+        return requests.exceptions.ChunkedEncodingError
+    return client.library.ClientPayloadError if client.name == "aiohttp" else client.library.RemoteProtocolError
+
+
+def test_a_cut_off_400_fails_as_the_library_fails(client: Callable[..., Any]) -> None:
     """A 400 whose body breaks off while it is looked into: the library's own error, and the nonce is kept."""
     cut = Reply(400, [("DPoP-Nonce", "n1"), ("Connection", "close")], b'{"error":"use_dp', content_length=100)
     with Recorder(script(cut, Reply(200))) as server:
         one = client(origins=server.origin)
-        expected = requests.exceptions.ChunkedEncodingError if name == "requests" else one.library.RemoteProtocolError
+        expected = cut_short(one)
         with pytest.raises(expected):
             one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}), headers={"Connection": "close"})
         one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}))
         assert [request.nonce for request in server.requests] == [None, "n1"]
 
 
-def test_a_400_whose_chunks_break_off_is_not_taken_for_whole(client: Callable[..., Any], name: str) -> None:
+def test_a_400_whose_chunks_break_off_is_not_taken_for_whole(client: Callable[..., Any]) -> None:
     """A chunked 400 that ends too early while it is looked into: the caller gets the library's error, not a part."""
 
     def body() -> Iterator[bytes]:
@@ -917,7 +949,7 @@ def test_a_400_whose_chunks_break_off_is_not_taken_for_whole(client: Callable[..
 
     with Recorder(script(Reply(400, [("DPoP-Nonce", "n1")], body()))) as server:
         one = client(origins=server.origin)
-        expected = requests.exceptions.ChunkedEncodingError if name == "requests" else one.library.RemoteProtocolError
+        expected = cut_short(one)
         with pytest.raises(expected):
             one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}))
 
@@ -964,7 +996,7 @@ def test_a_content_length_of_5000_digits() -> None:
 # -- what HTTP/2 sends again -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+@pytest.mark.parametrize("name", HTTPX, indirect=True)
 def test_a_stream_refused_by_goaway_is_signed_again(
     name: str, client: Callable[..., Any], authority: Authority
 ) -> None:
@@ -984,7 +1016,7 @@ def test_a_stream_refused_by_goaway_is_signed_again(
 # -- the caller's own settings of one request --------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+@pytest.mark.parametrize("name", HTTPX, indirect=True)
 def test_a_callers_trace_hears_of_every_request(name: str, client: Callable[..., Any]) -> None:
     """The library's trace extension tells of both requests on the wire, from their headers to their end."""
     heard: list[str] = []
@@ -997,13 +1029,13 @@ def test_a_callers_trace_hears_of_every_request(name: str, client: Callable[...,
 
     with Recorder(script(challenge("n1"), Reply(200))) as server:
         one = client(origins=server.origin, access_token=TOKEN)
-        extensions = {"trace": async_trace if name.endswith("-async") else trace}
+        extensions = {"trace": async_trace if name in ASYNCHRONOUS else trace}
         assert one.send("GET", server.url("/r"), extensions=extensions).status == 200
     for event in ("send_request_headers.started", "receive_response_headers.complete", "response_closed.complete"):
         assert heard.count(f"http11.{event}") == 2
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+@pytest.mark.parametrize("name", ["aiohttp", *HTTPX], indirect=True)
 def test_to_drop_a_challenge_shortens_no_timeout_of_the_retry(name: str, client: Callable[..., Any]) -> None:
     """A second is enough to drain a challenge; the answer to the retry may take as long as the caller allows."""
 
@@ -1055,7 +1087,7 @@ def test_a_multipart_body_that_cannot_go_back_is_sent_once(client: Callable[...,
     """A challenge to a form with a pipe in it reaches the caller, and the nonce is kept."""
     with Recorder(script(challenge("n1"), Reply(200))) as server:
         one = client(origins=server.origin, access_token=TOKEN)
-        body = {"files": {"file": ("name.bin", OneWayFile(BODY))}}
+        body = one.multipart_of(OneWayFile(BODY))
         # requests reads the file into memory before, and so can send it again.
         expected = [401, 200] if name == "requests" else [401]
         assert one.send("POST", server.url("/r"), body=body).status == expected[-1]
@@ -1063,7 +1095,7 @@ def test_a_multipart_body_that_cannot_go_back_is_sent_once(client: Callable[...,
         assert BODY in server.requests[0].body
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+@pytest.mark.parametrize("name", HTTPX, indirect=True)
 def test_a_request_is_gone_when_it_is_over(name: str, client: Callable[..., Any]) -> None:
     """Nothing that is sent, body and all, waits for the garbage collector."""
     library = CLIENTS[name].library
@@ -1087,7 +1119,7 @@ def test_a_request_is_gone_when_it_is_over(name: str, client: Callable[..., Any]
         gc.enable()
 
 
-@pytest.mark.parametrize("name", [n for n in sorted(CLIENTS) if n != "requests"], indirect=True)
+@pytest.mark.parametrize("name", HTTPX, indirect=True)  # the others have one Host, whatever they are given
 def test_a_request_that_names_two_hosts_is_not_sent(name: str, client: Callable[..., Any]) -> None:
     """No proof can name both, and to name one of them would be a guess."""
     with Recorder(lambda _: Reply()) as server:

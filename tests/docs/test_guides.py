@@ -104,6 +104,13 @@ def a_key_and_a_token(server: DPoPTestServer) -> dict[str, Any]:
     return {}
 
 
+def a_bound_token(server: DPoPTestServer) -> dict[str, Any]:
+    """A key, and an access token for it."""
+    key = dpop.generate_key()
+    key.save("key.pem")
+    return {"access_token": server.issue_access_token(jkt=key.thumbprint)}
+
+
 def an_app(server: DPoPTestServer) -> dict[str, Any]:
     """The same, and the files that describe the client."""
     Path("client.json").write_text(json.dumps(first_line(server)), "ascii")
@@ -272,6 +279,14 @@ GUIDES = {
         ["nonce_missing"],
         prepare=an_app,
         around=browser,
+    ),
+    "aiohttp.md": Guide(
+        {"nonces": "rotating"},
+        {"https://api.example/me": "resource", "https://api.example": "origin"},
+        # A challenge; the nonce before the stream; a challenge for the user's own key.
+        [401, 200, 401, 200, 401, 200],
+        ["nonce_missing", "proof_without_token", "nonce_missing"],
+        prepare=a_bound_token,
     ),
     "libraries.md": Guide(
         {"as_nonces": "rotating", "rs_nonces": "none"},

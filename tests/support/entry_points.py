@@ -16,11 +16,12 @@ import re
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
+import aiohttp
 from adapters.recorder import Received, Response
 from support.public_api import faces
 
@@ -101,6 +102,15 @@ async def araising(*_: Any, **__: Any) -> Any:
     raise OSError("it is not there")
 
 
+class AiohttpSession:
+    """A session of aiohttp for each request, on whichever event loop it is sent."""
+
+    @contextlib.asynccontextmanager
+    async def request(self, method: str, url: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with aiohttp.ClientSession() as session, session.request(method, url, **options) as response:
+            yield response
+
+
 def refusing(request: Received) -> Response:
     """An authorization server that repeats what it was sent, gives odd tokens, or hangs up."""
     if "drop" in request.target:
@@ -148,7 +158,7 @@ PLAIN = frozenset(
     verification_uri_complete verifier verify wait wake wants_pin what when_down where window with_nonce work
     x_init_reserved origins arguments args more public_jwk theirs acr_values dpop_required
     mtls_endpoint_aliases claims valid_from refused_times resource_metadata
-    acr authorization_servers certificate event events published then
+    acr authorization_servers certificate event events published then handler ssl
     """,
     )
 )
@@ -251,6 +261,7 @@ def arguments(place: Path, server: str) -> dict[str, list[Any]]:
         "client": [raising],
         "credential": [raising],
         "resource": [resource],
+        "session": [AiohttpSession()],
         "scope": ["read"],
         "scopes": [["read"]],
         "parameters": [{}],
@@ -488,6 +499,7 @@ def _carries(module: str) -> bool:
         "httpx2",
         "httpcore",
         "httpcore2",
+        "aiohttp",
     }
 
 

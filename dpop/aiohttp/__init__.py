@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPoP for aiohttp's client: a middleware that signs.
+
+::
+
+    from dpop.aiohttp import DPoPClientMiddleware
+
+    middleware = DPoPClientMiddleware(key, origins="https://api.example", access_token=token)
+    async with aiohttp.ClientSession(middlewares=[middleware]) as session:
+        ...
+
+Handshakes of WebSockets (``session.ws_connect``) are signed, too. Middlewares of servers are in :mod:`dpop.asgi`.
+"""
+
+from dpop.aiohttp._middleware import DPoPClientMiddleware
+
+__all__ = ["DPoPClientMiddleware"]
+
+# Tracebacks, reprs and help show the public module of these classes.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
