@@ -109,6 +109,8 @@ def split_url(url: str) -> tuple[str, str, str]:
         raise ArgumentTypeError("url", "str", url)
     match = _FRONT.match(url)
     if match is None:
+        if url[:1].isspace():
+            raise InvalidTargetError("not an absolute URL: it has white space around it; strip() it")
         raise InvalidTargetError("not an absolute URL; write it whole, such as https://api.example/path")
     return _known_scheme(match[1]), match[2], url[match.end() :].partition("?")[0].partition("#")[0]
 
@@ -184,7 +186,8 @@ def _port(digits: str, scheme: str) -> int:
     match = _PORT.fullmatch(digits)
     port = int(match[1] or "0") if match else 0
     if not 1 <= port <= 65535:
-        raise InvalidTargetError("the port is not a number from 1 to 65535")
+        around = ": the URL has white space after it" if digits[-1:].isspace() else ""
+        raise InvalidTargetError(f"the port is not a number from 1 to 65535{around}")
     return port
 
 

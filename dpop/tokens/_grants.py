@@ -521,7 +521,7 @@ def discovery(issuer: str, insecure_origins: str | Iterable[str] = ()) -> Steps[
         else:
             found.append(f"{_path(url)}: {response.status}")
         statuses.append(response.status)
-    if max(statuses) >= 500:
+    if max(statuses) >= 500 or 429 in statuses:
         raise TokenEndpointUnavailableError(
             f"{issuer} is out of order: asked for its metadata, it answered {max(statuses)}"
         )

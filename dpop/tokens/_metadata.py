@@ -122,7 +122,7 @@ def read_resource_metadata(resource: str, body: bytes) -> ResourceMetadata:
         servers,
         _texts(members, "scopes_supported"),
         _texts(members, "dpop_signing_alg_values_supported"),
-        members.get("dpop_bound_access_tokens_required") is True,
+        _is_true(members, "dpop_bound_access_tokens_required"),
     )
 
 
@@ -150,7 +150,7 @@ def read_metadata(issuer: str, body: bytes) -> ServerMetadata:
     texts = {each.name: _text(members, each.name) for each in fields(ServerMetadata) if each.name.endswith("_endpoint")}
     aliases = _aliases(members)
     for name, url in [*texts.items(), *aliases.items()]:
-        if url is not None and issuer.startswith("https://") and url.startswith("http://"):
+        if url is not None and issuer[:6].lower() == "https:" and url[:5].lower() == "http:":
             raise InsecureOriginError(f"the metadata of {issuer} has a {name} without TLS: {url[:200]!r:.200}")
     token_endpoint = texts.pop("token_endpoint")
     if token_endpoint is None:
@@ -161,8 +161,8 @@ def read_metadata(issuer: str, body: bytes) -> ServerMetadata:
             issuer=issuer,
             client_auth_methods=_texts(members, "token_endpoint_auth_methods_supported"),
             dpop_algs=_texts(members, "dpop_signing_alg_values_supported"),
-            iss_in_responses=members.get("authorization_response_iss_parameter_supported") is True,
-            requires_par=members.get("require_pushed_authorization_requests") is True,
+            iss_in_responses=_is_true(members, "authorization_response_iss_parameter_supported"),
+            requires_par=_is_true(members, "require_pushed_authorization_requests"),
             mtls_endpoint_aliases=aliases,
             **texts,
         )
@@ -182,6 +182,12 @@ def _text(members: Mapping[str, Any], name: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InvalidTokenResponseError(f"the metadata has a {name} that is no string")
     return value or None
+
+
+def _is_true(members: Mapping[str, Any], name: str) -> bool:
+    """Whether a member is true, also as a string: what a server promises must not be overlooked."""
+    value = members.get(name)
+    return value is True or (isinstance(value, str) and value.strip().lower() == "true")
 
 
 def _texts(members: Mapping[str, Any], name: str) -> tuple[str, ...]:

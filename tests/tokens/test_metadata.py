@@ -57,7 +57,7 @@ def test_what_it_says() -> None:
         "dpop_signing_alg_values_supported": ["ES256"],
         "token_endpoint_auth_methods_supported": ["none"],
         "authorization_response_iss_parameter_supported": True,
-        "require_pushed_authorization_requests": "true",
+        "require_pushed_authorization_requests": "yes",
         "claims_supported": [{"deep": {"er": []}}],
     }
     metadata = read_metadata(ISSUER, json.dumps(body).encode())
@@ -66,6 +66,15 @@ def test_what_it_says() -> None:
     assert metadata.endpoint("revocation") == "https://as.example/revoke"
     with pytest.raises(UsageError, match="introspection_endpoint"):
         metadata.endpoint("introspection")
+
+
+@pytest.mark.parametrize("true", [True, "true", " TRUE"])
+def test_a_promise_in_a_string_is_one(true: object) -> None:
+    """A server that says in a string that it names itself in callbacks is held to it: else its absence would pass."""
+    flags = ("authorization_response_iss_parameter_supported", "require_pushed_authorization_requests")
+    metadata = read_metadata(ISSUER, json.dumps({**GOOD, **dict.fromkeys(flags, true)}).encode())
+    assert metadata.iss_in_responses
+    assert metadata.requires_par
 
 
 @pytest.mark.parametrize(
@@ -95,7 +104,10 @@ def test_endpoints_by_hand_must_be_urls() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(ENDPOINTS))
-@pytest.mark.parametrize(("status", "error"), [(404, InvalidTokenResponseError), (503, TokenEndpointUnavailableError)])
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(404, InvalidTokenResponseError), (429, TokenEndpointUnavailableError), (503, TokenEndpointUnavailableError)],
+)
 def test_discovery_that_finds_nothing(name: str, status: int, error: type[Exception]) -> None:
     """Both places are asked, without a proof; then it is an error that says what to do."""
 
@@ -186,7 +198,9 @@ def test_discovery_says_what_it_found() -> None:
         assert f"'{recorder.origin}/', with a slash less or more" in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/token", "http://as.example/token"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/token", "http://as.example/token", "HTTP://127.0.0.1:9/token", "Http://localhost/token"]
+)
 def test_an_https_issuer_has_no_http_endpoints(url: str) -> None:
     """Not even on this machine: another user's program may listen there."""
     with pytest.raises(InsecureOriginError, match="without TLS"):
