@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m dpop``: the program ``dpop`` where its script is not on PATH."""
+"""``python -m dpop``: runs the program ``dpop`` even if its script is not on PATH."""
 
 from __future__ import annotations
 

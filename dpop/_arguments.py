@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Helpful errors for unknown keyword arguments of constructors."""
+"""Errors that help with unknown keyword arguments of constructors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 def explain_unknown_arguments(constructor: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Make a constructor refuse unknown keyword arguments with a UsageError that names the nearest known one."""
+    """Decorate a constructor: an unknown keyword argument is a UsageError that suggests the most similar known one."""
     known = inspect.signature(constructor).parameters.keys()
     owner = constructor.__qualname__.rpartition(".")[0]
 

@@ -43,13 +43,13 @@ class ClientAuth(Protocol):
 
     @property
     def makes_assertions(self) -> bool:
-        """Whether the result of :meth:`parameters` may be sent only once."""
+        """Whether :meth:`parameters` returns an assertion, which may be sent only once."""
         ...
 
     def parameters(self, audience: str, now: float) -> dict[str, str]:
         """The parameters to add to the form.
 
-        :param audience: the issuer, or the token endpoint where the issuer is not known.
+        :param audience: the issuer, or the token endpoint if the issuer is unknown.
         :param now: Unix seconds.
         """
         ...
@@ -80,7 +80,7 @@ class PublicClient:
 
 
 class ClientSecretPost(PublicClient):
-    """The secret in the form (``client_secret_post``)."""
+    """A client that sends its secret in the form (``client_secret_post``)."""
 
     @hide_frames
     def __init__(self, client_id: str, client_secret: str) -> None:
@@ -93,7 +93,7 @@ class ClientSecretPost(PublicClient):
 
 
 class ClientSecretBasic(PublicClient):
-    """The secret in the header, as HTTP Basic (``client_secret_basic``)."""
+    """A client that sends its secret in the header, as HTTP Basic (``client_secret_basic``)."""
 
     @hide_frames
     def __init__(self, client_id: str, client_secret: str) -> None:
@@ -105,23 +105,23 @@ class ClientSecretBasic(PublicClient):
         return {}
 
     def headers(self) -> list[tuple[str, str]]:
-        """The field ``Authorization``; identifier and secret are form-encoded first (RFC 6749 §2.3.1)."""
+        """The header field ``Authorization``; identifier and secret are form-encoded first (RFC 6749 §2.3.1)."""
         pair = f"{quote_plus(self.client_id)}:{quote_plus(self._secret)}"
         return [("Authorization", f"Basic {b64encode(pair.encode('ascii')).decode('ascii')}")]
 
 
 class PrivateKeyJWT(PublicClient):
-    """A signed assertion, a new one for each request (``private_key_jwt``).
+    """A client that sends a signed assertion, a new one for each request (``private_key_jwt``).
 
     :param key: the client's own key. It must not be the one that signs the proofs, so that a program which can make
         proofs cannot pose as the client (RFC 7523 §3).
-    :param kid: the name that the server has for the key.
-    :param typ: the ``typ`` of the assertion; older servers want ``JWT``.
+    :param kid: the server's name for the key.
+    :param typ: the ``typ`` of the assertion; older servers expect ``JWT``.
     :param audience: the ``aud`` of the assertion, one or several; by default the issuer.
     :param lifetime: seconds for which an assertion is valid (``exp``).
-    :param valid_from: adds ``nbf``, this many seconds after the assertion is made; negative for earlier.
-    :param claims: more claims, such as ``cnf`` or ``authorization_details``: JSON values. They replace those of the
-        same name, and ``None`` leaves one out; ``jti`` stays a fresh one.
+    :param valid_from: adds ``nbf``, this many seconds after the assertion is made; a negative number for earlier.
+    :param claims: further claims, such as ``cnf`` or ``authorization_details``: JSON values. They replace claims of
+        the same name, and ``None`` removes a claim; ``jti`` is always fresh.
     :param jti: a function that returns a fresh identifier.
     :raises UsageError: an argument that cannot be used.
     """

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keep daemon threads out of ``cryptography`` while the program ends.
 
-A daemon thread ends where it next waits for the interpreter after the end has begun. Inside of ``cryptography`` the
-process aborts there, because Rust lets no thread end in its code: 1 of 40 exits of a program that only verifies.
+When a program ends, Python stops each daemon thread at the point where it next needs the interpreter. If that is inside
+``cryptography``, the process aborts, because Rust does not allow a thread to end in its code. A program that only
+verified proofs aborted in 1 of 40 exits.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ __all__ = ["uninterrupted"]
 _SECONDS: Final = 2.0
 
 
-class _Work:
+class _RunningWork:
     def __init__(self) -> None:
         self._reset_after_fork()
         self._ended = False
         reset_after_fork(self)
 
     def _reset_after_fork(self) -> None:
-        """In a child of a fork, which has none of its parent's threads."""
+        """Begin anew in a forked child: its parent's threads do not exist there."""
         self._changed = threading.Condition(threading.RLock())
         self._running = 0
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
+    def run(self) -> Iterator[None]:
         with self._changed:
             while self._ended and threading.current_thread() is not threading.main_thread():
                 self._changed.wait()
@@ -51,10 +52,10 @@ class _Work:
             self._changed.wait_for(lambda: not self._running, _SECONDS)
 
 
-_work: Final = _Work()
+_work: Final = _RunningWork()
 atexit.register(_work.end)
 
 
 def uninterrupted() -> contextlib.AbstractContextManager[None]:
-    """A context that the program's end waits for, two seconds at most. After that, other threads stay at its start."""
-    return _work.one()
+    """Return a context that the program's end waits for, two seconds at most; threads that enter it later never run."""
+    return _work.run()

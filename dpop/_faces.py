@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lazy packages: each public name is imported on its first use.
 
-A program that makes one proof would otherwise spend longer on importing what it does not use than on its proof.
+A program that makes one proof would otherwise spend more time on importing unused modules than on the proof.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ __all__ = ["lazy"]
 
 
 def lazy(package: str, places: Mapping[str, Iterable[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package whose names are imported on first use (PEP 562).
+    """Return ``__getattr__`` and ``__dir__`` for a package whose names are imported on first use (PEP 562).
 
     :param package: the ``__name__`` of the package.
     :param places: the full name of each module that defines public names, and these names. A public name that is a
-        module itself stands under the package: ``{"dpop": ["profiles"]}`` for ``dpop.profiles``.
+        module itself is listed under its package: ``{"dpop": ["profiles"]}`` for ``dpop.profiles``.
     """
     homes = {name: module for module, names in places.items() for name in names}
     if "create_proof" not in getattr(sys.modules["dpop"], "__all__", ()):

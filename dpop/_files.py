@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write private files: with mode 0600, and atomically.
 
-The data goes to a temporary file in the same directory, which never has a wider mode, and only a finished file
-gets the final name. Whenever the process stops, the final name stands for all of the old data or all of the new.
+The data is written to a temporary file in the same directory, which has mode 0600 from its start. Only the complete
+file gets the final name. So whenever the process stops, the final name has either all old data or all new data.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _T = TypeVar("_T")
 # Errors of os.link on a file system without hard links; Windows says ERROR_INVALID_FUNCTION or ERROR_NOT_SUPPORTED.
 _NO_HARD_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 _NO_HARD_LINKS_ON_WINDOWS: Final = frozenset({1, 50})
-# On Windows a file cannot be replaced while another process has it open, nor opened at the moment it is replaced:
+# On Windows a file cannot be replaced while another process has it open, and not opened while it is being replaced:
 # ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION, ERROR_LOCK_VIOLATION. Virus scanners do that to new files, too.
 _IN_USE_ON_WINDOWS: Final = frozenset({5, 32, 33})
 _IN_USE_SECONDS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
-# Errors of a system or file system that cannot sync a directory. They are ignored, as PostgreSQL does.
+# Errors of systems that cannot sync a directory. They are ignored; PostgreSQL ignores the same ones.
 _NO_DIRECTORY_OPEN: Final = frozenset({errno.EACCES, errno.EISDIR})
 _NO_DIRECTORY_SYNC: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 
@@ -40,7 +40,7 @@ _NO_DIRECTORY_SYNC: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSUP,
 def without_mark(data: bytes) -> bytes:
     """Remove the byte order mark that some editors write; convert UTF-16 to UTF-8.
 
-    Windows PowerShell writes UTF-16 when its output goes to a file. No key in DER begins like either, and no JSON.
+    Windows PowerShell writes UTF-16 when its output goes to a file. No DER and no JSON begins with such a mark.
     """
     if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
         try:
@@ -51,9 +51,9 @@ def without_mark(data: bytes) -> bytes:
 
 
 def open_regular_file(path: Path) -> BinaryIO:
-    """Open a regular file to read it; refuse a pipe or device, because a read from one may never end.
+    """Open a regular file for reading; refuse a pipe or device, because reading from one may never end.
 
-    :raises OSError: it cannot be opened, or is no regular file.
+    :raises OSError: the file cannot be opened, or is not a regular file.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     file = os.fdopen(when_not_in_use(lambda: os.open(path, flags)), "rb")
@@ -74,12 +74,12 @@ def write_private_file(
 ) -> None:
     """Write a file with mode 0600, atomically: the complete new content, or no change.
 
-    :param overwrite: replace a file that is there. Otherwise that is a FileExistsError, even if the file
-        appears in the last moment.
+    :param overwrite: replace an existing file. Otherwise an existing file is a FileExistsError, even if it
+        appears at the last moment.
     :param durable: wait until the data is on the disk. The name is durable after :func:`sync_directory`.
-    :param prefix: of the temporary file's name, which ends in ``.tmp``.
+    :param prefix: the start of the temporary file's name, which ends in ``.tmp``.
     :param link: makes a hard link; on a file system without hard links an empty file claims the name.
-    :raises OSError: it cannot be written. What was there is as it was, and no temporary file remains.
+    :raises OSError: the file cannot be written. An existing file is unchanged, and no temporary file remains.
     :raises ValueError: the path holds characters that no file name can have.
     """
     descriptor, temporary = _temporary_file(path.parent, prefix)
@@ -101,7 +101,7 @@ def write_private_file(
 def sync_directory(directory: Path) -> None:
     """Sync a directory, so that its new and removed names survive a crash of the machine.
 
-    A file system that cannot sync directories is no failure.
+    If the file system cannot sync directories, this does nothing.
 
     :raises OSError: the disk reports an error.
     """
@@ -123,10 +123,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def when_not_in_use(action: Callable[[], _T], *, sleep: Callable[[float], object] = time.sleep) -> _T:
-    """Call ``action``, and again for up to 1.6 s while Windows says that another process has the file open.
+    """Call ``action``; repeat it for up to 1.6 s while Windows says that another process has the file open.
 
-    :param sleep: waits so many seconds.
-    :raises OSError: as ``action`` raised it.
+    :param sleep: a function that waits for the given seconds.
+    :raises OSError: the last error of ``action``.
     """
     for seconds in _IN_USE_SECONDS:
         try:
@@ -139,10 +139,10 @@ def when_not_in_use(action: Callable[[], _T], *, sleep: Callable[[float], object
 
 
 def _sync(descriptor: int) -> None:
-    """Wait until the data is on the disk; on macOS ``fsync`` leaves it in the disk's own cache."""
+    """Wait until the data is on the disk; on macOS ``fsync`` alone leaves it in the disk's own cache."""
     whole = getattr(fcntl, "F_FULLFSYNC", None)
     if whole is not None:
-        with contextlib.suppress(OSError):  # a file system that has none, such as a network's
+        with contextlib.suppress(OSError):  # some file systems do not support it, such as network file systems
             fcntl.fcntl(descriptor, whole)
             return
     os.fsync(descriptor)
@@ -164,12 +164,12 @@ def _replace(temporary: str, path: Path) -> None:
         if error.errno != errno.EBUSY:
             raise
         raise OSError(
-            errno.EBUSY, "it is a mount point of its own and cannot be replaced; mount its directory instead"
+            errno.EBUSY, "the file itself is a mount point and cannot be replaced; mount its directory instead"
         ) from error
 
 
 def _publish(temporary: str, path: Path, link: Callable[[str, Path], None]) -> None:
-    """Give the finished file its final name, unless another process has created a file of that name meanwhile."""
+    """Give the complete file its final name, unless another process has created a file of that name meanwhile."""
     try:
         link(temporary, path)
     except OSError as error:

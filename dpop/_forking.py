@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reset the state of objects after a fork.
 
-A forked child has a copy of everything but the other threads of its parent. A lock that one of them held would
-never be released in the child, and what they had begun would never end. So each module that holds locks or
-work in progress says here what the child has to begin anew.
+A forked child has a copy of its parent's memory, but not its parent's other threads. A lock that one of them held would
+never be released in the child, and work that one of them had begun would never end. So each object with locks or work
+in progress registers here, and is reset in the child.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ __all__ = ["metadata_urls", "resource_metadata_url"]
 
 
 def metadata_urls(issuer: str) -> tuple[str, ...]:
-    """The URLs at which an issuer's metadata may be, in the order to try (RFC 8414 §3.1, OpenID Connect Discovery §4).
+    """Return the URLs where an issuer's metadata may be, in the order to try (RFC 8414 §3.1, OpenID Discovery §4).
 
     :raises InvalidTargetError: not an http or https URL.
     """
@@ -22,7 +22,7 @@ def metadata_urls(issuer: str) -> tuple[str, ...]:
 
 
 def resource_metadata_url(resource: str) -> str:
-    """The URL at which a protected resource's metadata is (RFC 9728 §3.1).
+    """Return the URL of a protected resource's metadata (RFC 9728 §3.1).
 
     :raises InvalidTargetError: not an http or https URL.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """base64url, strict JSON and the three hashes of DPoP.
 
-Decoding is strict: a lenient decoder would give one key or one claim two spellings, and one proof two meanings. Every
-function here accepts exactly one form and says what is wrong with any other.
+Decoding is strict. A lenient decoder would accept two spellings of one key or claim, and read two meanings in one
+proof. Every function here accepts exactly one form, and its error says what is wrong with any other.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ __all__ = [
     "sendable_token_hash",
 ]
 
-# RFC 9110 §11.2 token68, RFC 9449 §8.1 NQCHAR, RFC 7515 §2 base64url. \Z, for $ also matches before a
-# newline.
+# token68 of RFC 9110 §11.2. These patterns end in \Z, because $ also matches before a newline.
 _TOKEN68 = re.compile(r"[A-Za-z0-9\-._~+/]+=*\Z")
-# RFC 6749 A.12 VSCHAR, without the comma, at which a header field may be cut in two.
+# VSCHAR of RFC 6749 A.12, without the comma: a header field may be split at a comma.
 _SENDABLE = re.compile(r"[\x21-\x2b\x2d-\x7e]+\Z")
+# NQCHAR of RFC 9449 §8.1.
 _NONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+\Z")
-# Servers refuse a header that is longer. Without a limit, a hostile server could make every later proof too long.
+# A hostile server could otherwise make every later proof too long for the servers that get it.
 _MAX_NONCE = 4096
 # The alphabet of RFC 4648 §5.
 BASE64URL = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 _FROM_BASE64 = bytes.maketrans(b"+/", b"-_")
-# From base64url to base64; +, / and =, which base64url does not have, become ?, which neither has.
+# From base64url to base64. The characters + / = are not in base64url: they become ?, which base64 refuses.
 _TO_BASE64 = bytes.maketrans(b"-_+/=", b"+/???")
 _PADDING = (b"", b"", b"==", b"=")
-# By length modulo four: the characters that may come last, because their unused bits are zero.
+# The characters that may come last, by length modulo four: those whose unused bits are zero.
 _LAST_CHARACTERS = {2: b"AQgw", 3: b"AEIMQUYcgkosw048"}
 
-# A string is matched whole so that the brackets in it do not count. Its closing quote is optional: a search
-# that fails at one quote starts again at the next, which is quadratic time for a string that never ends.
+# A whole string, so that the brackets in it are not counted. The closing quote is optional: otherwise the search in a
+# string that never ends would fail and start again at each quote, which takes quadratic time.
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*"?', re.DOTALL)
 _NOT_A_BRACKET = re.compile(r"[^\[\]{}]+")
 
-# Longer runs of digits are refused before int() sees them: CPython limits them with a bare ValueError
+# Longer numbers are refused before int() sees them: CPython limits them with a plain ValueError
 # and, below its limit, spends quadratic time.
 _MAX_NUMBER_LENGTH = 40
 
 
 def b64url_encode(data: bytes) -> str:
-    """BASE64URL(data) without padding (RFC 7515 §2).
+    """Return BASE64URL(data) without padding (RFC 7515 §2).
 
     :raises ArgumentTypeError: not bytes.
     """
@@ -70,7 +70,7 @@ def b64url_encode(data: bytes) -> str:
 def b64url_decode(text: str | bytes) -> bytes:
     """Decode unpadded, canonical base64url (RFC 7515 §2, RFC 4648 §3.5).
 
-    :raises EncodingError: padding, a foreign character, an impossible length, or unused bits that
+    :raises EncodingError: the text has padding, a foreign character, an impossible length, or unused bits that
         are not zero. The text itself, which may be a secret, is not in the message.
     """
     if isinstance(text, str):
@@ -92,9 +92,9 @@ def b64url_decode(text: str | bytes) -> bytes:
             del text, data
             raise EncodingError("not canonical base64url: the unused bits of its last character are not zero")
         return data
-    has_only_its_own, length = not text.translate(None, BASE64URL), len(text)
+    only_the_length_is_wrong, length = not text.translate(None, BASE64URL), len(text)
     del text
-    if has_only_its_own:
+    if only_the_length_is_wrong:
         raise EncodingError(f"not base64url: no bytes encode to {length} characters")
     raise EncodingError("not base64url: only A-Z a-z 0-9 - _ are allowed, without = padding")
 
@@ -102,11 +102,11 @@ def b64url_decode(text: str | bytes) -> bytes:
 def json_object(data: bytes, *, max_depth: int = 8) -> dict[str, Any]:
     """Parse bytes as one JSON object, strictly (RFC 8259; RFC 7515 §4 for unique names).
 
-    Refused: anything but UTF-8, a byte order mark, duplicate member names at any level, NaN and
+    It refuses anything but UTF-8, a byte order mark, duplicate member names at any level, NaN and
     Infinity, numbers longer than 40 characters or too large for a float, lone surrogates, nesting
     deeper than ``max_depth``, and any value that is not an object.
 
-    :raises EncodingError: with a sentence that says which.
+    :raises EncodingError: the bytes are refused; the message says why.
     """
     try:
         return _json_object(data, max_depth)
@@ -133,27 +133,27 @@ def _json_object(data: bytes, max_depth: int) -> dict[str, Any]:
     except RecursionError:
         raise EncodingError("JSON nested too deep") from None
     if end != len(text):
-        raise EncodingError(f"not JSON: more follows after its end (character {end})")
+        raise EncodingError(f"not JSON: more text follows after its end (character {end})")
     if not isinstance(value, dict):
         raise EncodingError(f"a JSON object was expected, got {_json_kind(value)}")
-    if "\\" in text and "\\u" in text:  # one character is found fifty times as fast as two
-        # Only an escape can smuggle a lone surrogate past the UTF-8 decoder.
+    if "\\" in text and "\\u" in text:  # searching for one character is fifty times as fast
+        # The UTF-8 decoder refuses a lone surrogate, unless it is written as an escape.
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
-            raise EncodingError("JSON with half of a surrogate pair, which no UTF-8 text can hold") from None
+            raise EncodingError("JSON with half of a surrogate pair, which UTF-8 cannot encode") from None
     return value
 
 
 def _is_too_deep(text: str, max_depth: int) -> bool:
-    """Whether brackets outside strings are nested too deep, or do not match; found without recursion or counting.
+    """Whether brackets outside strings are nested too deep, or do not match.
 
-    Each step takes the innermost brackets away, whatever their kind, so that time is linear in the text.
+    Each step removes the innermost brackets, of either kind; so there is no recursion, and the time is linear.
     """
     if text.count("{") + text.count("[") <= max_depth:
         return False
     brackets = _NOT_A_BRACKET.sub("", _STRING.sub("", text)).replace("{", "[").replace("}", "]")
-    if "[" * (max_depth + 1) in brackets:  # most that is too deep is found in one step
+    if "[" * (max_depth + 1) in brackets:  # finds most such texts in one step
         return True
     for _ in range(max_depth):
         length = len(brackets)
@@ -203,10 +203,10 @@ def _json_kind(value: object) -> str:
 
 
 def check_access_token(token: object) -> str:
-    """Return the token if it can stand behind ``Authorization: DPoP`` (RFC 9449 §7.1, token68).
+    """Return the token if it may follow ``Authorization: DPoP`` (RFC 9449 §7.1, token68).
 
     :raises ArgumentTypeError: not a str.
-    :raises CredentialError: empty, or a character outside token68; the token is not in the message.
+    :raises CredentialError: the token is empty, or has a character outside token68; the message does not contain it.
     """
     if isinstance(token, str) and _TOKEN68.match(token):
         return token
@@ -218,19 +218,19 @@ def check_access_token(token: object) -> str:
 def _wrong_token(token: object) -> UsageError:
     if not isinstance(token, str):
         return ArgumentTypeError("access token", "str", token)
-    what = "is empty" if not token else "holds characters that an Authorization header cannot carry"
+    what = "is empty" if not token else "contains characters that an Authorization header cannot carry"
     return CredentialError(f"the access token {what}; expected token68: A-Z a-z 0-9 - . _ ~ + / and = at the end")
 
 
 def sendable_token(token: object) -> str:
     """Return the token if a client can send it: any VSCHAR but the comma (RFC 6749 A.12).
 
-    Some servers issue session identifiers with ``!``, ``|`` or ``:`` in them, and take them back the same way. A
+    Some servers issue tokens with ``!``, ``|`` or ``:`` in them, and expect them back unchanged. A
     verifier uses :func:`check_access_token`.
 
     :raises ArgumentTypeError: not a str.
-    :raises CredentialError: it would break the header, or something beside the token came with it; the token is not
-        in the message.
+    :raises CredentialError: the token would break the header, or has quotes, spaces or a scheme around it; the message
+        does not contain it.
     """
     if type(token) is str and _SENDABLE.match(token) and token[0] not in "\"'":
         return token
@@ -260,12 +260,12 @@ def _problem_of(token: str) -> str | None:
         return "begins with its scheme; give the token alone, without Bearer or DPoP"
     if token != token.strip():
         return "has spaces around it; strip() it"
-    return "holds a space, a comma, a control character or one outside ASCII"
+    return "contains a space, a comma, a control character or a character outside ASCII"
 
 
 @hide_frames
 def sendable_token_hash(token: str) -> str:
-    """The ``ath`` claim of a token that a client sends (RFC 9449 §4.2).
+    """Return the ``ath`` claim for a token that a client sends (RFC 9449 §4.2).
 
     :raises CredentialError: as :func:`sendable_token` says.
     """
@@ -276,8 +276,8 @@ def check_nonce(nonce: object) -> str:
     """Return the nonce if it is 1*NQCHAR (RFC 9449 §8.1).
 
     :raises ArgumentTypeError: not a str.
-    :raises CredentialError: empty, over 4096 characters, or with a space, quote, backslash or control. The
-        nonce is not in the message.
+    :raises CredentialError: the nonce is empty, longer than 4096 characters, or contains a space, quote, backslash or
+        control character. The message does not contain the nonce.
     """
     if isinstance(nonce, str) and len(nonce) <= _MAX_NONCE and _NONCE.match(nonce):
         return nonce
@@ -291,7 +291,7 @@ def _wrong_nonce(nonce: object) -> UsageError:
         return ArgumentTypeError("nonce", "str", nonce)
     if len(nonce) > _MAX_NONCE:
         return CredentialError(f"the nonce has {len(nonce)} characters; no proof carries more than {_MAX_NONCE}")
-    what = "is empty" if not nonce else "holds a character a nonce cannot have"
+    what = "is empty" if not nonce else "contains a character that a nonce cannot have"
     return CredentialError(
         f'the nonce {what}; expected printable ASCII without space, " or \\: copy the DPoP-Nonce header as it came'
     )
@@ -299,7 +299,7 @@ def _wrong_nonce(nonce: object) -> UsageError:
 
 @hide_frames
 def access_token_hash(token: str) -> str:
-    """The ``ath`` claim: BASE64URL(SHA-256(ASCII(token))), 43 characters (RFC 9449 §4.2).
+    """Return the ``ath`` claim: BASE64URL(SHA-256(ASCII(token))), 43 characters (RFC 9449 §4.2).
 
     :raises CredentialError: the token is not token68.
     """
@@ -308,14 +308,13 @@ def access_token_hash(token: str) -> str:
 
 @hide_frames
 def code_jti(code: str) -> str:
-    """The ``jti`` Google asks for at a code exchange: BASE64URL(SHA-256(code)), 43 characters.
+    """Return the ``jti`` that Google requires in a code exchange: BASE64URL(SHA-256(code)), 43 characters.
 
     The code is hashed as the authorization server sent it, decoded: never in its form-encoded
     spelling (``4/P7q…``, not ``4%2FP7q…``). Source: Google's guide to DPoP for web-server applications.
 
     :raises ArgumentTypeError: not a str.
-    :raises CredentialError: empty, or outside printable ASCII (RFC 6749 A.11); the code is not in the
-        message.
+    :raises CredentialError: the code is empty or not printable ASCII (RFC 6749 A.11); the message does not contain it.
     """
     if not isinstance(code, str):
         raise ArgumentTypeError("code", "str", code)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error this package raises, in one tree.
+"""All errors of this package, in one tree.
 
 ::
 
@@ -19,30 +19,30 @@
     │   │       └── PinLockedError                       the device accepts no PIN any more
     │   ├── KeyNotFoundError                     the file, device or service has no such key
     │   ├── AmbiguousKeyError                    several keys or devices fit one name
-    │   ├── KeyAccessDeniedError                 the key backend does not let this caller use it
+    │   ├── KeyAccessDeniedError                 the key backend does not let this caller use the key
     │   ├── KeyDisabledError                     the key is switched off, expired or about to be deleted
     │   ├── KeyUnavailableError                  the key backend cannot be reached now
-    │   │   ├── KeyThrottledError                    it wants fewer requests
+    │   │   ├── KeyThrottledError                    the key backend wants fewer requests
     │   │   └── DeviceError                          a device is missing, removed or out of order
-    │   ├── ForkedKeyError                       the key of a device was opened before this process was forked
+    │   ├── ForkedKeyError                       a device's key was opened before this process was forked
     │   ├── MissingExtraError (ImportError)      the optional dependency for a key backend is missing
     │   ├── AlgorithmError (ValueError)          both sides have no algorithm in common
     │   ├── SigningError                         the key did not produce a good signature
     │   └── KeyMismatchError                     the tokens are bound to another key; nothing was sent
-    ├── TokenError                      tokens: asking for them, and keeping them
-    │   ├── TokenRequestError           an authorization server was asked, and what was wanted did not come
-    │   │   ├── TokenRefusedError       it refused, and asking again in the same way will not help
-    │   │   │   └── ReauthorizationError    the grant is dead: the user has to authorise again
-    │   │   ├── TokenEndpointUnavailableError     not now: ask again later, the refresh token is as good as it was
-    │   │   ├── OutcomeUnknownError     it was asked and no answer came: it may have acted or not
-    │   │   └── InvalidTokenResponseError        what came is not the answer of a token endpoint
-    │   │       └── UnboundTokenError   a bearer token came in answer to a proof
-    │   └── TokenStoreError             the place where tokens are kept cannot be read or written
-    │       ├── TokensNotSavedError     new tokens came and could not be kept: they are in the error
-    │       ├── TokenFormatError        what is kept there is damaged, sealed, or of another version
-    │       └── TokenLockError          another holds the lock of the tokens, and does not let go
-    ├── UnrewindableBodyError           a request would have to be sent again, and its body is gone
-    ├── InvalidProof                    a verifier refuses a proof, or what came with it
+    ├── TokenError                      requesting or storing tokens
+    │   ├── TokenRequestError           a request to an authorization server failed
+    │   │   ├── TokenRefusedError       the server refused, and will refuse the same request again
+    │   │   │   └── ReauthorizationError    the grant has ended: the user has to authorise again
+    │   │   ├── TokenEndpointUnavailableError     a temporary failure: try again later with the same tokens
+    │   │   ├── OutcomeUnknownError     no response came: the server may have acted or not
+    │   │   └── InvalidTokenResponseError        the response is not a valid token response
+    │   │       └── UnboundTokenError   the server responded to a proof with a bearer token
+    │   └── TokenStoreError             the token store cannot be read or written
+    │       ├── TokensNotSavedError     new tokens could not be stored: they are in the error
+    │       ├── TokenFormatError        the stored tokens are damaged, sealed, or of another version
+    │       └── TokenLockError          another process or thread holds the lock of the tokens
+    ├── UnrewindableBodyError           a request must be sent again, but its body can be read only once
+    ├── InvalidProof                    a verifier refuses a proof or an access token
     ├── ReplayCacheError                the replay cache is full or cannot be reached
     └── LookupUnavailableError          a server cannot tell now whether an access token is valid
 
@@ -145,7 +145,7 @@ def _rebuild_argument_type(name: str, expected: str, got: str) -> ArgumentTypeEr
 
 
 class EncodingError(UsageError):
-    """Bytes or text are not the base64url or JSON they should be (RFC 7515 §2, RFC 8259)."""
+    """Bytes or text are not valid base64url or JSON (RFC 7515 §2, RFC 8259)."""
 
     code = "encoding"
 
@@ -157,7 +157,7 @@ class SignatureFormatError(UsageError):
 
 
 class InvalidTargetError(UsageError):
-    """A URL or method that cannot be put into ``htu``/``htm`` without doubt (RFC 9449 §4.2)."""
+    """A URL or method has no exact form as ``htu`` or ``htm`` (RFC 9449 §4.2)."""
 
     code = "invalid_target"
 
@@ -169,13 +169,13 @@ class InsecureOriginError(UsageError):
 
 
 class CredentialError(UsageError):
-    """An access token or nonce holds characters its syntax does not allow (RFC 9449 §7.1, §8.1)."""
+    """An access token or nonce contains characters that its syntax does not allow (RFC 9449 §7.1, §8.1)."""
 
     code = "credential"
 
 
 class DPoPKeyError(DPoPError):
-    """Base of errors about a key: its kind, its file, its password, its device."""
+    """Base of all errors about keys: their kind, file, password or device."""
 
     code = "key"
 
@@ -199,7 +199,7 @@ class KeyPasswordError(DPoPKeyError):
 
 
 class PinError(KeyPasswordError):
-    """A device wants a PIN, or refused the one it got. It is not tried again, because devices count tries."""
+    """A device needs a PIN, or refused the one it got. A PIN is never tried twice, because devices count failures."""
 
     code = "pin"
 
@@ -211,7 +211,7 @@ class PinLockedError(PinError):
 
 
 class AmbiguousKeyError(DPoPKeyError):
-    """Several keys or devices fit the name; the message lists them."""
+    """Several keys or devices match the name; the message lists them."""
 
     code = "ambiguous_key"
 
@@ -247,7 +247,7 @@ class KeyThrottledError(KeyUnavailableError):
 
 
 class DeviceError(KeyUnavailableError):
-    """A device that keeps keys, or its driver, cannot be used: missing, removed, busy, out of order.
+    """A device with keys, or its driver, cannot be used: it is missing, removed, busy or out of order.
 
     :param reason: what the driver itself said, such as ``"CKR_DEVICE_REMOVED"``; None if it said nothing.
     """
@@ -263,7 +263,7 @@ class DeviceError(KeyUnavailableError):
 
 
 class ForkedKeyError(DPoPKeyError):
-    """The key was opened before this process was forked, and a device knows only the process that opened it."""
+    """The key was opened before this process was forked, and its device works only for the process that opened it."""
 
     code = "forked_key"
 
@@ -275,13 +275,13 @@ class MissingExtraError(DPoPKeyError, ImportError):
 
 
 class AlgorithmError(DPoPKeyError, ValueError):
-    """No signature algorithm that the key and the server both support (RFC 9449 §5.1)."""
+    """The key and the server have no signature algorithm in common (RFC 9449 §5.1)."""
 
     code = "algorithm"
 
 
 class SigningError(DPoPKeyError):
-    """The key failed to sign, or signed something that does not verify; nothing was sent."""
+    """The key failed to sign, or its signature does not verify; nothing was sent."""
 
     code = "signing"
 
@@ -316,11 +316,11 @@ class InvalidProof(DPoPError):  # noqa: N818 - the contract's name, after the RF
     :param error: the OAuth error code to respond with: ``invalid_dpop_proof``, ``use_dpop_nonce``,
         ``invalid_token`` at a resource, ``invalid_grant`` at a token endpoint.
     :param reason: a stable name of the check that failed, such as ``"htu_mismatch"``.
-    :param detail: one sentence for people, safe to log: it holds no proof, token or nonce.
+    :param detail: one sentence for people, safe to log: it contains no proof, token or nonce.
     :param expected: the value the verifier expected, unless it is secret.
     :param got: the received value, unless it is secret.
     :param nonce: for ``use_dpop_nonce``, the nonce to hand out. It never appears in ``str()``.
-    :param parameters: more for the challenge of a resource server, such as ``scope`` or ``acr_values``.
+    :param parameters: further parameters of a resource server's challenge, such as ``scope`` or ``acr_values``.
     """
 
     code = "invalid_proof"
@@ -372,9 +372,9 @@ class ReplayCacheError(DPoPError):
 
 
 class LookupUnavailableError(DPoPError):
-    """The server cannot decide now whether an access token is valid: a service that it asks does not respond.
+    """The server cannot decide now whether an access token is valid, because a service that it asks does not respond.
 
-    Raise it in a token look-up. The client gets a 503 and keeps its token; a 401 would tell it to throw that away.
+    Raise it in a token look-up. The client gets a 503 and keeps its token; a 401 would tell it to discard the token.
 
     :param retry_after: seconds after which the client may try again; None if that is not known.
     """
@@ -395,21 +395,21 @@ class TokenError(DPoPError):
 
 
 class _CarriesTokens:
-    """Mixed into errors with tokens that the user can save: copies keep the tokens, pickles do not."""
+    """A mixin for errors with tokens that the user can save: copies of the error keep the tokens, pickles do not."""
 
     args: tuple[Any, ...]
     tokens: Any
 
     def __copy__(self) -> Self:
-        made = type(self)(*self.args)
-        vars(made).update(vars(self))
-        return made
+        copy = type(self)(*self.args)
+        vars(copy).update(vars(self))
+        return copy
 
     def __deepcopy__(self, _memo: object) -> Self:
         return self.__copy__()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Task queues and process pools pickle errors, and write them where tokens must not be.
+        # Task queues and process pools pickle errors, and store them where tokens must not be.
         return (type(self), self.args, {**vars(self), "tokens": None})
 
 
@@ -417,7 +417,7 @@ class TokenRequestError(TokenError):
     """A request to an authorization server failed.
 
     :param error: the OAuth error code, if the server sent one (RFC 6749 §5.2).
-    :param description: its ``error_description``, made safe to log: what was sent is masked in it.
+    :param description: its ``error_description``, safe to log: secrets that the request carried are masked.
     :param subtype: its ``error_subtype``, which Google sends.
     :param uri: its ``error_uri``.
     :param status: the HTTP status, ``None`` without a response.
@@ -447,10 +447,9 @@ class TokenRequestError(TokenError):
 
 
 class TokenRefusedError(TokenRequestError):
-    """The server refused the request and will refuse it again: the client, its rights or its request are wrong.
+    """The server refused the request and will refuse it again: something about the client or the request is wrong.
 
-    The refresh token, if one was sent, is as good as it was; except in
-    :class:`ReauthorizationError`, of which that is the point.
+    A refresh token that was sent is still valid, except if this is a :class:`ReauthorizationError`.
     """
 
     code = "token_refused"
@@ -459,7 +458,7 @@ class TokenRefusedError(TokenRequestError):
 class ReauthorizationError(TokenRefusedError):
     """The user has to authorise again: ``invalid_grant``, or no refresh token is left (RFC 6749 §5.2).
 
-    Trying again with the same tokens is of no use; ``subtype`` and ``description`` may say why.
+    Trying again with the same tokens does not help; ``subtype`` and ``description`` may say why.
     """
 
     code = "reauthorization"
@@ -468,16 +467,16 @@ class ReauthorizationError(TokenRefusedError):
 class TokenEndpointUnavailableError(TokenRequestError):
     """A temporary failure: the server is down or unreachable, or it refused the proof and not the grant.
 
-    The tokens are as good as they were. Ask again later.
+    The tokens are still valid. Try again later.
     """
 
     code = "token_endpoint_unavailable"
 
 
 class OutcomeUnknownError(TokenRequestError):
-    """The request was sent, or may have been, and no response came.
+    """The request was sent, or may have been sent, and no response came.
 
-    The server may have used up the code or refresh token. The one safe next step is in the message.
+    The server may have used up the code or refresh token. The message names the only safe next step.
     """
 
     code = "token_outcome_unknown"
@@ -487,8 +486,8 @@ class InvalidTokenResponseError(_CarriesTokens, TokenRequestError):
     """The response is not a valid token response (RFC 6749 §5.1), or its tokens must not be used.
 
     :param tokens: the :class:`dpop.tokens.TokenSet` that came and was not stored, or ``None``. The old refresh token
-        may be spent, so these can be the only good ones; what cannot be used in them is empty. A pickle leaves
-        them out.
+        may be used up, so these may be the only valid tokens. Unusable ones among them are empty. A pickle leaves
+        ``tokens`` out.
     """
 
     code = "invalid_token_response"
@@ -499,7 +498,7 @@ class InvalidTokenResponseError(_CarriesTokens, TokenRequestError):
 
 
 class UnboundTokenError(InvalidTokenResponseError):
-    """The server sent a bearer token in response to a proof (RFC 9449 §5). It was not stored; it is in ``tokens``."""
+    """The server responded to a proof with a bearer token (RFC 9449 §5). It was not stored; it is in ``tokens``."""
 
     code = "token_unbound"
 
@@ -511,9 +510,9 @@ class TokenStoreError(TokenError):
 
 
 class TokensNotSavedError(_CarriesTokens, TokenStoreError):
-    """New tokens came and could not be stored. The old refresh token may be used up: save ``tokens`` yourself.
+    """New tokens could not be stored. The old refresh token may be used up: save ``tokens`` yourself.
 
-    :param tokens: the new :class:`dpop.tokens.TokenSet`, to be saved elsewhere. A pickle leaves them out.
+    :param tokens: the new :class:`dpop.tokens.TokenSet`, to be saved elsewhere. A pickle leaves ``tokens`` out.
     """
 
     code = "tokens_not_saved"
@@ -530,6 +529,6 @@ class TokenFormatError(TokenStoreError):
 
 
 class TokenLockError(TokenStoreError):
-    """Another thread, process or host holds the lock of these tokens and did not let go in time."""
+    """Another thread, process or host holds the lock of these tokens and did not release it in time."""
 
     code = "token_lock"

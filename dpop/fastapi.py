@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dependency for routes of FastAPI that OpenAPI documents: the lock in Swagger, 401 and 403.
+"""A dependency for routes of FastAPI that appears in the OpenAPI document: the lock in Swagger, 401 and 403.
 
 ::
 
@@ -8,7 +8,7 @@
     @app.get("/items", responses=REFUSALS_IN_OPENAPI)
     async def items(access: Annotated[Access, Security(DPoPAccess("items:read"))]): ...
 
-In Starlette, and where the document does not matter, :func:`dpop.starlette.require_access` does the same.
+In Starlette, or if you need no OpenAPI document, use :func:`dpop.starlette.require_access`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _BODY: Final = {
 }
 REFUSALS_IN_OPENAPI: Final[dict[int | str, dict[str, Any]]] = {
     401: {
-        "description": "No access token, a bad one, a bad proof, or a nonce is needed: see WWW-Authenticate",
+        "description": "The access token or proof is missing or invalid, or a nonce is needed: see WWW-Authenticate",
         "headers": {"WWW-Authenticate": {"schema": {"type": "string"}}, "DPoP-Nonce": {"schema": {"type": "string"}}},
         "content": _BODY,
     },
     403: {"description": "The access token lacks a scope", "content": _BODY},
 }
-"""For ``responses=`` of a route, a router or the application."""
+"""The 401 and 403 responses, for ``responses=`` of a route, a router or the application."""
 
 
 class DPoPAccess(SecurityBase):
@@ -56,7 +56,7 @@ class DPoPAccess(SecurityBase):
         self._admit = require_access(scope)
 
     async def __call__(self, connection: HTTPConnection) -> Access:
-        """The access of the request."""
+        """Return the access of the request."""
         return await self._admit(connection)
 
 

@@ -55,12 +55,12 @@ class _AsyncPeekedStream(AsyncPeekedStream, httpx.AsyncByteStream):
 class DPoPTransport(SigningTransport[httpx.Request, httpx.Response], httpx.BaseTransport):
     """Signs every request to its origins, after redirects and on retries too; other requests pass through unsigned.
 
-    :param prover: signs each request that brings no prover of its own; a bare key will do.
+    :param prover: signs each request that brings no prover of its own; a key is accepted, too.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
     :param access_token: a ``str``, a function that returns one, or a token source. With it, requests are for a
         resource server; without it, for an authorization server.
-    :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``, and the
-        caller's own Authorization is kept.
+    :param as_endpoints: URLs of an authorization server among those of a resource server. Proofs for them have no
+        ``ath``, and the caller's own Authorization header is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
     :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
@@ -68,25 +68,26 @@ class DPoPTransport(SigningTransport[httpx.Request, httpx.Response], httpx.BaseT
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
         Without it such a request is never sent twice.
-    :param renew_refused: whether a token source is told that a server refused its token, and the request is sent again
-        with another one where that does no harm.
-    :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave. ``True``:
-        from the start; ``False``: never; ``None``: as the profile says, or where the server turns out to be one.
+    :param renew_refused: whether a token source is told that a server refused its token. The request is then sent
+        again with another token, if repeating it is safe.
+    :param serial: whether requests are sent one at a time, for a server that accepts only the newest nonce it gave.
+        ``True``: from the start; ``False``: never; ``None``: as the profile says, or once the server turns out to
+        need it.
     :param transport: sends the signed requests, instead of an ``HTTPTransport`` made from the settings below.
         Give a function that makes one, such as a class, and each process of the program gets its own; a transport
-        that is made already can be used in this process only.
+        object can be used in this process only.
     :param verify: as for ``HTTPTransport``: an :class:`ssl.SSLContext`, or whether to verify certificates.
     :param cert: as for ``HTTPTransport``: a client certificate.
     :param trust_env: as for ``HTTPTransport``: whether to read settings of TLS from the environment.
     :param http1: as for ``HTTPTransport``: whether to speak HTTP/1.1.
-    :param http2: as for ``HTTPTransport``: whether to speak HTTP/2, where the server does.
+    :param http2: as for ``HTTPTransport``: whether to speak HTTP/2 if the server does.
     :param limits: as for ``HTTPTransport``: how many connections are opened and kept.
     :param proxy: as for ``HTTPTransport``: a proxy for all requests.
     :param uds: as for ``HTTPTransport``: the path of a Unix domain socket to connect to.
     :param local_address: as for ``HTTPTransport``: the address to connect from.
     :param retries: as for ``HTTPTransport``: how often to try again to connect.
     :param socket_options: as for ``HTTPTransport``: options for each socket.
-    :raises UsageError: no origins, or settings that cannot be used.
+    :raises UsageError: ``origins`` is empty, or a setting is invalid.
     :raises InsecureOriginError: an http:// origin that is not this machine's.
     :raises AlgorithmError: the key has none of ``algs``.
     """
@@ -159,12 +160,12 @@ class DPoPTransport(SigningTransport[httpx.Request, httpx.Response], httpx.BaseT
 class AsyncDPoPTransport(AsyncSigningTransport[httpx.Request, httpx.Response], httpx.AsyncBaseTransport):
     """Signs as :class:`DPoPTransport` does, for ``httpx.AsyncClient``; a key that blocks signs in a worker thread.
 
-    :param prover: signs each request that brings no prover of its own; a bare key will do.
+    :param prover: signs each request that brings no prover of its own; a key is accepted, too.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
     :param access_token: a ``str``, a function that returns one, or a token source. With it, requests are for a
         resource server; without it, for an authorization server.
-    :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``, and the
-        caller's own Authorization is kept.
+    :param as_endpoints: URLs of an authorization server among those of a resource server. Proofs for them have no
+        ``ath``, and the caller's own Authorization header is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
     :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
@@ -172,25 +173,26 @@ class AsyncDPoPTransport(AsyncSigningTransport[httpx.Request, httpx.Response], h
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
         Without it such a request is never sent twice.
-    :param renew_refused: whether a token source is told that a server refused its token, and the request is sent again
-        with another one where that does no harm.
-    :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave. ``True``:
-        from the start; ``False``: never; ``None``: as the profile says, or where the server turns out to be one.
+    :param renew_refused: whether a token source is told that a server refused its token. The request is then sent
+        again with another token, if repeating it is safe.
+    :param serial: whether requests are sent one at a time, for a server that accepts only the newest nonce it gave.
+        ``True``: from the start; ``False``: never; ``None``: as the profile says, or once the server turns out to
+        need it.
     :param transport: sends the signed requests, instead of an ``AsyncHTTPTransport`` made from the settings below.
         Give a function that makes one, such as a class, and each process of the program gets its own; a transport
-        that is made already can be used in this process only.
+        object can be used in this process only.
     :param verify: as for ``AsyncHTTPTransport``: an :class:`ssl.SSLContext`, or whether to verify certificates.
     :param cert: as for ``AsyncHTTPTransport``: a client certificate.
     :param trust_env: as for ``AsyncHTTPTransport``: whether to read settings of TLS from the environment.
     :param http1: as for ``AsyncHTTPTransport``: whether to speak HTTP/1.1.
-    :param http2: as for ``AsyncHTTPTransport``: whether to speak HTTP/2, where the server does.
+    :param http2: as for ``AsyncHTTPTransport``: whether to speak HTTP/2 if the server does.
     :param limits: as for ``AsyncHTTPTransport``: how many connections are opened and kept.
     :param proxy: as for ``AsyncHTTPTransport``: a proxy for all requests.
     :param uds: as for ``AsyncHTTPTransport``: the path of a Unix domain socket to connect to.
     :param local_address: as for ``AsyncHTTPTransport``: the address to connect from.
     :param retries: as for ``AsyncHTTPTransport``: how often to try again to connect.
     :param socket_options: as for ``AsyncHTTPTransport``: options for each socket.
-    :raises UsageError: no origins, or settings that cannot be used.
+    :raises UsageError: ``origins`` is empty, or a setting is invalid.
     :raises InsecureOriginError: an http:// origin that is not this machine's.
     :raises AlgorithmError: the key has none of ``algs``.
     """
@@ -265,7 +267,7 @@ class DPoPAuth(RequestAuth[httpx.Request, httpx.Response], httpx.Auth):
 
     It only marks the request: a DPoP transport signs it, on every hop within its origins.
 
-    :param prover: the prover that signs the requests; a bare key will do.
+    :param prover: the prover that signs the requests; a key is accepted, too.
     :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
     :raises UsageError: neither a key nor a prover; a token that cannot stand in a header.
     """
@@ -282,22 +284,23 @@ class _AsyncClientTransport(AsyncClientTransport[httpx.Request, httpx.Response],
 class TokenEndpoint(HttpxTokenEndpoint[httpx.Request, httpx.Response]):
     """One client at one authorization server: grants, refresh, revocation, introspection, and token sources.
 
-    :param prover: the prover that signs the requests; a bare key will do.
+    :param prover: the prover that signs the requests; a key is accepted, too.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
     :param http: a client whose transports, headers and cookies are used; its ``auth``, ``params`` and hooks are not.
-        Give a function that makes one, such as a class, and each process of the program gets its own; a client that
-        is made already can be used in this process only.
-    :param client_id: the client; without a secret a public one.
+        Give a function that makes one, such as a class, and each process of the program gets its own client; a
+        client object can be used in this process only.
+    :param client_id: the client's identifier; without a secret, the client is a public one.
     :param client_secret: the client's secret.
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"``,
         ``"tls_client_auth"`` with the certificate of ``http``, or a :class:`dpop.tokens.PrivateKeyJWT`; by default as
         the server says.
     :param profile: the known facts about the server; see :mod:`dpop.profiles`.
-    :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
-    :param signed_endpoints: endpoints whose requests carry a proof, beside those for tokens and pushed authorization
-        requests, instead of what the profile says: ``"revocation"``, ``"introspection"``, ``"device_authorization"``.
-    :param key_reference: path or URI of the key, noted with the tokens; a key that was loaded knows it.
-    :param insecure_origins: http:// servers, beyond this machine's own, that may be asked.
+    :param allow_bearer: accept Bearer access tokens in response to a proof; by default as the profile says.
+    :param signed_endpoints: endpoints whose requests carry a proof, in addition to those for tokens and pushed
+        authorization requests: ``"revocation"``, ``"introspection"``, ``"device_authorization"``; by default as the
+        profile says.
+    :param key_reference: the path or URI of the key, stored with the tokens; by default the one it was loaded from.
+    :param insecure_origins: http:// servers, other than this machine's, that may be used.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param timeout: seconds for a connection and between bytes; twice that for a whole response.
     :param clock: Unix seconds.
@@ -351,22 +354,23 @@ class TokenEndpoint(HttpxTokenEndpoint[httpx.Request, httpx.Response]):
 class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint[httpx.Request, httpx.Response]):
     """Asynchronous form of :class:`TokenEndpoint`: one client at one authorization server.
 
-    :param prover: the prover that signs the requests; a bare key will do.
+    :param prover: the prover that signs the requests; a key is accepted, too.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
     :param http: a client whose transports, headers and cookies are used; its ``auth``, ``params`` and hooks are not.
-        Give a function that makes one, such as a class, and each process of the program gets its own; a client that
-        is made already can be used in this process only.
-    :param client_id: the client; without a secret a public one.
+        Give a function that makes one, such as a class, and each process of the program gets its own client; a
+        client object can be used in this process only.
+    :param client_id: the client's identifier; without a secret, the client is a public one.
     :param client_secret: the client's secret.
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"``,
         ``"tls_client_auth"`` with the certificate of ``http``, or a :class:`dpop.tokens.PrivateKeyJWT`; by default as
         the server says.
     :param profile: the known facts about the server; see :mod:`dpop.profiles`.
-    :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
-    :param signed_endpoints: endpoints whose requests carry a proof, beside those for tokens and pushed authorization
-        requests, instead of what the profile says: ``"revocation"``, ``"introspection"``, ``"device_authorization"``.
-    :param key_reference: path or URI of the key, noted with the tokens; a key that was loaded knows it.
-    :param insecure_origins: http:// servers, beyond this machine's own, that may be asked.
+    :param allow_bearer: accept Bearer access tokens in response to a proof; by default as the profile says.
+    :param signed_endpoints: endpoints whose requests carry a proof, in addition to those for tokens and pushed
+        authorization requests: ``"revocation"``, ``"introspection"``, ``"device_authorization"``; by default as the
+        profile says.
+    :param key_reference: the path or URI of the key, stored with the tokens; by default the one it was loaded from.
+    :param insecure_origins: http:// servers, other than this machine's, that may be used.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param timeout: seconds for a connection and between bytes; twice that for a whole response.
     :param clock: Unix seconds.

@@ -6,9 +6,9 @@
     store = KeyringTokenStore("my-program")
     source = endpoint.source(store)
 
-Secret Service and KWallet on Linux, Keychain on macOS, Credential Locker on Windows; the latter keeps 2,560
-bytes for one entry, so large tokens are spread over several. Where there is no keyring, as on most servers,
-every use is an error that says so: use a :class:`dpop.tokens.FileTokenStore` there.
+The keyring is Secret Service or KWallet on Linux, Keychain on macOS and Credential Locker on Windows. Credential Locker
+stores 2,560 bytes per entry, so large tokens are spread over several entries. Most servers have no keyring: there every
+use raises an error that says so, and a :class:`dpop.tokens.FileTokenStore` is the right store.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
 
 __all__ = ["KeyringTokenStore"]
 
-# Credential Locker keeps 2,560 bytes, in UTF-16.
-_PART: Final = 1_200
+# Characters per entry: Credential Locker stores 2,560 bytes, in UTF-16.
+_PART_LENGTH: Final = 1_200
 _MAX_PARTS: Final = 64
 _SLOTS: Final = (0, 1)
-_LOOKS: Final = 50
-_LOOK_SECONDS: Final = 0.01
+_READ_ATTEMPTS: Final = 50
+_ATTEMPT_SECONDS: Final = 0.01
 
 
 class KeyringTokenStore(LockedStore):
     """A :class:`dpop.tokens.TokenStore` in the operating system's keyring.
 
-    Tokens are written in parts, in one of two slots, before the head entry names that slot: a write that is cut off
-    leaves the old tokens. Parts are written upwards and removed downwards, so that those of a slot are always the
-    first few: what a killed process has left there is found without a list, and goes with the next write or with
-    ``delete()``. Processes of one user exclude each other by lock files.
+    Tokens are written in parts into one of two slots; then the head entry is changed to name that slot. An interrupted
+    write therefore leaves the old tokens. Parts are written from the first to the last and removed from the last to
+    the first. So the parts that a killed process left are numbered without a gap, and the next write or ``delete()``
+    finds and removes them. Processes of one user exclude each other by lock files.
 
-    :param service: under which name the keyring shows the entries.
+    :param service: the name under which the keyring shows the entries.
     :param backend: a keyring backend; the one ``keyring`` has chosen by default.
-    :param lock_directory: for the lock files; by default where the system keeps a program's state.
-    :raises UsageError: a service that cannot be a name.
+    :param lock_directory: the directory of the lock files; by default the one where the system keeps programs' state.
+    :raises UsageError: ``service`` cannot be a name.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class KeyringTokenStore(LockedStore):
 
     @hide_frames
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
-        """The tokens of an account, ``None`` if there are none.
+        """Return the tokens of an account, or ``None`` if there are none.
 
-        :raises TokenFormatError: something is there that cannot be read.
+        :raises TokenFormatError: the entries cannot be read.
         :raises TokenStoreError: there is no keyring, or it is locked.
         """
         where = f"the keyring entry {check_account(account)!r} of {self._service!r}"
-        for _ in range(_LOOKS):
+        for _ in range(_READ_ATTEMPTS):
             head = self._get(account)
             if head is None:
                 return None
@@ -92,9 +92,9 @@ class KeyringTokenStore(LockedStore):
                 return read_record(text.encode(), account, None, where)
             if self._get(account) == head:
                 raise TokenFormatError(f"{where} is damaged: a part is missing or changed; authorise again")
-            # Another process has written meanwhile: read the slot that the head names now.
-            time.sleep(_LOOK_SECONDS)
-        raise TokenStoreError(f"{where} changes without pause; try again")
+            # Another process has written meanwhile: read the slot that the head entry names now.
+            time.sleep(_ATTEMPT_SECONDS)
+        raise TokenStoreError(f"{where} is being changed all the time; try again")
 
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
         """Remove the entries of an account, after waiting for a refresh in progress."""
@@ -103,10 +103,10 @@ class KeyringTokenStore(LockedStore):
                 self._delete(account)
             for slot in _SLOTS:
                 self._sweep(account, slot)
-            self._list(account, there=False)
+            self._list(account, has_tokens=False)
 
     def accounts(self) -> list[str]:
-        """The accounts that have tokens, from an index entry, because keyrings cannot be searched."""
+        """Return the accounts that have tokens, from an index entry, because keyrings cannot be searched."""
         try:
             names = json.loads(self._get(_LIST) or "[]")
         except ValueError:
@@ -114,23 +114,23 @@ class KeyringTokenStore(LockedStore):
         return sorted(name for name in names if isinstance(name, str))
 
     def lock(self, account: str) -> StoreLock:
-        """Make a handle of the account's lock."""
+        """Return a new handle of the account's lock."""
         return FileLock(self._lock_file(check_account(account)))
 
     # -- entries
 
     def _write(self, tokens: TokenSet, account: str) -> None:
         record = write_record(tokens, account, None).decode("ascii").rstrip("\n")
-        parts = [record[start : start + _PART] for start in range(0, len(record), _PART)]
+        parts = [record[start : start + _PART_LENGTH] for start in range(0, len(record), _PART_LENGTH)]
         if len(parts) > _MAX_PARTS:
             raise TokenStoreError(f"the tokens are too long for a keyring: {len(record)} characters")
         before = self._get(account)
         slot = 1 - _slot_of(before)
-        self._sweep(account, slot)  # parts of a process that was killed
+        self._sweep(account, slot)  # a killed process may have left parts
         for number, part in enumerate(parts):
             self._set(_part(account, slot, number), part)
         if before is None:
-            self._list(account, there=True)
+            self._list(account, has_tokens=True)
         self._set(account, json.dumps({"slot": slot, "parts": len(parts), "digest": _digest(record)}))
         self._sweep(account, 1 - slot)
 
@@ -142,17 +142,17 @@ class KeyringTokenStore(LockedStore):
         for number in reversed(range(count)):
             self._delete(_part(account, slot, number))
 
-    def _list(self, account: str, *, there: bool) -> None:
+    def _list(self, account: str, *, has_tokens: bool) -> None:
         with locked(FileLock(self._lock_file(_LIST)), _LIST):
             names = set(self.accounts())
-            changed = names | {account} if there else names - {account}
+            changed = names | {account} if has_tokens else names - {account}
             if changed != names:
                 self._set(_LIST, json.dumps(sorted(changed)))
 
     def _lock_file(self, name: str) -> Path:
         directory = self._directory
         if directory is None:
-            import platformdirs  # noqa: PLC0415 - only where it is wanted
+            import platformdirs  # noqa: PLC0415 - not needed if lock_directory is given
 
             directory = platformdirs.user_state_path("dpop", appauthor=False) / "keyring"
         try:
@@ -182,14 +182,12 @@ class KeyringTokenStore(LockedStore):
         try:
             return getattr(backend, method)(self._service, *arguments)
         except keyring.errors.NoKeyringError as error:
-            raise TokenStoreError(
-                "this machine has no keyring that can be used; keep the tokens in a FileTokenStore"
-            ) from error
+            raise TokenStoreError("this machine has no usable keyring; keep the tokens in a FileTokenStore") from error
         except Exception as error:
             raise TokenStoreError(f"the keyring cannot be used: {type(error).__name__}") from error
 
 
-# Names that no account can have: they hold a control character.
+# No account can have these names: they contain a control character.
 _LIST: Final = "\taccounts"
 _PARTS: Final = "\tpart "
 
@@ -211,12 +209,12 @@ def _read_head(head: str, where: str) -> tuple[int, int, str]:
     except (ValueError, TypeError, KeyError):
         slot = count = digest = None
     if slot not in _SLOTS or not isinstance(count, int) or not 0 < count <= _MAX_PARTS or not isinstance(digest, str):
-        raise TokenFormatError(f"{where} holds no tokens of this package; it was left as it is")
+        raise TokenFormatError(f"{where} contains no tokens of this package; it was left unchanged")
     return slot, count, digest
 
 
 def _slot_of(head: str | None) -> int:
-    """The slot that is in use."""
+    """Return the slot that the head entry names; 0 without a head."""
     try:
         return _read_head(head or "", "")[0]
     except TokenFormatError:

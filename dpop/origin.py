@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Origins: the scheme, host and port of an absolute http or https URL, in one spelling.
 
-Errors here never repeat what they refuse: the text before the first ``/`` of a mistyped URL may well
-be a password.
+Error messages here never repeat the text that they refuse: in a mistyped URL, the text before the first ``/`` may be a
+password.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 # RFC 3986 §3, appendix B, without the forms that are not absolute. What follows is the path, query and fragment.
 _FRONT = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*+)://([^/?#]*+)")
 
-# A name as DNS and Docker know it: labels, and the underscore that service names have.
+# A name as DNS and Docker use it: labels, in which service names may have an underscore.
 _NAME = re.compile(r"[a-z0-9_\-]++(?:\.[a-z0-9_\-]++)*\.?")
 _MAX_NAME: Final = 253  # RFC 1035 §2.3.4, without the trailing dot
 
@@ -34,8 +34,8 @@ _PORT = re.compile(r"0*+([0-9]{0,5})")
 class Origin(NamedTuple):
     """Scheme, host and port of a server (RFC 6454 §4). Get one from :meth:`parse` or :meth:`of_url`.
 
-    ``host`` is in lower case, an A-label where the name is international, an IPv6 address in RFC 5952
-    form without brackets. ``str()`` gives the URL form, without the port where it is the default.
+    ``host`` is in lower case; an international name is an A-label, an IPv6 address is in RFC 5952
+    form without brackets. ``str()`` gives the URL form, without the port if it is the default.
     """
 
     scheme: str
@@ -44,7 +44,7 @@ class Origin(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Origin:
-        """The origin in a setting such as ``https://api.example`` or ``https://api.example:8443/``.
+        """Parse the origin in a setting such as ``https://api.example`` or ``https://api.example:8443/``.
 
         :raises InvalidTargetError: a path, query, fragment, user or password; a scheme other than http and
             https; a host or port that is not valid.
@@ -60,7 +60,7 @@ class Origin(NamedTuple):
 
     @classmethod
     def of_url(cls, url: str) -> Origin:
-        """The origin of an absolute http or https URL; its user and password are not part of it.
+        """Return the origin of an absolute http or https URL, without its user and password.
 
         :raises InvalidTargetError: not such a URL, or a host or port that is not valid.
         :raises ArgumentTypeError: not a str.
@@ -70,20 +70,20 @@ class Origin(NamedTuple):
             userinfo, _, authority = authority.partition("@")
             if _NOT_IN_USERINFO.search(userinfo):
                 raise InvalidTargetError(
-                    "the user or password in the URL holds a backslash, a space or a control character, "
+                    "the user or password in the URL contains a backslash, a space or a control character, "
                     "after which URL parsers disagree on the host; percent-encode it"
                 )
         return origin_of(scheme, authority)
 
     @property
     def authority(self) -> str:
-        """``host``, or ``host:port`` where the port is not the default; IPv6 in brackets."""
+        """``host``, or ``host:port`` if the port is not the default; an IPv6 address is in brackets."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS.get(self.scheme) else f"{host}:{self.port}"
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the host is this machine: 127.0.0.0/8, ::1, ``localhost`` or under it (RFC 6761 §6.3)."""
+        """Whether the host is this machine: 127.0.0.0/8, ::1, ``localhost`` or ``*.localhost`` (RFC 6761 §6.3)."""
         if self.host in {"localhost", "::1"} or self.host.endswith(".localhost"):
             return True
         if not self.host.startswith("127."):
@@ -117,7 +117,7 @@ def split_url(url: str) -> tuple[str, str, str]:
 
 @lru_cache(maxsize=256)
 def origin_of(scheme: str, authority: str) -> Origin:
-    """The origin of ``host[:port]`` under the scheme http or https, in upper or lower case; the result is cached.
+    """Return the origin of ``host[:port]`` with a scheme, both in upper or lower case; the result is cached.
 
     :raises InvalidTargetError: another scheme, a user or password, a host or port that is not valid.
     """
@@ -129,7 +129,7 @@ def origin_of(scheme: str, authority: str) -> Origin:
 
 @lru_cache(maxsize=256)
 def front_of(scheme: str, authority: str) -> str:
-    """The first part of a canonical URL: ``str(origin_of(scheme, authority))``; the result is cached.
+    """Return the first part of a canonical URL: ``str(origin_of(scheme, authority))``; the result is cached.
 
     :raises InvalidTargetError: as :func:`origin_of` does.
     """
@@ -138,10 +138,10 @@ def front_of(scheme: str, authority: str) -> str:
 
 @lru_cache(maxsize=256)
 def wire_origin(scheme: str, authority: str) -> str:
-    """The origin of a request about to be sent, as in the first part of its ``htu``.
+    """Return the origin of a request that is about to be sent: the first part of its ``htu``.
 
-    An IPv6 address in a Host header must already be in RFC 5952 form: servers that compare strings
-    would see another one than the proof names.
+    An IPv6 address in a Host header must already be in RFC 5952 form. Otherwise it would differ from the address in
+    the proof for servers that compare strings.
 
     :raises InvalidTargetError: as :func:`origin_of` does, and for such an address.
     """
@@ -158,7 +158,7 @@ def wire_origin(scheme: str, authority: str) -> str:
 def _known_scheme(scheme: str) -> str:
     scheme = scheme.lower()
     if scheme not in _DEFAULT_PORTS:
-        raise InvalidTargetError("neither an https nor an http URL; DPoP proofs name no others")
+        raise InvalidTargetError("neither an https nor an http URL; DPoP proofs are for these two only")
     return scheme
 
 
@@ -166,7 +166,7 @@ def _host_and_port(authority: str) -> tuple[str, str]:
     """Split into the host (an IPv6 address keeps its brackets) and the port (empty if there is none)."""
     if "@" in authority:
         raise InvalidTargetError(
-            "the URL has a user or password before its host; take them out and send them in a header"
+            "the URL has a user or password before its host; remove them and send them in a header"
         )
     if authority.startswith("["):
         address, bracket, rest = authority.partition("]")
@@ -195,13 +195,13 @@ def _host(host: str) -> str:
     if host.startswith("["):
         return _ipv6(host[1:-1])
     if "%" in host:
-        raise InvalidTargetError("the host holds a percent sign; write the name itself, without %-escapes")
+        raise InvalidTargetError("the host contains a percent sign; write the name itself, without %-escapes")
     if not host:
         raise InvalidTargetError("the URL has no host; write it whole, such as https://api.example/path")
     name = (host if host.isascii() else _a_label(host)).lower()
     if not _NAME.fullmatch(name):
         raise InvalidTargetError(
-            "the host holds a character no host name has, or an empty label; "
+            "the host contains a character that no host name has, or an empty label; "
             "expected letters, digits, hyphens and underscores between single dots"
         )
     if len(name.rstrip(".")) > _MAX_NAME:
@@ -210,7 +210,7 @@ def _host(host: str) -> str:
 
 
 def _a_label(host: str) -> str:
-    """The ASCII form of an international name: UTS 46, non-transitional, as browsers do it."""
+    """Return the ASCII form of an international name: UTS 46, non-transitional, as in browsers."""
     if len(host) > _MAX_NAME:
         raise InvalidTargetError(f"the host name is longer than {_MAX_NAME} characters")
     try:
@@ -228,7 +228,9 @@ def _a_label(host: str) -> str:
 
 def _ipv6(text: str) -> str:
     if "%" in text:
-        raise InvalidTargetError("the IPv6 address has a zone, which means nothing to a server; cut it at the %")
+        raise InvalidTargetError(
+            "the IPv6 address has a zone, which means nothing to a server; remove it from the % on"
+        )
     from ipaddress import AddressValueError, IPv6Address  # noqa: PLC0415 - see is_loopback
 
     try:
@@ -236,7 +238,7 @@ def _ipv6(text: str) -> str:
             raise AddressValueError
         packed = IPv6Address(text).packed
     except AddressValueError:
-        raise InvalidTargetError("what stands in brackets is not an IPv6 address") from None
+        raise InvalidTargetError("the text in brackets is not an IPv6 address") from None
     return _rfc5952(packed)
 
 

@@ -35,14 +35,14 @@ _STANDARD_CLAIMS = frozenset({"jti", "htm", "htu", "iat", "ath", "nonce"})
 _MAX_JTI_LENGTH = 256
 _MAX_CLAIMS_DEPTH = 32  # a bound of our own: how deep the json module goes depends on the Python and on the stack
 
-# The key (alg, thumbprint) names a public key and how it signs. The value is its encoded header, and the size of its
+# (alg, thumbprint) identifies a public key and how it signs. The value is its encoded header, and the size of its
 # signatures if the algorithm fixes it. When the dict is full it is cleared: a lost entry is computed again.
 _headers: dict[tuple[str, str], tuple[bytes, int | None]] = {}
 _MAX_HEADERS = 1024
 
 
 def random_jti() -> str:
-    """A fresh ``jti``: 128 random bits, 32 hexadecimal digits (RFC 9449 §4.2 asks for 96 bits or more)."""
+    """Return a fresh ``jti``: 128 random bits as 32 hexadecimal digits (RFC 9449 §4.2 asks for 96 bits or more)."""
     return os.urandom(16).hex()
 
 
@@ -60,11 +60,10 @@ def signing_input(
     ath: str | None = None,
     claims: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """The bytes a DPoP proof signs: BASE64URL(header) ``.`` BASE64URL(payload) (RFC 9449 §4.2).
+    """Return the bytes that a DPoP proof signs: BASE64URL(header) ``.`` BASE64URL(payload) (RFC 9449 §4.2).
 
-    The inner half of :func:`create_proof`: it trusts that ``htu`` came from :mod:`dpop.htu`, that
-    ``method`` and ``nonce`` were checked and that ``ath`` came from
-    :func:`dpop.encoding.sendable_token_hash`.
+    Unlike :func:`create_proof` it does not check its arguments: ``htu`` must come from :mod:`dpop.htu`, ``ath`` from
+    :func:`dpop.encoding.sendable_token_hash`, and ``method`` and ``nonce`` must have been checked.
 
     :param iat: seconds since the epoch, an int.
     :param claims: further claims; they cannot replace the standard ones.
@@ -74,7 +73,7 @@ def signing_input(
     return _header_of(key)[0] + _payload(_target(method, htu), _quoted(jti), iat, nonce, ath, claims)
 
 
-def _payload(  # noqa: PLR0917 - positional because it is on the path of every proof
+def _payload(  # noqa: PLR0917 - positional arguments are quicker, and every proof comes through here
     target: str,
     quoted_jti: str,
     iat: int,
@@ -82,7 +81,7 @@ def _payload(  # noqa: PLR0917 - positional because it is on the path of every p
     ath: str | None,
     claims: Mapping[str, Any] | None,
 ) -> bytes:
-    """Make BASE64URL(payload) from parts that are JSON already."""
+    """Return BASE64URL(payload), made from parts that are JSON already."""
     tail = "" if ath is None else f',"ath":"{ath}"'
     if nonce is not None:
         tail += f',"nonce":"{nonce}"'
@@ -93,7 +92,7 @@ def _payload(  # noqa: PLR0917 - positional because it is on the path of every p
 
 
 def compact(data: bytes, signature: bytes) -> str:
-    """The proof: the signed bytes, a dot, and BASE64URL(signature) (RFC 7515 §3.1)."""
+    """Join the proof: the signed bytes, a dot, and BASE64URL(signature) (RFC 7515 §3.1)."""
     encoded = binascii.b2a_base64(signature, newline=False).translate(_URL_SAFE, b"=")
     return (data + b"." + encoded).decode("ascii")
 
@@ -122,8 +121,8 @@ def create_proof(
         for the next.
     :param iat: creation time in whole seconds since the epoch; the clock's by default.
     :param claims: further claims, JSON values.
-    :raises InvalidTargetError: a URL or method that cannot be named without doubt.
-    :raises CredentialError: a nonce or token with characters it cannot have.
+    :raises InvalidTargetError: the URL or method cannot be written into a proof exactly.
+    :raises CredentialError: the nonce or token has characters that it must not have.
     :raises DPoPKeyError: the key cannot be used or did not sign.
     """
     header, size = _header_of(key)
@@ -138,7 +137,7 @@ def create_proof(
     signature = key.sign(data)
     if type(signature) is not bytes or len(signature) != size:
         _check_size(key, signature)
-    # compact(), without the call: this is the path of every proof.
+    # This is compact(), inlined: every proof comes through here.
     encoded = binascii.b2a_base64(signature, newline=False).translate(_URL_SAFE, b"=")
     return (data + b"." + encoded).decode("ascii")
 
@@ -175,15 +174,15 @@ def _header(key: Key, alg: str, thumbprint: str) -> tuple[bytes, int | None]:
     """Check the JWK and encode the header, once per key instead of once per proof."""
     public = PublicKey.from_jwk(key.public_jwk)
     if alg not in public.algs:
-        raise AlgorithmError(f"the key says it signs with {alg}, but its JWK is for {' or '.join(public.algs)}")
+        raise AlgorithmError(f"the key says that it signs with {alg}, but its JWK is for {' or '.join(public.algs)}")
     if public.thumbprint != thumbprint:
-        raise UsageError("the key's thumbprint is not that of its public JWK; leave computing it to dpop.thumbprint")
+        raise UsageError("the key's thumbprint does not belong to its public JWK; compute it with dpop.thumbprint")
     header = json.dumps({"typ": "dpop+jwt", "alg": alg, "jwk": public.jwk}, separators=(",", ":"))
     if len(_headers) >= _MAX_HEADERS:
         _headers.clear()
-    made = (b64url_encode(header.encode("ascii")).encode("ascii") + b".", ALGORITHMS[alg].signature_size)
-    _headers[alg, thumbprint] = made
-    return made
+    entry = (b64url_encode(header.encode("ascii")).encode("ascii") + b".", ALGORITHMS[alg].signature_size)
+    _headers[alg, thumbprint] = entry
+    return entry
 
 
 _quoted = json.encoder.encode_basestring_ascii
@@ -196,13 +195,13 @@ def _target(method: str, htu: str) -> str:
 
 def _target_of_url(method: str, url: str) -> str:
     if type(method) is str and type(url) is str:
-        return _target_of_cut_url(method, url.partition("?")[0].partition("#")[0])
+        return _target_of_url_path(method, url.partition("?")[0].partition("#")[0])
     return _target(check_method(method), url_htu(url))
 
 
 @lru_cache(maxsize=1024)
-def _target_of_cut_url(method: str, url: str) -> str:
-    """The target of a URL without query and fragment: the cache must not keep secrets that a query may hold."""
+def _target_of_url_path(method: str, url: str) -> str:
+    """Return the target of a URL without query and fragment: a query may hold secrets, which must not be cached."""
     return _target(check_method(method), url_htu(url))
 
 
@@ -211,7 +210,7 @@ def _extra(claims: Mapping[str, Any]) -> str:
         raise ArgumentTypeError("claims", "a dict of JSON values", claims)
     taken = sorted(_STANDARD_CLAIMS.intersection(claims))
     if taken:
-        raise UsageError(f"claims= cannot set {', '.join(taken)}: the proof sets these itself")
+        raise UsageError(f"claims= cannot set {', '.join(taken)}: create_proof sets these claims itself")
     if not _is_nested_at_most(_MAX_CLAIMS_DEPTH, claims):
         raise EncodingError(f"claims= must be JSON values, nested at most {_MAX_CLAIMS_DEPTH} levels deep")
     try:

@@ -18,14 +18,14 @@ import re
 __all__ = ["RedactingFilter", "redact"]
 
 _MASK = "[redacted]"
-# A field name, whatever quotes, colons and byte-string marks stand between, and its value: what is between
-# quotes, or else up to a blank or a backslash. A nonce may hold commas, brackets and single quotes.
+# A field name; any quotes, colons and byte-string marks; and its value, which is the text between
+# quotes, or up to a blank or a backslash. A nonce may contain commas, brackets and single quotes.
 _NAME = r"""((?:dpop-nonce|dpop|authorization)\b\\?["']?\s*(?:[:=,]|\)\s*,)\s*"""
 _AUTH = r"(?:(?:dpop|bearer|basic)\s+)?)"
 _QUOTED_FIELD = re.compile(_NAME + r"""b?\\?(["'])""" + _AUTH + r"""(?:\\.|(?!\2)[^\\])+""", re.IGNORECASE)
 _BARE_FIELD = re.compile(_NAME + _AUTH + r"""(?!b?\\?["'])[^\s\\"]+""", re.IGNORECASE)
 _SCHEME = re.compile(r"\b(DPoP|Bearer)(\s+)([A-Za-z0-9\-._~+/]{8,}=*)")
-# Taken whole, in which a JWT is then looked for: a search from each eyJ would take quadratic time.
+# Matches a whole word, in which a JWT is then searched: a match from each eyJ would take quadratic time.
 _MAYBE_JWT = re.compile(r"[A-Za-z0-9_\-.]{9,}+")
 
 
@@ -47,11 +47,11 @@ class RedactingFilter(logging.Filter):
     """A logging filter that masks secrets in every record, tracebacks included, and drops no record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Replace the record's message, traceback and stack by redacted texts, where those differ."""
+        """Replace the record's message, traceback and stack with redacted text, if redaction changes them."""
         try:
             message = record.getMessage()
-        except Exception:  # noqa: BLE001 - a mistake in the log call of other code; logging handlers report it and go on
-            record.msg, record.args = f"{redact(str(record.msg))} (its arguments do not fit and are left out)", None
+        except Exception:  # noqa: BLE001 - the log call is wrong; handlers only report that
+            record.msg, record.args = f"{redact(str(record.msg))} (its arguments do not match and are left out)", None
         else:
             redacted = redact(message)
             if redacted != message:

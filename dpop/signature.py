@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion of ECDSA signatures between DER (OpenSSL, key services) and raw R||S (JOSE).
 
-Raw is two unsigned big-endian integers, each padded to the length of the curve's order (RFC 7518
-§3.4). DER has exactly one form for each signature. BER has many, and a converter that reads BER gives
-one signature many spellings; so the parser here reads DER only (X.690 §8.3, §10.1). JOSE has no low-S
-rule: a signature is converted as it stands.
+The raw form is two unsigned big-endian integers, each padded to the length of the curve's order (RFC 7518 §3.4). DER
+has exactly one form for each signature, BER has many. The parser here reads DER only (X.690 §8.3, §10.1), so that
+nobody can make a second valid form of a signature. JOSE has no low-S rule: s is converted unchanged.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _SEQUENCE: Final = 0x30
 
 
 def _usual_layout(size: int) -> re.Pattern[bytes]:
-    """The layout of 99 % of DER signatures: r and s have full length, and a leading 00 only before a high bit."""
+    """Return a pattern for 99 % of DER signatures: r and s have full length, with a 00 only before a high bit."""
     number = rb"\x02(?:%b(?=[\x01-\x7f])|%b\x00(?=[\x80-\xff]))(.{%d})" % (
         re.escape(bytes([size])),
         re.escape(bytes([size + 1])),
@@ -48,8 +47,8 @@ def _usual_layout(size: int) -> re.Pattern[bytes]:
     return re.compile(rb"\x30(.)" + number + number, re.DOTALL)
 
 
-# Signing one request should cost one signature and nothing else that can be measured: a single match
-# takes half the time of the parser below. The other curves are rare, and are parsed.
+# Beside the signature itself, signing a request should cost no measurable time. One match of this pattern takes half
+# the time of the parser below. Other curves are rare and always use the parser.
 _P256: Final = 32
 _P256_ORDER: Final = _ORDER_BYTES[_P256]
 _usual: Final = _usual_layout(_P256).fullmatch
@@ -62,13 +61,13 @@ def der_to_raw(der: bytes, size: int = 32) -> bytes:
     :param der: exactly one DER ``SEQUENCE { r INTEGER, s INTEGER }`` (RFC 3279 §2.2.3).
     :param size: bytes of r and of s: 32 for P-256, 48 for P-384, 66 for P-521.
     :returns: ``2 * size`` bytes.
-    :raises SignatureFormatError: not DER, or r or s not in 1..n-1; the sentence says which.
+    :raises SignatureFormatError: not DER, or r or s is not in 1..n-1; the message says which.
     :raises ArgumentTypeError: not bytes, or size not an int.
     :raises UsageError: the size is not one of these.
     """
     if size == _P256 and type(der) is bytes and (usual := _usual(der)):
         length, r, s = usual.groups()
-        # No first byte is 00, so neither is zero; bytes of equal length compare as numbers do.
+        # Neither number begins with 00, so neither is zero. Bytes of equal length compare like the numbers they encode.
         if length[0] == len(der) - 2 and r < _P256_ORDER and s < _P256_ORDER:
             raw: bytes = r + s
             return raw
@@ -104,9 +103,9 @@ def raw_to_der(raw: bytes) -> bytes:
 def check_raw(raw: bytes, size: int) -> None:
     """Check that a raw R||S has ``2 * size`` bytes, and r and s in 1..n-1 (RFC 7518 §3.4).
 
-    Whether it is anyone's signature is not checked here.
+    The signature itself is not verified.
 
-    :raises SignatureFormatError: with a sentence that says which.
+    :raises SignatureFormatError: one of these is wrong; the message says which.
     :raises ArgumentTypeError: not bytes, or size not an int.
     :raises UsageError: a size other than 32, 48 or 66.
     """
@@ -138,7 +137,7 @@ def _looks_like_der(data: bytes) -> str:
 
 def _check_range(name: str, value: int, size: int) -> None:
     if value == 0:
-        raise SignatureFormatError(f"{name} is zero; no ECDSA signature has that")
+        raise SignatureFormatError(f"{name} is zero, which no ECDSA signature has")
     if value >= _ORDERS[size]:
         raise SignatureFormatError(f"{name} is not below the order of {_CURVES[size]}: not a signature of that curve")
 
@@ -153,7 +152,7 @@ def _der_integer(number: bytes) -> bytes:
     return bytes((_INTEGER, len(data))) + data
 
 
-# The start of a DER INTEGER of 32 bytes, by their first byte; empty for a first byte 00, which DER leaves out.
+# The start of a DER INTEGER with 32 bytes, by the first of them. It is empty for 00, which DER leaves out.
 _INTEGER_STARTS: Final = (b"", *[b"\x02\x20"] * 0x7F, *[b"\x02\x21\x00"] * 0x80)
 
 
@@ -169,7 +168,7 @@ def _parse(der: bytes, size: int) -> bytes:
         )
     if len(der) == 2 * size and der[0] != _SEQUENCE:
         raise SignatureFormatError(
-            f"not DER: {2 * size} bytes without a SEQUENCE; if it is a raw R||S it needs no conversion"
+            f"not DER: {2 * size} bytes without a SEQUENCE; if it is a raw R||S already, do not convert it"
         )
     at, end = _element(der, 0, _SEQUENCE, "the SEQUENCE")
     if end != len(der):

@@ -25,10 +25,10 @@ __all__ = ["require_access"]
 
 
 def require_access(scope: str = "") -> Callable[[HTTPConnection], Awaitable[Access]]:
-    """A dependency that admits the request, or raises an error that the middleware turns into a response.
+    """Return a dependency that admits the request, or raises an error that the middleware turns into a response.
 
     :param scope: space-separated scopes that the token must have.
-    :returns: a function from the request to its :class:`~dpop.server.Access`.
+    :returns: a function that takes the request and returns its :class:`~dpop.server.Access`.
     """
 
     async def dependency(connection: HTTPConnection) -> Access:

@@ -137,7 +137,7 @@ def test_what_is_no_entry_of_ours(store: KeyringTokenStore, backend: Memory) -> 
     """A stranger's entry, one that is damaged, one with a part missing."""
     for entry in ("password", '{"a":1}', '["x"]'):
         backend.entries["dpop-toolkit", "default"] = entry
-        with pytest.raises(TokenFormatError, match="left as it is"):
+        with pytest.raises(TokenFormatError, match="left unchanged"):
             store.load()
     store.save(LONG)
     part = next(name for name in backend.entries if name[1].startswith("\tpart"))

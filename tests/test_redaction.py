@@ -111,4 +111,4 @@ def test_a_slip_in_a_log_call_stays_a_slip(output: tuple[logging.Logger, io.Stri
     logger, stream = output
     message = "%d of %s"
     logger.debug(message, f"DPoP {PROOF}")
-    assert stream.getvalue() == "%d of %s (its arguments do not fit and are left out)\n"
+    assert stream.getvalue() == "%d of %s (its arguments do not match and are left out)\n"

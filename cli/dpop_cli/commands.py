@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base of every command: short help with the rest behind ``--help-all``, and errors that repeat no secret."""
+"""The base class of all commands: short help, complete help with ``--help-all``, and errors that repeat no secret."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dpop_cli.console import TITLE, may_color, width_of
 __all__ = ["Command", "Detail", "DetailSetting", "Group", "Setting", "context_option", "is_verbose", "verbose_option"]
 
 _WIDEST_HELP = 80
-_NARROW = 60  # below, a column for the names of options leaves no room for their texts
+_NARROW = 60  # in a narrower terminal, two columns leave no room for the texts of options
 _LONGEST_OPTION = 40
 _ALL = "dpop_cli.help_all"
-_TAKEN = "dpop_cli.context"
+_CONTEXT = "dpop_cli.context"
 _VERBOSE = "dpop_cli.verbose"
 
 _ALWAYS = ("NO_COLOR",)
@@ -44,7 +44,7 @@ class DetailSetting(Detail, Setting):
 
 
 class _Formatter(click.HelpFormatter):
-    """click's layout with bold headings, and one column only where a terminal is narrow."""
+    """click's layout with bold headings, and with one column in a narrow terminal."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -81,7 +81,7 @@ class _Context(click.Context):
 
 
 class _WithHelpAll(click.Command):
-    """A command, or a group, with ``--help-all``."""
+    """The base of commands and groups, with ``--help-all``."""
 
     context_class = _Context
     epilog_when_short: str | None = None
@@ -110,7 +110,7 @@ class _WithHelpAll(click.Command):
                 formatter.write_text(text)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, details only on demand, and how many were left out."""
+        """Write the options, the details only with ``--help-all``, and how many were left out."""
         everything = bool(ctx.meta.get(_ALL))
         records, left_out = [], 0
         for parameter in self.get_params(ctx):
@@ -123,7 +123,7 @@ class _WithHelpAll(click.Command):
             if parameter is self._help_all:
                 if everything:
                     continue
-                record = (record[0], f"{left_out} more options." if left_out else "The whole text.")
+                record = (record[0], f"Show {left_out} more options." if left_out else "Show the whole text.")
                 if not left_out and _shortened(whole := inspect.cleandoc(self.help or "")) == whole:
                     continue
             records.append(record)
@@ -147,14 +147,14 @@ def _show_all(ctx: click.Context, _option: click.Parameter, wanted: bool) -> Non
 
 
 def _shortened(text: str) -> str:
-    """The first paragraph of a help text, and its first examples."""
+    """Return the first paragraph of a help text, and its first examples."""
     first, *rest = re.split(r"\n\s*\n", text)
     examples = [part for part in rest if re.match(r"\x08\n(Examples|Start with)", part)]
     return "\n\n".join([first, *examples[:1]])
 
 
 def _environment_line(command: click.Command, ctx: click.Context) -> str:
-    """One line that names the environment variables a command reads; ``dpop --help`` says what they are."""
+    """Return a line with the environment variables that a command reads; ``dpop --help`` explains them."""
     names: list[str] = []
     for parameter in command.get_params(ctx):
         variables = getattr(parameter, "envvar", None)
@@ -166,9 +166,9 @@ def _environment_line(command: click.Command, ctx: click.Context) -> str:
 
 
 class Command(_WithHelpAll):
-    """A command that does not repeat arguments it did not expect: one of them may be a token.
+    """A command whose errors do not repeat unexpected arguments, because one of them may be a token.
 
-    :param variables: more environment variables that it reads, for its help.
+    :param variables: further environment variables that the command reads, for its help.
     """
 
     def __init__(self, *args: Any, variables: Iterable[str] = (), **options: Any) -> None:
@@ -177,43 +177,43 @@ class Command(_WithHelpAll):
         names = {parameter.name for parameter in self.params}
         if any(isinstance(parameter, Setting) for parameter in self.params):
             self.params.append(context_option())
-        if "issuer" in names:  # it speaks to a server
+        if "issuer" in names:  # the command sends requests to a server
             self.params.append(verbose_option())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does, with our own message for too many arguments."""
+        """Parse like click, with our own message for too many arguments."""
         ctx.allow_extra_args = True
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if len(error.option_name) <= _LONGEST_OPTION and error.option_name.isprintable():
                 raise
-            # A key in PEM begins with dashes too.
-            ctx.fail("an option was expected, and something came that is too long for one. A key is named by its file")
+            # It may be a key in PEM, which begins with dashes, too.
+            ctx.fail("an argument begins with dashes, but is too long for an option. To give a key, name its file")
         if rest and not ctx.resilient_parsing:
             expected = " ".join(self.collect_usage_pieces(ctx)[1:])
             ctx.fail(
                 f"{len(rest)} more argument{'s' * (len(rest) > 1)} than expected"
-                f"{f'; expected {expected}' if expected else ''}. A key is named by --key, where a command takes one."
+                f"{f'; expected {expected}' if expected else ''}. If a command needs a key, name it with --key."
                 " A token or a password is never an argument: see the options that end in -file, -env and -prompt"
             )
         return rest
 
 
 class Group(_WithHelpAll, click.Group):
-    """A group of commands, which takes no option in front of them but the help."""
+    """A group of commands; in front of a command it accepts only the help options."""
 
     command_class = Command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; say where an option belongs that stands too early."""
+        """Parse the arguments; for an option in front of the command, say where it belongs."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if error.possibilities or ctx.parent is None or not error.option_name.startswith("--"):
                 raise
             ctx.fail(
-                f"{ctx.command_path} itself has no such option; options stand behind the command, as in:"
+                f"{ctx.command_path} itself has no such option; options come after the command, as in:"
                 f" {ctx.command_path} {next(iter(self.commands))} --help"
             )
 
@@ -223,14 +223,14 @@ class Group(_WithHelpAll, click.Group):
         super().format_options(ctx, formatter)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        """List the commands with their whole line: where there is little room it is wrapped, never cut."""
+        """List the commands with their whole line; in a narrow terminal it is wrapped, but never cut."""
         rows = [(name, each.get_short_help_str(1000)) for name, each in self.commands.items() if not each.hidden]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
 
 def verbose_option() -> click.Option:
-    """Make the option that shows each request, in front of a command and behind it; :func:`is_verbose` asks for it."""
+    """Make the option ``--verbose``, accepted before and after a command; :func:`is_verbose` tells whether it is on."""
     return click.Option(
         ["--verbose"],
         is_flag=True,
@@ -246,12 +246,12 @@ def _be_verbose(ctx: click.Context, _option: click.Parameter, wanted: bool) -> N
 
 
 def is_verbose() -> bool:
-    """Whether the command that runs was told to show its requests."""
+    """Whether the running command has ``--verbose``."""
     return bool(click.get_current_context().meta.get(_VERBOSE))
 
 
 def context_option() -> click.Option:
-    """Make the option that chooses a context; :class:`Command` has it by itself, if any :class:`Setting` is there."""
+    """Make the option ``--context``; a :class:`Command` with any :class:`Setting` has it automatically."""
     return click.Option(
         ["--context", "context_name"],
         envvar="DPOP_CONTEXT",
@@ -261,19 +261,19 @@ def context_option() -> click.Option:
         is_eager=True,
         callback=_use_context,
         shell_complete=_complete_context,
-        help="Take key, server, client, store and scope from this context of the configuration file.",
+        help="Use key, server, client, store and scope of this context of the configuration file.",
     )
 
 
 def _use_context(ctx: click.Context, _option: click.Parameter, name: str | None) -> None:
-    """Make the values of a context the defaults of this command; one named in front of the command counts too."""
+    """Make the values of a context this command's defaults; the context may be named before or after the command."""
     if isinstance(ctx.command, click.Group):
-        ctx.meta[_TAKEN] = name  # for the command behind it, if that takes any setting
+        ctx.meta[_CONTEXT] = name  # for the command that follows, if it has any setting
         return
-    chosen: str | None = name or ctx.meta.get(_TAKEN)
+    chosen: str | None = name or ctx.meta.get(_CONTEXT)
     if not chosen or ctx.resilient_parsing:
         return
-    from dpop_cli.configuration import context_named  # noqa: PLC0415 - only where one is named
+    from dpop_cli.configuration import context_named  # noqa: PLC0415 - only if a context is named
 
     names = {parameter.name for parameter in ctx.command.params if isinstance(parameter, Setting)}
     values = {key: value for key, value in context_named(chosen).items() if key in names}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration file: contexts, each a set of values that commands use where no option gives one.
+"""The configuration file: contexts, each with values that commands use if no option gives them.
 
-It is read from the user's own configuration folder only, never from the working directory, which a stranger may have
-filled: a context decides which server is trusted. It holds no secrets, so that it can be kept with other settings.
+It is read only from the user's own configuration folder, never from the working directory, whose files may come from a
+stranger: a context decides which server is trusted. It contains no secrets, so that it can be kept with other settings.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class ConfigurationError(click.ClickException):
 
 
 def configuration_path() -> Path:
-    """The place of the configuration file, in the user's configuration folder.
+    """Return the path of the configuration file, in the user's configuration folder.
 
-    :raises ConfigurationError: there is no such folder, or a variable names it relative to the working directory.
+    :raises ConfigurationError: there is no such folder, or a variable names it by a relative path.
     """
     import platformdirs  # noqa: PLC0415 - only where a context is named
 
@@ -67,11 +67,11 @@ def configuration_path() -> Path:
     if given and not Path(given).is_absolute():
         raise ConfigurationError(
             "XDG_CONFIG_HOME is not an absolute path, so the configuration file would depend on the working directory;"
-            " set it to one, or unset it"
+            " set it to an absolute path, or unset it"
         )
     try:
         folder = platformdirs.user_config_path("dpop", appauthor=False)
-    except RuntimeError:  # what pathlib says where no home is known
+    except RuntimeError:  # pathlib knows no home directory
         folder = Path()
     if not folder.is_absolute():
         raise ConfigurationError("there is no home directory, so there is no configuration file; set XDG_CONFIG_HOME")
@@ -79,7 +79,7 @@ def configuration_path() -> Path:
 
 
 def context_names() -> list[str]:
-    """The names of all contexts; none if the file cannot be used."""
+    """Return the names of all contexts; an empty list if the file cannot be used."""
     try:
         return sorted(_contexts(configuration_path()))
     except ConfigurationError:
@@ -89,7 +89,7 @@ def context_names() -> list[str]:
 def context_named(name: str) -> dict[str, Any]:
     """Return the values of a context by the names of the parameters that take them.
 
-    :raises ConfigurationError: there is none, the file can be changed by others, or a value is wrong or a secret.
+    :raises ConfigurationError: the context does not exist, others can change the file, or a value is wrong or a secret.
     """
     path = configuration_path()
     contexts = _contexts(path)
@@ -113,7 +113,7 @@ def _contexts(path: Path) -> dict[str, Any]:
             data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigurationError(
-            f"a context is named, and there is no configuration file; expected {where} with a table [contexts.NAME]"
+            f"a context is named, but there is no configuration file; expected {where} with a table [contexts.NAME]"
         ) from None
     except OSError as error:
         raise ConfigurationError(f"the configuration file {where} cannot be read: {error.strerror}") from None
@@ -129,7 +129,7 @@ def _contexts(path: Path) -> dict[str, Any]:
 
 
 def _check_owner(path: Path, file: os.stat_result) -> None:
-    """Refuse a file that another user could have written: it says which server gets the user's login."""
+    """Refuse a file that another user could have written, because it decides which server gets the user's login."""
     if not hasattr(os, "getuid"):
         return  # on Windows the folder's access list decides
     where = click.format_filename(path)
@@ -154,18 +154,18 @@ def _values(context: str, members: Mapping[str, Any], path: Path) -> dict[str, A
         name = written.replace("_", "-").lower()
         place = f"{click.format_filename(path)}, [contexts.{context}]"
         if name in _SECRETS:
-            raise ConfigurationError(f"{place}: {name} is a secret, and this file holds none; {_SECRETS[name]}")
+            raise ConfigurationError(f"{place}: {name} is a secret, which must not be in this file; {_SECRETS[name]}")
         if name not in _PARAMETERS:
-            told = f"{written} " if written.isprintable() and len(written) <= 40 else ""
+            shown = f"{written} " if written.isprintable() and len(written) <= 40 else ""
             known = close_to(name, _PARAMETERS) or f"; expected {', '.join(_PARAMETERS)}"
-            raise ConfigurationError(f"{place}: {told}is not known{known}")
+            raise ConfigurationError(f"{place}: {shown}is not known{known}")
         parameter = _PARAMETERS[name]
         values = value if parameter == "scope" and isinstance(value, list) else [value]
         if not all(isinstance(each, str) and each for each in values):
             raise ConfigurationError(f"{place}: {name} expects text in quotes")
         if any("-----BEGIN" in each or each.lstrip().startswith("{") or "pin-value=" in each for each in values):
             raise ConfigurationError(
-                f"{place}: {name} holds a secret, and this file holds none; a key is named by its path or by a URI"
+                f"{place}: {name} contains a secret, which must not be in this file; name a key by its path, or a URI"
                 " without its PIN"
             )
         if parameter == "scope":
@@ -176,7 +176,7 @@ def _values(context: str, members: Mapping[str, Any], path: Path) -> dict[str, A
 
 
 def _place(folder: Path, written: str) -> str:
-    """A path from the file's own folder; a URI of a key stays as it is."""
+    """Return a path relative to the file's own folder; a key's URI is returned unchanged."""
     if ":" in written.split("/", 1)[0][2:]:  # pkcs11:..., awskms:...; C: is a drive
         return written
     return str(folder / Path(written).expanduser())

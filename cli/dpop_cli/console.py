@@ -50,7 +50,7 @@ _waits: list[str] = []
 
 
 def may_color(name: str) -> bool:
-    """Whether ``stdout`` or ``stderr`` is a terminal that shows styles, and nobody asked for none (no-color.org)."""
+    """Whether ``stdout`` or ``stderr`` is a terminal that shows styles, and NO_COLOR is not set (no-color.org)."""
     stream = getattr(sys, name)
     if stream is None or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
@@ -58,7 +58,7 @@ def may_color(name: str) -> bool:
 
 
 def width_of(name: str, widest: int) -> int:
-    """The columns of the terminal at ``stdout`` or ``stderr``, ``widest`` at most; that many where there is none."""
+    """Return the columns of the terminal at ``stdout`` or ``stderr``, at most ``widest``, also without a terminal."""
     stream = getattr(sys, name)
     if stream is None or not stream.isatty():
         return widest
@@ -68,7 +68,7 @@ def width_of(name: str, widest: int) -> int:
 
 
 def tell(kind: str, text: str) -> None:
-    """Print a message on stderr; at a terminal, lines break between words only, and the kind has a colour."""
+    """Print a message on stderr; at a terminal, lines break only between words, and the kind has a colour."""
     message = f"{kind}: {text}"
     if sys.stderr is not None and sys.stderr.isatty():
         import textwrap  # noqa: PLC0415 - only a terminal needs it
@@ -86,18 +86,18 @@ def hint(text: str) -> None:
 
 
 def done(text: str) -> None:
-    """Say on stderr what was done, and what can be done next."""
+    """Print on stderr what was done, and what can be done next."""
     tell("Done", text)
 
 
 @contextlib.contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Say on stderr what a command waits for, if that takes more than a second.
+    """Print on stderr what a command waits for, if it takes more than a second.
 
     At a terminal one line counts the seconds and disappears at the end; elsewhere the line is printed once.
     """
     if _waits:
-        yield  # the wait around this one is shown already
+        yield  # the outer wait is shown already
         return
     ended = threading.Event()
     _waits.append(what)
@@ -126,8 +126,8 @@ def waiting(what: str) -> Iterator[None]:
 
 
 def close_to(word: str, known: Iterable[str]) -> str:
-    """``; did you mean X?`` for the known word that is most like this one, or nothing."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only after a slip
+    """Return ``; did you mean X?`` for the most similar known word, or an empty text."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only after a mistyped word
 
     found = get_close_matches(word, list(known), n=1)
     return f"; did you mean {found[0]}?" if found else ""

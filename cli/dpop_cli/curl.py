@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop curl``: curl, with one fresh proof on every request it makes.
+"""``dpop curl``: runs curl, with a fresh proof in every request.
 
-All decisions - which nonce, whether to send again - are the flow's; what is here runs curl once for each
-request and follows redirects in its place.
+The flow makes all decisions: which nonce to use, and whether to send a request again. This module runs curl once for
+each request, and follows redirects instead of curl.
 """
 
 from __future__ import annotations
@@ -97,25 +97,25 @@ _WORDS = "dpop_cli.curl"
 @allow_http_option
 @click.pass_context
 def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
-    """Run curl with a proof for its request, and with a token if one is named.
+    """Run curl with a proof for its request, and with an access token if you name one.
 
-    What the server wants is done as a DPoP client does it: a nonce is kept for the next command, a challenge
-    is answered with a retry, and -L signs each redirect anew and stays within the origin. Output and exit
-    status are curl's. Your .curlrc is not read.
+    The command does what a DPoP client has to do: it stores a nonce for the next command, sends the request again
+    after a challenge, and with -L signs each redirect and stays within the origin. Output and exit status are
+    curl's. Your .curlrc is not read.
 
-    Curl's options are its own: -X -d -F -T -I -G --json -o -H and most others. --key is dpop's before the
-    first of them, and curl's, for TLS, behind it.
+    You can use curl's own options: -X -d -F -T -I -G --json -o -H and most others. Before the first of them, --key is
+    dpop's option; after it, --key is curl's option, for TLS.
 
-    What cannot have one proof for each request is refused: several URLs, {a,b} and [1-3], --next, -Z, -K,
-    --retry. A body out of a pipe can be sent once only, so after a challenge run the command again.
+    Options with which a request would not have a proof of its own are refused: several URLs, {a,b} and [1-3], --next,
+    -Z, -K, --retry. A body from a pipe can be sent only once, so run the command again after a challenge.
 
-    With --token-store the access token is one that dpop token login stored; it is refreshed when it is about to
-    expire, or the server refuses it. A store that only DPOP_TOKEN_STORE names is used too, for requests without -u
-    to anything but its token endpoint, if its tokens are bound to a key.
+    With --token-store the command uses an access token that dpop token login stored. It refreshes the token when it is
+    about to expire, or when the server refuses it. A store that only DPOP_TOKEN_STORE names is used, too, if its tokens
+    are bound to a key, and if the request has no -u and does not go to its token endpoint.
 
-    Neither proof nor token is in a command line; -v, which is curl's, shows both. "dpop --verbose curl" shows each
-    request with its secrets masked. What you put into -u or -d is in one: a file
-    (-d @FILE) or -n is better.
+    The list of processes shows neither proof nor token. Curl's option -v prints both; "dpop --verbose curl" prints each
+    request with its secrets masked. The list of processes does show the text of -u and -d: use a file (-d @FILE) or -n
+    instead.
 
     \b
     Examples:
@@ -130,7 +130,7 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     _check_short_options(words)
     if words.has("key") and not words.has("cert"):
         raise click.UsageError(
-            "--key after curl's options is curl's own, for TLS, and means nothing without --cert; put the key of the"
+            "--key after curl's options is curl's own, for TLS, and has no effect without --cert; put the key of the"
             " proofs first: dpop curl --key key.pem ..."
         )
     program = shutil.which("curl")
@@ -149,9 +149,9 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
 
 
 def _check_short_options(words: CurlWords) -> None:
-    """Catch ``-k FILE``, which elsewhere in dpop names the key, and here is curl's ``--insecure``, without a value.
+    """Refuse ``-k FILE``: in other commands -k names the key, but here it is curl's ``--insecure``, without a value.
 
-    :raises click.UsageError: a file of a key stands where a URL was expected.
+    :raises click.UsageError: a key file is in the place of the URL.
     """
     if any(option.spelling == "-k" for option in words.options):
         for word in words.urls:
@@ -232,7 +232,7 @@ class _Session:
                 wait_for_nonce(flow)
                 headers = sign_now(flow, origin.scheme, origin.authority, request.target, access_token)
                 lines = [*request.headers, *(f"{name}: {value}" for name, value in headers)]
-                # After a 417 curl sends the same proof again, unless it never asked (RFC 9110 §10.1.1).
+                # Without Expect: no 417, after which curl would send the same proof again (RFC 9110 §10.1.1).
                 lines.append("Expect:")
                 _rewind_stdin(self._stdin)
                 with CurlTransfer(self._program, request, lines, self._header_file) as transfer:
@@ -252,13 +252,13 @@ class _Session:
                     if again and not request.writes_itself:
                         request = request.after_another()
                         continue
-                    further = self._redirected(request, head) if may_follow else None
-                    if further is not None:
+                    redirected = self._redirected(request, head) if may_follow else None
+                    if redirected is not None:
                         transfer.drop(show_head=True)
-                        return further
+                        return redirected
                     status = transfer.release(head)
                 if again:
-                    hint("curl has written the refusal into the file already; run the command again for the response")
+                    hint("curl has already written the refusal to the file; run the command again for the response")
                 else:
                     self._explain(head)
                 return status
@@ -268,7 +268,7 @@ class _Session:
     @staticmethod
     def _show(request: CurlRequest, lines: list[str], head: Head) -> None:
         """Show one request and its response, with what this command adds to it, masked."""
-        from dpop_cli.wire import Exchange, show  # noqa: PLC0415 - only where a person asks for it
+        from dpop_cli.wire import Exchange, show  # noqa: PLC0415 - only with --verbose
 
         sent = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines) if value.strip()]
         show(Exchange(request.method, request.url, sent, b"", head.status, head.fields))
@@ -287,23 +287,23 @@ class _Session:
             hint(f"the server refused the proof: {error}. {NEXT_STEPS[error]}")
         elif head.status == 401 and challenge is not None and not self._with_token:
             hint(
-                "the server answered 401: it wants an access token. Name a file that holds it with --token-file, or a"
+                "the server responded 401: it needs an access token. Name a file that holds it with --token-file, or a"
                 " store with --token-store, before curl's options; dpop token login gets a token"
             )
         elif head.status == 401 and challenge is None:
             hint(
-                "the server answered 401 without a DPoP challenge: it wants other credentials, or does not know DPoP at"
+                "the server responded 401 without a DPoP challenge: it needs other credentials, or knows no DPoP at"
                 " this URL"
             )
         elif head.status == 401:
-            hint("the server answered 401 and does not say what is wrong with the token or the proof")
+            hint("the server responded 401, but does not say what is wrong with the token or the proof")
 
     @property
     def _silent(self) -> bool:
         return self._words.is_on("silent") and not self._words.is_on("show-error")
 
     def _redirected(self, request: CurlRequest, head: Head) -> int | CurlRequest | None:
-        """The request after a redirect within the origin; None, with a hint, if there is none."""
+        """Return the request after a redirect within the origin; otherwise None, with a hint if it leads elsewhere."""
         locations = head.values("location")
         if head.status not in {301, 302, 303, 307, 308} or len(locations) != 1:
             return None
@@ -314,12 +314,14 @@ class _Session:
             return None
         if further.origin != request.origin:
             hint(
-                f"the server redirects to {further.origin}, which gets neither the proof nor the token; if that is"
+                f"the server redirects to {further.origin}, which gets neither the proof nor the token; if this is"
                 " right, run dpop curl with that URL"
             )
             return None
         if not further.repeatable:
-            return self._fail(f"curl: ({_REWIND_FAILED}) the redirect wants the body again, which is gone", 65)
+            return self._fail(
+                f"curl: ({_REWIND_FAILED}) the redirect needs the body again, but it can be read only once", 65
+            )
         return further
 
     def _fail(self, message: str, status: int) -> int:
@@ -329,7 +331,7 @@ class _Session:
 
 
 def _redirect_limit(words: CurlWords) -> int:
-    """``--max-redirs``, -1 for no limit, 50 by default as curl has it."""
+    """Return the number of ``--max-redirs``: -1 means no limit; the default is curl's, 50."""
     text = words.last("max-redirs") or str(_MAX_REDIRECTS)
     if not re.fullmatch(r"-1|[0-9]{1,9}", text, re.ASCII):
         raise click.UsageError("curl's option --max-redirs expects a number, or -1 for no limit")
@@ -337,7 +339,7 @@ def _redirect_limit(words: CurlWords) -> int:
 
 
 def _position_of_stdin() -> int | None:
-    """The position of standard input, if it is a file; each run of curl starts there."""
+    """Return the position of standard input, if it is a file; each run of curl starts there."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return os.lseek(sys.stdin.fileno(), 0, os.SEEK_CUR)
     return None
@@ -350,7 +352,7 @@ def _rewind_stdin(position: int | None) -> None:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Turn a signal that ends this command into an exit that first keeps the nonce and ends curl."""
+    """Convert a signal that ends this command to an exit, which first stores the nonce and ends curl."""
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         sys.exit(128 + number)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read curl's command line as curl does: which words are options, their values, and the URL.
+"""Read a command line like curl: find its options, their values, and the URL.
 
-Only options that are known to leave one request with one proof are passed on. curl 7.55 to 8.17 were read
-for their names and whether they take a value; a test compares them with the curl that is there.
+An option is passed on only if it is known that the command still sends one request with one proof. The names of the
+options, and whether they take a value, come from curl 7.55 to 8.17; a test compares them with the installed curl.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ WITHOUT_VALUE = frozenset(
     trace-time use-ascii verbose xattr
     """.split()  # noqa: SIM905 - to be read, and compared with curl's own list
 )
-"""Options that take none and may be passed on; each may be turned off by ``--no-``."""
+"""Options that take no value and may be passed on; ``--no-`` turns each of them off."""
 
-_SEVERAL = "makes several requests, and each needs a proof of its own; run dpop curl once for each"
+_SEVERAL = "makes several requests, but each needs a proof of its own; run dpop curl once for each"
 _AGAIN = "sends the same proof again, which a server refuses; run the command again instead"
 _TWICE = "sends a request twice with one proof"
 _TWO_URLS = "can change the URL that the proof is for; write the URL itself"
@@ -64,14 +64,14 @@ REFUSED = {
     "parallel-immediate": _SEVERAL,
     "parallel-max": _SEVERAL,
     "parallel-max-host": _SEVERAL,
-    "config": "can hold any option, and several URLs; give its options here",
+    "config": "may contain any option and several URLs; give its options here",
     "retry": _AGAIN,
     "retry-all-errors": _AGAIN,
     "retry-connrefused": _AGAIN,
     "retry-delay": _AGAIN,
     "retry-max-time": _AGAIN,
-    "location-trusted": "sends the token to whatever host a server names; use -L, which stays within the origin",
-    "follow": "is not known to keep the proof within the origin; use -L, which does",
+    "location-trusted": "sends the token to any host that a server names; use -L, which stays within the origin",
+    "follow": "may send the proof to another origin; use -L, which does not",
     "anyauth": _TWICE,
     "digest": _TWICE,
     "negotiate": _TWICE,
@@ -87,7 +87,7 @@ REFUSED = {
     "manual": "is for curl itself; run curl --manual",
     "version": "is for curl itself; run curl --version",
 }
-"""Options that are refused, and why."""
+"""Options that are refused, with the reason."""
 
 SHORT = {
     "0": "http1.0",
@@ -152,9 +152,9 @@ class CurlOption(NamedTuple):
     """One option as the user gave it.
 
     :param name: the long name, without ``--no-``.
-    :param spelling: how it was written, such as ``-d`` or ``--no-buffer``.
-    :param value: its value, None for an option that takes none.
-    :param on: whether it turns its matter on or, with ``--no-``, off.
+    :param spelling: the option as it was written, such as ``-d`` or ``--no-buffer``.
+    :param value: its value; None for an option without a value.
+    :param on: True, or False if ``--no-`` turns it off.
     """
 
     name: str
@@ -207,8 +207,8 @@ class CurlWords(NamedTuple):
 def split_words(words: Sequence[str], ours: Mapping[str, bool]) -> tuple[list[str], list[str]]:
     """Separate our options from curl's words, anywhere before ``--``.
 
-    An option that both have is ours before the first word of curl's, and curl's after it. A ``--`` before
-    that leaves all the rest to curl.
+    An option name that both have means ours before the first word of curl, and curl's after it. After a ``--`` all
+    words are curl's.
 
     :param ours: our options, and whether they take a value.
     """
@@ -242,10 +242,10 @@ def _wants_next(word: str) -> bool:
 
 
 def read_words(words: Sequence[str], ours: Iterable[str] = ()) -> CurlWords:
-    """Read curl's arguments as curl does: combined letters, attached or separate values, ``--`` before URLs.
+    """Read curl's arguments like curl: combined letters, attached or separate values, ``--`` before URLs.
 
-    :param ours: the names of our options, of which one may be meant by a word that is not known.
-    :raises click.UsageError: an option that is refused or not known, or that lacks its value. No value is
+    :param ours: the names of our options; an unknown word may be one of them, misspelt.
+    :raises click.UsageError: an option is refused or unknown, or its value is missing. No value is
         in the message.
     """
     options: list[CurlOption] = []
@@ -296,7 +296,7 @@ def _cluster(word: str, rest: list[str]) -> list[CurlOption]:
 
 def _value(spelling: str, rest: list[str]) -> str:
     if not rest:
-        raise click.UsageError(f"curl's option {spelling} lacks its value")
+        raise click.UsageError(f"the value of curl's option {spelling} is missing")
     return rest.pop(0)
 
 
@@ -315,9 +315,9 @@ def _check_known(name: str, spelling: str, ours: Iterable[str] = ()) -> None:
         word = spelling.partition("=")[0]
         guess = close_to(word, [*ours, *(f"--{each}" for each in sorted(WITH_VALUE | WITHOUT_VALUE))])
     raise click.UsageError(
-        f"the option {spelling} is none of those of curl that dpop curl passes on{guess} Write curl's options in full,"
+        f"dpop curl does not pass on an option {spelling} to curl{guess} Write curl's options in full,"
         " and dpop's own before them"
         if guess
-        else f"the option {spelling} is none of those of curl that dpop curl passes on; write curl's options in full,"
+        else f"dpop curl does not pass on an option {spelling} to curl; write curl's options in full,"
         " and dpop's own before them"
     )

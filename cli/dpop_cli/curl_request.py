@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one request a curl command line asks for: method, URL and body, found the way curl finds them."""
+"""The request of a curl command line: its method, URL and body, found in the same way as in curl."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["CurlRequest"]
 _DATA = ("data", "data-ascii", "data-binary", "data-raw", "data-urlencode", "json")
 _FORM = ("form", "form-string")
 _BODY = (*_DATA, *_FORM, "upload-file")
-# Options that this module or the command handles, so that curl does not get them.
+# Options that this program handles, so that curl does not get them.
 _OURS = ("location", "max-redirs", "post301", "post302", "post303", "proto-redir", "dump-header", "globoff")
 _PROXY_TWICE = ("proxy-anyauth", "proxy-digest", "proxy-negotiate", "proxy-ntlm")
 _MAX_FORM = 65_536
@@ -36,9 +36,9 @@ _HEADER_NAME = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*[:;]")
 class CurlRequest(NamedTuple):
     """One request, with the words of the command line that are passed to curl.
 
-    :param url: as curl is given it: what the proof names, and the query.
-    :param words: the options that curl is given.
-    :param headers: header lines out of files, which are handed over with the proof.
+    :param url: the URL that curl gets: the one in the proof, with the query.
+    :param words: the options that curl gets.
+    :param headers: header lines from files; curl gets them together with the proof.
     :param repeatable: whether the body can be sent a second time.
     """
 
@@ -56,8 +56,8 @@ class CurlRequest(NamedTuple):
         """Read a command line.
 
         :param with_token: the request gets an access token.
-        :raises click.UsageError: not one request, or one that cannot have a proof.
-        :raises InvalidTargetError: a URL or method that no proof can name.
+        :raises click.UsageError: there is not exactly one request, or it cannot have a proof.
+        :raises InvalidTargetError: a proof cannot name the URL or the method.
         """
         _check_once(words)
         headers = _header_lines(words)
@@ -80,10 +80,10 @@ class CurlRequest(NamedTuple):
         return self.url[len(str(self.origin)) :]
 
     def arguments(self, *, leave_out: Iterable[str] = (), elsewhere: bool = False) -> list[str]:
-        """Options and URL for curl. The URL is literal: curl expands no sequences or ranges in it.
+        """Return options and URL for curl. Curl expands no sequences or ranges in the URL.
 
-        :param leave_out: names of options that curl is not to get.
-        :param elsewhere: curl writes the body to a pipe, so ``-w`` is told the name of the file that will hold it.
+        :param leave_out: the names of options that curl must not get.
+        :param elsewhere: curl writes the body to a pipe, so ``-w`` gets the name of the file in which it will be.
         """
         options = list(self.words.without(leave_out).options)
         if elsewhere:
@@ -102,7 +102,7 @@ class CurlRequest(NamedTuple):
         directory = self.words.last("output-dir") or ""
         if self.words.is_on("out-null"):
             return os.devnull
-        # With several, the first belongs to the only URL.
+        # If there are several, the first belongs to the only URL.
         named = next(iter(self.words.values("output")), None)
         if named is None and self.words.is_on("remote-name", "remote-name-all"):
             named = self.target.partition("?")[0].rpartition("/")[2]
@@ -127,9 +127,9 @@ class CurlRequest(NamedTuple):
 
     @property
     def form(self) -> bytes | None:
-        """The form in the body, as far as it decides the kind of request; None for any other body.
+        """The form in the body, to recognise the kind of request; None for any other body.
 
-        Good enough to see a grant type and a client assertion in, not always the same bytes that curl sends.
+        It shows a grant type or a client assertion, but is not always byte for byte what curl sends.
         """
         if not self.repeatable or self.words.has(*_FORM, "upload-file", "json") or self.words.is_on("get"):
             return None
@@ -150,10 +150,10 @@ class CurlRequest(NamedTuple):
         return self._replace(words=self.words._replace(options=(*self.words.options, loaded)))
 
     def redirected(self, status: int, location: str, words: CurlWords) -> CurlRequest:
-        """Make the request after a redirect within the origin, by curl's rules for methods.
+        """Return the request after a redirect within the origin, by curl's rules for methods.
 
-        :param words: the command line as it was, with ``--post301`` and the like.
-        :raises InvalidTargetError: the new URL is none that a proof can name.
+        :param words: the original command line, with ``--post301`` and similar options.
+        :raises InvalidTargetError: a proof cannot name the new URL.
         """
         url = _final(urljoin(self.url, location))
         kept = self.words.without((*(_DATA if self.words.is_on("get") else ()), "get", "url-query"))
@@ -193,7 +193,7 @@ def _check_once(words: CurlWords) -> None:
 
 
 def _header_lines(words: CurlWords) -> list[str]:
-    """Read the lines of all ``-H @file``, once only, because a pipe is empty at a second try."""
+    """Read the lines of all ``-H @file``, only once, because a pipe is empty after that."""
     lines: list[str] = []
     for value in words.values("header"):
         if value.startswith("@"):
@@ -210,7 +210,7 @@ def _check_headers(words: CurlWords, lines: list[str], *, with_token: bool) -> N
         match = _HEADER_NAME.match(line)
         name = match[1].lower() if match else ""
         if name == "dpop":
-            raise click.UsageError("a DPoP header is given; dpop curl makes its own, so leave that out")
+            raise click.UsageError("a DPoP header is given; dpop curl makes its own, so leave it out")
         if name == "host":
             raise click.UsageError(
                 "a Host header is given; write that host in the URL, and use --connect-to or --resolve"
@@ -226,7 +226,7 @@ def _check_headers(words: CurlWords, lines: list[str], *, with_token: bool) -> N
 
 
 def _url(words: CurlWords) -> str:
-    """The URL that curl will use: ``-T`` adds the file's name to a URL without one."""
+    """Return the URL that curl will use: ``-T`` adds the file's name to a URL without a name."""
     url = words.urls[0]
     for name in words.values("upload-file"):
         before, question, _ = url.partition("#")[0].partition("?")
@@ -235,7 +235,7 @@ def _url(words: CurlWords) -> str:
             continue
         if question:
             raise click.UsageError(
-                "versions of curl differ in where -T puts a file if the URL has a query and no name; write the name"
+                "versions of curl differ in where -T puts a file if the URL has a query but no name; write the name"
             )
         last = re.split(r"[/\\]", name)[-1]
         url = f"{before}{'' if before.endswith('/') else '/'}{quote(os.fsencode(last), safe='')}"
@@ -243,10 +243,10 @@ def _url(words: CurlWords) -> str:
 
 
 def _final(url: str) -> str:
-    """The URL in the form that the proof names, but with its query."""
+    """Return the URL in the form that the proof names, but with its query."""
     before, question, query = url.partition("#")[0].partition("?")
     if re.search(r"[\x00-\x20\x7f]", query):
-        raise InvalidTargetError("the query holds a space or a control character; percent-encode it")
+        raise InvalidTargetError("the query contains a space or a control character; percent-encode it")
     return f"{url_htu(before)}{question}{query}"
 
 
@@ -264,7 +264,7 @@ def _method(words: CurlWords) -> str:
 
 
 def _format(value: str) -> str:
-    """The format of ``-w``, which may be in a file; standard input is left to curl."""
+    """Return the format of ``-w``, which may be in a file; standard input is left to curl."""
     if not value.startswith("@") or value == "@-":
         return value
     try:
@@ -278,7 +278,7 @@ def _format(value: str) -> str:
 
 
 def _repeatable(words: CurlWords) -> bool:
-    """Whether every file of the body can be read again; standard input only where it is a file."""
+    """Whether every file of the body can be read again; standard input only if it is a file."""
     repeatable = True
     for option, name in _files(words):
         if name == "-":
@@ -308,7 +308,7 @@ def _files(words: CurlWords) -> Iterator[tuple[str, str]]:
 
 
 def _file_to_encode(value: str) -> str | None:
-    """``name@file`` of ``--data-urlencode``; with an equals sign first it is content."""
+    """Return the file in ``name@file`` of ``--data-urlencode``; None if an equals sign comes first."""
     found = re.match(r"[^=@]*@(.*)", value, re.DOTALL)
     return found[1] if found else None
 
@@ -329,7 +329,7 @@ def _stdin_is_regular() -> bool:
 
 
 def _data(name: str, value: str) -> bytes:
-    """One part of a form, approximately as curl sends it."""
+    """Return one part of a form, approximately as curl sends it."""
     if name == "data-urlencode":
         field_name, separator, content = value.partition("=")
         file = _file_to_encode(value)

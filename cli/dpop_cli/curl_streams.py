@@ -18,15 +18,15 @@ from dpop_cli.exit_status import drop_output
 __all__ = ["Held", "Sink", "print_bytes"]
 
 _CHUNK = 65_536
-# More than all header fields that curl takes; this command waits for those and a little of the body.
+# More than all header fields that curl accepts; this command waits for them and the beginning of the body.
 _MOST = 1 << 20
 _TERMINAL_LOOK = 2000
 
 
 class Held:
-    """Holds the bytes of a pipe until :meth:`send`; from then on they are passed on as they come.
+    """Holds the bytes of a pipe until :meth:`send`; after that, bytes are passed on as they arrive.
 
-    :param reader: the descriptor to read, which is closed here.
+    :param reader: the descriptor to read, which this object closes.
     """
 
     def __init__(self, reader: int) -> None:
@@ -63,11 +63,11 @@ class Held:
                     self._bytes += data
                     self._flush()
                     self._changed.notify_all()
-                    # curl waits as well, so that memory does not fill up.
+                    # curl then waits, too, so that memory does not fill up.
                     self._changed.wait_for(lambda: self._write is not None or len(self._bytes) < _MOST)
                 if self.error is not None:
                     break
-        os.close(self._reader)  # so that curl notices, if this is not its end
+        os.close(self._reader)  # if curl is still writing, it notices
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -83,12 +83,12 @@ class Held:
 
 
 class Sink:
-    """A context manager that writes to a file or standard output as curl does.
+    """A context manager that writes to a file or standard output like curl.
 
-    :param name: of the file, made when the first bytes come; None for standard output.
-    :param directories: make the directories of the name.
-    :param any_bytes: print binary to a terminal, too.
-    :param limit: take so many bytes only, and lose the rest.
+    :param name: the name of the file, which is created at the first bytes; None for standard output.
+    :param directories: create the directories of the file.
+    :param any_bytes: print binary data to a terminal, too.
+    :param limit: the maximal number of bytes; the rest is discarded.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Sink:
     def __call__(self, data: bytes) -> None:
         """Write bytes to the destination.
 
-        :raises OSError: they cannot be written; curl must be told.
+        :raises OSError: the bytes cannot be written, which curl must notice.
         """
         if self._left is not None:
             data = data[: self._left]
@@ -138,7 +138,7 @@ class Sink:
     def complete(self, *, create: bool) -> None:
         """Finish, after all bytes have been written.
 
-        :param create: make the file even if that was nothing.
+        :param create: create the file even if there were no bytes.
         """
         if create and self._name is not None and self._left is None:
             with contextlib.suppress(OSError, ValueError):

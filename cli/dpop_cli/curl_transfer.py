@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run of curl: its response is held back until this command knows whether it is the final one.
+"""One run of curl: its response is held back until it is known whether it is the final one.
 
-Only the head of a response and the first bytes of its body are ever held; everything else passes through
-as it comes.
+Only the head of a response and the first bytes of its body are held back; the rest is passed on as it arrives.
 """
 
 from __future__ import annotations
@@ -79,16 +78,16 @@ class CurlTransfer:
 
     :param curl: the program.
     :param request: the request to send.
-    :param lines: header lines that are in no command line.
-    :param header_file: where the person wants the response's head.
+    :param lines: header lines that must not be in the command line.
+    :param header_file: the file for the response's head.
     """
 
     def __init__(self, curl: str, request: CurlRequest, lines: Sequence[str], header_file: HeaderFile) -> None:
         self._request = request
         self._words = request.words
         self._header_file = header_file
-        # Curl's body comes by a pipe of its own, so that what -w prints can be told from it. Where there is
-        # no /dev/fd it comes with that, or goes into its file, and a refusal is not seen there.
+        # The body comes through a pipe of its own, which separates it from the output of -w. Without /dev/fd the two
+        # are mixed, or curl writes the body to its file, so that a refusal cannot be read.
         self._apart = not request.writes_itself and not request.shows_json and has_dev_fd()
         with contextlib.ExitStack() as resources:
             given = resources.enter_context(Scratch("".join(f"{line}\n" for line in lines).encode("latin-1")))
@@ -100,15 +99,15 @@ class CurlTransfer:
                 os.set_inheritable(writer, True)
                 arguments += ["--output", f"/dev/fd/{writer}"]
             if request.output is None and sys.stdout.isatty():
-                arguments.append("--no-progress-meter")  # as curl has it at a terminal
-            # Headers that a proxy sends before the tunnel is open are not the server's; no nonce is taken from them.
+                arguments.append("--no-progress-meter")  # curl shows none at a terminal
+            # A proxy's headers, before the tunnel is open, are not the server's: no nonce is taken from them.
             arguments.append("--suppress-connect-headers")
             arguments += ["--no-buffer", "--header", f"@{given.path}", "--dump-header", self._dump.path]
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - curl is what this command runs
                     [curl, "-q", *arguments],
                     stdout=subprocess.PIPE,
-                    close_fds=False,  # it reads our scratch files, and those of a shell's <(...)
+                    close_fds=False,  # curl reads our scratch files, and those of a shell's <(...)
                     bufsize=0,
                 )
             finally:
@@ -139,7 +138,7 @@ class CurlTransfer:
         return found[-1] if found else None
 
     def peek(self, data: int) -> bytes:
-        """The first bytes of the body, which can still be passed on; empty if curl writes it to a file."""
+        """Return the first bytes of the body, which can still be passed on; empty if curl writes the body to a file."""
         if not self._apart and self._request.output is not None:
             return b""
         before = self._head_bytes()
@@ -148,7 +147,7 @@ class CurlTransfer:
     def drop(self, *, show_head: bool = False) -> None:
         """Discard this response.
 
-        :param show_head: show its head where heads are shown, as curl does for each response of a redirect.
+        :param show_head: show its head if heads are shown; curl shows the head of each redirect.
         """
         if show_head:
             head = self._dump.read()
@@ -179,7 +178,7 @@ class CurlTransfer:
         self._header_file.write(shown)
         failed = self._apart and head is not None and head.status >= 400
         if self._words.has("trace", "trace-ascii", "stderr"):
-            self._said.send(print_bytes)  # it may be much, and not the end
+            self._said.send(print_bytes)  # it may be much, long before the end
         with self._sink(shown if failed and self._words.is_on("fail") else None) as sink:
             self._body.send(sink)
             self._body.join()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop demo``: DPoP at work, step by step, on servers of its own."""
+"""``dpop demo``: shows DPoP at work, step by step, with servers of its own."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["demo", "present"]
 
 @click.command(cls=Command)
 @click.option("--json", "as_data", is_flag=True, help="Print the steps as JSON.")
-@click.option("--no-pause", is_flag=True, help="At a terminal too, print all steps at once.")
+@click.option("--no-pause", is_flag=True, help="Print all steps at once, even at a terminal.")
 @click.pass_context
 def demo(ctx: click.Context, *, as_data: bool, no_pause: bool) -> None:
     """Watch DPoP work: a key, a code, a nonce, a refresh, an API call, and a thief.
 
-    Real requests, to small servers that this command runs on free ports of this machine; each step shows
-    the decoded proof and the response. Tokens and nonces are cut short. At a terminal it waits after each step for
-    Enter.
+    The requests are real, to small servers that this command runs on free ports of this machine. Each step shows
+    the decoded proof and the response. Tokens and nonces are shortened. At a terminal it waits for Enter after
+    each step.
 
-    The status is 1 if any step does not go as it must, which makes the demo a test of an installation.
+    The status is 1 if any step fails, so the demo is also a test of an installation.
 
     \b
     Examples:
@@ -60,7 +60,7 @@ def present(steps: Iterable[Step], *, as_data: bool, pause: bool = False) -> Sta
     if as_data:
         click.echo(json.dumps({"ok": not failed, "steps": done}, indent=2))
     elif failed:
-        click.echo(f"{failed} of {len(done)} steps did not go as they must; see above.")
+        click.echo(f"{failed} of {len(done)} steps failed; see above.")
     else:
         click.echo("Next:  dpop serve            such a server, for you to try things on")
         click.echo("       dpop curl --help      how to reach it with curl")
@@ -68,7 +68,7 @@ def present(steps: Iterable[Step], *, as_data: bool, pause: bool = False) -> Sta
 
 
 def _wait_for_enter(number: int) -> None:
-    """Wait until the reader wants the next step; q or the end of the input ends the demo, as Ctrl-C does."""
+    """Wait for Enter before the next step; q or the end of the input ends the demo, like Ctrl-C."""
     click.echo(f"Enter shows step {number} of {STEPS}, q ends. ", nl=False)
     line = sys.stdin.readline()
     if not line or line.strip().lower() in {"q", "quit"}:

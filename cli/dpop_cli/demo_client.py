@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The smallest DPoP client: :class:`dpop.client.ProofFlow` on ``http.client``, for the demo.
 
-It is also an example of how an HTTP library is given DPoP. All decisions - which nonce, whether to send
-again - are the flow's; what is here only carries bytes.
+It is also an example of how to add DPoP to an HTTP library. The flow makes all decisions: which nonce to use, and
+whether to send a request again. This module only transports bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Exchange:
     body: bytes = field(repr=False)
 
     def response_header(self, name: str) -> str | None:
-        """A header field of the response."""
+        """Return a header field of the response."""
         return next((value for key, value in self.received if key.lower() == name.lower()), None)
 
     @property
@@ -60,14 +60,14 @@ class Exchange:
 def send(policy: Policy, method: str, url: str, form: Mapping[str, str] | None = None) -> list[Exchange]:
     """Send a request with its proof, and once more with a nonce if the server asks for one.
 
-    :param policy: whose proofs, for which servers, with which token.
-    :returns: what was on the wire, in order; the last response is the one that counts.
+    :param policy: it decides on the key, the servers and the token.
+    :returns: all requests and responses in order; the last response is the final one.
     """
     content = None if form is None else urlencode(form).encode("ascii")
     content_type = None if form is None else _FORM
     flow = ProofFlow.open(policy, OutgoingRequest(method=method, url=url, content=content, content_type=content_type))
     if flow is None:
-        raise UsageError(f"{Origin.of_url(url)} is none of the policy's origins")
+        raise UsageError(f"{Origin.of_url(url)} is not among the policy's origins")
     origin = Origin.of_url(url)
     exchanges = []
     try:
@@ -102,5 +102,5 @@ def on_the_wire(method: str, url: str, headers: Mapping[str, str], content: byte
 
 
 def _target(url: str) -> str:
-    """The request-target: path and query of the URL."""
+    """Return the request-target: path and query of the URL."""
     return "/" + url.partition("://")[2].partition("/")[2]

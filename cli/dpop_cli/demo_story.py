@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five steps of the demo, on servers of its own, each with the outcome it must have."""
+"""The five steps of the demo, with servers of its own; each step checks its outcome."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _REDIRECT_URI = "https://app.example/callback"
 
 @dataclass(slots=True)
 class Scene:
-    """One request with its response, and what to say about it.
+    """One request with its response, and the remarks on them.
 
-    :param caption: one line above it.
-    :param form: the fields of the form to show, in order.
-    :param brief: one line instead of the decoded proof.
-    :param notes: words on header members and claims that matter here, instead of the usual ones.
-    :param response: words on what the response brings, by name.
-    :param refusal: the reason in the server's own log.
+    :param caption: the line above the request.
+    :param form: the form fields to show, in order.
+    :param brief: a line that replaces the decoded proof.
+    :param notes: remarks on header members and claims that replace the usual ones.
+    :param response: remarks on parts of the response, by name.
+    :param refusal: the refusal in the server's own log.
     """
 
     exchange: Exchange
@@ -76,12 +76,12 @@ class Step:
 
 
 def story(*, google: DPoPTestServer | None = None, api: DPoPTestServer | None = None) -> Iterator[Step]:
-    """Run the steps one after the other; each is finished when it is yielded.
+    """Run the steps one after the other; each step is complete when it is yielded.
 
     It needs no network: the servers are threads of this process, on free ports of 127.0.0.1.
 
-    :param google: a token endpoint of Google's kind, not yet started; one with its defaults if None.
-    :param api: a server that binds access tokens, not yet started.
+    :param google: a test server in Google's mode, not yet started; None for one with the defaults.
+    :param api: a server that binds access tokens, not yet started; None for one with the defaults.
     """
     key = dpop.generate_key()
     yield _a_key(key)
@@ -90,7 +90,7 @@ def story(*, google: DPoPTestServer | None = None, api: DPoPTestServer | None = 
         yield client.redeems_a_code()
         yield client.asks_for_a_nonce()
         yield client.refreshes_for_one_key_only()
-    # Without nonces this step is about tokens, and about nothing else.
+    # Without nonces, this step is about tokens only.
     with api or DPoPTestServer(nonces="none") as server:
         yield _an_api_call(server, key)
 
@@ -98,8 +98,8 @@ def story(*, google: DPoPTestServer | None = None, api: DPoPTestServer | None = 
 def _a_key(key: dpop.Key) -> Step:
     step = Step(
         "A key",
-        "It is made once and never leaves this program. The public half travels in every proof; its hash, the"
-        " thumbprint, is what tokens are bound to.",
+        "It is made once and never leaves this program. Every proof contains the public key; its hash, the"
+        " thumbprint, binds tokens to the key.",
         facts={
             "algorithm": f"{key.alg}, with the curve {key.public_jwk['crv']}",
             "thumbprint": key.thumbprint,
@@ -110,7 +110,7 @@ def _a_key(key: dpop.Key) -> Step:
 
 
 class _Google:
-    """A client of a token endpoint of Google's kind."""
+    """A client of a token endpoint that behaves like Google's."""
 
     def __init__(self, server: DPoPTestServer, key: dpop.Key) -> None:
         self._server = server
@@ -123,7 +123,7 @@ class _Google:
         return Policy(key, origins=self._server.issuer, profile=dpop.profiles.GOOGLE)
 
     def _post(self, step: Step, policy: Policy, **form: str) -> list[Scene]:
-        """Send a token request; check that the server saw what we think we sent."""
+        """Send a token request; check that the server saw exactly the requests that we sent."""
         seen = len(self._server.requests)
         client = {"client_id": self._server.client_id, "client_secret": self._server.client_secret}
         exchanges = send(policy, "POST", self._server.token_endpoint, {**form, **client})
@@ -132,19 +132,19 @@ class _Google:
         return [Scene(exchange) for exchange in exchanges]
 
     def redeems_a_code(self) -> Step:
-        """Exchange an authorization code for tokens, by Google's rule for the first proof."""
+        """Exchange an authorization code for tokens, with Google's rule for the first proof."""
         step = Step(
             "A code becomes tokens",
-            "The user has agreed, and the server gave a code. The request that redeems it carries a proof. Google"
-            " wants the code's hash as its jti, so that a proof made for one code is worth nothing with another.",
+            "The user has agreed, and the server has issued a code. The request that redeems it carries a proof. Google"
+            " requires the code's hash as its jti, so that a proof made for one code cannot be used with another.",
         )
         code = self._server.issue_code(redirect_uri=_REDIRECT_URI)
         scenes = self._post(step, self._policy, grant_type="authorization_code", code=code, redirect_uri=_REDIRECT_URI)
         scene = scenes[-1]
         scene.form = (("grant_type", "authorization_code"), ("code", code))
-        scene.notes = {"jti": "the code's SHA-256, as Google asks"}
+        scene.notes = {"jti": "the code's SHA-256, for Google"}
         scene.response = {
-            "access_token": "a bearer token, bound to nothing",
+            "access_token": "a bearer token, not bound",
             "refresh_token": "bound to the key: it needs a proof",
             "DPoP-Nonce": "for the next proof",
         }
@@ -162,7 +162,7 @@ class _Google:
         """Let all nonces lapse; the client sends the refresh again with the nonce from the refusal."""
         step = Step(
             "The server wants a nonce of its own",
-            "Time passes, and every nonce handed out so far lapses. So the next request is refused, and the refusal"
+            "Time passes, and all earlier nonces lapse. So the next request is refused, and the refusal"
             " brings a new nonce. The client makes a second proof with it. The caller notices nothing; these two"
             " requests were on the wire:",
         )
@@ -192,7 +192,7 @@ class _Google:
         """Refresh with the bound key, which works at once, and with another key, which is refused."""
         step = Step(
             "The refresh token works with its key only",
-            "The client uses the nonce it learnt, and needs one request. Then somebody else has got hold of the refresh"
+            "The client uses the nonce it learnt, and needs one request. Then somebody else has stolen the refresh"
             " token, and even of the client's secret, but has another key.",
         )
         form = {"grant_type": "refresh_token", "refresh_token": self._refresh_token}
@@ -218,8 +218,8 @@ def _an_api_call(server: DPoPTestServer, key: dpop.Key) -> Step:
     """Call an API with a bound access token: by its owner, and by a thief in three ways."""
     step = Step(
         "An API call, and a stolen token",
-        "Other servers bind access tokens too. The API then wants a proof with each call, and the proof holds the"
-        " token's hash. Without the key the token is worth nothing:",
+        "Other servers bind access tokens, too. The API then requires a proof with each call, and the proof has the"
+        " token's hash. Without the key, the token is useless:",
         moral="A stolen bearer token would have worked. This one did not.",
     )
     form = {"client_id": server.client_id, "client_secret": server.client_secret, "grant_type": "client_credentials"}

@@ -21,14 +21,14 @@ __all__ = ["Glyphs", "View", "as_json"]
 _WIDTH = 79
 _SHOWN = 12
 _NOTES = {
-    "typ": "a DPoP proof, and no other JWT",
-    "alg": "how it is signed",
+    "typ": "a DPoP proof, no other JWT",
+    "alg": "the signature's algorithm",
     "jwk": "the public key; here its thumbprint",
-    "jti": "its name: good for one request",
+    "jti": "its name: for one request only",
     "htm": "for this method",
     "htu": "at this URL",
     "ath": "the access token's hash",
-    "nonce": "what the server gave last",
+    "nonce": "the server's last nonce",
 }
 
 
@@ -43,7 +43,7 @@ class Glyphs:
 
     @classmethod
     def for_encoding(cls, encoding: str | None) -> Glyphs:
-        """The characters for an output encoding: the non-ASCII ones if it has all of them, else the substitutes."""
+        """Return the characters for an output encoding: the non-ASCII ones if it has all of them, or substitutes."""
         glyphs = cls()
         try:
             f"{glyphs.ellipsis}{glyphs.rule}{glyphs.bar}{glyphs.response}".encode(encoding or "ascii")
@@ -53,10 +53,10 @@ class Glyphs:
 
 
 class View:
-    """Turns steps into lines.
+    """Formats steps as lines.
 
-    :param color: styles them; otherwise they are plain text.
-    :param width: columns; a note that does not fit beside its value stands under it.
+    :param color: whether the lines have styles.
+    :param width: the columns; a note that does not fit beside its value is put under it.
     """
 
     def __init__(self, glyphs: Glyphs, *, color: bool, width: int = _WIDTH) -> None:
@@ -66,7 +66,7 @@ class View:
         self._header_told = False
 
     def lines(self, number: int, step: Step) -> Iterator[str]:
-        """The lines of one step, from its title to its conclusion."""
+        """Yield the lines of one step, from its title to its conclusion."""
         head = f"{self._glyphs.rule * 2} {number}  {step.title} "
         yield self._style(head + self._glyphs.rule * (self._width - len(head)), **TITLE)
         yield from self._wrapped(step.text, "   ")
@@ -133,7 +133,7 @@ class View:
             yield from self._wrapped(text, "     ")
 
     def _row(self, group: str, name: str, value: str, note: str) -> str:
-        """``| header  typ  dpop+jwt   what it is for``; names of responses are longer than those of claims."""
+        """Format a row: ``| header  typ  dpop+jwt   note``; names in responses are longer than those of claims."""
         left = f"{group:<8}{name:<7}" if len(name) < 7 else f"{name:<15}"
         line = f"   {self._glyphs.bar} {left if name else ''}{value}"
         if not note:
@@ -155,7 +155,7 @@ class View:
 
 
 def as_json(number: int, step: Step) -> dict[str, Any]:
-    """One step as JSON for programs. Tokens and complete proofs are left out."""
+    """Return a step as JSON for programs. Tokens and complete proofs are left out."""
     return {
         "number": number,
         "title": step.title,

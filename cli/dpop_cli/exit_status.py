@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a command ends: a message for people and an exit status for scripts, and never a traceback.
+"""The end of a command: a message for people and an exit status for scripts, but never a traceback.
 
 ========  ==================================================
 status    meaning
 ========  ==================================================
 0         done
-1         a peer refused, or a proof is bad
-2         usage
-3         trouble with a key, a PIN, a store or a file
+1         a server refused, or a proof is bad
+2         wrong usage
+3         an error with a key, a PIN, a store or a file
 70        a bug in this program
 130, 141  ended by Ctrl-C; by a reader that closed the pipe
 ========  ==================================================
@@ -62,7 +62,7 @@ class BrokenInstallationError(click.ClickException):
 
 @contextlib.contextmanager
 def pipe_kept_from_click() -> Iterator[None]:
-    """Convert EPIPE to our own error: for EPIPE click itself would exit with status 1."""
+    """Convert EPIPE to our own error, because click would exit with status 1 for EPIPE."""
     try:
         yield
     except OSError as error:
@@ -82,11 +82,11 @@ def run_to_exit_status(run: Callable[[], object]) -> int:
     :param run: a click command in non-standalone mode; an int that it returns is its status.
     """
     if sys.stdout is None:
-        # The next file opened, a key's perhaps, would get descriptor 1 and every print.
+        # The next file that is opened, such as a key file, would get descriptor 1 and all output.
         return _fail(
             "standard output is closed, so there is nowhere to print to; open it or use > /dev/null", Status.USAGE
         )
-    _let_any_text_through()
+    _print_unknown_characters_as_escapes()
     try:
         status = _ended(run)
         sys.stdout.flush()
@@ -125,7 +125,7 @@ def _ended(run: Callable[[], object]) -> int:
     return status if isinstance(status, int) else Status.DONE
 
 
-def _let_any_text_through() -> None:
+def _print_unknown_characters_as_escapes() -> None:
     """Print characters that the code page lacks as escapes, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
@@ -145,7 +145,7 @@ def broken_installation() -> str | None:
     if "create_proof" in getattr(dpop, "__all__", ()):
         return None
     return (
-        "the Python package dpop is not the one of dpop-toolkit: an unrelated project named dpop, with the same import"
+        "the Python package dpop does not belong to dpop-toolkit: an unrelated project named dpop, with the same import"
         " and command, has overwritten or removed its files. Repair: pip uninstall dpop dpop-toolkit, then"
         " pip install dpop-toolkit"
     )
@@ -172,7 +172,7 @@ def _other_error(error: Exception) -> int:
         return _fail(str(error), Status.REFUSED)
     if isinstance(error, ImportError) and (repair := broken_installation()):
         return _fail(repair, Status.TROUBLE)
-    # The text of an unforeseen exception may hold anything, a secret too: only its place is shown.
+    # The text of an unexpected exception may contain a secret, so only its place is shown.
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

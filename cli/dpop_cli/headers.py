@@ -21,7 +21,7 @@ __all__ = ["headers"]
 def headers(*, method: str, url: str, as_json: bool, **options: Any) -> None:
     """Print header lines for one request, ready for curl -H @-.
 
-    DPoP comes always; Authorization: DPoP where a token is given. Piped like this, neither the proof nor
+    It always prints DPoP, and Authorization: DPoP if a token is given. Piped like this, neither the proof nor
     the token is seen in the list of processes:
 
     \b
@@ -40,7 +40,7 @@ def headers(*, method: str, url: str, as_json: bool, **options: Any) -> None:
         curl -s -D headers.txt -H @- https://api.example/me
 
     \b
-    If the server answered use_dpop_nonce, its nonce is in headers.txt now:
+    If the response says use_dpop_nonce, its nonce is in headers.txt now:
       dpop headers GET https://api.example/me --token-file token.txt \\
         --nonce-from headers.txt | curl -s -H @- https://api.example/me
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
@@ -48,12 +48,12 @@ def headers(*, method: str, url: str, as_json: bool, **options: Any) -> None:
     if made.defect is not None:
         expectation = expected(made.defect)
         if as_json:
-            # A list: the defect may be that there are two fields of one name.
+            # A list, because the defect may be two fields of one name.
             click.echo(json.dumps({"defect": expectation, "fields": made.fields}, indent=2))
             return
     if as_json:
         click.echo(json.dumps(dict(made.fields), indent=2))
         return
     for name, value in made.fields:
-        # One byte per character: a defect may be a byte that no honest header holds.
+        # One byte per character: a defect may be a byte that no correct header contains.
         click.echo(f"{name}: {value}".encode("latin-1"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop inspect``: decode a proof and judge it, or say what a server's response asks for."""
+"""``dpop inspect``: decodes and judges a proof, or says what a client should do after a server's response."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SHORTEST_PROOF = 60
 
 
 class _OneNonce:
-    """A nonce checker that knows one nonce only."""
+    """A nonce checker that knows only one nonce."""
 
     used = None
 
@@ -45,15 +45,15 @@ class _OneNonce:
         self._nonce = check_nonce(nonce)
 
     def issue(self, jkt: str | None = None) -> str:  # noqa: ARG002 - for any key
-        """The nonce."""
+        """Return the nonce."""
         return self._nonce
 
     def check(self, nonce: str, jkt: str) -> NonceVerdict | None:  # noqa: ARG002 - of any key
-        """Compare a nonce with the known one. Its age is unknown, so ``iat`` is judged as well."""
+        """Compare a nonce with the known one. Its age is unknown, so ``iat`` is judged, too."""
         return NonceVerdict(None, float("inf")) if nonce == self._nonce else None
 
     def next_for(self, nonce: str | None, jkt: str | None) -> str | None:  # noqa: ARG002 - never
-        """Always None: no other nonce is known."""
+        """Return None: no other nonce is known."""
         return None
 
 
@@ -65,10 +65,10 @@ class _OneNonce:
     metavar="FILE",
     shell_complete=file_names,
     cls=Detail,
-    help="The file, as an option; - is stdin.",
+    help="The file, as an option; - is standard input.",
 )
-@click.option("--against", metavar="URL", help="Judge it for a request to this URL.")
-@click.option("--method", metavar="METHOD", help="The request's method; with --against GET by default.")
+@click.option("--against", metavar="URL", help="Judge the proof for a request to this URL.")
+@click.option("--method", metavar="METHOD", help="The request's method; with --against, GET by default.")
 @secret_options("token", "the access token of the request, alone or in a token response")
 @click.option("--jkt", cls=Detail, metavar="JKT", help="Thumbprint that the token or code is bound to.")
 @click.option("--nonce", cls=Detail, metavar="NONCE", help="The nonce the server expects.")
@@ -85,32 +85,30 @@ class _OneNonce:
     default=60,
     show_default=True,
     metavar="SECONDS",
-    help="How long a proof is good.",
+    help="How long a proof is valid.",
 )
-@click.option(
-    "--at", cls=Detail, type=float, metavar="SECONDS", help="Judge it as of this time, in seconds since 1970."
-)
+@click.option("--at", cls=Detail, type=float, metavar="SECONDS", help="Judge it for this time, in seconds since 1970.")
 @click.option(
     "--response",
     metavar="FILE",
     shell_complete=file_names,
-    help="Read a server's response instead (curl -i), and say what to do next.",
+    help="Read a server's response (curl -i) instead, and say what to do next.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def inspect(
     ctx: click.Context, /, *, proof: str | None, source: str | None, response: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Decode a proof and judge it: each check with its verdict and the rule it rests on.
+    """Decode a proof and judge it: print each check with its verdict and its rule.
 
-    PROOF is a proof, a file, or - for standard input. In files and on standard input saved request headers (also
-    of curl -v), HAR files and copied curl commands are understood too. What they tell of the request is compared
-    with the proof, as are --against, --method and the token. A check that lacks what it needs is not judged.
+    PROOF is a proof, a file, or - for standard input. Files and standard input may also contain saved request headers
+    (also of curl -v), a HAR file or a copied curl command. The proof is compared with the request in them, or with
+    --against, --method and the token. A check is not judged if it needs more than is known.
 
-    Of a server's response, as curl -i saves it, it says what a client should do next; --response FILE says that the
-    file is one.
+    For a server's response, as curl -i saves it, the command says what a client should do next; --response FILE says
+    that the file is a response.
 
-    The status is 1 if a server would refuse the proof, or did.
+    The status is 1 if a server would refuse the proof, or refused it.
 
     \b
     Examples:
@@ -166,12 +164,12 @@ def _print_lines(judged: _Judged) -> bool:
         good &= report.refusal is None
         click.echo("\n".join(view.lines(request, report, at, number=number if several else None)))
         if "jwk" not in (report.header or {}) and {"iss", "aud", "sub"} & (report.claims or {}).keys():
-            hint("this is a token and not a proof: a proof is in the header DPoP, a token in Authorization")
+            hint("this is a token, not a proof: a proof is in the header DPoP, a token in Authorization")
     return good
 
 
 def _requests(proof: str | None, source: str | None) -> tuple[str | None, Iterator[SeenRequest]]:
-    """What is to be judged, and the text it was read from, if that was no argument."""
+    """Return the text with the proofs (None if the proof is the argument itself), and the requests in it."""
     if proof is not None and source is not None:
         raise click.UsageError("give a proof or --from, not both")
     if proof is not None and proof != "-":
@@ -180,8 +178,8 @@ def _requests(proof: str | None, source: str | None) -> tuple[str | None, Iterat
             return text, seen_requests(text)
         if _looks_like_a_file(proof):
             raise click.UsageError(
-                f"there is no file {click.format_filename(proof)}, and it is no proof either, which is three long parts"
-                " with dots between"
+                f"there is no file {click.format_filename(proof)}, and it is no proof, which has three long parts"
+                " with dots between them"
             )
         return None, seen_requests(proof)
     if source is None and proof is None and sys.stdin is not None and sys.stdin.isatty():
@@ -201,14 +199,14 @@ def _is_file(name: str) -> bool:
 
 
 def _looks_like_a_file(word: str) -> bool:
-    """Whether a word is shorter than any proof, or has the form of a path, so that a missing file was meant."""
+    """Whether a word is shorter than any proof, or has the form of a path, so that it means a missing file."""
     if len(word) < _SHORTEST_PROOF and word.count(".") != 2 and word.isprintable() and " " not in word:
         return True
     return len(word) <= _LONGEST_NAME and re.fullmatch(r"[^\s]*[/\\.][A-Za-z]\w{1,4}|[.~]?/.*", word) is not None
 
 
 class _Against:
-    """The request and the server that a proof is judged for, as options describe them."""
+    """The request and the server for which a proof is judged, as the options describe them."""
 
     def __init__(self, options: dict[str, Any], token: str | None) -> None:
         self._url: str | None = options["against"]
@@ -224,7 +222,7 @@ class _Against:
     def of(cls, options: dict[str, Any]) -> _Against:
         """Read the options of the command.
 
-        :raises UsageError: an invalid URL, method, nonce or list of algorithms.
+        :raises UsageError: the URL, method, nonce or list of algorithms is invalid.
         """
         against = cls(options, read_token(options))
         if against._url is not None:
@@ -238,7 +236,7 @@ class _Against:
         return against
 
     def judge(self, request: SeenRequest) -> tuple[ProofReport, float]:
-        """Judge the proof of a request; return the report, and the time it was judged for."""
+        """Judge the proof of a request; return the report, and the time for which it was judged."""
         at = self._at if self._at is not None else request.at if request.at is not None else time.time()
         url = self._url or request.url
         method = self._method or (("GET" if self._url else None) if request.method is None else request.method)

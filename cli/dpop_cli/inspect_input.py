@@ -33,8 +33,8 @@ _EXPECTED = "expected a proof, saved request headers with a DPoP line, or a HAR 
 class SeenRequest:
     """The known parts of a request.
 
-    :param method: None if it is not known, as for ``url`` and ``at``, seconds since 1970.
-    :param status: of its response.
+    :param method: None if it is not known; the same holds for ``url`` and ``at``, in seconds since 1970.
+    :param status: the status of its response.
     """
 
     headers: tuple[tuple[str, str], ...] = field(repr=False)
@@ -45,12 +45,12 @@ class SeenRequest:
 
     @property
     def has_proof(self) -> bool:
-        """Whether there is a DPoP header at all."""
+        """Whether there is any DPoP header."""
         return any(name.lower() == "dpop" for name, _ in self.headers)
 
     @property
     def token(self) -> str | None:
-        """The access token behind ``Authorization: DPoP``."""
+        """The access token after ``Authorization: DPoP``."""
         for name, value in self.headers:
             scheme, _, token = value.strip().partition(" ")
             if name.lower() == "authorization" and scheme.lower() == "dpop" and token.strip():
@@ -61,7 +61,7 @@ class SeenRequest:
 def seen_requests(text: str) -> Iterator[SeenRequest]:
     """Yield the requests with a proof in a text, in their order.
 
-    :raises click.UsageError: there is none in it. Nothing of it is in the message.
+    :raises click.UsageError: the text contains no such request. The message repeats no part of the text.
     """
     stripped = text.strip()
     if not stripped:
@@ -80,11 +80,11 @@ def seen_requests(text: str) -> Iterator[SeenRequest]:
             empty = False
             yield request
     if empty:
-        raise click.UsageError(f"no request with a DPoP header is in it; {_EXPECTED}{_what_else(stripped)}")
+        raise click.UsageError(f"the input contains no request with a DPoP header; {_EXPECTED}{_what_else(stripped)}")
 
 
 def _what_else(text: str) -> str:
-    """Name what a text without a proof is, if it is something that another command reads."""
+    """Say what a text without a proof is, if another command can read it."""
     try:
         members = json_object(text.encode("utf-8"))
     except EncodingError:
@@ -92,14 +92,14 @@ def _what_else(text: str) -> str:
     if "access_token" in members:
         return ". It is a response with tokens: name it as the token of a request with --token-file"
     if "dpop_tokens" in members:
-        return ". It is a store of tokens: see dpop token show FILE"
+        return ". It is a token store: see dpop token show FILE"
     if "client_id" in members or {"installed", "web"} & members.keys():
         return ". It describes a client, for --client"
     return ". It is a key, for --key" if "kty" in members else ""
 
 
 def bound_jkt(token: str) -> str | None:
-    """``cnf.jkt`` of an access token that is a JWT; None for any other (RFC 9449 §6.1). Nothing is verified."""
+    """Return ``cnf.jkt`` of an access token that is a JWT, unverified; None for any other token (RFC 9449 §6.1)."""
     parts = token.split(".")
     try:
         confirmation = json_object(b64url_decode(parts[1])).get("cnf") if len(parts) == 3 else None
@@ -113,7 +113,7 @@ def bound_jkt(token: str) -> str | None:
 
 
 def _of_curl(text: str) -> list[SeenRequest]:
-    """Read the request of a curl command, as browsers and guides show it; unrelated options are ignored."""
+    """Read the request of a curl command, as browsers copy it and guides show it; other options are ignored."""
     try:
         words = shlex.split(text.replace("\\\n", " "))
     except ValueError:
@@ -160,7 +160,7 @@ def _of_dump(text: str) -> list[SeenRequest]:
 
 
 def _url(target: str | None, headers: list[tuple[str, str]]) -> str | None:
-    """The URL of a request. No header tells the scheme: https is assumed, except for this machine."""
+    """Return the URL of a request. No header contains the scheme: https is assumed, except for this machine."""
     if target is None or "://" in target:
         return target
     hosts = [value for name, value in headers if name.lower() == "host"]
@@ -198,16 +198,16 @@ def _of_json(text: str) -> Iterator[SeenRequest]:
                 break
             place = more.end()
     except (ValueError, RecursionError):
-        raise click.UsageError(f"what begins like JSON is none; {_EXPECTED}") from None
+        raise click.UsageError(f"the input begins like JSON, but is not JSON; {_EXPECTED}") from None
     if not re.compile(r"\s*\]").match(text, place):
-        raise click.UsageError(f"what begins like JSON is none; {_EXPECTED}")
+        raise click.UsageError(f"the input begins like JSON, but is not JSON; {_EXPECTED}")
 
 
 def _of_document(text: str) -> list[SeenRequest]:
     try:
         document: Any = json.loads(text)
     except (ValueError, RecursionError):
-        raise click.UsageError(f"what begins like JSON is none; {_EXPECTED}") from None
+        raise click.UsageError(f"the input begins like JSON, but is not JSON; {_EXPECTED}") from None
     if not isinstance(document, dict):
         return []
     # The output of dpop proof --json and dpop headers --json.

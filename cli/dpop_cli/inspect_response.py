@@ -24,34 +24,34 @@ _SHOWN = 12
 _STATUS = re.compile(r"HTTP/[0-9.]+ [0-9]{3}\b")
 NEXT_STEPS: Mapping[str, str] = {
     "use_dpop_nonce": (
-        "Make a new proof with this nonce, and send the request once more. dpop curl does so by itself; else keep the"
+        "Make a new proof with this nonce, and send the request again. dpop curl does so by itself; otherwise store the"
         " nonce with: dpop nonce learn URL FILE."
     ),
     "invalid_dpop_proof": (
-        "The proof was refused, so the same one will be again. Look at it with dpop inspect --against URL --method M:"
-        " the clock, htu behind a proxy and a second use are the usual causes."
+        "The proof was refused, and will be refused again. Check it with dpop inspect --against URL --method M:"
+        " the usual causes are a wrong clock, htu behind a proxy, and a second use."
     ),
     "invalid_token": (
         "The access token has expired, was revoked, or is bound to another key: get a new one, with the same key, and"
         " send the request again."
     ),
-    "insufficient_scope": "Ask the authorization server for a token with more scope; a new proof changes nothing.",
+    "insufficient_scope": "Ask the authorization server for a token with more scopes; a new proof does not help.",
     "invalid_grant": (
-        "The code or refresh token is not good, or is bound to another key: use the key it was issued for, or let the"
-        " user sign in again."
+        "The code or refresh token is invalid, or is bound to another key: use the key it was issued for, or let the"
+        " user log in again."
     ),
-    "invalid_client": "The client did not authenticate; the proof is no part of that.",
+    "invalid_client": "The client did not authenticate; that has nothing to do with the proof.",
     "invalid_request": "The request itself is wrong; see its description.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The DPoP parts of one response of a server.
+    """The parts of a server's response that concern DPoP.
 
     :param role: the role of the server, if the response shows it.
-    :param ahead: seconds that its clock is ahead of this machine's.
-    :param problem: why its DPoP-Nonce is no nonce.
+    :param ahead: how many seconds the server's clock is ahead of this machine's.
+    :param problem: why its DPoP-Nonce is not usable.
     """
 
     status: int
@@ -73,20 +73,18 @@ class Response:
     def next_step(self) -> str:
         """One sentence that says how the client should go on."""
         if self.error == "use_dpop_nonce" and self.nonce is None:
-            return (
-                "The server asks for a nonce and gives none that can be used: a fault of the server; tell its operator."
-            )
+            return "The server asks for a nonce, but gives no usable one: a fault of the server; tell its operator."
         if self.error is not None and self.error in NEXT_STEPS:
             return NEXT_STEPS[self.error]
         if self.token_type is not None and self.token_type.lower() != "dpop":
             return (
-                "The access token is of the type Bearer, so it is bound to no key: send it as Bearer, and without a"
-                " proof. If a bound one was expected, the request had no proof."
+                "The access token is of the type Bearer, so it is bound to no key: send it as Bearer, without a"
+                " proof. If you expected a bound token, the request had no proof."
             )
         if not self.refused:
-            return "It went well." + (" Use the new nonce from now on." if self.nonce else "")
+            return "The request succeeded." + (" Use the new nonce from now on." if self.nonce else "")
         if self.status == 401 and self.role is None:
-            return "It names no DPoP challenge: the server wants other credentials, or does not know DPoP here."
+            return "There is no DPoP challenge: the server needs other credentials, or does not know DPoP here."
         if self.status == 401:
             return "The request had no DPoP token: send one as Authorization: DPoP, with a proof."
         return "The refusal is not about DPoP."
@@ -96,11 +94,13 @@ def read_response(text: str, now: float) -> Response:
     """Read the last response in a text.
 
     :param now: seconds since 1970.
-    :raises click.UsageError: there is none.
+    :raises click.UsageError: the text contains no response.
     """
     found = [(head, body) for head, body in heads_and_bodies(text) if head.status >= 200]
     if not found:
-        raise click.UsageError("no response is in it; expected a status line and headers, as curl -i prints them")
+        raise click.UsageError(
+            "the input contains no response; expected a status line and headers, as curl -i prints them"
+        )
     head, body = found[-1]
     challenge = dpop_challenge(head.values("www-authenticate"))
     nonce, problem = nonce_field(head.values("dpop-nonce"))
@@ -126,7 +126,7 @@ def is_response(text: str) -> bool:
 
 
 def response_lines(response: Response, width: int = _WIDTH) -> list[str]:
-    """The response as lines for people.
+    """Return the response as lines for people.
 
     :param width: columns of a narrow terminal.
     """
@@ -153,7 +153,7 @@ def response_lines(response: Response, width: int = _WIDTH) -> list[str]:
 
 
 def response_as_json(response: Response) -> dict[str, Any]:
-    """The response as JSON members for programs."""
+    """Return the response as JSON members for programs."""
     return {
         "status": response.status,
         "role": None if response.role is None else ROLE_TITLES[response.role],

@@ -23,15 +23,15 @@ _SHOWN = 300
 _QUESTIONS = {
     "header": "one DPoP header",
     "jwt": "one well-formed JWT",
-    "typ": "typ is that of a proof",
+    "typ": "typ is the type of proofs",
     "alg": "alg is an accepted signature",
     "jwk": "jwk is a public key",
-    "signature": "the signature is by that key",
+    "signature": "that key made the signature",
     "jti": "jti names the proof",
     "htm": "htm is the method",
     "htu": "htu is the URL",
     "iat": "iat is just now",
-    "lifetime": "exp and nbf, if there",
+    "lifetime": "exp and nbf, if present",
     "nonce": "nonce is the server's",
     "ath": "ath is the token's hash",
     "binding": "the token is for this key",
@@ -49,10 +49,10 @@ _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
 
 
 class ProofView:
-    """Turns a report into lines.
+    """Formats a report as lines.
 
-    :param color: styles them; otherwise they are plain text.
-    :param width: columns; below 60 the rule of a check stands under its question.
+    :param color: whether the lines have styles.
+    :param width: the columns; below 60, the rule of a check is under its question.
     """
 
     def __init__(self, *, color: bool, width: int = WIDEST) -> None:
@@ -62,9 +62,9 @@ class ProofView:
     def lines(
         self, request: SeenRequest, report: ProofReport, at: float, *, number: int | None = None
     ) -> Iterator[str]:
-        """The lines of one proof, from its contents to the server's verdict.
+        """Yield the lines of one proof, from its contents to the server's verdict.
 
-        :param number: which of several it is.
+        :param number: the number of the proof, if there are several.
         """
         if number is not None:
             status = f" -> {request.status}" if request.status is not None else ""
@@ -126,7 +126,7 @@ class ProofView:
 
 
 def report_as_json(request: SeenRequest, report: ProofReport) -> dict[str, Any]:
-    """A report as JSON members. Private key material that should not be in a proof is left out."""
+    """Return a report as JSON members, without private key material, which should not be in a proof."""
     refusal = report.refusal
     return {
         "good": refusal is None,
@@ -159,7 +159,7 @@ def _public(value: object) -> object:
 
 
 def _when(seconds: float, at: float) -> str:
-    """Format a time as `` (2026-11-25 03:24:58 UTC, 12 s ago)``; empty if the value is not a time."""
+    """Format a time as `` (2026-11-25 03:24:58 UTC, 12 s ago)``; return an empty text for any other value."""
     try:
         date = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
     except (OverflowError, ValueError, OSError):

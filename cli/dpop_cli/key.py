@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop key``: make a key, list keys in devices, show a public key or its thumbprint. It never shows a private key."""
+"""``dpop key``: makes a key, lists keys in devices, shows a public key or its thumbprint, but never a private key."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def key() -> None:
     default="ES256",
     show_default=True,
     metavar="ALG",
-    help=f"What it signs with: {', '.join(_ALGS)}. Every DPoP server takes ES256.",
+    help=f"The signature algorithm: {', '.join(_ALGS)}. Every DPoP server accepts ES256.",
 )
 @click.option(
     "-o",
@@ -48,16 +48,16 @@ def key() -> None:
     show_default=True,
     metavar="FILE",
     shell_complete=file_names,
-    help="File to write, readable by you alone.",
+    help="The file to write; only you can read it.",
 )
 @click.option(
     "--pkcs11",
     "device_uri",
     metavar="URI",
-    help="Make it in a TPM, smart card or HSM instead: 'pkcs11:token=...;object=NAME' (RFC 7512).",
+    help="Make the key in a TPM, smart card or HSM: 'pkcs11:token=...;object=NAME' (RFC 7512).",
 )
 @secret_options("password", "a password to encrypt the key with, or the device's PIN", detail=True)
-@click.option("--force", is_flag=True, help="Replace the file if there is one.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
 @click.pass_context
 def generate(
@@ -65,7 +65,7 @@ def generate(
 ) -> None:
     """Make a private key and write it to a file (PKCS#8 PEM, mode 0600), or make it in a device, where it stays.
 
-    Use one key per authorization server. Tokens are bound to it: lose the key, and they are lost too.
+    Use one key per authorization server. Tokens are bound to the key: if you lose it, they are lost, too.
 
     \b
     Examples:
@@ -84,21 +84,21 @@ def generate(
         for option in ("alg", "out", "force"):
             if ctx.get_parameter_source(option) is ParameterSource.COMMANDLINE and (option, alg) != ("alg", "ES256"):
                 raise click.UsageError(
-                    f"--{option} is for a key in a file; one in a device (--pkcs11) signs with ES256"
+                    f"--{option} is for a key in a file; a key in a device (--pkcs11) signs with ES256"
                 )
         _report_device_key(*generate_in_device(device_uri, Secret.of("password", options)), as_json=as_json)
         return
     check_key_source(out)
     if not out:
-        raise click.UsageError("--out expects the name of a file, and an empty one came; leave it out for key.pem")
+        raise click.UsageError("--out expects the name of a file, but it is empty; leave it out for key.pem")
     if out == "-":
         raise click.UsageError(
-            "--out expects a file: a private key is not printed; see dpop key show for its public half"
+            "--out expects a file, because a private key is not printed; dpop key show prints the public key"
         )
     if os.path.lexists(Path(out).expanduser()) and not force:
         raise click.UsageError(
-            f"{click.format_filename(out)} exists; expected a new name for --out. Use --force to replace it: the key in"
-            " it would be lost, and with it every token bound to it"
+            f"{click.format_filename(out)} exists; expected a new name for --out. --force replaces the file: the key in"
+            " it would be lost, and with the key all tokens that are bound to it"
         )
     password = Secret.of("password", options).read("Password for the new key", confirm=True)
     made = dpop.generate_key(alg)
@@ -111,20 +111,20 @@ def generate(
     click.echo(f"{name}: a new {made.alg} key, {'encrypted' if password is not None else 'not encrypted'}")
     click.echo(f"thumbprint (jkt): {made.thumbprint}")
     if made.alg != made.algs[0]:
-        hint(f"a file does not say which of its names the key signs by; add --alg {made.alg} wherever you use it")
+        hint(f"the file does not contain the algorithm, so add --alg {made.alg} whenever you use the key")
     if os.environ.get("DPOP_KEY") != out:
         quoted = shlex.quote(out)
-        hint(f"name it with --key {quoted}, or once for all with: export DPOP_KEY={quoted}")
+        hint(f"use it with --key {quoted}, or in all commands with: export DPOP_KEY={quoted}")
 
 
 def _public_key(named: str | None, options: dict[str, Any]) -> dpop.Key:
-    """Load the public half of the key that the argument or ``--key`` names.
+    """Load the public key that the argument or ``--key`` names.
 
-    :raises click.UsageError: both name one.
+    :raises click.UsageError: both name a key.
     """
     if named is not None:
         if click.get_current_context().get_parameter_source("key_source") is ParameterSource.COMMANDLINE:
-            raise click.UsageError("name the key once: by --key or as the argument")
+            raise click.UsageError("name the key once: with --key or as the argument")
         options["key_source"] = named
     return load_key(options, signs=False)
 
@@ -134,9 +134,9 @@ def _public_key(named: str | None, options: dict[str, Any]) -> dpop.Key:
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def show(*, named: str | None, as_json: bool, **options: Any) -> None:
-    """Show a key's algorithm, thumbprint and public JWK. A public key will do.
+    """Show a key's algorithm, thumbprint and public JWK. A public key is enough.
 
-    KEY is a path or URI, as of --key.
+    KEY is a path or URI, as for --key.
 
     \b
     Examples:
@@ -157,7 +157,7 @@ def show(*, named: str | None, as_json: bool, **options: Any) -> None:
 @key_options
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def thumbprint(*, named: str | None, as_json: bool, **options: Any) -> None:
-    """Print a key's thumbprint: the jkt that tokens are bound to (RFC 7638, SHA-256). A public key will do.
+    """Print a key's thumbprint, the jkt of its tokens (RFC 7638, SHA-256). A public key is enough.
 
     \b
     Examples:
@@ -174,12 +174,12 @@ def _report_device_key(made: Pkcs11Key, uri: str, *, as_json: bool) -> None:
     click.echo(f"a new ES256 key in the device {made.device!r}, which it cannot leave")
     click.echo(f"thumbprint (jkt): {made.thumbprint}")
     click.echo(f"URI: {uri}")
-    hint("name it with --key 'URI', in quotes, or once for all with: export DPOP_KEY='URI'")
+    hint("use it with --key 'URI', in quotes, or in all commands with: export DPOP_KEY='URI'")
 
 
 key.add_command(list_keys)
 
 
 def _facts(loaded: dpop.Key) -> dict[str, Any]:
-    """The public facts of a key."""
+    """Return the public facts of a key."""
     return {"alg": loaded.alg, "thumbprint": loaded.thumbprint, "public_jwk": dict(loaded.public_jwk)}

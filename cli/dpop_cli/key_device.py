@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys in PKCS#11 devices: ``dpop key generate --pkcs11`` makes them, ``dpop key list`` shows them."""
+"""Keys in PKCS#11 devices: ``dpop key generate --pkcs11`` makes them, ``dpop key list`` lists them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def generate_in_device(uri: str, password: Secret) -> tuple[Pkcs11Key, str]:
     from dpop.keys.pkcs11 import generate_key  # noqa: PLC0415 - only users of a device need the binding
 
     check_key_source(uri)
-    made = generate_key(uri, password=pin_for(password, uri))
-    return made, made.reference or uri
+    key = generate_key(uri, password=pin_for(password, uri))
+    return key, key.reference or uri
 
 
 @click.command("list", cls=Command)
@@ -41,17 +41,17 @@ def generate_in_device(uri: str, password: Secret) -> tuple[Pkcs11Key, str]:
     default="pkcs11:",
     show_default=True,
     metavar="URI",
-    help="Which devices: a URI (RFC 7512), such as pkcs11:token=office; ?module-path= names their driver.",
+    help="The devices to list, as a URI (RFC 7512): pkcs11:token=office; ?module-path= names their driver.",
 )
-@secret_options("password", "the device's PIN, to see what it shows to its owner only")
+@secret_options("password", "the device's PIN, to list private keys, too")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
     """List devices (TPM, smart card, HSM) and their keys, and what each can do.
 
-    No PIN is asked for, so of private keys that a device hides only the public halves are shown. With a PIN option
-    the URI must name one device.
+    The command does not ask for a PIN. If a device hides its private keys, only their public keys are listed. With a
+    PIN option, the URI must name one device.
 
-    The driver is the URI's module-path, that of PKCS11_MODULE, or p11-kit's for all that the system knows.
+    The driver is the URI's module-path, or the one of PKCS11_MODULE, or p11-kit with all drivers of the system.
 
     \b
     Examples:
@@ -64,7 +64,7 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
     password = Secret.of("password", options)
     pin: Password | None = pin_for(password, uri) if password.given else None
     if callable(pin):
-        pin = pin()  # asked for now: later there is no stderr to ask at
+        pin = pin()  # ask now, because stderr is silenced below
     with waiting("Asking the devices"), _drivers_silenced():
         devices = list_devices(uri, password=pin)
     if as_json:
@@ -76,17 +76,17 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
             click.echo(f"  {_key_line(key)}\n    {key.uri}")
         if not device.keys:
             click.echo(
-                "  no keys" if not device.wants_pin or pin is not None else "  no keys that it shows without its PIN"
+                "  no keys" if not device.wants_pin or pin is not None else "  no keys are visible without its PIN"
             )
     if not devices:
-        click.echo("No device fits; check that it is inserted, and whether --pkcs11 names its driver.", err=True)
+        click.echo("No device matches; check that it is inserted, and that --pkcs11 names its driver.", err=True)
     elif any(key.usable for device in devices for key in device.keys) and sys.stdout.isatty():
-        hint("name one with --key 'pkcs11:token=...;object=...', in quotes: a shell would end the command at the ;")
+        hint("use a key with --key 'pkcs11:token=...;object=...', in quotes: a shell would end the command at the ;")
 
 
 @contextlib.contextmanager
 def _drivers_silenced() -> Iterator[None]:
-    """Silence drivers, which print on stderr about missing devices; Python's own output stays."""
+    """Silence drivers, which print on stderr about missing devices; Python's own output is kept."""
     python = sys.stderr
     if python is None:
         yield
@@ -109,7 +109,7 @@ def _device_line(device: DeviceReport) -> str:
         "locked": "LOCKED after too many wrong PINs",
         "final try": "one more wrong PIN locks it",
         "wrong PIN counted": "has counted a wrong PIN",
-        None: "wants a PIN" if device.wants_pin else "wants no PIN",
+        None: "needs a PIN" if device.wants_pin else "needs no PIN",
     }[device.pin_state]
     able = "makes and uses EC keys" if device.makes_keys else "uses EC keys" if device.signs else "has no ECDSA"
     maker, model, serial = map(_printable, (device.manufacturer, device.model, device.serial or "none"))
@@ -124,9 +124,9 @@ def _printable(text: str) -> str:
 def _key_line(key: KeyReport) -> str:
     facts = [f"ES256, jkt {key.thumbprint or 'not shown'}" if key.usable else f"{key.kind}, not for proofs"]
     if not key.private_seen:
-        facts.append("its private half shows after the PIN")
+        facts.append("its private key is visible after the PIN")
     if key.stays_in_device is not None:
-        facts.append("stays in the device" if key.stays_in_device else "CAN BE TAKEN OUT")
+        facts.append("stays in the device" if key.stays_in_device else "CAN BE EXPORTED")
     if key.pin_each_time:
         facts.append("PIN for each signature")
     return f"{_printable(key.label) or '(no label)'}: {', '.join(facts)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A key of which only the public half is available; another program signs with the private half."""
+"""A key whose public half only is available; another program signs with the private half."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_KEY_BYTES = 64 * 1024
 
 
 class KeyElsewhere:
-    """A public key used in place of a complete key. Its signatures are zeros of the right length."""
+    """A public key that takes the place of a complete key. Its signatures are zeros of the right length."""
 
     blocking = False
 
@@ -27,17 +27,16 @@ class KeyElsewhere:
         self.thumbprint: str = public.thumbprint
 
     def sign(self, _signing_input: bytes, /) -> bytes:
-        """Return a placeholder for the signature that another program makes."""
+        """Return a placeholder for the signature that another program will make."""
         return bytes(ALGORITHMS[self.alg].signature_size or 1)
 
 
 def read_public_half(source: str) -> PublicKey | bytes | None:
     """Read the public key in a file; None if the file has none.
 
-    Of a pipe, which can be read only once, the bytes are returned instead of None. :func:`dpop.load_key` reads them,
-    and says what they are.
+    A pipe can be read only once, so its bytes are returned instead of None, for :func:`dpop.load_key`.
 
-    :raises InvalidKeyError: it is a public key, but not for DPoP.
+    :raises InvalidKeyError: the file has a public key that is not for DPoP.
     """
     try:
         path = Path(source).expanduser()
@@ -46,7 +45,7 @@ def read_public_half(source: str) -> PublicKey | bytes | None:
         is_file = path.is_file()
         with path.open("rb") as file:
             data = file.read(_MAX_KEY_BYTES + 1)
-    except (OSError, ValueError, RuntimeError):  # the last from expanduser, without a home directory
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: expanduser finds no home directory
         return None
     try:
         return PublicKey.from_bytes(data)

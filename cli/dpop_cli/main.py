@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The group ``dpop``: loads each command when it is run, and ends all of them with an exit status.
+"""The group ``dpop``: it loads a command when the command is run, and converts all errors to an exit status.
 
 ``dpop --help`` imports no cryptography: the list of commands comes from a table, and a command's module
 is imported only when that command is called.
@@ -29,7 +29,7 @@ __all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "main"]
 class LazyCommand(NamedTuple):
     """The location of a command, as ``module:attribute``, and its line in ``dpop --help``.
 
-    One that only signs hears the library's warnings from where it loads its key; the others do at once.
+    The library's warnings are printed from the start, or, with ``only_signs``, from the loading of the key.
     """
 
     target: str
@@ -41,24 +41,24 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "key": LazyCommand("dpop_cli.key:key", "Make a key; show it or its thumbprint."),
     "proof": LazyCommand("dpop_cli.proof:proof", "Print one proof for one request.", only_signs=True),
     "headers": LazyCommand(
-        "dpop_cli.headers:headers", "Print a request's header lines, for curl -H @-.", only_signs=True
+        "dpop_cli.headers:headers", "Print the header lines of a request, for curl -H @-.", only_signs=True
     ),
     "curl": LazyCommand("dpop_cli.curl:curl", "Run curl: proof, nonce, retry, redirects."),
     "login": LazyCommand("dpop_cli.token:login", "Log in, and keep the tokens in a file (dpop token login)."),
     "logout": LazyCommand("dpop_cli.token:revoke", "Give the tokens back to the server (dpop token revoke)."),
     "tokens": LazyCommand("dpop_cli.token:list_tokens", "List the tokens in the file (dpop token list)."),
-    "token": LazyCommand("dpop_cli.token:token", "All about tokens: redeem, import, refresh, show."),
-    "inspect": LazyCommand("dpop_cli.inspect:inspect", "Say what is in a proof, and what is wrong with it."),
+    "token": LazyCommand("dpop_cli.token:token", "Commands for tokens: redeem, import, refresh, show."),
+    "inspect": LazyCommand("dpop_cli.inspect:inspect", "Show the content of a proof, and its mistakes."),
     "sig": LazyCommand("dpop_cli.sig:sig", "Convert a signature: openssl's DER to R||S, and back."),
-    "nonce": LazyCommand("dpop_cli.nonce:nonce", "Show, learn or forget the nonces that servers gave."),
-    "rehearse": LazyCommand("dpop_cli.rehearse:rehearse", "Try your server: does it do all that a client needs?"),
+    "nonce": LazyCommand("dpop_cli.nonce:nonce", "Show, learn or forget the nonces of servers."),
+    "rehearse": LazyCommand("dpop_cli.rehearse:rehearse", "Check that your server does all that a client needs."),
     "demo": LazyCommand("dpop_cli.demo:demo", "Watch DPoP work, step by step, on this machine."),
-    "serve": LazyCommand("dpop_cli.serve:serve", "Run a small authorization and resource server to try."),
-    "completion": LazyCommand("dpop_cli.completion:completion", "Let your shell complete commands on Tab."),
+    "serve": LazyCommand("dpop_cli.serve:serve", "Run a small authorization and resource server, for tests."),
+    "completion": LazyCommand("dpop_cli.completion:completion", "Print a script that completes commands on Tab."),
 }
 """All commands, in the order of the help."""
 
-_ELSEWHERE = {
+_OTHER_NAMES = {
     "agent": "token refresher",
     "doctor": "rehearse",
     "authorize": "login",
@@ -75,7 +75,7 @@ _ELSEWHERE = {
     "verify": "inspect",
     "decode": "inspect",
 }
-"""What people type for commands that have another name, or stand in a group."""
+"""Words that people may type for commands with another name, or for commands in a group."""
 
 _TOO_LONG = 40
 
@@ -93,7 +93,7 @@ class LazyGroup(Group):
             self.add_command(click.Command(name, short_help=command.help))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse; ``help`` and ``version`` are taken as words too, as other programs do."""
+        """Parse the arguments; the words ``help`` and ``version`` are accepted, too, as in other programs."""
         if args[:1] == ["help"]:
             args = [*args[1:], "--help"]
         elif args == ["version"]:
@@ -111,10 +111,12 @@ class LazyGroup(Group):
         try:
             name, command, rest = super().resolve_command(ctx, args)
         except click.NoSuchCommand as error:
-            if args[0] in _ELSEWHERE:
-                ctx.fail(f"No such command {args[0]!r}. Did you mean 'dpop {_ELSEWHERE[args[0]]}'?")
+            if args[0] in _OTHER_NAMES:
+                ctx.fail(f"No such command {args[0]!r}. Did you mean 'dpop {_OTHER_NAMES[args[0]]}'?")
             if not error.possibilities and len(args[0]) > _TOO_LONG:
-                ctx.fail("No such command; expected one of those that dpop --help lists.")  # it may be a secret
+                ctx.fail(
+                    "No such command; dpop --help lists all commands."
+                )  # the word may be a secret, so it is not shown
             raise
         if name is not None and name in self._lazy:
             command = _loaded(name, self._lazy[name].target)
@@ -146,7 +148,7 @@ class LazyGroup(Group):
             return click.Group.main(self, args, prog_name, complete_var, standalone_mode=False, **extra)
 
         if os.environ.get("_DPOP_COMPLETE") in {"bash_complete", "powershell_complete"}:
-            importlib.import_module("dpop_cli.completion")  # knows how
+            importlib.import_module("dpop_cli.completion")  # registers these two shells
         if not standalone_mode:
             return run()
         sys.exit(run_to_exit_status(run))
@@ -158,7 +160,7 @@ def _loaded(name: str, target: str) -> click.Command:
         command: click.Command = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in {"dpop", "dpop_cli"}:
-            raise  # with words of its own, if another project's package is in the way
+            raise  # another project's package may be in the way; run_to_exit_status explains that
         raise click.UsageError(
             f"dpop {name} needs the Python package {error.name}, which is not installed;"
             f" run: pip install 'dpop-toolkit[all]'"
@@ -184,7 +186,7 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
         from dpop_cli.console import hint  # noqa: PLC0415 - only here
 
         hint(
-            "an unrelated project named dpop is installed too, with the same import and command. Repair: pip uninstall"
+            "an unrelated project named dpop is installed, too, with the same import and command. Repair: pip uninstall"
             " dpop dpop-toolkit, then pip install dpop-toolkit"
         )
     ctx.exit()
@@ -193,11 +195,11 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
 _FIRST_STEPS = """\
 dpop: OAuth tokens that are useless to a thief (DPoP, RFC 9449).
 
-Watch it work, on this machine alone:
+Watch it work; this needs no network:
 
   dpop demo
 
-Then try it yourself, with a server of your own in another terminal:
+Then try it yourself, with a test server in another terminal:
 
   dpop serve
 
@@ -205,16 +207,16 @@ All commands: dpop --help"""
 
 
 _EPILOG = """\
-Exit status: 0 done, 1 a peer refused or a proof is bad, 2 usage, 3 trouble with a key, PIN, store or file, 70 a bug in
-dpop, 130 Ctrl-C, 141 the reader closed the pipe. dpop curl ends with the status of curl.
+Exit status: 0 success, 1 a server refused or a proof is bad, 2 wrong usage, 3 an error with a key, PIN, store or file,
+70 a bug in dpop, 130 Ctrl-C, 141 the reader closed the pipe. dpop curl exits with the status of curl.
 
 \b
 Environment:
-  DPOP_KEY          the key, where --key names none
-  DPOP_TOKEN_STORE  the file that keeps tokens
+  DPOP_KEY          the key, if --key is not given
+  DPOP_TOKEN_STORE  the file with the tokens
   DPOP_CLIENT       the JSON file that describes the client
   DPOP_CONTEXT      the context of the configuration file
-  DPOP_STATE_DIR    where nonces are kept
+  DPOP_STATE_DIR    the directory with the nonces
   PKCS11_MODULE     the driver of a TPM, smart card or HSM
   BROWSER, NO_COLOR as in other programs"""
 
@@ -241,23 +243,23 @@ def main(ctx: click.Context) -> None:
 
     \b
     Start with one of:
-      dpop demo                        see what it is
+      dpop demo                        see how DPoP works
       dpop key generate                make a key, key.pem
       dpop curl --key key.pem URL      run curl with a proof
-      dpop inspect PROOF               see what is wrong with one
+      dpop inspect PROOF               see what is wrong with a proof
 
-    Keys are named by a path or a URI (--key, or DPOP_KEY). No secret is ever an argument: tokens and
+    A key is named by a path or a URI (--key, or DPOP_KEY). A secret is never an argument: tokens and
     passwords come from a file, standard input, an environment variable or a prompt.
 
-    What you always use can be kept in a configuration file, in contexts, each with a name; --context NAME
-    or DPOP_CONTEXT chooses one. Options on the command line count more than a context, and a context more
-    than environment variables. The file is yours alone and holds no secrets:
+    A configuration file can hold the settings that you use often, in contexts; --context NAME or DPOP_CONTEXT
+    chooses a context. Options on the command line come before a context, and a context before environment
+    variables. Only you may be able to write the file. It contains no secrets:
 
     \b
       [contexts.work]                  in config.toml
       issuer = "https://as.example"    or client = "client.json"
       client-id = "app"
-      key = "key.pem"                  a path from the file's folder, or a URI
+      key = "key.pem"                  a URI, or a path from the file's folder
       store = "tokens.json"
       scope = ["read", "write"]
     """  # noqa: D301 - \b is click's mark for lines to be left as they are

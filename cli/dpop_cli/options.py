@@ -55,12 +55,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def key_options(command: _Function) -> _Function:
-    """Add ``--key``, ``-k`` and its password; :func:`load_key` takes the options as they come."""
+    """Add ``--key``, ``-k`` and the options for its password; :func:`load_key` takes them out again."""
     return _key_options(command, "-k", "--key")
 
 
 def key_options_without_short(command: _Function) -> _Function:
-    """Add the same options, but no ``-k``, for ``dpop curl``, where that is curl's."""
+    """Add the options of :func:`key_options` without ``-k``, for ``dpop curl``: there it is an option of curl."""
     return _key_options(command, "--key")
 
 
@@ -70,7 +70,7 @@ def _key_options(command: _Function, *names: str) -> _Function:
         "--alg",
         cls=DetailSetting,
         metavar="ALG",
-        help="Which of the key's names to sign by: EdDSA, or of RSA such as RS256, PS512.",
+        help="The algorithm to sign with, if the key has several: EdDSA, or RS256, PS512 and others of RSA.",
     )(command)
     return click.option(
         *names,
@@ -87,10 +87,10 @@ def _key_options(command: _Function, *names: str) -> _Function:
 def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
     """Load the key that ``--key`` names; ask for a password if one is needed and not given.
 
-    :param options: the command's; those of :func:`key_options` are taken out of it.
-    :param signs: if not, its public half is enough.
-    :raises click.UsageError: no key is named, or key material or a PIN came in place of a name.
-    :raises DPoPKeyError: it cannot be read, is not a key, or its password is wrong.
+    :param options: the command's options; those of :func:`key_options` are taken out.
+    :param signs: False if the public key is enough.
+    :raises click.UsageError: no key is named, or the name contains a key or a PIN.
+    :raises DPoPKeyError: the key cannot be read or is invalid, or its password is wrong.
     """
     named: str | None = options.pop("key_source")
     password = Secret.of("password", options)
@@ -108,7 +108,7 @@ def load_named_key(named: str, password: Secret, *, alg: str | None = None, sign
     """
     check_key_source(named)
     if not _is_private_file(named):
-        # Only here: the library logs nothing about a private file, and logging takes 3 of the 60 ms of dpop proof.
+        # The library logs nothing about a private file, and importing logging takes 3 of the 60 ms of dpop proof.
         from dpop_cli.console import show_warnings  # noqa: PLC0415 - see above
 
         show_warnings()
@@ -125,7 +125,7 @@ def load_named_key(named: str, password: Secret, *, alg: str | None = None, sign
     if given is not None:
         return dpop.load_key(source, password=given, alg=alg)
     if can_ask():
-        # Asked only if the key turns out to be encrypted.
+        # The question is asked only if the key is encrypted.
         return dpop.load_key(source, password=lambda: password.ask(question), alg=alg)
     try:
         return dpop.load_key(source, alg=alg)
@@ -134,7 +134,7 @@ def load_named_key(named: str, password: Secret, *, alg: str | None = None, sign
 
 
 def alg_name(written: str | None) -> str | None:
-    """The registered name of an algorithm in any case: ES256 for es256; other names are returned unchanged."""
+    """Return the registered name of an algorithm in any case: ES256 for es256; other names are returned unchanged."""
     return next((name for name in ALGORITHMS if written is not None and name.lower() == written.lower()), written)
 
 
@@ -162,9 +162,9 @@ def is_device_uri(source: str) -> bool:
 
 
 def pin_for(password: Secret, uri: str) -> Password:
-    """The PIN of the device that a URI names: from a file or the environment, else asked for when it is needed.
+    """Return the PIN of a URI's device, from a file or the environment; or a function that asks for it.
 
-    :raises click.UsageError: the file or variable is not there.
+    :raises click.UsageError: the file or variable does not exist.
     """
     stored = None if password.prompt else password.read("")
     if stored is not None:
@@ -177,14 +177,14 @@ def pin_for(password: Secret, uri: str) -> Password:
 
 
 def check_key_source(source: str) -> None:
-    """Refuse key material, and a URI with a PIN, without repeating them.
+    """Refuse a key, or a URI with a PIN, in place of a name; the message does not repeat them.
 
-    :raises click.UsageError: with what to do about the key or PIN that is now known.
+    :raises click.UsageError: ``source`` contains a key or a PIN; the message says what to do now.
     """
     if "-----BEGIN" in source or source.lstrip().startswith("{"):
         raise click.UsageError(
-            "--key (or DPOP_KEY) expects the path or URI of a key, and the key itself came. Other users may have"
-            " seen it in the list of processes: make a new one, in a file"
+            "--key (or DPOP_KEY) expects the path or URI of a key, but the key itself was given. Other users may have"
+            " seen it in the list of processes: make a new key, in a file"
         )
     if re.match(r"[A-Za-z][A-Za-z0-9+.\-]+:", source) and "pin-value=" in source:
         raise click.UsageError(
@@ -197,12 +197,12 @@ def check_key_source(source: str) -> None:
 
 
 class ProofRequest(NamedTuple):
-    """One request as the user describes it, and its proof."""
+    """A request as the user describes it, with its proof."""
 
     method: str
     url: str
     dpop_fields: list[tuple[str, str]]
-    """The proof in its header field; more fields, or none, where that is the defect."""
+    """The proof in its header field. A defect may need several fields, or none."""
     token: str | None
     defect: str | None = None
 
@@ -213,13 +213,13 @@ class ProofRequest(NamedTuple):
     def of(cls, method: str, url: str, options: dict[str, Any], *, signed: bool = True) -> ProofRequest:
         """Read the options, and sign the proof.
 
-        :param options: the command's; those of :func:`proof_options` are taken out of it.
-        :param signed: if not, a public key will do, and only :attr:`signing_input` is of use.
-        :raises click.UsageError: options that contradict each other or cannot be read.
+        :param options: the command's options; those of :func:`proof_options` are taken out.
+        :param signed: False if only :attr:`signing_input` is needed; then a public key is enough.
+        :raises click.UsageError: options contradict each other or cannot be read.
         :raises DPoPError: no proof can be made.
         """
         if "://" in method and "://" not in url:
-            raise click.UsageError("the URL stands where the method was expected; METHOD comes first, as in: GET URL")
+            raise click.UsageError("the URL is in the place of the method; METHOD comes first, as in: GET URL")
         check_method(method)
         check_transport(url, allow_http=options.pop("allow_http"))
         nonces = NonceChoice.of(options)
@@ -239,7 +239,7 @@ class ProofRequest(NamedTuple):
 
     @property
     def proof(self) -> str:
-        """The proof, for callers without ``--defect``: the value of the one DPoP field."""
+        """The value of the only DPoP field; for use without ``--defect``."""
         return self.dpop_fields[0][1]
 
     @property
@@ -256,7 +256,7 @@ class ProofRequest(NamedTuple):
 def hint_at_case(method: str) -> None:
     """Hint that a method in lower case is legal but probably a mistake (RFC 9110 §9.1)."""
     if method != method.upper():
-        hint(f"the method stays as written: to a server, {method} is another method than {method.upper()}")
+        hint(f"the method is used as written: for a server, {method} and {method.upper()} are different methods")
 
 
 class NonceChoice(NamedTuple):
@@ -273,8 +273,8 @@ class NonceChoice(NamedTuple):
     def of(cls, options: dict[str, Any]) -> NonceChoice:
         """Take the options of :func:`nonce_options` out of a command's options.
 
-        :raises click.UsageError: more than one of them, or a file that cannot be read.
-        :raises CredentialError: the file holds no usable nonce.
+        :raises click.UsageError: there are several of them, or the file cannot be read.
+        :raises CredentialError: the file contains no usable nonce.
         """
         nonce, nonce_from, no_nonce = options.pop("nonce"), options.pop("nonce_from"), options.pop("no_nonce")
         if (nonce is not None) + (nonce_from is not None) + no_nonce > 1:
@@ -286,21 +286,21 @@ class NonceChoice(NamedTuple):
         return cls(nonce, nonce_from is not None, no_nonce)
 
     def for_request(self, key: NonceKey) -> str | None:
-        """The nonce for a proof by this key to this server; one from a file is also kept for the next command."""
+        """Return the nonce for a proof with this key for this server; one from a file is kept for the next command."""
         if self.left_out:
             return None
         if self.given is None:
             try:
                 return NonceState.of_user().newest(key)
             except StateError:
-                return None  # nothing was ever kept, and a proof without a nonce is a good first try
+                return None  # no nonce was ever kept; the first proof may be sent without one
         if self.saved:
             keep_nonce(key, self.given)
         return self.given
 
 
 def keep_nonce(key: NonceKey, nonce: str) -> None:
-    """Keep a nonce for the next command; if that fails, print a hint and go on."""
+    """Store a nonce for the next command; if that fails, print a hint and continue."""
     try:
         NonceState.of_user().learn(key, nonce)
     except StateError as error:
@@ -309,20 +309,20 @@ def keep_nonce(key: NonceKey, nonce: str) -> None:
 
 def nonce_options(command: _Function) -> _Function:
     """Add the options that say which nonce to use; :meth:`NonceChoice.of` takes the options out again."""
-    command = click.option("--no-nonce", cls=Detail, is_flag=True, help="Leave the nonce out, even where one is kept.")(
+    command = click.option("--no-nonce", cls=Detail, is_flag=True, help="Leave the nonce out, even if one is stored.")(
         command
     )
     command = click.option(
         "--nonce-from",
         metavar="FILE",
         shell_complete=file_names,
-        help="Take the last DPoP-Nonce that curl -D FILE saved, and keep it; - is standard input.",
+        help="Use the last DPoP-Nonce that curl -D FILE saved, and store it; - is standard input.",
     )(command)
     return click.option(
         "--nonce",
         cls=Detail,
         metavar="NONCE",
-        help="The server's newest DPoP-Nonce; by default the one kept, see dpop nonce.",
+        help="The server's newest DPoP-Nonce; by default the stored one, see dpop nonce.",
     )(command)
 
 
@@ -333,11 +333,11 @@ allow_http_option = click.option("--allow-http", cls=Detail, is_flag=True, help=
 
 
 PROFILES = ("rfc9449", "google", "atproto", "fapi2")
-"""What ``--profile`` takes: the names of :mod:`dpop.profiles` in lower case."""
+"""The values of ``--profile``: the names of :mod:`dpop.profiles` in lower case."""
 
 
 def client_options(command: _Function) -> _Function:
-    """Add the client options that a refresh needs beside the store; ``OAuthClient.of`` takes them out again."""
+    """Add the client options that a refresh needs, besides the store; ``OAuthClient.of`` takes them out again."""
     options = [
         click.option(
             "--client",
@@ -347,7 +347,7 @@ def client_options(command: _Function) -> _Function:
             show_envvar=True,
             metavar="FILE",
             shell_complete=file_names,
-            help="JSON with client_id, client_secret, and issuer or endpoints; Google's client_secret.json will do.",
+            help="JSON with client_id, client_secret, and issuer or endpoints, or Google's client_secret.json.",
         ),
         secret_options("client-secret", "the client's secret", detail=True),
     ]
@@ -357,13 +357,16 @@ def client_options(command: _Function) -> _Function:
 
 
 def server_options(command: _Function) -> _Function:
-    """Add the options for client and server that are needed if there are no tokens yet."""
+    """Add the client and server options that are needed as long as there are no tokens."""
     options = [
-        click.option("--issuer", cls=Setting, metavar="URL", help="The server, whose endpoints are in its metadata."),
+        click.option("--issuer", cls=Setting, metavar="URL", help="The server; its metadata name its endpoints."),
         click.option(
-            "--token-endpoint", cls=DetailSetting, metavar="URL", help="Its token endpoint, where there is no metadata."
+            "--token-endpoint",
+            cls=DetailSetting,
+            metavar="URL",
+            help="The token endpoint, if the server has no metadata.",
         ),
-        click.option("--client-id", cls=Setting, metavar="ID", help="The client, instead of the file's."),
+        click.option("--client-id", cls=Setting, metavar="ID", help="The client's identifier, instead of the file's."),
         click.option(
             "--client-key",
             cls=Detail,
@@ -386,7 +389,7 @@ def server_options(command: _Function) -> _Function:
             cls=Detail,
             metavar="FILE",
             shell_complete=file_names,
-            help="PEM file with the client's certificate (tls_client_auth), and with its key if that is in there too.",
+            help="PEM file with the client's certificate (tls_client_auth), with its key if the file contains it.",
         ),
         click.option(
             "--client-certificate-key",
@@ -395,7 +398,7 @@ def server_options(command: _Function) -> _Function:
             shell_complete=file_names,
             help="PEM file with the key of that certificate.",
         ),
-        click.option("--profile", cls=Setting, type=click.Choice(PROFILES), help="What kind of server it is."),
+        click.option("--profile", cls=Setting, type=click.Choice(PROFILES), help="The kind of server."),
         client_options,
         allow_http_option,
     ]
@@ -407,7 +410,7 @@ def server_options(command: _Function) -> _Function:
 def store_options(*, default: str | None = None, argument: bool = False) -> Callable[[_Function], _Function]:
     """Add the token file and the account in it; ``Stored.of`` takes the options out again.
 
-    :param argument: the file may be an argument too.
+    :param argument: whether the file may also be an argument.
     """
 
     def decorate(command: _Function) -> _Function:
@@ -423,13 +426,13 @@ def store_options(*, default: str | None = None, argument: bool = False) -> Call
                 show_envvar=True,
                 metavar="FILE",
                 shell_complete=file_names,
-                help="File that keeps the tokens, which dpop token login writes.",
+                help="The file with the tokens, which dpop token login writes.",
             ),
             click.option(
                 "--account",
                 cls=DetailSetting,
                 metavar="NAME",
-                help="Whose tokens, where the store has those of several.",
+                help="The account, if the store has tokens of several.",
             ),
             secret_options("store-password", "the password that encrypts the store", detail=True),
         ]
@@ -448,7 +451,7 @@ def store_options(*, default: str | None = None, argument: bool = False) -> Call
 
 
 def proof_options(command: _Function) -> _Function:
-    """Add METHOD, URL and what describes a request; :meth:`ProofRequest.of` takes the options as they come."""
+    """Add METHOD, URL and the options that describe a request; :meth:`ProofRequest.of` takes the options out again."""
     options = [
         click.argument("method"),
         click.argument("url"),
@@ -457,7 +460,11 @@ def proof_options(command: _Function) -> _Function:
         nonce_options,
         click.option("--jti", cls=Detail, metavar="JTI", help="The proof's identifier; random by default."),
         click.option(
-            "--iat", cls=Detail, type=int, metavar="SECONDS", help="Its time, in seconds since 1970; now by default."
+            "--iat",
+            cls=Detail,
+            type=int,
+            metavar="SECONDS",
+            help="The proof's time, in seconds since 1970; now by default.",
         ),
         allow_http_option,
     ]
@@ -469,9 +476,9 @@ def proof_options(command: _Function) -> _Function:
 def read_token(options: dict[str, Any]) -> str | None:
     """Read the access token that the options of ``secret_options("token", ...)`` name, if any.
 
-    A JSON object is taken for a token response, as saved by ``curl .../token > token.json``.
+    A JSON object is read as a token response, as saved by ``curl .../token > token.json``.
 
-    :raises click.UsageError: it is empty, cannot be read, or is JSON without an access token.
+    :raises click.UsageError: the token is empty, cannot be read, or is JSON without an access token.
     """
     text = Secret.of("token", options).read("Access token")
     if text is None:
@@ -482,11 +489,9 @@ def read_token(options: dict[str, Any]) -> str | None:
     try:
         token = json_object(text.encode("utf-8")).get("access_token")
     except EncodingError as error:
-        raise click.UsageError(f"a token, or a token response, was expected; what came is {error}") from None
+        raise click.UsageError(f"expected a token or a token response, but the input is {error}") from None
     if not isinstance(token, str):
-        raise click.UsageError(
-            "a token response was expected, but the JSON has no access_token; was it an error response?"
-        )
+        raise click.UsageError("expected a token response, but the JSON has no access_token; was it an error response?")
     return token
 
 
@@ -494,7 +499,7 @@ def check_transport(url: str, *, allow_http: bool) -> None:
     """Check that a proof and a token would travel encrypted, or within this machine.
 
     :param allow_http: accept plain http to another machine.
-    :raises InsecureOriginError: they would not.
+    :raises InsecureOriginError: they would travel unencrypted.
     """
     origin = Origin.of_url(url)
     if origin.scheme != "https" and not origin.is_loopback and not allow_http:

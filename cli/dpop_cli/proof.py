@@ -19,7 +19,7 @@ __all__ = ["parts", "proof"]
 @click.command(cls=DefectCommand)
 @proof_options
 @defect_option
-@click.option("--unsigned", is_flag=True, help="Print what is to be signed, header.payload; a public key is enough.")
+@click.option("--unsigned", is_flag=True, help="Print the bytes to sign, header.payload; a public key is enough.")
 @click.option("--json", "as_json", is_flag=True, help="Print the proof with its header and claims as JSON.")
 def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: Any) -> None:
     """Print a DPoP proof for one request: the value of its DPoP header.
@@ -36,11 +36,11 @@ def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: An
     A proof is for one request. Curl's own -L sends it to another host, and --retry sends it again, so use
     neither: make a new proof for each request.
 
-    With --unsigned it prints the bytes to sign, without the end of a line, for a key that only another
-    program can use; dpop sig to-raw turns what openssl signs into the proof's third part.
+    With --unsigned it prints the bytes to sign, without a line end, for a key that only another
+    program can use; dpop sig to-raw converts the signature of openssl to the proof's third part.
 
-    With --defect it is wrong in one way, to find out whether a server of yours notices. Standard error says what
-    the server must answer. Where your key cannot sign the defect, a published key does.
+    With --defect the proof is wrong in one way, so that you can test a server. Standard error says how the server
+    must respond. If your key cannot sign the defect, a published key signs it.
 
     \b
     Examples:
@@ -55,7 +55,9 @@ def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: An
         openssl dgst -sha256 -sign key.pem | dpop sig to-raw
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if unsigned and options["defect"]:
-        raise click.UsageError("give --unsigned or --defect, not both: most defects are in what is signed, or how")
+        raise click.UsageError(
+            "give --unsigned or --defect, not both: most defects are in the signed bytes or the signature"
+        )
     made = ProofRequest.of(method, url, options, signed=not unsigned)
     if made.defect is not None:
         expectation = expected(made.defect)
@@ -63,7 +65,7 @@ def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: An
             click.echo(json.dumps({"defect": expectation, "fields": made.dpop_fields}, indent=2))
             return
         for _, value in made.dpop_fields:
-            # One byte per character: a defect may be a byte that no honest proof holds.
+            # One byte per character: a defect may be a byte that no correct proof contains.
             click.echo(value.encode("latin-1"))
         return
     name, shown = ("signing_input", made.signing_input) if unsigned else ("proof", made.proof)
@@ -71,11 +73,11 @@ def proof(*, method: str, url: str, unsigned: bool, as_json: bool, **options: An
         header, claims = parts(made.proof)
         click.echo(json.dumps({name: shown, "header": header, "claims": claims}, indent=2))
         return
-    # A line end would become part of the signed bytes; at a terminal, nothing is signed, so print one.
+    # A line end would become part of the signed bytes, so print one only at a terminal.
     click.echo(shown, nl=not unsigned or sys.stdout.isatty())
 
 
 def parts(proof: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The JOSE header and the claims of a proof that this program made."""
+    """Return the JOSE header and the claims of a proof that this program made."""
     header, claims, _ = proof.split(".")
     return json_object(b64url_decode(header)), json_object(b64url_decode(claims))

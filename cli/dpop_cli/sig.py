@@ -235,7 +235,7 @@ def _raw_of(der: bytes, alg: str | None) -> bytes:
 def _write(data: bytes, form: str, out: str | None) -> None:
     text = None if form == "binary" else data.hex() if form == "hex" else b64url_encode(data)
     if out == "":
-        raise click.UsageError("--out expects the name of a file, and an empty one came; without --out it is printed")
+        raise click.UsageError("--out expects the name of a file, but it is empty; without --out the result is printed")
     if out is not None:
         _put(Path(out), data if text is None else f"{text}\n".encode("ascii"))
     elif text is not None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Request bodies of httpx and httpx2: find out whether and how a body can be sent a second time.
 
-Both libraries iterate over a request's stream when they send it. A second iteration gives the same
-bytes for some streams, none for others, and an error for the rest; nothing public tells which. A body
-that this module cannot show to be repeatable counts as not repeatable.
+Both libraries iterate over a request's stream when they send it. A second iteration gives the same bytes for some
+streams, no bytes for others, and an error for the rest; no public attribute tells which. A body counts as repeatable
+only if this module can show it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Rewind: TypeAlias = "Callable[[], Awaitable[object] | None]"
-"""Makes a body ready to be sent again; asynchronous files return an awaitable."""
+"""A function that rewinds a body so that it can be sent again; for asynchronous files it returns an awaitable."""
 
 
 def in_memory(request: Request) -> bytes | None:
@@ -40,7 +40,7 @@ def in_memory(request: Request) -> bytes | None:
     try:
         content: bytes = request.content
     except RuntimeError:  # either library's RequestNotRead
-        # A redirected request takes over the stream of the one before, and forgets that it was read.
+        # A redirected request has the stream of the request before, but does not know that it was read.
         source = getattr(request.stream, "_stream", None)
         return source if isinstance(source, bytes) else None
     return content
@@ -52,15 +52,15 @@ def rewind_of(request: Request, content: bytes | None) -> Rewind | None:
     :param content: the result of :func:`in_memory` for this request.
     """
     if content is not None:
-        return _nothing
+        return _no_rewind
     fields = getattr(request.stream, "fields", None)
     if isinstance(fields, list):
-        # Multipart: the library itself goes back to the start of each file, if the file can.
+        # Multipart: the library itself seeks to the start of each file, if the file is seekable.
         files = [field.file for field in fields if hasattr(field, "file")]
-        return _nothing if all(isinstance(file, (str, bytes)) or _seekable(file) for file in files) else None
+        return _no_rewind if all(isinstance(file, (str, bytes)) or _seekable(file) for file in files) else None
     source = getattr(request.stream, "_stream", None)
     if isinstance(source, (list, tuple)):
-        return _nothing
+        return _no_rewind
     return _rewind_of_file(source) if source is not None and _seekable(source) else None
 
 
@@ -68,11 +68,11 @@ def _seekable(file: object) -> bool:
     if not (hasattr(file, "seek") and hasattr(file, "tell")):
         return False
     seekable = getattr(file, "seekable", None)
-    answer = seekable() if seekable is not None else True
-    if inspect.iscoroutine(answer):
-        answer.close()  # an asynchronous file; a failing seek will show that it cannot
+    result = seekable() if seekable is not None else True
+    if inspect.iscoroutine(result):
+        result.close()  # an asynchronous file; if it is not seekable, seek() will raise an error
         return True
-    return bool(answer)
+    return bool(result)
 
 
 def _rewind_of_file(file: Any) -> Rewind | None:  # Any: a file of the user, synchronous or not
@@ -84,26 +84,26 @@ def _rewind_of_file(file: Any) -> Rewind | None:  # Any: a file of the user, syn
 
         return rewind
     start.close()
-    # An asynchronous file tells its position only to a coroutine. It was opened to be sent, from its start.
+    # Only a coroutine can ask an asynchronous file for its position. So assume that it is sent from its start.
     wrapped = getattr(file, "wrapped", None)
     position = wrapped.tell() if wrapped is not None else 0
 
     def async_rewind() -> Awaitable[object]:
-        moved: Awaitable[object] = file.seek(position)
-        return moved
+        seeking: Awaitable[object] = file.seek(position)
+        return seeking
 
     return async_rewind
 
 
-def _nothing() -> None:
-    """Rewind a body in memory: nothing to do."""
+def _no_rewind() -> None:
+    """Do nothing: a body in memory needs no rewinding."""
 
 
 _PEEK_SECONDS = 5.0
 
 
 class PeekedStream:
-    """A response body whose first chunks were read already; iterating still returns all chunks, the first included."""
+    """A response body whose first chunks were read already; iteration still returns all chunks, also the first."""
 
     def __init__(
         self, chunks: list[bytes], rest: Iterator[bytes], stream: ByteStream, failure: Exception | None
@@ -156,7 +156,7 @@ class _Start:
         self._deadline = time.monotonic() + _PEEK_SECONDS
 
     def suffices_with(self, chunk: bytes) -> bool:
-        """Take a chunk; True if enough bytes or enough time have been spent."""
+        """Add a chunk; return True once there are enough bytes, or it has taken too long."""
         self.chunks.append(chunk)
         self._size += len(chunk)
         return self._size >= PEEK_BYTES or time.monotonic() > self._deadline
@@ -193,8 +193,8 @@ async def async_peek(response: Response, peeked_stream: type[AsyncPeekedStream])
     return start.put_back(response, peeked_stream(start.chunks, rest, stream, start.failure))
 
 
-# All streams of an HTTP/2 connection share one receive window, and unread bytes of a stream stay counted in it:
-# so it is worth reading more.
+# All streams of an HTTP/2 connection share one receive window, and a stream's unread bytes use up a part of it. So it
+# is worth reading more.
 _HTTP2_DRAIN_BYTES = 1_048_576
 
 
@@ -224,7 +224,9 @@ def drain(response: Response, signed: Request) -> None:
                 return
             if _is_http2(response):
                 response.extensions["network_stream"].close()
-                for _ in rest:  # what has come already, and then the error that tells the connection of its end
+                for (
+                    _
+                ) in rest:  # the bytes that arrived already, then the error by which the connection learns of its end
                     pass
     finally:
         response.close()

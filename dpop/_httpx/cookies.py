@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cookies of nonce challenges, which the caller never sees because the request is sent again.
+"""Keep the cookies of dropped responses; the caller never sees these responses, because their request is sent again.
 
-A load balancer that keeps a client at one server by a cookie would otherwise send the retry to another one.
+Some load balancers use a cookie to send a client always to the same server. Without it, the retry could reach another
+server.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ __all__ = ["DroppedCookies"]
 
 
 class DroppedCookies(Generic[RequestT, ResponseT]):
-    """Cookies of dropped responses: added to the retry, and to the final response, where the client's jar finds them.
+    """The cookies of dropped responses: added to the retry, and to the final response, for the client's cookie jar.
 
-    :param jar: the library's ``Cookies``, empty.
+    :param jar: an empty ``Cookies`` object of the library.
     """
 
     def __init__(self, jar: Cookies[RequestT, ResponseT]) -> None:

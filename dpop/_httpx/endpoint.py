@@ -40,26 +40,26 @@ __all__ = ["AsyncClientTransport", "AsyncHttpxTokenEndpoint", "ClientTransport",
 
 
 class ClientTransport(Generic[RequestT, ResponseT]):
-    """A transport that sends by the transport a client has for each URL; mixed into the library's ``BaseTransport``."""
+    """A transport that sends with a client's own transport for each URL; a mixin for ``BaseTransport``."""
 
     def __init__(self, clients: OnePerProcess[Client[RequestT, ResponseT]]) -> None:
         self._clients = clients
 
     def handle_request(self, request: RequestT) -> ResponseT:
-        """Send the request by the client's transport for its URL; a DPoP transport found there is bypassed."""
+        """Send the request with the client's transport for its URL; if that is a DPoP transport, bypass it."""
         transport = self._clients.get()._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
         inner = transport._inner.get() if isinstance(transport, SigningTransport) else transport  # noqa: SLF001
         return inner.handle_request(request)
 
 
 class AsyncClientTransport(Generic[RequestT, ResponseT]):
-    """A transport that sends by the transport an asynchronous client has for each URL."""
+    """A transport that sends with an asynchronous client's own transport for each URL."""
 
     def __init__(self, clients: _AsyncClients[RequestT, ResponseT]) -> None:
         self._clients = clients
 
     async def handle_async_request(self, request: RequestT) -> ResponseT:
-        """Send the request by the client's transport for its URL; a DPoP transport found there is bypassed."""
+        """Send the request with the client's transport for its URL; if that is a DPoP transport, bypass it."""
         client = await self._clients.get()
         transport = client._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
         inner = transport._inner.get() if isinstance(transport, AsyncSigningTransport) else transport  # noqa: SLF001
@@ -67,10 +67,10 @@ class AsyncClientTransport(Generic[RequestT, ResponseT]):
 
 
 class _AsyncClients(Generic[RequestT, ResponseT]):
-    """The given client, or one client for each event loop: no loop can use the connections of another.
+    """The given client, or one client for each event loop, because connections work in one event loop only.
 
-    A loop that ends closes its client, as it finishes the asynchronous generators it has begun. One that is closed
-    without that leaves its client to the next call.
+    An event loop that ends finishes its asynchronous generators, and one of them closes the client. If a loop was
+    closed without that, the next call closes the client's sockets.
 
     :param given: a client, a function that makes one, or ``None``.
     """
@@ -95,7 +95,7 @@ class _AsyncClients(Generic[RequestT, ResponseT]):
         return self._given is not None
 
     async def get(self) -> AsyncClient[RequestT, ResponseT]:
-        """The client for the running event loop and this process."""
+        """Return the client for the running event loop and this process."""
         if self._given is not None:
             return self._given.get()
         if self._pid != os.getpid():
@@ -128,7 +128,7 @@ class _AsyncClients(Generic[RequestT, ResponseT]):
 
 
 def _running_loop() -> object:
-    """The event loop of this task, of asyncio or trio."""
+    """Return the event loop of this task: asyncio's or trio's."""
     trio = sys.modules.get("trio")
     try:
         return asyncio.get_running_loop()
@@ -141,20 +141,20 @@ def _is_closed(loop: object) -> bool:
 
 
 def _close_sockets(client: AsyncClient[RequestT, ResponseT]) -> None:
-    """Close the sockets of a client whose event loop is closed: nothing can be awaited on that loop any more."""
-    transports = [client._transport, *client._mounts.values()]  # noqa: SLF001 - no method does it without the loop
+    """Close the sockets of a client whose event loop is closed, so that its ``aclose()`` cannot be awaited."""
+    transports = [client._transport, *client._mounts.values()]  # noqa: SLF001 - every public method needs the loop
     for pool in (getattr(transport, "_pool", None) for transport in transports):
         for connection in getattr(pool, "connections", ()):
             stream = getattr(getattr(connection, "_connection", None), "_network_stream", None)
             sock = None if stream is None else stream.get_extra_info("socket")
-            sock = getattr(sock, "_sock", sock)  # asyncio lends it without its close()
+            sock = getattr(sock, "_sock", sock)  # asyncio wraps it in an object without close()
             if sock is not None:
                 with contextlib.suppress(OSError):
                     sock.close()
 
 
 class _Wire:
-    """Records one exchange by the ``trace`` extension: where it connected, and whether it wrote a request head."""
+    """Records an exchange with the ``trace`` extension: where it connected, and whether it wrote a request head."""
 
     def __init__(self) -> None:
         self.handed = False
@@ -162,8 +162,8 @@ class _Wire:
         self.sent = False
         self.peer: str | None = None
 
-    def hear(self, event: str, info: Info) -> None:
-        """Take in an event of httpcore."""
+    def on_event(self, event: str, info: Info) -> None:
+        """Handle an event of httpcore."""
         self.traced = True
         if event == "connection.connect_tcp.started":
             host = info["host"]
@@ -171,12 +171,12 @@ class _Wire:
         elif event.endswith(HEADERS_START) and carries_proof(info):
             self.sent = True
 
-    async def ahear(self, event: str, info: Info) -> None:
-        """Take in an event of asynchronous httpcore."""
-        self.hear(event, info)
+    async def on_async_event(self, event: str, info: Info) -> None:
+        """Handle an event of asynchronous httpcore."""
+        self.on_event(event, info)
 
     def proxy(self, server: str) -> str | None:
-        """Host and port of the proxy, if the connection went to one."""
+        """Return host and port of the proxy, if the connection went to one."""
         return None if self.peer == server else self.peer
 
 
@@ -194,9 +194,9 @@ def _prepared(
         timeout=timeout,
         extensions={"trace": trace},
     )
-    prepared.url = type(prepared.url)(request.url)  # without the client's own parameters, which are for others
+    prepared.url = type(prepared.url)(request.url)  # without the client's own parameters
     if "authorization" not in {name.lower() for name, _ in request.headers}:
-        prepared.headers.pop("authorization", "")  # the client's own is for others
+        prepared.headers.pop("authorization", "")  # the client's own credentials are for other servers
     return prepared
 
 
@@ -240,7 +240,7 @@ class HttpxTokenEndpoint(SyncEndpoint, Generic[RequestT, ResponseT]):
         prover: Key | Prover,
         server: str | ServerMetadata,
         http: Client[RequestT, ResponseT] | Callable[[], Client[RequestT, ResponseT]] | None,
-        **options: Any,  # as of _set_up, which types them: this method passes them on
+        **options: Any,  # passed on to _set_up, which declares their types
     ) -> None:
         signing = self._set_up(prover, server, **options)
         client = self._library.Client
@@ -259,7 +259,7 @@ class HttpxTokenEndpoint(SyncEndpoint, Generic[RequestT, ResponseT]):
         wire = _Wire()
         try:
             client = self._clients.get()
-            prepared = _prepared(client, request, self.timeout, wire.hear)
+            prepared = _prepared(client, request, self.timeout, wire.on_event)
             wire.handed = True
             response = (self._signing if request.signed else self._plain).handle_request(prepared)
             try:
@@ -280,7 +280,7 @@ class HttpxTokenEndpoint(SyncEndpoint, Generic[RequestT, ResponseT]):
             raise
 
     def _body(self, response: ResponseT) -> bytes:
-        if response.is_stream_consumed:  # by a transport of the user's own, which has it in memory
+        if response.is_stream_consumed:  # a transport of the user has read it into memory
             return bytes(response.content)
         deadline = time.monotonic() + 2 * self.timeout
         body = b""
@@ -292,7 +292,7 @@ class HttpxTokenEndpoint(SyncEndpoint, Generic[RequestT, ResponseT]):
                     break
                 if time.monotonic() > deadline:
                     raise self._library.ReadTimeout("the body did not end in time")
-        except Exception as error:  # noqa: BLE001 - raised again if it has cost a part of the object
+        except Exception as error:  # noqa: BLE001 - raised again if the body is incomplete
             failure = error
         return whole_body(response.headers.get("content-encoding"), body, failure)
 
@@ -317,7 +317,7 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
         prover: Key | Prover,
         server: str | ServerMetadata,
         http: AsyncClient[RequestT, ResponseT] | Callable[[], AsyncClient[RequestT, ResponseT]] | None,
-        **options: Any,  # as of _set_up, which types them: this method passes them on
+        **options: Any,  # passed on to _set_up, which declares their types
     ) -> None:
         signing = self._set_up(prover, server, **options)
         self._clients = _AsyncClients(http, self._library.AsyncClient)
@@ -333,7 +333,7 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
         wire = _Wire()
         try:
             client = await self._clients.get()
-            prepared = _prepared(client, request, self.timeout, wire.ahear)
+            prepared = _prepared(client, request, self.timeout, wire.on_async_event)
             wire.handed = True
             response = await (self._signing if request.signed else self._plain).handle_async_request(prepared)
             try:
@@ -354,7 +354,7 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
             raise
 
     async def _body(self, response: ResponseT) -> bytes:
-        if response.is_stream_consumed:  # by a transport of the user's own, which has it in memory
+        if response.is_stream_consumed:  # a transport of the user has read it into memory
             return bytes(response.content)
         deadline = time.monotonic() + 2 * self.timeout
         body = b""
@@ -366,7 +366,7 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
                     break
                 if time.monotonic() > deadline:
                     raise self._library.ReadTimeout("the body did not end in time")
-        except Exception as error:  # noqa: BLE001 - raised again if it has cost a part of the object
+        except Exception as error:  # noqa: BLE001 - raised again if the body is incomplete
             failure = error
         return whole_body(response.headers.get("content-encoding"), body, failure)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transports and clients that are never shared between processes.
 
-Two processes that write to one connection get each other's responses, and encrypt with the state of one TLS session.
+If two processes used one connection, each would get responses for the other, and both would use one TLS session state.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _T = TypeVar("_T")
 
 
 class OnePerProcess(Generic[_T]):
-    """A transport or client per process: a forked child makes a new one, or refuses one that the parent was given.
+    """A transport or client per process: a forked child makes a new one, or refuses one that belongs to its parent.
 
     :param given: a transport or client, or a function that makes one.
-    :param kind: its class.
-    :param name: of the argument it was given as.
-    :param now: call the function now, so that bad settings show early, or when one is first needed.
-    :raises ArgumentTypeError: the argument is neither of the two.
+    :param kind: the class of the transport or client.
+    :param name: the name of the argument, for error messages.
+    :param now: call the function now, so that wrong settings raise early; otherwise call it at the first use.
+    :raises ArgumentTypeError: ``given`` is neither of the two.
     """
 
     def __init__(self, given: _T | Callable[[], _T], kind: type[_T], name: str, *, now: bool) -> None:
@@ -43,7 +43,7 @@ class OnePerProcess(Generic[_T]):
             raise ArgumentTypeError(name, f"{_named(kind)}, or a function that makes one", given)
 
     def get(self) -> _T:
-        """The transport or client of this process.
+        """Return the transport or client of this process.
 
         :raises UsageError: the transport or client was given to another process.
         """
@@ -58,14 +58,14 @@ class OnePerProcess(Generic[_T]):
             )
         made = self._make()
         if not isinstance(made, self._kind):
-            raise ArgumentTypeError(f"what {self._name}() returned", _named(self._kind), made)
-        # Set the process id last: until then another thread must not use the parent's transport as its own.
+            raise ArgumentTypeError(f"the result of {self._name}()", _named(self._kind), made)
+        # Set the process id last: until then, no other thread may take the parent's transport for its own.
         self._current = made
         self._pid = os.getpid()
         return made
 
     def own(self) -> _T | None:
-        """The transport or client of this process, or ``None``; a child must not close its parent's."""
+        """Return the transport or client of this process, or ``None``: a child must not close its parent's."""
         return self._current if self._pid == os.getpid() else None
 
 

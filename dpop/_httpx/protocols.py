@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of httpx and httpx2 that the shared code uses, as Protocols that both libraries satisfy.
 
-Type checkers compare them with both libraries in tests/typing/http_libraries.py. A setter or parameter takes ``Any``
-where a library declares a class of its own, such as its URL: what is given comes from the same library, and saying so
-would take a type variable for each such class.
+Type checkers compare them with both libraries in tests/typing/http_libraries.py. If a library declares a class of its
+own for a setter or parameter, such as its URL, the Protocol declares ``Any``. The values always come from the same
+library, and an exact declaration would need a type variable for each such class.
 """
 
 from __future__ import annotations
@@ -195,14 +195,14 @@ class _AnyClient(Protocol[RequestT, _ResponseT_contra]):
 
 
 class Client(_AnyClient[RequestT, ResponseT], Protocol[RequestT, ResponseT]):
-    """A client, with the one private method that this package needs of it."""
+    """A client, with the only private method that this package uses."""
 
     def _transport_for_url(self, url: Any, /) -> Transport[RequestT, ResponseT]: ...
     def close(self) -> None: ...
 
 
 class AsyncClient(_AnyClient[RequestT, ResponseT], Protocol[RequestT, ResponseT]):
-    """An asynchronous client, with the private members that this package needs of it."""
+    """An asynchronous client, with the private members that this package uses."""
 
     _transport: Any
     _mounts: Any
@@ -243,7 +243,7 @@ class Library(Protocol[RequestT, ResponseT]):
 
 
 class Maker(Protocol[_T_co]):
-    """A ``functools.partial`` whose type follows that of its result, as the standard library's does not."""
+    """A ``functools.partial`` whose type depends on the type of its result, unlike the standard library's."""
 
     @property
     def func(self) -> Callable[..., _T_co]: ...

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transports for httpx and httpx2, which have the same API under two names.
 
-The classes here know requests and responses by what they can do, so that neither library is imported.
-:mod:`dpop.httpx` and :mod:`dpop.httpx2` give them the library's own base classes.
+The classes here use only the Protocols of :mod:`dpop._httpx.protocols`, so that neither library is imported.
+:mod:`dpop.httpx` and :mod:`dpop.httpx2` add the library's own base classes.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ __all__ = [
     "fields_of",
     "give_trace_back",
     "replace_fields",
+    "signing_fields",
     "stop_tracing",
-    "told_fields",
 ]
 
 _T = TypeVar("_T")
@@ -86,9 +86,9 @@ _TransportT = TypeVar("_TransportT")
 
 
 class RequestAuth(Generic[RequestT, ResponseT]):
-    """``auth=`` for one request: its own prover and token; mixed into the library's ``Auth``.
+    """``auth=`` for one request, with its own prover and token; a mixin for the library's ``Auth``.
 
-    :param prover: the prover that signs the requests; a bare key will do.
+    :param prover: the prover that signs the requests; a key is accepted, too.
     :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
 
     It only marks the request: a DPoP transport signs it, on every hop within its origins.
@@ -116,36 +116,36 @@ class RequestAuth(Generic[RequestT, ResponseT]):
 
 
 _LAST = frozenset({Step.DONE, Step.REPORT})
-"""After these the response is handed on."""
+"""The steps after which the caller gets the response."""
 
 Wire: TypeAlias = tuple[str, str, str]
 """Scheme, Host and target of a request as they will be on the wire."""
 
 
-_TOLD = frozenset({b"host", b"authorization", b"content-type"})
+_SIGNING_FIELDS = frozenset({b"host", b"authorization", b"content-type"})
 
 
-def told_fields(request: Request) -> dict[bytes, str]:
-    """The header fields of a request that affect signing, by lower-case name; the values of repeated fields are joined.
+def signing_fields(request: Request) -> dict[bytes, str]:
+    """Return a request's header fields that affect signing, by lower-case name; repeated fields are joined.
 
-    The library's own lookup first finds out how all fields are encoded, which takes ten times as long.
+    The library's own lookup first detects the encoding of all fields, which takes ten times as long.
     """
-    told: dict[bytes, str] = {}
+    found: dict[bytes, str] = {}
     for name, value in request.headers.raw:
         lower = name.lower()
-        if lower in _TOLD:
+        if lower in _SIGNING_FIELDS:
             text = value.decode("latin-1")
-            told[lower] = f"{told[lower]}, {text}" if lower in told else text
-    return told
+            found[lower] = f"{found[lower]}, {text}" if lower in found else text
+    return found
 
 
 def fields_of(response: Response) -> list[tuple[str, str]]:
-    """The header fields of a response; repeated fields stay separate."""
+    """Return the header fields of a response; repeated fields stay separate."""
     return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw]
 
 
 HEADERS_START = ".send_request_headers.started"
-"""How the event of the library's ``trace`` extension ends that says headers are about to be written."""
+"""The end of a ``trace`` event's name: the event says that headers are about to be written."""
 
 
 def carries_proof(info: Info) -> bool:
@@ -157,17 +157,17 @@ def carries_proof(info: Info) -> bool:
 def stop_tracing(event: str, info: Info) -> None:
     """Remove our ``trace`` once HTTP/1.1 headers are written, because nothing is sent again after that.
 
-    Each event costs two microseconds, and eight of ten are still to come. HTTP/2 goes on: a GOAWAY makes the library
-    send a stream again.
+    Each event costs two microseconds, and eight of ten events would follow. For HTTP/2 the ``trace`` stays, because
+    the library sends a stream again after a GOAWAY.
     """
     if event.startswith("http11."):
         info["request"].extensions.pop("trace", None)
 
 
 def give_trace_back(signed: Request, request: Request) -> None:
-    """Restore the caller's ``trace`` in place of ours, which would keep a reference cycle with its request.
+    """Restore the caller's ``trace``, once the response has arrived and the library sends nothing again.
 
-    Once a response is there nothing is sent again. The cycle would keep the body in memory until the garbage
+    Our ``trace`` and its request refer to each other. That cycle would keep the body in memory until the garbage
     collector runs.
     """
     users = request.extensions.get("trace")
@@ -184,15 +184,15 @@ def replace_fields(fields: list[tuple[bytes, bytes]], headers: list[tuple[str, s
 
 
 class _AnyioTools:
-    """Sleep and worker threads by anyio, on which both libraries depend: they work on every event loop."""
+    """Sleep and worker threads of anyio, which work on every event loop; both libraries depend on anyio."""
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
 
     async def to_thread(self, function: Callable[[], _T]) -> _T:
-        """Run the function in an extra thread: a device that hangs must not use up the program's own worker threads.
+        """Run the function in a thread of our own: a device that hangs must not use up the program's worker threads.
 
-        A task that is cancelled does not wait for it.
+        A cancelled task does not wait for the function.
         """
         try:
             limiter = _threads.get()
@@ -209,7 +209,7 @@ _threads: RunVar[anyio.CapacityLimiter] = RunVar("dpop_threads")  # one for each
 anyio_tools = _AnyioTools()
 
 
-# The handshake of a WebSocket is a request like any other (RFC 6455 §4.1); its URL in a proof is that of HTTP.
+# The handshake of a WebSocket is an HTTP request (RFC 6455 §4.1), so its proof names the http or https URL.
 _HTTP_OF_WEBSOCKET = {"ws": "http", "wss": "https"}
 
 
@@ -226,7 +226,7 @@ class _Transport(Generic[RequestT, ResponseT, _TransportT]):
     ) -> None:
         """Store the settings.
 
-        :param make: a partial that makes the library's own transport, with all of its settings.
+        :param make: a partial with all settings, which makes the library's own transport.
         """
         if transport is not None:
             defaults = inspect.signature(make.func).parameters
@@ -241,9 +241,9 @@ class _Transport(Generic[RequestT, ResponseT, _TransportT]):
     def add_origins(self, origins: str | Iterable[str], *, insecure_origins: str | Iterable[str] = ()) -> None:
         """Allow more servers to get proofs and tokens, such as an API that discovery has found.
 
-        :param origins: as at the start; those there were stay.
+        :param origins: as for the constructor; the earlier ones stay allowed.
         :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-        :raises UsageError: no origins, or not what they should be.
+        :raises UsageError: ``origins`` is empty, or contains an invalid origin.
         :raises InsecureOriginError: an http:// origin that is not this machine's.
         """
         self._policy.add_origins(origins, insecure_origins=insecure_origins)
@@ -255,25 +255,25 @@ class _Transport(Generic[RequestT, ResponseT, _TransportT]):
         raise UsageError("a DPoP transport cannot be pickled: its key must not travel; make one in each process")
 
     def _open(self, request: RequestT, content: bytes | None, *, repeatable: bool) -> tuple[ProofFlow | None, Wire]:
-        """Return the flow of the request, or ``None`` if it must not be signed, and its form on the wire.
+        """Return the flow of the request (``None`` if it must not be signed), and its form on the wire.
 
         :param content: the body, if it is in memory.
         """
         if not isinstance(request, self._library.Request):
             ours, theirs = self._library.__name__, type(request).__module__.partition(".")[0]
             raise UsageError(
-                f"this transport is for clients of {ours}, and the request is of {theirs}:"
+                f"this transport is for clients of {ours}, but the request comes from {theirs}:"
                 f" import {type(self).__name__} from dpop.{theirs}"
             )
         credentials = request.extensions.get("dpop")
         if credentials is not None and not isinstance(credentials, RequestCredentials):
             raise UsageError('extensions={"dpop": …} takes dpop.RequestCredentials(prover, access_token)')
-        url, fields = request.url, told_fields(request)
-        # The library connects to what the URL says, without its userinfo, whatever Host says.
+        url, fields = request.url, signing_fields(request)
+        # The library connects to the host of the URL, whatever the Host header says.
         scheme = _HTTP_OF_WEBSOCKET.get(url.scheme, url.scheme)
         server, target = url.netloc.decode("ascii"), url.raw_path.decode("ascii")
         outgoing = OutgoingRequest(
-            request.method.upper(),  # as the library's constructor writes it into the signed copy
+            request.method.upper(),  # the library's constructor does that in the signed copy, too
             f"{scheme}://{server}{target}",
             origin=origin_of(scheme, server),
             authorization=fields.get(b"authorization"),
@@ -286,7 +286,7 @@ class _Transport(Generic[RequestT, ResponseT, _TransportT]):
         return ProofFlow.open(self._policy, outgoing), (scheme, fields.get(b"host", ""), target)
 
     def _foreign(self, request: RequestT) -> RequestT:
-        """Copy a request to a foreign origin, without proofs and bound tokens; the caller's request is not changed."""
+        """Copy a request to a foreign origin without proof and bound token; the caller's request is not changed."""
         names = headers_to_withhold(request.headers.get("authorization"))
         withheld = [name for name in names if name in request.headers]
         if withheld:
@@ -302,14 +302,14 @@ class _Transport(Generic[RequestT, ResponseT, _TransportT]):
         content: bytes | None = None,
         dropped: DroppedCookies[RequestT, ResponseT] | None = None,
     ) -> RequestT:
-        """Copy the request and add the proof: the caller's request never has one, so a redirect cannot repeat it."""
+        """Copy the request and add the proof: a redirect of the caller's own request must not repeat the proof."""
         method, url, extensions = request.method, request.url, request.extensions
         if content is None:
             signed = self._library.Request(
                 method, url, headers=request.headers, stream=request.stream, extensions=extensions
             )
             if in_memory(request) is not None:
-                signed.read()  # so that a transport of the user's own finds its content
+                signed.read()  # so that a transport of the user can use its content
         else:
             fields = [pair for pair in request.headers.raw if pair[0].lower() != b"content-length"]
             signed = self._library.Request(method, url, headers=fields, content=content, extensions=extensions)
@@ -338,7 +338,7 @@ class _Transport(Generic[RequestT, ResponseT, _TransportT]):
 
 
 class SigningTransport(_Transport[RequestT, ResponseT, Transport[RequestT, ResponseT]]):
-    """A transport that signs; mixed into the library's ``BaseTransport``."""
+    """A transport that signs; a mixin for the library's ``BaseTransport``."""
 
     _peeked_stream: type[PeekedStream]
 
@@ -385,8 +385,9 @@ class SigningTransport(_Transport[RequestT, ResponseT, Transport[RequestT, Respo
     def _sign_on_the_wire(self, flow: ProofFlow, wire: Wire, signed: RequestT, rewind: Rewind | None) -> None:
         """Sign again if the request waited long for a connection, or if the library itself sends it again.
 
-        That is a stream which an HTTP/2 server's GOAWAY refused. The library's ``trace`` extension tells when
-        headers are about to be written. The token stays: its source may need the connection that is held now.
+        The library sends a stream again after an HTTP/2 server's GOAWAY. Its ``trace`` extension tells when headers
+        are about to be written. The token stays the same, because a token source may need the connection that this
+        request holds.
         """
         users = signed.extensions.get("trace")
         starts = itertools.count()
@@ -416,11 +417,11 @@ class SigningTransport(_Transport[RequestT, ResponseT, Transport[RequestT, Respo
     ) -> bool:
         """Fetch a server's nonce with a request that carries a proof and no token.
 
-        Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
+        Call it before sending a body that can be read only once. Returns whether a usable nonce came.
 
-        :param method: of that request.
+        :param method: the method of the request.
         :param prover: the prover whose nonce to fetch, if later requests bring their own prover.
-        :param role: ``Role.RS`` where those requests set their own ``Authorization: DPoP``.
+        :param role: the server's role; ``Role.RS`` if the later requests set their own ``Authorization: DPoP``.
         :param timeout: seconds for each of connecting, writing and reading; a transport does not know its client's.
         :raises UsageError: the URL is not one of this transport's origins.
         """
@@ -450,7 +451,7 @@ class SigningTransport(_Transport[RequestT, ResponseT, Transport[RequestT, Respo
 
 
 class AsyncSigningTransport(_Transport[RequestT, ResponseT, AsyncTransport[RequestT, ResponseT]]):
-    """An asynchronous transport that signs; mixed into the library's ``AsyncBaseTransport``."""
+    """An asynchronous transport that signs; a mixin for the library's ``AsyncBaseTransport``."""
 
     _peeked_stream: type[AsyncPeekedStream]
 
@@ -527,11 +528,11 @@ class AsyncSigningTransport(_Transport[RequestT, ResponseT, AsyncTransport[Reque
     ) -> bool:
         """Fetch a server's nonce with a request that carries a proof and no token.
 
-        Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
+        Call it before sending a body that can be read only once. Returns whether a usable nonce came.
 
-        :param method: of that request.
+        :param method: the method of the request.
         :param prover: the prover whose nonce to fetch, if later requests bring their own prover.
-        :param role: ``Role.RS`` where those requests set their own ``Authorization: DPoP``.
+        :param role: the server's role; ``Role.RS`` if the later requests set their own ``Authorization: DPoP``.
         :param timeout: seconds for each of connecting, writing and reading; a transport does not know its client's.
         :raises UsageError: the URL is not one of this transport's origins.
         """
@@ -572,6 +573,6 @@ def _make_ready(rewind: Rewind | None) -> None:
 
 
 async def _async_make_ready(rewind: Rewind | None) -> None:
-    moved = rewind() if rewind is not None else None
-    if moved is not None:
-        await moved
+    seeking = rewind() if rewind is not None else None
+    if seeking is not None:
+        await seeking

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For authors of integrations: what a request must carry, and what its response means. No I/O.
+"""The protocol for authors of integrations: what a request must carry, and what its response means. No I/O.
 
-Users of an HTTP library need nothing of this; they plug in :mod:`dpop.requests`, :mod:`dpop.httpx2` or
-:mod:`dpop.httpx`. This is an integration of another library, ``http.client``::
+Users of an HTTP library do not need this package; they use :mod:`dpop.requests`, :mod:`dpop.httpx2` or
+:mod:`dpop.httpx`. This example integrates another library, ``http.client``::
 
     from urllib.parse import urlsplit
 

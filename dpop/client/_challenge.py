@@ -31,9 +31,9 @@ def dpop_challenge(field_values: Iterable[str], *, scheme: str = "dpop") -> Mapp
     """Return the parameters of the DPoP challenge, from all ``WWW-Authenticate`` field values.
 
     Names are in lower case, values unescaped. A parameter that is given twice with different values is ``None``.
-    Without a DPoP challenge, or with any breach of the grammar, the whole is ``None``.
+    The result is ``None`` if there is no DPoP challenge, or if any field breaks the grammar.
 
-    :param scheme: the scheme of another challenge, in lower case.
+    :param scheme: the scheme of the challenge to return, in lower case.
 
     Source: RFC 9110 §11.6.1, RFC 9449 §7.1.
     """
@@ -68,7 +68,7 @@ def _challenges(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
     while position < len(text):
         parameter = _PARAMETER.match(text, position)
         if parameter is None:
-            # A scheme, alone or with blanks and a token68 or its first parameter behind it.
+            # A scheme, alone or followed by blanks and either a token68 or its first parameter.
             scheme = _expect(_TOKEN, text, position, "a scheme")
             parameters: list[tuple[str, str]] = []
             found.append((scheme.group().lower(), parameters))
@@ -110,7 +110,7 @@ def _broken(text: str, position: int, what: str) -> EncodingError:
 
 
 def error_of_json(body: bytes) -> str | None:
-    """The ``error`` in the JSON body of a refusal, or ``None`` if the body is something else (RFC 6749 §5.2)."""
+    """Return the ``error`` in the JSON body of a refusal, or ``None`` for any other body (RFC 6749 §5.2)."""
     try:
         error = json_object(body).get("error")
     except EncodingError:

@@ -20,13 +20,13 @@ NOTABLE_SECONDS = 5.0
 _MAX_OFFSET = 300.0
 _MAX_ORIGINS = 100
 
-# How every server must write it. Other forms are left to email.utils, which takes 10 ms to import.
+# The form in which servers must write a date. email.utils reads the older forms, but takes 10 ms to import.
 _IMF_FIXDATE: Final = re.compile(r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII)
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def skew(date: str | None, sent: float, received: float) -> float | None:
-    """Seconds that a ``Date`` header (RFC 9110 §6.6.1) is ahead of our clock; ``None`` if it cannot be read.
+    """Return by how many seconds a ``Date`` header (RFC 9110 §6.6.1) is ahead of our clock; ``None`` if unreadable.
 
     The server wrote it at some time between sending and receiving. Any time in between counts as 0, so that a slow
     response is not taken for a wrong clock.
@@ -34,17 +34,17 @@ def skew(date: str | None, sent: float, received: float) -> float | None:
     if date is None:
         return None
     try:
-        moment = _read(date)
+        moment = _parse_http_date(date)
         if moment.tzinfo is None:
             return None  # no time zone, so no point in time
-        told = moment.timestamp()
+        server_time = moment.timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
-    return told - min(max(told, sent), received)
+    return server_time - min(max(server_time, sent), received)
 
 
-def _read(date: str) -> datetime:
-    """Read a date of HTTP (RFC 9110 §5.6.7).
+def _parse_http_date(date: str) -> datetime:
+    """Parse an HTTP date (RFC 9110 §5.6.7).
 
     :raises ValueError: not an HTTP date.
     """

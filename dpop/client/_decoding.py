@@ -20,21 +20,21 @@ _ZSTD_WINDOW: Final = 8 * 2**20  # RFC 9659 §3
 
 
 def decoded_start(coding: str | None, data: bytes, limit: int) -> bytes:
-    """Decode the first bytes of a body, to ``limit`` bytes at most; empty if they cannot be decoded.
+    """Decode the first bytes of a body, to at most ``limit`` bytes; return no bytes if they cannot be decoded.
 
-    :param coding: ``Content-Encoding``, None without one: gzip, deflate, and br and zstd where a library for
-        them is installed.
-    :param data: the first bytes of the body as sent. More than ``limit`` are not looked at.
+    :param coding: the ``Content-Encoding`` header, or None. gzip and deflate can be decoded; br and zstd only if a
+        library for them is installed.
+    :param data: the first bytes of the body as sent; at most ``limit`` of them are read.
     """
     names = [name for part in (coding or "").lower().split(",") if (name := part.strip()) and name != "identity"]
     if len(names) > _MAX_LAYERS:
         return b""
     data = data[:limit]
-    for name in reversed(names):  # the last was applied last
+    for name in reversed(names):  # the server applied the last one last
         decode = _DECODERS.get(name)
         try:
             data = b"" if decode is None else decode(data, limit)[:limit]
-        except Exception:  # noqa: BLE001 - any error of a decoder means that hostile or cut bytes cannot be read
+        except Exception:  # noqa: BLE001 - whatever a decoder raises, the bytes are hostile or incomplete
             return b""
     return data
 
@@ -52,7 +52,7 @@ def _deflate(data: bytes, limit: int) -> bytes:
 
 
 def _brotli(data: bytes, limit: int) -> bytes:
-    # Releases before 1.2 have no limit argument, and raise TypeError.
+    # Releases before 1.2 do not know the limit: they raise TypeError, and the body counts as unreadable.
     return bytes(_first_of("brotli", "brotlicffi").Decompressor().process(data, output_buffer_limit=limit))
 
 

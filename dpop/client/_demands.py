@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an API wants of a new authorization: a stronger or newer login, or more scopes (RFC 9470 §3, RFC 6750 §3.1)."""
+"""Read an API's demand for a new authorization: a stronger or newer login, or more scopes (RFC 9470, RFC 6750)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SECONDS = re.compile(r"[0-9]{1,9}\Z")
 
 
 class Demand(NamedTuple):
-    """What an API wants of a new authorization; ``str()`` says what to do.
+    """An API's demand for a new authorization (RFC 9470 §3, RFC 6750 §3.1); ``str()`` says what to do.
 
     :param error: ``insufficient_user_authentication`` or ``insufficient_scope``.
     :param scope: the scopes that are needed.
-    :param acr_values: authentication context classes of which one is needed.
-    :param max_age: seconds since the login, at most.
+    :param acr_values: authentication context classes; one of them is needed.
+    :param max_age: how many seconds ago the user may have logged in.
     :param resource_metadata: the URL of the API's metadata (RFC 9728 §5.1), which names its authorization servers.
     """
 
@@ -48,25 +48,25 @@ class Demand(NamedTuple):
 
 
 def demand_of(field_values: Iterable[str]) -> Demand | None:
-    """What the ``WWW-Authenticate`` fields of a 401 or 403 want of a new authorization; None if nothing.
+    """Return the demand in the ``WWW-Authenticate`` fields of a 401 or 403; None if they contain no demand.
 
-    A refresh does not help then. Values that could not stand in an authorization request are left out.
+    Refreshing the token does not meet a demand. Values that could not stand in an authorization request are left out.
     """
     try:
-        said = challenges(field_values)
+        by_scheme = challenges(field_values)
     except EncodingError:
         return None
     for scheme in ("dpop", "bearer"):
-        told = said.get(scheme, {})
-        error = told.get("error")
+        parameters = by_scheme.get(scheme, {})
+        error = parameters.get("error")
         if error in _ERRORS:
-            seconds = told.get("max_age") or ""
+            seconds = parameters.get("max_age") or ""
             return Demand(
                 error,
-                _words(told.get("scope")),
-                _words(told.get("acr_values")),
+                _words(parameters.get("scope")),
+                _words(parameters.get("acr_values")),
                 int(seconds) if _SECONDS.match(seconds) else None,
-                _https(told.get("resource_metadata")),
+                _https(parameters.get("resource_metadata")),
             )
     return None
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drive a flow, synchronously and asynchronously: wait, ask for tokens, sign.
+"""Drive a flow, synchronously or asynchronously: wait for a turn, ask for tokens, sign.
 
-The integrations of all HTTP libraries share these functions. They decide nothing; nothing else in an integration
-touches a key or a token source.
+The integrations of all HTTP libraries share these functions. The functions make no protocol decision. Only they use
+keys and token sources; the rest of an integration does not.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ __all__ = [
 
 DRAIN_BYTES = 65_536
 DRAIN_SECONDS = 1.0
-"""How much of a dropped response is read to keep its connection, and for how long; beyond, it is closed."""
+"""How much of a dropped response is read, and for how long, to reuse its connection; then it is closed."""
 
 before_each_send: contextvars.ContextVar[Callable[[], object] | None] = contextvars.ContextVar(
     "dpop_before_each_send", default=None
 )
 """A function that is called directly before each signed request leaves, nonce retries too.
 
-Nothing is sent if it raises. A renewal of tokens asks here whether it still holds the lock.
+Nothing is sent if it raises. A token renewal uses it to check that it still holds its lock.
 """
 
 _T = TypeVar("_T")
@@ -58,7 +58,7 @@ _POLL_SECONDS = 0.005
 
 
 class AsyncTools(Protocol):
-    """The functions the driver needs of an asynchronous library: a sleep, and worker threads for blocking keys."""
+    """The functions that the driver needs from an asynchronous library: sleeping, and worker threads."""
 
     async def sleep(self, seconds: float) -> None:
         """Sleep for this many seconds; other tasks run meanwhile."""
@@ -68,11 +68,11 @@ class AsyncTools(Protocol):
 
 
 def wait_for_nonce(flow: ProofFlow) -> None:
-    """Wait until the request may go; call it before each attempt, after :func:`ask_token`.
+    """Wait until the request may be sent; call it before each attempt, after :func:`ask_token`.
 
-    Most requests do not wait. Where it is not known yet how a server treats nonces, or where it takes only its newest,
-    requests go one at a time. A thread never waits for itself: not in a signal handler that interrupts a request, and
-    not where it runs the event loop of one.
+    Most requests do not wait. Requests go one at a time while it is unknown how a server treats nonces, and to a
+    server that accepts only its newest nonce. A thread never waits for itself: not in a signal handler that
+    interrupts a request, and not if it runs the event loop of the request it would wait for.
     """
     turn = flow.ready()
     if turn is None:
@@ -110,9 +110,9 @@ async def _granted(turn: Turn, tools: AsyncTools) -> None:
         while not turn.granted and time.monotonic() < look:
             await tools.sleep(_POLL_SECONDS)
         return
-    come = asyncio.Event()
-    turn.call_when_granted(lambda: loop.call_soon_threadsafe(come.set))
-    waiting = asyncio.ensure_future(come.wait())
+    granted = asyncio.Event()
+    turn.call_when_granted(lambda: loop.call_soon_threadsafe(granted.set))
+    waiting = asyncio.ensure_future(granted.wait())
     try:
         await asyncio.wait([waiting], timeout=_LOOK_SECONDS)
     finally:
@@ -158,11 +158,11 @@ def _ask_before_sending() -> None:
 def refresh(flow: ProofFlow) -> None:
     """Tell the token source that its token was refused, unless another request has done so.
 
-    Where the response is to be dropped, drop it first: the source may need its connection.
+    If the response is to be dropped, drop it before this call: the source may need its connection.
     """
-    response = _refused(flow)
-    if inspect.isawaitable(response):
-        _discard(response)
+    result = _tell_source(flow)
+    if inspect.isawaitable(result):
+        _discard(result)
         raise UsageError("the token source's refused() is asynchronous; use an asynchronous client with it")
 
 
@@ -177,9 +177,9 @@ def report(flow: ProofFlow, close: Callable[[], object]) -> None:
 
 async def async_refresh(flow: ProofFlow) -> None:
     """Asynchronous form of :func:`refresh`; an awaitable ``refused()`` is awaited."""
-    response = _refused(flow)
-    if inspect.isawaitable(response):
-        await response
+    result = _tell_source(flow)
+    if inspect.isawaitable(result):
+        await result
 
 
 async def async_report(flow: ProofFlow, close: Callable[[], Awaitable[object]]) -> None:
@@ -191,21 +191,21 @@ async def async_report(flow: ProofFlow, close: Callable[[], Awaitable[object]]) 
         raise
 
 
-def _refused(flow: ProofFlow) -> object:
+def _tell_source(flow: ProofFlow) -> object:
     if not flow.tells_source:
-        return None  # another request has told it
+        return None  # another request has done so
     by: Callable[[str | None, object], object] | None = getattr(flow.access_token, "_refused_by", None)
     if by is not None:  # a source of this package, which counts refusals by server
         return by(flow.sent_token, flow.origin)
-    refused: Callable[[str | None], object] = getattr(flow.access_token, "refused")  # noqa: B009 - a str has none
+    refused: Callable[[str | None], object] = getattr(flow.access_token, "refused")  # noqa: B009 - not in AccessToken: a str has none
     return refused(flow.sent_token)
 
 
 @hide_frames
 def ask_token(flow: ProofFlow) -> str | None:
-    """The access token for the next attempt, from the function or source that has it.
+    """Return the access token for the next attempt; a function or token source is asked for it.
 
-    Whatever the function raises is raised.
+    Errors of the function or source propagate.
 
     :raises UsageError: the function is asynchronous.
     """
@@ -242,4 +242,4 @@ def _checked(value: object) -> str:
 def _discard(awaitable: object) -> None:
     close = getattr(awaitable, "close", None)
     if close is not None:
-        close()  # a coroutine that is never awaited would warn
+        close()  # Python warns of a coroutine that is never awaited

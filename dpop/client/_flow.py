@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protocol decisions for one HTTP request on one hop; no I/O and no signature is made here.
+"""The protocol decisions for one HTTP request on one hop. This module does no I/O and signs nothing.
 
 An integration drives it::
 
@@ -42,26 +42,26 @@ __all__ = ["PEEK_BYTES", "Attempt", "ProofFlow", "Step"]
 _log = logging.getLogger("dpop.client")
 
 PEEK_BYTES = 10_240
-"""How much of the body of a refusal is read: as much as the largest sensible error response."""
+"""How many bytes of a refusal's body are read: enough for any sensible error response."""
 
 
 _PROOF = frozenset({"dpop"})
 _PROOF_AND_TOKEN = frozenset({"dpop", "authorization"})
 _FIELDS = frozenset({"dpop-nonce", "www-authenticate", "date", "age"})
 
-# How servers say that a proof needs another nonce. The last is RFC 9449's word for any other fault of a proof, but some
-# use it for the nonce too. The second is in no standard.
+# The errors by which servers ask for another nonce. The second one is in no standard.
 _NONCE_ERRORS = frozenset({"use_dpop_nonce", "invalid_dpop_nonce"})
+# RFC 9449's error for every other fault of a proof. Some servers use it to ask for a nonce, too.
 _PROOF_ERROR = "invalid_dpop_proof"
-# With one of these. Some servers and gateways say 403 of all that they refuse.
+# The statuses of refusals with these errors. Some servers and gateways use 403 for every refusal.
 _REFUSALS = frozenset({400, 401, 403})
 
-# Methods that are sent again with another token where the server does not say in so many words that it refused the
-# token before it did anything (RFC 9110 §9.2.2, without PATCH and POST).
-_REPEATED = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+# A request with one of these methods is sent again with another token even if the 401 does not say "invalid_token".
+# The server may then have acted on the request already, so POST and PATCH are missing (RFC 9110 §9.2.2).
+_REPEATABLE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 _MAX_WAIT_SECONDS = 2.0
-"""How long a proof may wait for a connection: some servers take none that is ten seconds old."""
+"""How long a proof may wait for a connection: some servers refuse a proof that is ten seconds old."""
 
 
 class Step(Enum):
@@ -124,7 +124,7 @@ class ProofFlow:
         self.asked_at: float = 0.0
         """When the token of the next attempt was asked for, in monotonic seconds; ``ask_token`` sets it."""
         self.tells_source: bool = True
-        """Whether the token source is to be told, at ``Step.REFRESH``: another request may have done so."""
+        """Whether ``Step.REFRESH`` must tell the token source; ``False`` if another request has told it already."""
         self._sent_token: str | None = None
         self._sent_at = 0.0
         self._offset = 0.0
@@ -132,7 +132,7 @@ class ProofFlow:
 
     @classmethod
     def open(cls, policy: Policy, request: OutgoingRequest) -> ProofFlow | None:
-        """The flow of this request, or ``None`` if it must pass through unsigned."""
+        """Return the flow of this request, or ``None`` if the request must pass through unsigned."""
         decision = policy.decide(request)
         return None if decision is None else cls(policy, request, decision)
 
@@ -163,7 +163,7 @@ class ProofFlow:
             return leased
         self._turn = None
         if self._retry_nonce is not None and leased.nonce in self._sent_nonces:
-            leased.nonce = self._retry_nonce  # what was refused is not sent again
+            leased.nonce = self._retry_nonce  # a refused nonce is never sent again
         self._retry_nonce = None
         self._lease = leased
         return None
@@ -174,7 +174,7 @@ class ProofFlow:
         :param authority: the Host header or ``:authority``.
         :param target: the request target as sent.
         :param token: the access token to send, asked of the source for this attempt.
-        :raises InvalidTargetError: the target cannot be named without doubt.
+        :raises InvalidTargetError: the target has no unambiguous ``htu``.
         :raises CredentialError: the token cannot stand in a header.
         :raises UnrewindableBodyError: a transport retry would send a body that is gone.
         """
@@ -184,7 +184,7 @@ class ProofFlow:
                 " with bytes or a file, or without automatic retries"
             )
         if isinstance(token, BearerToken) and self.role is Role.RS:
-            self.failed()  # it carries no nonce, and waits for no turn
+            self.failed()  # an unbound token needs no nonce and no turn
             self._attempts += 1
             sendable_token(token)
             self._sent_token = token
@@ -255,12 +255,12 @@ class ProofFlow:
             if problem is not None:
                 _log.warning("the DPoP-Nonce of %s is ignored: %s", self.origin, problem)
             if any(age.strip() != "0" for age in values.get("age", ())):
-                nonce = None  # from a cache, so not the server's newest (RFC 9449 §8.2); some say 0 of what is new
+                nonce = None  # a cached nonce is not the newest (RFC 9449 §8.2); some servers send Age: 0
             if status == 407:
                 nonce = None  # the proxy's own response, and a proxy is not the server (RFC 9449 §7.1, §9)
         if status not in _REFUSALS:
             return self._decide(None, nonce, None, status)
-        # The error of the time in the proof, not of our clock: a correction learnt earlier may be wrong by now.
+        # Measure the time in the proof, not our clock: a correction that was learnt earlier may be wrong by now.
         begun, ended = self._sent_at + self._offset, self.prover.clock() + self._offset
         ahead = skew(values["date"][0] if "date" in values else None, begun, ended)
         said = self._challenges(values.get("www-authenticate", ()), nonce)
@@ -373,15 +373,15 @@ class ProofFlow:
         source, token = self.access_token, self._sent_token or ""
         refused = self.policy._refused_tokens  # noqa: SLF001 - the same package
         verdict = refused.judge(source, self.origin, token, self.asked_at)
-        again = self.may_repeat and (dead is _DeadToken.NAMED or self._method in _REPEATED)
+        again = self.may_repeat and (dead is _DeadToken.NAMED or self._method in _REPEATABLE_METHODS)
         self.tells_source = verdict is Verdict.NEW
         if verdict is Verdict.NEW:
             if again:
                 then = "the request is sent again with another"
             elif self.may_repeat:
-                then = f"the response is returned, for a {self._method} is not sent again on that alone"
+                then = f"the response is returned: a {self._method} is repeated only after a clear invalid_token"
             else:
-                then = "the response is returned, for the body cannot be sent again"
+                then = "the response is returned, because the body cannot be sent again"
             _log.warning("%s refused the access token: %s; its source is told, and %s", self.origin, dead.value, then)
             return Step.REFRESH if again else Step.REPORT
         if verdict is Verdict.RENEWED:
@@ -398,7 +398,7 @@ class ProofFlow:
         if nonce is None:
             why = "it sent no usable DPoP-Nonce"
         elif nonce in self._sent_nonces:
-            why = "it gave a nonce that this request has carried already"
+            why = "it gave a nonce that this request has already carried"
         elif self._nonce_retries:
             why = f"it refused the nonces it had just given ({self._nonce_retries} of them)"
         elif self._holds_assertion:
@@ -435,9 +435,9 @@ class _DeadToken(Enum):
 
 
 def _dead_token(said: Mapping[str, Mapping[str, str | None]], sent: str, other: str) -> _DeadToken | None:
-    """Whether a 401 means that the access token is dead.
+    """Return how a 401 says that the access token is no longer accepted; ``None`` if it does not say so.
 
-    :param said: the parameters of its challenges, by scheme.
+    :param said: the parameters of the response's challenges, by scheme.
     :param sent: the scheme the request used: dpop, or bearer.
     :param other: the other one of these two.
     """
@@ -445,7 +445,7 @@ def _dead_token(said: Mapping[str, Mapping[str, str | None]], sent: str, other: 
         return _DeadToken.NAMED if _error_of(said, sent) == "invalid_token" else None
     if "error" in said.get(other, {}):
         return _DeadToken.IN_ANOTHER_SCHEME if _error_of(said, other) == "invalid_token" else None
-    # Any other scheme beside them may be a login page or a firewall, which has not looked at the token.
+    # A challenge of another scheme may come from a login page or a firewall, which has not looked at the token.
     return None if said.keys() - {sent, other} else _DeadToken.UNNAMED
 
 

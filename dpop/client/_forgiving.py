@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read the bodies of an authorization server's responses as far as they can be understood.
 
-What a stranger sends is read strictly, by :func:`dpop.encoding.json_object`. These responses come from the server that
-the user has chosen, and a strict reader could cost the user a grant.
+Strangers' input is read strictly, by :func:`dpop.encoding.json_object`. These responses come from the server that the
+user has chosen, and a strict reader could make the user lose a grant.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ __all__ = ["error_in", "error_of_refusal", "forgiving_object", "is_form"]
 _MAX_NUMBER_LENGTH: Final = 40
 # GitHub's default, and PHP's: access_token=...&token_type=...
 _FORM: Final = re.compile(r"[A-Za-z_]{1,40}=[^\s<>{}\"]*\Z")
+# Some gateways put characters such as )]}', before an object, so that a script cannot load it.
 _LONGEST_GUARD: Final = 20
 
-# The codes that clients act on (RFC 6749 §5.2, RFC 8628 §3.5, RFC 8707 §2, RFC 9449 §5, §8), and one of some servers.
+# The codes that clients act on (RFC 6749 §5.2, RFC 8628 §3.5, RFC 8707 §2, RFC 9449 §5, §8). One is in no standard.
 _CODES: Final = frozenset(
     {"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type",
      "invalid_scope", "invalid_target", "authorization_pending", "slow_down", "access_denied", "expired_token",
@@ -33,9 +34,9 @@ _NAMES_OF_TEXT: Final = ("error_description", "message", "description", "errorSu
 
 
 def error_of_refusal(body: bytes) -> str | None:
-    """The ``error`` in the body of an authorization server's refusal; ``None`` if there is not exactly one.
+    """Return the ``error`` in the body of an authorization server's refusal; ``None`` if there is not exactly one.
 
-    :param body: its first bytes, decoded from any content coding.
+    :param body: the first bytes of the body, decoded from any content coding.
     """
     try:
         members, repeated, _ = forgiving_object(body)
@@ -47,8 +48,8 @@ def error_of_refusal(body: bytes) -> str | None:
 def error_in(members: Mapping[str, Any]) -> tuple[str | None, Any]:
     """Return the error code of a refusal and its description (RFC 6749 §5.2); ``None`` without a code.
 
-    A code that clients act on is also found in another case, in an object or array in the place of the code, and under
-    the names that some vendors use instead.
+    A code that clients act on is also found in upper case, inside an object or array in place of the code, and under
+    the member names of some vendors.
     """
     error = members.get("error")
     if isinstance(error, str):
@@ -63,7 +64,7 @@ def error_in(members: Mapping[str, Any]) -> tuple[str | None, Any]:
 
 
 def _known(code: object) -> str | None:
-    """The code as the standards spell it, if it is one of theirs."""
+    """Return a code in the spelling of the standards; None if they do not define it."""
     usual = code.strip().lower() if isinstance(code, str) else None
     return usual if usual in _CODES else None
 
@@ -76,10 +77,10 @@ def is_form(text: str) -> bool:
 def forgiving_object(body: bytes) -> tuple[dict[str, Any], frozenset[str], bool]:
     """Read a JSON object as far as it can be understood, for bodies in which losing a member loses a grant.
 
-    A byte order mark, repeated names (the last value counts that is neither null nor empty), NaN, numbers of any length
-    (both become None) and text after the object are no reason to refuse it. Nor is what gateways put around it: a
-    string, an array of one, a few characters that keep scripts from reading it, or a warning in HTML before it; or a
-    form in its place.
+    It accepts a byte order mark, repeated names (the last value counts that is neither null nor empty), NaN and numbers
+    of any length (they become None), and text after the object. It also accepts objects that a gateway has wrapped: in
+    a string, in an array of one element, behind a few characters that keep scripts from loading it, or behind a warning
+    in HTML. A form is accepted in its place.
 
     :returns: the members, the names that came more than once with different values, and whether text follows.
     :raises EncodingError: not a JSON object.
@@ -101,7 +102,7 @@ def forgiving_object(body: bytes) -> tuple[dict[str, Any], frozenset[str], bool]
         return _members(pairs)
 
     decoder = json.JSONDecoder(
-        strict=False, object_pairs_hook=members_of, parse_constant=_nothing, parse_int=_int, parse_float=_float
+        strict=False, object_pairs_hook=members_of, parse_constant=_not_a_number, parse_int=_int, parse_float=_float
     )
     try:
         value, end = decoder.raw_decode(text)
@@ -119,7 +120,7 @@ def forgiving_object(body: bytes) -> tuple[dict[str, Any], frozenset[str], bool]
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The members by name; of a repeated name, null and the empty string give way to any other value."""
+    """Return the members by name. For a repeated name, the last value counts that is neither null nor empty."""
     members = dict(pairs)
     if len(members) != len(pairs):
         members.update(pair for pair in pairs if not _is_empty(pair[1]))
@@ -136,7 +137,7 @@ def _is_empty(value: object) -> bool:
     return value is None or value == ""
 
 
-def _nothing(_name: str) -> None:
+def _not_a_number(_name: str) -> None:
     """Replace NaN and Infinity, which are not JSON numbers."""
 
 

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nonce cache: it decides which nonce the next proof to a server carries (RFC 9449 §8, §9).
 
-Servers differ. Most accept one nonce for many requests, some for one request, some accept only the newest nonce they
-gave, and none says which. So the cache finds it out, for each key, server and role (docs/decisions/0002):
+Servers differ. Most accept one nonce for many requests; some accept it for one request; some accept only the newest
+nonce they gave. No server says which it does, so the cache finds out, for each key, server and role
+(docs/decisions/0002). It is in one of three modes:
 
 - *trial*: requests go one at a time, in order of arrival, each with the newest nonce. While others wait, a request may
   try another nonce, to find out what the server accepts: first one that was accepted before, then an older one that
-  no proof has carried. A trial costs two refusals at most, and a caller without company never makes one.
-- *open*: requests go at once. A nonce that no proof has carried is preferred, newest first; without one, the newest is
+  no proof has carried. A trial costs at most two refusals, and a request that nobody waits behind tries nothing.
+- *open*: no request waits. A nonce that no proof has carried is preferred, newest first; without one, the newest is
   sent again. Once a nonce has been accepted twice it is *shared*: every request carries the newest.
-- *serial*: the server takes only its newest nonce, so requests go one at a time. It ends when the server accepts an
+- *serial*: the server accepts only its newest nonce, so requests go one at a time. It ends when the server accepts an
   older nonce after all.
 
 A server that sends no nonce is open from its first response on. A request gives its turn back when the head of its
-response has come; a turn that is not given back in time passes on by itself, so that nothing waits for a request that
-was forgotten. No lock is held while a request is on its way.
+response has arrived. A turn that is not given back in time passes to the next request, so that no request waits
+forever. No lock is held while a request is on its way.
 """
 
 from __future__ import annotations
@@ -41,17 +42,17 @@ _HISTORY_SIZE = 512
 _TRIAL_TURN_SECONDS = 1.0
 """How long one request may hold up the others before it is known that the server takes only its newest nonce."""
 _TRIAL_LOOKS = 4
-"""How often a request must have looked, too: where a busy event loop holds up everything, time alone says nothing."""
+"""A waiting request must also have checked this often: if a busy event loop delays everything, time proves nothing."""
 _SERIAL_TURN_SECONDS = 5.0
 _SERIAL_SECONDS = 600.0
 """How long a server counts as serial before it is tried again."""
 _TRIAL_TURNS = 64
-"""How many requests may go one at a time in a trial that finds nothing out, as none is accepted or may be repeated."""
+"""How many requests a trial may send; then it ends without a result: none was accepted, or none could be repeated."""
 _OVERTAKEN_NEEDED = 3
 """How many nonces must be refused because another response replaced them before an open server is tried again."""
 
 _USES_NEEDED = 5
-"""How often one nonce must be accepted after others had used up the nonce of a retry."""
+"""How often one nonce must be accepted to end the serial mode, after other requests used up the nonce of a retry."""
 
 _T = TypeVar("_T")
 
@@ -64,7 +65,7 @@ class Role(StrEnum):
 
 
 class NonceKey(NamedTuple):
-    """The owner of a nonce: the key that signs, the server, and its role."""
+    """The owner of a nonce: the key that signs (its thumbprint), the server, and the server's role."""
 
     jkt: str
     origin: Origin
@@ -86,17 +87,17 @@ class Turn:
     __slots__ = ("_gate", "_wake", "begun", "behind", "granted", "looks", "thread", "waited")
 
     def __init__(self, now: float) -> None:
-        # A bare lock, made for a request that has to wait. Unlike an Event, it has no other lock inside that a signal
+        # A plain lock, made only for a request that has to wait. An Event has another lock inside, which a signal
         # handler could find held.
         self._gate: threading.Lock | None = None
         self.granted: bool = False
         """Whether the request may go."""
         self.looks: int = 0
-        """How often its request has looked whether it has come."""
+        """How often its request has checked whether it is granted."""
         self.waited: bool = False
-        """Whether another request was on its way when this one came."""
+        """Whether another request was on its way when this turn was asked for."""
         self.begun: float = now
-        """When it was granted, or asked for."""
+        """When it was granted; before that, when it was asked for."""
         self.thread: int = threading.get_ident()
         """The thread that asked for it."""
         self.behind: int | None = None
@@ -110,7 +111,7 @@ class Turn:
         self._gate.acquire()
 
     def wait(self, timeout: float) -> None:
-        """Block this thread until the turn has come, at most ``timeout`` seconds. Only its owner may wait for it."""
+        """Block this thread until the turn is granted, at most ``timeout`` seconds; only the turn's owner may wait."""
         if self._gate is not None:
             self._gate.acquire(timeout=timeout)
 
@@ -122,11 +123,11 @@ class Turn:
             if self._gate is not None:
                 self._gate.release()
             if self._wake is not None:
-                with contextlib.suppress(RuntimeError):  # of an event loop that is closed
+                with contextlib.suppress(RuntimeError):  # the event loop is closed
                     self._wake()
 
     def call_when_granted(self, wake: Callable[[], object]) -> None:
-        """Call a function, from any thread, once the turn has come."""
+        """Call a function, from any thread, once the turn is granted."""
         self._wake = wake
         if self.granted:
             wake()
@@ -189,7 +190,7 @@ class _Entry:
         self.holder: Turn | None = None
         self.queue: deque[Turn] = deque()
         self.serial_since = 0.0
-        # How often the last re-accepted nonce has been accepted; and whether twice is not enough.
+        # The last nonce that was accepted again, how often it was, and whether twice is not enough (_USES_NEEDED).
         self.reused: str | None = None
         self.uses = 0
         self.strict = False
@@ -216,11 +217,11 @@ class _Entry:
     def advance(self, now: float, looks: int = 0) -> None:
         """Grant the turn that is next in the queue.
 
-        :param looks: how often a request that waits has looked.
+        :param looks: how often a waiting request has checked its turn.
         """
         seconds = 0.0 if self.holder is None else now - self.holder.begun
         if self.mode is _TRIAL and seconds > _TRIAL_TURN_SECONDS and looks >= _TRIAL_LOOKS:
-            self.open(now)  # a slow response must not hold up the others on a mere suspicion
+            self.open(now)  # the slow response may have nothing to do with nonces, so the others go on
             self.slow = True
             return
         if self.mode is _SERIAL and seconds > _SERIAL_TURN_SECONDS:
@@ -239,9 +240,9 @@ class _Entry:
 
 
 class NonceCache:
-    """Nonces by key, origin and role; bounded, in memory only, safe for threads, signal handlers and after a fork.
+    """A cache of nonces by key, origin and role: bounded, in memory, safe for threads, signal handlers and forks.
 
-    :param max_entries: servers remembered; the least recently used is forgotten first.
+    :param max_entries: how many servers are remembered; the least recently used is forgotten first.
     :param clock: monotonic seconds.
     """
 
@@ -253,7 +254,7 @@ class NonceCache:
         self._max_entries = max_entries
         self._clock = clock
         self._generation = 0
-        # A thread that holds it never waits for anything. A signal handler may run while its own thread holds it: the
+        # A thread that holds the lock never waits. A signal handler may run while its own thread holds it: the
         # lock then lets the handler in, and _busy tells it to skip the cache, which may be in the middle of a change.
         self._lock = threading.RLock()
         self._busy = False
@@ -279,15 +280,15 @@ class NonceCache:
         serial: bool | None = None,
         may_try: bool = False,
     ) -> Lease | Turn:
-        """Return the nonce for one proof, or a turn to wait for; then call again with it.
+        """Return a lease of the nonce for one proof, or a turn; wait for the turn, then call again with it.
 
-        Every lease is given back once, by :meth:`answered` or :meth:`release`; a turn that is no longer waited for by
-        :meth:`leave`.
+        Give back every lease once, with :meth:`answered` or :meth:`release`, and a turn that you stop waiting for
+        with :meth:`leave`.
 
         :param wait: the caller can wait for a turn.
         :param turn: the turn that an earlier call returned.
         :param required: the server refuses proofs without a nonce: only one request at a time goes without.
-        :param serial: whether requests go one at a time; ``None``: find it out.
+        :param serial: whether requests go one at a time; ``None``: find out.
         :param may_try: the request can be sent again, so that it may find out what the server accepts.
         """
         with self._lock:
@@ -338,7 +339,7 @@ class NonceCache:
             entry.try_again()
 
     def _turn(self, entry: _Entry, turn: Turn | None, now: float, *, wait: bool) -> Turn | None:
-        """The turn of a request, granted or not; ``None`` if it goes without one."""
+        """Return the turn of a request, granted or not; ``None`` if the request needs none."""
         if turn is None:
             if not wait:
                 return None
@@ -378,11 +379,11 @@ class NonceCache:
     def challenged(self, lease: Lease, nonce: str, *, wait: bool = False) -> Lease | None:
         """Learn from a refusal that gave a nonce; return the lease of that nonce, for the retry.
 
-        A server may take each nonce once, so no other request gets this one before the response to the retry. Only
-        where nonces are shared do all requests use it at once.
+        A server may accept each nonce only once, so no other request gets this one before the response to the retry.
+        If nonces are shared, all requests use it at once.
 
-        :param wait: the caller can wait for a turn. It then gets ``None`` where requests go one at a time and another
-            is on its way: by its own turn, the nonce will have been replaced. Call :meth:`lease` again.
+        :param wait: the caller can wait for a turn. It gets ``None`` if requests go one at a time and another one is
+            on its way: when its own turn comes, the nonce will have been replaced. Then call :meth:`lease` again.
         """
         with self._lock:
             if self._busy:
@@ -422,7 +423,7 @@ class NonceCache:
         :param refused: the server asked for another nonce.
         """
         if learnt is None and lease.nonce is None and lease.turn is None:
-            return  # nothing to learn, and nothing was sent that could be judged
+            return  # no nonce was sent or received
         with self._lock:
             if self._busy:
                 return
@@ -437,13 +438,13 @@ class NonceCache:
                 if learnt is not None:
                     self._learn(entry, learnt, lease)
                 elif entry.newest is None and not refused:
-                    entry.open(self._clock())  # a server without nonces, as far as is known
+                    entry.open(self._clock())  # as far as is known, this server uses no nonces
                 self._end(entry, lease)
             finally:
                 self._busy = False
 
     def release(self, lease: Lease) -> None:
-        """Give a lease back without a response: an error, a cancellation."""
+        """Give a lease back if no response came: after an error, or if the request was cancelled."""
         if not lease.reserved and lease.turn is None:
             return
         with self._lock:
@@ -453,7 +454,7 @@ class NonceCache:
                 self._busy = True
                 entry = self._entry(lease.key)
                 if lease.reserved and lease.nonce is not None:
-                    # Perhaps the server never saw the nonce. Sending it again costs no more than sending none.
+                    # Perhaps the server never saw the nonce. Sending it again costs no more than sending no nonce.
                     lease.reserved = False
                     self._learn(entry, lease.nonce, lease)
                     entry.pool.pop(lease.nonce, None)
@@ -467,7 +468,7 @@ class NonceCache:
             entry.leave(turn, self._clock())
 
     def newest(self, key: NonceKey) -> str | None:
-        """Return the newest nonce of a server without taking it; :meth:`lease` is for use."""
+        """Return the newest nonce of a server, to look at; to send one, call :meth:`lease`."""
         entry = self._entries.get(key)
         return entry.newest if entry else None
 
@@ -518,7 +519,7 @@ class NonceCache:
     def _refused(self, entry: _Entry, lease: Lease, nonce: str, given: str | None) -> None:
         accepted_at = entry.accepted.get(nonce)
         if accepted_at is None:
-            # The nonce was never accepted, so it was too old; older ones in the pool are too old as well.
+            # The nonce was never accepted, so it was too old; so are the older ones in the pool.
             epoch = entry.known.get(nonce, 0)
             for older in [n for n in entry.pool if entry.known.get(n, 0) < epoch]:
                 del entry.pool[older]
@@ -530,7 +531,7 @@ class NonceCache:
         self._find_out(entry, lease, given, was_accepted=accepted_at is not None)
 
     def _find_out(self, entry: _Entry, lease: Lease, given: str | None, *, was_accepted: bool) -> None:
-        """Conclude from a refusal whether the server takes only its newest nonce."""
+        """Conclude from a refusal whether the server accepts only its newest nonce."""
         if entry.mode is _TRIAL and lease.turn is not None:
             only_newest = lease.older and entry.reuses_refused > 0
             if was_accepted:
@@ -540,13 +541,13 @@ class NonceCache:
             if only_newest:
                 entry.mode, entry.serial_since = _SERIAL, self._clock()
         elif entry.mode is _OPEN and lease.retry:
-            # Other requests used up the nonce given for this retry: each nonce is good a few times.
+            # Other requests used up the nonce of this retry: the server accepts each nonce a few times only.
             entry.mode, entry.serial_since, entry.strict = _SERIAL, self._clock(), True
         elif entry.mode is _OPEN and not was_accepted and not lease.older and lease.epoch < entry.epoch:
             # The nonce was the newest when it was sent, and another response replaced it meanwhile.
             entry.overtaken += 1
             if entry.overtaken >= _OVERTAKEN_NEEDED:
-                if entry.slow:  # a trial would end as the last one did
+                if entry.slow:  # another trial would end without a result, like the last one
                     entry.mode, entry.serial_since = _SERIAL, self._clock()
                 else:
                     entry.try_again()
@@ -584,9 +585,9 @@ class NonceCache:
 
 
 def _trial_of(entry: _Entry) -> str | None:
-    """The nonce for a trial: an accepted one; if accepted nonces were refused, an older one that no proof has carried.
+    """Return the nonce for a trial: an accepted one; once such a nonce was refused, an older one that was never sent.
 
-    A trial with an accepted nonce does not use up the newest one, which is then an older, unused nonce next time.
+    A trial with an accepted nonce does not use up the newest one, so that the next trial has an older, unused nonce.
     """
     older = (nonce for nonce in reversed(entry.pool) if nonce != entry.newest)
     return (next(older, None) if entry.reuses_refused else None) or next(reversed(entry.accepted), None)

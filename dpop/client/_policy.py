@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dpop.keys import Key
 
 _log = logging.getLogger("dpop.client")
-_MAX_TOLD = 100
+_MAX_LOGGED_ORIGINS = 100
 
 __all__ = ["Decision", "Policy", "checked_origins", "headers_to_withhold"]
 
@@ -31,13 +31,13 @@ class Decision(NamedTuple):
     """The decision of a policy about one request: which key signs it, for which server, in which role."""
 
     prover: Prover
-    """Whose key signs the proof."""
+    """The prover whose key signs the proof."""
     origin: Origin
-    """The server that gets it."""
+    """The server that gets the proof."""
     role: Role
     """The role of the server for this request."""
     access_token: AccessToken | None
-    """The token to send, a function or source of it, or ``None``."""
+    """The token to send, a function or token source that returns it, or ``None``."""
 
     def __repr__(self) -> str:
         return f"<Decision: {self.role} at {self.origin}>"
@@ -46,13 +46,13 @@ class Decision(NamedTuple):
 class Policy:
     """The settings that every adapter shares.
 
-    :param prover: signs each request that brings no prover of its own; a bare key will do.
+    :param prover: signs each request that brings no prover of its own; a key is accepted, too.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``. All
         other requests pass through unsigned, and nothing is learnt from their responses.
     :param access_token: a ``str``, a function that returns one, or a token source. With it, requests
         are for a resource server; without it, for an authorization server.
-    :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``,
-        and the caller's own Authorization is kept.
+    :param as_endpoints: URLs of an authorization server among those of a resource server. Proofs for them
+        have no ``ath``, and the caller's own Authorization header is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
     :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
@@ -60,12 +60,12 @@ class Policy:
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion,
         for a retry. Without it such a request is never sent twice.
-    :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave: one
-        request per round trip, and none is refused. ``True``: from the start; ``False``: never; ``None``: as the
-        profile says, or where the server turns out to be one.
-    :param renew_refused: whether a token source is told that a server refused its token, and the request is sent again
-        with another one where that does no harm.
-    :raises UsageError: no origins, or not what they should be.
+    :param serial: whether requests are sent one at a time, for a server that accepts only the newest nonce it gave.
+        Each request then takes a round trip, but none is refused. ``True``: from the start; ``False``: never;
+        ``None``: as the profile says, or once the server turns out to need it.
+    :param renew_refused: whether a token source is told that a server refused its token. The request is then sent
+        again with another token, if repeating it is safe.
+    :raises UsageError: ``origins`` is empty, or a setting is invalid.
     :raises InsecureOriginError: an http:// origin that is not this machine's.
     :raises AlgorithmError: the key has none of ``algs``.
     """
@@ -96,13 +96,13 @@ class Policy:
         check_token_setting(access_token)
         prover = Prover.of(prover)
         listed = profile.algs if algs is None else algs
-        # Kept for the provers of later requests, so an iterator must not be used up on the first.
+        # Needed again for the provers of later requests, so the first must not use up an iterator.
         self._algs = tuple(listed) if isinstance(listed, Iterator) else listed
         if self._algs is not None:
             prover = prover.for_algs(self._algs)
         self.prover = prover
         self.origins: frozenset[Origin] = checked_origins(origins, insecure_origins)
-        self._told: set[Origin] = set()
+        self._logged_origins: set[Origin] = set()
         self.access_token = access_token
         self.as_endpoints: frozenset[str] = frozenset(canonical(url) for url in _strings("as_endpoints", as_endpoints))
         self.profile = profile
@@ -119,9 +119,9 @@ class Policy:
     def add_origins(self, origins: str | Iterable[str], *, insecure_origins: str | Iterable[str] = ()) -> None:
         """Allow more servers to get proofs and tokens, such as an API that discovery has found.
 
-        :param origins: as for the policy itself; those there were stay.
+        :param origins: as for the policy itself; the earlier origins stay allowed.
         :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-        :raises UsageError: no origins, or not what they should be.
+        :raises UsageError: ``origins`` is empty, or contains an invalid origin.
         :raises InsecureOriginError: an http:// origin that is not this machine's.
         """
         self.origins |= checked_origins(origins, insecure_origins)
@@ -131,9 +131,10 @@ class Policy:
     ) -> Role:
         """The role whose nonce a priming request fetches: by default, the role of the requests to this URL.
 
-        :param role: where that cannot be told: each request brings its own ``Authorization``, say.
-        :param credentials: those of the requests, where they bring their own.
-        :raises UsageError: the URL is another server's.
+        :param role: the role, if it does not follow from the settings: if each request brings its own
+            ``Authorization``, for example.
+        :param credentials: the credentials of the requests, if they bring their own.
+        :raises UsageError: the URL belongs to a server that is not among ``origins``.
         """
         origin = Origin.of_url(url)
         if origin not in self.origins:
@@ -152,8 +153,8 @@ class Policy:
         if credentials is not None:
             credentials.seen = True
         if origin not in self.origins:
-            if origin not in self._told and _log.isEnabledFor(logging.INFO):
-                self._tell_unsigned(origin)
+            if origin not in self._logged_origins and _log.isEnabledFor(logging.INFO):
+                self._log_unsigned(origin)
             return None
         default = self.access_token if credentials is None else credentials.access_token
         if request.priming is not None:
@@ -171,10 +172,10 @@ class Policy:
             prover = credentials.prover if self._algs is None else credentials.prover.for_algs(self._algs)
         return Decision(prover, origin, role, token)
 
-    def _tell_unsigned(self, origin: Origin) -> None:
-        """Log once that an origin gets no proof: most often the settings list it in another spelling."""
-        if len(self._told) < _MAX_TOLD:
-            self._told.add(origin)
+    def _log_unsigned(self, origin: Origin) -> None:
+        """Log once that an origin gets no proof; the usual reason is that the settings spell it differently."""
+        if len(self._logged_origins) < _MAX_LOGGED_ORIGINS:
+            self._logged_origins.add(origin)
             listed = ", ".join(sorted(map(str, self.origins)))
             _log.info("requests to %s are sent unsigned: it is not among origins= (%s)", origin, listed)
 
@@ -184,9 +185,9 @@ _PROOF_AND_TOKEN = frozenset({"dpop", "authorization"})
 
 
 def headers_to_withhold(authorization: str | None) -> frozenset[str]:
-    """Names, in lower case, that a request to a foreign origin must not carry: a proof, a bound token.
+    """Names, in lower case, of headers that must not go to a foreign origin: those of a proof and a bound token.
 
-    :param authorization: that of the request.
+    :param authorization: the Authorization header of the request.
     """
     return _PROOF if authorization is None or scheme_of(authorization) != "dpop" else _PROOF_AND_TOKEN
 
@@ -195,8 +196,8 @@ def checked_origins(origins: str | Iterable[str], insecure: str | Iterable[str])
     """Read origins: each must be https, on this machine, or among the insecure ones that are allowed.
 
     :raises UsageError: origins is empty.
-    :raises InvalidTargetError: an invalid origin.
-    :raises InsecureOriginError: one that would get proofs and tokens unencrypted.
+    :raises InvalidTargetError: an origin is invalid.
+    :raises InsecureOriginError: an origin would get proofs and tokens unencrypted.
     """
     allowed = {Origin.parse(text) for text in _strings("insecure_origins", insecure)}
     wanted = frozenset(Origin.parse(text) for text in _strings("origins", origins))
@@ -212,13 +213,13 @@ def checked_origins(origins: str | Iterable[str], insecure: str | Iterable[str])
 
 
 def _checked(rebuild: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-    """Check the body that the function returns: the library would send None as an empty or a used-up body."""
+    """Wrap ``rebuild`` with a check of the body it returns: the HTTP library would send None as an empty body."""
 
     def rebuilt(body: bytes) -> bytes:
-        response: object = rebuild(body)
-        if not isinstance(response, bytes):
-            raise ArgumentTypeError("what rebuild() returns", "bytes", response)
-        return response
+        new_body: object = rebuild(body)
+        if not isinstance(new_body, bytes):
+            raise ArgumentTypeError("the body that rebuild() returned", "bytes", new_body)
+        return new_body
 
     return rebuilt
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A prover: one key and the nonces servers gave to it."""
+"""A prover: one key, with the nonces that servers gave for it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["Prover"]
 
 
 class Prover:
-    """A key, the nonces servers gave to it, and the sources of time and identifiers for its proofs.
+    """A key, the nonces that servers gave for it, and the sources of time and identifiers for its proofs.
 
-    Share one prover among all adapters and threads that use the key: a nonce that one learns serves all. It is
+    Share one prover among all adapters and threads that use the key: all of them use a nonce that one learns. It is
     safe to use from threads, several event loops, signal handlers, and in a process forked after its first use.
 
-    :param key: from :func:`dpop.generate_key` or :func:`dpop.load_key`, or any object with its protocol.
+    :param key: from :func:`dpop.generate_key` or :func:`dpop.load_key`, or any other :class:`~dpop.keys.Key`.
     :param algs: the algorithms the server lists (``dpop_signing_alg_values_supported``, or the
         ``algs`` of a challenge). A key that can sign by another name (``EdDSA`` for ``Ed25519``,
         ``RS256`` for ``PS256``) is switched to one that is listed.
-    :param nonces: a cache to share; a new one by default.
+    :param nonces: a nonce cache to share; a new one by default.
     :param clock: seconds since the epoch.
     :param jti: a function that returns a fresh identifier.
     :raises AlgorithmError: the key cannot sign with any of ``algs``; raised before anything is sent.
@@ -81,7 +81,7 @@ class Prover:
 
     @hide_frames
     def ath(self, access_token: str) -> str:
-        """The ``ath`` of an access token (RFC 9449 §4.2); hashed once while the token stays the same.
+        """Return the ``ath`` of an access token (RFC 9449 §4.2); it is hashed once while the token stays the same.
 
         :raises CredentialError: the token cannot stand in a header.
         """

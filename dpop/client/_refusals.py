@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The access tokens that servers refused recently, so that a source renews them, but not endlessly."""
+"""A memory of the access tokens that servers refused recently, so that sources renew them, but not endlessly."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Verdict(Enum):
 
 
 class _Server:
-    """The tokens of one source that one server has refused, with the time at which the source was told of each."""
+    """The tokens of one source that one server has refused, with the time when the source was told of each."""
 
-    __slots__ = ("said", "told")
+    __slots__ = ("last_logged", "told")
 
     def __init__(self) -> None:
-        # Hashes, which Python salts: nothing of a token stays in memory here.
+        # The keys are Python's salted hashes, so that this memory holds no part of a token.
         self.told: OrderedDict[int, float] = OrderedDict()
-        self.said = -_SECONDS
+        self.last_logged = -_SECONDS
 
 
 class RefusedTokens:
-    """Counts the refused tokens of each source and server: a source is told of each token once, five times a minute.
+    """Counts the refused tokens of each source and server. A source is told once of each, at most five times a minute.
 
     :param clock: monotonic seconds.
     """
@@ -71,9 +71,9 @@ class RefusedTokens:
     def worth_saying(self, source: object, origin: Origin) -> bool:
         """Whether to log that refusals continue: at most once a minute."""
         server, now = self._server(source, origin), self._clock()
-        if now - server.said < _SECONDS:
+        if now - server.last_logged < _SECONDS:
             return False
-        server.said = now
+        server.last_logged = now
         return True
 
     def _server(self, source: object, origin: Origin) -> _Server:

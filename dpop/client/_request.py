@@ -51,7 +51,7 @@ class TokenSource(Protocol):
         """A fresh access token."""
 
     def refused(self, token: str, /) -> Awaitable[None] | None:
-        """Take note that a resource server refused this token: the next call should return another one."""
+        """Record that a resource server refused this token: the next call should return another one."""
 
 
 AccessToken: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]] | TokenSource"
@@ -75,7 +75,7 @@ class RequestCredentials:
 
     An adapter sets ``seen``, so that the integration can tell that a DPoP adapter handled the request.
 
-    :param prover: the prover that signs the requests; a bare key will do.
+    :param prover: the prover that signs the requests; a key is accepted, too.
     :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
     :raises UsageError: neither a key nor a prover; a token that cannot stand in a header.
     """
@@ -96,14 +96,14 @@ class RequestCredentials:
 class OutgoingRequest:
     """One request to one server, as it is about to be sent.
 
-    :param url: absolute, as the HTTP library will connect to it; only its origin is used, and its
-        path to tell ``as_endpoints`` apart.
-    :param origin: that of the URL, if the HTTP library has its parts at hand.
+    :param url: the absolute URL to which the HTTP library will connect. Only its origin is used, and its
+        path to recognise ``as_endpoints``.
+    :param origin: the origin of the URL, if the HTTP library has parsed it already.
     :param authorization: the Authorization header the caller or the library set.
     :param content: the body, if it is in memory.
     :param repeatable: whether the same body can be sent again, whole.
-    :param priming: set for a request that only fetches a nonce, for this role: it carries no token
-        and is not sent again, because that would use up the nonce it has fetched.
+    :param priming: the role for which this request only fetches a nonce. Such a request carries no token
+        and is not sent again, because that would use up the nonce it fetched.
     :raises InvalidTargetError: the URL has no origin.
     """
 

@@ -8,8 +8,8 @@
     flow = InstalledAppFlow.from_client_secrets_file("client_secret.json", scopes, key=dpop.load_key("key.pem"))
     credentials = flow.run_local_server()
 
-They go wherever Google's libraries take ``credentials=``. Google's access tokens are Bearer tokens: calls to its APIs
-do not change. :class:`SharedCredentials` are for several processes that share a token store.
+Give them to Google's libraries as ``credentials=``. Google's access tokens are Bearer tokens, so calls to its APIs do
+not change. :class:`SharedCredentials` are for several processes that share a token store.
 """
 
 from dpop.google._credentials import Credentials

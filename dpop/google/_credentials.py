@@ -38,19 +38,19 @@ _Password = str | bytes | Callable[[], str | bytes] | None
 
 
 class Credentials(google.oauth2.credentials.Credentials):
-    """``google.oauth2.credentials.Credentials`` whose every refresh carries a proof.
+    """``google.oauth2.credentials.Credentials`` that send a proof with every refresh.
 
-    They go wherever Google's libraries take credentials. Access tokens are Google's Bearer tokens and are sent as
-    before. Copies and variants (``with_quota_project`` and the like) keep the key. A pickle has a reference to the key;
-    pickling is an error where no reference is known. Threads that need a token at the same time share one refresh.
+    Google's libraries accept them like its own credentials. Access tokens are Google's Bearer tokens and are sent as
+    before. Copies and variants (``with_quota_project`` and others) keep the key. A pickle contains a reference to the
+    key; pickling is an error if no reference is known. Threads that need a token at the same time share one refresh.
 
     :param token: an access token, or ``None``.
-    :param arguments: as for google-auth's class: ``refresh_token``, ``token_uri``, ``client_id``,
+    :param arguments: the arguments of google-auth's class: ``refresh_token``, ``token_uri``, ``client_id``,
         ``client_secret``, ``scopes`` and so on.
-    :param key: the key, or its prover, that was there when the refresh token was issued.
-    :param key_reference: path or URI of the key; a key that was loaded knows it. Without ``key`` the key is
-        loaded from there when it is first needed.
-    :param key_password: of that key, or a function that asks for it.
+    :param key: the key (or its prover) to which the refresh token is bound.
+    :param key_reference: the path or URI of the key; by default the one that ``key`` was loaded from. Without
+        ``key``, the key is loaded from there when it is first needed.
+    :param key_password: the password of that key, or a function that asks for it.
     :param refresh_expires_at: Unix seconds when the refresh token expires, if Google said so.
     :raises UsageError: neither a key nor a reference was given.
     """
@@ -79,21 +79,21 @@ class Credentials(google.oauth2.credentials.Credentials):
         self.expiry = naive_utc(self.expiry)
         self._dpop_key = holder
         self._refresh_expires_at = refresh_expires_at
-        self._turn = (os.getpid(), threading.RLock())
+        self._process_lock = (os.getpid(), threading.RLock())
 
     def __repr__(self) -> str:
         return f"<dpop.google.Credentials of {self.client_id}, jkt {self._dpop_key.jkt}>"
 
-    # -- the key, and what is bound to it
+    # -- the key and the refresh token
 
     @property
     def jkt(self) -> str | None:
-        """Thumbprint of the key the refresh token is bound to."""
+        """The thumbprint of the key to which the refresh token is bound."""
         return self._dpop_key.jkt
 
     @property
     def key_reference(self) -> str | None:
-        """Path or URI of the key; ``None`` if it is not known."""
+        """The path or URI of the key; ``None`` if it is not known."""
         return self._dpop_key.reference
 
     @property
@@ -102,7 +102,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         return self._refresh_expires_at
 
     def missing_scopes(self, *scopes: str) -> frozenset[str]:
-        """The ``scopes`` that the user did not grant; each argument may hold several, separated by spaces."""
+        """Return the ``scopes`` that the user did not grant; an argument may contain several, separated by spaces."""
         granted: Iterable[str] | str = self.granted_scopes or self.scopes or ()
         return frozenset(" ".join(scopes).split()) - frozenset(granted.split() if isinstance(granted, str) else granted)
 
@@ -110,17 +110,17 @@ class Credentials(google.oauth2.credentials.Credentials):
     def with_key(
         self, key: Key | Prover | None = None, *, key_reference: str | None = None, key_password: _Password = None
     ) -> Self:
-        """A copy that has its key loaded: needed after unpickling, for a key that has a password.
+        """Return a copy with its key: needed after unpickling, if the key has a password.
 
         :raises KeyMismatchError: the refresh token is bound to another key.
         """
         if key is None and key_reference is None:
             key_reference = self.key_reference
-        made = self._make_copy()
-        made._dpop_key = KeyHolder(key, reference=key_reference, jkt=self.jkt, password=key_password)  # noqa: SLF001
-        return made
+        copy = self._make_copy()
+        copy._dpop_key = KeyHolder(key, reference=key_reference, jkt=self.jkt, password=key_password)  # noqa: SLF001
+        return copy
 
-    # -- made from others
+    # -- made from other credentials
 
     @classmethod
     @hide_frames
@@ -133,7 +133,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         key_password: _Password = None,
         refresh_expires_at: float | None = None,
     ) -> Self:
-        """Make bound credentials from credentials of google-auth, with the key that those were issued for.
+        """Make bound credentials from google-auth's credentials and the key for which they were issued.
 
         :raises UsageError: neither a key nor a reference was given.
         """
@@ -142,19 +142,19 @@ class Credentials(google.oauth2.credentials.Credentials):
 
     @classmethod
     def _of(cls, facts: Mapping[str, Any], holder: KeyHolder, refresh_expires_at: float | None) -> Self:
-        made = cls.__new__(cls)
-        vars(made).update(facts)
-        made._refresh_worker = _new_worker()  # noqa: SLF001 - the same class
-        made._bind(holder, refresh_expires_at)  # noqa: SLF001 - the same class
-        return made
+        credentials = cls.__new__(cls)
+        vars(credentials).update(facts)
+        credentials._refresh_worker = _new_worker()  # noqa: SLF001 - the same class
+        credentials._bind(holder, refresh_expires_at)  # noqa: SLF001 - the same class
+        return credentials
 
     def _make_copy(self) -> Self:
-        """Make the copy that google-auth's ``with_...`` methods start from; google-auth's own would lose the key."""
+        """Make the copy that google-auth's ``with_...`` methods change; its own method would lose the key."""
         return self._of(vars(self), self._dpop_key, self._refresh_expires_at)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        state.pop("_turn", None)
+        state.pop("_process_lock", None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         self._bind(state["_dpop_key"], state.get("_refresh_expires_at"))
 
     def to_token_set(self) -> TokenSet:
-        """A token set for a store, from which :class:`dpop.google.SharedCredentials` and ``dpop curl`` take the tokens.
+        """Return a token set for a store that :class:`dpop.google.SharedCredentials` or ``dpop curl`` uses.
 
         :raises UsageError: there is no access token yet; refresh first.
         """
@@ -187,9 +187,9 @@ class Credentials(google.oauth2.credentials.Credentials):
     # -- as google-auth's JSON
 
     def to_json(self, strip: Iterable[str] | None = None) -> str:
-        """google-auth's JSON with a member ``dpop``, which has the key's reference and thumbprint and never the key.
+        """Return google-auth's JSON with a member ``dpop``: the key's reference and thumbprint, never the key.
 
-        :param strip: members to leave out, ``dpop`` too.
+        :param strip: the members to leave out; ``dpop`` is allowed.
         """
         members: dict[str, Any] = json.loads(super().to_json(strip))
         own = {"key_reference": self.key_reference, "jkt": self.jkt, "refresh_expires_at": self.refresh_expires_at}
@@ -207,20 +207,22 @@ class Credentials(google.oauth2.credentials.Credentials):
         key: Key | Prover | None = None,
         key_password: _Password = None,
     ) -> Self:
-        """Credentials from the parsed JSON of :meth:`to_json`. As with google-auth, ``token_uri`` is Google's.
+        """Make credentials from the parsed JSON of :meth:`to_json`. As in google-auth, ``token_uri`` is Google's.
 
-        :param key: the key, instead of the one that the JSON refers to.
-        :raises UsageError: no key was given and the JSON refers to none, or its member ``dpop`` is malformed.
+        :param key: a key that replaces the one in the JSON.
+        :raises UsageError: neither the arguments nor the JSON contain a key, or the member ``dpop`` is malformed.
         :raises KeyMismatchError: the refresh token is bound to another key.
         """
         own = {} if info.get("dpop") is None else info["dpop"]
         if not isinstance(own, Mapping):
-            raise UsageError("the member dpop of authorized user info must be an object, as to_json wrote it")
+            raise UsageError("the member dpop of authorized user info must be an object, as to_json writes it")
         texts = {name: own.get(name) for name in ("key_reference", "jkt")}
         wrong = [name for name, value in texts.items() if value is not None and not isinstance(value, str)]
         expires_at = own.get("refresh_expires_at")
         if wrong or isinstance(expires_at, bool) or not isinstance(expires_at, int | float | None):
-            raise UsageError("the member dpop of authorized user info is not as to_json wrote it")
+            raise UsageError(
+                "the member dpop of authorized user info is malformed; to_json writes key_reference, jkt and more"
+            )
         plain = google.oauth2.credentials.Credentials.from_authorized_user_info(info, scopes)
         holder = KeyHolder(key, reference=texts["key_reference"], jkt=texts["jkt"], password=key_password)
         return cls._of(vars(plain), holder, expires_at)
@@ -234,7 +236,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         key: Key | Prover | None = None,
         key_password: _Password = None,
     ) -> Self:
-        """Credentials from a file with the JSON of :meth:`to_json`; see :meth:`from_authorized_user_info`."""
+        """Make credentials from a file with the JSON of :meth:`to_json`; see :meth:`from_authorized_user_info`."""
         info = json.loads(without_mark(Path(filename).read_bytes()))
         return cls.from_authorized_user_info(info, scopes, key=key, key_password=key_password)
 
@@ -244,15 +246,15 @@ class Credentials(google.oauth2.credentials.Credentials):
     def refresh(self, request: Callable[..., Any]) -> None:
         """Get a new access token with the refresh token and a proof.
 
-        :param request: google-auth's; the proxies, TLS settings and headers of its session and its timeout are used.
-        :raises google.auth.exceptions.RefreshError: there is no new token; the cause is an error of
-            :mod:`dpop.errors` that says why. Tokens that came and must not be used are in its ``tokens``.
+        :param request: a request of google-auth, whose timeout, proxies, TLS settings and headers are used.
+        :raises google.auth.exceptions.RefreshError: there is no new token; its cause is an error of
+            :mod:`dpop.errors` that says why. If tokens came that must not be used, they are in its ``tokens``.
         :raises google.auth.exceptions.TransportError: the token endpoint did not respond.
         """
         seen = self.token
-        with self._own_turn():
+        with self._refresh_lock():
             if self.token != seen and self.valid:
-                return  # another thread has done it while this one waited
+                return  # another thread has refreshed while this one waited
             self._refresh(request)
 
     @hide_frames
@@ -260,7 +262,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         """Put a fresh access token into the headers of an API request."""
         needs_token = self.token_state is TokenState.INVALID if self._use_non_blocking_refresh else not self.valid
         if needs_token:
-            with self._own_turn():  # a thread that comes later finds the token of the first one
+            with self._refresh_lock():  # a later thread finds the token of the first one
                 super().before_request(request, method, url, headers)
         else:
             super().before_request(request, method, url, headers)
@@ -270,7 +272,7 @@ class Credentials(google.oauth2.credentials.Credentials):
         """Revoke the refresh token, or the access token if there is none, and with it the user's grant (RFC 7009).
 
         :param revocation_uri: the server's revocation endpoint, if it is not Google's.
-        :raises TokenRequestError: it was not possible.
+        :raises TokenRequestError: the server did not revoke it.
         """
         token = self.refresh_token or self.token
         if token is None:
@@ -285,10 +287,10 @@ class Credentials(google.oauth2.credentials.Credentials):
         self._refresh_token = None
 
     def _refresh(self, request: Callable[..., Any]) -> None:
-        """Run google-auth's refresh, but send its token requests by a token endpoint of this package."""
+        """Run google-auth's refresh, but send its token requests with a token endpoint of this package."""
         facts = (self._refresh_token, self._token_uri, self._client_id, self._client_secret)
         if any(fact is None for fact in facts):
-            super().refresh(request)  # sends no refresh token: it asks its refresh_handler, or says what is missing
+            super().refresh(request)  # calls its refresh_handler, or raises an error that names the missing argument
             return
         try:
             endpoint = self._endpoint(request)
@@ -319,24 +321,24 @@ class Credentials(google.oauth2.credentials.Credentials):
             http=http,
         )
 
-    def _own_turn(self) -> threading.RLock:
-        """The lock of this process; a thread that exists only in the parent may hold a lock inherited by a fork."""
-        pid, lock = self._turn
+    def _refresh_lock(self) -> threading.RLock:
+        """Return this process's lock: after a fork, a thread of the parent may hold the inherited lock forever."""
+        pid, lock = self._process_lock
         if pid != os.getpid():
             lock = threading.RLock()
-            self._turn = (os.getpid(), lock)
+            self._process_lock = (os.getpid(), lock)
         return lock
 
 
 def scope_list(scopes: Iterable[str] | str | None) -> list[str] | None:
-    """Scopes as a list, as google-auth wants them; a str holds several, separated by spaces."""
+    """Return scopes as a list, as google-auth expects them; a str contains several, separated by spaces."""
     if scopes is None:
         return None
     return scopes.split() if isinstance(scopes, str) else list(scopes)
 
 
 def naive_utc(expiry: dt.datetime | None) -> dt.datetime | None:
-    """Convert a time to what google-auth compares: UTC, without a time zone."""
+    """Convert a time to UTC without a time zone, as google-auth compares it."""
     return expiry if expiry is None or expiry.tzinfo is None else expiry.astimezone(dt.UTC).replace(tzinfo=None)
 
 
@@ -346,5 +348,5 @@ def timestamp(expiry: dt.datetime) -> float:
 
 
 def _new_worker() -> Any:
-    """Make google-auth's thread for background refreshes; each object has its own."""
-    return google.oauth2.credentials.Credentials(None)._refresh_worker  # noqa: SLF001 - no public way
+    """Return a new thread object of google-auth for background refreshes; each credentials object has its own."""
+    return google.oauth2.credentials.Credentials(None)._refresh_worker  # noqa: SLF001 - there is no public way

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flows of google_auth_oauthlib, with a proof at the code exchange."""
+"""The flows of google_auth_oauthlib, with a proof in the code exchange."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dpop.keys import Key
 
-    class _Googles:
+    class _GoogleFlow:
         """The interface of google_auth_oauthlib's ``Flow``, which has no type annotations."""
 
         oauth2session: Any
@@ -43,15 +43,15 @@ if TYPE_CHECKING:
         def credentials(self) -> Any: ...
         def authorized_session(self) -> requests.Session: ...
 
-    class _GooglesInstalledApp(_Googles):
+    class _GoogleInstalledAppFlow(_GoogleFlow):
         """The interface of google_auth_oauthlib's ``InstalledAppFlow``, for a program on the user's own machine."""
 
         def run_local_server(self, **options: Any) -> Credentials: ...
 
-    _Shared = _Googles
+    _Shared = _GoogleFlow
 else:
-    from google_auth_oauthlib.flow import Flow as _Googles
-    from google_auth_oauthlib.flow import InstalledAppFlow as _GooglesInstalledApp
+    from google_auth_oauthlib.flow import Flow as _GoogleFlow
+    from google_auth_oauthlib.flow import InstalledAppFlow as _GoogleInstalledAppFlow
 
     _Shared = object
 
@@ -61,7 +61,7 @@ _log: Final = logging.getLogger("dpop.tokens")
 
 
 class _SignedExchange(_Shared):
-    """Mixed into both flows: the code exchange with a proof."""
+    """A mixin for both flows: the code exchange with a proof."""
 
     _prover: Prover | None = None
     _key_reference: str | None = None
@@ -79,11 +79,11 @@ class _SignedExchange(_Shared):
     ) -> Self:
         """Make a flow from a parsed client secrets file.
 
-        :param key: the key that the refresh token will be bound to; :meth:`bind` can give it later.
-        :param key_reference: path or URI of the key; a key that was loaded knows it.
-        :param options: as for google_auth_oauthlib's flow.
+        :param key: the key to which the refresh token will be bound; :meth:`bind` can set it later.
+        :param key_reference: the path or URI of the key; by default the one that ``key`` was loaded from.
+        :param options: further options of google_auth_oauthlib's flow.
         """
-        options.setdefault("autogenerate_code_verifier", True)  # PKCE, which older versions leave out
+        options.setdefault("autogenerate_code_verifier", True)  # PKCE; older versions do not use it by default
         flow = super().from_client_config(client_config, scopes, **options)
         return flow if key is None else flow.bind(key, key_reference=key_reference)
 
@@ -96,7 +96,7 @@ class _SignedExchange(_Shared):
             self._prover,
             origins=str(Origin.of_url(token_uri)),
             as_endpoints=[token_uri],
-            profile=GOOGLE._replace(algs=None),  # the prover was fitted to them already
+            profile=GOOGLE._replace(algs=None),  # the prover has an algorithm from that list already
         )
         self.oauth2session.mount(token_uri, adapter)
         return self
@@ -104,7 +104,7 @@ class _SignedExchange(_Shared):
     def fetch_token(self, **options: Any) -> Mapping[str, Any]:
         """Exchange the code; arguments as for google_auth_oauthlib's flow.
 
-        A user who grants fewer scopes than were asked for is no error: see ``credentials.missing_scopes(...)``.
+        It is not an error if the user grants fewer scopes than requested: see ``credentials.missing_scopes(...)``.
 
         :raises UsageError: the flow has no key.
         """
@@ -115,14 +115,14 @@ class _SignedExchange(_Shared):
         try:
             super().fetch_token(**options)
         except Warning as warning:
-            # oauthlib raises this if the scopes differ from the requested ones, and would drop tokens that are good.
+            # oauthlib raises this if the scopes differ from the requested ones; valid tokens would then be lost.
             token = getattr(warning, "token", None)
             if token is None:
                 raise
             self.oauth2session.token = token
             lacking = sorted(set(self.oauth2session.scope or ()) - set(token.get("scope", ())))
             if lacking:
-                _log.warning("the user did not grant all that was asked for; missing: %s", " ".join(lacking))
+                _log.warning("the user did not grant all requested scopes; missing: %s", " ".join(lacking))
         tokens: Mapping[str, Any] = self.oauth2session.token
         lifetime = seconds_of(tokens.get("refresh_token_expires_in"))
         self._refresh_expires_at = time.time() + lifetime if lifetime and lifetime > 0 else None
@@ -136,21 +136,21 @@ class _SignedExchange(_Shared):
         """
         plain = super().credentials
         token: Mapping[str, Any] = self.oauth2session.token
-        made = Credentials.from_credentials(
+        credentials = Credentials.from_credentials(
             plain,
             key=self._prover,
             key_reference=self._key_reference,
             refresh_expires_at=self._refresh_expires_at,
         )
-        granted = list(token.get("scope") or made.scopes or ())
-        if set(made.scopes or ()) - set(granted):
-            made._scopes = granted  # noqa: SLF001 - a refresh may not ask for more
-        return made
+        granted = list(token.get("scope") or credentials.scopes or ())
+        if set(credentials.scopes or ()) - set(granted):
+            credentials._scopes = granted  # noqa: SLF001 - a refresh must not request more
+        return credentials
 
 
-class Flow(_SignedExchange, _Googles):
+class Flow(_SignedExchange, _GoogleFlow):
     """``google_auth_oauthlib.flow.Flow`` whose code exchange carries a proof."""
 
 
-class InstalledAppFlow(_SignedExchange, _GooglesInstalledApp):
+class InstalledAppFlow(_SignedExchange, _GoogleInstalledAppFlow):
     """``google_auth_oauthlib.flow.InstalledAppFlow`` whose code exchange carries a proof."""

@@ -21,13 +21,13 @@ _before_request: Final = contextvars.ContextVar("dpop.google before_request", de
 
 
 class SharedCredentials(google.oauth2.credentials.Credentials):
-    """Credentials that get their access token from a token source, and so from the store of that source.
+    """Credentials that get their access token from a token source and its store.
 
-    One of all threads, processes and hosts refreshes the token before it expires. Copies share the source. Pickling
-    is an error, because a source has a key: make one in each process.
+    Among all threads, processes and hosts, one refreshes the token before it expires. Copies share the source. Pickling
+    is an error, because a source has a key: make new credentials in each process.
 
-    :param source: made by the ``source()`` of a :class:`dpop.requests.TokenEndpoint` with the profile of Google.
-    :param scopes: for ``has_scopes``; a refresh asks for what was granted.
+    :param source: the result of ``source()`` of a :class:`dpop.requests.TokenEndpoint` with Google's profile.
+    :param scopes: the scopes for ``has_scopes``; a refresh requests the granted scopes.
     :param quota_project_id: as for google-auth's class.
     """
 
@@ -52,7 +52,7 @@ class SharedCredentials(google.oauth2.credentials.Credentials):
     def refresh(self, request: Callable[..., Any]) -> None:  # noqa: ARG002 - the source has an endpoint of its own
         """Get another token from the source, because an API refused the current one.
 
-        :raises google.auth.exceptions.RefreshError: there is none; the cause is an error of :mod:`dpop.errors`.
+        :raises google.auth.exceptions.RefreshError: there is no token; its cause is an error of :mod:`dpop.errors`.
         """
         try:
             if self.token is not None and not _before_request.get():
@@ -68,7 +68,7 @@ class SharedCredentials(google.oauth2.credentials.Credentials):
 
     def before_request(self, request: Callable[..., Any], method: str, url: str, headers: dict[str, str]) -> None:
         """Put a fresh access token into the headers of an API request."""
-        # google-auth refreshes in a token's last minutes as well, without a refusal by an API: the source decides then.
+        # google-auth also calls refresh() in a token's last minutes, without a refusal; then the source decides.
         mark = _before_request.set(True)
         try:
             super().before_request(request, method, url, headers)
@@ -79,11 +79,11 @@ class SharedCredentials(google.oauth2.credentials.Credentials):
         """Do nothing: the source renews the token in the background already."""
 
     def _make_copy(self) -> Self:
-        made = self.__class__(self._source)
-        worker = made._refresh_worker  # noqa: SLF001 - a thread of its own
-        vars(made).update(vars(self))
-        made._refresh_worker = worker  # noqa: SLF001 - the same
-        return made
+        copy = self.__class__(self._source)
+        worker = copy._refresh_worker  # noqa: SLF001 - each object needs a thread of its own
+        vars(copy).update(vars(self))
+        copy._refresh_worker = worker  # noqa: SLF001 - the same
+        return copy
 
     def __copy__(self) -> Self:
         return self._make_copy()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """google-auth's requests to its token endpoint, sent by a token endpoint of this package.
 
-google-auth calls a *request* with URL, method, headers and body, and reads status and body of what it returns. Its
-own requests send the same bytes again when a connection breaks and follow redirects. Those of this package carry one
-fresh proof each. Whatever the request brings along is used: the proxies, TLS settings and headers of its session, and
-its timeout.
+google-auth calls a *request* object with URL, method, headers and body, and reads status and body of the result. Its
+own request objects follow redirects, and send the same bytes again when a connection breaks. Here, every request on the
+wire carries a fresh proof. The settings of google-auth's request object are used: its timeout, and its session's
+proxies, TLS settings and headers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Response:
 class SignedRequest:
     """A ``google.auth.transport.Request`` that signs requests to the token endpoint; others pass through unsigned.
 
-    :param request: google-auth's own, for other URLs.
+    :param request: google-auth's own request object, for other URLs.
     """
 
     def __init__(self, request: Callable[..., Any], endpoint: TokenEndpoint) -> None:
@@ -117,11 +117,11 @@ class SignedRequest:
 def check_bearer(tokens: TokenSet) -> None:
     """Refuse an access token that google-auth cannot send correctly.
 
-    :raises InvalidTokenResponseError: it is bound to the key.
+    :raises InvalidTokenResponseError: the access token is bound to the key.
     """
     if tokens.is_bound:
         raise InvalidTokenResponseError(
-            "the access token is bound to the key too, and google-auth sends it without a proof; use a"
+            "the access token is bound to the key, too, but google-auth sends no proof with it; use a"
             " dpop.requests.DPoPAdapter for this server. The tokens are in the error's tokens",
             tokens=tokens,
         )
@@ -137,14 +137,14 @@ def _readable(body: bytes) -> bytes:
 
 
 def _usual_form(response: HTTPResponse, tokens: TokenSet) -> bytes:
-    """Rewrite a token response: the members that google-auth reads, in a form that it reads without errors."""
-    said = token_response(response)
+    """Return a token response with only the members that google-auth reads, in a form that it can read."""
+    parsed = token_response(response)
     members = {
         "access_token": tokens.access_token,
-        "expires_in": said.expires_in,
+        "expires_in": parsed.expires_in,
         "refresh_token": tokens.refresh_token,
-        "scope": said.scope,
-        "id_token": said.id_token,
+        "scope": parsed.scope,
+        "id_token": parsed.id_token,
     }
     return json.dumps({name: value for name, value in members.items() if value is not None}).encode("ascii")
 
@@ -161,7 +161,7 @@ def refresh_error(error: DPoPError) -> RefreshError:
 def verdict(theirs: RefreshError, ours: TokenRequestError, secrets: list[str]) -> RefreshError:
     """Make google-auth's error for a refusal, with the arguments and the ``retryable`` that its callers inspect.
 
-    Secrets that a server repeats are masked. That a proof's nonce was refused may pass, which google-auth cannot know.
+    Secrets that a server repeats are masked. A refused nonce is retryable, but google-auth does not know that.
     """
     of_nonce = ours.error == "use_dpop_nonce"
     arguments = _masked(list(theirs.args), [secret for secret in secrets if len(secret) >= 4])
@@ -178,13 +178,13 @@ def _masked(value: Any, secrets: list[str]) -> Any:
     return [_masked(each, secrets) for each in value] if isinstance(value, list) else value
 
 
-# -- what a request brings along
+# -- the settings of a request object
 
 
 class Carrier(NamedTuple):
-    """The session and timeout of a google-auth request, used for token requests.
+    """The session and timeout of a google-auth request object, used for token requests.
 
-    :param http: with its proxies, TLS settings and headers; ``None`` for one of our own.
+    :param http: a session with its proxies, TLS settings and headers; ``None`` if a new one is to be made.
     :param timeout: seconds.
     """
 
@@ -212,14 +212,14 @@ def carrier_of(request: object, url: str | None) -> Carrier:
         session, timeout = _of_urllib3(http), http.connection_pool_kw.get("timeout")
     elif hasattr(http, "proxy_info") and hasattr(http, "ca_certs"):
         session, timeout = _with_settings(requests.Session(), _of_httplib2(http, url)), http.timeout
-        session.trust_env = callable(http.proxy_info)  # a function that reads the environment
+        session.trust_env = callable(http.proxy_info)  # if it is a function, it reads the environment
     else:
         session = None
     return Carrier(session, _seconds(options.get("timeout")) or _seconds(timeout) or _TIMEOUT)
 
 
 def _with_settings(session: requests.Session, settings: Mapping[str, Any]) -> requests.Session:
-    """Give the session these settings for every request; like arguments, they override the environment."""
+    """Set the session's settings for every request; like arguments, they override the environment."""
     merge = session.merge_environment_settings
 
     def merged(url: str, proxies: Mapping[str, str] | None, stream: Any, verify: Any, cert: Any) -> Any:
@@ -230,20 +230,20 @@ def _with_settings(session: requests.Session, settings: Mapping[str, Any]) -> re
     return session
 
 
-class _LikePools(HTTPAdapter):
-    """An adapter whose connections are made as a pool manager of urllib3 makes its own."""
+class _PoolSettingsAdapter(HTTPAdapter):
+    """An adapter that opens connections with the settings of a urllib3 pool manager."""
 
     def __init__(self, theirs: urllib3.PoolManager) -> None:
         self._theirs = theirs
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """Make the pool manager with the settings of the other one."""
+        """Make the pool manager, with the settings of the other pool manager."""
         super().init_poolmanager(*args, **options)
         self.poolmanager.connection_pool_kw.update(_settings_of(self._theirs))
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
-        """The pool manager of its proxy."""
+        """Return the pool manager of the other one's proxy."""
         theirs = self._theirs
         if isinstance(theirs, urllib3.ProxyManager):
             options["proxy_ssl_context"] = theirs.proxy_config.ssl_context if theirs.proxy_config else None
@@ -252,15 +252,15 @@ class _LikePools(HTTPAdapter):
         return manager
 
     def proxy_headers(self, proxy: str) -> dict[str, str]:
-        """The header fields for its proxy."""
+        """Return the header fields for the proxy."""
         return {**super().proxy_headers(proxy), **getattr(self._theirs, "proxy_headers", {})}
 
     def build_connection_pool_key_attributes(self, *args: Any, **options: Any) -> Any:
-        """The host, without the TLS settings that requests would add."""
+        """Return the host, without the TLS settings that requests would add."""
         return super().build_connection_pool_key_attributes(*args, **options)[0], {}
 
     def cert_verify(self, *args: Any, **options: Any) -> None:
-        """Leave the connection as the pool manager's settings made it."""
+        """Do nothing: the pool manager's settings decide about certificates."""
 
 
 def _settings_of(pools: urllib3.PoolManager) -> dict[str, Any]:
@@ -271,8 +271,8 @@ def _settings_of(pools: urllib3.PoolManager) -> dict[str, Any]:
 def _of_urllib3(pools: urllib3.PoolManager) -> requests.Session:
     session = requests.Session()
     session.trust_env = False
-    session.mount("https://", _LikePools(pools))
-    session.mount("http://", _LikePools(pools))
+    session.mount("https://", _PoolSettingsAdapter(pools))
+    session.mount("http://", _PoolSettingsAdapter(pools))
     proxy = getattr(pools, "proxy", None)
     if proxy is not None:
         session.proxies = {"http": proxy.url, "https": proxy.url}
@@ -299,7 +299,7 @@ def _of_httplib2(http: Any, url: str | None) -> dict[str, Any]:
 
 
 def _seconds(timeout: object) -> float | None:
-    """A timeout as one number: the longer part of ``(connect, read)`` or of urllib3's ``Timeout``."""
+    """Return a timeout as one number: the longest part of ``(connect, read)`` or of urllib3's ``Timeout``."""
     if isinstance(timeout, urllib3.Timeout):
         timeout = (timeout.total, timeout.connect_timeout, timeout.read_timeout)
     if isinstance(timeout, tuple):

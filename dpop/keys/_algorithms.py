@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The signature algorithms of DPoP proofs, and which one to use (RFC 9449 §4.2, §5.1; RFC 8725 §3.1).
+"""The signature algorithms of DPoP proofs, and the choice of one (RFC 9449 §4.2, §5.1; RFC 8725 §3.1).
 
-A list of what is allowed, not of what is forbidden: ``none``, MACs and unknown names are not in the
-table, so nothing ever selects them.
+The table lists the allowed algorithms. ``none``, MACs and unknown names are not in it, so they are never selected.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ __all__ = ["ALGORITHMS", "DEFAULT_ALGS", "RSA_ALGS", "Algorithm", "Key", "choose
 class Algorithm(NamedTuple):
     """The key type, curve, hash and signature size of a JWS algorithm (RFC 7518 §3, RFC 8037 §3.1, RFC 9864 §2.2).
 
-    :param kty: key type of its JWK: ``EC``, ``OKP`` or ``RSA``.
-    :param crv: curve of its JWK, None for RSA.
-    :param hash_name: the hash of the signing input, None for Ed25519, which has its own inside.
-    :param signature_size: bytes of a signature; None for RSA, where it is the size of the modulus.
+    :param kty: the key type of the JWK: ``EC``, ``OKP`` or ``RSA``.
+    :param crv: the curve of the JWK, None for RSA.
+    :param hash_name: the hash of the signing input, None for Ed25519, which hashes inside the algorithm.
+    :param signature_size: the number of bytes of a signature; None for RSA, where the modulus decides it.
     """
 
     kty: str
@@ -41,7 +40,7 @@ ALGORITHMS: Final[Mapping[str, Algorithm]] = MappingProxyType(
         "ES384": Algorithm("EC", "P-384", "SHA-384", 96),
         "ES512": Algorithm("EC", "P-521", "SHA-512", 132),
         "Ed25519": Algorithm("OKP", "Ed25519", None, 64),
-        # The name before RFC 9864, and all that older servers know. Ed448 has it too; no proof uses that.
+        # The name before RFC 9864; older servers know only this one. It also names Ed448, which no proof uses.
         "EdDSA": Algorithm("OKP", "Ed25519", None, 64),
         "PS256": Algorithm("RSA", None, "SHA-256", None),
         "RS256": Algorithm("RSA", None, "SHA-256", None),
@@ -53,7 +52,7 @@ ALGORITHMS: Final[Mapping[str, Algorithm]] = MappingProxyType(
 )
 
 RSA_ALGS: Final = tuple(alg for alg, algorithm in ALGORITHMS.items() if algorithm.kty == "RSA")
-"""Algorithms that every RSA key can sign with, best first: a longer hash makes an RSA signature no stronger."""
+"""The algorithms that every RSA key can sign with, best first: a longer hash makes no RSA signature stronger."""
 
 # Every server accepts ES256. Elliptic curves go before RSA, whose proofs are three times as long.
 DEFAULT_ALGS: Final = ("ES256", "Ed25519", "EdDSA", "ES384", "ES512", *RSA_ALGS)
@@ -61,9 +60,9 @@ DEFAULT_ALGS: Final = ("ES256", "Ed25519", "EdDSA", "ES384", "ES512", *RSA_ALGS)
 
 @cache
 def parameters(alg: str) -> tuple[Any, ...]:
-    """The arguments after the data of cryptography's ``sign()`` and ``verify()``.
+    """Return the arguments that follow the data in cryptography's ``sign()`` and ``verify()``.
 
-    Made when first asked for, because making them loads OpenSSL's bindings, and kept: they hold no state.
+    They are made at the first call, because that loads OpenSSL's bindings, and are cached, because they have no state.
 
     :raises AlgorithmError: not one of :data:`ALGORITHMS`.
     """
@@ -87,20 +86,20 @@ _MAX_SHOWN = 8
 def choose_alg(server_algs: Iterable[str] | str | None, supported: Sequence[str] = DEFAULT_ALGS) -> str:
     """Choose the first of our algorithms that the server lists (RFC 9449 §5.1, §7.1).
 
-    The order of preference is ours: a server lists what it accepts, not what it prefers.
+    Our order of preference counts: a server lists the algorithms that it accepts, in no particular order.
 
     :param server_algs: ``dpop_signing_alg_values_supported`` of its metadata, or the space-separated
-        ``algs`` of its challenge; None if it says nothing, which leaves the choice to us. Names this
-        package does not know, and entries that are not str, are passed over.
+        ``algs`` of its challenge; None if it lists none, then our first algorithm is chosen. Names that this
+        package does not know, and entries that are not str, are ignored.
     :param supported: the algorithms that can be used here, best first.
-    :raises AlgorithmError: nothing in common.
-    :raises ArgumentTypeError: ``server_algs`` is no list of names.
+    :raises AlgorithmError: the two sides have no algorithm in common.
+    :raises ArgumentTypeError: ``server_algs`` is not a list of names.
     """
     ours = [alg for alg in supported if alg in ALGORITHMS]
     if server_algs is None:
         if ours:
             return ours[0]
-        raise AlgorithmError(f"none of the algorithms to choose from is for DPoP; known: {' '.join(ALGORITHMS)}")
+        raise AlgorithmError(f"none of the supported= algorithms is for DPoP; known: {' '.join(ALGORITHMS)}")
     if isinstance(server_algs, str):
         server_algs = server_algs.split()
     elif isinstance(server_algs, bytes) or not isinstance(server_algs, Iterable):
@@ -123,9 +122,9 @@ def _shown(algs: Sequence[str]) -> str:
 
 
 class Key(Protocol):
-    """The protocol of all keys: an object that signs.
+    """The protocol of all keys: objects that sign.
 
-    Write your own for a device or service this package does not know::
+    Write your own class for a device or service that this package does not know::
 
         class RemoteKey:
             alg = "ES256"
@@ -137,14 +136,14 @@ class Key(Protocol):
                 self.thumbprint = dpop.thumbprint(public_jwk)
 
             def sign(self, signing_input):
-                return dpop.der_to_raw(self.service.sign_sha256(signing_input))    # it returns DER
+                return dpop.der_to_raw(self.service.sign_sha256(signing_input))    # the service returns DER
 
-    The class needs no base. A key may be used by several threads at once, and it is never asked for its
-    private part. Raise :class:`dpop.errors.SigningError`, or another DPoPKeyError, where signing fails;
-    verify what a device returns before you return it.
+    The class needs no base class. Several threads may use a key at once. This package never asks a key for its
+    private part. Raise :class:`dpop.errors.SigningError`, or another DPoPKeyError, if signing fails, and verify
+    the signature of a device before you return it.
 
-    A key may also have ``reference``: the path or URI, without any PIN, that :func:`dpop.load_key` opens it
-    by. It is noted beside the tokens that are bound to the key.
+    A key may also have a ``reference``: the path or URI, without any PIN, by which :func:`dpop.load_key` opens it.
+    It is stored with the tokens that are bound to the key.
     """
 
     @property
@@ -168,5 +167,5 @@ class Key(Protocol):
         ...
 
     def sign(self, signing_input: bytes, /) -> bytes:
-        """Sign the bytes, which the key hashes itself; return the JWS signature (RFC 7518 §3.4: R||S for ES256)."""
+        """Hash and sign the bytes; return the JWS signature (RFC 7518 §3.4: R||S for ES256)."""
         ...

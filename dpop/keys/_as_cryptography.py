@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wrap a key of this package in the private-key interface of ``cryptography``, for libraries that need that.
+"""Wrap a key of this package in the private-key interface of ``cryptography``, for libraries that expect it.
 
-PyJWT takes such an object as its key, and joserfc takes it with the public JWK beside it. It signs and
-shows its public key. Whatever would need the private part is refused, wherever the key is kept.
+PyJWT takes such an object as its key; joserfc takes it together with the public JWK. The object signs and returns its
+public key. It refuses all methods that would need the private part.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["as_cryptography_key"]
 def as_cryptography_key(key: Key) -> ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey:
     """Wrap the key as a private key object of ``cryptography``; it refuses to export the private part.
 
-    With PyJWT it is the key: ``jwt.encode(claims, as_cryptography_key(key), algorithm=key.alg)``. joserfc wants
-    the public part beside it: ``ECKey(as_cryptography_key(key), key.public_jwk)``.
+    For PyJWT: ``jwt.encode(claims, as_cryptography_key(key), algorithm=key.alg)``. For joserfc, add
+    the public JWK: ``ECKey(as_cryptography_key(key), key.public_jwk)``.
 
-    The object signs by the key's own algorithm only; another hash or padding raises cryptography's
-    UnsupportedAlgorithm. It signs where it is called: a library that does so in an event loop waits there.
+    The object signs only with the key's own algorithm; another hash or padding raises cryptography's
+    UnsupportedAlgorithm. It signs in the calling thread, so a device or service blocks an event loop.
 
-    :raises InvalidKeyError: its public JWK is not a key DPoP can use.
+    :raises InvalidKeyError: the key's public JWK is not a key DPoP can use.
     """
     public = PublicKey.from_jwk(key.public_jwk)
     kty = ALGORITHMS[public.algs[0]].kty
@@ -42,7 +42,7 @@ def as_cryptography_key(key: Key) -> ec.EllipticCurvePrivateKey | ed25519.Ed2551
     return _RSAKey(key, public)
 
 
-class _Held:
+class _WrappedKey:
     """The common base of the three key types."""
 
     def __init__(self, key: Key, public: PublicKey) -> None:
@@ -76,7 +76,7 @@ class _Held:
         return f"<private key object of {self._key!r}>"
 
 
-class _EllipticCurveKey(_Held, ec.EllipticCurvePrivateKey):
+class _EllipticCurveKey(_WrappedKey, ec.EllipticCurvePrivateKey):
     @property
     def curve(self) -> ec.EllipticCurve:
         curve: ec.EllipticCurve = self._public.curve
@@ -91,7 +91,7 @@ class _EllipticCurveKey(_Held, ec.EllipticCurvePrivateKey):
         raise DPoPKeyError("this key signs; it does not exchange keys")
 
 
-class _Ed25519Key(_Held, ed25519.Ed25519PrivateKey):
+class _Ed25519Key(_WrappedKey, ed25519.Ed25519PrivateKey):
     def sign(self, data: Any) -> bytes:
         return self._key.sign(bytes(data))
 
@@ -99,12 +99,14 @@ class _Ed25519Key(_Held, ed25519.Ed25519PrivateKey):
         _refuse_export()
 
 
-class _RSAKey(_Held, rsa.RSAPrivateKey):
+class _RSAKey(_WrappedKey, rsa.RSAPrivateKey):
     def sign(self, data: Any, padding: paddings.AsymmetricPadding, algorithm: Any) -> bytes:
         wanted, hashing = parameters(self._key.alg)
         _check_hash(algorithm, hashing, self._key.alg)
-        if type(padding) is not type(wanted) or not _is_salted_as_jose_says(padding, hashing):
-            raise UnsupportedAlgorithm(f"this key signs {self._key.alg} and pads as that does (RFC 7518 §3.3, §3.5)")
+        if type(padding) is not type(wanted) or not _has_jose_salt(padding, hashing):
+            raise UnsupportedAlgorithm(
+                f"this key signs {self._key.alg}, which has another padding (RFC 7518 §3.3, §3.5)"
+            )
         return self._key.sign(bytes(data))
 
     def decrypt(self, ciphertext: bytes, padding: paddings.AsymmetricPadding) -> NoReturn:  # noqa: ARG002
@@ -112,14 +114,14 @@ class _RSAKey(_Held, rsa.RSAPrivateKey):
 
 
 def _check_hash(given: object, wanted: hashes.HashAlgorithm, alg: str) -> None:
-    """Check that the caller asks for the key's own hash; the key hashes itself, so it cannot sign a given digest."""
+    """Check that the caller asks for the hash of the key's algorithm: the key itself hashes the data."""
     if type(given) is not type(wanted):
         name = getattr(given, "name", type(given).__name__)
         raise UnsupportedAlgorithm(f"this key signs {alg}: it hashes the data itself with {wanted.name}, not {name}")
 
 
-def _is_salted_as_jose_says(padding: Any, hashing: hashes.HashAlgorithm) -> bool:
-    """Whether a PSS padding has the salt length and MGF1 hash that JOSE needs (RFC 7518 §3.5); others always pass."""
+def _has_jose_salt(padding: Any, hashing: hashes.HashAlgorithm) -> bool:
+    """Whether a PSS padding has JOSE's salt length and MGF1 hash (RFC 7518 §3.5); True for other paddings."""
     if not isinstance(padding, paddings.PSS):
         return True
     # The oldest supported cryptography has no public attribute for this.
@@ -129,6 +131,6 @@ def _is_salted_as_jose_says(padding: Any, hashing: hashes.HashAlgorithm) -> bool
 
 def _refuse_export() -> NoReturn:
     raise DPoPKeyError(
-        "the private key cannot be exported: the object signs and shows its public key, no more. joserfc needs the"
-        " public JWK beside it: ECKey(as_cryptography_key(key), key.public_jwk)"
+        "the private key cannot be exported: this object can only sign and return its public key. joserfc needs the"
+        " public JWK, too: ECKey(as_cryptography_key(key), key.public_jwk)"
     )

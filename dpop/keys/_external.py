@@ -23,7 +23,7 @@ from dpop.signature import der_to_raw
 __all__ = ["ExternalKey", "SignatureFormat", "read_public_key"]
 
 SignatureFormat = Literal["der", "raw"]
-"""How a signer writes ECDSA signatures: DER (OpenSSL, AWS, Google Cloud) or R||S (PKCS#11, Azure)."""
+"""The format of a signer's ECDSA signatures: DER (OpenSSL, AWS, Google Cloud) or R||S (PKCS#11, Azure)."""
 
 _FORMATS: Final = ("der", "raw")
 
@@ -31,22 +31,22 @@ _FORMATS: Final = ("der", "raw")
 class ExternalKey:
     """A key outside this process: you give its public key and a function that signs bytes.
 
-    Each signature is converted to what JOSE wants, its length is checked, and it is verified with the
-    public key before it is returned: a signer that hashes twice, returns the other format or signs
-    with another key is found here, not by a server. Immutable, and as thread-safe as ``sign`` is.
+    Each signature is converted to the JOSE format, and verified with the public key before it is returned. So a signer
+    that hashes twice, returns the other format or signs with another key fails here, not at the server. The object is
+    immutable, and as thread-safe as ``sign`` is.
 
     :param public_key: a JWK, also as bytes, PEM or DER (SubjectPublicKeyInfo, or a certificate in PEM), a key object of
         the ``cryptography`` package, or a :class:`dpop.keys.PublicKey`.
-    :param sign: given the signing input, returns the signature; the bytes are not hashed yet. Its
-        DPoPKeyErrors go to the caller as they are; of other exceptions only the type, for their text may
-        hold anything.
-    :param signature_format: how it writes ECDSA signatures, ``"der"`` or ``"raw"`` (R||S). This is never
-        guessed. Other kinds of key know one format, so there it does not matter.
+    :param sign: a function that takes the signing input, which is not hashed yet, and returns the signature. Its
+        DPoPKeyErrors are raised unchanged. Of other exceptions only the type is reported, because their text may
+        contain secrets.
+    :param signature_format: the format of its ECDSA signatures, ``"der"`` or ``"raw"`` (R||S). It is never
+        guessed. Signatures of other kinds of keys have one format only, so there it is ignored.
     :param alg: which of the key's algorithms ``sign`` uses; the best by default (``PS256`` for RSA).
     :param blocking: whether ``sign`` may wait for a device, a network or a person. Then asynchronous
         clients call it in a worker thread.
-    :param reference: the path or URI, without any secret, that :func:`dpop.load_key` opens the key by.
-    :raises InvalidKeyError: not a public key that DPoP can use.
+    :param reference: the path or URI, without any secret, by which :func:`dpop.load_key` opens the key.
+    :raises InvalidKeyError: ``public_key`` is not a public key that DPoP can use.
     :raises AlgorithmError: the key cannot sign with ``alg``.
     """
 
@@ -64,7 +64,7 @@ class ExternalKey:
     ) -> None:
         public = read_public_key(public_key)
         if not callable(sign):
-            raise ArgumentTypeError("sign", "a function that returns the signature of the bytes it is given", sign)
+            raise ArgumentTypeError("sign", "a function that takes bytes and returns their signature", sign)
         if signature_format not in _FORMATS:
             raise UsageError(f'signature_format must be "der" or "raw", not {signature_format!r:.20}')
         if alg is not None and alg not in public.algs:
@@ -109,7 +109,7 @@ class ExternalKey:
         """Sign the bytes and return the JWS signature (RFC 7518 §3): R||S for ES256, ES384 and ES512.
 
         :raises SigningError: the signer failed, or its signature does not verify.
-        :raises DPoPKeyError: as the signer raised it.
+        :raises DPoPKeyError: the signer raised it.
         :raises ArgumentTypeError: not bytes.
         """
         if not isinstance(signing_input, bytes):
@@ -121,11 +121,11 @@ class ExternalKey:
         except Exception as error:  # noqa: BLE001 - a signer may raise anything
             what = str(error) if isinstance(error, DPoPError) else type(error).__name__
         else:
-            return self._checked(signing_input, signature)
+            return self._converted(signing_input, signature)
         # Raised outside the except block, so that it has no context: the original exception may contain secrets.
         raise SigningError(f"{self._backend} failed to sign with {self._alg}: {what}")
 
-    def _checked(self, signing_input: bytes, signature: Any) -> bytes:
+    def _converted(self, signing_input: bytes, signature: Any) -> bytes:
         try:
             if self._size and self._format == "der":
                 signature = der_to_raw(signature, self._size)
@@ -134,12 +134,12 @@ class ExternalKey:
             raise SigningError(f"{self._backend} did not return a signature with {self._alg}: {error}") from None
         if not good:
             raise SigningError(f"{self._backend} returned a signature that does not verify with its public key")
-        checked: bytes = signature
-        return checked
+        verified: bytes = signature
+        return verified
 
     @property
     def _backend(self) -> str:
-        """The name of the key backend, for messages."""
+        """The name of the key backend, for error messages."""
         return "the signer"
 
     def __repr__(self) -> str:
@@ -152,13 +152,13 @@ class ExternalKey:
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise UsageError("a key cannot be pickled; note where it is kept, and load it by that there")
+        raise UsageError("a key cannot be pickled; pass on its path or URI, and load it there")
 
 
 def read_public_key(public_key: object) -> PublicKey:
     """Read a public key in any of the forms that :class:`ExternalKey` accepts.
 
-    :raises InvalidKeyError: none of these, or not a key that DPoP can use.
+    :raises InvalidKeyError: not one of these forms, or not a key that DPoP can use.
     """
     if isinstance(public_key, PublicKey):
         return public_key
@@ -168,10 +168,10 @@ def read_public_key(public_key: object) -> PublicKey:
         return PublicKey.from_cryptography(public_key)
     if b"-----BEGIN CERTIFICATE-----" not in public_key:
         return PublicKey.from_bytes(public_key)
-    from cryptography import x509  # noqa: PLC0415 - slow to load, and seldom wanted
+    from cryptography import x509  # noqa: PLC0415 - slow to load, and seldom needed
 
     try:
         key = x509.load_pem_x509_certificate(public_key).public_key()
-    except Exception:  # noqa: BLE001 - ValueError, UnsupportedAlgorithm, and whatever a damaged certificate brings up
+    except Exception:  # noqa: BLE001 - a damaged certificate can raise many kinds of errors
         raise InvalidKeyError("the certificate cannot be read") from None
     return PublicKey.from_cryptography(key)

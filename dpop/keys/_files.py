@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Key files: reads are limited in size, writes are atomic, and only the owner can open the file."""
+"""Key files: reading is limited in size, writing is atomic, and only the owner can open a written file."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MAX_SHOWN: Final = 300
 
 
 def key_path(path: str | os.PathLike[str]) -> Path:
-    """The path of a key file, with ``~`` and ``~user`` replaced.
+    """Return the path of a key file, with ``~`` and ``~user`` replaced.
 
-    :raises ArgumentTypeError: neither str nor a path object.
-    :raises KeyFileError: empty, or a ``~`` whose home directory is unknown.
+    :raises ArgumentTypeError: the path is neither a str nor a path object.
+    :raises KeyFileError: the path is empty, or the home directory is unknown.
     """
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(name, str):
@@ -36,16 +36,16 @@ def key_path(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(name).expanduser()
     except RuntimeError:
-        raise KeyFileError("the home directory that ~ stands for is unknown; give the whole path") from None
+        raise KeyFileError("the home directory that ~ stands for is unknown; give the complete path") from None
 
 
 def read_key_file(path: Path) -> bytes:
-    """Read a key file. Links are followed; a pipe, such as ``<(command)`` in a shell, is read too.
+    """Read a key file, or a pipe such as ``<(command)`` in a shell. Links are followed.
 
-    A file that everybody may read or write is reported to the logger ``dpop.keys``, not refused: in a
-    container it can be what the platform does.
+    If everybody may read or write the file, the logger ``dpop.keys`` gets a warning. The file is not refused, because
+    some container platforms set such a mode.
 
-    :raises KeyFileError: it cannot be read, is empty, or has more than 64 KiB.
+    :raises KeyFileError: the file cannot be read, is empty, or has more than 64 KiB.
     """
     try:
         with when_not_in_use(lambda: path.open("rb")) as file:
@@ -54,7 +54,7 @@ def read_key_file(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         if _may_be_a_key(str(path)):
             raise KeyFileError(
-                "there is no such file, and its name looks like a key; pass the key itself as bytes or dict"
+                "there is no such file, and its name looks like a key; to pass a key itself, use bytes or a dict"
             ) from None
         raise KeyFileError(f"cannot read the key file {shown(path)}: {_reason(error)}") from error
     if not data:
@@ -80,21 +80,22 @@ def write_key_file(
 ) -> None:
     """Write a key file with mode 0600, atomically.
 
-    The bytes go to a temporary file beside the final one, which never has a wider mode, and are on the
-    disk before they get their name. Links: a symbolic link as the last part of ``path`` is refused,
-    with ``overwrite`` too, for it is unclear whether the link or its target is meant; links to
-    directories are followed.
+    The bytes are written to a temporary file in the same directory, with mode 0600 from its start. They are on the
+    disk before the file gets its final name. A symbolic link as the last part of ``path`` is refused, even with
+    ``overwrite``, because it is unclear whether the link or its target is meant. Links to directories are followed.
 
-    :param overwrite: replace a file that is there. It gets mode 0600 and the current user as owner.
-    :param link: makes a hard link; where a file system has none, the name is claimed in another way.
-    :raises KeyFileError: it exists, or cannot be written. What was there is as it was.
+    :param overwrite: replace an existing file. The new file has mode 0600 and belongs to the current user.
+    :param link: makes a hard link; on a file system without hard links, an empty file reserves the name.
+    :raises KeyFileError: the file exists, or cannot be written. An existing file is unchanged.
     """
     try:
         _check_target(path, overwrite=overwrite)
-        write_private_file(path, data, overwrite=overwrite, link=link)  # a short prefix: the name may be at its limit
+        write_private_file(
+            path, data, overwrite=overwrite, link=link
+        )  # short prefix: the name may have the maximal length
     except (OSError, ValueError) as error:
         raise KeyFileError(f"cannot write the key file {shown(path)}: {_reason(error)}") from error
-    with contextlib.suppress(OSError):  # the key is in place: no error here would help anyone
+    with contextlib.suppress(OSError):  # the key is written, so an error here would only confuse
         sync_directory(path.parent)
 
 
@@ -110,7 +111,7 @@ def _check_target(path: Path, *, overwrite: bool) -> None:
 def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    return "the path holds characters no file name can have"
+    return "the path contains characters that no file name can have"
 
 
 def shown(path: Path) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private keys in PEM or DER: PKCS#8, SEC1 and PKCS#1 (RFC 5958, RFC 5915, RFC 8017, RFC 7468).
 
-The cryptography package parses; this module says what is wrong in words that help, and takes care
-that exactly one private key is meant. Its errors are never chained: they could hold bytes of a key.
+The cryptography package parses the keys. This module checks that there is exactly one private key, and its errors help
+to find the mistake. Errors of cryptography are never chained, because they could contain bytes of a key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_PASSWORD: Final = 1023  # OpenSSL's limit
 _BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,60})-----")
 _PRIVATE: Final = frozenset({b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY", b"EC PRIVATE KEY", b"RSA PRIVATE KEY"})
 
-# Other PEM blocks that people give by mistake, by a word of their label, and what to do.
+# Other PEM blocks that people give by mistake: a word of the label, and what to do.
 _MISTAKES: Final = (
     (
         b"OPENSSH PRIVATE KEY",
@@ -37,9 +37,9 @@ _MISTAKES: Final = (
     (b"PGP", "an OpenPGP key, which cannot sign proofs"),
     (b"DSA", "a DSA key, which cannot sign proofs; use P-256"),
     (b"TSS2", "a key that only its TPM can use; give its pkcs11: URI"),
-    (b"REQUEST", "a certificate request; give the private key it was made with"),
+    (b"REQUEST", "a certificate request; give the private key that belongs to it"),
     (b"CERTIFICATE", "a certificate; give the file of the private key that belongs to it"),
-    (b"PUBLIC KEY", "a public key, where a private one is needed"),
+    (b"PUBLIC KEY", "a public key, but a private key is needed"),
     (b"PARAMETERS", "curve parameters without a key; openssl ecparam writes one with -genkey"),
 )
 
@@ -54,7 +54,7 @@ def check_password(password: str | bytes) -> bytes:
         try:
             password = password.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
-            raise KeyPasswordError("the password holds half of a surrogate pair, which is no character") from None
+            raise KeyPasswordError("the password contains half of a surrogate pair, which is no character") from None
     elif not isinstance(password, bytes):
         raise ArgumentTypeError("password", "str or bytes", password)
     if not password:
@@ -65,13 +65,13 @@ def check_password(password: str | bytes) -> bytes:
 
 
 def read_private_key(data: bytes, password: Password | None = None) -> tuple[object, bytes]:
-    """Read the one private key in the bytes, as an object of the cryptography package, and the begin of its PKCS#8.
+    """Read the only private key in the bytes, as an object of the cryptography package, and the start of its PKCS#8.
 
     PEM may have text and other objects around the key, such as the ``EC PARAMETERS`` that ``openssl
-    ecparam -genkey`` prints. What is not PEM must be DER.
+    ecparam -genkey`` prints. Anything that is not PEM must be DER.
 
-    :returns: the key, and bytes for ``algs_of_der``; they are empty for a key that is encrypted
-        in another way than OpenSSL and the cryptography package do it.
+    :returns: the key, and bytes for ``algs_of_der``. These are empty if the key is encrypted
+        in another way than OpenSSL and the cryptography package encrypt keys.
     :raises InvalidKeyError: no private key, more than one, or one that cannot be read.
     :raises KeyPasswordError: a password is missing, wrong, or given for a key that is not encrypted.
     """
@@ -83,7 +83,7 @@ def read_private_key(data: bytes, password: Password | None = None) -> tuple[obj
 
 
 def private_block(data: bytes) -> bytes:
-    """Extract the PEM block of the private key, because cryptography silently takes the first of several. DER is kept.
+    """Extract the PEM block of the private key: cryptography would silently take the first of several. DER is kept.
 
     :raises InvalidKeyError: there is no private key, or more than one.
     """
@@ -92,7 +92,7 @@ def private_block(data: bytes) -> bytes:
     begins = list(_BEGIN.finditer(data))
     private = [begin for begin in begins if begin[1] in _PRIVATE]
     if len(private) > 1:
-        raise InvalidKeyError(f"the PEM holds {len(private)} private keys; leave the one that is meant")
+        raise InvalidKeyError(f"the PEM contains {len(private)} private keys; leave the one that is meant")
     if private:
         end = b"-----END " + private[0][1] + b"-----"
         stop = data.find(end, private[0].end())
@@ -109,7 +109,7 @@ def private_block(data: bytes) -> bytes:
         for word, what in _MISTAKES:
             if word in begin[1]:
                 raise InvalidKeyError(f"the PEM is {what}")
-    raise InvalidKeyError("the PEM holds no private key; expected -----BEGIN PRIVATE KEY-----")
+    raise InvalidKeyError("the PEM contains no private key; expected -----BEGIN PRIVATE KEY-----")
 
 
 def _decrypt(
@@ -141,20 +141,20 @@ def _decrypt(
 
 
 def _unknown_cipher(error: Exception) -> bool:
-    """Whether the password was not even tried: a cipher or PRF that cryptography does not know."""
+    """Whether cryptography could not try the password, because it does not know the cipher or PRF."""
     return isinstance(error, UnsupportedAlgorithm) or _UNKNOWN.search(str(error)) is not None
 
 
 _UNKNOWN: Final = re.compile("unknown (?:cipher|key encryption algorithm)", re.IGNORECASE)
 
-# Ed25519 in version 2 of PKCS#8, with its public key (RFC 8410 §7, example 2), which Go, Rust and OpenSSH's libraries
-# write and OpenSSL does not read. Between the two parts are the private and the public key.
+# Ed25519 in version 2 of PKCS#8, with its public key (RFC 8410 §7, example 2). Libraries of Go, Rust and OpenSSH
+# write it, but OpenSSL does not read it. The private key follows the first part, the public key the second.
 _ED25519_V2: Final = (bytes.fromhex("3051020101300506032b657004220420"), bytes.fromhex("812100"))
 _PRIME_FIELD: Final = bytes.fromhex("06072a8648ce3d0101")
 
 
 def _ed25519_v2(der: bytes) -> object:
-    """Read an Ed25519 key in version 2 of PKCS#8; None if it is another format, or the two halves do not match."""
+    """Read an Ed25519 key in version 2 of PKCS#8; None for another format, or if its public key does not match."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey  # noqa: PLC0415 - seldom wanted
 
     before, between = _ED25519_V2
@@ -167,27 +167,27 @@ def _ed25519_v2(der: bytes) -> object:
 def _unreadable(load: object, error: Exception, der: bytes = b"") -> InvalidKeyError:
     if _PRIME_FIELD in der:
         reason = (
-            "the EC key describes its curve by numbers, in a form that is not supported; name the curve with:"
+            "the EC key describes its curve with numbers, which is not supported; write the curve's name instead with:"
             " openssl ec -param_enc named_curve -in KEY -out NEW"
         )
     elif "too short" in str(error):
         reason = (
-            "the EC key lacks the zeros that its number begins with (RFC 5915 §3); write it anew with:"
+            "the leading zeros of the EC key's number are missing (RFC 5915 §3); rewrite the file with:"
             " openssl ec -in KEY -out NEW"
         )
     elif _unknown_cipher(error):
         reason = (
-            "the key is of a kind or encrypted in a way that is not supported;"
-            " encrypt it anew with: openssl pkcs8 -topk8 -in KEY -out NEW"
+            "the kind of key, or the way it is encrypted, is not supported;"
+            " encrypt it again with: openssl pkcs8 -topk8 -in KEY -out NEW"
         )
     elif load is load_pem_private_key:
         reason = (
-            "the PEM has the lines of a private key, but what is between them cannot be read: it is damaged,"
+            "the PEM has the lines of a private key, but the text between them cannot be read: it is damaged,"
             " or the key is of a kind that is not supported"
         )
     else:
         reason = (
-            "the bytes are DER, but no private key in PKCS#8, SEC1 or PKCS#1 form; a certificate, a public key"
+            "the bytes are DER, but not a private key in PKCS#8, SEC1 or PKCS#1 form; a certificate, a public key"
             " or a .p12 store is not enough"
         )
     return InvalidKeyError(reason)
@@ -203,13 +203,13 @@ def _not_a_key(data: bytes) -> InvalidKeyError:
     if data[:3] == b"eyJ":
         return InvalidKeyError("this looks like a JWT or an encrypted JWK, not like a key; expected PEM or a JWK")
     if re.match(rb"ssh-|ecdsa-sha2-", data):
-        return InvalidKeyError("this is an OpenSSH public key, where a private one is needed; expected PEM or a JWK")
+        return InvalidKeyError("this is an OpenSSH public key, but a private key is needed; expected PEM or a JWK")
     return InvalidKeyError('this is not a key: expected PEM (-----BEGIN PRIVATE KEY-----), DER or a JWK ({"kty": ...)')
 
 
-# --- the type of an encrypted key, which the cryptography package does not tell
+# --- the type of an encrypted key, which the cryptography package does not report
 
-# PBES2 with PBKDF2 and AES in CBC (RFC 8018 §6.2, A.2, B.2.5). Another salt than of up to 127 bytes is nowhere used.
+# PBES2 with PBKDF2 and AES in CBC (RFC 8018 §6.2, A.2, B.2.5). No known program uses a salt of more than 127 bytes.
 _PBES2: Final = re.compile(
     rb"\x30.{1,3}\x30.\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0d\x30.\x30."
     rb"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x05\x0c\x30.\x04(?P<size>.)",
@@ -228,9 +228,9 @@ _START: Final = 128
 
 
 def start_of_encrypted(der: bytes, password: bytes) -> bytes:
-    """Decrypt the first bytes of PKCS#8, where the type of the key is; empty if it is encrypted in another way.
+    """Decrypt the first bytes of PKCS#8, which contain the key's type; empty if it is encrypted in another way.
 
-    :param password: the right one.
+    :param password: the password, which must be the right one.
     """
     head = _PBES2.match(der)
     if head is None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Private JWKs: read and written by joserfc, behind the public check of this package (RFC 7517 §4, RFC 7518 §6).
+"""Private JWKs: joserfc reads and writes them, after the checks of this package (RFC 7517 §4, RFC 7518 §6).
 
-A private JWK holds its public key too. The two are compared: with a wrong pair every proof would
-carry a key that did not sign it. joserfc is imported when the first JWK is read or written. It reads keys of
-our own user only, never the key in a stranger's proof: docs/decisions/0003 says why.
+A private JWK also contains its public key. The two are compared, because with a wrong pair no proof would verify with
+the key that it carries. joserfc is imported when the first JWK is read or written. It reads only keys of the user,
+never the key in a stranger's proof; docs/decisions/0003 says why.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ _MAX_RSA_BITS: Final = 8192
 
 
 def read_private_jwk(jwk: Mapping[str, object]) -> tuple[PrivateKey, PublicKey]:
-    """Read the private key of a JWK, and the public key in it, whose ``declared_alg`` is that of the JWK.
+    """Read a JWK's private key, and its public key, which has the JWK's ``declared_alg``.
 
-    :raises InvalidKeyError: a public or symmetric key, a JWK Set, a weak key, another curve, members
-        missing, misspelt or not belonging together, ``use`` or ``key_ops`` that rule out signing.
-        A member that is null or empty counts as absent.
-        No value of the JWK is in the message or chained to it.
+    A member that is null or empty counts as absent.
+
+    :raises InvalidKeyError: the JWK is a public or symmetric key, a JWK Set, a weak key or one of another curve;
+        members are missing, misspelt or do not belong together; or ``use`` or ``key_ops`` excludes signing.
+        Neither the message nor a chained error contains a value of the JWK.
     """
     if not isinstance(jwk, Mapping):
         raise InvalidKeyError(f"a JWK must be a JSON object, not {type(jwk).__name__}")
     jwk = {name: value for name, value in jwk.items() if is_given(jwk, name)}
     kty = jwk.get("kty")
     names = REQUIRED_MEMBERS.get(kty, ()) if isinstance(kty, str) else ()
-    # For an unknown key type there are no names, and this call refuses it with the usual message.
+    # An unknown key type has no names; this call then refuses it with the usual message.
     public = PublicKey.from_jwk({name: jwk[name] for name in (*names, "alg", "kty", "keys") if name in jwk})
     if "d" not in jwk:
-        raise InvalidKeyError('a public key came where a private one is needed: the JWK has no "d"')
+        raise InvalidKeyError('this is a public key, but a private key is needed: the JWK has no "d"')
     _check_purpose(jwk, public)
     private = _private_members(jwk)
     from joserfc.jwk import import_key  # noqa: PLC0415 - slow to load, and most keys are files in PEM
@@ -48,7 +49,7 @@ def read_private_jwk(jwk: Mapping[str, object]) -> tuple[PrivateKey, PublicKey]:
     try:
         key: Any = import_key({**public.jwk, **private}).private_key
         matches = PublicKey.from_cryptography(key.public_key()) == public
-    except Exception:  # noqa: BLE001 - of cryptography or of joserfc; either may hold numbers of the key
+    except Exception:  # noqa: BLE001 - errors of cryptography or joserfc may contain numbers of the key
         matches = False
     if not matches:
         raise InvalidKeyError("the private and the public members of the JWK do not belong together")
@@ -71,14 +72,14 @@ def write_private_jwk(key: PrivateKey) -> dict[str, str]:
 
 
 def _private_members(jwk: Mapping[str, object]) -> dict[str, str]:
-    """Read each private member once, so that the error message names the wrong one."""
+    """Return the private members; each is decoded once, so that an error names the wrong member."""
     if "oth" in jwk:
         raise InvalidKeyError("the JWK is an RSA key of more than two primes, which is not supported")
     if jwk["kty"] != "RSA":
         size = 32 if jwk["kty"] == "OKP" else (CURVES[str(jwk["crv"])].key_size + 7) // 8
         decode_bytes(jwk, "d", size)
         return {"d": str(jwk["d"])}
-    # RFC 7518 §6.3.2 lets all five be left out, never some of them.
+    # RFC 7518 §6.3.2: a JWK may leave out all five, but not only some of them.
     names = ("d", *_CRT_MEMBERS) if any(name in jwk for name in _CRT_MEMBERS) else ("d",)
     for name in names:
         decode_number(jwk, name, _MAX_RSA_BITS)
@@ -94,5 +95,5 @@ def _check_purpose(jwk: Mapping[str, object], public: PublicKey) -> None:
             raise InvalidKeyError('the "key_ops" of the JWK have no "sign": the key is not for signing')
     if public.declared_alg is not None and public.declared_alg not in public.algs:
         raise InvalidKeyError(
-            f'the "alg" of the JWK does not fit its key, which can be used for {" or ".join(public.algs)}'
+            f'the "alg" of the JWK does not match its key, which can be used for {" or ".join(public.algs)}'
         )

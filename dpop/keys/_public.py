@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Public keys: read from a JWK with every check; verify signatures; compute thumbprints.
 
-A proof brings its own key, so a JWK is hostile input. One key must have one spelling, or it has two
-thumbprints; and some values that look like keys let anyone sign. JOSE and cryptography libraries let
-several of these through, so the checks are here (RFC 7518 §6, RFC 8037 §2, RFC 8725 §3.4).
+A proof brings its own key, so a JWK is hostile input. If a key had two spellings, it would have two thumbprints; and
+with some values that look like keys, anyone can sign. JOSE and cryptography libraries accept several of these, so the
+checks are here (RFC 7518 §6, RFC 8037 §2, RFC 8725 §3.4).
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ CURVES: Final[Mapping[str, ec.EllipticCurve]] = {
 _COORDINATE_SIZES: Final = {crv: (curve.key_size + 7) // 8 for crv, curve in CURVES.items()}
 _CRV_OF_CURVE: Final = {curve.name: crv for crv, curve in CURVES.items()}
 
-# RFC 7518 §6.2.2, §6.3.2, §6.4.1; the last is that of the AKP key type.
+# RFC 7518 §6.2.2, §6.3.2, §6.4.1; "priv" belongs to the AKP key type.
 _SECRET_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
 
 _MIN_RSA_BITS: Final = 2048  # RFC 7518 §3.3
-_MAX_RSA_BITS: Final = 8192  # more buys no security, only time of the verifier
+_MAX_RSA_BITS: Final = 8192  # longer keys would add no security, but cost the verifier time
 _MAX_RSA_EXPONENT: Final = 2**32
 
 _ED25519_PRIME: Final = 2**255 - 19
 _ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
-# The y of the eight points whose order divides 8: of order 4, 1, 2, 8 and 8; the sign of x does not matter.
-# With such a key one signature fits every message, and OpenSSL accepts it.
+# The y of the eight points whose order divides 8 (orders 4, 1, 2, 8 and 8); the sign of x does not matter.
+# With such a key one signature is valid for every message, and OpenSSL accepts the key.
 _SMALL_ORDER: Final = frozenset({0, 1, _ED25519_PRIME - 1, _ORDER_8, _ED25519_PRIME - _ORDER_8})
 
 _CryptographyKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
@@ -83,9 +83,9 @@ _CryptographyKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RS
 class PublicKey:
     """A public key that passed every check. Immutable; equal to another with the same thumbprint.
 
-    Make one with :meth:`from_jwk`, from input that need not be trusted, with :meth:`from_bytes` or with
-    :meth:`from_cryptography`. That an Ed25519 key is a point of the curve at all is left to the first
-    signature, which such a key cannot have: finding out costs as much as verifying.
+    Make one with :meth:`from_jwk`, which also accepts untrusted input, :meth:`from_bytes` or
+    :meth:`from_cryptography`. One check is missing: whether an Ed25519 key is a point of the curve. It would take as
+    long as verifying a signature, and no signature verifies with a value that is not such a point.
     """
 
     __slots__ = ("_algs", "_declared_alg", "_key", "_signature_size", "_thumbprint", "_values")
@@ -98,7 +98,7 @@ class PublicKey:
         signature_size: int,
         declared_alg: str | None,
     ) -> None:
-        """Do not call: the constructor checks nothing. Use :meth:`from_jwk` and the other class methods."""
+        """Store the arguments unchecked: use :meth:`from_jwk` or another class method instead."""
         self._key: Any = key
         self._values = values
         self._algs = algs
@@ -112,21 +112,21 @@ class PublicKey:
     def from_jwk(cls, jwk: Mapping[str, object]) -> PublicKey:
         """Read a public JWK, strictly (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2, RFC 9449 §4.3 (7)).
 
-        Refused: private and symmetric members with a value, other key types and curves, missing
-        members, values that are not the one base64url spelling, coordinates of another length, points
+        These are refused: private and symmetric members with a value, other key types and curves, missing
+        members, values that are not canonical base64url, coordinates of another length, points
         that are not on the curve or of small order, RSA moduli outside 2048..8192 bits, RSA exponents
-        that are even, below 3 or above 2^32, ``use`` or ``key_ops`` that rule out verifying. Optional and
-        private members that are null or empty count as absent: some libraries write all that they know. Other
-        members are ignored; ``alg`` is kept in :attr:`declared_alg`.
+        that are even, below 3 or above 2^32, and a ``use`` or ``key_ops`` that excludes verifying. Optional and
+        private members that are null or empty count as absent, because some libraries write all members that
+        they know. Other members are ignored; ``alg`` is kept in :attr:`declared_alg`.
 
-        :raises InvalidKeyError: with a sentence that says what; values of the JWK are not in it.
+        :raises InvalidKeyError: the JWK is refused; the message says why, and contains no value of it.
         """
         if type(jwk) is not dict and not isinstance(jwk, Mapping):
             raise InvalidKeyError(f"a JWK must be a JSON object, not {type(jwk).__name__}")
         name = private_member(jwk)
         if name is not None:
             raise InvalidKeyError(
-                f'the JWK has "{name}", a member of private or symmetric keys, where a public key is needed'
+                f'a public key is needed, but the JWK has "{name}", a member of private or symmetric keys'
             )
         _check_purpose(jwk)
         declared = _text(jwk, "alg") if is_given(jwk, "alg") else None
@@ -171,16 +171,16 @@ class PublicKey:
         )
 
     def to_cryptography(self) -> ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey:
-        """The key as an object of the ``cryptography`` package."""
+        """Return the key as an object of the ``cryptography`` package."""
         key: _CryptographyKey = self._key
         return key
 
     @classmethod
     @hide_frames
     def from_bytes(cls, data: bytes) -> PublicKey:
-        """Read the content of a public key file: PEM as ``openssl pkey -pubout`` writes it, DER, or a JWK.
+        """Read the content of a public key file: PEM (as ``openssl pkey -pubout`` writes it), DER, or a JWK.
 
-        :raises InvalidKeyError: none of these, a private key among them, or not a key DPoP can use.
+        :raises InvalidKeyError: not one of these formats, a private key, or not a key that DPoP can use.
         :raises ArgumentTypeError: not bytes.
         """
         if not isinstance(data, bytes):
@@ -194,31 +194,30 @@ class PublicKey:
         read = serialization.load_pem_public_key if b"-----BEGIN" in data else serialization.load_der_public_key
         try:
             key = read(data)
-        except (ValueError, UnsupportedAlgorithm, InternalError):  # the last for bytes OpenSSL has no words for
+        except (ValueError, UnsupportedAlgorithm, InternalError):  # OpenSSL may have no error code: InternalError
             raise InvalidKeyError(
-                "this is not a public key: expected PEM (-----BEGIN PUBLIC KEY-----), DER or a JWK; of a private key,"
+                "this is not a public key: expected PEM (-----BEGIN PUBLIC KEY-----), DER or a JWK; from a private key,"
                 " openssl pkey -pubout makes one"
             ) from None
         return cls.from_cryptography(key).restricted(algs_of_der(der_of(data)))
 
     def restricted(self, algs: tuple[str, ...] | None) -> PublicKey:
-        """Return this key restricted to some of its algorithms; with None, for all of them.
+        """Return this key restricted to some of its algorithms; with None, the key itself.
 
-        :raises InvalidKeyError: none of them is one of this key's.
+        :raises InvalidKeyError: the key has none of these algorithms.
         """
         if algs is None:
             return self
         kept = tuple(alg for alg in self._algs if alg in algs)
         if not kept:
             raise InvalidKeyError(
-                "the RSA key is for RSASSA-PSS with a hash that no algorithm of DPoP has; use SHA-256, SHA-384 or"
-                " SHA-512"
+                "the RSA key is for RSASSA-PSS with a hash that no DPoP algorithm uses; use SHA-256, SHA-384 or SHA-512"
             )
         return PublicKey(self._key, self._values, kept, self._signature_size, self._declared_alg)
 
     @property
     def algs(self) -> tuple[str, ...]:
-        """The algorithms this key can verify, best first: ``("ES256",)``; for RSA six, from ``PS256``."""
+        """The algorithms this key can verify, best first, such as ``("ES256",)``; an RSA key has six."""
         return self._algs
 
     @property
@@ -237,10 +236,10 @@ class PublicKey:
         return self._thumbprint
 
     def verify(self, alg: str, signing_input: bytes, signature: bytes) -> bool:
-        """Whether ``signature`` is a valid signature of ``signing_input`` by this key (RFC 7515 §5.2).
+        """Return whether ``signature`` is a valid signature of ``signing_input`` by this key (RFC 7515 §5.2).
 
-        :param signature: JWS bytes: R||S for ES256, ES384 and ES512. High S is as good as low S.
-        :raises SignatureFormatError: not of the right length, or r or s out of range.
+        :param signature: JWS bytes: R||S for ES256, ES384 and ES512. A high S is accepted like a low S.
+        :raises SignatureFormatError: the length is wrong, or r or s is out of range.
         :raises AlgorithmError: ``alg`` is not in :attr:`algs`.
         :raises ArgumentTypeError: not bytes.
         """
@@ -280,7 +279,7 @@ def is_given(jwk: Mapping[str, object], name: str) -> bool:
 
 
 def private_member(jwk: Mapping[str, object]) -> str | None:
-    """The name of a member of private or symmetric keys that has a value; None if there is no such member."""
+    """Return the name of a member of private or symmetric keys that has a value; None if there is no such member."""
     if _SECRET_MEMBERS.isdisjoint(jwk):
         return None
     return next((name for name in jwk if name in _SECRET_MEMBERS and is_given(jwk, name)), None)
@@ -288,11 +287,11 @@ def private_member(jwk: Mapping[str, object]) -> str | None:
 
 @hide_frames
 def thumbprint(jwk: Mapping[str, object]) -> str:
-    """The RFC 7638 SHA-256 thumbprint of a JWK, 43 characters: the ``jkt`` of RFC 9449 §6.1.
+    """Return the RFC 7638 SHA-256 thumbprint of a JWK, 43 characters: the ``jkt`` of RFC 9449 §6.1.
 
-    A private JWK has the thumbprint of its public key. Members that are not required do not count.
+    A private JWK has the thumbprint of its public key. Optional members do not affect it.
 
-    :raises InvalidKeyError: not an asymmetric key that DPoP can use, or not in its one spelling.
+    :raises InvalidKeyError: not an asymmetric key that DPoP can use, or not in its canonical spelling.
     """
     if not isinstance(jwk, Mapping):
         raise InvalidKeyError(f"a JWK must be a JSON object, not {type(jwk).__name__}")
@@ -303,7 +302,7 @@ def thumbprint(jwk: Mapping[str, object]) -> str:
     return PublicKey.from_jwk({name: jwk[name] for name in names if name in jwk}).thumbprint
 
 
-# --- the algorithm that a key is kept to
+# --- the algorithms to which a key's encoding restricts it
 
 _PSS: Final = bytes.fromhex("06092a864886f70d01010a")
 _PSS_HASHES: Final = {
@@ -314,7 +313,7 @@ _PSS_HASHES: Final = {
 
 
 def der_of(data: bytes) -> bytes:
-    """The DER of a key in PEM or DER; empty if the lines of the PEM cannot be read."""
+    """Return the DER of a key in PEM or DER; empty if the lines of the PEM cannot be read."""
     if b"-----BEGIN " not in data:
         return data
     inside = re.search(rb"-----BEGIN [^-]{1,60}-----([^-]*)-----END ", data)
@@ -325,10 +324,10 @@ def der_of(data: bytes) -> bytes:
 
 
 def algs_of_der(der: bytes) -> tuple[str, ...] | None:
-    """The algorithms to which the key's own encoding restricts it; None if it does not (RFC 4055 §1.2).
+    """Return the algorithms to which a key's encoding restricts it; None if it does not (RFC 4055 §1.2).
 
-    A key whose type is id-RSASSA-PSS may not sign with RSASSA-PKCS1-v1_5. With parameters it may use one hash. The
-    cryptography package reads it like any RSA key, and forgets that.
+    A key of the type id-RSASSA-PSS must not sign with RSASSA-PKCS1-v1_5. If it has parameters, it may use one hash
+    only. The cryptography package reads it like any RSA key, and drops both facts.
 
     :param der: SubjectPublicKeyInfo, or PKCS#8 that is not encrypted.
     """
@@ -347,7 +346,7 @@ def algs_of_der(der: bytes) -> tuple[str, ...] | None:
 def decode_bytes(jwk: Mapping[str, object], name: str, size: int) -> bytes:
     """Decode a member of fixed length to its ``size`` bytes.
 
-    :raises InvalidKeyError: missing, not a string, not canonical base64url, another length.
+    :raises InvalidKeyError: the member is missing, not a string, not canonical base64url, or has another length.
     """
     value = _text(jwk, name)
     expected = (size * 8 + 5) // 6
@@ -362,11 +361,11 @@ def decode_bytes(jwk: Mapping[str, object], name: str, size: int) -> bytes:
 def decode_number(jwk: Mapping[str, object], name: str, max_bits: int) -> int:
     """Decode a member of variable length to a positive number (RFC 7518 §2, Base64urlUInt).
 
-    :raises InvalidKeyError: missing, not a string, not canonical base64url, zero or with a leading
-        zero byte, longer than ``max_bits``.
+    :raises InvalidKeyError: the member is missing, not a string, not canonical base64url, zero, has a leading
+        zero byte, or is longer than ``max_bits``.
     """
     value = _text(jwk, name)
-    # Refused by its length, before anything is computed from it.
+    # Check the length first, before the value costs any time.
     if len(value) > (max_bits + 7) // 8 * 4 / 3 + 1:
         raise InvalidKeyError(f'the "{name}" of the JWK is longer than {max_bits} bits')
     data = _decoded(value, name)
@@ -418,7 +417,7 @@ def _read_ed25519(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[st
     data = decode_bytes(jwk, "x", 32)
     y = int.from_bytes(data, "little") & (2**255 - 1)
     if y >= _ED25519_PRIME:
-        raise InvalidKeyError('the "x" of the JWK is not the one encoding of an Ed25519 point (RFC 8032 §5.1.3)')
+        raise InvalidKeyError('the "x" of the JWK is not the canonical encoding of an Ed25519 point (RFC 8032 §5.1.3)')
     if y in _SMALL_ORDER:
         raise InvalidKeyError("the JWK is an Ed25519 point of small order: anyone could sign for it")
     return ed25519.Ed25519PublicKey.from_public_bytes(data), ("Ed25519", "EdDSA"), 64
@@ -453,8 +452,8 @@ def _check_purpose(jwk: Mapping[str, object]) -> None:
 def _wrong_kty(jwk: Mapping[str, object]) -> InvalidKeyError:
     kty = jwk.get("kty")
     if "keys" in jwk and "kty" not in jwk:
-        return InvalidKeyError("a JWK Set came where one JWK is needed; pass one of its keys")
+        return InvalidKeyError("this is a JWK Set, but a single JWK is needed; pass one of its keys")
     if kty == "oct":
-        return InvalidKeyError("a symmetric key came where an asymmetric one is needed (RFC 9449 §4.2)")
+        return InvalidKeyError("this is a symmetric key, but an asymmetric key is needed (RFC 9449 §4.2)")
     what = "is missing" if "kty" not in jwk else "is not one DPoP can use"
     return InvalidKeyError(f'the "kty" of the JWK {what}; expected EC, OKP or RSA')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys in memory."""
+"""Private keys in memory."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ _PRIVATE_KEYS: Final = (ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey, r
 class SoftwareKey:
     """A private key of the ``cryptography`` package. Immutable and thread-safe.
 
-    :func:`dpop.generate_key` and :func:`dpop.load_key` make one; :meth:`from_private_key` takes an
-    object that is there already. Its private part shows in no repr, cannot be pickled and is not in
-    ``vars()``; a copy of the key is the key itself.
+    :func:`dpop.generate_key` and :func:`dpop.load_key` make one; :meth:`from_private_key` wraps an
+    existing key object. Its private part is in no repr and not in ``vars()``, and cannot be pickled. A copy
+    of the key is the key itself.
     """
 
     __slots__ = (
@@ -63,7 +63,7 @@ class SoftwareKey:
     def __init__(
         self, private: PrivateKey, public: PublicKey, alg: str, *, blocking: bool, reference: str | None = None
     ) -> None:
-        """Do not call: the constructor does not check that its arguments belong together. Use the class methods."""
+        """Store the arguments, without checking that they belong together: use the class methods instead."""
         self._reference = reference
         self._private = private
         self._public = public
@@ -80,7 +80,7 @@ class SoftwareKey:
     def generate(cls, alg: str = "ES256") -> SoftwareKey:
         """Generate a new key. RSA keys have 3072 bits.
 
-        :raises AlgorithmError: ``alg`` is no algorithm of DPoP.
+        :raises AlgorithmError: ``alg`` is not a DPoP algorithm.
         """
         algorithm = ALGORITHMS.get(alg) if isinstance(alg, str) else None
         if algorithm is None:
@@ -99,17 +99,17 @@ class SoftwareKey:
     def from_pem(cls, data: bytes, password: Password | None = None) -> SoftwareKey:
         """Load a private key from PEM or DER: PKCS#8, encrypted or not, SEC1 or PKCS#1.
 
-        A key whose type is RSASSA-PSS signs with that only; in a file that is encrypted in another way than with PBES2,
-        PBKDF2 and AES, that type stays hidden.
+        A key of the type RSASSA-PSS signs with RSASSA-PSS only. The type cannot be seen in an encrypted file, except
+        with PBES2, PBKDF2 and AES.
 
-        :raises InvalidKeyError: no private key, more than one, or one DPoP cannot use.
+        :raises InvalidKeyError: the data has no private key, several, or one that DPoP cannot use.
         :raises KeyPasswordError: the password is missing, wrong, or given for a key that is not encrypted.
         """
         if not isinstance(data, bytes):
             raise ArgumentTypeError("data", "bytes", data)
-        read = read_private_key(data, password)
-        private: Any = read[0]
-        algs = algs_of_der(read[1])
+        found = read_private_key(data, password)
+        private: Any = found[0]
+        algs = algs_of_der(found[1])
         if algs is None:
             return cls.from_private_key(private)
         public = PublicKey.from_cryptography(private.public_key()).restricted(algs)
@@ -118,10 +118,10 @@ class SoftwareKey:
     @classmethod
     @hide_frames
     def from_jwk(cls, jwk: Mapping[str, object]) -> SoftwareKey:
-        """Load a private JWK, strictly (RFC 7517 §4, RFC 7518 §6). The key takes the JWK's ``alg``, if there is one.
+        """Load a private JWK, strictly (RFC 7517 §4, RFC 7518 §6). The key uses the JWK's ``alg``, if it has one.
 
-        :raises InvalidKeyError: a public or symmetric key, or members that are missing, misspelt or do
-            not belong together; no value of the JWK is in the message.
+        :raises InvalidKeyError: the key is public or symmetric, or members are missing, misspelt or do
+            not belong together. The message contains no value of the JWK.
         """
         private, public = read_private_jwk(jwk)
         return cls(private, public, public.declared_alg or public.algs[0], blocking=False)
@@ -131,26 +131,26 @@ class SoftwareKey:
     def from_private_key(
         cls, private_key: object, *, alg: str | None = None, blocking: bool | None = None
     ) -> SoftwareKey:
-        """Wrap a private key object that has cryptography's interface; it need not be exportable.
+        """Wrap a private key object with the interface of ``cryptography``; it need not be exportable.
 
         Only its ``sign`` and ``public_key`` are used, until :meth:`save` or :meth:`to_jwk` is called.
         A signature by an object of another package is verified before it is returned.
 
         :param alg: which of the key's algorithms to use; the best by default.
-        :param blocking: whether ``sign`` may wait; by default yes for objects of other packages.
+        :param blocking: whether ``sign`` may wait; by default True for objects of other packages.
         :raises InvalidKeyError: a public key, or a key DPoP cannot use.
         :raises AlgorithmError: the key cannot sign with ``alg``.
         """
         if not isinstance(private_key, _PRIVATE_KEYS):
             what = type(private_key).__name__
             if hasattr(private_key, "verify"):
-                raise InvalidKeyError(f"a public key ({what}) came where a private one is needed")
+                raise InvalidKeyError(f"this is a public key ({what}), but a private key is needed")
             raise InvalidKeyError(f"a {what} cannot sign proofs; use a P-256, P-384, P-521, Ed25519 or RSA key")
         try:
-            point = private_key.public_key()
-        except Exception as error:  # noqa: BLE001 - a key object of others may raise anything
-            raise DPoPKeyError(f"the key object does not give its public key ({type(error).__name__})") from None
-        public = PublicKey.from_cryptography(point)
+            public_part = private_key.public_key()
+        except Exception as error:  # noqa: BLE001 - a key object of another package may raise anything
+            raise DPoPKeyError(f"the key object did not return its public key ({type(error).__name__})") from None
+        public = PublicKey.from_cryptography(public_part)
         if blocking is None:
             blocking = _is_foreign(private_key)
         key = cls(private_key, public, public.algs[0], blocking=blocking)
@@ -187,7 +187,7 @@ class SoftwareKey:
         return self._reference
 
     def referred_to_by(self, reference: str) -> SoftwareKey:
-        """Return this key with a reference to where it is kept: a path or URI that :func:`dpop.load_key` opens."""
+        """Return this key with a reference to its place: a path or URI that :func:`dpop.load_key` opens."""
         return SoftwareKey(self._private, self._public, self._alg, blocking=self._blocking, reference=reference)
 
     def sign(self, signing_input: bytes) -> bytes:
@@ -202,7 +202,7 @@ class SoftwareKey:
                 signature = der_to_raw(signature, self._size)
             if self._foreign:
                 self._check(signing_input, signature)
-        except Exception as error:  # noqa: BLE001 - a key object of others may raise anything
+        except Exception as error:  # noqa: BLE001 - a key object of another package may raise anything
             self._explain(error, signing_input)
         return signature
 
@@ -218,16 +218,16 @@ class SoftwareKey:
         return SoftwareKey(self._private, self._public, alg, blocking=self._blocking, reference=self._reference)
 
     def to_jwk(self, *, private: bool = False) -> dict[str, str]:
-        """The key as a JWK (RFC 7517).
+        """Return the key as a JWK (RFC 7517).
 
-        :param private: with the private members, and ``alg``. Keep it as you would the key file.
-        :raises DPoPKeyError: the private part was asked for and cannot be exported.
+        :param private: include the private members and ``alg``. Protect the result like a key file.
+        :raises DPoPKeyError: the private part cannot be exported.
         """
         if not private:
             return self.public_jwk
         try:
             return {**write_private_jwk(self._private), **self.public_jwk, "alg": self._alg}
-        except Exception:  # noqa: BLE001 - a key object of others may raise anything
+        except Exception:  # noqa: BLE001 - a key object of another package may raise anything
             _refuse_export()
 
     @hide_frames
@@ -236,13 +236,13 @@ class SoftwareKey:
     ) -> None:
         """Write the private key to a file, atomically: PKCS#8 in PEM (RFC 5958), mode 0600.
 
-        The file does not say which of its names the key signs by: give ``alg`` to
-        :func:`dpop.load_key` for all names but the first. A symbolic link as ``path`` is refused.
+        The file does not contain the key's ``alg``: give it to :func:`dpop.load_key` again, unless it is the first of
+        :attr:`algs`. A symbolic link as ``path`` is refused.
 
-        :param password: encrypts the file with the best cipher the cryptography package has.
-        :param overwrite: replace a file that exists.
-        :raises KeyFileError: it exists, or cannot be written; then nothing has changed.
-        :raises KeyPasswordError: an empty password.
+        :param password: encrypts the file with the best cipher of the cryptography package.
+        :param overwrite: replace an existing file.
+        :raises KeyFileError: the file exists, or cannot be written; nothing has changed then.
+        :raises KeyPasswordError: the password is empty or too long.
         :raises DPoPKeyError: the key cannot be exported.
         """
         target = key_path(path)
@@ -251,7 +251,7 @@ class SoftwareKey:
             encryption = BestAvailableEncryption(check_password(password))
         try:
             data = self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-        except Exception:  # noqa: BLE001 - a key object of others may raise anything
+        except Exception:  # noqa: BLE001 - a key object of another package may raise anything
             _refuse_export()
         write_key_file(target, data, overwrite=overwrite)
 
@@ -266,7 +266,7 @@ class SoftwareKey:
 
     def __reduce__(self) -> NoReturn:
         raise UsageError(
-            "a private key cannot be pickled: it must not travel unseen; save it, and load it by its path there"
+            "a private key cannot be pickled: it must not be copied unnoticed; save it, and load it by its path"
         )
 
     def _check(self, signing_input: bytes, signature: bytes) -> None:
@@ -284,9 +284,9 @@ class SoftwareKey:
 
 
 def _is_foreign(private: object) -> bool:
-    """Whether another package defines the object, which may then sign in a device or a service."""
+    """Whether the object is of another package, so that it may sign in a device or a service."""
     return not type(private).__module__.startswith("cryptography.")
 
 
 def _refuse_export() -> NoReturn:
-    raise DPoPKeyError("the private key cannot be exported; note where it is kept instead of saving it") from None
+    raise DPoPKeyError("the private key cannot be exported; store its path or URI instead of saving it") from None

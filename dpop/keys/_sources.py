@@ -29,21 +29,21 @@ __all__ = ["SchemeLoader", "generate_key", "load_key", "register_scheme"]
 
 
 class SchemeLoader(Protocol):
-    """The protocol of loaders: a function that opens the key a URI names."""
+    """The protocol of loaders: functions that open the key of a URI."""
 
     def __call__(self, uri: str, *, password: Password | None, alg: str | None) -> Key:
         """Open the key.
 
-        :param uri: as given, its scheme included.
+        :param uri: the URI, with its scheme.
         :param password: PIN or password, or a function to call when one is needed.
-        :param alg: which algorithm to use, None for the key's own.
-        :raises DPoPKeyError: it cannot be opened.
+        :param alg: the algorithm to use; None for the key's own.
+        :raises DPoPKeyError: the key cannot be opened.
         """
         ...
 
 
-# The module whose load() opens the URIs of a scheme, imported when one is first named: it may bring a service's
-# whole library with it.
+# The module whose load() opens the URIs of a scheme. It is imported at the first use of the scheme, because it may
+# import the whole library of a service.
 _BACKENDS: Final[Mapping[str, str]] = {
     "awskms": "dpop.keys.kms._aws",
     "azurekms": "dpop.keys.kms._azure",
@@ -53,11 +53,11 @@ _BACKENDS: Final[Mapping[str, str]] = {
 
 _loaders: Final[dict[str, SchemeLoader]] = {}
 
-# Two characters at least: C:\x is a path.
+# At least two characters, because C:\x is a path.
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 
 
-# The services' own names of keys; no file has such a name.
+# The services' own names for keys, which are accepted without a scheme; no file has such a name.
 _WITHOUT_SCHEME: Final = (
     (re.compile(r"arn:aws[a-z-]*:kms:"), "awskms"),
     (re.compile(r"projects/[^/]+/locations/[^/]+/keyRings/"), "gcpkms"),
@@ -69,12 +69,12 @@ def generate_key(alg: str = "ES256", *, algs: Iterable[str] | str | None = None)
     """Generate a new key in memory.
 
     :param alg: ES256, ES384, ES512, Ed25519, EdDSA, or PS or RS with 256, 384 or 512. RSA keys have 3072 bits, and
-        take a moment.
-    :param algs: what the server accepts: ``dpop_signing_alg_values_supported`` of its metadata or the
-        ``algs`` of its challenge. If ``alg`` is not among them, the best that is will be used.
-    :raises AlgorithmError: an unknown algorithm, or none that both sides have.
+        take a moment to generate.
+    :param algs: the algorithms the server accepts: ``dpop_signing_alg_values_supported`` of its metadata or the
+        ``algs`` of its challenge. If ``alg`` is not among them, the best of them is used.
+    :raises AlgorithmError: the algorithm is unknown, or the two sides have none in common.
     """
-    # generate() refuses a misspelt name, instead of silently using another one.
+    # A misspelt name is not replaced by one from algs: generate() refuses it.
     if algs is not None and isinstance(alg, str) and alg in ALGORITHMS:
         alg = choose_alg(algs, (alg, *(other for other in DEFAULT_ALGS if other != alg)))
     return SoftwareKey.generate(alg)
@@ -89,17 +89,16 @@ def load_key(
 ) -> Key:
     """Load a private key.
 
-    :param source: a str or path object names a file, ``~`` allowed; a str with a known scheme
-        (``pkcs11:``, ``awskms:``, ``gcpkms:``, ``azurekms:``, or one of :func:`register_scheme`) names a
-        key kept elsewhere; bytes are the key itself, as PEM, DER or JWK, as they would be in a file; a dict
-        is a JWK.
-    :param password: of an encrypted key, or a function that asks for it and is called only if needed.
-    :param alg: which of the key's names to sign by (``EdDSA``, ``RS256``), where it has several.
-    :raises InvalidKeyError: not a private key that DPoP can use, or a URI that nothing here can open.
+    :param source: a str or path object is the path of a file, in which ``~`` is replaced. A str with a known scheme
+        (``pkcs11:``, ``awskms:``, ``gcpkms:``, ``azurekms:``, or one of :func:`register_scheme`) names a key in a
+        device or service. Bytes are the content of a key file: PEM, DER or JWK. A dict is a JWK.
+    :param password: the password of an encrypted key, or a function that asks for it and is called only if needed.
+    :param alg: the algorithm name to sign with, if the key has several, such as ``EdDSA`` or ``RS256``.
+    :raises InvalidKeyError: not a private key that DPoP can use, or a URI that no loader can open.
     :raises KeyFileError: the file cannot be read.
     :raises KeyPasswordError: the password is missing, wrong, or given for a key that is not encrypted.
     :raises AlgorithmError: the key cannot sign with ``alg``.
-    :raises DPoPKeyError: one of its other kinds, where the key is kept elsewhere and cannot be opened.
+    :raises DPoPKeyError: a key in a device or service cannot be opened; a subclass says why.
     """
     if isinstance(source, Mapping):
         return _with_alg(_from_jwk(source, password), alg)
@@ -125,7 +124,7 @@ def register_scheme(scheme: str, loader: SchemeLoader) -> None:
     """Let :func:`load_key` open URIs of a scheme. The newest loader of a scheme counts.
 
     :param scheme: two or more characters, without the colon; case does not matter.
-    :raises UsageError: not the name of a scheme (RFC 3986 §3.1).
+    :raises UsageError: ``scheme`` is not a valid name (RFC 3986 §3.1).
     """
     if not isinstance(scheme, str) or not _SCHEME.fullmatch(f"{scheme}:"):
         raise UsageError("a scheme is a letter and at least one more letter, digit, plus, minus or dot, with no colon")
@@ -141,7 +140,7 @@ def _loader(scheme: str) -> SchemeLoader:
 
 
 def _scheme_of(source: str) -> str | None:
-    """The scheme of a str that names no file. Messages show only the scheme of a URI, which may contain a PIN."""
+    """Return the scheme of a URI; None for a path. Messages show only the scheme, because a URI may contain a PIN."""
     if "-----BEGIN" in source or "\n" in source or source.lstrip().startswith("{"):
         raise InvalidKeyError("a str must be a path or a URI; pass the key itself as bytes, or a JWK as a dict")
     for form, scheme in _WITHOUT_SCHEME:
@@ -154,7 +153,7 @@ def _scheme_of(source: str) -> str | None:
     if scheme in _loaders or scheme in _BACKENDS:
         return scheme
     if scheme == "file" and source[match.end() : match.end() + 1] == "/":
-        raise InvalidKeyError("a file: URL is not needed; give the path alone")
+        raise InvalidKeyError("file: URLs are not supported; give the path alone")
     if source[match.end() : match.end() + 2] == "//":
         names = ", ".join(sorted(_BACKENDS.keys() | _loaders.keys()))
         raise InvalidKeyError(

@@ -8,14 +8,15 @@
     cache.check()
     verifier = ProofVerifier(replay=cache, nonces=NonceIssuer(secret, single_use=cache))
 
-A client's tokens, and the lease that lets one host at a time refresh them::
+A token store for clients, with a lease, so that one host at a time refreshes the tokens::
 
     source = endpoint.source(RedisTokenStore(redis.Redis.from_url("redis://cache.internal/0", socket_timeout=2)))
 
-Proofs and used nonces have different names in it, so one cache serves for both. :class:`AsyncRedisReplayCache`
-is the same for ``redis.asyncio`` and the async methods of a verifier.
+One replay cache can hold both proofs and used nonces, because their names differ. :class:`AsyncRedisReplayCache` is
+for ``redis.asyncio`` and the async methods of a verifier.
 
-Give the client timeouts: a request waits for as long as Redis does not answer. Redis 7.0 or newer, or Valkey.
+Give the client timeouts, because a request waits as long as Redis does not respond. These stores need Redis 7.0 or
+newer, or Valkey.
 """
 
 from __future__ import annotations

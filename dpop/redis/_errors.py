@@ -29,26 +29,26 @@ _NOT_DOWN = (
     exceptions.CrossSlotTransactionError,
     exceptions.InvalidPipelineStack,
 )
-# Messages for a full pool. Before redis-py 7.2.1 the awaited ConnectionPool raises a plain ConnectionError with the
-# first; a BlockingConnectionPool whose wait timed out still raises one with the second.
+# Messages for a full pool. Before redis-py 7.2.1, the asyncio ConnectionPool raises a plain ConnectionError with the
+# first message. A BlockingConnectionPool whose wait timed out still raises one with the second message.
 _POOL_IS_FULL = ("Too many connections", "No connection available.")
 
 
 def is_down(error: Exception) -> bool:
     """Whether Redis cannot be reached, as opposed to refusing a command."""
-    return isinstance(error, _DOWN) and not isinstance(error, _NOT_DOWN) and not _is_crowded(error)
+    return isinstance(error, _DOWN) and not isinstance(error, _NOT_DOWN) and not _is_pool_full(error)
 
 
-def _is_crowded(error: Exception) -> bool:
-    """Whether the client's connection pool has no connection left, as under many requests at once."""
+def _is_pool_full(error: Exception) -> bool:
+    """Whether the client's connection pool has no connection left, because many requests run at once."""
     return isinstance(error, exceptions.MaxConnectionsError) or str(error) in _POOL_IS_FULL
 
 
 def unusable(error: Exception) -> ReplayCacheError:
-    """Make the error that says why Redis cannot serve as a replay cache."""
+    """Return the error that says why Redis cannot serve as a replay cache."""
     if isinstance(error, exceptions.OutOfMemoryError):
         return ReplayCacheError("the replay cache is full: Redis has reached its maxmemory; raise it")
-    if _is_crowded(error):
+    if _is_pool_full(error):
         return ReplayCacheError("all connections to the replay cache are in use; raise the pool's max_connections")
     if is_down(error):
         return ReplayCacheError(f"the replay cache cannot be reached: {error}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replay caches in Redis. Each add is one command, so no other process can act between check and write."""
+"""Replay caches in Redis. Each add is one command, so that no other process can act between check and write."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["AsyncRedisReplayCache", "RedisReplayCache"]
 _log = logging.getLogger("dpop.server")
 
 _CHECK_MS = 1000
-# Seconds for which unbound requests are counted together. The defaults of a verifier keep a proof as long.
+# Unbound requests are counted in slots of this many seconds. By default, a verifier remembers a proof as long.
 _UNBOUND_SLOT = 120
 
 
 class _Marks:
-    """Common base of both caches: the command, how its reply is read, and what to do in an outage."""
+    """The common base of both caches: the entry, the reading of the reply, and the behaviour in an outage."""
 
     def __init__(
         self,
@@ -58,67 +58,67 @@ class _Marks:
         return f"<{type(self).__name__} {self._prefix}*, when down: {choice}>"
 
     def _mark(self, key: str, expires_at: float) -> tuple[str, str, int]:
-        """Make the name, the value and the life in milliseconds of an entry.
+        """Return the name, the value and the lifetime in milliseconds of an entry.
 
-        The value is random and belongs to this call. A client whose reply was lost repeats the command by itself;
-        it must recognise its own entry, or the proof of an honest client would be refused as a replay.
+        The value is random for each call. A Redis client repeats a command whose reply was lost. It must then recognise
+        its own entry, because otherwise the proof of an honest client would be refused as a replay.
 
-        The life is a duration and not a time of day, because the clock of Redis may differ from ours.
+        The lifetime is a duration and not a point in time, because the clock of Redis may differ from ours.
         """
         return self._prefix + key, secrets.token_urlsafe(9), math.ceil((expires_at - self._clock()) * 1000)
 
     def _counter(self) -> str:
-        """The name of the counter of unbound requests in this time slot."""
+        """Return the name of the counter of unbound requests in this time slot."""
         return f"{self._prefix}unbound:{math.floor(self._clock() / _UNBOUND_SLOT)}"
 
     def _refuse_more(self, counted: int) -> None:
         if counted > self._max_unbound:
             raise ReplayCacheError(
-                f"more than {self._max_unbound} token requests without a bound key came within {_UNBOUND_SLOT} s; "
+                f"more than {self._max_unbound} token requests without a bound key arrived within {_UNBOUND_SLOT} s; "
                 "authenticate clients first (check_token_request), or raise max_unbound",
                 retry_after=_UNBOUND_SLOT - self._clock() % _UNBOUND_SLOT,
             )
 
     def _is_new(self, before: object, mine: str) -> bool:
-        """Whether the entry is new, by the previous value that Redis returned."""
+        """Return whether the entry is new, judged by the previous value that Redis returned."""
         if self._was_down:
             self._was_down = False
             _log.warning("Redis can be reached again: the replay cache remembers proofs again")
         return before is None or before in (mine, mine.encode())
 
-    def _do_without(self, error: Exception) -> None:
-        """Return if the operator chose to go on without Redis; otherwise raise the error.
+    def _continue_without_redis(self, error: Exception) -> None:
+        """Return if the operator chose to continue without Redis; otherwise raise the error.
 
-        :raises ReplayCacheError: the operator chose to refuse, or Redis can be reached and cannot do the command: an
-            attacker that fills Redis must not switch the protection off.
+        :raises ReplayCacheError: the operator chose to refuse, or Redis responds but cannot do the command: an
+            attacker who fills Redis must not switch off the protection.
         """
         if self._when_down == "refuse" or not is_down(error):
             raise unusable(error) from error
         if not self._was_down:
             self._was_down = True
-            told = "are accepted without it" if self._when_down == "accept" else "are remembered in the other cache"
-            _log.warning("Redis cannot be reached; until it can, proofs %s: %s", told, error)
+            instead = "are accepted without it" if self._when_down == "accept" else "are remembered in the other cache"
+            _log.warning("Redis cannot be reached; until it can, proofs %s: %s", instead, error)
 
 
 class RedisReplayCache(_Marks):
-    """A replay cache, or a store of used nonces, that processes and hosts share.
+    """A replay cache, or a store of used nonces, for several processes and hosts.
 
-    Redis bounds it: set ``maxmemory`` and the policy ``noeviction``, and Redis refuses the entries that it cannot
-    keep. An entry takes about 200 bytes there.
+    Set ``maxmemory`` and the policy ``noeviction`` in Redis, so that Redis refuses entries for which it has no memory.
+    An entry takes about 200 bytes.
 
-    It gives no protection after a failover to a replica that did not have the last proofs yet.
+    After a failover, proofs that had not reached the replica yet can be used again.
 
     :param client: a client with timeouts, such as ``socket_timeout=0.5``; its retries are safe. A
-        ``RedisCluster`` will do too, and so will the client of ``Sentinel.master_for``.
-    :param when_down: the choice for a proof while Redis cannot be reached. ``"refuse"`` raises ReplayCacheError, so
-        that clients get a 503. ``"accept"`` accepts proofs that were used before, as long as they are valid.
+        ``RedisCluster`` is accepted, too, and so is the client of ``Sentinel.master_for``.
+    :param when_down: how to treat proofs while Redis cannot be reached. ``"refuse"`` raises ReplayCacheError, so
+        that clients get a 503. ``"accept"`` also accepts proofs that were used before, as long as they are valid.
         Another cache, such as a MemoryReplayCache, takes the place of Redis: each process then accepts a proof
         once, even if it was used before.
-    :param prefix: start of the names in Redis. Servers that share it accept each proof once between them.
-    :param max_unbound: token requests without a bound key whose proofs are remembered in two minutes, at most. Any
-        stranger can send these with as many keys as it likes.
-    :param clock: returns Unix seconds; give the cache and its verifier the same one.
-    :raises ArgumentTypeError: not a client of this kind.
+    :param prefix: the prefix of the names in Redis. Of all servers with the same prefix, one accepts a proof.
+    :param max_unbound: the maximum number of token requests without a bound key that are accepted in two minutes.
+        Any stranger can send such requests, with any number of keys.
+    :param clock: a function that returns Unix seconds; use the same one for the cache and its verifier.
+    :raises ArgumentTypeError: ``client`` is not a Redis client of this kind.
     :raises UsageError: ``when_down`` has another value.
     """
 
@@ -137,28 +137,28 @@ class RedisReplayCache(_Marks):
         if not isinstance(when_down, str) and inspect.iscoroutinefunction(when_down.add):
             raise UsageError("when_down is an async cache: use AsyncRedisReplayCache")
         self._client = client
-        self._instead = None if isinstance(when_down, str) else when_down
+        self._fallback = None if isinstance(when_down, str) else when_down
 
     def add(self, key: str, expires_at: float) -> bool:
         """Remember ``key`` until ``expires_at``; True if it is new (see :class:`dpop.server.ReplayCache`).
 
         :raises ReplayCacheError: Redis cannot be reached and ``when_down`` is ``"refuse"``; or Redis can be
-            reached and cannot do the command: it is full, requires a password, or is older than 7.0.
+            reached but cannot do the command: it is full, requires a password, or is older than 7.0.
         """
         name, mine, life = self._mark(key, expires_at)
-        if life <= 0:  # it has expired, so it is not new
+        if life <= 0:  # the proof has expired
             return False
         try:
             before = self._client.set(name, mine, px=life, nx=True, get=True)
         except REDIS_ERRORS as error:
-            self._do_without(error)
-            return True if self._instead is None else self._instead.add(key, expires_at)
+            self._continue_without_redis(error)
+            return True if self._fallback is None else self._fallback.add(key, expires_at)
         return self._is_new(before, mine)
 
     def add_unbound(self, key: str, expires_at: float) -> bool:
         """Add the proof of a token request that is bound to no key; see ``max_unbound``.
 
-        :raises ReplayCacheError: there were too many of them; or as :meth:`add` does.
+        :raises ReplayCacheError: there were too many of them; or as for :meth:`add`.
         """
         name = self._counter()
         try:
@@ -167,15 +167,15 @@ class RedisReplayCache(_Marks):
                 pipeline.expire(name, 2 * _UNBOUND_SLOT)
                 counted = pipeline.execute()[0]
         except REDIS_ERRORS as error:
-            self._do_without(error)
-            return True if self._instead is None else _add_unbound_of(self._instead)(key, expires_at)
+            self._continue_without_redis(error)
+            return True if self._fallback is None else _add_unbound_of(self._fallback)(key, expires_at)
         self._refuse_more(counted)
         return self.add(key, expires_at)
 
     def check(self) -> None:
         """Check, when a server starts, that Redis can serve as a replay cache.
 
-        :raises ReplayCacheError: it cannot be reached, whatever ``when_down`` says; it cannot do the command;
+        :raises ReplayCacheError: Redis cannot be reached, whatever ``when_down`` says; it cannot do the command;
             or its policy lets it drop entries before they expire.
         """
         name, mine, _ = self._mark("check", 0)
@@ -189,9 +189,10 @@ class RedisReplayCache(_Marks):
 class AsyncRedisReplayCache(_Marks):
     """A :class:`RedisReplayCache` for a client of ``redis.asyncio`` and the async methods of a verifier.
 
-    :param client: as there.
+    The other parameters are those of :class:`RedisReplayCache`.
 
-    :param when_down: as there; the other cache may be sync or async.
+    :param client: a client of ``redis.asyncio``.
+    :param when_down: as for :class:`RedisReplayCache`; the other cache may be sync or async.
     """
 
     def __init__(
@@ -212,18 +213,18 @@ class AsyncRedisReplayCache(_Marks):
             max_unbound=max_unbound,
         )
         self._client = client
-        self._instead = None if isinstance(when_down, str) else when_down
+        self._fallback = None if isinstance(when_down, str) else when_down
 
     async def add(self, key: str, expires_at: float) -> bool:
         """Async form of :meth:`RedisReplayCache.add`."""
         name, mine, life = self._mark(key, expires_at)
-        if life <= 0:  # it has expired, so it is not new
+        if life <= 0:  # the proof has expired
             return False
         try:
             before = await self._client.set(name, mine, px=life, nx=True, get=True)
         except REDIS_ERRORS as error:
-            self._do_without(error)
-            added = True if self._instead is None else self._instead.add(key, expires_at)
+            self._continue_without_redis(error)
+            added = True if self._fallback is None else self._fallback.add(key, expires_at)
             return await added if inspect.isawaitable(added) else added
         return self._is_new(before, mine)
 
@@ -236,8 +237,8 @@ class AsyncRedisReplayCache(_Marks):
                 pipeline.expire(name, 2 * _UNBOUND_SLOT)
                 counted = (await pipeline.execute())[0]
         except REDIS_ERRORS as error:
-            self._do_without(error)
-            added = True if self._instead is None else _add_unbound_of(self._instead)(key, expires_at)
+            self._continue_without_redis(error)
+            added = True if self._fallback is None else _add_unbound_of(self._fallback)(key, expires_at)
             return await added if inspect.isawaitable(added) else added
         self._refuse_more(counted)
         return await self.add(key, expires_at)
@@ -258,7 +259,7 @@ def _add_unbound_of(cache: ReplayCache | AsyncReplayCache) -> Callable[[str, flo
 
 
 def _all_primaries(client: object) -> dict[str, Any]:
-    """The argument by which a command goes to every node that takes entries."""
+    """Return the argument that sends a command to every node of a cluster that takes entries."""
     if isinstance(client, redis.RedisCluster | redis.asyncio.RedisCluster):
         return {"target_nodes": type(client).PRIMARIES}
     return {}
@@ -271,6 +272,6 @@ def _refuse_eviction(memory: Mapping[str, Any]) -> None:
     policy = memory.get("maxmemory_policy", "noeviction")
     if memory.get("maxmemory", 0) and policy != "noeviction":
         raise ReplayCacheError(
-            f"Redis has maxmemory-policy {policy}: a full one drops proofs that are still valid, and they could be "
+            f"Redis has maxmemory-policy {policy}: if it is full, it drops valid proofs, which could then be "
             "used again; set the policy to noeviction, or use a separate Redis"
         )

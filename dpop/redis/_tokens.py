@@ -24,7 +24,7 @@ __all__ = ["RedisTokenStore"]
 
 _log: Final = logging.getLogger("dpop.tokens")
 
-# Compare, then write. A client that lost the response sends the command again: its own write is no conflict.
+# Compare, then write. A client that lost the response repeats the command; its own write is not a conflict.
 _REPLACE: Final = """
 local there = redis.call('HGET', KEYS[1], 'fingerprint') or ''
 if there ~= ARGV[1] and there ~= ARGV[3] then return 0 end
@@ -35,7 +35,7 @@ end
 redis.call('HSET', KEYS[1], 'record', ARGV[2], 'fingerprint', ARGV[3])
 return 1
 """
-# The fence counts in the record itself: no other key can be evicted or deleted without the record.
+# The fence is a counter inside the record, so that it cannot be evicted or deleted without the record.
 _ACQUIRE: Final = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
@@ -47,7 +47,7 @@ _RENEW: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
-# Delete a record that has only a fence together with the lease.
+# With the lease, delete a record that contains only a fence.
 _RELEASE: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if redis.call('HEXISTS', KEYS[2], 'record') == 0 then redis.call('DEL', KEYS[2]) end
@@ -55,29 +55,29 @@ return redis.call('DEL', KEYS[1])
 """
 _SLEEPS: Final = (0.005, 0.01, 0.02, 0.05)
 _MARGIN: Final = 0.9
-"""The part of a lease in which its holder may send: clocks differ, and a request takes a moment to leave."""
+"""The part of a lease during which its holder may send: clocks differ, and sending takes some time."""
 
 
 class RedisTokenStore:
     """Tokens that several hosts share: a :class:`dpop.tokens.TokenStore` in Redis.
 
-    While a host refreshes, it holds a lease and renews it; if it dies, the lease ends by itself, and the
-    next host takes over. Each lease has a higher fence than the one before: a host that slept through the
-    end of its own can no longer begin a refresh. All hosts must reach the same key: a file on each, or one
-    kept in an HSM or KMS.
+    While a host refreshes, it holds a lease and renews it. If the host dies, the lease expires, and another host takes
+    over. Each lease has a higher fence number than the lease before: a host that was suspended until after the end of
+    its lease can no longer begin a refresh. All hosts need the same key: a file on each host, or a key in an HSM or
+    KMS.
 
-    A confirmed write can still be lost with Redis: let Redis write to disk (``appendonly yes``,
-    ``appendfsync always``), and with replicas remember that a failover loses the last moments.
+    Redis can lose a confirmed write when it stops. Let it write to disk (``appendonly yes``, ``appendfsync
+    always``). With replicas, a failover still loses the last moments.
 
     :param client: a ``redis.Redis`` or ``redis.RedisCluster`` with a timeout and few retries, such as
-        ``socket_timeout=2, retry=Retry(NoBackoff(), 1)``. Retries are safe, but they add up: those that redis-py 6
-        and newer make by default stretch a timeout of two seconds to half a minute.
-    :param key: encrypts the records: 32 random bytes, kept elsewhere.
-    :param password: the same, from a password.
-    :param prefix: of the names in Redis.
-    :param lease_seconds: how long the others wait when a host dies in the middle of a refresh.
-    :raises ArgumentTypeError: neither a ``redis.Redis`` nor a ``redis.RedisCluster``.
-    :raises UsageError: a key, password or lease that cannot be used.
+        ``socket_timeout=2, retry=Retry(NoBackoff(), 1)``. Retries are safe, but they add up: the default retries of
+        redis-py 6 and newer turn a timeout of two seconds into half a minute.
+    :param key: 32 random bytes that encrypt the records; do not store them in Redis.
+    :param password: a password that encrypts the records, instead of ``key``.
+    :param prefix: the prefix of the names in Redis.
+    :param lease_seconds: how long the other hosts wait if a host dies during a refresh.
+    :raises ArgumentTypeError: ``client`` is neither a ``redis.Redis`` nor a ``redis.RedisCluster``.
+    :raises UsageError: the key, the password or ``lease_seconds`` is invalid.
     """
 
     @hide_frames
@@ -104,9 +104,9 @@ class RedisTokenStore:
 
     @hide_frames
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
-        """The tokens of an account, ``None`` if there are none.
+        """Return the tokens of an account, or ``None`` if there are none.
 
-        :raises TokenFormatError: something is there that cannot be read.
+        :raises TokenFormatError: the record cannot be read.
         :raises TokenStoreError: Redis cannot be reached.
         """
         name = self._name(account)
@@ -120,19 +120,19 @@ class RedisTokenStore:
     def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
         """Save these tokens, after waiting for a refresh in progress.
 
-        :raises TokenStoreError: Redis did not confirm it.
+        :raises TokenStoreError: Redis did not confirm the write.
         """
         if not isinstance(tokens, TokenSet):
-            raise UsageError("a store keeps a TokenSet, such as an endpoint returns")
+            raise UsageError("a token store saves a TokenSet, as an endpoint returns it")
         with locked(self.lock(account), account):
             record = write_record(tokens, account, self._sealer)
             self._ask("HSET", self._name(account), "record", record, "fingerprint", tokens.fingerprint)
 
     @hide_frames
     def replace(self, old: TokenSet | None, new: TokenSet, account: str, *, fence: int | None = None) -> bool:
-        """Save ``new`` if ``old`` is stored and no later holder of the lease has written with its fence.
+        """Save ``new`` if ``old`` is stored and no later holder of the lease has written, by its fence number.
 
-        :raises TokenStoreError: Redis did not confirm it.
+        :raises TokenStoreError: Redis did not confirm the write.
         """
         arguments = [
             "" if old is None else old.fingerprint,
@@ -148,7 +148,7 @@ class RedisTokenStore:
             self._ask("DEL", self._name(account))
 
     def accounts(self) -> list[str]:
-        """The accounts that have tokens."""
+        """Return the accounts that have tokens."""
         pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self._prefix) + "{*}"
         try:
             client: Any = self._client
@@ -161,12 +161,12 @@ class RedisTokenStore:
         return sorted(name[len(self._prefix) + 1 : -1] for name in names)
 
     def lock(self, account: str) -> StoreLock:
-        """Make a handle of the account's lease."""
+        """Return a new handle of the account's lease."""
         name = self._name(account)
         return _Lease(self, f"{name}:lease", name, self._lease_ms)
 
     def _name(self, account: str) -> str:
-        # In braces, so that a cluster keeps record and lease in one place.
+        # The braces make a cluster keep record and lease in the same place.
         return f"{self._prefix}{{{check_account(account)}}}"
 
     def _ask(self, *command: Any) -> Any:
@@ -185,8 +185,8 @@ class _Lease:
         self._name = name
         self._record = record
         self._ms = milliseconds
-        self._mine = secrets.token_urlsafe(12)
-        self._over = threading.Event()
+        self._token = secrets.token_urlsafe(12)
+        self._released = threading.Event()
         self._held = False
         self._pid = os.getpid()
         self._until = 0.0
@@ -194,47 +194,47 @@ class _Lease:
 
     @property
     def name(self) -> Hashable:
-        """The key of the lease together with its store, because no client tells which Redis it is connected to."""
+        """The lease's key together with its store, because a client does not tell to which Redis it is connected."""
         return (id(self._store), self._name)
 
     def is_held(self) -> bool:
-        """Whether Redis confirmed the lease recently enough, counted from the request, including time in suspend."""
+        """Whether Redis confirmed the lease recently enough, counted from the command; suspended time counts, too."""
         return self._held and _elapsed() < self._until and self._pid == os.getpid()
 
     def _confirmed(self, asked_at: float) -> None:
         self._until = asked_at + _MARGIN * self._ms / 1000
 
     def acquire(self, timeout: float) -> bool:
-        """Take the lease, waiting ``timeout`` seconds at most.
+        """Take the lease, after waiting at most ``timeout`` seconds.
 
         :raises TokenStoreError: Redis cannot be reached.
         """
         deadline = time.monotonic() + timeout
         tries = 0
-        while not self._over.is_set():
+        while not self._released.is_set():
             asked_at = _elapsed()
-            fence = self._store._ask("EVAL", _ACQUIRE, 2, self._name, self._record, self._mine, self._ms)  # noqa: SLF001
+            fence = self._store._ask("EVAL", _ACQUIRE, 2, self._name, self._record, self._token, self._ms)  # noqa: SLF001
             if fence:
                 self.fence, self._held = int(fence), True
                 self._confirmed(asked_at)
-                if self._over.is_set():
+                if self._released.is_set():
                     break
-                # A daemon thread: a process that ends does not wait for its lease.
+                # A daemon thread, so that a process can end without waiting for its lease.
                 threading.Thread(target=self._keep, args=(os.getpid(),), name="dpop-lease", daemon=True).start()
                 return True
             if time.monotonic() >= deadline:
                 return False
-            self._over.wait(_SLEEPS[min(tries, len(_SLEEPS) - 1)])
+            self._released.wait(_SLEEPS[min(tries, len(_SLEEPS) - 1)])
             tries += 1
         self.release()
         return False
 
     def _keep(self, pid: int) -> None:
-        while not self._over.wait(self._ms / 3000) and pid == os.getpid():
+        while not self._released.wait(self._ms / 3000) and pid == os.getpid():
             asked_at = _elapsed()
             try:
-                if not self._store._ask("EVAL", _RENEW, 1, self._name, self._mine, self._ms):  # noqa: SLF001
-                    self._until = 0.0  # another has it, or Redis has lost it
+                if not self._store._ask("EVAL", _RENEW, 1, self._name, self._token, self._ms):  # noqa: SLF001
+                    self._until = 0.0  # another host has the lease, or Redis has lost it
                     return
                 self._confirmed(asked_at)
             except TokenStoreError as error:
@@ -242,18 +242,18 @@ class _Lease:
 
     def release(self) -> None:
         """Release the lease; if Redis cannot be reached, the lease expires by itself."""
-        self._over.set()
-        held, self._held = self._held and self._pid == os.getpid(), False  # in a forked child it is the parent's
+        self._released.set()
+        held, self._held = self._held and self._pid == os.getpid(), False  # a forked child must not release it
         if held:
             try:
-                self._store._ask("EVAL", _RELEASE, 2, self._name, self._record, self._mine)  # noqa: SLF001
+                self._store._ask("EVAL", _RELEASE, 2, self._name, self._record, self._token)  # noqa: SLF001
             except TokenStoreError as error:
-                _log.warning("the lease on tokens could not be given back, and ends by itself: %s", error)
+                _log.warning("the lease on tokens could not be released; it expires by itself: %s", error)
 
 
 def _elapsed() -> float:
-    """Seconds by a monotonic clock that also counts while the machine is suspended."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)  # of Linux, whose monotonic clock stops then
+    """Return seconds of a monotonic clock that also runs while the machine is suspended."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)  # on Linux, where time.monotonic() stops then
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 

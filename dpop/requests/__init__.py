@@ -7,7 +7,7 @@
 
     session.mount("https://api.example/", DPoPAdapter(key, origins="https://api.example", access_token=token))
 
-``origins`` is required although the adapter is mounted: requests does not tell an adapter where, and a
+``origins`` is required although the adapter is mounted: an adapter does not know where it is mounted, and a
 mount prefix without a trailing slash matches other hosts too.
 """
 

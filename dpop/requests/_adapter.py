@@ -43,27 +43,27 @@ _MAX_POOLS = 64
 
 
 class ProcessAdapter(HTTPAdapter):
-    """An adapter whose connections belong to one process: a forked child begins with none.
+    """An adapter whose connections belong to one process: a forked child starts without connections.
 
-    Two processes that write to one connection get each other's responses.
+    If two processes used one connection, each would get responses for the other.
     """
 
-    _lent: Mapping[str, Any] = {}
-    """Settings of another adapter's pools; see :meth:`with_connections_of`."""
+    _copied_settings: Mapping[str, Any] = {}
+    """Settings copied from another adapter's pools; see :meth:`with_connections_of`."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._pid = os.getpid()
         super().__init__(*args, **options)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        """Make the pool manager, with pools that sign."""
+        """Make the pool manager; its pools sign."""
         super().init_poolmanager(*args, **options)
-        for name, value in self._lent.items():
+        for name, value in self._copied_settings.items():
             self.poolmanager.connection_pool_kw.setdefault(name, value)
         install_signing(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
-        """The pool manager of a proxy, HTTP or SOCKS, with pools that sign."""
+        """Return the pool manager of an HTTP or SOCKS proxy; its pools sign."""
         manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options)
         install_signing(manager)
         return manager
@@ -79,16 +79,16 @@ class ProcessAdapter(HTTPAdapter):
         self._inherited = (self.poolmanager, self.proxy_manager)
         self.proxy_manager: dict[str, urllib3.ProxyManager] = {}
         self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
-        # Set this last: until then another thread of the child must not use the old pools as its own.
+        # Set the process id last: until then, no other thread of the child may take the old pools for its own.
         self._pid = os.getpid()
 
     def with_connections_of(self, theirs: object) -> Self:
-        """A copy that opens connections like an adapter of the user.
+        """Return a copy of this adapter that opens connections like the user's adapter.
 
-        requests has no other way to set an SSL context, a source address or a client certificate with a password. The
-        methods of the user's class are called as before, below those of this package; only its retries are not made.
+        In requests, an adapter is the only place for an SSL context, a source address or a client certificate with a
+        password. The copy inherits from the user's class, too, but makes no retries of that adapter.
 
-        :param theirs: what a session has mounted. An adapter of another kind than ``HTTPAdapter`` lends nothing.
+        :param theirs: the adapter that a session has mounted. One that is no ``HTTPAdapter`` is ignored.
         """
         if not isinstance(theirs, HTTPAdapter) or isinstance(theirs, ProcessAdapter):
             return self
@@ -96,8 +96,8 @@ class ProcessAdapter(HTTPAdapter):
         made: Self = object.__new__(type(own.__name__, (type(self), own), {}))
         vars(made).update({**vars(theirs), **vars(self), "proxy_manager": {}})
         pools = getattr(theirs, "poolmanager", None)
-        lent = {} if pools is None else pools.connection_pool_kw
-        made._lent = {name: value for name, value in lent.items() if name not in {"maxsize", "block"}}
+        settings = {} if pools is None else pools.connection_pool_kw
+        made._copied_settings = {name: value for name, value in settings.items() if name not in {"maxsize", "block"}}
         made._start_afresh()
         return made
 
@@ -108,14 +108,14 @@ class ProcessAdapter(HTTPAdapter):
 
 
 class DPoPAdapter(ProcessAdapter):
-    """Signs every request to its origins, after redirects and on retries too; other requests pass through unsigned.
+    """Signs every request to its origins, also after redirects and on retries; other requests pass through unsigned.
 
-    :param prover: signs each request that brings no prover of its own; a bare key will do.
+    :param prover: signs each request that brings no prover of its own; a key is accepted, too.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
     :param access_token: a ``str``, a function that returns one, or a token source. With it, requests are for a
         resource server; without it, for an authorization server.
-    :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``, and the
-        caller's own Authorization is kept.
+    :param as_endpoints: URLs of an authorization server among those of a resource server. Proofs for them have no
+        ``ath``, and the caller's own Authorization header is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
     :param profile: the known facts about the server; see :mod:`dpop.profiles`.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
@@ -123,16 +123,17 @@ class DPoPAdapter(ProcessAdapter):
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
         Without it such a request is never sent twice.
-    :param renew_refused: whether a token source is told that a server refused its token, and the request is sent again
-        with another one where that does no harm.
-    :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave. ``True``:
-        from the start; ``False``: never; ``None``: as the profile says, or where the server turns out to be one.
+    :param renew_refused: whether a token source is told that a server refused its token. The request is then sent
+        again with another token, if repeating it is safe.
+    :param serial: whether requests are sent one at a time, for a server that accepts only the newest nonce it gave.
+        ``True``: from the start; ``False``: never; ``None``: as the profile says, or once the server turns out to
+        need it.
     :param pool_connections: as for ``HTTPAdapter``: how many hosts keep their connections.
     :param pool_maxsize: as for ``HTTPAdapter``: how many connections of a host are kept.
     :param max_retries: as for ``HTTPAdapter``: a number, or a :class:`urllib3.util.Retry`. Each retry gets a proof of
         its own.
     :param pool_block: as for ``HTTPAdapter``: whether to wait for a connection when all of a host's are in use.
-    :raises UsageError: no origins, or settings that cannot be used.
+    :raises UsageError: ``origins`` is empty, or a setting is invalid.
     :raises InsecureOriginError: an http:// origin that is not this machine's.
     :raises AlgorithmError: the key has none of ``algs``.
     """
@@ -185,11 +186,11 @@ class DPoPAdapter(ProcessAdapter):
     def get_connection_with_tls_context(
         self, request: requests.PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
     ) -> HTTPConnectionPool:
-        """The connection pool for a request, cached, because the look-up by requests takes as long as a proof.
+        """Return the connection pool for a request; it is cached, because requests needs as long to find it as a proof.
 
-        Remembered weakly: the pool manager decides how long a pool lives.
+        The cache holds weak references: the pool manager decides how long a pool lives.
         """
-        exchange = Exchange.under_way()
+        exchange = Exchange.current()
         if proxies or exchange is None or exchange.flow is None:
             return super().get_connection_with_tls_context(request, verify, proxies, cert)
         key = (exchange.flow.origin, verify, cert)
@@ -203,15 +204,15 @@ class DPoPAdapter(ProcessAdapter):
         return pool
 
     def request_url(self, request: requests.PreparedRequest, proxies: Any) -> str:
-        """The request target; found quickly if there is no proxy."""
+        """Return the request target; without a proxy this is quicker than in requests."""
         return super().request_url(request, proxies) if proxies else request.path_url
 
     def add_origins(self, origins: str | Iterable[str], *, insecure_origins: str | Iterable[str] = ()) -> None:
         """Allow more servers to get proofs and tokens, such as an API that discovery has found.
 
-        :param origins: as at the start; those there were stay. Mount this adapter for the new ones, too.
+        :param origins: as for the constructor; the earlier ones stay allowed. Mount this adapter for the new ones, too.
         :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-        :raises UsageError: no origins, or not what they should be.
+        :raises UsageError: ``origins`` is empty, or contains an invalid origin.
         :raises InsecureOriginError: an http:// origin that is not this machine's.
         """
         self._policy.add_origins(origins, insecure_origins=insecure_origins)
@@ -220,9 +221,9 @@ class DPoPAdapter(ProcessAdapter):
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         """Send one request to one server, with the flow's retries; arguments as for ``HTTPAdapter.send``.
 
-        :raises DPoPError: it cannot be signed; nothing was sent.
+        :raises DPoPError: the request cannot be signed; nothing was sent.
         """
-        outgoing = _facts(request)
+        outgoing = _described(request)
         flow = ProofFlow.open(self._policy, outgoing)
         if flow is None:
             foreign = Exchange(None, one_shot=False, withheld=headers_to_withhold(outgoing.authorization))
@@ -236,8 +237,8 @@ class DPoPAdapter(ProcessAdapter):
                 step = exchange.step
                 if not exchange.signed:
                     _log.warning(
-                        "a request to %s was answered without a connection of dpop.requests: no proof and no token were"
-                        " sent. A library that replaces them in tests (responses, vcrpy) may do so",
+                        "a response for %s came without a connection of dpop.requests: no proof and no token were"
+                        " sent. A library that replaces connections in tests, such as responses or vcrpy, may do so",
                         flow.origin,
                     )
                 if step is Step.PEEK:
@@ -277,12 +278,12 @@ class DPoPAdapter(ProcessAdapter):
     ) -> bool:
         """Fetch a server's nonce with a request that carries a proof and no token.
 
-        Call it before sending a body that can be read only once. Returns whether a nonce came that can be used.
+        Call it before sending a body that can be read only once. Returns whether a usable nonce came.
 
         :param prover: the prover whose nonce to fetch, if later requests bring their own prover.
-        :param role: whose nonce, where the requests that follow set their own ``Authorization: DPoP``: ``Role.RS``.
-        :param timeout: as for a request of requests, like the next three: an adapter does not know its session's.
-        :param verify: whether to verify the certificate, or the path of a bundle to verify it with.
+        :param role: the server's role; ``Role.RS`` if the requests that follow set their own ``Authorization: DPoP``.
+        :param timeout: as in requests, like the next three parameters: an adapter does not know its session's settings.
+        :param verify: whether to verify the certificate, or the path of the CA bundle to use.
         :param cert: a client certificate.
         :param proxies: the proxy for each scheme.
         :raises UsageError: the URL is not one of this adapter's origins.
@@ -300,7 +301,7 @@ class DPoPAdapter(ProcessAdapter):
 class DPoPAuth(AuthBase):
     """``auth=`` for one request or session, with its own prover and token; it applies to the adapter's origins.
 
-    :param prover: the prover that signs the requests; a bare key will do.
+    :param prover: the prover that signs the requests; a key is accepted, too.
     :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
 
     It only marks the request: the mounted :class:`DPoPAdapter` signs it, on every hop within its origins.
@@ -331,7 +332,7 @@ class _Carrier:
     def credentials(self) -> RequestCredentials:
         """The credentials that the request carries.
 
-        :raises UsageError: a copy of the request that was pickled is sent.
+        :raises UsageError: the request is a copy that was pickled.
         """
         if self._credentials is None:
             raise UsageError(
@@ -368,8 +369,8 @@ class _Priming:
         """Leave the response as it is."""
 
 
-def _facts(request: requests.PreparedRequest) -> OutgoingRequest:
-    """The facts of a prepared request that decide on its proof."""
+def _described(request: requests.PreparedRequest) -> OutgoingRequest:
+    """Describe a prepared request for the policy and the flow."""
     hooks = request.hooks.get("response", [])
     carriers = [hook.credentials for hook in hooks if isinstance(hook, _Carrier)]
     roles = [hook.role for hook in hooks if isinstance(hook, _Priming)]
@@ -393,14 +394,14 @@ def _in_memory(body: object) -> bytes | None:
 
 
 def _repeatable(request: requests.PreparedRequest, content: bytes | None) -> bool:
-    """Whether the body can be sent again: none, in memory, or a file whose start position requests has noted."""
+    """Whether the body can be sent again: it is empty, in memory, or a file whose start position requests knows."""
     if request.body is None or content is not None:
         return True
     return isinstance(request._body_position, int) and _seekable(request.body)  # noqa: SLF001
 
 
 def _seekable(body: object) -> bool:
-    """Whether a body can be rewound: some tell their position and cannot go back, such as a forwarded download."""
+    """Whether a body can be rewound; a forwarded download, for example, knows its position but cannot go back."""
     seekable = getattr(body, "seekable", None)
     return hasattr(body, "seek") and (seekable is None or bool(seekable()))
 

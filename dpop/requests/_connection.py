@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sign at the place where urllib3 writes a request to its socket.
+"""Sign each request where urllib3 writes it to its socket.
 
-requests knows nothing of the retries urllib3 makes below it, and urllib3 nothing of DPoP. So the
-connection itself signs: between the last header and the body it knows the method, target and Host
-exactly as they are on the wire, and it sees the head of every response, also of those that urllib3
-retries by itself. Connections of all kinds (direct, TLS, tunnelled, forwarded, SOCKS) get the same
-treatment, through the pool classes of every pool manager.
+requests does not see the retries that urllib3 makes below it, and urllib3 does not know DPoP. So the connection signs.
+Between the last header and the body it knows the method, target and Host exactly as they are on the wire. It also sees
+the head of every response, even if urllib3 then retries the request. All kinds of connections (direct, TLS, tunnelled,
+forwarded, SOCKS) are replaced in the same way, through the pool classes of every pool manager.
 """
 
 from __future__ import annotations
@@ -50,35 +49,35 @@ class Exchange:
         self.failure: BaseException | None = None
 
     @staticmethod
-    def under_way() -> Exchange | None:
-        """The exchange that this thread is sending, or ``None``."""
-        return _under_way.get()
+    def current() -> Exchange | None:
+        """Return the exchange that this thread is sending, or ``None``."""
+        return _current.get()
 
     def send(self, send: Callable[..., _T], *args: Any, **options: Any) -> _T:
-        """Call ``send``; what this thread writes meanwhile belongs to this exchange.
+        """Call ``send``; requests that this thread writes meanwhile belong to this exchange.
 
-        urllib3 hands nothing on from the adapter to a connection but the request itself, which must not
-        be changed: it is the caller's, and redirects are made from it.
+        A context variable carries the exchange to the connection, because urllib3 passes only the request there. The
+        request must not be changed: it belongs to the caller, and redirects are made from it.
         """
         if self.flow is not None:
-            # Ask before taking a connection: a token source may need one itself, and the pool may have only one.
+            # Ask before taking a connection: a token source may need a connection, and the pool may have only one.
             self.tokens = [ask_token(self.flow)]
             wait_for_nonce(self.flow)
-        token = _under_way.set(self)
+        token = _current.set(self)
         try:
             return send(*args, **options)
         except _NotSignedError:
-            if self.failure is None:  # pragma: no cover - it is set before that is raised
+            if self.failure is None:  # pragma: no cover - always set before the error is raised
                 raise
             raise self.failure from None
         finally:
-            _under_way.reset(token)
+            _current.reset(token)
 
     def headers(self, authority: str, target: str) -> list[tuple[str, str]]:
         """Sign one request on the wire and return its headers; a retry by urllib3 asks for a token again.
 
-        :raises _NotSignedError: for whatever went wrong. urllib3 would take an OSError of a token source or
-            a key for one of the connection, and try again.
+        :raises _NotSignedError: signing failed, for any reason. urllib3 would take an OSError of a token source or
+            a key for an error of the connection, and try again.
         """
         flow = self.flow
         if flow is None:
@@ -99,7 +98,7 @@ class Wire:
         self.sent = False
 
     def watch(self, send: Callable[..., _T], *args: Any, **options: Any) -> _T:
-        """Call ``send``, and record what this thread writes meanwhile."""
+        """Call ``send``, and record whether this thread writes meanwhile."""
         token = _watched.set(self)
         try:
             return send(*args, **options)
@@ -111,20 +110,20 @@ class _NotSignedError(Exception):
     """Carries a failure through urllib3, which would treat some errors as its own and try again."""
 
 
-_under_way: ContextVar[Exchange | None] = ContextVar("dpop_exchange", default=None)
+_current: ContextVar[Exchange | None] = ContextVar("dpop_exchange", default=None)
 _watched: ContextVar[Wire | None] = ContextVar("dpop_wire", default=None)
 
 
 class _SigningConnection(HTTPConnection):
-    """Mixed into each of urllib3's connection classes."""
+    """A mixin for each of urllib3's connection classes."""
 
     _exchange: Exchange | None = None
     _target: str = ""
     _host_field: str = ""
 
-    # Forks of urllib3 have more arguments and return something: both are handed on, whatever they are.
+    # Forks of urllib3 have more arguments and return values; all are passed on unchanged.
     def putrequest(self, method: str, url: str, *args: Any, **options: Any) -> Any:
-        self._exchange = _under_way.get()
+        self._exchange = _current.get()
         self._target = url
         self._host_field = ""
         return super().putrequest(method, url, *args, **options)
@@ -161,7 +160,7 @@ class _SigningConnection(HTTPConnection):
 
 
 class _SigningPool(HTTPConnectionPool):
-    """Mixed into each of urllib3's pool classes."""
+    """A mixin for each of urllib3's pool classes."""
 
     def urlopen(  # type: ignore[override]
         self,
@@ -173,10 +172,10 @@ class _SigningPool(HTTPConnectionPool):
         *args: Any,
         **options: Any,
     ) -> BaseHTTPResponse:
-        exchange = _under_way.get()
+        exchange = _current.get()
         if exchange is not None and exchange.one_shot and isinstance(retries, Retry):
-            # The body can be read once, so only a failure before that may be tried again: urllib3
-            # itself would send the second request with an empty body.
+            # The body can be read only once, so only failures before that may be retried: urllib3 would send an
+            # empty body the second time.
             retries = retries.new(read=False, other=0, status=0, status_forcelist=(), respect_retry_after_header=False)
         return super().urlopen(method, url, body, headers, retries, *args, **options)
 
@@ -233,14 +232,14 @@ def drain(raw: BaseHTTPResponse) -> None:
         if not _drained(raw):
             raw.close()
     finally:
-        raw.release_conn()  # closed or not: a pool of one that blocks waits for it
+        raw.release_conn()  # even if it is closed: a blocking pool waits until it gets the connection back
 
 
 def _drained(raw: BaseHTTPResponse) -> bool:
     left = DRAIN_BYTES
     connection = cast("HTTPConnection | None", raw.connection)
     if connection is None:
-        return True  # read to its end, and so back in its pool, perhaps in other hands
+        return True  # the body was read to its end, so the connection is back in its pool and may be in use again
     if connection.sock is None or (raw.length_remaining or 0) > left:
         return False  # the server closes it anyway, or there is too much to read
     deadline = time.monotonic() + DRAIN_SECONDS
@@ -267,7 +266,7 @@ def peek(raw: BaseHTTPResponse) -> tuple[bytes, BaseHTTPResponse]:
             if not chunk:
                 break
             data += chunk
-    except Exception as error:  # noqa: BLE001 - raised again when the body is read, as requests expects it there
+    except Exception as error:  # noqa: BLE001 - raised again when the body is read, where requests expects it
         failure = error
     start = decoded_start(raw.headers.get("Content-Encoding"), data, PEEK_BYTES)
     return start, _PeekedResponse(data, raw, failure)
@@ -304,7 +303,7 @@ class _PeekedResponse(HTTPResponse):
 
 
 class _Rejoined:
-    """A file of the bytes that were read followed by the unread rest of the body."""
+    """A file-like object: the bytes that were read already, then the unread rest of the body."""
 
     closed = False
 

@@ -37,21 +37,23 @@ __all__ = ["TokenEndpoint"]
 class TokenEndpoint(SyncEndpoint):
     """One client at one authorization server: grants, refresh, revocation, introspection, and token sources.
 
-    :param prover: the prover that signs the requests; a bare key will do.
+    :param prover: the prover that signs the requests; a key is accepted, too.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
-    :param http: a session whose headers, cookies, proxies and TLS settings are used, and those of the adapter that it
-        has mounted for the server, such as an SSL context. The adapter's retries, ``auth`` and ``params`` are not.
-    :param client_id: the client; without a secret a public one.
+    :param http: a session whose headers, cookies, proxies and TLS settings are used, with the connection settings of
+        the adapter that it has mounted for the server, such as an SSL context. Its ``auth``, ``params`` and retries are
+        not used.
+    :param client_id: the client's identifier; without a secret, the client is a public one.
     :param client_secret: the client's secret.
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"``,
         ``"tls_client_auth"`` with the certificate of ``http``, or a :class:`dpop.tokens.PrivateKeyJWT`; by default as
         the server says.
     :param profile: the known facts about the server; see :mod:`dpop.profiles`.
-    :param allow_bearer: take Bearer access tokens in response to a proof, instead of what the profile says.
-    :param signed_endpoints: endpoints whose requests carry a proof, beside those for tokens and pushed authorization
-        requests, instead of what the profile says: ``"revocation"``, ``"introspection"``, ``"device_authorization"``.
-    :param key_reference: path or URI of the key, noted with the tokens; a key that was loaded knows it.
-    :param insecure_origins: http:// servers, beyond this machine's own, that may be asked.
+    :param allow_bearer: accept Bearer access tokens in response to a proof; by default as the profile says.
+    :param signed_endpoints: endpoints whose requests carry a proof, in addition to those for tokens and pushed
+        authorization requests: ``"revocation"``, ``"introspection"``, ``"device_authorization"``; by default as the
+        profile says.
+    :param key_reference: the path or URI of the key, stored with the tokens; by default the one it was loaded from.
+    :param insecure_origins: http:// servers, other than this machine's, that may be used.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param timeout: seconds for a connection and between bytes; twice that for a whole response.
     :param clock: Unix seconds.
@@ -98,7 +100,7 @@ class TokenEndpoint(SyncEndpoint):
         self._session = requests.Session() if http is None else http
         self._signing = DPoPAdapter(self.prover, **signing)
         self._plain = ProcessAdapter()
-        # The adapter that the session had mounted last, and this endpoint's own with its connections.
+        # The session's adapter at the last request, and this endpoint's copies of it.
         self._mounted: tuple[object, DPoPAdapter, ProcessAdapter] | None = None
 
     def exchange(self, request: HTTPRequest) -> HTTPResponse:
@@ -126,12 +128,12 @@ class TokenEndpoint(SyncEndpoint):
 
     def _exchange(self, request: HTTPRequest, settings: Mapping[str, Any]) -> HTTPResponse:
         session = self._session
-        headers: dict[str, Any] = {"Authorization": None, **dict(request.headers)}  # None: not the session's
-        # The session's own parameters are meant for other requests: None leaves each out.
+        headers: dict[str, Any] = {"Authorization": None, **dict(request.headers)}  # None: without the session's own
+        # The session's own parameters are meant for other requests: the value None leaves each of them out.
         params = dict.fromkeys(session.params) if isinstance(session.params, Mapping) else {}
         prepared = session.prepare_request(
             requests.Request(
-                request.method, request.url, headers=headers, data=request.body, params=params, auth=_as_it_is
+                request.method, request.url, headers=headers, data=request.body, params=params, auth=_no_auth
             )
         )
         signing, plain = self._adapters(request.url)
@@ -143,10 +145,10 @@ class TokenEndpoint(SyncEndpoint):
             return HTTPResponse(response.status_code, fields, _body(response, self.timeout * 2))
 
     def _adapters(self, url: str) -> tuple[DPoPAdapter, ProcessAdapter]:
-        """This endpoint's adapters, with the connections of the session's own adapter for this URL."""
+        """Return this endpoint's adapters, with the connection settings of the session's own adapter for this URL."""
         theirs = self._session.get_adapter(url)
         if type(theirs) is HTTPAdapter and not theirs.poolmanager.connection_pool_kw.keys() - {"maxsize", "block"}:
-            return self._signing, self._plain  # as requests makes it
+            return self._signing, self._plain  # a default adapter: it has no settings to copy
         mounted = self._mounted
         if mounted is None or mounted[0] is not theirs:
             mounted = theirs, self._signing.with_connections_of(theirs), self._plain.with_connections_of(theirs)
@@ -162,8 +164,8 @@ class TokenEndpoint(SyncEndpoint):
             self._mounted[2].close()
 
 
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """``auth=`` that adds nothing, so that neither netrc nor the session's ``auth`` adds credentials."""
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Add no credentials: given as ``auth=``, it keeps out those of netrc and of the session's ``auth``."""
     return request
 
 
@@ -173,7 +175,7 @@ def _body(response: requests.Response, seconds: float) -> bytes:
     body = b""
     failure: Exception | None = None
     try:
-        # read1 returns what has come; stream would wait for the rest and lose it.
+        # read1 returns the bytes that have arrived; stream would wait for more, and lose them if there is an error.
         while chunk := response.raw.read1(16_384, decode_content=False):
             body += chunk
             if len(body) > MAX_RESPONSE:
@@ -181,8 +183,8 @@ def _body(response: requests.Response, seconds: float) -> bytes:
             if time.monotonic() > deadline:
                 raise requests.ReadTimeout
     except ValueError as error:
-        failure = ProtocolError(str(error))  # a negative chunk, for which http.client has no error
+        failure = ProtocolError(str(error))  # a negative chunk size: http.client raises a ValueError
         failure.__cause__ = error
-    except Exception as error:  # noqa: BLE001 - raised again if it has cost a part of the object
+    except Exception as error:  # noqa: BLE001 - raised again if the body is incomplete
         failure = error
     return whole_body(response.headers.get("Content-Encoding"), body, failure)

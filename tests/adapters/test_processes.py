@@ -153,7 +153,7 @@ def test_what_is_no_transport_is_refused(library: Any, integration: Any) -> None
     ):
         integration.DPoPTransport(KEY, origins="https://api.example", transport=library.Limits())
     with pytest.raises(
-        UsageError, match=rf"what transport\(\) returned must be a transport or client of {library.__name__} "
+        UsageError, match=rf"the result of transport\(\) must be a transport or client of {library.__name__} "
     ):
         integration.DPoPTransport(KEY, origins="https://api.example", transport=library.Limits)
 

@@ -164,8 +164,8 @@ def test_a_file_of_another_user_is_refused(folder: Path, monkeypatch: pytest.Mon
         ('refresh_token = "hush-hush"', "dpop token import"),
         ('access_token = "hush-hush"', "dpop token login"),
         ('key = "pkcs11:token=a;object=b?pin-value=hush-hush"', "without its PIN"),
-        ('key = "-----BEGIN PRIVATE KEY-----hush-hush"', "holds a secret"),
-        ("""key = '{"kty": "EC", "d": "hush-hush"}'""", "holds a secret"),
+        ('key = "-----BEGIN PRIVATE KEY-----hush-hush"', "contains a secret"),
+        ("""key = '{"kty": "EC", "d": "hush-hush"}'""", "contains a secret"),
     ],
 )
 def test_a_secret_is_refused_and_told_where_it_belongs(line: str, told: str, folder: Path) -> None:

@@ -257,10 +257,10 @@ def test_standard_input_is_curls(server: Recorder) -> None:
         (["-F", "a=b", "-d", "x", "URL"], "one of them"),
         (["-T", "f", "-d", "x", "URL"], "one of them"),
         (["-T", "f", "URL/?q"], "versions of curl differ"),
-        (["URL", "-X"], "lacks its value"),
-        (["URL", "--pa55" * 9], "none of those"),
-        (["-pa55", "URL"], "none of those"),
-        (["-", "URL"], "none of those"),
+        (["URL", "-X"], "is missing"),
+        (["URL", "--pa55" * 9], "does not pass on an option"),
+        (["-pa55", "URL"], "does not pass on an option"),
+        (["-", "URL"], "does not pass on an option"),
         (["-X", "G ET", "URL"], "method"),
         (["api.example/x"], "absolute"),
         (["ftp://api.example/x"], "http"),
@@ -275,7 +275,7 @@ def test_standard_input_is_curls(server: Recorder) -> None:
         (["--max-redirs", "-5", "-L", "URL"], "-1 for no limit"),
         (["URL/[a]"], "%5B"),
         (["-g", "URL/[a]"], "%5B"),
-        (["--help-me", "URL"], "none of those"),
+        (["--help-me", "URL"], "does not pass on an option"),
     ],
 )
 def test_what_cannot_be_signed_once_per_request_is_refused(server: Recorder, args: list[str], words: str) -> None:
@@ -899,7 +899,7 @@ def test_a_missing_token_is_explained() -> None:
         key = ["--key", os.environ["DPOP_KEY"]]
         result = run("curl", *key, "-sS", api.resource)
         assert (result.returncode, result.stdout) == (0, "")
-        assert "Hint: the server answered 401: it wants an access token" in result.stderr
+        assert "Hint: the server responded 401: it needs an access token" in result.stderr
         assert "--token-file" in result.stderr
         assert run("curl", *key, "-s", api.resource).stderr == ""
 

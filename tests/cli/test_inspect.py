@@ -333,12 +333,12 @@ def test_the_binding_of_a_jwt_is_read() -> None:
                 'WWW-Authenticate: DPoP error="use_dpop_nonce", algs="ES256 PS256"\r\n\r\n'
             ),
             {"role": "resource server", "error": "use_dpop_nonce", "retry": True, "algs": ["ES256", "PS256"]},
-            "send the request once more",
+            "send the request again",
         ),
         (
             'HTTP/1.1 400 X\r\nDPoP-Nonce: n1\r\n\r\n{"error": "use_dpop_nonce"}',
             {"role": "authorization server", "error": "use_dpop_nonce", "retry": True},
-            "send the request once more",
+            "send the request again",
         ),
         ('HTTP/2 400 \n\n{"error": "use_dpop_nonce"}', {"retry": False, "nonce": None}, "fault of the server"),
         ('HTTP/2 400 \nDPoP-Nonce: a b\n\n{"error": "use_dpop_nonce"}', {"retry": False}, "fault of the server"),
@@ -349,7 +349,11 @@ def test_the_binding_of_a_jwt_is_read() -> None:
         ("HTTP/1.1 500 X\r\n\r\n<html>", {"status": 500}, "not about DPoP"),
         ("HTTP/1.1 200 X\r\nDPoP-Nonce: n2\r\n\r\nbody", {"nonce": "n2"}, "new nonce"),
         ('HTTP/1.1 200 X\r\n\r\n{"access_token": "s3cret", "token_type": "Bearer"}', {}, "bound to no key"),
-        ('HTTP/1.1 200 X\r\n\r\n{"access_token": "s3cret", "token_type": "DPoP"}', {"token_type": "DPoP"}, "went well"),
+        (
+            'HTTP/1.1 200 X\r\n\r\n{"access_token": "s3cret", "token_type": "DPoP"}',
+            {"token_type": "DPoP"},
+            "request succeeded",
+        ),
         ("HTTP/1.1 100 X\r\n\r\nHTTP/1.1 302 X\r\n\r\nHTTP/1.1 403 X\r\n\r\n", {"status": 403}, "not about DPoP"),
     ],
 )

@@ -320,7 +320,7 @@ def test_the_key_may_be_the_argument(tmp_path: Path, command: str) -> None:
         assert (shown.exit_code, made.thumbprint in shown.stdout) == (0, True)
     assert invoke("key", command, path, "--key", path).exit_code == 2
     material = (tmp_path / "key.pem").read_text()
-    for given, words in ((material, "named by its file"), ('{"kty": "EC", "d": "pa55"}', "the key itself came")):
+    for given, words in ((material, "name its file"), ('{"kty": "EC", "d": "pa55"}', "the key itself was given")):
         refused = invoke("key", command, given)
         assert (refused.exit_code, words in refused.stderr) == (2, True)
         assert given[:40] not in refused.output
@@ -337,7 +337,7 @@ def test_letters_of_algorithms_and_empty_names(tmp_path: Path) -> None:
     assert invoke("inspect", proof, "--algs", "es256 ps256").exit_code == 0
     for args in (["key", "generate", "--out", ""], ["sig", "to-der", "00" * 64, "--out", ""]):
         refused = invoke(*args)
-        assert (refused.exit_code, "an empty one came" in refused.stderr) == (2, True)
+        assert (refused.exit_code, "but it is empty" in refused.stderr) == (2, True)
 
 
 def test_a_key_that_others_can_read_gets_the_whole_command(tmp_path: Path) -> None:

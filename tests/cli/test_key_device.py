@@ -64,7 +64,7 @@ def test_generate_keeps_what_is_there(softhsm: SoftHsm) -> None:
     uri = softhsm.uri()
     before = open_key(uri).thumbprint
     taken = invoke("key", "generate", "--pkcs11", uri)
-    assert (taken.exit_code, "already, which is kept" in taken.stderr) == (3, True)
+    assert (taken.exit_code, "already has" in taken.stderr) == (3, True)
     for option in (("--force",), ("--out", "x"), ("--alg", "RS256")):
         refused = invoke("key", "generate", "--pkcs11", uri, *option)
         assert (refused.exit_code, f"{option[0]} is for a key in a file" in refused.stderr) == (2, True)
@@ -155,7 +155,7 @@ def test_list_asks_for_no_pin(faults: Faults) -> None:
     listed = invoke("key", "list", "--pkcs11", f"pkcs11:token=dpop;object=dpop-es256{query}")
     assert listed.exit_code == 0, listed.stderr
     assert "'dpop' (SoftHSM project, SoftHSM v2, serial " in listed.stdout
-    assert f"dpop-es256: ES256, jkt {expected}, its private half shows after the PIN" in listed.stdout
+    assert f"dpop-es256: ES256, jkt {expected}, its private key is visible after the PIN" in listed.stdout
     assert faults.calls("C_Login") == []
     everything = json.loads(invoke("key", "list", "--pkcs11", f"pkcs11:{query}", "--json").stdout)
     assert "dpop" in [token["label"] for token in everything]
@@ -176,7 +176,7 @@ def test_list_with_a_pin_shows_private_halves(softhsm: SoftHsm) -> None:
     told = {line.strip().partition(":")[0]: line for line in lines if line.startswith("  ") and "pkcs11:" not in line}
     assert set(told) == {"big", "careful", "good", "loose", "old"}
     assert "stays in the device" in told["good"]
-    assert "CAN BE TAKEN OUT" in told["loose"]
+    assert "CAN BE EXPORTED" in told["loose"]
     assert "PIN for each signature" in told["careful"]
     assert "EC P-384, not for proofs" in told["big"]
     assert "RSA, not for proofs" in told["old"]
@@ -192,7 +192,7 @@ def test_a_pin_is_for_one_token(softhsm: SoftHsm, faults: Faults) -> None:
     softhsm.init_token("one more")
     query = f"?module-path={faults.library}"
     refused = invoke("key", "list", "--pkcs11", f"pkcs11:{query}", *pin_file(softhsm))
-    assert (refused.exit_code, "devices fit" in refused.stderr) == (3, True)
+    assert (refused.exit_code, "devices match" in refused.stderr) == (3, True)
     assert faults.calls("C_Login") == []
 
 
@@ -200,10 +200,10 @@ def test_nothing_to_list(softhsm: SoftHsm, faults: Faults) -> None:
     """No token, and a token without keys, are no errors; a module that is missing is one."""
     query = f"?module-path={faults.library}"
     none = invoke("key", "list", "--pkcs11", f"pkcs11:token=nobody{query}")
-    assert (none.exit_code, none.stdout, "No device fits" in none.stderr) == (0, "", True)
+    assert (none.exit_code, none.stdout, "No device matches" in none.stderr) == (0, "", True)
     softhsm.init_token("bare")
     bare = invoke("key", "list", "--pkcs11", f"pkcs11:token=bare{query}")
-    assert "no keys that it shows without its PIN" in bare.stdout
+    assert "no keys are visible without its PIN" in bare.stdout
     assert json.loads(invoke("key", "list", "--pkcs11", f"pkcs11:token=bare{query}", "--json").stdout)[0]["keys"] == []
     missing = invoke("key", "list", "--pkcs11", "pkcs11:?module-path=/nonexistent.so")
     assert (missing.exit_code, "/nonexistent.so" in missing.stderr) == (3, True)

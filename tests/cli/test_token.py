@@ -350,7 +350,7 @@ def test_a_user_who_says_no(plain: DPoPTestServer) -> None:
 
 
 def test_an_exchange_that_fails(plain: DPoPTestServer) -> None:
-    """The browser does not say that all went well."""
+    """The browser does not say that all succeeded."""
     with Login(client_file(plain)) as login:
         location = requests.get(login.url(), allow_redirects=False, timeout=30).headers["Location"]
         plain.levers.refuse_next(error="invalid_grant", path="/token")

@@ -148,7 +148,7 @@ def test_in_dpop_curl_letters_are_curls(key: str) -> None:
         (["authorize"], "'dpop login'"),
         (["keygen"], "'dpop key generate'"),
         (["proof", "--kye", "a", "GET", "https://a.example/"], "--key"),
-        (["token", "--store", "a.json", "show"], "behind the command"),
+        (["token", "--store", "a.json", "show"], "come after the command"),
         (["curl", "--tokn-file", "a", "https://a.example/"], "did you mean --token-file?"),
         (["curl", "--includ", "https://a.example/"], "did you mean --include?"),
         (["key", "generate", "--alg", "ES265"], "ES256"),
@@ -205,7 +205,7 @@ def test_a_store_and_saved_headers_may_be_arguments(key: str, tmp_path: Path) ->
         ('{"access_token": "a", "token_type": "DPoP"}', "--token-file"),
         ('{"installed": {"client_id": "a"}}', "--client"),
         ('{"kty": "EC"}', "--key"),
-        ("eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwczovL2FzLmV4YW1wbGUiLCJzdWIiOiJhIn0.AAAA", "a token and not a proof"),
+        ("eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwczovL2FzLmV4YW1wbGUiLCJzdWIiOiJhIn0.AAAA", "a token, not a proof"),
     ],
 )
 def test_inspect_says_what_a_file_is_instead(content: str, words: str, tmp_path: Path) -> None:

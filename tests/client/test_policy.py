@@ -174,5 +174,5 @@ def test_a_rebuilt_body_is_bytes(response: Any) -> None:
     """None would go out as no body at all."""
     policy = Policy(KEY, origins="https://api.example", rebuild=lambda _body: response)
     assert policy.rebuild is not None
-    with pytest.raises(ArgumentTypeError, match=r"rebuild\(\) returns must be bytes"):
+    with pytest.raises(ArgumentTypeError, match=r"rebuild\(\) returned must be bytes"):
         policy.rebuild(b"body")

@@ -93,7 +93,7 @@ def run_one(name: str, arguments: list[str]) -> None:
 
 
 def fuzz(name: str, seconds: int, *, keeping: bool) -> bool:
-    """Fuzz one target for so long; whether all went well."""
+    """Fuzz one target for some time; return whether all inputs passed."""
     from targets import TARGETS
 
     with tempfile.TemporaryDirectory() as directory:

@@ -355,7 +355,7 @@ def test_a_fork_while_a_refresh_is_under_way(server: DPoPTestServer, key: dpop.K
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with credentials._own_turn():
+        with credentials._refresh_lock():
             held.set()
             done.wait(60)
 
@@ -439,7 +439,7 @@ def test_a_store_without_tokens(server: DPoPTestServer, key: dpop.Key, tmp_path:
         shared_with(server, key, store).refresh(Request())
     assert isinstance(raised.value.__cause__, ReauthorizationError)
     store.save(TokenSet(access_token="bound", token_type="DPoP", jkt=key.thumbprint))
-    with pytest.raises(RefreshError, match="without a proof"):
+    with pytest.raises(RefreshError, match="sends no proof with it"):
         shared_with(server, key, store).refresh(Request())
     with pytest.raises(UsageError, match="source"):
         SharedCredentials(lambda: "token")  # type: ignore[arg-type]

@@ -271,7 +271,7 @@ def test_an_ed25519_key_with_its_public_half() -> None:
 
 def test_an_ed25519_key_with_anothers_public_half() -> None:
     """A proof would carry a key that did not sign it."""
-    with pytest.raises(InvalidKeyError, match="no private key"):
+    with pytest.raises(InvalidKeyError, match="not a private key"):
         SoftwareKey.from_pem(ed25519_v2(bytes(32))[0])
 
 
@@ -413,8 +413,8 @@ MISTAKES = [
     pytest.param(b"eyJhbGciOiJFUzI1NiJ9.e30.AA", "JWT or an encrypted JWK", id="JWT"),
     pytest.param(b"ssh-ed25519 AAAAC3Nz user@host", "OpenSSH public key", id="ssh public"),
     pytest.param(b"ecdsa-sha2-nistp256 AAAA user@host", "OpenSSH public key", id="ssh public ecdsa"),
-    pytest.param(PUBLIC, "a public key, where a private one is needed", id="public"),
-    pytest.param(PUBLIC.replace(b"PUBLIC", b"RSA PUBLIC"), "a public key, where a private", id="RSA public"),
+    pytest.param(PUBLIC, "a public key, but a private key is needed", id="public"),
+    pytest.param(PUBLIC.replace(b"PUBLIC", b"RSA PUBLIC"), "a public key, but a private", id="RSA public"),
     pytest.param(PUBLIC_DER, "a public key", id="public DER"),
     pytest.param(CERTIFICATE, "a certificate; give", id="certificate"),
     pytest.param(CERTIFICATE.replace(b"CERT", b"TRUSTED CERT"), "a certificate; give", id="trusted certificate"),
@@ -424,8 +424,8 @@ MISTAKES = [
     pytest.param(SEC1.replace(b"EC PRIVATE", b"DSA PRIVATE"), "a DSA key", id="DSA"),
     pytest.param(SEC1.replace(b"EC PRIVATE", b"TSS2 PRIVATE"), "only its TPM can use", id="TPM"),
     pytest.param(SEC1.replace(b"EC PRIVATE KEY", b"PGP PRIVATE KEY BLOCK"), "OpenPGP", id="PGP"),
-    pytest.param(SEC1.replace(b"EC PRIVATE", b"ODD"), "holds no private key", id="unknown label"),
-    pytest.param(SEC1.replace(b"-----BEGIN EC", b"-----BEGIN ec"), "holds no private key", id="lower case"),
+    pytest.param(SEC1.replace(b"EC PRIVATE", b"ODD"), "contains no private key", id="unknown label"),
+    pytest.param(SEC1.replace(b"-----BEGIN EC", b"-----BEGIN ec"), "contains no private key", id="lower case"),
     pytest.param(PKCS8 + SEC1, "2 private keys", id="two keys"),
     pytest.param(PKCS8 * 3, "3 private keys", id="three keys"),
     pytest.param(b"".join(LINES[:2]), "truncated", id="truncated"),
@@ -437,9 +437,9 @@ MISTAKES = [
     pytest.param(b"".join([*LINES[:2], LINES[-1]]), "damaged", id="a line missing"),
     pytest.param(LINES[0] + LINES[1][::-1].lstrip() + b"\n" + LINES[2] + LINES[-1], "damaged", id="shuffled"),
     pytest.param(PKCS8.replace(b"PRIVATE", b"RSA PRIVATE"), "damaged", id="wrong label"),
-    pytest.param(DER[:-5], "DER, but no private key", id="DER truncated"),
-    pytest.param(DER + b"\0", "DER, but no private key", id="DER with more"),
-    pytest.param(b"0", "DER, but no private key", id="a zero"),
+    pytest.param(DER[:-5], "DER, but not a private key", id="DER truncated"),
+    pytest.param(DER + b"\0", "DER, but not a private key", id="DER with more"),
+    pytest.param(b"0", "DER, but not a private key", id="a zero"),
 ]
 
 
@@ -455,7 +455,7 @@ def test_mistakes_have_their_own_sentence(content: bytes, says: str) -> None:
 
 def test_an_unknown_cipher_is_named_as_the_trouble() -> None:
     """The password may be right, but nothing here can decrypt the key: the error says how to get on."""
-    with pytest.raises(InvalidKeyError, match="not supported; encrypt it anew") as caught:
+    with pytest.raises(InvalidKeyError, match="not supported; encrypt it again") as caught:
         read_private_key(UNSUPPORTED, PASSWORD)
     assert not any(secret in said(caught.value) for secret in SECRETS)
 
@@ -516,5 +516,5 @@ def test_damage_anywhere_is_a_key_error_or_no_damage(data: st.DataObject) -> Non
 def test_a_key_too_short_for_its_curve(curve: int) -> None:
     """What cryptography itself has no error for is an unreadable key like any other."""
     content = bytes([0x30, 0x2E, 2, 1, 0, 0x30, 5, 6, 3, 0x2B, 0x65, curve, 4, 0x22, 4, 0x20, *range(32)])
-    with pytest.raises(InvalidKeyError, match="no private key"):
+    with pytest.raises(InvalidKeyError, match="not a private key"):
         SoftwareKey.from_pem(content)

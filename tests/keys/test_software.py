@@ -363,7 +363,7 @@ def test_a_key_object_that_signs_badly_is_found_out(response: Any, says: str) ->
 
 def test_a_key_object_without_a_public_key_is_refused() -> None:
     """A device that is not there says so at once, not at the first request."""
-    with pytest.raises(DPoPKeyError, match=r"does not give its public key \(OSError\)") as caught:
+    with pytest.raises(DPoPKeyError, match=r"did not return its public key \(OSError\)") as caught:
         SoftwareKey.from_private_key(Stubborn(public=OSError(HIDDEN)))
     assert HIDDEN not in "".join(traceback.format_exception(caught.value))
 

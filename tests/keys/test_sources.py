@@ -198,7 +198,7 @@ def test_a_password_for_a_plain_key_is_an_error(saved: Path) -> None:
         (b'{"kty": "EC", "kty": "EC"}', InvalidKeyError, "duplicate member name"),
         (b'{"kty": "oct", "k": "AAAA"}', InvalidKeyError, "symmetric"),
         (json.dumps({"keys": [JWK]}).encode(), InvalidKeyError, "JWK Set"),
-        (json.dumps(KEY.public_jwk).encode(), InvalidKeyError, "public key came"),
+        (json.dumps(KEY.public_jwk).encode(), InvalidKeyError, "public key, but"),
     ],
     ids=["empty", "huge", "garbage", "{}", "array", "truncated", "duplicate", "symmetric", "set", "public"],
 )

@@ -81,7 +81,7 @@ def test_a_lease_ends_with_its_holder_and_not_before(client: redis.Redis) -> Non
     left = client.pttl("dpop:tokens:{a}:lease")
     while (later := client.pttl("dpop:tokens:{a}:lease")) <= left:  # it grows only when it is renewed
         left = later
-    first._over.set()  # type: ignore[attr-defined] - as if its process had been killed
+    first._released.set()  # type: ignore[attr-defined] - as if its process had been killed
     assert second.acquire(10)
     assert second.fence > first.fence
     first.release()
@@ -95,7 +95,7 @@ def test_who_slept_through_the_end_of_a_lease_begins_nothing(client: redis.Redis
     store.save(numbered(1))
     sleeper, awake = store.lock("default"), store.lock("default")
     assert sleeper.acquire(0)
-    sleeper._over.set()  # type: ignore[attr-defined]
+    sleeper._released.set()  # type: ignore[attr-defined]
     assert awake.acquire(10)
     assert store.replace(numbered(1), numbered(1).replace(refresh_sent_at=1), "default", fence=awake.fence)
     assert not store.replace(numbered(1), numbered(1).replace(refresh_sent_at=2), "default", fence=sleeper.fence)

@@ -396,7 +396,7 @@ class Round:
         self.server = Server(seed, pauses)
         self.facts = Facts(self.server.recorder.url("/token"), key, store, place, "", lock_seconds)
         self.said = Counter[str]()
-        """What callers got since the last login, or since all went well."""
+        """What callers got since the last login, or since all succeeded."""
         self.total = Counter[str]()
         self.violations: list[str] = []
         # On a busy machine a lease ends because its holder gets no time to renew it.

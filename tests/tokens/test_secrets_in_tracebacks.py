@@ -31,7 +31,7 @@ def variables_of(error: BaseException | None) -> Iterator[str]:
 
 
 def check(call: Callable[[], Any], kind: type[DPoPError]) -> None:
-    """It raises such an error, and no variable in its frames holds a secret."""
+    """It raises such an error, and no variable in its frames contains a secret."""
     with pytest.raises(kind) as caught:
         call()
     shown = "\n".join(variables_of(caught.value))

@@ -9,9 +9,9 @@ Google Cloud KMS          :class:`GcpKms`         ``gcpkms:projects/.../cryptoKe
 Azure Key Vault           :class:`AzureKeyVault`  ``azurekms:https://VAULT.vault.azure.net/keys/K``  ``azure``
 ========================  ======================  =================================================  ==========
 
-:func:`dpop.load_key` opens a key by its URI. Where a URI does not say enough, hand a client of your own to one of
-the classes, and open the key with :meth:`KmsKey.open`. A service that is not here needs a subclass of
-:class:`KeyService`, or :class:`dpop.keys.ExternalKey`. Names are imported on first use, and a cloud's own library
+:func:`dpop.load_key` opens a key by its URI. If you need more settings than a URI has, give your own client to one of
+the classes, and open the key with :meth:`KmsKey.open`. For another service, write a subclass of
+:class:`KeyService`, or use :class:`dpop.keys.ExternalKey`. Names are imported on first use, and a cloud's own library
 when one of its keys is opened.
 """
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys in AWS KMS: ``awskms:KEY?region=REGION&profile=PROFILE&endpoint=URL``.
 
-KEY is a key id, ``alias/NAME``, or the ARN of a key or alias. ``region`` is needed where neither an ARN
-nor the environment says it; ``profile`` names one of the AWS configuration files; ``endpoint`` is for
-VPC endpoints and emulators. Credentials come from where boto3 finds them.
+KEY is a key id, ``alias/NAME``, or the ARN of a key or alias. ``region`` is needed if neither an ARN nor the
+environment contains it; ``profile`` is a profile in the AWS configuration files; ``endpoint`` is for VPC endpoints and
+emulators. boto3 finds the credentials.
 
 The caller needs ``kms:GetPublicKey`` and ``kms:Sign``. An alias is looked up once, when the key is
 opened; the key it then names is used from then on.
@@ -36,9 +36,9 @@ from dpop.keys.kms._service import (
     checked_endpoint,
     digest,
     need,
+    printable,
     read_uri,
     refuse_password,
-    told,
 )
 
 __all__ = ["AwsKms", "load"]
@@ -69,10 +69,10 @@ _ALGORITHMS: Final = {
     "RS512": "RSASSA_PKCS1_V1_5_SHA_512",
 }
 
-# The longest message that the service takes; of a longer one the hash is sent.
+# The longest message that the service accepts; for a longer one, the hash is sent.
 _MAX_MESSAGE: Final = 4096
 
-# A signature is part of a request that a user waits for: boto3's own limits would allow it five minutes.
+# A signature is part of a request that a user waits for; with boto3's own limits it could take five minutes.
 _CONNECT_SECONDS: Final = 3
 _READ_SECONDS: Final = 5
 _ATTEMPTS: Final = 3
@@ -106,15 +106,15 @@ _KINDS: Final[dict[str, type[DPoPKeyError]]] = {
     "ServiceUnavailable": KeyUnavailableError,
     "ServiceUnavailableException": KeyUnavailableError,
 }
-"""The error codes of KMS, and those that all AWS services have."""
+"""The error codes of KMS, and the codes that all AWS services share."""
 
 
 class AwsKms(KeyService):
-    """A key in AWS KMS, reached by a client of your own: ``KmsKey.open(AwsKms("alias/dpop", client=make))``.
+    """A key in AWS KMS, used with a client of your own: ``KmsKey.open(AwsKms("alias/dpop", client=make))``.
 
     :param key: key id, alias or ARN.
-    :param client: makes a boto3 ``kms`` client. It is called in each process that uses the key, for a
-        client does not survive a fork.
+    :param client: a function that makes a boto3 ``kms`` client. It is called in each process that uses the key:
+        a client does not work after a fork.
     """
 
     title: ClassVar[str] = "AWS KMS"
@@ -125,15 +125,17 @@ class AwsKms(KeyService):
         self._key = key
 
     def describe(self) -> Facts:
-        """The public key, its usage and algorithms (GetPublicKey)."""
-        answer: dict[str, Any] = self.ask(lambda kms: kms.get_public_key(KeyId=self.name))
-        if answer.get("KeyUsage", "SIGN_VERIFY") != "SIGN_VERIFY":
-            raise self.trouble(InvalidKeyError, f"its usage is {told(answer['KeyUsage'])}; SIGN_VERIFY is needed")
-        public = self.checked_public(lambda: read_public_key(answer["PublicKey"]))
-        # The key's own name, not the alias: a moved alias takes effect at the next start, not with the next proof.
-        self._key = str(answer.get("KeyId") or self.name)
-        served = answer.get("SigningAlgorithms") or list(_ALGORITHMS.values())
-        return self.usable(public, lambda alg: _ALGORITHMS[alg] in served)
+        """Fetch the public key, its usage and its algorithms (GetPublicKey)."""
+        response: dict[str, Any] = self.ask(lambda kms: kms.get_public_key(KeyId=self.name))
+        if response.get("KeyUsage", "SIGN_VERIFY") != "SIGN_VERIFY":
+            raise self.trouble(
+                InvalidKeyError, f"its usage is {printable(response['KeyUsage'])}; SIGN_VERIFY is needed"
+            )
+        public = self.checked_public(lambda: read_public_key(response["PublicKey"]))
+        # The key's own name, not the alias: if the alias is moved, the proofs of this process keep their key.
+        self._key = str(response.get("KeyId") or self.name)
+        offered = response.get("SigningAlgorithms") or list(_ALGORITHMS.values())
+        return self.usable(public, lambda alg: _ALGORITHMS[alg] in offered)
 
     @hide_frames
     def sign(self, signing_input: bytes, alg: str) -> bytes:
@@ -142,13 +144,13 @@ class AwsKms(KeyService):
         if len(message) > _MAX_MESSAGE:
             if alg in {"Ed25519", "EdDSA"}:
                 raise self.trouble(
-                    AlgorithmError, f"with {alg} it signs {_MAX_MESSAGE} bytes at most, not {len(message)}"
+                    AlgorithmError, f"with {alg} it signs at most {_MAX_MESSAGE} bytes, not {len(message)}"
                 )
             message, kind = digest(signing_input, alg), "DIGEST"
-        answer: dict[str, Any] = self.ask(
+        response: dict[str, Any] = self.ask(
             lambda kms: kms.sign(KeyId=self._key, Message=message, MessageType=kind, SigningAlgorithm=_ALGORITHMS[alg])
         )
-        signature: bytes = answer["Signature"]
+        signature: bytes = response["Signature"]
         return signature
 
     def explain(self, error: Exception) -> DPoPKeyError:
@@ -173,14 +175,14 @@ class AwsKms(KeyService):
         if isinstance(error, exceptions.BotoCoreError):
             return self.trouble(
                 KeyAccessDeniedError,
-                f"the AWS credentials could not be used ({name}); log in again, or look at the profile",
+                f"the AWS credentials could not be used ({name}); log in again, or check the profile",
             )
         return self.trouble(DPoPKeyError, f"boto3 failed ({name})")
 
     def _explain_response(self, error: Any) -> DPoPKeyError:
-        answer: dict[str, Any] = error.response
-        code = told(answer.get("Error", {}).get("Code", "an error without a code"))
-        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        response: dict[str, Any] = error.response
+        code = printable(response.get("Error", {}).get("Code", "an error without a code"))
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         kind = _KINDS.get(code, KeyUnavailableError if status >= 500 else DPoPKeyError)
         hint = {
             KeyNotFoundError: "there is none in this account and region",
@@ -191,19 +193,19 @@ class AwsKms(KeyService):
         }.get(kind, "the request was refused")
         if code == "AccessDeniedException":
             # Only this text of the service is shown: it names the caller, the action and the policy, and no secret.
-            said = told(answer["Error"].get("Message"))
-            hint = f"kms:GetPublicKey and kms:Sign are needed; AWS says: {said}"
+            reason = printable(response["Error"].get("Message"))
+            hint = f"kms:GetPublicKey and kms:Sign are needed; AWS says: {reason}"
         elif kind is KeyAccessDeniedError:
-            hint = "the AWS credentials were refused; they may be wrong or expired, or the clock is"
+            hint = "the AWS credentials were refused; they may be wrong or expired, or this machine's clock is wrong"
         return self.trouble(kind, f"{hint} ({code})")
 
 
 def load(uri: str, *, password: Password | None = None, alg: str | None = None) -> KmsKey:
-    """Open the key that an ``awskms:`` URI names; see the top of this module.
+    """Open the key of an ``awskms:`` URI; the module's docstring describes the URI.
 
     :raises InvalidKeyError: not such a URI, or not a key DPoP can use.
     :raises KeyPasswordError: a password was given.
-    :raises DPoPKeyError: as :meth:`KmsKey.open` says.
+    :raises DPoPKeyError: as for :meth:`KmsKey.open`.
     """
     refuse_password(password, AwsKms.title)
     name, options = read_uri(uri, _OPTIONS, _FORM)

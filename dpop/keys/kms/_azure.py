@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys in Azure Key Vault and Managed HSM: ``azurekms:https://VAULT.vault.azure.net/keys/NAME/VERSION``.
 
-After the scheme comes the key's identifier, as the portal and ``az keyvault key show`` give it.
-Without a version the newest is taken when the key is opened, and used from then on. Credentials come
-from where azure-identity's DefaultAzureCredential finds them.
+The scheme is followed by the key's identifier, as the portal and ``az keyvault key show`` show it. Without a version,
+the newest version at the time of opening is used, and stays in use. azure-identity's DefaultAzureCredential finds the
+credentials.
 
 The caller needs the permissions ``keys/get`` and ``keys/sign``: the role *Key Vault Crypto User* has both.
 """
@@ -35,11 +35,11 @@ from dpop.keys.kms._service import (
     KmsKey,
     checked_endpoint,
     digest,
+    keep_connections,
     need,
+    printable,
     read_uri,
     refuse_password,
-    told,
-    widen,
 )
 
 __all__ = ["AzureKeyVault", "load"]
@@ -52,8 +52,8 @@ _KEY: Final = re.compile(
 _ALGORITHMS: Final = ("ES256", "ES384", "ES512", *RSA_ALGS)
 _COORDINATES: Final = {"P-256": 32, "P-384": 48, "P-521": 66}
 
-# A signature is part of a request that a user waits for: the library's own limits are minutes.
-_PATIENCE: Final[Mapping[str, Any]] = {
+# A signature is part of a request that a user waits for; the library's own limits are minutes.
+_LIMITS: Final[Mapping[str, Any]] = {
     "connection_timeout": 3,
     "read_timeout": 5,
     "retry_total": 2,
@@ -61,7 +61,7 @@ _PATIENCE: Final[Mapping[str, Any]] = {
     "timeout": 20,
 }
 
-# Why an existing key was refused, by the inner error of the response.
+# Inner errors of responses that refuse an existing key.
 _DISABLED: Final = frozenset({"KeyDisabled", "KeyExpired", "KeyNotYetValid"})
 
 
@@ -72,13 +72,13 @@ class _Identifier(NamedTuple):
 
 
 class AzureKeyVault(KeyService):
-    """A key in Azure, reached with a credential of your own: ``KmsKey.open(AzureKeyVault(id, credential=make))``.
+    """A key in Azure, used with a credential of your own: ``KmsKey.open(AzureKeyVault(id, credential=make))``.
 
     :param key: the key's identifier, a URL.
-    :param credential: makes an azure-identity credential. It is called in each process that uses the
-        key, for the connections in it do not survive a fork.
-    :param options: more for the clients of azure-keyvault-keys, such as ``connection_verify``.
-    :raises InvalidKeyError: not the identifier of a key.
+    :param credential: a function that makes an azure-identity credential. It is called in each process that uses the
+        key, because the credential's connections do not work after a fork.
+    :param options: further options for the clients of azure-keyvault-keys, such as ``connection_verify``.
+    :raises InvalidKeyError: ``key`` is not the identifier of a key.
     """
 
     title: ClassVar[str] = "Azure Key Vault"
@@ -88,11 +88,11 @@ class AzureKeyVault(KeyService):
         super().__init__(key, self._signer)
         match = _KEY.fullmatch(key)
         if match is None:
-            raise InvalidKeyError(f"this is no identifier of a key; expected {_FORM}")
+            raise InvalidKeyError(f"this is not the identifier of a key; expected {_FORM}")
         checked_endpoint(match["vault"])
         self._id = _Identifier(match["vault"], match["key"], match["version"])
         self._credential = credential
-        self._options: dict[str, Any] = {**_PATIENCE, **(options or {})}
+        self._options: dict[str, Any] = {**_LIMITS, **(options or {})}
         self._found: Any = None
 
     def describe(self) -> Facts:
@@ -102,9 +102,11 @@ class AzureKeyVault(KeyService):
             raise self.trouble(KeyDisabledError, "it is disabled; enable it")
         operations = [getattr(operation, "value", operation) for operation in found.key_operations or ()]
         if "sign" not in operations:
-            raise self.trouble(InvalidKeyError, f"it may {' and '.join(map(told, operations)) or 'nothing'}, not sign")
+            raise self.trouble(
+                InvalidKeyError, f"it may {' and '.join(map(printable, operations)) or 'nothing'}, not sign"
+            )
         public = self.checked_public(lambda: PublicKey.from_jwk(_jwk(found.key)))
-        self._found = found  # with the version that was found
+        self._found = found  # it contains the key's version
         return self.usable(public, _ALGORITHMS.__contains__)
 
     @hide_frames
@@ -117,18 +119,18 @@ class AzureKeyVault(KeyService):
 
     def _find(self) -> Any:
         keys = need("azure.keyvault.keys", "azure")
-        with keys.KeyClient(self._id.vault, self._credential(), **self._patiently()) as client:
+        with keys.KeyClient(self._id.vault, self._credential(), **self._limited()) as client:
             return client.get_key(self._id.key, self._id.version)
 
     def _signer(self) -> Any:
         crypto = need("azure.keyvault.keys.crypto", "azure")
         transport = need("azure.core.pipeline.transport", "azure").RequestsTransport(**self._options)
         transport.open()
-        widen(transport.session)
-        options = {"transport": transport, **self._patiently()}
+        keep_connections(transport.session)
+        options = {"transport": transport, **self._limited()}
         return crypto.CryptographyClient(self._found, self._credential(), **options)
 
-    def _patiently(self) -> dict[str, Any]:
+    def _limited(self) -> dict[str, Any]:
         patience = need("dpop.keys.kms._azure_retry", "azure").Patience
         return {"retry_policy": patience(**self._options), **self._options}
 
@@ -141,7 +143,7 @@ class AzureKeyVault(KeyService):
         if isinstance(error, core.ClientAuthenticationError):
             return self.trouble(
                 KeyAccessDeniedError,
-                f"no Azure credential could be used ({name}); run az login, set AZURE_CLIENT_ID and the others,"
+                f"no Azure credential could be used ({name}); run az login, set AZURE_CLIENT_ID and its companions,"
                 " or give the machine a managed identity",
             )
         if isinstance(error, (core.ServiceRequestError, core.ServiceResponseError)):
@@ -151,7 +153,8 @@ class AzureKeyVault(KeyService):
             )
         if isinstance(error, ValueError):
             return self.trouble(
-                KeyAccessDeniedError, f"{self._id.vault} asks for a token of another service: it is no Azure key vault"
+                KeyAccessDeniedError,
+                f"{self._id.vault} asks for a token for another service: it is not an Azure key vault",
             )
         return self.trouble(DPoPKeyError, f"azure-keyvault-keys failed ({name})")
 
@@ -164,9 +167,9 @@ class AzureKeyVault(KeyService):
             return self.trouble(InvalidKeyError, f"it may not sign ({inner})")
         if status == 403:
             # Only this text of the service is shown: it names the caller and the action, and no secret.
-            said = told(getattr(error.error, "message", None) or "nothing")
+            reason = printable(getattr(error.error, "message", None) or "nothing")
             return self.trouble(
-                KeyAccessDeniedError, f"keys/get and keys/sign are needed (Key Vault Crypto User); Azure says: {said}"
+                KeyAccessDeniedError, f"keys/get and keys/sign are needed (Key Vault Crypto User); Azure says: {reason}"
             )
         kind, hint = {
             401: (KeyAccessDeniedError, "the Azure credential was refused"),
@@ -174,22 +177,22 @@ class AzureKeyVault(KeyService):
             429: (KeyThrottledError, "too many requests; wait, or spread them over more vaults"),
         }.get(status, (DPoPKeyError, "the request was refused"))
         if status < 400:
-            hint = "the response is not a vault's; is a proxy or a login page in between?"
+            hint = "the response does not come from a vault; is there a proxy or a login page in between?"
         if status >= 500 or status == 408:
             kind, hint = KeyUnavailableError, "the service failed; try again later"
         return self.trouble(kind, f"{hint} (HTTP {status})")
 
 
 def _inner_code(error: Any) -> str:
-    """The code that says why: ``{"error": {"code": "Forbidden", "innererror": {"code": "KeyDisabled"}}}``."""
+    """Return the inner error code: ``{"error": {"code": "Forbidden", "innererror": {"code": "KeyDisabled"}}}``."""
     inner = getattr(error.error, "innererror", None)
     if isinstance(inner, Mapping):
-        return told(inner.get("code"))
+        return printable(inner.get("code"))
     return ""
 
 
 def _jwk(key: Any) -> dict[str, str]:
-    """The public JWK members of a vault's key, each padded to its fixed length."""
+    """Return the public JWK of a vault's key, its coordinates padded to their fixed length."""
     kty = str(getattr(key.kty, "value", key.kty)).removesuffix("-HSM")
     if kty == "RSA":
         n, e = (b64url_encode(bytes(number).lstrip(b"\0")) for number in (key.n, key.e))
@@ -203,11 +206,11 @@ def _jwk(key: Any) -> dict[str, str]:
 
 
 def load(uri: str, *, password: Password | None = None, alg: str | None = None) -> KmsKey:
-    """Open the key that an ``azurekms:`` URI names; see the top of this module.
+    """Open the key of an ``azurekms:`` URI; the module's docstring describes the URI.
 
     :raises InvalidKeyError: not such a URI, or not a key DPoP can use.
     :raises KeyPasswordError: a password was given.
-    :raises DPoPKeyError: as :meth:`KmsKey.open` says.
+    :raises DPoPKeyError: as for :meth:`KmsKey.open`.
     """
     refuse_password(password, AzureKeyVault.title)
     name, _ = read_uri(uri, {}, _FORM)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which requests to an Azure key vault are tried again, and for how long; imported with Azure's library only."""
+"""The retry policy for requests to an Azure key vault. Only this module imports Azure's library at its top."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _MAX_WAIT_SECONDS: Final = 5.0
 class Patience(RetryPolicy[Any, Any]):
     """The library's own retry policy, with limits for signatures that a user waits for.
 
-    It would wait as long as a busy vault asks, a minute perhaps: then a request is better refused. And it
-    would not repeat a POST that broke off, which for a signature does no harm.
+    The library waits as long as a busy vault asks, even a minute; this policy then gives up instead. The library does
+    not repeat a POST whose connection broke; this policy does, because signing twice does no harm.
     """
 
     def configure_retries(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +26,7 @@ class Patience(RetryPolicy[Any, Any]):
         return settings
 
     def increment(self, settings: dict[str, Any], response: Any = None, error: Any = None) -> bool:
-        """Whether to try once more."""
+        """Count an attempt; return whether to try once more."""
         if error is None and (self.get_retry_after(response) or 0) > _MAX_WAIT_SECONDS:
             return False
         return super().increment(settings, response, error)

@@ -3,12 +3,12 @@
 
 ``gcpkms:projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/V?endpoint=URL``
 
-A version is named, because each is a key of its own. ``endpoint`` is for private endpoints and, with
-http, for an emulator on this machine, which is sent no credentials. Credentials are the application
-default ones.
+The version is required, because each version is a key of its own. ``endpoint`` is for private endpoints and, with
+http, for an emulator on this machine, which gets no credentials. The credentials are the application default
+credentials.
 
 The caller needs ``cloudkms.cryptoKeyVersions.viewPublicKey`` and ``.useToSign``: the role
-``roles/cloudkms.signerVerifier`` has both. Requests go over REST, because gRPC does not work in a
+``roles/cloudkms.signerVerifier`` has both. Requests use REST, because gRPC does not work in a
 process forked after its first use.
 """
 
@@ -37,11 +37,11 @@ from dpop.keys.kms._service import (
     KmsKey,
     checked_endpoint,
     digest,
+    keep_connections,
     need,
+    printable,
     read_uri,
     refuse_password,
-    told,
-    widen,
 )
 from dpop.origin import Origin
 
@@ -57,7 +57,7 @@ _KEY: Final = re.compile(
 )
 _OPTIONS: Final = {"endpoint": r".+"}
 
-# A version signs by one algorithm; the part of its name after the key type and size tells which.
+# A version signs with one algorithm, which these names tell.
 _ALGORITHMS: Final = (
     (re.compile(r"EC_SIGN_P256_SHA256"), "ES256"),
     (re.compile(r"EC_SIGN_P384_SHA384"), "ES384"),
@@ -68,7 +68,7 @@ _ALGORITHMS: Final = (
     (re.compile(r"RSA_SIGN_PKCS1_[0-9]+_SHA512"), "RS512"),
 )
 
-# A signature is part of a request that a user waits for: the library's own limit is a minute.
+# A signature is part of a request that a user waits for; the library's own limit is a minute.
 _ATTEMPT_SECONDS: Final = 5.0
 _ALL_SECONDS: Final = 15.0
 
@@ -93,8 +93,8 @@ _KINDS: Final[dict[str, type[DPoPKeyError]]] = {
 }
 """Google's status codes (google.rpc.Code), which gRPC and REST share."""
 
-# Temporary errors. The last are errors of requests, which the REST transport does not convert.
-_PASSING: Final = frozenset(
+# The class names of temporary errors. The last three are of requests: the REST transport does not convert them.
+_TEMPORARY: Final = frozenset(
     {
         "BadGateway",
         "GatewayTimeout",
@@ -110,10 +110,10 @@ _PASSING: Final = frozenset(
 
 
 class GcpKms(KeyService):
-    """A key in Google Cloud KMS, reached by a client of your own: ``KmsKey.open(GcpKms(name, client=make))``.
+    """A key in Google Cloud KMS, used with a client of your own: ``KmsKey.open(GcpKms(name, client=make))``.
 
     :param key: the resource name of a key version.
-    :param client: makes a ``google.cloud.kms.KeyManagementServiceClient``. It is called in each process
+    :param client: a function that makes a ``google.cloud.kms.KeyManagementServiceClient``. It is called in each process
         that uses the key. With gRPC as its transport, do not use the key both before and after a fork.
     """
 
@@ -124,27 +124,29 @@ class GcpKms(KeyService):
         super().__init__(key, client)
 
     def describe(self) -> Facts:
-        """The public key and its algorithm (GetPublicKey)."""
-        answer = self.ask(lambda kms: kms.get_public_key(request={"name": self.name}, **self._patience()))
-        algorithm = str(getattr(answer.algorithm, "name", answer.algorithm))  # a number if it is newer than the library
+        """Fetch the public key and its algorithm (GetPublicKey)."""
+        response = self.ask(lambda kms: kms.get_public_key(request={"name": self.name}, **self._patience()))
+        algorithm = str(
+            getattr(response.algorithm, "name", response.algorithm)
+        )  # a number if it is newer than the library
         alg = next((alg for pattern, alg in _ALGORITHMS if pattern.fullmatch(algorithm)), None)
         if alg is None:
-            raise self.trouble(InvalidKeyError, f"its algorithm is {algorithm}; EC_SIGN_P256_SHA256 serves DPoP best")
-        public = self.checked_public(lambda: read_public_key(answer.pem.encode("ascii")))
+            raise self.trouble(InvalidKeyError, f"its algorithm is {algorithm}; EC_SIGN_P256_SHA256 suits DPoP best")
+        public = self.checked_public(lambda: read_public_key(response.pem.encode("ascii")))
         return self.usable(public, lambda name: name in {alg, "EdDSA" if alg == "Ed25519" else alg})
 
     @hide_frames
     def sign(self, signing_input: bytes, alg: str) -> bytes:
-        """Have the service sign the hash of the bytes, or for Ed25519 the bytes themselves (AsymmetricSign)."""
+        """Have the service sign the hash of the bytes, or, for Ed25519, the bytes themselves (AsymmetricSign)."""
         request: dict[str, Any] = {"name": self.name}
         hash_name = ALGORITHMS[alg].hash_name
         if hash_name is None:
             request["data"] = signing_input
         else:
             request["digest"] = {hash_name.replace("-", "").lower(): digest(signing_input, alg)}
-        # The checksums that the service offers are not used: the signature is verified.
-        answer = self.ask(lambda kms: kms.asymmetric_sign(request=request, **self._patience()))
-        return bytes(answer.signature)
+        # The service offers checksums. They are not needed, because the signature is verified.
+        response = self.ask(lambda kms: kms.asymmetric_sign(request=request, **self._patience()))
+        return bytes(response.signature)
 
     def explain(self, error: Exception) -> DPoPKeyError:
         """Convert errors: those of the service by their status, those of the libraries by their class."""
@@ -160,7 +162,7 @@ class GcpKms(KeyService):
                 "no Google credentials were found; run gcloud auth application-default login, set"
                 " GOOGLE_APPLICATION_CREDENTIALS, or give the machine a service account",
             )
-        # The REST transport lets the errors of requests through, and those are OSErrors.
+        # The REST transport does not convert the errors of requests, which are OSErrors.
         if isinstance(error, (auth.TransportError, OSError)) or getattr(error, "retryable", False) is True:
             return self.trouble(KeyUnavailableError, f"it cannot be reached ({name}); check the network")
         if isinstance(error, auth.GoogleAuthError):
@@ -180,36 +182,36 @@ class GcpKms(KeyService):
         }.get(kind, "the request was refused")
         if status == "PERMISSION_DENIED":
             # Only this text of the service is shown: it names the permission and the key, and no secret.
-            hint = f"roles/cloudkms.signerVerifier is needed on it; Google says: {told(error.message)}"
+            hint = f"roles/cloudkms.signerVerifier is needed on it; Google says: {printable(error.message)}"
         return self.trouble(kind, f"{hint} ({status})")
 
     @staticmethod
     def _patience() -> dict[str, Any]:
-        """The timeout of one attempt, and which errors are retried for how long."""
+        """Return options: the timeout of one attempt, which errors are retried, and for how long."""
         retry = need("google.api_core.retry", "gcp")
-        passing: Callable[[Exception], bool] = lambda error: type(error).__name__ in _PASSING  # noqa: E731
+        is_temporary: Callable[[Exception], bool] = lambda error: type(error).__name__ in _TEMPORARY  # noqa: E731
         return {
             "timeout": _ATTEMPT_SECONDS,
-            "retry": retry.Retry(predicate=passing, initial=0.2, maximum=2.0, timeout=_ALL_SECONDS),
+            "retry": retry.Retry(predicate=is_temporary, initial=0.2, maximum=2.0, timeout=_ALL_SECONDS),
         }
 
 
 def _status(error: Any) -> str:
-    """The status of an error: from the body of a REST response, or from gRPC."""
+    """Return the status of an error: from the body of a REST response, or from gRPC."""
     try:
-        return told(error.response.json()["error"]["status"])
-    except Exception:  # noqa: BLE001 - not of REST, or no response of the API
+        return printable(error.response.json()["error"]["status"])
+    except Exception:  # noqa: BLE001 - not a REST response, or not one of the API
         if error.grpc_status_code is not None and not hasattr(error.response, "json"):
             return str(error.grpc_status_code.name)
         return f"HTTP {int(error.code or 0)}"
 
 
 def load(uri: str, *, password: Password | None = None, alg: str | None = None) -> KmsKey:
-    """Open the key that a ``gcpkms:`` URI names; see the top of this module.
+    """Open the key of a ``gcpkms:`` URI; the module's docstring describes the URI.
 
     :raises InvalidKeyError: not such a URI, or not a key DPoP can use.
     :raises KeyPasswordError: a password was given.
-    :raises DPoPKeyError: as :meth:`KmsKey.open` says.
+    :raises DPoPKeyError: as for :meth:`KmsKey.open`.
     """
     refuse_password(password, GcpKms.title)
     name, options = read_uri(uri, _OPTIONS, _FORM)
@@ -222,7 +224,7 @@ def load(uri: str, *, password: Password | None = None, alg: str | None = None) 
 
 def _client(endpoint: Origin | None) -> Any:
     client = _rest_client(endpoint)
-    widen(client.transport._session)  # noqa: SLF001 - the one way to its pool
+    keep_connections(client.transport._session)  # noqa: SLF001 - no public attribute leads to its pool
     return client
 
 

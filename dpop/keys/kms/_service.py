@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Code that the cloud key services share: a key that signs over a network."""
+"""Code that the cloud key services share: URIs, clients, and a key that signs over a network."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ __all__ = [
     "PerProcess",
     "checked_endpoint",
     "digest",
+    "keep_connections",
     "need",
+    "printable",
     "read_uri",
     "refuse_password",
-    "told",
-    "widen",
 ]
 
-# RFC 3986 §2: what a URI is written in; a fragment is never sent anywhere, so none is allowed.
+# The characters of a URI (RFC 3986 §2). A fragment has no meaning here, so # is not among them.
 _CHARACTERS: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*")
 _MAX_LENGTH: Final = 2048
 
@@ -60,35 +60,35 @@ class KmsUri(NamedTuple):
 def read_uri(uri: str, known: Mapping[str, str], form: str) -> KmsUri:
     """Parse a KMS URI. The values of options are percent-decoded; the name is not.
 
-    :param known: the options there are, each with the pattern of its whole value.
-    :param form: what the URI should look like, for messages.
-    :raises InvalidKeyError: another form, an unknown option, one that is given twice or has a value of
-        another form. The message names the option and repeats no value.
+    :param known: the known options, each with a pattern for its whole value.
+    :param form: the expected form of the URI, for messages.
+    :raises InvalidKeyError: the URI has another form, an unknown option, an option that is given twice, or one with a
+        wrong value. The message names the option, but contains no value.
     """
     scheme, _, rest = uri.partition(":")
     if len(uri) > _MAX_LENGTH or not _CHARACTERS.fullmatch(rest):
         raise InvalidKeyError(
-            f"the {scheme.lower()}: URI is too long, or has characters that no URI has as they are; expected {form}"
+            f"the {scheme.lower()}: URI is too long, or has characters that must be percent-encoded; expected {form}"
         )
     name, mark, query = rest.partition("?")
     if name.startswith("/"):
-        raise InvalidKeyError(f"the {scheme.lower()}: URI has slashes behind its colon; leave them out: {form}")
+        raise InvalidKeyError(f"the {scheme.lower()}: URI has slashes after its colon; leave them out: {form}")
     options: dict[str, str] = {}
     for part in query.split("&") if mark else ():
         option, equals, value = part.partition("=")
         if option not in known or not equals:
             names = ", ".join(known) or "none"
-            raise InvalidKeyError(f"the {scheme.lower()}: URI has an option that is not known; expected {names}")
+            raise InvalidKeyError(f"the {scheme.lower()}: URI has an unknown option; expected {names}")
         if option in options:
             raise InvalidKeyError(f"the {scheme.lower()}: URI gives {option} twice")
         options[option] = unquote(value, errors="replace")
         if not re.fullmatch(known[option], options[option]):
-            raise InvalidKeyError(f"the {option} in the {scheme.lower()}: URI is not one; expected {form}")
+            raise InvalidKeyError(f"the {option} in the {scheme.lower()}: URI is not valid; expected {form}")
     return KmsUri(name, options)
 
 
 def checked_endpoint(endpoint: str) -> Origin:
-    """The origin that an ``endpoint`` option names: https, or http to this machine, and no path.
+    """Parse an ``endpoint`` option: an https origin, or an http origin on this machine.
 
     :raises InvalidKeyError: anything else.
     """
@@ -102,7 +102,7 @@ def checked_endpoint(endpoint: str) -> Origin:
 
 
 CONNECTIONS: Final = 64
-"""How many connections a client keeps: as many threads may sign at once without each making its own."""
+"""How many connections a client keeps, so that this many threads can sign at once without opening new ones."""
 
 _MAX_SHOWN: Final = 300
 
@@ -110,7 +110,7 @@ _MAX_SHOWN: Final = 300
 def need(module: str, extra: str) -> Any:
     """Import a module of a cloud's library.
 
-    :raises MissingExtraError: it is not installed; the message names the extra that brings it.
+    :raises MissingExtraError: the module is not installed; the message names the extra to install.
     """
     try:
         return importlib.import_module(module)
@@ -122,16 +122,16 @@ def need(module: str, extra: str) -> Any:
         ) from None
 
 
-def widen(session: Any) -> None:
+def keep_connections(session: Any) -> None:
     """Let the ``requests`` session of a cloud library keep :data:`CONNECTIONS` connections instead of ten.
 
-    Beyond ten it would close each connection after one request, and log a warning.
+    With more than ten in use, it would close each further one after its request, and log a warning.
     """
     for adapter in session.adapters.values():
         adapter.init_poolmanager(CONNECTIONS, CONNECTIONS)
 
 
-def told(text: object) -> str:
+def printable(text: object) -> str:
     """Make a service's text safe for a message: one line, printable, not too long."""
     words = "".join(c if c.isprintable() else " " for c in str(text))
     return " ".join(words.split())[:_MAX_SHOWN]
@@ -139,13 +139,13 @@ def told(text: object) -> str:
 
 _Client = TypeVar("_Client")
 
-# How many forks lie between this process and the one that started Python. Unlike process ids, which the
-# system gives out again, no process has a number that one of its ancestors had.
+# How many forks are between this process and the one that started Python. Unlike a process id, which the
+# system uses again, this number differs in all ancestors of a process.
 _generation = 0
 
 
-class _Made(Generic[_Client]):
-    """The client of one process, once it is made, and the lock of the thread that makes it."""
+class _ProcessClient(Generic[_Client]):
+    """The client of one process, once it is made, and a lock for making it."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # a signal handler of the thread that holds it may ask, too
@@ -153,25 +153,25 @@ class _Made(Generic[_Client]):
 
 
 class PerProcess(Generic[_Client]):
-    """A client that is made when first needed, and made anew in a forked process.
+    """A client that is made when it is first needed, and made again in a forked process.
 
-    A child must not use its parent's connections, nor wait for a lock that some thread of the parent
-    held: it gets its own of both. What the parent had is kept, unused: closing it would end the
-    parent's connections too.
+    A child must not use its parent's connections, and must not wait for a lock that a thread of the parent
+    held. So it gets its own client and its own lock. It keeps the parent's client without using it, because
+    closing it would end the parent's connections.
     """
 
     def __init__(self, make: Callable[[], _Client]) -> None:
         self._make = make
-        self._made: dict[int, _Made[_Client]] = {}
+        self._made: dict[int, _ProcessClient[_Client]] = {}
 
     def __call__(self) -> _Client:
-        """The client of this process. If making it fails, all threads that wait for it get the error."""
-        made = self._made.get(_generation) or self._made.setdefault(_generation, _Made())
-        if made.client is None:
-            with made.lock:
-                if made.client is None:
-                    made.client = self._make()
-        return made.client
+        """Return the client of this process. If it cannot be made, each waiting thread tries again."""
+        entry = self._made.get(_generation) or self._made.setdefault(_generation, _ProcessClient())
+        if entry.client is None:
+            with entry.lock:
+                if entry.client is None:
+                    entry.client = self._make()
+        return entry.client
 
 
 def _count_fork() -> None:
@@ -197,10 +197,10 @@ class Facts(NamedTuple):
 
 
 class KeyService(ABC):
-    """One key in a cloud's key service, and how to ask for what it can do.
+    """One key in a cloud's key service, with the calls that describe it and sign with it.
 
-    Subclasses say in what format the service writes ECDSA signatures, and turn what its library raises
-    into errors of this package.
+    A subclass declares the format of the service's ECDSA signatures, and converts the errors of the service's library
+    to errors of this package.
     """
 
     title: ClassVar[str]
@@ -209,8 +209,8 @@ class KeyService(ABC):
     def __init__(self, name: str, make_client: Callable[[], Any]) -> None:
         """Store the key's name.
 
-        :param name: the key's, in messages.
-        :param make_client: makes the service's client; called once in each process that uses the key.
+        :param name: the key's name for messages.
+        :param make_client: a function that makes the service's client; called once in each process that uses the key.
         """
         self.name = name
         self._client = PerProcess(make_client)
@@ -219,14 +219,14 @@ class KeyService(ABC):
     def describe(self) -> Facts:
         """Fetch the public key; called once, when the key is opened.
 
-        :raises DPoPKeyError: there is no such key, or it is of no use.
+        :raises DPoPKeyError: there is no such key, or it cannot be used.
         """
 
     @abstractmethod
     def sign(self, signing_input: bytes, alg: str) -> bytes:
         """Have the service sign the bytes; return the signature in the service's own format.
 
-        :raises DPoPKeyError: it did not sign.
+        :raises DPoPKeyError: the service did not sign.
         """
 
     @abstractmethod
@@ -236,20 +236,20 @@ class KeyService(ABC):
     def ask(self, call: Callable[[Any], _Answer]) -> _Answer:
         """Call a function with this process's client, and convert its errors.
 
-        :raises DPoPKeyError: the error that :meth:`explain` made of the library's.
+        :raises DPoPKeyError: the library raised an error, which :meth:`explain` converted.
         """
         return self.guarded(lambda: call(self._client()))
 
     def guarded(self, work: Callable[[], _Answer]) -> _Answer:
         """Call a function, and convert errors of the service's library.
 
-        :raises DPoPKeyError: the error that :meth:`explain` made of the library's.
+        :raises DPoPKeyError: the library raised an error, which :meth:`explain` converted.
         """
         try:
             return work()
         except DPoPError:
             raise
-        except Exception as error:  # noqa: BLE001 - the library of a cloud may raise anything
+        except Exception as error:  # noqa: BLE001 - a cloud's library may raise anything
             trouble = self.explain(error)
         # Raised outside the except block, so that it has no context: the original refers to requests with credentials.
         raise trouble
@@ -259,9 +259,9 @@ class KeyService(ABC):
         return kind(f"{self.title}, key {self.name}: {what}")
 
     def usable(self, public: PublicKey, served: Callable[[str], bool]) -> Facts:
-        """The facts of a key, reduced to the algorithms that the service signs with.
+        """Return the facts of a key, with only the algorithms that the service signs with.
 
-        :raises InvalidKeyError: there is none.
+        :raises InvalidKeyError: there is no such algorithm.
         """
         algs = tuple(alg for alg in public.algs if served(alg))
         if not algs:
@@ -277,18 +277,18 @@ class KeyService(ABC):
 
 
 def refuse_password(password: Password | None, title: str) -> None:
-    """Refuse a password: keys in a service have none.
+    """Refuse a password: a key in a service has no password.
 
     :raises KeyPasswordError: one was given.
     """
     if password is not None and not callable(password):
         raise KeyPasswordError(
-            f"a password was given, but a key in {title} has none: its own library finds the credentials; leave it out"
+            f"a password was given, but keys in {title} have none: the cloud's library finds credentials; leave it out"
         )
 
 
 def digest(signing_input: bytes, alg: str) -> bytes:
-    """The hash of the bytes, for services that sign a hash; ``alg`` must have one."""
+    """Return the hash of the bytes, for services that sign a hash; ``alg`` must have one."""
     name = ALGORITHMS[alg].hash_name or ""
     return hashlib.new(name.replace("-", ""), signing_input).digest()
 
@@ -303,7 +303,7 @@ class KmsKey(ExternalKey):
     __slots__ = ("_algs", "_service")
 
     def __init__(self, service: KeyService, facts: Facts, alg: str | None = None, reference: str | None = None) -> None:
-        """Do not call; use :meth:`open`."""
+        """Store the arguments: use :meth:`open` instead."""
         if alg is not None and alg not in facts.algs:
             names = " or ".join(facts.algs)
             raise AlgorithmError(f"{service.title}, key {service.name}: it signs with {names}, not with {alg!r:.40}")
@@ -322,13 +322,13 @@ class KmsKey(ExternalKey):
         """Open the key of this service.
 
         :param alg: which of the key's algorithms to use; the best by default.
-        :param reference: the URI, if one is known, that :func:`dpop.load_key` opens it by.
+        :param reference: the URI by which :func:`dpop.load_key` opens the key, if there is one.
         :raises KeyNotFoundError: there is no such key.
-        :raises KeyAccessDeniedError: no credentials, or no permission.
-        :raises KeyDisabledError: it is switched off.
-        :raises KeyUnavailableError: the service does not respond; KeyThrottledError: it wants fewer requests.
+        :raises KeyAccessDeniedError: there are no credentials, or they give no permission.
+        :raises KeyDisabledError: the key is disabled.
+        :raises KeyUnavailableError: the service does not respond. KeyThrottledError: it wants fewer requests.
         :raises InvalidKeyError: not a key DPoP can use.
-        :raises AlgorithmError: it does not sign with ``alg``.
+        :raises AlgorithmError: the key does not sign with ``alg``.
         :raises MissingExtraError: the service's library is not installed.
         """
         return cls(service, service.guarded(service.describe), alg, reference)
@@ -355,4 +355,4 @@ class KmsKey(ExternalKey):
         return f"<KmsKey {self.alg} {self.thumbprint} in {self._service.title}: {self._service.name}>"
 
     def __reduce__(self) -> NoReturn:
-        raise UsageError("a key cannot be pickled; hand on its URI, and load it there")
+        raise UsageError("a key cannot be pickled; pass on its URI, and load it there")

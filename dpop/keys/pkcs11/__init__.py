@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys that never leave their hardware (TPM, HSM, smart card), used through PKCS#11.
 
-- ``load_key("pkcs11:token=…;object=…")`` opens a key; :func:`open_key` does too, with more options.
+- ``load_key("pkcs11:token=…;object=…")`` opens a key; :func:`open_key` has more options.
 - :func:`generate_key` makes a key pair in the device.
 - :func:`list_devices` lists the devices and the keys in them.
 - :class:`Pkcs11Key` is a key in a device.
 - :class:`Pkcs11Uri` names a key (RFC 7512), and the module that reaches it.
-- :func:`close_modules` ends the drivers of this process before its exit does.
+- :func:`close_modules` ends the drivers of this process before the process ends.
 
-PKCS#11 calls a device a token. This package says device, because a token is an access token everywhere else in it.
+PKCS#11 calls a device a token. This package says device, because elsewhere in it a token is an access token.
 """
 
 from dpop.keys.pkcs11._inventory import DeviceReport, KeyReport, list_devices

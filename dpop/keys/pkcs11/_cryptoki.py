@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A ctypes binding to a PKCS#11 (Cryptoki) module: the functions that a signer needs, without any policy.
 
-Follows PKCS #11 v2.40. ctypes lets other threads run while a function of the module does. Nothing here
-is retried, cached or logged, and no bytes that a function got are in an error. Names are those of the
-standard, which calls a device a token; the modules above this one say device.
+It follows PKCS #11 v2.40. While a function of the module runs, ctypes lets other threads run. This code does not retry,
+cache or log, and its errors contain no arguments. The names are those of the standard, which calls a device a token;
+the modules above this one say device.
 """
 
 from __future__ import annotations
@@ -51,22 +51,22 @@ __all__ = [
     "TokenInfo",
 ]
 
-# A list without an end is a fault of the module.
+# A faulty module could return a list without an end.
 _MAX_OBJECTS: Final = 10_000
-_MAX_LOOKS: Final = 5
+_MAX_READS: Final = 5
 _MAX_BYTES: Final = 1 << 20  # of an attribute
-# Return values of modules that accept no arguments, or none that allow threads.
+# Return values of modules that accept no arguments, or no arguments that allow threads.
 _NO_ARGUMENTS: Final = frozenset({CKR.CANT_LOCK, CKR.ARGUMENTS_BAD, CKR.NEED_TO_CREATE_THREADS})
 _NAMES: Final = {code.value: f"CKR_{code.name}" for code in CKR}
 
 Template = Mapping[int, bytes | bool | int]
-"""Attributes by type: bytes as they are, a bool as CK_BBOOL, an int as CK_ULONG."""
+"""Attributes by type: bytes are sent unchanged, a bool as CK_BBOOL, an int as CK_ULONG."""
 
 
 class CryptokiError(Exception):
-    """A function of the module returned something else than CKR_OK.
+    """A function of the module did not return CKR_OK.
 
-    :param function: its name, such as ``"C_Sign"``.
+    :param function: the name of the function, such as ``"C_Sign"``.
     :param rv: the return value of the function.
     """
 
@@ -106,7 +106,7 @@ class SlotInfo(NamedTuple):
 class TokenInfo(NamedTuple):
     """CK_TOKEN_INFO: the identity and state of a device.
 
-    :param max_sessions: how many sessions this process may have; None if the device sets or tells no limit.
+    :param max_sessions: how many sessions this process may have; None if there is no limit or it is unknown.
     """
 
     label: str
@@ -120,7 +120,7 @@ class TokenInfo(NamedTuple):
 class Module:
     """A loaded module, not initialised yet. Safe for threads once :meth:`initialize` has returned.
 
-    :param path: of the shared library; a bare name is looked for as the system does.
+    :param path: the path of the shared library; the system searches for a bare name.
     :raises ModuleLoadError: it cannot be loaded, or has no C_GetFunctionList.
     """
 
@@ -132,13 +132,13 @@ class Module:
         except OSError as error:
             raise ModuleLoadError(f"cannot load it: {error}") from None
         except (AttributeError, ValueError):
-            raise ModuleLoadError("a library without C_GetFunctionList, so no PKCS#11 module") from None
+            raise ModuleLoadError("a library without C_GetFunctionList, so not a PKCS#11 module") from None
         get_list.restype = c_ulong
         functions = POINTER(FunctionList)()
         if get_list(byref(functions)) != CKR.OK or not functions:
             raise ModuleLoadError("its C_GetFunctionList gives no functions")
         self.identity: int = ctypes.addressof(functions.contents)
-        """Equal for one library that was loaded by two names: a hard link, or a name that the system looks up."""
+        """Equal if the same library was loaded under two names: a hard link, or a name that the system searches for."""
         self._functions: dict[str, Callable[..., int]] = {}
         for name, (place, arguments) in FUNCTIONS.items():
             address = functions.contents.functions[place]
@@ -148,9 +148,9 @@ class Module:
     def initialize(self, parameters: str | None = None) -> bool:
         """C_Initialize with CKF_OS_LOCKING_OK; False if other code in this process has initialised the module already.
 
-        A module that cannot lock, or takes no arguments, is initialised with NULL, and then gets one call at a time.
+        A module that cannot lock, or accepts no arguments, is initialised with NULL, and then gets one call at a time.
 
-        :param parameters: a text that some modules want in pReserved, NSS's for one.
+        :param parameters: a text that some modules, such as NSS, need in pReserved.
         """
         arguments = NssInitializeArguments(flags=CKF.OS_LOCKING_OK)
         text = None if parameters is None else ctypes.create_string_buffer(parameters.encode())
@@ -160,7 +160,7 @@ class Module:
         if rv in _NO_ARGUMENTS and parameters is None:
             rv = self._functions["C_Initialize"](None)
             if rv == CKR.OK:
-                self._take_turns()
+                self._call_one_at_a_time()
         if rv == CKR.CRYPTOKI_ALREADY_INITIALIZED:
             return False
         _check("C_Initialize", rv)
@@ -177,7 +177,7 @@ class Module:
         return ModuleInfo(_text(info.manufacturer), _text(info.description), (info.version.major, info.version.minor))
 
     def slots(self) -> list[int]:
-        """C_GetSlotList: the slots that have a device in them."""
+        """C_GetSlotList: the slots with a device."""
         return self._list("C_GetSlotList", 1)
 
     def slot_info(self, slot: int) -> SlotInfo:
@@ -300,7 +300,7 @@ class Module:
         """Read a list of numbers; read again if it grows between the calls for its length and its content."""
         count = c_ulong()
         rv: int = CKR.BUFFER_TOO_SMALL
-        for _ in range(_MAX_LOOKS):
+        for _ in range(_MAX_READS):
             self._call(name, first, None, byref(count))
             if not count.value:
                 return []
@@ -314,7 +314,7 @@ class Module:
                 break
         raise CryptokiError(name, rv)
 
-    def _take_turns(self) -> None:
+    def _call_one_at_a_time(self) -> None:
         lock = threading.Lock()
 
         def alone(function: Callable[..., int]) -> Callable[..., int]:
@@ -361,7 +361,7 @@ class SignOperation:
 
 
 class _Attributes:
-    """An attribute template for C; it keeps the memory alive that its pointers point to."""
+    """An attribute template for C; it keeps the memory of its pointers alive."""
 
     def __init__(self, template: Template) -> None:
         self.count = len(template)

@@ -253,7 +253,7 @@ class FunctionList(_Structure):
 _ULONG_P: Final = POINTER(c_ulong)
 _BYTES: Final = ctypes.c_char_p
 
-# Of the functions used here, the place in CK_FUNCTION_LIST and the arguments.
+# The functions used here, with their places in CK_FUNCTION_LIST and their arguments.
 FUNCTIONS: Final[Mapping[str, tuple[int, tuple[Any, ...]]]] = {
     "C_Initialize": (0, (c_void_p,)),
     "C_Finalize": (1, (c_void_p,)),

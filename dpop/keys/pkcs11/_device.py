@@ -18,7 +18,7 @@ __all__ = ["Device", "devices_of", "find_device", "find_devices"]
 
 _log: Final = logging.getLogger("dpop.keys")
 
-# After one of these, opening a session for writing would fail in the same way.
+# After one of these errors, opening a session for writing would fail, too.
 _NOT_FOR_WRITING: Final = frozenset(
     {
         CKR.GENERAL_ERROR,
@@ -33,7 +33,7 @@ _NOT_FOR_WRITING: Final = frozenset(
 
 
 def devices_of(module: Module) -> list[tuple[int, TokenInfo]]:
-    """List the initialised devices of a module with their slots; a device that is removed meanwhile is left out."""
+    """Return the initialised devices of a module with their slots; devices that are removed meanwhile are left out."""
     found = []
     for slot in module.slots():
         try:
@@ -70,8 +70,8 @@ class Device:
     def open_session(self, *, writable: bool = False, login: bool = True) -> SessionHandle:
         """Open a session, and log the user in if the device has a login.
 
-        :param login: if not, it shows what it shows to everybody.
-        :raises PinError: it wants a PIN and gets none, or refuses it.
+        :param login: without a login, the device shows only its public objects.
+        :raises PinError: the device needs a PIN and there is none, or it refuses the PIN.
         :raises CryptokiError: the module reported another error.
         """
         with self.loaded.lock:
@@ -93,8 +93,8 @@ class Device:
             _log.debug("closing a session with the device %r: %s", self.label, error)
 
     def give_pin_for_signature(self, session: int) -> None:
-        """Log in between C_SignInit and C_Sign, directly, as an always-authenticate key demands."""
-        with self.loaded.lock:  # or several threads would each try a PIN that was changed meanwhile
+        """Log in between C_SignInit and C_Sign: an always-authenticate key allows no other call there."""
+        with self.loaded.lock:  # if the PIN was changed, only one thread may try the old one
             self._give_pin(session, CKU.CONTEXT_SPECIFIC, self.info.flags)
 
     def _locate(self) -> None:
@@ -121,7 +121,7 @@ class Device:
         except CryptokiError as error:
             if writable or error.rv in _NOT_FOR_WRITING:
                 raise
-        return self.loaded.open_session(self.slot, writable=True)  # some services know no other kind
+        return self.loaded.open_session(self.slot, writable=True)  # some services only know sessions for writing
 
     def _login(self, session: int) -> None:
         module = self.loaded.module
@@ -133,14 +133,14 @@ class Device:
         if flags & CKF.USER_PIN_LOCKED:
             raise explain(CryptokiError("C_Login", CKR.PIN_LOCKED), self.label)
         if flags & (CKF.USER_PIN_COUNT_LOW | CKF.USER_PIN_FINAL_TRY) and self._pin.is_asked_for:
-            _log.warning("%s has got a wrong PIN before%s", where, tries_left(flags))
+            _log.warning("%s got a wrong PIN earlier%s", where, tries_left(flags))
         pin = self._pin.get()
         if pin is None and not flags & CKF.PROTECTED_AUTHENTICATION_PATH:
             raise PinError(
-                f"{where} wants its PIN: give it as the password, or name its file in the URI, ?pin-source=/path"
+                f"{where} needs its PIN: give it as the password, or name its file in the URI, ?pin-source=/path"
             )
         if self._pin.was_refused(_identity(self.info)):
-            raise PinError(f"{where} has refused this PIN already; it is not tried again before this process ends")
+            raise PinError(f"{where} has already refused this PIN; this process does not try it again")
         if flags & CKF.USER_PIN_FINAL_TRY and not self._pin.is_asked_for:
             raise PinError(
                 f"{where} would lock itself at the next wrong PIN, so a stored one is not tried; enter it at a prompt"
@@ -158,10 +158,10 @@ class Device:
 
 
 def find_device(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Device:
-    """Find the device that a URI names, with retries: a device that is new or being written to can be missed.
+    """Find the device that a URI names, with retries: a module may miss a device that is new or being written to.
 
-    :raises KeyNotFoundError: no device fits the URI.
-    :raises AmbiguousKeyError: several do.
+    :raises KeyNotFoundError: no device matches the URI.
+    :raises AmbiguousKeyError: several devices match.
     :raises CryptokiError: the module reported an error.
     """
     for seconds in PATIENCE:
@@ -195,13 +195,13 @@ def _the_device(module: Module, uri: Pkcs11Uri) -> tuple[int, TokenInfo]:
         return fitting[0]
     if fitting:
         raise AmbiguousKeyError(
-            f"{len(fitting)} devices fit {uri.name}: {_listed([info for _, info in fitting])}; add serial= to the URI"
+            f"{len(fitting)} devices match {uri.name}: {_listed([info for _, info in fitting])}; add serial= to the URI"
         )
     if not devices:
         raise KeyNotFoundError(
-            f"no device is there for {uri.name}; look whether it is inserted, or whether its service runs"
+            f"there is no device for {uri.name}; check that it is inserted, or that its service runs"
         )
-    raise KeyNotFoundError(f"no device fits {uri.name}; there are {_listed([info for _, info in devices])}")
+    raise KeyNotFoundError(f"no device matches {uri.name}; there are {_listed([info for _, info in devices])}")
 
 
 def _fits(uri: Pkcs11Uri, info: TokenInfo) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn the return values of a PKCS#11 module into errors that say which device, what happened and what to do."""
+"""Convert return values of a PKCS#11 module to errors, which name the device, the problem and the remedy."""
 
 from __future__ import annotations
 
@@ -15,23 +15,20 @@ __all__ = ["WANTS_PARAMETERS", "WRONG_PIN", "explain", "tries_left"]
 WRONG_PIN: Final = frozenset({CKR.PIN_INCORRECT, CKR.PIN_INVALID, CKR.PIN_LEN_RANGE})
 
 WANTS_PARAMETERS: Final = (
-    "give it the parameters it wants in the URI: ?x-init-reserved=, which is for NSS such as"
-    " configdir='sql:/path/of/the/database'"
+    "it needs parameters: add ?x-init-reserved= to the URI, for NSS such as configdir='sql:/path/of/the/database'"
 )
 
 _LOCKED: Final = (
-    "{device} is locked after too many wrong PINs, and takes not even the right one; unlock it with its SO PIN or PUK,"
+    "{device} is locked after too many wrong PINs, and refuses even the right one; unlock it with its SO PIN or PUK,"
     " a TPM with tpm2_dictionarylockout or by waiting"
 )
-_GONE: Final = "{device} is not there any more; insert it and try again ({said})"
-_NOT_APPROVED: Final = "{device} was asked to sign, and nobody agreed or touched it in time ({said})"
-_NOT_TO_SIGN: Final = "the key in {device} may not be used to sign ({said}); make one with: dpop key generate --pkcs11"
+_GONE: Final = "{device} was removed; insert it and try again ({said})"
+_NOT_APPROVED: Final = "{device} was asked to sign, but nobody touched it or agreed in time ({said})"
+_NOT_TO_SIGN: Final = "the key in {device} must not sign ({said}); make another one with: dpop key generate --pkcs11"
 _NO_ECDSA: Final = "{device} or its module cannot do that with EC keys ({said})"
 _READ_ONLY: Final = "{device} cannot be written to ({said})"
-_TEMPLATE: Final = "{device} makes no such key ({said}); make one with its maker's own tool"
-_FAILED: Final = (
-    "{device} or its module failed ({said}); look whether the device or service is there, and what its own log says"
-)
+_TEMPLATE: Final = "{device} cannot make such a key ({said}); make one with the manufacturer's own tool"
+_FAILED: Final = "{device} or its module failed ({said}); check that the device or service is there, and read its log"
 
 _SENTENCES: Final[Mapping[int, tuple[type[DPoPKeyError], str]]] = MappingProxyType(
     {
@@ -46,7 +43,7 @@ _SENTENCES: Final[Mapping[int, tuple[type[DPoPKeyError], str]]] = MappingProxyTy
             PinError,
             "another user of {device}, such as its security officer, is logged in by this process",
         ),
-        CKR.USER_NOT_LOGGED_IN: (PinError, "{device} wants a PIN that it did not ask for ({said}); load the key again"),
+        CKR.USER_NOT_LOGGED_IN: (PinError, "{device} needs a PIN, but did not ask for it ({said}); load the key again"),
         **dict.fromkeys(
             (CKR.DEVICE_REMOVED, CKR.TOKEN_NOT_PRESENT, CKR.SLOT_ID_INVALID, CKR.TOKEN_NOT_RECOGNIZED),
             (DeviceError, _GONE),
@@ -56,7 +53,7 @@ _SENTENCES: Final[Mapping[int, tuple[type[DPoPKeyError], str]]] = MappingProxyTy
         **dict.fromkeys(
             (CKR.MECHANISM_INVALID, CKR.MECHANISM_PARAM_INVALID, CKR.FUNCTION_NOT_SUPPORTED), (DeviceError, _NO_ECDSA)
         ),
-        CKR.SESSION_COUNT: (DeviceError, "{device} has no session left; other programs hold them all ({said})"),
+        CKR.SESSION_COUNT: (DeviceError, "{device} has no session left; other programs use all of them ({said})"),
         **dict.fromkeys((CKR.TOKEN_WRITE_PROTECTED, CKR.SESSION_READ_ONLY), (DeviceError, _READ_ONLY)),
         **dict.fromkeys(
             (
@@ -78,7 +75,7 @@ _SENTENCES: Final[Mapping[int, tuple[type[DPoPKeyError], str]]] = MappingProxyTy
 
 
 def explain(error: CryptokiError, device: str) -> DPoPKeyError:
-    """Make the error to raise for a return value.
+    """Return the error to raise for a return value.
 
     :param device: the label of the device.
     """
@@ -88,11 +85,11 @@ def explain(error: CryptokiError, device: str) -> DPoPKeyError:
 
 
 def tries_left(flags: CKF) -> str:
-    """Describe how many PIN tries are left, if the device tells it, as the end of a sentence."""
+    """Return the end of a sentence: how many PIN tries are left, if the device tells."""
     if flags & CKF.USER_PIN_LOCKED:
         return "; the device is locked now"
     if flags & CKF.USER_PIN_FINAL_TRY:
         return "; one try is left before the device locks itself"
     if flags & CKF.USER_PIN_COUNT_LOW:
         return "; the device counts wrong PINs, and may lock itself after a few more"
-    return "; the device does not tell how many tries are left, often it is two"
+    return "; the device does not tell how many tries are left, often two"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""List devices and their keys, and what each can do. Never asks for a PIN."""
+"""List devices and their keys, and what each can do. This module never asks for a PIN."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["DeviceReport", "KeyReport", "list_devices"]
 class KeyReport:
     """One key of a device.
 
-    :param uri: names it (RFC 7512), without module and PIN.
+    :param uri: the URI of the key (RFC 7512), without module and PIN.
     :param kind: ``"EC P-256"``, ``"RSA"``, and so on.
-    :param private_seen: whether the private half shows; most devices show it only after the PIN.
-    :param usable: whether it makes ES256 proofs, as far as the device tells.
-    :param stays_in_device: whether the device never gives it away; None if it does not say.
+    :param private_seen: whether the private key is visible; most devices show it only after the PIN.
+    :param usable: whether the key can make ES256 proofs, as far as the device tells.
+    :param stays_in_device: whether the device never exports the key; None if it does not tell.
     :param pin_each_time: whether each signature needs the PIN.
-    :param thumbprint: the ``jkt``; None if the public key does not show, is of another kind, or is another key's.
+    :param thumbprint: the ``jkt``; None if the public key is not visible, of another kind, or another key's.
     """
 
     uri: str
@@ -47,9 +47,9 @@ class KeyReport:
 class DeviceReport:
     """One device.
 
-    :param wants_pin: whether it has a login.
-    :param pin_state: ``"locked"``, ``"final try"`` or ``"wrong PIN counted"``; None if all is well, or not told.
-    :param makes_keys: whether it can make EC keys.
+    :param wants_pin: whether the device has a login.
+    :param pin_state: ``"locked"``, ``"final try"`` or ``"wrong PIN counted"``; None if all is well, or unknown.
+    :param makes_keys: whether the device can make EC keys.
     """
 
     uri: str
@@ -68,13 +68,13 @@ class DeviceReport:
 def list_devices(uri: str | Pkcs11Uri = "pkcs11:", *, password: Password | None = None) -> list[DeviceReport]:
     """List the devices that match a URI, and their keys.
 
-    :param uri: ``pkcs11:`` for all; a device's attributes choose, and so does the module in it.
-    :param password: a PIN, to see what only its owner sees. Then the URI must name one device: no PIN is
-        given to several. Each key signs once then, to see which public key is its own; smart cards do not,
-        for their signatures may wait for a touch.
+    :param uri: ``pkcs11:`` for all devices; the attributes of a device and the module limit the list.
+    :param password: a PIN, to list private objects, too. The URI must then name one device, because a PIN is never
+        given to several. Each key then signs once, to find out which public key belongs to it. Keys in smart cards do
+        not sign, because that may wait for a touch.
     :raises InvalidKeyError: the URI is malformed.
     :raises DeviceError: the module cannot be used.
-    :raises KeyNotFoundError: with a PIN, no device fits. AmbiguousKeyError: several.
+    :raises KeyNotFoundError: a PIN was given, and no device matches. AmbiguousKeyError: several match.
     :raises PinError: the PIN was refused.
     """
     parsed = uri if isinstance(uri, Pkcs11Uri) else Pkcs11Uri.parse(uri)
@@ -139,10 +139,10 @@ def _key_report(key: KeyObject, device: Pkcs11Uri, thumbprint: str | None, *, pr
 
 
 def _thumbprint(device: Device, session: SessionHandle, private: KeyObject) -> str | None:
-    """The jkt of a visible private key, if a signature proves which public key belongs to it.
+    """Return the jkt of a visible private key, if a signature proves which public key belongs to it.
 
-    A public object may belong to another key: the program that writes it chooses its id. Where a signature may
-    wait for a person, or needs the PIN again, the device is believed.
+    A public object may belong to another key, because the program that writes it chooses its id. If a signature may
+    wait for a person, or needs the PIN again, no signature is made and the device's own statement counts.
     """
     if not private.usable:
         return None
@@ -156,7 +156,7 @@ def _thumbprint(device: Device, session: SessionHandle, private: KeyObject) -> s
         return None
     except CryptokiError as error:
         if error.rv in {CKR.GENERAL_ERROR, CKR.DEVICE_ERROR, CKR.CRYPTOKI_NOT_INITIALIZED}:
-            raise  # the module is started again, and all is looked at anew
+            raise  # the module is started again, and the list is made again
         return None
     return None if public is None else public.thumbprint
 

@@ -38,11 +38,11 @@ _ID_BYTES: Final = 8
 
 
 def make_pair(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Pkcs11Uri:
-    """Make a P-256 pair with the names in the URI, and check that the device set the attributes it was told to.
+    """Make a P-256 pair with the names in the URI, and check that the device set the requested attributes.
 
-    :param uri: names the device and, in ``object``, the new key.
-    :raises AmbiguousKeyError: a key of that name or id is there.
-    :raises DeviceError: the device makes no such keys, or made another, which is destroyed again.
+    :param uri: it names the device and, in ``object``, the new key.
+    :raises AmbiguousKeyError: the device already has a key with that name or id.
+    :raises DeviceError: the device cannot make such keys, or made a wrong one, which is destroyed again.
     :raises CryptokiError: the module reported another error.
     """
     module, label = loaded.module, uri.object or ""
@@ -51,17 +51,17 @@ def make_pair(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Pkcs11Uri:
         device = find_device(loaded, uri, pin)
         if CKM.EC_KEY_PAIR_GEN not in module.mechanisms(device.slot):
             raise DeviceError(
-                f"the device {device.label!r} makes no EC keys; make one with its maker's own tool, and give its URI"
+                f"the device {device.label!r} cannot make EC keys; make one with another tool, and give its URI"
             )
         names: Template = {
             CKA.TOKEN: True,
             CKA.LABEL: label.encode(),
             CKA.ID: uri.id or secrets.token_bytes(_ID_BYTES),
         }
-        made = Pkcs11Uri(object=label, id=bytes(names[CKA.ID]))
+        new = Pkcs11Uri(object=label, id=bytes(names[CKA.ID]))
         session = device.open_session(writable=True)
         try:
-            _refuse_if_there(module, session, made, device.label)
+            _refuse_existing(module, session, new, device.label)
             public: Template = {**names, CKA.EC_PARAMS: P256_PARAMS, CKA.VERIFY: True}
             private: Template = {
                 **names,
@@ -72,27 +72,27 @@ def make_pair(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin) -> Pkcs11Uri:
                 CKA.DERIVE: False,
             }
             pair = module.generate_key_pair(session, CKM.EC_KEY_PAIR_GEN, public, private)
-            if not _is_as_told(key_objects(module, session, CKO.PRIVATE_KEY, made)):
+            if not _is_as_requested(key_objects(module, session, CKO.PRIVATE_KEY, new)):
                 for handle in pair:
                     module.destroy_object(session, handle)
                 raise DeviceError(
-                    f"the device {device.label!r} made a key that could be taken out or not be used; it is destroyed"
+                    f"the device {device.label!r} made a key that can be exported or cannot be used; it was destroyed"
                 )
         finally:
             device.close_session(session)
-        return replace(device.uri, object=label, id=made.id).reached_as(uri)
+        return replace(device.uri, object=label, id=new.id).reached_as(uri)
 
 
-def _refuse_if_there(module: Module, session: int, made: Pkcs11Uri, device: str) -> None:
+def _refuse_existing(module: Module, session: int, new: Pkcs11Uri, device: str) -> None:
     for kind in (CKO.PRIVATE_KEY, CKO.PUBLIC_KEY):
-        for same in (replace(made, id=None), replace(made, object=None)):
-            if there := key_objects(module, session, kind, same):
+        for same in (replace(new, id=None), replace(new, object=None)):
+            if existing := key_objects(module, session, kind, same):
                 raise AmbiguousKeyError(
-                    f"the device {device!r} has {there[0].described} already, which is kept; name the new key otherwise"
+                    f"the device {device!r} already has {existing[0].described}; give the new key another name"
                 )
 
 
-def _is_as_told(keys: list[KeyObject]) -> bool:
+def _is_as_requested(keys: list[KeyObject]) -> bool:
     return len(keys) == 1 and keys[0].usable and keys[0].sensitive is True and keys[0].extractable is False
 
 
@@ -102,8 +102,8 @@ _log: Final = logging.getLogger("dpop.keys")
 class Pkcs11Key(ExternalKey):
     """A P-256 private key in a PKCS#11 device. It signs with ES256, in as many sessions as the device allows.
 
-    Thread-safe. Every signature is verified before it is returned. A device that was removed or restarted is
-    found again by itself, with the PIN that worked; a PIN that was refused is never tried again. In a
+    It is thread-safe. Every signature is verified before it is returned. A device that was removed or restarted is
+    found again automatically, with the PIN that worked; a refused PIN is never tried again. In a
     forked process the key refuses to sign: open it there.
     """
 
@@ -119,7 +119,7 @@ class Pkcs11Key(ExternalKey):
         *,
         reference: str,
     ) -> None:
-        """Do not call; use :func:`open_key`."""
+        """Store the arguments: use :func:`open_key` instead."""
         super().__init__(public, signer, signature_format="raw", reference=reference)
         self._device = device
         self._object = key
@@ -134,7 +134,7 @@ class Pkcs11Key(ExternalKey):
 
     @property
     def stays_in_device(self) -> bool | None:
-        """Whether the device says that it never exports the private part; None if it does not say."""
+        """Whether the device says that it never exports the private part; None if it does not tell."""
         if self._object.sensitive is None or self._object.extractable is None:
             return None
         return self._object.sensitive and not self._object.extractable
@@ -173,16 +173,16 @@ def open_key(
 ) -> Pkcs11Key:
     """Open a private key in a device.
 
-    :param uri: names exactly one device and one P-256 key (RFC 7512). Its ``module-path`` is loaded as code.
+    :param uri: it must name exactly one device and one P-256 key (RFC 7512). Its ``module-path`` is loaded as code.
     :param password: the PIN, or a function that asks for it; not needed if the URI has ``pin-source`` or
-        ``pin-value``, or the device wants none. It stays in memory as long as the key.
-    :param public_key: for a device that shows neither it nor a certificate; as for
+        ``pin-value``, or if the device needs no PIN. It stays in memory as long as the key.
+    :param public_key: the public key, if the device shows neither it nor a certificate; in any form of
         :class:`dpop.keys.ExternalKey`.
-    :param sessions: how many signatures to make at once; by default what suits the device.
-    :raises InvalidKeyError: the URI is malformed, the key is no P-256 key that may sign, or the public key
-        is another's.
+    :param sessions: how many signatures to make at once; the default suits the device.
+    :raises InvalidKeyError: the URI is malformed, the key is not a P-256 key that may sign, or the public key
+        belongs to another key.
     :raises DeviceError: the module or device cannot be used.
-    :raises KeyNotFoundError: no such device or key. AmbiguousKeyError: several.
+    :raises KeyNotFoundError: there is no such device or key. AmbiguousKeyError: there are several.
     :raises PinError: the PIN is missing or was refused.
     :raises ForkedKeyError: the module was started before this process was forked.
     """
@@ -205,13 +205,13 @@ def load(uri: str, *, password: Password | None = None, alg: str | None = None) 
 
 @hide_frames
 def generate_key(uri: str | Pkcs11Uri, *, password: Password | None = None) -> Pkcs11Key:
-    """Make a P-256 pair in a device, whose private part can sign and never leaves (SENSITIVE, not EXTRACTABLE).
+    """Make a P-256 pair in a device; its private part never leaves the device (SENSITIVE, not EXTRACTABLE).
 
-    :param uri: names the device, and in ``object`` the new key. Its ``id`` is random unless given.
+    :param uri: it names the device and, in ``object``, the new key. The key's ``id`` is random by default.
     :param password: as for :func:`open_key`.
     :raises InvalidKeyError: the URI is malformed, or has no ``object``.
-    :raises AmbiguousKeyError: the device has a key of that name or id already, which is kept.
-    :raises DeviceError: the device does not make such keys.
+    :raises AmbiguousKeyError: the device already has a key with that name or id.
+    :raises DeviceError: the device cannot make such keys.
     """
     parsed = uri if isinstance(uri, Pkcs11Uri) else Pkcs11Uri.parse(uri)
     if not parsed.object:
@@ -223,7 +223,7 @@ def generate_key(uri: str | Pkcs11Uri, *, password: Password | None = None) -> P
     except CryptokiError as error:
         raise explain(error, parsed.token or parsed.name) from error
     key = _opened(made, pin, None, None)
-    key.sign(b"a first signature, to see that it can")
+    key.sign(b"a first signature, to check that the key works")
     return key
 
 
@@ -252,12 +252,12 @@ def _open(loaded: LoadedModule, uri: Pkcs11Uri, pin: Pin, given: PublicKey | Non
         pool.add(first)
         signer = DeviceSigner(device, pool, mechanism)
     if key.extractable or key.sensitive is False:
-        _log.warning("the key %s can be taken out of its device %r; make one that cannot", key.described, device.label)
+        _log.warning("the key %s can be exported from its device %r; make one that cannot", key.described, device.label)
     return Pkcs11Key(device, key, public, pool, signer, reference=key.uri(device.uri).reached_as(uri).reference)
 
 
 def _opener(device: Device, key: KeyObject, mechanism: CKM) -> Callable[[], Session]:
-    """Make a function that opens more sessions for a key. Each finds the key again, because object numbers change."""
+    """Return a function that opens more sessions for a key. Each finds the key again, because object numbers change."""
     name = key.uri(Pkcs11Uri())
 
     def open_session() -> Session:
@@ -283,15 +283,15 @@ def _public_key(device: Device, session: Session, key: KeyObject, given: PublicK
         )
     if given is not None:
         if candidates and given not in candidates:
-            raise InvalidKeyError(f"the public key that was given is not that of {key.described} in {device.label!r}")
+            raise InvalidKeyError(f"the given public key does not belong to {key.described} in {device.label!r}")
         candidates, certain = [given], certain and bool(candidates)
     if certain:
         return candidates[0]
-    # The link between the two keys comes from outside the device: one signature proves it.
+    # The device does not say that the two keys belong together; one signature proves it.
     public = session.which(candidates, mechanism)
     if public is not None:
         return public
     raise InvalidKeyError(
-        f"none of {len(candidates)} public keys or certificates for {key.described} in the device {device.label!r} is"
-        " that of its private key"
+        f"none of {len(candidates)} public keys or certificates for {key.described} in the device {device.label!r}"
+        " belongs to its private key"
     )

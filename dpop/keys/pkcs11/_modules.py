@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The PKCS#11 modules of this process: find, load once, start, restart and end them.
 
-A module belongs to the whole process. If one part of a program ends it, it has ended for all parts.
-So each is loaded and initialised once, and finalised only at exit and only if it was initialised here.
+A module belongs to the whole process: if one part of a program ends it, it has ended for all other parts. So each
+module is loaded and initialised once, and finalised only at exit, and only if it was initialised here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 ENVIRONMENT: Final = "PKCS11_MODULE"
-"""The environment variable that names the module of URIs which name none."""
+"""The environment variable that names the module for URIs without a module."""
 
 _T = TypeVar("_T")
 
@@ -56,18 +56,18 @@ _DIRECTORIES: Final = (
     "/usr/local/lib",
     "/opt/homebrew/lib",
     "/Library/OpenSC/lib",
-    # Of OpenSC, of Yubico's tool and of SoftHSM on Windows.
+    # OpenSC, Yubico's tool and SoftHSM on Windows.
     "C:/Program Files/OpenSC Project/OpenSC/pkcs11",
     "C:/Program Files/Yubico/Yubico PIV Tool/bin",
     "C:/SoftHSM2/lib",
 )
 _NAMES: Final = ("lib{}.so", "{}.so", "lib{}.so.1", "lib{}.dylib", "{}.dylib", "{}.dll", "lib{}.dll", "{}-x64.dll")
-_DEFAULT: Final = "p11-kit-proxy"  # gives all modules that the system has registered
+_DEFAULT: Final = "p11-kit-proxy"  # loads all modules that are registered on the system
 
-# Return values of a module that must be restarted: its device restarted, or other code has finalised it.
+# Return values of a module that must be restarted, because its device restarted or other code has finalised it.
 _STALE: Final = frozenset({CKR.GENERAL_ERROR, CKR.DEVICE_ERROR, CKR.CRYPTOKI_NOT_INITIALIZED})
 PATIENCE: Final = (0.02, 0.06)
-"""Seconds to wait before the second and third look: a file of SoftHSM's is empty while another process logs in."""
+"""Seconds to wait before the second and third attempt: a file of SoftHSM is empty while another process logs in."""
 _RESTART_SECONDS: Final = 1.0
 _DRAIN_SECONDS: Final = 10.0
 
@@ -75,7 +75,7 @@ _DRAIN_SECONDS: Final = 10.0
 def find_module(uri: Pkcs11Uri, environment: Mapping[str, str] = os.environ) -> str:
     """Find the path of the module for a URI: from the URI, from ``PKCS11_MODULE``, or p11-kit's proxy.
 
-    :raises DeviceError: no module of that name is where modules usually are.
+    :raises DeviceError: no module of that name is in the usual directories.
     """
     if uri.module_path is not None:
         return uri.module_path
@@ -89,15 +89,15 @@ def find_module(uri: Pkcs11Uri, environment: Mapping[str, str] = os.environ) -> 
                 if path.is_file():
                     return str(path)
     if uri.module_name is not None:
-        raise DeviceError("no PKCS#11 module of the URI's module-name is in the usual places; give its module-path")
+        raise DeviceError("the URI's module-name is not in the usual directories; give its module-path")
     raise DeviceError(
-        "the URI names no PKCS#11 module, and p11-kit, which would find it, is not installed; add"
+        "the URI names no PKCS#11 module, and p11-kit, which would find one, is not installed; add"
         f" ?module-path=/path/to/module.so to the URI, or set {ENVIRONMENT}"
     )
 
 
 class Pausable(Protocol):
-    """The protocol of a module's users: each can stop using the module for a while."""
+    """The protocol of a module's users: each can stop using the module for some time."""
 
     def pause(self, timeout: float) -> bool:
         """Start no new signature, and wait until none is running; False if that took too long."""
@@ -118,10 +118,10 @@ class SessionHandle(int):
 class LoadedModule:
     """One initialised module of this process.
 
-    :param path: of the shared library, for :func:`open_module`.
+    :param path: the path of the shared library, as for :func:`open_module`.
     :param parameters: the value for pReserved, if the module needs one.
     :param clock: seconds, monotonic.
-    :raises DeviceError: it cannot be loaded or does not start.
+    :raises DeviceError: the module cannot be loaded or does not start.
     """
 
     def __init__(
@@ -137,12 +137,12 @@ class LoadedModule:
         self.parameters = parameters
         self.pid: int = os.getpid()
         self.lock: threading.RLock = threading.RLock()
-        """Held while objects are looked for, made, and the PIN is given: one thread at a time."""
+        """Held while a thread searches or makes objects, or gives the PIN."""
         self.users: weakref.WeakSet[Pausable] = weakref.WeakSet()
         """The users of this module; add one with the lock held, together with its first session."""
         self.generation: int = 0
         self.ended: bool = False
-        """Whether :meth:`ending` was called. From then on nothing of this module begins, and it never starts again."""
+        """Whether :meth:`ending` was called. After that, no work begins, and the module never starts again."""
         self._sessions: dict[int, SessionHandle] = {}
         self._clock = clock
         self._sleep = sleep
@@ -155,7 +155,7 @@ class LoadedModule:
             if error.rv == CKR.ARGUMENTS_BAD:
                 what = WANTS_PARAMETERS
             else:
-                what = "look at its configuration, and whether its device or service is there"
+                what = "check its configuration, and that its device or service is there"
             raise DeviceError(
                 f"the PKCS#11 module {path!r} does not start ({error.name}); {what}", error.name
             ) from None
@@ -165,7 +165,7 @@ class LoadedModule:
             self._description = self.module.info().description
 
     def recovering(self, action: Callable[[], _T]) -> _T:
-        """Call ``action``; if the module has lost its device, restart the module and call it once or twice more.
+        """Call ``action``; if the module has lost its device, restart the module and call again, at most twice.
 
         ``action`` must not use a pool of sessions.
 
@@ -196,8 +196,8 @@ class LoadedModule:
     def has_session(self, handle: SessionHandle) -> bool:
         """Whether the handle still means the session that was opened, as far as this process knows.
 
-        A session ends with its device or its module, and a later one may have its number. To sign in it then, or to
-        close it, would be to do so under another thread's hands, and some modules crash at that.
+        A session ends when its device or module does, and a later session may get its number. A thread that then signed
+        in the old session, or closed it, would disturb another thread, and some modules crash in that case.
         """
         return self._sessions.get(handle) is handle
 
@@ -206,7 +206,7 @@ class LoadedModule:
 
         :raises CryptokiError: the module reported an error.
         """
-        with self.lock:  # or it could meet C_Finalize
+        with self.lock:  # keeps C_Finalize away
             if self.has_session(handle):
                 del self._sessions[handle]
                 self.module.close_session(handle)
@@ -220,7 +220,7 @@ class LoadedModule:
     def refresh(self) -> bool:
         """Finalise and initialise the module if no key of this process uses it; False if nothing was done.
 
-        Some modules look for devices only then.
+        Some modules search for devices only when they are initialised.
         """
         with self.lock:
             if self.ended or not self._owned or len(self.users) or _share_a_library():
@@ -233,8 +233,8 @@ class LoadedModule:
     def restart(self, generation: int, rv: int) -> bool:
         """Finalise and initialise the module if that may help; True if new sessions may be opened.
 
-        :param generation: :attr:`generation` before what failed: somebody else may have done it since.
-        :param rv: the return value of the module.
+        :param generation: :attr:`generation` before the failed call; a change means that another thread restarted it.
+        :param rv: the return value of the failed call.
         """
         if rv not in _STALE:
             return False
@@ -244,7 +244,7 @@ class LoadedModule:
             if self.generation != generation:
                 return True
             if (not self._owned and rv != CKR.CRYPTOKI_NOT_INITIALIZED) or _share_a_library():
-                return False  # the others in this process would lose their sessions, and some crash at that
+                return False  # other users in this process would lose their sessions, and some would crash
             if self._clock() - self._restarted_at < _RESTART_SECONDS:
                 return False
             return self._restart()
@@ -261,7 +261,7 @@ class LoadedModule:
                     self.generation += 1
                     done = True
         except CryptokiError:
-            pass  # it does not start: its device is still away
+            pass  # the module does not start: its device is still missing
         finally:
             for user in paused:
                 user.resume(restarted=done)
@@ -269,10 +269,10 @@ class LoadedModule:
 
     @contextlib.contextmanager
     def ending(self, timeout: float) -> Iterator[bool]:
-        """Allow no new signatures; yield whether none is running any more, after ``timeout`` seconds at most."""
+        """Allow no new signatures; yield whether all running ones have ended, after at most ``timeout`` seconds."""
         self.ended = True
         paused: list[Pausable] = []
-        # A restart also pauses and resumes users: it would resume the users paused here.
+        # Without this lock, a restart at the same time would resume the users that are paused here.
         held = self._restarting.acquire(timeout=timeout)
         try:
             with self._quiet(paused, drain=timeout, lock_within=timeout) as quiet:
@@ -295,32 +295,32 @@ class LoadedModule:
 
     @contextlib.contextmanager
     def _quiet(self, paused: list[Pausable], *, drain: float, lock_within: float = -1) -> Iterator[bool]:
-        """Pause all users and hold the lock; yield False, without the lock, if that took too long.
+        """Pause all users and hold the lock; yield False, without the lock, if it took too long.
 
-        :param paused: to which each user is added that was paused; the caller lets them go on, or ends them.
-        :param drain: seconds to wait for what each user has begun.
-        :param lock_within: seconds to wait for the lock, which is held while somebody is asked for a PIN.
+        :param paused: a list that gets each paused user; the caller must resume or end them.
+        :param drain: seconds to wait for each user's running signatures.
+        :param lock_within: seconds to wait for the lock, which is held while a person is asked for a PIN.
         """
         while self.lock.acquire(timeout=lock_within):
             try:
-                # A thread that held the lock until now may have opened one more key.
+                # The thread that held the lock before may have opened another key.
                 new = [user for user in self.users if user not in paused]
                 if not new:
                     yield True
                     return
             finally:
                 self.lock.release()
-            # Without the lock: a thread that is opening a session needs it to finish.
+            # Release the lock first: a thread that is opening a session needs it to finish.
             paused += new
-            if not all([user.pause(drain) for user in new]):  # noqa: C419 - each of them
+            if not all([user.pause(drain) for user in new]):  # noqa: C419 - pause every user
                 break
         yield False
 
     @contextlib.contextmanager
     def at_rest(self, timeout: float) -> Iterator[None]:
-        """Pause all use of the module during a fork; after ``timeout`` seconds go on without a pause.
+        """Pause all use of the module during a fork; after ``timeout`` seconds, go on without the pause.
 
-        A child inherits the locks of the module's own code. One that another thread holds at that moment is never
+        A child inherits the locks in the module's own code. A lock that another thread holds during the fork is never
         released in the child, which then hangs at its exit.
         """
         paused: list[Pausable] = []
@@ -331,7 +331,7 @@ class LoadedModule:
         finally:
             if held:
                 self._restarting.release()
-            # The child does not use them, and their locks may never be released there.
+            # The child does not use these users, and their locks may never be released there.
             if os.getpid() == self.pid:
                 for user in paused:
                     user.resume(restarted=False)
@@ -346,12 +346,12 @@ class LoadedModule:
 
 
 _ENDED: Final = (
-    "the PKCS#11 module was ended, by close_modules() or because the program ends; while the program runs, open the"
+    "the PKCS#11 module was ended, by close_modules() or because the program ends; if the program goes on, open the"
     " key again"
 )
 
-# Refused even if the module would start again in the child: behind p11-kit a TPM's module then continues the
-# parent's session, which the TPM takes for an attack.
+# Refused even if the module would start again in the child: through p11-kit, a TPM's module would then continue the
+# parent's session, and the TPM would take that for an attack.
 _FORKED: Final = (
     "the PKCS#11 module was started before this process was forked, and its device knows only the parent: open the key"
     " in each child, and nothing of the device before the fork (gunicorn: post_fork; multiprocessing: spawn)"
@@ -373,8 +373,8 @@ def open_module(path: str, parameters: str | None = None) -> LoadedModule:
     """Return the module at a path, loaded and initialised once in this process.
 
     :param parameters: the value for pReserved. A running module keeps the value it was started with.
-    :raises DeviceError: it cannot be loaded, or does not start; or the program is at its end.
-    :raises ForkedKeyError: it was started before this process was forked.
+    :raises DeviceError: the module cannot be loaded or does not start, or the program is ending.
+    :raises ForkedKeyError: the module was started before this process was forked.
     """
     key = os.path.realpath(path) if os.sep in path else path
     with _registry_lock:
@@ -390,28 +390,27 @@ def open_module(path: str, parameters: str | None = None) -> LoadedModule:
             raise ForkedKeyError(_FORKED)
         if parameters not in {None, loaded.parameters}:
             raise DeviceError(
-                f"the PKCS#11 module {path!r} runs in this process with another x-init-reserved; a module takes one"
+                f"the PKCS#11 module {path!r} already runs in this process with another x-init-reserved; it takes one"
             )
         return loaded
 
 
 def _share_a_library() -> bool:
-    """Whether two modules of this process may be one library: p11-kit's proxy and a module beside it."""
+    """Whether two modules of this process may be the same library: p11-kit's proxy, and a module that it loads."""
     modules = {loaded for loaded in list(_registry.values()) if loaded.pid == os.getpid()}
     return len(modules) > 1 and any(loaded.gives_other_modules for loaded in modules)
 
 
 def close_modules(timeout: float = 2.0) -> None:
-    """End all PKCS#11 modules of this process, as its exit does. Their keys cannot sign any more.
+    """End all PKCS#11 modules of this process, as at its exit. Their keys cannot sign any more.
 
-    A device would otherwise keep its sessions, and some have room for few. A key that is opened later starts
+    Otherwise a device would keep its sessions, and some devices allow only a few. A key that is opened later starts
     its module again.
 
-    :param timeout: seconds to wait for what other threads do in a module. One that is still at work is left
-        as it is.
+    :param timeout: seconds to wait until no other thread uses a module. A module that is still in use is not ended.
     """
     if not _registry_lock.acquire(timeout=timeout):
-        return  # another thread has been starting a module for that long
+        return  # another thread is still starting a module
     try:
         modules = {loaded for loaded in _registry.values() if loaded.pid == os.getpid()}
         shared = _share_a_library()
@@ -453,7 +452,7 @@ def _in_child() -> None:
 
 
 def _close_at_exit() -> None:
-    """End all modules, and start none again: a daemon thread would lose it in the middle of its work."""
+    """End all modules, and start no module again: a daemon thread would use it while the process ends."""
     global _at_end  # noqa: PLW0603 - a fact about the process
     _at_end = True
     close_modules()

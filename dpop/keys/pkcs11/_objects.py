@@ -55,12 +55,12 @@ class KeyObject:
         return self.kind in {"EC P-256", "EC"} and self.sign is not False
 
     def uri(self, device: Pkcs11Uri) -> Pkcs11Uri:
-        """The URI of the key, given the URI of its device."""
+        """Return the URI of the key, given the URI of its device."""
         return replace(device, object=self.label or None, id=self.id or None)
 
     @property
     def described(self) -> str:
-        """Describe the key for messages: its name, its kind, and why it cannot be used."""
+        """A description for messages: the key's name, its kind, and whether it must not sign."""
         name = Pkcs11Uri(object=self.label or None, id=self.id or None).name.removeprefix("pkcs11:")
         return f"{name or 'one without a name'} ({self.kind}{', not for signing' if self.sign is False else ''})"
 
@@ -80,11 +80,11 @@ def key_objects(module: Module, session: int, kind: CKO, uri: Pkcs11Uri = Pkcs11
 
 
 def the_private_key(module: Module, session: int, uri: Pkcs11Uri, device: str) -> KeyObject:
-    """Find the one private key that matches the URI and can sign with ES256.
+    """Find the only private key that matches the URI and can sign with ES256.
 
-    :param device: label of the device, for messages.
+    :param device: the label of the device, for messages.
     :raises KeyNotFoundError: no key matches.
-    :raises InvalidKeyError: the matching key is of another kind, or not for signing.
+    :raises InvalidKeyError: the matching key is of another kind, or must not sign.
     :raises AmbiguousKeyError: several keys match.
     """
     fitting = key_objects(module, session, CKO.PRIVATE_KEY, uri)
@@ -93,12 +93,12 @@ def the_private_key(module: Module, session: int, uri: Pkcs11Uri, device: str) -
         return usable[0]
     if usable:
         raise AmbiguousKeyError(
-            f"{len(usable)} keys of the device {device!r} fit {uri.name}: {_listed(usable)}; name one by object= and"
+            f"{len(usable)} keys of the device {device!r} match {uri.name}: {_listed(usable)}; choose with object= and"
             " id="
         )
     if fitting:
         raise InvalidKeyError(
-            f"the device {device!r} has for {uri.name} only {_listed(fitting)}; an EC P-256 key that may sign is needed"
+            f"the device {device!r} has only {_listed(fitting)} for {uri.name}; an EC P-256 key that may sign is needed"
         )
     others = key_objects(module, session, CKO.PRIVATE_KEY)
     there = f"it has {_listed(others)}" if others else f"it shows no private key at all{_why_none(module, uri)}"
@@ -106,7 +106,7 @@ def the_private_key(module: Module, session: int, uri: Pkcs11Uri, device: str) -
 
 
 def _why_none(module: Module, uri: Pkcs11Uri) -> str:
-    """A hint for NSS: its newer modules start without their parameters, and then show no database."""
+    """Return a hint for NSS: without parameters, its newer modules start, but show no database."""
     if uri.x_init_reserved is None and module.info().description.startswith("NSS"):
         return f"; {WANTS_PARAMETERS}"
     return ""
@@ -116,7 +116,7 @@ def _why_none(module: Module, uri: Pkcs11Uri) -> str:
 class Points:
     """Candidates for the public key of a private key.
 
-    :param certain: there is one, and the device itself says that it belongs to the private key.
+    :param certain: there is one candidate, and the device itself says that it belongs to the private key.
     """
 
     keys: list[PublicKey]
@@ -124,9 +124,9 @@ class Points:
 
 
 def public_keys(module: Module, session: int, private: KeyObject) -> Points:
-    """Find the public key of a private key: in its public object, else in the private key, else in a certificate.
+    """Find the public key of a private key: in a public object, or in the private key, or in a certificate.
 
-    :raises InvalidKeyError: the key that was found is not a point of P-256.
+    :raises InvalidKeyError: a public key was found that is not a point of P-256.
     """
     same = Pkcs11Uri(id=private.id) if private.id else Pkcs11Uri(object=private.label)
     found = [key for key in key_objects(module, session, CKO.PUBLIC_KEY, same) if key.kind in {"EC P-256", "EC"}]
@@ -144,11 +144,11 @@ def public_keys(module: Module, session: int, private: KeyObject) -> Points:
 
 
 def read_point(data: bytes) -> PublicKey:
-    """Read the public key in a CKA_EC_POINT: by the standard a DER OCTET STRING, in practice often the bare point.
+    """Read the public key in a CKA_EC_POINT: in the standard a DER OCTET STRING, in practice often the bare point.
 
-    Told apart by the length: a bare point can begin with the very bytes that DER would have.
+    The length tells which one it is: a bare point can begin with the same bytes as DER.
 
-    :raises InvalidKeyError: no point of P-256 in any of the known forms.
+    :raises InvalidKeyError: the data is not a point of P-256 in any known form.
     """
     bare = data
     if (len(data), data[:2]) in {(67, b"\x04\x41"), (35, b"\x04\x21")}:
@@ -156,17 +156,17 @@ def read_point(data: bytes) -> PublicKey:
     elif (len(data), data[:3]) in {(68, b"\x03\x42\x00"), (36, b"\x03\x22\x00")}:  # BIT STRING
         bare = data[3:]
     if len(bare) not in {65, 33}:
-        raise InvalidKeyError(f"the device gives {len(data)} bytes as the public key, which is no point of P-256")
+        raise InvalidKeyError(f"the device's public key has {len(data)} bytes, which is not a point of P-256")
     try:
         return PublicKey.from_cryptography(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), bare))
     except ValueError:
-        raise InvalidKeyError("the device gives a public key that is no point of P-256") from None
+        raise InvalidKeyError("the device's public key is not a point of P-256") from None
 
 
 def _of_certificates(module: Module, session: int, private: KeyObject) -> list[PublicKey]:
     from cryptography.x509 import load_der_x509_certificate  # noqa: PLC0415 - slow to load, and seldom wanted
 
-    # By label and by id: tools that write a certificate later often give it the key's label and another id.
+    # Search by label and by id: tools that write a certificate later often give it the key's label and another id.
     names: list[dict[int, bytes | bool | int]] = []
     if private.id:
         names.append({CKA.ID: private.id})

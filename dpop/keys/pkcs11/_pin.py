@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The PIN of a device: its source, and a memory of refused PINs, so that none is sent twice.
+"""The PIN of a device: its source, and a memory of refused PINs, so that no wrong PIN is sent twice.
 
-Devices count wrong PINs, and lock themselves at the third. A PIN that works is kept in memory, because a
-device that was removed wants it again, and some keys want it for each signature.
+Devices count wrong PINs, and often lock themselves at the third. A correct PIN is kept in memory, because a device
+needs it again after it was removed, and some keys need it for each signature.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _log: Final = logging.getLogger("dpop.keys")
 
 _MAX_FILE: Final = 1024
 
-# The refused PINs and the devices that refused them: hashed, with a key that exists in this process only.
+# The refused PINs with the devices that refused them, as hashes, with a key that exists in this process only.
 _HASH_KEY: Final = secrets.token_bytes(32)
 _refused: Final[set[bytes]] = set()
 
 
 class Pin:
-    """A source of a PIN: an argument, a callback, a file, or a URI.
+    """The source of a PIN: an argument, a callback, a file, or a URI.
 
     :param password: the PIN, or a function that asks for it and is called once, only if needed.
-    :param uri: may name a file with ``pin-source``, or hold the PIN in ``pin-value``.
-    :raises KeyPasswordError: given twice, empty, or too long.
+    :param uri: it may name a file with ``pin-source``, or contain the PIN in ``pin-value``.
+    :raises KeyPasswordError: the PIN is given twice, empty, or too long.
     """
 
     def __init__(self, password: Password | None, uri: Pkcs11Uri) -> None:
@@ -47,7 +47,7 @@ class Pin:
                 raise KeyPasswordError("the PIN is given twice, as the password and in the URI; leave one out")
             self._known: bytes | None = check_password(password)
         elif uri.pin_value is not None:
-            _log.warning("a pkcs11: URI holds the PIN itself; name a file with pin-source, or give the PIN apart")
+            _log.warning("a pkcs11: URI contains the PIN; name a file with pin-source, or pass the PIN separately")
             self._known = check_password(uri.pin_value)
         else:
             self._known = None
@@ -56,13 +56,13 @@ class Pin:
 
     @property
     def is_asked_for(self) -> bool:
-        """Whether a person is asked for the PIN, rather than it being stored."""
+        """Whether a person is asked for the PIN; False if it is stored."""
         return self._ask is not None
 
     def get(self) -> bytes | None:
-        """Get the bytes of the PIN; None if there is no PIN.
+        """Return the bytes of the PIN; None if there is no PIN.
 
-        :raises PinError: its file cannot be read.
+        :raises PinError: the PIN file cannot be read.
         """
         if self._known is None:
             if self._file is not None:
@@ -72,7 +72,7 @@ class Pin:
         return self._known
 
     def forget(self, device: tuple[str, ...]) -> None:
-        """Remember that the device refused this PIN, so that it never gets it again."""
+        """Remember that the device refused this PIN, and forget the PIN itself."""
         if self._known is not None:
             _refused.add(_hash(device, self._known))
             self._known = None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pool of open sessions with a device: one for each signature at a time, up to the device's limit.
+"""A pool of open sessions with a device: one session for each running signature, up to the device's limit.
 
-A session does one thing at a time, and opening one costs more than a signature. After an error a session
-may be stuck for ever, so it is closed and another one opened when it is needed.
+A session does one thing at a time, and opening a session costs more than a signature. After an error a session may
+stay unusable, so it is closed, and another one is opened when it is needed.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ __all__ = [
     "waits_for_people",
 ]
 
-_MOST: Final = 8
-# Libraries of devices that do one thing at a time, by the beginning of their description: more sessions gain
-# nothing there, and take from the few that other programs need too.
+_MAX_SESSIONS: Final = 8
+# The beginnings of the descriptions of libraries whose devices do one thing at a time. More sessions would not be
+# quicker there, and other programs need the few that there are.
 _CARDS: Final = ("PKCS#11 PIV Library", "OpenSC")
 _SERIAL: Final = ("TPM2.0 Cryptoki", *_CARDS)
 
 
 def default_limit(device: Device) -> int:
-    """The default number of sessions: one for a TPM or smart card, else eight or half of what the device allows."""
+    """Return the default number of sessions: one for a TPM or smart card, else eight or half of the device's limit."""
     description = device.loaded.module.info().description
     if description.startswith(_SERIAL):
         return 1
     allowed = device.info.max_sessions
-    return _MOST if allowed is None else max(1, min(_MOST, allowed // 2))
+    return _MAX_SESSIONS if allowed is None else max(1, min(_MAX_SESSIONS, allowed // 2))
 
 
 def mechanism_of(device: Device) -> CKM:
-    """Choose the mechanism: CKM_ECDSA over our own digest, because few devices have CKM_ECDSA_SHA256.
+    """Choose the mechanism: CKM_ECDSA with our own digest, because few devices have CKM_ECDSA_SHA256.
 
-    :raises DeviceError: the device has neither.
+    :raises DeviceError: the device has neither of the two.
     """
     offered = device.loaded.module.mechanisms(device.slot)
     if CKM.ECDSA in offered or not offered:
@@ -64,7 +64,7 @@ def mechanism_of(device: Device) -> CKM:
 
 
 def waits_for_people(device: Device) -> bool:
-    """Whether a signature may wait for a touch that the device did not announce, as with smart cards."""
+    """Whether a signature may wait for a touch although the device does not say so, as with smart cards."""
     return device.loaded.module.info().description.startswith(_CARDS)
 
 
@@ -80,7 +80,7 @@ class Session:
         self._operation: SignOperation = device.loaded.module.sign_operation(handle, key.handle, mechanism)
 
     def sign(self, data: bytes) -> bytes:
-        """C_SignInit, for some keys the PIN, and C_Sign."""
+        """Call C_SignInit and C_Sign, with the PIN in between for some keys."""
         if not self._device.loaded.has_session(self.handle):
             raise CryptokiError("C_SignInit", CKR.SESSION_HANDLE_INVALID)
         operation = self._operation
@@ -90,7 +90,7 @@ class Session:
         return operation.sign(data)
 
     def which(self, candidates: list[PublicKey], mechanism: CKM) -> PublicKey | None:
-        """Find which of these public keys belongs to this private key, by one signature."""
+        """Return the public key that belongs to this private key, found with one signature."""
         probe = secrets.token_bytes(32)
         signature = self.sign(data_to_sign(mechanism, probe))
         return next((key for key in candidates if _verifies(key, probe, signature)), None)
@@ -103,8 +103,8 @@ class Session:
 class SessionPool:
     """Sessions of one key.
 
-    :param open_session: opens one more.
-    :param limit: how many there may be at once.
+    :param open_session: a function that opens one more session.
+    :param limit: how many sessions there may be at once.
     """
 
     def __init__(self, open_session: Callable[[], Session], limit: int) -> None:
@@ -150,12 +150,12 @@ class SessionPool:
             session.close()
 
     def close(self) -> None:
-        """Close all sessions, those in use when they are done, and sign no more."""
+        """Close all sessions and sign no more; a session in use is closed after its signature."""
         self.end()
         self.clear()
 
     def end(self) -> None:
-        """Sign no more, because the module is ended and its sessions with it."""
+        """Sign no more: the module is ended, and its sessions with it."""
         with self._changed:
             self._closed = True
             self._paused = False
@@ -196,7 +196,7 @@ class SessionPool:
                 raise
 
     def _no_more(self, error: CryptokiError) -> bool:
-        """Whether the device has no more sessions and this pool has some: then wait for one of those."""
+        """Return whether the device has no session left but this pool has some, so that waiting for one makes sense."""
         with self._changed:
             self._busy -= 1
             self._changed.notify_all()
@@ -207,7 +207,7 @@ class SessionPool:
             return True
 
     def _done(self, session: Session | None) -> None:
-        """Give a session back to the pool; None if it is lost."""
+        """Give a session back to the pool, or None for a lost one."""
         with self._changed:
             self._busy -= 1
             keep = session is not None and not self._closed
@@ -220,7 +220,7 @@ class SessionPool:
             session.close()
 
 
-# A session, a handle or a login is stale, and can be renewed: the device was away, or other code logged out.
+# A session, handle or login is stale and can be renewed, because the device was removed or other code logged out.
 _REOPEN: Final = frozenset(
     {
         CKR.SESSION_HANDLE_INVALID,
@@ -250,7 +250,7 @@ class DeviceSigner:
 
     @hide_frames
     def __call__(self, signing_input: bytes) -> bytes:
-        """Sign, and return the device's signature, R||S, not verified.
+        """Sign, and return the device's signature (R||S), which is not verified yet.
 
         :raises DPoPKeyError: the device made no signature.
         """
@@ -287,5 +287,5 @@ def _verifies(public: PublicKey, signing_input: bytes, signature: bytes) -> bool
 
 
 def data_to_sign(mechanism: CKM, signing_input: bytes) -> bytes:
-    """The input of the mechanism: SHA-256 of the bytes, or the bytes themselves (RFC 7518 §3.4)."""
+    """Return the input of the mechanism: SHA-256 of the bytes, or the bytes themselves (RFC 7518 §3.4)."""
     return signing_input if mechanism is CKM.ECDSA_SHA256 else hashlib.sha256(signing_input).digest()

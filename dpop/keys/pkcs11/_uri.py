@@ -5,8 +5,8 @@
 
     pkcs11:token=my%20token;object=dpop;id=%01?module-path=/usr/lib/libx.so&pin-source=file:/run/pin
 
-The part before the question mark names the key; the part after it says how to reach it, and may
-hold the PIN, so it is in no repr, no message and not in :meth:`Pkcs11Uri.name`.
+The part before the question mark names the key. The part after it says how to reach the key, and may contain the PIN.
+So the second part is in no repr, no message and not in :meth:`Pkcs11Uri.name`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dpop.errors import ArgumentTypeError, InvalidKeyError
 __all__ = ["Pkcs11Uri"]
 
 _MAX_URI: Final = 4096
-# Unreserved characters, percent-encoded bytes, and what each part may have besides (RFC 7512 §2.3).
+# Unreserved characters, percent-encoded bytes, and the characters that only this part may have (RFC 7512 §2.3).
 _PATH_VALUE: Final = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()*+,=&-]|%[0-9A-Fa-f]{2})*")
 _QUERY_VALUE: Final = re.compile(r"(?:[A-Za-z0-9._~:\[\]@!$'()*+,=/?|-]|%[0-9A-Fa-f]{2})*")
 _NUMBER: Final = re.compile(r"[0-9]{1,10}")
@@ -37,18 +37,18 @@ _SAFE_IN_PATH: Final = ":[]@!$'(),*+="
 
 @dataclass(frozen=True, slots=True)
 class Pkcs11Uri:
-    """The attributes of a PKCS#11 URI. None stands for an absent attribute, which matches everything.
+    """The attributes of a PKCS#11 URI. None means that an attribute is absent and matches everything.
 
-    :param token: label of the device, which PKCS#11 calls a token; ``manufacturer``, ``serial`` and ``model`` are the
-        device's too.
-    :param object: label of the key. ``id`` is its CKA_ID, any bytes.
-    :param slot_id: number of the slot, which may change each time a module starts: prefer ``token``.
-    :param module_path: the shared library, an absolute path. It is loaded as code: take no URI from
-        somebody who may not choose what runs in this process.
-    :param module_name: its name without ``lib`` and suffix, looked for where modules usually are.
-    :param x_init_reserved: what the module wants in pReserved of its C_Initialize, as p11-kit's option of this name
-        says it: for NSS ``configdir='sql:/path'``. Most modules want nothing.
-    :param pin_value: the PIN itself; better not. ``pin_source`` names a file that holds it.
+    :param token: the label of the device, which PKCS#11 calls a token. ``manufacturer``, ``serial`` and ``model`` also
+        describe the device.
+    :param object: the label of the key. ``id`` is its CKA_ID, any bytes.
+    :param slot_id: the number of the slot. It may change each time a module starts, so prefer ``token``.
+    :param module_path: the absolute path of the shared library. It is loaded as code, so never use a URI from
+        somebody who must not choose the code of this process.
+    :param module_name: the library's name without ``lib`` and suffix; it is searched in the usual directories.
+    :param x_init_reserved: the value that the module needs in pReserved of C_Initialize, as in p11-kit's option of
+        this name: for NSS ``configdir='sql:/path'``. Most modules need no value.
+    :param pin_value: the PIN itself. Prefer ``pin_source``, which names a file with the PIN.
     """
 
     token: str | None = None
@@ -74,11 +74,11 @@ class Pkcs11Uri:
     def parse(cls, text: str) -> Pkcs11Uri:
         """Read a URI (RFC 7512 §2.3).
 
-        Refused: attributes that are unknown or there twice, ``type`` other than ``private``, characters
-        that must be percent-encoded, text that is not UTF-8, ``pin-value`` beside ``pin-source``, a
-        ``pin-source`` that is a command, a ``module-path`` that is not absolute.
+        These are refused: attributes that are unknown or given twice, a ``type`` other than ``private``, characters
+        that must be percent-encoded, text that is not UTF-8, ``pin-value`` together with ``pin-source``, a
+        ``pin-source`` that is a command, and a ``module-path`` that is not absolute.
 
-        :raises InvalidKeyError: with a sentence that says what; nothing behind the question mark is in it.
+        :raises InvalidKeyError: the URI is refused; the message says why, and contains no text after the question mark.
         """
         if not isinstance(text, str):
             raise ArgumentTypeError("uri", "str", text)
@@ -92,7 +92,7 @@ class Pkcs11Uri:
             name, data = _attribute(pair, _PATH_VALUE, values, "; separates attributes")
             values[name] = _path_value(name, data)
         for pair in query.split("&") if query else []:
-            name, data = _attribute(pair, _QUERY_VALUE, values, "& separates attributes behind the question mark")
+            name, data = _attribute(pair, _QUERY_VALUE, values, "& separates attributes after the question mark")
             values[name] = _query_value(name, data)
         if "pin-value" in values and "pin-source" in values:
             _refuse("it has pin-value and pin-source; leave one out")
@@ -103,12 +103,12 @@ class Pkcs11Uri:
 
     @property
     def name(self) -> str:
-        """The URI without its query: it names the key, and not how to reach it."""
+        """The URI without its query: it names the key, but does not say how to reach it."""
         return "pkcs11:" + ";".join(self._written(each.name) for each in fields(self) if each.repr and self._has(each))
 
     @property
     def reference(self) -> str:
-        """The URI with its query, but without the PIN; the name of the PIN's file is kept."""
+        """The URI with its query, but without the PIN; the path of the PIN's file is included."""
         query = [self._written(each) for each in _REFERENCE if getattr(self, each) is not None]
         return self.name + ("?" + "&".join(query) if query else "")
 
@@ -149,13 +149,15 @@ def _attribute(pair: str, allowed: re.Pattern[str], seen: dict[str, Any], rule: 
     known, others = (_PATH_NAMES, _QUERY_NAMES) if in_path else (_QUERY_NAMES, _PATH_NAMES)
     name, equals, value = pair.partition("=")
     if name in others and equals:
-        _refuse(f"{name} stands on the wrong side of the question mark")
+        _refuse(f"{name} is on the wrong side of the question mark")
     if name not in known or not equals:
-        # A text that is not a name may be the rest of a PIN.
-        shown = f"{name!r} is no attribute" if in_path and re.fullmatch(r"[a-z-]{1,30}", name) else "a part has no name"
+        # Text that is not a name may be the rest of a PIN, so it is not shown.
+        shown = (
+            f"{name!r} is not an attribute" if in_path and re.fullmatch(r"[a-z-]{1,30}", name) else "a part has no name"
+        )
         _refuse(f"{shown}; {rule}, and those known are {', '.join(sorted(known))}")
     if name in seen:
-        _refuse(f"{name} is there twice")
+        _refuse(f"{name} is given twice")
     if not allowed.fullmatch(value):
         _refuse(f"the value of {name} has a character that must be percent-encoded, such as %20 for a space")
     return name, unquote_to_bytes(value)
@@ -171,7 +173,7 @@ def _path_value(name: str, data: bytes) -> str | bytes | int:
         _refuse("its type is not private: another object cannot sign")
     if name == "slot-id":
         if not _NUMBER.fullmatch(text):
-            _refuse("its slot-id is no decimal number")
+            _refuse("its slot-id is not a decimal number")
         return int(text)
     if name == "library-version" and not _VERSION.fullmatch(text):
         _refuse("its library-version is not of the form 2.6")
@@ -183,21 +185,21 @@ def _query_value(name: str, data: bytes) -> str:
     if not text:
         _refuse(f"its {name} is empty")
     if name == "module-path" and not PurePath(text).is_absolute():
-        _refuse("its module-path is not an absolute path; module-name takes a bare name")
+        _refuse("its module-path is not an absolute path; for a bare name, use module-name")
     if name == "module-name" and not re.fullmatch(r"[A-Za-z0-9._+-]+", text):
-        _refuse("its module-name is no bare name; module-path takes a path")
+        _refuse("its module-name is not a bare name; for a path, use module-path")
     if name == "pin-source":
         return _pin_file(text)
     return text
 
 
 def _pin_file(text: str, kind: type[PurePath] = PurePath) -> str:
-    """Read the path in a pin-source: bare, ``file:/path`` or ``file:///path``, because tools differ.
+    """Read the path in a pin-source; tools write ``/path``, ``file:/path`` or ``file:///path``.
 
-    :param kind: of the system's paths; on Windows ``file:///C:/path`` names ``C:/path``.
+    :param kind: the class of the system's paths; on Windows, ``file:///C:/path`` names ``C:/path``.
     """
     if text.startswith("|"):
-        _refuse("its pin-source is a command, which is not run; name a file")
+        _refuse("its pin-source is a command, which is never run; name a file")
     path = re.sub(r"\Afile:(?://(?:localhost)?(?=/))?", "", text)
     if path[:1] == "/" and kind(path[1:]).drive:
         path = path[1:]

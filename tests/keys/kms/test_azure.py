@@ -27,7 +27,7 @@ from dpop.encoding import b64url_decode, b64url_encode
 from dpop.keys import SoftwareKey
 from dpop.keys._public import PublicKey
 from dpop.keys.kms import KmsKey
-from dpop.keys.kms._azure import _PATIENCE, AzureKeyVault
+from dpop.keys.kms._azure import _LIMITS, AzureKeyVault
 from dpop.requests import DPoPAdapter
 from dpop.testing import DPoPTestServer
 
@@ -268,7 +268,7 @@ def test_a_signature_of_no_use(vault: Vault, value: bytes, says: str) -> None:
 def test_another_service_gets_no_token(vault: Vault) -> None:
     """A host that asks for a token of Key Vault and is none gets nothing; so the library's check stays on."""
     vault.resource = "https://vault.azure.net"
-    with pytest.raises(errors.KeyAccessDeniedError, match="it is no Azure key vault"):
+    with pytest.raises(errors.KeyAccessDeniedError, match="it is not an Azure key vault"):
         vault.open(verify_challenge_resource=True)
     assert not any("authorization" in asked.headers for asked in vault.asked)
 
@@ -330,8 +330,8 @@ def test_the_command_line(vault: Vault, settings: dict[str, str]) -> None:
 
 def test_patience_has_an_end() -> None:
     """A key waits for seconds where the library would wait for minutes."""
-    assert _PATIENCE["timeout"] <= 25
-    assert (_PATIENCE["connection_timeout"] + _PATIENCE["read_timeout"]) * (_PATIENCE["retry_total"] + 1) <= 25
+    assert _LIMITS["timeout"] <= 25
+    assert (_LIMITS["connection_timeout"] + _LIMITS["read_timeout"]) * (_LIMITS["retry_total"] + 1) <= 25
 
 
 # --- URIs
@@ -367,5 +367,5 @@ def test_a_uri_is_read_strictly(name: str) -> None:
 
 def test_a_password_is_refused() -> None:
     """It is for something else."""
-    with pytest.raises(errors.KeyPasswordError, match="a key in Azure Key Vault has none"):
+    with pytest.raises(errors.KeyPasswordError, match="keys in Azure Key Vault have none"):
         dpop.load_key("azurekms:https://v.vault.azure.net/keys/k", password="1234")

@@ -103,7 +103,7 @@ def test_each_algorithm(google: RestServer, algorithm: str) -> None:
 def test_keys_of_no_use(google: RestServer, algorithm: str, private: Any) -> None:
     """The message says what it is and what would do."""
     google.kms = GoogleKms(algorithm, private)
-    with pytest.raises(errors.InvalidKeyError, match=f"its algorithm is {algorithm}; EC_SIGN_P256_SHA256 serves"):
+    with pytest.raises(errors.InvalidKeyError, match=f"its algorithm is {algorithm}; EC_SIGN_P256_SHA256 suits"):
         opened(google)
 
 
@@ -362,6 +362,6 @@ def test_a_uri_is_read_strictly(name: str) -> None:
 
 def test_a_password_is_refused() -> None:
     """It is for something else."""
-    with pytest.raises(errors.KeyPasswordError, match="a key in Google Cloud KMS has none"):
+    with pytest.raises(errors.KeyPasswordError, match="keys in Google Cloud KMS have none"):
         dpop.load_key(f"gcpkms:{NAME}", password="1234")
     assert os.environ.get("GOOGLE_APPLICATION_CREDENTIALS") is None

@@ -105,7 +105,7 @@ def test_what_a_key_shows_and_what_it_refuses() -> None:
     key = nearby()
     assert repr(key) == f"<KmsKey PS256 {INNER.thumbprint} in Nearby: k>"
     assert copy.deepcopy([key])[0] is key
-    with pytest.raises(errors.UsageError, match="hand on its URI"):
+    with pytest.raises(errors.UsageError, match="pass on its URI"):
         pickle.dumps(key)
     assert key.blocking is True
 

@@ -107,7 +107,7 @@ def test_one_call_at_a_time(faults: Faults) -> None:
         return 0
 
     module._functions = {"C_CloseSession": count}
-    module._take_turns()
+    module._call_one_at_a_time()
     threads = [threading.Thread(target=module.close_session, args=(1,)) for _ in range(8)]
     for thread in threads:
         thread.start()

@@ -185,7 +185,7 @@ def test_a_forgotten_key_gives_its_sessions_back(softhsm: SoftHsm) -> None:
 
 def test_a_token_that_is_not_there(softhsm: SoftHsm) -> None:
     """The message names the tokens that are."""
-    with pytest.raises(KeyNotFoundError, match=r"no device fits pkcs11:token=nobody.*'.+' \(serial [0-9a-f]{16}\)"):
+    with pytest.raises(KeyNotFoundError, match=r"no device matches pkcs11:token=nobody.*'.+' \(serial [0-9a-f]{16}\)"):
         open_key(softhsm.uri(token="nobody"))
 
 
@@ -193,7 +193,7 @@ def test_two_tokens_of_one_name(softhsm: SoftHsm) -> None:
     """They are told apart by their serial numbers."""
     softhsm.init_token("twin")
     softhsm.init_token("twin")
-    with pytest.raises(AmbiguousKeyError, match="2 devices fit") as refusal:
+    with pytest.raises(AmbiguousKeyError, match="2 devices match") as refusal:
         generate_key(softhsm.uri("k", token="twin"))
     serial = str(refusal.value).split("serial ")[1].split(")")[0]
     uri = softhsm.uri("k", token="twin").replace(";object", f";serial={serial};object")
@@ -276,7 +276,7 @@ def test_a_key_that_can_be_taken_out(softhsm: SoftHsm, caplog: pytest.LogCapture
     softhsm.make_key("k", "01", "--extractable", token="loose")
     key = open_key(softhsm.uri("k", token="loose"))
     assert key.stays_in_device is False
-    assert "can be taken out of its device 'loose'" in caplog.text
+    assert "can be exported from its device 'loose'" in caplog.text
 
 
 # --- the public key
@@ -304,7 +304,7 @@ def test_a_public_key_that_the_caller_gives(softhsm: SoftHsm) -> None:
 def test_a_public_key_that_is_given_for_nothing(softhsm: SoftHsm, key: Pkcs11Key) -> None:
     """Beside the device's own it must be the same."""
     assert open_key(softhsm.uri(), public_key=key.public_jwk).thumbprint == key.thumbprint
-    with pytest.raises(InvalidKeyError, match="not that of"):
+    with pytest.raises(InvalidKeyError, match="does not belong to"):
         open_key(softhsm.uri(), public_key=dpop.generate_key().public_jwk)
 
 
@@ -380,7 +380,7 @@ def test_without_a_pin(softhsm: SoftHsm) -> None:
     """The error says where a PIN may come from. A process of its own: a login holds for all sessions of one."""
     code = "import dpop, sys\ntry:\n    dpop.load_key(sys.argv[1])\nexcept dpop.DPoPError as e:\n    print(e.code, e)"
     done = in_another_process(code, softhsm, softhsm.uri(pin=False))
-    assert "pin the device 'dpop' wants its PIN" in done.stdout
+    assert "pin the device 'dpop' needs its PIN" in done.stdout
     assert "pin-source" in done.stdout
 
 
@@ -402,7 +402,7 @@ for password in ("wrong", "wrong", lambda: "wrong", pin):
     done = in_another_process(code, softhsm, softhsm.uri("k", token="guess", pin=False), PIN)
     lines = done.stdout.splitlines()
     assert "refused the PIN, which is not tried again; the device counts wrong PINs" in lines[0], done
-    assert ["has refused this PIN already" in line for line in lines] == [False, True, True, False]
+    assert ["has already refused this PIN" in line for line in lines] == [False, True, True, False]
     assert lines[3] == "ES256"
 
 

@@ -57,7 +57,7 @@ def test_a_file_that_is_no_library(tmp_path: Path, content: bytes | None, told: 
 
 def test_a_library_that_is_no_module() -> None:
     """libc has no C_GetFunctionList."""
-    with pytest.raises(DeviceError, match="so no PKCS#11 module"):
+    with pytest.raises(DeviceError, match="so not a PKCS#11 module"):
         open_key("pkcs11:token=t?module-path=/lib/x86_64-linux-gnu/libc.so.6".replace("x86_64-linux-gnu", _libc()))
 
 

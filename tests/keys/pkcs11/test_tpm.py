@@ -174,7 +174,7 @@ def test_a_tpm_that_is_not_there(tpm: Tpm) -> None:
     finally:
         tpm.start()
     assert done.stdout.startswith("device "), done
-    assert "look" in done.stdout
+    assert "check" in done.stdout
 
 
 def test_a_pin_for_each_signature(tpm: Tpm) -> None:
