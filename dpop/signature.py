@@ -92,7 +92,7 @@ def raw_to_der(raw: bytes) -> bytes:
             f"a raw ECDSA signature has 64, 96 or 132 bytes (P-256, P-384, P-521), not {len(raw)}"
             + _looks_like_der(raw)
         )
-    check_raw(raw, size)
+    _check_numbers(raw, size, _ORDER_BYTES[size])
     body = _der_integer(raw[:size]) + _der_integer(raw[size:])
     if len(body) < 0x80:
         return bytes((_SEQUENCE, len(body))) + body
@@ -116,6 +116,10 @@ def check_raw(raw: bytes, size: int) -> None:
         raise SignatureFormatError(
             f"a raw {_CURVES[size]} signature has {2 * size} bytes, not {len(raw)}" + _looks_like_der(raw)
         )
+    _check_numbers(raw, size, order)
+
+
+def _check_numbers(raw: bytes, size: int, order: bytes) -> None:
     zero = bytes(size)
     if not (zero < raw[:size] < order and zero < raw[size:] < order):
         _check_range("r", int.from_bytes(raw[:size], "big"), size)

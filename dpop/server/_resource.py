@@ -52,6 +52,8 @@ __all__ = [
     "read_credentials",
 ]
 
+# Claims are almost always a dict, which is recognised ten times as quickly as a mapping of another kind.
+_MAPPINGS = (dict, Mapping)
 _SCHEMES: Mapping[str, Literal["DPoP", "Bearer"]] = {"dpop": "DPoP", "bearer": "Bearer"}
 
 
@@ -146,7 +148,7 @@ def bound_thumbprint(claims: Mapping[str, Any]) -> str | None:
     confirmation = claims.get("cnf")
     if confirmation is None:
         return None
-    if not isinstance(confirmation, Mapping):
+    if not isinstance(confirmation, _MAPPINGS):
         raise refuse(Reason.TOKEN_BINDING_MALFORMED, error="invalid_token")
     if "jkt" not in confirmation:
         return None
@@ -453,7 +455,7 @@ class ProtectedResource:
     ) -> Mapping[str, Any]:
         known = _check_token(credentials, request, claims)
         confirmation = known.get("cnf")
-        if isinstance(confirmation, Mapping) and "x5t#S256" in confirmation:
+        if isinstance(confirmation, _MAPPINGS) and "x5t#S256" in confirmation:
             self._check_certificate(confirmation["x5t#S256"], request)
         return known
 
@@ -573,7 +575,7 @@ def _check_token(
     credentials: Credentials, request: ResourceRequest, claims: Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
     """Check that the token is active and was sent under the right scheme (RFC 9449 §7.2, RFC 7662 §2.2)."""
-    if claims is not None and not isinstance(claims, Mapping):
+    if claims is not None and not isinstance(claims, _MAPPINGS):
         raise LookupUnavailableError(
             f"the token look-up must return a mapping of claims, or None for a token that is not valid here, "
             f"not {type(claims).__name__}"

@@ -214,7 +214,9 @@ class CheckedProof:
             if self._life.clock() > self._life.ends_at:  # see accept
                 raise self._life.refusal()
             added = self._add(mark)
-            if not _is_new(await added if inspect.isawaitable(added) else added):
+            if not isinstance(added, bool) and inspect.isawaitable(added):
+                added = await added
+            if not _is_new(added):
                 raise mark.refusal()
         return self._seen
 
