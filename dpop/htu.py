@@ -50,7 +50,7 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 # URL parsers disagree on these characters if a claim has them unescaped.
-_NEVER_IN_PATH = re.compile(r"[\x00-\x20\x7f\\]")
+_NEVER_IN_PATH: Final = bytes(range(0x21)) + b"\x7f\\"
 _NAMES: Final = {" ": "a space", "\\": "a backslash"}
 
 
@@ -301,7 +301,7 @@ def _canonical(url: str) -> str:
         raise InvalidTargetError(f"the URL is longer than {MAX_HTU} characters")
     scheme, authority, path = split_url(url)
     front = front_of(scheme, authority)
-    if _NEVER_IN_PATH.search(path):
+    if _NEVER in path.encode("utf-8", "surrogatepass").translate(_MARKED):
         raise _never_in_path()
     path = _ascii_path(path)
     if "%" in path:
@@ -331,9 +331,8 @@ _LITERALS: Final = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) 
 _MARKS: Final = bytes(code for code in range(1, 0x1D) if code not in b"\r\n")
 # Characters that a path may not have all become this one, which none may have either.
 _NEVER: Final = b"\x7f"
-_NEVER_UNESCAPED: Final = bytes(code for code in range(128) if _NEVER_IN_PATH.match(chr(code)))
 _MARKED: Final = bytes.maketrans(
-    b"%" + _LITERALS.encode() + _NEVER_UNESCAPED, b"=" + _MARKS + _NEVER * len(_NEVER_UNESCAPED)
+    b"%" + _LITERALS.encode() + _NEVER_IN_PATH, b"=" + _MARKS + _NEVER * len(_NEVER_IN_PATH)
 )
 _SLASH: Final = b"/".translate(_MARKED)
 _ASCII: Final = bytes(range(128))

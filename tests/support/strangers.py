@@ -180,6 +180,7 @@ SIGNED: dict[str, tuple[str, str]] = {
     "escapes": ("/x", API_URL + "/" + "%41" * 1_350),
     "lower escapes": ("/x", API_URL + "/" + "%e4" * 1_350),
     "escaped control characters": ("/x", API_URL + "/" + "%0a" * 1_350),
+    "a few escaped control characters": ("/x", API_URL + "/" + "%0a" * 30 + "a" * 3_900),
     "dot segments": ("/x", API_URL + "/.." * 1_300),
     "dots and slashes": ("/x", API_URL + "/./" + "/" * 4_000),
     "escapes in both": ("/" + "%41" * 1_350, API_URL + "/" + "A" * 1_350),
