@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check fresh platforms lowest format lock reproducible installs api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser mutate coverage clean
+.PHONY: help demo test check fresh platforms lowest format lock site links reproducible installs api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser mutate coverage clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -52,10 +52,18 @@ format: ## mend what can be mended
 lock: ## find the newest versions of all that tests and tools need, for every Python; writes constraints.txt
 	@scripts/setup run
 	$(RUN) python -m pip install -q --group versions
-	$(RUN) uv pip compile -q --universal --python-version 3.11 --all-extras --group dev --group bench --upgrade \
+	$(RUN) uv pip compile -q --universal --python-version 3.11 --all-extras --group dev --group bench --group site --upgrade \
 	  --no-emit-index-url --no-annotate --no-header --output-file constraints.new pyproject.toml
 	@{ echo "# Versions that tests and tools run with, on every Python; written by: make lock"; cat constraints.new; } >constraints.txt
 	@rm constraints.new
+
+site: ## the documentation as a site in .site/html; fails at a warning or a link that leads nowhere
+	@scripts/setup dev
+	$(RUN) python -m pip install -q -c constraints.txt --group site
+	$(RUN) python docs/site $(ARGS)
+
+links: ## try each link of the documentation that leads to another site
+	@$(MAKE) --no-print-directory site ARGS=--external
 
 reproducible: ## the wheel and the source archive in dist/, built twice; fails if the bytes differ
 	@scripts/setup dev
@@ -125,4 +133,4 @@ fuzz-targets: ## look for request-targets that are read in two ways: make fuzz-t
 	$(RUN) python tests/fuzz/request_targets.py $(ARGS)
 
 clean: ## remove everything that setup made
-	rm -rf .venv .bench .ci/venvs dist build tests/interop/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/fuzz/broken
+	rm -rf .venv .bench .site .ci/venvs dist build tests/interop/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/fuzz/broken
