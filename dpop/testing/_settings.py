@@ -26,7 +26,7 @@ DISCIPLINES: Final[tuple[Discipline, ...]] = get_args(Discipline)
 
 
 class LeverSettings(TypedDict, total=False):
-    """The settings as keyword arguments; :class:`Levers` documents them."""
+    """The settings as keyword arguments; :class:`dpop.testing.Levers` documents them."""
 
     as_nonces: Discipline
     rs_nonces: Discipline

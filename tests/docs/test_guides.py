@@ -455,11 +455,13 @@ def test_every_guide_is_run() -> None:
         if path.name == "servers.md":  # run by tests/frameworks, on real servers and behind nginx
             assert languages <= {"python", "nginx", "haproxy"}
         else:
-            assert languages <= {"sh", "python", "text", "toml"}, path.name
+            assert languages <= {"sh", "python", "text", "toml", "json"}, path.name
             assert (path.name in GUIDES) == bool(languages - {"text"}), path.name
         for language, text in blocks(path.read_text("utf-8")):
             if language == "toml":  # a configuration file, whose settings tests/cli tries
                 tomllib.loads(text)
+            elif language == "json":
+                json.loads(text)
 
 
 # --- what the guides name exists
