@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from docutils.nodes import Element
+from docutils.nodes import Element, Text, field_list
 from pygments.lexers.special import TextLexer
 from sphinx.addnodes import desc_signature, pending_xref
 from sphinx.application import Sphinx
@@ -97,9 +97,12 @@ def without_inner_bases(app: Sphinx, name: str, obj: type, options: Any, bases: 
     bases[:] = dict.fromkeys(public_bases(obj)) or [object]
 
 
-def shorten_contents(app: Sphinx, tree: Element) -> None:
-    """List classes and functions in the contents of a page, not the members of classes: there are 900."""
+def polish(app: Sphinx, tree: Element) -> None:
+    """Shorten the contents of a page, which would list 900 members of classes; write dashes as they are printed."""
     del app
+    for field in tree.findall(field_list):
+        for dash in [text for text in field.findall(Text) if text == " -- "]:
+            dash.parent.replace(dash, Text(" \N{EN DASH} "))
     for signature in tree.findall(desc_signature):
         if len(signature.get("_toc_parts", ())) > 1:
             signature["_toc_name"] = ""
@@ -109,7 +112,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register what stands above."""
     app.add_lexer("haproxy", TextLexer)
     app.connect("missing-reference", resolve)
-    app.connect("doctree-read", shorten_contents, priority=400)  # before the contents are collected, at 500
+    app.connect("doctree-read", polish, priority=400)  # before the contents are collected, at 500
     app.connect("warn-missing-reference", is_elsewhere)
     app.connect("autodoc-process-bases", without_inner_bases)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

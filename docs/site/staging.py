@@ -138,7 +138,10 @@ def _relative(place: str, page: str) -> str:
 
 def _appended(page: str) -> str:
     if page == "index.md":
-        return "".join(_toctree(names, caption) for caption, names in _CONTENTS.items())
+        listed = {name for names in _CONTENTS.values() for name in names}
+        others = [path.stem for path in sorted((ROOT / "docs").glob("[a-z]*.md")) if path.stem not in listed]
+        contents = {**_CONTENTS, "More": others} if others else _CONTENTS
+        return "".join(_toctree(names, caption) for caption, names in contents.items())
     if page == "examples/index.md":
         return _toctree([*(PurePosixPath(name).stem for name in _programs().values()), "frameworks"])
     if page == "vectors/index.md":
