@@ -128,6 +128,7 @@ class PrivateKeyJWT(PublicClient):
 
     makes_assertions: bool = True
 
+    @hide_frames
     def __init__(
         self,
         client_id: str,

@@ -36,7 +36,8 @@
     │   │   ├── TokenEndpointUnavailableError     a temporary failure: try again later with the same tokens
     │   │   ├── OutcomeUnknownError     no response came: the server may have acted or not
     │   │   └── InvalidTokenResponseError        the response is not a valid token response
-    │   │       └── UnboundTokenError   the server responded to a proof with a bearer token
+    │   │       ├── UnboundTokenError   the server responded to a proof with a bearer token
+    │   │       └── InvalidIDTokenError the ID token of a login is another's, expired or forged
     │   └── TokenStoreError             the token store cannot be read or written
     │       ├── TokensNotSavedError     new tokens could not be stored: they are in the error
     │       ├── TokenFormatError        the stored tokens are damaged, sealed, or of another version
@@ -66,6 +67,7 @@ __all__ = [
     "EncodingError",
     "ForkedKeyError",
     "InsecureOriginError",
+    "InvalidIDTokenError",
     "InvalidKeyError",
     "InvalidProof",
     "InvalidTargetError",
@@ -501,6 +503,15 @@ class UnboundTokenError(InvalidTokenResponseError):
     """The server responded to a proof with a bearer token (RFC 9449 §5). It was not stored; it is in ``tokens``."""
 
     code = "token_unbound"
+
+
+class InvalidIDTokenError(InvalidTokenResponseError):
+    """The ID token of a login must not be believed (OpenID Connect Core §3.1.3.7).
+
+    The other tokens came with it and were not stored; they are in ``tokens``.
+    """
+
+    code = "id_token"
 
 
 class TokenStoreError(TokenError):

@@ -61,6 +61,7 @@ def test_codes_are_stable_and_unique() -> None:
         "EncodingError": "encoding",
         "ForkedKeyError": "forked_key",
         "InsecureOriginError": "insecure_origin",
+        "InvalidIDTokenError": "id_token",
         "InvalidKeyError": "invalid_key",
         "InvalidProof": "invalid_proof",
         "KeyAccessDeniedError": "key_access_denied",

@@ -12,11 +12,11 @@ import click
 
 from dpop.errors import DPoPError, TokenStoreError
 from dpop.profiles import GOOGLE
-from dpop.tokens import DEFAULT_ACCOUNT, TokenSet
+from dpop.tokens import DEFAULT_ACCOUNT, AuthorizationRequest, TokenSet
 from dpop_cli.commands import Detail, Group, Setting
-from dpop_cli.console import done, hint, tell, waiting
+from dpop_cli.console import done, file_names, hint, tell, waiting
 from dpop_cli.options import key_options, server_options, store_options
-from dpop_cli.secret_input import Secret, secret_options
+from dpop_cli.secret_input import Secret, read_text, secret_options
 from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of
 from dpop_cli.token_device import device_login
 from dpop_cli.token_import import import_tokens
@@ -71,6 +71,13 @@ def token() -> None:
     metavar="NAME=VALUE",
     help="More for the request that begins the login.",
 )
+@click.option(
+    "--id-token-key",
+    cls=Detail,
+    metavar="FILE",
+    shell_complete=file_names,
+    help="PEM file with the private key for ID tokens that the server encrypts.",
+)
 @click.option("--no-browser", is_flag=True, help="Only print the URL; open it yourself.")
 @click.option(
     "--timeout",
@@ -89,6 +96,7 @@ def login(
     resources: tuple[str, ...],
     redirect_uri: str | None,
     parameters: tuple[str, ...],
+    id_token_key: str | None,
     no_browser: bool,
     timeout: int | None,
     **options: Any,
@@ -101,6 +109,8 @@ def login(
 
     --device shows a code to enter on another device, such as your phone, and waits until you have agreed there. A
     terminal with colours shows a QR code, too, if dpop-toolkit[qr] is installed.
+
+    With the scope openid the ID token that comes is verified; if it must not be believed, nothing is stored.
 
     dpop login and dpop token login are the same command.
 
@@ -121,6 +131,7 @@ def login(
     stored, client, prover = Stored.named(options), OAuthClient.of(options), prover_of(options)
     wanted = " ".join(scope) or None
     more: dict[str, Any] = {**_parameters(parameters), **({"resource": resources} if resources else {})}
+    pem = None if id_token_key is None else read_text(id_token_key, "--id-token-key")
     stored.check_writable()
     with contextlib.ExitStack() as opened:
         # Its port is looked for before anything is sent.
@@ -128,36 +139,31 @@ def login(
         endpoint = opened.enter_context(client.endpoint(prover))
         opened.enter_context(kept_nonces(prover, endpoint.server.token_endpoint))
         if loopback is not None:
-            tokens = _by_browser(stored, endpoint, loopback, wanted, more, browser=not no_browser, timeout=timeout)
+            request = _request(endpoint, loopback, wanted, more)
+            open_login(loopback, request, browser=not no_browser)
+            with waiting("Waiting for your browser"):
+                tokens = loopback.wait(
+                    request,
+                    endpoint.server,
+                    lambda query: _kept(
+                        stored,
+                        endpoint.finish_authorization(request, query, id_token_key=pem, resource=more.get("resource")),
+                    ),
+                    timeout=timeout or 300,
+                )
         elif device:
-            tokens = _kept(stored, device_login(endpoint, wanted, **more))
+            tokens = _kept(stored, device_login(endpoint, wanted, id_token_key=pem, **more))
         else:
             tokens = _kept(stored, endpoint.grant("client_credentials", scope=wanted, **more))
     _report(stored, tokens, wanted, "logged in" if in_browser or device else "the client is logged in")
 
 
-def _by_browser(
-    stored: Stored,
-    endpoint: TokenEndpoint,
-    loopback: Loopback,
-    wanted: str | None,
-    more: dict[str, Any],
-    *,
-    browser: bool,
-    timeout: int | None,
-) -> TokenSet:
+def _request(
+    endpoint: TokenEndpoint, loopback: Loopback, wanted: str | None, more: dict[str, Any]
+) -> AuthorizationRequest:
     if endpoint.grants.profile == GOOGLE:
         more = {"access_type": "offline", "prompt": "consent", **more}  # else there is no refresh token
-    request = endpoint.start_authorization(loopback.redirect_uri, scope=wanted, **more)
-    open_login(loopback, request, browser=browser)
-    resource = more.get("resource")
-    with waiting("Waiting for your browser"):
-        return loopback.wait(
-            request,
-            endpoint.server,
-            lambda query: _kept(stored, endpoint.finish_authorization(request, query, resource=resource)),
-            timeout=timeout or 300,
-        )
+    return endpoint.start_authorization(loopback.redirect_uri, scope=wanted, **more)
 
 
 @token.command(short_help="Exchange an authorization code, and store the tokens.")

@@ -36,6 +36,8 @@ _GOOGLE = {
     "token_endpoint": "https://oauth2.googleapis.com/token",
     "device_authorization_endpoint": "https://oauth2.googleapis.com/device/code",
     "revocation_endpoint": "https://oauth2.googleapis.com/revoke",
+    "issuer": "https://accounts.google.com",
+    "jwks_uri": "https://www.googleapis.com/oauth2/v3/certs",
 }
 _GOOGLES_NAMES = {"auth_uri": "authorization_endpoint", "token_uri": "token_endpoint"}
 _SHOWN = "dpop_cli.requests shown"
@@ -50,7 +52,8 @@ ENDPOINTS = frozenset(
         "introspection",
     )
 )
-_FACTS = frozenset({"client_id", "client_secret", "issuer", "token_endpoint_auth_method", "mode"}) | ENDPOINTS
+_SERVER = frozenset({"issuer", "jwks_uri"}) | ENDPOINTS
+_FACTS = frozenset({"client_id", "client_secret", "token_endpoint_auth_method", "mode"}) | _SERVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class OAuthClient:
             given = options.pop(name, None)
             if given is not None:
                 if name != "client_id":  # another server than the file's
-                    facts = {kept: value for kept, value in facts.items() if kept not in {"issuer", *ENDPOINTS}}
+                    facts = {kept: value for kept, value in facts.items() if kept not in _SERVER}
                 facts[name] = given
         secret = Secret.of("client-secret", options).read("Secret of the client") or facts.pop("client_secret", None)
         profile = options.pop("profile", None)
@@ -105,7 +108,7 @@ class OAuthClient:
         if is_verbose():
             _show_requests()
         facts, profile = self._server(tokens)
-        urls: dict[str, Any] = {name: facts[name] for name in sorted({"issuer", *ENDPOINTS}) if name in facts}
+        urls: dict[str, Any] = {name: facts[name] for name in sorted(_SERVER) if name in facts}
         settings = self._settings(facts, profile, urls.values())
         if tokens is not None and not tokens.is_bound:
             settings["allow_bearer"] = True  # so it was when they were issued
@@ -127,7 +130,7 @@ class OAuthClient:
         """
         known = tokens.token_endpoint or self.facts.get("token_endpoint")
         if known is not None:
-            facts = {name: value for name, value in self.facts.items() if name not in ENDPOINTS}
+            facts = {name: value for name, value in self.facts.items() if name not in _SERVER}
             there = replace(self, facts={**facts, "issuer": str(Origin.of_url(known))})
             with contextlib.suppress(DPoPError):
                 endpoint = there.endpoint(prover, tokens)

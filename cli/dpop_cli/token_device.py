@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["device_login"]
 
 
-def device_login(endpoint: TokenEndpoint, scope: str | None, **parameters: Parameter) -> TokenSet:
+def device_login(
+    endpoint: TokenEndpoint, scope: str | None, *, id_token_key: str | None = None, **parameters: Parameter
+) -> TokenSet:
     """Show a code and where to enter it, and wait until the user has decided.
+
+    :param id_token_key: the private key for encrypted ID tokens, in PEM.
 
     :raises TokenRefusedError: the user refused.
     :raises ReauthorizationError: the code expired.
@@ -29,7 +33,7 @@ def device_login(endpoint: TokenEndpoint, scope: str | None, **parameters: Param
     _show(device)
     try:
         with waiting(f"Waiting for you to agree there; the code is good until {moment(device.expires_at)}"):
-            return endpoint.poll_device(device)
+            return endpoint.poll_device(device, id_token_key=id_token_key)
     except ReauthorizationError as error:
         if error.error == "expired_token":
             hint("run the command again for a new code")

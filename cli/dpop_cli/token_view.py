@@ -34,6 +34,7 @@ def as_lines(tokens: TokenSet, account: str, *, secrets: bool, now: float | None
         ("account", account),
         ("access token", f"{tokens.token_type}, {_expiry(tokens.expires_at, now)}"),
         ("refresh token", refresh),
+        ("id token", _id_token(tokens)),
         ("scope", tokens.scope),
         ("resource", " ".join(tokens.resource)),
         ("key", bound),
@@ -47,6 +48,12 @@ def as_lines(tokens: TokenSet, account: str, *, secrets: bool, now: float | None
     if secrets:
         rows += [(name, getattr(tokens, name)) for name in _SECRETS[:3]]
     return [f"{name:<14} {value}" for name, value in rows if value]
+
+
+def _id_token(tokens: TokenSet) -> str | None:
+    if tokens.id_token is None:
+        return None
+    return "verified at the login" if tokens.id_token_verified else "not verified"
 
 
 def as_line(tokens: TokenSet, account: str, *, now: float | None = None) -> str:

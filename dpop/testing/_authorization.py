@@ -100,6 +100,7 @@ class AuthorizationEndpoint:
             redirect_uri=redirect_uri,
             code_challenge=asked.get("code_challenge"),
             jkt=asked.get("dpop_jkt"),
+            nonce=asked.get("nonce"),
         )
         self._deployment.store.add_code(code)
         return _back(redirect_uri, {"code": code.value} | response)

@@ -98,6 +98,8 @@ class AuthorizationServer:
                 "revocation_endpoint": url(PATHS["revoke"]),
                 "introspection_endpoint": url(PATHS["introspect"]),
                 "response_types_supported": ["code"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": ["ES256"],
                 "device_authorization_endpoint": self._device_url,
                 "jwks_uri": url(PATHS["jwks"]),
                 "grant_types_supported": list(GRANTS),

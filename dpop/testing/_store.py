@@ -35,6 +35,7 @@ class Code:
 
     :param jkt: the key it is bound to (``dpop_jkt``), None without one (RFC 9449 §10).
     :param redirect_uri: of the authorization request, None if it had none.
+    :param nonce: of the authorization request, for the ID token.
     :param grant: names all that comes of one consent, so that it can be revoked together.
     """
 
@@ -47,6 +48,7 @@ class Code:
     code_challenge: str | None = None
     jkt: str | None = None
     expires_at: float = 0
+    nonce: str | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -97,7 +97,9 @@ class TokenEndpoint:
             if not self._store.use_up(value):
                 raise self._unusable("code", value)
             refresh = self._new_refresh_token(client, code.sub, code.scope, code.grant, seen)
-            return self._tokens(form, client, seen, refresh, code.scope, tell_refresh_token=True)
+            return self._tokens(
+                form, client, seen, refresh, code.scope, tell_refresh_token=True, login={"nonce": code.nonce}
+            )
 
     def _refresh(self, request: Request, client: Client, form: Mapping[str, str]) -> Response:
         value = form.get("refresh_token", "")
@@ -117,7 +119,7 @@ class TokenEndpoint:
                     raise self._unusable("refresh_token", value)
                 token = replace(token, value=secrets.token_urlsafe(32))
                 self._store.add_refresh_token(token)
-            return self._tokens(form, client, seen, token, scope, tell_refresh_token=rotate)
+            return self._tokens(form, client, seen, token, scope, tell_refresh_token=rotate, login={})
 
     def _client_credentials(self, request: Request, client: Client, form: Mapping[str, str]) -> Response:
         if not client.confidential:
@@ -135,7 +137,7 @@ class TokenEndpoint:
         with self._nonce_on_refusal(form, seen):
             code = poll(self._deployment, client, form)
             refresh = self._new_refresh_token(client, "alice", code.scope, code.grant, seen)
-            return self._tokens(form, client, seen, refresh, code.scope, tell_refresh_token=True)
+            return self._tokens(form, client, seen, refresh, code.scope, tell_refresh_token=True, login={})
 
     def _exchange(self, request: Request, client: Client, form: Mapping[str, str]) -> Response:
         """Exchange an access token of this server for one that is bound to the key of this proof (RFC 8693)."""
@@ -199,7 +201,12 @@ class TokenEndpoint:
         *,
         tell_refresh_token: bool = False,
         issued_token_type: str | None = None,
+        login: Mapping[str, object] | None = None,
     ) -> Response:
+        """Make the response.
+
+        :param login: claims of the ID token, if a user has logged in; one is made where the scope has ``openid``.
+        """
         now, lifetime = self._deployment.clock(), self._levers.token_lifetime
         cnf = self._cnf(seen)
         value = self._deployment.signer.value(
@@ -219,6 +226,8 @@ class TokenEndpoint:
             "expires_in": lifetime,
             "scope": scope,
         }
+        if login is not None and "openid" in scope.split():
+            members["id_token"] = self._id_token(client, access, login)
         if issued_token_type is not None:
             members["issued_token_type"] = issued_token_type
         if tell_refresh_token:
@@ -226,6 +235,20 @@ class TokenEndpoint:
             if source.expires_at is not None:
                 members["refresh_token_expires_in"] = max(0, int(source.expires_at - now))
         return json_response(200, members, self._gate(form).nonce_after(seen))
+
+    def _id_token(self, client: Client, access: AccessToken, login: Mapping[str, object]) -> str:
+        """An ID token (OpenID Connect Core §2, §3.1.3.6)."""
+        half = hashlib.sha256(access.value.encode("ascii")).digest()[:16]
+        claims = {
+            "iss": self._deployment.origin,
+            "aud": client.client_id,
+            "sub": access.sub,
+            "iat": int(access.issued_at),
+            "exp": int(access.expires_at),
+            "at_hash": b64url_encode(half),
+            **login,
+        }
+        return self._deployment.signer.sign("JWT", {name: value for name, value in claims.items() if value is not None})
 
     def _new_refresh_token(
         self, client: Client, sub: str, scope: str, grant: str, seen: VerifiedProof | None

@@ -49,12 +49,14 @@ class AuthorizationRequest:
     :param redirect_uri: where the server sends the browser back to.
     :param state: comes back in the callback, and ties it to this request.
     :param code_verifier: proves at the token endpoint that the code was asked for here (PKCE). A secret.
+    :param nonce: ties the ID token to this request; ``None`` if the scope did not ask for one (``openid``).
     """
 
     url: str
     redirect_uri: str
     state: str
     code_verifier: str
+    nonce: str | None = None
 
     def __repr__(self) -> str:
         return f"<AuthorizationRequest to {self.url.partition('?')[0]}>"
@@ -152,11 +154,17 @@ def new_authorization_request(
 ) -> tuple[AuthorizationRequest, list[tuple[str, str]]]:
     """Make a request with fresh ``state`` and PKCE verifier; returns its parameters without ``client_id`` as well.
 
+    Where the scope has ``openid``, it also has a ``nonce`` (OpenID Connect Core §3.1.2.1), unless ``more`` brings one.
+
     :raises UsageError: ``more`` sets what is set here.
     """
     taken = sorted(_OURS & {name for name, _ in more})
     if taken:
         raise UsageError(f"{', '.join(taken)} cannot be given: the authorization request sets it itself")
+    nonce = next((value for name, value in more if name == "nonce"), None)
+    if nonce is None and any(name == "scope" and "openid" in value.split() for name, value in more):
+        nonce = secrets.token_urlsafe(24)
+        more = [*more, ("nonce", nonce)]
     state, verifier = secrets.token_urlsafe(24), secrets.token_urlsafe(48)
     parameters = [
         ("response_type", "code"),
@@ -167,7 +175,7 @@ def new_authorization_request(
         *more,
     ]
     url = _with_query(endpoint, [("client_id", client_id), *parameters])
-    return AuthorizationRequest(url, redirect_uri, state, verifier), parameters
+    return AuthorizationRequest(url, redirect_uri, state, verifier, nonce), parameters
 
 
 def pushed(
@@ -199,6 +207,7 @@ class DeviceAuthorization:
     :param verification_uri_complete: ``verification_uri`` with the code in it, for a QR code; not every server has it.
     :param expires_at: Unix seconds.
     :param interval: seconds between two questions.
+    :param scope: what was asked for.
     """
 
     device_code: str
@@ -207,12 +216,15 @@ class DeviceAuthorization:
     verification_uri_complete: str | None
     expires_at: float
     interval: float
+    scope: str | None = None
 
     def __repr__(self) -> str:
         return f"<DeviceAuthorization at {self.verification_uri}>"
 
 
-def read_device_authorization(members: Mapping[str, Any], asked_at: float) -> DeviceAuthorization:
+def read_device_authorization(
+    members: Mapping[str, Any], asked_at: float, scope: str | None = None
+) -> DeviceAuthorization:
     """Read the response of a device authorization endpoint.
 
     Numbers may be strings; one that is missing or makes no sense is replaced by a usual value.
@@ -232,6 +244,7 @@ def read_device_authorization(members: Mapping[str, Any], asked_at: float) -> De
         verification_uri_complete=complete if isinstance(complete, str) and complete.isprintable() else None,
         expires_at=asked_at + _seconds(members, "expires_in", _LIFETIME, _MAX_LIFETIME),
         interval=_seconds(members, "interval", _INTERVAL, _MAX_INTERVAL),
+        scope=scope,
     )
 
 

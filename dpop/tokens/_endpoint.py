@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 from dpop._tracebacks import hide_frames
 from dpop.errors import UsageError
 from dpop.profiles import RFC9449, Profile
+from dpop.tokens._discovery import discovery
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT, SyncEndpointBase, check_store, token_and_hint
-from dpop.tokens._grants import Parameter, discovery
+from dpop.tokens._grants import Parameter
 from dpop.tokens._source import RefreshingSource
 from dpop.tokens._stores import DEFAULT_ACCOUNT, LOCK_SECONDS, TokenStore
 from dpop.tokens._token_set import TokenSet
@@ -94,17 +95,26 @@ class SyncEndpoint(SyncEndpointBase, ABC):
         *,
         redirect_uri: str | None = None,
         code_verifier: str | None = None,
+        nonce: str | None = None,
+        id_token_key: Mapping[str, Any] | bytes | str | None = None,
         **parameters: Parameter,
     ) -> TokenSet:
         """Exchange an authorization code for tokens (RFC 6749 §4.1.3).
 
         :param code_verifier: of PKCE (RFC 7636).
+        :param nonce: of the authorization request, if it had one: the ID token is verified then, as
+            :meth:`finish_authorization` does it.
+        :param id_token_key: for encrypted ID tokens, see there.
         :param parameters: further ones of the request, such as ``resource``.
         :raises ReauthorizationError: the code is used up or expired, or was requested with another key.
         :raises OutcomeUnknownError: no response came; the code may be used up.
         :raises InvalidTokenResponseError: tokens came that must not be used; they are in its ``tokens``.
         """
-        return self.run(self._grants.redeem_code(code, redirect_uri, code_verifier, parameters))
+        return self.run(
+            self._grants.redeem_code(
+                code, redirect_uri, code_verifier, parameters, nonce=nonce, id_token_key=id_token_key
+            )
+        )
 
     def refresh(self, tokens: TokenSet | str, *, rebind: bool = False, **parameters: Parameter) -> TokenSet:
         """Get a new access token for a refresh token (RFC 6749 §6).
@@ -141,26 +151,59 @@ class SyncEndpoint(SyncEndpointBase, ABC):
         """
         return self.run(self._grants.start_authorization(redirect_uri, scope, parameters, push=push, dpop_jkt=dpop_jkt))
 
-    def finish_authorization(self, request: AuthorizationRequest, callback: str, **parameters: Parameter) -> TokenSet:
-        """Exchange the code of a callback for tokens.
+    def finish_authorization(
+        self,
+        request: AuthorizationRequest,
+        callback: str,
+        *,
+        id_token_key: Mapping[str, Any] | bytes | str | None = None,
+        **parameters: Parameter,
+    ) -> TokenSet:
+        """Exchange the code of a callback for tokens, and verify the ID token (OpenID Connect Core §3.1.3.7).
+
+        Where the server's keys cannot be had, a WARNING says so, and the ID token is kept with
+        ``id_token_verified=False``.
 
         :param callback: the URL that the user came back with, or its query.
+        :param id_token_key: the private key for encrypted ID tokens: PEM, or a JWK.
         :raises InvalidTokenResponseError: the callback does not belong to the request, and nothing was sent; or tokens
             came that must not be used, which are in its ``tokens``.
+        :raises InvalidIDTokenError: the ID token must not be believed; the tokens are in its ``tokens``.
         """
-        return self.run(self._grants.finish_authorization(request, callback, parameters))
+        return self.run(self._grants.finish_authorization(request, callback, parameters, id_token_key=id_token_key))
 
     def start_device(self, *, scope: str | None = None, **parameters: Parameter) -> DeviceAuthorization:
         """Ask for codes that the user types in on another device (RFC 8628)."""
         return self.run(self._grants.start_device(scope, parameters))
 
-    def poll_device(self, device: DeviceAuthorization) -> TokenSet:
-        """Wait for the user's decision, asking as often as the server allows.
+    def poll_device(
+        self, device: DeviceAuthorization, *, id_token_key: Mapping[str, Any] | bytes | str | None = None
+    ) -> TokenSet:
+        """Wait for the user's decision, asking as often as the server allows, and verify the ID token.
 
+        :param id_token_key: as for :meth:`finish_authorization`.
+        :raises InvalidIDTokenError: the ID token must not be believed; the tokens are in its ``tokens``.
         :raises ReauthorizationError: the codes expired.
         :raises TokenRefusedError: the user said no.
         """
-        return self.run(self._grants.poll_device(device))
+        return self.run(self._grants.poll_device(device, id_token_key=id_token_key))
+
+    def verify_id_token(
+        self,
+        tokens: TokenSet,
+        *,
+        nonce: str | None = None,
+        id_token_key: Mapping[str, Any] | bytes | str | None = None,
+    ) -> Mapping[str, Any]:
+        """Verify an ID token with the server's keys as they are now, such as that of a refresh; returns its claims.
+
+        :param nonce: of the authorization request; ``None`` for the ID token of a refresh, which needs none.
+        :param id_token_key: as for :meth:`finish_authorization`.
+        :raises UsageError: there is no ID token, or these settings do not suffice.
+        :raises TokenEndpointUnavailableError: the keys cannot be had now.
+        :raises InvalidIDTokenError: it must not be believed.
+        """
+        return self.run(self._grants.verify_id_token(tokens, nonce, id_token_key))
 
     # -- about tokens
 

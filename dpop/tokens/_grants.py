@@ -17,7 +17,6 @@ from urllib.parse import parse_qsl, urlencode
 
 from dpop._client_auth import ClientAuth, TLSClientAuth, client_auth_of
 from dpop._tracebacks import hide_frames
-from dpop._well_known import metadata_urls
 from dpop.client._policy import checked_origins
 from dpop.client._prover import Prover
 from dpop.encoding import json_object
@@ -42,8 +41,9 @@ from dpop.tokens._authorization import (
     pushed,
     read_device_authorization,
 )
+from dpop.tokens._id_token_check import IDTokenCheck
 from dpop.tokens._key_reference import key_reference_of
-from dpop.tokens._metadata import ServerMetadata, read_metadata
+from dpop.tokens._metadata import ServerMetadata
 from dpop.tokens._responses import is_success, json_response, raise_refusal, read_tokens
 from dpop.tokens._steps import Blocking, HTTPRequest, HTTPResponse, NoResponse, Pause, Steps
 from dpop.tokens._token_set import TokenSet
@@ -51,7 +51,7 @@ from dpop.tokens._token_set import TokenSet
 if TYPE_CHECKING:
     from dpop.keys import Key
 
-__all__ = ["Grants", "Parameter", "discovery", "may_pass"]
+__all__ = ["Grants", "Parameter", "may_pass"]
 
 _FORM: Final = ("Content-Type", "application/x-www-form-urlencoded")
 _JSON: Final = ("Accept", "application/json")
@@ -128,9 +128,11 @@ class Grants:
         self.clock: Callable[[], float] = clock
         self.refresh_parameters: Mapping[str, Parameter] = {}
         self._refusals = _Refusals()
-        checked_origins(
-            [str(Origin.of_url(url)) for name in dir(self.server) if (url := self._url(name))], insecure_origins
-        )
+        urls = [url for name in dir(self.server) if (url := self._url(name))]
+        if self.server.jwks_uri is not None:
+            urls.append(self.server.jwks_uri)
+        checked_origins([str(Origin.of_url(url)) for url in urls], insecure_origins)
+        self._id_tokens = IDTokenCheck(self.server, self.client_auth.client_id, insecure_origins, clock)
 
     def __repr__(self) -> str:
         return f"<Grants of {self.client_auth.client_id} at {self.server.token_endpoint.partition('?')[0]}>"
@@ -202,17 +204,32 @@ class Grants:
         except TokenRequestError as error:
             raise self._refusals.judge(refresh_token, error, before) from None
         self._refusals.forget(refresh_token)
+        if before is not None:
+            self._id_tokens.look_at_refreshed(tokens, before)
         return tokens
 
     def redeem_code(
-        self, code: str, redirect_uri: str | None, code_verifier: str | None, more: Mapping[str, Parameter]
+        self,
+        code: str,
+        redirect_uri: str | None,
+        code_verifier: str | None,
+        more: Mapping[str, Parameter],
+        *,
+        nonce: str | None = None,
+        id_token_key: object = None,
     ) -> Steps[TokenSet]:
-        """Exchange an authorization code (RFC 6749 §4.1.3, RFC 7636 §4.5)."""
+        """Exchange an authorization code (RFC 6749 §4.1.3, RFC 7636 §4.5).
+
+        :param nonce: of the authorization request; the ID token is verified if it is given.
+        """
         if not isinstance(code, str) or not code:
             raise ArgumentTypeError("code", "the authorization code, a str", code)
         _check_whole("code", code)
         parameters = {"code": code, "redirect_uri": redirect_uri, "code_verifier": code_verifier, **more}
-        return self.grant("authorization_code", parameters)
+        steps = self.grant("authorization_code", parameters)
+        if nonce is None:
+            return (yield from steps)
+        return (yield from self._id_tokens.during(steps, nonce=nonce, code=code, id_token_key=id_token_key))
 
     def refresh(
         self, tokens: TokenSet | str, more: Mapping[str, Parameter], *, rebind: bool = False
@@ -301,25 +318,45 @@ class Grants:
         return pushed(request, endpoint, self.client_auth.client_id, json_response(response, "the PAR endpoint"))
 
     def finish_authorization(
-        self, request: AuthorizationRequest, callback: str, more: Mapping[str, Parameter]
+        self,
+        request: AuthorizationRequest,
+        callback: str,
+        more: Mapping[str, Parameter],
+        *,
+        id_token_key: object = None,
     ) -> Steps[TokenSet]:
         """Redeem the code of a callback, after checking that the callback belongs to the request."""
         code = request.code_of(callback, issuer=self.server.issuer, iss_required=self.server.iss_in_responses)
-        return self.redeem_code(code, request.redirect_uri, request.code_verifier, more)
+        return self.redeem_code(
+            code,
+            request.redirect_uri,
+            request.code_verifier,
+            more,
+            nonce=request.nonce,
+            id_token_key=id_token_key,
+        )
 
     def start_device(self, scope: str | None, more: Mapping[str, Parameter]) -> Steps[DeviceAuthorization]:
         """Ask for codes a user types in on another device (RFC 8628 §3.1)."""
         asked_at = self.clock()
         response = yield from self._call("device_authorization", {"scope": scope, **more})
-        return read_device_authorization(json_response(response, "the device authorization endpoint"), asked_at)
+        members = json_response(response, "the device authorization endpoint")
+        return read_device_authorization(members, asked_at, scope)
 
-    def poll_device(self, device: DeviceAuthorization) -> Steps[TokenSet]:
+    def poll_device(self, device: DeviceAuthorization, *, id_token_key: object = None) -> Steps[TokenSet]:
         """Poll until the user has decided (RFC 8628 §3.4, §3.5), with a new proof each time."""
+        steps = self._poll(device)
+        if "openid" not in (device.scope or "").split():
+            return (yield from steps)
+        return (yield from self._id_tokens.during(steps, nonce=None, code=None, id_token_key=id_token_key))
+
+    def _poll(self, device: DeviceAuthorization) -> Steps[TokenSet]:
         interval = device.interval
         while self.clock() < device.expires_at:
             yield Pause(interval)
             try:
-                return (yield from self.grant(_DEVICE_CODE, {"device_code": device.device_code}))
+                tokens = yield from self.grant(_DEVICE_CODE, {"device_code": device.device_code})
+                return tokens if tokens.scope is not None else tokens.replace(scope=device.scope)
             except TokenRefusedError as error:
                 if error.error == "slow_down":
                     interval += 5.0
@@ -340,6 +377,10 @@ class Grants:
         raise ReauthorizationError(
             "the user did not decide before the codes expired; ask for new ones", error="expired_token"
         )
+
+    def verify_id_token(self, tokens: TokenSet, nonce: str | None, id_token_key: object) -> Steps[Mapping[str, Any]]:
+        """Verify the ID token of a token set with the server's keys as they are now; returns its claims."""
+        return self._id_tokens.claims_of(tokens, nonce=nonce, id_token_key=id_token_key)
 
     # -- messages
 
@@ -488,55 +529,6 @@ def _is_of_proof(error: TokenRequestError) -> bool:
 
 def _digest(refresh_token: str) -> str:
     return hashlib.sha256(refresh_token.encode("utf-8", "replace")).hexdigest()
-
-
-def discovery(issuer: str, insecure_origins: str | Iterable[str] = ()) -> Steps[ServerMetadata]:
-    """Fetch a server's metadata from its issuer's ``/.well-known`` (RFC 8414 §3, OpenID Connect Discovery §4).
-
-    Both addresses are asked before this gives up.
-
-    :raises InsecureOriginError: the issuer is http:// and not on this machine.
-    :raises TokenRequestError: there is no metadata, or it is another issuer's.
-    """
-    checked_origins(str(Origin.of_url(issuer)), insecure_origins)
-    found = []
-    statuses = []
-    for url in metadata_urls(issuer):
-        try:
-            response = yield HTTPRequest("GET", url, (_JSON,), None, signed=False)
-        except NoResponse as failure:
-            raise TokenEndpointUnavailableError(
-                f"{issuer} cannot be asked for its metadata ({failure.reason})"
-            ) from failure
-        if response.status == 200:
-            try:
-                return read_metadata(issuer, response.body)
-            except InvalidTokenResponseError as error:
-                found.append(f"{_path(url)}: {error}")
-        elif 300 <= response.status < 400:
-            target = _printable(response.header("location") or "nowhere")
-            found.append(
-                f"{_path(url)} is redirected to {target}, which is not followed: if that is the issuer, use it"
-            )
-        else:
-            found.append(f"{_path(url)}: {response.status}")
-        statuses.append(response.status)
-    if max(statuses) >= 500 or 429 in statuses:
-        raise TokenEndpointUnavailableError(
-            f"{issuer} is out of order: asked for its metadata, it answered {max(statuses)}"
-        )
-    raise InvalidTokenResponseError(
-        f"no metadata of {issuer} was found ({'; '.join(found)}); correct the issuer, or give the server's endpoints"
-        " in a ServerMetadata"
-    )
-
-
-def _path(url: str) -> str:
-    return "/" + url.split("/", 3)[3]
-
-
-def _printable(text: str) -> str:
-    return "".join(character for character in text if character.isprintable())[:200]
 
 
 def _check_whole(what: str, text: str) -> None:

@@ -20,6 +20,7 @@ class ServerMetadata:
     """An authorization server's endpoints, set by hand or read from its ``/.well-known`` document.
 
     :param issuer: its identifier; compared with ``iss`` in callbacks (RFC 9207).
+    :param jwks_uri: its keys, with which ID tokens are verified.
     :param client_auth_methods: its ``token_endpoint_auth_methods_supported``.
     :param dpop_algs: its ``dpop_signing_alg_values_supported``; empty if it does not say.
     :param iss_in_responses: it puts ``iss`` into callbacks, so that one without is refused.
@@ -35,6 +36,7 @@ class ServerMetadata:
     revocation_endpoint: str | None = None
     introspection_endpoint: str | None = None
     device_authorization_endpoint: str | None = None
+    jwks_uri: str | None = None
     client_auth_methods: tuple[str, ...] = ()
     dpop_algs: tuple[str, ...] = ()
     iss_in_responses: bool = False
@@ -44,7 +46,7 @@ class ServerMetadata:
     def __post_init__(self) -> None:
         for each in fields(self):
             url = getattr(self, each.name)
-            if each.name.endswith("_endpoint") and url is not None:
+            if (each.name.endswith("_endpoint") or each.name == "jwks_uri") and url is not None:
                 Origin.of_url(url)
         for url in self.mtls_endpoint_aliases.values():
             Origin.of_url(url)
@@ -159,6 +161,7 @@ def read_metadata(issuer: str, body: bytes) -> ServerMetadata:
         return ServerMetadata(
             token_endpoint=token_endpoint,
             issuer=issuer,
+            jwks_uri=_jwks_uri(issuer, members.get("jwks_uri")),
             client_auth_methods=_texts(members, "token_endpoint_auth_methods_supported"),
             dpop_algs=_texts(members, "dpop_signing_alg_values_supported"),
             iss_in_responses=_is_true(members, "authorization_response_iss_parameter_supported"),
@@ -168,6 +171,16 @@ def read_metadata(issuer: str, body: bytes) -> ServerMetadata:
         )
     except UsageError as error:
         raise InvalidTokenResponseError(f"the metadata has an endpoint that is no URL: {error}") from None
+
+
+def _jwks_uri(issuer: str, uri: object) -> str | None:
+    """The URL of the keys; ``None`` if it cannot be used, because only ID tokens need it."""
+    try:
+        origin = Origin.of_url(uri) if isinstance(uri, str) else None
+    except UsageError:
+        return None
+    usable = origin is not None and (origin.scheme == "https" or origin == Origin.of_url(issuer))
+    return uri if usable and isinstance(uri, str) else None
 
 
 def _aliases(members: Mapping[str, Any]) -> dict[str, str]:

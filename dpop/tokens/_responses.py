@@ -370,6 +370,9 @@ def read_tokens(
         scope=granted,
         jkt=jkt,
         id_token=read.id_token or (None if before is None else before.id_token),
+        id_token_verified=(
+            before is not None and before.id_token_verified and read.id_token in {None, before.id_token}
+        ),
         extra=read.extra,
         **facts,
     )

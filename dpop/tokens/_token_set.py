@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dpop._tracebacks import hide_frames
 from dpop.errors import ArgumentTypeError, KeyMismatchError, TokenFormatError, UsageError
 from dpop.keys._sources import load_key
+from dpop.tokens._id_token import claims_in
 from dpop.tokens._key_reference import check_key_reference
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ class TokenSet:
     :param key_reference: path or URI of that key, for :func:`dpop.load_key`; never a key, never a PIN.
     :param token_endpoint: the URL the tokens came from. They are refreshed nowhere else.
     :param client_id: the client they were issued to.
-    :param id_token: an OpenID Connect ID Token; nothing here verifies it.
+    :param id_token: an OpenID Connect ID Token.
+    :param id_token_verified: whether its claims and its signature were verified at the login. Those that come with a
+        refresh are not; ``endpoint.verify_id_token`` does it.
     :param refresh_sent_at: Unix seconds when a refresh was begun whose response is not known. It is set in a
         store before the refresh token is sent, and gone once the response is stored.
     :param resource: the resources that were asked for (RFC 8707); a refresh asks for them again.
@@ -59,6 +62,7 @@ class TokenSet:
     token_endpoint: str | None = None
     client_id: str | None = None
     id_token: str | None = None
+    id_token_verified: bool = False
     refresh_sent_at: float | None = None
     resource: tuple[str, ...] = ()
     refused_times: int | None = None
@@ -93,6 +97,14 @@ class TokenSet:
     def seconds_left(self, now: float) -> float | None:
         """Seconds until the access token expires; negative after that, ``None`` if unknown."""
         return None if self.expires_at is None else self.expires_at - now
+
+    @property
+    def id_token_claims(self) -> Mapping[str, Any] | None:
+        """The claims in the ID token, as it says; ``None`` if there is none, or it is encrypted.
+
+        Believe them only if :attr:`id_token_verified`.
+        """
+        return claims_in(self.id_token)
 
     def replace(self, **changes: Any) -> TokenSet:
         """A copy with some facts changed."""
@@ -141,7 +153,10 @@ class TokenSet:
         """The known facts as JSON values. They include secrets."""
         facts = {each.name: getattr(self, each.name) for each in fields(self)}
         facts |= {"extra": dict(self.extra), "refusal": dict(self.refusal), "resource": list(self.resource)}
-        return {name: value for name, value in facts.items() if value is not None and value not in ({}, [])}
+        kept = {name: value for name, value in facts.items() if value is not None and value not in ({}, [])}
+        if not self.id_token_verified:
+            del kept["id_token_verified"]
+        return kept
 
     def to_json(self) -> bytes:
         """The facts of :meth:`to_dict` as bytes of JSON; equal sets give equal bytes."""
@@ -159,7 +174,8 @@ class TokenSet:
             value = facts.get(each.name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, _TYPES.get(each.name, str)):
+            kind = _TYPES.get(each.name, str)
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                 raise TokenFormatError(f"{each.name} of stored tokens is not what it should be; authorise again")
             known[each.name] = value
         if not known.get("access_token"):
@@ -180,6 +196,7 @@ _TYPES: Final[Mapping[str, Any]] = {
     "refresh_sent_at": int | float,
     "resource": list | tuple,
     "refused_times": int,
+    "id_token_verified": bool,
     "refusal": Mapping,
     "extra": Mapping,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,48 @@ def test_a_device_login_without_a_terminal(server: DPoPTestServer) -> None:
     assert str(load().refresh_token) not in done.stderr + done.stdout
     asked = [request for request in server.requests if request.endpoint == "device_authorization"]
     assert [b"audience=x" in request.body for request in asked] == [True]
+
+
+@pytest.mark.parametrize("way", ["code", "device"])
+def test_the_id_token_is_verified(server: DPoPTestServer, way: str) -> None:
+    """With the scope openid, and dpop token show says so."""
+    server.levers.device_user = "agrees"
+    env = client_of(server)
+    Path("browser.py").write_text(
+        "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=30)", "ascii"
+    )
+    env["BROWSER"] = f"{sys.executable} browser.py %s"
+    done = invoke("login", "--scope", "openid read", *["--device"] * (way == "device"), env=env)
+    assert done.exit_code == 0, done.stderr
+    claims = load().id_token_claims or {}
+    assert (load().id_token_verified, claims["sub"], "nonce" in claims) == (True, "alice", way == "code")
+    shown = invoke("token", "show").stdout
+    assert "id token       verified at the login" in shown
+    assert str(load().id_token) not in shown + done.stdout + done.stderr
+
+
+def test_an_id_token_that_must_not_be_believed(server: DPoPTestServer) -> None:
+    """The login fails, and nothing is stored: here the issuer of the client file is another than the server's."""
+    server.levers.device_user = "agrees"
+    env = client_of(server)
+    client = {**json.loads(Path("client.json").read_text("ascii")), "issuer": server.issuer + "/other"}
+    Path("client.json").write_text(json.dumps(client), "ascii")
+    done = invoke("login", "--scope", "openid", "--device", env=env)
+    assert done.exit_code == 1
+    assert "the ID token must not be believed: its iss is" in " ".join(done.stderr.split())
+    assert not Path("tokens.json").exists()
+
+
+def test_an_id_token_whose_keys_cannot_be_had(server: DPoPTestServer) -> None:
+    """The login succeeds with a warning."""
+    server.levers.device_user = "agrees"
+    env = client_of(server)
+    client = {**json.loads(Path("client.json").read_text("ascii")), "jwks_uri": "http://127.0.0.1:1/jwks"}
+    Path("client.json").write_text(json.dumps(client), "ascii")
+    done = invoke("login", "--scope", "openid", "--device", env=env)
+    assert done.exit_code == 0
+    assert "Warning: the ID token is kept and marked as not verified" in " ".join(done.stderr.split())
+    assert "id token       not verified" in done.stdout
 
 
 def test_a_user_who_refuses(server: DPoPTestServer) -> None:

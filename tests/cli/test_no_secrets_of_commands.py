@@ -78,6 +78,7 @@ FILES = {
     "client_file": "client.json",
     "client_secret_file": "client",
     "client_key": "client-key.pem",
+    "id_token_key": "client-key.pem",
     "client_key_password_file": "password",
     "store_path": "tokens.json",
     "store_password_file": "password",

@@ -157,7 +157,7 @@ PLAIN = frozenset(
     trust_env turn typ uds unbound unbound_share url usable user_code values verdict verification_uri
     verification_uri_complete verifier verify wait wake wants_pin what when_down where window with_nonce work
     x_init_reserved origins arguments args more public_jwk theirs acr_values dpop_required
-    mtls_endpoint_aliases claims valid_from refused_times resource_metadata
+    mtls_endpoint_aliases claims valid_from id_token_verified refused_times resource_metadata
     acr authorization_servers certificate event events published then handler ssl
     """,
     )
@@ -224,6 +224,7 @@ def arguments(place: Path, server: str) -> dict[str, list[Any]]:
         "client_secret": [secret("client"), secret("client") + "\n"],
         "refresh_token": [secret("refresh"), 1],
         "id_token": [secret("id"), 1],
+        "id_token_key": [None, secret("pem"), secret("pem").encode(), {"kty": "EC", "d": secret("d")}, 1],
         "device_code": [secret("device")],
         "state": [secret("state")],
         "password": [secret("password"), [secret("password")], raising],
