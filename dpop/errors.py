@@ -20,9 +20,12 @@
     │   ├── KeyNotFoundError                     the file, device or service has no such key
     │   ├── AmbiguousKeyError                    several keys or devices fit one name
     │   ├── KeyAccessDeniedError                 the key backend does not let this caller use the key
+    │   │   └── AgentRefusedError                    a rule of the signing agent does not allow this signature
     │   ├── KeyDisabledError                     the key is switched off, expired or about to be deleted
     │   ├── KeyUnavailableError                  the key backend cannot be reached now
     │   │   ├── KeyThrottledError                    the key backend wants fewer requests
+    │   │   ├── AgentUnavailableError                no signing agent listens, or it does not respond
+    │   │   ├── AgentLockedError                     the signing agent is locked
     │   │   └── DeviceError                          a device is missing, removed or out of order
     │   ├── ForkedKeyError                       a device's key was opened before this process was forked
     │   ├── MissingExtraError (ImportError)      the optional dependency for a key backend is missing
@@ -57,6 +60,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 __all__ = [
+    "AgentLockedError",
+    "AgentRefusedError",
+    "AgentUnavailableError",
     "AlgorithmError",
     "AmbiguousKeyError",
     "ArgumentTypeError",
@@ -230,6 +236,23 @@ class KeyAccessDeniedError(DPoPKeyError):
     code = "key_access_denied"
 
 
+class AgentRefusedError(KeyAccessDeniedError):
+    """The signing agent did not sign: its rules for the key do not allow this proof, or it is no proof.
+
+    :param reason: which rule: ``"origin"``, ``"method"``, ``"iat"``, ``"no_proof"``, ``"key_mismatch"``, ``"peer"``,
+        ``"not_confirmed"``; None if the agent did not say.
+    """
+
+    code = "agent_refused"
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (AgentRefusedError, (self.args[0], self.reason))
+
+
 class KeyDisabledError(DPoPKeyError):
     """The key exists and may not sign: it is disabled, not valid yet, expired, or about to be deleted."""
 
@@ -246,6 +269,18 @@ class KeyThrottledError(KeyUnavailableError):
     """The key backend wants fewer requests; wait before the next one."""
 
     code = "key_throttled"
+
+
+class AgentUnavailableError(KeyUnavailableError):
+    """No signing agent listens at the socket, or it does not respond in time."""
+
+    code = "agent_unavailable"
+
+
+class AgentLockedError(KeyUnavailableError):
+    """The signing agent is locked: it has forgotten its keys until somebody unlocks it."""
+
+    code = "agent_locked"
 
 
 class DeviceError(KeyUnavailableError):

@@ -124,8 +124,15 @@ def create_proof(
     :raises InvalidTargetError: the URL or method cannot be written into a proof exactly.
     :raises CredentialError: the nonce or token has characters that it must not have.
     :raises DPoPKeyError: the key cannot be used or did not sign.
+    :raises UsageError: ``iat`` or ``claims`` with a key of the signing agent, which signs neither.
     """
     header, size = _header_of(key)
+    if (claims or iat is not None) and getattr(key, "signs_only_proofs", False):
+        raise UsageError(
+            "a key of the signing agent signs proofs for now, with the claims of RFC 9449 only: leave out iat= and"
+            " claims=, or load the key itself where it is kept. A program that could choose them could have proofs"
+            " made for tomorrow, or other tokens"
+        )
     data = header + _payload(
         _target_of_url(method, url),
         f'"{random_jti()}"' if jti is None else _quoted(_checked_jti(jti)),

@@ -51,6 +51,9 @@ def test_the_drawn_tree_is_the_real_tree() -> None:
 def test_codes_are_stable_and_unique() -> None:
     """Each class has its own code, and none changes without this test changing."""
     assert {cls.__name__: cls.code for cls in CLASSES} == {
+        "AgentLockedError": "agent_locked",
+        "AgentRefusedError": "agent_refused",
+        "AgentUnavailableError": "agent_unavailable",
         "AlgorithmError": "algorithm",
         "AmbiguousKeyError": "ambiguous_key",
         "ArgumentTypeError": "argument_type",

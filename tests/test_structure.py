@@ -30,7 +30,7 @@ OTHERS = [
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # Folders from the bottom up: one imports from those below it and from itself. All single modules of the package
 # that belong to no library are below the folders; integrations are above them, and the test server is on top.
-FOLDERS = ["keys", "client|server", "tokens", "(integrations)", "testing"]
+FOLDERS = ["keys", "client|server", "tokens", "agent", "(integrations)", "testing"]
 ABOVE_KEYS = {"_client_auth", "proof"}  # the single modules that work with keys
 # Interfaces of the standard and of the language, which are no package to install.
 INTERFACES = {"asgi", "wsgi"}
@@ -82,7 +82,7 @@ INSIDE = [path for path in SOURCES if path.is_relative_to(ROOT / "dpop") and pat
 
 
 def test_imports_go_down() -> None:
-    """Single modules <- keys <- client, server <- tokens <- integrations <- testing."""
+    """Single modules <- keys <- client, server <- tokens <- agent <- integrations <- testing."""
     wrong = []
     for path in INSIDE:
         here = part(path)

@@ -16,6 +16,7 @@ from typing import Any
 import cases_answer
 import cases_proof
 import cases_state
+import group_agent
 import group_challenges
 import group_disagreements
 import group_hashes
@@ -73,6 +74,7 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "thumbprints.json": group_hashes.thumbprints,
     "ath.json": group_hashes.ath,
     "code_jti.json": group_hashes.code_jti,
+    "agent.json": group_agent.agent,
     "disagreements.json": group_disagreements.disagreements,
 }
 

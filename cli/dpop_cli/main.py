@@ -48,6 +48,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "logout": LazyCommand("dpop_cli.token:revoke", "Give the tokens back to the server (dpop token revoke)."),
     "tokens": LazyCommand("dpop_cli.token:list_tokens", "List the tokens in the file (dpop token list)."),
     "token": LazyCommand("dpop_cli.token:token", "Commands for tokens: redeem, import, refresh, show."),
+    "agent": LazyCommand("dpop_cli.agent:agent", "Run the signing agent: one process signs for all programs."),
     "inspect": LazyCommand("dpop_cli.inspect:inspect", "Show the content of a proof, and its mistakes."),
     "sig": LazyCommand("dpop_cli.sig:sig", "Convert a signature: openssl's DER to R||S, and back."),
     "nonce": LazyCommand("dpop_cli.nonce:nonce", "Show, learn or forget the nonces of servers."),
@@ -59,7 +60,6 @@ COMMANDS: Mapping[str, LazyCommand] = {
 """All commands, in the order of the help."""
 
 _OTHER_NAMES = {
-    "agent": "token refresher",
     "doctor": "rehearse",
     "authorize": "login",
     "generate": "key generate",
@@ -217,6 +217,7 @@ Environment:
   DPOP_CLIENT       the JSON file that describes the client
   DPOP_CONTEXT      the context of the configuration file
   DPOP_STATE_DIR    the directory with the nonces
+  DPOP_AGENT_SOCK   the socket of the signing agent
   PKCS11_MODULE     the driver of a TPM, smart card or HSM
   BROWSER, NO_COLOR as in other programs"""
 

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import time
 from typing import Any
 
@@ -17,6 +15,7 @@ from dpop_cli.commands import Command
 from dpop_cli.console import stopped_by_signals, tell
 from dpop_cli.exit_status import Status
 from dpop_cli.options import key_options, server_options, store_options
+from dpop_cli.service import notify
 from dpop_cli.token_client import OAuthClient, prover_of
 from dpop_cli.token_store import Stored
 from dpop_cli.token_view import moment
@@ -71,7 +70,7 @@ def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
         told = _Told()
         keeper = Refresher(sources, tell=told)
         stop = open_ones.enter_context(stopped_by_signals())
-        _notify("READY=1")
+        notify("READY=1")
         while True:
             due = time.monotonic() + keeper.step()
             if once:
@@ -81,7 +80,7 @@ def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
                 stop.wait(min(_LOOK_SECONDS, max(0.0, due - time.monotonic())))
             if stop.is_set():
                 break
-        _notify("STOPPING=1")
+        notify("STOPPING=1")
     click.echo("Stopped; nothing was under way.", err=True)
 
 
@@ -100,7 +99,7 @@ class _Told:
             said += f" ({status.error})"
         click.echo(f"{moment(time.time())} {said}; next look {moment(status.next_at)}", err=True)
         fresh = sum(each.state == "fresh" for each in self._states.values())
-        _notify(f"STATUS={fresh} of {len(self._states)} accounts fresh; next look {moment(self._next_at)}")
+        notify(f"STATUS={fresh} of {len(self._states)} accounts fresh; next look {moment(self._next_at)}")
 
     @property
     def all_fresh(self) -> bool:
@@ -110,14 +109,3 @@ class _Told:
     @property
     def _next_at(self) -> float:
         return min(status.next_at for status in self._states.values())
-
-
-def _notify(message: str) -> None:
-    """Tell systemd, if it started us and listens (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address or not hasattr(socket, "AF_UNIX"):
-        return
-    if address.startswith("@"):  # Linux's names outside the file system
-        address = "\0" + address[1:]
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-        notifier.sendto(message.encode(), address)

@@ -45,6 +45,7 @@ class SchemeLoader(Protocol):
 # The module whose load() opens the URIs of a scheme. It is imported at the first use of the scheme, because it may
 # import the whole library of a service.
 _BACKENDS: Final[Mapping[str, str]] = {
+    "agent": "dpop.agent._key",
     "awskms": "dpop.keys.kms._aws",
     "azurekms": "dpop.keys.kms._azure",
     "gcpkms": "dpop.keys.kms._gcp",
@@ -90,8 +91,8 @@ def load_key(
     """Load a private key.
 
     :param source: a str or path object is the path of a file, in which ``~`` is replaced. A str with a known scheme
-        (``pkcs11:``, ``awskms:``, ``gcpkms:``, ``azurekms:``, or one of :func:`register_scheme`) names a key in a
-        device or service. Bytes are the content of a key file: PEM, DER or JWK. A dict is a JWK.
+        (``agent:``, ``pkcs11:``, ``awskms:``, ``gcpkms:``, ``azurekms:``, or one of :func:`register_scheme`) names a
+        key in an agent, device or service. Bytes are the content of a key file: PEM, DER or JWK. A dict is a JWK.
     :param password: the password of an encrypted key, or a function that asks for it and is called only if needed.
     :param alg: the algorithm name to sign with, if the key has several, such as ``EdDSA`` or ``RS256``.
     :raises InvalidKeyError: not a private key that DPoP can use, or a URI that no loader can open.

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import io
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -19,14 +20,16 @@ import anyio
 import httpx
 import httpx2
 import requests
+from support.agents import agent_running, rules_of, socket_folder
 
 import dpop.aiohttp
 import dpop.httpx
 import dpop.httpx2
 import dpop.requests
 from dpop.client._prover import Prover
+from dpop.origin import Origin
 
-__all__ = ["ASYNCHRONOUS", "CLIENTS", "HTTPX", "SYNCHRONOUS", "Client", "Reply", "close_all", "make"]
+__all__ = ["ASYNCHRONOUS", "CLIENTS", "HTTPX", "SYNCHRONOUS", "WITH_AGENT", "Client", "Reply", "close_all", "make"]
 
 
 @dataclass
@@ -334,8 +337,36 @@ HTTPX = sorted(name for name in CLIENTS if name.startswith("httpx"))
 """The clients with transports, and with HTTP/2."""
 
 
+WITH_AGENT = " with an agent's key"
+"""Ends the name of a client whose key is in a signing agent, which runs as long as the client is open."""
+
+
 def make(name: str, prover: Any = None, **options: Any) -> Any:
-    """A client by name, with a new software key if none is given."""
-    own = prover if prover is not None else Prover(dpop.generate_key())
-    factory: Any = CLIENTS[name]
-    return factory(own, **options)
+    """A client by name, with a new software key if none is given.
+
+    :param options: its own, and ``later_origins``, those that are added while it is open.
+    """
+    factory: Any = CLIENTS[name.removesuffix(WITH_AGENT)]
+    later = options.pop("later_origins", ())
+    if name.endswith(WITH_AGENT) and prover is None:
+        return _with_agent(factory, options, later)
+    return factory(Prover(dpop.generate_key()) if prover is None else prover, **options)
+
+
+def _with_agent(factory: Any, options: dict[str, Any], later: Iterable[str]) -> Any:
+    """A client whose key is in an agent, with rules for the client's own origins."""
+    named = options["origins"]
+    origins = {*later, *([named] if isinstance(named, str) else named)}
+    origins |= {str(Origin.of_url(url)) for url in options.get("as_endpoints", ())}
+    with ExitStack() as stack:
+        folder = stack.enter_context(socket_folder())
+        running = stack.enter_context(agent_running(folder, rules_of(folder, origins=origins)))
+        made = factory(running.key(), **options)
+        close, ending = made.close, stack.pop_all()
+
+    def close_both() -> None:
+        with ending:
+            close()
+
+    made.close = close_both
+    return made

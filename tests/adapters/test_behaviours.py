@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from adapters.clients import CLIENTS, Client, make
+from adapters.clients import CLIENTS, WITH_AGENT, Client, make
 from adapters.recorder import Handler, Received, Recorder, Response, challenge, script
 
 import dpop
@@ -22,7 +22,8 @@ TOKEN = "access-token-1"
 BODY = b"0123456789" * 1000
 
 
-@pytest.fixture(params=sorted(CLIENTS))
+# One of them a second time with its key in the signing agent: asynchronous, so that its signatures come from threads.
+@pytest.fixture(params=[*sorted(CLIENTS), f"httpx-async{WITH_AGENT}"])
 def name(request: pytest.FixtureRequest) -> str:
     """Each client in turn."""
     return str(request.param)
@@ -145,7 +146,7 @@ def test_what_goes_unsigned_is_told_once(client: Callable[..., Any], caplog: pyt
 def test_origins_may_be_added_later(client: Callable[..., Any]) -> None:
     """What discovery finds out joins by add_origins(), and only so; http elsewhere is refused as at the start."""
     with Recorder(script(Response(200))) as first, Recorder(script(Response(200))) as second:
-        one = client(origins=first.origin, access_token=TOKEN)
+        one = client(origins=first.origin, later_origins=[second.origin], access_token=TOKEN)
         one.send("GET", second.url("/before"))
         one.transport.add_origins(second.origin)
         one.send("GET", second.url("/after"))

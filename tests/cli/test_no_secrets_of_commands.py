@@ -38,6 +38,7 @@ PLAIN = frozenset(
         """
     context_name store_argument verbose account against alg algs allow_http as_json at client_id code_prompt defect
     device_uri force forget given iat if_needed jkt jti max_age no_browser no_nonce nonce once only_token out
+    audit key keys lock_after origins rules socket_group socket_path
     parameters profile redirect_uri resources response role scope secrets signature timeout unsigned uri wanted
     client_credentials device client_claims client_certificate client_certificate_key
     """,

@@ -25,6 +25,7 @@ from dpop_cli.exit_status import Status
 from dpop_cli.proof import proof
 from dpop_cli.serve import first_line
 from dpop_cli.token import token
+from support.agents import socket_folder
 from support.cli_process import environment, invoke
 from support.paths import COMMANDS, PACKAGE, ROOT
 from support.pkcs11_tokens import NewTpm, module_named, tokens_in
@@ -149,6 +150,17 @@ def browser_and_redis(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator
     """Both."""
     with browser(monkeypatch, folder), a_redis(monkeypatch, folder) as words:
         yield words
+
+
+@contextmanager
+def a_run_time_folder(monkeypatch: pytest.MonkeyPatch, _: Path) -> Iterator[dict[str, str]]:
+    """A user's run-time folder, whose path is short enough for a socket; no agent stays behind."""
+    with socket_folder() as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+        try:
+            yield {}
+        finally:
+            invoke("agent", "stop")
 
 
 def tokens_to_bind(server: DPoPTestServer) -> dict[str, Any]:
@@ -377,6 +389,7 @@ GUIDES = {
         prepare=an_app_without_a_key,
         around=browser,
     ),
+    "agent.md": Guide({"nonces": "none"}, HARDWARE, [200], prepare=tokens_to_bind, around=a_run_time_folder),
     "environment.md": Guide({}, AS_AND_API, [401], ["proof_without_token"]),
     "by-hand.md": Guide(
         {},

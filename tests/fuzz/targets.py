@@ -18,6 +18,8 @@ from support.paths import VECTORS
 
 import dpop
 from dpop import htu
+from dpop.agent._proofs import read_proof
+from dpop.agent._protocol import MAX_REQUEST, Frames, Refusal, pack, read_request
 from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
 from dpop.client._flow import PEEK_BYTES, ProofFlow, Step
 from dpop.client._policy import Policy
@@ -580,7 +582,55 @@ def _encoding_seeds() -> Iterator[bytes]:
                 continue
 
 
+# --- the signing agent
+
+
+def fuzz_agent(data: bytes) -> None:
+    """The bytes of a connection to the agent, in two pieces: requests are read or refused, and only proofs pass."""
+    frames = Frames(MAX_REQUEST)
+    for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
+        frames.feed(piece)
+        try:
+            while (frame := frames.next()) is not None:
+                _request_to_the_agent(frame)
+        except Refusal as refusal:
+            _check_agent_refusal(refusal)
+            return
+
+
+def _request_to_the_agent(frame: bytes) -> None:
+    try:
+        request = read_request(frame)
+        if request.op != "sign":
+            return
+        text = request.members["input"]
+        proof = read_proof(text, "ES256", A.public_jwk)
+    except Refusal as refusal:
+        _check_agent_refusal(refusal)
+        return
+    header, payload = (json.loads(b64url_decode(part)) for part in text.split("."))
+    assert header == {"typ": "dpop+jwt", "alg": "ES256", "jwk": A.public_jwk}
+    assert {"jti", "htm", "htu", "iat"} <= payload.keys() <= {"jti", "htm", "htu", "iat", "nonce", "ath"}
+    assert (proof.method, proof.jti, proof.iat) == (payload["htm"], payload["jti"], payload["iat"])
+    assert payload["htu"] == f"{proof.origin}{proof.path}" == htu.url_htu(payload["htu"])
+
+
+def _check_agent_refusal(refusal: Refusal) -> None:
+    response = json.loads(pack(refusal.response())[4:])
+    assert (response["v"], response["error"]) == (1, refusal.error)
+    assert len(refusal.message) < 500
+
+
+def _agent_seeds() -> Iterator[bytes]:
+    for case in json.loads((VECTORS / "agent.json").read_text(encoding="ascii"))["cases"]:
+        body = case["request"].encode()
+        yield len(body).to_bytes(4, "big") + body
+    yield b"\x00\x0f\x42\x40" + b"x" * 100
+    yield b"\x00\x00\x00\x02{}" * 10
+
+
 TARGETS = {
+    "agent": Target(fuzz_agent, _agent_seeds),
     "proof": Target(fuzz_proof, _proof_seeds),
     "signed-proof": Target(fuzz_signed_proof, _signed_proof_seeds),
     "challenge": Target(fuzz_challenge, _challenge_seeds),

@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ __all__ = [
     "ask",
     "installed_version",
     "jose_verifier",
+    "node",
     "running_oidc_provider",
 ]
 
@@ -34,13 +35,13 @@ MAKE = "run `make test`, or `scripts/setup test` once before pytest"
 
 
 @contextmanager
-def node(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+def node(*arguments: str, packages: Iterable[str] = PACKAGES) -> Iterator[subprocess.Popen[str]]:
     """A Node.js program of this folder, with pipes; it ends when its standard input does."""
     # Setup may have put Node.js beside this Python, which is not always on PATH.
     program = shutil.which("node") or shutil.which("node", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.fail(f"the tests against real peers need Node.js 20 or newer, and there is none: {MAKE}")
-    for package in PACKAGES:
+    for package in packages:
         if not (HERE / "node_modules" / package / "package.json").is_file():
             pytest.fail(f"{package} is missing in tests/interop/node_modules: {MAKE}")
     process = subprocess.Popen(

@@ -275,7 +275,7 @@ def test_other_types_are_refused(source: Any) -> None:
 def test_urls_are_not_fetched(url: str) -> None:
     """A key comes from no network; the error says what can be given."""
     with pytest.raises(
-        InvalidKeyError, match="expected the path of a file, or one of awskms, azurekms, gcpkms, pkcs11"
+        InvalidKeyError, match="expected the path of a file, or one of agent, awskms, azurekms, gcpkms, pkcs11"
     ):
         load_key(url)
 

@@ -26,6 +26,7 @@ from adapters.recorder import Received, Response
 from support.public_api import faces
 
 import dpop
+import dpop.agent
 import dpop.redaction
 from dpop.client import OutgoingRequest, Policy, ProofFlow
 from dpop.errors import KeyAccessDeniedError, UsageError
@@ -159,6 +160,7 @@ PLAIN = frozenset(
     x_init_reserved origins arguments args more public_jwk theirs acr_values dpop_required
     mtls_endpoint_aliases claims valid_from id_token_verified refused_times resource_metadata
     acr authorization_servers certificate event events published then handler ssl
+    ask audit confirm digest facts gids methods group lock_after op password_file rate rules uid uids
     """,
     )
 )
@@ -337,7 +339,22 @@ def arguments(place: Path, server: str) -> dict[str, list[Any]]:
         "metadata": [None],
         "key_reference": [None],
         "tools": [None],
+        "question": ["PIN?"],
+        "listener": [raising],
         # Of the same name, and another thing.
+        "Agent.rules": [[dpop.agent.KeyRules("work", str(pem), [API])]],
+        "Agent.ask": [lambda _rules: secret("password"), lambda _rules: secret("other"), raising],
+        "AgentClient.path": [place / "none.sock"],
+        "AgentKey.client": [dpop.agent.AgentClient(place / "none.sock")],
+        "AgentKey.name": ["work"],
+        "AgentKey.facts": [{"alg": "ES256", "jwk": KEY.public_jwk, "wait": 1}, {"jwk": PRIVATE_JWK}],
+        "AgentRules.keys": [()],
+        "AgentRules.path": [place / "agent.toml"],
+        "AuditLog.target": [place / "none" / "audit.jsonl"],
+        "KeyRules.name": ["work"],
+        "KeyRules.uri": [str(pem)],
+        "listen.path": [place / "none" / ("x" * 200)],
+        "read_rules.path": [place / "none.toml"],
         "NonceCache.key": [dpop.client.NonceKey(KEY.thumbprint, dpop.htu.Origin.parse(API), dpop.Role.AS)],
         "MemoryReplayCache.key": [secret("jti")],
         "RedisReplayCache.key": [secret("jti")],

@@ -7,12 +7,14 @@ import base64
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from support.agents import Wire, agent_running, rules_of, socket_folder
 from support.paths import VECTORS
 
 import dpop
@@ -183,3 +185,33 @@ def test_a_code_jti(case: dict[str, Any]) -> None:
         assert case.get("not") != case["jti"]
         assert ("not" in case) == (case["form"] != case["code"])
         assert dpop.code_jti(case["form"]) == case.get("not", case["jti"])
+
+
+# --- the agent
+
+
+@pytest.fixture(scope="module")
+def agent_of_the_vectors() -> Iterator[Wire]:
+    """A connection to an agent with the key, the clock and the rules of the vectors."""
+    told = document("agent.json")
+    jwk = next(
+        case["jwk"] for case in document("keys.json")["cases"] if case["thumbprint"] == dpop.thumbprint(told["jwk"])
+    )
+    with socket_folder() as folder:
+        SoftwareKey.from_jwk(jwk).save(folder / "work.pem")
+        rules = rules_of(folder, origins=told["origins"], methods=told["methods"])
+        with agent_running(folder, rules, clock=lambda: told["now"]) as running, running.connect() as wire:
+            yield wire
+
+
+@pytest.mark.parametrize("case", cases("agent.json"))
+def test_a_request_to_the_agent(case: dict[str, Any], agent_of_the_vectors: Wire) -> None:
+    """It is signed, answered or refused, for the reason given."""
+    body = case["request"].encode()
+    frame = len(body).to_bytes(4, "big") + body
+    assert frame.hex() == case.get("frame", frame.hex())
+    agent_of_the_vectors.send(frame)
+    response = agent_of_the_vectors.receive()
+    assert response is not None
+    assert response.get("error", "signed" if "signature" in response else "ok") == case["answer"]
+    assert response.get("reason") == case.get("reason")

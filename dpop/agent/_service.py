@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serve the agent's requests: which key, for whom, and whether its rules allow it. No socket is touched here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from dpop.agent._askpass import askpass_program, confirmed
+from dpop.agent._held import Ask, HeldKey
+from dpop.agent._peer import Peer
+from dpop.agent._process import is_dumpable
+from dpop.agent._proofs import read_proof
+from dpop.agent._protocol import VERSION, Refusal, Request, refused
+from dpop.agent._rules import AgentRules, KeyRules
+from dpop.encoding import b64url_encode
+from dpop.errors import DPoPError, DPoPKeyError, UsageError
+
+__all__ = ["Audit", "Service"]
+
+Audit = Callable[[Mapping[str, Any]], object]
+
+_MAX_KEYS: Final = 64
+
+# What changes the agent is for its own user, and for root, who could do it anyway.
+_FOR_THE_OWNER: Final = frozenset({"add", "lock", "unlock", "reload", "stop", "status"})
+
+
+class Service:
+    """The agent's keys, and what may be done with them.
+
+    :param stop: ends the agent.
+    :param connections: how many there are.
+    """
+
+    def __init__(
+        self,
+        rules: AgentRules,
+        *,
+        read: Callable[[], AgentRules] | None,
+        ask: Ask | None,
+        audit: Audit | None,
+        clock: Callable[[], float],
+        stop: Callable[[], None],
+        connections: Callable[[], int],
+    ) -> None:
+        self._rules = rules
+        self._read = read
+        self._audit = audit
+        self._clock = clock
+        self.end_agent = stop
+        self._connections = connections
+        self._own = os.geteuid()
+        self._keys: dict[str, HeldKey] = _opened(self._rules, {}, self._own, ask)
+        self._changing = threading.Lock()  # held while keys are added, forgotten, or opened again
+        self._problem: str | None = None
+        self._started = clock()
+        self._locked = False
+        self._used = time.monotonic()
+        self._counts: Counter[str] = Counter()
+
+    def lock(self) -> None:
+        """Forget all keys, until :meth:`unlock`."""
+        with self._changing:
+            self._locked = True
+            self._forget()
+
+    def unlock(self, ask: Ask | None = None) -> None:
+        """Open all keys again.
+
+        :raises DPoPKeyError: one of them cannot be opened. Those opened before it can sign.
+        """
+        with self._changing:
+            for held in list(self._keys.values()):
+                held.open(ask)
+            self._used = time.monotonic()
+            self._locked = False
+
+    def reload(self) -> str | None:
+        """Read the rules anew. If anything is wrong with them, nothing changes, and the problem is returned."""
+        if self._read is None:
+            return "the agent was started without a rules file"
+        with self._changing:
+            try:
+                rules = self._read()
+                keys = _opened(rules, self._keys, self._own, None)
+            except DPoPError as error:
+                self._problem = str(error)
+                return self._problem
+            self._keys, self._rules, self._problem = keys, rules, None
+            if self._locked:
+                self._forget()
+        return None
+
+    def _forget(self) -> None:
+        for held in self._keys.values():
+            held.forget()
+        if "dpop.keys.pkcs11" in sys.modules and any(
+            "pkcs11:" in held.rules.uri.lower() for held in self._keys.values()
+        ):
+            from dpop.keys.pkcs11 import close_modules  # noqa: PLC0415 - only where a device was used
+
+            close_modules()  # or a device would stay logged in
+
+    def until_lock(self) -> float | None:
+        """Seconds until the keys are to be forgotten; None if never. Forgets them when it is time."""
+        limit = self._rules.lock_after
+        if limit is None or self._locked:
+            return None
+        left = self._used + limit - time.monotonic()
+        if left > 0:
+            return left
+        self.lock()
+        return None
+
+    def admits(self, peer: Peer) -> bool:
+        """Whether this peer may speak to the agent at all."""
+        return peer.uid in {self._own, 0} or any(held.serves(peer) for held in list(self._keys.values()))
+
+    # --- requests
+
+    def respond(self, request: Request, peer: Peer, executable: str) -> dict[str, Any]:
+        """Serve one request.
+
+        :raises Refusal: it is refused.
+        """
+        if request.op in _FOR_THE_OWNER and peer.uid not in {self._own, 0}:
+            raise Refusal("denied", f"{request.op} is for the agent's own user")
+        try:
+            if request.op == "sign":
+                return self._sign(request.members, peer, executable)
+            return self._others[request.op](self, request.members, peer)
+        except DPoPKeyError as error:
+            raise Refusal("key_failed", str(error), reason=error.code) from None
+        except UsageError as error:
+            raise Refusal("bad_request", str(error)) from None
+
+    def _held(self, name: str, peer: Peer) -> HeldKey:
+        held = self._keys.get(name)
+        if held is None or not held.serves(peer):
+            # One message for both: who may not use a key need not know of it.
+            raise Refusal("unknown_key", f"there is no key {name} for this user; dpop agent list shows which there are")
+        return held
+
+    def _sign(self, members: Mapping[str, Any], peer: Peer, executable: str) -> dict[str, Any]:
+        name, text = members["key"], members["input"]
+        event = {"key": name, "pid": peer.pid, "uid": peer.uid, "exe": executable}
+        try:
+            held = self._held(name, peer)
+            event["jkt"] = held.jkt
+            if not held.is_open:
+                raise Refusal("locked", "its keys are forgotten; unlock it with: dpop agent unlock")
+            proof = read_proof(text, held.alg, held.jwk)
+            event |= {"method": proof.method, "origin": str(proof.origin)}
+            held.check(proof, self._clock())
+            if held.rules.confirm:
+                _ask_a_person(held, str(proof.origin))
+            held.spend(time.monotonic())
+            signature = held.sign(text.encode("ascii"))
+            self._record({"event": "signed", **event, "jti": proof.jti})
+        except Refusal as refusal:
+            self._note_refusal(event, refusal.reason or refusal.error)
+            raise
+        except DPoPKeyError as error:
+            self._note_refusal(event, error.code)
+            raise
+        self._used = time.monotonic()
+        self._counts["signed"] += 1
+        return {"signature": b64url_encode(signature)}
+
+    def _record(self, event: Mapping[str, Any]) -> None:
+        if self._audit is None:
+            return
+        try:
+            self._audit(event)
+        except Exception:  # noqa: BLE001 - of a disk, or of the user's own function
+            raise Refusal(
+                "key_failed", "the audit log cannot be written, so the signature was not given out", reason="key"
+            ) from None
+
+    def _note_refusal(self, event: Mapping[str, Any], reason: str) -> None:
+        self._counts["refused"] += 1
+        with contextlib.suppress(Refusal):  # the client gets the refusal it has already
+            self._record({"event": "refused", **event, "reason": reason})
+
+    def _key(self, members: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
+        return self._held(members["key"], peer).facts()
+
+    def _list(self, _members: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
+        return {"keys": [held.facts() for held in list(self._keys.values()) if held.serves(peer)]}
+
+    def _status(self, _members: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
+        rules = self._rules
+        return {
+            "protocol": VERSION,
+            "pid": os.getpid(),
+            "uid": self._own,
+            "started": int(self._started),
+            "locked": any(not held.is_open for held in list(self._keys.values())),
+            "lock_after": rules.lock_after,
+            "dumpable": is_dumpable(),
+            "connections": self._connections(),
+            "signed": self._counts["signed"],
+            "refused": self._counts["refused"],
+            "rules": {
+                "file": None if rules.path is None else str(rules.path),
+                "in_force": rules.on_disk(),
+                "problem": self._problem,
+            },
+            "keys": [held.facts() for held in list(self._keys.values())],
+        }
+
+    def _add(self, members: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
+        password = members.get("password")
+        rules = KeyRules(members["key"], members["uri"], members["origins"])
+        with self._changing:
+            if rules.name in self._keys or len(self._keys) >= _MAX_KEYS:
+                raise UsageError(
+                    f"there is a key {rules.name} already, or no room for another; its rules stay as they are"
+                )
+            held = HeldKey(rules, self._own, None if password is None else lambda _rules: password)
+            if any(held.jkt == other.jkt for other in self._keys.values()):
+                raise UsageError("the agent has this key already, by another name; its rules stay as they are")
+            self._keys = {**self._keys, rules.name: held}
+        return held.facts()
+
+    def _lock(self, _members: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
+        self.lock()
+        return {"locked": True}
+
+    def _unlock(self, members: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
+        passwords: Mapping[str, str] = members.get("passwords", {})
+
+        def ask(rules: KeyRules) -> str:
+            if rules.name not in passwords:
+                raise _PasswordNeededError(rules.name)
+            return passwords[rules.name]
+
+        try:
+            self.unlock(ask)
+        except _PasswordNeededError as error:
+            return {"locked": True, "needs": error.name}
+        return {"locked": False}
+
+    def _reload(self, _members: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
+        problem = self.reload()
+        if problem is not None:
+            raise UsageError(f"the rules are as they were: {problem}")
+        return {"reloaded": True}
+
+    def _stop(self, _members: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
+        return {"stopping": True}
+
+    _others: Final[Mapping[str, Callable[[Service, Mapping[str, Any], Peer], dict[str, Any]]]] = {
+        "add": _add,
+        "key": _key,
+        "list": _list,
+        "lock": _lock,
+        "reload": _reload,
+        "status": _status,
+        "stop": _stop,
+        "unlock": _unlock,
+    }
+
+
+def _ask_a_person(held: HeldKey, origin: str) -> None:
+    """Have a person agree to one signature. The question holds what the rules say, and no text of the client."""
+    if askpass_program() is None:
+        raise refused(
+            "not_confirmed", "a person has to agree, and DPOP_ASKPASS names no program that asks the agent's user"
+        )
+    if not confirmed(f"Allow the key {held.rules.name} to sign a request to {origin}?"):
+        raise refused("not_confirmed", "the person who was asked did not agree, or not in time")
+
+
+class _PasswordNeededError(Exception):
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(name)
+
+
+def _opened(rules: AgentRules, before: Mapping[str, HeldKey], own: int, ask: Ask | None) -> dict[str, HeldKey]:
+    """Open the keys of the rules; those that are open already are kept."""
+    if not rules.keys:
+        raise UsageError("the agent has no key; name one, and the origins it may sign for")
+    keys: dict[str, HeldKey] = {}
+    for each in rules.keys:
+        if each.name in keys:
+            raise UsageError(f"there are two keys of the name {each.name}")
+        held = before[each.name].with_rules(each) if each.name in before else None
+        keys[each.name] = held or HeldKey(each, own, ask)
+    return keys

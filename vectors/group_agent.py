@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests to a signing agent, and whether it signs (docs/agent-protocol.md)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from case import NOW
+
+from dpop.testing.defects._forge import A, B, b64u, to_json
+
+__all__ = ["agent"]
+
+Case = dict[str, Any]
+
+_ORIGIN = "https://server.example.com"
+_HEADER = {"typ": "dpop+jwt", "alg": "ES256", "jwk": A.public_jwk}
+_PAYLOAD = {"jti": "0123456789abcdef", "htm": "GET", "htu": f"{_ORIGIN}/items", "iat": NOW}
+_LEAVE_OUT = object()
+
+
+def _input(header: dict[str, Any] | None = None, /, **claims: Any) -> str:
+    payload = {name: value for name, value in (_PAYLOAD | claims).items() if value is not _LEAVE_OUT}
+    return f"{b64u(to_json(_HEADER | (header or {})))}.{b64u(to_json(payload))}"
+
+
+def _request(**members: Any) -> str:
+    return json.dumps({"v": 1, **members}, separators=(",", ":"))
+
+
+def _sign(name: str, text: str, reason: str = "", note: str = "") -> Case:
+    case: Case = {"id": name} | ({"note": note} if note else {})
+    case |= {"request": _request(op="sign", key="work", input=text), "answer": "refused" if reason else "signed"}
+    return case | ({"reason": reason} if reason else {})
+
+
+def _other(name: str, text: str, response: str) -> Case:
+    return {"id": name, "request": text, "answer": response}
+
+
+def _signed() -> list[Case]:
+    first = _sign("sign", _input())
+    body = first["request"].encode("ascii")
+    first["frame"] = (len(body).to_bytes(4, "big") + body).hex()
+    return [
+        first,
+        _sign("sign-nonce-ath", _input(nonce="eyJ7S_zG.eyJH0-Z.HX4w-7v", ath=b64u(bytes(32)))),
+        _sign("sign-post", _input(htm="POST", htu=f"{_ORIGIN}/")),
+        _sign("sign-iat-15-ago", _input(iat=NOW - 15)),
+        _sign("sign-iat-5-ahead", _input(iat=NOW + 5)),
+    ]
+
+
+def _refused() -> list[Case]:
+    twice = to_json(_PAYLOAD)[:-1] + b',"htm":"POST"}'
+    return [
+        _sign("origin-other-host", _input(htu="https://evil.example/items"), "origin"),
+        _sign("origin-other-port", _input(htu=f"{_ORIGIN}:8443/items"), "origin"),
+        _sign("origin-other-scheme", _input(htu="http://server.example.com/items"), "origin"),
+        _sign("origin-with-user", _input(htu="https://server.example.com@evil.example/"), "no_proof"),
+        _sign("method", _input(htm="DELETE"), "method", "methods are GET and POST"),
+        _sign("iat-16-ago", _input(iat=NOW - 16), "iat"),
+        _sign("iat-6-ahead", _input(iat=NOW + 6), "iat"),
+        _sign("iat-fraction", _input(iat=NOW + 0.5), "no_proof"),
+        _sign("htu-query", _input(htu=f"{_ORIGIN}/items?a=b"), "no_proof"),
+        _sign("htu-upper-case", _input(htu="https://SERVER.example.com/items"), "no_proof"),
+        _sign("htu-default-port", _input(htu=f"{_ORIGIN}:443/items"), "no_proof"),
+        _sign("htu-dot-segment", _input(htu=f"{_ORIGIN}/a/../items"), "no_proof"),
+        _sign("htu-empty-path", _input(htu=_ORIGIN), "no_proof"),
+        _sign("no-jti", _input(jti=_LEAVE_OUT), "no_proof"),
+        _sign("more-claims", _input(sub="me", aud="https://as.example/token"), "no_proof", "a client assertion"),
+        _sign("nonce-null", _input(nonce=None), "no_proof"),
+        _sign("ath-short", _input(ath="fUHyO2r2Z3DZ53EsNrWBb0"), "no_proof"),
+        _sign("claim-twice", f"{b64u(to_json(_HEADER))}.{b64u(twice)}", "no_proof"),
+        _sign("typ", _input({"typ": "JWT"}), "no_proof"),
+        _sign("more-header", _input({"kid": "1"}), "no_proof"),
+        _sign("other-key", _input({"jwk": B.public_jwk}), "key_mismatch"),
+        _sign("more-in-jwk", _input({"jwk": A.public_jwk | {"kid": "1"}}), "key_mismatch"),
+        _sign("alg-none", _input({"alg": "none"}), "key_mismatch"),
+        _sign("three-parts", f"{_input()}.AA", "no_proof"),
+        _sign("padding", f"{_input()}=", "no_proof"),
+    ]
+
+
+def _no_requests() -> list[Case]:
+    return [
+        _other("key", _request(op="key", key="work"), "ok"),
+        _other("list", _request(op="list"), "ok"),
+        _other("unknown-key", _request(op="key", key="other"), "unknown_key"),
+        _other("sign-unknown-key", _request(op="sign", key="other", input=_input()), "unknown_key"),
+        _other("version-2", '{"v":2,"op":"list"}', "unsupported_version"),
+        _other("no-version", '{"op":"list"}', "unsupported_version"),
+        _other("version-true", '{"v":true,"op":"list"}', "unsupported_version"),
+        _other("unknown-op", '{"v":1,"op":"decrypt"}', "bad_request"),
+        _other("member-missing", '{"v":1,"op":"key"}', "bad_request"),
+        _other("member-unknown", '{"v":1,"op":"list","more":1}', "bad_request"),
+        _other("member-twice", '{"v":1,"op":"list","op":"list"}', "bad_request"),
+        _other("key-name", '{"v":1,"op":"key","key":"../work"}', "bad_request"),
+        _other("not-an-object", '["v",1]', "bad_request"),
+        _other("more-after", '{"v":1,"op":"list"} {}', "bad_request"),
+        _other("byte-order-mark", '\ufeff{"v":1,"op":"list"}', "bad_request"),
+    ]
+
+
+def agent() -> dict[str, Any]:
+    """The file agent.json."""
+    return {
+        "about": [
+            "Requests to a signing agent, by version 1 of the protocol in docs/agent-protocol.md.",
+            "The agent has one key by the name work, with the public half jwk; its clock says now; its rules allow",
+            "origins and methods.",
+            "request: the text of a frame. frame: its bytes with their length before them, in hexadecimal.",
+            "answer: signed; ok, a response without error; or the error. reason: of a refusal.",
+        ],
+        "now": NOW,
+        "jwk": A.public_jwk,
+        "origins": [_ORIGIN],
+        "methods": ["GET", "POST"],
+        "cases": [*_signed(), *_refused(), *_no_requests()],
+    }
