@@ -16,6 +16,7 @@ import dpop
 from dpop_cli.commands import Group
 from dpop_cli.console import file_names, hint
 from dpop_cli.key_device import generate_in_device, list_keys
+from dpop_cli.key_rotate import rotate
 from dpop_cli.options import AlgChoice, check_key_source, key_options, load_key
 from dpop_cli.secret_input import Secret, secret_options
 
@@ -178,6 +179,7 @@ def _report_device_key(made: Pkcs11Key, uri: str, *, as_json: bool) -> None:
 
 
 key.add_command(list_keys)
+key.add_command(rotate)
 
 
 def _facts(loaded: dpop.Key) -> dict[str, Any]:

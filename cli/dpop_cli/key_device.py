@@ -16,7 +16,7 @@ import click
 from dpop.keys import Password
 from dpop_cli.commands import Command
 from dpop_cli.console import hint, waiting
-from dpop_cli.options import check_key_source, pin_for
+from dpop_cli.options import check_key_source, pin_for, store_options
 from dpop_cli.secret_input import Secret, secret_options
 
 if TYPE_CHECKING:
@@ -44,9 +44,12 @@ def generate_in_device(uri: str, password: Secret) -> tuple[Pkcs11Key, str]:
     help="The devices to list, as a URI (RFC 7512): pkcs11:token=office; ?module-path= names their driver.",
 )
 @secret_options("password", "the device's PIN, to list private keys, too")
+@store_options()
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
-    """List devices (TPM, smart card, HSM) and their keys, and what each can do.
+    """List devices (TPM, smart card, HSM) and their keys, and what each can do; and the keys of stored tokens.
+
+    With --token-store it also lists which accounts of the store are bound to which key.
 
     The command does not ask for a PIN. If a device hides its private keys, only their public keys are listed. With a
     PIN option, the URI must name one device.
@@ -57,10 +60,12 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
     Examples:
       dpop key list
       dpop key list --pkcs11 'pkcs11:token=office' --password-file pin
+      dpop key list --token-store tokens.json
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     from dpop.keys.pkcs11 import list_devices  # noqa: PLC0415 - only users of a device need the binding
 
     check_key_source(uri)
+    bound = _keys_of_tokens(options)
     password = Secret.of("password", options)
     pin: Password | None = pin_for(password, uri) if password.given else None
     if callable(pin):
@@ -68,8 +73,12 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
     with waiting("Asking the devices"), _drivers_silenced():
         devices = list_devices(uri, password=pin)
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(device) for device in devices], indent=2))
+        facts = [dataclasses.asdict(device) for device in devices]
+        click.echo(json.dumps(facts if bound is None else {"devices": facts, "tokens": bound}, indent=2))
         return
+    for each in bound or ():
+        place = each["key_reference"] or "at a place that was not noted"
+        click.echo(f"jkt {each['jkt']}, {place}\n  tokens of {', '.join(each['accounts'])}")
     for device in devices:
         click.echo(_device_line(device))
         for key in device.keys:
@@ -82,6 +91,23 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
         click.echo("No device matches; check that it is inserted, and that --pkcs11 names its driver.", err=True)
     elif any(key.usable for device in devices for key in device.keys) and sys.stdout.isatty():
         hint("use a key with --key 'pkcs11:token=...;object=...', in quotes: a shell would end the command at the ;")
+
+
+def _keys_of_tokens(options: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The keys that the tokens in a store are bound to, with their accounts; ``None`` without a store."""
+    from dpop_cli.token_store import Stored  # noqa: PLC0415 - devices need no store
+
+    chosen = options["account"]
+    stored = Stored.of(options)
+    if stored is None:
+        return None
+    keys: dict[str, dict[str, Any]] = {}
+    for account in [stored.account] if chosen is not None else stored.store.accounts():
+        tokens = stored.store.load(account)
+        if tokens is not None and tokens.jkt is not None:
+            empty: dict[str, Any] = {"jkt": tokens.jkt, "key_reference": tokens.key_reference, "accounts": []}
+            keys.setdefault(tokens.jkt, empty)["accounts"].append(account)
+    return list(keys.values())
 
 
 @contextlib.contextmanager

@@ -226,6 +226,7 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
         scope: str | None = None,
         resource: Parameter = None,
         grant: str | None = None,
+        rebind: bool = False,
         **parameters: Parameter,
     ) -> AsyncRefreshingSource:
         """A token source: await a call of it for a fresh access token, from any task, and in any number of processes.
@@ -241,16 +242,19 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
         :param resource: sent with each refresh, for an access token for these resources (RFC 8707); by default those
             that the tokens were first asked for.
         :param grant: the grant to use if there is no refresh token, such as ``"client_credentials"``.
+        :param rebind: for a confidential client that changes its key: a refresh goes out with this key, whichever one
+            the stored tokens are bound to, and binds them to it (RFC 9449 §5). ``renew()`` does it at once.
         :param parameters: of that grant, beside ``scope`` and ``resource``.
-        :raises UsageError: parameters without ``grant``, or no store.
+        :raises UsageError: parameters without ``grant``, no store, or ``rebind`` with a public client.
         """
         check_store(store)
         if parameters and grant is None:
             raise UsageError(f"{', '.join(sorted(parameters))}: only scope, resource, or with grant= its parameters")
         each_time: dict[str, Parameter] = {"scope": scope, "resource": resource}
+        grants = self._grants.rebinding() if rebind else self._grants
         return AsyncRefreshingSource(
             self.detached,
-            self._grants.refreshing_with(each_time),
+            grants.refreshing_with(each_time),
             store,
             account,
             ahead=ahead,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-from dpop._client_auth import ClientAuth, TLSClientAuth, client_auth_of
+from dpop._client_auth import ClientAuth, PublicClient, TLSClientAuth, client_auth_of
 from dpop._tracebacks import hide_frames
 from dpop.client._policy import checked_origins
 from dpop.client._prover import Prover
@@ -127,6 +127,7 @@ class Grants:
         self.key_reference: str | None = key_reference_of(prover.key, key_reference)
         self.clock: Callable[[], float] = clock
         self.refresh_parameters: Mapping[str, Parameter] = {}
+        self.rebinds: bool = False
         self._refusals = _Refusals()
         urls = [url for name in dir(self.server) if (url := self._url(name))]
         if self.server.jwks_uri is not None:
@@ -167,6 +168,20 @@ class Grants:
         _pairs(parameters)  # a wrong type is found here and not hours later
         made = copy.copy(self)
         made.refresh_parameters = {name: value for name, value in parameters.items() if value is not None}
+        return made
+
+    def rebinding(self) -> Grants:
+        """A copy whose refreshes go out with this key, whichever key the tokens are bound to (RFC 9449 §5).
+
+        :raises UsageError: the client is a public one, whose refresh tokens are bound to their key for good.
+        """
+        if type(self.client_auth) is PublicClient:
+            raise UsageError(
+                "the refresh tokens of a public client are bound to their key for good (RFC 9449 §5); nothing was sent."
+                " Log in with the new key"
+            )
+        made = copy.copy(self)
+        made.rebinds = True
         return made
 
     # -- tokens
@@ -259,7 +274,7 @@ class Grants:
         """
         if not tokens.refresh_token:
             raise ReauthorizationError("there is no refresh token; the user has to authorise again")
-        if not rebind:
+        if not (rebind or self.rebinds):
             tokens.check_key(self.prover.thumbprint)
         if tokens.token_endpoint and canonical(tokens.token_endpoint) not in self._token_endpoints:
             raise UsageError(

@@ -28,6 +28,7 @@ from dpop.errors import (
     ReauthorizationError,
     TokenEndpointUnavailableError,
     TokenLockError,
+    TokenRefusedError,
     TokenRequestError,
     TokensNotSavedError,
     TokenStoreError,
@@ -218,12 +219,7 @@ class Renewal:
             there: TokenSet | None = yield Blocking(self._load)
             if there is not None and there.fingerprint != stored.fingerprint:
                 return None
-            final = begun.replace(refusal=_noted(error, lost=lost))
-            self._dead = final
-            yield Blocking(lambda: self._note(begun, final, turn))
-            if self._grant is not None:
-                return (yield from self._first(final))
-            raise _refusal_of(final) from error
+            return (yield from self._refused(error, stored, begun, turn, lost=lost))
         except DPoPError as error:
             if not turn.lost:
                 yield from self._after(error, stored, begun, turn, lost=lost)
@@ -232,6 +228,21 @@ class Renewal:
             self._interrupted(interrupt, stored, begun, turn, lost=lost)
             raise
         return (yield from self._save(begun, tokens))
+
+    def _refused(
+        self, error: ReauthorizationError, stored: TokenSet, begun: TokenSet, turn: _Turn, *, lost: bool
+    ) -> Steps[TokenSet | None]:
+        """Note that the server has refused the refresh token for good."""
+        if self._grants.rebinds and stored.jkt != self._grants.prover.thumbprint:
+            # With its own key the refresh token is as good as it was.
+            yield Blocking(lambda: self._note(begun, begun if lost else stored, turn))
+            raise _not_rebound(error) from error
+        final = begun.replace(refusal=_noted(error, lost=lost))
+        self._dead = final
+        yield Blocking(lambda: self._note(begun, final, turn))
+        if self._grant is not None:
+            return (yield from self._first(final))
+        raise _refusal_of(final) from error
 
     def _interrupted(
         self, interrupt: BaseException, stored: TokenSet, begun: TokenSet, turn: _Turn, *, lost: bool
@@ -353,6 +364,17 @@ def _noted(error: ReauthorizationError, *, lost: bool) -> dict[str, str]:
         )
     facts = {"message": message, "error": error.error, "subtype": error.subtype, "description": error.description}
     return {name: fact for name, fact in facts.items() if fact}
+
+
+def _not_rebound(error: ReauthorizationError) -> TokenRefusedError:
+    return TokenRefusedError(
+        f"the server does not bind the tokens to another key: {error.error or 'it refused'}. They are as they were, and"
+        " need their old key; for the new one log in again",
+        error=error.error,
+        subtype=error.subtype,
+        description=error.description,
+        status=error.status,
+    )
 
 
 def _refusal_of(tokens: TokenSet) -> ReauthorizationError:
