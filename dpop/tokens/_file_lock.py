@@ -7,6 +7,7 @@ processes hold locks of the same name.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -82,6 +83,8 @@ class FileLock:
                 reset_after_fork(self)
                 return True
         except OSError as error:
+            if error.errno == errno.ESTALE:  # on NFS: another host has removed the file
+                return False
             raise TokenStoreError(
                 f"the file system of {str(self._path)!r} has no locks ({error.strerror}); keep the tokens on another"
             ) from error

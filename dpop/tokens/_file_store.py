@@ -8,6 +8,7 @@ process or the machine stops, the store has either the old tokens or the new one
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -74,8 +75,7 @@ class FileTokenStore(LockedStore):
         """
         path = self._file(account)
         try:
-            with open_regular_file(path) as file:
-                data = file.read(MAX_RECORD + 1)
+            data = _content(path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -142,6 +142,20 @@ class FileTokenStore(LockedStore):
             raise TokenStoreError(
                 f"cannot write the token file {str(path)!r}: {error.strerror}; what was there is as it was"
             ) from error
+
+
+def _content(path: Path, tries: int = 5) -> bytes:
+    """Read a file; again if another host has replaced it meanwhile, which NFS says by ESTALE.
+
+    :raises OSError: it cannot be read.
+    """
+    try:
+        with open_regular_file(path) as file:
+            return file.read(MAX_RECORD + 1)
+    except OSError as error:
+        if error.errno != errno.ESTALE or tries <= 1:
+            raise
+    return _content(path, tries - 1)
 
 
 def _account_in(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -11,12 +12,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.token_stores import FULL, StoreContract
 
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
-from dpop.tokens import FileTokenStore, TokenStore
+from dpop.tokens import FileTokenStore, TokenStore, _file_lock, _file_store
+from dpop.tokens._file_lock import FileLock
 
 KEY = bytes(range(32))
 
@@ -284,3 +287,32 @@ def test_a_sealed_record_with_members_that_are_no_text(path: Path, name: str, va
     path.write_text(json.dumps(record))
     with pytest.raises(TokenFormatError):
         store.load()
+
+
+class Stale:
+    """A function of NFS that says ESTALE the first times that it is called."""
+
+    def __init__(self, function: Callable[..., Any], times: int) -> None:
+        self.function, self.left = function, times
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.left > 0:
+            self.left -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return self.function(*arguments)
+
+
+def test_files_that_another_host_replaces(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NFS an open file is gone then: tokens are read again, and the lock is tried again."""
+    store = FileTokenStore(path)
+    store.save(FULL)
+    monkeypatch.setattr(_file_store, "open_regular_file", Stale(_file_store.open_regular_file, 2))
+    assert store.load() == FULL
+    monkeypatch.setattr(_file_store, "open_regular_file", Stale(_file_store.open_regular_file, 10))
+    with pytest.raises(TokenStoreError, match="Stale file handle"):
+        store.load()
+    lock = FileLock(path.with_name("lock"))
+    monkeypatch.setattr(_file_lock, "_lock", Stale(_file_lock._lock, 2))
+    assert lock.acquire(10)
+    assert lock.is_held()
+    lock.release()
