@@ -32,7 +32,7 @@ _RSA_SIZES: Final = frozenset({256, 384, 512})
 # An r and an s that are both this many bytes shorter than their curve come once in 2^128 signatures.
 _MOST_MISSING: Final = 8
 
-_DGST_LABEL: Final = re.compile(r"[A-Za-z0-9-]+\([^()\r\n]*\)= *")  # of openssl dgst -hex
+_DGST_LABEL: Final = re.compile(r"(?<![A-Za-z0-9-])[A-Za-z0-9-]++\([^()\r\n]*\)= *")  # of openssl dgst -hex
 
 
 @click.group(cls=Group)
