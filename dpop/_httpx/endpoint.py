@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
+
+import anyio
 
 from dpop._httpx.processes import OnePerProcess
 from dpop._httpx.protocols import (
@@ -161,6 +164,9 @@ class _Wire:
         self.traced = False
         self.sent = False
         self.peer: str | None = None
+        self.scope: anyio.CancelScope | None = None
+        """Of an asynchronous request: cancelled if the head of a response does not come in time."""
+        self.seconds = 0.0
 
     def on_event(self, event: str, info: Info) -> None:
         """Handle an event of httpcore."""
@@ -174,6 +180,9 @@ class _Wire:
     async def on_async_event(self, event: str, info: Info) -> None:
         """Handle an event of asynchronous httpcore."""
         self.on_event(event, info)
+        if self.scope is not None and ".receive_response_headers." in event:
+            started = event.endswith(".started")
+            self.scope.deadline = anyio.current_time() + self.seconds if started else math.inf
 
     def proxy(self, server: str) -> str | None:
         """Return host and port of the proxy, if the connection went to one."""
@@ -335,7 +344,11 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
             client = await self._clients.get()
             prepared = _prepared(client, request, self.timeout, wire.on_async_event)
             wire.handed = True
-            response = await (self._signing if request.signed else self._plain).handle_async_request(prepared)
+            wire.seconds = 2 * self.timeout
+            with anyio.CancelScope() as wire.scope:
+                response = await (self._signing if request.signed else self._plain).handle_async_request(prepared)
+            if wire.scope.cancelled_caught:
+                raise self._library.ReadTimeout("the head of the response did not end in time")
             try:
                 outcome = _response(client, prepared, response, await self._body(response))
             finally:
@@ -356,18 +369,18 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
     async def _body(self, response: ResponseT) -> bytes:
         if response.is_stream_consumed:  # a transport of the user has read it into memory
             return bytes(response.content)
-        deadline = time.monotonic() + 2 * self.timeout
         body = b""
         failure: Exception | None = None
-        try:
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_RESPONSE:
-                    break
-                if time.monotonic() > deadline:
-                    raise self._library.ReadTimeout("the body did not end in time")
-        except Exception as error:  # noqa: BLE001 - raised again if the body is incomplete
-            failure = error
+        with anyio.move_on_after(2 * self.timeout) as scope:
+            try:
+                async for chunk in response.aiter_raw():
+                    body += chunk
+                    if len(body) > MAX_RESPONSE:
+                        break
+            except Exception as error:  # noqa: BLE001 - raised again if the body is incomplete
+                failure = error
+        if scope.cancelled_caught:
+            failure = self._library.ReadTimeout("the body did not end in time")
         return whole_body(response.headers.get("content-encoding"), body, failure)
 
     async def aclose(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -92,9 +93,13 @@ class Exchange:
 
 
 class Wire:
-    """Records whether any byte of a request was written, in any of its attempts."""
+    """Records whether any byte of a request was written, in any of its attempts, and bounds the time of each response.
 
-    def __init__(self) -> None:
+    :param seconds: for a whole response; a server may send it byte by byte, or informational responses without an end.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self.sent = False
 
     def watch(self, send: Callable[..., _T], *args: Any, **options: Any) -> _T:
@@ -219,11 +224,41 @@ class _FinalResponse(http.client.HTTPResponse):
     is lost or given to the next request.
     """
 
+    def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
+        wire = _watched.get()
+        super().__init__(sock if wire is None else cast("Any", _Timed(sock, wire.seconds)), *args, **options)
+
     def _read_status(self) -> tuple[str, int, str]:
         version, status, reason = cast("tuple[str, int, str]", super()._read_status())  # type: ignore[misc]
         if 101 < status < 200:
             status = 100  # begin() skips it and its fields
         return version, status, reason
+
+
+class _Timed(io.RawIOBase):
+    """A socket as ``http.client`` reads a response from it, all of it before one deadline."""
+
+    def __init__(self, sock: Any, seconds: float) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)
+        self._deadline = time.monotonic() + seconds
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left, most = self._deadline - time.monotonic(), self._sock.gettimeout()
+        if left <= 0:
+            raise TimeoutError("the response did not end in time")
+        self._sock.settimeout(left if most is None else min(left, most))
+        return cast("int | None", self._raw.readinto(buffer))
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def drain(raw: BaseHTTPResponse) -> None:

@@ -108,7 +108,7 @@ class TokenEndpoint(SyncEndpoint):
 
         :raises NoResponse: no response came.
         """
-        wire = Wire()
+        wire = Wire(2 * self.timeout)
         settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
         proxy = select_proxy(request.url, settings["proxies"])
         if proxy is not None:

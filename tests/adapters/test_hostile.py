@@ -30,7 +30,7 @@ import dpop.httpx
 import dpop.httpx2
 import dpop.requests
 from dpop.client._prover import Prover
-from dpop.errors import InvalidTokenResponseError
+from dpop.errors import InvalidTokenResponseError, OutcomeUnknownError
 from dpop.tokens import ServerMetadata
 
 KEY = dpop.generate_key()
@@ -420,3 +420,73 @@ def test_a_token_endpoint_fills_no_memory(library: Any, status: bytes) -> None:
         finally:
             tracemalloc.stop()
         assert peak < 8_000_000
+
+
+class Dribbler:
+    """A server that begins a response and sends one piece after the other, until the client goes away.
+
+    :param begins: the beginning.
+    :param piece: sent again and again, for ten seconds at most; after that come tokens.
+    """
+
+    def __init__(self, begins: bytes, piece: bytes) -> None:
+        self._begins, self._piece = begins, piece
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/token"
+        self.left = False
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.join(PATIENCE)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection, connection.makefile("rb") as stream:
+            while stream.readline() not in {b"\r\n", b""}:
+                pass
+            try:
+                connection.sendall(self._begins)
+                for _ in range(200):
+                    connection.settimeout(0.05)
+                    with contextlib.suppress(TimeoutError):
+                        self.left = connection.recv(65_536) == b""
+                    if self.left:
+                        return
+                    connection.sendall(self._piece)
+            except OSError:
+                self.left = True
+
+
+BOUNDED = ["requests", "httpx-async", "httpx2-async"]
+WITHOUT_END = {
+    "informational responses": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "a header field": (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+    "a chunk extension": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x"),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("what", WITHOUT_END)
+def test_a_response_that_never_ends_is_left(name: str, what: str) -> None:
+    """Each byte comes in time, and the response does not: nobody waits for it with the lock of a store held."""
+    with Dribbler(*WITHOUT_END[what]) as server:
+        with Endpoint(name, KEY, server.url, client_id="c", timeout=0.5) as endpoint:
+            with pytest.raises(OutcomeUnknownError):
+                endpoint.refresh("old")
+    assert server.left
+
+
+@pytest.mark.parametrize("name", BOUNDED[:2])
+def test_trailers_that_never_end_cost_no_tokens(name: str) -> None:
+    """The object has come whole; what follows is not waited for."""
+    tokens = b'{"access_token":"a","token_type":"DPoP"}'
+    begins = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n" % (len(tokens), tokens)
+    with Dribbler(begins, b"X: y\r\n") as server:
+        with Endpoint(name, KEY, server.url, client_id="c", timeout=2) as endpoint:
+            assert endpoint.refresh("old").access_token == "a"
+    assert server.left
