@@ -286,10 +286,13 @@ def _exchange(request: LookupRequest, url: str, origin: Origin, tls: Any, deadli
     import http.client  # noqa: PLC0415 - importing dpop.server stays light
     import socket  # noqa: PLC0415
 
+    from dpop._final_response import FinalResponse  # noqa: PLC0415
+
     left = deadline - time.monotonic()
     if left <= 0:
         raise LookupUnavailableError(f"{origin} did not respond in {request.timeout:g} s")
     connection = http.client.HTTPConnection(origin.host, origin.port)
+    connection.response_class = FinalResponse
     sock: Any = None
     try:
         sock = socket.create_connection((origin.host, origin.port), timeout=left)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -76,6 +77,21 @@ def test_redirects_are_followed_three_times() -> None:
         server.handler = lambda _: Response(302, [("Location", "/0")])
         with pytest.raises(LookupUnavailableError, match="3 redirects"):
             default_fetch()(request(server.url("/0")))
+
+
+class Hinting(Recorder):
+    """A server that sends early hints before each response."""
+
+    def _response(self, connection: socket.socket, request: Received, response: Response) -> None:
+        connection.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")
+        super()._response(connection, request, response)
+
+
+def test_informational_responses_are_not_the_final_one() -> None:
+    """What comes behind them is the response (RFC 9110 §15.2)."""
+    with Hinting(served) as server:
+        response = default_fetch()(request(server.url("/keys")))
+    assert (response.status, response.body) == (200, b"/keys")
 
 
 def test_one_deadline_for_a_whole_response() -> None:
