@@ -6,6 +6,7 @@ RFC 6749 §2.3, RFC 7523 §2.2, OpenID Connect Core §9, RFC 8705 §2.
 
 from __future__ import annotations
 
+import copy
 import json
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +31,8 @@ __all__ = [
     "client_auth_of",
 ]
 
+_ASSERTION_TYP = "client-authentication+jwt"
+_ASSERTION_SECONDS = 60
 _JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -116,10 +119,12 @@ class PrivateKeyJWT(PublicClient):
     :param key: the client's own key. It must not be the one that signs the proofs, so that a program which can make
         proofs cannot pose as the client (RFC 7523 §3).
     :param kid: the server's name for the key.
-    :param typ: the ``typ`` of the assertion; older servers expect ``JWT``.
+    :param typ: the ``typ`` of the assertion; older servers expect ``JWT``. By default as the server's profile says.
     :param audience: the ``aud`` of the assertion, one or several; by default the issuer.
-    :param lifetime: seconds for which an assertion is valid (``exp``).
+    :param lifetime: seconds for which an assertion is valid (``exp``); by default as the server's profile
+        says.
     :param valid_from: adds ``nbf``, this many seconds after the assertion is made; a negative number for earlier.
+        By default as the server's profile says.
     :param claims: further claims, such as ``cnf`` or ``authorization_details``: JSON values. They replace claims of
         the same name, and ``None`` removes a claim; ``jti`` is always fresh.
     :param jti: a function that returns a fresh identifier.
@@ -135,37 +140,52 @@ class PrivateKeyJWT(PublicClient):
         key: Key,
         *,
         kid: str | None = None,
-        typ: str = "client-authentication+jwt",
+        typ: str | None = None,
         audience: str | Iterable[str] | None = None,
-        lifetime: int = 60,
+        lifetime: int | None = None,
         valid_from: int | None = None,
         claims: Mapping[str, Any] | None = None,
         jti: Callable[[], str] = random_jti,
     ) -> None:
         super().__init__(client_id)
         self.key: Key = key
-        self._header: dict[str, str] = {"alg": key.alg, "typ": typ} | ({} if kid is None else {"kid": kid})
+        self._kid = kid
+        self._typ = typ
         self._audience = audience if audience is None or isinstance(audience, str) else list(audience)
         self._lifetime = lifetime
         self._valid_from = valid_from
         self._claims = _checked_claims({} if claims is None else claims)
         self._jti = jti
 
+    def following(self, *, typ: str, lifetime: int, nbf: bool = False) -> PrivateKeyJWT:
+        """Return a copy that follows the rules of a server, where this one was not told otherwise.
+
+        :param nbf: add a ``nbf``, equal to ``iat``.
+        """
+        made = copy.copy(self)
+        valid_from = 0 if nbf and self._valid_from is None else self._valid_from
+        lifetime = lifetime if self._lifetime is None else self._lifetime
+        made.__dict__.update(_typ=self._typ or typ, _lifetime=lifetime, _valid_from=valid_from)
+        return made
+
     @hide_frames
     def parameters(self, audience: str, now: float) -> dict[str, str]:
         """The parameters ``client_assertion`` and ``client_assertion_type``."""
-        claims = {
+        header = {"alg": self.key.alg, "typ": self._typ or _ASSERTION_TYP}
+        if self._kid is not None:
+            header["kid"] = self._kid
+        claims: dict[str, Any] = {
             "iss": self.client_id,
             "sub": self.client_id,
             "aud": self._audience or audience,
             "jti": self._jti(),
             "iat": int(now),
-            "exp": int(now) + self._lifetime,
+            "exp": int(now) + (_ASSERTION_SECONDS if self._lifetime is None else self._lifetime),
             "nbf": None if self._valid_from is None else int(now) + self._valid_from,
             **self._claims,
         }
         claims = {name: value for name, value in claims.items() if value is not None}
-        data = f"{_segment(self._header)}.{_segment(claims)}".encode("ascii")
+        data = f"{_segment(header)}.{_segment(claims)}".encode("ascii")
         assertion = f"{data.decode('ascii')}.{b64url_encode(sign(self.key, data))}"
         return {"client_id": self.client_id, "client_assertion_type": _JWT_BEARER, "client_assertion": assertion}
 

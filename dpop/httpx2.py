@@ -61,7 +61,8 @@ class DPoPTransport(SigningTransport[httpx2.Request, httpx2.Response], httpx2.Ba
     :param as_endpoints: URLs of an authorization server among those of a resource server. Proofs for them have no
         ``ath``, and the caller's own Authorization header is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server, see :mod:`dpop.profiles`: a profile, its name, or the path of
+        a TOML file.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
     :param algs: the algorithms the server lists; a key with none of them is refused here.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
@@ -105,7 +106,7 @@ class DPoPTransport(SigningTransport[httpx2.Request, httpx2.Response], httpx2.Ba
         access_token: AccessToken | None = None,
         as_endpoints: Iterable[str] = (),
         insecure_origins: str | Iterable[str] = (),
-        profile: Profile = RFC9449,
+        profile: Profile | str = RFC9449,
         nonces: Literal["auto", "required"] | None = None,
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,
@@ -166,7 +167,8 @@ class AsyncDPoPTransport(AsyncSigningTransport[httpx2.Request, httpx2.Response],
     :param as_endpoints: URLs of an authorization server among those of a resource server. Proofs for them have no
         ``ath``, and the caller's own Authorization header is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server, see :mod:`dpop.profiles`: a profile, its name, or the path of
+        a TOML file.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
     :param algs: the algorithms the server lists; a key with none of them is refused here.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
@@ -210,7 +212,7 @@ class AsyncDPoPTransport(AsyncSigningTransport[httpx2.Request, httpx2.Response],
         access_token: AccessToken | None = None,
         as_endpoints: Iterable[str] = (),
         insecure_origins: str | Iterable[str] = (),
-        profile: Profile = RFC9449,
+        profile: Profile | str = RFC9449,
         nonces: Literal["auto", "required"] | None = None,
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,
@@ -293,7 +295,8 @@ class TokenEndpoint(HttpxTokenEndpoint[httpx2.Request, httpx2.Response]):
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"``,
         ``"tls_client_auth"`` with the certificate of ``http``, or a :class:`dpop.tokens.PrivateKeyJWT`; by default as
         the server says.
-    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server, see :mod:`dpop.profiles`: a profile, its name, or the path of
+        a TOML file.
     :param allow_bearer: accept Bearer access tokens in response to a proof; by default as the profile says.
     :param signed_endpoints: endpoints whose requests carry a proof, in addition to those for tokens and pushed
         authorization requests: ``"revocation"``, ``"introspection"``, ``"device_authorization"``; by default as the
@@ -323,7 +326,7 @@ class TokenEndpoint(HttpxTokenEndpoint[httpx2.Request, httpx2.Response]):
         client_id: str | None = None,
         client_secret: str | None = None,
         client_auth: str | ClientAuth | None = None,
-        profile: Profile = RFC9449,
+        profile: Profile | str = RFC9449,
         allow_bearer: bool | None = None,
         signed_endpoints: Iterable[str] | None = None,
         key_reference: str | None = None,
@@ -363,7 +366,8 @@ class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint[httpx2.Request, httpx2.Response
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"``,
         ``"tls_client_auth"`` with the certificate of ``http``, or a :class:`dpop.tokens.PrivateKeyJWT`; by default as
         the server says.
-    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server, see :mod:`dpop.profiles`: a profile, its name, or the path of
+        a TOML file.
     :param allow_bearer: accept Bearer access tokens in response to a proof; by default as the profile says.
     :param signed_endpoints: endpoints whose requests carry a proof, in addition to those for tokens and pushed
         authorization requests: ``"revocation"``, ``"introspection"``, ``"device_authorization"``; by default as the
@@ -393,7 +397,7 @@ class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint[httpx2.Request, httpx2.Response
         client_id: str | None = None,
         client_secret: str | None = None,
         client_auth: str | ClientAuth | None = None,
-        profile: Profile = RFC9449,
+        profile: Profile | str = RFC9449,
         allow_bearer: bool | None = None,
         signed_endpoints: Iterable[str] | None = None,
         key_reference: str | None = None,

@@ -52,6 +52,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "inspect": LazyCommand("dpop_cli.inspect:inspect", "Show the content of a proof, and its mistakes."),
     "sig": LazyCommand("dpop_cli.sig:sig", "Convert a signature: openssl's DER to R||S, and back."),
     "nonce": LazyCommand("dpop_cli.nonce:nonce", "Show, learn or forget the nonces of servers."),
+    "doctor": LazyCommand("dpop_cli.doctor:doctor", "Say what a server is, and which settings fit it."),
     "rehearse": LazyCommand("dpop_cli.rehearse:rehearse", "Check that your server does all that a client needs."),
     "demo": LazyCommand("dpop_cli.demo:demo", "Watch DPoP work, step by step, on this machine."),
     "serve": LazyCommand("dpop_cli.serve:serve", "Run a small authorization and resource server, for tests."),
@@ -60,7 +61,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
 """All commands, in the order of the help."""
 
 _OTHER_NAMES = {
-    "doctor": "rehearse",
+    "agent": "token refresher",
     "authorize": "login",
     "generate": "key generate",
     "import": "token import",

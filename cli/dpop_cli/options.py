@@ -7,26 +7,30 @@ import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 import dpop
 from dpop.client import NonceKey, Role
 from dpop.encoding import json_object
-from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
+from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError, UsageError
 from dpop.htu import Origin, check_method
 from dpop.keys import ALGORITHMS, Password, PublicKey
+from dpop.profiles import NAMES, Profile
 from dpop_cli.commands import Detail, DetailSetting, Setting
 from dpop_cli.console import file_names, hint
 from dpop_cli.key_elsewhere import KeyElsewhere, read_public_half
 from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.secret_input import Secret, can_ask, read_text, secret_options
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 __all__ = [
-    "PROFILES",
     "AlgChoice",
     "NonceChoice",
+    "ProfileName",
     "ProofRequest",
     "alg_name",
     "allow_http_option",
@@ -332,8 +336,29 @@ allow_http_option = click.option("--allow-http", cls=Detail, is_flag=True, help=
 # --- client, server and store
 
 
-PROFILES = ("rfc9449", "google", "atproto", "fapi2")
-"""The values of ``--profile``: the names of :mod:`dpop.profiles` in lower case."""
+class ProfileName(click.ParamType[str, str]):
+    """A profile: one of :data:`dpop.profiles.NAMES`, or the path of a TOML file."""
+
+    name = "profile"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002 - click's
+        """Show it as a name or a file."""
+        return "NAME|FILE"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Take the name or path of a profile that can be read."""
+        try:
+            Profile.load(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Let the shell complete names, and files."""
+        from click.shell_completion import CompletionItem as Item  # noqa: PLC0415 - only for a shell that asks
+
+        named: list[CompletionItem] = [Item(name) for name in NAMES if name.startswith(incomplete)]
+        return named or file_names(ctx, param, incomplete)
 
 
 def client_options(command: _Function) -> _Function:
@@ -398,7 +423,7 @@ def server_options(command: _Function) -> _Function:
             shell_complete=file_names,
             help="PEM file with the key of that certificate.",
         ),
-        click.option("--profile", cls=Setting, type=click.Choice(PROFILES), help="The kind of server."),
+        click.option("--profile", cls=Setting, type=ProfileName(), help="The kind of server."),
         client_options,
         allow_http_option,
     ]

@@ -6,17 +6,20 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
 from dpop.errors import UsageError
 from dpop.htu import Origin
-from dpop.keys import ALGORITHMS
+from dpop.keys import ALGORITHMS, PublicKey, load_key
+from dpop.profiles import Profile
 from dpop.testing import DISCIPLINES, DPoPTestServer
 from dpop_cli.commands import Command
-from dpop_cli.console import hint, stopped_by_signals
+from dpop_cli.console import file_names, hint, stopped_by_signals
+from dpop_cli.key_elsewhere import read_public_half
+from dpop_cli.options import ProfileName
 
 __all__ = ["first_line", "serve", "welcome"]
 
@@ -30,10 +33,10 @@ _LOOK_SECONDS = 1.0
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="0, the default: one that is free.")
 @click.option(
     "--mode",
-    type=click.Choice(["rfc9449", "google"]),
+    type=ProfileName(),
     default="rfc9449",
     show_default=True,
-    help="A server by the book, or one that behaves like Google's.",
+    help="The kind of server: a name, or a TOML file; see dpop.profiles.",
 )
 @click.option("--nonces", type=click.Choice(DISCIPLINES), help="What becomes of nonces, in both roles.")
 @click.option(
@@ -42,6 +45,12 @@ _LOOK_SECONDS = 1.0
     default="opaque",
     show_default=True,
     help="Access tokens that only this server can read, or JWTs (RFC 9068) with keys at /jwks.",
+)
+@click.option(
+    "--client-key",
+    metavar="FILE",
+    shell_complete=file_names,
+    help="The public key of the client, which then may authenticate by private_key_jwt.",
 )
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set any lever; may be repeated.")
 @click.option(
@@ -70,8 +79,12 @@ def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **o
       dpop serve --json --port 8080 --nonces single-use
       dpop serve --tokens jwt
       dpop serve --mode google --set token_lifetime=5
+      dpop serve --mode our-server.toml
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    server = DPoPTestServer(host=host, port=port, algs=ALGORITHMS, **_settings(settings), **options)
+    if options["client_key"] is not None:
+        options["client_key"] = _public_jwk(options["client_key"])
+    algs = None if Profile.of(options["mode"]).algs else ALGORITHMS
+    server = DPoPTestServer(host=host, port=port, algs=algs, **_settings(settings), **options)
     with stopped_by_signals() as stop, _refusals_on_stderr(), server:
         if not Origin.parse(f"http://{_bracketed(host)}").is_loopback:
             hint(f"{host} is more than this machine: everyone who reaches it gets tokens and can move the levers")
@@ -84,6 +97,12 @@ def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **o
         f"Stopped after {seen.requests} requests, {seen.refusals} refused, {seen.challenges} of them for a nonce.",
         err=True,
     )
+
+
+def _public_jwk(file: str) -> Mapping[str, str]:
+    """The public key in a file, which may hold the private one too."""
+    public = read_public_half(file)
+    return public.jwk if isinstance(public, PublicKey) else load_key(file).public_jwk
 
 
 def first_line(server: DPoPTestServer) -> dict[str, str]:
@@ -105,8 +124,7 @@ def first_line(server: DPoPTestServer) -> dict[str, str]:
         "client_secret": server.client_secret,
         "mode": server.mode,
     }
-    # Google has no clients without a secret.
-    return facts if server.mode == "google" else {**facts, "public_client_id": server.public_client_id}
+    return {**facts, "public_client_id": server.public_client_id} if server.profile.server.public_clients else facts
 
 
 def welcome(server: DPoPTestServer) -> str:
@@ -119,7 +137,7 @@ def welcome(server: DPoPTestServer) -> str:
         f"  resource   {server.resource}",
         f"  client     {server.client_id}, secret {server.client_secret}",
     ]
-    if server.mode == "rfc9449":
+    if server.profile.server.public_clients:
         lines.append(f"             {server.public_client_id}, without a secret")
     lines += ["", "Try in another terminal:", "", *(f"  {line}" for line in _first_steps(server))]
     lines += [
@@ -136,7 +154,7 @@ def welcome(server: DPoPTestServer) -> str:
 
 def _first_steps(server: DPoPTestServer) -> list[str]:
     """Example commands to copy: one that is refused, one with a key, one with a token."""
-    if server.mode == "google":
+    if not server.profile.server.api_takes_proofs:
         query = f"response_type=code&client_id={server.client_id}&redirect_uri=http://127.0.0.1/"
         return [f"curl -i {server.resource}", f"curl -i '{server.authorization_endpoint}?{query}'"]
     return [

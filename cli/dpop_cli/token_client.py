@@ -17,11 +17,11 @@ from dpop.client import NonceKey, Prover, Role
 from dpop.encoding import json_object
 from dpop.errors import DPoPError, EncodingError
 from dpop.origin import Origin
-from dpop.profiles import ATPROTO, FAPI2, GOOGLE, RFC9449, Profile
+from dpop.profiles import ATPROTO, GOOGLE, NAMES, RFC9449, Profile
 from dpop_cli.client_auth import CERTIFICATE_METHODS, ClientProof
 from dpop_cli.commands import is_verbose
 from dpop_cli.nonce_state import NonceState, StateError
-from dpop_cli.options import PROFILES, check_transport, keep_nonce, load_key
+from dpop_cli.options import check_transport, keep_nonce, load_key
 from dpop_cli.secret_input import Secret, read_text
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ENDPOINTS", "OAuthClient", "kept_nonces", "prover_of"]
 
-_PROFILES = dict(zip(PROFILES, (RFC9449, GOOGLE, ATPROTO, FAPI2), strict=True))
 _GOOGLE = {
     "authorization_endpoint": "https://accounts.google.com/o/oauth2/v2/auth",
     "token_endpoint": "https://oauth2.googleapis.com/token",
@@ -82,11 +81,11 @@ class OAuthClient:
                 facts[name] = given
         secret = Secret.of("client-secret", options).read("Secret of the client") or facts.pop("client_secret", None)
         profile = options.pop("profile", None)
-        if profile is None and facts.get("mode") == "google":
-            profile = "google"
+        if profile is None and facts.get("mode") in NAMES[1:]:
+            profile = facts["mode"]  # of dpop serve
         proof = proof.or_options(options)
         allow_http = options.pop("allow_http", False)
-        return cls(facts, secret, None if profile is None else _PROFILES[profile], allow_http, proof)
+        return cls(facts, secret, None if profile is None else Profile.load(profile), allow_http, proof)
 
     def or_of(self, facts: Mapping[str, str]) -> OAuthClient:
         """Return a copy that has facts from elsewhere where the options gave none."""

@@ -61,7 +61,8 @@ class DPoPClientMiddleware:
     :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``, and the
         caller's own Authorization is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server, see :mod:`dpop.profiles`: a profile, its name, or the path of
+        a TOML file.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
     :param algs: the algorithms the server lists; a key with none of them is refused here.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
@@ -86,7 +87,7 @@ class DPoPClientMiddleware:
         access_token: AccessToken | None = None,
         as_endpoints: Iterable[str] = (),
         insecure_origins: str | Iterable[str] = (),
-        profile: Profile = RFC9449,
+        profile: Profile | str = RFC9449,
         nonces: Literal["auto", "required"] | None = None,
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,

@@ -195,6 +195,7 @@ class ProofFlow:
         lease = self._next_lease()
         now = self.prover.clock()
         self._offset = self.policy.clocks.offset(self.origin) if self.policy.clocks else 0.0
+        life = self.policy.profile.proof_life
         data = signing_input(
             self.prover.key,
             self._method,
@@ -203,6 +204,7 @@ class ProofFlow:
             iat=int(now + self._offset),
             nonce=lease.nonce,
             ath=ath,
+            claims=None if life is None else {"exp": int(now + self._offset) + life},
         )
         self._attempts += 1
         self._sent_token = token

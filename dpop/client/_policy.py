@@ -54,7 +54,8 @@ class Policy:
     :param as_endpoints: URLs of an authorization server among those of a resource server. Proofs for them
         have no ``ath``, and the caller's own Authorization header is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server, see :mod:`dpop.profiles`: a profile, its name, or the path of
+        a TOML file.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
     :param algs: the algorithms the server lists; a key with none of them is refused here.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
@@ -79,7 +80,7 @@ class Policy:
         access_token: AccessToken | None = None,
         as_endpoints: Iterable[str] = (),
         insecure_origins: str | Iterable[str] = (),
-        profile: Profile = RFC9449,
+        profile: Profile | str = RFC9449,
         nonces: Literal["auto", "required"] | None = None,
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,
@@ -87,13 +88,12 @@ class Policy:
         serial: bool | None = None,
         renew_refused: bool = True,
     ) -> None:
-        if not isinstance(profile, Profile):
-            raise ArgumentTypeError("profile", "a Profile from dpop.profiles", profile)
         if nonces is not None and (not isinstance(nonces, str) or nonces not in {"auto", "required"}):
             raise UsageError(f'nonces must be "auto" or "required", not {nonces!a:.40}')
         if rebuild is not None and not callable(rebuild):
             raise ArgumentTypeError("rebuild", "a function", rebuild)
         check_token_setting(access_token)
+        profile = Profile.of(profile)
         prover = Prover.of(prover)
         listed = profile.algs if algs is None else algs
         # Needed again for the provers of later requests, so the first must not use up an iterator.

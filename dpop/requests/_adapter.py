@@ -117,7 +117,8 @@ class DPoPAdapter(ProcessAdapter):
     :param as_endpoints: URLs of an authorization server among those of a resource server. Proofs for them have no
         ``ath``, and the caller's own Authorization header is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server, see :mod:`dpop.profiles`: a profile, its name, or the path of
+        a TOML file.
     :param nonces: ``"required"`` or ``"auto"``, instead of the profile's.
     :param algs: the algorithms the server lists; a key with none of them is refused here.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
@@ -148,7 +149,7 @@ class DPoPAdapter(ProcessAdapter):
         access_token: AccessToken | None = None,
         as_endpoints: Iterable[str] = (),
         insecure_origins: str | Iterable[str] = (),
-        profile: Profile = RFC9449,
+        profile: Profile | str = RFC9449,
         nonces: Literal["auto", "required"] | None = None,
         algs: Iterable[str] | str | None = None,
         learn_clock: bool = False,

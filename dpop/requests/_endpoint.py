@@ -47,7 +47,8 @@ class TokenEndpoint(SyncEndpoint):
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"``,
         ``"tls_client_auth"`` with the certificate of ``http``, or a :class:`dpop.tokens.PrivateKeyJWT`; by default as
         the server says.
-    :param profile: the known facts about the server; see :mod:`dpop.profiles`.
+    :param profile: the known facts about the server, see :mod:`dpop.profiles`: a profile, its name, or the path of
+        a TOML file.
     :param allow_bearer: accept Bearer access tokens in response to a proof; by default as the profile says.
     :param signed_endpoints: endpoints whose requests carry a proof, in addition to those for tokens and pushed
         authorization requests: ``"revocation"``, ``"introspection"``, ``"device_authorization"``; by default as the
@@ -73,7 +74,7 @@ class TokenEndpoint(SyncEndpoint):
         client_id: str | None = None,
         client_secret: str | None = None,
         client_auth: str | ClientAuth | None = None,
-        profile: Profile = RFC9449,
+        profile: Profile | str = RFC9449,
         allow_bearer: bool | None = None,
         signed_endpoints: Iterable[str] | None = None,
         key_reference: str | None = None,

@@ -42,8 +42,10 @@ class PushedRequestEndpoint:
         client = self._deployment.clients.authenticate(request, form)
         # Only now: before the proof has passed, no pushed request may be consumed and nothing kept.
         seen = None
-        if request.fields("DPoP"):
-            seen = self._gate.verify_token_request(request, self._url)
+        behaviour = self._deployment.behaviour
+        if request.fields("DPoP") and behaviour.par_takes_proofs:
+            optional = not self._deployment.asks_for_nonces(client)
+            seen = self._gate.verify_token_request(request, self._url, nonce_optional=optional)
             if form.get("dpop_jkt", seen.jkt) != seen.jkt:
                 raise InvalidProof(
                     "invalid_dpop_proof",
@@ -57,7 +59,7 @@ class PushedRequestEndpoint:
         if "request_uri" in pushed:
             raise InvalidProof("invalid_request", "request_uri_pushed", "a pushed request cannot hold a request_uri")
         _redirect_uri(pushed)
-        _check(pushed, require_pkce=self._deployment.levers.require_pkce)
+        _check(pushed, require_pkce=self._deployment.levers.require_pkce, require_jkt=behaviour.require_jkt)
         uri, seconds = self._deployment.store.push(client.client_id, pushed)
         return json_response(201, {"request_uri": uri, "expires_in": seconds}, self._gate.nonce_after(seen))
 
@@ -75,6 +77,7 @@ class AuthorizationEndpoint:
         """
         asked = request.form() if request.method == "POST" else parameters(request.query)
         client = self._deployment.clients.find(asked.get("client_id"))
+        behaviour = self._deployment.behaviour
         if "request_uri" in asked:
             pushed = self._deployment.store.take_pushed(asked["request_uri"])
             if pushed is None or pushed.client_id != client.client_id:
@@ -82,12 +85,14 @@ class AuthorizationEndpoint:
                     "invalid_request", "request_uri_unknown", "the request_uri is unknown, used or expired"
                 )
             asked = dict(pushed.parameters)
+        elif behaviour.require_par:
+            raise InvalidProof("invalid_request", "par_missing", "this server takes pushed authorization requests only")
         redirect_uri = _redirect_uri(asked)
         response = {"iss": self._deployment.origin}
         if "state" in asked:
             response["state"] = asked["state"]
         try:
-            _check(asked, require_pkce=self._deployment.levers.require_pkce)
+            _check(asked, require_pkce=self._deployment.levers.require_pkce, require_jkt=behaviour.require_jkt)
         except InvalidProof as error:
             self._deployment.journal.refused("authorize", request, error)
             return _back(redirect_uri, {"error": error.error, "error_description": error.detail} | response)
@@ -111,7 +116,7 @@ def new_code() -> str:
     return "4/" + secrets.token_urlsafe(32)
 
 
-def _check(asked: Mapping[str, str], *, require_pkce: bool) -> None:
+def _check(asked: Mapping[str, str], *, require_pkce: bool, require_jkt: bool) -> None:
     """Check the request; these errors reach the client by a redirect (RFC 6749 §4.1.2.1)."""
     if asked.get("response_type") != "code":
         raise InvalidProof("unsupported_response_type", "response_type", "response_type must be code")
@@ -121,6 +126,8 @@ def _check(asked: Mapping[str, str], *, require_pkce: bool) -> None:
             raise InvalidProof("invalid_request", "pkce_missing", "code_challenge is missing; PKCE is required")
     elif asked.get("code_challenge_method") != "S256" or not _CHALLENGE.match(challenge):
         raise InvalidProof("invalid_request", "pkce_malformed", "code_challenge must be a SHA-256 and its method S256")
+    if require_jkt and "dpop_jkt" not in asked:
+        raise InvalidProof("invalid_request", "dpop_jkt_missing", "the request has to name the key, by dpop_jkt")
     if not is_thumbprint(asked.get("dpop_jkt", "x" * 43)):
         raise InvalidProof("invalid_request", "dpop_jkt_malformed", "dpop_jkt is not a SHA-256 thumbprint")
 

@@ -6,16 +6,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from dpop.errors import InvalidProof, ReplayCacheError
-from dpop.server import token_error
+from dpop.profiles import Behaviour
+from dpop.server import Reason, token_error
 from dpop.testing._authorization import AuthorizationEndpoint, PushedRequestEndpoint
-from dpop.testing._clients import Client, Clients
-from dpop.testing._deployment import Deployment
+from dpop.testing._clients import Client
+from dpop.testing._deployment import Deployment, refused_as
 from dpop.testing._device import DeviceEndpoint
 from dpop.testing._gate import Gate
 from dpop.testing._messages import Request, Response, empty, json_response
 from dpop.testing._token_endpoint import GRANTS, TokenEndpoint
 
-__all__ = ["GOOGLE_DEVICE_PATH", "PATHS", "AuthorizationServer"]
+__all__ = ["OTHER_DEVICE_PATH", "PATHS", "AuthorizationServer"]
 
 PATHS: Mapping[str, str] = {
     "authorize": "/authorize",
@@ -28,8 +29,8 @@ PATHS: Mapping[str, str] = {
     "jwks": "/jwks",
 }
 """Where each endpoint is."""
-GOOGLE_DEVICE_PATH = "/device/code"
-"""Where Google's device authorization endpoint is, and this server's too."""
+OTHER_DEVICE_PATH = "/device/code"
+"""Where Google's device authorization endpoint is, and every test server's too."""
 
 _METHODS: Mapping[str, tuple[str, ...]] = {
     "metadata": ("GET", "HEAD"),
@@ -37,28 +38,24 @@ _METHODS: Mapping[str, tuple[str, ...]] = {
     "device": ("GET",),
     "authorize": ("GET", "HEAD", "POST"),
 }
-# Google's guide to devices of limited input: these are no 400 there.
-_GOOGLE_STATUS = {"authorization_pending": 428, "slow_down": 403, "access_denied": 403}
 
 
 class AuthorizationServer:
     """Responds to the requests to one authorization server.
 
-    :param token: the token endpoint, of the kind the server is to be.
-    :param as_google: respond to devices as Google does.
+    :param token: the token endpoint.
     """
 
-    def __init__(self, deployment: Deployment, gate: Gate, token: TokenEndpoint, *, as_google: bool = False) -> None:
+    def __init__(self, deployment: Deployment, gate: Gate, token: TokenEndpoint) -> None:
         self._deployment = deployment
         self._gate = gate
-        self._status = _GOOGLE_STATUS if as_google else {}
-        self._device_url = deployment.url(GOOGLE_DEVICE_PATH if as_google else PATHS["device_authorization"])
+        self._device_url = deployment.url(deployment.behaviour.device_path)
         device = DeviceEndpoint(
             self._device_url,
             deployment.url(PATHS["device"]),
             deployment,
             gate,
-            uri_name="verification_url" if as_google else "verification_uri",
+            uri_name=deployment.behaviour.device_uri,
         )
         self._endpoints: dict[str, Callable[[Request], Response]] = {
             "metadata": self._metadata,
@@ -79,9 +76,10 @@ class AuthorizationServer:
             return empty(405, [("Allow", ", ".join(allowed))])
         try:
             return self._endpoints[endpoint](request)
-        except InvalidProof as error:
+        except InvalidProof as refused:
+            error = _as_told(self._deployment.behaviour, refused)
             self._deployment.journal.refused(endpoint, request, error)
-            return _refusal(request, error, self._status)
+            return _refusal(request, error, self._deployment.behaviour)
         except ReplayCacheError:
             return json_response(503, {"error": "temporarily_unavailable"}, [("Retry-After", "1")])
 
@@ -104,10 +102,10 @@ class AuthorizationServer:
                 "jwks_uri": url(PATHS["jwks"]),
                 "grant_types_supported": list(GRANTS),
                 "code_challenge_methods_supported": ["S256"],
-                "token_endpoint_auth_methods_supported": list(Clients.METHODS),
+                "token_endpoint_auth_methods_supported": list(self._deployment.clients.methods),
                 "dpop_signing_alg_values_supported": list(self._gate.algs),
                 "authorization_response_iss_parameter_supported": True,
-                "require_pushed_authorization_requests": False,
+                "require_pushed_authorization_requests": self._deployment.behaviour.require_par,
             },
         )
 
@@ -149,14 +147,33 @@ class AuthorizationServer:
         client = self._deployment.clients.authenticate(request, form)
         seen = None
         if request.fields("DPoP"):
-            seen = self._gate.verify_token_request(request, self._deployment.url(PATHS[endpoint]))
+            optional = not self._deployment.asks_for_nonces(client)
+            url = self._deployment.url(PATHS[endpoint])
+            seen = self._gate.verify_token_request(request, url, nonce_optional=optional)
         return client, form, self._gate.nonce_after(seen)
 
 
-def _refusal(request: Request, error: InvalidProof, other: Mapping[str, int]) -> Response:
-    """Refuse: 400, or 401 if client authentication failed (RFC 6749 §5.2); ``other`` says where Google differs."""
+def _as_told(behaviour: Behaviour, error: InvalidProof) -> InvalidProof:
+    """Return a refusal of an authorization server with the error code that this kind of server uses."""
+    code: str | None = error.error
+    if error.reason == Reason.PROOF_MISSING:
+        code = behaviour.missing_proof
+    elif error.reason == Reason.KEY_MISMATCH:
+        code = behaviour.wrong_key
+    elif error.error == "use_dpop_nonce":
+        code = behaviour.nonce_error
+    elif error.error == "invalid_dpop_proof":
+        code = behaviour.bad_proof
+    return error if code in {None, error.error} else refused_as(error, code or "")
+
+
+def _refusal(request: Request, error: InvalidProof, behaviour: Behaviour) -> Response:
+    """Refuse: 400, or 401 if client authentication failed (RFC 6749 §5.2), or as this kind of server tells devices."""
     status, headers, body = token_error(error)
-    status = other.get(error.error, status)
+    if error.error == "authorization_pending":
+        status = behaviour.device_pending
+    elif error.error in {"slow_down", "access_denied"}:
+        status = behaviour.device_refused
     if error.error == "invalid_client":
         status = 401
         if request.fields("Authorization"):

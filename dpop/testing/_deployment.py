@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from dpop.client import Role
 from dpop.errors import InvalidProof
-from dpop.testing._clients import Clients
+from dpop.profiles import Behaviour, Profile
+from dpop.testing._clients import Client, Clients
 from dpop.testing._gate import Gate
 from dpop.testing._levers import ServerLevers
 from dpop.testing._messages import Request
@@ -18,7 +19,7 @@ from dpop.testing._signer import TokenSigner
 from dpop.testing._stats import Journal
 from dpop.testing._store import Store
 
-__all__ = ["Deployment", "granted", "is_thumbprint"]
+__all__ = ["Deployment", "granted", "is_thumbprint", "refused_as"]
 
 _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 
@@ -31,6 +32,7 @@ class Deployment:
     :param signer: makes the values of access tokens.
     :param clock: Unix seconds, with the levers' offset.
     :param stopped: set when the server stops.
+    :param profile: the kind of server that this one is.
     """
 
     origin: str
@@ -41,6 +43,16 @@ class Deployment:
     signer: TokenSigner
     clock: Callable[[], float]
     stopped: threading.Event
+    profile: Profile
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """How this server acts, where no lever decides."""
+        return self.profile.server
+
+    def asks_for_nonces(self, client: Client) -> bool:
+        """Whether the authorization server wants nonces of this client, where it has nonces."""
+        return self.behaviour.nonces_for == "all" or not client.confidential
 
     def url(self, path: str) -> str:
         """The absolute URL of a path."""
@@ -55,6 +67,19 @@ class Deployment:
         if told is not None:
             nonce = gate.fresh_nonce() if told.with_nonce else None
             raise InvalidProof(told.error, "lever", "refused because a lever of this server says so", nonce=nonce)
+
+
+def refused_as(error: InvalidProof, code: str) -> InvalidProof:
+    """Return the same refusal with another error code."""
+    return InvalidProof(
+        code,
+        error.reason,
+        error.detail,
+        expected=error.expected,
+        got=error.got,
+        nonce=error.nonce,
+        parameters=error.parameters,
+    )
 
 
 def is_thumbprint(text: str) -> bool:

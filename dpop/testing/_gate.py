@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from dpop.client import Role
 from dpop.errors import InvalidProof
+from dpop.profiles import Behaviour
 from dpop.server import MemoryReplayCache, ProofVerifier, ReplayCache, VerifiedProof
 from dpop.server._jws import parse_compact, proof_field
 from dpop.testing._levers import NoncePolicy, ServerLevers
@@ -38,6 +39,14 @@ class SteeredReplayCache:
         return self._inner.add(key, expires_at - self._levers.clock_offset)
 
 
+class _Limits(TypedDict):
+    """The limits of a verifier that differ between servers."""
+
+    max_age: float
+    skew: float
+    max_length: int
+
+
 class _Guard(NamedTuple):
     """The verifier of one nonce policy; a new policy gets a new verifier."""
 
@@ -52,6 +61,7 @@ class Gate:
     :param role: the role whose levers the gate follows.
     :param name: the name of its nonces; two gates of one role do not accept each other's nonces.
     :param clock: Unix seconds, the server's: with its offset.
+    :param behaviour: the times that it accepts, and the length of proofs.
     """
 
     def __init__(
@@ -63,7 +73,15 @@ class Gate:
         algs: Sequence[str],
         clock: Callable[[], float],
         replay: ReplayCache,
+        behaviour: Behaviour | None = None,
     ) -> None:
+        behaviour = behaviour or Behaviour()
+        api = role is Role.RS
+        self._limits: _Limits = {
+            "max_age": behaviour.api_max_age if api and behaviour.api_max_age is not None else behaviour.max_age,
+            "skew": behaviour.api_skew if api and behaviour.api_skew is not None else behaviour.skew,
+            "max_length": behaviour.max_proof,
+        }
         self._role: Role = role
         self._name = name or role
         self._levers = levers
@@ -72,7 +90,7 @@ class Gate:
         self._replay = replay
         self._lock = threading.Lock()
         self._lapses = levers.lapses(role)
-        self._without_nonces = ProofVerifier(replay=replay, algs=self._algs, clock=clock)
+        self._without_nonces = ProofVerifier(replay=replay, algs=self._algs, clock=clock, **self._limits)
         self._guard = self._new_guard(levers.nonce_policy(role))
 
     @property
@@ -135,7 +153,7 @@ class Gate:
         if policy.discipline == "none":
             return _Guard(policy, None, self._without_nonces)
         book = NonceBook(self._name, policy)
-        verifier = ProofVerifier(replay=self._replay, nonces=book, algs=self._algs, clock=self._clock)
+        verifier = ProofVerifier(replay=self._replay, nonces=book, algs=self._algs, clock=self._clock, **self._limits)
         return _Guard(policy, book, verifier)
 
 

@@ -12,7 +12,7 @@ from dpop.errors import InvalidProof, ReplayCacheError
 from dpop.server import Reason, VerifiedProof, resource_challenge
 from dpop.server._reasons import refuse
 from dpop.server._resource import read_credentials, read_scheme
-from dpop.testing._deployment import Deployment
+from dpop.testing._deployment import Deployment, refused_as
 from dpop.testing._gate import Gate
 from dpop.testing._messages import NO_STORE, Request, Response, json_response
 from dpop.testing._store import AccessToken
@@ -36,13 +36,14 @@ class _Admission(NamedTuple):
 class ResourceServer:
     """Responds to requests for ``/resource`` and all paths below it.
 
-    :param takes_proofs: False for an API like Google's, which knows bearer tokens only.
+    It acts as the server's profile says; some APIs, like Google's, know bearer tokens only.
     """
 
-    def __init__(self, deployment: Deployment, gate: Gate, *, takes_proofs: bool) -> None:
+    def __init__(self, deployment: Deployment, gate: Gate) -> None:
         self._deployment = deployment
         self._gate = gate
-        self._takes_proofs = takes_proofs
+        self._behaviour = deployment.behaviour
+        self._takes_proofs = self._behaviour.api_takes_proofs
 
     def respond(self, request: Request) -> Response:
         """Respond 200 with an echo of the request, or with a challenge."""
@@ -53,6 +54,7 @@ class ResourceServer:
             if credentials is None:
                 return self._challenge(request)
             if credentials.scheme == "DPoP":
+                self._check_spelling(request)
                 admission = self._admit_bound(request, credentials.token)
             else:
                 admission = self._admit_bearer(request, credentials.token)
@@ -78,7 +80,7 @@ class ResourceServer:
         """Admit ``Authorization: Bearer``: an active token that is not bound to a key (RFC 9449 §7.2)."""
         record = self._active(request, token)
         if record.cnf is not None:
-            raise refuse(Reason.BOUND_TOKEN_AS_BEARER, error="invalid_token")
+            raise refuse(Reason.BOUND_TOKEN_AS_BEARER, error=self._behaviour.api_bound_as_bearer)
         if request.fields("DPoP"):
             raise refuse(Reason.PROOF_WITH_BEARER, error="invalid_request")
         return _Admission(record, None)
@@ -89,6 +91,11 @@ class ResourceServer:
             raise refuse(Reason.TOKEN_INACTIVE, error="invalid_token")
         self._deployment.refuse_if_told(Role.RS, request, self._gate)
         return record
+
+    def _check_spelling(self, request: Request) -> None:
+        """Some servers compare the scheme with its case (against RFC 9110 §11.1)."""
+        if self._behaviour.scheme_exact and not request.fields("Authorization")[0].lstrip().startswith("DPoP "):
+            raise InvalidProof("invalid_token", "scheme_case", "this server reads the scheme in the spelling DPoP only")
 
     def _check_scope(self, admission: _Admission) -> None:
         required = self._deployment.levers.required_scope
@@ -146,6 +153,8 @@ class ResourceServer:
         return Response(status, self._schemes(headers))
 
     def _refusal(self, request: Request, error: InvalidProof, tried: _Tried) -> Response:
+        if error.reason == Reason.KEY_MISMATCH and self._behaviour.api_wrong_key != error.error:
+            error = refused_as(error, self._behaviour.api_wrong_key)
         self._deployment.journal.refused("resource", request, error)
         parameters = self._metadata_parameter()
         if error.error == "insufficient_scope":
@@ -153,6 +162,8 @@ class ResourceServer:
         status, headers = resource_challenge(
             error, algs=self._gate.algs, bearer=self._takes_bearer, tried=tried, parameters=parameters
         )
+        if error.error in {"invalid_dpop_proof", "use_dpop_nonce"} or error.reason == Reason.KEY_MISMATCH:
+            status = self._behaviour.api_status
         return Response(status, self._schemes(headers))
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 from dpop.encoding import json_object
 from dpop.errors import UsageError
-from dpop.testing._authorization_server import GOOGLE_DEVICE_PATH, PATHS, AuthorizationServer
+from dpop.testing._authorization_server import OTHER_DEVICE_PATH, PATHS, AuthorizationServer
 from dpop.testing._deployment import Deployment
 from dpop.testing._incidents import Drop
 from dpop.testing._messages import Headers, Request, Response, empty, json_response
@@ -20,7 +20,7 @@ __all__ = ["Front"]
 _LOGGER = logging.getLogger("dpop.testing")
 
 _ENDPOINTS: Mapping[str, str] = {path: endpoint for endpoint, path in PATHS.items()} | {
-    GOOGLE_DEVICE_PATH: "device_authorization",
+    OTHER_DEVICE_PATH: "device_authorization",
     "/.well-known/oauth-authorization-server": "metadata",
     "/.well-known/openid-configuration": "metadata",
     "/.well-known/oauth-protected-resource": "resource_metadata",

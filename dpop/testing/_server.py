@@ -7,19 +7,22 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, Unpack, cast
+from typing import Final, Self, Unpack, cast
 
 from dpop.client import Role
 from dpop.errors import UsageError
 from dpop.htu import Origin
+from dpop.keys import PublicKey
+from dpop.profiles import NAMES, Behaviour, Profile
 from dpop.server import DEFAULT_ALGS, MemoryReplayCache, ProofVerifier
 from dpop.testing._authorization import new_code
-from dpop.testing._authorization_server import GOOGLE_DEVICE_PATH, PATHS, AuthorizationServer
-from dpop.testing._clients import Client, Clients
+from dpop.testing._authorization_server import PATHS, AuthorizationServer
+from dpop.testing._clients import AssertionRules, Client, Clients
 from dpop.testing._deployment import Deployment
 from dpop.testing._gate import Gate, SteeredReplayCache
-from dpop.testing._google import GoogleTokenEndpoint
 from dpop.testing._http_server import HTTPServer
 from dpop.testing._levers import Levers, ServerLevers
 from dpop.testing._resource_server import ResourceServer
@@ -32,20 +35,12 @@ from dpop.testing._token_endpoint import TokenEndpoint
 
 __all__ = ["DPoPTestServer", "Mode"]
 
-Mode = Literal["rfc9449", "google"]
+Mode = str | Path | Profile
+"""The kind of server: one of :data:`dpop.profiles.NAMES`, the path of a TOML file, or a profile."""
 
 _EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::", "0"})  # noqa: S104 - refused as a name
 
-_DEFAULTS: Mapping[Mode, LeverSettings] = {
-    "rfc9449": {},
-    "google": {
-        "as_nonces": "single-use",
-        "rs_nonces": "none",
-        "nonce_on_success": "always",
-        "bound_tokens": False,
-        "require_pkce": False,
-    },
-}
+_LEVERS: Final = frozenset(LeverSettings.__annotations__) & {each.name for each in fields(Behaviour)}
 
 
 class DPoPTestServer:
@@ -61,15 +56,16 @@ class DPoPTestServer:
 
     It runs in threads of this process from :meth:`start` to :meth:`stop`, or as a context manager.
 
-    :param mode: ``rfc9449``, or ``google`` for a token endpoint as Google documents it (``jti`` from the
-        code, bearer access tokens, the refresh token bound).
+    :param mode: the kind of server, by default one by the book: a name of :data:`dpop.profiles.NAMES` such as
+        ``google``, a profile, or the path of a TOML file with one. It acts as the profile's ``server`` says.
     :param nonces: the nonce discipline of both roles, see :data:`dpop.testing.Discipline`.
     :param host: what to listen on; also the host of all URLs, unless there is a ``public_origin``.
     :param port: 0 for one that is free.
     :param public_origin: the origin clients use, if something stands between, such as a TLS proxy.
     :param client_id: of the confidential client; ``public_client_id`` has ``-public`` behind it.
     :param client_secret: of the confidential client; random by default.
-    :param algs: algorithms accepted in proofs.
+    :param client_key: its public JWK, for ``private_key_jwt``: then it may authenticate by an assertion too.
+    :param algs: algorithms accepted in proofs; by default those of the profile, or the verifier's.
     :param clock: Unix seconds.
     :param kept: how many requests and refusals are kept to be read, of each 32 MiB at most; the oldest go first.
     :param settings: any setting of :class:`dpop.testing.Levers`.
@@ -87,22 +83,27 @@ class DPoPTestServer:
         public_origin: str | None = None,
         client_id: str = "test-client",
         client_secret: str | None = None,
-        algs: Iterable[str] = DEFAULT_ALGS,
+        client_key: Mapping[str, object] | None = None,
+        algs: Iterable[str] | None = None,
         clock: Callable[[], float] = time.time,
         kept: int = 10_000,
         **settings: Unpack[LeverSettings],
     ) -> None:
-        if not isinstance(mode, str) or mode not in _DEFAULTS:
-            raise UsageError(f"mode must be {' or '.join(_DEFAULTS)}, not {ascii(mode)[:60]}")
-        self.mode: Mode = mode
+        self._profile = _profile_of(mode)
+        behaviour = self._profile.server
+        self.mode: str = mode if isinstance(mode, str) and mode in NAMES else self._profile.name
         for name, value in settings.items():
             check_setting(name, value)
         both: LeverSettings = {}
         if nonces is not None:
-            both = {"as_nonces": nonces} if mode == "google" else {"as_nonces": nonces, "rs_nonces": nonces}
-        self._levers = ServerLevers(**cast("LeverSettings", {**_DEFAULTS[mode], **both, **settings}))
+            both = {"as_nonces": nonces}
+            if behaviour.api_takes_proofs:
+                both["rs_nonces"] = nonces
+        usual = {name: getattr(behaviour, name) for name in _LEVERS}
+        self._levers = ServerLevers(**cast("LeverSettings", {**usual, **both, **settings}))
         self.client_id = client_id
         self.client_secret: str = client_secret or secrets.token_urlsafe(24)
+        self._client_key = None if client_key is None else PublicKey.from_jwk(client_key)
         self.public_client_id: str = client_id + "-public"
         self._host = host
         if public_origin is None and host in _EVERY_ADDRESS:
@@ -113,6 +114,7 @@ class DPoPTestServer:
         self._port = port
         self._public_origin = None if public_origin is None else str(Origin.parse(public_origin))
         # Refused here, not in start(), when the port is open already.
+        algs = self._profile.algs or DEFAULT_ALGS if algs is None else algs
         self._algs = ProofVerifier(replay=MemoryReplayCache(), algs=algs).algs
         self._real_clock = clock
         self._journal = Journal(kept=kept)
@@ -129,6 +131,11 @@ class DPoPTestServer:
     def levers(self) -> Levers:
         """Everything about the server that can be changed while it runs."""
         return self._levers
+
+    @property
+    def profile(self) -> Profile:
+        """The profile that this server acts by."""
+        return self._profile
 
     # --- life
 
@@ -206,7 +213,7 @@ class DPoPTestServer:
     @property
     def device_authorization_endpoint(self) -> str:
         """``/device_authorization``, or Google's ``/device/code``: codes for the device grant (RFC 8628)."""
-        return self.issuer + (GOOGLE_DEVICE_PATH if self.mode == "google" else PATHS["device_authorization"])
+        return self.issuer + self._profile.server.device_path
 
     @property
     def jwks_uri(self) -> str:
@@ -339,25 +346,60 @@ class DPoPTestServer:
     # --- assembly
 
     def _front(self, origin: str, local: set[str]) -> Front:
-        clients = Clients(Client(self.client_id, self.client_secret), Client(self.public_client_id))
-        if self.mode == "google":
-            clients = Clients(Client(self.client_id, self.client_secret))
+        behaviour = self._profile.server
+        clients = Clients(
+            Client(self.client_id, self.client_secret, self._client_key),
+            *([Client(self.public_client_id)] if behaviour.public_clients else []),
+            rules=_assertion_rules(self._profile, origin, self.clock),
+        )
         deployment = Deployment(
-            origin, self._store, clients, self._levers, self._journal, self._signer, self.clock, self._stopped
+            origin,
+            self._store,
+            clients,
+            self._levers,
+            self._journal,
+            self._signer,
+            self.clock,
+            self._stopped,
+            self._profile,
         )
         replay = SteeredReplayCache(self._levers, self._real_clock)
 
         def gate(role: Role, name: str) -> Gate:
-            return Gate(role, name=name, levers=self._levers, algs=self._algs, clock=self.clock, replay=replay)
+            return Gate(
+                role,
+                name=name,
+                levers=self._levers,
+                algs=self._algs,
+                clock=self.clock,
+                replay=replay,
+                behaviour=behaviour,
+            )
 
         as_gate = gate(Role.AS, "AS")
         url = origin + PATHS["token"]
-        token = TokenEndpoint(url, deployment, as_gate)
-        if self.mode == "google":
-            token = GoogleTokenEndpoint(url, deployment, as_gate, gate(Role.AS, "code exchange"))
+        token = TokenEndpoint(url, deployment, as_gate, gate(Role.AS, "code exchange"))
         return Front(
             deployment,
-            AuthorizationServer(deployment, as_gate, token, as_google=self.mode == "google"),
-            ResourceServer(deployment, gate(Role.RS, "RS"), takes_proofs=self.mode != "google"),
+            AuthorizationServer(deployment, as_gate, token),
+            ResourceServer(deployment, gate(Role.RS, "RS")),
             local,
         )
+
+
+def _assertion_rules(profile: Profile, origin: str, clock: Callable[[], float]) -> AssertionRules:
+    token_endpoint = origin + PATHS["token"]
+    own = origin if profile.assertion_audience == "issuer" else token_endpoint
+    return AssertionRules(
+        audiences=frozenset({own} if profile.server.strict_audience else {origin, token_endpoint}),
+        types=frozenset({profile.assertion_typ} if profile.server.strict_typ else {profile.assertion_typ, "JWT", None}),
+        longest=profile.server.assertion_longest,
+        clock=clock,
+    )
+
+
+def _profile_of(mode: Mode) -> Profile:
+    try:
+        return Profile.of(mode)
+    except UsageError as error:
+        raise UsageError(f"mode must be a profile: {error}") from None

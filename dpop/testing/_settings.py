@@ -9,18 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, TypedDict, get_args
 
 from dpop.errors import UsageError
+from dpop.profiles import Discipline
 
 __all__ = ["ACTIONS", "DISCIPLINES", "Discipline", "LeverSettings", "Settings"]
-
-Discipline = Literal["none", "rotating", "per-answer", "single-use", "endless", "endless-same"]
-"""How a server treats its nonces.
-
-- ``none``: it has none.
-- ``rotating``: one nonce for all, until it lapses.
-- ``per-answer``: each accepted request moves on to a new nonce.
-- ``single-use``: each nonce is different and good for one request.
-- ``endless``: every nonce is refused, each time with a new one; ``endless-same``: always with the same.
-"""
 
 DISCIPLINES: Final[tuple[Discipline, ...]] = get_args(Discipline)
 
@@ -143,8 +134,8 @@ class Settings:
     :param required_scope: the scope that the resource requires; a token without it gets 403.
     :param granted_scope: the scopes that the user grants at most; None: all that are requested.
     :param refresh_token_expires_in: seconds a refresh token lives, announced next to it; None: for ever.
-    :param exchange_needs_nonce: (Google) the code exchange needs a nonce as well.
-    :param isolate_exchange_nonces: (Google) a nonce from the code exchange is refused at refresh.
+    :param exchange_needs_nonce: the code exchange needs a nonce also where that is optional by the server's profile.
+    :param isolate_exchange_nonces: a nonce from the code exchange is refused at refresh.
     :param tokens: new access tokens are ``opaque``, or ``jwt`` (RFC 9068) signed with a key of ``/jwks``.
     :param device_user: the user of a device agrees when somebody ``visits`` the page of the device grant; ``agrees`` at
         once; or ``refuses``.

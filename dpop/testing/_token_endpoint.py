@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from dpop.client import Role
-from dpop.encoding import b64url_encode
-from dpop.errors import InvalidProof
+from dpop.encoding import b64url_encode, code_jti
+from dpop.errors import CredentialError, InvalidProof
 from dpop.server import VerifiedProof
 from dpop.testing._clients import Client
 from dpop.testing._deployment import Deployment, granted
@@ -45,14 +45,17 @@ class TokenEndpoint:
     """``POST /token`` (RFC 6749 §3.2, RFC 9449 §5).
 
     :param url: its own, which proofs must name.
+    :param exchange_gate: whose nonces the code exchange uses while the lever ``isolate_exchange_nonces`` is on.
     """
 
-    def __init__(self, url: str, deployment: Deployment, gate: Gate) -> None:
+    def __init__(self, url: str, deployment: Deployment, gate: Gate, exchange_gate: Gate) -> None:
         self._url = url
         self._deployment = deployment
         self._store = deployment.store
         self._levers = deployment.levers
         self._as_gate = gate
+        self._exchange_gate = exchange_gate
+        self._behaviour = deployment.behaviour
 
     def respond(self, request: Request) -> Response:
         """Respond 200 with tokens.
@@ -87,7 +90,7 @@ class TokenEndpoint:
         code = self._store.code(value)
         if code is not None and code.client_id != client.client_id:
             code = None
-        seen = self._admit(request, form, None if code is None else code.jkt)
+        seen = self._admit(request, client, form, None if code is None else code.jkt)
         with self._nonce_on_refusal(form, seen):
             if code is None:
                 raise self._unusable("code", value)
@@ -106,7 +109,7 @@ class TokenEndpoint:
         token = self._store.refresh_token(value)
         if token is not None and token.client_id != client.client_id:
             token = None
-        seen = self._admit(request, form, None if token is None else token.jkt)
+        seen = self._admit(request, client, form, None if token is None else token.jkt)
         with self._nonce_on_refusal(form, seen):
             if token is None:
                 raise self._unusable("refresh_token", value)
@@ -126,14 +129,14 @@ class TokenEndpoint:
             raise InvalidProof(
                 "unauthorized_client", "client_is_public", "client_credentials needs a client with a secret"
             )
-        seen = self._admit(request, form, None)
+        seen = self._admit(request, client, form, None)
         scope = granted(form.get("scope", _DEFAULT_SCOPE), self._levers.granted_scope)
         owner = RefreshToken("", client.client_id, client.client_id, scope, new_grant())
         return self._tokens(form, client, seen, owner, scope, tell_refresh_token=False)
 
     def _device(self, request: Request, client: Client, form: Mapping[str, str]) -> Response:
         """Respond to a device whose user has agreed (RFC 8628 §3.4)."""
-        seen = self._admit(request, form, None)
+        seen = self._admit(request, client, form, None)
         with self._nonce_on_refusal(form, seen):
             code = poll(self._deployment, client, form)
             refresh = self._new_refresh_token(client, "alice", code.scope, code.grant, seen)
@@ -141,7 +144,7 @@ class TokenEndpoint:
 
     def _exchange(self, request: Request, client: Client, form: Mapping[str, str]) -> Response:
         """Exchange an access token of this server for one that is bound to the key of this proof (RFC 8693)."""
-        seen = self._admit(request, form, None)
+        seen = self._admit(request, client, form, None)
         with self._nonce_on_refusal(form, seen):
             if form.get("subject_token_type") not in {_SUBJECT, "urn:ietf:params:oauth:token-type:jwt"}:
                 raise InvalidProof("invalid_request", "subject_token_type", f"subject_token_type must be {_SUBJECT}")
@@ -156,7 +159,7 @@ class TokenEndpoint:
 
     def _assertion(self, request: Request, client: Client, form: Mapping[str, str]) -> Response:
         """Take an assertion that :meth:`dpop.testing.DPoPTestServer.issue_assertion` made (RFC 7523 §2.1)."""
-        seen = self._admit(request, form, None)
+        seen = self._admit(request, client, form, None)
         with self._nonce_on_refusal(form, seen):
             claims = self._deployment.signer.verified(form.get("assertion", ""))
             if claims is None:
@@ -170,17 +173,29 @@ class TokenEndpoint:
             owner = RefreshToken("", client.client_id, str(claims.get("sub")), scope, new_grant())
             return self._tokens(form, client, seen, owner, scope)
 
-    # --- what a server of another kind does differently
+    # --- proofs
 
-    def _gate(self, form: Mapping[str, str]) -> Gate:  # noqa: ARG002 - one gate for all here
+    def _gate(self, form: Mapping[str, str]) -> Gate:
         """The gate whose nonces this request uses."""
-        return self._as_gate
+        isolated = self._levers.isolate_exchange_nonces and _is_exchange(form)
+        return self._exchange_gate if isolated else self._as_gate
 
-    def _admit(self, request: Request, form: Mapping[str, str], bound_jkt: str | None) -> VerifiedProof | None:
+    def _admit(
+        self, request: Request, client: Client, form: Mapping[str, str], bound_jkt: str | None
+    ) -> VerifiedProof | None:
         """Verify the proof of the request; None if it has none and needs none."""
         if not (request.fields("DPoP") or bound_jkt or self._levers.require_proof):
             return None
-        return self._gate(form).verify_token_request(request, self._url, bound_jkt=bound_jkt)
+        gate = self._gate(form)
+        optional = not self._deployment.asks_for_nonces(client)
+        if _is_exchange(form) and self._behaviour.exchange_nonce == "optional":
+            optional = optional or not self._levers.exchange_needs_nonce
+        # The verifier remembers a jti only with a valid nonce, so a retry may repeat the jti of the code.
+        seen = gate.verify_token_request(request, self._url, bound_jkt=bound_jkt, nonce_optional=optional)
+        if _is_exchange(form) and self._deployment.profile.code_jti:
+            with self._nonce_on_refusal(form, seen):
+                _check_jti(seen, form.get("code", ""))
+        return seen
 
     def _cnf(self, seen: VerifiedProof | None) -> Mapping[str, object] | None:
         """The confirmation claim of the access token (RFC 9449 §6)."""
@@ -230,11 +245,16 @@ class TokenEndpoint:
             members["id_token"] = self._id_token(client, access, login)
         if issued_token_type is not None:
             members["issued_token_type"] = issued_token_type
-        if tell_refresh_token:
+        if tell_refresh_token and self._may_refresh(client):
             members["refresh_token"] = source.value
             if source.expires_at is not None:
                 members["refresh_token_expires_in"] = max(0, int(source.expires_at - now))
-        return json_response(200, members, self._gate(form).nonce_after(seen))
+        if not self._behaviour.says_scope:
+            del members["scope"]
+        if self._behaviour.says_sub:
+            members["sub"] = source.sub
+        nonce = self._gate(form).nonce_after(seen) if self._deployment.asks_for_nonces(client) else []
+        return json_response(200, members, nonce)
 
     def _id_token(self, client: Client, access: AccessToken, login: Mapping[str, object]) -> str:
         """An ID token (OpenID Connect Core §2, §3.1.3.6)."""
@@ -263,8 +283,12 @@ class TokenEndpoint:
             seen.jkt if seen is not None and self._binds_refresh_token(client) else None,
             None if seconds is None else self._deployment.clock() + seconds,
         )
-        self._store.add_refresh_token(token)
+        if self._may_refresh(client):
+            self._store.add_refresh_token(token)
         return token
+
+    def _may_refresh(self, client: Client) -> bool:
+        return client.confidential or self._behaviour.refresh_tokens_for == "all"
 
     @contextmanager
     def _nonce_on_refusal(self, form: Mapping[str, str], seen: VerifiedProof | None) -> Iterator[None]:
@@ -283,6 +307,24 @@ class TokenEndpoint:
                 f"{what}_reused", f"the {what} was used before; all tokens of its grant are revoked now"
             )
         return _invalid_grant(f"{what}_unknown", f"the {what} is unknown, expired, revoked or another client's")
+
+
+def _is_exchange(form: Mapping[str, str]) -> bool:
+    return form.get("grant_type") == "authorization_code"
+
+
+def _check_jti(seen: VerifiedProof, code: str) -> None:
+    """Check that the ``jti`` of a code exchange is made from the code, as Google's is."""
+    try:
+        expected = code_jti(code)
+    except CredentialError:
+        raise InvalidProof("invalid_grant", "code_unknown", "the code is missing or malformed") from None
+    if not hmac.compare_digest(expected.encode(), seen.jti.encode("utf-8", "surrogatepass")):
+        raise InvalidProof(
+            "invalid_dpop_proof",
+            "code_jti_mismatch",
+            "the jti is not BASE64URL(SHA256(code)); hash the decoded code, not its form-encoded spelling",
+        )
 
 
 def _check_pkce(code: Code, verifier: str | None) -> None:

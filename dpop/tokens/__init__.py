@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dpop._well_known import resource_metadata_url
     from dpop.tokens._async_source import AsyncRefreshingSource
     from dpop.tokens._authorization import AuthorizationRequest, DeviceAuthorization
+    from dpop.tokens._examination import Examination, Fit, examine
     from dpop.tokens._file_lock import FileLock
     from dpop.tokens._file_store import FileTokenStore
     from dpop.tokens._grants import Grants, Parameter
@@ -56,6 +57,7 @@ _PLACES = {
         "PublicClient",
         "TLSClientAuth",
     ),
+    "dpop.tokens._examination": ("Examination", "Fit", "examine"),
     "dpop.tokens._file_lock": ("FileLock",),
     "dpop.tokens._file_store": ("FileTokenStore",),
     "dpop.tokens._grants": ("Grants", "Parameter"),
@@ -85,8 +87,10 @@ __all__ = [
     "ClientSecretBasic",
     "ClientSecretPost",
     "DeviceAuthorization",
+    "Examination",
     "FileLock",
     "FileTokenStore",
+    "Fit",
     "Grants",
     "HTTPRequest",
     "HTTPResponse",
@@ -107,6 +111,7 @@ __all__ = [
     "TokenSet",
     "TokenStore",
     "check_account",
+    "examine",
     "locked",
     "read_resource_metadata",
     "resource_metadata_url",

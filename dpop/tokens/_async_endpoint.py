@@ -46,7 +46,7 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
         client_id: str | None = None,
         client_secret: str | None = None,
         client_auth: str | ClientAuth | None = None,
-        profile: Profile = RFC9449,
+        profile: Profile | str = RFC9449,
         allow_bearer: bool | None = None,
         signed_endpoints: Iterable[str] | None = None,
         key_reference: str | None = None,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-from dpop._client_auth import ClientAuth, PublicClient, TLSClientAuth, client_auth_of
+from dpop._client_auth import ClientAuth, PrivateKeyJWT, PublicClient, TLSClientAuth, client_auth_of
 from dpop._tracebacks import hide_frames
 from dpop.client._policy import checked_origins
 from dpop.client._prover import Prover
@@ -95,15 +95,14 @@ class Grants:
         client_id: str | None = None,
         client_secret: str | None = None,
         client_auth: str | ClientAuth | None = None,
-        profile: Profile = RFC9449,
+        profile: Profile | str = RFC9449,
         allow_bearer: bool | None = None,
         signed_endpoints: Iterable[str] | None = None,
         key_reference: str | None = None,
         insecure_origins: str | Iterable[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not isinstance(profile, Profile):
-            raise ArgumentTypeError("profile", "a Profile from dpop.profiles", profile)
+        profile = Profile.of(profile)
         self.server: ServerMetadata = (
             server if isinstance(server, ServerMetadata) else ServerMetadata(token_endpoint=server)
         )
@@ -113,6 +112,10 @@ class Grants:
         self.client_auth: ClientAuth = client_auth_of(
             client_id, client_secret, client_auth, self.server.client_auth_methods
         )
+        if isinstance(self.client_auth, PrivateKeyJWT):
+            self.client_auth = self.client_auth.following(
+                typ=profile.assertion_typ, lifetime=profile.assertion_life, nbf=profile.assertion_nbf
+            )
         # Tokens may have come from either: a client can change its authentication.
         self._token_endpoints = {canonical(self.server.token_endpoint)}
         if isinstance(self.client_auth, TLSClientAuth):
@@ -452,7 +455,10 @@ class Grants:
         return bool(getattr(getattr(self.client_auth, "key", None), "blocking", True))
 
     def _audience(self) -> str:
-        return self.server.issuer or self.server.token_endpoint
+        """The audience of a client assertion."""
+        if self.profile.assertion_audience == "issuer" and self.server.issuer:
+            return self.server.issuer
+        return self.server.token_endpoint
 
     def _secrets(self, pairs: list[tuple[str, str]]) -> list[str]:
         return [value for name, value in pairs if name in _SECRETS]

@@ -197,6 +197,7 @@ def test_help_fits_80_columns() -> None:
             "--host",
             "--port",
             "--mode",
+            "--client-key",
             "--nonces",
             "--set",
             "--tokens",
@@ -226,3 +227,23 @@ def test_it_takes_every_key_that_dpop_makes(alg: str, tmp_path: Path) -> None:
         form = ["-d", "grant_type=client_credentials", "-u", f"{told['client_id']}:{told['client_secret']}"]
         done = run("curl", "--key", "key.pem", "--alg", alg, "-sS", *form, told["token_endpoint"], cwd=tmp_path)
     assert json.loads(done.stdout)["token_type"] == "DPoP", done
+
+
+@pytest.mark.parametrize("half", ["private", "public"])
+def test_a_client_with_a_key(half: str, tmp_path: Path) -> None:
+    """Its public key, or the file that has both, is enough for private_key_jwt."""
+    key = dpop.generate_key()
+    key.save(tmp_path / "key.pem")
+    if half == "public":
+        (tmp_path / "key.pem").write_text(json.dumps(dict(key.public_jwk)), "ascii")
+    with serving("--json", "--mode", "helseid", "--client-key", str(tmp_path / "key.pem")) as process:
+        told = first_line(process)
+        metadata = send("GET", f"{told['issuer']}/.well-known/oauth-authorization-server").json
+        assert "private_key_jwt" in metadata["token_endpoint_auth_methods_supported"]
+        assert told["mode"] == "helseid"
+
+
+def test_a_mode_that_is_none() -> None:
+    """The nearest name is told, and a file may be one."""
+    result = invoke("serve", "--mode", "okat")
+    assert (result.exit_code, "did you mean okta?" in result.stderr) == (2, True)

@@ -467,6 +467,8 @@ def test_every_guide_is_run() -> None:
         languages = {language for language, _ in blocks(path.read_text("utf-8"))}
         if path.name == "servers.md":  # run by tests/frameworks, on real servers and behind nginx
             assert languages <= {"python", "nginx", "haproxy"}
+        elif path.name == "profiles.md":  # run by test_profiles.py, at one server for each section
+            assert languages <= {"sh", "python", "toml"}
         else:
             assert languages <= {"sh", "python", "text", "toml", "json"}, path.name
             assert (path.name in GUIDES) == bool(languages - {"text"}), path.name

@@ -160,7 +160,11 @@ PLAIN = frozenset(
     x_init_reserved origins arguments args more public_jwk theirs acr_values dpop_required
     mtls_endpoint_aliases claims valid_from id_token_verified refused_times resource_metadata
     acr authorization_servers certificate event events published then handler ssl
-    ask audit confirm digest facts gids methods group lock_after op password_file rate rules uid uids
+    agrees api_bound_as_bearer api_max_age api_skew api_status api_takes_proofs api_wrong_key assertion_audience
+    assertion_life assertion_longest assertion_nbf assertion_typ bad_proof client_key device_path device_pending
+    device_refused device_uri differs exchange_nonce fits issuers max_proof missing_proof nbf nonce_error nonces_for odd
+    par_takes_proofs place proof_life public_clients refresh_tokens_for require_jkt require_par says_scope says_sub
+    scheme_exact strict_audience strict_typ wrong_key
     """,
     )
 )

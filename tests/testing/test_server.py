@@ -99,9 +99,9 @@ def test_a_host_that_is_none_is_told() -> None:
 
 
 def test_a_wrong_mode_is_told() -> None:
-    """There are two modes."""
-    with pytest.raises(UsageError, match=r"rfc9449 or google"):
-        DPoPTestServer(mode="okta")  # type: ignore[arg-type]
+    """A name that is close to a profile's is answered with that one."""
+    with pytest.raises(UsageError, match=r"mode must be a profile: .*did you mean okta\?"):
+        DPoPTestServer(mode="oktta")
     with pytest.raises(UsageError, match="mode must be"):
         DPoPTestServer(mode=[])  # type: ignore[arg-type]
 
@@ -471,12 +471,20 @@ def test_a_full_replay_cache_is_503() -> None:
     store, origin = Store(clock), "https://as.example"
     store.add_access_token(AccessToken("t", "c", "alice", "read", "g", 0, math.inf, {"jkt": KEY.thumbprint}))
     deployment = Deployment(
-        origin, store, Clients(Client("c", "s")), levers, Journal(kept=1), TokenSigner(levers), clock, threading.Event()
+        origin,
+        store,
+        Clients(Client("c", "s")),
+        levers,
+        Journal(kept=1),
+        TokenSigner(levers),
+        clock,
+        threading.Event(),
+        dpop.profiles.RFC9449,
     )
     gate = Gate(Role.AS, levers=levers, algs=["ES256"], clock=clock, replay=MemoryReplayCache(max_entries=1))
-    endpoint = TokenEndpoint(origin + "/token", deployment, gate)
+    endpoint = TokenEndpoint(origin + "/token", deployment, gate, gate)
     authorization_server = AuthorizationServer(deployment, gate, endpoint)
-    resource_server = ResourceServer(deployment, gate, takes_proofs=True)
+    resource_server = ResourceServer(deployment, gate)
 
     def token_request() -> Request:
         form = b"grant_type=client_credentials&client_id=c&client_secret=s"

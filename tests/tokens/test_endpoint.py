@@ -468,7 +468,7 @@ def test_an_assertion_by_a_slow_key_stops_no_event_loop(name: str) -> None:
         ({"client_id": "c", "client_auth": PrivateKeyJWT("c", KEY), "client_secret": "s"}, UsageError),
         ({"client_auth": PrivateKeyJWT("c", KEY)}, UsageError),
         ({"client_id": "c", "timeout": 0}, UsageError),
-        ({"client_id": "c", "profile": "google"}, UsageError),
+        ({"client_id": "c", "profile": "gogle"}, UsageError),
         ({"client_id": "c", "key_reference": "-----BEGIN PRIVATE KEY-----"}, UsageError),
         ({"client_id": "c", "profile": dpop.profiles.Profile("x", algs=("PS256",))}, AlgorithmError),
     ],
