@@ -47,7 +47,7 @@ _CONTENTS = {
     "Coming from": ["from-bearer", "from-google-auth", "libraries"],
     "Servers you call": ["google", "okta", "auth0", "keycloak", "atproto"],
     "Keys": ["hardware", "softhsm", "tpm", "yubikey", "cloudhsm", "kms", "signers", "openssl"],
-    "Servers of your own": ["servers"],
+    "Servers of your own": ["servers", "cors"],
     "Reference": ["reference/index", "commands/index", "environment", "platforms", "vectors/index", "changelog"],
     "Background": ["threats", "decisions/index", "benchmarks/index", "examples/index", "security", "contributing"],
 }

@@ -399,7 +399,9 @@ GUIDES = {
         ["nonce_missing", "no_credentials"],
         prepare=an_api_that_moved,
     ),
+    "README.md": Guide({}, {}, []),
     "testing.md": Guide({}, {}, []),
+    "cors.md": Guide({}, {}, []),
     "threats.md": Guide({}, {}, []),
     "signers.md": Guide({}, AS_AND_API, [], prepare=an_object),
     "troubleshooting.md": Guide({}, AS_AND_API, [401, 401], ["no_credentials"] * 2, prepare=a_key_and_a_token),
@@ -459,6 +461,20 @@ def test_a_guide(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
                 exec(compile(block, name, "exec"), names)
         assert [request.status for request in server.requests] == guide.statuses, server.refusals
         assert [refusal.reason for refusal in server.refusals] == guide.reasons
+
+
+def test_a_guide_as_its_reader_pastes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block under "Placeholders" gives a meaning to the names of the guide on tokens."""
+    monkeypatch.chdir(tmp_path)
+    (_, names), (_, stop) = blocks(text_of("README.md"))
+    pasted: dict[str, Any] = {}
+    exec(names, pasted)
+    try:
+        (_, tokens), *_ = [block for block in blocks(text_of("tokens.md")) if block[0] == "python"]
+        exec(tokens.replace("https://as.example/token", pasted["server"].token_endpoint), pasted)
+        assert pasted["source"]() == pasted["access_token"]
+    finally:
+        exec(stop, pasted)
 
 
 def test_every_guide_is_run() -> None:
