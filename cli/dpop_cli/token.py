@@ -52,6 +52,7 @@ def token() -> None:
 
 @token.command(variables=["BROWSER"], short_help="Log in, and store the tokens.")
 @click.option("--device", is_flag=True, help="Log in on another device, with a code or a QR code.")
+@click.option("--device-jkt", cls=Detail, is_flag=True, help="Name the key (dpop_jkt) where --device asks for a code.")
 @click.option("--client-credentials", is_flag=True, help="Without a user: the client gets tokens for itself.")
 @server_options
 @click.option("--scope", cls=Setting, multiple=True, metavar="SCOPE", help="What to ask for; may be repeated.")
@@ -91,6 +92,7 @@ def token() -> None:
 def login(
     *,
     device: bool,
+    device_jkt: bool,
     client_credentials: bool,
     scope: tuple[str, ...],
     resources: tuple[str, ...],
@@ -126,6 +128,8 @@ def login(
     in_browser = not (device or client_credentials)
     if device and client_credentials:
         raise click.UsageError("--device and --client-credentials are two ways to log in; use one of them")
+    if device_jkt and not device:
+        raise click.UsageError("--device-jkt belongs to --device; a login in the browser names the key by itself")
     if not in_browser and (redirect_uri is not None or no_browser or timeout is not None):
         raise click.UsageError("--redirect-uri, --no-browser and --timeout are for a login in the browser")
     stored, client, prover = Stored.named(options), OAuthClient.of(options), prover_of(options)
@@ -152,7 +156,7 @@ def login(
                     timeout=timeout or 300,
                 )
         elif device:
-            tokens = _kept(stored, device_login(endpoint, wanted, id_token_key=pem, **more))
+            tokens = _kept(stored, device_login(endpoint, wanted, dpop_jkt=device_jkt, id_token_key=pem, **more))
         else:
             tokens = _kept(stored, endpoint.grant("client_credentials", scope=wanted, **more))
     _report(stored, tokens, wanted, "logged in" if in_browser or device else "the client is logged in")

@@ -20,16 +20,22 @@ __all__ = ["device_login"]
 
 
 def device_login(
-    endpoint: TokenEndpoint, scope: str | None, *, id_token_key: str | None = None, **parameters: Parameter
+    endpoint: TokenEndpoint,
+    scope: str | None,
+    *,
+    dpop_jkt: bool = False,
+    id_token_key: str | None = None,
+    **parameters: Parameter,
 ) -> TokenSet:
     """Show a code and where to enter it, and wait until the user has decided.
 
+    :param dpop_jkt: name the key where the code is asked for.
     :param id_token_key: the private key for encrypted ID tokens, in PEM.
 
     :raises TokenRefusedError: the user refused.
     :raises ReauthorizationError: the code expired.
     """
-    device = endpoint.start_device(scope=scope, **parameters)
+    device = endpoint.start_device(scope=scope, dpop_jkt=dpop_jkt, **parameters)
     _show(device)
     try:
         with waiting(f"Waiting for you to agree there; the code is good until {moment(device.expires_at)}"):

@@ -117,6 +117,48 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
             )
         )
 
+    async def exchange_token(
+        self,
+        subject: TokenSet | str,
+        *,
+        subject_type: str = "access_token",
+        actor: TokenSet | str | None = None,
+        actor_type: str = "access_token",
+        wanted_type: str | None = None,
+        **parameters: Parameter,
+    ) -> TokenSet:
+        """Exchange a token for one that is bound to this key (RFC 8693).
+
+        ``issued_token_type`` is in the ``extra`` of what comes.
+
+        :param subject: the token, or a token set that holds it, of the user in whose name is acted.
+        :param subject_type: its type: ``"access_token"``, ``"refresh_token"``, ``"id_token"``, ``"jwt"``, or a URI.
+        :param actor: a token of the one who acts.
+        :param actor_type: its type.
+        :param wanted_type: the type of the token that is wanted; by default the server chooses.
+        :param parameters: further ones of the request, such as ``audience``, ``resource`` or ``scope``.
+        :raises UsageError: the token set has no token of that type.
+        :raises TokenRefusedError: the server does not exchange this token.
+        """
+        return await self.run(
+            self._grants.exchange(
+                subject,
+                parameters,
+                subject_type=subject_type,
+                actor=actor,
+                actor_type=actor_type,
+                wanted_type=wanted_type,
+            )
+        )
+
+    async def redeem_assertion(self, assertion: str, **parameters: Parameter) -> TokenSet:
+        """Exchange a JWT of another issuer for tokens (RFC 7523 §2.1).
+
+        :param parameters: further ones of the request, such as ``scope``.
+        :raises ReauthorizationError: the server does not take the assertion.
+        """
+        return await self.run(self._grants.redeem_assertion(assertion, parameters))
+
     async def refresh(self, tokens: TokenSet | str, *, rebind: bool = False, **parameters: Parameter) -> TokenSet:
         """Get a new access token for a refresh token (RFC 6749 §6).
 
@@ -177,9 +219,16 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
             self._grants.finish_authorization(request, callback, parameters, id_token_key=id_token_key)
         )
 
-    async def start_device(self, *, scope: str | None = None, **parameters: Parameter) -> DeviceAuthorization:
-        """Ask for codes that the user types in on another device (RFC 8628)."""
-        return await self.run(self._grants.start_device(scope, parameters))
+    async def start_device(
+        self, *, scope: str | None = None, dpop_jkt: bool = False, **parameters: Parameter
+    ) -> DeviceAuthorization:
+        """Ask for codes that the user types in on another device (RFC 8628).
+
+        A proof goes with it where ``signed_endpoints`` or the profile names ``"device_authorization"``.
+
+        :param dpop_jkt: name the key, for servers that bind the code to it as they do in RFC 9449 §10.
+        """
+        return await self.run(self._grants.start_device(scope, parameters, dpop_jkt=dpop_jkt))
 
     async def poll_device(
         self, device: DeviceAuthorization, *, id_token_key: Mapping[str, Any] | bytes | str | None = None

@@ -62,6 +62,9 @@ _SECRETS: Final = frozenset(
 _MAX_DEPTH: Final = 16
 _MAY_BE_SIGNED: Final = ("revocation", "introspection", "device_authorization")
 _PUSH_LATER: Final = "no tokens were asked for yet: try again later, or leave the push out with push=False"
+_TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a name
+_JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:"  # noqa: S105 - the beginning of names (RFC 8693 §3)
 _DEVICE_CODE: Final = "urn:ietf:params:oauth:grant-type:device_code"
 
 _REFUSALS_IN_A_ROW: Final = 3
@@ -249,6 +252,37 @@ class Grants:
             return (yield from steps)
         return (yield from self._id_tokens.during(steps, nonce=nonce, code=code, id_token_key=id_token_key))
 
+    def exchange(
+        self,
+        subject: TokenSet | str,
+        more: Mapping[str, Parameter],
+        *,
+        subject_type: str = "access_token",
+        actor: TokenSet | str | None = None,
+        actor_type: str = "access_token",
+        wanted_type: str | None = None,
+    ) -> Steps[TokenSet]:
+        """Exchange a token for another one (RFC 8693 §2.1); types may be given without their long beginning."""
+        parameters: dict[str, Parameter] = {
+            "subject_token": _text_of("subject token", subject, subject_type),
+            "subject_token_type": _type_of(subject_type),
+        }
+        if actor is not None:
+            parameters |= {
+                "actor_token": _text_of("actor token", actor, actor_type),
+                "actor_token_type": _type_of(actor_type),
+            }
+        if wanted_type is not None:
+            parameters["requested_token_type"] = _type_of(wanted_type)
+        return self.grant(_TOKEN_EXCHANGE, {**parameters, **more})
+
+    def redeem_assertion(self, assertion: str, more: Mapping[str, Parameter]) -> Steps[TokenSet]:
+        """Exchange an assertion of another issuer for tokens (RFC 7523 §2.1)."""
+        if not isinstance(assertion, str) or not assertion:
+            raise ArgumentTypeError("assertion", "a JWT, a str", assertion)
+        _check_whole("assertion", assertion)
+        return self.grant(_JWT_BEARER, {"assertion": assertion, **more})
+
     def refresh(
         self, tokens: TokenSet | str, more: Mapping[str, Parameter], *, rebind: bool = False
     ) -> Steps[TokenSet]:
@@ -354,10 +388,13 @@ class Grants:
             id_token_key=id_token_key,
         )
 
-    def start_device(self, scope: str | None, more: Mapping[str, Parameter]) -> Steps[DeviceAuthorization]:
+    def start_device(
+        self, scope: str | None, more: Mapping[str, Parameter], *, dpop_jkt: bool = False
+    ) -> Steps[DeviceAuthorization]:
         """Ask for codes a user types in on another device (RFC 8628 §3.1)."""
         asked_at = self.clock()
-        response = yield from self._call("device_authorization", {"scope": scope, **more})
+        jkt = self.prover.thumbprint if dpop_jkt else None
+        response = yield from self._call("device_authorization", {"scope": scope, "dpop_jkt": jkt, **more})
         members = json_response(response, "the device authorization endpoint")
         return read_device_authorization(members, asked_at, scope)
 
@@ -550,6 +587,25 @@ def _is_of_proof(error: TokenRequestError) -> bool:
 
 def _digest(refresh_token: str) -> str:
     return hashlib.sha256(refresh_token.encode("utf-8", "replace")).hexdigest()
+
+
+def _type_of(name: str) -> str:
+    """A token type (RFC 8693 §3); a short one is the end of a registered one."""
+    return name if ":" in name else _TOKEN_TYPE + name
+
+
+def _text_of(what: str, token: TokenSet | str, token_type: str) -> str:
+    """The token to send: of a set the one of that type."""
+    if isinstance(token, TokenSet):
+        name = _type_of(token_type).removeprefix(_TOKEN_TYPE)
+        held = {"refresh_token": token.refresh_token, "id_token": token.id_token}.get(name, token.access_token)
+        if not held:
+            raise UsageError(f"the token set has no {name.replace('_', ' ')} to exchange")
+        return held
+    if not isinstance(token, str) or not token:
+        raise ArgumentTypeError(what.replace(" ", "_"), "a TokenSet or a token, a str", token)
+    _check_whole(what, token)
+    return token
 
 
 def _check_whole(what: str, text: str) -> None:

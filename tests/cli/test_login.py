@@ -142,6 +142,17 @@ def test_an_id_token_whose_keys_cannot_be_had(server: DPoPTestServer) -> None:
     assert "id token       not verified" in done.stdout
 
 
+def test_a_device_login_may_name_its_key(server: DPoPTestServer) -> None:
+    """With --device-jkt, for servers that bind the code."""
+    server.levers.device_user = "agrees"
+    env = client_of(server)
+    assert invoke("login", "--device", "--device-jkt", env=env).exit_code == 0
+    assert invoke("login", "--device", env=env).exit_code == 0
+    asked = [request.body for request in server.requests if request.endpoint == "device_authorization"]
+    named = f"dpop_jkt={dpop.load_key('key.pem').thumbprint}".encode()
+    assert [named in body for body in asked] == [True, False]
+
+
 def test_a_user_who_refuses(server: DPoPTestServer) -> None:
     """The error names who refused, and nothing is stored."""
     server.levers.device_user = "refuses"
@@ -204,6 +215,7 @@ def test_client_credentials(server: DPoPTestServer) -> None:
         (["--device", "--client-credentials"], "use one of them"),
         (["--device", "--no-browser"], "for a login in the browser"),
         (["--client-credentials", "--timeout", "5"], "for a login in the browser"),
+        (["--device-jkt"], "belongs to --device"),
         (["--device", "--redirect-uri", "http://127.0.0.1/"], "for a login in the browser"),
     ],
 )

@@ -158,7 +158,8 @@ PLAIN = frozenset(
     trust_env turn typ uds unbound unbound_share url usable user_code values verdict verification_uri
     verification_uri_complete verifier verify wait wake wants_pin what when_down where window with_nonce work
     x_init_reserved origins arguments args more public_jwk theirs acr_values dpop_required
-    mtls_endpoint_aliases claims valid_from id_token_verified refused_times resource_metadata
+    mtls_endpoint_aliases claims valid_from id_token_verified subject_type actor_type wanted_type
+    refused_times resource_metadata
     acr authorization_servers certificate event events published then handler ssl
     agrees api_bound_as_bearer api_max_age api_skew api_status api_takes_proofs api_wrong_key assertion_audience
     assertion_life assertion_longest assertion_nbf assertion_typ bad_proof client_key device_path device_pending
@@ -230,6 +231,9 @@ def arguments(place: Path, server: str) -> dict[str, list[Any]]:
         "client_secret": [secret("client"), secret("client") + "\n"],
         "refresh_token": [secret("refresh"), 1],
         "id_token": [secret("id"), 1],
+        "subject": [secret("token"), secret("token") + "\n", 1],
+        "actor": [None, secret("token") + "\n", 1],
+        "assertion": [secret("assertion"), secret("assertion") + "\n", 1],
         "id_token_key": [None, secret("pem"), secret("pem").encode(), {"kty": "EC", "d": secret("d")}, 1],
         "device_code": [secret("device")],
         "state": [secret("state")],
