@@ -139,6 +139,7 @@ def _strangers(section: Section, times: int) -> Iterator[Figure]:
         for kind, calls, goal in (("unsigned", unsigned, 0.25), ("signed", signed, 1.6)):
             costs = {what: _times(call, accepted, times) for what, call in calls.items()}
             ratios = {what: own / honest for what, (own, honest) in costs.items()}
+            section.raw[f"{kind}, {name}"] = {what: round(ratio, 3) for what, ratio in ratios.items()}
             dearest = max(ratios, key=lambda what: ratios[what])
             for what in sorted(ratios, key=lambda what: -ratios[what])[:5]:
                 section.lines.append([f"{kind}: {what}", name, f"{costs[what][0]:.1f}", f"{ratios[what]:.2f}"])
