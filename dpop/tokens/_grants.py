@@ -67,6 +67,7 @@ _JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:"  # noqa: S105 - the beginning of names (RFC 8693 §3)
 _DEVICE_CODE: Final = "urn:ietf:params:oauth:grant-type:device_code"
 
+_MAX_POLL_BACKOFF: Final = 40.0
 _REFUSALS_IN_A_ROW: Final = 3
 _OF_PROOF: Final = re.compile(r"dpop|\bproof\b", re.IGNORECASE)
 _MAX_COUNTED: Final = 1000
@@ -407,8 +408,10 @@ class Grants:
 
     def _poll(self, device: DeviceAuthorization) -> Steps[TokenSet]:
         interval = device.interval
+        trouble: Exception | None = None
         while self.clock() < device.expires_at:
             yield Pause(interval)
+            trouble = None
             try:
                 tokens = yield from self.grant(_DEVICE_CODE, {"device_code": device.device_code})
                 return tokens if tokens.scope is not None else tokens.replace(scope=device.scope)
@@ -427,8 +430,15 @@ class Grants:
                     raise TokenRefusedError(f"the user has refused: {error}", **facts) from error
                 elif error.error != "authorization_pending":
                     raise
-            except (TokenEndpointUnavailableError, OutcomeUnknownError):
-                interval *= 2  # RFC 8628 §3.5 asks for exponential backoff
+            except (TokenEndpointUnavailableError, OutcomeUnknownError) as error:
+                trouble = error
+                # RFC 8628 §3.5 asks for exponential backoff; without a bound the codes would expire before the next.
+                interval = max(interval, min(interval * 2, _MAX_POLL_BACKOFF))
+        if trouble is not None:
+            raise ReauthorizationError(
+                f"the codes have expired, and the last question failed: {trouble}; ask for new codes",
+                error="expired_token",
+            ) from trouble
         raise ReauthorizationError(
             "the user did not decide before the codes expired; ask for new ones", error="expired_token"
         )

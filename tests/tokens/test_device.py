@@ -12,8 +12,10 @@ from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
 from dpop.errors import InvalidTokenResponseError, ReauthorizationError, TokenRefusedError
-from dpop.tokens import ServerMetadata
+from dpop.requests import TokenEndpoint
+from dpop.tokens import DeviceAuthorization, ServerMetadata
 from dpop.tokens._authorization import read_device_authorization
+from dpop.tokens._steps import NoResponse, Pause
 
 CODES = {
     "device_code": "d",
@@ -127,3 +129,25 @@ def test_a_complete_address_is_one_that_can_be_shown(given: object, kept: bool) 
     """What a terminal would not print as it stands is left out; the user can type the code."""
     device = read_device_authorization({**CODES, "verification_uri_complete": given}, 0.0)
     assert device.verification_uri_complete == (given if kept else None)
+
+
+def test_an_outage_does_not_end_the_polling() -> None:
+    """After some failures a question comes every 40 seconds; when the codes expire, the error says what has failed."""
+    now = [1000.0]
+    with TokenEndpoint(
+        dpop.generate_key(), "https://as.example/token", client_id="c", clock=lambda: now[0]
+    ) as endpoint:
+        device = DeviceAuthorization("d", "u", "https://as.example/device", None, 1300.0, 5.0)
+        steps = endpoint.grants.poll_device(device)
+        step: Any = next(steps)
+        waits = []
+        with pytest.raises(ReauthorizationError, match=r"the last question failed: .*nothing was sent") as caught:
+            while True:
+                if isinstance(step, Pause):
+                    waits.append(step.seconds)
+                    now[0] += step.seconds
+                    step = steps.send(None)
+                else:
+                    step = steps.throw(NoResponse("as.example:443 refused the connection", sent=False))
+    assert waits == [5, 10, 20, 40, 40, 40, 40, 40, 40, 40]
+    assert caught.value.error == "expired_token"
