@@ -24,6 +24,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 from urllib3.util.retry import Retry
 
+from dpop._final_response import FinalResponse
 from dpop.client._decoding import decoded_start
 from dpop.client._driver import DRAIN_BYTES, DRAIN_SECONDS, ask_token, sign_now, wait_for_nonce
 from dpop.client._flow import PEEK_BYTES, ProofFlow, Step
@@ -213,26 +214,16 @@ class _ConnectionClass:
 def _signing_connection(connection: Any) -> type[HTTPConnection]:
     own: dict[str, Any] = {}
     if getattr(connection, "response_class", None) is http.client.HTTPResponse:
-        own["response_class"] = _FinalResponse
+        own["response_class"] = _TimedResponse
     return type(f"Signing{connection.__name__}", (_SigningConnection, connection), own)
 
 
-class _FinalResponse(http.client.HTTPResponse):
-    """Reads the final response after informational ones, such as 103 Early Hints (RFC 9110 §15.2).
-
-    ``http.client`` skips only 100. It takes any other for the final response; the real one stays in the connection, and
-    is lost or given to the next request.
-    """
+class _TimedResponse(FinalResponse):
+    """A response that is read by the deadline of the exchange, if it has one."""
 
     def __init__(self, sock: Any, *args: Any, **options: Any) -> None:
         wire = _watched.get()
         super().__init__(sock if wire is None else cast("Any", _Timed(sock, wire.seconds)), *args, **options)
-
-    def _read_status(self) -> tuple[str, int, str]:
-        version, status, reason = cast("tuple[str, int, str]", super()._read_status())  # type: ignore[misc]
-        if 101 < status < 200:
-            status = 100  # begin() skips it and its fields
-        return version, status, reason
 
 
 class _Timed(io.RawIOBase):
