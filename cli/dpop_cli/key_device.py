@@ -66,6 +66,10 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
 
     check_key_source(uri)
     bound = _keys_of_tokens(options)
+    if not as_json:
+        for each in bound or ():  # first, as they need no driver
+            place = each["key_reference"] or "at a place that was not noted"
+            click.echo(f"jkt {each['jkt']}, {place}\n  tokens of {', '.join(each['accounts'])}")
     password = Secret.of("password", options)
     pin: Password | None = pin_for(password, uri) if password.given else None
     if callable(pin):
@@ -76,9 +80,6 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
         facts = [dataclasses.asdict(device) for device in devices]
         click.echo(json.dumps(facts if bound is None else {"devices": facts, "tokens": bound}, indent=2))
         return
-    for each in bound or ():
-        place = each["key_reference"] or "at a place that was not noted"
-        click.echo(f"jkt {each['jkt']}, {place}\n  tokens of {', '.join(each['accounts'])}")
     for device in devices:
         click.echo(_device_line(device))
         for key in device.keys:
