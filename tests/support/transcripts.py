@@ -274,7 +274,11 @@ def rehearsed(
                 if step["do"] == "code":
                     done |= _code(server, client, client_id)
                 server.reset()
+                before = client.tokens.refresh_token
                 came = client.do(done)
+                if step["do"] == "refresh" and step.get("exchange"):  # whether a new refresh token came
+                    rotates = "refresh_token" in step["exchange"][-1].get("json", {})
+                    assert (client.tokens.refresh_token != before) == rotates, "rotation"
                 refusals = [refusal.error for refusal in server.refusals]
                 seen = [
                     (request.status, refusals.pop(0) if request.status >= 400 else None) for request in server.requests
