@@ -8,10 +8,13 @@ refused. ``uid`` names the user that the agent runs as, by number or name, where
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Final, NoReturn, Self
+from weakref import finalize
 
 from dpop._tracebacks import hide_frames
 from dpop.agent._connection import AgentClient
+from dpop.agent._nonces import ReportedNonces
 from dpop.agent._protocol import NAME
 from dpop.encoding import b64url_decode
 from dpop.errors import (
@@ -36,6 +39,7 @@ __all__ = ["AgentKey", "load"]
 _FORM: Final = "agent:NAME; jkt=THUMBPRINT, uid=USER and verify=yes may follow"
 _OPTIONS: Final = {"jkt": r"[A-Za-z0-9_-]{43}", "uid": r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}", "verify": "yes"}
 _MOST_SECONDS: Final = 300.0
+_LAST_SECONDS: Final = 1.0
 
 
 class AgentKey:
@@ -46,7 +50,18 @@ class AgentKey:
     connections of its own; an agent that is restarted is found again.
     """
 
-    __slots__ = ("_alg", "_client", "_name", "_public", "_reference", "_seconds", "_thumbprint", "_verify")
+    __slots__ = (
+        "__weakref__",
+        "_alg",
+        "_client",
+        "_name",
+        "_public",
+        "_reference",
+        "_seconds",
+        "_shared_nonces",
+        "_thumbprint",
+        "_verify",
+    )
 
     blocking = True
     signs_only_proofs = True
@@ -73,6 +88,7 @@ class AgentKey:
                 f"what listens at {client.path} told no key that DPoP can use by the name {name}; is it the agent of"
                 " dpop-toolkit?"
             ) from None
+        self._shared_nonces = ReportedNonces(facts.get("nonces") or ())
         self._client = client
         self._name = name
         self._thumbprint = self._public.thumbprint
@@ -116,6 +132,7 @@ class AgentKey:
                 expected=jkt,
                 got=made.thumbprint,
             )
+        finalize(made, _report_rest, client, name, made._shared_nonces)
         return made
 
     @property
@@ -151,8 +168,13 @@ class AgentKey:
         """
         if not isinstance(signing_input, bytes):
             raise ArgumentTypeError("signing_input", "bytes", signing_input)
+        learnt = self._shared_nonces.take()
         response = self._client.request(
-            "sign", seconds=self._seconds, key=self._name, input=signing_input.decode("ascii", "replace")
+            "sign",
+            seconds=self._seconds,
+            key=self._name,
+            input=signing_input.decode("ascii", "replace"),
+            **({"learnt": learnt} if learnt else {}),
         )
         try:
             signature = b64url_decode(response["signature"])
@@ -177,6 +199,15 @@ class AgentKey:
 
     def __reduce__(self) -> NoReturn:
         raise UsageError("a key cannot be pickled; hand on its URI, and load it there")
+
+
+def _report_rest(client: AgentClient, name: str, nonces: ReportedNonces) -> None:
+    """Report, at the end of a key or of the program, what no request took along."""
+    learnt = nonces.take()
+    if learnt:
+        with contextlib.suppress(DPoPError):  # nobody waits for this
+            client.request("learn", seconds=_LAST_SECONDS, key=name, learnt=learnt)
+    client.close()
 
 
 def load(uri: str, *, password: Password | None, alg: str | None) -> AgentKey:

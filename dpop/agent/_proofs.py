@@ -41,6 +41,7 @@ class ProofToSign(NamedTuple):
     path: str
     jti: str
     iat: int
+    nonce: str | None
 
     def __repr__(self) -> str:
         return f"<ProofToSign {self.method} {self.origin}>"
@@ -79,7 +80,7 @@ def read_proof(text: str, alg: str, jwk: Mapping[str, str]) -> ProofToSign:
         # Two spellings of one URL are two chances to misread its host.
         raise refused("no_proof", "htu must be in its normal form, without query and fragment")
     origin = Origin.of_url(htu)
-    return ProofToSign(method, origin, htu[len(str(origin)) :], claims.jti, claims.iat)
+    return ProofToSign(method, origin, htu[len(str(origin)) :], claims.jti, claims.iat, claims.nonce)
 
 
 def check_time(proof: ProofToSign, now: float, offset: float) -> None:

@@ -43,6 +43,8 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MAX_DEPTH: Final = 4
 _MAX_TEXT: Final = 2048
 _MAX_LIST: Final = 64
+_MAX_NONCE: Final = 256  # a longer one is not worth a share of everybody's memory
+_NONCE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 9449 §8.1
 
 
 class Refusal(Exception):  # noqa: N818 - it is a response, not a failure of the agent
@@ -163,6 +165,23 @@ def _is_secrets(value: object) -> bool:
     )
 
 
+def _are_nonces(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= _MAX_LIST and all(map(_is_nonce, value))
+
+
+def _is_nonce(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"origin", "role", "nonce", "reusable"}
+        and _is_text(value["origin"])
+        and value["role"] in {"AS", "RS"}
+        and isinstance(value["nonce"], str)
+        and len(value["nonce"]) <= _MAX_NONCE
+        and _NONCE.fullmatch(value["nonce"]) is not None
+        and type(value["reusable"]) is bool
+    )
+
+
 class _Members(NamedTuple):
     needed: Mapping[str, Callable[[object], bool]]
     optional: Mapping[str, Callable[[object], bool]] = {}
@@ -172,7 +191,8 @@ _OPERATIONS: Final[Mapping[str, _Members]] = {
     "status": _Members({}),
     "list": _Members({}),
     "key": _Members({"key": _is_name}),
-    "sign": _Members({"key": _is_name, "input": _is_input}),
+    "sign": _Members({"key": _is_name, "input": _is_input}, {"learnt": _are_nonces}),
+    "learn": _Members({"key": _is_name, "learnt": _are_nonces}),
     "add": _Members({"key": _is_name, "uri": _is_text, "origins": _is_texts}, {"password": _is_secret}),
     "lock": _Members({}),
     "unlock": _Members({}, {"passwords": _is_secrets}),

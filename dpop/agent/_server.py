@@ -205,6 +205,7 @@ class _Connection:
             with self._socket, contextlib.suppress(OSError):
                 self._serve()
         finally:
+            self._service.left(self.peer)
             self._ended(self)
 
     def _serve(self) -> None:

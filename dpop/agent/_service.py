@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from dpop.agent._askpass import askpass_program, confirmed
 from dpop.agent._held import Ask, HeldKey
+from dpop.agent._nonces import NonceReport, SharedNonces
 from dpop.agent._peer import Peer
 from dpop.agent._process import is_dumpable
 from dpop.agent._proofs import read_proof
@@ -64,6 +65,7 @@ class Service:
         self._locked = False
         self._used = time.monotonic()
         self._counts: Counter[str] = Counter()
+        self._nonces = SharedNonces()
 
     def lock(self) -> None:
         """Forget all keys, until :meth:`unlock`."""
@@ -163,6 +165,9 @@ class Service:
                 _ask_a_person(held, str(proof.origin))
             held.spend(time.monotonic())
             signature = held.sign(text.encode("ascii"))
+            if proof.nonce is not None:
+                self._nonces.used(held.jkt, peer.uid, str(proof.origin), proof.nonce)
+            self._learn_nonces(held, peer, members.get("learnt", ()))
             self._record({"event": "signed", **event, "jti": proof.jti})
         except Refusal as refusal:
             self._note_refusal(event, refusal.reason or refusal.error)
@@ -190,7 +195,22 @@ class Service:
             self._record({"event": "refused", **event, "reason": reason})
 
     def _key(self, members: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
-        return self._held(members["key"], peer).facts()
+        held = self._held(members["key"], peer)
+        nonces = self._nonces.give(held.jkt, peer.uid, peer)
+        return {**held.facts(), "nonces": [each._asdict() for each in nonces]}
+
+    def _learn(self, members: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
+        self._learn_nonces(self._held(members["key"], peer), peer, members["learnt"])
+        return {"learnt": True}
+
+    def _learn_nonces(self, held: HeldKey, peer: Peer, learnt: Iterable[Mapping[str, Any]]) -> None:
+        reports = [NonceReport(**each) for each in learnt]
+        named = {str(origin) for origin in held.rules.origins}
+        self._nonces.learn(held.jkt, peer.uid, [each for each in reports if each.origin in named])
+
+    def left(self, peer: Peer) -> None:
+        """Note that a connection ended."""
+        self._nonces.left(peer)
 
     def _list(self, _members: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
         return {"keys": [held.facts() for held in list(self._keys.values()) if held.serves(peer)]}
@@ -260,6 +280,7 @@ class Service:
     _others: Final[Mapping[str, Callable[[Service, Mapping[str, Any], Peer], dict[str, Any]]]] = {
         "add": _add,
         "key": _key,
+        "learn": _learn,
         "list": _list,
         "lock": _lock,
         "reload": _reload,

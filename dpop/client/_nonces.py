@@ -259,6 +259,7 @@ class NonceCache:
         self._lock = threading.RLock()
         self._busy = False
         self._entries: OrderedDict[NonceKey, _Entry] = OrderedDict()
+        self._share: Callable[[str, str, str, bool], object] | None = None
         reset_after_fork(self)
 
     def __repr__(self) -> str:
@@ -269,6 +270,14 @@ class NonceCache:
 
     def __reduce__(self) -> tuple[object, ...]:
         raise UsageError("a NonceCache cannot be pickled: nonces belong to one process; make a new one there")
+
+    def share_with(self, report: Callable[[str, str, str, bool], object]) -> None:
+        """Report the newest nonce of a server to other processes, each time that the server took a proof.
+
+        :param report: takes origin, role, nonce, and whether the nonce is known to be good for more than one request.
+            It must not wait, nor raise: it is called within the cache.
+        """
+        self._share = report
 
     def lease(
         self,
@@ -439,6 +448,8 @@ class NonceCache:
                     self._learn(entry, learnt, lease)
                 elif entry.newest is None and not refused:
                     entry.open(self._clock())  # as far as is known, this server uses no nonces
+                if accepted and self._share is not None and entry.newest is not None and lease.key.role is not None:
+                    self._share(str(lease.key.origin), str(lease.key.role), entry.newest, entry.shared)
                 self._end(entry, lease)
             finally:
                 self._busy = False

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from dpop._tracebacks import hide_frames
-from dpop.client._nonces import NonceCache
+from dpop.client._nonces import NonceCache, NonceKey, Role
 from dpop.encoding import sendable_token_hash
 from dpop.errors import AlgorithmError, ArgumentTypeError, UsageError
 from dpop.keys._algorithms import choose_alg
+from dpop.origin import Origin
 from dpop.proof import random_jti
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Prover:
             raise ArgumentTypeError("nonces", "a NonceCache", nonces)
         self.key: Key = key if algs is None else _with_listed_alg(key, algs)
         self.thumbprint: str = key.thumbprint
-        self.nonces: NonceCache = NonceCache() if nonces is None else nonces
+        self.nonces: NonceCache = _cache_for(key) if nonces is None else nonces
         self.clock: Callable[[], float] = clock
         self.jti: Callable[[], str] = jti
         self._hashed: tuple[str | None, str] = (None, "")
@@ -98,6 +99,17 @@ class Prover:
         raise UsageError(
             "a Prover cannot be pickled: its key must not travel. Store the key's path or URI and make a Prover there"
         )
+
+
+def _cache_for(key: Key) -> NonceCache:
+    """A new cache; with a key of the agent it begins with the nonces that are shared there, and shares its own."""
+    cache = NonceCache()
+    shared = getattr(key, "_shared_nonces", None)
+    if shared is not None:
+        for origin, role, nonce in shared.known:
+            cache.learn(NonceKey(key.thumbprint, Origin.parse(origin), Role(role)), nonce)
+        cache.share_with(shared.report)
+    return cache
 
 
 def _with_listed_alg(key: Key, algs: Iterable[str] | str) -> Key:

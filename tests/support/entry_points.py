@@ -166,6 +166,7 @@ PLAIN = frozenset(
     device_refused device_uri differs exchange_nonce fits issuers max_proof missing_proof nbf nonce_error nonces_for odd
     par_takes_proofs place proof_life public_clients refresh_tokens_for require_jkt require_par says_scope says_sub
     scheme_exact strict_audience strict_typ wrong_key
+    report ask audit confirm digest facts gids methods group lock_after op password_file rate rules uid uids
     """,
     )
 )
