@@ -104,7 +104,7 @@ def polish(app: Sphinx, tree: Element) -> None:
         for dash in [text for text in field.findall(Text) if text == " -- "]:
             dash.parent.replace(dash, Text(" \N{EN DASH} "))
     for signature in tree.findall(desc_signature):
-        if len(signature.get("_toc_parts", ())) > 1:
+        if len(signature.get("_toc_parts", ())) > 2:
             signature["_toc_name"] = ""
 
 

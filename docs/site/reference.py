@@ -7,6 +7,7 @@ module that its code belongs to; the others link there.
 
 from __future__ import annotations
 
+import builtins
 import enum
 import inspect
 import re
@@ -64,6 +65,8 @@ def home_of(target: str, around: list[str]) -> str | None:
     :param around: modules and classes to look in first, the nearest first.
     :returns: such as ``dpop.client.Prover``; None if no public module offers it.
     """
+    if hasattr(builtins, target):
+        return None
     for start in [*around, ""]:
         for owner, rest in _splits(f"{start}.{target}" if start else target):
             home = _homes().get(_identity(owner, rest[0])) if rest else None
@@ -134,7 +137,10 @@ def _splits(path: str) -> Iterator[tuple[Any, list[str]]]:
 
 def _has(owner: Any, names: list[str]) -> bool:
     value = getattr(owner, names[0], None)
-    return len(names) == 1 or (inspect.isclass(value) and len(names) == 2)
+    if len(names) == 1:
+        return True
+    annotated = {name for base in getattr(value, "__mro__", ()) for name in getattr(base, "__annotations__", {})}
+    return inspect.isclass(value) and len(names) == 2 and (hasattr(value, names[1]) or names[1] in annotated)
 
 
 # -- pages ------------------------------------------------------------------------------------

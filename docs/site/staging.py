@@ -118,11 +118,12 @@ def _rewritten(text: str, source: str, pages: dict[str, str]) -> str:
         return f"{picture}[{words}]({address})"
 
     def both(found: re.Match[str]) -> str:
-        return "\n\n".join(
+        drawings = "\n\n".join(
             f"```{{image}} {_relative(_position(os.path.normpath(PurePosixPath(source).parent / found[name])), page)}\n"
             f":alt: {found['alt']}\n:class: only-{name}\n```"
             for name in ("light", "dark")
         )
+        return f"````{{container}} drawing\n{drawings}\n````"
 
     parts = _FENCE.split(text)
     parts[::2] = [_PICTURE.sub(both, _LINK.sub(link, part)) for part in parts[::2]]

@@ -59,7 +59,7 @@ class HTTPResponse:
     """A response of an authorization server.
 
     :param headers: names in lower case.
-    :param body: its first :data:`MAX_RESPONSE` bytes and perhaps one more, decoded from any content coding.
+    :param body: its first mebibyte and perhaps one byte more, decoded from any content coding.
     """
 
     status: int
