@@ -11,6 +11,7 @@ import pytest
 from support import public_api
 from support.paths import ROOT
 
+import dpop.aiohttp
 import dpop.httpx
 import dpop.httpx2
 import dpop.requests
@@ -46,6 +47,7 @@ def test_a_change_of_the_interface_is_in_the_changelog() -> None:
 @pytest.mark.parametrize(
     "endpoint",
     [
+        dpop.aiohttp.AsyncTokenEndpoint,
         dpop.requests.TokenEndpoint,
         dpop.httpx.TokenEndpoint,
         dpop.httpx.AsyncTokenEndpoint,

@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
-import os
-import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import anyio
 
-from dpop._httpx.processes import OnePerProcess
+from dpop._httpx.processes import OnePerLoop, OnePerProcess
 from dpop._httpx.protocols import (
     AsyncClient,
     AsyncTransport,
@@ -58,7 +55,7 @@ class ClientTransport(Generic[RequestT, ResponseT]):
 class AsyncClientTransport(Generic[RequestT, ResponseT]):
     """A transport that sends with an asynchronous client's own transport for each URL."""
 
-    def __init__(self, clients: _AsyncClients[RequestT, ResponseT]) -> None:
+    def __init__(self, clients: OnePerLoop[AsyncClient[RequestT, ResponseT]]) -> None:
         self._clients = clients
 
     async def handle_async_request(self, request: RequestT) -> ResponseT:
@@ -67,80 +64,6 @@ class AsyncClientTransport(Generic[RequestT, ResponseT]):
         transport = client._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
         inner = transport._inner.get() if isinstance(transport, AsyncSigningTransport) else transport  # noqa: SLF001
         return await inner.handle_async_request(request)
-
-
-class _AsyncClients(Generic[RequestT, ResponseT]):
-    """The given client, or one client for each event loop, because connections work in one event loop only.
-
-    An event loop that ends finishes its asynchronous generators, and one of them closes the client. If a loop was
-    closed without that, the next call closes the client's sockets.
-
-    :param given: a client, a function that makes one, or ``None``.
-    """
-
-    def __init__(
-        self,
-        given: AsyncClient[RequestT, ResponseT] | Callable[[], AsyncClient[RequestT, ResponseT]] | None,
-        kind: type[AsyncClient[RequestT, ResponseT]],
-    ) -> None:
-        self._make: Callable[[], AsyncClient[RequestT, ResponseT]] = kind
-        self._given: OnePerProcess[AsyncClient[RequestT, ResponseT]] | None = None
-        if isinstance(given, kind) or (given is not None and not callable(given)):
-            self._given = OnePerProcess(given, kind, "http", now=True)
-        elif given is not None:
-            self._make = given
-        self._pid = os.getpid()
-        self._by_loop: dict[object, tuple[AsyncClient[RequestT, ResponseT], AsyncGenerator[None]]] = {}
-
-    @property
-    def has_given(self) -> bool:
-        """Whether the user gave a client, which then serves all event loops."""
-        return self._given is not None
-
-    async def get(self) -> AsyncClient[RequestT, ResponseT]:
-        """Return the client for the running event loop and this process."""
-        if self._given is not None:
-            return self._given.get()
-        if self._pid != os.getpid():
-            # Do not close these clients: their connections belong to the parent.
-            self._by_loop, self._pid = {}, os.getpid()
-        loop = _running_loop()
-        known = self._by_loop.get(loop)
-        if known is not None:
-            return known[0]
-        for other in [other for other in list(self._by_loop) if _is_closed(other)]:
-            abandoned, _ = self._by_loop.pop(other)
-            _close_sockets(abandoned)
-        client = self._make()
-        life = self._life_of(client, loop)
-        self._by_loop[loop] = client, life
-        await anext(life)
-        return client
-
-    async def _life_of(self, client: AsyncClient[RequestT, ResponseT], loop: object) -> AsyncGenerator[None]:
-        try:
-            yield
-        finally:
-            self._by_loop.pop(loop, None)
-            await client.aclose()
-
-    async def aclose(self) -> None:
-        """Close the client of this event loop, unless the user gave it."""
-        if self._pid == os.getpid() and (known := self._by_loop.get(_running_loop())) is not None:
-            await known[1].aclose()
-
-
-def _running_loop() -> object:
-    """Return the event loop of this task: asyncio's or trio's."""
-    trio = sys.modules.get("trio")
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return trio.lowlevel.current_trio_token() if trio is not None else None
-
-
-def _is_closed(loop: object) -> bool:
-    return isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
 
 
 def _close_sockets(client: AsyncClient[RequestT, ResponseT]) -> None:
@@ -319,7 +242,7 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
 
     _library: Library[RequestT, ResponseT]
     _signing_transport: Callable[..., AsyncTransport[RequestT, ResponseT]]
-    _client_transport: Callable[[_AsyncClients[RequestT, ResponseT]], AsyncTransport[RequestT, ResponseT]]
+    _client_transport: Callable[[OnePerLoop[AsyncClient[RequestT, ResponseT]]], AsyncTransport[RequestT, ResponseT]]
 
     def _start(
         self,
@@ -329,7 +252,9 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
         **options: Any,  # passed on to _set_up, which declares their types
     ) -> None:
         signing = self._set_up(prover, server, **options)
-        self._clients = _AsyncClients(http, self._library.AsyncClient)
+        self._clients: OnePerLoop[AsyncClient[RequestT, ResponseT]] = OnePerLoop(
+            http, self._library.AsyncClient, close=lambda client: client.aclose(), close_sockets=_close_sockets
+        )
         self.has_given_client: bool = self._clients.has_given
         self._plain = self._client_transport(self._clients)
         self._signing = self._signing_transport(self.prover, transport=lambda: self._plain, **signing)

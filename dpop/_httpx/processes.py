@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transports and clients that are never shared between processes.
+"""Transports and clients that are never shared between processes, and asynchronous ones not between event loops.
 
 If two processes used one connection, each would get responses for the other, and both would use one TLS session state.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Generic, TypeVar
 
 from dpop.errors import ArgumentTypeError, UsageError
 
-__all__ = ["OnePerProcess"]
+__all__ = ["OnePerLoop", "OnePerProcess"]
 
 _T = TypeVar("_T")
 
@@ -67,6 +69,88 @@ class OnePerProcess(Generic[_T]):
     def own(self) -> _T | None:
         """Return the transport or client of this process, or ``None``: a child must not close its parent's."""
         return self._current if self._pid == os.getpid() else None
+
+
+class OnePerLoop(Generic[_T]):
+    """The given client, or one client for each event loop, because connections work in one event loop only.
+
+    An event loop that ends finishes its asynchronous generators, and one of them closes the client. If a loop was
+    closed without that, the next call closes the client's sockets.
+
+    :param given: a client, a function that makes one, or ``None``.
+    :param kind: its class.
+    :param close: closes a client.
+    :param close_sockets: closes the sockets of a client whose event loop is closed.
+    """
+
+    def __init__(
+        self,
+        given: _T | Callable[[], _T] | None,
+        kind: type[_T],
+        *,
+        close: Callable[[_T], Awaitable[None]],
+        close_sockets: Callable[[_T], None],
+    ) -> None:
+        self._make: Callable[[], _T] = kind
+        self._given: OnePerProcess[_T] | None = None
+        if isinstance(given, kind) or (given is not None and not callable(given)):
+            self._given = OnePerProcess(given, kind, "http", now=True)
+        elif given is not None:
+            self._make = given
+        self._close = close
+        self._close_sockets = close_sockets
+        self._pid = os.getpid()
+        self._by_loop: dict[object, tuple[_T, AsyncGenerator[None]]] = {}
+
+    @property
+    def has_given(self) -> bool:
+        """Whether the user gave a client, which then serves all event loops."""
+        return self._given is not None
+
+    async def get(self) -> _T:
+        """Return the client for the running event loop and this process."""
+        if self._given is not None:
+            return self._given.get()
+        if self._pid != os.getpid():
+            # Do not close these clients: their connections belong to the parent.
+            self._by_loop, self._pid = {}, os.getpid()
+        loop = _running_loop()
+        known = self._by_loop.get(loop)
+        if known is not None:
+            return known[0]
+        for other in [other for other in list(self._by_loop) if _is_closed(other)]:
+            abandoned, _ = self._by_loop.pop(other)
+            self._close_sockets(abandoned)
+        client = self._make()
+        life = self._life_of(client, loop)
+        self._by_loop[loop] = client, life
+        await anext(life)
+        return client
+
+    async def _life_of(self, client: _T, loop: object) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            self._by_loop.pop(loop, None)
+            await self._close(client)
+
+    async def aclose(self) -> None:
+        """Close the client of this event loop, unless the user gave it."""
+        if self._pid == os.getpid() and (known := self._by_loop.get(_running_loop())) is not None:
+            await known[1].aclose()
+
+
+def _running_loop() -> object:
+    """The event loop of this task, of asyncio or trio."""
+    trio = sys.modules.get("trio")
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return trio.lowlevel.current_trio_token() if trio is not None else None
+
+
+def _is_closed(loop: object) -> bool:
+    return isinstance(loop, asyncio.AbstractEventLoop) and loop.is_closed()
 
 
 def _named(kind: type[object]) -> str:

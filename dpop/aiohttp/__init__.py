@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPoP for aiohttp's client: a middleware that signs.
+"""DPoP for aiohttp's client: a middleware that signs, and a token endpoint.
 
 ::
 
@@ -12,9 +12,10 @@
 Handshakes of WebSockets (``session.ws_connect``) are signed, too. Middlewares of servers are in :mod:`dpop.asgi`.
 """
 
+from dpop.aiohttp._endpoint import AsyncTokenEndpoint
 from dpop.aiohttp._middleware import DPoPClientMiddleware
 
-__all__ = ["DPoPClientMiddleware"]
+__all__ = ["AsyncTokenEndpoint", "DPoPClientMiddleware"]
 
 # Tracebacks, reprs and help show the public module of these classes.
 for _name in __all__:

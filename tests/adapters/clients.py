@@ -8,6 +8,7 @@ server recorded, never on what the library says it sent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -314,7 +315,8 @@ async def close_all(session: aiohttp.ClientSession) -> None:
     await session.close()
     transports: Any = getattr(asyncio.get_running_loop(), "_transports", {})
     for transport in list(transports.values()):
-        transport.abort()
+        with contextlib.suppress(AttributeError):  # one that has closed has no event loop any more
+            transport.abort()
     await asyncio.sleep(0)
 
 

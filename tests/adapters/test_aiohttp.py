@@ -7,6 +7,8 @@ import asyncio
 import io
 import os
 import pickle
+import subprocess
+import sys
 import tempfile
 import threading
 import warnings
@@ -20,12 +22,15 @@ from adapters.clients import close_all
 from adapters.recorder import Received, Recorder, Response, challenge, script
 from aiohttp import web
 from aioresponses import aioresponses
+from support.forking import in_child
 from yarl import URL
 
 import dpop
-from dpop.aiohttp import DPoPClientMiddleware
+from dpop.aiohttp import AsyncTokenEndpoint, DPoPClientMiddleware
 from dpop.client import BearerToken
 from dpop.errors import InvalidTargetError, KeyAccessDeniedError, UsageError
+from dpop.testing import DPoPTestServer
+from dpop.tokens import MemoryTokenStore
 
 KEY = dpop.generate_key()
 TOKEN = "acc3ss-t0ken"
@@ -38,7 +43,7 @@ def with_session(middlewares: Any, use: Use, **options: Any) -> Any:
 
     async def run() -> Any:
         options.setdefault("timeout", aiohttp.ClientTimeout(total=60))
-        made = {name: value() if name == "connector" else value for name, value in options.items()}
+        made = {name: value() if name in {"connector", "cookie_jar"} else value for name, value in options.items()}
         session = aiohttp.ClientSession(middlewares=middlewares, **made)
         try:
             return await use(session)
@@ -660,3 +665,129 @@ def test_a_session_that_was_closed_says_so() -> None:
             await session.get("http://127.0.0.1:1/")
 
     with_session([middleware], use)
+
+
+# -- the token endpoint --------------------------------------------------------------------------------
+
+
+def test_what_of_a_session_goes_to_the_token_endpoint() -> None:
+    """Its headers and cookies; neither its Authorization nor its middlewares, and it stays open. Its jar is filled."""
+    nonce = Response(400, [("DPoP-Nonce", "n1"), ("Set-Cookie", "a=1; Path=/")], b'{"error":"use_dpop_nonce"}')
+    tokens = Response(200, [("Set-Cookie", "b=2; Path=/")], b'{"access_token":"new","token_type":"DPoP"}')
+    called: list[int] = []
+
+    async def own(request: Any, handler: Any) -> Any:
+        called.append(1)
+        return await handler(request)
+
+    with Recorder(script(nonce, tokens)) as server:
+
+        async def use(session: aiohttp.ClientSession) -> list[str]:
+            url = server.url("/token?tenant=1")
+            async with AsyncTokenEndpoint(KEY, url, client_id="c", client_secret="s", http=session) as endpoint:
+                for _ in range(2):
+                    await endpoint.grant("client_credentials")
+            assert not session.closed
+            return sorted(cookie.key for cookie in session.cookie_jar)
+
+        headers = {"X-Own": "1", "Authorization": "Basic own"}
+        jar = lambda: aiohttp.CookieJar(unsafe=True)  # noqa: E731 - it is made on the event loop
+        options = {"headers": headers, "raise_for_status": True, "cookie_jar": jar}
+        assert with_session([own], use, **options) == ["a", "b"]
+        assert called == []
+        assert {request.target for request in server.requests} == {"/token?tenant=1"}
+        assert {request.one("X-Own") for request in server.requests} == {"1"}
+        assert {request.one("Authorization") for request in server.requests} == {"Basic Yzpz"}
+        fresh(server)
+
+
+def test_a_session_that_was_given_is_refused_in_a_child() -> None:
+    """Nothing is sent, and the error says what to do."""
+    with Recorder(script(Response(200, [], b'{"access_token":"new","token_type":"DPoP"}'))) as server:
+
+        async def use(session: aiohttp.ClientSession) -> bytes:
+            endpoint = AsyncTokenEndpoint(KEY, server.url("/token"), client_id="c", http=session)
+            await endpoint.grant("client_credentials")
+
+            async def refused() -> None:
+                with pytest.raises(UsageError, match=r"http=lambda: ClientSession\(\.\.\.\)"):
+                    await endpoint.grant("client_credentials")
+
+            def in_a_child() -> bytes:
+                thread = threading.Thread(target=asyncio.run, args=(refused(),))
+                thread.start()
+                thread.join()
+                return b"refused"
+
+            return in_child(in_a_child)
+
+        assert with_session([], use) == b"refused"
+        assert len(server.requests) == 1
+
+
+LOOPS = """
+import asyncio, sys
+import dpop
+from dpop.aiohttp import AsyncTokenEndpoint
+from support.endpoints import open_sockets
+
+endpoint = AsyncTokenEndpoint(dpop.generate_key(), sys.argv[1], client_id="c")
+
+async def call():
+    await endpoint.grant("client_credentials")
+
+def once(ends):
+    if ends == "asyncio.run":
+        asyncio.run(call())
+        return
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(call())
+    loop.close()
+
+for ends in ("asyncio.run", "closed at once"):
+    once(ends)
+    before = open_sockets()
+    for _ in range(10):
+        once(ends)
+    assert open_sockets() <= before + 1, ends
+    assert len(endpoint._sessions._by_loop) <= 1, ends
+asyncio.run(call())
+"""
+
+
+def test_the_session_of_a_loop_that_ended_is_closed() -> None:
+    """One endpoint for the program, a loop for each call: no socket, session or loop is left."""
+    with Recorder(script(Response(200, [], b'{"access_token":"new","token_type":"DPoP"}'))) as server:
+        path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        shown = subprocess.run(  # asyncio warns of what is left on the loops that are closed at once
+            [sys.executable, "-W", "ignore", "-c", LOOPS, server.url("/token")],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert shown.returncode == 0, shown.stderr
+        assert len(server.requests) == 23
+
+
+def test_a_source_of_an_endpoint_feeds_the_middleware() -> None:
+    """One refresh for many requests, each with a proof for its own server."""
+    with DPoPTestServer() as server:
+
+        async def use(session: aiohttp.ClientSession) -> set[int]:
+            store = MemoryTokenStore()
+            async with AsyncTokenEndpoint(
+                KEY, server.token_endpoint, client_id=server.client_id, client_secret=server.client_secret, http=session
+            ) as endpoint:
+                source = endpoint.source(store, grant="client_credentials")
+                middleware = DPoPClientMiddleware(KEY, origins=server.origin, access_token=source)
+                calls = [session.get(server.resource, middlewares=[middleware]) for _ in range(10)]
+                statuses = set()
+                for response in await asyncio.gather(*calls):
+                    statuses.add(response.status)
+                    response.release()
+                return statuses
+
+        assert with_session([], use) == {200}
+        assert len([request for request in server.requests if request.path == "/token" and request.status == 200]) == 1

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import threading
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,6 +14,7 @@ import httpx
 import httpx2
 import pytest
 from adapters.recorder import Recorder, Response, script
+from support.endpoints import open_sockets
 
 import dpop
 import dpop.httpx
@@ -25,15 +24,6 @@ from dpop.tokens import ServerMetadata
 KEY = dpop.generate_key()
 LIBRARIES: list[tuple[Any, Any]] = [(httpx, dpop.httpx), (httpx2, dpop.httpx2)]
 ACTIVE = Response(200, [], b'{"active":true}')
-
-
-def open_sockets() -> int:
-    """How many sockets this process has open."""
-    count = 0
-    for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            count += str(path.readlink()).startswith("socket:")
-    return count
 
 
 @pytest.mark.parametrize("integration", [dpop.httpx, dpop.httpx2], ids=["httpx", "httpx2"])

@@ -136,6 +136,7 @@ def test_a_proxy_url_that_is_none(name: str, monkeypatch: pytest.MonkeyPatch, pr
     unsent(name, "https://as.example/token")
 
 
+@pytest.mark.parametrize("name", sorted(ENDPOINTS.keys() - {"aiohttp"}), indirect=True)  # it reads them when imported
 def test_certificates_of_authorities_that_are_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is named."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "nowhere/ca.pem")

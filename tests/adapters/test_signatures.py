@@ -26,6 +26,7 @@ from dpop.tokens._grants import Grants
 INTEGRATIONS = ["aiohttp", "asgi", "google", "httpx", "httpx2", "keyring", "redis", "requests", "starlette", "wsgi"]
 PUBLIC = [
     dpop.aiohttp.DPoPClientMiddleware,
+    dpop.aiohttp.AsyncTokenEndpoint,
     *(getattr(dpop.requests, name) for name in ("DPoPAdapter", "DPoPAuth", "TokenEndpoint")),
     *(
         getattr(library, name)

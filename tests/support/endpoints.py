@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import os
+from pathlib import Path
 from typing import Any, Self
 
+import dpop.aiohttp
 import dpop.httpx
 import dpop.httpx2
 import dpop.requests
 
-__all__ = ["ENDPOINTS", "Endpoint"]
+__all__ = ["ENDPOINTS", "Endpoint", "open_sockets"]
 
 ENDPOINTS: dict[str, Any] = {
+    "aiohttp": dpop.aiohttp.AsyncTokenEndpoint,
     "requests": dpop.requests.TokenEndpoint,
     "httpx": dpop.httpx.TokenEndpoint,
     "httpx-async": dpop.httpx.AsyncTokenEndpoint,
@@ -26,7 +31,8 @@ class Endpoint:
     """One endpoint, whose methods can all be called synchronously: awaitables are awaited."""
 
     def __init__(self, name: str, *arguments: Any, discover: bool = False, **options: Any) -> None:
-        self.runner = asyncio.Runner()
+        self.runner, self.process = asyncio.Runner(), os.getpid()
+        self.inherited: list[asyncio.Runner] = []
         kind = ENDPOINTS[name]
         try:
             made = (kind.discover if discover else kind)(*arguments, **options)
@@ -38,6 +44,11 @@ class Endpoint:
     def wait(self, awaitable: Any) -> Any:
         async def waiting() -> Any:
             return await awaitable
+
+        if self.process != os.getpid() and isinstance(self.it, dpop.aiohttp.AsyncTokenEndpoint):
+            # aiohttp waits for worker threads of the event loop, of which the child of a fork has none.
+            self.inherited.append(self.runner)
+            self.runner, self.process = asyncio.Runner(), os.getpid()
 
         return self.runner.run(waiting())
 
@@ -64,3 +75,12 @@ class Endpoint:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def open_sockets() -> int:
+    """How many sockets this process has open."""
+    count = 0
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            count += str(path.readlink()).startswith("socket:")
+    return count

@@ -803,7 +803,11 @@ def cookies_of(request: Received) -> list[str]:
     return sorted(pair for value in request.all("Cookie") for pair in value.split("; "))
 
 
-@pytest.mark.parametrize("lent", [False, True])
+@pytest.mark.parametrize(
+    ("name", "lent"),
+    [(name, lent) for name in sorted(ENDPOINTS) for lent in (False, True) if not lent or name != "aiohttp"],
+    indirect=["name"],
+)
 def test_a_cookie_of_a_challenge_goes_with_the_retry(name: str, *, lent: bool) -> None:
     """A load balancer's cookie leads the retry to the server that knows the nonce, and stays in the jar."""
     challenge = Response(400, [("DPoP-Nonce", "n1"), ("Set-Cookie", "node=7; Path=/")], b'{"error":"use_dpop_nonce"}')
@@ -834,6 +838,7 @@ def test_a_cookie_of_a_response_is_kept(name: str, path: str) -> None:
     assert [cookies_of(request) for request in recorder.requests] == [[], ["node=7"], ["node=7"]]
 
 
+@pytest.mark.parametrize("name", sorted(ENDPOINTS.keys() - {"aiohttp"}), indirect=True)  # whose sessions have none
 def test_parameters_of_a_client_stay_with_it(name: str) -> None:
     """``params`` that a client adds to its API's URLs, such as a key, do not go to the token endpoint."""
     settings = {"params": {"api_key": "s3cret"}, "headers": {"X-Office": "Berne"}}
