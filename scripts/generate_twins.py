@@ -27,7 +27,7 @@ class Twin(NamedTuple):
     path: str
     source: str
     replacements: list[tuple[str, str]]
-    """Regular expressions, and what each becomes."""
+    """Regular expressions with their replacements."""
 
 
 TWINS = [
@@ -36,8 +36,8 @@ TWINS = [
         "dpop/tokens/_async_endpoint.py",
         "dpop/tokens/_endpoint.py",
         [
-            (r"for tasks: :mod:`dpop.tokens._async_endpoint`", "for threads: :mod:`dpop.tokens._endpoint`"),
-            (r"hold them, for threads", "hold them, for tasks"),
+            (r"for tasks is :mod:`dpop.tokens._async_endpoint`", "for threads is :mod:`dpop.tokens._endpoint`"),
+            (r"methods of token endpoints for threads", "methods of token endpoints for tasks"),
             (r"(?<=    )def (?!source\()(?=\w)", "async def "),
             (r"with make\(", "async with make("),
             (r"( timeout: float = .*,)", r"\1  # noqa: ASYNC109 - of the endpoint, as in its constructor"),
@@ -45,7 +45,7 @@ TWINS = [
             (r"\bSync(?=Endpoint)", "Async"),
             (r"\bRefreshingSource", "AsyncRefreshingSource"),
             (r"tokens\._source", "tokens._async_source"),
-            (r"A token source: call it", "A token source: await a call of it"),
+            (r"Make a token source: call it for", "Make a token source: await a call of it for"),
             (
                 r"endpoint for threads; the base of every integration's ``Token",
                 "endpoint for tasks; the base of ``AsyncToken",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program ``dpop``, also run by ``python -m dpop_cli``: starts and ends its commands quickly."""
+"""The program ``dpop``, also run by ``python -m dpop_cli``; commands start and end quickly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 
 __all__ = ["run"]
 
-# A command makes fewer objects than this and no garbage: collecting takes a twentieth of its time.
+# A command makes fewer objects than this, and no garbage. Collecting would take a twentieth of its time.
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 
 
@@ -27,10 +27,10 @@ def run() -> None:
 
 
 def _leave(end: SystemExit) -> None:
-    """Exit at once if nothing is left to do, because a normal interpreter exit takes a sixth of a command's time."""
+    """Exit at once if no work is left: a normal exit of the interpreter takes a sixth of a command's time."""
     if threading.active_count() > 1 or not isinstance(end.code, int):
         raise end
-    atexit._run_exitfuncs()  # noqa: SLF001 - no other way to have them run
+    atexit._run_exitfuncs()  # noqa: SLF001 - no public function runs them
     for stream in (sys.stdout, sys.stderr):
         if stream is not None and not stream.closed:
             stream.flush()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop completion``: print the script with which a shell completes dpop's commands on Tab."""
+"""``dpop completion``: prints the script with which a shell completes dpop's commands on Tab."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["PowerShellComplete", "WholeWordBash", "completion"]
 
 _VARIABLE = "_DPOP_COMPLETE"
 
-# The words go over one to a line: PowerShell has taken the quotes off them already. A word of file type is
-# left to PowerShell, which completes file names where a completer is silent.
+# The words are passed one per line, because PowerShell has already removed their quotes. File names are left to
+# PowerShell, which completes them if a completer returns nothing.
 _POWERSHELL = """\
 Register-ArgumentCompleter -Native -CommandName %(prog_name)s -ScriptBlock {
     param($wordToComplete, $commandAst, $cursorPosition)
@@ -48,7 +48,7 @@ Register-ArgumentCompleter -Native -CommandName %(prog_name)s -ScriptBlock {
 
 
 class PowerShellComplete(ShellComplete):
-    """Completion for PowerShell 5.1 and later, on every system it runs on."""
+    """Completion for PowerShell 5.1 and later, on all its systems."""
 
     name: ClassVar[str] = "powershell"
     source_template: ClassVar[str] = _POWERSHELL
@@ -68,12 +68,12 @@ class PowerShellComplete(ShellComplete):
 
 
 class WholeWordBash(BashComplete):
-    """Completion for bash, where = and : separate words, so that ``--alg=ES`` and ``pkcs11:x`` come in pieces."""
+    """Completion for bash, which splits words at = and :, so that ``--alg=ES`` and ``pkcs11:x`` arrive in pieces."""
 
     _typed = ""
 
     def get_completion_args(self) -> tuple[list[str], str]:
-        """Return the words before the one being typed, and that word, with pieces joined again."""
+        """Return the words before the one being typed, and that word; their pieces are joined again."""
         handed = os.environ["COMP_WORDS"]
         pieces = handed.split("\n") if "\n" in handed else split_arg_string(handed)
         words: list[str] = []
@@ -83,7 +83,7 @@ class WholeWordBash(BashComplete):
             else:
                 words.append(piece)
         if len(pieces) <= int(os.environ["COMP_CWORD"]):
-            words.append("")  # a word that is not begun
+            words.append("")  # the next word has not begun
         *before, self._typed = ["".join(split_arg_string(word)) for word in words[1:]] or [""]
         return before, self._typed
 

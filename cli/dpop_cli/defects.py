@@ -22,17 +22,17 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def defect_option(command: _Function) -> _Function:
-    """Add ``--defect``; :meth:`dpop_cli.options.ProofRequest.of` takes it, and a :class:`DefectCommand` lists."""
+    """Add ``--defect``, for a :class:`DefectCommand`; :meth:`dpop_cli.options.ProofRequest.of` takes it out again."""
     return click.option(
         "--defect",
         cls=Detail,
         metavar="NAME",
-        help="Make it wrong in one way, to test a server; --defect list shows all ways.",
+        help="Make the proof wrong in one way, to test a server; --defect list shows all ways.",
     )(command)
 
 
 class DefectCommand(Command):
-    """A command with :func:`defect_option`, whose ``--defect list`` asks for no other argument."""
+    """A command with :func:`defect_option`; ``--defect list`` needs no other argument."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments; or list the defects and exit."""
@@ -46,17 +46,17 @@ class DefectCommand(Command):
 
 
 def expected(name: str) -> dict[str, Any]:
-    """The verdict a server must reach on a defect, as JSON members; also prints it as a hint."""
+    """Return a server's correct verdict on a defect, as JSON members; also print it as a hint."""
     from dpop.testing.defects import DEFECTS  # noqa: PLC0415 - it makes keys, and is seldom wanted
 
     defect = DEFECTS[name]
-    where = f", where there is {defect.where}" if defect.where else ""
+    where = f", for {defect.where}" if defect.where else ""
     if defect.verdict == "ok":
         hint(f"a server must accept this{where}")
     elif defect.verdict == "missing":
-        hint("a server must answer as it does to a request without a proof")
+        hint("a server must respond as to a request without a proof")
     else:
-        hint(f"a server must answer {defect.verdict}{where}; dpop.server's reason is {defect.reason}")
+        hint(f"a server must respond {defect.verdict}{where}; dpop.server's reason is {defect.reason}")
     return _members(defect)
 
 
@@ -72,9 +72,9 @@ def _list(*, as_json: bool) -> None:
         if defect.group != group:
             group = defect.group
             click.echo(f"{group}:")
-        reason = "to be accepted" if defect.reason is None else str(defect.reason)
-        told = "; ".join(filter(None, [defect.note, defect.where and f"for {defect.where}"]))
-        click.echo(f"  {defect.name:{width}}  {reason:20}  {told}".rstrip())
+        reason = "accepted" if defect.reason is None else str(defect.reason)
+        remark = "; ".join(filter(None, [defect.note, defect.where and f"for {defect.where}"]))
+        click.echo(f"  {defect.name:{width}}  {reason:20}  {remark}".rstrip())
 
 
 def _members(defect: Defect) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token endpoint of the command line: it says when it waits, and with ``--verbose`` what it sends."""
+"""The token endpoint of the command line: it prints what it waits for."""
 
 from __future__ import annotations
 

@@ -18,30 +18,30 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class Head(NamedTuple):
-    """Status and header fields of one response; the status is 0 where no status line was saved."""
+    """Status and header fields of one response; the status is 0 if no status line was saved."""
 
     status: int
     fields: list[tuple[str, str]]
 
     def values(self, name: str) -> list[str]:
-        """All values of a field; ``name`` is in lower case."""
+        """Return all values of a field; ``name`` is in lower case."""
         return [value for field_name, value in self.fields if field_name.lower() == name]
 
     @property
     def role(self) -> Role | None:
-        """The role of the server, if this refusal shows it: each role refuses in its own way (RFC 9449 §8, §9)."""
+        """The role of the server, if this refusal shows it: the two roles refuse differently (RFC 9449 §8, §9)."""
         if self.status == 401 and dpop_challenge(self.values("www-authenticate")) is not None:
             return Role.RS
         return Role.AS if self.status == 400 else None
 
 
 def heads(text: str) -> list[Head]:
-    """The heads of all responses in a text, in order; bodies between them are skipped."""
+    """Return the heads of all responses in a text, in order; bodies between them are skipped."""
     return [head for head, _ in heads_and_bodies(text)]
 
 
 def heads_and_bodies(text: str) -> list[tuple[Head, str]]:
-    """All responses in a text, each with the text after its head, whose line ends are not changed."""
+    """Return all responses in a text, each with the text after its head."""
     found: list[tuple[Head, list[str]]] = [(Head(0, []), [])]
     in_head = True
     for line in _LINE_END.split(text.lstrip()):
@@ -58,11 +58,11 @@ def heads_and_bodies(text: str) -> list[tuple[Head, str]]:
 
 
 def last_nonce(text: str) -> str:
-    """The newest nonce in saved response headers: the one of the last response that has one.
+    """Return the newest nonce in saved response headers: that of the last response with a nonce.
 
-    Bodies are skipped. A text of one line that is nothing but a nonce is taken as one.
+    Bodies are skipped. A text that is only a nonce is accepted, too.
 
-    :raises CredentialError: there is none, or the last response that has any has two or a bad one. No
+    :raises CredentialError: there is no nonce, or the last response with a nonce has two or a bad one. No
         value is in the message.
     """
     head = last_head_with_nonce(text)
@@ -70,12 +70,12 @@ def last_nonce(text: str) -> str:
         return _bare_nonce(text)
     nonce, problem = nonce_field(head.values("dpop-nonce"))
     if nonce is None:
-        raise CredentialError(f"the saved headers hold no usable DPoP-Nonce: {problem}")
+        raise CredentialError(f"the saved headers contain no usable DPoP-Nonce: {problem}")
     return nonce
 
 
 def last_head_with_nonce(text: str) -> Head | None:
-    """The last response that has a ``DPoP-Nonce``, good or bad."""
+    """Return the last response with a ``DPoP-Nonce``, good or bad."""
     return next((head for head in reversed(heads(text)) if head.values("dpop-nonce")), None)
 
 
@@ -88,6 +88,6 @@ def _bare_nonce(text: str) -> str:
         except CredentialError:
             pass
     raise CredentialError(
-        "no DPoP-Nonce in the saved headers; expected what curl -D writes of a response to a request to this"
-        " server. If the server sends none, leave the nonce out"
+        "no DPoP-Nonce in the saved headers; expected the headers that curl -D saved of a response of this"
+        " server. If the server sends no nonce, leave the nonce out"
     )

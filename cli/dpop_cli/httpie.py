@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plugin of HTTPie: ``https --auth-type=dpop --auth=KEY_OR_STORE URL``.
 
-HTTPie asks for the credentials first and mounts transports then, without a word of the first to the second. So the
-transports look whether this run has such credentials; in any other run nothing of HTTPie's is replaced, and nothing of
-this package is loaded, because HTTPie loads its plugins at every start.
+HTTPie first asks a plugin for credentials and then mounts its transports, but passes nothing from one to the other. So
+the transports check whether this run has credentials of this plugin. In other runs they replace nothing of HTTPie. This
+module imports nothing of the package at its top, because HTTPie imports its plugins at every start.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["DPoPAuthPlugin", "DPoPTransport", "DPoPTransportOfThisMachine"]
 
 
 class _Run:
-    """What this run of HTTPie signs with, and whether its transports are mounted already."""
+    """The state of this run of HTTPie: its key and tokens, and whether its transports are mounted already."""
 
     signing: Signing | None = None
     is_mounted = False
 
 
 class DPoPAuthPlugin(AuthPlugin):  # type: ignore[misc]
-    """``--auth`` names a key, as ``dpop --key`` does, or a token file, as ``--token-store`` does; never a token.
+    """The plugin for ``--auth``, which names a key, like ``dpop --key``, or a token file, but is never a token itself.
 
-    HTTPie writes it into its session files, which everybody may read. Without ``--auth`` it is that of ``DPOP_KEY``.
+    HTTPie writes the value to its session files, which everybody may read. Without ``--auth``, ``DPOP_KEY`` is used.
     """
 
     name = "DPoP"
@@ -44,8 +44,8 @@ class DPoPAuthPlugin(AuthPlugin):  # type: ignore[misc]
 
     def get_auth(self, username: str | None = None, password: str | None = None) -> DPoPAuth:  # noqa: ARG002 - the interface
         """Load the key, and the tokens if there are any."""
-        if _Run.is_mounted:  # nothing was sent yet
-            _stop("a session brings the key too late to sign with: name it in each run, -A dpop -a key.pem")
+        if _Run.is_mounted:  # too late, but nothing was sent yet
+            _stop("HTTPie reads the key of a session too late: name the key in each run, -A dpop -a key.pem")
         named = self.raw_auth or os.environ.get("DPOP_KEY")
         if not named:
             _stop("which key? use -a key.pem, -a tokens.json, or DPOP_KEY")
@@ -64,13 +64,13 @@ class DPoPAuthPlugin(AuthPlugin):  # type: ignore[misc]
 
 
 class DPoPTransport(TransportPlugin):  # type: ignore[misc]
-    """Sends what was signed. In a run without these credentials it is mounted where no URL is."""
+    """The transport that signs https requests. In a run without this plugin's credentials it matches no URL."""
 
     scheme = "https"
 
     @property
     def prefix(self) -> str:
-        """What URLs begin with that this transport is for."""
+        """The beginning of the URLs that this transport handles."""
         _Run.is_mounted = True
         return f"{self.scheme}://" if _Run.signing is not None else f"{self.scheme}+dpop-not-in-use://"
 
@@ -80,12 +80,12 @@ class DPoPTransport(TransportPlugin):  # type: ignore[misc]
 
 
 class DPoPTransportOfThisMachine(DPoPTransport):
-    """The same for http, which is signed on this machine only."""
+    """The transport that signs http requests, which are allowed on this machine only."""
 
     scheme = "http"
 
 
 def _stop(why: str) -> NoReturn:
-    """End HTTPie as it ends for other wrong arguments; an exception would be shown with its traceback."""
+    """End HTTPie as for other wrong arguments; an exception would be shown with its traceback."""
     print(f"\nhttp: error: {why}\n", file=sys.stderr)
     raise SystemExit(1)

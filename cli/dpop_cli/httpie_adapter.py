@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the plugin of HTTPie signs with, and the adapter that signs."""
+"""The key and tokens of the HTTPie plugin, and its adapter, which signs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MAX_FILE: Final = 1 << 20
 
 
 class Signing:
-    """A key, perhaps tokens, and the origin that gets them: that of the first request, which somebody typed in."""
+    """A key, tokens if there are any, and the origin that gets them: that of the first request, typed by the user."""
 
     def __init__(self, prover: Prover, token: AccessToken | None) -> None:
         self.prover = prover
@@ -37,10 +37,10 @@ class Signing:
 
     @classmethod
     def of(cls, named: str) -> Signing:
-        """Load the key alone; or the key and the tokens of a file, which are refreshed when they have expired.
+        """Load a key; or the tokens in a file, which are refreshed when they have expired, and their key.
 
-        :raises click.UsageError: neither.
-        :raises DPoPError: it cannot be loaded.
+        :raises click.UsageError: ``named`` is neither of the two.
+        :raises DPoPError: the key or the tokens cannot be loaded.
         """
         check_key_source(named)
         if not _holds_tokens(named):
@@ -58,17 +58,17 @@ class Signing:
         tokens.check_key(key.thumbprint)
         prover = Prover(key)
         options = {"client_secret_file": None, "client_secret_env": None, "client_secret_prompt": False}
-        # The commands' own functions ask click how they were called.
+        # The functions of the commands need click's context.
         with click.Context(click.Command("httpie")):
             client = OAuthClient.of({"client_file": os.environ.get("DPOP_CLIENT"), **options})
             return cls(prover, client.endpoint(prover, tokens).source(store))
 
     def auth(self) -> DPoPAuth:
-        """The ``auth=`` of requests."""
+        """Return the ``auth=`` for requests."""
         return DPoPAuth(self.prover, self._token)
 
     def adapter(self) -> FirstOriginAdapter:
-        """An adapter that signs with this key."""
+        """Return an adapter that signs with this key."""
         return FirstOriginAdapter(self)
 
     def __repr__(self) -> str:
@@ -76,11 +76,11 @@ class Signing:
 
 
 class _SigningAdapter(DPoPAdapter, HTTPieHTTPAdapter):  # type: ignore[misc]
-    """Signs, and keeps header fields apart that occur twice."""
+    """An adapter that signs; like HTTPie's own, it keeps repeated header fields separate."""
 
 
 class FirstOriginAdapter(HTTPieHTTPAdapter):  # type: ignore[misc]
-    """Signs requests to the origin of the first one; redirects may lead elsewhere, and nothing goes there."""
+    """Signs requests to the origin of the first request; after a redirect to another origin, nothing is signed."""
 
     def __init__(self, signing: Signing) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class FirstOriginAdapter(HTTPieHTTPAdapter):  # type: ignore[misc]
         self._adapter: DPoPAdapter | None = None
 
     def send(self, request: requests.PreparedRequest, *args: Any, **settings: Any) -> requests.Response:
-        """Send a request, with a nonce that an earlier command learnt; keep a newer one for the next."""
+        """Send a request with the nonce that an earlier command learnt; store a newer one for the next command."""
         prover = self._signing.prover
         if self._signing.origin is None:
             self._signing.origin = Origin.of_url(str(request.url))
@@ -118,7 +118,7 @@ class FirstOriginAdapter(HTTPieHTTPAdapter):  # type: ignore[misc]
 
 
 def _holds_tokens(named: str) -> bool:
-    """Whether this is a file of tokens: JSON that is no JWK."""
+    """Whether this is a token file: JSON that is not a JWK."""
     try:
         with open(named, "rb") as file:  # noqa: PTH123 - a URI such as pkcs11:... is no path
             return "kty" not in json_object(file.read(_MAX_FILE))
@@ -127,5 +127,5 @@ def _holds_tokens(named: str) -> bool:
 
 
 def _ask() -> str:
-    said: str = click.prompt("Password or PIN of the key", hide_input=True, err=True)
-    return said
+    entered: str = click.prompt("Password or PIN of the key", hide_input=True, err=True)
+    return entered

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop nonce``: the nonces that commands keep for each other."""
+"""``dpop nonce``: shows, learns and forgets the nonces that commands store for each other."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _SHOWN = 12
 
 @click.group(cls=Group)
 def nonce() -> None:
-    """Show, learn or forget the nonces that servers gave.
+    """Show, learn or forget the nonces of servers.
 
-    Each command uses the newest nonce that an earlier one learnt for the same key, server and role: an
-    authorization server (as) gets requests without an access token, a resource server (rs) those with one.
-    They are kept in your state directory, or in DPOP_STATE_DIR, readable by you alone.
+    Each command uses the newest nonce that an earlier command learnt for the same key, server and role. Requests
+    without an access token go to an authorization server (as), requests with a token to a resource server (rs).
+    The nonces are stored in your state directory, or in DPOP_STATE_DIR; only you can read them.
     """
 
 
 @nonce.command()
 @click.argument("url", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print them as JSON, whole.")
+@click.option("--json", "as_json", is_flag=True, help="Print the complete nonces as JSON.")
 def show(*, url: str | None, as_json: bool) -> None:
-    """Show the nonces that are kept, of URL's server only if one is given; the newest comes first.
+    """Show the stored nonces, the newest first; with URL, only those of its server.
 
     \b
     Examples:
@@ -56,7 +56,7 @@ def show(*, url: str | None, as_json: bool) -> None:
             f"{entry.key.origin}  {role_name(entry.key.role)}  {nonce_}  {_age(entry)}  key {entry.key.jkt[:8]}..."
         )
     if not kept:
-        click.echo(f"No nonces are kept in {click.format_filename(state.directory)}.", err=True)
+        click.echo(f"No nonces are stored in {click.format_filename(state.directory)}.", err=True)
 
 
 @nonce.command()
@@ -70,14 +70,14 @@ def show(*, url: str | None, as_json: bool) -> None:
     shell_complete=file_names,
     help="The file, as an option.",
 )
-@click.option("--role", type=click.Choice(list(ROLES)), help="What the server is; by default the response tells.")
+@click.option("--role", type=click.Choice(list(ROLES)), help="The server's role; by default the response tells it.")
 @key_options
 def learn(*, url: str, file: str | None, source: str | None, role: str | None, **options: Any) -> None:
-    """Learn the nonce in a server's response, for the next command with that key.
+    """Store the nonce in a server's response for the next command with that key.
 
-    FILE is what curl -D FILE saved of a response, or a nonce alone; - is standard input.
+    FILE contains the headers that curl -D FILE saved, or only a nonce; - is standard input.
 
-    A nonce is read from a file and not from an argument: shells mangle some of its characters.
+    A nonce is never an argument, because shells change some of its characters.
 
     \b
     Examples:
@@ -93,7 +93,7 @@ def learn(*, url: str, file: str | None, source: str | None, role: str | None, *
     known = ROLES[role] if role is not None else head.role if head is not None else None
     if known is None:
         raise click.UsageError(
-            "the response does not show what the server is; add --role as for a token endpoint, or --role rs for an API"
+            "the response does not show the server's role; add --role as for a token endpoint, or --role rs for an API"
         )
     NonceState.of_user().learn(NonceKey(load_key(options).thumbprint, origin, known), value)
     click.echo(f"Learnt a nonce of {origin} as {ROLE_TITLES[known]}.", err=True)

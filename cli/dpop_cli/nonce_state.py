@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The newest nonce of each server, kept on disk from one command to the next.
+"""The newest nonce of each server, stored on disk from one command to the next.
 
-One small file for each key, origin and role, replaced at once: commands that run at the same time need
-no lock and never see half a nonce. A directory of one's own (``DPOP_STATE_DIR``) or the system's place
-for such state.
+There is one small file for each key, origin and role. A file is replaced atomically, so commands that run at the same
+time need no lock and never read half a nonce. The directory is ``DPOP_STATE_DIR``, or the system's place for state.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from dpop_cli.exit_status import Status
 __all__ = ["MAX_NONCES", "ROLES", "ROLE_TITLES", "KeptNonce", "NonceState", "StateError", "role_name"]
 
 MAX_NONCES = 200
-"""Servers remembered; beyond, those not heard of for longest are forgotten."""
+"""How many servers are remembered; beyond, the ones with the oldest nonces are forgotten."""
 
 ROLES = {"as": Role.AS, "rs": Role.RS}
-"""The two roles as they are named in files and options."""
+"""The names of the two roles in files and options."""
 
 ROLE_TITLES = {Role.AS: "authorization server", Role.RS: "resource server"}
-"""The two roles as people read them."""
+"""The names of the two roles for people."""
 
 _MAX_BYTES = 16_384
 _STALE_SECONDS = 60
@@ -60,7 +59,7 @@ class KeptNonce(NamedTuple):
 class NonceState:
     """The nonces in one directory.
 
-    :param directory: where; made when the first nonce is learnt.
+    :param directory: the state directory; it is created for the first nonce.
     :param clock: seconds since 1970.
     """
 
@@ -70,7 +69,7 @@ class NonceState:
 
     @classmethod
     def of_user(cls) -> NonceState:
-        """The state directory of the user who runs the command.
+        """Return the state of the user who runs the command.
 
         :raises StateError: there is no home directory to put it in.
         """
@@ -81,23 +80,23 @@ class NonceState:
 
         try:
             directory = platformdirs.user_state_path("dpop", appauthor=False)
-        except RuntimeError:  # what pathlib says where no home is known
+        except RuntimeError:  # pathlib knows no home directory
             directory = None
-        # Some versions do not expand "~", which would create a directory of that name here.
+        # Some versions do not expand "~"; that would create a directory named ~ here.
         if directory is None or not directory.is_absolute():
-            raise StateError("there is no home directory to keep nonces in; name a directory with DPOP_STATE_DIR")
+            raise StateError("there is no home directory to store nonces in; name a directory with DPOP_STATE_DIR")
         return cls(directory)
 
     def newest(self, key: NonceKey) -> str | None:
-        """The last nonce learnt for this key, origin and role, if it can be read."""
+        """Return the last nonce learnt for this key, origin and role, if it can be read."""
         kept = self._read(self._path(key))
         return kept.nonce if kept is not None and kept.key == key else None
 
     def learn(self, key: NonceKey, nonce: str) -> None:
-        """Keep a nonce in place of the one before.
+        """Store a nonce in place of the earlier one.
 
-        :raises CredentialError: it is none.
-        :raises StateError: the directory cannot be written. What was there is as it was.
+        :raises CredentialError: ``nonce`` is not a valid nonce.
+        :raises StateError: the directory cannot be written; the earlier nonce is unchanged.
         """
         content = {
             "jkt": key.jkt,
@@ -115,13 +114,13 @@ class NonceState:
                 self._put(key, data)
         except OSError as error:
             raise StateError(
-                f"the nonce cannot be kept in {click.format_filename(self.directory)}:"
-                f" {error.strerror or type(error).__name__}; name a directory that can be written with DPOP_STATE_DIR"
+                f"the nonce cannot be stored in {click.format_filename(self.directory)}:"
+                f" {error.strerror or type(error).__name__}; name a writable directory with DPOP_STATE_DIR"
             ) from None
         self._forget_oldest()
 
     def all(self) -> list[KeptNonce]:
-        """Every stored nonce, the newest first. Files without a nonce are ignored.
+        """Return all stored nonces, the newest first. Files without a nonce are ignored.
 
         :raises StateError: the directory cannot be read.
         """
@@ -135,8 +134,8 @@ class NonceState:
         """
         count = 0
         for path in self._files():
-            if _in_the_making(path):
-                continue  # the command that writes it learns after this one, whichever started first
+            if _is_being_written(path):
+                continue  # another command is still writing this nonce
             kept = self._read(path)
             if kept is None:
                 # A file left by a crash belongs to no key, so only a forget of everything deletes it.
@@ -153,11 +152,11 @@ class NonceState:
 
     def _put(self, key: NonceKey, data: bytes) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Not synced to disk: a nonce lost in a crash of the machine costs one round trip.
+        # Not synced to disk: if the machine crashes, a lost nonce costs only one round trip.
         write_private_file(self._path(key), data, durable=False)
 
     def _path(self, key: NonceKey) -> Path:
-        """The file of a nonce: its name has a fixed length, and its content names the owner."""
+        """Return the file of a nonce; its name has a fixed length, and its content names the owner."""
         text = f"{key.jkt} {key.origin} {role_name(key.role)}"
         return self.directory / f"{hashlib.sha256(text.encode('ascii')).hexdigest()[:32]}.json"
 
@@ -178,7 +177,7 @@ class NonceState:
     def _read(self, path: Path) -> KeptNonce | None:
         """Read the nonce in a file; None if the file is missing or invalid.
 
-        A nonce that cannot be read costs a round trip, no more, so it is no error.
+        A nonce that cannot be read costs only a round trip, so it is not an error.
         """
         try:
             with open_regular_file(path) as file:
@@ -198,7 +197,7 @@ class NonceState:
                 path.unlink(missing_ok=True)
 
 
-def _in_the_making(path: Path) -> bool:
+def _is_being_written(path: Path) -> bool:
     """Whether another command may be writing the file now."""
     try:
         return path.suffix == ".tmp" and time.time() - path.stat().st_mtime < _STALE_SECONDS
@@ -218,5 +217,5 @@ def _kept(members: dict[str, Any]) -> KeptNonce:
 
 
 def role_name(role: Role | None) -> str:
-    """The short name of a role."""
+    """Return the short name of a role."""
     return next(name for name, value in ROLES.items() if value is role)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a rehearsal saw: each exchange judged by what a server must do, and written down without secrets."""
+"""The record of a rehearsal: each exchange is judged by the rules for servers, and written without secrets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHORTEST_SECRET = 8  # a shorter value may be part of any word
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One thing a server must do, whether it did, and the rule."""
+    """One rule for a server, and whether the server followed it."""
 
     what: str
     rule: str
@@ -48,15 +48,15 @@ class Step:
     notes: list[str] = field(default_factory=list)
 
     def must(self, what: str, rule: str, good: object, seen: str = "") -> None:
-        """Record whether the server did what it must."""
+        """Record whether the server followed a rule."""
         self.verdicts.append(Verdict(what, rule, bool(good), "" if good else seen))
 
     @property
     def last(self) -> Exchange:
-        """The last exchange, whose response counts."""
+        """The last exchange, with the final response."""
         return self.exchanges[-1]
 
-    # --- what all steps must keep
+    # --- rules for all steps
 
     def judge_nonces(self, profile: Profile) -> None:
         """Judge each nonce, and each refusal that asks for one."""
@@ -64,15 +64,13 @@ class Step:
             given = [value for name, value in exchange.received if name.lower() == "dpop-nonce"]
             _, problem = nonce_field(given)
             if given:
-                self.must("its nonce is one that a proof can carry", "RFC 9449 §8.1", problem is None, problem or "")
+                self.must("its nonce is valid", "RFC 9449 §8.1", problem is None, problem or "")
             if exchange.members.get("error") == "use_dpop_nonce":
-                self.must("a refusal for a nonce brings one", "RFC 9449 §8", given, "no DPoP-Nonce")
-                self.must(
-                    "a refusal for a nonce has status 400", "RFC 9449 §8", exchange.status == 400, str(exchange.status)
-                )
+                self.must("use_dpop_nonce comes with a nonce", "RFC 9449 §8", given, "no DPoP-Nonce")
+                self.must("use_dpop_nonce has status 400", "RFC 9449 §8", exchange.status == 400, str(exchange.status))
         asked = sum(exchange.members.get("error") == "use_dpop_nonce" for exchange in self.exchanges)
         self.must(
-            "it asks for no more nonces than it may",
+            "it asks for a nonce no more often than allowed",
             f"profile {profile.name}",
             asked <= profile.nonce_retries,
             f"it asked {asked} times",
@@ -93,7 +91,7 @@ class Step:
         self.must(f"token_type is {expected}", "RFC 9449 §5", right, f"{kind!r:.40}")
         self.must("there is an access token", "RFC 6749 §5.1", isinstance(seen.members.get("access_token"), str))
         stored = (seen.header("cache-control") or "").lower()
-        self.must("no cache may keep it", "RFC 6749 §5.1", "no-store" in stored, stored or "no Cache-Control")
+        self.must("no cache may store it", "RFC 6749 §5.1", "no-store" in stored, stored or "no Cache-Control")
 
     def judge_refusal(self, what: str, rule: str, errors: tuple[str, ...]) -> None:
         """Judge a response that must be a refusal."""
@@ -104,7 +102,7 @@ class Step:
 
 
 class _Names:
-    """A name for each secret, the same one wherever it comes again."""
+    """Gives each secret a name, always the same one for the same secret."""
 
     def __init__(self) -> None:
         self.given: dict[str, str] = {}
@@ -118,10 +116,10 @@ class _Names:
 
 
 class Transcript:
-    """All steps of a rehearsal; it can be handed in, because it holds no secret.
+    """All steps of a rehearsal; it can be shared, because it contains no secret.
 
-    Each token, nonce, code and identifier is replaced by a name such as ``refresh_token-1``, the same one wherever it
-    comes again, so that a test can play the server with it.
+    Each token, nonce, code and identifier is replaced with a name such as ``refresh_token-1``, always the same name for
+    the same value, so that a test can play the server with the transcript.
     """
 
     def __init__(self, facts: Mapping[str, Any], steps: list[Step]) -> None:
@@ -130,11 +128,11 @@ class Transcript:
         self.steps = steps
 
     def write(self, path: Path) -> None:
-        """Write it with mode 0600."""
+        """Write the transcript with mode 0600."""
         write_private_file(path, self.to_json().encode("utf-8"))
 
     def to_json(self) -> str:
-        """The transcript as JSON."""
+        """Return the transcript as JSON."""
         names = _Names()
         document = {
             "format": FORMAT,
@@ -153,7 +151,7 @@ class Transcript:
             ],
         }
         text = json.dumps(document, indent=2) + "\n"
-        # A server may repeat a secret where none belongs, in error_description for example.
+        # A server may repeat a secret in the wrong place, for example in error_description.
         for value in sorted(names.given, key=len, reverse=True):
             if len(value) >= _SHORTEST_SECRET:
                 text = text.replace(json.dumps(value)[1:-1], names.given[value])

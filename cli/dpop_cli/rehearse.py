@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop rehearse``: go through a login, a refresh and the refusals with a real server, and write down what it did."""
+"""``dpop rehearse``: tries a login, a refresh and refusals with a real server, and writes a transcript of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _MARGIN = 9
 
 @click.command(cls=Command, variables=["BROWSER"])
 @server_options
-@click.option("--scope", cls=Setting, multiple=True, metavar="SCOPE", help="What to ask for; may be repeated.")
+@click.option("--scope", cls=Setting, multiple=True, metavar="SCOPE", help="A scope to request; may be repeated.")
 @click.option(
     "-o",
     "--out",
@@ -46,7 +46,7 @@ _MARGIN = 9
     show_default=True,
     metavar="FILE",
     shell_complete=file_names,
-    help="Where the transcript is written, readable by you alone.",
+    help="The file for the transcript; only you can read it.",
 )
 @click.option(
     "--redirect-uri",
@@ -54,10 +54,10 @@ _MARGIN = 9
     default="http://127.0.0.1/",
     show_default=True,
     metavar="URL",
-    help="Where the browser comes back to, on this machine; without a port, one that is free.",
+    help="The URL on this machine to which the browser returns; without a port, a free one is used.",
 )
 @click.option("--no-browser", is_flag=True, help="Only print the URL; open it yourself.")
-@click.option("--device", is_flag=True, help="Log in with a code that you type in elsewhere (RFC 8628).")
+@click.option("--device", is_flag=True, help="Log in with a code that you enter on another device (RFC 8628).")
 @click.option(
     "--timeout",
     cls=Detail,
@@ -81,16 +81,16 @@ def rehearse(
     timeout: int,
     **options: Any,
 ) -> None:
-    """Try a server with your own client, to see whether it does all that a client needs from it.
+    """Check with your own client that a server does all that a client needs.
 
-    You log in once, in the browser or, with --device, on another device. Then the tokens are refreshed, once without a
-    nonce and once with another key, and given back in the end. Nothing is stored. Each response is compared with what
-    RFC 9449, and the profile of the server, ask for.
+    You log in once, in the browser or, with --device, on another device. Then the command refreshes the tokens, also
+    without a nonce and with another key, and revokes them in the end. It stores no tokens. It compares each response
+    with the rules of RFC 9449 and of the server's profile.
 
-    The transcript has what was sent and what came, without secrets: each token, nonce, code and name of a client is
-    replaced by a word such as refresh_token-1. It can be handed in, and becomes a test.
+    The transcript contains all requests and responses without secrets: each token, nonce, code and client name is
+    replaced with a word such as refresh_token-1. You can attach it to an issue, and it can become a test.
 
-    The status is 1 if the server does not do what it must.
+    The status is 1 if the server breaks a rule.
 
     \b
     Examples:
@@ -100,7 +100,9 @@ def rehearse(
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     path = Path(out).expanduser()
     if not path.parent.is_dir():
-        raise click.UsageError(f"--out expects a file in a folder that is there; {click.format_filename(out)} is not")
+        raise click.UsageError(
+            f"--out expects a file in an existing folder; that of {click.format_filename(out)} does not exist"
+        )
     client, prover = OAuthClient.of(options), prover_of(options)
     rehearsal = _Rehearsal(client, prover)
     try:
@@ -110,11 +112,11 @@ def rehearse(
     finally:
         if rehearsal.transcript is not None and rehearsal.transcript.steps:
             rehearsal.transcript.write(path)
-            done(f"the transcript is in {click.format_filename(path)}; it holds no secrets, and can be handed in")
+            done(f"the transcript is in {click.format_filename(path)}; it contains no secrets, so you can share it")
     good = all(verdict.good for step in rehearsal.steps for verdict in step.verdicts)
     click.echo(
         click.style(
-            "The server does what it must." if good else "The server does not do all that it must.",
+            "The server follows all rules." if good else "The server breaks a rule.",
             **(GOOD if good else BAD),
         ),
         color=None if may_color("stdout") else False,
@@ -144,7 +146,7 @@ def _browser_login(redirect_uri: str, *, browser: bool, timeout: int) -> _Login:
 
 
 class _Rehearsal:
-    """The steps in their order; each is printed when it is done."""
+    """Runs the steps in their order; each is printed when it is done."""
 
     def __init__(self, client: OAuthClient, prover: Prover) -> None:
         self._client = client
@@ -155,7 +157,7 @@ class _Rehearsal:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Note each exchange of this process in the step that is under way."""
+        """Record each exchange of this process in the current step."""
 
         def see(exchange: Exchange) -> None:
             if self._now is not None:
@@ -176,10 +178,10 @@ class _Rehearsal:
                 _print(step)
 
     def run(self, login: _Login, scope: str | None) -> None:
-        """Go through all steps.
+        """Run all steps.
 
-        :param login: gets the first tokens from an endpoint, for a scope.
-        :raises DPoPError: the server refused what it must grant, so that there is nothing to go on with.
+        :param login: a function that gets the first tokens from an endpoint, for a scope.
+        :raises DPoPError: the server refused a request that it must grant, so that the next step is impossible.
         """
         with contextlib.ExitStack() as endpoints:
             with self._step("metadata") as step:
@@ -189,7 +191,7 @@ class _Rehearsal:
                     self._judge_metadata(step)
             tokens = self._granted("login", endpoint, lambda: login(endpoint, scope))
             if tokens.refresh_token is None:
-                hint("there is no refresh token, so there is nothing more to rehearse; ask for offline access")
+                hint("there is no refresh token, so the other steps are left out; request offline access")
                 return
             for name, prover in (("refresh", endpoint.prover), ("nonce", Prover(self._prover.key))):
                 tokens = self._refreshed(name, self._endpoint(prover, endpoints, tokens), tokens)
@@ -228,12 +230,12 @@ class _Rehearsal:
             )
 
     def _endpoint(self, prover: Prover, endpoints: contextlib.ExitStack, tokens: TokenSet) -> TokenEndpoint:
-        """An endpoint of the same server, with no nonce of the first, and without asking for metadata again."""
+        """Return an endpoint of the same server, without the first one's nonces and without new metadata."""
         assert self.transcript is not None  # noqa: S101 - made in the first step
         return endpoints.enter_context(self._client.or_of(self.transcript.server).endpoint(prover, tokens))
 
     def _granted(self, name: str, endpoint: TokenEndpoint, ask: Callable[[], TokenSet]) -> TokenSet:
-        """Ask for tokens, and judge the response, also if the library does not take them."""
+        """Request tokens, and judge the response, even if the library does not accept it."""
         with self._step(name) as step:
             try:
                 return ask()
@@ -246,7 +248,7 @@ class _Rehearsal:
         return self._granted(name, endpoint, lambda: endpoint.refresh(tokens))
 
     def _with_another_key(self, endpoint: TokenEndpoint, tokens: TokenSet, endpoints: contextlib.ExitStack) -> TokenSet:
-        """Use the refresh token with a key that it is not bound to; return tokens to go on with."""
+        """Use the refresh token with a key to which it is not bound; return the tokens for the next steps."""
         stranger = self._endpoint(Prover(dpop.generate_key(self._prover.key.alg)), endpoints, tokens)
         bound = self._client.secret is None or endpoint.grants.profile == GOOGLE
         with self._step("wrong key") as step:
@@ -272,21 +274,21 @@ class _Rehearsal:
 
     def _give_back(self, endpoint: TokenEndpoint, tokens: TokenSet) -> None:
         if endpoint.server.revocation_endpoint is None:
-            hint("the server names no revocation endpoint, so the refresh token stays valid; remove it there by hand")
+            hint("the server names no revocation endpoint, so the refresh token stays valid; revoke it there by hand")
             return
         with self._step("revoke") as step:
             endpoint.revoke(tokens.refresh_token or "", token_type_hint="refresh_token")  # noqa: S106 - a kind of token
             status = step.last.status
-            step.must("a token is taken back with status 200", "RFC 7009 §2.2", status == 200, str(status))
+            step.must("revocation has status 200", "RFC 7009 §2.2", status == 200, str(status))
         with self._step("revoked") as step:
             with contextlib.suppress(DPoPError):
                 endpoint.refresh(tokens.refresh_token or "")
             step.judge_nonces(endpoint.grants.profile)
-            step.judge_refusal("a refresh token that was taken back is dead", "RFC 7009 §2.1", ("invalid_grant",))
+            step.judge_refusal("a revoked refresh token is refused", "RFC 7009 §2.1", ("invalid_grant",))
 
 
 def _print(step: Step) -> None:
-    """Print a step and its verdicts, as inspect prints its checks."""
+    """Print a step and its verdicts, in the layout of ``dpop inspect``."""
     color = None if may_color("stdout") else False
     width = width_of("stdout", _WIDE) - 1
     count = f"{len(step.exchanges)} request{'s' * (len(step.exchanges) > 1)}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Private files for a child process, which opens them by name.
 
-In memory where the system can, otherwise a file without a name, otherwise (Windows) one with mode 0600
-that is deleted afterwards. What passes this way is in no command line and stays on no disk.
+Such a file is in memory, if the system supports that; otherwise it is a file without a name; on Windows it is a file
+with mode 0600, which is deleted afterwards. So its content is in no command line and does not stay on a disk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Scratch:
     """A private file for a child process, as a context manager.
 
     :param data: the initial content.
-    :param named: give it a name in the file system, as where there is no ``/dev/fd``.
+    :param named: whether it has a name in the file system; by default only if there is no ``/dev/fd``.
     """
 
     def __init__(self, data: bytes = b"", *, named: bool | None = None) -> None:
@@ -40,7 +40,7 @@ class Scratch:
         self._named = named
         with os.fdopen(os.dup(self._descriptor), "wb") as file:
             file.write(data)
-        # Where opening /dev/fd/N means the same open file, the reader begins where we stand.
+        # On some systems, opening /dev/fd/N shares our position, so set it to the start.
         os.lseek(self._descriptor, 0, os.SEEK_SET)
 
     def __enter__(self) -> Self:
@@ -54,7 +54,7 @@ class Scratch:
 
     def read(self) -> bytes:
         """Read all bytes in the file, also while the child is writing."""
-        # Not by seeking: the writer may share our position.
+        # Do not seek: the writer may share our position.
         if hasattr(os, "pread"):
             return os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         return Path(self.path).read_bytes()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Secrets from a file, standard input, an environment variable or a prompt; never from an argument.
 
-No message here repeats the value of an option: a token given in place of a file's name would otherwise end up
-in a log.
+No message here repeats the value of an option: somebody may have given a token in place of a file's name, and the
+message may be logged.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def read_bytes(source: str, option: str, *, limit: int = _MAX_BYTES) -> bytes:
     """Read a file, or standard input for ``-``, which only one option can name.
 
     :param option: the option that names the source, for messages.
-    :param limit: bytes, 1 MiB by default.
-    :raises click.UsageError: no such file, a directory, more than that, or standard input is taken already.
+    :param limit: the maximal number of bytes, 1 MiB by default.
+    :raises click.UsageError: the file does not exist, is a directory or too long, or standard input is already in use.
     """
     if source == "-":
         claim_stdin(option)
@@ -48,14 +48,14 @@ def read_bytes(source: str, option: str, *, limit: int = _MAX_BYTES) -> bytes:
                 f"{option} expects the name of a file, or - for standard input; that file cannot be read: {why}"
             ) from None
     if len(data) > limit:
-        raise click.UsageError(f"{option} names something longer than {limit} bytes; is it the right file?")
+        raise click.UsageError(f"{option} names a file with more than {limit} bytes; is it the right file?")
     return data
 
 
 def claim_stdin(option: str) -> None:
     """Reserve standard input for one option of this command.
 
-    :raises click.UsageError: another has it.
+    :raises click.UsageError: another option has it.
     """
     taken_by: str = click.get_current_context().meta.setdefault(_STDIN_TAKEN, option)
     if taken_by != option:
@@ -63,20 +63,20 @@ def claim_stdin(option: str) -> None:
 
 
 def read_text(source: str, option: str, *, limit: int = _MAX_BYTES) -> str:
-    """Read a file or standard input as text: UTF-8, or UTF-16 with its mark, which Windows PowerShell writes.
+    """Read a file or standard input as text: UTF-8, or UTF-16 with a byte order mark, as Windows PowerShell writes it.
 
-    :raises click.UsageError: as :func:`read_bytes`, or the text is in another encoding.
+    :raises click.UsageError: as for :func:`read_bytes`, or the text is in another encoding.
     """
     data = read_bytes(source, option, limit=limit)
     encoding = "utf-16" if data[:2] in {b"\xff\xfe", b"\xfe\xff"} else "utf-8-sig"
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:
-        raise click.UsageError(f"{option} names something that is not text in UTF-8") from None
+        raise click.UsageError(f"{option} names a file that is not text in UTF-8") from None
 
 
 class Secret(NamedTuple):
-    """Three options, of which one at most is used: ``--NAME-file``, ``--NAME-env``, ``--NAME-prompt``."""
+    """The options for one secret, at most one of them used: ``--NAME-file``, ``--NAME-env``, ``--NAME-prompt``."""
 
     name: str
     file: str | None
@@ -90,7 +90,7 @@ class Secret(NamedTuple):
     def of(cls, name: str, options: dict[str, Any]) -> Secret:
         """Take this secret's options out of a command's options.
 
-        :raises click.UsageError: more than one of them.
+        :raises click.UsageError: several of them are given.
         """
         stem = name.replace("-", "_")
         secret = cls(name, options.pop(f"{stem}_file"), options.pop(f"{stem}_env"), options.pop(f"{stem}_prompt"))
@@ -108,7 +108,7 @@ class Secret(NamedTuple):
 
         :param question: the text of the prompt.
         :param confirm: ask twice, for a new password.
-        :raises click.UsageError: it is empty or not there, or there is no terminal to ask at.
+        :raises click.UsageError: the secret is empty or missing, or there is no terminal to ask at.
         """
         if self.file is not None:
             text, where = read_text(self.file, f"--{self.name}-file"), f"the file of --{self.name}-file"
@@ -119,7 +119,7 @@ class Secret(NamedTuple):
                 stem = self.name.replace("-", "_")
                 raise click.UsageError(
                     f"--{self.name}-env expects the name of an environment variable, such as DPOP_{stem.upper()};"
-                    " none of the given name is set and exported"
+                    " no variable of that name is set and exported"
                 )
             text = value
         elif self.prompt:
@@ -134,7 +134,7 @@ class Secret(NamedTuple):
     def ask(self, question: str, *, confirm: bool = False, what: str | None = None) -> str:
         """Ask at the terminal, without echo.
 
-        :param what: what to call it, if not by its options' name.
+        :param what: the name of the secret in messages, if it differs from the options' name.
         :raises click.UsageError: there is no terminal.
         """
         if not can_ask():
@@ -142,12 +142,12 @@ class Secret(NamedTuple):
                 f"there is no terminal to ask for the {what or self.name} at;"
                 f" use --{self.name}-file or --{self.name}-env"
             )
-        response: str = click.prompt(question, hide_input=True, confirmation_prompt=confirm, err=True)
-        return response
+        entered: str = click.prompt(question, hide_input=True, confirmation_prompt=confirm, err=True)
+        return entered
 
 
 def can_ask() -> bool:
-    """Whether a person can be asked: at standard input or, where that is a pipe, at the terminal behind it."""
+    """Whether a person can be asked: at standard input or, if that is a pipe, at the terminal."""
     if sys.stdin is not None and sys.stdin.isatty():
         return True
     try:
@@ -160,20 +160,20 @@ def can_ask() -> bool:
 def secret_options(name: str, what: str, *, detail: bool = False) -> Callable[[_Function], _Function]:
     """Add the three options of one secret to a command; :meth:`Secret.of` takes them out again.
 
-    :param detail: leave ``--NAME-file`` too out of the short help.
+    :param detail: leave ``--NAME-file``, too, out of the short help.
     """
 
     def decorate(command: _Function) -> _Function:
         command = click.option(f"--{name}-prompt", cls=Detail, is_flag=True, help=f"Ask for {what}.")(command)
         command = click.option(
-            f"--{name}-env", cls=Detail, metavar="VAR", help=f"Environment variable that holds {what}."
+            f"--{name}-env", cls=Detail, metavar="VAR", help=f"The environment variable with {what}."
         )(command)
         return click.option(
             f"--{name}-file",
             cls=Detail if detail else click.Option,
             metavar="FILE",
             shell_complete=file_names,
-            help=f"File that holds {what}; - is standard input.",
+            help=f"The file with {what}; - is standard input.",
         )(command)
 
     return decorate

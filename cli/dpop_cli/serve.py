@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop serve``: the test server of :mod:`dpop.testing`, until Ctrl-C."""
+"""``dpop serve``: runs the test server of :mod:`dpop.testing` until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _LOOK_SECONDS = 1.0
 
 @click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON with all addresses.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="What to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0, the default: one that is free.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port; 0, the default, for a free one.")
 @click.option(
     "--mode",
     type=ProfileName(),
@@ -38,7 +38,7 @@ _LOOK_SECONDS = 1.0
     show_default=True,
     help="The kind of server: a name, or a TOML file; see dpop.profiles.",
 )
-@click.option("--nonces", type=click.Choice(DISCIPLINES), help="What becomes of nonces, in both roles.")
+@click.option("--nonces", type=click.Choice(DISCIPLINES), help="How the server treats nonces, in both roles.")
 @click.option(
     "--tokens",
     type=click.Choice(["opaque", "jwt"]),
@@ -54,24 +54,24 @@ _LOOK_SECONDS = 1.0
 )
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set any lever; may be repeated.")
 @click.option(
-    "--public-origin", metavar="ORIGIN", help="What clients use, as with a proxy in between or --host 0.0.0.0."
+    "--public-origin", metavar="ORIGIN", help="The origin that clients use, if there is a proxy or --host 0.0.0.0."
 )
 def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **options: Any) -> None:
     """Run an authorization server and an API that verify DPoP proofs.
 
-    For trying and testing: every user agrees, plain http, on this machine only. Refusals are printed as
+    It is for tests: every user agrees, it uses plain http, and it listens on this machine only. Refusals are printed as
     they happen, with their reason. Ctrl-C stops it.
 
     With --json the first line is an object with issuer, token_endpoint, resource, client_id,
     client_secret, public_client_id and the other addresses; nothing follows on standard output.
 
-    Levers make it misbehave. GET /levers shows them, POST /levers moves them, GET /stats counts:
+    Levers make it misbehave. GET /levers shows them, POST /levers sets them, GET /stats shows counters:
 
     \b
-      curl -d '{"lapse": true}' ORIGIN/levers         the nonces so far lapse
+      curl -d '{"lapse": true}' ORIGIN/levers         all nonces so far lapse
       curl -d '{"fail_next": 3}' ORIGIN/levers        503 for the next three
       curl -d '{"clock_offset": -90}' ORIGIN/levers   its clock is 90 s slow
-      curl -d '{"rotate_keys": true}' ORIGIN/levers   another key signs JWTs
+      curl -d '{"rotate_keys": true}' ORIGIN/levers   a new key signs JWTs
 
     \b
     Examples:
@@ -87,7 +87,7 @@ def serve(*, as_json: bool, host: str, port: int, settings: tuple[str, ...], **o
     server = DPoPTestServer(host=host, port=port, algs=algs, **_settings(settings), **options)
     with stopped_by_signals() as stop, _refusals_on_stderr(), server:
         if not Origin.parse(f"http://{_bracketed(host)}").is_loopback:
-            hint(f"{host} is more than this machine: everyone who reaches it gets tokens and can move the levers")
+            hint(f"{host} is more than this machine: everyone who reaches it gets tokens and can set the levers")
         click.echo(json.dumps(first_line(server)) if as_json else welcome(server))
         # Several short waits: on Windows, one long wait would not notice Ctrl-C.
         while not stop.wait(_LOOK_SECONDS):
@@ -106,7 +106,7 @@ def _public_jwk(file: str) -> Mapping[str, str]:
 
 
 def first_line(server: DPoPTestServer) -> dict[str, str]:
-    """All addresses and the clients, as one JSON object for scripts."""
+    """Return all addresses and the clients, as one JSON object for scripts."""
     facts = {
         "issuer": server.issuer,
         "authorization_endpoint": server.authorization_endpoint,
@@ -128,7 +128,7 @@ def first_line(server: DPoPTestServer) -> dict[str, str]:
 
 
 def welcome(server: DPoPTestServer) -> str:
-    """The addresses and first commands to try, for people."""
+    """Return the addresses and first commands to try, for people."""
     lines = [
         f"A DPoP test server ({server.mode}) is at {server.issuer}; Ctrl-C stops it.",
         "",
@@ -142,7 +142,7 @@ def welcome(server: DPoPTestServer) -> str:
     lines += ["", "Try in another terminal:", "", *(f"  {line}" for line in _first_steps(server))]
     lines += [
         "",
-        "Move a lever, count what happened:",
+        "Set a lever, show the counters:",
         "",
         f"  curl -d '{{\"lapse\": true}}' {server.issuer}/levers",
         f"  curl {server.issuer}/stats",

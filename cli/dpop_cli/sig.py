@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop sig``: convert ECDSA signatures between DER (OpenSSL) and R||S (JWS)."""
+"""``dpop sig``: converts ECDSA signatures between DER (OpenSSL) and R||S (JWS)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Converter = Callable[[bytes], bytes]
 
 FORMS: Final = ("binary", "hex", "base64url")
 _SIZES: Final = {"ES256": 32, "ES384": 48, "ES512": 66}
-_SHORTEST: Final = 8  # DER with an r and an s of one byte; shorter text is a file's name with a slip in it
+_SHORTEST: Final = 8  # DER with an r and an s of one byte; shorter text must be a mistyped file name
 _RSA_SIZES: Final = frozenset({256, 384, 512})
 
-# An r and an s that are both this many bytes shorter than their curve come once in 2^128 signatures.
+# Only one in 2^128 signatures has an r and an s that are both this many bytes shorter than the curve's order.
 _MOST_MISSING: Final = 8
 
 _DGST_LABEL: Final = re.compile(r"(?<![A-Za-z0-9-])[A-Za-z0-9-]++\([^()\r\n]*\)= *")  # of openssl dgst -hex
@@ -45,14 +45,14 @@ def _conversion(command: Callable[..., None]) -> Callable[..., None]:
         "-o", "--out", metavar="FILE", shell_complete=file_names, help="File to write; standard output by default."
     )(command)
     command = click.option(
-        "--form", "given", type=click.Choice(FORMS), help="What the input is written in; found out by default."
+        "--form", "given", type=click.Choice(FORMS), help="The form of the input; detected by default."
     )(command)
     return click.argument("signature", required=False, default="-")(command)
 
 
 def _to(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.option(
-        "--to", "wanted", type=click.Choice(FORMS), default=default, show_default=True, help="What to write it in."
+        "--to", "wanted", type=click.Choice(FORMS), default=default, show_default=True, help="The form of the output."
     )
 
 
@@ -63,13 +63,13 @@ def _to(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     "--alg",
     type=AlgChoice(list(_SIZES)),
     metavar="ALG",
-    help=f"The proof's algorithm, {', '.join(_SIZES)}; told by the lengths by default.",
+    help=f"The proof's algorithm, {', '.join(_SIZES)}; by default the lengths tell it.",
 )
 def to_raw(*, signature: str, given: str | None, wanted: str, out: str | None, alg: str | None) -> None:
     """Convert a DER signature, as openssl makes it, to R||S, as a JWS carries it.
 
     SIGNATURE is a file, - for standard input (the default), or the signature itself in hex or base64url.
-    Only strict DER is taken: two spellings of one signature are one too many.
+    Only strict DER is accepted, so that a signature has only one spelling.
 
     \b
     Examples:
@@ -123,7 +123,7 @@ def _read(signature: str, given: str | None) -> bytes:
     if given == "binary" or max(map(len, decoded)) < _SHORTEST:
         raise click.UsageError(
             "SIGNATURE expects the name of a file, or a signature in hex or base64url; there is no such file, and it"
-            f" is neither{_whole_jws(signature)}"
+            f" is neither of them{_whole_jws(signature)}"
         )
     return data
 
@@ -131,11 +131,11 @@ def _read(signature: str, given: str | None) -> bytes:
 def convert(data: bytes, given: str | None, converter: Converter) -> bytes:
     """Convert a signature from the given form, or else from the only form in which it is a valid signature.
 
-    A text of hexadecimal digits alone is taken for hex, though base64url has these characters too.
+    A text of hexadecimal digits only is read as hex, although base64url has these characters, too.
 
     :param given: binary, hex or base64url; None: find out.
-    :raises SignatureFormatError: no signature in any form.
-    :raises click.UsageError: one in several forms, not in the form given, or nothing at all.
+    :raises SignatureFormatError: the data is not a signature in any form.
+    :raises click.UsageError: it is a signature in several forms, or not in the given form, or empty.
     """
     if not data:
         raise click.UsageError("the signature is empty; did the command that should have made it fail?")
@@ -170,9 +170,9 @@ def _converted(data: bytes, converter: Converter) -> bytes:
         return converter(data)
     except SignatureFormatError:
         if converter is raw_to_der and data[:1] == b"\x30":
-            hint("a signature in DER becomes R||S by: dpop sig to-raw")
+            hint("to convert a DER signature to R||S, use: dpop sig to-raw")
         elif len(data) in _RSA_SIZES:
-            hint(f"an RSA signature, which has {len(data)} bytes, is the same in both; it only wants base64url")
+            hint(f"an RSA signature, which has {len(data)} bytes, needs no conversion but to base64url")
         raise
 
 
@@ -208,7 +208,7 @@ def _text(data: bytes) -> str | None:
 
 
 def _whole_jws(text: str) -> str:
-    return "; it looks like a whole proof, whose signature is what follows the last dot" if text.count(".") == 2 else ""
+    return "; it looks like a whole proof, whose signature comes after the last dot" if text.count(".") == 2 else ""
 
 
 # --- converting and writing
@@ -219,14 +219,14 @@ def _raw_of(der: bytes, alg: str | None) -> bytes:
     if alg is not None:
         return der_to_raw(der, _SIZES[alg])
     if der[:1] != b"\x30" and len(der) in {2 * size for size in _SIZES.values()}:
-        return der_to_raw(der, len(der) // 2)  # which says that it looks like R||S already
+        return der_to_raw(der, len(der) // 2)  # its error says that the signature is R||S already
     longest = max(_SIZES.values())
     raw = der_to_raw(der, longest)
     needed = max(len(number.lstrip(b"\0")) for number in (raw[:longest], raw[longest:]))
     size = min(size for size in _SIZES.values() if size >= needed)
     if size - needed > _MOST_MISSING:
         raise SignatureFormatError(
-            f"r and s have {needed} bytes at most, so the curve cannot be told from them; give --alg"
+            f"r and s have at most {needed} bytes, so they do not tell the curve; give --alg"
             f" {', '.join(list(_SIZES)[:-1])} or {list(_SIZES)[-1]}"
         )
     return der_to_raw(der, size)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is on the wire: each request that requests and urllib3 send, with its response, and how it is shown masked.
+"""Watch the wire: record each request of requests and urllib3 with its response, and show it without secrets.
 
-urllib3's connection classes are replaced while a command watches, as tools do that record requests for tests. Only what
-is known to be no secret is shown: a list of names says what that is, everything else is masked.
+While a command watches, urllib3's connection classes are replaced, as in tools that record requests for tests. Only
+fields whose names are in a list of harmless names are shown; all others are masked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 MASK = "[redacted]"
 
-_MOST_BODY = 1 << 21  # twice what a token endpoint may answer; the rest of a longer body is dropped
+_MAX_BODY = 1 << 21  # twice the limit for a token endpoint's response; the rest of a longer body is dropped
 _SHORTEST_SECRET = 8  # a shorter value may be part of any word
 SHOWN_FIELDS = frozenset(
     """
@@ -67,7 +67,7 @@ class Exchange:
     content: bytes = field(default=b"", repr=False)
 
     def header(self, name: str) -> str | None:
-        """The first value of a field of the response; ``name`` is in lower case."""
+        """Return the first value of a field of the response; ``name`` is in lower case."""
         return next((value for each, value in self.received if each.lower() == name), None)
 
     @property
@@ -77,7 +77,7 @@ class Exchange:
 
     @property
     def members(self) -> Mapping[str, Any]:
-        """The members of the response's body; empty if it is no JSON object."""
+        """The members of the response's body; empty if it is not a JSON object."""
         try:
             return json_object(self.content)
         except EncodingError:
@@ -86,11 +86,11 @@ class Exchange:
 
 @contextlib.contextmanager
 def watching(see: Callable[[Exchange], None]) -> Iterator[None]:
-    """Call ``see`` with each exchange of this process, when the head and the body of its response have been read."""
+    """Call ``see`` with each exchange of this process, after head and body of its response were read."""
     from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool  # noqa: PLC0415 - only to watch
 
     pools: list[Any] = [HTTPConnectionPool, HTTPSConnectionPool]
-    if importlib.util.find_spec("socks") is not None:  # otherwise urllib3 warns that it is not there
+    if importlib.util.find_spec("socks") is not None:  # otherwise urllib3 warns that it is missing
         from urllib3.contrib.socks import SOCKSHTTPConnectionPool, SOCKSHTTPSConnectionPool  # noqa: PLC0415 - as above
 
         pools += [SOCKSHTTPConnectionPool, SOCKSHTTPSConnectionPool]
@@ -121,7 +121,7 @@ def _watched(connection: Any, see: Callable[[Exchange], None]) -> Any:
             return super().putheader(header, *values)
 
         def send(self, data: Any) -> Any:
-            if self._begun and isinstance(data, bytes) and len(self._seen.body) < _MOST_BODY:
+            if self._begun and isinstance(data, bytes) and len(self._seen.body) < _MAX_BODY:
                 self._seen.body += data
             return super().send(data)
 
@@ -134,7 +134,7 @@ def _watched(connection: Any, see: Callable[[Exchange], None]) -> Any:
             response = super().getresponse(*args, **options)
             seen, self._begun = self._seen, False
             seen.status, seen.received = response.status, list(response.headers.items())
-            seen.content = response.read(_MOST_BODY, decode_content=False)
+            seen.content = response.read(_MAX_BODY, decode_content=False)
             see(seen)
             return HTTPResponse(
                 body=io.BytesIO(seen.content),
@@ -157,7 +157,7 @@ def _watched(connection: Any, see: Callable[[Exchange], None]) -> Any:
         @property
         def _authority(self) -> str:
             host, port = self.host, self.port
-            if getattr(self, "_tunnel_host", None):  # those of the proxy, then
+            if getattr(self, "_tunnel_host", None):  # self.host is then the proxy
                 host, port = self._tunnel_host, self._tunnel_port
             host = f"[{host}]" if ":" in host else host
             return str(host if port in {None, self.default_port} else f"{host}:{port}")
@@ -174,7 +174,7 @@ def _text(value: Any) -> str:
 
 
 def proof_facts(proof: str) -> dict[str, Any]:
-    """What a proof says, without anything that could be used: method, URL and time, and which claims it has besides."""
+    """Return the harmless facts of a proof: method, URL and time, and the names of its other claims."""
     try:
         header, claims = (json_object(b64url_decode(part)) for part in proof.split(".")[:2])
     except (EncodingError, ValueError):
@@ -186,7 +186,7 @@ def proof_facts(proof: str) -> dict[str, Any]:
 
 
 def masked_fields(fields: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Header fields, with every value masked that may be a secret; of a challenge and a login scheme the rest stays."""
+    """Return header fields with all values masked that may be secret; challenges and schemes stay readable."""
     return [(name, _masked_field(name.lower(), value)) for name, value in fields]
 
 
@@ -203,7 +203,7 @@ def _masked_field(name: str, value: str) -> str:
 
 
 def masked_body(fields: list[tuple[str, str]], body: bytes) -> str:
-    """A form or a JSON object with only those values that are no secrets; of any other body the length."""
+    """Return a form or a JSON object without its secrets; for any other body, its length."""
     if not body:
         return ""
     kind = next((value for name, value in fields if name.lower() == "content-type"), "").partition(";")[0].strip()
@@ -223,7 +223,7 @@ def _masked_member(name: str, value: object) -> object:
 
 
 def show(exchange: Exchange) -> None:
-    """Print an exchange on stderr, as curl -v does, with its secrets masked."""
+    """Print an exchange on stderr in the format of curl -v, with its secrets masked."""
     lines = [f"> {exchange.method} {_masked_url(exchange.url)}"]
     for name, value in exchange.sent:
         if name.lower() == "dpop":
@@ -240,12 +240,12 @@ def show(exchange: Exchange) -> None:
     text = "\n".join(lines)
     for secret in _secrets(exchange):
         text = text.replace(secret, MASK)
-    # A server chooses what is in a response; it must not move the cursor.
+    # The server chooses the text of a response; it must not move the cursor.
     click.echo("".join(c if c.isprintable() or c == "\n" else "?" for c in text), err=True)
 
 
 def _secrets(exchange: Exchange) -> list[str]:
-    """What was sent and is secret, which a server may repeat in an error's description; the longest first."""
+    """Return the secrets in a request, the longest first: a server may repeat them in an error's description."""
     fields = [value.rpartition(" ")[2] for name, value in exchange.sent if name.lower() in {"authorization", "dpop"}]
     form = parse_qsl(exchange.body.decode("latin-1")) if b"=" in exchange.body else []
     values = [*fields, *(value for name, value in form if name not in SHOWN_MEMBERS)]

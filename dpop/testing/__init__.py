@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server to try things on: an authorization server and an API that verify DPoP proofs for real.
+"""A test server: an authorization server and an API that really verify DPoP proofs.
 
 ::
 
@@ -7,17 +7,17 @@
 
     with DPoPTestServer(nonces="single-use") as server:
         ...  # server.token_endpoint, server.resource, server.issue_access_token(jkt=...)
-        server.levers.lapse()                      # all nonces handed out so far are refused
-        server.levers.fail_next(3, status=503)     # see Levers for the others
+        server.levers.lapse()                      # all nonces issued so far are refused
+        server.levers.fail_next(3, status=503)     # see Levers for all levers
         print(server.refusals, server.stats.wasted_per_1000)
 
-With pytest, the fixture ``dpop_server`` is there as soon as this package is installed; arguments go
-into a marker, ``@pytest.mark.dpop_server(mode="google")``. On the command line: ``dpop serve``.
+pytest has the fixture ``dpop_server`` as soon as this package is installed; a marker sets its
+arguments: ``@pytest.mark.dpop_server(mode="google")``. On the command line: ``dpop serve``.
 
 To test a server of your own, :mod:`dpop.testing.defects` makes proofs with one defect each, and
 :func:`check_replay_cache` checks a replay cache of your own.
 
-It is for tests and demonstrations: any user agrees, any redirect_uri will do, plain http.
+It is for tests and demonstrations: every user agrees, any redirect_uri is accepted, and it uses plain http.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
     "check_replay_cache",
 ]
 
-# pytest imports this package in every run, to find the fixture, so nothing is loaded before it is asked for.
+# pytest imports this package in every run to find the fixture, so names are loaded only when they are used.
 __getattr__: Callable[[str], Any]
 __dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy(

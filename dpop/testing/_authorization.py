@@ -26,7 +26,7 @@ _USER = "alice"
 
 
 class PushedRequestEndpoint:
-    """``POST /par``: an authorization request by the back channel (RFC 9126, RFC 9449 §10.1)."""
+    """``POST /par``: authorization requests that the client pushes (RFC 9126, RFC 9449 §10.1)."""
 
     def __init__(self, url: str, deployment: Deployment, gate: Gate) -> None:
         self._url = url
@@ -40,7 +40,7 @@ class PushedRequestEndpoint:
         """
         form = request.form()
         client = self._deployment.clients.authenticate(request, form)
-        # Only now: before the proof has passed, no pushed request may be consumed and nothing kept.
+        # Before the proof is verified, no request may be stored.
         seen = None
         behaviour = self._deployment.behaviour
         if request.fields("DPoP") and behaviour.par_takes_proofs:
@@ -57,7 +57,7 @@ class PushedRequestEndpoint:
         if seen is not None:
             pushed["dpop_jkt"] = seen.jkt
         if "request_uri" in pushed:
-            raise InvalidProof("invalid_request", "request_uri_pushed", "a pushed request cannot hold a request_uri")
+            raise InvalidProof("invalid_request", "request_uri_pushed", "a pushed request cannot contain a request_uri")
         _redirect_uri(pushed)
         _check(pushed, require_pkce=self._deployment.levers.require_pkce, require_jkt=behaviour.require_jkt)
         uri, seconds = self._deployment.store.push(client.client_id, pushed)
@@ -65,7 +65,7 @@ class PushedRequestEndpoint:
 
 
 class AuthorizationEndpoint:
-    """``/authorize``: sends the browser back with a code at once, because the user always agrees."""
+    """``/authorize``: redirects the browser back with a code at once, because the user always agrees."""
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
@@ -73,7 +73,7 @@ class AuthorizationEndpoint:
     def respond(self, request: Request) -> Response:
         """Respond 302 to the client, with ``code`` or ``error``, ``state`` and ``iss``.
 
-        :raises InvalidProof: there is no client, or nowhere to send it back to.
+        :raises InvalidProof: there is no such client, or no valid redirect_uri.
         """
         asked = request.form() if request.method == "POST" else parameters(request.query)
         client = self._deployment.clients.find(asked.get("client_id"))

@@ -122,7 +122,7 @@ class AuthorizationServer:
         """Introspect a token (RFC 7662, RFC 9449 §6.2)."""
         client, form, nonce = self._authenticate(request, "introspect")
         if not client.confidential:
-            raise InvalidProof("invalid_client", "client_is_public", "to introspect needs a client with a secret")
+            raise InvalidProof("invalid_client", "client_is_public", "introspection needs a client with a secret")
         token = self._deployment.store.access_token(form.get("token", ""))
         if token is None:
             return json_response(200, {"active": False}, nonce)
@@ -142,7 +142,7 @@ class AuthorizationServer:
         return json_response(200, members, nonce)
 
     def _authenticate(self, request: Request, endpoint: str) -> tuple[Client, Mapping[str, str], list[tuple[str, str]]]:
-        """Read client and form of a request that needs no proof. If it has a proof, the proof must be valid."""
+        """Read client and form of a request that needs no proof; if it has one, the proof must be valid."""
         form = request.form()
         client = self._deployment.clients.authenticate(request, form)
         seen = None

@@ -22,7 +22,7 @@ _MAX_ASSERTION = 8192
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Client:
-    """A registered client; without a secret it is a public one."""
+    """A registered client; without a secret it is a public client."""
 
     client_id: str
     client_secret: str | None = None
@@ -69,9 +69,9 @@ class Clients:
         return (*methods, *(["private_key_jwt"] if by_key else []), *(["none"] if public else []))
 
     def find(self, client_id: str | None) -> Client:
-        """Find the client of that name.
+        """Return the client with this identifier.
 
-        :raises InvalidProof: ``invalid_client``.
+        :raises InvalidProof: ``invalid_client``: there is no such client.
         """
         client = self._clients.get(client_id or "")
         if client is None:
@@ -109,7 +109,7 @@ class Clients:
         elif secret is None:
             raise InvalidProof("invalid_client", "client_secret_missing", "this client must send its client_secret")
         elif not hmac.compare_digest(secret.encode(), expected.encode()):
-            raise InvalidProof("invalid_client", "client_secret_wrong", "the client_secret is not that of this client")
+            raise InvalidProof("invalid_client", "client_secret_wrong", "the client_secret is wrong")
         return client
 
     def _by_assertion(self, form: Mapping[str, str]) -> Client:

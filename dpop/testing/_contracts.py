@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check a replay cache of one's own against what a verifier relies on."""
+"""Check that a replay cache follows the rules on which a verifier relies."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ __all__ = ["check_replay_cache"]
 
 
 def check_replay_cache(make: Callable[[], ReplayCache], *, threads: int = 16, rounds: int = 20) -> None:
-    """Check a replay cache: new keys are taken once, by one caller, whatever the others do at that moment.
+    """Check a replay cache: it accepts each new key once, from one caller, even if several call at the same moment.
 
     ::
 
         def test_our_cache():
             check_replay_cache(lambda: OurCache(connect()))
 
-    It adds some hundred entries, which live for a minute. What it cannot check: that the cache raises
-    :class:`dpop.errors.ReplayCacheError` when it is full or cannot be reached, and never returns True then.
+    It adds some hundred entries, which live for a minute. It cannot check that the cache raises
+    :class:`dpop.errors.ReplayCacheError` when it is full or cannot be reached, instead of returning True.
 
-    :param make: makes a cache; all that it makes share their entries, as those of several processes would.
-    :param threads: callers at once.
-    :param rounds: how often they all ask at once.
-    :raises AssertionError: what is wrong, in a sentence.
+    :param make: a function that makes a cache. All its caches must share their entries, like
+        those of several processes.
+    :param threads: the number of simultaneous callers.
+    :param rounds: how often they all call at once.
+    :raises AssertionError: the cache breaks a rule; the message says which.
     """
     first, second = make(), make()
     owner, later = _name(), time.time() + 60
@@ -71,7 +72,7 @@ def _at_once(make: Callable[[], ReplayCache], key: str, expires_at: float, threa
         ready.wait(30)
         try:
             taken.append(cache.add(key, expires_at))
-        except Exception as error:  # noqa: BLE001 - named below
+        except Exception as error:  # noqa: BLE001 - reported below
             taken.append(error)
 
     asking = [threading.Thread(target=ask, args=(cache,)) for cache in caches]
@@ -90,5 +91,5 @@ def _name() -> str:
 
 
 def _expect(found: object, wanted: object, problem: str) -> None:
-    if found is not wanted:  # 1 and None are wrong too: add returns a bool
+    if found is not wanted:  # 1 and None are wrong, too: add must return a bool
         raise AssertionError(f"{problem} (expected {wanted!r}, got {found!r})")

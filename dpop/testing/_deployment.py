@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State that the endpoints of one test server share."""
+"""The state that the endpoints of one test server share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 class Deployment:
     """One authorization server and one resource server at one origin.
 
-    :param origin: such as ``http://127.0.0.1:8080``; also the issuer.
+    :param origin: the origin, such as ``http://127.0.0.1:8080``; also the issuer.
     :param signer: makes the values of access tokens.
     :param clock: Unix seconds, with the levers' offset.
     :param stopped: set when the server stops.
@@ -55,18 +55,18 @@ class Deployment:
         return self.behaviour.nonces_for == "all" or not client.confidential
 
     def url(self, path: str) -> str:
-        """The absolute URL of a path."""
+        """Return the absolute URL of a path."""
         return self.origin + path
 
-    def refuse_if_told(self, role: Role, request: Request, gate: Gate) -> None:
-        """Refuse good credentials because a lever says so.
+    def refuse_by_lever(self, role: Role, request: Request, gate: Gate) -> None:
+        """Refuse valid credentials, if a lever says so.
 
-        :raises InvalidProof: with the lever's error.
+        :raises InvalidProof: a lever says so; the error is the lever's.
         """
-        told = self.levers.incidents.take_refusal(role, request.path)
-        if told is not None:
-            nonce = gate.fresh_nonce() if told.with_nonce else None
-            raise InvalidProof(told.error, "lever", "refused because a lever of this server says so", nonce=nonce)
+        planned = self.levers.incidents.take_refusal(role, request.path)
+        if planned is not None:
+            nonce = gate.fresh_nonce() if planned.with_nonce else None
+            raise InvalidProof(planned.error, "lever", "refused because a lever of this server says so", nonce=nonce)
 
 
 def refused_as(error: InvalidProof, code: str) -> InvalidProof:
@@ -88,7 +88,7 @@ def is_thumbprint(text: str) -> bool:
 
 
 def granted(asked: str, allowed: str | None) -> str:
-    """The requested scopes that are allowed, in the requested order; all of them if there is no limit."""
+    """Return the requested scopes that are allowed, in the requested order; all of them if there is no limit."""
     if allowed is None:
         return asked
     allowed_scopes = allowed.split()

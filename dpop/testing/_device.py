@@ -24,7 +24,7 @@ _LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # RFC 8628 §6.1: no vowels, so no words
 class DeviceEndpoint:
     """The device authorization endpoint, and the page for the user.
 
-    :param url: its own, which a proof must name if there is one.
+    :param url: the URL of this endpoint, which a proof must name if there is one.
     :param page: the URL of the user's page.
     :param uri_name: ``verification_uri``, or Google's ``verification_url``.
     """
@@ -67,7 +67,7 @@ class DeviceEndpoint:
         return json_response(200, members, self._gate.nonce_after(seen))
 
     def visit(self, request: Request) -> Response:
-        """The page: whoever opens it with a ``user_code`` agrees."""
+        """Serve the page: a user who opens it with a ``user_code`` agrees."""
         user_code = parameters(request.query).get("user_code", "")
         if not self._deployment.store.agree(user_code):
             return json_response(404, {"error": "not_found", "error_description": "open it with ?user_code=CODE"})
@@ -75,9 +75,9 @@ class DeviceEndpoint:
 
 
 def poll(deployment: Deployment, client: Client, form: Mapping[str, str]) -> DeviceCode:
-    """The device code of a token request, once its user has agreed; it is used up (RFC 8628 §3.5).
+    """Use up and return the device code of a token request, once its user has agreed (RFC 8628 §3.5).
 
-    :raises InvalidProof: ``authorization_pending`` and the others of a client that must wait or begin anew.
+    :raises InvalidProof: ``authorization_pending`` or another error: the client must wait, or start again.
     """
     levers, value = deployment.levers, form.get("device_code", "")
     code = deployment.store.device_code(value)
@@ -89,7 +89,7 @@ def poll(deployment: Deployment, client: Client, form: Mapping[str, str]) -> Dev
     if levers.device_user == "refuses":
         raise InvalidProof("access_denied", "user_refused", "the user has refused")
     if deployment.store.polled_too_soon(value, now, levers.device_interval):
-        raise InvalidProof("slow_down", "polled_too_soon", f"ask every {levers.device_interval} seconds at most")
+        raise InvalidProof("slow_down", "polled_too_soon", f"poll at most every {levers.device_interval} seconds")
     if levers.device_user == "visits" and not code.agreed:
         raise InvalidProof("authorization_pending", "user_undecided", "the user has not opened the page yet")
     if not deployment.store.use_up_device_code(value):

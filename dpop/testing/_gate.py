@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate: verifies the proofs of one role, under the nonce discipline its levers ask for."""
+"""The gate: verifies the proofs for one role, with the nonce discipline of the levers."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _MAX_DEPTH = 8
 class SteeredReplayCache:
     """The replay cache of a server whose clock may jump.
 
-    Entries are kept in real time. A clock set back and forth would otherwise forget proofs too early, or
-    refuse new ones because it cannot tell them from forgotten ones.
+    Entries expire by the real time. With a clock that is set back and forth, proofs would be forgotten too early, or
+    new ones would be refused because they could be forgotten ones.
     """
 
     def __init__(self, levers: ServerLevers, clock: Callable[[], float]) -> None:
@@ -56,7 +56,7 @@ class _Guard(NamedTuple):
 
 
 class Gate:
-    """Lets a request in or raises :class:`InvalidProof`.
+    """Verifies a request; raises :class:`InvalidProof` if it is refused.
 
     :param role: the role whose levers the gate follows.
     :param name: the name of its nonces; two gates of one role do not accept each other's nonces.
@@ -95,7 +95,7 @@ class Gate:
 
     @property
     def algs(self) -> tuple[str, ...]:
-        """The algorithms accepted."""
+        """The accepted algorithms."""
         return self._algs
 
     def verify_resource(self, request: Request, url: str, *, access_token: str, bound_jkt: str | None) -> VerifiedProof:
@@ -110,7 +110,7 @@ class Gate:
     ) -> VerifiedProof:
         """Verify the proof of a request to the authorization server (RFC 9449 §5).
 
-        :param nonce_optional: a proof without a nonce will do; one with a bad nonce will not.
+        :param nonce_optional: accept a proof without a nonce, but not one with a bad nonce.
         """
         verifier = self._current().verifier
         if nonce_optional and not _has_nonce(request):
@@ -118,7 +118,7 @@ class Gate:
         return verifier.verify_token_request(request.headers, request.method, url, bound_jkt=bound_jkt)
 
     def nonce_after(self, seen: VerifiedProof | None) -> list[tuple[str, str]]:
-        """The ``DPoP-Nonce`` field of the response to an accepted proof (RFC 9449 §8.2), if there is one."""
+        """Return the ``DPoP-Nonce`` field for the response to an accepted proof (RFC 9449 §8.2), if there is one."""
         book = self._current().book
         if book is None or seen is None:
             return []
@@ -128,12 +128,12 @@ class Gate:
         return [] if nonce is None or when == "never" else [("DPoP-Nonce", nonce)]
 
     def fresh_nonce(self) -> str | None:
-        """A nonce to send with any response; None if this server uses no nonces."""
+        """Return a nonce to send with any response; None if this server uses no nonces."""
         book = self._current().book
         return None if book is None else book.issue()
 
     def _current(self) -> _Guard:
-        """The guard for the policy that the levers set now."""
+        """Return the guard for the current policy of the levers."""
         policy = self._levers.nonce_policy(self._role)
         lapses = self._levers.lapses(self._role)
         guard = self._guard
@@ -158,7 +158,7 @@ class Gate:
 
 
 def _has_nonce(request: Request) -> bool:
-    """Whether the unverified proof has a nonce. An unreadable proof is left to the verifier."""
+    """Whether the unverified proof has a nonce; False if it is unreadable, which the verifier reports."""
     try:
         proof = proof_field(request.headers)
         if proof is None:

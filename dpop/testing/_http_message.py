@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading HTTP/1.1 requests and writing responses, as far as a test server needs it (RFC 9112).
 
-Strict where two readers could understand a request differently; every limit is a constant.
+It is strict if two readers could understand a request differently. All limits are constants.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Head:
     headers: Headers
 
     def one(self, name: str) -> str | None:
-        """Return the value of a field that may occur once at most."""
+        """Return the value of a field that may occur only once."""
         values = [value for field, value in self.headers if field.lower() == name]
         if len(values) > 1:
             raise BadRequest(400)
@@ -51,7 +51,7 @@ class _Head:
 class RequestReader:
     """Reads the requests of one connection, one after the other.
 
-    :param authority: of this server, for a request-target in absolute form.
+    :param authority: the server's ``host:port``, for a request-target in absolute form.
     """
 
     def __init__(self, connection: socket.socket, authority: str) -> None:
@@ -63,7 +63,7 @@ class RequestReader:
     def read(self) -> Request | None:
         """Read the next request; None at the end of the connection.
 
-        :raises BadRequest: it cannot be understood.
+        :raises BadRequest: the request is malformed.
         :raises OSError: the connection broke or stayed silent too long.
         """
         head = self._read_head()
@@ -103,7 +103,7 @@ class RequestReader:
         return head
 
     def _origin_form(self, target: str) -> str:
-        """The target without scheme and authority, which a client may send (RFC 9112 §3.2.2)."""
+        """Return the target without scheme and authority, which a client may send (RFC 9112 §3.2.2)."""
         if target.startswith("/") or target == "*":
             return target
         scheme, _, rest = target.partition("://")
@@ -163,7 +163,7 @@ def _request(head: _Head, target: str, pieces: Iterable[bytes]) -> Request:
 def response_bytes(response: Response, *, method: str, date: str, keep_alive: bool) -> Iterator[bytes]:
     """Yield the bytes of a response, one piece for each write.
 
-    A body known beforehand goes with its head in one piece; one that is not is chunked (RFC 9112 §7.1).
+    A body of bytes is sent together with its head in one piece; an iterable is chunked (RFC 9112 §7.1).
     """
     try:
         phrase = HTTPStatus(response.status).phrase

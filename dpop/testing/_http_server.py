@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small HTTP/1.1 server with a thread per connection, on this machine only.
 
-It prints nothing, keeps connections alive, writes each response at once, and leaves neither thread nor
-socket behind when it stops.
+It prints nothing, keeps connections alive and writes each response at once. After it has stopped, none of its threads
+and sockets remain.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ Respond = Callable[[Request, int], Response | None]
 
 
 class HTTPServer:
-    """Listens from construction on; serves between :meth:`start` and :meth:`stop`.
+    """An HTTP server that listens as soon as it is made, and serves between :meth:`start` and :meth:`stop`.
 
-    :param host: address or name to listen on.
-    :param port: 0 for one that is free.
+    :param host: the address or name to listen on.
+    :param port: the port; 0 for a free one.
     :param clock: Unix seconds, for the Date field.
-    :param connected: called for each connection.
-    :raises UsageError: the address cannot be listened on.
+    :param connected: a function that is called for each connection.
+    :raises UsageError: the server cannot listen on this address.
     """
 
     def __init__(
@@ -67,17 +67,17 @@ class HTTPServer:
 
     @property
     def port(self) -> int:
-        """The port listened on."""
+        """The port of the listener."""
         return int(self._listener.getsockname()[1])
 
     @property
     def authority(self) -> str:
-        """``host:port``, an IPv6 address in brackets; without the port where it is 80."""
+        """``host:port``, an IPv6 address in brackets; without the port if it is 80."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return host if self.port == 80 else f"{host}:{self.port}"
 
     def start(self, respond: Respond) -> None:
-        """Begin to serve, in threads of its own."""
+        """Begin to serve, in separate threads."""
         # Read once: the property asks the socket, which stop() closes.
         authority = self.authority
         self._acceptor = threading.Thread(
@@ -113,9 +113,9 @@ class HTTPServer:
                 try:
                     connection, _ = self._listener.accept()
                 except BlockingIOError:
-                    continue  # woken to stop, or the client has gone already
+                    continue  # woken to stop, or the client has already gone
                 except OSError:
-                    time.sleep(_PAUSE_SECONDS)  # out of descriptors: to ask again at once would not help
+                    time.sleep(_PAUSE_SECONDS)  # there is no free descriptor: trying again at once would not help
                     continue
                 self._accepted += 1
                 thread = threading.Thread(
@@ -157,7 +157,7 @@ class HTTPServer:
             except OSError:
                 raise
             except Exception:
-                _LOGGER.exception("the test server failed at a request; this is a bug of the test server")
+                _LOGGER.exception("the test server failed while it handled a request; this is a bug of the test server")
                 reader.keep_alive = False
                 response = empty(500)
             if response is None:
@@ -183,7 +183,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise UsageError(f"{host} is no address of this machine: {error.strerror}") from error
+        raise UsageError(f"{host} is not an address of this machine: {error.strerror}") from error
     listener = socket.socket(address[0], socket.SOCK_STREAM)
     try:
         if os.name == "posix":
@@ -196,13 +196,13 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(
-            f"cannot listen on port {port} of {host}: {why}; choose another port, or 0 for one that is free"
+            f"cannot listen on port {port} of {host}: {why}; choose another port, or 0 for a free one"
         ) from error
     return listener
 
 
 def _linger(connection: socket.socket) -> None:
-    """Read on for a while: closing a connection with unread bytes resets it, which would lose our response."""
+    """Read for some time: closing a connection with unread bytes would reset it, and lose our response."""
     connection.shutdown(socket.SHUT_WR)
     connection.settimeout(_LINGER_SECONDS)
     left = _LINGER_BYTES
@@ -211,5 +211,5 @@ def _linger(connection: socket.socket) -> None:
 
 
 def _shut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # closed already
+    with contextlib.suppress(OSError):  # it may be closed already
         connection.shutdown(socket.SHUT_RDWR)

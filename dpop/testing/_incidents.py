@@ -35,7 +35,7 @@ class Fail:
             raise UsageError(f"retry_after must be 0 seconds or more, not {self.retry_after}")
         for name, value in self.headers:
             if not _FIELD_NAME.match(name) or not value.isascii() or not (value.isprintable() or not value):
-                raise UsageError(f"no header field can look like {name!a}: {value!a}")
+                raise UsageError(f"not a valid header field: {name!a}: {value!a}")
 
     def response(self) -> Response:
         """Make the response."""
@@ -66,7 +66,7 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """Close the connection instead of responding; with ``after``, after the request has had its effect."""
+    """Close the connection without a response; with ``after``, the request has its effect before."""
 
     after: bool = False
     path: str | None = None
@@ -74,7 +74,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refuse:
-    """Refuse valid credentials with an OAuth error, at the role that has such an error."""
+    """Refuse valid credentials with an OAuth error, in the role that uses this error."""
 
     error: str = "invalid_token"
     with_nonce: bool = False
@@ -101,7 +101,7 @@ class _Planned:
 
 @dataclass(slots=True)
 class Incidents:
-    """Incidents in the order of planning; each happens a number of times, to the first requests that match."""
+    """Planned incidents in their order; each happens a number of times, to the first requests that match."""
 
     _planned: list[_Planned] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -109,18 +109,18 @@ class Incidents:
     def plan(self, incident: Incident, count: int) -> None:
         """Plan an incident for the next ``count`` requests that match.
 
-        :raises UsageError: the count is not a whole number above 0, or the path is none.
+        :raises UsageError: the count is not a whole number above 0, or the path is invalid.
         """
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise UsageError(f"count must be a whole number above 0, not {ascii(count)[:60]}")
         path = incident.path
         if path is not None and (not isinstance(path, str) or not path.startswith("/")):
-            raise UsageError("path must begin with a slash; one that ends in /* stands for all below it")
+            raise UsageError("path must begin with a slash; a path that ends in /* means all paths below it")
         with self._lock:
             self._planned.append(_Planned(incident, count))
 
     def take(self, path: str) -> Fail | Redirect | Drop | None:
-        """Take the incident for a request to this path, whatever the request contains."""
+        """Take the planned incident for a request to this path, whatever the request contains."""
         found = self._take(lambda incident: not isinstance(incident, Refuse), path)
         return found if isinstance(found, Fail | Redirect | Drop) else None
 
@@ -140,7 +140,7 @@ class Incidents:
 
     def _take(self, wanted: Callable[[Incident], bool], path: str) -> Incident | None:
         if not self._planned:
-            return None  # no lock for the usual case
+            return None  # no lock in the usual case
         with self._lock:
             for planned in self._planned:
                 if wanted(planned.incident) and _fits(planned.incident.path, path):

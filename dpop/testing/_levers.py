@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The levers: everything about the test server that can be changed while it runs.
+"""The levers: settings and actions that change the test server while it runs.
 
-A *setting* holds until it is changed, and is an attribute::
+A *setting* is an attribute, and has its value until it is changed::
 
     server.levers.rs_nonces = "single-use"
 
-An *action* happens at once or to the next requests, and is a method::
+An *action* is a method, and happens at once or to the next requests::
 
     server.levers.lapse()
     server.levers.fail_next(3, status=503, retry_after=1)
 
-:meth:`Levers.apply` takes both as JSON, which is what ``POST /levers`` does.
+:meth:`Levers.apply` takes both as JSON; ``POST /levers`` calls it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Levers", "NoncePolicy", "ServerLevers"]
 
 
 class NoncePolicy(NamedTuple):
-    """How one role treats its nonces. A change of policy forgets the nonces of the old one."""
+    """How one role treats its nonces. After a change of the policy, all earlier nonces are unknown."""
 
     discipline: Discipline
     grace: int
@@ -53,9 +53,9 @@ class Levers(Settings):
     # --- actions
 
     def lapse(self, role: Role | Literal["AS", "RS"] | None = None) -> None:
-        """Issue a new nonce from now on, and refuse all older ones except the last ``nonce_grace``.
+        """Issue a new nonce from now on, and refuse all older nonces except the last ``nonce_grace``.
 
-        Without a role, for both. Single-use nonces have no grace.
+        Without a role it applies to both roles. Single-use nonces have no grace.
 
         :raises UsageError: the role is not AS or RS.
         """
@@ -75,23 +75,23 @@ class Levers(Settings):
         headers: Headers = (),
         body: Mapping[str, object] | None = None,
     ) -> None:
-        """Respond to the next requests with this status, without looking at them.
+        """Respond to the next requests with this status, without reading them.
 
-        :param path: only requests of this path; ``/resource/*`` stands for all below ``/resource/``.
+        :param path: only requests for this path; ``/resource/*`` means all paths below ``/resource/``.
         :param retry_after: seconds, for a ``Retry-After`` field.
-        :param headers: further fields, such as two of ``DPoP-Nonce``.
+        :param headers: further header fields, such as two ``DPoP-Nonce`` fields.
         :param body: JSON members of the response's body.
         """
         self._incidents.plan(Fail(status=status, path=path, retry_after=retry_after, headers=headers, body=body), count)
 
     def redirect_next(self, location: str, *, count: int = 1, status: int = 307, path: str | None = None) -> None:
-        """Redirect the next requests: to a path of this server, or to a URL of any other."""
+        """Redirect the next requests to a path of this server, or to a URL of another one."""
         self._incidents.plan(Redirect(location=location, status=status, path=path), count)
 
     def drop_next(self, count: int = 1, *, after: bool = False, path: str | None = None) -> None:
         """Close the connection of the next requests without a response.
 
-        :param after: the request has its effect and only the response is lost.
+        :param after: the request has its effect, and only the response is lost.
         """
         self._incidents.plan(Drop(after=after, path=path), count)
 
@@ -112,7 +112,7 @@ class Levers(Settings):
     def rotate_keys(self, *, keep: bool = True) -> None:
         """Sign new JWT access tokens with a new key, and publish it in ``/jwks``.
 
-        :param keep: go on publishing the old keys. False: tokens that they signed are worth nothing to an API.
+        :param keep: still publish the old keys. False: an API refuses tokens that the old keys signed.
         :raises UsageError: ``keep`` is not a bool.
         """
         if not isinstance(keep, bool):
@@ -122,7 +122,7 @@ class Levers(Settings):
             self._key_range = (oldest if keep else newest + 1, newest + 1)
 
     def hold_streams(self) -> None:
-        """Let ``/resource/stream`` send its first chunk only, until :meth:`release_streams`."""
+        """Let ``/resource/stream`` send only its first chunk until :meth:`release_streams`."""
         self._streams.clear()
 
     def release_streams(self) -> None:
@@ -130,20 +130,20 @@ class Levers(Settings):
         self._streams.set()
 
     def clear(self) -> None:
-        """Forget all incidents that were planned and have not happened, and release streams."""
+        """Cancel all planned incidents that have not happened, and release streams."""
         self._incidents.clear()
         self._streams.set()
 
     # --- all of them as JSON
 
     def apply(self, changes: Mapping[str, Any]) -> None:
-        """Set settings and perform actions by name; nothing is changed if one of them is invalid.
+        """Apply settings and actions by name; if one of them is invalid, nothing is changed.
 
-        An action's value is an object of its arguments, or ``true`` for none, or the one argument that
+        An action's value is an object with its arguments, or ``true`` for no arguments, or the argument that
         matters most: ``{"rs_nonces": "rotating", "lapse": true, "fail_next": 3,
         "redirect_next": {"location": "/resource/b", "status": 308}}``.
 
-        :raises UsageError: an unknown name, or a value it cannot have.
+        :raises UsageError: a name is unknown, or a value is invalid.
         """
         actions: list[Callable[[], None]] = []
         for name, value in changes.items():
@@ -158,12 +158,12 @@ class Levers(Settings):
             action()
 
     def as_dict(self) -> dict[str, object]:
-        """The settings by name, and how many incidents are still to happen."""
+        """Return the settings by name, and the number of incidents that have not happened yet."""
         settings: dict[str, object] = {each.name: getattr(self, each.name) for each in fields(Settings)}
         return settings | {"incidents_planned": len(self._incidents)}
 
     def _action(self, name: str, value: object) -> Callable[[], None]:
-        """Make the action with its arguments, checked by a trial on unused levers."""
+        """Return an action with its arguments, after checking them on separate levers."""
         if isinstance(value, Mapping):
             arguments = {str(key): each for key, each in value.items()}
         elif value is True:
@@ -184,20 +184,20 @@ class Levers(Settings):
 
 
 class ServerLevers(Levers):
-    """Levers with the members that only their server reads."""
+    """Levers with additional members for their server."""
 
     @property
     def incidents(self) -> Incidents:
-        """Incidents that are planned and have not happened."""
+        """The planned incidents that have not happened yet."""
         return self._incidents
 
     def nonce_policy(self, role: Role) -> NoncePolicy:
-        """The nonce policy of a role at this moment."""
+        """Return the current nonce policy of a role."""
         discipline = self.as_nonces if role is Role.AS else self.rs_nonces
         return NoncePolicy(discipline, self.nonce_grace, self.nonce_seconds)
 
     def lapses(self, role: Role) -> int:
-        """How often :meth:`lapse` was called for a role."""
+        """Return how often :meth:`lapse` was called for a role."""
         return self._lapses[role]
 
     @property
@@ -206,12 +206,12 @@ class ServerLevers(Levers):
         return self._key_range
 
     def wait_for_streams(self, timeout: float) -> bool:
-        """Block until streams may go on; False if that took longer than ``timeout`` seconds."""
+        """Block until streams may continue; return False if that takes longer than ``timeout`` seconds."""
         return self._streams.wait(timeout)
 
 
 def _pairs(value: object) -> list[tuple[str, str]]:
-    """Header fields from JSON: an array of arrays of two strings."""
+    """Read header fields from JSON: an array of arrays of two strings."""
     pairs: list[tuple[str, str]] = []
     for pair in value if isinstance(value, list) else [None]:
         match pair:

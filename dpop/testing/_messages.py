@@ -15,7 +15,7 @@ __all__ = ["KEPT_BODY", "NO_STORE", "Headers", "Request", "Response", "empty", "
 Headers = Sequence[tuple[str, str]]
 
 KEPT_BODY = 65_536
-"""Bytes of a body that are kept. Of a longer one the length and hash are known, and no form is read."""
+"""How many bytes of a body are kept. Of a longer body only length and hash are known, and no form is read."""
 
 NO_STORE = ("Cache-Control", "no-store")
 
@@ -27,7 +27,7 @@ class Request:
     """One request as it was received.
 
     :param target: the request-target, raw: path and query.
-    :param headers: all fields in their order, names as they were sent.
+    :param headers: all fields in their order, with their names as they were sent.
     :param body: the body, or its first ``KEPT_BODY`` bytes.
     :param body_length: bytes of the whole body.
     :param body_sha256: of the whole body, hexadecimal.
@@ -58,7 +58,8 @@ class Request:
     def form(self) -> dict[str, str]:
         """The parameters in the body (RFC 6749 appendix B).
 
-        :raises InvalidProof: ``invalid_request``: another content type, too long, or a parameter twice.
+        :raises InvalidProof: ``invalid_request``: the body has another content type, is too long or repeats a
+            parameter.
         """
         kind = "".join(self.fields("Content-Type")).partition(";")[0].strip().lower()
         if kind != "application/x-www-form-urlencoded":
@@ -68,13 +69,13 @@ class Request:
         return parameters(self.body.decode("latin-1"))
 
     def __repr__(self) -> str:
-        # Query, headers and body are left out: codes, tokens and proofs travel in them.
+        # Query, headers and body are left out, because they contain codes, tokens and proofs.
         return f"<Request {self.method} {self.path}, body of {self.body_length} bytes>"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Response:
-    """One response. A body that is an iterable is sent as it comes, in chunks."""
+    """One response. A body that is an iterable is sent piece by piece, in chunks."""
 
     status: int
     headers: Headers = field(default_factory=tuple)
@@ -86,7 +87,7 @@ class Response:
 
 def json_response(status: int, members: Mapping[str, object], headers: Headers = ()) -> Response:
     """Make an uncacheable JSON response (RFC 6749 §5.1)."""
-    body = json.dumps(members).encode("ascii") + b"\n"  # a shell's prompt stands on a line of its own
+    body = json.dumps(members).encode("ascii") + b"\n"  # so that a shell's prompt is on its own line
     return Response(status, [("Content-Type", "application/json"), NO_STORE, *headers], body)
 
 
@@ -96,7 +97,7 @@ def empty(status: int, headers: Headers = ()) -> Response:
 
 
 def parameters(text: str) -> dict[str, str]:
-    """Read parameters, each once at most but ``resource`` (RFC 8707 §2); drop empty ones (RFC 6749 §3.2).
+    """Read parameters; only ``resource`` may be repeated (RFC 8707 §2), and empty ones are dropped (RFC 6749 §3.2).
 
     :raises InvalidProof: ``invalid_request``.
     """

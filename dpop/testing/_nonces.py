@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The nonces of one role of the test server, under one discipline.
 
-Real servers take :class:`dpop.server.NonceIssuer` as it is, and let time decide what lapses. In a test
-time must decide nothing, so here a nonce belongs to a *generation*: an issuer whose clock stands still.
-A lapse is the beginning of another generation.
+Real servers use :class:`dpop.server.NonceIssuer`, whose nonces lapse after some time. A test must not depend on time,
+so here a nonce belongs to a *generation*: an issuer whose clock is stopped. A lapse begins another generation.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ _MAX_USED = 1_000_000
 
 
 class NonceBook:
-    """Issues and recognises nonces as the policy says: a :class:`dpop.server.NonceChecker`.
+    """Issues and checks nonces as the policy says: a :class:`dpop.server.NonceChecker`.
 
-    :param role: the nonces of one role are unknown to another (RFC 9449 §9).
-    :param clock: monotonic seconds, for nonces that lapse by time.
+    :param role: the role; the nonces of one role are unknown to the other (RFC 9449 §9).
+    :param clock: monotonic seconds, for nonces that lapse after some time.
     """
 
     def __init__(self, role: str, policy: NoncePolicy, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -53,17 +52,17 @@ class NonceBook:
         return self._used
 
     def issue(self, jkt: str | None = None) -> str:  # noqa: ARG002 - these nonces are not bound to a key
-        """The nonce to issue now."""
+        """Return the nonce to issue now."""
         if self._discipline == "endless":
             self.lapse()
         self._lapse_if_due()
         return self._generations[0].issue()
 
     def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
-        """Judge a nonce; None means refuse it.
+        """Return a verdict on a nonce; None if it is refused.
 
-        It never says when the nonce was issued, so that ``iat`` is checked as well: a client whose clock
-        is wrong is to hear of it here.
+        The verdict never contains the time of issue, so that the verifier checks ``iat``, too: a client with a wrong
+        clock must notice that in a test.
         """
         if self._discipline.startswith("endless"):
             return None
@@ -75,11 +74,11 @@ class NonceBook:
         return None
 
     def next_for(self, nonce: str | None, jkt: str | None) -> str | None:
-        """The nonce to send after ``nonce``, None if that is still the newest."""
+        """Return the nonce to send after ``nonce``; None if ``nonce`` is still the newest."""
         return self._generations[0].next_for(nonce, jkt)
 
     def accepted(self) -> None:
-        """Take note of an accepted request, after which another nonce may be due."""
+        """Record an accepted request, after which another nonce may be needed."""
         if self._discipline == "per-answer":
             self.lapse()
 

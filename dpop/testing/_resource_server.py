@@ -65,7 +65,7 @@ class ResourceServer:
             return json_response(503, {"error": "temporarily_unavailable"}, [("Retry-After", "1")])
         return self._serve(request, admission)
 
-    # --- who may come in
+    # --- admission
 
     def _admit_bound(self, request: Request, token: str) -> _Admission:
         """Admit ``Authorization: DPoP``: an active token, and a proof by the key it is bound to."""
@@ -89,7 +89,7 @@ class ResourceServer:
         record = self._deployment.store.access_token(token)
         if record is None:
             raise refuse(Reason.TOKEN_INACTIVE, error="invalid_token")
-        self._deployment.refuse_if_told(Role.RS, request, self._gate)
+        self._deployment.refuse_by_lever(Role.RS, request, self._gate)
         return record
 
     def _check_spelling(self, request: Request) -> None:
@@ -146,7 +146,7 @@ class ResourceServer:
         status, headers = resource_challenge(
             None, algs=self._gate.algs, bearer=self._takes_bearer, parameters=self._metadata_parameter()
         )
-        # A client that sends a proof and no token does so to get a nonce; any response may carry one.
+        # A client sends a proof without a token to get a nonce; any response may carry one.
         nonce = self._gate.fresh_nonce()
         if nonce is not None:
             headers.append(("DPoP-Nonce", nonce))
@@ -172,7 +172,7 @@ class ResourceServer:
         return not (self._takes_proofs and levers.bound_tokens and levers.require_proof)
 
     def _metadata_parameter(self) -> dict[str, str]:
-        """The ``resource_metadata`` parameter of a challenge (RFC 9728 §5.1)."""
+        """Return the ``resource_metadata`` parameter of a challenge (RFC 9728 §5.1)."""
         return {"resource_metadata": self._deployment.url("/.well-known/oauth-protected-resource/resource")}
 
     def _schemes(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -184,7 +184,7 @@ class ResourceServer:
         ]
 
     def metadata(self) -> Response:
-        """The protected resource metadata (RFC 9728 §2)."""
+        """Return the protected resource metadata (RFC 9728 §2)."""
         members: dict[str, object] = {
             "resource": self._deployment.url("/resource"),
             "authorization_servers": [self._deployment.origin],
@@ -197,7 +197,7 @@ class ResourceServer:
 
 
 def _refuse_token_in_form(request: Request) -> None:
-    """A token in a form is never accepted (RFC 9700 §4.3.2)."""
+    """Refuse a token in a form (RFC 9700 §4.3.2)."""
     if "".join(request.fields("Content-Type")).lower().startswith("application/x-www-form-urlencoded"):
         source = request.body.decode("latin-1")
         if "access_token" in source and "access_token" in parse_qs(source):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front of the test server: it routes requests to endpoints, and applies planned faults before that."""
+"""The router of the test server: it applies planned incidents, and then passes requests to the endpoints."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ _EXPOSED = ("Access-Control-Expose-Headers", "WWW-Authenticate, DPoP-Nonce")
 
 
 class Front:
-    """Maps any request to its response; None means: close the connection without a response.
+    """Maps a request to its response; None means that the connection is closed without a response.
 
-    :param local: the ``host:port`` that a person on this machine may name in a request to steer.
+    :param local: the ``host:port`` values that requests to ``/levers`` and ``/stats`` may have, on this machine.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class Front:
         if incident is None:
             return self._response(endpoint, request)
         if not isinstance(incident, Drop):
-            _LOGGER.info("%s %s answered %s by a lever", request.method, request.path, incident.status)
+            _LOGGER.info("%s %s got %s because of a lever", request.method, request.path, incident.status)
             return incident.response()
-        _LOGGER.info("%s %s dropped by a lever", request.method, request.path)
+        _LOGGER.info("%s %s dropped because of a lever", request.method, request.path)
         if incident.after:
             self._response(endpoint, request)
         return None
@@ -117,10 +117,10 @@ class Front:
 
     def _steering(self, endpoint: str, request: Request) -> Response:
         """Serve ``/stats`` and ``/levers``: for curl on this machine, not for web pages."""
-        # The user did not mean a request by another host name (DNS rebinding) or by a web page.
+        # A request with another host name (DNS rebinding) or from a web page does not come from the user.
         hosts, origins = request.fields("Host"), request.fields("Origin")
         if not self._local.issuperset(hosts) or any(origin != self._deployment.origin for origin in origins):
-            detail = f"to steer this server name it as {' or '.join(sorted(self._local))}, from no web page"
+            detail = f"to set levers, name this server as {' or '.join(sorted(self._local))}, and not from a web page"
             return json_response(403, {"error": "forbidden", "error_description": detail})
         if request.method in {"GET", "HEAD"}:
             return json_response(200, self._stats() if endpoint == "stats" else self._levers())
@@ -133,7 +133,7 @@ class Front:
         return json_response(200, self._levers())
 
     def _steer(self, changes: dict[str, object]) -> None:
-        """Apply changes to the levers, and the two actions that only the server itself can do."""
+        """Apply changes to the levers, and the two actions that only the server can do."""
         revoke = changes.pop("revoke", None)
         reset = changes.pop("reset_stats", False)
         if revoke is not None and revoke is not True and not isinstance(revoke, str):
@@ -159,7 +159,7 @@ class Front:
 
 
 def _cors(headers: Headers) -> Headers:
-    """Let a web page read the response, its challenge and nonce included (RFC 9449 §7.1, §8)."""
+    """Allow a web page to read the response, with its challenge and nonce (RFC 9449 §7.1, §8)."""
     present = {name for name, _ in headers}
     added = [("Access-Control-Allow-Origin", "*"), _EXPOSED]
     return [*headers, *(field for field in added if field[0] not in present)]

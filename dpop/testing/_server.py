@@ -44,7 +44,7 @@ _LEVERS: Final = frozenset(LeverSettings.__annotations__) & {each.name for each 
 
 
 class DPoPTestServer:
-    """An authorization server and an API that verify DPoP proofs for real, on a port of this machine.
+    """An authorization server and an API that really verify DPoP proofs, on a port of this machine.
 
     ::
 
@@ -67,10 +67,10 @@ class DPoPTestServer:
     :param client_key: its public JWK, for ``private_key_jwt``: then it may authenticate by an assertion too.
     :param algs: algorithms accepted in proofs; by default those of the profile, or the verifier's.
     :param clock: Unix seconds.
-    :param kept: how many requests and refusals are kept to be read, of each 32 MiB at most; the oldest go first.
+    :param kept: how many requests and refusals are recorded, of each at most 32 MiB; the oldest are dropped first.
     :param settings: any setting of :class:`dpop.testing.Levers`.
-    :raises AlgorithmError: ``algs`` is empty or holds an unknown algorithm.
-    :raises UsageError: an unknown setting, or an invalid value. From :meth:`start`: the port cannot be had.
+    :raises AlgorithmError: ``algs`` is empty or contains an unknown algorithm.
+    :raises UsageError: a setting is unknown or has an invalid value. From :meth:`start`: the port is not free.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class DPoPTestServer:
         self._host = host
         if public_origin is None and host in _EVERY_ADDRESS:
             raise UsageError(
-                f"host {host or 'without a name'} means every address of this machine, and no client can use it as a"
+                f"host {host or 'without a name'} means every address of this machine, but no client can use it as a"
                 " name: give public_origin too (dpop serve: --public-origin), such as http://192.0.2.7:8080"
             )
         self._port = port
@@ -129,7 +129,7 @@ class DPoPTestServer:
 
     @property
     def levers(self) -> Levers:
-        """Everything about the server that can be changed while it runs."""
+        """The settings and actions that can be changed while the server runs."""
         return self._levers
 
     @property
@@ -140,7 +140,7 @@ class DPoPTestServer:
     # --- life
 
     def start(self) -> Self:
-        """Listen and serve. Does nothing if the server runs already."""
+        """Listen and serve. This does nothing if the server already runs."""
         if self._http is not None:
             return self
         http = HTTPServer(self._host, self._port, clock=self.clock, connected=self._journal.stats.count_connection)
@@ -168,14 +168,14 @@ class DPoPTestServer:
         self.stop()
 
     def clock(self) -> float:
-        """The server's own time, Unix seconds: with the offset the levers give it."""
+        """Return the server's own time in Unix seconds, with the offset of the levers."""
         return self._real_clock() + self._levers.clock_offset
 
     # --- addresses
 
     @property
     def issuer(self) -> str:
-        """The issuer: the origin of all URLs, without a slash at its end."""
+        """The issuer: the origin of all URLs, without a slash at the end."""
         if self._origin is None:
             raise UsageError("the test server has no address yet; use it in a with statement or call start()")
         return self._origin
@@ -230,7 +230,7 @@ class DPoPTestServer:
         """``/resource/stream?chunks=3&size=1000``: a chunked response, see ``levers.hold_streams``."""
         return self.issuer + "/resource/stream"
 
-    # --- what it saw
+    # --- records
 
     @property
     def stats(self) -> Stats:
@@ -244,7 +244,7 @@ class DPoPTestServer:
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """The last requests as they came over the wire, oldest first. They hold secrets."""
+        """The last requests as they were on the wire, oldest first. They contain secrets."""
         return self._journal.requests
 
     def reset(self) -> None:
@@ -265,9 +265,9 @@ class DPoPTestServer:
     ) -> str:
         """Issue a new access token.
 
-        :param jkt: thumbprint of the key it is bound to; None for a bearer token.
-        :param lifetime: seconds, by default as the levers say; 0 or less for one that has expired.
-        :param cnf: instead of ``jkt``, any confirmation claim, such as a malformed one.
+        :param jkt: the thumbprint of the key to which it is bound; None for a bearer token.
+        :param lifetime: seconds, by default as the levers say; 0 or less for an expired token.
+        :param cnf: any confirmation claim instead of ``jkt``, such as a malformed one.
         """
         now = self.clock()
         if cnf is None and jkt is not None:
@@ -298,10 +298,10 @@ class DPoPTestServer:
     ) -> str:
         """Issue a new authorization code, as if the user had just agreed.
 
-        :param redirect_uri: if given, the token request must have the same.
-        :param code_challenge: S256; if given, the token request must have its verifier.
+        :param redirect_uri: if given, the token request must have the same one.
+        :param code_challenge: an S256 challenge; if given, the token request must have its verifier.
         :param jkt: the ``dpop_jkt`` of the authorization request.
-        :param client_id: whose code it is, by default the confidential client's.
+        :param client_id: the client of the code; by default the confidential client.
         """
         code = Code(
             new_code(),
@@ -319,7 +319,7 @@ class DPoPTestServer:
     def issue_refresh_token(
         self, *, jkt: str | None = None, sub: str = "alice", scope: str = "read", client_id: str | None = None
     ) -> str:
-        """Issue a new refresh token, bound to the key with that thumbprint; None for an unbound one."""
+        """Issue a new refresh token, bound to the key with thumbprint ``jkt``, or unbound if that is None."""
         value = secrets.token_urlsafe(32)
         token = RefreshToken(value, client_id or self.client_id, sub, scope, new_grant(), jkt)
         self._store.add_refresh_token(token)
@@ -340,7 +340,7 @@ class DPoPTestServer:
         self._store.revoke(token)
 
     def revoke_access_tokens(self) -> None:
-        """Revoke every access token there is."""
+        """Revoke all access tokens."""
         self._store.revoke_access_tokens()
 
     # --- assembly

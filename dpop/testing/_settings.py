@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings among the levers: the meaning and the valid values of each."""
+"""The settings of the levers: the meaning and the valid values of each."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LeverSettings(TypedDict, total=False):
     device_interval: int
 
 
-# Each action among the levers, and the argument that a bare JSON value stands for.
+# Each action, and the argument for which a single JSON value stands.
 ACTIONS: Final[Mapping[str, str]] = {
     "lapse": "role",
     "fail_next": "count",
@@ -111,25 +111,25 @@ _KINDS: Final[Mapping[str, _Kind]] = {
 
 @dataclass(eq=False, kw_only=True)
 class Settings:
-    """Attributes of a server that may be set at any time, each checked as it is set.
+    """Attributes of a server that may be set at any time; each is checked when it is set.
 
-    :param as_nonces: discipline of the authorization server, see :data:`Discipline`.
-    :param rs_nonces: discipline of the resource server. ``nonces`` sets both.
-    :param nonce_grace: how many nonces before the newest ``rotating`` and ``per-answer`` go on accepting.
-    :param nonce_seconds: nonces of those two also lapse after that long; None: not by time.
-    :param nonce_on_success: send ``DPoP-Nonce`` with a success only if another than the one used is the
+    :param as_nonces: the discipline of the authorization server, see :data:`Discipline`.
+    :param rs_nonces: the discipline of the resource server. ``nonces`` sets both.
+    :param nonce_grace: how many nonces before the newest one ``rotating`` and ``per-answer`` still accept.
+    :param nonce_seconds: seconds after which nonces of these two disciplines also lapse; None: never.
+    :param nonce_on_success: when a success carries ``DPoP-Nonce``: if another nonce than the one in the proof is the
         newest (``changed``), ``always``, or ``never``.
-    :param clock_offset: seconds the server's clock is fast; negative: slow. Its ``Date`` header too.
-    :param latency: seconds that a round trip takes more than it does on this machine: half of them pass before a
-        request is looked at, half before its response goes out.
-    :param token_lifetime: seconds an access token lives.
+    :param clock_offset: how many seconds the server's clock, and its ``Date`` header, are ahead; negative: behind.
+    :param latency: additional seconds for each round trip: half of them pass before a
+        request is handled, half before its response is sent.
+    :param token_lifetime: the lifetime of an access token in seconds.
     :param bound_tokens: access tokens are bound to the proof's key. False: ``token_type`` Bearer in response
-        to a proof; the refresh token is bound nevertheless (RFC 9449 §5).
-    :param bind_refresh_tokens: ``public``: only those of public clients are bound to the proof's key, as
-        RFC 9449 §5 says; ``always``: those of confidential clients too, as some servers do.
+        to a proof; the refresh token is still bound (RFC 9449 §5).
+    :param bind_refresh_tokens: ``public``: only refresh tokens of public clients are bound to the proof's key, as
+        RFC 9449 §5 says; ``always``: those of confidential clients, too, as with some servers.
     :param rotate_refresh_tokens: each refresh brings a new refresh token; using an old one again revokes
-        all that came from the same grant (RFC 9700 §4.14.2).
-    :param require_proof: refuse token requests without a proof (RFC 9449 §5.2). False: Bearer tokens then.
+        all tokens of the same grant (RFC 9700 §4.14.2).
+    :param require_proof: refuse token requests without a proof (RFC 9449 §5.2). False: they get Bearer tokens.
     :param require_pkce: refuse authorization requests without ``code_challenge``.
     :param required_scope: the scope that the resource requires; a token without it gets 403.
     :param granted_scope: the scopes that the user grants at most; None: all that are requested.
@@ -139,8 +139,8 @@ class Settings:
     :param tokens: new access tokens are ``opaque``, or ``jwt`` (RFC 9068) signed with a key of ``/jwks``.
     :param device_user: the user of a device agrees when somebody ``visits`` the page of the device grant; ``agrees`` at
         once; or ``refuses``.
-    :param device_interval: seconds between two questions of a device, at least; sooner is ``slow_down``.
-    :raises UsageError: an unknown name or an invalid value, at construction and at each assignment.
+    :param device_interval: the minimal seconds between two polls of a device; an earlier one gets ``slow_down``.
+    :raises UsageError: a name is unknown or a value is invalid, at construction and at each assignment.
     """
 
     as_nonces: Discipline = "rotating"
@@ -184,7 +184,7 @@ class Settings:
 def check_setting(name: str, value: object) -> None:
     """Check a setting's name and value.
 
-    :raises UsageError: with the values that make sense.
+    :raises UsageError: they are invalid; the message lists the valid ones.
     """
     kind = _KINDS.get(name)
     if name in ACTIONS:

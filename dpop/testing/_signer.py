@@ -21,7 +21,7 @@ RESOURCE_PATH = "/resource"
 class TokenSigner:
     """Makes the values of access tokens of one test server. Thread-safe.
 
-    Its keys follow the lever ``rotate_keys``: one for each rotation, made when it is first needed.
+    There is one key for each rotation by the lever ``rotate_keys``; it is made when it is first needed.
     """
 
     def __init__(self, levers: ServerLevers) -> None:
@@ -40,7 +40,7 @@ class TokenSigner:
         expires_at: float,
         cnf: Mapping[str, object] | None,
     ) -> str:
-        """The value of a new access token, of the kind that the lever ``tokens`` says."""
+        """Return the value of a new access token, of the kind in the lever ``tokens``."""
         if self._levers.tokens == "opaque":
             return secrets.token_urlsafe(32)
         claims: dict[str, object] = {
@@ -58,7 +58,7 @@ class TokenSigner:
         return self.sign("at+jwt", claims)
 
     def sign(self, typ: str, claims: Mapping[str, object]) -> str:
-        """A JWT of the newest key."""
+        """Return a JWT signed with the newest key."""
         newest = self._levers.key_range[1]
         key = self._key(newest)
         header = {"alg": key.alg, "kid": _name(newest), "typ": typ}
@@ -66,7 +66,7 @@ class TokenSigner:
         return f"{data}.{b64url_encode(key.sign(data.encode('ascii')))}"
 
     def verified(self, text: str) -> Mapping[str, object] | None:
-        """The claims of a JWT that one of the published keys signed; None for any other text."""
+        """Return the claims of a JWT that one of the published keys signed; None for any other text."""
         data, _, signature = text.rpartition(".")
         try:
             parts = data.split(".")
@@ -84,7 +84,7 @@ class TokenSigner:
         return None
 
     def jwks(self) -> dict[str, object]:
-        """The published keys (RFC 7517 §5), the newest first."""
+        """Return the published keys (RFC 7517 §5), the newest first."""
         oldest, newest = self._levers.key_range
         numbers = range(newest, oldest - 1, -1)
         return {

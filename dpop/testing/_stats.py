@@ -19,21 +19,21 @@ from dpop.testing._messages import Headers, Request
 __all__ = ["KEPT_FORM", "Journal", "RecordedRequest", "Refusal", "Stats"]
 
 KEPT_FORM = 4_096
-"""Bytes of a body that a recorded request keeps."""
+"""How many bytes of its body a recorded request keeps."""
 
 _LOGGER = logging.getLogger("dpop.testing")
 _MAX_JTI = 200_000
 _MAX_KEPT_BYTES = 32 * 1024 * 1024
-_FIELD_BYTES = 160  # of two short strings and their tuple, beside their characters
+_FIELD_BYTES = 160  # the size of two short strings and their tuple, without their characters
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One refusal and its reason; it holds no token, proof, nonce or code.
+    """One refusal and its reason, without tokens, proofs, nonces and codes.
 
-    :param endpoint: such as ``token`` or ``resource``.
-    :param error: the OAuth error code of the response, empty for a challenge without one.
-    :param reason: a stable name: a :class:`dpop.server.Reason`, or one of this server's own.
+    :param endpoint: the endpoint, such as ``token`` or ``resource``.
+    :param error: the OAuth error code of the response; empty for a challenge without an error.
+    :param reason: a stable name: a :class:`dpop.server.Reason`, or one that only this server has.
     """
 
     endpoint: str
@@ -48,10 +48,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RecordedRequest:
-    """One request as it came over the wire, and the status it got (0: the connection was dropped).
+    """One request as it was on the wire, and the status of its response (0: the connection was dropped).
 
-    :param connection: number of the TCP connection, counted from 1.
-    :param body: its first 4,096 bytes: enough for a form.
+    :param connection: the number of the TCP connection, counted from 1.
+    :param body: the first 4,096 bytes of the body: enough for a form.
     """
 
     endpoint: str
@@ -75,7 +75,7 @@ class RecordedRequest:
 
     @property
     def proof(self) -> str | None:
-        """The DPoP header field, None unless there is exactly one."""
+        """The DPoP header field; None unless there is exactly one."""
         proofs = self.fields("DPoP")
         return proofs[0] if len(proofs) == 1 else None
 
@@ -87,7 +87,7 @@ class Stats:
     """Counters since the start or the last :meth:`reset`. Thread-safe.
 
     ``wasted_per_1000`` is the measure of a client: round trips that only fetched a nonce, per 1,000
-    requests that did their work.
+    requests that succeeded or were refused for another reason.
     """
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Stats:
 
     @property
     def requests(self) -> int:
-        """Requests; those of ``/levers`` and ``/stats`` do not count."""
+        """The number of requests, without those of ``/levers`` and ``/stats``."""
         with self._lock:
             return self._requests.total()
 
@@ -124,13 +124,13 @@ class Stats:
 
     @property
     def statuses(self) -> dict[int, int]:
-        """Responses by status; 0 stands for a dropped connection."""
+        """The number of responses by status; 0 means a dropped connection."""
         with self._lock:
             return dict(self._statuses)
 
     @property
     def challenges(self) -> int:
-        """``use_dpop_nonce`` responses: wasted round trips."""
+        """The number of ``use_dpop_nonce`` responses, which are wasted round trips."""
         with self._lock:
             return self._challenges.total()
 
@@ -149,31 +149,31 @@ class Stats:
 
     @property
     def refusals(self) -> int:
-        """Refusals of any kind, challenges included."""
+        """The number of refusals of any kind, with challenges."""
         return self._refusals
 
     @property
     def proofs(self) -> int:
-        """Requests with a DPoP header."""
+        """The number of requests with a DPoP header."""
         return self._proofs
 
     @property
     def distinct_jti(self) -> int:
-        """Different ``jti`` among all proofs, good or bad, that could be read."""
+        """The number of different ``jti`` values in all readable proofs, good or bad."""
         return self._distinct_jti
 
     @property
     def repeated_jti(self) -> int:
-        """Proofs whose ``jti`` was seen before, among about the last 200,000."""
+        """The number of proofs whose ``jti`` was seen before, among about the last 200,000."""
         return self._repeated_jti
 
     @property
     def connections(self) -> int:
-        """TCP connections accepted."""
+        """The number of accepted TCP connections."""
         return self._connections
 
     def as_dict(self) -> dict[str, object]:
-        """All counters as JSON values."""
+        """Return all counters as JSON values."""
         return {
             "requests": self.requests,
             "requests_by_endpoint": self.requests_by_endpoint,
@@ -272,7 +272,7 @@ def _size_of_request(request: RecordedRequest) -> int:
 class Journal:
     """The last refusals and requests, with the counters. Thread-safe, bounded.
 
-    :param kept: how many of each.
+    :param kept: how many entries of each kind are kept.
     """
 
     def __init__(self, *, kept: int) -> None:
@@ -299,7 +299,7 @@ class Journal:
     def refused(self, endpoint: str, request: Request, error: InvalidProof, *, bare: bool = False) -> None:
         """Record a refusal and log its reason.
 
-        :param bare: the client is told no error, for it sent no credentials (RFC 9449 §7.1).
+        :param bare: the response names no error, because the client sent no credentials (RFC 9449 §7.1).
         """
         code = "" if bare else error.error
         refusal = Refusal(

@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PushedRequest:
-    """An authorization request that came by PAR (RFC 9126)."""
+    """An authorization request that was pushed (RFC 9126)."""
 
     client_id: str
     parameters: Mapping[str, str]
@@ -33,10 +33,10 @@ class PushedRequest:
 class Code:
     """An authorization code.
 
-    :param jkt: the key it is bound to (``dpop_jkt``), None without one (RFC 9449 §10).
-    :param redirect_uri: of the authorization request, None if it had none.
-    :param nonce: of the authorization request, for the ID token.
-    :param grant: names all that comes of one consent, so that it can be revoked together.
+    :param jkt: the thumbprint of its key (``dpop_jkt``); None for an unbound code (RFC 9449 §10).
+    :param redirect_uri: the redirect_uri of the authorization request; None if it had none.
+    :param nonce: the nonce of the authorization request, for the ID token.
+    :param grant: the name of the grant; all tokens of one consent share it, so that they can be revoked together.
     """
 
     value: str
@@ -53,7 +53,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RefreshToken:
-    """A refresh token; ``jkt`` is the key it is bound to, None if it is unbound (RFC 9449 §5)."""
+    """A refresh token; ``jkt`` is the thumbprint of its key, None if it is unbound (RFC 9449 §5)."""
 
     value: str
     client_id: str
@@ -66,7 +66,7 @@ class RefreshToken:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AccessToken:
-    """An access token; ``cnf`` says what it is bound to, None if it is a bearer token (RFC 9449 §6)."""
+    """An access token; ``cnf`` names its key, None if it is a bearer token (RFC 9449 §6)."""
 
     value: str
     client_id: str
@@ -79,7 +79,7 @@ class AccessToken:
 
     @property
     def bound_jkt(self) -> str | None:
-        """``cnf.jkt``; a value that is not a str is returned as a text that is not a thumbprint."""
+        """``cnf.jkt``; a value that is not a str is returned as a text that is not a valid thumbprint."""
         jkt = None if self.cnf is None else self.cnf.get("jkt")
         return None if jkt is None else str(jkt)
 
@@ -117,14 +117,14 @@ class Store:
     # --- pushed requests
 
     def push(self, client_id: str, parameters: Mapping[str, str]) -> tuple[str, int]:
-        """Keep an authorization request; returns its ``request_uri`` and the seconds it lives."""
+        """Store an authorization request; return its ``request_uri`` and its lifetime in seconds."""
         uri = "urn:ietf:params:oauth:request_uri:" + secrets.token_urlsafe(24)
         with self._lock:
             _put(self._pushed, uri, PushedRequest(client_id, parameters, self._clock() + _PUSHED_SECONDS))
         return uri, _PUSHED_SECONDS
 
     def take_pushed(self, uri: str) -> PushedRequest | None:
-        """Take the request behind a ``request_uri``, which is valid once (RFC 9126 §7.3)."""
+        """Take the request of a ``request_uri``, which is valid once (RFC 9126 §7.3)."""
         with self._lock:
             pushed = self._pushed.pop(uri, None)
         return pushed if pushed is not None and pushed.expires_at > self._clock() else None
@@ -132,7 +132,7 @@ class Store:
     # --- codes and refresh tokens
 
     def add_code(self, code: Code) -> None:
-        """Keep a code; it lives ten minutes."""
+        """Store a code, which is valid for ten minutes."""
         with self._lock:
             _put(self._codes, code.value, replace(code, expires_at=self._clock() + _CODE_SECONDS))
 
@@ -143,7 +143,7 @@ class Store:
         return code if code is not None and code.expires_at > self._clock() else None
 
     def add_refresh_token(self, token: RefreshToken) -> None:
-        """Keep a refresh token."""
+        """Store a refresh token."""
         with self._lock:
             _put(self._refresh, token.value, token)
 
@@ -164,9 +164,9 @@ class Store:
         return used is not None
 
     def revoke_if_used_before(self, value: str) -> bool:
-        """Revoke the grant of a code or refresh token that was used before: somebody may have stolen it.
+        """Revoke the grant of a code or refresh token that was used before, because it may be stolen.
 
-        Revokes all tokens of the same consent (RFC 6749 §4.1.2, RFC 9700 §4.14.2).
+        All tokens of the same consent are revoked (RFC 6749 §4.1.2, RFC 9700 §4.14.2).
         """
         with self._lock:
             grant = self._used.get(value)
@@ -178,7 +178,7 @@ class Store:
     # --- devices
 
     def add_device_code(self, code: DeviceCode) -> None:
-        """Keep the codes of a device."""
+        """Store the codes of a device."""
         with self._lock:
             _put(self._devices, code.value, code)
 
@@ -188,7 +188,7 @@ class Store:
             return self._devices.get(value)
 
     def agree(self, user_code: str) -> bool:
-        """Note that the user of a device has agreed; False if there is no such code."""
+        """Record that the user of a device has agreed; return False if there is no such code."""
         with self._lock:
             found = [code for code in self._devices.values() if code.user_code == user_code]
             for code in found:
@@ -196,7 +196,7 @@ class Store:
         return bool(found)
 
     def polled_too_soon(self, value: str, now: float, interval: float) -> bool:
-        """Whether the last question about a device code was less than the interval ago; notes this one."""
+        """Record a poll with a device code; return whether the last one was less than the interval ago."""
         with self._lock:
             code = self._devices.get(value)
             if code is None:
@@ -212,7 +212,7 @@ class Store:
     # --- access tokens
 
     def add_access_token(self, token: AccessToken) -> None:
-        """Keep an access token."""
+        """Store an access token."""
         with self._lock:
             _put(self._access, token.value, token)
 
@@ -241,13 +241,13 @@ class Store:
                 del self._refresh[value]
 
     def revoke_access_tokens(self) -> None:
-        """Revoke every access token there is; refresh tokens stay."""
+        """Revoke all access tokens; refresh tokens stay valid."""
         with self._lock:
             self._access.clear()
 
 
 def new_grant() -> str:
-    """Make a name for a new grant, to which all tokens of one consent belong."""
+    """Return a name for a new grant; all tokens of one consent belong to a grant."""
     return uuid.uuid4().hex
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The token endpoint of RFC 9449: three grants, each requested with a proof.
 
-The order is what matters: look at the grant without using it up, verify the proof against the key the
-grant is bound to, and only then use the grant up. A client that is asked for a nonce can so come back
-with the same code or refresh token.
+The order matters: read the grant without using it up, verify the proof against the key of the grant, and only then use
+the grant up. So a client that needs a nonce can send the same code or refresh token again.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class TokenEndpoint:
         """
         form = request.form()
         client = self._deployment.clients.authenticate(request, form)
-        self._deployment.refuse_if_told(Role.AS, request, self._as_gate)
+        self._deployment.refuse_by_lever(Role.AS, request, self._as_gate)
         match form.get("grant_type"):
             case "authorization_code":
                 return self._redeem_code(request, client, form)
@@ -198,7 +197,7 @@ class TokenEndpoint:
         return seen
 
     def _cnf(self, seen: VerifiedProof | None) -> Mapping[str, object] | None:
-        """The confirmation claim of the access token (RFC 9449 §6)."""
+        """Return the confirmation claim of the access token (RFC 9449 §6)."""
         return {"jkt": seen.jkt} if seen is not None and self._levers.bound_tokens else None
 
     def _binds_refresh_token(self, client: Client) -> bool:
@@ -328,14 +327,14 @@ def _check_jti(seen: VerifiedProof, code: str) -> None:
 
 
 def _check_pkce(code: Code, verifier: str | None) -> None:
-    """Check by PKCE that the code is redeemed by the client that requested it (RFC 7636 §4.6)."""
+    """Check with PKCE that the client that requested the code redeems it (RFC 7636 §4.6)."""
     if code.code_challenge is None:
         return
     if verifier is None:
         raise _invalid_grant("code_verifier_missing", "code_verifier is missing")
     challenge = b64url_encode(hashlib.sha256(verifier.encode()).digest())
     if not hmac.compare_digest(challenge, code.code_challenge):
-        raise _invalid_grant("code_verifier_mismatch", "code_verifier does not fit the code_challenge")
+        raise _invalid_grant("code_verifier_mismatch", "code_verifier does not match the code_challenge")
 
 
 def _invalid_grant(reason: str, detail: str) -> InvalidProof:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokens that are bound to a key: how they are requested, stored, and kept fresh.
 
-The integrations have the token endpoint itself, each for its HTTP library: ``from dpop.requests import
-TokenEndpoint``. Here is what goes into an endpoint and comes out of it:
+Each integration has a token endpoint for its HTTP library: ``from dpop.requests import TokenEndpoint``. This package
+has the objects that an endpoint takes and returns:
 
-- :class:`TokenSet` - tokens of one grant, with the ``jkt`` of their key and the place where the key is kept.
+- :class:`TokenSet` - tokens of one grant, with the ``jkt`` and the reference of their key.
 - :class:`FileTokenStore`, :class:`MemoryTokenStore` - stores for token sets; :class:`TokenStore` is the protocol that
   another store must follow. ``endpoint.source(store)`` makes a :class:`RefreshingSource`: call it for a token.
-- :class:`Refresher` - keeps stored tokens fresh, in a process of its own.
-- :class:`ServerMetadata` - a server's endpoints, by hand.
-- :class:`PrivateKeyJWT` - client authentication by a signed assertion.
+- :class:`Refresher` - keeps stored tokens fresh, in a separate process.
+- :class:`ServerMetadata` - a server's endpoints, to set them by hand.
+- :class:`PrivateKeyJWT` - client authentication with a signed assertion.
 
 For authors of integrations: an endpoint carries out the :data:`Steps` of :class:`Grants`, and sends each
 :class:`HTTPRequest` with its HTTP library.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Generated from dpop/tokens/_endpoint.py by scripts/generate_twins.py; do not edit.
-"""Token endpoints as users hold them, for tasks; an integration adds how a request is sent.
+"""The methods of token endpoints for tasks; an integration adds how a request is sent.
 
-They run the steps of :class:`dpop.tokens.Grants`. The twin for threads: :mod:`dpop.tokens._endpoint`.
+They run the steps of :class:`dpop.tokens.Grants`. The module for threads is :mod:`dpop.tokens._endpoint`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
         """Make an endpoint whose URLs come from the issuer's ``/.well-known`` metadata (RFC 8414).
 
         :param issuer: the URL of the authorization server. The other settings are those of the constructor.
-        :raises TokenRequestError: there is no metadata, or it is another issuer's.
+        :raises TokenRequestError: there is no metadata, or it belongs to another issuer.
         """
         make = partial(
             cls,
@@ -83,10 +83,10 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
     # -- tokens
 
     async def grant(self, grant_type: str, **parameters: Parameter) -> TokenSet:
-        """Ask for tokens by any grant: ``grant("client_credentials", scope="read")``.
+        """Request tokens with any grant: ``grant("client_credentials", scope="read")``.
 
-        :param parameters: of the request; client authentication and proof are added.
-        :raises TokenRequestError: the tokens did not come; :mod:`dpop.errors` says which error means what.
+        :param parameters: the parameters of the request; client authentication and proof are added.
+        :raises TokenRequestError: there are no tokens; :mod:`dpop.errors` describes the subclasses.
         """
         return await self.run(self._grants.grant(grant_type, parameters))
 
@@ -102,11 +102,11 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
     ) -> TokenSet:
         """Exchange an authorization code for tokens (RFC 6749 §4.1.3).
 
-        :param code_verifier: of PKCE (RFC 7636).
-        :param nonce: of the authorization request, if it had one: the ID token is verified then, as
-            :meth:`finish_authorization` does it.
-        :param id_token_key: for encrypted ID tokens, see there.
-        :param parameters: further ones of the request, such as ``resource``.
+        :param code_verifier: the code verifier of PKCE (RFC 7636).
+        :param nonce: the nonce of the authorization request, if it had one. The ID token is then verified as in
+            :meth:`finish_authorization`.
+        :param id_token_key: the private key for encrypted ID tokens, as in :meth:`finish_authorization`.
+        :param parameters: further parameters of the request, such as ``resource``.
         :raises ReauthorizationError: the code is used up or expired, or was requested with another key.
         :raises OutcomeUnknownError: no response came; the code may be used up.
         :raises InvalidTokenResponseError: tokens came that must not be used; they are in its ``tokens``.
@@ -162,15 +162,15 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
     async def refresh(self, tokens: TokenSet | str, *, rebind: bool = False, **parameters: Parameter) -> TokenSet:
         """Get a new access token for a refresh token (RFC 6749 §6).
 
-        Where several tasks, processes or hosts share the tokens, let :meth:`source` do it.
+        If several tasks, processes or hosts share the tokens, use :meth:`source` instead.
 
-        :param tokens: a set, or a refresh token alone. The set is not changed: use the returned one.
-        :param rebind: with a confidential client, from now on use this key instead of the one the tokens
+        :param tokens: a token set, or only a refresh token. The set is not changed: use the returned one.
+        :param rebind: for a confidential client: use this key from now on, instead of the one that the tokens
             name (RFC 9449 §5).
-        :param parameters: further ones of the request, such as ``scope`` or ``resource``.
+        :param parameters: further parameters of the request, such as ``scope`` or ``resource``.
         :raises KeyMismatchError: the tokens are bound to another key; nothing was sent.
         :raises ReauthorizationError: the refresh token is dead.
-        :raises TokenEndpointUnavailableError: not now; the refresh token is as good as it was.
+        :raises TokenEndpointUnavailableError: a temporary failure; the refresh token is still valid.
         :raises OutcomeUnknownError: no response came; the refresh token may be used up.
         :raises InvalidTokenResponseError: tokens came that must not be used; they are in its ``tokens``.
         """
@@ -189,8 +189,8 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
     ) -> AuthorizationRequest:
         """Make an authorization request with PKCE and ``state``: send the user to its ``url``.
 
-        :param push: push it first (RFC 9126); by default wherever the server has an endpoint for that.
-        :param dpop_jkt: have the code bound to the key (RFC 9449 §10); by default as the server's profile says.
+        :param push: push it first (RFC 9126); by default if the server has an endpoint for that.
+        :param dpop_jkt: bind the code to the key (RFC 9449 §10); by default as the server's profile says.
         """
         return await self.run(
             self._grants.start_authorization(redirect_uri, scope, parameters, push=push, dpop_jkt=dpop_jkt)
@@ -209,7 +209,7 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
         Where the server's keys cannot be had, a WARNING says so, and the ID token is kept with
         ``id_token_verified=False``.
 
-        :param callback: the URL that the user came back with, or its query.
+        :param callback: the URL to which the browser was sent back, or its query.
         :param id_token_key: the private key for encrypted ID tokens: PEM, or a JWK.
         :raises InvalidTokenResponseError: the callback does not belong to the request, and nothing was sent; or tokens
             came that must not be used, which are in its ``tokens``.
@@ -233,12 +233,12 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
     async def poll_device(
         self, device: DeviceAuthorization, *, id_token_key: Mapping[str, Any] | bytes | str | None = None
     ) -> TokenSet:
-        """Wait for the user's decision, asking as often as the server allows, and verify the ID token.
+        """Wait for the user's decision, poll as often as the server allows, and verify the ID token.
 
         :param id_token_key: as for :meth:`finish_authorization`.
         :raises InvalidIDTokenError: the ID token must not be believed; the tokens are in its ``tokens``.
         :raises ReauthorizationError: the codes expired.
-        :raises TokenRefusedError: the user said no.
+        :raises TokenRefusedError: the user refused.
         """
         return await self.run(self._grants.poll_device(device, id_token_key=id_token_key))
 
@@ -278,14 +278,14 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
         rebind: bool = False,
         **parameters: Parameter,
     ) -> AsyncRefreshingSource:
-        """A token source: await a call of it for a fresh access token, from any task, and in any number of processes.
+        """Make a token source: await a call of it for a fresh access token, from any task and in many processes.
 
-        Give it to an adapter as ``access_token=``. Tokens that are bound to no key go out as Bearer.
+        Give it to an adapter as ``access_token=``. Tokens that are bound to no key are sent as Bearer.
 
-        :param store: where the tokens are kept, such as a :class:`dpop.tokens.FileTokenStore`.
+        :param store: the store of the tokens, such as a :class:`dpop.tokens.FileTokenStore`.
         :param account: the account whose tokens to use; each account has its own source.
-        :param ahead: seconds before the end of an access token from which on it is renewed; by default a fifth
-            of its life, at most five minutes.
+        :param ahead: how many seconds before its end an access token is renewed; by default a fifth
+            of its lifetime, at most five minutes.
         :param lock_seconds: how long to wait while another process or host renews the tokens.
         :param scope: sent with each refresh, for an access token with fewer scopes than were granted.
         :param resource: sent with each refresh, for an access token for these resources (RFC 8707); by default those

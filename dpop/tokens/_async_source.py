@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token sources for tasks; see :mod:`dpop.tokens._source`. This module is imported on first use only.
 
-A renewal belongs to no task and no event loop, for either may end between a refresh and its response. It runs in
-a thread of its own, and so does the event loop that carries its requests. Only a client that the user gave has to
-work on the user's event loop: then requests go there and back, and all the rest stays in the thread.
+A renewal belongs to no task and no event loop, because either may end between a refresh and its response. It runs in a
+separate thread, with an event loop for its requests. A client that the user gave has to work on the user's event loop:
+then only the requests run there, and the rest runs in the thread.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dpop.tokens._source import SharedRefresh, awaited
 from dpop.tokens._steps import HTTPRequest, HTTPResponse, NoResponse, Steps, is_unsent, run_steps
 from dpop.tokens._token_set import TokenSet
 
-__all__ = ["AsyncRefreshingSource", "carried_on_callers_loop", "carried_on_own_loop"]
+__all__ = ["AsyncRefreshingSource", "sent_on_callers_loop", "sent_on_own_loop"]
 
 _T = TypeVar("_T")
 _Exchange = Callable[[HTTPRequest], Awaitable[HTTPResponse]]
 
 _LOOK_SECONDS: Final = 0.25
 _LOOKS: Final = 8
-"""So many times a caller's event loop may be found standing before a response is given up."""
+"""How often a caller's event loop may be found stopped before its response is given up."""
 
 
 class AsyncRefreshingSource(SharedRefresh):
@@ -40,7 +40,7 @@ class AsyncRefreshingSource(SharedRefresh):
         """Return a fresh access token.
 
         :raises ReauthorizationError: the user has to authorise.
-        :raises TokenRequestError: the server gave none.
+        :raises TokenRequestError: the server gave no tokens.
         :raises TokenStoreError: the store cannot be read or written.
         """
         return await self.atoken()
@@ -53,33 +53,31 @@ class AsyncRefreshingSource(SharedRefresh):
     async def renew(self) -> str:
         """Renew the tokens now, although they have not expired, and return the new access token.
 
-        For a token with rights that the user has just been given, for example. Callers who ask at the same time share
-        one refresh, also with other processes and hosts: tokens that another one has stored since are taken.
+        Use it to get a token with rights that the user was just given, for example. Callers at the same time share one
+        refresh, also with other processes and hosts: tokens that another one has stored meanwhile are returned.
 
         :raises ReauthorizationError: the user has to authorise.
-        :raises TokenRequestError: the server gave none; also while it is not asked again after a failure. The tokens
-            that the source has are as good as before.
+        :raises TokenRequestError: the server gave no tokens, or the pause after a failure is not over. The current
+            tokens are still valid.
         :raises TokenStoreError: the store cannot be read or written.
         """
         return await self.arenew()
 
     async def arenew(self) -> str:
-        """Form of :meth:`renew` that both kinds of sources have."""
+        """Alias of :meth:`renew`, which both kinds of sources have."""
         return await awaited(self._wanted_new, self)
 
     async def tokens(self) -> TokenSet:
-        """Return the token set that the fresh access token is from."""
+        """Return the token set of the fresh access token."""
         await self.atoken()
         assert self._tokens is not None  # noqa: S101 - a call that returns has adopted one
         return self._tokens
 
 
-def carried_on_own_loop(
-    exchange: _Exchange, close: Callable[[], Coroutine[Any, Any, None]]
-) -> Callable[[Steps[_T]], _T]:
+def sent_on_own_loop(exchange: _Exchange, close: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[Steps[_T]], _T]:
     """Run steps in this thread, with an event loop of their own.
 
-    :param close: closes the connections of the event loop that it is awaited on.
+    :param close: closes the connections of the event loop on which it is awaited.
     """
 
     def run(steps: Steps[_T]) -> _T:
@@ -90,7 +88,7 @@ def carried_on_own_loop(
 
 
 class _OwnLoop:
-    """An event loop made only for the first request, because most renewals find fresh tokens in the store."""
+    """An event loop that is created at the first request, because most renewals find fresh tokens in the store."""
 
     def __init__(self, exchange: _Exchange, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._exchange = exchange
@@ -107,12 +105,12 @@ class _OwnLoop:
 
     def __exit__(self, *exc: object) -> None:
         if self._runner is not None:
-            # The response is there; how its connection ends does not matter.
+            # The response has arrived; errors while closing its connection do not matter.
             with self._runner, contextlib.suppress(Exception):
                 self._runner.run(self._close())
 
 
-def carried_on_callers_loop(exchange: _Exchange) -> Callable[[Steps[_T]], _T]:
+def sent_on_callers_loop(exchange: _Exchange) -> Callable[[Steps[_T]], _T]:
     """Run steps in a thread; only their requests run on the caller's event loop."""
     carry = _of_trio(exchange) or _OfAsyncio(exchange, asyncio.get_running_loop())
     return lambda steps: run_steps(steps, carry)
@@ -129,7 +127,7 @@ class _OfAsyncio:
         async def once() -> HTTPResponse:
             nonlocal sent
             if given_up:
-                raise NoResponse("its caller has gone", sent=False)
+                raise NoResponse("its caller has given up", sent=False)
             sent = True
             try:
                 return await self._exchange(request)
@@ -143,7 +141,7 @@ class _OfAsyncio:
         except RuntimeError:  # the loop is closed
             coroutine.close()
             raise NoResponse("the event loop of its client is closed", sent=False) from None
-        standing = 0
+        stopped = 0
         while True:
             try:
                 return future.result(_LOOK_SECONDS)
@@ -152,8 +150,8 @@ class _OfAsyncio:
             except TimeoutError:
                 if future.done():
                     raise
-                standing = 0 if self._loop.is_running() else standing + 1
-                if self._loop.is_closed() or standing >= _LOOKS:
+                stopped = 0 if self._loop.is_running() else stopped + 1
+                if self._loop.is_closed() or stopped >= _LOOKS:
                     break
         given_up = True
         future.cancel()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Authorization requests, their callbacks, and device codes (RFC 6749 §4.1, RFC 7636, RFC 8628, RFC 9126, RFC 9207).
 
-A request is made here and sent by a browser; no I/O.
+A browser sends these requests; this module does no I/O.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _OURS = frozenset({"response_type", "client_id", "redirect_uri", "state", "code_
 
 @dataclass(frozen=True, slots=True, repr=False)
 class AuthorizationRequest:
-    """One authorization request: send the user to :attr:`url`, and keep the rest until they come back.
+    """An authorization request: send the user to :attr:`url`, and keep this object until the callback.
 
-    :param url: for the browser.
-    :param redirect_uri: where the server sends the browser back to.
-    :param state: comes back in the callback, and ties it to this request.
-    :param code_verifier: proves at the token endpoint that the code was asked for here (PKCE). A secret.
-    :param nonce: ties the ID token to this request; ``None`` if the scope did not ask for one (``openid``).
+    :param url: the URL for the browser.
+    :param redirect_uri: the URL to which the server sends the browser back.
+    :param state: a random text that the callback repeats, so that it belongs to this request.
+    :param code_verifier: a secret that proves to the token endpoint that this client requested the code (PKCE).
+    :param nonce: a random text that the ID token repeats; ``None`` if the scope has no ``openid``.
     """
 
     url: str
@@ -63,12 +63,12 @@ class AuthorizationRequest:
 
     @hide_frames
     def code_of(self, callback: str, *, issuer: str | None = None, iss_required: bool = False) -> str:
-        """The code in the callback: the URL, or its query, that the user came back with.
+        """Return the code in a callback: the URL to which the browser was sent back, or its query.
 
-        :param issuer: of the server that was asked (RFC 9207 §2.4).
+        :param issuer: the issuer of the server that got the request (RFC 9207 §2.4).
         :param iss_required: the server always sends ``iss``.
-        :raises InvalidTokenResponseError: the callback does not belong to this request, or is another server's.
-        :raises ReauthorizationError: the user said no.
+        :raises InvalidTokenResponseError: the callback belongs to another request or to another server.
+        :raises ReauthorizationError: the user refused.
         :raises TokenRefusedError: the server refused.
         """
         response = _callback_parameters(callback)
@@ -80,7 +80,7 @@ class AuthorizationRequest:
             )
         if issuer is not None and iss is not None and iss != issuer:
             raise InvalidTokenResponseError(
-                "the callback is of another server than the one that was asked: its iss differs; it is not used"
+                "the callback comes from another server than the request went to: its iss differs; it is not used"
             )
         error = response.get("error")
         if error is not None:
@@ -88,56 +88,58 @@ class AuthorizationRequest:
             raise kind(f"the authorization server says {_said(response)}", error=error)
         code = response.get("code")
         if not code:
-            raise InvalidTokenResponseError("the callback has neither a code nor an error; was it copied as a whole?")
+            raise InvalidTokenResponseError("the callback has neither a code nor an error; was it copied completely?")
         return code
 
     def _check_state(self, response: Mapping[str, str]) -> None:
-        """Make sure that the callback belongs to this request (RFC 6749 §10.12).
+        """Check that the callback belongs to this request (RFC 6749 §10.12).
 
-        :raises InvalidTokenResponseError: it does not, or that cannot be seen.
+        :raises InvalidTokenResponseError: it does not, or does not show it.
         """
         state = response.get("state")
         if state is None:
             if "error" in response:
                 raise InvalidTokenResponseError(
-                    f"the callback has an error and no state, so that it may be of any request; it says"
+                    f"the callback has an error but no state, so it may belong to any request; it says"
                     f" {_said(response)}"
                 )
             if "response" in response:
                 raise InvalidTokenResponseError(
-                    "the callback is a signed response (JARM), which is not supported; ask for response_mode=query"
+                    "the callback is a signed response (JARM), which is not supported; request response_mode=query"
                 )
             raise InvalidTokenResponseError("the callback has no state; it is not used")
         if not hmac.compare_digest(state.encode("utf-8", "replace"), self.state.encode()):
             raise InvalidTokenResponseError(
-                "the state of the callback is not that of this request: it is of an older login or of somebody else;"
-                " it is not used"
+                "the state of the callback is not that of this request: it belongs to an older login or to somebody"
+                " else; it is not used"
             )
 
 
 def _callback_parameters(callback: object) -> dict[str, str]:
-    """The parameters of a callback URL or query.
+    """Return the parameters of a callback URL or query.
 
     :raises ArgumentTypeError: not a str.
-    :raises InvalidTokenResponseError: there are none, or not each of them once.
+    :raises InvalidTokenResponseError: there are no parameters, or one is given twice.
     """
     if not isinstance(callback, str):
-        raise ArgumentTypeError("callback", "the URL that the user came back with, a str", callback)
+        raise ArgumentTypeError("callback", "the URL to which the browser was sent back, a str", callback)
     callback = callback.strip()
     try:
         parts = urlsplit(callback)
         query = parts.query if _URL.match(callback) else callback.lstrip("?")
         pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=50)
     except ValueError:
-        raise InvalidTokenResponseError("the callback is no URL, or has too many parameters; it is not used") from None
+        raise InvalidTokenResponseError(
+            "the callback is not a URL, or has too many parameters; it is not used"
+        ) from None
     if not callback:
-        raise InvalidTokenResponseError("the callback is empty; give the whole URL that the browser was sent to")
+        raise InvalidTokenResponseError("the callback is empty; give the complete URL to which the browser was sent")
     if not pairs or callback.startswith("#"):
         if parts.fragment:
             raise InvalidTokenResponseError(
-                "the callback has its parameters behind a #, in the fragment; ask for response_mode=query"
+                "the callback has its parameters after a #, in the fragment; request response_mode=query"
             )
-        raise InvalidTokenResponseError("the callback has no parameters; give the whole URL with its query")
+        raise InvalidTokenResponseError("the callback has no parameters; give the complete URL with its query")
     response = dict(pairs)
     if len(response) != len(pairs):
         raise InvalidTokenResponseError("the callback has a parameter twice; it is not used")
@@ -152,15 +154,15 @@ def _said(response: Mapping[str, str]) -> str:
 def new_authorization_request(
     endpoint: str, client_id: str, redirect_uri: str, more: list[tuple[str, str]]
 ) -> tuple[AuthorizationRequest, list[tuple[str, str]]]:
-    """Make a request with fresh ``state`` and PKCE verifier; returns its parameters without ``client_id`` as well.
+    """Make a request with fresh ``state`` and PKCE verifier; also return its parameters, without ``client_id``.
 
-    Where the scope has ``openid``, it also has a ``nonce`` (OpenID Connect Core §3.1.2.1), unless ``more`` brings one.
+    If the scope has ``openid``, it also has a ``nonce`` (OpenID Connect Core §3.1.2.1), unless ``more`` contains one.
 
-    :raises UsageError: ``more`` sets what is set here.
+    :raises UsageError: ``more`` contains a parameter that this function sets.
     """
     taken = sorted(_OURS & {name for name, _ in more})
     if taken:
-        raise UsageError(f"{', '.join(taken)} cannot be given: the authorization request sets it itself")
+        raise UsageError(f"{', '.join(taken)} cannot be given: start_authorization sets it")
     nonce = next((value for name, value in more if name == "nonce"), None)
     if nonce is None and any(name == "scope" and "openid" in value.split() for name, value in more):
         nonce = secrets.token_urlsafe(24)
@@ -181,7 +183,7 @@ def new_authorization_request(
 def pushed(
     request: AuthorizationRequest, endpoint: str, client_id: str, response: Mapping[str, Any]
 ) -> AuthorizationRequest:
-    """Return the request with the ``request_uri`` that the server gave for it when it was pushed (RFC 9126 §4)."""
+    """Return a pushed request with the ``request_uri`` of the server (RFC 9126 §4)."""
     uri = response.get("request_uri")
     if not isinstance(uri, str) or not uri:
         raise InvalidTokenResponseError("the response to the pushed authorization request has no request_uri")
@@ -203,11 +205,11 @@ class DeviceAuthorization:
     """The codes of a device authorization: one to show to the user, and one to poll with (RFC 8628 §3.2).
 
     :param device_code: identifies this authorization at the token endpoint. A secret.
-    :param user_code: for the user to type in at ``verification_uri``.
-    :param verification_uri_complete: ``verification_uri`` with the code in it, for a QR code; not every server has it.
+    :param user_code: the code that the user enters at ``verification_uri``.
+    :param verification_uri_complete: ``verification_uri`` with the code, for a QR code; not all servers send it.
     :param expires_at: Unix seconds.
-    :param interval: seconds between two questions.
-    :param scope: what was asked for.
+    :param interval: seconds between two polls.
+    :param scope: the requested scope.
     """
 
     device_code: str
@@ -227,12 +229,12 @@ def read_device_authorization(
 ) -> DeviceAuthorization:
     """Read the response of a device authorization endpoint.
 
-    Numbers may be strings; one that is missing or makes no sense is replaced by a usual value.
+    Numbers may be strings; a missing or unusable number is replaced with a usual value.
 
     :raises InvalidTokenResponseError: a code or the address is missing or cannot be shown.
     """
     texts = {}
-    # Google has the draft's name for the address.
+    # Google uses the draft's name for the address.
     for name, other in (("device_code", ""), ("user_code", ""), ("verification_uri", "verification_url")):
         value = members.get(name) or members.get(other)
         if not isinstance(value, str) or not value.isprintable() or not value:
@@ -252,6 +254,6 @@ def _seconds(members: Mapping[str, Any], name: str, usual: float, limit: float) 
     seconds = seconds_of(members.get(name))
     if seconds is None or seconds < 0:
         if members.get(name) is not None:
-            _log.warning("the device authorization has an odd %s; %.0f s are taken", name, usual)
+            _log.warning("the device authorization has an unusable %s; %.0f s are used instead", name, usual)
         return usual
     return min(float(seconds), limit)

@@ -21,10 +21,10 @@ _JSON: Final = ("Accept", "application/json")
 def discovery(issuer: str, insecure_origins: str | Iterable[str] = ()) -> Steps[ServerMetadata]:
     """Fetch a server's metadata from its issuer's ``/.well-known`` (RFC 8414 §3, OpenID Connect Discovery §4).
 
-    Both addresses are asked before this gives up.
+    It requests both addresses before it gives up.
 
     :raises InsecureOriginError: the issuer is http:// and not on this machine.
-    :raises TokenRequestError: there is no metadata, or it is another issuer's.
+    :raises TokenRequestError: there is no metadata, or it belongs to another issuer.
     """
     checked_origins(str(Origin.of_url(issuer)), insecure_origins)
     found = []
@@ -34,7 +34,7 @@ def discovery(issuer: str, insecure_origins: str | Iterable[str] = ()) -> Steps[
             response = yield HTTPRequest("GET", url, (_JSON,), None, signed=False)
         except NoResponse as failure:
             raise TokenEndpointUnavailableError(
-                f"{issuer} cannot be asked for its metadata ({failure.reason})"
+                f"the metadata of {issuer} cannot be fetched ({failure.reason})"
             ) from failure
         if response.status == 200:
             try:
@@ -51,7 +51,7 @@ def discovery(issuer: str, insecure_origins: str | Iterable[str] = ()) -> Steps[
         statuses.append(response.status)
     if max(statuses) >= 500 or 429 in statuses:
         raise TokenEndpointUnavailableError(
-            f"{issuer} is out of order: asked for its metadata, it answered {max(statuses)}"
+            f"{issuer} is out of order: it responded {max(statuses)} to a request for its metadata"
         )
     raise InvalidTokenResponseError(
         f"no metadata of {issuer} was found ({'; '.join(found)}); correct the issuer, or give the server's endpoints"

@@ -51,7 +51,7 @@ class EndpointBase:
         return {
             "origins": sorted({str(Origin.of_url(url)) for url in signed}),
             "as_endpoints": signed,
-            "profile": self._grants.profile._replace(algs=None),  # the prover was fitted to them already
+            "profile": self._grants.profile._replace(algs=None),  # the prover has an algorithm from that list already
             "insecure_origins": options.get("insecure_origins", ()),
             "learn_clock": learn_clock,
             "rebuild": self._grants.rebuild if self._grants.client_auth.makes_assertions else None,
@@ -89,7 +89,7 @@ class SyncEndpointBase(EndpointBase, ABC):
     def exchange(self, request: HTTPRequest) -> HTTPResponse:
         """Send one request and read its response.
 
-        :raises NoResponse: there was none.
+        :raises NoResponse: there was no response.
         """
 
     @abstractmethod
@@ -115,10 +115,10 @@ class AsyncEndpointBase(EndpointBase, ABC):
     """Base of an asynchronous endpoint: an integration implements :meth:`exchange`, and steps run with it."""
 
     tools: ClassVar[AsyncTools]
-    """Sleep and worker threads of the event loops that the HTTP library runs on."""
+    """Sleep and worker threads for the event loops of the HTTP library."""
 
     has_given_client: bool = False
-    """Whether requests are carried by a client that was given, so that only its own event loop can carry them."""
+    """Whether the user gave the client, so that requests work on its event loop only."""
 
     @abstractmethod
     def __init__(self, prover: Key | Prover, server: str | ServerMetadata, **options: Any) -> None: ...
@@ -127,7 +127,7 @@ class AsyncEndpointBase(EndpointBase, ABC):
     async def exchange(self, request: HTTPRequest) -> HTTPResponse:
         """Send one request and read its response.
 
-        :raises NoResponse: there was none.
+        :raises NoResponse: there was no response.
         """
 
     @abstractmethod
@@ -161,28 +161,28 @@ class AsyncEndpointBase(EndpointBase, ABC):
             result: _T = done.value
             return result
         except DPoPError as error:
-            # The frames below hold tokens, secrets and codes, and crash reporters send what is in frames.
+            # The frames below contain tokens, secrets and codes, and crash reporters send the variables of frames.
             drop_frames(error)
             raise error.with_traceback(None)  # noqa: B904 - it is the same error
         finally:
-            steps.close()  # a task that is cancelled leaves them where they are
+            steps.close()  # if the task is cancelled, the generator is still suspended
 
     def detached(self) -> Callable[[Steps[_T]], _T]:
         """Return a function that runs steps in a separate thread, so that they outlive the caller's task and loop.
 
-        Requests go out on an event loop of that thread; only those of a client that was given need the caller's.
+        Requests use an event loop of that thread; only a client that the user gave needs the caller's event loop.
         """
-        from dpop.tokens._async_source import carried_on_callers_loop, carried_on_own_loop  # noqa: PLC0415 - asyncio
+        from dpop.tokens._async_source import sent_on_callers_loop, sent_on_own_loop  # noqa: PLC0415 - asyncio
 
         if self.has_given_client:
-            return carried_on_callers_loop(self.exchange)
-        return carried_on_own_loop(self.exchange, self.aclose)
+            return sent_on_callers_loop(self.exchange)
+        return sent_on_own_loop(self.exchange, self.aclose)
 
 
 def check_store(store: object) -> None:
-    """Make sure that the argument is a store, and not the class of one.
+    """Check that the argument is a store, and not the class of a store.
 
-    :raises UsageError: it has not the methods of a store.
+    :raises UsageError: the argument is not a store.
     """
     if isinstance(store, type):
         raise UsageError(f"store is the class {store.__name__}; make one: {store.__name__}(...)")
@@ -191,7 +191,7 @@ def check_store(store: object) -> None:
 
 
 def token_and_hint(tokens: TokenSet | str, hint: str | None) -> tuple[str, str | None]:
-    """Return the token of a set to revoke, the refresh token if there is one, and its type (RFC 7009 §2.1)."""
+    """Return the token to revoke, of a set the refresh token if there is one, and its type (RFC 7009 §2.1)."""
     if isinstance(tokens, str):
         return tokens, hint
     if tokens.refresh_token is not None:

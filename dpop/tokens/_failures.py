@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Describe for people why a request got no response: the host, and the innermost reason.
 
-HTTP libraries wrap the reason in several errors of their own, whose texts hold URLs.
+HTTP libraries wrap the reason in several errors of their own, whose texts contain URLs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CONNECT_REFUSED: Final = re.compile(r"(?:^|: )([345]\d\d [\w -]+)$")
 
 
 def address_of(url: str) -> str:
-    """Host and port of a URL, the default port written out."""
+    """Return host and port of a URL, even if it is the default port."""
     origin = Origin.of_url(url)
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     return f"{host}:{origin.port}"
@@ -31,9 +31,9 @@ def address_of(url: str) -> str:
 def reason_of(error: BaseException, server: str, proxy: str | None = None, *, socks: str = "pysocks") -> str:
     """Describe a failure without URLs and secrets: ``as.example:443: certificate verify failed: …``.
 
-    :param server: its host and port.
+    :param server: the server's host and port.
     :param proxy: host and port of the proxy that was used, if there was one.
-    :param socks: the package that teaches the HTTP library SOCKS.
+    :param socks: the package that the HTTP library needs for SOCKS.
     """
     peer = server if proxy is None else f"proxy {proxy}"
     chain = list(_chain(error))
@@ -43,7 +43,7 @@ def reason_of(error: BaseException, server: str, proxy: str | None = None, *, so
         if isinstance(each, ConnectionRefusedError):
             return f"{peer} refused the connection"
         if isinstance(each, socket.gaierror):
-            return f"{peer}: the name of the host is not known ({each.strerror})"
+            return f"{peer}: the host name is unknown ({each.strerror})"
         if isinstance(each, FileNotFoundError):
             return f"there is no file {each.filename or 'of certificates that verify= or SSL_CERT_FILE names'}"
         if isinstance(each, ImportError | ValueError) and "SOCKS" in str(each):
@@ -51,10 +51,10 @@ def reason_of(error: BaseException, server: str, proxy: str | None = None, *, so
     for each in chain:
         status = _CONNECT_REFUSED.search(str(each))
         if proxy is not None and status is not None:
-            wish = "wants authentication" if status[1].startswith("407") else f"answered {status[1]}"
-            return f"proxy {proxy} {wish}"
+            problem = "wants authentication" if status[1].startswith("407") else f"responded {status[1]}"
+            return f"proxy {proxy} {problem}"
         if isinstance(each, TimeoutError) or "Timeout" in type(each).__name__:
-            return f"{peer} did not answer in time ({type(error).__name__})"
+            return f"{peer} did not respond in time ({type(error).__name__})"
     inner = next((each for each in reversed(chain) if isinstance(each, OSError | ValueError) and str(each)), error)
     text = _QUERY.sub("", _USERINFO.sub("//", str(inner)))[:_MAX_TEXT]
     where = server if proxy is None else f"{server} through proxy {proxy}"
@@ -68,7 +68,7 @@ def _of_tls(error: ssl.SSLError) -> str:
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
-    """Yield an error and its causes, the innermost last."""
+    """Return an error and its causes, the innermost last."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)

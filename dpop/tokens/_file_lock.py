@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lock between processes of one machine: a file, locked by the operating system.
 
-The system lets go of it when its holder dies, however it dies. The file stays: to remove it would let two
-processes hold locks of the same name.
+The system releases the lock when its holder dies, in any way. The file is never removed, because otherwise two
+processes could hold locks with the same name.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _SLEEPS: Final = (0.001, 0.002, 0.005, 0.01, 0.02)
 
 
 class FileLock:
-    """A handle of a lock file (:class:`dpop.tokens.StoreLock`). It excludes other handles in its process too.
+    """A handle of a lock file (:class:`dpop.tokens.StoreLock`). It also excludes other handles in its own process.
 
-    On a network file system this is as good as its ``flock``. In a ``with`` statement it waits a minute at most.
+    On a network file system it depends on the system's ``flock``. In a ``with`` statement it waits at most a minute.
 
-    :param path: of the lock file, which is made where it is missing, and stays.
+    :param path: the path of the lock file, which is created if it is missing, and never removed.
     """
 
     fence: int = 0
@@ -45,7 +45,7 @@ class FileLock:
         return self._path
 
     def is_held(self) -> bool:
-        """Whether this handle holds the lock, and the locked file still has its name."""
+        """Whether this handle holds the lock, and the locked file still has this path."""
         descriptor = self._descriptor
         try:
             return descriptor >= 0 and self._is_still_named(descriptor)
@@ -53,7 +53,7 @@ class FileLock:
             return False
 
     def acquire(self, timeout: float) -> bool:
-        """Take the lock, waiting ``timeout`` seconds at most.
+        """Take the lock, after waiting at most ``timeout`` seconds.
 
         :raises TokenStoreError: the file cannot be opened, or its file system has no locks.
         """
@@ -77,7 +77,7 @@ class FileLock:
         except OSError as error:
             raise TokenStoreError(f"cannot open the lock {str(self._path)!r}: {error.strerror}") from error
         try:
-            # The file may have been removed since it was opened: then others lock another one.
+            # The file may have been removed since it was opened: then other handles lock another file.
             if _lock(descriptor) and self._is_still_named(descriptor):
                 self._descriptor, descriptor = descriptor, -1
                 reset_after_fork(self)
@@ -86,7 +86,8 @@ class FileLock:
             if error.errno == errno.ESTALE:  # on NFS: another host has removed the file
                 return False
             raise TokenStoreError(
-                f"the file system of {str(self._path)!r} has no locks ({error.strerror}); keep the tokens on another"
+                f"the file system of {str(self._path)!r} has no locks ({error.strerror});"
+                " store the tokens on another one"
             ) from error
         finally:
             if descriptor >= 0:
@@ -101,7 +102,7 @@ class FileLock:
 
     def __enter__(self) -> Self:
         if not self.acquire(_PATIENCE):
-            raise TokenLockError(f"another has held the lock {str(self._path)!r} for {_PATIENCE:.0f} s")
+            raise TokenLockError(f"another handle has held the lock {str(self._path)!r} for {_PATIENCE:.0f} s")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -147,5 +148,5 @@ else:
         return True
 
     def _unlock(descriptor: int) -> None:
-        # Unlock explicitly, because a child forked meanwhile may have the file open as well.
+        # Unlock explicitly, because a child that was forked meanwhile may have the file open, too.
         fcntl.flock(descriptor, fcntl.LOCK_UN)

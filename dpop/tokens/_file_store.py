@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token store in files: one private file per account, written atomically.
 
-A write goes to another file first, to the disk, and only then takes the old one's name. Whenever the
-process or the machine stops, the store has either the old tokens or the new ones.
+New tokens are written to a temporary file and synced to the disk; only then that file gets the final name. So whenever
+the process or the machine stops, the store has either the old tokens or the new ones.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _LONGEST: Final = 150
 
 
 class FileTokenStore(LockedStore):
-    """Keeps the default account in ``path``, and account ``alice`` beside it in ``tokens.alice.json``.
+    """Stores the default account in ``path``, and account ``alice`` in ``tokens.alice.json`` in the same directory.
 
-    Several processes may use it at once. A lock file stands beside each file, and stays.
+    Several processes may use it at once. Each file has a lock file, which is never removed.
 
-    :param path: ``~`` allowed; its directory must exist. A symbolic link is followed.
-    :param key: encrypts the files: 32 random bytes, kept elsewhere.
-    :param password: the same, from a password.
-    :raises UsageError: a path, key or password that cannot be used.
+    :param path: the path of the file; ``~`` is replaced. Its directory must exist. A symbolic link is followed.
+    :param key: 32 random bytes that encrypt the files; do not store them in the same place.
+    :param password: a password that encrypts the files, instead of ``key``.
+    :raises UsageError: the path, key or password is invalid.
     """
 
     @hide_frames
@@ -68,10 +68,10 @@ class FileTokenStore(LockedStore):
 
     @hide_frames
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
-        """The tokens of an account, ``None`` if there is no file of it.
+        """Return the tokens of an account, or ``None`` if there is no file.
 
         :raises TokenFormatError: the file is damaged, of another version, or sealed with another key.
-        :raises TokenStoreError: it cannot be read.
+        :raises TokenStoreError: the file cannot be read.
         """
         path = self._file(account)
         try:
@@ -81,7 +81,7 @@ class FileTokenStore(LockedStore):
         except OSError as error:
             raise TokenStoreError(f"cannot read the token file {str(path)!r}: {error.strerror}") from error
         if len(data) > MAX_RECORD:
-            raise TokenFormatError(f"the token file {str(path)!r} is larger than any tokens are")
+            raise TokenFormatError(f"the token file {str(path)!r} is too large for tokens")
         return read_record(data, account, self._sealer, f"the token file {str(path)!r}")
 
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
@@ -95,25 +95,25 @@ class FileTokenStore(LockedStore):
                 raise TokenStoreError(f"cannot remove the token file {str(path)!r}: {error.strerror}") from error
 
     def accounts(self) -> list[str]:
-        """The accounts that have a file; the content is not checked."""
+        """Return the accounts that have a file; its content is not checked."""
         found = [DEFAULT_ACCOUNT] if self._path.exists() else []
         before, after = f"{self._path.stem}.", self._path.suffix
         for path in self._path.parent.glob(f"{_literal(before)}*{_literal(after)}"):
             middle = path.name.removeprefix(before).removesuffix(after)
             inside = _account_in(path)
             account = inside if middle.startswith("%%") else unquote(middle)
-            # A file that says it is another account's belongs to another store, whose path looks like ours.
+            # If the file names another account, it belongs to another store with a similar path.
             if account and inside in {None, account} and path != self._path and self._file(account) == path:
                 found.append(account)
         return sorted(found)
 
     def lock(self, account: str) -> StoreLock:
-        """Make a handle of the account's lock."""
+        """Return a new handle of the account's lock."""
         path = self._file(account)
         return FileLock(path.with_name(f".{path.name}.lock"))
 
     def _file(self, account: str) -> Path:
-        """The file of an account; each account has a different file, also on case-insensitive file systems."""
+        """Return the file of an account: a different one for each account, also on case-insensitive file systems."""
         if check_account(account) == DEFAULT_ACCOUNT:
             return self._path
         name = account if _PLAIN.match(account) else "".join(_escaped(character) for character in account)
@@ -126,21 +126,21 @@ class FileTokenStore(LockedStore):
         inside = _account_in(path)
         if inside not in {None, account}:
             raise TokenStoreError(
-                f"the token file {str(path)!r} holds the tokens of account {inside!r} of another store; keep the two"
+                f"the token file {str(path)!r} contains the tokens of account {inside!r} of another store; keep the two"
                 " in different directories"
             )
         data = write_record(tokens, account, self._sealer)
         prefix = f".{path.name}."
         try:
-            # No other process writes while we hold the lock: a temporary file here was left by one that was killed.
+            # No other process writes while we hold the lock, so a killed process has left this temporary file.
             for left in path.parent.glob(f"{_literal(prefix)}*.tmp"):
-                if "." not in left.name[len(prefix) : -len(".tmp")]:  # else another account's
+                if "." not in left.name[len(prefix) : -len(".tmp")]:  # otherwise it belongs to another account
                     left.unlink(missing_ok=True)
             write_private_file(path, data, prefix=prefix)
             sync_directory(path.parent)
         except OSError as error:
             raise TokenStoreError(
-                f"cannot write the token file {str(path)!r}: {error.strerror}; what was there is as it was"
+                f"cannot write the token file {str(path)!r}: {error.strerror}; the stored tokens are unchanged"
             ) from error
 
 
@@ -159,7 +159,7 @@ def _content(path: Path, tries: int = 5) -> bytes:
 
 
 def _account_in(path: Path) -> str | None:
-    """The account that a file names; ``None`` if there is no file, or no account in it that can be read."""
+    """Return the account that a file names; ``None`` if there is no file, or no readable account in it."""
     try:
         with open_regular_file(path) as file:
             account = json_object(without_mark(file.read(MAX_RECORD + 1)), max_depth=24).get("account")
@@ -169,10 +169,10 @@ def _account_in(path: Path) -> str | None:
 
 
 def _escaped(character: str) -> str:
-    """Percent-encode a name, capital letters included."""
+    """Percent-encode a character of a name; capital letters are encoded, too."""
     if _PLAIN.match(character) or character == ".":
         return quote(character, safe="@+") if character != "." else "%2E"
-    return "".join(f"%{octet:02X}" for octet in character.encode())
+    return "".join(f"%{byte:02X}" for byte in character.encode())
 
 
 def _literal(text: str) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The requests of one client to one authorization server, and how their responses are read.
 
-Each method is a generator of steps (:mod:`dpop.tokens._steps`) that does no I/O. :mod:`dpop.tokens._endpoint` gives
-users methods that run them; the integrations send the requests.
+Each method is a generator of steps (:mod:`dpop.tokens._steps`) and does no I/O. The methods for users, in
+:mod:`dpop.tokens._endpoint`, run the steps; the integrations send the requests.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _DEVICE_CODE: Final = "urn:ietf:params:oauth:grant-type:device_code"
 
 _MAX_POLL_BACKOFF: Final = 40.0
 _REFUSALS_IN_A_ROW: Final = 3
-_OF_PROOF: Final = re.compile(r"dpop|\bproof\b", re.IGNORECASE)
+_ABOUT_PROOF: Final = re.compile(r"dpop|\bproof\b", re.IGNORECASE)
 _MAX_COUNTED: Final = 1000
 _FACTS: Final = ("error", "description", "subtype", "uri", "status", "retry_after")
 # Refusals of the client, its rights or its request: authorising again does not help.
@@ -84,7 +84,7 @@ Parameter = str | Iterable[str] | None
 class Grants:
     """The requests of one client with one key to one authorization server, and what their responses mean.
 
-    :param server: the URL of its token endpoint, or its :class:`ServerMetadata`.
+    :param server: the URL of the token endpoint, or the server's :class:`ServerMetadata`.
     :raises UsageError: the arguments contradict each other.
     :raises InsecureOriginError: an endpoint is http:// and not on this machine.
     :raises AlgorithmError: the key has none of the server's algorithms.
@@ -127,7 +127,9 @@ class Grants:
             self._token_endpoints.add(canonical(self.server.token_endpoint))
         own_key = getattr(self.client_auth, "key", None)
         if own_key is not None and own_key.thumbprint == prover.thumbprint:
-            raise UsageError("the client authenticates with the key that signs its proofs; use another (RFC 7523 §3)")
+            raise UsageError(
+                "the client authenticates with the key that signs its proofs; use another key (RFC 7523 §3)"
+            )
         self.profile: Profile = profile
         self.allow_bearer: bool = profile.allow_bearer if allow_bearer is None else allow_bearer
         self._signed = _names_of_endpoints(profile.signed_endpoints if signed_endpoints is None else signed_endpoints)
@@ -171,11 +173,11 @@ class Grants:
         return _form([*pairs, ("client_assertion", assertion)]) if "client_assertion" in fields else body
 
     def refreshing_with(self, parameters: Mapping[str, Parameter]) -> Grants:
-        """A copy that sends these parameters with every refresh, such as ``scope`` or ``resource``."""
-        _pairs(parameters)  # a wrong type is found here and not hours later
-        made = copy.copy(self)
-        made.refresh_parameters = {name: value for name, value in parameters.items() if value is not None}
-        return made
+        """Return a copy that sends these parameters with every refresh, such as ``scope`` or ``resource``."""
+        _pairs(parameters)  # a wrong type is an error now, not at a refresh hours later
+        clone = copy.copy(self)
+        clone.refresh_parameters = {name: value for name, value in parameters.items() if value is not None}
+        return clone
 
     def rebinding(self) -> Grants:
         """A copy whose refreshes go out with this key, whichever key the tokens are bound to (RFC 9449 §5).
@@ -196,9 +198,9 @@ class Grants:
     def grant(
         self, grant_type: str, parameters: Mapping[str, Parameter], *, before: TokenSet | None = None
     ) -> Steps[TokenSet]:
-        """Ask for tokens by any grant (RFC 6749 §4).
+        """Request tokens with any grant (RFC 6749 §4).
 
-        :param before: the tokens a refresh begins with.
+        :param before: the tokens that a refresh is to replace.
         """
         pairs = [("grant_type", grant_type), *_pairs(parameters)]
         asked_at = self.clock()
@@ -289,7 +291,7 @@ class Grants:
     ) -> Steps[TokenSet]:
         """Use a refresh token (RFC 6749 §6, RFC 9449 §5); one that is bound to another key is not sent.
 
-        The resources that the tokens were asked for are asked for again (RFC 8707 §2.2).
+        The resources of the first request are requested again (RFC 8707 §2.2).
         """
         if isinstance(tokens, str):
             _check_whole("refresh token", tokens)
@@ -302,12 +304,12 @@ class Grants:
         return self.grant("refresh_token", parameters, before=tokens)
 
     def check(self, tokens: TokenSet, *, rebind: bool = False) -> None:
-        """Make sure that these tokens can be refreshed here with this key, before anything is sent.
+        """Check that these tokens can be refreshed here with this key, before anything is sent.
 
-        :param rebind: a confidential client may change its key, as its refresh tokens are bound to its
+        :param rebind: a confidential client may change its key, because its refresh tokens are bound to its
             authentication instead (RFC 9449 §5).
-        :raises KeyMismatchError: they are bound to another key.
-        :raises UsageError: they came from another server, or belong to another client.
+        :raises KeyMismatchError: the tokens are bound to another key.
+        :raises UsageError: the tokens came from another server, or belong to another client.
         :raises ReauthorizationError: there is no refresh token.
         """
         if not tokens.refresh_token:
@@ -316,7 +318,7 @@ class Grants:
             tokens.check_key(self.prover.thumbprint)
         if tokens.token_endpoint and canonical(tokens.token_endpoint) not in self._token_endpoints:
             raise UsageError(
-                f"the tokens came from {tokens.token_endpoint.partition('?')[0]}, and would go to another server;"
+                f"the tokens came from {tokens.token_endpoint.partition('?')[0]}, but would go to another server;"
                 " nothing was sent"
             )
         if tokens.client_id and tokens.client_id != self.client_auth.client_id:
@@ -325,11 +327,11 @@ class Grants:
     # -- other endpoints
 
     def revoke(self, token: str, hint: str | None) -> Steps[None]:
-        """Revoke a token (RFC 7009); with a proof only where the server wants one."""
+        """Revoke a token (RFC 7009); with a proof only if the server needs one."""
         yield from self._call("revocation", {"token": token, "token_type_hint": hint})
 
     def introspect(self, token: str, hint: str | None) -> Steps[Mapping[str, Any]]:
-        """Ask the server about a token (RFC 7662, RFC 9449 §6.2); with a proof only where the server wants one."""
+        """Ask the server about a token (RFC 7662, RFC 9449 §6.2); with a proof only if the server needs one."""
         response = yield from self._call("introspection", {"token": token, "token_type_hint": hint})
         try:
             members = json_object(response.body, max_depth=_MAX_DEPTH)
@@ -464,7 +466,7 @@ class Grants:
             request = yield from self._post(self.server.endpoint(name), pairs, signed=signed, named=named)
             response: HTTPResponse = yield request
         except NoResponse as failure:
-            outcome = "was asked and did not answer" if failure.sent else "cannot be reached"
+            outcome = "got the request, but did not respond" if failure.sent else "cannot be reached"
             nothing = "" if failure.sent else "nothing was sent, "
             raise TokenEndpointUnavailableError(
                 f"{what} {outcome} ({failure.reason}); {nothing}try again later"
@@ -476,7 +478,7 @@ class Grants:
     def _post(self, url: str, pairs: list[tuple[str, str]], *, signed: bool, named: bool = False) -> Steps[HTTPRequest]:
         """Make a POST request with client authentication.
 
-        :param named: add the ``client_id``, also where the client authenticates without it.
+        :param named: add the ``client_id``, even if the client authenticates without it.
         """
         audience, now = self._audience(), self.clock()
         own: dict[str, str]
@@ -496,7 +498,7 @@ class Grants:
 
     @property
     def _may_wait_to_authenticate(self) -> bool:
-        """Whether authentication may wait for a device or a service that holds the key of its assertions."""
+        """Whether authentication may wait for a device or service with the key of the assertions."""
         if not self.client_auth.makes_assertions:
             return False
         return bool(getattr(getattr(self.client_auth, "key", None), "blocking", True))
@@ -522,11 +524,11 @@ class Grants:
                 " had replaced it, and the user has to authorise again"
             ),
         }.get(grant_type, "ask again")
-        return OutcomeUnknownError(f"the token endpoint was asked and did not answer ({failure.reason}); {next_step}")
+        return OutcomeUnknownError(f"the token endpoint did not respond to a request ({failure.reason}); {next_step}")
 
 
 def _names_of_endpoints(further: Iterable[str]) -> tuple[str, ...]:
-    """Return the endpoints, beside the token endpoint, whose requests carry a proof.
+    """Return the endpoints, besides the token endpoint, whose requests carry a proof.
 
     :raises UsageError: one of them is not known.
     """
@@ -552,11 +554,11 @@ class _Refusals:
             self._counts.pop(_digest(refresh_token), None)
 
     def judge(self, refresh_token: str, error: TokenRequestError, before: TokenSet | None) -> TokenRequestError:
-        """Return the error to raise: the given one, or after three in a row one that says what to do.
+        """Return the error to raise: the given one, or, after three in a row, one that says what to do.
 
-        :param before: the tokens that were refreshed. Those in a store know how often any process was refused.
+        :param before: the tokens to refresh. In a store, they contain the count of all processes.
         """
-        of_proof = _is_of_proof(error)
+        of_proof = _is_about_proof(error)
         if not refresh_token or not may_pass(error):
             return error
         if len(self._counts) >= _MAX_COUNTED:
@@ -570,8 +572,8 @@ class _Refusals:
         facts = {name: getattr(error, name) for name in _FACTS}
         if of_proof:
             return type(error)(
-                f"{error}. It has refused the proof {count} times in a row: see whether this key is the one the refresh"
-                " token was issued for, and whether this machine's clock is right",
+                f"{error}. It has refused the proof {count} times in a row: check that this key is the one for which"
+                " the refresh token was issued, and that this machine's clock is right",
                 **facts,
             )
         return ReauthorizationError(
@@ -581,18 +583,18 @@ class _Refusals:
 
 
 def may_pass(error: TokenRequestError) -> bool:
-    """Whether a refusal of a refresh token or its proof may pass, so that only several in a row are final."""
+    """Whether a refusal of a refresh token or its proof may be temporary, so that only several in a row are final."""
     of_grant = error.status == 400 and (
         error.error not in _NOT_OF_THE_GRANT
         if isinstance(error, TokenRefusedError)
         else isinstance(error, InvalidTokenResponseError)
     )
-    return not isinstance(error, ReauthorizationError) and (of_grant or _is_of_proof(error))
+    return not isinstance(error, ReauthorizationError) and (of_grant or _is_about_proof(error))
 
 
-def _is_of_proof(error: TokenRequestError) -> bool:
-    # Keycloak calls a proof that it refuses invalid_request, and says so in the description only.
-    return error.error == "invalid_dpop_proof" or bool(_OF_PROOF.search(error.description or ""))
+def _is_about_proof(error: TokenRequestError) -> bool:
+    # If Keycloak refuses a proof, the error is invalid_request, and only the description mentions the proof.
+    return error.error == "invalid_dpop_proof" or bool(_ABOUT_PROOF.search(error.description or ""))
 
 
 def _digest(refresh_token: str) -> str:
@@ -619,9 +621,9 @@ def _text_of(what: str, token: TokenSet | str, token_type: str) -> str:
 
 
 def _check_whole(what: str, text: str) -> None:
-    """Make sure that a code or token has no extra characters from a copy and paste.
+    """Check that a code or token has no extra characters from copy and paste.
 
-    :raises UsageError: it has white space or quotes around it.
+    :raises UsageError: the text has white space or quotes around it.
     """
     if text != text.strip():
         around = "a line break" if text != text.strip("\r\n") else "white space"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Key references: the path or URI of a key, stored beside the tokens that are bound to it.
+"""Key references: the path or URI of a key, stored with the tokens that are bound to it.
 
-A reference is no secret: it stands in stores, messages and logs. So a text that looks like a key, or a URI with a PIN
-in it, is refused before it gets there.
+A reference is not a secret: it appears in stores, messages and logs. So a text that looks like a key, or a URI with a
+PIN, is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def check_key_reference(reference: object) -> str:
     """Return the reference if it can be stored.
 
     :raises ArgumentTypeError: not a str.
-    :raises UsageError: it is empty or too long, looks like a key, or has a PIN or password in it. The reference is not
+    :raises UsageError: it is empty or too long, looks like a key, or contains a PIN or password. The reference is not
         in the message.
     """
     if not isinstance(reference, str):
@@ -38,17 +38,17 @@ def check_key_reference(reference: object) -> str:
     if not reference or len(reference) > _MAX_LENGTH or not reference.isprintable():
         raise UsageError(f"key_reference must be a path or URI of 1 to {_MAX_LENGTH} printable characters")
     if "-----BEGIN" in reference or reference.lstrip().startswith(("{", "[")):
-        raise UsageError("key_reference must say where the key is kept; this looks like the key itself")
+        raise UsageError("key_reference must be the path or URI of the key; this looks like the key itself")
     if _PIN.search(reference) or _USERINFO.match(reference):
         raise UsageError(
-            "key_reference has a PIN or password in it, and is stored in the clear; leave that out, and give"
+            "key_reference contains a PIN or password, but is stored unencrypted; leave that out, and give"
             " password= when the key is loaded"
         )
     return reference
 
 
 def key_reference_of(key: Key, given: str | None) -> str | None:
-    """Choose the reference of a key: the given one, or else the key's own; ``None`` if there is neither.
+    """Return the reference of a key: the given one, or the key's own; ``None`` if there is neither.
 
     :raises UsageError: the given one is refused by :func:`check_key_reference`.
     """
@@ -60,19 +60,19 @@ def key_reference_of(key: Key, given: str | None) -> str | None:
     try:
         return check_key_reference(own)
     except UsageError:
-        return None  # the user did not ask for it to be noted
+        return None  # the user did not give this reference, so it is no error
 
 
 class KeyHolder:
-    """Holds a key, or its reference, by which the key is loaded when a proof is first needed.
+    """Holds a key, or a reference, with which the key is loaded when the first proof is needed.
 
-    Copies share the key. A pickle has the reference and the thumbprint, and never the key.
+    Copies share the key. A pickle contains the reference and the thumbprint, but never the key.
 
     :param key: the key or its prover; without one, ``reference`` says where to load it from.
-    :param reference: path or URI of the key; a key that was loaded knows it.
-    :param jkt: thumbprint of the key that the tokens are bound to, if known.
-    :param password: of the key, or a function that asks for it; not pickled.
-    :raises UsageError: neither a key nor a reference, or a reference that cannot be written down.
+    :param reference: the path or URI of the key; by default the one that ``key`` was loaded from.
+    :param jkt: the thumbprint of the key to which the tokens are bound, if it is known.
+    :param password: the password of the key, or a function that asks for it; it is not pickled.
+    :raises UsageError: there is neither a key nor a reference, or the reference must not be stored.
     :raises KeyMismatchError: the key has another thumbprint than ``jkt``.
     """
 
@@ -88,7 +88,7 @@ class KeyHolder:
     ) -> None:
         if key is None and reference is None:
             raise UsageError(
-                "no key, and no note of where it is: give key=dpop.load_key(...), the key that was there when the"
+                "there is neither a key nor a reference: give key=dpop.load_key(...), the key for which the"
                 " tokens were issued, or key_reference= with its path or URI"
             )
         self._jkt = jkt
@@ -105,7 +105,7 @@ class KeyHolder:
 
     @property
     def reference(self) -> str | None:
-        """Path or URI of the key; ``None`` if that is not known."""
+        """The path or URI of the key; ``None`` if it is not known."""
         return self._reference
 
     @property
@@ -116,8 +116,8 @@ class KeyHolder:
     def prover(self) -> Prover:
         """Return the prover of the key; load the key on first use.
 
-        :raises KeyMismatchError: the reference leads to another key now.
-        :raises DPoPKeyError: it cannot be loaded.
+        :raises KeyMismatchError: the reference now names another key.
+        :raises DPoPKeyError: the key cannot be loaded.
         """
         with self._lock:
             if self._prover is None:
@@ -130,7 +130,7 @@ class KeyHolder:
         if self._jkt not in {None, prover.thumbprint}:
             where = f" ({self._reference})" if self._reference else ""
             raise KeyMismatchError(
-                f"the tokens are bound to the key {self._jkt}, and the key at hand{where} is {prover.thumbprint};"
+                f"the tokens are bound to the key {self._jkt}, but this key{where} is {prover.thumbprint};"
                 " nothing was sent: load the right key, or authorise again with this one",
                 expected=self._jkt,
                 got=prover.thumbprint,
@@ -146,7 +146,7 @@ class KeyHolder:
     def __reduce__(self) -> tuple[object, ...]:
         if self._reference is None:
             raise UsageError(
-                "these cannot be pickled: their key must not travel, and it is not known where it is kept. Load it"
+                "these cannot be pickled: their key must not travel, and its path or URI is unknown. Load it"
                 " from its file or URI with dpop.load_key, or give key_reference="
             )
         return (_by_reference, (self._reference, self._jkt))

@@ -23,11 +23,11 @@ _MIN_PASSWORD: Final = 8
 
 
 class Sealer:
-    """Encrypts what a store keeps, so that its files or records are useless without the key.
+    """Encrypts the tokens in a store, so that its files or records are useless without the key.
 
-    :param key: 32 random bytes, kept elsewhere than the tokens: ``os.urandom(32)``.
-    :param password: instead of a key, eight characters or more. It costs a tenth of a second, once.
-    :raises UsageError: neither or both, a key of another length, a short password.
+    :param key: 32 random bytes, stored in another place than the tokens: ``os.urandom(32)``.
+    :param password: eight characters or more, instead of a key. It costs a tenth of a second, once.
+    :raises UsageError: both or neither are given, the key has another length, or the password is too short.
     """
 
     __slots__ = ("_derived", "_key", "_lock", "_password", "_salt")
@@ -65,14 +65,14 @@ class Sealer:
     def open(self, sealed: Any, context: bytes, where: str) -> bytes:
         """Decrypt what :meth:`seal` returned.
 
-        :raises TokenFormatError: the key or password is another one, or the bytes were changed.
+        :raises TokenFormatError: the key or password is wrong, or the bytes were changed.
         """
         try:
             if not isinstance(sealed, Mapping) or sealed["alg"] != _ALG:
-                raise TokenFormatError(f"{where} is encrypted in a way that is not known here")
+                raise TokenFormatError(f"{where} is encrypted in an unknown way")
             if ("salt" in sealed) != (self._password is not None):
                 raise TokenFormatError(
-                    f"{where} is encrypted with a {'password' if 'salt' in sealed else 'key'}, and the store was given"
+                    f"{where} is encrypted with a {'password' if 'salt' in sealed else 'key'}, but the store was given"
                     f" a {'key' if 'salt' in sealed else 'password'}"
                 )
             salt = b64url_decode(sealed["salt"]) if "salt" in sealed else b""
@@ -86,7 +86,7 @@ class Sealer:
                 f"{where} does not open with this key or password, or was changed since it was written"
             ) from None
         if self._password is not None:
-            self._salt = salt  # written again with the same key, which is made already
+            self._salt = salt  # the next write uses the key that is derived already
         return data
 
     def _key_for(self, salt: bytes) -> bytes:
@@ -107,7 +107,7 @@ def _aes_gcm(key: bytes) -> Any:
 
 
 def _scrypt(password: bytes, salt: bytes) -> bytes:
-    import hashlib  # noqa: PLC0415 - beside the other import
+    import hashlib  # noqa: PLC0415 - as above
 
     return hashlib.scrypt(password, salt=salt, dklen=32, maxmem=2**26, **_SCRYPT)
 
@@ -118,7 +118,7 @@ _MAX_DEPTH: Final = 24
 
 
 def write_record(tokens: TokenSet, account: str, sealer: Sealer | None) -> bytes:
-    """Make the bytes to store for a token set."""
+    """Return the bytes to store for a token set."""
     record: dict[str, object] = {"dpop_tokens": _VERSION, "account": account}
     if sealer is None:
         record["tokens"] = tokens.to_dict()
@@ -130,14 +130,16 @@ def write_record(tokens: TokenSet, account: str, sealer: Sealer | None) -> bytes
 def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) -> TokenSet:
     """Read the tokens from stored bytes.
 
-    :param where: names the place in messages.
-    :raises TokenFormatError: half-written, damaged, of another version, another account's, sealed with another
-        key, or sealed where no key is at hand, or the other way round.
+    :param where: the place, for messages.
+    :raises TokenFormatError: the record is cut off, damaged, of another version or another account, or sealed with
+        another key; or it is sealed and the store has no key, or the other way round.
     """
     if not data.strip(b"\0\n "):
-        raise TokenFormatError(f"{where} is empty: it was not written to its end; authorise again")
+        raise TokenFormatError(f"{where} is empty, because writing was interrupted; authorise again")
     if b"-----BEGIN " in data[:4096]:
-        raise TokenFormatError(f"{where} holds a key or certificate (PEM) and no tokens; name the file of the tokens")
+        raise TokenFormatError(
+            f"{where} contains a key or certificate (PEM), but no tokens; name the file of the tokens"
+        )
     try:
         record = json_object(without_mark(data), max_depth=_MAX_DEPTH)
     except EncodingError as error:
@@ -146,15 +148,15 @@ def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) ->
     if version != _VERSION or isinstance(version, bool):
         if isinstance(version, int) and version > _VERSION:
             raise TokenFormatError(f"{where} was written by a newer dpop-toolkit (format {version}); use that")
-        raise TokenFormatError(f"{where} holds no tokens of this package; it was left as it is")
+        raise TokenFormatError(f"{where} contains no tokens of this package; it was left unchanged")
     if record.get("account") != account:
-        raise TokenFormatError(f"{where} holds the tokens of another account than {account!r}")
+        raise TokenFormatError(f"{where} contains the tokens of another account than {account!r}")
     if "sealed" in record:
         if sealer is None:
             raise TokenFormatError(f"{where} is encrypted; give the store the key or password it was encrypted with")
         facts = json_object(sealer.open(record["sealed"], _context(account), where), max_depth=_MAX_DEPTH)
     elif sealer is not None:
-        # Otherwise anybody who can write the file could put other tokens into it.
+        # Otherwise everybody who can write the file could replace the tokens.
         raise TokenFormatError(f"{where} is not encrypted, as it should be; authorise again")
     else:
         plain = record.get("tokens")
@@ -163,5 +165,5 @@ def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) ->
 
 
 def _context(account: str) -> bytes:
-    """The context that a sealed record is bound to, so that one account's record cannot replace another's."""
+    """Return the context of a sealed record, so that one account's record cannot replace another's."""
     return f"dpop-toolkit tokens {_VERSION} {account}".encode()

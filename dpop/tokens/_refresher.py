@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A refresher: renews stored tokens before they are needed.
 
-One process, or several for safety, runs it beside those that use the tokens. Their sources find fresh tokens
-in the store and send nothing; when no refresher runs, they renew them themselves, under the same lock.
+It runs in one process, or in several for safety, next to the processes that use the tokens. Their sources find fresh
+tokens in the store and send no requests. If no refresher runs, they renew the tokens themselves, under the same lock.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class AccountStatus:
 
     :param state: ``fresh``, ``failing`` (and tried again), or ``dead``: the user has to authorise again.
     :param expires_at: Unix seconds when the access token expires.
-    :param next_at: Unix seconds of the next look; a dead account is looked at too, for a new login.
-    :param error: of the last try, if it failed; no secret.
+    :param next_at: Unix seconds of the next check; a dead account is checked, too, because of a new login.
+    :param error: the error of the last attempt, if it failed; it contains no secret.
     """
 
     account: str
@@ -48,12 +48,12 @@ class AccountStatus:
 class Refresher:
     """Renews each account's tokens when two thirds of their life are over, every 15 minutes at the latest.
 
-    :param sources: one for each account, made by ``source()`` of a token endpoint.
-    :param share: the part of an access token's life after which it is renewed.
-    :param every: seconds after which tokens are renewed at the latest, however long they live.
+    :param sources: one source for each account, made by ``source()`` of a token endpoint.
+    :param share: the part of an access token's lifetime after which it is renewed.
+    :param every: seconds after which tokens are renewed at the latest, whatever their lifetime is.
     :param clock: Unix seconds.
-    :param tell: called with the status of an account after each look at it.
-    :raises UsageError: no sources, or a share that is not between 0 and 1.
+    :param tell: a function that is called with the status of an account after each check.
+    :raises UsageError: there are no sources, or ``share`` is not between 0 and 1.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Refresher:
         if not self._sources or not all(isinstance(source, RefreshingSource) for source in self._sources):
             raise UsageError("a refresher needs one or more sources, made by an endpoint's source()")
         if not 0 < share < 1 or not every > 0:
-            raise UsageError("share must lie between 0 and 1, and every be seconds above 0")
+            raise UsageError("share must be between 0 and 1, and every must be seconds above 0")
         self._share = share
         self._every = every
         self._clock = clock
         self._tell = tell
-        self._due: dict[int, tuple[float, float]] = {}  # by the clock that was given, and by the monotonic one
+        self._due: dict[int, tuple[float, float]] = {}  # by the given clock, and by the monotonic clock
         self._failures: dict[int, int] = {}
 
     def step(self) -> float:
@@ -88,7 +88,7 @@ class Refresher:
         return max(0.0, min(map(self._left, self._due)))
 
     def _left(self, number: int) -> float:
-        """Seconds until an account is due, even if the clock was set back meanwhile."""
+        """Return the seconds until an account is due, even if the clock was set back meanwhile."""
         if number not in self._due:
             return 0.0
         by_clock: float = self._due[number][0] - self._clock()
@@ -113,12 +113,12 @@ class Refresher:
             _log.warning("the tokens of %r could not be renewed, next try in %.0f s: %s", source.account, wait, error)
             return AccountStatus(source.account, "failing", expires_at, now + wait, str(error))
         self._failures.pop(number, None)
-        # Never at once: tokens that are stale when issued would otherwise cause requests without pause.
+        # Not at once: tokens that are stale when they are issued would otherwise cause requests without pause.
         next_at = max(self._renew_at(tokens), self._clock() + 1.0)
         return AccountStatus(source.account, "fresh", tokens.expires_at, next_at)
 
     def _wait(self, failures: int, retry_after: float, expires_at: float | None, now: float) -> float:
-        """Seconds until the next try: as the server asks, up to a limit, and not past the end of the token."""
+        """Return the seconds until the next attempt: as the server asks, up to a limit, not past the token's end."""
         backoff: float = _RETRY * 2 ** min(failures - 1, 10)
         wait = max(min(_MAX_RETRY, backoff), min(MAX_RETRY_AFTER, retry_after))
         left = _MAX_RETRY if expires_at is None else expires_at - now

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renewing the tokens in a store, in an order that loses no refresh token.
+"""Renew the tokens in a store, in an order that loses no refresh token.
 
 1. Read the store: another process may have renewed them.
 2. Take the account's lock; read again.
-3. Check the key. Write down that a refresh begins: this is also the proof that the store can be written.
-4. Send the refresh token. Without a response, write the note again and send it once more, with a new proof.
-5. Write down what came, durably. Only then hand it out.
+3. Check the key. Store a note that a refresh begins: this also shows that the store can be written.
+4. Send the refresh token. Without a response, store the note again and send the token once more, with a new proof.
+5. Store the new tokens durably. Only then return them.
 
-Two questions are asked again each time. Directly before each send: is the lock still held? At the save: is the
-predecessor of these tokens still in the store? While new tokens cannot be stored, this process has their only
-copy: it keeps the lock, so that no other sends the old refresh token, and each error carries them.
+Directly before each request it checks that the lock is still held. Before it saves, it checks that the predecessor of
+the tokens is still in the store. If new tokens cannot be stored, this process has the only copy: it keeps the lock, so
+that no other process sends the old refresh token, and every error contains the tokens.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ __all__ = ["Renewal"]
 
 _log: Final = logging.getLogger("dpop.tokens")
 _REPLACED: Final = (
-    "the server has replaced the refresh token in a response that must not be used. The new one was in the error that"
-    " said so: save its tokens into the store, or have the user authorise again"
+    "the server has replaced the refresh token in a response that must not be used. The new token was in the error that"
+    " said so: save the error's tokens to the store, or let the user authorise again"
 )
 _ROUNDS: Final = 3
 _PAUSES: Final = (0.002, 0.005, 0.01, 0.02, 0.05)
@@ -53,8 +53,8 @@ class Renewal:
     """Renews the tokens of one account.
 
     :param grant: the grant to use if there is no refresh token: a grant type and its parameters.
-    :param seen: told of all tokens that are found in the store: they may do, should there be no newer ones.
-    :param begin: called before a refresh is noted and sent; the function it returns, when that is over.
+    :param seen: a function that gets all tokens found in the store; they may be used if there are no newer ones.
+    :param begin: a function that is called before a refresh; the function that it returns is called after it.
     """
 
     def __init__(
@@ -77,20 +77,20 @@ class Renewal:
         self._grant = grant
         self._seen = seen
         self._begin = begin
-        # New tokens that could not be stored, with those they replace: this process has the only copy.
+        # New tokens that could not be stored, with the tokens they replace: this process has the only copy.
         self._unsaved: tuple[TokenSet | None, TokenSet] | None = None
         self._keeps: StoreLock | None = None
-        # Tokens that the server will not accept any more.
+        # Tokens that the server does not accept any more.
         self._dead: TokenSet | None = None
 
     def steps(self, good: Callable[[TokenSet], bool], *, patient: bool = True) -> Steps[TokenSet]:
         """Return tokens for which ``good`` is true: from the store, or else new ones.
 
         :param patient: wait while another process holds the lock; otherwise raise TokenLockError at once.
-        :raises ReauthorizationError: there are none, or the refresh token is dead.
-        :raises TokenRequestError: the server did not give any.
+        :raises ReauthorizationError: there are no tokens, or the refresh token is dead.
+        :raises TokenRequestError: the server gave no tokens.
         :raises TokenStoreError: the store cannot be read, written or locked.
-        :raises TokensNotSavedError: new tokens came and could not be stored, now or before; they are in the error.
+        :raises TokensNotSavedError: new tokens could not be stored, now or before; they are in the error.
         """
         try:
             for _ in range(_ROUNDS):
@@ -107,7 +107,7 @@ class Renewal:
         except Exception as error:
             if self._unsaved is None or isinstance(error, TokensNotSavedError):
                 raise
-            raise self._not_saved(error) from error  # whatever else went wrong, these tokens must not be forgotten
+            raise self._not_saved(error) from error  # whatever the error is, these tokens must not be lost
 
     def _once(self, good: Callable[[TokenSet], bool], turn: _Turn, *, patient: bool) -> Steps[TokenSet]:
         if self._unsaved is None:
@@ -115,7 +115,7 @@ class Renewal:
             if stored is not None and good(stored):
                 return stored
         lock = self._store.lock(self._account)
-        # Only this one: another source of this process has no copy of the tokens either.
+        # Only the source with the tokens takes the kept lock; another source of this process has no copy of them.
         kept = take_kept(lock) if self._unsaved is not None else None
         try:
             if kept is not None:
@@ -131,18 +131,18 @@ class Renewal:
         return tokens
 
     def _let_go(self, lock: StoreLock) -> None:
-        """Release the lock, unless only this process has the new tokens: others would then send the old ones."""
+        """Release the lock, unless only this process has the new tokens: another one would then send the old token."""
         if self._unsaved is not None and lock.is_held():
             keep(lock)
             if self._keeps is not lock:
                 self._keeps = lock
-                # If the source is garbage collected with the tokens in it, there is no copy any more.
+                # If the source is garbage collected, its tokens are lost, and the lock has no purpose any more.
                 weakref.finalize(self, _release_kept, lock).atexit = False
         else:
             lock.release()
 
     def _take(self, lock: StoreLock, seconds: float) -> Steps[None]:
-        """Take the lock by short tries: a long wait would occupy a worker thread that the lock's holder may need."""
+        """Take the lock with short attempts: a long wait would occupy a worker thread that the holder may need."""
         deadline = time.monotonic() + seconds
         tries = 0
         while not (yield Blocking(lambda: lock.acquire(0))):
@@ -173,11 +173,11 @@ class Renewal:
                 tokens = yield from self._refresh(stored, turn)
             if tokens is not None:
                 return tokens
-            # Another process has stored other tokens meanwhile: check those.
+            # Another process has stored other tokens meanwhile: check them.
         raise TokenEndpointUnavailableError(f"the stored tokens of {self._account!r} keep changing; try again")
 
     def _first(self, stored: TokenSet | None) -> Steps[TokenSet | None]:
-        """Get tokens by a grant that needs no user, such as client_credentials."""
+        """Get tokens with a grant that needs no user, such as client_credentials."""
         if self._grant is None:
             lacks = "there are no tokens" if stored is None else "there is no refresh token"
             raise ReauthorizationError(f"{lacks} for {self._account!r} in {self._store!r}; the user has to authorise")
@@ -190,7 +190,7 @@ class Renewal:
         if stored.refusal:
             raise _refusal_of(stored)
         if self._dead is not None and self._dead.fingerprint == stored.fingerprint:
-            raise _refusal_of(self._dead)  # it could not be noted
+            raise _refusal_of(self._dead)  # the store does not have this note
         self._grants.check(stored)
         end = self._begin()
         try:
@@ -210,7 +210,7 @@ class Renewal:
                 _log.warning("a refresh got no response and is sent once more: %s", error)
                 lost = True
                 again = begun.replace(refresh_sent_at=self._clock())
-                # Written with the fence once more: while no response came, the lock may have passed to another host.
+                # Store the note with the fence again: during the wait, the lock may have passed to another host.
                 if not (yield Blocking(lambda: self._fenced(begun, again, turn))):
                     return None
                 begun = again
@@ -247,7 +247,7 @@ class Renewal:
     def _interrupted(
         self, interrupt: BaseException, stored: TokenSet, begun: TokenSet, turn: _Turn, *, lost: bool
     ) -> None:
-        """Take the note of a refresh back where nothing was sent, directly: after an interrupt no step is taken."""
+        """Remove the note of a refresh if nothing was sent; directly, because no step runs after an interrupt."""
         if is_unsent(interrupt) and not lost:
             self._note(begun, stored, turn)
 
@@ -255,15 +255,15 @@ class Renewal:
         """Record what a failed refresh means for the refresh token that was sent."""
         came = error.tokens if isinstance(error, InvalidTokenResponseError) else None
         if came is not None and came.refresh_token != stored.refresh_token:
-            # The server has replaced the old refresh token, and would see a theft if it were sent once more.
+            # The server has replaced the old refresh token, and would take another use of it for a theft.
             final = begun.replace(refusal={"message": _REPLACED})
             self._dead = final
             yield Blocking(lambda: self._note(begun, final, turn))
             return
-        # Without an error of the server nothing was sent: our own key failed, for example.
+        # Without an error of the server, nothing was sent, for example because our own key failed.
         asked = isinstance(error, TokenRequestError)
         unavailable = isinstance(error, TokenEndpointUnavailableError) and (error.status or 0) < 500
-        # If the server has not looked at the refresh token, or was never reached, the note is taken back.
+        # If the server was not reached, or has not looked at the refresh token, the note is removed.
         became = stored if not lost and (unavailable or not asked) else begun
         times = stored.refused_times
         if became is begun and isinstance(error, TokenRequestError) and may_pass(error):
@@ -272,7 +272,7 @@ class Renewal:
             yield Blocking(lambda: self._note(begun, became.replace(refused_times=times), turn))
 
     def _send(self, begun: TokenSet, turn: _Turn) -> Steps[TokenSet]:
-        """Send one refresh; check before each of its requests, nonce retries too, that the lock is still held."""
+        """Send one refresh; before each of its requests, also nonce retries, check that the lock is still held."""
         before_each_send.set(turn.check)
         try:
             return (yield from self._grants.refresh(begun, {}))
@@ -287,22 +287,22 @@ class Renewal:
         try:
             self._fenced(there, noted, turn)
         except Exception as error:  # noqa: BLE001 - whatever a store of others raises
-            _log.warning("what became of a refresh could not be noted with the tokens: %s", error)
+            _log.warning("the outcome of a refresh could not be stored with the tokens: %s", error)
 
     def _save(self, old: TokenSet | None, tokens: TokenSet) -> Steps[TokenSet | None]:
-        """Store new tokens in place of the ones they came from; ``None`` if the store has later ones by now."""
+        """Store new tokens in place of their predecessors; return ``None`` if the store has later tokens by now."""
         self._unsaved = (old, tokens)
         try:
             kept = yield Blocking(lambda: self._put(old, tokens))
-        except Exception as error:  # whatever a store of others raises
+        except Exception as error:  # a store of another package may raise anything
             raise self._not_saved(error) from error
         self._unsaved = None
         return tokens if kept else None
 
     def _put(self, old: TokenSet | None, tokens: TokenSet) -> bool:
-        """Store new tokens over their predecessor or into an empty store; ``False`` if the store has later ones.
+        """Store new tokens over their predecessors or into an empty store; ``False`` if the store has later ones.
 
-        No fence: these are the tokens that the server takes from now on, even if another process has the lock by now.
+        It uses no fence: the server accepts only these tokens from now on, even if another process has the lock by now.
         """
         for expected in (old, None):
             if self._store.replace(expected, tokens, self._account):
@@ -311,17 +311,19 @@ class Renewal:
         if there is not None and there.fingerprint == tokens.fingerprint:
             return True
         if there is not None and (there.issued_at or 0.0) > (tokens.issued_at or 0.0):
-            _log.warning("the store has tokens of %r that are later than those that came; it keeps them", self._account)
+            _log.warning(
+                "the store has later tokens of %r than those that came; it keeps the later ones", self._account
+            )
             return False
         if old is None or not old.refresh_token:
-            return False  # nothing was used up for them
-        raise TokenStoreError("the stored tokens were changed from outside and are not their successors")
+            return False  # no refresh token was used up for them
+        raise TokenStoreError("another program has changed the stored tokens; they are not their successors")
 
     def _not_saved(self, error: Exception) -> TokensNotSavedError:
-        assert self._unsaved is not None  # noqa: S101 - the callers know
+        assert self._unsaved is not None  # noqa: S101 - the callers have checked it
         return TokensNotSavedError(
-            f"new tokens of {self._account!r} came and could not be stored ({error}). The old refresh token may be"
-            " spent: make the store writable and ask again, which stores them, or save error.tokens yourself",
+            f"new tokens of {self._account!r} could not be stored ({error}). The old refresh token may be"
+            " used up: make the store writable and call again, which stores them, or save error.tokens yourself",
             tokens=self._unsaved[1],
         )
 
@@ -340,7 +342,7 @@ class _Turn:
         return self.lock.fence
 
     def check(self) -> None:
-        """Make sure that the lock is held at this moment.
+        """Check that the lock is held at this moment.
 
         :raises TokenLockError: another process may have the lock by now.
         """
@@ -355,12 +357,12 @@ def _release_kept(lock: StoreLock) -> None:
 
 
 def _noted(error: ReauthorizationError, *, lost: bool) -> dict[str, str]:
-    """The facts of a final refusal, stored for all processes that share the store."""
+    """Return the facts of a final refusal, to store them for all processes that share the store."""
     message = str(error)
     if lost:
         message += (
             ". An earlier refresh with the same refresh token was sent, and its response never arrived or could not be"
-            " used: the server may have replaced the token then, and nobody who shares the store has the new one"
+            " used: the server may have replaced the token, and no process that shares the store has the new one"
         )
     facts = {"message": message, "error": error.error, "subtype": error.subtype, "description": error.description}
     return {name: fact for name, fact in facts.items() if fact}

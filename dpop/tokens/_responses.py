@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the responses of an authorization server: tokens, or an error of this package.
 
-A refresh token or code is used up once the server has answered 2xx. So a token response is read forgivingly: what
-is odd about a side fact is logged and the tokens are taken. Where they must be refused, the error carries them.
+A 2xx response means that the refresh token or code is used up. So a token response is read leniently: unusual side
+facts are logged, and the tokens are used. If the tokens must be refused, the error contains them.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ _OURS: Final = frozenset(
     {"access_token", "token_type", "expires_in", "refresh_token", "refresh_token_expires_in", "scope", "id_token"}
 )
 
-# Refusals of the proof or of the moment, not of the grant: the refresh token was not used.
-_PASSING: Final = frozenset({"invalid_dpop_proof", "use_dpop_nonce", "temporarily_unavailable", "server_error"})
-# Google's: the user must log in again, whatever the error code beside it.
+# Errors about the proof, and temporary errors, not about the grant: the refresh token was not used.
+_TEMPORARY: Final = frozenset({"invalid_dpop_proof", "use_dpop_nonce", "temporarily_unavailable", "server_error"})
+# Google's subtypes: the user must log in again, whatever the error code is.
 _LOGIN_AGAIN: Final = frozenset({"invalid_rapt", "rapt_required"})
-_LATER: Final = "the tokens are as they were, try again later"
+_LATER: Final = "the tokens are unchanged, try again later"
 
 
 def is_success(response: HTTPResponse) -> bool:
@@ -78,16 +78,16 @@ def is_success(response: HTTPResponse) -> bool:
 
 
 def _is_whole(body: bytes) -> bool:
-    """Whether a body has all of its JSON object, however its transfer ended."""
+    """Whether a body contains its whole JSON object, however its transfer ended."""
     try:
         forgiving_object(body)
     except EncodingError:
         return False
-    return not is_form(body.decode("latin-1"))  # the end of a form cannot be seen
+    return not is_form(body.decode("latin-1"))  # a form has no visible end
 
 
 def _can_be_stored(value: Any, depth: int = 0) -> bool:
-    """Whether a store can read the value back: not half a surrogate pair, and not deep nesting."""
+    """Whether a store can read the value back: it has no half surrogate pair and no deep nesting."""
     if depth > _MAX_DEPTH:
         return False
     if isinstance(value, str):
@@ -100,8 +100,8 @@ def _can_be_stored(value: Any, depth: int = 0) -> bool:
 def json_response(response: HTTPResponse, what: str) -> dict[str, Any]:
     """Return the JSON object in a response.
 
-    :param what: names the server in messages, such as "the token endpoint".
-    :raises InvalidTokenResponseError: there is none, or the body is too long.
+    :param what: the server's name in messages, such as "the token endpoint".
+    :raises InvalidTokenResponseError: there is no object, or the body is too long.
     """
     return _object_in(response, what)[0]
 
@@ -122,18 +122,18 @@ def _object_in(response: HTTPResponse, what: str) -> tuple[dict[str, Any], froze
         looks = "an HTML page" if body.lstrip()[:1] == b"<" else str(error) if body.strip() else "an empty body"
         hint = "; is the client authentication right?" if response.status == 401 else ""
         raise InvalidTokenResponseError(
-            f"{what} answered {response.status} with something else than JSON: {looks}{hint}", status=response.status
+            f"{what} responded {response.status} without JSON: {looks}{hint}", status=response.status
         ) from None
 
 
 def whole_body(coding: str | None, data: bytes, failure: Exception | None) -> bytes:
-    """The decoded body of a response, however its transfer ended, if all of its JSON object has come.
+    """Return the decoded body of a response, even if its transfer failed, as long as its JSON object is complete.
 
-    A body whose coding is not what the header says, such as a ``Content-Encoding: utf-8``, is taken as it came.
+    If the header names a wrong coding, such as ``Content-Encoding: utf-8``, the body is used unchanged.
 
     :param coding: its ``Content-Encoding``.
     :param failure: the error that ended the transfer, if one did: a wrong ``Content-Length``, or a missing last chunk.
-    :raises Exception: the failure, as the object is not whole.
+    :raises Exception: ``failure``, if the object is not complete.
     """
     body = decoded_start(coding, data, MAX_RESPONSE + 1) or data
     if failure is not None and not _is_whole(body):
@@ -146,14 +146,14 @@ def whole_body(coding: str | None, data: bytes, failure: Exception | None) -> by
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TokenResponse:
-    """The members of a 2xx response of a token endpoint, each in its usual form; ``None`` if absent or unusable.
+    """The members of a token endpoint's 2xx response, each in its usual form; ``None`` if absent or unusable.
 
-    :param access_token: empty if there is none that can be stored.
+    :param access_token: empty if there is no token that can be stored.
     :param token_type: ``DPoP``, ``Bearer`` or ``N_A``.
     :param expires_in: seconds, 0 or more.
     :param extra: members that have no field here.
-    :param odd: remarks about members that were not as they should be, for a log.
-    :param fault: why the tokens must not be used; ``None`` if they may be.
+    :param odd: remarks for the log about unusual members.
+    :param fault: why the tokens must not be used; ``None`` if they may be used.
     """
 
     access_token: str
@@ -192,7 +192,7 @@ def token_response(response: HTTPResponse) -> TokenResponse:
         reader.note("text after its end")
     refresh_expires_in = reader.seconds("refresh_token_expires_in", 1)
     if refresh_expires_in is None:
-        # Keycloak's name for it; its 0 stands for a token that does not expire.
+        # Keycloak's name for it; 0 means that the token does not expire.
         refresh_expires_in = reader.seconds("refresh_expires_in", 1, zero_is_never=True)
     return TokenResponse(
         access_token=access_token,
@@ -209,7 +209,7 @@ def token_response(response: HTTPResponse) -> TokenResponse:
 
 
 def _tokens_inside(members: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The one object inside these members that has an access token; the members themselves without exactly one."""
+    """Return the only object in these members with an access token; if there is not exactly one, the members."""
     found = [members] if _CAMEL in members else []
     places: list[Any] = list(members.values())
     for _ in range(_MAX_WRAPPERS):
@@ -231,7 +231,7 @@ class _Reader:
         self.odd.append(remark)
 
     def unwrap(self) -> None:
-        """Take the members out of another member, and out of camel case, if there is no access token otherwise."""
+        """If there is no access token, look for the members inside another member and in camel case."""
         if "access_token" in self.members:
             return
         inner = _tokens_inside(self.members)
@@ -239,12 +239,12 @@ class _Reader:
             self.note("its tokens inside another member")
         if _CAMEL in inner:
             self.note("names in camel case")
-        # Not the outer objects: one of them holds the tokens a second time.
+        # Without the outer objects: one of them contains the tokens, too.
         outer = {name: value for name, value in self.members.items() if not isinstance(value, dict | list)}
         self.members = {_USUAL.get(name, name): value for name, value in {**outer, **inner}.items()}
 
     def access_token(self) -> str:
-        """Read the access token, without the scheme that some servers put before it; empty if there is none."""
+        """Return the access token without the scheme that some servers put before it; empty if there is none."""
         value = self.members.get("access_token")
         if not isinstance(value, str) or not _can_be_stored(value):
             return ""
@@ -308,7 +308,7 @@ def seconds_of(value: object) -> float | None:
 
 
 def _kind(value: object) -> str:
-    """Describe a value's type; strings are not shown, because they may be secret."""
+    """Describe a value's type; the text of a string is not shown, because it may be secret."""
     if isinstance(value, bool) or value is None:
         return str(value).lower().replace("none", "null")
     if isinstance(value, int | float):
@@ -436,7 +436,7 @@ def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str], *, 
         said += f": {facts['description']}"
     if code == "invalid_grant" or facts["subtype"] in _LOGIN_AGAIN:
         raise ReauthorizationError(f"{what} says {said}; the user has to authorise again", **facts)
-    if status >= 500 or status == 429 or code in _PASSING:
+    if status >= 500 or status == 429 or code in _TEMPORARY:
         raise TokenEndpointUnavailableError(f"{what} says {said}; {later}", **facts)
     if code is None:
         hint = "; is the client authentication right?" if status == 401 else ""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token sources: a fresh access token for every caller, refreshed once for all of them.
 
-The common case is a comparison. Otherwise one *shared refresh* renews the tokens for all who wait, in a thread of
-its own, so that a caller who stops waiting does not stop it. Between processes and hosts the store's lock sees to
-that.
+Usually a call only compares two times and returns the token. Otherwise one *shared refresh* renews the tokens for all
+waiting callers. It runs in a separate thread, so a caller that stops waiting does not stop it. The store's lock ensures
+that only one process or host refreshes at a time.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ _NEVER: Final = float("inf")
 _BACKOFF_SECONDS: Final = 0.5
 _MAX_BACKOFF_SECONDS: Final = 10.0
 MAX_RETRY_AFTER: Final = 60.0
-"""Seconds; a server that asks for a longer pause is asked again after these."""
+"""The longest pause in seconds; if a server asks for a longer one, the next request is sent after this time."""
 CLOCK_TOLERANCE: Final = 60.0
-"""Seconds by which the clocks of hosts may differ. Tokens issued later than that in the future have an unknown end."""
+"""Seconds by which the clocks of hosts may differ. If tokens were issued later than that, their end is unknown."""
 _REFUSALS: Final = 5
 _REFUSALS_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 1.0
@@ -63,7 +63,7 @@ _SHORT_LIFE: Final = 60.0
 _END_SECONDS: Final = 5.0
 
 
-class Abandoned(Exception):  # noqa: N818 - no caller gets it: the refresh is begun anew
+class Abandoned(Exception):  # noqa: N818 - callers never get it: another refresh starts
     """A shared refresh ended without a result, because the thread that made it was interrupted; another one starts."""
 
     def __init__(self) -> None:
@@ -73,11 +73,11 @@ class Abandoned(Exception):  # noqa: N818 - no caller gets it: the refresh is be
 class RefreshInProgress(Future[TokenSet]):
     """A refresh in progress: one renewal for all callers that wait for it.
 
-    A caller makes it, and a separate thread then starts it. Between the two the caller may be interrupted:
-    another caller then notices that it has not started, and abandons it.
+    A caller creates it, and a separate thread then starts it. If the caller is interrupted in between, another
+    caller notices that it has not started, and abandons it.
 
-    :param after: how many refreshes had been forced when it was made.
-    :param forced: whether new tokens are wanted although those at hand are good.
+    :param after: how many refreshes had been forced when it was created.
+    :param forced: whether new tokens are needed although the current ones are good.
     """
 
     def __init__(self, after: int = 0, *, forced: bool = False) -> None:
@@ -95,9 +95,9 @@ class RefreshInProgress(Future[TokenSet]):
 
 
 class SharedRefresh:
-    """The common base of sources for threads and for tasks: it decides when a token is fresh and who renews it.
+    """The common base of sources for threads and for tasks: it decides if a token is fresh and which caller renews it.
 
-    :param detached: called by the one who begins a renewal; returns what carries out its steps in a thread.
+    :param detached: a function that returns a runner, which runs the steps of a renewal in a separate thread.
     """
 
     def __init__(
@@ -129,8 +129,8 @@ class SharedRefresh:
             clock=self._clock,
             lock_seconds=lock_seconds,
             grant=grant,
-            seen=self._saw,
-            begin=lambda: _hold_up_the_end(account),
+            seen=self._found_in_store,
+            begin=lambda: _delay_program_end(account),
         )
         self._token = ""
         self._until = 0.0
@@ -156,34 +156,34 @@ class SharedRefresh:
 
     @property
     def account(self) -> str:
-        """The account whose tokens these are."""
+        """The account of the tokens."""
         return self._account
 
     @property
     def store(self) -> TokenStore:
-        """The store that keeps the tokens."""
+        """The store of the tokens."""
         return self._store
 
     def refused(self, token: str, /) -> None:
-        """Note that a resource server refused this token with ``invalid_token``: the next call gets another.
+        """Record that a resource server refused this token with ``invalid_token``: the next call gets another one.
 
-        A token that is not the current one was replaced already. More than five refused tokens a minute are
-        ignored: then it is not the token.
+        If the token is not the current one, it was replaced already. More than five refused tokens a minute are
+        ignored, because then the token is not the reason.
         """
         self._refused_by(token, None)
 
     def _refused_by(self, token: str, server: object) -> None:
-        """Form of :meth:`refused` for an adapter: five tokens a minute for each server, so that no other one loses any.
+        """Form of :meth:`refused` for an adapter, with a separate limit of five tokens a minute for each server.
 
-        :param server: its origin.
+        :param server: the origin of the server that refused the token.
         """
         with self._lock:
             if self._tokens is None or token != self._tokens.access_token or token == self._refused:
-                return  # many threads may get a refusal of one token; it counts once
+                return  # if many threads get a refusal of one token, it counts once
             now = time.monotonic()
             self._refusals = [(by, then) for by, then in self._refusals if now - then < _REFUSALS_SECONDS]
             if sum(by == server for by, _ in self._refusals) >= _REFUSALS:
-                _log.warning("fresh tokens of %r are refused again and again; this one is kept", self._account)
+                _log.warning("fresh tokens of %r are refused again and again; the current one is kept", self._account)
                 return
             self._refusals.append((server, now))
             self._refused = token
@@ -200,16 +200,16 @@ class SharedRefresh:
         # Not within a second: tokens with a lifetime of zero would otherwise cause requests without pause.
         return max(tokens.expires_at - ahead * self._early, (tokens.issued_at or 0.0) + 1.0)
 
-    def _usable(self, tokens: TokenSet, *, doubtful: bool = False) -> bool:
-        """Whether the token can be used if there is no better one: not refused, and valid long enough to be sent.
+    def _is_usable(self, tokens: TokenSet, *, doubtful: bool = False) -> bool:
+        """Whether the token can be used if there is no better one: it is not refused, and valid long enough to be sent.
 
-        :param doubtful: count tokens in whose lifetime nothing can be read, because a clock was wrong.
+        :param doubtful: the result for tokens whose end is unknown, because a clock was wrong.
         """
         if tokens.access_token == self._refused:
             return False
         if tokens.expires_at is None:
             return True
-        if self._at_hand(tokens) and time.monotonic() >= self._expired_by:
+        if self._is_current(tokens) and time.monotonic() >= self._expired_by:
             return False
         if self._is_from_the_future(tokens):
             return doubtful
@@ -220,10 +220,10 @@ class SharedRefresh:
             return 3600.0
         return max(0.0, tokens.expires_at - tokens.issued_at)
 
-    def _good(self, tokens: TokenSet) -> bool:
+    def _is_good(self, tokens: TokenSet) -> bool:
         if tokens.access_token == self._refused or (tokens.expires_at and self._is_from_the_future(tokens)):
             return False
-        if self._at_hand(tokens) and time.monotonic() >= self._stale_by:
+        if self._is_current(tokens) and time.monotonic() >= self._stale_by:
             return False
         return self._clock() < self._stale_at(tokens)
 
@@ -231,12 +231,12 @@ class SharedRefresh:
         """Whether the tokens were issued in the future, so that the clock was or is wrong and their end is unknown."""
         return (tokens.issued_at or 0.0) > self._clock() + CLOCK_TOLERANCE
 
-    def _at_hand(self, tokens: TokenSet) -> bool:
+    def _is_current(self, tokens: TokenSet) -> bool:
         return self._tokens is not None and tokens.access_token == self._tokens.access_token
 
     def _take(self, tokens: TokenSet) -> None:
-        """Make these the current tokens, and record by the monotonic clock how long they can live from now on."""
-        if not self._at_hand(tokens):
+        """Make these the current tokens, and record with the monotonic clock how long they can live."""
+        if not self._is_current(tokens):
             self._stale_by = self._expired_by = _NEVER
             if tokens.expires_at is not None and self._life(tokens) >= _SHORT_LIFE:
                 now, wall, life = time.monotonic(), self._clock(), self._life(tokens)
@@ -247,8 +247,8 @@ class SharedRefresh:
     # -- the shared refresh
 
     def _fresh(self) -> str | None:
-        """The current access token, if it need not be renewed."""
-        # In this order: a reader between two writes of _adopt sees the old time or the new token.
+        """Return the current access token, unless it must be renewed."""
+        # This order matters: a reader between two writes of _adopt sees the old time or the new token.
         if self._clock() < self._until and time.monotonic() < self._stale_by:
             return self._token
         return None
@@ -261,7 +261,7 @@ class SharedRefresh:
         try:
             with self._lock:
                 tokens = self._tokens
-                usable = tokens is not None and self._usable(tokens)
+                usable = tokens is not None and self._is_usable(tokens)
                 refresh = self._refresh
                 if refresh is not None and refresh.is_stuck:
                     self._abandon(refresh)
@@ -275,7 +275,7 @@ class SharedRefresh:
                     refresh = made = RefreshInProgress(self._times_forced)
                     self._refresh = made
             if made is not None:
-                self._start_thread(made, self._good, patient=not usable)
+                self._start_thread(made, self._is_good, patient=not usable)
         except BaseException:
             if made is not None:
                 self._abandon(made)
@@ -283,9 +283,11 @@ class SharedRefresh:
         return self._token if usable else refresh
 
     def _wanted_new(self) -> RefreshInProgress:
-        """Return the shared refresh that brings tokens which nobody had when it began."""
+        """Return the shared refresh of tokens that did not exist when it began."""
         if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as above
-            raise TokenLockError("a signal handler interrupted the token source that it asks; ask outside of it")
+            raise TokenLockError(
+                "a signal handler called the token source that it interrupted; call it outside of the signal handler"
+            )
         made: RefreshInProgress | None = None
         try:
             with self._lock:
@@ -307,13 +309,15 @@ class SharedRefresh:
         return refresh
 
     def _without_waiting(self) -> str:
-        """The token for a signal handler that interrupted this class: it must not wait for a lock its thread holds."""
-        if self._tokens is not None and self._usable(self._tokens):
+        """Return the token to a signal handler that interrupted this class; it must not wait for its thread's lock."""
+        if self._tokens is not None and self._is_usable(self._tokens):
             return self._token
-        raise TokenLockError("a signal handler interrupted the token source that it asks; ask outside of it")
+        raise TokenLockError(
+            "a signal handler called the token source that it interrupted; call it outside of the signal handler"
+        )
 
     def text_of(self, tokens: TokenSet) -> str:
-        """The access token to send: a BearerToken if it is not bound to a key."""
+        """Return the access token to send: a BearerToken if it is not bound to a key."""
         return tokens.access_token if tokens.is_bound else BearerToken(tokens.access_token)
 
     def _start_thread(self, refresh: RefreshInProgress, good: Callable[[TokenSet], bool], *, patient: bool) -> None:
@@ -341,7 +345,7 @@ class SharedRefresh:
             refresh.begun = True
         try:
             tokens = run(self._renewal.steps(good, patient=patient))
-        except BaseException as error:  # noqa: BLE001 - raised by all who wait
+        except BaseException as error:  # noqa: BLE001 - raised in all waiting callers
             self._failed(refresh, error, patient=patient)
         else:
             self._succeeded(refresh, tokens)
@@ -356,7 +360,7 @@ class SharedRefresh:
         refresh.set_exception(Abandoned())
 
     def _is_over(self, refresh: RefreshInProgress) -> bool:
-        """Forget a shared refresh; return whether it was the one that callers wait for."""
+        """Forget a shared refresh; return whether callers were waiting for it."""
         if self._refresh is refresh:
             self._refresh = None
         elif self._forced is refresh:
@@ -365,10 +369,10 @@ class SharedRefresh:
             return False
         return True
 
-    def _saw(self, tokens: TokenSet) -> None:
-        """Keep tokens found in the store; stale ones only until there are better ones."""
+    def _found_in_store(self, tokens: TokenSet) -> None:
+        """Use tokens that were found in the store; stale ones only until there are better ones."""
         with self._lock:
-            if self._tokens is None or not self._usable(self._tokens):
+            if self._tokens is None or not self._is_usable(self._tokens):
                 self._take(tokens)
                 self._token = self.text_of(tokens)
 
@@ -378,14 +382,14 @@ class SharedRefresh:
                 if refresh.forced:
                     self._times_forced += 1
                 if self._tokens is not None and not refresh.forced and refresh.after != self._times_forced:
-                    tokens = self._tokens  # those that were found may be older than those of renew()
+                    tokens = self._tokens  # the tokens that were found may be older than those of renew()
                 else:
                     self._adopt(tokens)
         refresh.set_result(tokens)
 
     def _adopt(self, tokens: TokenSet) -> None:
         if tokens.access_token == self._refused:
-            self._refused = None  # the server gave the same one again: it must know
+            self._refused = None  # the server gave the same token again, so it must be valid
         self._failures, self._next_try, self._last_error = 0, 0.0, None
         # Write the token before the time: a reader between the two sees the old time or the new token.
         self._until = 0.0
@@ -398,19 +402,19 @@ class SharedRefresh:
             if self._is_over(refresh):
                 self._note(error)
             tokens = self._tokens
-            usable = not refresh.forced and tokens is not None and self._usable(tokens, doubtful=True)
+            usable = not refresh.forced and tokens is not None and self._is_usable(tokens, doubtful=True)
         if usable and isinstance(error, DPoPError):
             refresh.set_result(cast("TokenSet", tokens))
             return
-        # The refresh did not wait for the lock, as the token was still good. A caller that needs a new one must.
+        # The refresh did not wait for the lock, because the token was still good. Who needs a new token must wait.
         impatient = isinstance(error, TokenLockError) and not patient
         refresh.set_exception(Abandoned() if impatient else error)
 
     def _note(self, error: BaseException) -> None:
-        """Remember a failure, so that a server that is down is not asked by every caller."""
-        if self._tokens is not None and self._usable(self._tokens):
-            self._next_try = time.monotonic() + 1.0  # no caller needs it yet
-            if not isinstance(error, TokenLockError):  # another process is at it
+        """Remember a failure, so that not every caller sends a request to a server that is down."""
+        if self._tokens is not None and self._is_usable(self._tokens):
+            self._next_try = time.monotonic() + 1.0  # no caller needs new tokens yet
+            if not isinstance(error, TokenLockError):  # otherwise another process is refreshing
                 _log.warning("the tokens of %r could not be renewed ahead of time: %s", self._account, error)
         if not isinstance(error, TokenRequestError) or isinstance(error, ReauthorizationError):
             return
@@ -426,13 +430,13 @@ class SharedRefresh:
         self._refresh = self._forced = None
 
     def _wait_for(self, refresh: RefreshInProgress) -> None:
-        """Abandon a shared refresh that has not started in time, so that its waiters go on."""
+        """Abandon a shared refresh that has not started in time, so that its waiters continue."""
         if refresh.is_stuck:
             self._abandon(refresh)
 
 
 class _OtherThanFirst:
-    """Whether tokens are other ones than those that were in the store first, and so were renewed since."""
+    """A function that tells whether tokens differ from the first ones it was called with, so were renewed since."""
 
     def __init__(self) -> None:
         self._first: str | None = None
@@ -447,7 +451,7 @@ def own_copy(error: BaseException) -> BaseException:
     """Copy the exception for each waiter; a shared one accumulates tracebacks."""
     try:
         return copy.copy(error)
-    except Exception:  # noqa: BLE001 - an error of others that cannot be copied
+    except Exception:  # noqa: BLE001 - an error of another package that cannot be copied
         return error
 
 
@@ -461,7 +465,7 @@ class RefreshingSource(SharedRefresh):
         """Return a fresh access token.
 
         :raises ReauthorizationError: the user has to authorise.
-        :raises TokenRequestError: the server gave none.
+        :raises TokenRequestError: the server gave no tokens.
         :raises TokenStoreError: the store cannot be read or written.
         """
         if self._clock() < self._until and time.monotonic() < self._stale_by:
@@ -476,12 +480,12 @@ class RefreshingSource(SharedRefresh):
     def renew(self) -> str:
         """Renew the tokens now, although they have not expired, and return the new access token.
 
-        For a token with rights that the user has just been given, for example. Callers who ask at the same time share
-        one refresh, also with other processes and hosts: tokens that another one has stored since are taken.
+        Use it to get a token with rights that the user was just given, for example. Callers at the same time share one
+        refresh, also with other processes and hosts: tokens that another one has stored meanwhile are returned.
 
         :raises ReauthorizationError: the user has to authorise.
-        :raises TokenRequestError: the server gave none; also while it is not asked again after a failure. The tokens
-            that the source has are as good as before.
+        :raises TokenRequestError: the server gave no tokens, or the pause after a failure is not over. The current
+            tokens are still valid.
         :raises TokenStoreError: the store cannot be read or written.
         """
         return self._waited(self._wanted_new)
@@ -501,7 +505,7 @@ class RefreshingSource(SharedRefresh):
                 continue
 
     def tokens(self) -> TokenSet:
-        """Return the token set that the fresh access token is from."""
+        """Return the token set of the fresh access token."""
         self()
         assert self._tokens is not None  # noqa: S101 - a call that returns has adopted one
         return self._tokens
@@ -509,7 +513,7 @@ class RefreshingSource(SharedRefresh):
     def ensure(self, good: Callable[[TokenSet], bool]) -> TokenSet:
         """Return tokens for which ``good`` is true: those in the store, or else new ones.
 
-        :raises TokenError: as a call does.
+        :raises TokenError: as for a call.
         """
         run = self._detached()
         refresh: Future[TokenSet] = Future()
@@ -517,11 +521,11 @@ class RefreshingSource(SharedRefresh):
         def carry_out() -> None:
             try:
                 refresh.set_result(run(self._renewal.steps(good)))
-            except BaseException as error:  # noqa: BLE001 - raised by the one who waits
+            except BaseException as error:  # noqa: BLE001 - raised in the waiting caller
                 refresh.set_exception(error)
 
         try:
-            # In a thread here too, so that an interrupt cannot lose tokens between a response and the store.
+            # In a separate thread, too, so that an interrupt cannot lose tokens between a response and the store.
             threading.Thread(
                 target=contextvars.copy_context().run, args=(carry_out,), name="dpop-refresh", daemon=True
             ).start()
@@ -547,16 +551,16 @@ class RefreshingSource(SharedRefresh):
 async def awaited(ask: Callable[[], str | RefreshInProgress], source: SharedRefresh) -> str:
     """Wait for the shared refresh that brings a token and return the token; other tasks run meanwhile.
 
-    :param ask: returns a token of the source, or its shared refresh.
-    :raises UsageError: the event loop that runs is neither of asyncio nor of trio.
+    :param ask: a function that returns a token of the source, or its shared refresh.
+    :raises UsageError: the running event loop is neither asyncio's nor trio's.
     """
-    landed = _waiting_here()
+    wait = _waiting_here()
     while True:
         wanted = ask()
         if isinstance(wanted, str):
             return wanted
         while not wanted.done():
-            await landed(wanted)
+            await wait(wanted)
             source._wait_for(wanted)  # noqa: SLF001 - a function of the same class, but for the event loop
         try:
             return source.text_of(wanted.result())
@@ -567,9 +571,9 @@ async def awaited(ask: Callable[[], str | RefreshInProgress], source: SharedRefr
 
 
 def _waiting_here() -> Callable[[RefreshInProgress], Awaitable[None]]:
-    """Make a function that waits for a shared refresh on the running event loop, for a second at most.
+    """Return a function that waits for a shared refresh on the running event loop, for at most a second.
 
-    Its result is not handed to the event loop, which may end before: then no one would retrieve it.
+    The refresh's result is not passed to the event loop: if the loop ended before, nobody would retrieve it.
     """
     asyncio: Any = sys.modules.get("asyncio")
     trio: Any = sys.modules.get("trio")
@@ -580,14 +584,14 @@ def _waiting_here() -> Callable[[RefreshInProgress], Awaitable[None]]:
             over = loop.create_future()
 
             def tell(_: Future[TokenSet]) -> None:
-                with contextlib.suppress(RuntimeError):  # that loop is closed by now
+                with contextlib.suppress(RuntimeError):  # the loop may be closed by now
                     loop.call_soon_threadsafe(lambda: over.done() or over.set_result(None))
 
             refresh.add_done_callback(tell)
             await asyncio.wait([over], timeout=_LOOK_SECONDS)
 
         return on_asyncio
-    with contextlib.suppress(AttributeError, RuntimeError):  # no trio, or none that runs here
+    with contextlib.suppress(AttributeError, RuntimeError):  # trio is not imported, or does not run here
         token = trio.lowlevel.current_trio_token()
 
         async def on_trio(refresh: RefreshInProgress) -> None:
@@ -602,10 +606,10 @@ def _waiting_here() -> Callable[[RefreshInProgress], Awaitable[None]]:
                 await over.wait()
 
         return on_trio
-    raise UsageError("a token source is awaited on an event loop of asyncio or trio; neither runs here")
+    raise UsageError("a token source can be awaited on an event loop of asyncio or trio only; neither runs here")
 
 
-def _hold_up_the_end(account: str) -> Callable[[], object]:
+def _delay_program_end(account: str) -> Callable[[], object]:
     """Delay the program's end by a few seconds during a refresh; return a function to call when it is over."""
     over = threading.Event()
     with contextlib.suppress(RuntimeError):  # the interpreter is shutting down: the caller itself refreshes
@@ -614,7 +618,7 @@ def _hold_up_the_end(account: str) -> Callable[[], object]:
 
 
 class _Guard(threading.Thread):
-    """A non-daemon thread, for which the interpreter waits at its end; the refresh itself runs in a daemon thread."""
+    """A non-daemon thread, for which the interpreter waits when it ends; the refresh itself runs in a daemon thread."""
 
     def __init__(self, account: str, over: threading.Event) -> None:
         super().__init__(name="dpop-refresh-guard", daemon=False)
@@ -640,7 +644,7 @@ class _Guard(threading.Thread):
 
 
 def _program_ends() -> bool:
-    """Whether the program is ending: the interpreter waits for no other thread."""
+    """Whether the program is ending: the interpreter waits only for guard threads."""
     return not any(
         thread.is_alive() and not thread.daemon and not isinstance(thread, _Guard) for thread in threading.enumerate()
     )

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages between a client and an authorization server, independent of any HTTP library.
 
-Each operation is a generator of *steps*. It yields an :class:`HTTPRequest` and is sent the :class:`HTTPResponse`, or
-yields a :class:`Pause` or something :class:`Blocking`, and returns its result. A failure is thrown into it, as
-:class:`NoResponse` where a request gets no response. So each operation is written once, for synchronous and
-asynchronous clients.
+Each operation is a generator of *steps*. It yields an :class:`HTTPRequest`, and the :class:`HTTPResponse` is sent back
+to it. It may also yield a :class:`Pause` or a :class:`Blocking` call. A failure is thrown into the generator; a request
+without a response is a :class:`NoResponse`. So each operation is written once for synchronous and asynchronous clients.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ __all__ = [
 ]
 
 MAX_RESPONSE: Final = 1 << 20
-"""Bytes of a body that are read: 1 MiB."""
+"""How many bytes of a body are read: 1 MiB."""
 
 _T = TypeVar("_T")
 
@@ -41,7 +40,7 @@ _T = TypeVar("_T")
 class HTTPRequest:
     """One request to an authorization server.
 
-    :param signed: whether it carries a proof: requests for tokens do, and others where the server wants it.
+    :param signed: whether it carries a proof: requests for tokens do, and others if the server needs it.
     """
 
     method: str
@@ -67,7 +66,7 @@ class HTTPResponse:
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """The value of the first field of that name (pass it in lower case); ``None`` if there is no such field."""
+        """Return the value of the first field of a name in lower case; ``None`` if there is no such field."""
         return next((value for field, value in self.headers if field == name), None)
 
     def __repr__(self) -> str:
@@ -91,9 +90,9 @@ class Blocking:
 class NoResponse(Exception):  # noqa: N818 - thrown into steps, never out of them
     """A request got no response.
 
-    :param sent: whether the head of any attempt was handed to a connection, so that it may have reached the server.
-        Sent stays sent, however often an HTTP library tries again.
-    :param reason: host and port, and the innermost reason; no URL, no secret.
+    :param sent: whether the head of any attempt was written to a connection, so that it may have reached the server.
+        It stays True if an HTTP library tries again.
+    :param reason: host and port, and the innermost reason, without URLs and secrets.
     """
 
     def __init__(self, reason: str, *, sent: bool) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token stores: the interface of every store, and the store in memory.
 
-Others: :class:`dpop.tokens.FileTokenStore`, :class:`dpop.keyring.KeyringTokenStore`,
-:class:`dpop.redis.RedisTokenStore`. To write one of your own, follow :class:`TokenStore`; what makes it safe
-is said there and checked by ``tests/support/token_stores.py``, which takes any store.
+Other stores are :class:`dpop.tokens.FileTokenStore`, :class:`dpop.keyring.KeyringTokenStore` and
+:class:`dpop.redis.RedisTokenStore`. To write a store of your own, follow :class:`TokenStore`, which describes the
+rules; ``tests/support/token_stores.py`` checks them for any store.
 """
 
 from __future__ import annotations
@@ -41,32 +41,32 @@ _MAX_ACCOUNT: Final = 512
 class StoreLock(Protocol):
     """The right to refresh an account's tokens: one thread, in one process of one host, can hold it.
 
-    It ends with its holder: a process that is killed does not keep it for long.
+    The lock ends with its holder: if a process is killed, its lock ends soon.
     """
 
     @property
     def name(self) -> Hashable:
-        """The name of the lock: equal for all its handles, also from different store objects."""
+        """The name of the lock: equal for all its handles, also those of different store objects."""
         ...
 
     @property
     def fence(self) -> int:
-        """A number that grows with each holder, if a lock can be lost while its holder sleeps; otherwise 0."""
+        """A number that grows with each holder, if a suspended holder can lose the lock; otherwise 0."""
         ...
 
     def is_held(self) -> bool:
-        """Whether this handle certainly holds the lock now. Called before each send; never blocks."""
+        """Whether this handle certainly holds the lock now. It is called before each request, and never blocks."""
         ...
 
     def acquire(self, timeout: float) -> bool:
-        """Take the lock, waiting ``timeout`` seconds at most; return whether that worked.
+        """Take the lock, after waiting at most ``timeout`` seconds; return whether that worked.
 
-        :raises TokenStoreError: it cannot be had at all.
+        :raises TokenStoreError: the lock cannot be taken at all.
         """
         ...
 
     def release(self) -> None:
-        """Release the lock; also end an :meth:`acquire` that still waits in another thread. Never raises."""
+        """Release the lock; also end an :meth:`acquire` that still waits in another thread. It never raises."""
         ...
 
 
@@ -74,13 +74,13 @@ class TokenStore(Protocol):
     """Keeps one token set per account. Its methods may block, and are called from several threads.
 
     Once :meth:`save` or :meth:`replace` has returned, the tokens are durable: they survive the process, and a crash
-    of the machine if the store is on one. Tokens that cannot be read are an error and not ``None``.
+    of the machine if the store is on disk. Tokens that cannot be read are an error, not ``None``.
     """
 
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
-        """The tokens of an account, ``None`` if there are none.
+        """Return the tokens of an account, or ``None`` if there are none.
 
-        :raises TokenFormatError: something is there that cannot be read.
+        :raises TokenFormatError: the stored tokens cannot be read.
         :raises TokenStoreError: the store cannot be reached.
         """
         ...
@@ -88,15 +88,15 @@ class TokenStore(Protocol):
     def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
         """Save these tokens in place of any others, after waiting for a refresh in progress.
 
-        :raises TokenStoreError: it was not possible; what was there is as it was.
+        :raises TokenStoreError: the tokens could not be saved; the stored tokens are unchanged.
         """
         ...
 
     def replace(self, old: TokenSet | None, new: TokenSet, account: str, *, fence: int | None = None) -> bool:
-        """Save ``new`` if ``old``, by its fingerprint, is stored now; return whether it was. The caller has the lock.
+        """Save ``new`` if ``old``, by its fingerprint, is stored now; return whether it was. The caller holds the lock.
 
-        :param fence: of the lock; if a later holder has been here with its own, nothing is written.
-        :raises TokenStoreError: it was not possible; what was there is as it was.
+        :param fence: the lock's fence; if a later holder has written with its own fence, nothing is written.
+        :raises TokenStoreError: the tokens could not be saved; the stored tokens are unchanged.
         """
         ...
 
@@ -105,33 +105,33 @@ class TokenStore(Protocol):
         ...
 
     def accounts(self) -> list[str]:
-        """The accounts that have tokens."""
+        """Return the accounts that have tokens."""
         ...
 
     def lock(self, account: str) -> StoreLock:
-        """Make a new handle of the account's lock, not taken yet."""
+        """Return a new handle of the account's lock, which is not taken yet."""
         ...
 
 
 def check_account(account: object) -> str:
     """Return the name of an account if it is valid.
 
-    :raises UsageError: not a str of 1 to 512 printable characters.
+    :raises UsageError: the name is not a str of 1 to 512 printable characters.
     """
     if not isinstance(account, str) or not 0 < len(account) <= _MAX_ACCOUNT or not account.isprintable():
         raise UsageError(f"an account must be a str of 1 to {_MAX_ACCOUNT} printable characters")
     return account
 
 
-# Locks that this process keeps, by name, while it has the only copy of new tokens: see keep().
+# Locks, by name, that this process keeps because it has the only copy of new tokens: see keep().
 _kept: dict[Hashable, StoreLock] = {}
 
 
 def keep(lock: StoreLock) -> None:
     """Keep a held lock, so that no other process refreshes while this one has tokens that it could not store.
 
-    The next renewal of the source that has them takes the lock over by :func:`take_kept`, and so does a ``save()``
-    by the user.
+    The next renewal of the source with these tokens takes the lock over with :func:`take_kept`; so does a ``save()`` of
+    the user.
     """
     _kept[lock.name] = lock
 
@@ -140,7 +140,7 @@ def take_kept(lock: StoreLock) -> StoreLock | None:
     """Return the handle that this process has kept for a lock, if it still holds the lock."""
     kept = _kept.pop(lock.name, None)
     if kept is not None and not kept.is_held():
-        kept.release()  # it passed to another process, and is not renewed any more
+        kept.release()  # another process has the lock now
         return None
     return kept
 
@@ -148,7 +148,7 @@ def take_kept(lock: StoreLock) -> StoreLock | None:
 class locked:  # noqa: N801 - used like a function
     """Hold an account's lock, in a ``with`` statement.
 
-    :raises TokenLockError: it could not be had in time.
+    :raises TokenLockError: the lock could not be taken in time.
     """
 
     def __init__(self, lock: StoreLock, account: str, *, timeout: float = LOCK_SECONDS) -> None:
@@ -176,7 +176,7 @@ class locked:  # noqa: N801 - used like a function
 
 
 class LockedStore(ABC):
-    """Base of stores whose lock cannot be lost while its holder lives, so that no fence is needed."""
+    """The base of stores whose lock cannot be lost while its holder lives, so that they need no fence."""
 
     @abstractmethod
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
@@ -188,16 +188,16 @@ class LockedStore(ABC):
 
     @abstractmethod
     def _write(self, tokens: TokenSet, account: str) -> None:
-        """Write these tokens durably; the caller has the lock."""
+        """Write these tokens durably; the caller holds the lock."""
 
     @hide_frames
     def save(self, tokens: TokenSet, account: str = DEFAULT_ACCOUNT) -> None:
         """Save these tokens, after waiting for a refresh in progress.
 
-        :raises TokenStoreError: it was not possible; what was there is as it was.
+        :raises TokenStoreError: the tokens could not be saved; the stored tokens are unchanged.
         """
         if not isinstance(tokens, TokenSet):
-            raise UsageError("a store keeps a TokenSet, such as an endpoint returns")
+            raise UsageError("a token store saves a TokenSet, as an endpoint returns it")
         with locked(self.lock(account), account):
             self._write(tokens, account)
 
@@ -210,9 +210,9 @@ class LockedStore(ABC):
         *,
         fence: int | None = None,  # noqa: ARG002 - see above
     ) -> bool:
-        """Save ``new`` if ``old`` is stored; the caller has the lock.
+        """Save ``new`` if ``old`` is stored; the caller holds the lock.
 
-        :raises TokenStoreError: it was not possible; what was there is as it was.
+        :raises TokenStoreError: the tokens could not be saved; the stored tokens are unchanged.
         """
         there = self.load(account)
         if (there and there.fingerprint) != (old and old.fingerprint):
@@ -233,10 +233,10 @@ class MemoryTokenStore(LockedStore):
         return f"<MemoryTokenStore of {len(self._tokens)} accounts>"
 
     def __reduce__(self) -> tuple[object, ...]:
-        raise UsageError("a MemoryTokenStore cannot be pickled: its tokens are this process's; use a file or Redis")
+        raise UsageError("a MemoryTokenStore cannot be pickled: its tokens belong to one process; use a file or Redis")
 
     def load(self, account: str = DEFAULT_ACCOUNT) -> TokenSet | None:
-        """The tokens of an account."""
+        """Return the tokens of an account, or ``None`` if there are none."""
         return self._tokens.get(check_account(account))
 
     def delete(self, account: str = DEFAULT_ACCOUNT) -> None:
@@ -245,11 +245,11 @@ class MemoryTokenStore(LockedStore):
             self._tokens.pop(account, None)
 
     def accounts(self) -> list[str]:
-        """The accounts that have tokens."""
+        """Return the accounts that have tokens."""
         return sorted(self._tokens)
 
     def lock(self, account: str) -> StoreLock:
-        """Make a handle of the account's lock."""
+        """Return a new handle of the account's lock."""
         name = check_account(account)
         return _MemoryLock(self._locks.setdefault(name, threading.Lock()), (id(self), name))
 
@@ -257,7 +257,7 @@ class MemoryTokenStore(LockedStore):
         self._tokens[account] = tokens
 
     def _reset_after_fork(self) -> None:
-        self._locks.clear()  # the threads that hold them are not in this process
+        self._locks.clear()  # the threads that held them do not exist in this process
 
 
 class _MemoryLock:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A token set: the tokens of a response, the key they are bound to, and where that key is kept."""
+"""A token set: the tokens of a response, and the thumbprint and reference of the key they are bound to."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ __all__ = ["TokenSet"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class TokenSet:
-    """Tokens of one grant. Immutable; :meth:`replace` makes a changed copy.
+    """The tokens of one grant. Immutable; :meth:`replace` makes a changed copy.
 
-    :param access_token: for the API.
+    :param access_token: the token for the API.
     :param token_type: ``DPoP`` if the access token is bound to the key, ``Bearer`` if it is not.
-    :param issued_at: Unix seconds, by this machine's clock, when the tokens were asked for.
+    :param issued_at: Unix seconds, by this machine's clock, when the tokens were requested.
     :param expires_at: Unix seconds when the access token expires, counted from ``issued_at``; ``None`` if the
         server did not say.
     :param refresh_token: ``None`` if there is none.
     :param refresh_expires_at: Unix seconds when the refresh token expires, if the server said so.
-    :param scope: the scopes granted, separated by spaces; they can be fewer than were asked for.
-    :param jkt: thumbprint of the key the tokens are bound to (RFC 9449 §6.1).
-    :param key_reference: path or URI of that key, for :func:`dpop.load_key`; never a key, never a PIN.
-    :param token_endpoint: the URL the tokens came from. They are refreshed nowhere else.
-    :param client_id: the client they were issued to.
+    :param scope: the granted scopes, separated by spaces; they can be fewer than requested.
+    :param jkt: the thumbprint of the key to which the tokens are bound (RFC 9449 §6.1).
+    :param key_reference: the path or URI of that key, for :func:`dpop.load_key`; never a key or a PIN.
+    :param token_endpoint: the URL that issued the tokens. They are refreshed only there.
+    :param client_id: the client to which they were issued.
     :param id_token: an OpenID Connect ID Token.
-    :param id_token_verified: whether its claims and its signature were verified at the login. Those that come with a
-        refresh are not; ``endpoint.verify_id_token`` does it.
-    :param refresh_sent_at: Unix seconds when a refresh was begun whose response is not known. It is set in a
-        store before the refresh token is sent, and gone once the response is stored.
-    :param resource: the resources that were asked for (RFC 8707); a refresh asks for them again.
-    :param refusal: what the server said when it refused the refresh token for good: ``error`` and perhaps
+    :param id_token_verified: whether its claims and its signature were verified at the login. The ID token of a
+        refresh is not verified; ``endpoint.verify_id_token`` does that.
+    :param refresh_sent_at: Unix seconds when a refresh began whose response is unknown. It is set in a
+        store before the refresh token is sent, and removed when the response is stored.
+    :param resource: the requested resources (RFC 8707); a refresh requests them again.
+    :param refusal: the server's final refusal of the refresh token: ``error`` and perhaps
         ``subtype`` and ``description``. No process that shares the store sends that refresh token again.
-    :param refused_times: how often in a row the server has refused the refresh token for a reason that may pass. All
-        processes that share the store count together; after three refusals the token counts as dead.
+    :param refused_times: how often in a row the server refused the refresh token for a reason that may be temporary.
+        All processes that share the store count together; after three refusals the token counts as dead.
     :param extra: further members of the response, JSON values.
     """
 
@@ -87,7 +87,7 @@ class TokenSet:
 
     @property
     def scopes(self) -> frozenset[str]:
-        """The granted scopes; empty if the server did not name any and the client asked for none."""
+        """The granted scopes; empty if the server named none and the client requested none."""
         return frozenset((self.scope or "").split())
 
     def missing_scopes(self, *scopes: str) -> frozenset[str]:
@@ -165,7 +165,7 @@ class TokenSet:
     @classmethod
     @hide_frames
     def from_dict(cls, facts: Mapping[str, Any]) -> TokenSet:
-        """Read the facts of :meth:`to_dict`. Facts of unknown names are left out.
+        """Make a token set from the facts of :meth:`to_dict`; facts with unknown names are ignored.
 
         :raises TokenFormatError: a fact is missing or of the wrong type.
         """
@@ -176,14 +176,14 @@ class TokenSet:
                 continue
             kind = _TYPES.get(each.name, str)
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-                raise TokenFormatError(f"{each.name} of stored tokens is not what it should be; authorise again")
+                raise TokenFormatError(f"{each.name} of the stored tokens has a wrong type; authorise again")
             known[each.name] = value
         if not known.get("access_token"):
             raise TokenFormatError("the stored tokens have no access_token; authorise again")
         try:
             return cls(**known)
         except UsageError as error:
-            raise TokenFormatError(f"a fact of stored tokens cannot be used: {error}") from None
+            raise TokenFormatError(f"a fact of the stored tokens cannot be used: {error}") from None
 
 
 TokenSet.__init__ = hide_frames(TokenSet.__init__)  # type: ignore[method-assign]  # the dataclass's own has all tokens

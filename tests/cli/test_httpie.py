@@ -128,7 +128,7 @@ def test_a_session_file_holds_no_secret(server: DPoPTestServer, stored: Path) ->
     server.reset()
     done = http(stored.parent, f"--session={session}", url)
     assert (done.returncode, server.requests) == (1, [])
-    assert "name it in each run, -A dpop -a" in done.stderr
+    assert "name the key in each run, -A dpop -a" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def test_a_wrong_password(tmp_path: Path) -> None:
         (["--password-file", "/"], "cannot be read"),
         (["--password-file", "s3\0cret"], "cannot be read"),
         (["--password-file", "-"], "is empty"),
-        (["--password-file", "/dev/zero"], "longer than"),
+        (["--password-file", "/dev/zero"], "more than"),
     ],
 )
 def test_passwords_that_cannot_be_read(key_file: Path, options: list[str], words: str) -> None:

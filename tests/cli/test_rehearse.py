@@ -117,14 +117,14 @@ NO_STORE = ("Cache-Control", "no-store")
     [
         (response(200, TOKENS, NO_STORE), []),
         (response(200, {**TOKENS, "token_type": "Bearer"}, NO_STORE), ["token_type is DPoP"]),
-        (response(200, TOKENS), ["no cache may keep it"]),
+        (response(200, TOKENS), ["no cache may store it"]),
         (response(200, {"token_type": "DPoP"}, NO_STORE), ["there is an access token"]),
-        (response(200, TOKENS, NO_STORE, ("DPoP-Nonce", "a b")), ["its nonce is one that a proof can carry"]),
+        (response(200, TOKENS, NO_STORE, ("DPoP-Nonce", "a b")), ["its nonce is valid"]),
         (
             response(401, {"error": "use_dpop_nonce"}),
             [
-                "a refusal for a nonce brings one",
-                "a refusal for a nonce has status 400",
+                "use_dpop_nonce comes with a nonce",
+                "use_dpop_nonce has status 400",
                 "tokens come with status 200",
             ],
         ),

@@ -143,7 +143,7 @@ def test_a_port_in_use_is_a_usage_error() -> None:
         result = invoke("serve", "--port", str(port))
     assert result.exit_code == 2
     assert f"cannot listen on port {port} of 127.0.0.1" in result.stderr
-    assert "choose another port, or 0 for one that is free" in result.stderr
+    assert "choose another port, or 0 for a free one" in result.stderr
 
 
 @pytest.mark.parametrize(

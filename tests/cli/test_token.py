@@ -749,7 +749,7 @@ def test_a_client_file_may_name_every_endpoint() -> None:
 def test_a_key_is_no_token_store() -> None:
     """The message says what the file is, and not that it is damaged."""
     done = run("token", "show", "--token-store", "key.pem")
-    assert (done.returncode, "holds a key" in done.stderr, "authorise" in done.stderr) == (3, True, False)
+    assert (done.returncode, "contains a key" in done.stderr, "authorise" in done.stderr) == (3, True, False)
 
 
 def test_a_token_for_a_resource(plain: DPoPTestServer) -> None:

@@ -126,14 +126,14 @@ def test_a_server_without_iss_needs_none() -> None:
         ("https://app.example/callback#code=x&state=STATE", "fragment"),
         ("#code=x&state=STATE", "fragment"),
         ("https://app.example/callback?response=eyJ.e30.c2ln", "JARM"),
-        ("error=access_denied&error_description=no", "an error and no state.*access_denied: no"),
+        ("error=access_denied&error_description=no", "an error but no state.*access_denied: no"),
         ("code=x", "no state"),
         ("code=x&state=other", "older login"),
         ("code=x&state=STATE", "no iss"),
         ("code=x&state=STATE&iss=https://evil.example", "iss differs"),
         ("state=STATE&iss=https://as.example", "neither a code nor an error"),
         ("code=x&code=y&state=STATE", "twice"),
-        ("https://[::1/?code=x", "no URL"),
+        ("https://[::1/?code=x", "not a URL"),
     ],
 )
 def test_each_odd_callback_has_its_own_sentence(callback: str, said: str) -> None:

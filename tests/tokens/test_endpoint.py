@@ -664,7 +664,7 @@ def test_a_pushed_request_that_is_refused(name: str) -> None:
     recorder, endpoint = answered(name, refusal(400, "invalid_dpop_proof"))
     with recorder, endpoint, pytest.raises(TokenEndpointUnavailableError, match="push=False") as caught:
         endpoint.start_authorization("http://127.0.0.1/callback")
-    assert "the tokens are as they were" not in str(caught.value)
+    assert "the tokens are unchanged" not in str(caught.value)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}"])

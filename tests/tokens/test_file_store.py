@@ -137,9 +137,9 @@ def test_another_stores_file_is_not_taken(path: Path) -> None:
         (b'{"access_token":"a"}', "no tokens of this package"),
         (b'{"dpop_tokens":1,"account":"alice","tokens":{"access_token":"a"}}', "another account"),
         (b'{"dpop_tokens":1,"account":"default"}', "no access_token"),
-        (b'{"dpop_tokens":1,"account":"default","tokens":{"access_token":5}}', "not what it should be"),
+        (b'{"dpop_tokens":1,"account":"default","tokens":{"access_token":5}}', "wrong type"),
         (b'{"dpop_tokens":1,"account":"default","tokens":[]}', "no access_token"),
-        (b"x" * 4_000_001, "larger"),
+        (b"x" * 4_000_001, "too large"),
     ],
 )
 def test_what_is_no_store_is_recognised(path: Path, data: bytes, match: str) -> None:
@@ -268,7 +268,7 @@ def test_a_directory_that_cannot_be_written(open_path: Path) -> None:
         "print(store.load().access_token)\n",
         open_path,
     )
-    assert "Permission denied; what was there is as it was\nold" in said
+    assert "Permission denied; the stored tokens are unchanged\nold" in said
     open_path.parent.chmod(0o777)
     lock.unlink()
     open_path.parent.chmod(0o555)

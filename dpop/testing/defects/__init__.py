@@ -9,9 +9,8 @@
         fields = defective_fields(name, key, "GET", url, access_token=token)
         ...  # send them; the server must respond with defect.verdict, and not with a 500
 
-Each is honest in all but one thing, so that a server which refuses it has found just that. Those named
-``ok-...`` are no defects but unusual, and a server must accept them. On the command line:
-``dpop proof --defect list``.
+Each proof is correct except for one thing, so that a server that refuses it has found this defect. Those named
+``ok-...`` are unusual, but correct, and a server must accept them. On the command line: ``dpop proof --defect list``.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ __all__ = ["DEFECTS", "Defect", "Fields", "Verdict", "defective_fields", "defect
 
 _DEFECTS: Mapping[str, WritableDefect] = {defect.name: defect for defect in ACCEPTED + FORM + KEY + REQUEST}
 DEFECTS: Mapping[str, Defect] = MappingProxyType(_DEFECTS)
-"""All there are, by name, in the order in which a verifier meets them."""
+"""All defects by name, in the order in which a verifier finds them."""
 
 
 def defective_fields(
@@ -50,16 +49,16 @@ def defective_fields(
     iat: int | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Fields:
-    """Make the DPoP header fields of a request as :func:`dpop.create_proof` would, but with one defect.
+    """Make the DPoP header fields of a request, like :func:`dpop.create_proof`, but with one defect.
 
-    Most often one field; two, or none, where that is the defect.
+    Usually it is one field; some defects consist of two fields, or none.
 
-    :param name: one of :data:`DEFECTS`.
-    :param key: signs wherever the defect lets it; otherwise a published key does.
-    :param access_token: the token the request carries; ``ath-...`` need one.
-    :param nonce: the server's newest nonce; ``nonce-...`` need one.
-    :returns: names and values, one character per byte: some values hold what no HTTP client sends.
-    :raises UsageError: no such defect, or not one of this request: of its URL, or without a token.
+    :param name: a name in :data:`DEFECTS`.
+    :param key: the key to sign with, if the defect allows that; otherwise a published key signs.
+    :param access_token: the access token of the request; the defects ``ath-...`` need one.
+    :param nonce: the server's newest nonce; the defects ``nonce-...`` need one.
+    :returns: names and values, one character per byte: some values contain bytes that no HTTP client sends.
+    :raises UsageError: there is no such defect, or it is impossible with this URL, or without a token.
     :raises DPoPKeyError: the key did not sign.
     """
     defect = _DEFECTS.get(name)
@@ -92,9 +91,9 @@ def defective_proof(
     iat: int | None = None,
     clock: Callable[[], float] = time.time,
 ) -> str:
-    """The value of the DPoP header with one defect; see :func:`defective_fields`.
+    """Return the value of the DPoP header with one defect; see :func:`defective_fields`.
 
-    :raises UsageError: as there, and where the defect is in the number or the name of the fields.
+    :raises UsageError: as there; and if the defect is in the number or the name of the fields.
     """
     fields = defective_fields(
         name, key, method, url, access_token=access_token, nonce=nonce, jti=jti, iat=iat, clock=clock

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The draft of a correct proof, and defects: functions that write a draft down wrongly."""
+"""The draft of a correct proof, and defects: functions that write a wrong proof from a draft."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Signer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """All contents of a correct proof for one request.
+    """The content of a correct proof for one request.
 
     :param htu: the URL of the request without query and fragment.
     """
@@ -57,7 +57,7 @@ class Draft:
 
     @property
     def es256(self) -> Draft:
-        """Return this draft with an ES256 key: its own if that is one, otherwise a published key."""
+        """Return this draft with an ES256 key: its own if it has one, otherwise a published key."""
         return self if self.key.alg == "ES256" else self.by(A)
 
     def by(self, key: Signer) -> Draft:
@@ -76,9 +76,9 @@ class Draft:
 
     @property
     def token(self) -> str:
-        """The access token; an error if there is none, because this defect needs it."""
+        """The access token; without one, an error that this defect needs it."""
         if self.access_token is None:
-            raise UsageError("this defect is in the claim ath; give an access token")
+            raise UsageError("this defect is in the claim ath, so it needs an access token")
         return self.access_token
 
     def header(self, **changes: Any) -> Members:
@@ -97,7 +97,7 @@ class Draft:
     def proof(self, *, header: Any = None, claims: Any = None, pen: Pen | None = None) -> str:
         """Write the proof, with another header, other claims or another pen (signing function).
 
-        :param header: any JSON value, or bytes, which are taken as they are; as for ``claims``.
+        :param header: any JSON value, or bytes, which are used unchanged; the same holds for ``claims``.
         """
         return make(
             self.header() if header is None else header,
@@ -140,7 +140,7 @@ class Draft:
 
 
 Write = Callable[[Draft], str | Fields]
-"""Writes the proof down: the value of the DPoP field, or all the fields."""
+"""A function that writes the proof: the value of the DPoP field, or all fields."""
 
 
 def _changed(honest: Members, changes: Members) -> Members:
@@ -151,11 +151,11 @@ def _changed(honest: Members, changes: Members) -> Members:
 class Defect:
     """One way to make a proof wrong, or, if the verdict is ``ok``, unusual.
 
-    :param name: as in ``vectors/proofs.json``.
-    :param group: what it is about: ``accept`` for what is unusual and right, ``transport``, ``structure``,
+    :param name: the name, as in ``vectors/proofs.json``.
+    :param group: the part with the defect: ``accept`` for unusual but correct proofs, ``transport``, ``structure``,
         ``header``, ``jwk``, ``signature``, ``claims``, ``htu``, ``binding``, ``nonce``, ``as``.
     :param verdict: the verdict that a server must reach.
-    :param reason: what :class:`dpop.server.ProofVerifier` says, None if it accepts the proof.
+    :param reason: the reason of :class:`dpop.server.ProofVerifier`; None if it accepts the proof.
     :param note: a remark.
     :param also: error codes that some other servers respond with instead.
     :param where: a condition under which the verdict holds.
@@ -179,13 +179,13 @@ class WritableDefect(Defect):
     def write(self, draft: Draft) -> Fields:
         """Write the header fields with the defective proof: one field DPoP, unless that is the defect.
 
-        :raises UsageError: it takes a token, a nonce or a URL that the draft does not have.
+        :raises UsageError: the defect needs a token, a nonce or a URL that the draft does not have.
         """
         written = self._write(draft)
         return [("DPoP", written)] if isinstance(written, str) else written
 
 
-def refused(  # noqa: PLR0917 - a line of a table
+def refused(  # noqa: PLR0917 - a row of a table
     group: str,
     name: str,
     write: Write,
@@ -195,8 +195,8 @@ def refused(  # noqa: PLR0917 - a line of a table
     where: str = "",
     verdict: Verdict = "invalid_dpop_proof",
 ) -> WritableDefect:
-    """Make a row of a table of defects; arguments that rarely differ have defaults.
+    """Make a row of a table of defects; arguments that are usually the same have defaults.
 
-    :param also: separated by spaces.
+    :param also: error codes, separated by spaces.
     """
     return WritableDefect(name, group, verdict, reason, note, tuple(also.split()), where, write)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys and pens (signing functions) for the defects; some sign correctly, some do not.
 
-All of it is deterministic. Keys come from the names in this file, ECDSA from RFC 6979, and the salt of
-RSASSA-PSS is always the same, so any language can regenerate the same bytes. Nothing here uses what the defects are
-made to test: not this package's encoders, keys or signatures.
+Everything is deterministic: keys are derived from their names in this file, ECDSA follows RFC 6979, and the salt of
+RSASSA-PSS is always the same. So every programming language can generate the same bytes. This module does not use the
+code that the defects test: neither this package's encoders, nor its keys or signatures.
 
-The private keys are published by being written here. They protect nothing.
+The private keys are public, because they are written here. They protect nothing.
 """
 
 from __future__ import annotations

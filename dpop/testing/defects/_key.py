@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Defects of the JOSE header, the key in it and the signature.
 
-Where the draft's own key will not do, a published one signs: no private member of a key that is worth
-anything is ever written.
+If the draft's own key cannot be used, a published key signs. So the private members of a real key are never written.
 """
 
 from __future__ import annotations
