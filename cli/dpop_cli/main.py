@@ -241,7 +241,7 @@ Environment:
 )
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """DPoP (RFC 9449) at the command line: OAuth tokens that are useless without a key.
+    """DPoP (RFC 9449) at the command line: OAuth tokens, useless without a key.
 
     \b
     Start with one of:
