@@ -312,7 +312,8 @@ class AiohttpClient(Client):
 
 async def close_all(session: aiohttp.ClientSession) -> None:
     """Close a session of aiohttp, and connections that wait for a server to read what it never will."""
-    await session.close()
+    with contextlib.suppress(AttributeError):  # asyncio's, for a connection whose last bytes were written just now
+        await session.close()
     transports: Any = getattr(asyncio.get_running_loop(), "_transports", {})
     for transport in list(transports.values()):
         with contextlib.suppress(AttributeError):  # one that has closed has no event loop any more
