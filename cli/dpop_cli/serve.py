@@ -48,7 +48,7 @@ _LOOK_SECONDS = 1.0
 )
 @click.option(
     "--client-key",
-    metavar="FILE",
+    metavar="KEY",
     shell_complete=file_names,
     help="The public key of the client, which then may authenticate by private_key_jwt.",
 )
