@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fuzz, guided by coverage: ``python tests/fuzz/fuzz.py [--seconds 60] [--keep] [TARGET...]``.
 
-Each target runs in a process of its own, from its seeds and from what is kept in ``corpus/``: inputs, one a line in
-base64, that once reached code which nothing before them had. ``--keep`` adds what this run finds. An input that
+Each target runs in a process of its own, as many at once as there are processors, from its seeds and from what is kept
+in ``corpus/``: inputs, one a line in base64, that once reached code which nothing before them had. ``--keep`` adds what this run finds. An input that
 breaks a promise is printed and kept in ``broken/``; add it to the corpus together with the fix.
 """
 
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
@@ -138,7 +139,10 @@ def main() -> int:
     if unknown := set(options.targets) - set(TARGETS):
         parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
     # All of them, also where one breaks.
-    well = [fuzz(name, options.seconds, keeping=options.keep) for name in options.targets or TARGETS]
+    with ThreadPoolExecutor(os.cpu_count()) as at_once:
+        well = list(
+            at_once.map(lambda name: fuzz(name, options.seconds, keeping=options.keep), options.targets or TARGETS)
+        )
     if BROKEN.exists() and not any(BROKEN.iterdir()):
         shutil.rmtree(BROKEN)
     return 0 if all(well) else 1
