@@ -284,6 +284,8 @@ class AiohttpClient(Client):
             options["headers"] = {"Authorization": login}
         if "timeout" in options:
             options["timeout"] = aiohttp.ClientTimeout(total=options["timeout"])
+        if body is None:
+            options["skip_auto_headers"] = ["Content-Type"]  # aiohttp describes the body that is not there, too
         async with self.session.request(method, url, **(body or {}), **options) as response:
             history = [each.status for each in response.history]
             return Reply(response.status, dict(response.headers), await response.read(), history)

@@ -76,7 +76,7 @@ def test_an_exchange_that_went_out_unsigned_is_told(caplog: pytest.LogCaptureFix
         assert session.get("http://127.0.0.1:1/r", timeout=20).status_code == 200
     (record,) = [record for record in caplog.records if record.name == "dpop.requests"]
     assert record.levelname == "WARNING"
-    assert "http://127.0.0.1:1 was answered without a connection of dpop.requests" in record.getMessage()
+    assert "a response for http://127.0.0.1:1 came without a connection of dpop.requests" in record.getMessage()
     assert TOKEN not in caplog.text
 
 

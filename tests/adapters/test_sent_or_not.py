@@ -71,7 +71,7 @@ def test_a_closed_port(name: str, closed_port: int) -> None:
 def test_a_host_that_does_not_exist(name: str) -> None:
     """The name is said not to be known."""
     message = unsent(name, "https://as.invalid/token")
-    assert re.search(r"as\.invalid:443: the name of the host is not known", message)
+    assert re.search(r"as\.invalid:443: the host name is unknown", message)
 
 
 def test_a_certificate_that_is_not_trusted(name: str, authority: Authority) -> None:
@@ -111,7 +111,7 @@ def test_a_proxy_that_is_down(name: str, closed_port: int, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(403, "answered 403 X"), (407, "wants authentication"), (502, "answered 502 X")]
+    ("status", "words"), [(403, "responded 403 X"), (407, "wants authentication"), (502, "responded 502 X")]
 )
 def test_a_proxy_that_opens_no_tunnel(name: str, monkeypatch: pytest.MonkeyPatch, status: int, words: str) -> None:
     """Its refusal of the CONNECT is quoted."""

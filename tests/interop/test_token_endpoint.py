@@ -49,6 +49,7 @@ def test_a_whole_life(endpoint: Endpoint, oidc_provider: OidcProvider) -> None:
     first = endpoint.finish_authorization(asked, browse(oidc_provider, asked.url))
     assert first.is_bound
     assert first.id_token
+    assert first.id_token_verified
     second = endpoint.refresh(first)
     third = endpoint.refresh(second)
     assert len({first.refresh_token, second.refresh_token, third.refresh_token}) == 3
@@ -64,6 +65,7 @@ def test_a_whole_life(endpoint: Endpoint, oidc_provider: OidcProvider) -> None:
         ("/.well-known/oauth-authorization-server", 200),
         ("/request", 400),
         ("/request", 201),
+        ("/jwks", 200),  # for the ID token, before the code is sent
         ("/token", 200),
         ("/token", 200),
         ("/token", 200),
@@ -71,7 +73,7 @@ def test_a_whole_life(endpoint: Endpoint, oidc_provider: OidcProvider) -> None:
         ("/token/revocation", 200),
         ("/token", 400),
     ]
-    assert [bool(entry.proof) for entry in wire] == [False] + [True] * 5 + [False] * 2 + [True]
+    assert [bool(entry.proof) for entry in wire] == [False] + [True] * 2 + [False] + [True] * 3 + [False] * 2 + [True]
 
 
 def test_unasked_proofs(name: str, oidc_provider: OidcProvider) -> None:
