@@ -2,8 +2,9 @@
 """Fuzz, guided by coverage: ``python tests/fuzz/fuzz.py [--seconds 60] [--keep] [TARGET...]``.
 
 Each target runs in a process of its own, as many at once as there are processors, from its seeds and from what is kept
-in ``corpus/``: inputs, one a line in base64, that once reached code which nothing before them had. ``--keep`` adds what this run finds. An input that
-breaks a promise is printed and kept in ``broken/``; add it to the corpus together with the fix.
+in ``corpus/``: inputs, one a line in base64, that once reached code which nothing before them had. ``--keep`` adds what
+this run finds. An input that breaks a promise is printed and kept in ``broken/``; add it to the corpus together with
+the fix.
 """
 
 from __future__ import annotations
