@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -25,10 +26,19 @@ KEY = dpop.generate_key()
 LIBRARIES: list[tuple[Any, Any]] = [(httpx, dpop.httpx), (httpx2, dpop.httpx2)]
 ACTIVE = Response(200, [], b'{"active":true}')
 
+# Loops end here while connections are open, and asyncio warns when those are collected.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Collect what a test leaves behind at its own end, and not in a test of another module."""
+    yield
+    gc.collect()
+
 
 @pytest.mark.parametrize("integration", [dpop.httpx, dpop.httpx2], ids=["httpx", "httpx2"])
 @pytest.mark.parametrize("ends", ["asyncio.run", "closed at once"])
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asyncio's, of the loops closed at once
 def test_the_client_of_a_loop_that_ended_is_closed(integration: Any, ends: str) -> None:
     """One endpoint for the program, a loop for each call: no socket, client or loop is left."""
     with Recorder(script(ACTIVE)) as server:
@@ -53,7 +63,6 @@ def test_the_client_of_a_loop_that_ended_is_closed(integration: Any, ends: str) 
         assert open_sockets() <= before + 1
         assert len(endpoint._clients._by_loop) <= 1
         asyncio.run(call())
-    gc.collect()
 
 
 @pytest.mark.parametrize("integration", [dpop.httpx, dpop.httpx2], ids=["httpx", "httpx2"])
