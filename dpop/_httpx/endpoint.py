@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import anyio
 
-from dpop._httpx.processes import OnePerLoop, OnePerProcess
+from dpop._connections import OnePerLoop, OnePerProcess
 from dpop._httpx.protocols import (
     AsyncClient,
     AsyncTransport,

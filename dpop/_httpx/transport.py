@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
+from dpop._connections import OnePerProcess
 from dpop._httpx.bodies import (
     AsyncPeekedStream,
     PeekedStream,
@@ -29,7 +30,6 @@ from dpop._httpx.bodies import (
     rewind_of,
 )
 from dpop._httpx.cookies import DroppedCookies
-from dpop._httpx.processes import OnePerProcess
 from dpop._httpx.protocols import (
     AsyncTransport,
     Info,

@@ -22,7 +22,7 @@ from aiohttp import (
 
 from dpop._arguments import explain_unknown_arguments
 from dpop._client_auth import ClientAuth
-from dpop._httpx.processes import OnePerLoop
+from dpop._connections import OnePerLoop
 from dpop._tracebacks import hide_frames
 from dpop.aiohttp._middleware import DPoPClientMiddleware
 from dpop.aiohttp._threads import asyncio_tools
