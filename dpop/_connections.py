@@ -7,16 +7,33 @@ If two processes used one connection, each would get responses for the other, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from dpop.errors import ArgumentTypeError, UsageError
 
-__all__ = ["OnePerLoop", "OnePerProcess"]
+__all__ = ["HasSocket", "OnePerLoop", "OnePerProcess", "close_socket"]
 
 _T = TypeVar("_T")
+
+
+class HasSocket(Protocol):
+    """A transport of asyncio, or a network stream of httpcore."""
+
+    def get_extra_info(self, name: str, /) -> Any:
+        """Return what is known under a name, such as ``"socket"``; None if nothing is."""
+
+
+def close_socket(connection: HasSocket | None) -> None:
+    """Close the socket of a connection whose event loop is closed: nothing can be awaited on that loop any more."""
+    sock = None if connection is None else connection.get_extra_info("socket")
+    sock = getattr(sock, "_sock", sock)  # asyncio wraps it in an object without close()
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            sock.close()
 
 
 class OnePerProcess(Generic[_T]):

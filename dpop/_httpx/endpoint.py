@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import anyio
 
-from dpop._connections import OnePerLoop, OnePerProcess
+from dpop._connections import OnePerLoop, OnePerProcess, close_socket
 from dpop._httpx.protocols import (
     AsyncClient,
     AsyncTransport,
@@ -71,12 +70,7 @@ def _close_sockets(client: AsyncClient[RequestT, ResponseT]) -> None:
     transports = [client._transport, *client._mounts.values()]  # noqa: SLF001 - every public method needs the loop
     for pool in (getattr(transport, "_pool", None) for transport in transports):
         for connection in getattr(pool, "connections", ()):
-            stream = getattr(getattr(connection, "_connection", None), "_network_stream", None)
-            sock = None if stream is None else stream.get_extra_info("socket")
-            sock = getattr(sock, "_sock", sock)  # asyncio wraps it in an object without close()
-            if sock is not None:
-                with contextlib.suppress(OSError):
-                    sock.close()
+            close_socket(getattr(getattr(connection, "_connection", None), "_network_stream", None))
 
 
 class _Wire:

@@ -22,7 +22,7 @@ from aiohttp import (
 
 from dpop._arguments import explain_unknown_arguments
 from dpop._client_auth import ClientAuth
-from dpop._connections import OnePerLoop
+from dpop._connections import OnePerLoop, close_socket
 from dpop._tracebacks import hide_frames
 from dpop.aiohttp._middleware import DPoPClientMiddleware
 from dpop.aiohttp._threads import asyncio_tools
@@ -227,8 +227,5 @@ def _close_sockets(session: ClientSession) -> None:
     if isinstance(connector, BaseConnector):
         waiting: Any = connector._conns  # noqa: SLF001 - no method does it without the loop
         for protocol, *_ in [each for those in waiting.values() for each in those]:
-            sock = protocol.transport.get_extra_info("socket") if protocol.transport is not None else None
-            sock = getattr(sock, "_sock", sock)  # asyncio wraps it in an object without close()
-            if sock is not None:
-                sock.close()
+            close_socket(protocol.transport)
         waiting.clear()

@@ -54,12 +54,12 @@ class DPoPClientMiddleware:
     A body that can be read only once, such as an asynchronous generator, is sent once: call :meth:`prime` first. A
     request with such a body that meets a challenge all the same gets the challenge as its response.
 
-    :param prover: signs each request that brings no prover of its own; a bare key will do.
+    :param prover: signs each request that brings no prover of its own; a key is accepted, too.
     :param origins: the servers that get proofs and tokens, such as ``"https://api.example"``.
     :param access_token: a ``str``, a function that returns one, or a token source. With it, requests are for a
         resource server; without it, for an authorization server.
-    :param as_endpoints: URLs that are an authorization server's even where a token is set: no ``ath``, and the
-        caller's own Authorization is kept.
+    :param as_endpoints: URLs of an authorization server among those of a resource server. Proofs for them have no
+        ``ath``, and the caller's own Authorization header is kept.
     :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
     :param profile: the known facts about the server, see :mod:`dpop.profiles`: a profile, its name, or the path of
         a TOML file.
@@ -68,11 +68,12 @@ class DPoPClientMiddleware:
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
     :param rebuild: gets a body that holds a ``client_assertion`` and returns one with a new assertion, for a retry.
         Without it such a request is never sent twice.
-    :param renew_refused: whether a token source is told that a server refused its token, and the request is sent again
-        with another one where that does no harm.
-    :param serial: whether requests go one at a time, for a server that takes only the newest nonce it gave. ``True``:
-        from the start; ``False``: never; ``None``: as the profile says, or where the server turns out to be one.
-    :raises UsageError: no origins, or settings that cannot be used.
+    :param renew_refused: whether a token source is told that a server refused its token. The request is then sent
+        again with another token, if repeating it is safe.
+    :param serial: whether requests are sent one at a time, for a server that accepts only the newest nonce it gave.
+        ``True``: from the start; ``False``: never; ``None``: as the profile says, or once the server turns out to
+        need it.
+    :raises UsageError: ``origins`` is empty, or a setting is invalid.
     :raises InsecureOriginError: an http:// origin that is not this machine's.
     :raises AlgorithmError: the key has none of ``algs``.
     """
@@ -141,7 +142,7 @@ class DPoPClientMiddleware:
         ``session.get(url, middlewares=[middleware.with_credentials(key, token)])``: one session can serve many users.
         aiohttp uses the ``middlewares`` of a request in place of the session's.
 
-        :param prover: the prover that signs the requests; a bare key will do.
+        :param prover: the prover that signs the requests; a key is accepted, too.
         :param access_token: a ``str``, a function, or a token source; ``None`` for an authorization server.
         :raises UsageError: neither a key nor a prover; a token that cannot stand in a header.
         """
@@ -152,7 +153,7 @@ class DPoPClientMiddleware:
 
         :param origins: as at the start; those there were stay.
         :param insecure_origins: http:// origins, beyond this machine's own, that may get proofs all the same.
-        :raises UsageError: no origins, or not what they should be.
+        :raises UsageError: ``origins`` is empty, or contains an invalid origin.
         :raises InsecureOriginError: an http:// origin that is not this machine's.
         """
         self._policy.add_origins(origins, insecure_origins=insecure_origins)
