@@ -78,7 +78,7 @@ class AgentClient:
         :raises AgentUnavailableError: no agent listens, or it does not respond.
         :raises AgentLockedError: it is locked.
         :raises AgentRefusedError: its rules do not allow this.
-        :raises KeyAccessDeniedError: the socket is not to be trusted, or this user is none of the agent's.
+        :raises KeyAccessDeniedError: the socket cannot be trusted, or the agent does not serve this user.
         :raises DPoPKeyError: the key failed; by the kind that the agent told.
         """
         frame = pack({"op": op, **members})

@@ -85,8 +85,8 @@ class AgentKey:
                 raise ValueError
         except (DPoPError, KeyError, TypeError, ValueError):
             raise AgentUnavailableError(
-                f"what listens at {client.path} told no key that DPoP can use by the name {name}; is it the agent of"
-                " dpop-toolkit?"
+                f"the program that listens at {client.path} gave no key named {name} that DPoP can use; is it the agent"
+                " of dpop-toolkit?"
             ) from None
         self._shared_nonces = ReportedNonces(facts.get("nonces") or ())
         self._client = client
@@ -117,7 +117,7 @@ class AgentKey:
         :raises AgentLockedError: it is locked, and has not had this key since.
         :raises KeyNotFoundError: it has no key of this name for this user.
         :raises KeyMismatchError: the key has another thumbprint.
-        :raises KeyAccessDeniedError: the socket is not to be trusted, or the agent does not serve this user.
+        :raises KeyAccessDeniedError: the socket cannot be trusted, or the agent does not serve this user.
         """
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise InvalidKeyError(
@@ -162,7 +162,7 @@ class AgentKey:
         :raises AgentRefusedError: it is no proof, or the agent's rules do not allow it.
         :raises AgentUnavailableError: the agent is gone, or does not respond.
         :raises AgentLockedError: the agent is locked.
-        :raises SigningError: the signature is none of this key's algorithm.
+        :raises SigningError: the signature does not fit this key's algorithm.
         :raises DPoPKeyError: the key failed in the agent, by the kind that the agent told.
         :raises ArgumentTypeError: not bytes.
         """
@@ -202,7 +202,7 @@ class AgentKey:
 
 
 def _report_rest(client: AgentClient, name: str, nonces: ReportedNonces) -> None:
-    """Report, at the end of a key or of the program, what no request took along."""
+    """Report the nonces that no request has reported, at the end of the key or of the program."""
     learnt = nonces.take()
     if learnt:
         with contextlib.suppress(DPoPError):  # nobody waits for this

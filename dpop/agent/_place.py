@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The place of the agent's socket, and whom both sides trust with it.
+"""The place of the agent's socket, and the checks that only trusted users can have put it there.
 
-A squatter who gets there first must gain nothing: a socket or folder that another user owns, or that others could
-replace, is refused by the agent and by its clients.
+Another user who makes the socket first must gain nothing: the agent and its clients refuse a socket or folder that
+another user owns or could replace.
 """
 
 from __future__ import annotations

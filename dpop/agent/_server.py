@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent: takes connections, and has each request served.
 
-Each connection has a thread, which is all the concurrency there is: a client that stands still in the middle of a
-frame keeps its own thread waiting, and so does a key that waits for a touch.
+Each connection has a thread, which is all the concurrency there is: a client that stops in the middle of a
+frame delays only its own thread, and a key that waits for a touch only those who ask for that key.
 """
 
 from __future__ import annotations
@@ -213,9 +213,7 @@ class _Connection:
         self._socket.setblocking(True)
         self._limit(socket.SO_SNDTIMEO, _FRAME_SECONDS)
         if not self._service.admits(self.peer):
-            self._send(
-                Refusal("denied", f"the user {self.peer.uid} is none of those that this agent serves").response()
-            )
+            self._send(Refusal("denied", f"this agent does not serve the user {self.peer.uid}").response())
             return
         executable = executable_of(self.peer.pid)
         frames = Frames(MAX_REQUEST)
@@ -224,7 +222,7 @@ class _Connection:
                 frame = self._frame(frames)
             except Refusal as refusal:
                 self._send(refusal.response())
-                return  # where the next frame would begin is not known
+                return  # nothing tells where the next frame would begin
             if frame is None:
                 return
             self.idle_since = None

@@ -146,7 +146,7 @@ class Service:
     def _held(self, name: str, peer: Peer) -> HeldKey:
         held = self._keys.get(name)
         if held is None or not held.serves(peer):
-            # One message for both: who may not use a key need not know of it.
+            # One message for both: a user who may not use a key need not learn that it exists.
             raise Refusal("unknown_key", f"there is no key {name} for this user; dpop agent list shows which there are")
         return held
 
