@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import selectors
+import signal
 import socket
 import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import nsmallest
 from typing import Any, Final
 
@@ -87,12 +88,16 @@ class Agent:
         wake, woken = socket.socketpair()
         with listener, wake, woken, selectors.DefaultSelector() as selector:
             wake.setblocking(False)
+            woken.setblocking(False)
             self._wake = wake
             selector.register(listener, selectors.EVENT_READ)
             selector.register(woken, selectors.EVENT_READ)
-            while not self._stopping:
-                selector.select(self._service.until_lock())
-                self._accept(listener)
+            with _woken_by_signals(wake):
+                while not self._stopping:
+                    selector.select(self._service.until_lock())
+                    with contextlib.suppress(BlockingIOError):
+                        woken.recv(4096)
+                    self._accept(listener)
         with self._guard:
             left = list(self._connections.values())
         for connection in left:
@@ -179,6 +184,24 @@ class Agent:
         """Note that the thread of a connection ends."""
         with self._guard:
             self._connections.pop(id(connection), None)
+
+
+@contextlib.contextmanager
+def _woken_by_signals(wake: socket.socket) -> Iterator[None]:
+    """Have each signal write to a socket.
+
+    Python's handlers run in the main thread, between two of its steps. A signal that another thread receives, or that
+    comes just before the main thread begins to wait, would otherwise have its handler run when the wait ends, which
+    may be never.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
 
 
 class _Connection:

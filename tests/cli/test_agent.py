@@ -141,6 +141,30 @@ os.execv(sys.executable, [sys.executable, "-m", "dpop_cli", "agent", *sys.argv[2
 """
 
 
+def test_a_signal_that_another_thread_receives_ends_it(folder: Path) -> None:
+    """The main thread waits for connections; it notices all the same, at once."""
+    program = f"""
+import signal, threading
+from dpop.agent import Agent, KeyRules, listen
+agent = Agent([KeyRules("work", {str(folder / "key.pem")!r}, ({API!r},))])
+signal.signal(signal.SIGTERM, lambda *_: agent.stop())
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # and of threads that start from now on
+with listen({str(folder / "socket")!r}) as listener:
+    print("listens", flush=True)
+    agent.serve(listener)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "listens\n"
+            AgentClient(folder / "socket").request("status")
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
 def test_a_socket_of_systemd(folder: Path) -> None:
     """The agent uses the socket that it is passed, and leaves it where it is; a client that came before is served."""
     place = folder / "agent.sock"
