@@ -27,7 +27,15 @@ __all__ = ["home_of", "public_bases", "write_reference"]
 _GROUPS = {
     "The package": ["dpop", "dpop.errors", "dpop.profiles", "dpop.redaction"],
     "Keys and proofs": ["dpop.keys", "dpop.keys.pkcs11", "dpop.keys.kms", "dpop.proof", "dpop.signature"],
-    "HTTP libraries": ["dpop.requests", "dpop.httpx2", "dpop.httpx", "dpop.aiohttp", "dpop.google", "dpop.client"],
+    "HTTP libraries": [
+        "dpop.requests",
+        "dpop.httpx2",
+        "dpop.httpx",
+        "dpop.aiohttp",
+        "dpop.mcp",
+        "dpop.google",
+        "dpop.client",
+    ],
     "Tokens": ["dpop.tokens", "dpop.keyring", "dpop.redis"],
     "Servers": ["dpop.server", "dpop.asgi", "dpop.wsgi", "dpop.starlette", "dpop.fastapi"],
     "Tests": ["dpop.testing", "dpop.testing.defects"],

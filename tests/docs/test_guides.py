@@ -300,6 +300,17 @@ GUIDES = {
         ["nonce_missing", "proof_without_token", "nonce_missing"],
         prepare=a_bound_token,
     ),
+    "mcp.md": Guide(
+        {},
+        {},
+        [],
+        prepare=lambda server: {
+            **a_bound_token(server),
+            "storage": None,
+            "ask_the_user": None,
+            "wait_for_the_user": None,
+        },
+    ),
     "libraries.md": Guide(
         {"as_nonces": "rotating", "rs_nonces": "none"},
         {**AS_AND_API, "https://as.example": "origin", "https://api.example": "origin"},

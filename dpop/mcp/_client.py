@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP client of an MCP session, whose OAuth provider is the SDK's.
+
+The SDK's provider knows bearer tokens only. Its interface is an authentication flow of httpx2: it yields requests and
+gets their responses. The flow here stands between the provider and the client. It marks the requests that the DPoP
+transport is to sign, and hands the provider what it can read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import httpx2
+from mcp.client.auth import OAuthClientProvider
+
+from dpop._tracebacks import hide_frames
+from dpop.client._challenge import challenges
+from dpop.client._prover import Prover
+from dpop.client._request import BearerToken, RequestCredentials
+from dpop.httpx2 import AsyncDPoPTransport
+from dpop.origin import Origin, origin_of
+
+if TYPE_CHECKING:
+    from dpop.keys import Key
+
+__all__ = ["http_client"]
+
+_log = logging.getLogger("dpop.mcp")
+_TIMEOUT: Final = httpx2.Timeout(30.0, read=300.0)  # as the SDK's own: a stream may be silent for long
+_EXPIRED: Final = 1.0  # for the provider's expiry time, where 0 means that it is unknown
+
+
+@hide_frames
+def http_client(
+    prover: Key | Prover,
+    provider: OAuthClientProvider,
+    *,
+    headers: Mapping[str, str] | None = None,
+    timeout: httpx2.Timeout = _TIMEOUT,
+    **settings: Any,
+) -> httpx2.AsyncClient:
+    """Make the client for ``streamable_http_client(url, http_client=…)``.
+
+    Requests to the MCP server and token requests carry proofs of the key. The provider's authorization URL names the
+    key (``dpop_jkt``, RFC 9449 §10). When the server refuses a token, it is refreshed; the user has to log in again
+    only if that fails. An authorization server that binds no tokens is noticed: its tokens are sent as bearer tokens,
+    and a WARNING says so.
+
+    :param prover: signs the requests; a key is accepted, too.
+    :param provider: an ``OAuthClientProvider`` of the SDK, or a subclass. Use it for this client only.
+    :param headers: sent with each request.
+    :param timeout: for each request.
+    :param settings: of :class:`dpop.httpx2.AsyncDPoPTransport`, such as ``verify`` or ``insecure_origins``.
+    :raises InsecureOriginError: the MCP server's URL is http:// and not on this machine.
+    """
+    prover = Prover.of(prover)
+    server = str(Origin.of_url(provider.context.server_url))
+    transport = _Transport(prover, **{"origins": server, "profile": "mcp", **settings})
+    return httpx2.AsyncClient(
+        transport=transport, auth=_BoundTokens(provider, prover, transport), headers=headers, timeout=timeout
+    )
+
+
+class _Transport(AsyncDPoPTransport):
+    """Keeps a request's token from authorization servers, which become origins of the transport when they are found."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request, without its token if it has been redirected to another origin than it was made for."""
+        marked = request.extensions.get("dpop_for")
+        if marked is not None and marked != _origin(request):
+            request.extensions = {name: value for name, value in request.extensions.items() if name != "dpop"}
+            request.headers.pop("authorization", None)
+        return await super().handle_async_request(request)
+
+
+class _BoundTokens(httpx2.Auth):
+    """An authentication flow around the provider's, which gets bound tokens for it and sends them."""
+
+    def __init__(self, provider: OAuthClientProvider, prover: Prover, transport: AsyncDPoPTransport) -> None:
+        self._provider = provider
+        self._context = provider.context
+        self._prover = prover
+        self._transport = transport
+        self._unbound: str | None = None
+        """The newest access token, if the authorization server said that it is a bearer token."""
+        if self._context.redirect_handler is not None:
+            self._context.redirect_handler = partial(_naming_key, self._context.redirect_handler, prover.thumbprint)
+
+    async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        """Send a request with the token there is; have the provider get another one when the server wants that."""
+        refused: tuple[str, httpx2.Response] | None = None
+        # The provider holds a lock while it waits for a response. Requests that need nothing of it do not wait for it.
+        if self._context.is_token_valid():
+            token = self._mark(request)
+            response = yield request
+            if not _concerns_provider(response):
+                return
+            refused = token, response
+        may_refresh = True
+        again = True
+        while again:
+            again = False
+            async with contextlib.aclosing(self._provider.async_auth_flow(request)) as flow:
+                outgoing = await anext(flow)
+                while True:
+                    if outgoing is not request:
+                        received = await self._readable(outgoing, (yield self._prepared(outgoing)))
+                    else:
+                        token = self._token()
+                        if refused is None or refused[0] != token:  # another request has brought a new one
+                            refused = self._mark(request), (yield request)
+                        received, refused = refused[1], None
+                        if not _concerns_provider(received):
+                            return
+                        if may_refresh and received.status_code == 401 and self._context.can_refresh_token():
+                            # The provider would ask the user to log in. A token that it takes for expired is
+                            # refreshed first.
+                            self._context.token_expiry_time = _EXPIRED
+                            may_refresh, again = False, True
+                            break
+                    try:
+                        outgoing = await flow.asend(received)
+                    except StopAsyncIteration:
+                        return
+
+    def _token(self) -> str:
+        tokens = self._context.current_tokens
+        return "" if tokens is None else tokens.access_token
+
+    def _mark(self, request: httpx2.Request) -> str:
+        """Have the transport sign a request with the current token, and return that."""
+        token = self._token()
+        request.extensions = {name: value for name, value in request.extensions.items() if name != "dpop"}
+        if token:
+            sent = BearerToken(token) if token == self._unbound else token
+            request.extensions |= {"dpop": RequestCredentials(self._prover, sent), "dpop_for": _origin(request)}
+        return token
+
+    def _prepared(self, request: httpx2.Request) -> httpx2.Request:
+        """Have the transport sign a token request: discovery has only now found out where it goes."""
+        if _is_token_request(request):
+            self._transport.add_origins(_origin(request))
+        return request
+
+    async def _readable(self, request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
+        """Replace the token type of a token response, because the provider takes only ``Bearer``."""
+        if not _is_token_request(request) or not response.is_success:
+            return response
+        try:
+            told = json.loads(await response.aread())
+            kind, token = told["token_type"].casefold(), str(told["access_token"])
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return response  # the provider says what is wrong with it
+        if kind == "dpop":
+            self._unbound = None
+        elif kind == "bearer":
+            self._unbound = token
+            _log.warning("%s bound the access token to no key; it is sent as a bearer token", request.url.host)
+        else:
+            return response
+        left = {"content-encoding", "content-length", "transfer-encoding"}
+        fields = [pair for pair in response.headers.multi_items() if pair[0].lower() not in left]
+        content = json.dumps({**told, "token_type": "Bearer"}).encode()
+        return httpx2.Response(response.status_code, headers=fields, content=content, request=response.request)
+
+
+def _origin(request: httpx2.Request) -> str:
+    return str(origin_of(request.url.scheme, request.url.netloc.decode("ascii")))
+
+
+def _concerns_provider(response: httpx2.Response) -> bool:
+    """Whether the response asks for another token. One that refuses the proof does not: a login would not help."""
+    if response.status_code == 403:
+        return True
+    told = challenges(response.headers.get_list("www-authenticate"))
+    return response.status_code == 401 and not any(
+        parameters.get("error") in {"use_dpop_nonce", "invalid_dpop_proof"} for parameters in told.values()
+    )
+
+
+def _is_token_request(request: httpx2.Request) -> bool:
+    kind = request.headers.get("content-type", "")
+    is_form = request.method == "POST" and kind.lower().startswith("application/x-www-form-urlencoded")
+    return is_form and b"grant_type=" in request.content
+
+
+async def _naming_key(handler: Callable[[str], Awaitable[None]], thumbprint: str, url: str) -> None:
+    """Add the key's thumbprint to the authorization URL (RFC 9449 §10): the code is then of use with this key only."""
+    await handler(f"{url}{'&' if urlsplit(url).query else '?'}dpop_jkt={thumbprint}")
