@@ -5,7 +5,7 @@ VENV ?= .venv
 export VENV
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check fresh platforms lowest format lock site links reproducible installs api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser mutate coverage clean
+.PHONY: help demo test check fresh platforms lowest format lock site links reproducible installs api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser conformance mutate coverage clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -118,6 +118,10 @@ browser: ## let a page in a real browser read the refusals of an API; brings Chr
 coverage: ## all tests, and which lines of the package none of them runs
 	@scripts/setup test
 	$(RUN) python -m pytest -n 2 --cov=dpop --cov=dpop_cli --cov-report=term-missing:skip-covered $(ARGS)
+
+conformance: ## the DPoP scenarios of the Model Context Protocol's own suite; brings Node.js 22 if there is none, 240 MB
+	@scripts/setup test
+	$(RUN) python tests/mcp/conformance.py
 
 mutate: ## change the code in 800 places, one at a time, and see whether a test notices; an hour
 	@scripts/setup test
