@@ -55,6 +55,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "doctor": LazyCommand("dpop_cli.doctor:doctor", "Say what a server is, and which settings fit it."),
     "rehearse": LazyCommand("dpop_cli.rehearse:rehearse", "Check that your server does all that a client needs."),
     "demo": LazyCommand("dpop_cli.demo:demo", "Watch DPoP work, step by step, on this machine."),
+    "playground": LazyCommand("dpop_cli.playground:playground", "Try DPoP and attacks on it, in the browser."),
     "serve": LazyCommand("dpop_cli.serve:serve", "Run a small authorization and resource server, for tests."),
     "completion": LazyCommand("dpop_cli.completion:completion", "Print a script that completes commands on Tab."),
 }

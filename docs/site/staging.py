@@ -43,7 +43,7 @@ _LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)"
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 _CONTENTS = {
-    "Start": ["guides", "curl", "tokens", "by-hand", "device", "testing", "troubleshooting", "glossary"],
+    "Start": ["guides", "curl", "tokens", "by-hand", "device", "playground", "testing", "troubleshooting", "glossary"],
     "Coming from": ["from-bearer", "from-google-auth", "libraries"],
     "Servers you call": ["google", "okta", "auth0", "keycloak", "atproto"],
     "Keys": ["hardware", "softhsm", "tpm", "yubikey", "cloudhsm", "kms", "signers", "openssl"],

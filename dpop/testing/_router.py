@@ -119,7 +119,12 @@ class Front:
         """Serve ``/stats`` and ``/levers``: for curl on this machine, not for web pages."""
         # A request with another host name (DNS rebinding) or from a web page does not come from the user.
         hosts, origins = request.fields("Host"), request.fields("Origin")
-        if not self._local.issuperset(hosts) or any(origin != self._deployment.origin for origin in origins):
+        sites = request.fields("Sec-Fetch-Site")  # a page's GET has no Origin
+        if (
+            not self._local.issuperset(hosts)
+            or any(origin != self._deployment.origin for origin in origins)
+            or not {"same-origin", "none"}.issuperset(sites)
+        ):
             detail = f"to set levers, name this server as {' or '.join(sorted(self._local))}, and not from a web page"
             return json_response(403, {"error": "forbidden", "error_description": detail})
         if request.method in {"GET", "HEAD"}:

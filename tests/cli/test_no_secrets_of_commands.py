@@ -28,7 +28,7 @@ from dpop.keys import generate_key
 from dpop.tokens import FileTokenStore, TokenSet
 
 # Commands that have no secret of a user in their hands.
-WITHOUT_SECRETS = {("demo",), ("rehearse",), ("serve",), ("completion",)}
+WITHOUT_SECRETS = {("demo",), ("playground",), ("rehearse",), ("serve",), ("completion",)}
 # Commands whose output is what they were asked for; what they say when they fail is looked at all the same.
 ASKED_FOR = {("proof",), ("headers",), ("inspect",)}
 # Options whose values hold no secret, or would be one in the arguments by the user's own choice.

@@ -620,6 +620,7 @@ def test_web_pages_may_not_steer(server: DPoPTestServer) -> None:
     assert _raw(server, "GET", "/stats", [("Host", "evil.example")]).status == 403
     local = f"localhost:{urlsplit(server.issuer).port}"
     assert _raw(server, "GET", "/stats", [("Host", local)]).status == 200
+    assert _raw(server, "GET", "/stats", [("Host", local), ("Sec-Fetch-Site", "cross-site")]).status == 403
     assert steer(server, {"lapse": True}, Origin=server.issuer).status == 200
     assert send("DELETE", server.issuer + "/levers").status == 405
     assert send("POST", server.issuer + "/stats").status == 405
