@@ -51,14 +51,15 @@ class VerifiedAccess(TokenVerifier):
         if admitted is None or not hmac.compare_digest(admitted.token.encode(), token.encode()):
             return None
         claims = admitted.access.claims
-        client, subject, audience, expiry = (claims.get(name) for name in ("client_id", "sub", "aud", "exp"))
-        scope = claims.get("scope", "")
+        clients = [claims[name] for name in ("client_id", "azp") if isinstance(claims.get(name), str)]
+        subject, audience, expiry, scope = (claims.get(name) for name in ("sub", "aud", "exp", "scope"))
         audience = audience[0] if isinstance(audience, list) and audience else audience
+        scopes = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []
         return AccessToken(
             token=token,
-            client_id=client if isinstance(client, str) else str(claims.get("azp", "")),
-            scopes=scope.split() if isinstance(scope, str) else list(scope),
-            expires_at=int(expiry) if isinstance(expiry, (int, float)) else None,
+            client_id=clients[0] if clients else "",
+            scopes=[each for each in scopes if isinstance(each, str)],
+            expires_at=int(expiry) if isinstance(expiry, (int, float)) and expiry is not True else None,
             resource=audience if isinstance(audience, str) else None,
             subject=subject if isinstance(subject, str) else None,
             claims=dict(claims),
