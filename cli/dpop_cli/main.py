@@ -217,7 +217,6 @@ Environment:
   DPOP_KEY          the key, if --key is not given
   DPOP_TOKEN_STORE  the file with the tokens
   DPOP_CLIENT       the JSON file that describes the client
-  DPOP_CONTEXT      the context of the configuration file
   DPOP_STATE_DIR    the directory with the nonces
   DPOP_AGENT_SOCK   the socket of the signing agent
   PKCS11_MODULE     the driver of a TPM, smart card or HSM
