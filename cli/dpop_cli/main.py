@@ -209,14 +209,15 @@ All commands: dpop --help"""
 
 
 _EPILOG = """\
-Exit status: 0 success, 1 a server refused or a proof is bad, 2 wrong usage, 3 an error with a key, PIN, store or file,
-70 a bug in dpop, 130 Ctrl-C, 141 the reader closed the pipe. dpop curl exits with the status of curl.
+Exit status: 0 success, 1 refused or a bad proof, 2 wrong usage, 3 an error with a key, PIN or file, 70 a bug, 130
+Ctrl-C, 141 closed pipe; dpop curl: curl's.
 
 \b
 Environment:
   DPOP_KEY          the key, if --key is not given
   DPOP_TOKEN_STORE  the file with the tokens
   DPOP_CLIENT       the JSON file that describes the client
+  DPOP_CONTEXT      the context of the configuration file
   DPOP_STATE_DIR    the directory with the nonces
   DPOP_AGENT_SOCK   the socket of the signing agent
   PKCS11_MODULE     the driver of a TPM, smart card or HSM
