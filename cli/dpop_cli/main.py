@@ -210,7 +210,7 @@ All commands: dpop --help"""
 
 _EPILOG = """\
 Exit status: 0 success, 1 refused or a bad proof, 2 wrong usage, 3 an error with a key, PIN or file, 70 a bug, 130
-Ctrl-C, 141 closed pipe; dpop curl: curl's.
+Ctrl-C, 141 closed pipe.
 
 \b
 Environment:
