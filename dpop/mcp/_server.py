@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from mcp.server.auth.provider import AccessToken, TokenVerifier
 
 from dpop.asgi import Application, DPoPMiddleware, Receive, Scope, Send, access
+from dpop.errors import UsageError
 from dpop.server import Access, ProtectedResource
 
 __all__ = ["VerifiedAccess", "protect"]
@@ -35,7 +36,10 @@ def protect(app: Application, resource: ProtectedResource, *, required_scopes: I
         serves (RFC 9728) stands in place of the SDK's, which cannot say that tokens must be bound.
     :param required_scopes: each token must have them. Use these instead of ``AuthSettings.required_scopes``, whose
         refusals name the scheme ``Bearer``.
+    :raises UsageError: ``required_scopes`` is one str, whose letters would be taken for scopes.
     """
+    if isinstance(required_scopes, str):
+        raise UsageError("required_scopes must be a list of scopes, not one str")
     return DPoPMiddleware(_Bridge(app, " ".join(required_scopes)), resource)
 
 

@@ -86,9 +86,9 @@ def called(key: dpop.Key, url: str, token: str, *, method: str = "GET") -> reque
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.name)
 def test_a_program_is_short_and_says_how_to_run_it(program: Path) -> None:
-    """Under 135 lines, with what to install at the top; each has a test below."""
+    """Under 80 lines, with what to install at the top; each has a test below. A login of its own takes fifty more."""
     text = program.read_text("utf-8")
-    assert len(text.splitlines()) < 135
+    assert len(text.splitlines()) < (135 if program.name == "mcp_client.py" else 80)
     comment = ast.get_docstring(ast.parse(text)) or ""
     assert "pip install" in comment
     assert program.stem in comment or program.stem == "test_my_client"

@@ -12,6 +12,7 @@ from mcp.server.auth.provider import AccessToken
 
 import dpop
 from dpop.asgi import Receive, Scope, Send
+from dpop.errors import UsageError
 from dpop.mcp import VerifiedAccess, protect
 from dpop.server import MemoryReplayCache, ProofVerifier, ProtectedResource
 
@@ -71,6 +72,12 @@ def test_a_missing_scope_is_refused_with_the_right_scheme() -> None:
     assert (response.status_code, found) == (403, [])
     assert response.headers["www-authenticate"].startswith("DPoP ")
     assert 'error="insufficient_scope"' in response.headers["www-authenticate"]
+
+
+def test_one_text_is_no_list_of_scopes() -> None:
+    """Its letters would be required."""
+    with pytest.raises(UsageError, match="list of scopes"):
+        told({"scope": "write"}, required="write")  # type: ignore[arg-type]
 
 
 def test_outside_of_a_request_no_token_is_verified() -> None:
