@@ -25,6 +25,7 @@ from dpop.errors import (
     UnboundTokenError,
 )
 from dpop.redaction import redact
+from dpop.tokens._pieces import MEMBERS, pieces_of
 from dpop.tokens._steps import MAX_RESPONSE, HTTPResponse
 from dpop.tokens._token_set import TokenSet
 
@@ -49,13 +50,6 @@ _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{0,20})?\Z")
 _TYPES: Final = {"dpop": "DPoP", "bearer": "Bearer", "n_a": "N_A"}
 _SCHEME: Final = re.compile(r"\A(?:dpop|bearer)\s+", re.IGNORECASE)
 _CAMEL: Final = "accessToken"
-_USUAL: Final = {
-    _CAMEL: "access_token",
-    "refreshToken": "refresh_token",
-    "tokenType": "token_type",
-    "expiresIn": "expires_in",
-    "idToken": "id_token",
-}
 _MAX_WRAPPERS: Final = 3
 _TOKENS: Final = ("access_token", "refresh_token", "token_type")
 _OURS: Final = frozenset(
@@ -127,18 +121,22 @@ def _object_in(response: HTTPResponse, what: str) -> tuple[dict[str, Any], froze
 
 
 def whole_body(coding: str | None, data: bytes, failure: Exception | None) -> bytes:
-    """Return the decoded body of a response, even if its transfer failed, as long as its JSON object is complete.
+    """Return the decoded body of a response, even if its transfer failed after its JSON object or its refresh token.
 
     If the header names a wrong coding, such as ``Content-Encoding: utf-8``, the body is used unchanged.
 
     :param coding: its ``Content-Encoding``.
     :param failure: the error that ended the transfer, if one did: a wrong ``Content-Length``, or a missing last chunk.
-    :raises Exception: ``failure``, if the object is not complete.
+    :raises Exception: ``failure``, if the object is not complete, and no new refresh token has come.
     """
     body = decoded_start(coding, data, MAX_RESPONSE + 1) or data
-    if failure is not None and not _is_whole(body):
+    if failure is None or _is_whole(body):
+        return body
+    if is_form(body.decode("latin-1")):
+        body = body[: body.rfind(b"&") + 1]  # the last value may be cut off
+    if "refresh_token" not in pieces_of(body)[0]:
         raise failure
-    return body
+    return body  # to send the old refresh token again would look like a theft
 
 
 # -- tokens
@@ -173,9 +171,7 @@ def token_response(response: HTTPResponse) -> TokenResponse:
 
     :raises InvalidTokenResponseError: there is no JSON object in it.
     """
-    whole, repeated, more_follows = _object_in(response, "the token endpoint")
-    reader = _Reader(whole)
-    reader.unwrap()
+    reader, repeated = _reader_of(response)
     members = reader.members
     access_token = reader.access_token()
     fault = None if access_token else "it has no access_token"
@@ -188,8 +184,6 @@ def token_response(response: HTTPResponse) -> TokenResponse:
         fault = fault or f"it has two values for {' and '.join(twice)}"
     for name in sorted(repeated - set(_TOKENS)):
         reader.note(f"{_shown(name)} with two values, of which the last was taken")
-    if more_follows:
-        reader.note("text after its end")
     refresh_expires_in = reader.seconds("refresh_token_expires_in", 1)
     if refresh_expires_in is None:
         # Keycloak's name for it; 0 means that the token does not expire.
@@ -206,6 +200,31 @@ def token_response(response: HTTPResponse) -> TokenResponse:
         odd=tuple(reader.odd),
         fault=fault,
     )
+
+
+def _reader_of(response: HTTPResponse) -> tuple[_Reader, frozenset[str]]:
+    """Return a reader of the members of a token response, and the names that came with different values.
+
+    :raises InvalidTokenResponseError: there is no JSON object, and no token in what there is.
+    """
+    unreadable: InvalidTokenResponseError | None = None
+    reader, repeated, more_follows = _Reader({}), frozenset[str](), False
+    try:
+        whole, repeated, more_follows = _object_in(response, "the token endpoint")
+        reader = _Reader(whole)
+        reader.unwrap()
+    except InvalidTokenResponseError as error:
+        unreadable = error
+    if not reader.members.get("access_token") and not reader.members.get("refresh_token"):
+        pieces, twice = pieces_of(response.body)
+        if pieces:
+            reader, repeated, more_follows = _Reader({**reader.members, **pieces}), repeated | twice, False
+            reader.note("a form that no parser can read")
+        elif unreadable is not None:
+            raise unreadable
+    if more_follows:
+        reader.note("text after its end")
+    return reader, repeated
 
 
 def _tokens_inside(members: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -241,7 +260,7 @@ class _Reader:
             self.note("names in camel case")
         # Without the outer objects: one of them contains the tokens, too.
         outer = {name: value for name, value in self.members.items() if not isinstance(value, dict | list)}
-        self.members = {_USUAL.get(name, name): value for name, value in {**outer, **inner}.items()}
+        self.members = {MEMBERS.get(name, name): value for name, value in {**outer, **inner}.items()}
 
     def access_token(self) -> str:
         """Return the access token without the scheme that some servers put before it; empty if there is none."""
