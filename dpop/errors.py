@@ -492,13 +492,20 @@ class TokenRefusedError(TokenRequestError):
     code = "token_refused"
 
 
-class ReauthorizationError(TokenRefusedError):
+class ReauthorizationError(_CarriesTokens, TokenRefusedError):
     """The user has to authorise again: ``invalid_grant``, or no refresh token is left (RFC 6749 §5.2).
 
     Trying again with the same tokens does not help; ``subtype`` and ``description`` may say why.
+
+    :param tokens: the :class:`dpop.tokens.TokenSet` that this process got earlier in a response that must not be used,
+        if the server has replaced the refresh token by it; ``None`` otherwise. A pickle leaves ``tokens`` out.
     """
 
     code = "reauthorization"
+
+    def __init__(self, message: str, *, tokens: Any = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.tokens = tokens
 
 
 class TokenEndpointUnavailableError(TokenRequestError):

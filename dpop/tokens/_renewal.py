@@ -42,8 +42,8 @@ __all__ = ["Renewal"]
 
 _log: Final = logging.getLogger("dpop.tokens")
 _REPLACED: Final = (
-    "the server has replaced the refresh token in a response that must not be used. The new token was in the error that"
-    " said so: save the error's tokens to the store, or let the user authorise again"
+    "the server has replaced the refresh token in a response that must not be used. The new token is in the error's"
+    " tokens, here or where that was said first: save them to the store, or let the user authorise again"
 )
 _ROUNDS: Final = 3
 _PAUSES: Final = (0.002, 0.005, 0.01, 0.02, 0.05)
@@ -82,6 +82,8 @@ class Renewal:
         self._keeps: StoreLock | None = None
         # Tokens that the server does not accept any more.
         self._dead: TokenSet | None = None
+        # Tokens in a response that must not be used, if they replaced the dead ones.
+        self._came: TokenSet | None = None
 
     def steps(self, good: Callable[[TokenSet], bool], *, patient: bool = True) -> Steps[TokenSet]:
         """Return tokens for which ``good`` is true: from the store, or else new ones.
@@ -187,10 +189,9 @@ class Renewal:
 
     def _refresh(self, stored: TokenSet, turn: _Turn) -> Steps[TokenSet | None]:
         """Refresh; return new tokens, or ``None`` if the store has other tokens by now."""
-        if stored.refusal:
-            raise _refusal_of(stored)
-        if self._dead is not None and self._dead.fingerprint == stored.fingerprint:
-            raise _refusal_of(self._dead)  # the store does not have this note
+        dead = self._dead if self._dead is not None and self._dead.fingerprint == stored.fingerprint else None
+        if stored.refusal or dead is not None:  # the store may not have the note
+            raise _refusal_of(stored if stored.refusal or dead is None else dead, None if dead is None else self._came)
         self._grants.check(stored)
         end = self._begin()
         try:
@@ -238,7 +239,7 @@ class Renewal:
             yield Blocking(lambda: self._note(begun, begun if lost else stored, turn))
             raise _not_rebound(error) from error
         final = begun.replace(refusal=_noted(error, lost=lost))
-        self._dead = final
+        self._dead, self._came = final, None
         yield Blocking(lambda: self._note(begun, final, turn))
         if self._grant is not None:
             return (yield from self._first(final))
@@ -257,7 +258,7 @@ class Renewal:
         if came is not None and came.refresh_token != stored.refresh_token:
             # The server has replaced the old refresh token, and would take another use of it for a theft.
             final = begun.replace(refusal={"message": _REPLACED})
-            self._dead = final
+            self._dead, self._came = final, came  # a renewal ahead of time raises no error that would carry them
             yield Blocking(lambda: self._note(begun, final, turn))
             return
         # Without an error of the server, nothing was sent, for example because our own key failed.
@@ -379,11 +380,12 @@ def _not_rebound(error: ReauthorizationError) -> TokenRefusedError:
     )
 
 
-def _refusal_of(tokens: TokenSet) -> ReauthorizationError:
+def _refusal_of(tokens: TokenSet, came: TokenSet | None = None) -> ReauthorizationError:
     said = tokens.refusal
     return ReauthorizationError(
         str(said.get("message", "the refresh token was refused; the user has to authorise again")),
         error=said.get("error"),
         subtype=said.get("subtype"),
         description=said.get("description"),
+        tokens=came,
     )

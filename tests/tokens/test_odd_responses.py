@@ -15,6 +15,7 @@ import json
 import logging
 import pickle
 import re
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -612,8 +613,9 @@ def test_a_replaced_refresh_token_is_not_sent_again(again: str) -> None:
             with pytest.raises(InvalidTokenResponseError, match="neither DPoP nor Bearer") as refused:
                 source()
             other = source if again == "the same source" else endpoint.source(store)
-            with pytest.raises(ReauthorizationError, match="has replaced the refresh token"):
+            with pytest.raises(ReauthorizationError, match="has replaced the refresh token") as dead:
                 other()
+            assert dead.value.tokens is (refused.value.tokens if other is source else None)
             assert len(recorder.requests) == 1
             store.save(refused.value.tokens.replace(issued_at=0, expires_at=1))
             assert other() == ACCESS
@@ -621,6 +623,23 @@ def test_a_replaced_refresh_token_is_not_sent_again(again: str) -> None:
             b"refresh_token=" + token.encode() in recorder.requests[number].body
             for number, token in enumerate([OLD, NEW])
         ] == [True, True]
+
+
+def test_tokens_refused_ahead_of_time_are_in_the_error_that_says_so() -> None:
+    """A renewal ahead of time raises nothing, for the token is still good: the first error afterwards carries them."""
+    store = MemoryTokenStore()
+    store.save(TokenSet(access_token="old", refresh_token=OLD, expires_at=NOW + 100, issued_at=NOW - 3500))
+    with Recorder(script(Response(200, [], said(token_type="Bearer", refresh_token=NEW)))) as recorder:
+        with TokenEndpoint(KEY, recorder.url("/token"), client_id="c", clock=lambda: NOW) as endpoint:
+            source = endpoint.source(store)
+            assert source() == "old"
+            while not recorder.requests:  # from then on the renewal ahead of time holds the lock
+                time.sleep(0.001)
+            with pytest.raises(ReauthorizationError, match="has replaced the refresh token") as dead:
+                source.ensure(lambda tokens: tokens.access_token != "old")
+    assert dead.value.tokens.refresh_token == NEW
+    assert NEW not in f"{dead.value!r}{pickle.dumps(dead.value)!r}"
+    assert len(recorder.requests) == 1
 
 
 @pytest.mark.parametrize(
