@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Redis stores for several processes or hosts: a replay cache for servers, and a token store for clients.
+"""Redis stores for several processes or hosts: two caches for servers, and a token store for clients.
 
+A replay cache, so that a proof is accepted once by all of them
 ::
 
     client = redis.Redis.from_url("redis://cache.internal/0", socket_timeout=0.5, socket_connect_timeout=0.5)
     cache = RedisReplayCache(client, when_down="refuse")
     cache.check()
     verifier = ProofVerifier(replay=cache, nonces=NonceIssuer(secret, single_use=cache))
+
+A cache of introspection responses, encrypted with a secret that Redis does not have::
+
+    tokens = Introspection(endpoint, ..., cache=RedisIntrospectionCache(client), cache_secret=secret)
 
 A token store for clients, with a lease, so that one host at a time refreshes the tokens::
 
@@ -21,10 +26,11 @@ newer, or Valkey.
 
 from __future__ import annotations
 
+from dpop.redis._introspection import RedisIntrospectionCache
 from dpop.redis._replay import AsyncRedisReplayCache, RedisReplayCache
 from dpop.redis._tokens import RedisTokenStore
 
-__all__ = ["AsyncRedisReplayCache", "RedisReplayCache", "RedisTokenStore"]
+__all__ = ["AsyncRedisReplayCache", "RedisIntrospectionCache", "RedisReplayCache", "RedisTokenStore"]
 
 
 def __dir__() -> list[str]:

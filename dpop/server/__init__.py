@@ -33,6 +33,7 @@ from dpop.server._reasons import Reason
 from dpop.server._replay import AsyncReplayCache, MemoryReplayCache, ReplayCache
 from dpop.server._report import CheckVerdict, ProofReport
 from dpop.server._resource import Access, ProtectedResource, ResourceRequest, Response, TokenLookup, body_fields
+from dpop.server._shared_responses import IntrospectionCache
 from dpop.server._unhandled import REFUSALS, Refusal, refusal_behind_500
 from dpop.server._verifier import DEFAULT_ALGS, CheckedProof, ProofVerifier, VerifiedProof
 
@@ -49,6 +50,7 @@ __all__ = [
     "Fetch",
     "Headers",
     "Introspection",
+    "IntrospectionCache",
     "InvalidProof",
     "JWTAccessTokens",
     "LookupRequest",

@@ -23,14 +23,16 @@ class Event(NamedTuple):
     :param kind: ``accepted``: a request was let in. ``challenged``: it had no credentials, or needs a nonce.
         ``refused``: it got 400, 401 or 403. ``unavailable``: nothing could be told (503). ``looked_up``: an
         authorization server was asked, for keys or about a token. ``remembered``: a token was known from before.
+        ``shared``: the cache of all processes was asked about a token.
     :param reason: of what was not accepted: a value of :class:`dpop.server.Reason`, or the reason that an application
-        gave; of an ``unavailable`` or failed ``looked_up`` the ``code`` of the error.
+        gave; of an ``unavailable`` or failed ``looked_up`` the ``code`` of the error; of a ``shared`` without result
+        ``absent``, ``foreign`` (an entry that this API did not write) or ``unavailable``.
     :param scheme: of an accepted request: ``DPoP`` or ``Bearer``.
     :param client: of an accepted request: the ``client_id`` or ``azp`` of its token, 64 characters at most.
-    :param seconds: how long a ``looked_up`` took.
+    :param seconds: how long a ``looked_up`` or ``shared`` took.
     """
 
-    kind: Literal["accepted", "challenged", "refused", "unavailable", "looked_up", "remembered"]
+    kind: Literal["accepted", "challenged", "refused", "unavailable", "looked_up", "remembered", "shared"]
     reason: str | None = None
     scheme: Literal["DPoP", "Bearer"] | None = None
     client: str | None = None

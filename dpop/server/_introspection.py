@@ -35,6 +35,7 @@ from dpop.server._lookups import (
     run,
     run_async,
 )
+from dpop.server._shared_responses import IntrospectionCache, SharedResponse, SharedResponses
 from dpop.server._token_claims import (
     Memory,
     check_audience,
@@ -98,7 +99,12 @@ class Introspection:
     :param algs: the algorithms of signed responses that are accepted.
     :param remember_for: seconds for which a response is believed, and so for which a revoked token may still be
         accepted; never longer than the token lives. That a token is not active is believed for five seconds at most.
-    :param max_remembered: tokens that are remembered, at most.
+    :param cache: keeps responses for all processes and hosts, such as a :class:`dpop.redis.RedisIntrospectionCache`. A
+        response counts from when it was asked for, wherever that was, so ``remember_for`` stays the bound. That a token
+        is not active is not shared. If the cache fails, the endpoint is asked.
+    :param cache_secret: 16 bytes or more, the same in all processes: the cache gets names and entries that are useless
+        without it. Entries of a cache that others can write to are believed only if they were made with it.
+    :param max_remembered: tokens that are remembered in this process, at most.
     :param max_pending: questions that are open at once, at most. A token that would be one more gets a 503.
     :param timeout: seconds for one question.
     :param skew: seconds that the authorization server's clock may differ.
@@ -125,6 +131,8 @@ class Introspection:
         jwks_uri: str | None = None,
         algs: Iterable[str] | str = tuple(ALGORITHMS),
         remember_for: float = 30.0,
+        cache: IntrospectionCache | None = None,
+        cache_secret: bytes | None = None,
         max_remembered: int = 10_000,
         max_pending: int = 32,
         timeout: float = 5.0,
@@ -144,6 +152,8 @@ class Introspection:
             raise UsageError("tls is for the standard library; a fetch function has its own settings")
         if max_pending < 1:
             raise UsageError("max_pending must be 1 or more: otherwise no question could be asked")
+        if (cache is None) != (cache_secret is None):
+            raise UsageError("cache= and cache_secret= belong together: entries of a cache are encrypted")
         self._endpoint = endpoint
         self._auth = client_auth_of(client_id, client_secret, client_auth, ())
         self._audiences = None if audience is None else frozenset(names_of("audience", audience))
@@ -176,6 +186,12 @@ class Introspection:
         self._refused: Memory[_Verdict] = Memory(min(max_remembered, _MAX_REFUSED))
         self._lock = Guard()
         self._pending: dict[bytes, Lookup[_Verdict]] = {}
+        self._reading: dict[bytes, Lookup[_Verdict | None]] = {}
+        self._shared = None
+        if cache is not None and cache_secret is not None:
+            # The response may depend on who asks (RFC 7662 §2.2), and is believed for other reasons if it is signed.
+            context = (endpoint, issuer or "", self._auth.client_id or "", "signed" if signed else "")
+            self._shared = SharedResponses(cache, cache_secret, context, events=events, monotonic=monotonic)
         self._not_before = -math.inf
         reset_after_fork(self)
 
@@ -185,7 +201,7 @@ class Introspection:
     def _reset_after_fork(self) -> None:
         """In a forked child: the threads that ask are gone."""
         self._lock = Guard()
-        self._pending = {}
+        self._pending, self._reading = {}, {}
 
     @hide_frames
     def __call__(self, token: str) -> Mapping[str, Any]:
@@ -228,6 +244,14 @@ class Introspection:
 
     def _ask(self, token: str) -> Waits[_Verdict]:
         name = token_name(token)
+        if self._shared is not None:
+            reading = self._read_shared(name, token, self._shared)
+            try:
+                known: _Verdict | None = None if reading is None else (yield reading)
+            except LookupUnavailableError:  # it did not respond in time
+                known = None
+            if known is not None:
+                return known
         with self._lock.held():
             lookup = self._pending.get(name)
             if lookup is None:
@@ -243,6 +267,30 @@ class Introspection:
                 lookup = self._pending[name] = Lookup(lambda: self._question(name, token), 2 * self._timeout + 2)
         verdict: _Verdict = yield lookup
         return verdict
+
+    def _read_shared(self, name: bytes, token: str, shared: SharedResponses) -> Lookup[_Verdict | None] | None:
+        """Begin to read the cache of all processes; None if too many do. It may block, as a question may."""
+        with self._lock.held():
+            reading = self._reading.get(name)
+            if reading is None and len(self._reading) < self._max_pending:
+                reading = self._reading[name] = Lookup(lambda: self._from_shared(name, token, shared), self._timeout)
+            return reading
+
+    def _from_shared(self, name: bytes, token: str, shared: SharedResponses) -> _Verdict | None:
+        """Read the cache of all processes and remember what was found; runs in the thread of a look-up."""
+        try:
+            found = shared.get(token)
+            left = 0.0 if found is None else found.asked_at + self._remember_for - self._clock()
+            if found is None or left <= 0:
+                return None
+            # A clock that is behind the writer's must not make it longer.
+            age = max(0.0, self._remember_for - left)
+            verdict = self._verdict(found.response, self._monotonic() - age)
+            self._active.put(name, verdict)
+            return verdict
+        finally:
+            with self._lock.held():
+                self._reading.pop(name, None)
 
     def _question(self, name: bytes, token: str) -> _Verdict:
         """Ask about one token and remember the response; runs in the thread of a look-up."""
@@ -276,7 +324,7 @@ class Introspection:
         request = LookupRequest(
             "POST", self._endpoint, tuple(headers.items()), body, self._timeout, _MAX_RESPONSE, self._endpoint
         )
-        began = time.monotonic()
+        began, asked, asked_at = time.monotonic(), self._monotonic(), self._clock()
         try:
             response = self._fetch(request)
         except LookupUnavailableError:
@@ -285,7 +333,12 @@ class Introspection:
             raise
         if response.status != 200:
             raise self._unavailable(response)
-        return self._verdict(self._read(response))
+        said = self._read(response)
+        verdict = self._verdict(said, asked)
+        if verdict.claims is not None and self._shared is not None:
+            seconds = min(self._remember_for, verdict.exp - self._clock())
+            self._shared.put(token, SharedResponse(said, asked_at), seconds)
+        return verdict
 
     def _unavailable(self, response: LookupResponse) -> LookupUnavailableError:
         wait = response.headers.get("retry-after", "")
@@ -339,16 +392,19 @@ class Introspection:
             raise EncodingError("a JWT without token_introspection")
         return response
 
-    def _verdict(self, response: dict[str, Any]) -> _Verdict:
+    def _verdict(self, response: dict[str, Any], asked: float) -> _Verdict:
+        """Read a response.
+
+        :param asked: when it was asked for, of the monotonic clock: from then on it is believed.
+        """
         active = response.get("active")
         if not isinstance(active, bool):
             raise LookupUnavailableError(f"{self._endpoint} did not say whether the token is active")
-        now = self._monotonic()
         if not active:
-            return _Verdict(None, math.inf, -math.inf, now + min(_REFUSED_FOR, self._remember_for))
+            return _Verdict(None, math.inf, -math.inf, asked + min(_REFUSED_FOR, self._remember_for))
         try:
             exp, nbf = time_claim(response, "exp"), time_claim(response, "nbf")
         except InvalidProof as error:
             raise LookupUnavailableError(f"the response of {self._endpoint} cannot be read: {error.detail}") from None
         exp = math.inf if exp is None else exp
-        return _Verdict(response, exp, -math.inf if nbf is None else nbf, now + self._remember_for)
+        return _Verdict(response, exp, -math.inf if nbf is None else nbf, asked + self._remember_for)

@@ -23,7 +23,7 @@ from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import ArgumentTypeError, EncodingError, UsageError
 from dpop.server._replay import AsyncReplayCache, ReplayCache
 
-__all__ = ["NonceChecker", "NonceIssuer", "NonceVerdict"]
+__all__ = ["NonceChecker", "NonceIssuer", "NonceVerdict", "check_secret"]
 
 _MAC_SIZE = 24
 _SALT_SIZE = 12
@@ -108,7 +108,7 @@ class NonceIssuer:
     ) -> None:
         secrets_known = [random(32) if secret is None else secret, *other_secrets]
         for known in secrets_known:
-            _check_secret(known)
+            check_secret(known)
         if not (math.isfinite(slot) and slot > 0 and window >= 1 and math.isfinite(grace) and grace >= 0):
             raise UsageError(
                 f"slot must be more than 0 seconds, window 1 or more, grace 0 or more; "
@@ -199,7 +199,11 @@ def _mac(key: bytes, slot: int, more: bytes) -> bytes:
     return hmac.digest(key, slot.to_bytes(8, "big", signed=True) + more, hashlib.sha256)[:_MAC_SIZE]
 
 
-def _check_secret(secret: object) -> None:
+def check_secret(secret: object) -> None:
+    """Check a secret that several processes share.
+
+    :raises UsageError: fewer than 16 bytes, or not bytes.
+    """
     if not isinstance(secret, bytes):
         raise ArgumentTypeError("secret", "bytes", secret)
     if len(secret) < _MIN_SECRET:

@@ -93,6 +93,16 @@ class BrokenStore(MemoryTokenStore):
         raise ConnectionError(f"no database for {account}, {len(new.access_token)}, {old is None}, {fence}")
 
 
+class BrokenCache:
+    """A cache of somebody else's that is down."""
+
+    def get(self, name: str) -> str | None:
+        raise ConnectionError(f"no cache for {name}")
+
+    def put(self, name: str, entry: str, seconds: float) -> None:
+        raise ConnectionError(f"no cache for {name}, {len(entry)}, {seconds}")
+
+
 def raising(*_: Any, **__: Any) -> Any:
     """A callable of the user's that fails in a way of its own."""
     raise OSError("it is not there")
@@ -240,6 +250,9 @@ def arguments(place: Path, server: str) -> dict[str, list[Any]]:
         "key_password": [secret("password"), raising],
         "pin_value": [secret("pin")],
         "secret": [secret("secret").encode(), b"s3cret"],
+        "cache": [BrokenCache()],
+        "cache_secret": [secret("cache").encode(), b"s3cret"],
+        "entry": [secret("entry")],
         "other_secrets": [[secret("secret").encode()], [b"s3cret"]],
         "proof": [PROOF],
         "jti": [secret("jti"), "", raising],
