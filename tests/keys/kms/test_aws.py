@@ -10,15 +10,17 @@ import subprocess
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import boto3
+import botocore.session
 import httpx
 import httpx2
 import pytest
 import requests
 from botocore.config import Config
+from botocore.loaders import create_loader
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -39,6 +41,8 @@ from dpop.testing import DPoPTestServer
 REGION = "eu-west-1"
 SECRET = AWS_CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
 
+_one_loader = cache(create_loader)
+
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,6 +51,8 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name, value in AWS_CREDENTIALS.items():
         monkeypatch.setenv(name, value)
+    # Each of boto3's sessions reads a megabyte of JSON about the services; here they all share what the first one read.
+    monkeypatch.setattr(botocore.session, "create_loader", _one_loader)
 
 
 # --- an AWS that works
