@@ -304,7 +304,7 @@ class TokenEndpoint(HttpxTokenEndpoint[httpx2.Request, httpx2.Response]):
     :param key_reference: the path or URI of the key, stored with the tokens; by default the one it was loaded from.
     :param insecure_origins: http:// servers, other than this machine's, that may be used.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
-    :param timeout: seconds for a connection and between bytes; twice that for the body of a response.
+    :param timeout: seconds for a connection and between bytes; a response must be whole within twice that.
     :param clock: Unix seconds.
     :raises UsageError: the arguments contradict each other.
     :raises InsecureOriginError: an endpoint is http:// and not on this machine.
@@ -375,7 +375,7 @@ class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint[httpx2.Request, httpx2.Response
     :param key_reference: the path or URI of the key, stored with the tokens; by default the one it was loaded from.
     :param insecure_origins: http:// servers, other than this machine's, that may be used.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
-    :param timeout: seconds for a connection and between bytes; twice that for a whole response.
+    :param timeout: seconds for a connection and between bytes; a response must be whole within twice that.
     :param clock: Unix seconds.
     :raises UsageError: the arguments contradict each other.
     :raises InsecureOriginError: an endpoint is http:// and not on this machine.

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import anyio
 
 from dpop._connections import OnePerLoop, OnePerProcess, close_socket
+from dpop._httpx.deadline import ResponseDeadline
 from dpop._httpx.protocols import (
     AsyncClient,
     AsyncTransport,
@@ -48,6 +48,9 @@ class ClientTransport(Generic[RequestT, ResponseT]):
         """Send the request with the client's transport for its URL; if that is a DPoP transport, bypass it."""
         transport = self._clients.get()._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
         inner = transport._inner.get() if isinstance(transport, SigningTransport) else transport  # noqa: SLF001
+        deadline = request.extensions.get(ResponseDeadline.EXTENSION)
+        if deadline is not None:
+            deadline.pool = getattr(inner, "_pool", None)
         return inner.handle_request(request)
 
 
@@ -74,16 +77,21 @@ def _close_sockets(client: AsyncClient[RequestT, ResponseT]) -> None:
 
 
 class _Wire:
-    """Records an exchange with the ``trace`` extension: where it connected, and whether it wrote a request head."""
+    """Records an exchange with the ``trace`` extension: where it connected, and whether it wrote a request head.
 
-    def __init__(self) -> None:
+    :param seconds: for a whole response, from the moment when the head of its request is written.
+    """
+
+    def __init__(self, seconds: float) -> None:
         self.handed = False
         self.traced = False
         self.sent = False
         self.peer: str | None = None
+        self.seconds = seconds
+        self.deadline = ResponseDeadline(seconds)
+        """Of a synchronous request."""
         self.scope: anyio.CancelScope | None = None
-        """Of an asynchronous request: cancelled if the head of a response does not come in time."""
-        self.seconds = 0.0
+        """Of an asynchronous request: cancelled if a response does not come whole in time."""
 
     def on_event(self, event: str, info: Info) -> None:
         """Handle an event of httpcore."""
@@ -94,12 +102,19 @@ class _Wire:
         elif event.endswith(HEADERS_START) and carries_proof(info):
             self.sent = True
 
+    def on_sync_event(self, event: str, info: Info) -> None:
+        """Handle an event of synchronous httpcore."""
+        self.on_event(event, info)
+        if event.endswith(HEADERS_START):
+            self.deadline.restart()
+
     async def on_async_event(self, event: str, info: Info) -> None:
         """Handle an event of asynchronous httpcore."""
         self.on_event(event, info)
-        if self.scope is not None and ".receive_response_headers." in event:
-            started = event.endswith(".started")
-            self.scope.deadline = anyio.current_time() + self.seconds if started else math.inf
+        if self.scope is not None and event.endswith(HEADERS_START):
+            self.scope.deadline = anyio.current_time() + self.seconds
+        elif self.scope is not None and event.endswith(".response_closed.complete"):
+            self.scope.deadline = math.inf  # a key may need longer to sign the next request
 
     def proxy(self, server: str) -> str | None:
         """Return host and port of the proxy, if the connection went to one."""
@@ -110,7 +125,7 @@ def _prepared(
     client: Client[RequestT, ResponseT] | AsyncClient[RequestT, ResponseT],
     request: HTTPRequest,
     timeout: float,
-    trace: Callable[[str, Info], object],
+    extensions: dict[str, Any],
 ) -> RequestT:
     prepared = client.build_request(
         request.method,
@@ -118,7 +133,7 @@ def _prepared(
         headers=list(request.headers),
         content=request.body,
         timeout=timeout,
-        extensions={"trace": trace},
+        extensions=extensions,
     )
     prepared.url = type(prepared.url)(request.url)  # without the client's own parameters
     if "authorization" not in {name.lower() for name, _ in request.headers}:
@@ -182,21 +197,24 @@ class HttpxTokenEndpoint(SyncEndpoint, Generic[RequestT, ResponseT]):
 
         :raises NoResponse: no response came.
         """
-        wire = _Wire()
+        wire = _Wire(2 * self.timeout)
+        extensions = {"trace": wire.on_sync_event, ResponseDeadline.EXTENSION: wire.deadline}
         try:
             client = self._clients.get()
-            prepared = _prepared(client, request, self.timeout, wire.on_event)
+            prepared = _prepared(client, request, self.timeout, extensions)
             wire.handed = True
             response = (self._signing if request.signed else self._plain).handle_request(prepared)
             try:
-                outcome = _response(client, prepared, response, self._body(response))
+                outcome = _response(client, prepared, response, self._body(response, wire.deadline))
             finally:
                 response.close()
             return from_server(outcome, wire.proxy(address_of(request.url)))
         except (DPoPError, NoResponse):
             raise
         except Exception as error:
-            failure = _no_response(self._library, error, request, wire)
+            late = wire.sent and wire.deadline.is_over  # then the socket was shut down, which has many names
+            cause = self._library.ReadTimeout("the response did not end in time") if late else error
+            failure = _no_response(self._library, cause, request, wire)
             if failure is None:
                 raise
             raise failure from error
@@ -204,11 +222,14 @@ class HttpxTokenEndpoint(SyncEndpoint, Generic[RequestT, ResponseT]):
             if not wire.sent:
                 mark_unsent(interrupt)
             raise
+        finally:
+            wire.deadline.stop()
 
-    def _body(self, response: ResponseT) -> bytes:
+    def _body(self, response: ResponseT, deadline: ResponseDeadline) -> bytes:
         if response.is_stream_consumed:  # a transport of the user has read it into memory
             return bytes(response.content)
-        deadline = time.monotonic() + 2 * self.timeout
+        if deadline.at is None:  # a transport of the user that does not trace
+            deadline.restart()
         body = b""
         failure: Exception | None = None
         try:
@@ -216,8 +237,11 @@ class HttpxTokenEndpoint(SyncEndpoint, Generic[RequestT, ResponseT]):
                 body += chunk
                 if len(body) > MAX_RESPONSE:
                     break
-                if time.monotonic() > deadline:
-                    raise self._library.ReadTimeout("the body did not end in time")
+                if deadline.is_over:
+                    raise self._library.ReadTimeout("the response did not end in time")
+            else:
+                if deadline.is_over:  # a body without a length seems to end where the socket was shut down
+                    raise self._library.ReadTimeout("the response did not end in time")
         except Exception as error:  # noqa: BLE001 - raised again if the body is incomplete
             failure = error
         return whole_body(response.headers.get("content-encoding"), body, failure)
@@ -258,18 +282,17 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
 
         :raises NoResponse: no response came.
         """
-        wire = _Wire()
+        wire = _Wire(2 * self.timeout)
         try:
             client = await self._clients.get()
-            prepared = _prepared(client, request, self.timeout, wire.on_async_event)
+            prepared = _prepared(client, request, self.timeout, {"trace": wire.on_async_event})
             wire.handed = True
-            wire.seconds = 2 * self.timeout
             with anyio.CancelScope() as wire.scope:
                 response = await (self._signing if request.signed else self._plain).handle_async_request(prepared)
             if wire.scope.cancelled_caught:
-                raise self._library.ReadTimeout("the head of the response did not end in time")
+                raise self._library.ReadTimeout("the response did not end in time")
             try:
-                outcome = _response(client, prepared, response, await self._body(response))
+                outcome = _response(client, prepared, response, await self._body(response, wire))
             finally:
                 await response.aclose()
             return from_server(outcome, wire.proxy(address_of(request.url)))
@@ -285,12 +308,13 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
                 mark_unsent(interrupt)
             raise
 
-    async def _body(self, response: ResponseT) -> bytes:
+    async def _body(self, response: ResponseT, wire: _Wire) -> bytes:
         if response.is_stream_consumed:  # a transport of the user has read it into memory
             return bytes(response.content)
         body = b""
         failure: Exception | None = None
-        with anyio.move_on_after(2 * self.timeout) as scope:
+        known = math.inf if wire.scope is None else wire.scope.deadline
+        with anyio.CancelScope(deadline=min(known, anyio.current_time() + wire.seconds)) as scope:
             try:
                 async for chunk in response.aiter_raw():
                     body += chunk
@@ -299,7 +323,7 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
             except Exception as error:  # noqa: BLE001 - raised again if the body is incomplete
                 failure = error
         if scope.cancelled_caught:
-            failure = self._library.ReadTimeout("the body did not end in time")
+            failure = self._library.ReadTimeout("the response did not end in time")
         return whole_body(response.headers.get("content-encoding"), body, failure)
 
     async def aclose(self) -> None:

@@ -67,7 +67,7 @@ class AsyncTokenEndpoint(AsyncEndpoint):
     :param key_reference: the path or URI of the key, stored with the tokens; by default the one it was loaded from.
     :param insecure_origins: http:// servers, other than this machine's, that may be used.
     :param learn_clock: after an ``invalid_dpop_proof``, use the server's clock from the next request on.
-    :param timeout: seconds for a connection and between bytes; twice that for a whole response.
+    :param timeout: seconds for a connection and between bytes; a response must be whole within twice that.
     :param clock: Unix seconds.
     :raises UsageError: the arguments contradict each other.
     :raises InsecureOriginError: an endpoint is http:// and not on this machine.
@@ -141,7 +141,7 @@ class AsyncTokenEndpoint(AsyncEndpoint):
                 timeout=ClientTimeout(total=None, sock_connect=self.timeout, sock_read=self.timeout),
             ) as response:
                 fields = tuple((name.lower(), value) for name, value in response.headers.items())
-                outcome = HTTPResponse(response.status, fields, await self._body(response))
+                outcome = HTTPResponse(response.status, fields, await self._body(response, wire.deadline))
             return from_server(outcome, wire.proxy)
         except (DPoPError, NoResponse):
             raise
@@ -156,11 +156,11 @@ class AsyncTokenEndpoint(AsyncEndpoint):
                 mark_unsent(interrupt)
             raise
 
-    async def _body(self, response: ClientResponse) -> bytes:
+    async def _body(self, response: ClientResponse, deadline: float | None) -> bytes:
         body = b""
         failure: Exception | None = None
         try:
-            async with asyncio.timeout(2 * self.timeout):
+            async with asyncio.timeout_at(deadline):
                 while not response.content.at_eof() and len(body) <= MAX_RESPONSE:
                     body += await response.content.readany()
         except Exception as error:  # noqa: BLE001 - raised again if the body is incomplete
@@ -173,7 +173,7 @@ class AsyncTokenEndpoint(AsyncEndpoint):
 
 
 class _Wire:
-    """Records whether one request was handed to a connection, and bounds the time until the head of its response.
+    """Records whether one request was handed to a connection, and bounds the time until its response has come whole.
 
     :param seconds: from each time that the request is handed to a connection.
     """
@@ -183,6 +183,8 @@ class _Wire:
         self._seconds = seconds
         self._timer = asyncio.timeout(None)
         self.sent = False
+        self.deadline: float | None = None
+        """When the response has to be whole, by the clock of the event loop; ``None`` before the request is sent."""
         self.proxy: str | None = None
 
     async def watch(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
@@ -196,7 +198,8 @@ class _Wire:
 
         async def send(connection: Connection) -> ClientResponse:
             self.sent = True
-            self._timer.reschedule(asyncio.get_running_loop().time() + self._seconds)
+            self.deadline = asyncio.get_running_loop().time() + self._seconds
+            self._timer.reschedule(self.deadline)
             return await original(connection)
 
         vars(request)["send"] = send
