@@ -179,6 +179,8 @@ def token_response(response: HTTPResponse) -> TokenResponse:
     token_type = _TYPES.get(said_type.strip().lower()) if isinstance(said_type, str) else None
     if said_type is not None and token_type is None:
         fault = fault or "its token_type is neither DPoP nor Bearer"
+    if len(response.body) > MAX_RESPONSE:
+        fault = fault or f"its body has more than {MAX_RESPONSE} bytes"
     twice = [name for name in _TOKENS if name in repeated]
     if twice:
         fault = fault or f"it has two values for {' and '.join(twice)}"

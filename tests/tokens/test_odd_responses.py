@@ -203,7 +203,9 @@ ODD: dict[str, Odd] = {
     "an escape that is none": Odd(cut(b', "name": "\\x"}'), refresh=NEW, warns=True),
     "a zero byte": Odd(said(refresh_token=NEW).replace(b" ", b" \0"), refresh=NEW, warns=True),
     "nesting too deep to parse": Odd(b'{"more":' * 100_000 + cut(b""), refresh=NEW, warns=True),
-    "more than 1 MiB": Odd(cut(b', "more": "' + b"x" * (1 << 20) + b'"}'), refresh=NEW, warns=True),
+    "more than 1 MiB": Odd(
+        cut(b', "more": "' + b"x" * (1 << 20) + b'"}'), refresh=NEW, refused="more than 1048576 bytes"
+    ),
     "an array of two": Odd(b"[" + said(refresh_token=NEW) + b',{"took":3}]', refresh=NEW, warns=True),
     "an array in an array": Odd(b"[[" + said(refresh_token=NEW) + b"]]", refresh=NEW, warns=True),
     "a member with an array of two": Odd(
