@@ -8,6 +8,7 @@ from typing import Any
 
 from case import NOW
 
+from dpop import thumbprint
 from dpop.testing.defects._forge import A, B, b64u, to_json
 
 __all__ = ["agent"]
@@ -37,6 +38,49 @@ def _sign(name: str, text: str, reason: str = "", note: str = "") -> Case:
 
 def _other(name: str, text: str, response: str) -> Case:
     return {"id": name, "request": text, "answer": response}
+
+
+_TOKENS = {"access_token": "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU", "token_type": "DPoP"}
+_REFRESH_TOKEN = "Q..Zkm29lexi8VnWg2zPW1x-tgGad0Ibc3s3EwM_Ni4-g"
+
+
+def _login(**changes: Any) -> str:
+    members = {
+        "op": "login",
+        "account": "work",
+        "key": "work",
+        "token_endpoint": f"{_ORIGIN}/token",
+        "client_id": "s6BhdRkqt",
+        **_TOKENS,
+        "refresh_token": _REFRESH_TOKEN,
+        "scope": "read write",
+        "issued_at": NOW,
+        "expires_at": NOW + 3600,
+    } | changes
+    return _request(**{name: value for name, value in members.items() if value is not _LEAVE_OUT})
+
+
+def _tokens() -> list[Case]:
+    given = {**_TOKENS, "expires_at": NOW + 3600, "scope": "read write", "key": "work", "jkt": thumbprint(A.public_jwk)}
+    hashed = b64u(bytes(32))
+    return [
+        _other("token", _request(op="token", account="work"), "ok") | {"response": given},
+        _other("token-other-refused", _request(op="token", account="work", refused=hashed), "ok") | {"response": given},
+        _other("token-refused-no-hash", _request(op="token", account="work", refused="t"), "bad_request"),
+        _other("token-unknown-account", _request(op="token", account="other"), "unknown_account"),
+        _other("token-of-key", _request(op="token", key="work"), "bad_request"),
+        _other("account-name", _request(op="token", account="../work"), "bad_request"),
+        _other("login", _login(), "ok"),
+        {
+            **_other("login-elsewhere", _login(token_endpoint="https://evil.example/token"), "refused"),
+            "reason": "origin",
+        },
+        _other("login-nothing-to-renew", _login(refresh_token=_LEAVE_OUT), "bad_request"),
+        _other("login-token-with-space", _login(access_token="a b"), "bad_request"),
+        _other("login-secret-missing", _login(client_auth="client_secret_post"), "bad_request"),
+        _other("login-unknown-key", _login(key="other"), "unknown_key"),
+        _other("logout-unknown", _request(op="logout", account="other"), "bad_request"),
+    ]
 
 
 def _signed() -> list[Case]:
@@ -111,11 +155,14 @@ def agent() -> dict[str, Any]:
             "The agent has one key by the name work, with the public half jwk; its clock says now; its rules allow",
             "origins and methods.",
             "request: the text of a frame. frame: its bytes with their length before them, in hexadecimal.",
+            "It has one account by the name work, which it got by the request login.",
             "answer: signed; ok, a response without error; or the error. reason: of a refusal.",
+            "response: its members, without v.",
         ],
         "now": NOW,
         "jwk": A.public_jwk,
         "origins": [_ORIGIN],
         "methods": ["GET", "POST"],
-        "cases": [*_signed(), *_refused(), *_no_requests()],
+        "login": _login(),
+        "cases": [*_signed(), *_refused(), *_no_requests(), *_tokens()],
     }

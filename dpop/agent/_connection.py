@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from dpop._forking import reset_after_fork
 from dpop._tracebacks import hide_frames
@@ -27,6 +27,9 @@ from dpop.errors import (
     KeyAccessDeniedError,
     KeyNotFoundError,
     KeyThrottledError,
+    ReauthorizationError,
+    TokenError,
+    TokenRequestError,
     UsageError,
 )
 from dpop.redaction import redact
@@ -80,6 +83,7 @@ class AgentClient:
         :raises AgentRefusedError: its rules do not allow this.
         :raises KeyAccessDeniedError: the socket cannot be trusted, or the agent does not serve this user.
         :raises DPoPKeyError: the key failed; by the kind that the agent told.
+        :raises TokenError: there is no access token; by the kind that the agent told.
         """
         frame = pack({"op": op, **members})
         connection = self._taken()
@@ -215,13 +219,22 @@ def _connect(connection: socket.socket, path: Path) -> None:
 
 # --- errors that the agent tells
 
+_E = TypeVar("_E", bound=DPoPError)
+
 _KINDS: Final[dict[str, type[DPoPKeyError]]] = {"unknown_key": KeyNotFoundError, "denied": KeyAccessDeniedError}
 
 
-def _kinds(parent: type[DPoPKeyError]) -> Iterator[type[DPoPKeyError]]:
+def _kinds(parent: type[_E]) -> Iterator[type[_E]]:
     yield parent
     for kind in parent.__subclasses__():
         yield from _kinds(kind)
+
+
+def _token_error(text: str, code: object, retry_after: object) -> TokenError:
+    for kind in _kinds(TokenRequestError):
+        if kind.code == code:
+            return kind(text, retry_after=float(str(retry_after)) if type(retry_after) in {int, float} else None)
+    return next((kind for kind in _kinds(TokenError) if kind.code == code), TokenError)(text)
 
 
 def _checked(response: dict[str, Any]) -> dict[str, Any]:
@@ -246,6 +259,10 @@ def _checked(response: dict[str, Any]) -> dict[str, Any]:
     if error == "key_failed":
         kind = next((kind for kind in _kinds(DPoPKeyError) if kind.code == reason), DPoPKeyError)
         raise kind(f"the signing agent's key failed: {text}")
+    if error == "token_failed":
+        raise _token_error(f"the signing agent has no token: {text}", reason, response.get("retry_after"))
+    if error == "unknown_account":
+        raise ReauthorizationError(f"the signing agent: {text}")
     if error in {"bad_request", "unsupported_version"}:
         raise UsageError(f"the signing agent does not understand: {text}")
     raise _KINDS.get(_told(error), DPoPKeyError)(f"the signing agent: {text}")

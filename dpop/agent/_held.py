@@ -164,6 +164,10 @@ class HeldKey:
             raise Refusal("locked", "its keys are forgotten; unlock it with: dpop agent unlock")
         return key.sign(data)
 
+    def offset_of(self, url: str) -> float:
+        """Seconds to add to this machine's clock for the server of a URL."""
+        return self._offset(Origin.of_url(url))
+
     def _offset(self, origin: Origin) -> float:
         offsets: Mapping[Any, float] = self.rules.clock_offset
         return offsets.get(origin, 0.0)

@@ -38,11 +38,15 @@ MAX_INPUT: Final = 8192
 """Characters of a signing input: no verifier of this package reads a longer proof."""
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-"""Names of keys."""
+"""Names of keys and accounts."""
 
 _MAX_DEPTH: Final = 4
 _MAX_TEXT: Final = 2048
 _MAX_LIST: Final = 64
+_MAX_TOKEN: Final = 12 * 1024
+_MAX_TIME: Final = 1e11
+_ATH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")  # RFC 6749 appendix A.12, without the space
 _MAX_NONCE: Final = 256  # a longer one is not worth a share of everybody's memory
 _NONCE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 9449 §8.1
 
@@ -182,6 +186,18 @@ def _is_nonce(value: object) -> bool:
     )
 
 
+def _is_token(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _MAX_TOKEN and _TOKEN.fullmatch(value) is not None
+
+
+def _is_ath(value: object) -> bool:
+    return isinstance(value, str) and _ATH.fullmatch(value) is not None
+
+
+def _is_time(value: object) -> bool:
+    return type(value) in {int, float} and 0 <= float(str(value)) <= _MAX_TIME
+
+
 class _Members(NamedTuple):
     needed: Mapping[str, Callable[[object], bool]]
     optional: Mapping[str, Callable[[object], bool]] = {}
@@ -193,6 +209,32 @@ _OPERATIONS: Final[Mapping[str, _Members]] = {
     "key": _Members({"key": _is_name}),
     "sign": _Members({"key": _is_name, "input": _is_input}, {"learnt": _are_nonces}),
     "learn": _Members({"key": _is_name, "learnt": _are_nonces}),
+    "token": _Members({"account": _is_name}, {"refused": _is_ath}),
+    "login": _Members(
+        {
+            "account": _is_name,
+            "key": _is_name,
+            "token_endpoint": _is_text,
+            "client_id": _is_text,
+            "access_token": _is_token,
+            "token_type": _is_text,
+        },
+        {
+            "refresh_token": _is_token,
+            "grant": _is_text,
+            "client_secret": _is_secret,
+            "client_auth": _is_text,
+            "profile": _is_text,
+            "issuer": _is_text,
+            "revocation_endpoint": _is_text,
+            "scope": _is_text,
+            "resource": _is_texts,
+            "issued_at": _is_time,
+            "expires_at": _is_time,
+            "refresh_expires_at": _is_time,
+        },
+    ),
+    "logout": _Members({"account": _is_name}),
     "add": _Members({"key": _is_name, "uri": _is_text, "origins": _is_texts}, {"password": _is_secret}),
     "lock": _Members({}),
     "unlock": _Members({}, {"passwords": _is_secrets}),

@@ -17,6 +17,10 @@
 
     [keys.work.clock-offset]                  # seconds, for servers whose clock is wrong
     "https://as.example" = -30
+
+    [accounts.work]                           # a login; without a table, those who may use its key get its tokens
+    uids = [1000]
+    gids = [990]
 """
 
 from __future__ import annotations
@@ -104,6 +108,27 @@ class KeyRules:
 
 
 @dataclass(frozen=True)
+class AccountRules:
+    """Who may have the access tokens of one account.
+
+    :param name: of the account: ``dpop login --agent --account NAME``.
+    :param uids: users that may have its tokens. If neither users nor groups are named, those who may use its key.
+    :param gids: groups whose members may have its tokens.
+    :raises UsageError: a name or value that cannot be used.
+    """
+
+    name: str
+    uids: Iterable[int] = ()
+    gids: Iterable[int] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise UsageError("the name of an account is 1 to 64 letters, digits, dots, hyphens and underscores")
+        for name in ("uids", "gids"):
+            object.__setattr__(self, name, frozenset(map(_id, _listed(name, getattr(self, name)))))
+
+
+@dataclass(frozen=True)
 class AgentRules:
     """All that a rules file says.
 
@@ -111,12 +136,14 @@ class AgentRules:
     :param lock_after: seconds without a signature after which keys are forgotten; None for never.
     :param path: the file.
     :param digest: SHA-256 of the file, by which a change is noticed.
+    :param accounts: the accounts whose tokens are for others than those who may use their key.
     """
 
     keys: tuple[KeyRules, ...]
     lock_after: float | None = None
     path: Path | None = None
     digest: str | None = None
+    accounts: tuple[AccountRules, ...] = ()
 
     def on_disk(self) -> bool:
         """Whether the file is still as it was read."""
@@ -146,13 +173,24 @@ def read_rules(path: str | os.PathLike[str]) -> AgentRules:
     lock_after = members.pop("lock-after", None)
     if lock_after is not None and (type(lock_after) not in {int, float} or not lock_after > 0):
         _wrong(path, "", "lock-after must be a number of seconds")
-    keys = members.pop("keys", None)
-    if members:
-        _wrong(path, "", "expected lock-after and tables [keys.NAME], and something else is there")
+    keys, accounts = members.pop("keys", None), members.pop("accounts", {})
+    if members or not isinstance(accounts, dict):
+        _wrong(path, "", "expected lock-after, tables [keys.NAME] and [accounts.NAME], and something else is there")
     if not isinstance(keys, dict) or not keys:
         _wrong(path, "", "it has no table [keys.NAME]")
     read = tuple(_key(path, name, each) for name, each in keys.items())
-    return AgentRules(read, lock_after, path, hashlib.sha256(data).hexdigest())
+    named = tuple(_account(path, name, each) for name, each in accounts.items())
+    return AgentRules(read, lock_after, path, hashlib.sha256(data).hexdigest(), named)
+
+
+def _account(path: Path, name: str, members: Any) -> AccountRules:
+    place = f"[accounts.{name}]" if NAME.fullmatch(name) else "[accounts.…]"
+    if not isinstance(members, dict) or not members.keys() <= {"uids", "gids"}:
+        _wrong(path, place, "expected a table of uids and gids")
+    try:
+        return AccountRules(name, **members)
+    except UsageError as error:
+        _wrong(path, place, str(error))
 
 
 def _key(path: Path, name: str, members: Any) -> KeyRules:

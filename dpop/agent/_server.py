@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from dpop._tracebacks import clear_frames, hide_frames
 from dpop.agent._held import Ask
+from dpop.agent._logins import AgentLogins
 from dpop.agent._peer import executable_of, peer_of
 from dpop.agent._place import check_system
 from dpop.agent._protocol import MAX_REQUEST, Frames, Refusal, pack, read_request
@@ -46,9 +47,11 @@ class Agent:
     :param rules: the keys, and what each may sign; or what :func:`dpop.agent.read_rules` read.
     :param read: reads the rules anew for :meth:`reload`; None if there is nothing to read.
     :param ask: asks for the password or PIN of a key.
-    :param audit: takes each signature and refusal as a dict; what it raises keeps the signature back.
+    :param audit: takes each signature, access token and refusal as a dict; what it raises keeps the response back.
     :param clock: seconds since the epoch.
+    :param logins: the logins whose access tokens it keeps fresh and gives out; None if it only signs.
     :raises DPoPKeyError: a key cannot be opened.
+    :raises TokenStoreError: the logins cannot be read.
     :raises UsageError: no keys, or two of one name.
     """
 
@@ -61,6 +64,7 @@ class Agent:
         ask: Ask | None = None,
         audit: Callable[[Mapping[str, Any]], object] | None = None,
         clock: Callable[[], float] = time.time,
+        logins: AgentLogins | None = None,
     ) -> None:
         check_system()
         self._connections: dict[int, _Connection] = {}
@@ -74,7 +78,9 @@ class Agent:
             clock=clock,
             stop=self.stop,
             connections=lambda: len(self._connections),
+            logins=logins,
         )
+        self._keeps_fresh = logins is not None
         self._wake: socket.socket | None = None
 
     # --- its life
@@ -92,19 +98,23 @@ class Agent:
             self._wake = wake
             selector.register(listener, selectors.EVENT_READ)
             selector.register(woken, selectors.EVENT_READ)
+            keeper = threading.Thread(target=self._service.accounts.keep_fresh, name="dpop agent", daemon=True)
+            if self._keeps_fresh:
+                keeper.start()
             with _woken_by_signals(wake):
                 while not self._stopping:
                     selector.select(self._service.until_lock())
                     with contextlib.suppress(BlockingIOError):
                         woken.recv(4096)
                     self._accept(listener)
+        self._service.accounts.stop()
         with self._guard:
             left = list(self._connections.values())
         for connection in left:
             connection.end()
         due = time.monotonic() + _STOP_SECONDS
-        for connection in left:
-            connection.thread.join(max(0.0, due - time.monotonic()))
+        for thread in (*(connection.thread for connection in left), *([keeper] if self._keeps_fresh else [])):
+            thread.join(max(0.0, due - time.monotonic()))
         self._service.lock()
 
     def stop(self) -> None:

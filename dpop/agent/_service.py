@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from dpop.agent._accounts import Account, Accounts
 from dpop.agent._askpass import askpass_program, confirmed
 from dpop.agent._held import Ask, HeldKey
+from dpop.agent._logins import AgentLogins
 from dpop.agent._nonces import NonceReport, SharedNonces
 from dpop.agent._peer import Peer
 from dpop.agent._process import is_dumpable
@@ -21,7 +23,10 @@ from dpop.agent._proofs import read_proof
 from dpop.agent._protocol import VERSION, Refusal, Request, refused
 from dpop.agent._rules import AgentRules, KeyRules
 from dpop.encoding import b64url_encode
-from dpop.errors import DPoPError, DPoPKeyError, UsageError
+from dpop.errors import AgentLockedError, DPoPError, DPoPKeyError, TokenError, TokenStoreError, UsageError
+from dpop.origin import Origin
+from dpop.redaction import redact
+from dpop.tokens._token_set import TokenSet
 
 __all__ = ["Audit", "Service"]
 
@@ -30,7 +35,17 @@ Audit = Callable[[Mapping[str, Any]], object]
 _MAX_KEYS: Final = 64
 
 # What changes the agent is for its own user, and for root, who could do it anyway.
-_FOR_THE_OWNER: Final = frozenset({"add", "lock", "unlock", "reload", "stop", "status"})
+_FOR_THE_OWNER: Final = frozenset({"add", "lock", "login", "logout", "unlock", "reload", "stop", "status"})
+
+# What a login says of its client, and what of its tokens.
+_CLIENT: Final = (
+    *("token_endpoint", "client_id", "client_secret", "client_auth", "profile", "issuer", "revocation_endpoint"),
+    *("grant", "scope"),
+)
+_TOKENS: Final = (
+    *("access_token", "token_type", "refresh_token", "scope", "issued_at", "expires_at", "refresh_expires_at"),
+    *("token_endpoint", "client_id"),
+)
 
 
 class Service:
@@ -50,6 +65,7 @@ class Service:
         clock: Callable[[], float],
         stop: Callable[[], None],
         connections: Callable[[], int],
+        logins: AgentLogins | None = None,
     ) -> None:
         self._rules = rules
         self._read = read
@@ -66,6 +82,7 @@ class Service:
         self._used = time.monotonic()
         self._counts: Counter[str] = Counter()
         self._nonces = SharedNonces()
+        self.accounts = Accounts(logins, key_of=self._key_of, sign=self._sign_refresh, clock=clock)
 
     def lock(self) -> None:
         """Forget all keys, until :meth:`unlock`."""
@@ -83,6 +100,7 @@ class Service:
                 held.open(ask)
             self._used = time.monotonic()
             self._locked = False
+        self.accounts.look_again()
 
     def reload(self) -> str | None:
         """Read the rules anew. If anything is wrong with them, nothing changes, and the problem is returned."""
@@ -98,6 +116,7 @@ class Service:
             self._keys, self._rules, self._problem = keys, rules, None
             if self._locked:
                 self._forget()
+        self.accounts.look_again()
         return None
 
     def _forget(self) -> None:
@@ -123,7 +142,11 @@ class Service:
 
     def admits(self, peer: Peer) -> bool:
         """Whether this peer may speak to the agent at all."""
-        return peer.uid in {self._own, 0} or any(held.serves(peer) for held in list(self._keys.values()))
+        return (
+            peer.uid in {self._own, 0}
+            or any(held.serves(peer) for held in list(self._keys.values()))
+            or any(self._has_account(account, peer) for account in self.accounts.all())
+        )
 
     # --- requests
 
@@ -137,9 +160,15 @@ class Service:
         try:
             if request.op == "sign":
                 return self._sign(request.members, peer, executable)
+            if request.op == "token":
+                return self._token(request.members, peer, executable)
             return self._others[request.op](self, request.members, peer)
+        except AgentLockedError as error:
+            raise Refusal("locked", str(error)) from None
         except DPoPKeyError as error:
             raise Refusal("key_failed", str(error), reason=error.code) from None
+        except TokenError as error:
+            raise self._token_failed(error, peer) from None
         except UsageError as error:
             raise Refusal("bad_request", str(error)) from None
 
@@ -155,44 +184,149 @@ class Service:
         event = {"key": name, "pid": peer.pid, "uid": peer.uid, "exe": executable}
         try:
             held = self._held(name, peer)
-            event["jkt"] = held.jkt
-            if not held.is_open:
-                raise Refusal("locked", "its keys are forgotten; unlock it with: dpop agent unlock")
-            proof = read_proof(text, held.alg, held.jwk)
-            event |= {"method": proof.method, "origin": str(proof.origin)}
-            held.check(proof, self._clock())
-            if held.rules.confirm:
-                _ask_a_person(held, str(proof.origin))
-            held.spend(time.monotonic())
-            signature = held.sign(text.encode("ascii"))
-            if proof.nonce is not None:
-                self._nonces.used(held.jkt, peer.uid, str(proof.origin), proof.nonce)
-            self._learn_nonces(held, peer, members.get("learnt", ()))
-            self._record({"event": "signed", **event, "jti": proof.jti})
-        except Refusal as refusal:
-            self._note_refusal(event, refusal.reason or refusal.error)
-            raise
-        except DPoPKeyError as error:
-            self._note_refusal(event, error.code)
+            signature = self._signed(held, text, event, members.get("learnt", ()), peer)
+        except (Refusal, DPoPKeyError) as error:
+            self._note_refusal(event, error)
             raise
         self._used = time.monotonic()
-        self._counts["signed"] += 1
         return {"signature": b64url_encode(signature)}
 
-    def _record(self, event: Mapping[str, Any]) -> None:
+    def _signed(
+        self,
+        held: HeldKey,
+        text: str,
+        event: dict[str, Any],
+        learnt: Iterable[Mapping[str, Any]] = (),
+        peer: Peer | None = None,
+    ) -> bytes:
+        """Sign what the rules of the key allow, and put it on record.
+
+        :param event: gets what is known of the proof.
+        :param peer: who asks; None for the agent itself.
+        """
+        event["jkt"] = held.jkt
+        if not held.is_open:
+            raise _locked()
+        proof = read_proof(text, held.alg, held.jwk)
+        event |= {"method": proof.method, "origin": str(proof.origin)}
+        held.check(proof, self._clock())
+        if held.rules.confirm:
+            _ask_a_person(held, str(proof.origin))
+        held.spend(time.monotonic())
+        signature = held.sign(text.encode("ascii"))
+        if peer is not None:
+            if proof.nonce is not None:
+                self._nonces.used(held.jkt, peer.uid, str(proof.origin), proof.nonce)
+            self._learn_nonces(held, peer, learnt)
+        self._record({"event": "signed", **event, "jti": proof.jti}, "signature")
+        self._counts["signed"] += 1
+        return signature
+
+    # --- access tokens
+
+    def _key_of(self, jkt: str) -> HeldKey | None:
+        return next((held for held in list(self._keys.values()) if held.jkt == jkt), None)
+
+    def _has_account(self, account: Account, peer: Peer) -> bool:
+        """Whether the peer may have this account's tokens: those whom its rules name, else those of its key."""
+        rules = next((each for each in self._rules.accounts if each.name == account.name), None)
+        if rules is None or not (rules.uids or rules.gids):
+            return account.key.serves(peer)
+        return peer.uid in set(rules.uids) or not peer.gids.isdisjoint(rules.gids)
+
+    def _account(self, name: str, peer: Peer) -> Account:
+        account = self.accounts.find(name)
+        if account is None or not self._has_account(account, peer):
+            # One message for both, as for keys.
+            raise Refusal(
+                "unknown_account",
+                f"there is no account {name} for this user; dpop agent list shows which there are, and dpop login"
+                " --agent adds one",
+            )
+        if not account.key.is_open:
+            raise _locked()
+        return account
+
+    def _token(self, members: Mapping[str, Any], peer: Peer, executable: str) -> dict[str, Any]:
+        name = members["account"]
+        event = {"account": name, "pid": peer.pid, "uid": peer.uid, "exe": executable}
+        try:
+            account = self._account(name, peer)
+            event |= {"key": account.key.rules.name, "jkt": account.key.jkt}
+            tokens = self.accounts.tokens(account, members.get("refused"), peer.uid)
+            self._account(name, peer)  # the agent may have been locked, or its rules changed, while a refresh was sent
+            # New tokens are in the store by now: if the record fails, no login is lost.
+            self._record({"event": "token", **event, "expires_at": tokens.expires_at}, "token")
+        except (Refusal, DPoPError) as error:
+            self._note_refusal(event, error)
+            raise
+        self._used = time.monotonic()
+        self._counts["tokens"] += 1
+        told = {name: getattr(tokens, name) for name in ("access_token", "token_type", "expires_at", "scope")}
+        told |= {"key": account.key.rules.name, "jkt": account.key.jkt if tokens.is_bound else None}
+        return {name: value for name, value in told.items() if value is not None}
+
+    def _sign_refresh(self, account: str, held: HeldKey, text: str) -> bytes:
+        """Sign the proof of a refresh. It obeys the rules of the key, and does not count as its use."""
+        event = {"key": held.rules.name, "account": account, "pid": os.getpid(), "uid": self._own, "exe": "dpop agent"}
+        try:
+            return self._signed(held, text, event)
+        except (Refusal, DPoPKeyError) as error:
+            self._note_refusal(event, error)
+            raise
+
+    def _token_failed(self, error: TokenError, peer: Peer) -> Refusal:
+        message = redact(str(error))
+        if isinstance(error, TokenStoreError) and peer.uid not in {self._own, 0}:
+            message = "the agent's token store fails; its own user sees why with: dpop agent status"
+        return Refusal("token_failed", message, reason=error.code, retry_after=getattr(error, "retry_after", None))
+
+    def _login(self, members: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
+        name, held = members["account"], self._held(members["key"], peer)
+        if not members.get("refresh_token") and "grant" not in members:
+            raise UsageError("a login needs a refresh token, or the agent could not keep it")
+        for url in ("token_endpoint", "revocation_endpoint"):
+            origin = Origin.of_url(members[url]) if url in members else None
+            if origin is not None and origin not in held.rules.origins:
+                raise refused(
+                    "origin",
+                    f"the rules of the key {held.rules.name} do not name {origin}, which would renew the tokens; add"
+                    " it to its origins",
+                )
+        login = {**{each: members[each] for each in _CLIENT if each in members}, "jkt": held.jkt}
+        tokens = TokenSet(
+            **{each: members[each] for each in _TOKENS if each in members},
+            resource=tuple(members.get("resource", ())),
+            jkt=held.jkt,
+            key_reference=f"agent:{held.rules.name}",
+        )
+        self.accounts.log_in(name, login, tokens, held)
+        self._record({"event": "login", "account": name, "key": held.rules.name, "jkt": held.jkt}, "response")
+        account = self.accounts.find(name)
+        return {} if account is None else self.accounts.facts(account)
+
+    def _logout(self, members: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
+        self.accounts.log_out(members["account"])
+        self._record({"event": "logout", "account": members["account"]}, "response")
+        return {"account": members["account"]}
+
+    # --- records
+
+    def _record(self, event: Mapping[str, Any], what: str) -> None:
         if self._audit is None:
             return
         try:
             self._audit(event)
         except Exception:  # noqa: BLE001 - of a disk, or of the user's own function
             raise Refusal(
-                "key_failed", "the audit log cannot be written, so the signature was not given out", reason="key"
+                "key_failed", f"the audit log cannot be written, so the {what} was not given out", reason="key"
             ) from None
 
-    def _note_refusal(self, event: Mapping[str, Any], reason: str) -> None:
+    def _note_refusal(self, event: Mapping[str, Any], error: Refusal | DPoPError) -> None:
+        reason = error.reason or error.error if isinstance(error, Refusal) else error.code
         self._counts["refused"] += 1
         with contextlib.suppress(Refusal):  # the client gets the refusal it has already
-            self._record({"event": "refused", **event, "reason": reason})
+            self._record({"event": "refused", **event, "reason": reason}, "refusal")
 
     def _key(self, members: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
         held = self._held(members["key"], peer)
@@ -213,7 +347,12 @@ class Service:
         self._nonces.left(peer)
 
     def _list(self, _members: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
-        return {"keys": [held.facts() for held in list(self._keys.values()) if held.serves(peer)]}
+        return {
+            "keys": [held.facts() for held in list(self._keys.values()) if held.serves(peer)],
+            "accounts": [
+                self.accounts.facts(account) for account in self.accounts.all() if self._has_account(account, peer)
+            ],
+        }
 
     def _status(self, _members: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
         rules = self._rules
@@ -227,6 +366,7 @@ class Service:
             "dumpable": is_dumpable(),
             "connections": self._connections(),
             "signed": self._counts["signed"],
+            "tokens": self._counts["tokens"],
             "refused": self._counts["refused"],
             "rules": {
                 "file": None if rules.path is None else str(rules.path),
@@ -234,6 +374,7 @@ class Service:
                 "problem": self._problem,
             },
             "keys": [held.facts() for held in list(self._keys.values())],
+            "accounts": [self.accounts.facts(account) for account in self.accounts.all()],
         }
 
     def _add(self, members: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
@@ -283,11 +424,17 @@ class Service:
         "learn": _learn,
         "list": _list,
         "lock": _lock,
+        "login": _login,
+        "logout": _logout,
         "reload": _reload,
         "status": _status,
         "stop": _stop,
         "unlock": _unlock,
     }
+
+
+def _locked() -> Refusal:
+    return Refusal("locked", "its keys are forgotten; unlock it with: dpop agent unlock")
 
 
 def _ask_a_person(held: HeldKey, origin: str) -> None:

@@ -46,6 +46,7 @@ __all__ = [
     "RefreshingSource",
     "SharedRefresh",
     "awaited",
+    "waiting_here",
 ]
 
 _log: Final = logging.getLogger("dpop.tokens")
@@ -554,7 +555,7 @@ async def awaited(ask: Callable[[], str | RefreshInProgress], source: SharedRefr
     :param ask: a function that returns a token of the source, or its shared refresh.
     :raises UsageError: the running event loop is neither asyncio's nor trio's.
     """
-    wait = _waiting_here()
+    wait = waiting_here()
     while True:
         wanted = ask()
         if isinstance(wanted, str):
@@ -570,7 +571,7 @@ async def awaited(ask: Callable[[], str | RefreshInProgress], source: SharedRefr
             raise own_copy(error) from error
 
 
-def _waiting_here() -> Callable[[RefreshInProgress], Awaitable[None]]:
+def waiting_here() -> Callable[[Future[Any]], Awaitable[None]]:
     """Return a function that waits for a shared refresh on the running event loop, for at most a second.
 
     The refresh's result is not passed to the event loop: if the loop ended before, nobody would retrieve it.
@@ -580,10 +581,10 @@ def _waiting_here() -> Callable[[RefreshInProgress], Awaitable[None]]:
     if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented for this use
         loop = asyncio.get_running_loop()
 
-        async def on_asyncio(refresh: RefreshInProgress) -> None:
+        async def on_asyncio(refresh: Future[Any]) -> None:
             over = loop.create_future()
 
-            def tell(_: Future[TokenSet]) -> None:
+            def tell(_: Future[Any]) -> None:
                 with contextlib.suppress(RuntimeError):  # the loop may be closed by now
                     loop.call_soon_threadsafe(lambda: over.done() or over.set_result(None))
 
@@ -594,10 +595,10 @@ def _waiting_here() -> Callable[[RefreshInProgress], Awaitable[None]]:
     with contextlib.suppress(AttributeError, RuntimeError):  # trio is not imported, or does not run here
         token = trio.lowlevel.current_trio_token()
 
-        async def on_trio(refresh: RefreshInProgress) -> None:
+        async def on_trio(refresh: Future[Any]) -> None:
             over = trio.Event()
 
-            def tell(_: Future[TokenSet]) -> None:
+            def tell(_: Future[Any]) -> None:
                 with contextlib.suppress(trio.RunFinishedError):
                     token.run_sync_soon(over.set)
 

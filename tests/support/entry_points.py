@@ -176,6 +176,7 @@ PLAIN = frozenset(
     uds uid uids unbound unbound_share url usable user_code valid_from values verdict verification_uri
     verification_uri_complete verifier verify wait wake wanted_type wants_pin what when_down where window with_nonce
     work wrong_key x_init_reserved
+    accounts fallback folder logins
     """,
     )
 )
@@ -363,13 +364,20 @@ def arguments(place: Path, server: str) -> dict[str, list[Any]]:
         "question": ["PIN?"],
         "listener": [raising],
         # Of the same name, and another thing.
+        "Agent.logins": [None, dpop.agent.AgentLogins(place / "none" / "logins", raising)],
         "Agent.rules": [[dpop.agent.KeyRules("work", str(pem), [API])]],
         "Agent.ask": [lambda _rules: secret("password"), lambda _rules: secret("other"), raising],
         "AgentClient.path": [place / "none.sock"],
         "AgentKey.client": [dpop.agent.AgentClient(place / "none.sock")],
         "AgentKey.name": ["work"],
         "AgentKey.facts": [{"alg": "ES256", "jwk": KEY.public_jwk, "wait": 1}, {"jwk": PRIVATE_JWK}],
+        "AgentLogins.folder": [place / "logins", "logins"],
+        "AgentLogins.endpoint": [raising],
         "AgentRules.keys": [()],
+        "AgentRules.accounts": [()],
+        "AgentTokens.account": ["work"],
+        "AgentTokens.client": [dpop.agent.AgentClient(place / "none.sock")],
+        "AgentTokens.fallback": [None, lambda: token, raising],
         "AgentRules.path": [place / "agent.toml"],
         "AuditLog.target": [place / "none" / "audit.jsonl"],
         "KeyRules.name": ["work"],

@@ -18,9 +18,11 @@ from support.agents import Wire, agent_running, rules_of, socket_folder
 from support.paths import VECTORS
 
 import dpop
+from dpop.agent import AgentLogins
 from dpop.encoding import b64url_encode
 from dpop.errors import CredentialError, InvalidKeyError
 from dpop.keys import PublicKey, SoftwareKey
+from dpop.requests import TokenEndpoint
 
 FILES = sorted(path.name for path in VECTORS.glob("*.json"))
 README = (VECTORS / "README.md").read_text("utf-8")
@@ -200,7 +202,12 @@ def agent_of_the_vectors() -> Iterator[Wire]:
     with socket_folder() as folder:
         SoftwareKey.from_jwk(jwk).save(folder / "work.pem")
         rules = rules_of(folder, origins=told["origins"], methods=told["methods"])
-        with agent_running(folder, rules, clock=lambda: told["now"]) as running, running.connect() as wire:
+        logins = AgentLogins(folder / "logins", TokenEndpoint)
+        with (
+            agent_running(folder, rules, clock=lambda: told["now"], logins=logins) as running,
+            running.connect() as wire,
+        ):
+            assert "error" not in wire.ask(**json.loads(told["login"]))
             yield wire
 
 
@@ -215,3 +222,4 @@ def test_a_request_to_the_agent(case: dict[str, Any], agent_of_the_vectors: Wire
     assert response is not None
     assert response.get("error", "signed" if "signature" in response else "ok") == case["answer"]
     assert response.get("reason") == case.get("reason")
+    assert {"v": 1, **case.get("response", response)} == response

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The accounts of an agent: their access tokens, renewed once for all programs that ask, and before they are needed.
+
+Each account has one token source, as in any other program; its refreshes are signed by the agent's own key, under the
+rules of that key. Nothing here waits for a refresh with a lock held, so that signatures go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from dpop.agent._held import HeldKey
+from dpop.agent._logins import AgentLogins, KeptLogins, Login
+from dpop.agent._protocol import Refusal
+from dpop.client._prover import Prover
+from dpop.encoding import sendable_token_hash
+from dpop.errors import (
+    AgentLockedError,
+    AgentRefusedError,
+    DPoPError,
+    DPoPKeyError,
+    KeyThrottledError,
+    UsageError,
+)
+from dpop.tokens._refresher import AccountStatus, Refresher
+from dpop.tokens._source import RefreshingSource
+from dpop.tokens._token_set import TokenSet
+
+__all__ = ["Account", "Accounts"]
+
+_log: Final = logging.getLogger("dpop.agent")
+_LOOK_SECONDS: Final = 900.0
+
+# How the errors of a signature reach a token source, and through it whoever asked for a token.
+_AS_ERROR: Final[Mapping[str, type[DPoPKeyError]]] = {
+    "locked": AgentLockedError,
+    "throttled": KeyThrottledError,
+}
+
+
+class Account(NamedTuple):
+    """An account whose key the agent has."""
+
+    name: str
+    login: Login
+    key: HeldKey
+
+    def __repr__(self) -> str:
+        return f"<Account {self.name}>"
+
+
+class Accounts:
+    """The accounts, and the source of each.
+
+    :param key_of: the key of a thumbprint, if the agent has it.
+    :param sign: signs the proof of a refresh for an account.
+    :param clock: seconds since the epoch.
+    :raises TokenStoreError: the logins cannot be read.
+    """
+
+    def __init__(
+        self,
+        logins: AgentLogins | None,
+        *,
+        key_of: Callable[[str], HeldKey | None],
+        sign: Callable[[str, HeldKey, str], bytes],
+        clock: Callable[[], float],
+    ) -> None:
+        self._kept = None if logins is None else KeptLogins(logins)
+        self._logins: Mapping[str, Login] = {} if self._kept is None else self._kept.read()
+        self._key_of = key_of
+        self._sign = sign
+        self._clock = clock
+        self._sources: dict[str, RefreshingSource] = {}
+        self._states: dict[str, AccountStatus] = {}
+        self._guard = threading.Lock()  # of the dicts; never held while a request is under way
+        self._changing = threading.Lock()  # one login at a time
+        self._changed = threading.Event()
+        self._stopping = False
+
+    # --- the accounts
+
+    def find(self, name: str) -> Account | None:
+        """The account of this name, if the agent has its key."""
+        login = self._logins.get(name)
+        key = None if login is None else self._key_of(str(login.get("jkt")))
+        return None if login is None or key is None else Account(name, login, key)
+
+    def all(self) -> list[Account]:
+        """All accounts whose key the agent has."""
+        found = map(self.find, sorted(self._logins))
+        return [account for account in found if account is not None]
+
+    def log_in(self, name: str, login: Login, tokens: TokenSet, key: HeldKey) -> None:
+        """Keep a login, in place of an earlier one of this account.
+
+        :raises UsageError: this agent keeps no logins, or what identifies the client cannot be used.
+        :raises TokenStoreError: it could not be kept.
+        """
+        if self._kept is None:
+            raise UsageError("this agent keeps no logins; start it with --logins FOLDER")
+        source = self._made(Account(name, login, key), tokens)  # finds out now what is wrong with it
+        with self._changing:
+            logins = self._kept.keep(name, login, tokens)
+            with self._guard:
+                self._logins = logins
+                self._sources[name] = source
+                self._states.pop(name, None)
+        self._changed.set()
+
+    def log_out(self, name: str) -> None:
+        """Forget a login.
+
+        :raises TokenStoreError: it could not be removed.
+        """
+        if self._kept is None or name not in self._logins:
+            raise UsageError(f"the agent has no login of the account {name}")
+        with self._changing:
+            logins = self._kept.forget(name)
+            with self._guard:
+                self._logins = logins
+                self._sources.pop(name, None)
+                self._states.pop(name, None)
+        self._changed.set()
+
+    # --- their tokens
+
+    def tokens(self, account: Account, refused: str | None, by: int) -> TokenSet:
+        """Fresh tokens of an account, from the store or by a refresh, which takes as long as its server does.
+
+        :param refused: the hash of an access token that a server refused; if it is the current one, it is renewed.
+        :param by: the user who says so; each can have five tokens renewed a minute.
+        :raises TokenError: there are none.
+        :raises DPoPKeyError: the key did not sign.
+        """
+        source = self._source(account)
+        tokens = source.tokens()
+        if refused is not None and sendable_token_hash(tokens.access_token) == refused:
+            source._refused_by(tokens.access_token, by)  # noqa: SLF001 - as the adapters do
+            tokens = source.tokens()
+        return tokens
+
+    def facts(self, account: Account) -> dict[str, Any]:
+        """What those who may have its tokens may know of an account."""
+        facts: dict[str, Any] = {
+            "account": account.name,
+            "key": account.key.rules.name,
+            "jkt": account.key.jkt,
+            "locked": not account.key.is_open,
+        }
+        assert self._kept is not None  # noqa: S101 - there are no accounts otherwise
+        try:
+            tokens = self._kept.store.load(account.name)
+        except DPoPError:
+            return {**facts, "state": "unreadable"}
+        state = self._states.get(account.name)
+        if tokens is None or tokens.refusal:
+            return {**facts, "state": "dead"}
+        told = {"token_type": tokens.token_type, "expires_at": tokens.expires_at, "scope": tokens.scope}
+        return {
+            **facts,
+            "state": "fresh" if state is None else state.state,
+            **{name: value for name, value in told.items() if value is not None},
+        }
+
+    def _source(self, account: Account) -> RefreshingSource:
+        with self._guard:
+            source = self._sources.get(account.name)
+        if source is not None:
+            return source
+        assert self._kept is not None  # noqa: S101 - the same
+        made = self._made(account, self._kept.store.load(account.name))
+        with self._guard:
+            return self._sources.setdefault(account.name, made)
+
+    def _made(self, account: Account, tokens: TokenSet | None) -> RefreshingSource:
+        assert self._kept is not None  # noqa: S101 - the same
+        key = _RefreshKey(account, self._key_of, self._sign)
+        prover = Prover(key, clock=lambda: self._clock() + key.clock_offset)
+        return self._kept.source(
+            account.name,
+            account.login,
+            prover,
+            bound=tokens is None or tokens.is_bound,
+            clock=self._clock,
+            key_reference=f"agent:{account.key.rules.name}",
+        )
+
+    # --- kept fresh
+
+    def keep_fresh(self) -> None:
+        """Renew tokens before they are needed, until :meth:`stop`; to be called in a thread."""
+        refresher: Refresher | None = None
+        of: list[int] = []
+        while not self._stopping:
+            self._changed.clear()
+            sources = list(self._to_keep_fresh())
+            if [id(source) for source in sources] != of:
+                of = [id(source) for source in sources]
+                refresher = Refresher(sources, clock=self._clock, tell=self._note) if sources else None
+            wait = _LOOK_SECONDS if refresher is None else refresher.step()
+            self._changed.wait(min(wait, _LOOK_SECONDS))
+
+    def look_again(self) -> None:
+        """Look after the accounts at once, because keys were opened or forgotten."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """End :meth:`keep_fresh`. A refresh that is under way is finished by its own thread."""
+        self._stopping = True
+        self._changed.set()
+
+    def _to_keep_fresh(self) -> Iterable[RefreshingSource]:
+        for account in self.all():
+            # A person is asked only when a program needs a token.
+            if account.key.is_open and not account.key.rules.confirm:
+                try:
+                    yield self._source(account)
+                except DPoPError as error:
+                    _log.warning("the tokens of %r cannot be kept fresh: %s", account.name, error)
+
+    def _note(self, status: AccountStatus) -> None:
+        self._states[status.account] = status
+
+    def __repr__(self) -> str:
+        return f"<Accounts {', '.join(sorted(self._logins))}>"
+
+
+class _RefreshKey:
+    """The key of an account, as its token endpoint uses it: it signs under the rules that the key has by then."""
+
+    blocking = True
+
+    def __init__(
+        self,
+        account: Account,
+        key_of: Callable[[str], HeldKey | None],
+        sign: Callable[[str, HeldKey, str], bytes],
+    ) -> None:
+        self._account = account.name
+        self._key_of = key_of
+        self._sign = sign
+        self._server = str(account.login["token_endpoint"])
+        self.alg = account.key.alg
+        self.public_jwk = dict(account.key.jwk)
+        self.thumbprint = account.key.jkt
+
+    @property
+    def clock_offset(self) -> float:
+        """Seconds that the rules add to the clock for the account's server."""
+        key = self._key_of(self.thumbprint)
+        return 0.0 if key is None else key.offset_of(self._server)
+
+    def sign(self, signing_input: bytes, /) -> bytes:
+        """Sign the proof of a refresh.
+
+        :raises DPoPKeyError: the key is forgotten, or a rule does not allow it.
+        """
+        key = self._key_of(self.thumbprint)
+        if key is None:
+            raise AgentLockedError("the agent does not have this account's key any more")
+        try:
+            return self._sign(self._account, key, signing_input.decode("ascii"))
+        except Refusal as refusal:
+            if refusal.error == "refused":
+                raise AgentRefusedError(refusal.message, refusal.reason) from None
+            raise _AS_ERROR.get(refusal.error, DPoPKeyError)(refusal.message) from None
+
+    def __repr__(self) -> str:
+        return f"<the key of the account {self._account}>"
