@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, Self
 import click
 
 from dpop.encoding import json_object
-from dpop.errors import EncodingError, UsageError
+from dpop.errors import DPoPError, EncodingError
 
 __all__ = ["OWN_HEADER", "Actions", "PlaygroundServer"]
 
@@ -43,6 +43,12 @@ _ALWAYS: Final = {
 }
 # Not a redirect: a navigation from a file is cross-site, and a browser would not send the strict cookie after one.
 _STARTED = '<!doctype html><meta charset="utf-8"><title>dpop</title><meta http-equiv="refresh" content="0; url=/">\n'
+_LOGGED_IN = (
+    '<!doctype html><html lang="en"><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Logged in</title>'
+    '<link rel="stylesheet" href="/page.css"><h1>You are logged in</h1>'
+    "<p>Close this tab and go back to the playground: there, redeem the code.</p>\n"
+)
 
 
 class Actions(Protocol):
@@ -53,6 +59,12 @@ class Actions(Protocol):
 
         :raises UsageError: there is no such action, or it cannot be done now.
         """
+
+    def served_at(self, origin: str) -> None:
+        """Take the origin of the page."""
+
+    def called_back(self, query: str) -> bool:
+        """Take the query with which a server sent the browser back; whether it belongs to a login that waits."""
 
 
 class PlaygroundServer:
@@ -77,6 +89,7 @@ class PlaygroundServer:
         except OSError as error:
             raise click.UsageError(f"port {port} of this machine cannot be listened on ({error.strerror})") from None
         self.origin = f"http://127.0.0.1:{self._http.server_address[1]}"
+        actions.served_at(self.origin)
         self.start_url = f"{self.origin}/start?code={self._code}"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
 
@@ -104,12 +117,17 @@ class PlaygroundServer:
         own = f"{_COOKIE}={self._cookie}".encode()
         return any(hmac.compare_digest(each.strip().encode(), own) for each in cookies.split(";"))
 
+    def called_back(self, query: str) -> bool:
+        """Whether the query belongs to a login that waits, which then goes on."""
+        with self._lock:
+            return self._actions.called_back(query)
+
     def act(self, name: str, body: bytes) -> tuple[int, Mapping[str, Any]]:
         """Do one action after the other; return a status and an object."""
         with self._lock:
             try:
                 return 200, self._actions.act(name, json_object(body))
-            except (UsageError, EncodingError) as error:
+            except (DPoPError, EncodingError) as error:
                 return 400, {"problem": str(error)}
 
 
@@ -128,12 +146,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._refuse(403, "This link was used before, or is not complete. Run dpop playground again.")
             else:
                 self._reply(200, _STARTED.encode(), "text/html; charset=utf-8", {"Set-Cookie": cookie})
+        elif path == "/callback":
+            self._end_login(query)
         elif self._is_our_page():
             if self.path not in _FILES:
                 self._refuse(404, "There is nothing here.")
                 return
             name, kind = _FILES[self.path]
             self._reply(200, (files("dpop_cli") / "playground_files" / name).read_bytes(), kind)
+
+    def _end_login(self, query: str) -> None:
+        """Take the response to a login, which belongs to it by its ``state``: another site sends the browser here."""
+        if self.server_page.called_back(query):
+            self._reply(200, _LOGGED_IN.encode(), "text/html; charset=utf-8")
+        else:
+            self._refuse(403, "No login of the playground waits for this, or the server refused it.")
 
     def do_POST(self) -> None:
         if not self._is_at_home() or not self._is_our_page():

@@ -1,333 +1,383 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The actions of the playground: a client and a thief, on a test server; each request with the verdict on its proof."""
+"""The actions of the playground: a client and a thief at a server; each request with the verdict on its proof."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
-import secrets
-import shlex
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import dpop
-from dpop.client import Policy
-from dpop.errors import UsageError
+from dpop.client import OutgoingRequest, Policy, Prover
+from dpop.encoding import b64url_encode
+from dpop.errors import DPoPError, UsageError
+from dpop.keys import ALGORITHMS, ExternalKey, Key, SoftwareKey
+from dpop.origin import Origin
+from dpop.profiles import NAMES
 from dpop.server import MemoryReplayCache, ProofVerifier
-from dpop.testing import DPoPTestServer, Refusal
-from dpop_cli.demo_client import Exchange, on_the_wire, send
+from dpop.testing import Refusal
+from dpop.tokens import AuthorizationRequest, TokenSet
+from dpop_cli.demo_client import Exchange, send_signed
+from dpop_cli.playground_client import Wire
+from dpop_cli.playground_code import CodeWriter
+from dpop_cli.playground_server import Server, embedded, own_server
+from dpop_cli.playground_shown import Refused, checks, form_of, refused, short, shown
+from dpop_cli.playground_signer import PageSigner
 from dpop_cli.proof import parts
 
 __all__ = ["Session"]
 
-_REDIRECT_URI = "https://app.example/callback"
-_SHOWN = 8
-_LONGEST_SHOWN = 24
-_PLAIN: Final = {"grant_type", "redirect_uri", "client_id", "code_challenge_method", "response_type", "scope"}
-_SENTENCES: Final = {"error_description", "detail", "sub", "url", "htu"}
-# The check that a refusal of the server is about, where its name is not the check's.
-_CHECK_OF: Final = {
-    "proof_missing": "header",
-    "key_mismatch": "binding",
-    "replayed": "replay",
-}
+_REDIRECT_URI: Final = "https://app.example/callback"
+_LEVER_ACTIONS: Final = (
+    "clear", "drop_next", "fail_next", "hold_streams", "lapse", "redirect_next", "refuse_next", "release_streams",
+    "rotate_keys",
+)  # fmt: skip
+_AGAIN: Final = "The client sends it again, with a new proof that has the server's nonce."
 
 
 class Session:
-    """One visitor's client with its key and tokens, and the test server. A context manager."""
+    """One visitor's client with its key and tokens, a thief, and the test server. A context manager."""
 
     def __init__(self) -> None:
-        self._server = _new_server()
-        self._actions: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        self._signer = PageSigner()
+        self._actions: dict[str, Callable[..., None]] = {
             "login": self._log_in,
             "redeem": self._redeem,
             "call": self._call,
             "refresh": self._refresh,
             "revoke": self._revoke,
-            "lapse": self._lapse,
             "steal-token": self._steal_token,
             "steal-with-key": self._steal_with_key,
             "replay": self._replay,
             "change-url": self._change_url,
             "drift": self._drift,
-            "state": list,
+            "state": lambda: None,
             "restart": self._restart,
+            "mode": self._use_mode,
+            "lapse": lambda: self._set_lever(name="lapse", value=True),
+            "lever": self._set_lever,
+            "own": self._use_own,
         }
+        self._page = ""
+        self._shown: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
-        self._server.start()
-        self._begin()
+        self._test_server = embedded("rfc9449").start()
+        self._code = CodeWriter()
+        self._server = Server.of_test_server(self._test_server)
+        self._begin(dpop.generate_key())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.stop()
+        self._signer.stop()
+        self._test_server.stop()
+        self._code.close()
 
-    def act(self, name: str, arguments: Mapping[str, object]) -> dict[str, Any]:
+    def act(self, name: str, arguments: Mapping[str, object]) -> Mapping[str, Any]:
         """Do one action, and return its requests and the new state; without secrets.
 
-        :raises UsageError: there is no such action, or an earlier one is missing.
+        If the key is in the page, it may return ``{"sign": DATA}`` instead; the action ``signed`` then goes on.
+
+        :raises UsageError: there is no such action, or it cannot be done now; no request was sent.
         """
-        if name not in self._actions or arguments:
+        if name == "signed":
+            return self._signer.go_on(arguments.get("signature"))
+        return self._signer.begin(lambda: self._act(name, _checked(arguments)))
+
+    def _act(self, name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        action = self._actions.get(name)
+        if action is None or not _fits(action, arguments):
             raise UsageError("the playground has no such action")
-        requests = self._actions[name]()
-        return {"requests": requests, "state": self._state()}
+        self._shown, self._caption, self._is_attack = [], "", False
+        problem = ""
+        try:
+            action(**arguments)
+        except DPoPError as error:
+            problem = str(error)
+            if not self._shown:
+                raise UsageError(problem) from None
+        return {"requests": self._shown, "state": self._state(), "problem": problem}
 
-    # --- the client
+    def served_at(self, origin: str) -> None:
+        """Take the origin of the page, to which the user's own server sends the browser back."""
+        self._page = origin
 
-    def _begin(self) -> None:
-        self._key = dpop.generate_key()
-        self._policy = Policy(self._key, origins=self._server.issuer)
-        self._code = self._verifier = self._access = self._refresh_token = ""
+    def called_back(self, query: str) -> bool:
+        """Take the response to a login at the user's own server; whether it belongs to the login that is waiting."""
+        request, server = self._login, self._client.grants.server
+        if request is None or self._server.test_server is not None:
+            return False
+        try:
+            request.code_of(query, issuer=server.issuer, iss_required=server.iss_in_responses)
+        except DPoPError:
+            return False
+        self._callback = query
+        return True
+
+    # --- which server, which key
+
+    def _begin(self, key: Key) -> None:
+        self._key = key
+        self._prover = Prover(key)
+        self._wire = Wire(self._server.origins, self._see)
+        self._client = self._server.client(self._prover, self._wire)
+        self._login: AuthorizationRequest | None = None
+        self._callback = ""
+        self._tokens: TokenSet | None = None
         self._called: Exchange | None = None
+        self._revoked = False
+        self._refusal: Refusal | None = None
+        self._nonce: str | None = None
+        if isinstance(key, SoftwareKey):
+            self._code.put_key(key)
+        # For the page, which shows what each check says. The server has a replay cache of its own.
+        behaviour = self._server.profile.server
+        self._verifier = ProofVerifier(
+            replay=MemoryReplayCache(),
+            algs=ALGORITHMS,
+            clock=self._server.clock,
+            max_age=behaviour.max_age,
+            skew=behaviour.skew,
+        )
 
-    def _restart(self) -> list[dict[str, Any]]:
-        self._server.reset()
-        self._begin()
-        return []
+    def _restart(self, *, jwk: Mapping[str, object] | None = None) -> None:
+        """Begin anew with a new key.
+
+        :param jwk: the public key of one that the page made.
+        """
+        self._begin(dpop.generate_key() if jwk is None else ExternalKey(jwk, self._signer.sign, signature_format="raw"))
+
+    def _use(self, server: Server) -> None:
+        before, self._server = self._server, server
+        try:
+            self._begin(dpop.generate_key())
+        except DPoPError:
+            self._server = before
+            self._begin(dpop.generate_key())
+            raise
+
+    def _use_mode(self, *, mode: str) -> None:
+        if mode not in NAMES:  # the path of a profile is for the command line only
+            raise UsageError("there is no such mode")
+        self._test_server.stop()
+        self._test_server = embedded(mode).start()
+        self._use(Server.of_test_server(self._test_server))
+
+    def _set_lever(self, *, name: str, value: object) -> None:
+        if self._server.test_server is None:
+            raise UsageError("only the embedded server has levers")
+        self._server.test_server.levers.apply({name: value})
+
+    def _use_own(self, *, issuer: str, client_id: str, client_secret: str, api: str, scope: str, profile: str) -> None:
+        self._use(
+            own_server(
+                issuer=issuer, client_id=client_id, client_secret=client_secret, api=api, scope=scope, profile=profile
+            )
+        )
 
     def _state(self) -> dict[str, Any]:
+        tokens, server = self._tokens, self._server
         return {
-            "issuer": self._server.issuer,
-            "jkt": _short(self._key.thumbprint),
-            "code": bool(self._code),
-            "access": bool(self._access),
-            "refresh": bool(self._refresh_token),
+            "issuer": server.metadata.issuer or server.metadata.token_endpoint,
+            "api": server.api,
+            "mode": "" if server.test_server is None else server.test_server.mode,
+            "modes": NAMES,
+            "actions": _LEVER_ACTIONS,
+            "levers": {} if server.test_server is None else server.test_server.levers.as_dict(),
+            "jkt": short(self._key.thumbprint),
+            "in_browser": isinstance(self._key, ExternalKey),
+            "callback": f"{self._page}/callback",
+            "visit": self._login.url if self._login and not self._callback and server.test_server is None else None,
+            "code": bool(self._callback),
+            "access": tokens is not None and bool(server.api),
+            "refresh": tokens is not None and tokens.refresh_token is not None,
             "called": self._called is not None,
         }
 
-    def _log_in(self) -> list[dict[str, Any]]:
-        self._verifier = secrets.token_urlsafe(32)
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(self._verifier.encode()).digest()).rstrip(b"=").decode()
-        query = {
-            "response_type": "code",
-            "client_id": self._server.client_id,
-            "redirect_uri": _REDIRECT_URI,
-            "code_challenge": challenge,
-            "code_challenge_method": "S256",
-            "dpop_jkt": self._key.thumbprint,
-        }
-        exchange = on_the_wire("GET", f"{self._server.authorization_endpoint}?{urlencode(query)}", {})
-        found = dict(parse_qsl(urlsplit(exchange.response_header("Location") or "").query))
-        self._code = found.get("code", "")
-        return [self._shown(exchange, "You log in; the test server's user agrees at once.")]
+    # --- the client
 
-    def _redeem(self) -> list[dict[str, Any]]:
-        code, self._code = _needed(self._code, "log in first: there is no code to redeem"), ""
-        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": _REDIRECT_URI}
-        return self._tokens({**form, "code_verifier": self._verifier}, "You redeem the code, with a proof.")
+    @property
+    def _redirect_uri(self) -> str:
+        return f"{self._page}/callback" if self._server.test_server is None else _REDIRECT_URI
 
-    def _refresh(self) -> list[dict[str, Any]]:
-        token = _needed(self._refresh_token, "redeem a code first: there is no refresh token")
-        return self._tokens({"grant_type": "refresh_token", "refresh_token": token}, "You refresh, with a proof.")
+    def _log_in(self) -> None:
+        self._caption = "You push the authorization request, with a proof (RFC 9126)."
+        grants, self._callback = self._client.grants, ""
+        self._login = self._client.run(
+            grants.start_authorization(
+                self._redirect_uri, self._server.scope, {}, push=grants.server.requires_par, dpop_jkt=None
+            )
+        )
+        if self._server.test_server is None:
+            return  # the user visits the server, which sends the browser back to us
+        self._caption = "You log in; the test server's user agrees at once."
+        exchange = self._wire.send("GET", self._login.url, {})
+        self._callback = urlsplit(exchange.response_header("Location") or "").query
 
-    def _tokens(self, form: Mapping[str, str], caption: str) -> list[dict[str, Any]]:
-        exchanges = self._sent(self._policy, "POST", self._server.token_endpoint, {**form, **self._client()}, caption)
-        tokens = self._last.json
-        if self._last.status == 200:
-            self._access = str(tokens.get("access_token", ""))
-            self._refresh_token = str(tokens.get("refresh_token", self._refresh_token))
-            self._called = None
-        return exchanges
+    def _redeem(self) -> None:
+        if self._login is None or not self._callback:
+            raise UsageError("log in first: there is no code to redeem")
+        self._caption = "You redeem the code, with a proof."
+        callback, self._callback = self._callback, ""
+        self._receive(self._client.run(self._client.grants.finish_authorization(self._login, callback, {})))
 
-    def _call(self) -> list[dict[str, Any]]:
-        policy = Policy(self._policy.prover, origins=self._server.issuer, access_token=self._token())
-        shown = self._sent(policy, "GET", self._server.resource, None, "You call the API: token and proof.")
-        self._called = self._last
-        return shown
+    def _refresh(self) -> None:
+        tokens = self._held()
+        if tokens.refresh_token is None:
+            raise UsageError("there is no refresh token")
+        self._caption = "You refresh, with a proof."
+        self._receive(self._client.run(self._client.grants.refresh(tokens, {})))
 
-    def _revoke(self) -> list[dict[str, Any]]:
-        token = _needed(self._refresh_token, "redeem a code first: there is nothing to revoke")
-        form = urlencode({"token": token, **self._client()}).encode()
-        exchange = on_the_wire("POST", self._server.revocation_endpoint, {}, form)
+    def _receive(self, tokens: TokenSet) -> None:
+        self._tokens = tokens
+        self._called = None
+        self._revoked = False
+        self._code.put_token(tokens.access_token)
+
+    def _call(self) -> None:
+        tokens, api = self._held(), self._api()
+        if tokens.token_type == "Bearer":  # noqa: S105 - a type
+            self._caption = "You call the API: a Bearer token, which needs no proof."
+            self._called = self._wire.send("GET", api, {"Authorization": f"Bearer {tokens.access_token}"})
+            return
+        self._caption = "You call the API: token and proof."
+        self._called = self._signed(api)
+
+    def _revoke(self) -> None:
+        tokens = self._held()
+        if tokens.refresh_token is None:
+            raise UsageError("there is nothing to revoke")
+        self._caption = "You revoke the refresh token, and with it all tokens of the grant."
+        self._client.run(self._client.grants.revoke(tokens.refresh_token, "refresh_token"))
         # The access token stays, so that a call shows that the server refuses it now.
-        self._refresh_token = ""
-        return [self._shown(exchange, "You revoke the refresh token, and with it all tokens of the grant.", form=form)]
-
-    def _lapse(self) -> list[dict[str, Any]]:
-        self._server.levers.lapse()
-        return []
+        self._tokens = tokens.replace(refresh_token=None)
+        self._revoked = True
 
     # --- the thief
 
-    def _steal_token(self) -> list[dict[str, Any]]:
-        return [self._stolen("A thief sends your token, without a proof.", {})]
+    def _steal_token(self) -> None:
+        self._attack("A thief sends your token, without a proof.", self._api(), {})
 
-    def _steal_with_key(self) -> list[dict[str, Any]]:
-        return [
-            self._stolen("A thief sends your token, with a proof by another key.", self._proof(dpop.generate_key()))
-        ]
+    def _steal_with_key(self) -> None:
+        caption = "A thief sends your token, with a proof by another key."
+        self._attack(caption, self._api(), self._proof(dpop.generate_key()))
 
-    def _replay(self) -> list[dict[str, Any]]:
+    def _replay(self) -> None:
         if self._called is None:
             raise UsageError("call the API first: there is no request to repeat")
-        exchange = on_the_wire("GET", self._called.url, self._called.sent)
-        return [self._shown(exchange, "A thief repeats your last call, word for word.", last=self._refusal())]
+        self._caption, self._is_attack = "A thief repeats your last call, word for word.", True
+        self._wire.send("GET", self._called.url, self._called.sent)
 
-    def _change_url(self) -> list[dict[str, Any]]:
-        headers = self._proof(self._key)
-        return [self._stolen("A thief caught a fresh proof, and uses it at another URL.", headers, "/admin")]
+    def _change_url(self) -> None:
+        caption = "A thief caught a fresh proof, and uses it at another URL."
+        self._attack(caption, f"{self._api().partition('?')[0]}/admin", self._proof(self._key))
 
-    def _drift(self) -> list[dict[str, Any]]:
-        headers = self._proof(self._key, iat=int(time.time()) - 900)
-        return [self._stolen("Your clock is 15 minutes slow.", headers)]
+    def _drift(self) -> None:
+        self._attack("Your clock is 15 minutes slow.", self._api(), self._proof(self._key, int(time.time()) - 900))
 
-    def _proof(self, key: dpop.Key, iat: int | None = None) -> dict[str, str]:
-        token = self._token()
-        return {"DPoP": dpop.create_proof(key, "GET", self._server.resource, access_token=token, iat=iat)}
+    def _attack(self, caption: str, url: str, headers: Mapping[str, str]) -> None:
+        tokens = self._held()
+        self._caption, self._is_attack = caption, True
+        self._wire.send("GET", url, {"Authorization": f"{tokens.token_type} {tokens.access_token}", **headers})
 
-    def _stolen(self, caption: str, headers: Mapping[str, str], path: str = "") -> dict[str, Any]:
-        sent = {"Authorization": f"DPoP {self._token()}", **headers}
-        return self._shown(on_the_wire("GET", self._server.resource + path, sent), caption, last=self._refusal())
+    def _proof(self, key: Key, iat: int | None = None) -> dict[str, str]:
+        token, api = self._held().access_token, self._api()
+        return {"DPoP": dpop.create_proof(key, "GET", api, access_token=token, nonce=self._nonce, iat=iat)}
 
-    # --- requests, shown
+    # --- requests
 
-    def _client(self) -> dict[str, str]:
-        return {"client_id": self._server.client_id, "client_secret": self._server.client_secret}
+    def _held(self) -> TokenSet:
+        if self._tokens is None:
+            raise UsageError("redeem a code first: there is no token")
+        return self._tokens
 
-    def _token(self) -> str:
-        return _needed(self._access, "redeem a code first: there is no access token")
+    def _api(self) -> str:
+        if not self._server.api:
+            raise UsageError("no API is known to call; name one beside your server")
+        return self._server.api
 
-    def _refusal(self) -> Refusal | None:
-        return self._server.refusals[-1] if self._server.refusals else None
-
-    def _sent(
-        self, policy: Policy, method: str, url: str, form: Mapping[str, str] | None, caption: str
-    ) -> list[dict[str, Any]]:
-        before = len(self._server.refusals)
-        exchanges = send(policy, method, url, form)
-        refusals = self._server.refusals[before:]
-        self._last = exchanges[-1]
-        body = None if form is None else urlencode(form).encode()
-        shown = []
-        for number, exchange in enumerate(exchanges):
-            refusal = refusals[number] if exchange.status >= 400 and number < len(refusals) else None
-            again = "The client sends it again, with a new proof that has the server's nonce."
-            shown.append(self._shown(exchange, again if number else caption, form=body, last=refusal))
-        return shown
-
-    def _shown(
-        self, exchange: Exchange, caption: str, *, form: bytes | None = None, last: Refusal | None = None
-    ) -> dict[str, Any]:
-        """Return a request as JSON for the page: as on the wire, with all secrets shortened."""
-        refusal = last if exchange.status >= 400 else None
-        proof = exchange.sent.get("DPoP")
-        header, claims = parts(proof) if proof else ({}, {})
-        fields = dict(parse_qsl((form or b"").decode()))
-        return {
-            "caption": caption,
-            "method": exchange.method,
-            "url": _short_query(exchange.url),
-            "sent": [[name, _short_field(name, value)] for name, value in exchange.sent.items()],
-            "form": [[name, value if name in _PLAIN else _short(value)] for name, value in fields.items()],
-            "status": exchange.status,
-            "received": [
-                [name, _short_field(name, value)]
-                for name, value in exchange.received
-                if name.lower() in {"dpop-nonce", "www-authenticate", "content-type", "location"}
-            ],
-            "body": json.dumps(_short_json(exchange.json), indent=2) if exchange.json else "",
-            "proof": _short_json({"header": header, "claims": claims}) if proof else None,
-            "checks": self._checks(exchange, refusal),
-            "refusal": None if refusal is None else {"reason": refusal.reason, "detail": refusal.detail},
-            "nonce": {
-                "sent": _short(str(claims["nonce"])) if "nonce" in claims else None,
-                "received": _short(exchange.response_header("DPoP-Nonce") or "") or None,
-            },
-            "code": _as_code(exchange.method, exchange.url, fields),
-        }
-
-    def _checks(self, exchange: Exchange, refusal: Refusal | None) -> list[dict[str, str]]:
-        """Return the verdict of each check. The nonce, binding and replay are the server's own, from its log."""
-        proof = exchange.sent.get("DPoP")
-        token = exchange.sent.get("Authorization", "").partition(" ")[2] or None
-        if proof is None and token is None:
-            return []
-        # Its own cache: the real one knows this proof already.
-        verifier = ProofVerifier(replay=MemoryReplayCache(), clock=self._server.clock)
-        report = verifier.report(
-            [("DPoP", proof)] if proof else [],
-            exchange.method,
-            exchange.url,
-            access_token=token,
-            bound_jkt=self._key.thumbprint if token else None,
+    def _signed(self, url: str) -> Exchange:
+        policy = Policy(
+            self._prover,
+            origins=str(Origin.of_url(url)),
+            access_token=self._held().access_token,
+            profile=self._server.profile,
         )
-        wrong = "" if refusal is None else _CHECK_OF.get(refusal.reason, "nonce" if "nonce" in refusal.reason else "")
-        accepted, has_nonce = exchange.status < 400, bool(proof and "nonce" in parts(proof)[1])
-        found = []
-        for check in report.checks:
-            verdict = check.verdict
-            if check.name == wrong:
-                verdict = "failed"
-            elif accepted and proof and (check.name == "replay" or (check.name == "nonce" and has_nonce)):
-                verdict = "passed"
-            found.append({"name": check.name, "rule": check.rule, "verdict": verdict})
-        return found
+        return send_signed(policy, OutgoingRequest("GET", url), self._wire.send)[-1]
+
+    def _see(self, exchange: Exchange) -> None:
+        """Add an exchange to what the page shows."""
+        why = self._why(exchange)
+        at_api = exchange.url.startswith(self._server.api) if self._server.api else False
+        if at_api:
+            _, claims = parts(exchange.sent["DPoP"]) if "DPoP" in exchange.sent else ({}, {})
+            self._nonce = exchange.response_header("DPoP-Nonce") or claims.get("nonce") or self._nonce
+        before = self._shown[-1] if self._shown else None
+        again = before is not None and before["asked"] and before["url"] == exchange.url
+        plain, secrets = form_of(exchange)
+        word_for_word = self._is_attack or "DPoP" not in exchange.sent
+        if not word_for_word and isinstance(self._key, ExternalKey):
+            code = {}
+        else:
+            code = self._code.code(exchange, plain, self._unused(secrets), again=word_for_word)
+        self._shown.append(
+            {
+                **shown(exchange, why),
+                "caption": _AGAIN if again else self._caption,
+                "checks": checks(exchange, why, self._verifier, self._key.thumbprint),
+                "asked": why is not None and "nonce" in why.reason,
+                "outcome": self._outcome(why),
+                "code": code,
+            }
+        )
+
+    def _outcome(self, why: Refused | None) -> str:
+        """Name the outcome, by which the page tells refusals that must be from others."""
+        if why is None:
+            return "attack-worked" if self._is_attack else "accepted"
+        if "nonce" in why.reason:
+            return "asked"
+        return "as-it-should-be" if self._is_attack or self._revoked else "refused"
+
+    def _why(self, exchange: Exchange) -> Refused | None:
+        """Return why the server refused a request. The test server tells more than its responses do."""
+        why, server = refused(exchange), self._server.test_server
+        latest = server.refusals[-1] if server is not None and server.refusals else None
+        if latest is self._refusal:
+            return why
+        self._refusal = latest
+        return why if why is None or latest is None else Refused(latest.reason, latest.detail)
+
+    def _unused(self, secrets: Mapping[str, str]) -> Mapping[str, str]:
+        """Return a form's secrets with another code in the place of one that is used up, where we can have one."""
+        server, login = self._server.test_server, self._login
+        if "code" not in secrets or server is None or login is None:
+            return secrets
+        challenge = b64url_encode(hashlib.sha256(login.code_verifier.encode()).digest())
+        code = server.issue_code(
+            redirect_uri=login.redirect_uri,
+            code_challenge=challenge,
+            jkt=self._key.thumbprint,
+        )
+        return {**secrets, "code": code}
 
 
-def _new_server() -> DPoPTestServer:
-    # The API wants no nonces: so each attack on it meets the check that it is about.
-    return DPoPTestServer(as_nonces="rotating", rs_nonces="none")
+def _checked(arguments: Mapping[str, object]) -> dict[str, Any]:
+    """Check what came from the page: texts, and a public key or the value of a lever."""
+    if any(not isinstance(value, str) for name, value in arguments.items() if name not in {"jwk", "value"}):
+        raise UsageError("a setting of the playground is a text")
+    return dict(arguments)
 
 
-def _needed(value: str, otherwise: str) -> str:
-    if not value:
-        raise UsageError(otherwise)
-    return value
-
-
-def _as_code(method: str, url: str, form: Mapping[str, str]) -> dict[str, str]:
-    """Return the request for people to copy; secrets are placeholders in capitals."""
-    plain = {name: value if name in _PLAIN else name.upper() for name, value in form.items()}
-    url = _short_query(url)
-    data = "".join(f" \\\n  -d {shlex.quote(f'{name}={value}')}" for name, value in plain.items())
-    token = "" if form or "?" in url else " --token-file token.json"
-    call = f"session.{method.lower()}({url!r}" + (f", data={plain!r})" if form else ")")
-    init = {"method": method, "headers": {"DPoP": "PROOF", **({} if form else {"Authorization": "DPoP ACCESS_TOKEN"})}}
-    script = json.dumps(init, indent=2)
-    if form:
-        script = script[:-2] + f',\n  "body": new URLSearchParams({json.dumps(plain)})\n}}'
-    return {
-        "curl": f"dpop curl --key key.pem{token}{data} \\\n  {shlex.quote(url)}",
-        "python": "import dpop\nimport requests\nfrom dpop.requests import DPoPAdapter\n\n"
-        f"session = requests.Session()\norigin = {'://'.join(urlsplit(url)[:2])!r}\n"
-        'session.mount(origin, DPoPAdapter(dpop.load_key("key.pem"), origins=origin'
-        f"{'' if form else ', access_token=ACCESS_TOKEN'}))\nprint({call}.text)",
-        "javascript": f"const response = await fetch({json.dumps(url)}, {script})",
-    }
-
-
-def _short(value: str) -> str:
-    return value if len(value) <= _SHOWN else value[:_SHOWN] + "…"
-
-
-def _short_field(name: str, value: str) -> str:
-    match name.lower():
-        case "authorization":
-            scheme, _, token = value.partition(" ")
-            return f"{scheme} {_short(token)}"
-        case "dpop" | "dpop-nonce":
-            return _short(value)
-        case "location":
-            return _short_query(value)
-    return value
-
-
-def _short_query(url: str) -> str:
-    path, mark, query = url.partition("?")
-    return path + mark + "&".join(f"{n}={v if n in _PLAIN else _short(v)}" for n, v in parse_qsl(query))
-
-
-def _short_json(value: object, name: str = "") -> Any:
-    if isinstance(value, dict):
-        return {key: _short_json(each, key) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_short_json(each, name) for each in value]
-    if isinstance(value, str) and name not in _SENTENCES and (len(value) > _LONGEST_SHOWN or name == "nonce"):
-        return _short(value)
-    return value
+def _fits(action: Callable[..., None], arguments: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(action).bind(**arguments)
+    except TypeError:
+        return False
+    return True

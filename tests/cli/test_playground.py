@@ -109,7 +109,7 @@ def test_nothing_shown_holds_a_secret() -> None:
     """All that reaches the page, against all secrets that were on the wire."""
     with Session() as session:
         shown = [session.act(name, {}) for name in (*STEPS, "refresh", "call", "steal-with-key", "replay", "revoke")]
-        server = session._server
+        server = session._test_server
         secrets = {server.client_secret}
         for request in server.requests:
             secrets |= {
