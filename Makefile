@@ -111,8 +111,8 @@ model: ## an hour of kills, freezes, clocks and lies: no grant is lost that nobo
 	@scripts/setup test
 	$(RUN) python tests/benchmarks/grant_model.py $(ARGS)
 
-browser: ## let a page in a real browser read the refusals of an API; brings Chromium, 290 MB
-	@ALSO='chromium-headless-shell chromium-headless-shell' scripts/setup test
+browser: ## let a page in a real browser read the refusals of an API
+	@scripts/setup test
 	$(RUN) python tests/browser/cors.py
 
 coverage: ## all tests, and which lines of the package none of them runs

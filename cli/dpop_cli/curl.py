@@ -100,8 +100,8 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     """Run curl with a proof for its request, and with an access token if you name one.
 
     The command does what a DPoP client has to do: it stores a nonce for the next command, sends the request again
-    after a challenge, and with -L signs each redirect and stays within the origin. Output and exit status are
-    curl's. Your .curlrc is not read.
+    after a challenge, and with -L signs each redirect and stays within the origin. The output is curl's, and the
+    command exits with curl's status, such as 22 for a refusal with -f. Your .curlrc is not read.
 
     You can use curl's own options: -X -d -F -T -I -G --json -o -H and most others. Before the first of them, --key is
     dpop's option; after it, --key is curl's option, for TLS.

@@ -31,8 +31,8 @@ def playground(*, port: int, no_browser: bool) -> None:
     """Try DPoP in the browser: log in, call, refresh, and attack, each by one click.
 
     The page shows each request as it was sent, with secrets shortened, the decoded proof, and which check of the
-    server accepts or refuses it. The server is a test server that this command runs on a free port of this machine.
-    Requests go to that server only. Ctrl-C stops both.
+    server accepts or refuses it. The server is a test server that this command runs on a free port of this machine, or
+    your own: name its issuer on the page. Requests go to that server only. Ctrl-C stops everything.
 
     The page opens through a private file, so no other user of this machine can open it.
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, Self
 import click
 
 from dpop.encoding import json_object
-from dpop.errors import DPoPError, EncodingError
+from dpop.errors import UsageError
 
 __all__ = ["OWN_HEADER", "Actions", "PlaygroundServer"]
 
@@ -57,7 +57,7 @@ class Actions(Protocol):
     def act(self, name: str, arguments: Mapping[str, object]) -> Mapping[str, Any]:
         """Do one action, and return what to show as JSON.
 
-        :raises UsageError: there is no such action, or it cannot be done now.
+        :raises UsageError: there is no such action.
         """
 
     def served_at(self, origin: str) -> None:
@@ -127,7 +127,7 @@ class PlaygroundServer:
         with self._lock:
             try:
                 return 200, self._actions.act(name, json_object(body))
-            except (DPoPError, EncodingError) as error:
+            except UsageError as error:
                 return 400, {"problem": str(error)}
 
 

@@ -80,11 +80,11 @@ class Session:
         self._code.close()
 
     def act(self, name: str, arguments: Mapping[str, object]) -> Mapping[str, Any]:
-        """Do one action, and return its requests and the new state; without secrets.
+        """Do one action; return its requests, the new state, and the problem if there was one; without secrets.
 
         If the key is in the page, it may return ``{"sign": DATA}`` instead; the action ``signed`` then goes on.
 
-        :raises UsageError: there is no such action, or it cannot be done now; no request was sent.
+        :raises UsageError: there is no such action.
         """
         if name == "signed":
             return self._signer.go_on(arguments.get("signature"))
@@ -100,8 +100,6 @@ class Session:
             action(**arguments)
         except DPoPError as error:
             problem = str(error)
-            if not self._shown:
-                raise UsageError(problem) from None
         return {"requests": self._shown, "state": self._state(), "problem": problem}
 
     def served_at(self, origin: str) -> None:

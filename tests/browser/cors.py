@@ -2,7 +2,7 @@
 """A page of one origin calls an API of another in a real browser, Chromium without a window.
 
 The page makes a key and proofs itself, reads ``WWW-Authenticate`` and ``DPoP-Nonce`` of the 401, and tries again with
-the nonce. ``make browser`` runs this; it needs chromium-headless-shell, which is 290 MB with what it depends on.
+the nonce. ``make browser`` runs this.
 
 python tests/browser/cors.py
 """
@@ -13,7 +13,6 @@ import contextlib
 import http.server
 import json
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import uvicorn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support.chromium import chromium_path
 from support.paths import DOCS
 
 PAGE = """<!doctype html><title>page</title><img src="/wait"><script>
@@ -197,10 +197,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 def main() -> int:
     """Try all arrangements."""
-    chromium = shutil.which("chromium-headless-shell")
-    if chromium is None:
-        print("chromium-headless-shell is not here; run: make browser", file=sys.stderr)
-        return 1
+    chromium = chromium_path()
     tokens: Any = types.ModuleType("tokens")  # from which the guide's application takes it
     tokens.look_up = look_up
     sys.modules["tokens"] = tokens

@@ -36,9 +36,11 @@ function checks(found, outcome) {
   const list = make("ul", undefined, "checks");
   for (const { name, rule, verdict } of found) {
     const said = verdict === "failed" && outcome === "asked" && name === "nonce" ? "asked" : verdict;
-    const item = make("li", `${MARKS[said]} ${name}`, LOOKS[said]);
-    item.title = `${said}: ${rule}`;
-    item.setAttribute("aria-label", `${name} ${said}, ${rule}`);
+    const item = make("li", undefined, LOOKS[said]);
+    const mark = make("span", `${MARKS[said]} `);
+    mark.setAttribute("aria-hidden", "true");
+    item.append(mark, name, make("span", ` ${said}`, "heard"));
+    item.title = rule;
     list.append(item);
   }
   return list;
@@ -47,7 +49,7 @@ function checks(found, outcome) {
 // The nonce goes from the client's cache into the proof, to the server, and a new one from there into the cache.
 function way({ sent, received }) {
   const figure = make("figure");
-  const picture = draw(figure, "svg", { viewBox: "0 0 330 108", "aria-hidden": "true" });
+  const picture = draw(figure, "svg", { viewBox: `0 0 330 ${received ? 92 : 60}`, "aria-hidden": "true" });
   for (const [x, name, value, look] of [
     [1, "cache", received ?? sent ?? "empty", received ? "new" : ""], [122, "proof", sent ?? "no nonce", ""], [243, "server", "", ""]]) {
     const box = draw(picture, "g", { class: look });
@@ -129,8 +131,9 @@ function add(requests) {
   at("empty").hidden = at("requests").children.length > 0;
 }
 
-function say(text) {
+function say(text, isShownBelow = false) {
   at("said").textContent = text;
+  at("said").className = isShownBelow ? "heard" : "";
 }
 
 // --- the state of the playground
@@ -204,13 +207,15 @@ async function act(name, body, done) {
     const last = found.requests?.at(-1);
     if (found.problem) say(found.problem);
     else if (done) say(done);
-    else if (last) say(`${last.caption} ${verdict(last)}.`);
+    else if (last) say(`${last.caption} ${verdict(last)}.`, true);
     return !found.problem;
   } catch {
     say("The playground does not respond. Is dpop playground still running?");
     return false;
   }
 }
+
+if (matchMedia("(max-width: 61.9rem)").matches) at("settings").open = false; // room for the requests
 
 let turn = Promise.resolve();
 const doNext = (work) => { turn = turn.then(work); };
