@@ -113,6 +113,7 @@ class ProofFlow:
         self._nonce_key = NonceKey(self.prover.thumbprint, self.origin, None if shared else self.role)
         self._turn: Turn | None = None
         self._lease: Lease | None = None
+        self._sent_lease: Lease | None = None
         self._retry_lease: Lease | None = None
         self._retry_nonce: str | None = None
         self._attempts = 0
@@ -207,6 +208,7 @@ class ProofFlow:
             claims=None if life is None else {"exp": int(now + self._offset) + life},
         )
         self._attempts += 1
+        self._sent_lease = lease
         self._sent_token = token
         self._sent_at = now
         if lease.nonce is not None:
@@ -227,7 +229,7 @@ class ProofFlow:
     def _next_lease(self) -> Lease:
         """The nonce of this attempt: on a retry the nonce of the challenge, otherwise one from the cache."""
         nonces = self.prover.nonces
-        if self._attempts and self._lease is not None:
+        if self._lease is not None and self._lease is self._sent_lease:
             # The previous attempt ended without a response. This one uses its turn, with another nonce.
             self._turn, self._lease.turn = self._lease.turn, None
             nonces.release(self._lease)

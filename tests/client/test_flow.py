@@ -443,6 +443,20 @@ def test_a_transport_retry_carries_the_nonce_again() -> None:
         assert exchange.response(503) is Step.DONE
 
 
+def test_a_retry_never_carries_the_nonce_that_was_refused() -> None:
+    """Not even if the server returned to that nonce meanwhile: the retry has the nonce of its own challenge."""
+    prover = Prover(KEY, nonces=NonceCache())
+    api = NonceKey(KEY.thumbprint, Origin.parse(ORIGIN), Role.RS)
+    prover.nonces.learn(api, "one")
+    assert resource(prover=prover, serial=True).flow.ready() is None  # this request is on its way
+    exchange = resource(prover=prover, serial=True)
+    assert exchange.send()["nonce"] == "one"
+    prover.nonces.learn(api, "two")
+    prover.nonces.learn(api, "one")
+    assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "two")) is Step.RETRY
+    assert exchange.send()["nonce"] == "two"
+
+
 def test_a_client_assertion_is_not_sent_twice(caplog: pytest.LogCaptureFixture) -> None:
     """A used private_key_jwt assertion would be refused: without rebuild= the challenge is handed on."""
     exchange = token_request("grant_type=client_credentials&client_assertion=eyJ.eyJ.sig")
