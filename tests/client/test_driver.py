@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import dpop
+from dpop.client import _driver
 from dpop.client._driver import (
     ask_token,
     async_ask_token,
@@ -233,6 +234,20 @@ def test_a_wait_for_a_nonce_ends_anyway() -> None:
         wait(second)
         assert second._lease is not None
         assert second._lease.nonce is None
+
+
+def test_a_wait_ends_although_the_turn_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that does not move holds a thread or a task up for a minute at most."""
+    prover = Prover(KEY, nonces=NonceCache(clock=lambda: 0.0))
+    holder, of_thread, of_task = (flow(prover, serial=True) for _ in range(3))
+    assert holder.ready() is None
+    monkeypatch.setattr(_driver, "time", types.SimpleNamespace(monotonic=itertools.count(0, 61).__next__))
+    thread = threading.Thread(target=wait_for_nonce, args=(of_thread,), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    asyncio.run(asyncio.wait_for(async_wait_for_nonce(of_task, AsyncioTools()), 30))
+    assert of_thread.ready() is of_task.ready() is None
 
 
 def test_a_thread_with_an_event_loop_never_waits() -> None:

@@ -563,6 +563,16 @@ def test_a_slow_response_passes_its_turn_on() -> None:
     assert not second.granted  # it was not the slow one's turn any more
 
 
+def test_a_request_that_stops_waiting_holds_nobody_up() -> None:
+    """It leaves the queue, so the next turn is that of the request behind it."""
+    cache = serial(Clock())
+    on_its_way = lease(cache, wait=True)
+    impatient, patient = turn(cache), turn(cache)
+    assert isinstance(cache.lease(KEY, turn=impatient), Lease)
+    cache.answered(on_its_way, learnt="next", accepted=True)
+    assert (impatient.granted, patient.granted) == (False, True)
+
+
 def test_serial_can_be_turned_off_and_on() -> None:
     """False: nobody waits once there is a nonce. True: one at a time from the start."""
     cache = NonceCache()

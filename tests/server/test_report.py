@@ -171,6 +171,17 @@ def test_a_wrong_type_does_not_hide_a_wrong_algorithm() -> None:
     assert {name: failed(report)[name] for name in ("typ", "alg")} == {"typ": "typ_mismatch", "alg": "alg_refused"}
 
 
+def test_the_length_of_a_signature_is_judged_before_the_key_is_loaded() -> None:
+    """A check that costs nothing comes first: the point of this key is not on its curve, but nobody looks."""
+    jwk = {**KEY.public_jwk, "y": KEY.public_jwk["x"]}
+    headers = [("DPoP", f"{made({'jwk': jwk}).rpartition('.')[0]}.AAAA")]
+    report = verifier().report(headers, "GET", URL)
+    with pytest.raises(InvalidProof) as caught:
+        verifier().verify_token_request(headers, "GET", URL)
+    assert report.refusal is not None
+    assert report.refusal.reason == caught.value.reason == failed(report)["signature"]
+
+
 @pytest.mark.parametrize(
     ("known", "error"),
     [

@@ -158,6 +158,26 @@ def test_scopes(claim: object, wanted: str, enough: bool) -> None:
     assert (caught.value.error, caught.value.parameters) == ("insufficient_scope", {"scope": wanted})
 
 
+@pytest.mark.parametrize(
+    ("root", "path", "target"),
+    [
+        ("/v1", "/items", "/v1/items"),  # the server has put the prefix in front
+        ("/v1", "/items", "/items"),  # it was told of the prefix, and left the target as the proxy sent it
+        ("", "/items", "/items"),
+        ("", "/v1/items", "/v1/items"),  # the application's own path begins like the prefix
+    ],
+)
+def test_a_prefix_that_the_proxy_removes(root: str, path: str, target: str) -> None:
+    """The client's URL has the prefix once, whether or not the server knows it as its root path."""
+    api = resource(nonces=False, bearer=False, url=f"{PUBLIC_URL}/v1")
+    url = f"{PUBLIC_URL}/v1{path}"
+    fields = [
+        ("Authorization", f"DPoP {TOKEN}"),
+        ("DPoP", dpop.create_proof(KEY, "GET", url, access_token=TOKEN)),
+    ]
+    assert api.admit(ResourceRequest("GET", target, path, fields, root_path=root)).proof is not None
+
+
 def test_a_challenge_without_credentials_brings_a_nonce() -> None:
     """So that a client can ask for one before it sends anything of worth; not where nonces are bound to keys."""
     asked = ResourceRequest("HEAD", "/items", "/items", [])

@@ -18,10 +18,15 @@ import pytest
 from support.token_stores import FULL, StoreContract
 
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
-from dpop.tokens import FileTokenStore, TokenStore, _file_lock, _file_store
+from dpop.tokens import FileTokenStore, TokenSet, TokenStore, _file_lock, _file_store
 from dpop.tokens._file_lock import FileLock
 
 KEY = bytes(range(32))
+WRITTEN_BY_0_2_0 = (
+    '{"dpop_tokens":1,"account":"default","sealed":{"alg":"A256GCM","salt":"8jtA-use4kCu8oTE-84WFA",'
+    '"nonce":"xe81JylryNFaf8ky","octets":"oS5twxzTPZ4D3Hs18tmvwmPLk45fc_be5F4tLpcVG3l9G3XB88npWKQJDVlGa4XYLQIKzyTYlqK3'
+    'z0uvJQI"}}'
+)
 
 
 class TestFileTokenStore(StoreContract):
@@ -97,6 +102,12 @@ def test_another_key_does_not_open(path: Path, options: dict[str, bytes], match:
     FileTokenStore(path, key=KEY).save(FULL)
     with pytest.raises(TokenFormatError, match=match):
         FileTokenStore(path, **options).load()  # type: ignore[arg-type]
+
+
+def test_files_of_earlier_releases_open(path: Path) -> None:
+    """How a key is made of a password, and what is encrypted, stays: this file was written by release 0.2.0."""
+    path.write_text(WRITTEN_BY_0_2_0)
+    assert FileTokenStore(path, password="8 bytes.").load() == TokenSet(access_token="a token")
 
 
 def test_a_plain_file_is_not_taken_for_an_encrypted_one(path: Path) -> None:

@@ -95,6 +95,14 @@ def test_facts_that_make_no_set(facts: dict[str, object]) -> None:
         TokenSet.from_dict(facts)
 
 
+def test_a_set_does_not_change() -> None:
+    """Threads share it, so nobody writes into it; and the meaning of a fact never depends on its place."""
+    with pytest.raises(AttributeError):
+        FULL.access_token = "other"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        TokenSet("token")  # type: ignore[misc]
+
+
 def test_scopes_and_time() -> None:
     """What was granted, what lacks, how long it is good."""
     assert FULL.scopes == {"read", "write"}
