@@ -4,114 +4,25 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import shutil
 import socket
-import subprocess
-import time
+import threading
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
+from frameworks.proxies import PROXIES, ask_through, recipe
 from frameworks.resource import PUBLIC_URL
 from frameworks.servers import Reply, running
-from support.paths import DOCS
 
 import dpop
 
 KEY = dpop.generate_key()
 TOKEN = f"bound.{KEY.thumbprint}"
-NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
-CONFIGURATION = """
-daemon off; master_process off; worker_processes 1; pid {place}/pid; error_log stderr;
-events {{ worker_connections 64; }}
-http {{
-  access_log off;
-  client_body_temp_path {place}/1; proxy_temp_path {place}/2; fastcgi_temp_path {place}/3; uwsgi_temp_path {place}/4;
-  scgi_temp_path {place}/5;
-  upstream app {{ server 127.0.0.1:{port}; }}
-  {of_http}
-  server {{ listen unix:{place}/socket; {of_server} }}
-}}
-"""
-
-HAPROXY = """
-defaults
-  mode http
-  timeout connect 5s
-  timeout client 30s
-  timeout server 30s
-frontend front
-  bind unix@{place}/socket
-  default_backend app
-  {settings}
-backend app
-  server app 127.0.0.1:{port}
-"""
-
-
-def recipe(language: str) -> str:
-    """The snippet of the guide."""
-    (block,) = re.findall(
-        rf"^```{language}\n(.*?)^```$", (DOCS / "servers.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
-    )
-    return str(block)
-
-
-@contextlib.contextmanager
-def nginx(
-    place: Path, port: int, settings: str = "# in server { }\nlocation / { proxy_pass http://app; }"
-) -> Iterator[str]:
-    """nginx before a server on this port; the path of its socket."""
-    of_http, _, of_server = settings.partition("# in server { }")
-    of_server = of_server.partition("\n")[2]
-    text = CONFIGURATION.format(place=place, port=port, of_http=of_http, of_server=of_server)
-    (place / "nginx.conf").write_text(text, "utf-8")
-    with _run([NGINX, "-p", place, "-c", place / "nginx.conf", "-e", "stderr"], place) as path:
-        yield path
-
-
-@contextlib.contextmanager
-def haproxy(place: Path, port: int, settings: str = "") -> Iterator[str]:
-    """HAProxy before a server on this port; the path of its socket."""
-    text = HAPROXY.format(place=place, port=port, settings=settings)
-    (place / "haproxy.cfg").write_text(text, "utf-8")
-    with _run([shutil.which("haproxy") or "/usr/sbin/haproxy", "-db", "-f", place / "haproxy.cfg"], place) as path:
-        yield path
-
-
-@contextlib.contextmanager
-def _run(command: list[Any], place: Path) -> Iterator[str]:
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    try:
-        deadline = time.monotonic() + 30
-        while not (place / "socket").exists():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        yield str(place / "socket")
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
-
-
-PROXIES: dict[str, Any] = {"nginx": nginx, "haproxy": haproxy}
 
 
 def ask(path: str, target: str, proven: str) -> Reply:
-    """A request through nginx with a proof for this path of the public URL."""
+    """A request through a proxy with a proof for this path of the public URL."""
     proof = dpop.create_proof(KEY, "GET", PUBLIC_URL + proven, access_token=TOKEN)
-    lines = [f"GET {target} HTTP/1.1", "Host: api.example", "Connection: close"]
-    lines += [f"Authorization: DPoP {TOKEN}", f"DPoP: {proof}", "", ""]
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(30)
-        connection.connect(path)
-        connection.sendall("\r\n".join(lines).encode())
-        data = b""
-        while more := connection.recv(65536):
-            data += more
-    return Reply(data)
+    return ask_through(path, target, ("Authorization", f"DPoP {TOKEN}"), ("DPoP", proof))
 
 
 @pytest.fixture(scope="module", params=sorted(PROXIES))
@@ -126,7 +37,7 @@ def front(request: pytest.FixtureRequest, proxy: str, tmp_path_factory: pytest.T
     place = tmp_path_factory.mktemp("p")
     with (
         running(request.param, nonces=False, url=PUBLIC_URL + "/v1") as port,
-        PROXIES[proxy](place, port, recipe(proxy)) as path,
+        PROXIES[proxy](place, port, settings=recipe(proxy)) as path,
     ):
         yield path
 
@@ -152,3 +63,38 @@ def test_without_a_prefix(proxy: str, tmp_path_factory: pytest.TempPathFactory) 
     with running("gunicorn", nonces=False) as port, PROXIES[proxy](place, port) as path:
         for target in ("/a%3Ab", "/a%2Fb", "//a"):
             assert ask(path, target, target).status == 200
+
+
+@contextlib.contextmanager
+def dying(port: int) -> Iterator[int]:
+    """A server that is lost before it responds: requests reach the one on this port, and nothing comes back."""
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near = listener.accept()[0]
+                with near, socket.create_connection(("127.0.0.1", port), timeout=30) as far:
+                    request = b""
+                    while not request.endswith(b"\r\n\r\n"):
+                        request += near.recv(65536)
+                    far.sendall(request)
+                    assert far.recv(1)  # so the proof is recorded
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(30)
+
+
+def test_a_server_that_is_lost_before_it_responds(proxy: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The proxy must not repeat the request at the next one, whose 401 for a replay would hide that nobody knows."""
+    place = tmp_path_factory.mktemp("p")
+    with (
+        running("gunicorn", nonces=False) as port,
+        dying(port) as lost,
+        PROXIES[proxy](place, lost, port, settings=recipe(proxy)) as path,
+    ):
+        statuses = [ask(path, "/v1/items", "/items").status for _ in range(2)]
+    assert sorted(statuses) == [200, 502]

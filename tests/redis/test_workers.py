@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Four workers that share a replay cache in Redis, while keys are rotated and a worker is killed."""
+"""Four workers behind nginx that share a replay cache in Redis, while keys are rotated and a worker is killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from frameworks.servers import ask, running
+from frameworks.proxies import ask_through, nginx
+from frameworks.servers import running
 from support.jwt_issuer import AUDIENCE, JWTIssuer
 
 import dpop
@@ -37,7 +38,7 @@ app.wsgi_app = DPoPMiddleware(
 @app.get("/items")
 def items():
     access(request.environ)
-    return str(os.getpid())
+    return "", {"X-Worker": str(os.getpid())}
 """
 THREADS, PROOFS = 8, 30
 
@@ -45,8 +46,8 @@ THREADS, PROOFS = 8, 30
 class Traffic:
     """Clients that send each of their proofs twice at once, and what became of the proofs."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, path: str) -> None:
+        self.path = path
         self.key = dpop.generate_key()
         self.accepted: Counter[str] = Counter()
         self.refused: Counter[int] = Counter()
@@ -68,16 +69,13 @@ class Traffic:
             self._all(self._send, token, proof, times=2)
 
     def _send(self, token: str, proof: str) -> None:
-        try:
-            reply = ask(self.port, "/items", ("Authorization", f"DPoP {token}"), ("DPoP", proof))
-        except (OSError, IndexError, ValueError):  # the worker that had it was killed
-            with self._lock:
-                self.lost.add(proof)
-            return
+        reply = ask_through(self.path, "/items", ("Authorization", f"DPoP {token}"), ("DPoP", proof))
         with self._lock:
             if reply.status == 200:
                 self.accepted[proof] += 1
-                self.pids.add(int(reply.body))
+                self.pids.add(int(reply.all("x-worker")[0]))
+            elif reply.status == 502:  # the worker that had it was killed
+                self.lost.add(proof)
             else:
                 self.refused[reply.status] += 1
 
@@ -95,8 +93,8 @@ def test_each_proof_is_accepted_once_and_no_good_request_is_refused(redis_url: s
     with JWTIssuer() as issuer:
         text = API.replace("REDIS", redis_url).replace("ISSUER", issuer.url)
         (tmp_path / "api.py").write_text(text, "utf-8")
-        with running("gunicorn", "api", where=tmp_path, workers=4) as port:
-            traffic = Traffic(port)
+        with running("gunicorn", "api", where=tmp_path, workers=4) as port, nginx(tmp_path, port, port) as path:
+            traffic = Traffic(path)
             bound = {"cnf": {"jkt": traffic.key.thumbprint}}
             traffic.run(issuer.token(**bound))
             issuer.rotate("k2", keep=True)
