@@ -6,14 +6,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 from frameworks.servers import Reply, ask, running
 from support.jwt_issuer import JWTIssuer
 from support.paths import DOCS
+from support.redis_server import running_sentinel
 
 import dpop
 from dpop.server import Event, InvalidProof, JWTAccessTokens
@@ -152,7 +155,7 @@ def test_the_bridge_to_prometheus() -> None:
     page = generate_latest(REGISTRY).decode()
     assert 'dpop_requests_total{outcome="refused",reason="replayed",scheme=""} 1.0' in page
     assert "dpop_replay_cache_entries 3.0" in page
-    assert 'dpop_lookup_seconds_sum{error="lookup_unavailable"} 5.0' in page
+    assert 'dpop_lookup_seconds_sum{error="lookup_unavailable",kind="looked_up"} 5.0' in page
 
 
 def test_the_shared_cache_of_the_guide(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,13 +163,49 @@ def test_the_shared_cache_of_the_guide(redis_url: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("REDIS_URL", redis_url)
     monkeypatch.setenv("NONCE_SECRET", "00" * 32)
     names: dict[str, Any] = {}
-    exec(compile(snippet("REDIS_URL"), "servers.md", "exec"), names)
+    exec(compile(snippet("NONCE_SECRET"), "servers.md", "exec"), names)
     fields = [proof("/items", names["nonces"].issue())]
     ask_it = names["verifier"].verify_resource
     assert ask_it(fields, "GET", "https://api.example/items", access_token=TOKEN, bound_jkt=KEY.thumbprint)
     with pytest.raises(dpop.DPoPError, match="replayed"):
         ask_it(fields, "GET", "https://api.example/items", access_token=TOKEN, bound_jkt=KEY.thumbprint)
     names["client"].close()
+
+
+def test_the_introspection_cache_of_the_guide(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process is told what the first was, without asking."""
+    with DPoPTestServer() as server:
+        monkeypatch.setenv("REDIS_URL", redis_url)
+        monkeypatch.setenv("CACHE_SECRET", "00" * 32)
+        monkeypatch.setenv("INTROSPECTION_ENDPOINT", server.introspection_endpoint)
+        monkeypatch.setenv("CLIENT_ID", server.client_id)
+        monkeypatch.setenv("CLIENT_SECRET", server.client_secret)
+        token = server.issue_access_token(jkt=KEY.thumbprint)
+        claims = []
+        for _ in range(2):
+            names: dict[str, Any] = {}
+            exec(compile(snippet("CACHE_SECRET"), "servers.md", "exec"), names)
+            claims.append(names["tokens"](token))
+            names["client"].close()
+        assert claims[0] == claims[1]
+        assert claims[0]["cnf"] == {"jkt": KEY.thumbprint}
+        assert (
+            len([request for request in server.requests if server.introspection_endpoint.endswith(request.path)]) == 1
+        )
+
+
+def test_the_client_of_sentinel_in_the_guide() -> None:
+    """It finds the primary by the names of the guide, and an entry is on the replica before the proof is accepted."""
+    with running_sentinel(replicas=1) as servers:
+        named = re.sub(r'\[\("sentinel-1.*\]', f'[("127.0.0.1", {servers.sentinel})]', snippet("# Sentinel"))
+        named = named.replace("=0.5", "=10").replace("acknowledged_by=1", "acknowledged_by=1, acknowledge_within=5")
+        names: dict[str, Any] = {}
+        exec(compile(named, "servers.md", "exec"), names)
+        assert names["cache"].add("a.1", time.time() + 90) is True
+        names["client"].close()
+        names["watched"].sentinels[0].close()
+        with redis.Redis.from_url(servers.replicas[0].url) as replica:
+            assert replica.exists("dpop:once:a.1")
 
 
 def test_the_token_endpoint_of_the_guide() -> None:
