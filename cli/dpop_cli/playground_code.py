@@ -159,9 +159,11 @@ def _javascript(request: _Request) -> str:
 
 
 def _signed_curl(request: _Request, key: str, token: str) -> str:
-    words = [f"--token-file {shlex.quote(token)}"] if request.has_token else []
+    words = [f"dpop curl --key {shlex.quote(key)}"]
+    words += [f"--token-file {shlex.quote(token)}"] if request.has_token else []
+    words[-1] += " -i"
     words += [f"-H {shlex.quote('@' + request.fields)}"] if request.fields else []
-    return _words(f"dpop curl --key {shlex.quote(key)}", *words, "-i", *_data(request), shlex.quote(request.url))
+    return _words(*words, *_data(request), shlex.quote(request.url))
 
 
 def _signed_python(request: _Request, key: str, token: str) -> str:

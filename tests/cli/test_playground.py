@@ -7,7 +7,7 @@ import http.client
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -15,6 +15,10 @@ import pytest
 from dpop_cli.playground import opening_file
 from dpop_cli.playground_page import OWN_HEADER, PlaygroundServer
 from dpop_cli.playground_session import Session
+
+import dpop
+from dpop.encoding import b64url_decode, b64url_encode
+from dpop.errors import UsageError
 
 STEPS = ("login", "redeem", "call")
 
@@ -120,6 +124,55 @@ def test_nothing_shown_holds_a_secret() -> None:
     long = {secret for secret in secrets if len(secret) > 30 and "%" not in secret}
     assert len(long) > 8
     assert [secret for secret in long if secret in text] == []
+
+
+# --- a key that only the page has
+
+
+def signing(session: Session, key: dpop.Key, name: str) -> Mapping[str, Any]:
+    """Do an action as the page does, and sign whatever it asks for."""
+    found = session.act(name, {})
+    while "sign" in found:
+        signature = key.sign(b64url_decode(found["sign"]))
+        found = session.act("signed", {"signature": b64url_encode(signature)})
+    return found
+
+
+def test_proofs_by_a_key_of_the_page() -> None:
+    """The server accepts proofs that the page signed. No code is offered, because no program has the key."""
+    key = dpop.generate_key()
+    with Session() as session:
+        session.act("restart", {"jwk": key.public_jwk})
+        found = [signing(session, key, name) for name in (*STEPS, "refresh")]
+        assert [each["requests"][-1]["outcome"] for each in found] == ["accepted"] * 4
+        assert found[-1]["requests"][-1]["code"] == {}
+        assert {each.proof is not None for each in session._test_server.requests if each.endpoint == "token"} == {True}
+
+
+@pytest.mark.parametrize("signature", ["", "!", "AAAA", None, 7])
+def test_a_page_that_cannot_sign(signature: object) -> None:
+    """A wrong signature ends the action, and reaches no server; the next action works."""
+    key = dpop.generate_key()
+    with Session() as session:
+        session.act("restart", {"jwk": key.public_jwk})
+        session.act("login", {})
+        assert "sign" in session.act("redeem", {})
+        found = session.act("signed", {"signature": signature})
+        assert found["problem"]
+        assert found["requests"] == []
+        session.act("login", {})
+        assert signing(session, key, "redeem")["requests"][-1]["status"] == 200
+
+
+def test_an_action_that_waits_for_a_signature_gives_way() -> None:
+    """The page was reloaded meanwhile: the next action comes first, and nobody waits for another signature."""
+    with Session() as session:
+        session.act("restart", {"jwk": dpop.generate_key().public_jwk})
+        session.act("login", {})
+        assert "sign" in session.act("redeem", {})
+        assert session.act("login", {})["requests"][-1]["status"] == 302
+        with pytest.raises(UsageError, match="nothing waits"):
+            session.act("signed", {"signature": "AAAA"})
 
 
 # --- who may use it
