@@ -130,7 +130,7 @@ class Session:
         self._tokens: TokenSet | None = None
         self._called: Exchange | None = None
         self._revoked = False
-        self._refusal: Refusal | None = None
+        self._refusal = self._latest_refusal()
         self._nonce: str | None = None
         if isinstance(key, SoftwareKey):
             self._code.put_key(key)
@@ -330,27 +330,31 @@ class Session:
                 "caption": _AGAIN if again else self._caption,
                 "checks": checks(exchange, why, self._verifier, self._key.thumbprint),
                 "asked": why is not None and "nonce" in why.reason,
-                "outcome": self._outcome(why),
+                "outcome": self._outcome(exchange.status, why),
                 "code": code,
             }
         )
 
-    def _outcome(self, why: Refused | None) -> str:
+    def _outcome(self, status: int, why: Refused | None) -> str:
         """Name the outcome, by which the page tells refusals that must be from others."""
         if why is None:
             return "attack-worked" if self._is_attack else "accepted"
         if "nonce" in why.reason:
             return "asked"
-        return "as-it-should-be" if self._is_attack or self._revoked else "refused"
+        # Another status, such as 404, is about something else.
+        return "as-it-should-be" if (self._is_attack or self._revoked) and status in {400, 401, 403} else "refused"
 
     def _why(self, exchange: Exchange) -> Refused | None:
         """Return why the server refused a request. The test server tells more than its responses do."""
-        why, server = refused(exchange), self._server.test_server
-        latest = server.refusals[-1] if server is not None and server.refusals else None
+        why, latest = refused(exchange), self._latest_refusal()
         if latest is self._refusal:
             return why
         self._refusal = latest
         return why if why is None or latest is None else Refused(latest.reason, latest.detail)
+
+    def _latest_refusal(self) -> Refusal | None:
+        server = self._server.test_server
+        return server.refusals[-1] if server is not None and server.refusals else None
 
     def _unused(self, secrets: Mapping[str, str]) -> Mapping[str, str]:
         """Return a form's secrets with another code in the place of one that is used up, where we can have one."""

@@ -109,6 +109,17 @@ def test_a_revoked_grant_is_useless() -> None:
     assert (request["status"], request["refusal"]["reason"]) == (401, "token_inactive")
 
 
+def test_a_failure_is_no_refusal() -> None:
+    """After a new start, a 503 has neither the reason of an earlier refusal, nor counts as caught attack."""
+    with Session() as session:
+        act(session, *STEPS, "steal-token", "restart", *STEPS)
+        session.act("lever", {"name": "fail_next", "value": 2})
+        for name in ("steal-token", "call"):
+            [request] = act(session, name)
+            assert (request["status"], request["outcome"]) == (503, "refused")
+            assert request["refusal"]["reason"] != "proof_missing"
+
+
 def test_nothing_shown_holds_a_secret() -> None:
     """All that reaches the page, against all secrets that were on the wire."""
     with Session() as session:
