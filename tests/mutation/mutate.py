@@ -59,9 +59,11 @@ TESTS = [
     "tests/vectors",
     "tests/frameworks/test_asgi.py",
     "tests/frameworks/test_wsgi.py",
+    "tests/frameworks/test_refusals.py",
+    "tests/redis/test_introspection.py",
 ]
 TESTS += [
-    "tests/google/test_google.py",
+    "tests/adapters/test_sent_or_not.py",
     "tests/test_signature.py",
     "tests/test_htu.py",
     "tests/test_htu_properties.py",
@@ -154,7 +156,7 @@ def _lines_of_statements(node: ast.AST, lines: range = range(0)) -> Iterator[tup
 
 
 def _left_out(tree: ast.Module) -> Iterator[ast.AST]:
-    """What says nothing at run time, or only to people: annotations, docstrings, messages of errors."""
+    """What no test can notice: annotations, docstrings, messages of errors, debug logs, the code of other systems."""
     for node in ast.walk(tree):
         for part in _silent_parts(node):
             if part is not None:
@@ -171,8 +173,12 @@ def _silent_parts(node: ast.AST) -> list[ast.AST | None]:
             return [node.exc]
         case ast.JoinedStr() | ast.Assert() | ast.If(test=ast.Name("TYPE_CHECKING")):
             return [node]
-        case ast.Assign(targets=[ast.Name("__all__")]):
+        case ast.Assign(targets=[ast.Name("__all__")]) | ast.keyword(arg="slots"):
             return [node]
+        case ast.Expr(ast.Call(ast.Attribute(ast.Name("_log"), "debug"))):
+            return [node]
+        case ast.If(test=ast.Compare(ast.Attribute(ast.Name("sys"), "platform"))):
+            return [*node.body]
     return []
 
 
@@ -197,14 +203,14 @@ def _changes(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
     elif isinstance(new, ast.IfExp):
         new.body, new.orelse = new.orelse, new.body
         yield new, f"{ast.unparse(node)} -> the other way round"
-    elif isinstance(new, ast.Return) and new.value is not None and not _is_none(new.value):
+    elif isinstance(new, ast.Return) and new.value is not None and not _is_nothing(new.value):
         yield ast.Return(ast.Constant(None)), f"{ast.unparse(node)} -> return None"
     elif isinstance(new, ast.Expr) and isinstance(new.value, ast.Call | ast.Await):
         yield ast.Pass(), f"{ast.unparse(node)} -> pass"
 
 
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _is_nothing(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and (node.value is None or node.value is False)
 
 
 @dataclass(frozen=True)
