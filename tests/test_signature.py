@@ -132,6 +132,14 @@ def test_der_has_the_same_range(size: int) -> None:
             der_to_raw(der_of(r, s), size)
 
 
+@pytest.mark.parametrize("size", [48, 66])
+def test_small_numbers_get_the_size_of_their_curve(size: int) -> None:
+    """DER that looks like that of a P-256 signature is padded where another curve is asked for."""
+    der = KEYS[32].sign(b"data", ec.ECDSA(SHA256()))
+    r, s = decode_dss_signature(der)
+    assert der_to_raw(der, size) == r.to_bytes(size, "big") + s.to_bytes(size, "big")
+
+
 @pytest.mark.parametrize("first", [0x01, 0x02, 0x7E, 0x7F, 0x80, 0x81, 0xFE])
 @pytest.mark.parametrize("size", [32, 48])
 def test_numbers_of_each_first_byte(first: int, size: int) -> None:

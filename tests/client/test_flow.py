@@ -457,6 +457,20 @@ def test_a_retry_never_carries_the_nonce_that_was_refused() -> None:
     assert exchange.send()["nonce"] == "two"
 
 
+def test_a_proof_that_waited_too_long_is_made_anew() -> None:
+    """As for a free connection: a new proof has the nonce of the old one, which nobody has seen."""
+    now = [NOW]
+    exchange = resource(prover=Prover(KEY, clock=lambda: now[0], nonces=NonceCache()))
+    exchange.flow.prover.nonces.learn(NonceKey(KEY.thumbprint, Origin.parse(ORIGIN), Role.RS), "one")
+    first = exchange.send()
+    assert not exchange.flow.outdated()
+    now[0] += 60
+    assert exchange.flow.outdated()
+    second = exchange.send()
+    assert (second["nonce"], second["iat"]) == ("one", first["iat"] + 60)
+    assert second["jti"] != first["jti"]
+
+
 def test_a_client_assertion_is_not_sent_twice(caplog: pytest.LogCaptureFixture) -> None:
     """A used private_key_jwt assertion would be refused: without rebuild= the challenge is handed on."""
     exchange = token_request("grant_type=client_credentials&client_assertion=eyJ.eyJ.sig")

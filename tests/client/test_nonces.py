@@ -224,6 +224,14 @@ def test_the_nonce_of_a_retry_is_not_given_to_others() -> None:
     assert lease(cache).nonce == "mine"
 
 
+def test_a_nonce_of_a_retry_without_a_response_is_not_fresh() -> None:
+    """The server may have seen it, so it is not taken for one that no proof has carried."""
+    cache = NonceCache()
+    cache.release(retry(cache, lease(cache), "perhaps used"))
+    cache.learn(KEY, "fresh")
+    assert [lease(cache).nonce for _ in range(2)] == ["fresh", "fresh"]
+
+
 def test_a_retry_on_a_shared_server_serves_everybody_at_once() -> None:
     """Where a nonce is known to be good for many, the first challenge after a lapse is enough."""
     cache = NonceCache()
@@ -423,6 +431,22 @@ def test_a_server_that_takes_only_its_newest_nonce_is_found_out() -> None:
     cache, server = NonceCache(), NewestOnlyServer()
     assert run(cache, server, workers=16, rounds=40) == 1
     assert server.refusals == 3
+
+
+def test_nonces_that_are_overtaken_make_a_server_be_tried_again() -> None:
+    """Three on their way were refused because newer ones came: one such refusal may be chance, three are not."""
+    cache = NonceCache()
+    for nonce in ("old", "old"):
+        cache.learn(KEY, nonce)
+        cache.answered(lease(cache), learnt=nonce, accepted=True)
+    cache.learn(KEY, "0")
+    for number in range(1, 4):
+        first, second = lease(cache, wait=True), lease(cache, wait=True)  # all at once
+        cache.release(first)
+        cache.learn(KEY, str(number))
+        cache.answered(second, learnt=None, refused=True)
+    lease(cache, wait=True)
+    turn(cache)
 
 
 class OneAtATimeServer(NewestOnlyServer):

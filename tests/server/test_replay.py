@@ -189,6 +189,16 @@ def test_bounds_of_zero_are_refused(bounds: dict[str, Any]) -> None:
         MemoryReplayCache(**bounds)
 
 
+def test_a_cache_of_one_entry_works(clock: Clock) -> None:
+    """The smallest bounds that are accepted: the next proof has room when the first has expired."""
+    cache = MemoryReplayCache(max_entries=1, max_per_key=1, unbound_share=1, clock=clock)
+    assert cache.add_unbound("a.1", clock.now + 90)
+    with pytest.raises(ReplayCacheError):
+        cache.add("b.1", clock.now + 90)
+    clock.now += 92
+    assert cache.add("b.1", clock.now + 90)
+
+
 def test_repr_tells_the_size_and_no_key(clock: Clock) -> None:
     """The repr can be logged."""
     cache = MemoryReplayCache(clock=clock)

@@ -14,7 +14,7 @@ from support.proof_cases import CASES, server_of, text, verdict
 import dpop
 from dpop.encoding import b64url_encode
 from dpop.errors import InvalidProof
-from dpop.server import MemoryReplayCache, NonceIssuer, ProofReport, ProofVerifier
+from dpop.server import MemoryReplayCache, NonceIssuer, NonceVerdict, ProofReport, ProofVerifier
 
 URL = "https://api.example/things"
 NOW = 1_700_000_000
@@ -133,6 +133,30 @@ def test_a_nonce_of_the_server_spares_the_time() -> None:
     assert refusal is not None
     assert refusal.reason == "nonce_unknown"
     assert refusal.nonce is not None
+
+
+class OneNonce:
+    """A server's nonce that tells nothing about when it was given."""
+
+    used = None
+
+    def issue(self, jkt: str | None = None) -> str:
+        return "the nonce"
+
+    def check(self, nonce: str, jkt: str) -> NonceVerdict | None:
+        return NonceVerdict(issued_at=None, expires_at=NOW + 60) if nonce == "the nonce" else None
+
+    def next_for(self, nonce: str | None, jkt: str | None) -> str | None:
+        return None
+
+
+def test_a_nonce_that_tells_no_time_does_not_spare_it() -> None:
+    """Then ``iat`` decides, for the report as for the verifier."""
+    judge = verifier(nonces=OneNonce())
+    headers = {"DPoP": made(claims={"iat": NOW - 5000, "nonce": "the nonce"})}
+    assert failed(judge.report(headers, "GET", URL)) == {"iat": "iat_too_old"}
+    with pytest.raises(InvalidProof, match="iat"):
+        judge.verify_token_request(headers, "GET", URL)
 
 
 @pytest.mark.parametrize("where", [0, 1, 2])

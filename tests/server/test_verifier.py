@@ -14,7 +14,7 @@ from joserfc import jwk as jose_jwk
 from joserfc import jws as jose_jws
 
 from dpop.encoding import access_token_hash, b64url_encode
-from dpop.errors import AlgorithmError, ArgumentTypeError, InvalidProof, UsageError
+from dpop.errors import AlgorithmError, ArgumentTypeError, InvalidProof, ReplayCacheError, UsageError
 from dpop.keys import generate_key
 from dpop.keys._software import SoftwareKey
 from dpop.server import (
@@ -348,6 +348,22 @@ def test_a_used_nonce_is_remembered_for_the_skew_as_well() -> None:
     verdict = issuer.check(nonce, KEY.thumbprint)
     assert verdict is not None
     assert list(kept.values()) == [verdict.expires_at + 17]
+
+
+def test_requests_for_resources_are_not_those_of_strangers(clock: Clock) -> None:
+    """The share of the cache for proofs without a bound key limits token requests only."""
+    judge = ProofVerifier(replay=MemoryReplayCache(max_entries=10, unbound_share=0.1, clock=clock), clock=clock)
+    for number in range(5):
+        ask(judge, proof(jti=f"resource {number}"))
+    ask_token(judge, token_proof(jti="first"))
+    with pytest.raises(ReplayCacheError, match="their share"):
+        ask_token(judge, token_proof(jti="second"))
+
+
+def test_a_refusal_says_what_came(verifier: ProofVerifier) -> None:
+    """The whole value, if it is short."""
+    refused = refusal(lambda: ask(verifier, proof(htm="PATCH")))
+    assert (refused.reason, refused.got) == ("htm_mismatch", "PATCH")
 
 
 def test_the_next_nonce_is_that_of_the_proof(clock: Clock) -> None:

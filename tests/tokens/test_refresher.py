@@ -97,6 +97,16 @@ def test_two_of_them_do_not_compete(at: Fixture) -> None:
     assert len(at.server.requests) == 2
 
 
+def test_tokens_that_tell_no_time_are_left_alone_at_first(at: Fixture) -> None:
+    """Neither when they were issued nor when they expire: nothing is sent for them at once."""
+    refresh_token = at.server.issue_refresh_token(jkt=KEY.thumbprint)
+    at.store.save(TokenSet(access_token="old", refresh_token=refresh_token, jkt=KEY.thumbprint), "alice")
+    refresher = Refresher([at.source("alice")], clock=lambda: at.now, tell=at.told.append)
+    assert refresher.step() > 60
+    assert at.told[-1].state == "fresh"
+    assert at.server.requests == []
+
+
 def test_a_dead_account_does_not_stop_the_others(at: Fixture) -> None:
     """It is sent once, reported, and alive again after a new login; the others go on."""
     stored = at.store.load("alice")

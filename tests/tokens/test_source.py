@@ -12,6 +12,8 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +43,8 @@ from dpop.errors import (
 )
 from dpop.requests import DPoPAdapter, TokenEndpoint
 from dpop.testing import DPoPTestServer
-from dpop.tokens import FileTokenStore, MemoryTokenStore, TokenSet, TokenStore
+from dpop.tokens import FileTokenStore, MemoryTokenStore, TokenSet, TokenStore, _source
+from dpop.tokens._source import RefreshInProgress
 
 KEY = dpop.generate_key()
 
@@ -464,6 +467,27 @@ def test_a_server_that_is_down_is_not_noticed_ahead_of_time(requests_at: Fixture
         with pytest.raises(TokenEndpointUnavailableError):
             source()
     assert len(at.server.requests) < 8
+
+
+def test_a_server_that_is_down_is_not_asked_by_each_caller(at: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a second failure the callers of the next seconds get its error, and the server no request."""
+    now = time.monotonic()
+    monkeypatch.setattr(_source, "time", types.SimpleNamespace(monotonic=lambda: now))
+    at.server.levers.fail_next(100, status=503, path="/token")
+    source = at.source()
+    for _ in range(10):
+        with pytest.raises(TokenEndpointUnavailableError):
+            source.ask()
+    assert at.refreshes == [503, 503]
+    monkeypatch.setattr(_source, "time", types.SimpleNamespace(monotonic=lambda: now + 60))
+    with pytest.raises(TokenEndpointUnavailableError):
+        source.ask()
+    assert at.refreshes == [503, 503, 503]
+
+
+def test_a_refresh_has_a_second_to_start() -> None:
+    """A caller that finds one which another has just made does not take it for abandoned."""
+    assert not RefreshInProgress().is_stuck
 
 
 def test_a_process_that_starts_while_the_server_is_down(at: Fixture) -> None:
