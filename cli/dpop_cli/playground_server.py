@@ -101,8 +101,12 @@ def own_server(
     :param profile: one of :data:`dpop.profiles.NAMES`.
     :raises DPoPError: there is no such server, or a URL is neither https nor of this machine.
     """
-    from dpop.requests import TokenEndpoint  # noqa: PLC0415 - an extra, and needed only here
-
+    try:
+        from dpop.requests import TokenEndpoint  # noqa: PLC0415 - an extra, and needed only here
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"your own server needs the package {error.name}; install it with: pip install 'dpop-toolkit[requests]'"
+        ) from None
     if profile not in NAMES:
         raise UsageError("there is no such kind of server")
     if not client_id:

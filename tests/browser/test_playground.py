@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from dpop_cli.playground import opening_file
 from dpop_cli.playground_page import PlaygroundServer
 from dpop_cli.playground_session import Session
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
@@ -56,20 +57,20 @@ def context(request: pytest.FixtureRequest) -> dict[str, object]:
 
 @pytest.fixture
 def page(chromium: Browser, context: dict[str, object]) -> Iterator[Page]:
-    """The playground, just opened. The browser must have nothing to complain of, and no request may fail."""
+    """The playground, opened by its file. The browser must have nothing to complain of, and no request may fail."""
     complaints: list[str] = []
 
     def hear(message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
             complaints.append(message.text)
 
-    with Session() as session, PlaygroundServer(session) as server:
+    with Session() as session, PlaygroundServer(session) as server, opening_file(server.start_url) as file:
         opened = chromium.new_context(**context)  # type: ignore[arg-type]
         opened.on("console", hear)
         opened.on("weberror", lambda error: complaints.append(str(error.error)))
         opened.on("requestfailed", lambda failed: complaints.append(failed.url))
         page = opened.new_page()
-        page.goto(server.start_url)
+        page.goto(file.as_uri())
         page.wait_for_url(f"{server.origin}/")
         expect(page.locator("#jkt")).not_to_be_empty()
         yield page

@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.server
 import json
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -113,6 +114,13 @@ def test_metadata_cannot_point_to_private_addresses(session: Session, endpoint: 
     assert found["requests"] == []
     assert found["state"]["issuer"] == before
     assert paths == ["/.well-known/oauth-authorization-server"]
+
+
+def test_a_missing_extra_is_named(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test server works without requests; one's own server says what to install."""
+    monkeypatch.setitem(sys.modules, "dpop.requests", None)
+    assert "pip install 'dpop-toolkit[requests]'" in use(session, "https://as.example")["problem"]
+    assert session.act("login", {})["problem"] == ""
 
 
 def test_metadata_of_another_issuer_is_refused(session: Session) -> None:

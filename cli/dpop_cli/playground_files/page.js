@@ -34,15 +34,16 @@ function lines(pairs) {
 
 function checks(found, outcome) {
   const list = make("ul", undefined, "checks");
-  for (const { name, rule, verdict } of found) {
+  found.forEach(({ name, rule, verdict }, number) => {
     const said = verdict === "failed" && outcome === "asked" && name === "nonce" ? "asked" : verdict;
     const item = make("li", undefined, LOOKS[said]);
     const mark = make("span", `${MARKS[said]} `);
     mark.setAttribute("aria-hidden", "true");
     item.append(mark, name, make("span", ` ${said}`, "heard"));
     item.title = rule;
+    item.style.animationDelay = `${number * 60}ms`;
     list.append(item);
-  }
+  });
   return list;
 }
 
