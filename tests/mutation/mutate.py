@@ -241,7 +241,7 @@ class Bench:
         if not self._process:
             try:
                 os.setsid()
-                signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end what was begun
+                self.connection.close()  # or this process would not hear that the other one has ended
                 _Trials(folder).serve(other)
             finally:
                 os._exit(1)
@@ -290,6 +290,7 @@ class _Trials:
         self._collected, other = multiprocessing.Pipe()
         if not os.fork():
             try:
+                self._collected.close()
                 _pytest(TESTS, lambda session: _serve_forks(session, other))
             finally:
                 os._exit(1)
@@ -567,6 +568,7 @@ def main() -> int:
     parser.add_argument("--floor", type=float, default=0.0, help="the least share that must be noticed")
     parser.add_argument("--out", type=Path, help="write the result as JSON")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # also in the benches: end what was begun
     files = [
         path
         for name in options.only or MUTATED
