@@ -17,7 +17,7 @@ from dpop._tracebacks import hide_frames
 from dpop.errors import UsageError
 from dpop.profiles import RFC9449, Profile
 from dpop.tokens._async_source import AsyncRefreshingSource
-from dpop.tokens._discovery import discovery
+from dpop.tokens._discovery import discovery, resource_discovery
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT, AsyncEndpointBase, check_store, token_and_hint
 from dpop.tokens._grants import Parameter
 from dpop.tokens._stores import DEFAULT_ACCOUNT, LOCK_SECONDS, TokenStore
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dpop.client._prover import Prover
     from dpop.keys import Key
     from dpop.tokens._authorization import AuthorizationRequest, DeviceAuthorization
+    from dpop.tokens._metadata import ResourceMetadata
 
 __all__ = ["AsyncEndpoint"]
 
@@ -79,6 +80,42 @@ class AsyncEndpoint(AsyncEndpointBase, ABC):
         async with make(issuer) as asking:
             metadata = await asking.run(discovery(issuer, insecure_origins))
         return make(metadata)
+
+    @classmethod
+    @hide_frames
+    async def discover_resource(
+        cls,
+        resource: str,
+        *,
+        url: str | None = None,
+        http: Any = None,
+        insecure_origins: str | Iterable[str] = (),
+        timeout: float = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - of the endpoint, as in its constructor
+    ) -> ResourceMetadata:
+        """Fetch an API's metadata, which names its authorization servers and scopes (RFC 9728 §3).
+
+        ::
+
+            api = TokenEndpoint.discover_resource("https://api.example")
+            endpoint = TokenEndpoint.discover(key, api.authorization_servers[0], client_id="app")
+
+        The request carries no proof and no token, and follows no redirect. The API chooses the authorization servers:
+        before a login compare them with those that you trust.
+
+        :param resource: the API's identifier, mostly its URL; the document must name the same.
+        :param url: where the document is, such as ``Demand.resource_metadata``; by default the well-known place. It
+            must be at the API itself.
+        :param http: as for the constructor.
+        :raises UsageError: ``url`` is at another server.
+        :raises InsecureOriginError: the API is http:// and not on this machine.
+        :raises TokenRequestError: there is no metadata, or it belongs to another API.
+        """
+        from dpop.keys import generate_key  # noqa: PLC0415 - importing an endpoint stays light
+
+        # An endpoint has a key and a client; this one makes no use of either.
+        make = partial(cls, generate_key(), client_id="none", http=http, timeout=timeout)
+        async with make(resource, insecure_origins=insecure_origins) as asking:
+            return await asking.run(resource_discovery(resource, url, insecure_origins))
 
     # -- tokens
 

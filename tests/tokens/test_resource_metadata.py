@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 from typing import Any
 
 import pytest
+from adapters.recorder import Received, Recorder, Response
 from frameworks.resource import resource
+from support.endpoints import ENDPOINTS
 
-from dpop.errors import InvalidTokenResponseError
+from dpop.errors import InsecureOriginError, InvalidTokenResponseError, TokenEndpointUnavailableError, UsageError
+from dpop.testing import DPoPTestServer
 from dpop.tokens import ResourceMetadata, read_resource_metadata, resource_metadata_url
 
 API = "https://api.example"
@@ -63,3 +68,91 @@ def test_what_is_not_believed(body: Any, problem: str) -> None:
 def test_members_that_are_missing() -> None:
     """Most are optional."""
     assert read_resource_metadata(API, b'{"resource":"https://api.example"}') == ResourceMetadata(API)
+
+
+# --- fetched
+
+
+@pytest.fixture(params=sorted(ENDPOINTS))
+def name(request: pytest.FixtureRequest) -> str:
+    """Each integration's endpoint."""
+    return str(request.param)
+
+
+def fetched(name: str, resource: str, **options: Any) -> ResourceMetadata:
+    """The metadata as an integration fetches it."""
+
+    async def wait(found: Any) -> Any:
+        return await found
+
+    found: Any = ENDPOINTS[name].discover_resource(resource, **options)
+    read = asyncio.run(wait(found)) if inspect.isawaitable(found) else found
+    assert isinstance(read, ResourceMetadata)
+    return read
+
+
+def serving(**more: Any) -> Recorder:
+    """An API that publishes its metadata."""
+
+    def respond(request: Received) -> Response:
+        host = next(value for field, value in request.headers if field.lower() == "host")
+        return Response(200, [], json.dumps({"resource": f"http://{host}/v1"} | more).encode())
+
+    return Recorder(respond)
+
+
+def test_from_the_api_to_its_authorization_server(name: str) -> None:
+    """The API of the test server names the issuer, whose metadata is then found."""
+    with DPoPTestServer() as server:
+        found = fetched(name, server.resource)
+        assert found.authorization_servers == (server.issuer,)
+        assert found.dpop_required
+        assert [entry.path for entry in server.requests] == ["/.well-known/oauth-protected-resource/resource"]
+        fields = {field.lower() for field, _ in server.requests[0].headers}
+        assert fields.isdisjoint({"dpop", "authorization", "cookie"})
+
+
+def test_the_place_that_a_challenge_names(name: str) -> None:
+    """Anywhere at the API itself, and nowhere else: a challenge must not choose which servers are asked."""
+    with serving(scopes_supported=["read"]) as api, serving() as other:
+        url = api.url("/v1")
+        assert fetched(name, url, url=api.url("/elsewhere?of=v1")).scopes == ("read",)
+        assert [request.target for request in api.requests] == ["/elsewhere?of=v1"]
+        with pytest.raises(UsageError, match="another server"):
+            fetched(name, url, url=other.url("/.well-known/oauth-protected-resource/v1"))
+        assert other.requests == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed(name: str, status: int) -> None:
+    """Whatever it leads to would be another server's document."""
+    with serving() as other, Recorder(lambda _: Response(status, [("Location", other.url("/v1"))])) as api:
+        with pytest.raises(InvalidTokenResponseError, match="which is not followed"):
+            fetched(name, api.url("/v1"))
+        assert other.requests == []
+        assert len(api.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("response", "error", "problem"),
+    [
+        (Response(404), InvalidTokenResponseError, "responded 404"),
+        (Response(503), TokenEndpointUnavailableError, "out of order"),
+        (Response(429), TokenEndpointUnavailableError, "out of order"),
+        (Response(drop=True), TokenEndpointUnavailableError, "cannot be fetched"),
+        (Response(200, [], b"<html>"), InvalidTokenResponseError, "not metadata"),
+        (Response(200, [], b'{"resource":"https://other.example"}'), InvalidTokenResponseError, "another resource"),
+        (Response(200, [], [b"x" * 65536] * 40), InvalidTokenResponseError, "more than 1048576 bytes"),
+    ],
+    ids=["none", "down", "busy", "lost", "html", "another", "endless"],
+)
+def test_metadata_that_cannot_be_had(name: str, response: Response, error: type[Exception], problem: str) -> None:
+    """Each fault is said to people, and what may pass is an error of its own."""
+    with Recorder(lambda _: response) as api, pytest.raises(error, match=problem):
+        fetched(name, api.url("/v1"))
+
+
+def test_plain_http_is_for_this_machine(name: str) -> None:
+    """Nothing is sent to an http:// API elsewhere."""
+    with pytest.raises(InsecureOriginError):
+        fetched(name, "http://api.example/v1")
