@@ -10,9 +10,12 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from adapters.authority import make_authority
+from adapters.recorder import Recorder, Response
 from dpop_cli.playground_client import Wire
 from dpop_cli.playground_page import PlaygroundServer
 from dpop_cli.playground_session import Session
@@ -146,6 +149,19 @@ def test_names_that_lead_to_this_machine_are_not_connected(monkeypatch: pytest.M
             wire.send("GET", f"https://as.example:{port}/", {})
         monkeypatch.undo()
     assert [data for data in heard if data] == []
+
+
+def test_certificates_are_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS a request goes to a server whose certificate the system trusts, and only there."""
+    authority = make_authority(tmp_path)
+    with Recorder(lambda _: Response(200), tls=authority.server_context()) as server:
+        wire = Wire({Origin.of_url(server.url("/"))}, lambda _exchange: None)
+        with pytest.raises(UsageError, match="certificate verify failed"):
+            wire.send("GET", server.url("/"), {})
+        assert server.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", authority.ca)
+        assert wire.send("GET", server.url("/a?b=c"), {"X": "y"}).status == 200
+        assert [request.target for request in server.requests] == ["/a?b=c"]
 
 
 def test_nothing_goes_to_servers_that_nobody_named() -> None:
