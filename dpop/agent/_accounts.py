@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from dpop.agent._held import HeldKey
-from dpop.agent._logins import AgentLogins, KeptLogins, Login
+from dpop.agent._logins import AgentLogins, KeptLogins, Login, Refreshed
 from dpop.agent._protocol import Refusal
 from dpop.client._prover import Prover
 from dpop.encoding import sendable_token_hash
@@ -74,7 +74,7 @@ class Accounts:
         self._key_of = key_of
         self._sign = sign
         self._clock = clock
-        self._sources: dict[str, RefreshingSource] = {}
+        self._refreshed: dict[str, Refreshed] = {}
         self._states: dict[str, AccountStatus] = {}
         self._guard = threading.Lock()  # of the dicts; never held while a request is under way
         self._changing = threading.Lock()  # one login at a time
@@ -102,29 +102,38 @@ class Accounts:
         """
         if self._kept is None:
             raise UsageError("this agent keeps no logins; start it with --logins FOLDER")
-        source = self._made(Account(name, login, key), tokens)  # finds out now what is wrong with it
+        made = self._made(Account(name, login, key), tokens)  # finds out now what is wrong with it
         with self._changing:
             logins = self._kept.keep(name, login, tokens)
             with self._guard:
                 self._logins = logins
-                self._sources[name] = source
+                self._refreshed[name] = made
                 self._states.pop(name, None)
         self._changed.set()
 
-    def log_out(self, name: str) -> None:
-        """Forget a login.
+    def log_out(self, name: str, *, revoke: bool) -> bool:
+        """Forget a login; return whether its tokens were revoked.
 
-        :raises TokenStoreError: it could not be removed.
+        :param revoke: revoke them first (RFC 7009), if the server has an endpoint for that.
+        :raises UsageError: there is none.
+        :raises TokenError: the server did not revoke them, or they could not be removed; all is as it was.
         """
+        account = self.find(name)
         if self._kept is None or name not in self._logins:
             raise UsageError(f"the agent has no login of the account {name}")
+        tokens = self._kept.store.load(name)
+        revoked = False
+        if revoke and tokens is not None and account is not None and "revocation_endpoint" in account.login:
+            self._of(account).endpoint.revoke(tokens)
+            revoked = True
         with self._changing:
             logins = self._kept.forget(name)
             with self._guard:
                 self._logins = logins
-                self._sources.pop(name, None)
+                self._refreshed.pop(name, None)
                 self._states.pop(name, None)
         self._changed.set()
+        return revoked
 
     # --- their tokens
 
@@ -136,7 +145,7 @@ class Accounts:
         :raises TokenError: there are none.
         :raises DPoPKeyError: the key did not sign.
         """
-        source = self._source(account)
+        source = self._of(account).source
         tokens = source.tokens()
         if refused is not None and sendable_token_hash(tokens.access_token) == refused:
             source._refused_by(tokens.access_token, by)  # noqa: SLF001 - as the adapters do
@@ -166,21 +175,21 @@ class Accounts:
             **{name: value for name, value in told.items() if value is not None},
         }
 
-    def _source(self, account: Account) -> RefreshingSource:
+    def _of(self, account: Account) -> Refreshed:
         with self._guard:
-            source = self._sources.get(account.name)
-        if source is not None:
-            return source
+            refreshed = self._refreshed.get(account.name)
+        if refreshed is not None:
+            return refreshed
         assert self._kept is not None  # noqa: S101 - the same
         made = self._made(account, self._kept.store.load(account.name))
         with self._guard:
-            return self._sources.setdefault(account.name, made)
+            return self._refreshed.setdefault(account.name, made)
 
-    def _made(self, account: Account, tokens: TokenSet | None) -> RefreshingSource:
+    def _made(self, account: Account, tokens: TokenSet | None) -> Refreshed:
         assert self._kept is not None  # noqa: S101 - the same
         key = _RefreshKey(account, self._key_of, self._sign)
         prover = Prover(key, clock=lambda: self._clock() + key.clock_offset)
-        return self._kept.source(
+        return self._kept.refreshed(
             account.name,
             account.login,
             prover,
@@ -218,7 +227,7 @@ class Accounts:
             # A person is asked only when a program needs a token.
             if account.key.is_open and not account.key.rules.confirm:
                 try:
-                    yield self._source(account)
+                    yield self._of(account).source
                 except DPoPError as error:
                     _log.warning("the tokens of %r cannot be kept fresh: %s", account.name, error)
 

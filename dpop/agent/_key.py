@@ -151,6 +151,16 @@ class AgentKey:
         return self._thumbprint
 
     @property
+    def name(self) -> str:
+        """The key's name in the agent."""
+        return self._name
+
+    @property
+    def client(self) -> AgentClient:
+        """The agent."""
+        return self._client
+
+    @property
     def reference(self) -> str | None:
         """The URI by which :func:`dpop.load_key` opens the key."""
         return self._reference

@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dpop._files import open_regular_file, sync_directory, write_private_file
 from dpop.client._prover import Prover
@@ -25,10 +25,18 @@ from dpop.tokens._metadata import ServerMetadata
 from dpop.tokens._source import RefreshingSource
 from dpop.tokens._token_set import TokenSet
 
-__all__ = ["AgentLogins", "KeptLogins", "Login"]
+__all__ = ["AgentLogins", "KeptLogins", "Login", "Refreshed"]
 
 Login = Mapping[str, Any]
 """What identifies the client of an account: ``client_id``, ``token_endpoint``, ``jkt`` and the like."""
+
+
+class Refreshed(NamedTuple):
+    """The token endpoint of a login, and its token source."""
+
+    endpoint: Any
+    source: RefreshingSource
+
 
 _MAX_BYTES: Final = 1 << 20
 _MAX_ACCOUNTS: Final = 256
@@ -107,8 +115,8 @@ class KeptLogins:
         self.store.delete(account)
         return self._change(lambda logins: {name: each for name, each in logins.items() if name != account})
 
-    def source(self, account: str, login: Login, prover: Prover, *, bound: bool, **more: Any) -> RefreshingSource:
-        """Make the token source of a login. Nothing is sent.
+    def refreshed(self, account: str, login: Login, prover: Prover, *, bound: bool, **more: Any) -> Refreshed:
+        """Make the token endpoint and the token source of a login. Nothing is sent.
 
         :param bound: whether the access tokens are bound to the key.
         :param more: settings of the endpoint.
@@ -131,8 +139,7 @@ class KeptLogins:
             **more,
         )
         asked = {name: login[name] for name in ("scope", "grant") if name in login} if "grant" in login else {}
-        source: RefreshingSource = endpoint.source(self.store, account=account, **asked)
-        return source
+        return Refreshed(endpoint, endpoint.source(self.store, account=account, **asked))
 
     def __repr__(self) -> str:
         return f"<KeptLogins in {self._folder}>"

@@ -194,6 +194,10 @@ def _is_ath(value: object) -> bool:
     return isinstance(value, str) and _ATH.fullmatch(value) is not None
 
 
+def _is_flag(value: object) -> bool:
+    return type(value) is bool
+
+
 def _is_time(value: object) -> bool:
     return type(value) in {int, float} and 0 <= float(str(value)) <= _MAX_TIME
 
@@ -234,7 +238,7 @@ _OPERATIONS: Final[Mapping[str, _Members]] = {
             "refresh_expires_at": _is_time,
         },
     ),
-    "logout": _Members({"account": _is_name}),
+    "logout": _Members({"account": _is_name}, {"forget": _is_flag}),
     "add": _Members({"key": _is_name, "uri": _is_text, "origins": _is_texts}, {"password": _is_secret}),
     "lock": _Members({}),
     "unlock": _Members({}, {"passwords": _is_secrets}),

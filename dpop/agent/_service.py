@@ -306,9 +306,9 @@ class Service:
         return {} if account is None else self.accounts.facts(account)
 
     def _logout(self, members: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
-        self.accounts.log_out(members["account"])
-        self._record({"event": "logout", "account": members["account"]}, "response")
-        return {"account": members["account"]}
+        revoked = self.accounts.log_out(members["account"], revoke=not members.get("forget", False))
+        self._record({"event": "logout", "account": members["account"], "revoked": revoked}, "response")
+        return {"account": members["account"], "revoked": revoked}
 
     # --- records
 

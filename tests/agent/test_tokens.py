@@ -34,6 +34,7 @@ from dpop.errors import (
     DPoPKeyError,
     ReauthorizationError,
     TokenEndpointUnavailableError,
+    TokenError,
     TokenFormatError,
     TokenStoreError,
     UsageError,
@@ -483,6 +484,23 @@ def test_a_login_that_has_ended(place: Place, found: Running) -> None:
         "login",
         "logout",
     ]
+
+
+def test_a_logout_revokes_the_tokens(place: Place, found: Running) -> None:
+    """Where the server has an endpoint for that; if it fails, the login stays, and ``forget`` only removes it."""
+    client = found.client()
+    place.log_in(found, revocation_endpoint=place.server.revocation_endpoint)
+    token = AgentTokens("work")()
+    place.server.levers.fail_next(10, status=503, path="/revoke")
+    with pytest.raises(TokenError, match="503"):
+        client.request("logout", account="work")
+    assert AgentTokens("work")() == token
+    place.server.levers.clear()
+    assert client.request("logout", account="work")["revoked"] is True
+    revoked = [request for request in place.server.requests if request.endpoint == "revoke" and request.status == 200]
+    assert len(revoked) >= 1
+    place.log_in(found, revocation_endpoint=place.server.revocation_endpoint)
+    assert client.request("logout", account="work", forget=True)["revoked"] is False
 
 
 def test_a_server_that_is_down(place: Place, found: Running) -> None:
