@@ -25,6 +25,11 @@ __all__ = ["agent"]
 
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})=(.+)", re.DOTALL)
 _UNLOCK_SECONDS = 120.0
+_STATES = {
+    "dead": "LOG IN AGAIN: dpop login --agent",
+    "failing": "cannot be refreshed at the moment",
+    "unreadable": "CANNOT BE READ",
+}
 
 
 def _socket_option(command: Any) -> Any:
@@ -57,6 +62,13 @@ def _agent_options(command: Any) -> Any:
             metavar="FILE",
             shell_complete=file_names,
             help="Where each signature is noted: a file, stderr, syslog or none.",
+        ),
+        click.option(
+            "--logins",
+            cls=Detail,
+            metavar="FOLDER",
+            shell_complete=file_names,
+            help="Where it keeps the tokens of dpop login --agent; by default in your state folder.",
         ),
         click.option("--socket-group", cls=Detail, metavar="GROUP", help="Let the members of this group connect, too."),
         secret_options("password", "the password or PIN of the keys that need one", detail=True),
@@ -132,18 +144,20 @@ def status(*, socket_path: str | None, as_json: bool) -> None:
     if rules["problem"] is not None:
         click.echo(f"The last reload changed nothing: {rules['problem']}")
     _show_keys(told["keys"])
+    _show_accounts(told["accounts"])
 
 
 @agent.command("list")
 @_socket_option
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON, with their public keys.")
 def list_(*, socket_path: str | None, as_json: bool) -> None:
-    """List the keys that this user may use, and what for."""
-    keys = _asked(socket_path, "list")["keys"]
+    """List the keys that this user may use, and what for, and the accounts whose tokens this user may have."""
+    told = _asked(socket_path, "list")
     if as_json:
-        click.echo(json.dumps(keys, indent=2))
+        click.echo(json.dumps(told["keys"], indent=2))
         return
-    _show_keys(keys)
+    _show_keys(told["keys"])
+    _show_accounts(told["accounts"])
 
 
 @agent.command()
@@ -228,6 +242,14 @@ def _show_keys(keys: list[dict[str, Any]]) -> None:
         click.echo("No keys for this user.", err=True)
 
 
+def _show_accounts(accounts: list[dict[str, Any]]) -> None:
+    for account in accounts:
+        state = _STATES.get(account["state"], account["state"])
+        until = account.get("expires_at")
+        good = f", {account['token_type']} until {moment(until)}" if until is not None else ""
+        click.echo(f"account {account['account']}  {state}{good}, key {account['key']}")
+
+
 # --- what the options say
 
 
@@ -257,7 +279,7 @@ def _read_options(options: dict[str, Any]) -> AgentOptions:
             )
         else:
             origins[found[1]].append(found[2])
-    rules, path = options.pop("rules"), options.pop("socket_path")
+    rules, path, logins = options.pop("rules"), options.pop("socket_path"), options.pop("logins")
     if not keys and rules is None:
         raise click.UsageError("name a key with --key NAME=PATH and --origin NAME=URL, or a file with --rules")
     for name, _ in keys:
@@ -273,4 +295,5 @@ def _read_options(options: dict[str, Any]) -> AgentOptions:
         lock_after=options.pop("lock_after"),
         audit=options.pop("audit"),
         password=Secret.of("password", options),
+        logins=None if logins is None else Path(logins).absolute(),
     )

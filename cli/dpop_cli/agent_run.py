@@ -14,9 +14,20 @@ from typing import Any, NamedTuple
 
 import click
 
-from dpop.agent import Agent, AgentRules, AuditLog, KeyRules, listen, password_from_askpass, protect_memory, read_rules
+from dpop.agent import (
+    Agent,
+    AgentLogins,
+    AgentRules,
+    AuditLog,
+    KeyRules,
+    listen,
+    password_from_askpass,
+    protect_memory,
+    read_rules,
+)
 from dpop.errors import UsageError
 from dpop_cli.console import tell
+from dpop_cli.nonce_state import NonceState, StateError
 from dpop_cli.secret_input import Secret, can_ask
 from dpop_cli.service import notify
 
@@ -37,13 +48,14 @@ class AgentOptions(NamedTuple):
     lock_after: float | None
     audit: str | None
     password: Secret
+    logins: Path | None
 
     def read(self) -> AgentRules:
         """Read the rules file, and add the keys of the command line."""
         own = tuple(KeyRules(name, place, origins) for name, place, origins in self.keys)
         told = AgentRules(()) if self.rules is None else read_rules(self.rules)
         lock_after = told.lock_after if self.lock_after is None else self.lock_after
-        return AgentRules((*told.keys, *own), lock_after, told.path, told.digest)
+        return AgentRules((*told.keys, *own), lock_after, told.path, told.digest, told.accounts)
 
 
 def run_agent(options: AgentOptions, ready: Callable[[], None] | None = None) -> None:
@@ -58,7 +70,7 @@ def run_agent(options: AgentOptions, ready: Callable[[], None] | None = None) ->
     reader = options.read if options.rules is not None else None
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(options.path, group=group))
-        agent = Agent(rules, read=reader, ask=_asking(options.password), audit=audit)
+        agent = Agent(rules, read=reader, ask=_asking(options.password), audit=audit, logins=_logins(options.logins))
         stack.enter_context(_signals_to(agent))
         where = listener.getsockname()
         if ready is None:
@@ -135,6 +147,27 @@ def _audit_file() -> Path:
     folder = platformdirs.user_state_path("dpop", appauthor=False)
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
     return folder / "agent.jsonl"
+
+
+def _logins(folder: Path | None) -> AgentLogins | None:
+    """The folder of the logins: the one that is named, or a private one beside the user's other state."""
+    if folder is None:
+        try:
+            folder = NonceState.of_user().directory.absolute().with_name("agent")
+        except StateError:
+            return None  # no home
+    return AgentLogins(folder, _endpoint)
+
+
+def _endpoint(*arguments: Any, **options: Any) -> Any:
+    try:
+        from dpop.requests import TokenEndpoint  # noqa: PLC0415 - an agent that only signs needs no HTTP library
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"the agent needs the Python package {error.name} to refresh tokens; run: pip install"
+            " 'dpop-toolkit[requests]'"
+        ) from None
+    return TokenEndpoint(*arguments, **options)
 
 
 def _group(name: str) -> int:

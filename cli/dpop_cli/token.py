@@ -13,6 +13,7 @@ import click
 from dpop.errors import DPoPError, TokenStoreError
 from dpop.profiles import GOOGLE
 from dpop.tokens import DEFAULT_ACCOUNT, AuthorizationRequest, TokenSet
+from dpop_cli.agent_login import AgentAccount, account_option
 from dpop_cli.commands import Detail, Group, Setting
 from dpop_cli.console import done, file_names, hint, tell, waiting
 from dpop_cli.options import key_options, server_options, store_options
@@ -41,6 +42,11 @@ _resource_option = click.option(
 )
 
 
+_agent_option = click.option(
+    "--agent", "in_agent", is_flag=True, help="Let the signing agent keep the tokens, not a file."
+)
+
+
 @click.group(cls=Group)
 def token() -> None:
     """Get tokens bound to your key, keep them fresh, use them in dpop curl.
@@ -54,6 +60,7 @@ def token() -> None:
 @click.option("--device", is_flag=True, help="Log in on another device, with a code or a QR code.")
 @click.option("--device-jkt", cls=Detail, is_flag=True, help="Name the key (dpop_jkt) where --device asks for a code.")
 @click.option("--client-credentials", is_flag=True, help="Without a user: the client gets tokens for itself.")
+@_agent_option
 @server_options
 @click.option("--scope", cls=Setting, multiple=True, metavar="SCOPE", help="What to ask for; may be repeated.")
 @_resource_option
@@ -94,6 +101,7 @@ def login(
     device: bool,
     device_jkt: bool,
     client_credentials: bool,
+    in_agent: bool,
     scope: tuple[str, ...],
     resources: tuple[str, ...],
     redirect_uri: str | None,
@@ -112,6 +120,9 @@ def login(
     --device shows a code to enter on another device, such as your phone, and waits until you have agreed there. A
     terminal with colours shows a QR code, too, if dpop-toolkit[qr] is installed.
 
+    With --agent and a key of the agent, dpop agent refreshes, and its programs hold neither key nor refresh token:
+    AgentTokens("work") in a program, where work is the name of the key, or what --account says.
+
     With the scope openid the ID token that comes is verified; if it must not be believed, nothing is stored.
 
     dpop login and dpop token login are the same command.
@@ -124,6 +135,7 @@ def login(
       dpop login --key key.pem --issuer https://as.example --client-id app
       dpop login --key key.pem --client client.json --device
       dpop login --key key.pem --client client.json --client-credentials
+      dpop login --key agent:work --client client.json --agent
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     in_browser = not (device or client_credentials)
     if device and client_credentials:
@@ -132,16 +144,22 @@ def login(
         raise click.UsageError("--device-jkt belongs to --device; a login in the browser names the key by itself")
     if not in_browser and (redirect_uri is not None or no_browser or timeout is not None):
         raise click.UsageError("--redirect-uri, --no-browser and --timeout are for a login in the browser")
-    stored, client, prover = Stored.named(options), OAuthClient.of(options), prover_of(options)
+    profile, account = options["profile"], account_option(options) if in_agent else None
+    store = None if in_agent else Stored.named(options)
+    client, prover = OAuthClient.of(options), prover_of(options)
+    stored = store or AgentAccount(account, prover)
     wanted = " ".join(scope) or None
     more: dict[str, Any] = {**_parameters(parameters), **({"resource": resources} if resources else {})}
     pem = None if id_token_key is None else read_text(id_token_key, "--id-token-key")
-    stored.check_writable()
+    if isinstance(stored, Stored):
+        stored.check_writable()
     with contextlib.ExitStack() as opened:
         # Its port is looked for before anything is sent.
         loopback = opened.enter_context(Loopback(redirect_uri or "http://127.0.0.1/")) if in_browser else None
         endpoint = opened.enter_context(client.endpoint(prover))
         opened.enter_context(kept_nonces(prover, endpoint.server.token_endpoint))
+        if isinstance(stored, AgentAccount):
+            stored.prepare(endpoint, client.secret, profile, "client_credentials" if client_credentials else None)
         if loopback is not None:
             request = _request(endpoint, loopback, wanted, more)
             open_login(loopback, request, browser=not no_browser)
@@ -309,9 +327,10 @@ def list_tokens(*, as_json: bool, **options: Any) -> None:
 @token.command(short_help="Give the tokens back to the server.")
 @server_options
 @click.option("--forget", is_flag=True, help="Tell no server; only remove the tokens here.")
+@_agent_option
 @store_options(default="tokens.json", argument=True)
 @key_options
-def revoke(*, forget: bool, **options: Any) -> None:
+def revoke(*, forget: bool, in_agent: bool, **options: Any) -> None:
     """Give the tokens back to the server (RFC 7009), and remove them here.
 
     dpop logout and dpop token revoke are the same command.
@@ -320,7 +339,13 @@ def revoke(*, forget: bool, **options: Any) -> None:
     Examples:
       dpop token revoke --client client.json
       dpop token revoke --forget
+      dpop logout --key agent:work --agent
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
+    if in_agent:
+        kept = AgentAccount(account_option(options), prover_of(options))
+        did = "revoked and removed" if kept.log_out(forget=forget) else "removed from the agent; no server was told"
+        click.echo(f"The tokens of {kept.account!r} are {did}.", err=True)
+        return
     stored, client = Stored.named(options), OAuthClient.of(options)
     tokens = stored.tokens()
     if not forget:
@@ -339,17 +364,20 @@ token.add_command(import_tokens)
 token.add_command(refresher)
 
 
-def _kept(stored: Stored, tokens: TokenSet) -> TokenSet:
+def _kept(stored: Stored | AgentAccount, tokens: TokenSet) -> TokenSet:
     stored.keep(tokens)
     return tokens
 
 
-def _report(stored: Stored, tokens: TokenSet, wanted: str | None, did: str) -> None:
+def _report(stored: Stored | AgentAccount, tokens: TokenSet, wanted: str | None, did: str) -> None:
     """Print the facts of the new tokens, what can be done next, and hints about missing ones."""
     click.echo("\n".join(as_lines(tokens, stored.account, secrets=False)))
-    name = stored.as_typed
-    account = "" if stored.account == DEFAULT_ACCOUNT else f" --account {shlex.quote(stored.account)}"
-    done(f"{did}; the tokens are in {name}. Use them: dpop curl --token-store {name}{account} URL")
+    if isinstance(stored, AgentAccount):
+        done(f'{did}; the agent has the tokens. Use them in programs: dpop.agent.AgentTokens("{stored.account}")')
+    else:
+        name = stored.as_typed
+        account = "" if stored.account == DEFAULT_ACCOUNT else f" --account {shlex.quote(stored.account)}"
+        done(f"{did}; the tokens are in {name}. Use them: dpop curl --token-store {name}{account} URL")
     lacking = sorted(tokens.missing_scopes(wanted or ""))
     if lacking:
         hint(f"not all was granted; missing: {' '.join(lacking)}")

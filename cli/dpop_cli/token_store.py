@@ -15,14 +15,16 @@ import click
 from click.core import ParameterSource
 
 from dpop import tokens as dpop_tokens
-from dpop.errors import DPoPError, TokenError, TokensNotSavedError, TokenStoreError
+from dpop.errors import DPoPError, TokensNotSavedError, TokenStoreError
 from dpop_cli.console import hint
 from dpop_cli.secret_input import Secret
 
 if TYPE_CHECKING:
     from dpop.tokens import FileTokenStore, RefreshingSource, TokenSet
 
-__all__ = ["Stored"]
+__all__ = ["Stored", "rescued"]
+
+_THEN = "make room, and move that file to the store's place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Stored:
         try:
             self.store.save(tokens, self.account)
         except TokenStoreError as error:
-            raise _rescued(error, tokens, self.account) from error
+            raise rescued(error, tokens, self.account) from error
 
     @contextlib.contextmanager
     def rescuing(self) -> Iterator[None]:
@@ -109,7 +111,7 @@ class Stored:
         try:
             yield
         except TokensNotSavedError as error:
-            raise _rescued(error, error.tokens, self.account) from error
+            raise rescued(error, error.tokens, self.account) from error
 
     def renewed(self, source: RefreshingSource, before: TokenSet) -> TokenSet:
         """Renew the tokens even if they have not expired."""
@@ -117,12 +119,16 @@ class Stored:
             return source.ensure(lambda tokens: tokens.fingerprint != before.fingerprint)
 
 
-def _rescued(error: TokenError, tokens: TokenSet, account: str) -> DPoPError:
-    """Write the tokens to a new directory elsewhere, possibly on a disk that has room."""
+def rescued(error: DPoPError, tokens: TokenSet, account: str, *, then: str | None = None) -> DPoPError:
+    """Write the tokens to a new directory elsewhere, possibly on a disk that has room.
+
+    :param then: what can be done with them, with ``{}`` for the file.
+    """
     try:
         path = Path(tempfile.mkdtemp(prefix="dpop-tokens-")) / "tokens.json"
         dpop_tokens.FileTokenStore(path).save(tokens, account)
     except (OSError, TokenStoreError):
         return TokenStoreError(f"{error}. They could not be kept elsewhere either, and are lost: log in again")
-    hint(f"the tokens are in {click.format_filename(path)}: make room, and move that file to the store's place")
+    name = click.format_filename(path)
+    hint(f"the tokens are in {name}: {(then or _THEN).format(name)}")
     return TokenStoreError(str(error))

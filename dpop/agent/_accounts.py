@@ -83,6 +83,11 @@ class Accounts:
 
     # --- the accounts
 
+    @property
+    def folder(self) -> str | None:
+        """Where the logins are kept; None if they are not."""
+        return None if self._kept is None else str(self._kept.folder)
+
     def find(self, name: str) -> Account | None:
         """The account of this name, if the agent has its key."""
         login = self._logins.get(name)

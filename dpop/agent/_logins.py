@@ -70,10 +70,10 @@ class KeptLogins:
     """
 
     def __init__(self, logins: AgentLogins) -> None:
-        self._folder = logins.folder
+        self.folder: Path = logins.folder
         self._endpoint = logins.endpoint
-        self._file = self._folder / "clients.json"
-        self.store: FileTokenStore = _AgentStore(self._folder / "tokens.json")
+        self._file = self.folder / "clients.json"
+        self.store: FileTokenStore = _AgentStore(self.folder / "tokens.json")
 
     def read(self) -> dict[str, Login]:
         """Read the logins, by account.
@@ -142,26 +142,26 @@ class KeptLogins:
         return Refreshed(endpoint, endpoint.source(self.store, account=account, **asked))
 
     def __repr__(self) -> str:
-        return f"<KeptLogins in {self._folder}>"
+        return f"<KeptLogins in {self.folder}>"
 
     def _change(self, change: Callable[[dict[str, Login]], dict[str, Login]]) -> dict[str, Login]:
         try:
-            with FileLock(self._folder / ".clients.lock"):
+            with FileLock(self.folder / ".clients.lock"):
                 logins = change(self.read())
                 if len(logins) > _MAX_ACCOUNTS:
                     raise UsageError(f"the agent keeps {_MAX_ACCOUNTS} logins at most")
                 write_private_file(self._file, json.dumps(logins, indent=1).encode("ascii"))
-                sync_directory(self._folder)
+                sync_directory(self.folder)
         except OSError as error:
             raise TokenStoreError(f"the agent's logins in {self._file} cannot be written: {error.strerror}") from None
         return logins
 
     def _make_folder(self) -> None:
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise TokenStoreError(
-                f"the folder {self._folder} for the agent's logins cannot be made: {error.strerror}; name another with"
+                f"the folder {self.folder} for the agent's logins cannot be made: {error.strerror}; name another with"
                 " --logins"
             ) from None
         self._check_folder()
@@ -172,15 +172,15 @@ class KeptLogins:
         :raises TokenStoreError: others could read or change what is in it.
         """
         try:
-            seen = self._folder.stat()
+            seen = self.folder.stat()
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise TokenStoreError(f"the agent's logins in {self._folder} cannot be read: {error.strerror}") from None
+            raise TokenStoreError(f"the agent's logins in {self.folder} cannot be read: {error.strerror}") from None
         if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid() or seen.st_mode & 0o077:
             raise TokenStoreError(
-                f"{self._folder} must be a folder of the agent's user, with mode 0700: it holds refresh tokens;"
-                f" repair: chmod 700 {self._folder}"
+                f"{self.folder} must be a folder of the agent's user, with mode 0700: it holds refresh tokens;"
+                f" repair: chmod 700 {self.folder}"
             )
         return True
 

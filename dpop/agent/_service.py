@@ -363,6 +363,7 @@ class Service:
             "started": int(self._started),
             "locked": any(not held.is_open for held in list(self._keys.values())),
             "lock_after": rules.lock_after,
+            "logins": self.accounts.folder,
             "dumpable": is_dumpable(),
             "connections": self._connections(),
             "signed": self._counts["signed"],
