@@ -78,12 +78,14 @@ class RefreshInProgress(Future[TokenSet]):
     caller notices that it has not started, and abandons it.
 
     :param after: how many refreshes had been forced when it was created.
+    :param refusals: how many tokens had been refused by then.
     :param forced: whether new tokens are needed although the current ones are good.
     """
 
-    def __init__(self, after: int = 0, *, forced: bool = False) -> None:
+    def __init__(self, after: int = 0, refusals: int = 0, *, forced: bool = False) -> None:
         super().__init__()
         self.after = after
+        self.refusals = refusals
         self.forced = forced
         self.begun = False
         self.made = time.monotonic()
@@ -139,6 +141,7 @@ class SharedRefresh:
         # By the monotonic clock: the latest times at which the current tokens are stale, and have expired.
         self._stale_by = self._expired_by = _NEVER
         self._refused: str | None = None
+        self._times_refused = 0
         self._refusals: list[tuple[object, float]] = []
         self._failures = 0
         self._next_try = 0.0
@@ -188,6 +191,7 @@ class SharedRefresh:
                 return
             self._refusals.append((server, now))
             self._refused = token
+            self._times_refused += 1
             self._until = 0.0
 
     # -- when a token is fresh
@@ -273,7 +277,7 @@ class SharedRefresh:
                             return self._token
                         if self._last_error is not None:
                             raise own_copy(self._last_error)
-                    refresh = made = RefreshInProgress(self._times_forced)
+                    refresh = made = RefreshInProgress(self._times_forced, self._times_refused)
                     self._refresh = made
             if made is not None:
                 self._start_thread(made, self._is_good, patient=not usable)
@@ -378,15 +382,22 @@ class SharedRefresh:
                 self._token = self.text_of(tokens)
 
     def _succeeded(self, refresh: RefreshInProgress, tokens: TokenSet) -> None:
+        late = False
         with self._lock:
             if self._is_over(refresh):
+                # Found good before a server refused them: such a refresh says nothing about the refusal.
+                found_before = refresh.refusals != self._times_refused and not refresh.forced
+                late = found_before and tokens.access_token == self._refused
                 if refresh.forced:
                     self._times_forced += 1
                 if self._tokens is not None and not refresh.forced and refresh.after != self._times_forced:
                     tokens = self._tokens  # the tokens that were found may be older than those of renew()
-                else:
+                elif not late:
                     self._adopt(tokens)
-        refresh.set_result(tokens)
+        if late:
+            refresh.set_exception(Abandoned())  # its waiters start another one
+        else:
+            refresh.set_result(tokens)
 
     def _adopt(self, tokens: TokenSet) -> None:
         if tokens.access_token == self._refused:
@@ -534,7 +545,8 @@ class RefreshingSource(SharedRefresh):
             carry_out()
         tokens = refresh.result()
         with self._lock:
-            self._adopt(tokens)
+            if tokens.access_token != self._refused:  # they may be from the store, which knows of no refusal
+                self._adopt(tokens)
         return tokens
 
     def _result(self, refresh: RefreshInProgress) -> TokenSet:

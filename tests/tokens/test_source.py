@@ -667,6 +667,32 @@ def test_the_fence_of_the_lock_guards_the_beginning(at: Fixture) -> None:
     assert Fenced.fences == [7, None]  # what came is kept, whoever has the lock by then
 
 
+def test_a_refusal_that_comes_while_the_store_is_read(requests_at: Fixture) -> None:
+    """The token that was found there meanwhile is the refused one, so it is renewed all the same."""
+    first = requests_at.source().ask()
+    source = requests_at.source()
+    succeeded, told = source._succeeded, []
+
+    def after_a_refusal(refresh: Any, tokens: TokenSet) -> None:
+        if not told:
+            told.append(source.refused(tokens.access_token))
+        succeeded(refresh, tokens)
+
+    source._succeeded = after_a_refusal
+    assert source.ask() != first
+    assert requests_at.refreshes == [200, 200]
+
+
+def test_a_refresher_forgets_no_refusal(requests_at: Fixture) -> None:
+    """It finds the refused token in the store, where it looks fresh; the next caller has it renewed."""
+    source = requests_at.source()
+    first = source.ask()
+    source.refused(first)
+    assert source.ensure(lambda _: True).access_token == first
+    assert source.ask() != first
+    assert requests_at.refreshes == [200, 200]
+
+
 def test_the_same_token_again_is_taken(at: Fixture) -> None:
     """A server that gives out the refused token once more must know: it is not asked at each call."""
     body = {"access_token": "same", "token_type": "DPoP", "expires_in": 3600, "refresh_token": "r"}
