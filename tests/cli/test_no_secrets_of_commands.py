@@ -40,7 +40,7 @@ PLAIN = frozenset(
     device_uri force forget given iat if_needed jkt jti max_age no_browser no_nonce nonce once only_token out
     audit key keys lock_after origins rules socket_group socket_path
     parameters profile redirect_uri resources response role scope secrets signature timeout unsigned uri wanted
-    client_credentials device device_jkt client_claims client_certificate client_certificate_key
+    client_credentials device device_jkt client_claims client_certificate client_certificate_key in_agent logins
     """,
     )
 )

@@ -153,9 +153,9 @@ def browser_and_redis(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator
 
 
 @contextmanager
-def a_run_time_folder(monkeypatch: pytest.MonkeyPatch, _: Path) -> Iterator[dict[str, str]]:
-    """A user's run-time folder, whose path is short enough for a socket; no agent stays behind."""
-    with socket_folder() as folder:
+def a_run_time_folder(monkeypatch: pytest.MonkeyPatch, here: Path) -> Iterator[dict[str, str]]:
+    """A browser, and a user's run-time folder, whose path is short enough for a socket; no agent stays behind."""
+    with socket_folder() as folder, browser(monkeypatch, here):
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
         try:
             yield {}
@@ -166,6 +166,12 @@ def a_run_time_folder(monkeypatch: pytest.MonkeyPatch, _: Path) -> Iterator[dict
 def tokens_to_bind(server: DPoPTestServer) -> dict[str, Any]:
     """An authorization server that needs no code to give a token."""
     return {"issue_token": lambda jkt: server.issue_access_token(jkt=jkt)}
+
+
+def tokens_and_a_client_file(server: DPoPTestServer) -> dict[str, Any]:
+    """The same, and the file that describes the client."""
+    Path("client.json").write_text(json.dumps(first_line(server)), "ascii")
+    return tokens_to_bind(server)
 
 
 def an_object(_: DPoPTestServer) -> dict[str, Any]:
@@ -400,7 +406,13 @@ GUIDES = {
         prepare=an_app_without_a_key,
         around=browser,
     ),
-    "agent.md": Guide({"nonces": "none"}, HARDWARE, [200], prepare=tokens_to_bind, around=a_run_time_folder),
+    "agent.md": Guide(
+        {"nonces": "none"},
+        {**HARDWARE, "https://as.example": "origin"},
+        [200, 201, 302, 200, 200],  # a call; a login into the agent, pushed; a call with the token of the agent
+        prepare=tokens_and_a_client_file,
+        around=a_run_time_folder,
+    ),
     "environment.md": Guide({}, AS_AND_API, [401], ["proof_without_token"]),
     "by-hand.md": Guide(
         {},
