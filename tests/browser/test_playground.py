@@ -10,7 +10,7 @@ import pytest
 from dpop_cli.playground import opening_file
 from dpop_cli.playground_page import PlaygroundServer
 from dpop_cli.playground_session import Session
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect, sync_playwright
 from support.chromium import chromium_path
 
 from dpop.testing import DPoPTestServer
@@ -237,3 +237,48 @@ def test_ones_own_server(page: Page) -> None:
         click(page, "Redeem the code", "Call the API", "Use another key")
         assert newest(page).startswith("Refused, as it should be (400): invalid_dpop_proof")
         assert {each.endpoint for each in own.requests} >= {"metadata", "authorize", "token", "resource"}
+
+
+ATTACKS_OF_A_PAGE = """async (target) => {
+  const post = (init) => fetch(target + "do/login", { method: "POST", credentials: "include", body: "{}", ...init })
+    .then(() => "read", () => "blocked")
+  const found = [
+    await post({ mode: "no-cors" }),
+    await post({ headers: { "X-DPoP-Playground": "1" } }),
+    await fetch(target, { credentials: "include" }).then(() => "read", () => "blocked"),
+  ]
+  const frame = document.createElement("iframe")
+  const loaded = new Promise((done) => { frame.onload = done })
+  frame.src = target
+  document.body.append(frame)
+  await loaded
+  return found
+}"""
+FORM_OF_A_PAGE = """(target) => {
+  const form = document.createElement("form")
+  Object.assign(form, { method: "post", action: target + "do/login" })
+  document.body.append(form)
+  form.submit()
+}"""
+
+
+def test_a_page_on_another_port_cannot_use_the_playground(chromium: Browser) -> None:
+    """To browsers it is the same site, so they send the strict cookie; all the same each request is refused."""
+    with Session() as session, PlaygroundServer(session) as server, DPoPTestServer() as stranger:
+        context = chromium.new_context()
+        page = context.new_page()
+        page.goto(server.start_url)
+        page.wait_for_url(f"{server.origin}/")
+        expect(page.locator("#jkt")).not_to_be_empty()
+        page.goto(f"{stranger.issuer}/jwks")
+        responses: list[Response] = []
+        context.on("response", lambda response: responses.append(response))  # noqa: PLW0108 - Playwright marks it
+        assert page.evaluate(ATTACKS_OF_A_PAGE, f"{server.origin}/") == ["blocked"] * 3
+        with page.expect_navigation():
+            page.evaluate(FORM_OF_A_PAGE, f"{server.origin}/")
+        assert "This request comes from another page." in page.content()
+        seen = {(got.request.method, got.status, "cookie" in got.request.all_headers()) for got in responses}
+        assert ("POST", 403, True) in seen
+        assert {status for _, status, _ in seen} <= {403, 501}
+        assert session._test_server.requests == []
+        context.close()
