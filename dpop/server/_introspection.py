@@ -220,12 +220,16 @@ class Introspection:
         return self._judged(await run_async(self._ask(token)) if known is None else known)
 
     def _recall(self, token: str) -> _Verdict | None:
-        name = token_name(token)
+        known = self._remembered(token_name(token))
+        if known is not None:
+            emit(self._events, Event("remembered"))
+        return known
+
+    def _remembered(self, name: bytes) -> _Verdict | None:
         for memory in (self._active, self._refused):
             known = memory.get(name)
             if known is not None:
                 if self._monotonic() < known.until:
-                    emit(self._events, Event("remembered"))
                     return known
                 memory.drop(name)
         return None
@@ -255,6 +259,9 @@ class Introspection:
         with self._lock.held():
             lookup = self._pending.get(name)
             if lookup is None:
+                # Another request may have asked since this one looked.
+                if (asked := self._remembered(name)) is not None:
+                    return asked
                 left = self._not_before - self._monotonic()
                 if left > 0:
                     raise LookupUnavailableError(f"{self._endpoint} did not respond a moment ago", retry_after=left)

@@ -331,6 +331,28 @@ def test_a_slow_cache_holds_up_no_event_loop(endpoint: Endpoint) -> None:
     assert endpoint.asked == [TOKEN]
 
 
+def test_a_request_that_resumes_late_asks_nothing(endpoint: Endpoint) -> None:
+    """While it waited for the cache, another request has asked about the token."""
+
+    class Empty:
+        """A cache without entries."""
+
+        def get(self, name: str) -> str | None:
+            return None
+
+        def put(self, name: str, entry: str, seconds: float) -> None:
+            """Keep nothing."""
+
+    tokens = process(endpoint, Empty())
+    late = tokens._ask(TOKEN)
+    next(late)
+    assert tokens(TOKEN)["sub"] == "alice"
+    with pytest.raises(StopIteration) as ended:
+        late.send(None)
+    assert ended.value.value.claims["sub"] == "alice"
+    assert endpoint.asked == [TOKEN]
+
+
 def test_a_cache_that_never_responds(endpoint: Endpoint) -> None:
     """After the time for one question the endpoint is asked without it, and few threads are lost."""
     release = threading.Event()
