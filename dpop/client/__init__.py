@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         sign_now,
         wait_for_nonce,
     )
+    from dpop.client._events import ClientEvent
     from dpop.client._flow import PEEK_BYTES, Attempt, ProofFlow, Step
     from dpop.client._nonces import Lease, NonceCache, NonceKey, Role, Turn
     from dpop.client._policy import Decision, Policy, headers_to_withhold
@@ -99,6 +100,7 @@ _PLACES = {
         "sign_now",
         "wait_for_nonce",
     ),
+    "dpop.client._events": ("ClientEvent",),
     "dpop.client._flow": ("PEEK_BYTES", "Attempt", "ProofFlow", "Step"),
     "dpop.client._nonces": ("Lease", "NonceCache", "NonceKey", "Role", "Turn"),
     "dpop.client._policy": ("Decision", "Policy", "headers_to_withhold"),
@@ -114,6 +116,7 @@ __all__ = [
     "AsyncTools",
     "Attempt",
     "BearerToken",
+    "ClientEvent",
     "Decision",
     "Demand",
     "Lease",

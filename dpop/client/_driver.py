@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from dpop._tracebacks import hide_frames
+from dpop.client._events import timed
 from dpop.client._flow import Attempt, ProofFlow
 from dpop.client._nonces import Turn
 from dpop.errors import ArgumentTypeError, UsageError
@@ -129,7 +130,7 @@ def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str, token: s
     """Sign one attempt in this thread and return its headers; ``token`` is the result of :func:`ask_token`."""
     attempt = flow.attempt(scheme, authority, target, token)
     data = attempt.signing_input
-    signature = b"" if data is None else sign(flow.prover.key, data)
+    signature = b"" if data is None else _signature(flow, data)
     _ask_before_sending()
     return attempt.headers(signature)
 
@@ -140,13 +141,21 @@ async def async_sign(
 ) -> list[tuple[str, str]]:
     """Asynchronous form of :func:`sign_now`; a key that blocks signs in a worker thread."""
     attempt: Attempt = flow.attempt(scheme, authority, target, token)
-    key, data = flow.prover.key, attempt.signing_input
+    data = attempt.signing_input
     signature = b""
     if data is not None:
-        blocking = getattr(key, "blocking", True)
-        signature = await tools.to_thread(lambda: sign(key, data)) if blocking else sign(key, data)
+        blocking = getattr(flow.prover.key, "blocking", True)
+        signature = await tools.to_thread(lambda: _signature(flow, data)) if blocking else _signature(flow, data)
     _ask_before_sending()
     return attempt.headers(signature)
+
+
+def _signature(flow: ProofFlow, data: bytes) -> bytes:
+    prover = flow.prover
+    if prover.events is None:
+        return sign(prover.key, data)
+    with timed(prover.events, "proof", flow.origin, flow.role):
+        return sign(prover.key, data)
 
 
 def _ask_before_sending() -> None:

@@ -17,11 +17,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dpop.client._challenge import challenges, nonce_field
 from dpop.client._clock import NOTABLE_SECONDS, skew
 from dpop.client._demands import demand_of
+from dpop.client._events import ClientEvent, emit
 from dpop.client._forgiving import error_of_refusal
 from dpop.client._nonces import Lease, NonceKey, Role, Turn
 from dpop.client._refusals import Verdict
@@ -351,6 +352,8 @@ class ProofFlow:
 
     def _decide(self, error: str | None, nonce: str | None, ahead: float | None, status: int) -> Step:
         lease, self._lease = self._lease, None
+        if lease is not None and nonce is not None and nonce not in self._sent_nonces:
+            self._tell("nonce")
         retry = wants_nonce = error in _NONCE_ERRORS
         if error == _PROOF_ERROR:
             retry = not self._proof_retried
@@ -362,14 +365,19 @@ class ProofFlow:
             self._nonce_retries += 1
             self._retry_lease = self.prover.nonces.challenged(lease, nonce, wait=True)
             self._retry_nonce = nonce if self._retry_lease is None else None
+            self._tell("retried", error)
             return Step.RETRY
+        if (wants_nonce or error == _PROOF_ERROR) and not self._priming:
+            self._tell("refused", error)
         if lease is not None:
             self.prover.nonces.answered(lease, learnt=nonce, accepted=200 <= status < 300, refused=wants_nonce)
         if wants_nonce and not self._priming:
             self._explain_nonce(nonce)
         elif self._dead is not None and not self._refreshed:
             self._refreshed = True
-            return self._renewed(self._dead)
+            step = self._renewed(self._dead)
+            self._tell("token_refused", "sent_again" if step is Step.REFRESH else "returned")
+            return step
         return Step.DONE
 
     def _renewed(self, dead: _DeadToken) -> Step:
@@ -398,6 +406,15 @@ class ProofFlow:
             _log.warning("%s goes on refusing access tokens; its responses are returned: %s", self.origin, why)
         return Step.DONE
 
+    def _tell(
+        self,
+        kind: Literal["nonce", "retried", "refused", "token_refused", "clock"],
+        reason: str | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        if self.prover.events is not None:
+            emit(self.prover.events, ClientEvent(kind, str(self.origin), self.role, reason, seconds))
+
     def _explain_nonce(self, nonce: str | None) -> None:
         if nonce is None:
             why = "it sent no usable DPoP-Nonce"
@@ -420,7 +437,9 @@ class ProofFlow:
         if self.policy.clocks is None:
             advice = "set this machine's clock, or use learn_clock=True"
         else:
-            advice = f"the next proof is corrected by {self.policy.clocks.learn(self.origin, difference):+.0f} s"
+            learnt = self.policy.clocks.learn(self.origin, difference)
+            self._tell("clock", seconds=learnt)
+            advice = f"the next proof is corrected by {learnt:+.0f} s"
         _log.warning(
             "%s refused the proof; its clock is %.0f s %s this machine's: %s",
             self.origin,

@@ -16,6 +16,7 @@ from dpop.origin import Origin
 from dpop.proof import random_jti
 
 if TYPE_CHECKING:
+    from dpop.client._events import ClientEvent
     from dpop.keys import Key
 
 __all__ = ["Prover"]
@@ -34,10 +35,13 @@ class Prover:
     :param nonces: a nonce cache to share; a new one by default.
     :param clock: seconds since the epoch.
     :param jti: a function that returns a fresh identifier.
+    :param events: a function that gets a :class:`dpop.client.ClientEvent` for each proof, retry, refused token and
+        refresh, from every adapter and endpoint with this prover. It must be quick and is called in any thread; what it
+        raises is logged.
     :raises AlgorithmError: the key cannot sign with any of ``algs``; raised before anything is sent.
     """
 
-    __slots__ = ("__weakref__", "_hashed", "clock", "jti", "key", "nonces", "thumbprint")
+    __slots__ = ("__weakref__", "_hashed", "clock", "events", "jti", "key", "nonces", "thumbprint")
 
     def __init__(
         self,
@@ -47,13 +51,14 @@ class Prover:
         nonces: NonceCache | None = None,
         clock: Callable[[], float] = time.time,
         jti: Callable[[], str] = random_jti,
+        events: Callable[[ClientEvent], object] | None = None,
     ) -> None:
         for name in ("alg", "public_jwk", "thumbprint", "sign"):
             if not hasattr(key, name):
                 raise ArgumentTypeError(
                     "key", "a key from generate_key or load_key, or an object with its protocol", key
                 )
-        for name, function in (("clock", clock), ("jti", jti)):
+        for name, function in (("clock", clock), ("jti", jti), *([] if events is None else [("events", events)])):
             if not callable(function):
                 raise ArgumentTypeError(name, "a function", function)
         if nonces is not None and not isinstance(nonces, NonceCache):
@@ -63,6 +68,7 @@ class Prover:
         self.nonces: NonceCache = _cache_for(key) if nonces is None else nonces
         self.clock: Callable[[], float] = clock
         self.jti: Callable[[], str] = jti
+        self.events: Callable[[ClientEvent], object] | None = events
         self._hashed: tuple[str | None, str] = (None, "")
 
     @classmethod
@@ -78,7 +84,7 @@ class Prover:
         key = _with_listed_alg(self.key, algs)
         if key is self.key:
             return self
-        return Prover(key, nonces=self.nonces, clock=self.clock, jti=self.jti)
+        return Prover(key, nonces=self.nonces, clock=self.clock, jti=self.jti, events=self.events)
 
     @hide_frames
     def ath(self, access_token: str) -> str:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+from dpop._event_hooks import call_hook
 from dpop._forking import reset_after_fork
 
 __all__ = ["BearerReport", "Event", "EventHook", "client_of", "emit"]
@@ -45,12 +46,7 @@ EventHook = Callable[[Event], object]
 
 def emit(hook: EventHook | None, event: Event) -> None:
     """Give an event to a hook. An error in the hook is no reason to refuse a request."""
-    if hook is None:
-        return
-    try:
-        hook(event)
-    except Exception:  # noqa: BLE001 - it is logged, and the request goes on
-        _log.exception("the event hook failed at %s", event.kind)
+    call_hook(hook, event, _log)
 
 
 def client_of(claims: Mapping[str, Any]) -> str | None:

@@ -17,6 +17,8 @@ from urllib.parse import parse_qsl, urlencode
 
 from dpop._client_auth import ClientAuth, PrivateKeyJWT, PublicClient, TLSClientAuth, client_auth_of
 from dpop._tracebacks import hide_frames
+from dpop.client._events import timed
+from dpop.client._nonces import Role
 from dpop.client._policy import checked_origins
 from dpop.client._prover import Prover
 from dpop.encoding import json_object
@@ -301,7 +303,11 @@ class Grants:
         self.check(tokens, rebind=rebind)
         remembered = {"resource": tokens.resource} if tokens.resource else {}
         parameters = {"refresh_token": tokens.refresh_token, **remembered, **self.refresh_parameters, **more}
-        return self.grant("refresh_token", parameters, before=tokens)
+        return self._timed(self.grant("refresh_token", parameters, before=tokens))
+
+    def _timed(self, steps: Steps[TokenSet]) -> Steps[TokenSet]:
+        with timed(self.prover.events, "refreshed", Origin.of_url(self.server.token_endpoint), Role.AS):
+            return (yield from steps)
 
     def check(self, tokens: TokenSet, *, rebind: bool = False) -> None:
         """Check that these tokens can be refreshed here with this key, before anything is sent.

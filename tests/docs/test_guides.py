@@ -102,7 +102,7 @@ def a_key_and_a_token(server: DPoPTestServer) -> dict[str, Any]:
     key = dpop.generate_key()
     key.save("key.pem")
     Path("token.txt").write_text(server.issue_access_token(jkt=key.thumbprint), "ascii")
-    return {}
+    return {"key": key}
 
 
 def a_bound_token(server: DPoPTestServer) -> dict[str, Any]:
