@@ -60,8 +60,8 @@ class Wire:
                 not self._local if origin.is_loopback else origin.scheme != "https" or _is_link_local(origin.host)
             ):
                 raise UsageError(
-                    f"the server's metadata has its {each.name} at {origin}, which is another machine's private"
-                    " address; the playground sends nothing there"
+                    f"the server's metadata has its {each.name} at {origin}, where nothing is sent: an endpoint must be"
+                    " https and not at a link-local address, and on this machine only if your server is there, too"
                 )
             self._origins.add(origin)
 
@@ -101,7 +101,7 @@ class Wire:
         """Look at the address itself: a name of a stranger's can lead anywhere."""
         address = plain.getpeername()[0]
         if _is_link_local(address) or (_is_loopback(address) and not self._local):
-            raise UsageError(f"{origin} leads to {address}, a private address; the playground sends nothing there")
+            raise UsageError(f"{origin} leads to {address}, an address of this machine or link; nothing is sent there")
 
 
 class Client:

@@ -145,7 +145,7 @@ def test_names_that_lead_to_this_machine_are_not_connected(monkeypatch: pytest.M
         real = socket.getaddrinfo
         monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *rest, **named: real("127.0.0.1", *rest, **named))
         wire = Wire({Origin.parse(f"https://as.example:{port}")}, lambda _exchange: None)
-        with pytest.raises(UsageError, match=r"leads to 127\.0\.0\.1, a private address"):
+        with pytest.raises(UsageError, match=r"leads to 127\.0\.0\.1, an address of this machine"):
             wire.send("GET", f"https://as.example:{port}/", {})
         monkeypatch.undo()
     assert [data for data in heard if data] == []
