@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from dpop.agent import AgentClient, AgentKey
+from dpop.agent import AgentClient, AgentKey, AgentTokens
 from dpop.client import Prover
 from dpop.errors import DPoPError, TokenRefusedError, UsageError
 from dpop.origin import Origin
 from dpop.profiles import NAMES, RFC9449, Profile
 from dpop.tokens import ClientSecretBasic, ClientSecretPost, PublicClient, TokenSet
+from dpop_cli.options import load_key
 from dpop_cli.secret_input import Secret
 from dpop_cli.token_store import rescued
 
 if TYPE_CHECKING:
     from dpop.requests import TokenEndpoint
 
-__all__ = ["AgentAccount", "account_option"]
+__all__ = ["AgentAccount", "account_option", "only_account", "tokens_of_agent"]
 
 _LOGIN_SECONDS: Final = 90.0  # a refresh that is under way ends first
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -138,6 +139,48 @@ class AgentAccount:
         """
         told = self.client.request("logout", seconds=_LOGIN_SECONDS, account=self.account, forget=forget)
         return bool(told.get("revoked"))
+
+
+def tokens_of_agent(account: str | None, key_options: dict[str, Any]) -> tuple[Prover, AgentTokens]:
+    """The token source of an account, and a prover with its key.
+
+    :param account: by default the one with the name of the agent's key that is named, or the only one there is.
+    :param key_options: those of ``key_options``. A key that only DPOP_KEY names, and is none of the agent's, is left
+        out, because commands in general use it.
+    :raises click.UsageError: it is not known which account is meant.
+    """
+    named: str | None = key_options["key_source"]
+    by_person = click.get_current_context().get_parameter_source("key_source") is ParameterSource.COMMANDLINE
+    if named is not None and (by_person or named[:6].lower() == "agent:"):
+        key = load_key(key_options)
+        if account is None:
+            account = key.name if isinstance(key, AgentKey) else only_account(None)
+        return Prover(key), AgentTokens(account)
+    return _with_its_key(only_account(account))
+
+
+def only_account(account: str | None) -> str:
+    """The account that is named, or the only one of which this user may have tokens.
+
+    :raises click.UsageError: there are none, or several.
+    """
+    if account is not None:
+        return account
+    with AgentClient() as client:
+        found = [each["account"] for each in client.request("list")["accounts"]]
+    if len(found) != 1:
+        there = f"it has those of {', '.join(found)}; use --account NAME" if found else "dpop login --agent adds one"
+        raise click.UsageError(f"which account of the agent? {there}")
+    return str(found[0])
+
+
+def _with_its_key(account: str) -> tuple[Prover, AgentTokens]:
+    with AgentClient() as client:
+        keys = {each["account"]: each["key"] for each in client.request("list")["accounts"]}
+    tokens = AgentTokens(account)
+    if account not in keys:
+        tokens()  # says so
+    return Prover(AgentKey.open(keys[account])), tokens
 
 
 def _named(profile: Profile, given: str | None) -> str | None:

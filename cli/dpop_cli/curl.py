@@ -91,6 +91,7 @@ _WORDS = "dpop_cli.curl"
 @click.command(cls=_AroundCurl)
 @key_options_without_short
 @secret_options("token", "the access token, alone or in a token response")
+@click.option("--agent", "in_agent", is_flag=True, help="Use a token of the signing agent, which refreshes it.")
 @store_options()
 @client_options
 @nonce_options
@@ -113,6 +114,8 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     about to expire, or when the server refuses it. A store that only DPOP_TOKEN_STORE names is used, too, if its tokens
     are bound to a key, and if the request has no -u and does not go to its token endpoint.
 
+    With --agent the signing agent has the login (dpop login --agent); --account names one of several.
+
     The list of processes shows neither proof nor token. Curl's option -v prints both; "dpop --verbose curl" prints each
     request with its secrets masked. The list of processes does show the text of -u and -d: use a file (-d @FILE) or -n
     instead.
@@ -123,6 +126,7 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
       dpop curl -s -d @form.txt https://as.example/token > token.json
       dpop curl --token-file token.json https://api.example/me
       dpop curl --token-store tokens.json https://api.example/me
+      dpop curl --agent https://api.example/me
       dpop curl --token-file token.json -i -X PUT --json '{"a": 1}' \\
         https://api.example/me
     """  # noqa: D301 - \b is click's mark for lines to be left as they are

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The access token of ``dpop curl``: none, a given one, or a fresh one from a store."""
+"""The access token of ``dpop curl``: none, a given one, or a fresh one from a store or the signing agent."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ class CurlToken(NamedTuple):
     stored: Stored | None
     client: OAuthClient | None
     key_options: dict[str, Any]
+    in_agent: bool = False
+    account: str | None = None
 
     def __repr__(self) -> str:
         return f"<CurlToken named={self.named is not None} stored={self.stored is not None}>"
@@ -49,6 +51,12 @@ class CurlToken(NamedTuple):
         """
         named = read_token(options)
         key_options = {name: options[name] for name in options if name not in _OTHERS}
+        if options["in_agent"]:
+            from dpop_cli.agent_login import account_option  # noqa: PLC0415 - see above
+
+            if named is not None:
+                raise click.UsageError("give a token (--token-file and the like) or --agent, not both")
+            return cls(None, None, None, key_options, in_agent=True, account=account_option(options))
         named_by = click.get_current_context().get_parameter_source("store_path")
         by_variable = named_by in {ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP}
         if by_variable and (named is not None or words.has("user")):
@@ -70,11 +78,16 @@ class CurlToken(NamedTuple):
     @property
     def is_there(self) -> bool:
         """Whether the request will carry a token."""
-        return self.named is not None or self.stored is not None
+        return self.named is not None or self.stored is not None or self.in_agent
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[tuple[Prover, AccessToken | None]]:
         """Yield the prover, and the token or its source; refreshed tokens are stored."""
+        if self.in_agent:
+            from dpop_cli.agent_login import tokens_of_agent  # noqa: PLC0415 - see above
+
+            yield tokens_of_agent(self.account, self.key_options)
+            return
         if self.stored is None or self.client is None:
             yield Prover(load_key(self.key_options)), self.named
             return
@@ -109,6 +122,7 @@ def _fits(stored: Stored, words: CurlWords) -> bool:
 
 _OTHERS = frozenset(
     {
+        "in_agent",
         *("client_file", "client_secret_file", "client_secret_env", "client_secret_prompt"),
         *("store_path", "account", "store_password_file", "store_password_env", "store_password_prompt"),
     }

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dpop.agent import AgentTokens
 from dpop.errors import DPoPError, TokenStoreError
 from dpop.profiles import GOOGLE
 from dpop.tokens import DEFAULT_ACCOUNT, AuthorizationRequest, TokenSet
-from dpop_cli.agent_login import AgentAccount, account_option
+from dpop_cli.agent_login import AgentAccount, account_option, only_account
 from dpop_cli.commands import Detail, Group, Setting
 from dpop_cli.console import done, file_names, hint, tell, waiting
 from dpop_cli.options import key_options, server_options, store_options
@@ -265,26 +266,32 @@ def refresh(*, if_needed: bool, scope: tuple[str, ...], resources: tuple[str, ..
 @click.option("--access-token", "only_token", is_flag=True, help="Print the access token, and nothing else.")
 @click.option("--secrets", is_flag=True, help="Show the tokens themselves as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--agent", "in_agent", is_flag=True, help="Show those of the signing agent, fresh.")
 @store_options(default="tokens.json", argument=True)
-def show(*, only_token: bool, secrets: bool, as_json: bool, **options: Any) -> None:
-    """Show what is stored: until when, for what, bound to which key. Nothing is sent.
+def show(*, only_token: bool, secrets: bool, as_json: bool, in_agent: bool, **options: Any) -> None:
+    """Show what is stored: until when, for what, bound to which key. Nothing is sent, except with --agent.
 
     \b
     Examples:
       dpop token show
       dpop token show --json
       dpop token show --access-token > token.txt
+      dpop token show --access-token --agent --account work
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if only_token and (secrets or as_json):
         raise click.UsageError("--access-token prints the token alone; leave --secrets and --json out")
-    stored = Stored.named(options)
-    tokens = stored.tokens()
+    if in_agent:
+        account = only_account(account_option(options))
+        tokens = AgentTokens(account).tokens()
+    else:
+        stored = Stored.named(options)
+        account, tokens = stored.account, stored.tokens()
     if only_token:
         click.echo(tokens.access_token)
     elif as_json:
-        click.echo(json.dumps(as_facts(tokens, stored.account, secrets=secrets), indent=2))
+        click.echo(json.dumps(as_facts(tokens, account, secrets=secrets), indent=2))
     else:
-        click.echo("\n".join(as_lines(tokens, stored.account, secrets=secrets)))
+        click.echo("\n".join(as_lines(tokens, account, secrets=secrets)))
 
 
 @token.command("list", short_help="List the accounts in the store.")
@@ -373,7 +380,7 @@ def _report(stored: Stored | AgentAccount, tokens: TokenSet, wanted: str | None,
     """Print the facts of the new tokens, what can be done next, and hints about missing ones."""
     click.echo("\n".join(as_lines(tokens, stored.account, secrets=False)))
     if isinstance(stored, AgentAccount):
-        done(f'{did}; the agent has the tokens. Use them in programs: dpop.agent.AgentTokens("{stored.account}")')
+        done(f'{did}; the agent has the tokens. Use them: dpop curl --agent URL, AgentTokens("{stored.account}")')
     else:
         name = stored.as_typed
         account = "" if stored.account == DEFAULT_ACCOUNT else f" --account {shlex.quote(stored.account)}"
