@@ -126,7 +126,6 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
       dpop curl -s -d @form.txt https://as.example/token > token.json
       dpop curl --token-file token.json https://api.example/me
       dpop curl --token-store tokens.json https://api.example/me
-      dpop curl --agent https://api.example/me
       dpop curl --token-file token.json -i -X PUT --json '{"a": 1}' \\
         https://api.example/me
     """  # noqa: D301 - \b is click's mark for lines to be left as they are

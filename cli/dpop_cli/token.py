@@ -276,7 +276,6 @@ def show(*, only_token: bool, secrets: bool, as_json: bool, in_agent: bool, **op
       dpop token show
       dpop token show --json
       dpop token show --access-token > token.txt
-      dpop token show --access-token --agent --account work
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if only_token and (secrets or as_json):
         raise click.UsageError("--access-token prints the token alone; leave --secrets and --json out")

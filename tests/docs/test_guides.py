@@ -409,7 +409,7 @@ GUIDES = {
     "agent.md": Guide(
         {"nonces": "none"},
         {**HARDWARE, "https://as.example": "origin"},
-        [200, 201, 302, 200, 200],  # a call; a login into the agent, pushed; a call with the token of the agent
+        [200, 201, 302, 200, 200, 200],  # a call; a login into the agent, pushed; two calls with the agent's token
         prepare=tokens_and_a_client_file,
         around=a_run_time_folder,
     ),

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import pytest
 import requests
+from support.agents import agent_running, rules_of, socket_folder
 from support.jwt_issuer import JWTIssuer
 from support.paths import ROOT
 from support.pkcs11_tokens import KEY, PIN, SoftHsm
 
 import dpop
+from dpop.agent import AgentLogins
 from dpop.requests import DPoPAdapter, TokenEndpoint
 from dpop.testing import DPoPTestServer
 from dpop.tokens import FileTokenStore, TokenSet
@@ -147,6 +149,34 @@ def test_the_crawler(tmp_path: Path) -> None:
         done = run("crawl.py", server.issuer, client_id, f"{server.resource}/pages/", folder=tmp_path)
         granted = [each for each in server.requests if (each.endpoint, each.status) == ("token", 200)]
     assert (done.returncode, done.stdout) == (0, "200: 200\n"), done.stderr
+    assert len(granted) == 1
+
+
+def test_three_programs_with_one_login(tmp_path: Path) -> None:
+    """All are admitted, at the same time, by one refresh in the agent; the API has each token-bound request signed."""
+    with DPoPTestServer(nonces="rotating") as server, socket_folder() as folder:
+        logins = AgentLogins(folder / "logins", TokenEndpoint)
+        with agent_running(folder, rules_of(folder, origins=[server.origin]), logins=logins) as agent:
+            key = agent.key()
+            agent.client().request(
+                "login",
+                account="work",
+                key="work",
+                token_endpoint=server.token_endpoint,
+                client_id=server.public_client_id,
+                access_token="gone",
+                token_type="DPoP",
+                expires_at=1,
+                refresh_token=server.issue_refresh_token(jkt=key.thumbprint, client_id=server.public_client_id),
+            )
+
+            def started(role: str) -> subprocess.CompletedProcess[str]:
+                return run("one_login.py", role, server.resource, folder=tmp_path, DPOP_AGENT_SOCK=str(agent.path))
+
+            with ThreadPoolExecutor() as workers:
+                done = list(workers.map(started, ("report", "worker", "pool")))
+        granted = [each for each in server.requests if (each.endpoint, each.status) == ("token", 200)]
+    assert [each.stdout for each in done] == ["200: 1\n", "200: 50\n", "200: 3\n"], done
     assert len(granted) == 1
 
 
