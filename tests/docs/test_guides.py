@@ -505,7 +505,7 @@ def test_every_guide_is_run() -> None:
     for path in DOCS.glob("*.md"):
         languages = {language for language, _ in blocks(path.read_text("utf-8"))}
         if path.name == "servers.md":  # run by tests/frameworks, on real servers and behind nginx
-            assert languages <= {"python", "nginx", "haproxy"}
+            assert languages <= {"python", "nginx", "haproxy", "text"}
         elif path.name == "profiles.md":  # run by test_profiles.py, at one server for each section
             assert languages <= {"sh", "python", "toml"}
         else:

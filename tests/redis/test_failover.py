@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The replay cache through a failover, with replicas that lag, and with clocks that are set: on real servers."""
+"""The replay cache through a failover, with replicas that lag, few rights, and clocks that are set: on real servers."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import threading
 import time
@@ -17,10 +18,11 @@ import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
+from support.paths import DOCS
 from support.redis_server import Replicated, losing_the_first_answer, running_redis, running_replicas, running_sentinel
 
 from dpop.errors import ReplayCacheError, UsageError
-from dpop.redis import AsyncRedisReplayCache, RedisReplayCache
+from dpop.redis import AsyncRedisReplayCache, RedisIntrospectionCache, RedisReplayCache
 from dpop.server import MemoryReplayCache
 
 CLOCK = Path(__file__).parents[1] / "support" / "stepped_clock.c"
@@ -185,6 +187,31 @@ def test_settings_that_make_no_sense(redis_url: str, settings: dict[str, Any]) -
     """WAIT for no time waits for ever; and who accepts proofs without Redis need not wait for its replicas."""
     with redis.Redis.from_url(redis_url) as client, pytest.raises(UsageError):
         RedisReplayCache(client, **{"when_down": "refuse"} | settings)
+
+
+# --- a user of its own
+
+
+def test_the_rights_that_the_guide_gives() -> None:
+    """They are enough for all that both caches do, and for no names of others."""
+    (line,) = re.findall(r"^user dpop on .*$", (DOCS / "servers.md").read_text("utf-8"), re.MULTILINE)
+    name, *rights = line.removeprefix("user ").split(" ")
+    with running_redis() as server, redis.Redis.from_url(server.url) as administrator:
+        administrator.execute_command("ACL", "SETUSER", name, *rights)
+        with redis.Redis.from_url(server.url, username=name, password="PASSWORD") as client:
+            cache = RedisReplayCache(client, when_down="refuse")
+            cache.check()
+            assert [cache.add("a.1", soon()) for _ in range(2)] == [True, False]
+            assert cache.add_unbound("b.1", soon()) is True
+            careful = RedisReplayCache(client, when_down="refuse", acknowledged_by=1, acknowledge_within=0.001)
+            with pytest.raises(ReplayCacheError, match="look at the replicas"):
+                careful.add("c.1", soon())
+            responses = RedisIntrospectionCache(client)
+            responses.put("n", "entry", 10)
+            assert responses.get("n") == "entry"
+            for command in (("DEL", "dpop:once:a.1"), ("SET", "other", "x"), ("FLUSHALL",), ("KEYS", "*")):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    client.execute_command(*command)
 
 
 # --- clocks

@@ -25,7 +25,7 @@ from support.token_stores import FULL, StoreContract, numbered
 import dpop
 from dpop.errors import ArgumentTypeError, ReplayCacheError, TokenFormatError, TokenStoreError, UsageError
 from dpop.httpx2 import AsyncTokenEndpoint
-from dpop.redis import RedisReplayCache, RedisTokenStore
+from dpop.redis import RedisIntrospectionCache, RedisReplayCache, RedisTokenStore
 from dpop.requests import TokenEndpoint
 from dpop.tokens import TokenSet, TokenStore
 
@@ -152,7 +152,7 @@ HOST = """
 import json, sys
 import dpop, redis
 from dpop.errors import TokenError
-from dpop.redis import RedisTokenStore
+from dpop.redis import RedisIntrospectionCache, RedisTokenStore
 from dpop.requests import TokenEndpoint
 
 facts = json.loads(sys.stdin.readline())
@@ -293,7 +293,7 @@ def test_a_lease_without_tokens_is_no_account(client: redis.Redis) -> None:
 
 
 def test_a_cluster() -> None:
-    """A RedisCluster keeps record and lease of an account on one node, and is a store as any other."""
+    """A RedisCluster keeps record and lease of an account on one node, and is a store as any other; and so a cache."""
     with running_cluster() as port:
         cluster = redis.RedisCluster(host="127.0.0.1", port=port)
         store = RedisTokenStore(cluster, lease_seconds=1)
@@ -311,6 +311,9 @@ def test_a_cluster() -> None:
         assert store.accounts() == ["alice", "bob"]
         store.delete("alice")
         assert store.accounts() == ["bob"]
+        responses = RedisIntrospectionCache(cluster)
+        responses.put("name", "entry", 10)
+        assert (responses.get("name"), responses.get("other")) == ("entry", None)
         cluster.close()
 
 
