@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,7 @@ def test_a_number_without_its_leading_zeros(tmp_path: Path, form: str) -> None:
 PSS_OF_SHA384 = ("rsa_pss_keygen_md:sha384", "rsa_pss_keygen_mgf1_md:sha384", "rsa_pss_keygen_saltlen:48")
 
 
+@cache
 def pss_key(*options: str) -> bytes:
     """An RSA key in PEM whose type is RSASSA-PSS."""
     more = [part for option in options for part in ("-pkeyopt", option)]
