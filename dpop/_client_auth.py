@@ -113,6 +113,11 @@ class ClientSecretBasic(PublicClient):
         return [("Authorization", f"Basic {b64encode(pair.encode('ascii')).decode('ascii')}")]
 
 
+def secret_of(auth: object) -> bytes | None:
+    """The secret that client and server share, in UTF-8; ``None`` if there is none or the class is a user's own."""
+    return auth._secret.encode() if isinstance(auth, ClientSecretPost | ClientSecretBasic) else None  # noqa: SLF001
+
+
 class PrivateKeyJWT(PublicClient):
     """A client that sends a signed assertion, a new one for each request (``private_key_jwt``).
 

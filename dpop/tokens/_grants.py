@@ -144,7 +144,7 @@ class Grants:
         if self.server.jwks_uri is not None:
             urls.append(self.server.jwks_uri)
         checked_origins([str(Origin.of_url(url)) for url in urls], insecure_origins)
-        self._id_tokens = IDTokenCheck(self.server, self.client_auth.client_id, insecure_origins, clock)
+        self._id_tokens = IDTokenCheck(self.server, self.client_auth, insecure_origins, clock)
 
     def __repr__(self) -> str:
         return f"<Grants of {self.client_auth.client_id} at {self.server.token_endpoint.partition('?')[0]}>"

@@ -35,7 +35,7 @@ _SKEW: Final = 300.0
 """Seconds by which the clocks may differ: a login is not worth less because of a clock."""
 _MAX_DEPTH: Final = 16
 _MAX_ENCRYPTED: Final = 1 << 20  # characters: as large as a whole response may be
-_SHARED: Final = frozenset({"HS256", "HS384", "HS512"})
+_SHARED: Final = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
 _HASHES: Final = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512}
 _KEY_WRAPS: Final = ("RSA-OAEP", "RSA-OAEP-256", "ECDH-ES", "ECDH-ES+A128KW", "ECDH-ES+A192KW", "ECDH-ES+A256KW")
 _CIPHERS: Final = ("A128GCM", "A192GCM", "A256GCM", "A128CBC-HS256", "A192CBC-HS384", "A256CBC-HS512")
@@ -74,8 +74,24 @@ class IDToken(NamedTuple):
 
     @property
     def has_shared_secret(self) -> bool:
-        """Whether it is signed with the client's secret, which is not supported."""
+        """Whether it is signed with the client's secret (HS256)."""
         return self.alg in _SHARED
+
+    def why_not_verifiable_with(self, secret: bytes | None) -> str | None:
+        """Why the secret can verify no such signature; ``None`` if it can."""
+        need = _SHARED[self.alg]().digest_size
+        if secret is None:
+            return f"it is signed with a client secret ({self.alg}), and this client has none"
+        if len(secret) < need:  # RFC 7518 §3.2: a short secret can be guessed from one ID token, and others be made
+            return f"it is signed with the client secret, which is too short for {self.alg}: under {need} bytes"
+        return None
+
+    @hide_frames
+    def is_signed_with(self, secret: bytes) -> bool:
+        """Whether the client's secret has signed it (OpenID Connect Core §3.1.3.7, 8)."""
+        data, _, signature = self.text.rpartition(".")
+        made = hmac.digest(secret, data.encode("ascii"), _SHARED[self.alg])
+        return hmac.compare_digest(made, b64url_decode(signature))
 
     def is_signed_by(self, keys: KeySet) -> bool | None:
         """Whether one of the issuer's keys has signed it; ``None`` if none of them fits."""

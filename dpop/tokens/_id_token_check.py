@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from dpop._client_auth import secret_of
 from dpop.errors import (
     EncodingError,
     InvalidIDTokenError,
@@ -32,6 +33,7 @@ from dpop.tokens._id_token import (
 from dpop.tokens._steps import Blocking, HTTPRequest, NoResponse, Steps
 
 if TYPE_CHECKING:
+    from dpop._client_auth import ClientAuth
     from dpop.server._key_sets import KeySet
     from dpop.tokens._metadata import ServerMetadata
     from dpop.tokens._token_set import TokenSet
@@ -45,18 +47,20 @@ _JSON: Final = ("Accept", "application/json")
 class IDTokenCheck:
     """Verifies the ID tokens of one client at one server.
 
+    :param auth: of the client; its secret verifies signatures by HS256.
     :param clock: Unix seconds.
     """
 
     def __init__(
         self,
         server: ServerMetadata,
-        client_id: str,
+        auth: ClientAuth,
         insecure_origins: str | Iterable[str],
         clock: Callable[[], float],
     ) -> None:
         self._server = server
-        self._client_id = client_id
+        self._auth = auth
+        self._client_id = auth.client_id
         self._insecure_origins = insecure_origins
         self._clock = clock
 
@@ -134,7 +138,7 @@ class IDTokenCheck:
             return None, _NO_ISSUER
         token = read_id_token(text, expected, self._clock())
         if token.has_shared_secret:
-            return token, f"it is signed with a shared secret ({token.alg}), which is not supported"
+            return token, self._doubt_of_secret(token)
         if isinstance(keys, str):
             return token, keys
         signed = token.is_signed_by(keys)
@@ -148,6 +152,19 @@ class IDTokenCheck:
         if not signed:
             raise BadIDToken("its signature does not verify")
         return token, None
+
+    def _doubt_of_secret(self, token: IDToken) -> str | None:
+        """Why a signature with the client's secret could not be verified; ``None`` if it was.
+
+        Only the client's own secret counts, never the bytes of a key that the server publishes.
+
+        :raises BadIDToken: somebody else made it.
+        """
+        secret = secret_of(self._auth)
+        doubt = token.why_not_verifiable_with(secret)
+        if secret is not None and doubt is None and not token.is_signed_with(secret):
+            raise BadIDToken("its signature does not verify")
+        return doubt
 
     def _keys(self) -> Steps[KeySet | str]:
         """The keys of the issuer, or why they cannot be had."""

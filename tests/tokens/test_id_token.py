@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import logging
 import pickle
@@ -19,11 +20,11 @@ from support.endpoints import ENDPOINTS, Endpoint
 from support.jwt_issuer import JWTIssuer, forged
 
 import dpop
-from dpop.encoding import b64url_encode
+from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import InvalidIDTokenError, TokenEndpointUnavailableError, UsageError
 from dpop.keys import Key
 from dpop.testing import DPoPTestServer
-from dpop.tokens import ServerMetadata, TokenSet
+from dpop.tokens import ClientSecretBasic, ClientSecretPost, PublicClient, ServerMetadata, TokenSet
 from dpop.tokens._id_token import BadIDToken, Expected, read_id_token
 
 KEY = dpop.generate_key()
@@ -372,10 +373,63 @@ def test_metadata_with_keys_that_cannot_be_used(uri: object) -> None:
             assert endpoint.server.jwks_uri is None
 
 
-def test_a_shared_secret(caplog: pytest.LogCaptureFixture) -> None:
-    """Signatures with the client's secret are not supported, and are not taken for a key's."""
-    assert not outcome(Provider(_changed("header", alg="HS256"))).id_token_verified
-    assert ["shared secret" in record.getMessage() for record in caplog.records] == [True]
+SECRET = "geheimnis-" * 7  # as long as HS512 takes
+
+
+def _by_secret(alg: str, secret: str) -> Callable[[str], str]:
+    """An ID token signed with a secret."""
+
+    def wrap(text: str) -> str:
+        claims = json.loads(b64url_decode(text.split(".")[1]))
+        claims["at_hash"] = half_hash(ACCESS, getattr(hashlib, f"sha{alg[2:]}"))
+        data = ".".join(b64url_encode(json.dumps(part).encode()) for part in ({"alg": alg}, claims))
+        return f"{data}.{b64url_encode(hmac.digest(secret.encode(), data.encode(), 'sha' + alg[2:]))}"
+
+    return wrap
+
+
+def _outcome_by_secret(alg: str, signed_with: str, auth: Any) -> TokenSet:
+    provider = Provider()
+    provider.wrap = _by_secret(alg, signed_with)
+    with provider, Endpoint("requests", KEY, provider.server(), client_auth=auth) as endpoint:
+        return login(endpoint, provider)
+
+
+@pytest.mark.parametrize("auth", [ClientSecretBasic, ClientSecretPost])
+@pytest.mark.parametrize("alg", ["HS256", "HS384", "HS512"])
+def test_a_signature_with_the_secret_of_the_client(auth: Any, alg: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Some servers sign so unless told otherwise (OpenID Connect Core §3.1.3.7, 8)."""
+    assert _outcome_by_secret(alg, SECRET, auth("c", SECRET)).id_token_verified
+    assert not caplog.records
+
+
+def test_a_signature_with_another_secret() -> None:
+    """Somebody else made it; the tokens that came with it are in the error."""
+    with pytest.raises(InvalidIDTokenError, match="signature does not verify") as caught:
+        _outcome_by_secret("HS256", SECRET + "x", ClientSecretBasic("c", SECRET))
+    assert caught.value.tokens.refresh_token == "r"
+
+
+@pytest.mark.parametrize(
+    ("auth", "secret", "words"),
+    [
+        (PublicClient("c"), SECRET, "this client has none"),
+        (ClientSecretBasic("c", "x" * 31), "x" * 31, "under 32 bytes"),
+    ],
+    ids=["a public client", "a short secret"],
+)
+def test_a_secret_that_verifies_nothing(auth: Any, secret: str, words: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The login goes on with one WARNING: the tokens are bound to the key whoever signed the ID token."""
+    assert not _outcome_by_secret("HS256", secret, auth).id_token_verified
+    assert [words in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_a_published_key_is_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    """An ID token whose HS256 was made with the bytes of the server's public key is not verified with that key."""
+    provider = Provider()
+    provider.wrap = _by_secret("HS256", json.dumps(provider.published[0]))
+    assert not outcome(provider).id_token_verified
+    assert ["this client has none" in record.getMessage() for record in caplog.records] == [True]
 
 
 # --- encrypted
