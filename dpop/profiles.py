@@ -162,6 +162,7 @@ class Profile(NamedTuple):
     :param api_json_errors: an API of this server says ``use_dpop_nonce`` in a JSON body, not in ``WWW-Authenticate``.
     :param dpop_jkt: authorization requests name the key (RFC 9449 §10), unless the server's documentation does
         not mention that.
+    :param login_parameters: what ``dpop login`` adds to authorization requests, each as ``NAME=VALUE``.
     :param signed_endpoints: the endpoints whose requests carry a proof, beside the token and the pushed authorization
         request endpoint: ``"revocation"``, ``"introspection"`` or ``"device_authorization"``.
     :param proof_life: seconds from ``iat`` to an ``exp`` in each proof; ``None``: no ``exp``, as RFC 9449 has it.
@@ -185,6 +186,7 @@ class Profile(NamedTuple):
     nonce_retries: int = 2
     api_json_errors: bool = False
     serial: bool | None = None
+    login_parameters: tuple[str, ...] = ()
     signed_endpoints: tuple[str, ...] = ()
     proof_life: int | None = None
     assertion_audience: Literal["issuer", "token_endpoint"] = "issuer"
@@ -289,6 +291,8 @@ def _parsed(data: bytes, where: str) -> Profile:
     start = _built_in(like)
     hints = get_type_hints(Profile)
     facts = _values(document.get("client", {}), hints, f"the profile {where}, [client]", _NOT_OF_CLIENTS)
+    if any(not each.partition("=")[0] or "=" not in each for each in facts.get("login_parameters", ())):
+        raise UsageError(f'the profile {where}, [client]: login_parameters must be like ["prompt=consent"]')
     own = {name: document[name] for name in ("name", "sources") if name in document}
     facts |= _values(own, hints, f"the profile {where}", frozenset())
     if "name" not in facts:

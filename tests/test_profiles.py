@@ -82,6 +82,7 @@ def test_a_profile_of_ones_own_starts_from_another(tmp_path: Path) -> None:
         ("name = 'x'\n[server]\nqqqq = 5", r"'qqqq' is not known; expected some of as_nonces, rs_nonces"),
         ("name = 'x'\n[client]\nnonces = 'always'", 'nonces must be "auto" or "required", not \'always\''),
         ("name = 'x'\n[client]\nserial = 1", "serial must be true or false, not 1"),
+        ("name = 'x'\n[client]\nlogin_parameters = ['prompt']", r"must be like \[\"prompt=consent\"\]"),
         ("name = 'x'\n[client]\nalgs = []", r"algs must be an array of strings, not \[\]"),
         ("name = 'x'\n[client]\nserver = 'y'", "'server' is not known"),
         ("name = 'x'\n[server]\nmax_age = 301", "max_age must be 0 to 300 seconds"),

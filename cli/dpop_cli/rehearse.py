@@ -24,7 +24,7 @@ from dpop_cli.options import key_options, server_options
 from dpop_cli.rehearsal import Step, Transcript
 from dpop_cli.token_client import OAuthClient, prover_of
 from dpop_cli.token_device import device_login
-from dpop_cli.token_login import Loopback, open_login
+from dpop_cli.token_login import Loopback, login_parameters, open_login
 from dpop_cli.wire import Exchange, watching
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ _Login = Callable[["TokenEndpoint", str | None], TokenSet]
 
 def _browser_login(redirect_uri: str, *, browser: bool, timeout: int) -> _Login:
     def login(endpoint: TokenEndpoint, scope: str | None) -> TokenSet:
-        google = endpoint.grants.profile == GOOGLE
-        more: dict[str, Any] = {"access_type": "offline", "prompt": "consent"} if google else {}
+        more: dict[str, Any] = login_parameters(endpoint)
         with Loopback(redirect_uri) as loopback:
             request = endpoint.start_authorization(loopback.redirect_uri, scope=scope, **more)
             open_login(loopback, request, browser=browser)

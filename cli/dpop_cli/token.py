@@ -12,7 +12,6 @@ import click
 
 from dpop.agent import AgentTokens
 from dpop.errors import DPoPError, TokenStoreError
-from dpop.profiles import GOOGLE
 from dpop.tokens import DEFAULT_ACCOUNT, AuthorizationRequest, TokenSet
 from dpop_cli.agent_login import AgentAccount, account_option, only_account
 from dpop_cli.commands import Detail, Group, Setting
@@ -22,7 +21,7 @@ from dpop_cli.secret_input import Secret, read_text, secret_options
 from dpop_cli.token_client import OAuthClient, kept_nonces, prover_of
 from dpop_cli.token_device import device_login
 from dpop_cli.token_import import import_tokens
-from dpop_cli.token_login import Loopback, open_login
+from dpop_cli.token_login import Loopback, login_parameters, open_login
 from dpop_cli.token_refresher import refresher
 from dpop_cli.token_store import Stored
 from dpop_cli.token_view import as_facts, as_line, as_lines
@@ -184,8 +183,7 @@ def login(
 def _request(
     endpoint: TokenEndpoint, loopback: Loopback, wanted: str | None, more: dict[str, Any]
 ) -> AuthorizationRequest:
-    if endpoint.grants.profile == GOOGLE:
-        more = {"access_type": "offline", "prompt": "consent", **more}  # else there is no refresh token
+    more = {**login_parameters(endpoint), **more}
     return endpoint.start_authorization(loopback.redirect_uri, scope=wanted, **more)
 
 
@@ -193,6 +191,7 @@ def _request(
 @server_options
 @secret_options("code", "the authorization code, decoded")
 @secret_options("code-verifier", "the verifier of PKCE")
+@secret_options("id-token-nonce", "the nonce of the authorization request; the ID token is then verified", detail=True)
 @click.option("--redirect-uri", metavar="URL", help="That of the authorization request.")
 @_resource_option
 @store_options(default="tokens.json")
@@ -208,12 +207,13 @@ def redeem(*, redirect_uri: str | None, resources: tuple[str, ...], **options: A
     stored, client, prover = Stored.named(options), OAuthClient.of(options), prover_of(options)
     code = Secret.of("code", options).read("Authorization code")
     verifier = Secret.of("code-verifier", options).read("Code verifier")
+    nonce = Secret.of("id_token_nonce", options).read("Nonce of the authorization request")
     if code is None:
         raise click.UsageError("which code? use --code-file, --code-env or --code-prompt")
     stored.check_writable()
     with client.endpoint(prover) as endpoint, kept_nonces(prover, endpoint.server.token_endpoint):
         tokens = endpoint.redeem_code(
-            code, redirect_uri=redirect_uri, code_verifier=verifier, resource=resources or None
+            code, redirect_uri=redirect_uri, code_verifier=verifier, nonce=nonce, resource=resources or None
         )
         stored.keep(tokens)
     _report(stored, tokens, None, "the code is redeemed")

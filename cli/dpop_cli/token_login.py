@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -35,7 +35,10 @@ from dpop.origin import Origin
 from dpop.tokens import AuthorizationRequest, ServerMetadata
 from dpop_cli.console import hint
 
-__all__ = ["Loopback", "open_login", "peer_users"]
+if TYPE_CHECKING:
+    from dpop.requests import TokenEndpoint
+
+__all__ = ["Loopback", "login_parameters", "open_login", "peer_users"]
 
 _T = TypeVar("_T")
 _LOOK_SECONDS: Final = 1.0  # on Windows a longer wait would not hear of Ctrl-C
@@ -265,6 +268,12 @@ class Loopback:
             self._outcome = (None, error)
             return _Reply(200, "The login failed. The terminal says why; you can close this window.")
         return _Reply(200, "You are logged in. You can close this window.")
+
+
+def login_parameters(endpoint: TokenEndpoint) -> dict[str, str]:
+    """The parameters that a login at this kind of server has besides the protocol's, such as Google's ``prompt``."""
+    pairs = (each.partition("=") for each in endpoint.grants.profile.login_parameters)
+    return {name: value for name, _, value in pairs}
 
 
 def open_login(loopback: Loopback, request: AuthorizationRequest, *, browser: bool) -> None:

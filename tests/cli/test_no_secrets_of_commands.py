@@ -86,6 +86,7 @@ FILES = {
     "refresh_token_file": "refresh",
     "code_file": "code",
     "code_verifier_file": "verifier",
+    "id_token_nonce_file": "verifier",
     "nonce_from": "head",
     "proof": "proof",
     "source": "head",

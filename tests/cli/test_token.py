@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import click
 import pytest
@@ -31,6 +32,7 @@ from dpop_cli.token_login import Loopback
 from support.cli_process import DPOP, environment, examples, invoke, run, run_script
 
 import dpop
+from dpop.encoding import b64url_encode
 from dpop.requests import TokenEndpoint
 from dpop.testing import DPoPTestServer
 from dpop.tokens import AuthorizationRequest, FileTokenStore, ServerMetadata, TokenSet
@@ -186,6 +188,31 @@ def test_strangers_at_the_loopback_are_sent_away(plain: DPoPTestServer) -> None:
         assert response.headers["Cache-Control"] == "no-store"
         assert login.end() == 0, login.said
     assert load().refresh_token
+
+
+@pytest.mark.parametrize(
+    ("profile", "more", "expected"),
+    [
+        ("google", (), {"access_type": "offline", "prompt": "consent"}),
+        ("google", ("--param", "prompt=select_account"), {"access_type": "offline", "prompt": "select_account"}),
+        ("own.toml", (), {"kc_idp_hint": "a=b"}),
+        ("rfc9449", (), {}),
+    ],
+)
+def test_a_profile_says_what_a_login_asks_for(
+    plain: DPoPTestServer, profile: str, more: tuple[str, ...], expected: dict[str, str]
+) -> None:
+    """Without it Google gives no refresh token; what the user says comes first."""
+    own = 'name = "own"\n[client]\nlogin_parameters = ["kc_idp_hint=a=b"]\n'
+    Path("own.toml").write_text(own, "ascii")
+    env = client_file(plain)
+    facts = json.loads(Path("client.json").read_text("ascii"))
+    del facts["pushed_authorization_request_endpoint"]
+    Path("client.json").write_text(json.dumps(facts), "ascii")
+    with Login(env, "--profile", profile, *more) as login:
+        query = dict(parse_qsl(urlsplit(login.url()).query))
+    names = {"access_type", "prompt", "kc_idp_hint"}
+    assert {name: value for name, value in query.items() if name in names} == expected
 
 
 # --- the browser's command line, and other users of the machine
@@ -414,6 +441,34 @@ def test_redeem(server: DPoPTestServer) -> None:
     assert done.returncode == 0, done.stderr
     assert load().refresh_token
     assert run("token", "redeem", "--key", "key.pem", env=client_file(server)).returncode == 2
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_redeem_with_the_nonce_of_the_request(plain: DPoPTestServer, right: bool) -> None:
+    """With it the ID token is verified; that of another login is an error, and no token is stored."""
+    env, redirect_uri, verifier = client_file(plain), "http://127.0.0.1/callback", "v" * 43
+    asked = {
+        "response_type": "code",
+        "client_id": plain.client_id,
+        "redirect_uri": redirect_uri,
+        "scope": "openid",
+        "nonce": "n0nce",
+        "code_challenge": b64url_encode(hashlib.sha256(verifier.encode()).digest()),
+        "code_challenge_method": "S256",
+    }
+    url = json.loads(Path("client.json").read_text("ascii"))["authorization_endpoint"]
+    found = requests.get(url, asked, allow_redirects=False, timeout=30).headers["Location"]
+    (code,) = parse_qs(urlsplit(found).query)["code"]
+    texts = {"code": code, "code-verifier": verifier, "id-token-nonce": "n0nce" if right else "another"}
+    for name, text in texts.items():
+        Path(name).write_text(text, "ascii")
+    files = [part for name in texts for part in (f"--{name}-file", name)]
+    done = run("token", "redeem", "--key", "key.pem", "--redirect-uri", redirect_uri, *files, env=env)
+    assert (done.returncode == 0, Path("tokens.json").exists()) == (right, right), done.stderr
+    if right:
+        assert load().id_token_verified
+    else:
+        assert "nonce is that of another login" in " ".join(done.stderr.split())
 
 
 def test_refresh(server: DPoPTestServer) -> None:
