@@ -72,9 +72,20 @@ def test_no_proof_passes_again_after_a_failover() -> None:
             cache = RedisReplayCache(client, when_down="refuse")
             until(lambda: accepts(cache))
             assert [key for each in traffic for key in each.accepted if cache.add(key, soon())] == []
+            assert asyncio.run(known_to_a_task(servers.sentinel, traffic[0].accepted[0]))
             hasty = RedisReplayCache(client, when_down="refuse", acknowledged_by=1, acknowledge_within=0.01)
             with pytest.raises(ReplayCacheError, match="look at the replicas"):  # there is none left
                 hasty.check()
+
+
+async def known_to_a_task(sentinel: int, key: str) -> bool:
+    """Whether a client of redis.asyncio finds the primary and refuses this key."""
+    watched = redis.asyncio.Sentinel([("127.0.0.1", sentinel)], socket_timeout=10)
+    async with watched.master_for("dpop", socket_timeout=10) as client:
+        known = not await AsyncRedisReplayCache(client, when_down="refuse").add(key, soon())
+    for each in watched.sentinels:
+        await each.aclose()
+    return known
 
 
 def accepts(cache: RedisReplayCache) -> bool:
