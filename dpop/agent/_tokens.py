@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from dpop._forking import reset_after_fork
 from dpop._tracebacks import hide_frames
@@ -142,6 +142,9 @@ class AgentTokens:
         if self._refused == refused:
             self._refused = None  # the agent knows
         return tokens
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("a token source cannot be pickled; make one in each process, by the name of the account")
 
     def __repr__(self) -> str:
         return f"<AgentTokens of {self._account!r}>"

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 import google.oauth2.credentials
 
+from dpop.agent._tokens import AgentTokens
 from dpop.errors import ArgumentTypeError, DPoPError
 from dpop.google._credentials import naive_utc, scope_list
 from dpop.google._transport import check_bearer, refresh_error
@@ -26,7 +27,8 @@ class SharedCredentials(google.oauth2.credentials.Credentials):
     Among all threads, processes and hosts, one refreshes the token before it expires. Copies share the source. Pickling
     is an error, because a source has a key: make new credentials in each process.
 
-    :param source: the result of ``source()`` of a :class:`dpop.requests.TokenEndpoint` with Google's profile.
+    :param source: the result of ``source()`` of a :class:`dpop.requests.TokenEndpoint` with Google's profile, or a
+        :class:`dpop.agent.AgentTokens`, which refreshes in the signing agent.
     :param scopes: the scopes for ``has_scopes``; a refresh requests the granted scopes.
     :param quota_project_id: as for google-auth's class.
     """
@@ -36,13 +38,13 @@ class SharedCredentials(google.oauth2.credentials.Credentials):
 
     def __init__(
         self,
-        source: RefreshingSource,
+        source: RefreshingSource | AgentTokens,
         *,
         scopes: Iterable[str] | str | None = None,
         quota_project_id: str | None = None,
     ) -> None:
-        if not isinstance(source, RefreshingSource):
-            raise ArgumentTypeError("source", "a source, made by a TokenEndpoint's source()", source)
+        if not isinstance(source, RefreshingSource | AgentTokens):
+            raise ArgumentTypeError("source", "a source, made by a TokenEndpoint's source(), or AgentTokens", source)
         super().__init__(None, scopes=scope_list(scopes), quota_project_id=quota_project_id)
         self._source = source
 

@@ -30,9 +30,11 @@ import pytest
 import requests
 import urllib3
 from google.auth.exceptions import RefreshError, TransportError
+from support.agents import agent_running, rules_of, socket_folder
 from support.forking import in_child
 
 import dpop
+from dpop.agent import AgentLogins, AgentTokens
 from dpop.encoding import b64url_decode, json_object
 from dpop.errors import (
     InvalidTokenResponseError,
@@ -411,6 +413,36 @@ def test_a_store_that_others_use(server: DPoPTestServer, key: dpop.Key, tmp_path
     for each in (one, two):
         with pytest.raises(UsageError, match="pickled"):
             pickle.dumps(each)
+
+
+def test_tokens_of_the_signing_agent(server: DPoPTestServer) -> None:
+    """Google's libraries with neither key nor refresh token: the agent refreshes, also a token that was refused."""
+    with socket_folder() as folder:
+        logins = AgentLogins(folder / "logins", TokenEndpoint)
+        with agent_running(folder, rules_of(folder, origins=[server.origin]), logins=logins) as agent:
+            agent.client().request(
+                "login",
+                account="work",
+                key="work",
+                token_endpoint=server.token_endpoint,
+                client_id=server.client_id,
+                client_secret=server.client_secret,
+                profile="google",
+                access_token="old",
+                token_type="Bearer",
+                expires_at=1,
+                refresh_token=server.issue_refresh_token(jkt=agent.key().thumbprint, client_id=server.client_id),
+            )
+            credentials = SharedCredentials(AgentTokens("work", client=agent.client()))
+            session = google.auth.transport.requests.AuthorizedSession(credentials)
+            assert session.get(server.resource).status_code == 200
+            before = credentials.token
+            server.levers.refuse_next(path="/resource")
+            assert session.get(server.resource).status_code == 200
+            assert credentials.token not in {None, before}
+            with pytest.raises(UsageError, match="pickled"):
+                pickle.dumps(copy.copy(credentials))
+        assert "agent" in repr(credentials).lower()
 
 
 def test_credentials_go_into_a_store(server: DPoPTestServer, key: dpop.Key, tmp_path: Path) -> None:
