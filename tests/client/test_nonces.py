@@ -133,6 +133,15 @@ def test_a_shared_nonce_is_sent_with_every_request() -> None:
             cache.answered(one, learnt="a", accepted=True)
 
 
+def test_a_nonce_that_is_accepted_twice_ends_the_waiting() -> None:
+    """The server takes a nonce more than once, so all requests go at the same time."""
+    cache = NonceCache()
+    cache.learn(KEY, "a")
+    for _ in range(2):
+        cache.answered(lease(cache, wait=True), learnt="a", accepted=True)
+    assert [lease(cache, wait=True).nonce for _ in range(2)] == ["a", "a"]
+
+
 def test_a_single_use_server_refuses_each_worker_once() -> None:
     """N workers come to hold N nonces: each is refused at most once, at the cold start."""
     cache, server, workers = NonceCache(), SingleUseServer(), 8
