@@ -138,7 +138,12 @@ class AsyncTokenEndpoint(AsyncEndpoint):
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=False,
-                timeout=ClientTimeout(total=None, sock_connect=self.timeout, sock_read=self.timeout),
+                timeout=ClientTimeout(
+                    total=None,
+                    connect=2 * self.timeout,  # the others do not bound the CONNECT of a proxy
+                    sock_connect=self.timeout,
+                    sock_read=self.timeout,
+                ),
             ) as response:
                 fields = tuple((name.lower(), value) for name, value in response.headers.items())
                 outcome = HTTPResponse(response.status, fields, await self._body(response, wire.deadline))

@@ -12,7 +12,7 @@ import pytest
 from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
-from dpop.errors import OutcomeUnknownError, TokenRequestError
+from dpop.errors import OutcomeUnknownError, TokenEndpointUnavailableError, TokenRequestError
 
 KEY = dpop.generate_key()
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -112,6 +112,25 @@ def test_a_challenge_that_drips_is_left_as_well(name: str) -> None:
     try:
         with Endpoint(name, KEY, slow.url, client_id="c", timeout=0.2) as endpoint:
             with pytest.raises(TokenRequestError):
+                endpoint.refresh("r")
+    finally:
+        slow.close()
+    assert slow.patient == 0
+
+
+@pytest.mark.parametrize("name", sorted(ENDPOINTS))
+def test_a_proxy_that_drips_its_response_to_connect_is_left_and_nothing_was_sent(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tunnel is never there, so that the token endpoint has got nothing."""
+    slow = SlowServer(*SLOW["a field of the head"])
+    for variable in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, slow.url.removesuffix("/token"))
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    try:
+        with Endpoint(name, KEY, "https://as.example/token", client_id="c", timeout=0.2) as endpoint:
+            with pytest.raises(TokenEndpointUnavailableError, match="nothing was sent"):
                 endpoint.refresh("r")
     finally:
         slow.close()
