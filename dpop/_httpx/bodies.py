@@ -164,7 +164,8 @@ class _Start:
     def put_back(self, response: Response, peeked: PeekedStream | AsyncPeekedStream) -> bytes:
         """Give the response its complete body again; return the decoded bytes that were read."""
         response.stream = peeked
-        return decoded_start(response.headers.get("content-encoding"), b"".join(self.chunks), PEEK_BYTES)
+        start = b"".join(self.chunks)
+        return decoded_start(response.headers.get("content-encoding"), start, PEEK_BYTES) or start
 
 
 def peek(response: Response, peeked_stream: type[PeekedStream]) -> bytes:

@@ -63,7 +63,7 @@ async def peek(response: ClientResponse) -> bytes:
     _unread(content, start)
     if content.total_compressed_bytes is not None:
         return start[:PEEK_BYTES]  # decoded by aiohttp
-    return decoded_start(response.headers.get("Content-Encoding"), start, PEEK_BYTES)
+    return decoded_start(response.headers.get("Content-Encoding"), start, PEEK_BYTES) or start
 
 
 def _unread(content: StreamReader, data: bytes) -> None:

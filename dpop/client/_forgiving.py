@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from dpop.errors import EncodingError
 
-__all__ = ["error_in", "error_of_refusal", "forgiving_object", "is_form"]
+__all__ = ["error_in", "error_in_pieces", "error_of_refusal", "forgiving_object", "is_form"]
 
 _MAX_NUMBER_LENGTH: Final = 40
 # GitHub's default, and PHP's: access_token=...&token_type=...
@@ -30,6 +30,11 @@ _CODES: Final = frozenset(
      "invalid_dpop_proof", "use_dpop_nonce", "invalid_dpop_nonce", "temporarily_unavailable", "server_error"}
 )  # fmt: skip
 _NAMES_OF_CODE: Final = ("error", "code", "type", "errorCode", "error_code", "errorType")
+# In a body that is no JSON: one of these names, as in JSON or XML, and then the code.
+_CODE_AFTER_NAME: Final = re.compile(
+    rf"""(?:["'](?:{"|".join(_NAMES_OF_CODE)})["']\s*(?::|=>)\s*["']|<(?:{"|".join(_NAMES_OF_CODE)})>)\s*([A-Za-z_]{{3,40}})\s*["'<]"""
+)
+_ENDS: Final = frozenset({b"}", b"]", b")", b">"})
 _NAMES_OF_TEXT: Final = ("error_description", "message", "description", "errorSummary")
 
 
@@ -41,8 +46,18 @@ def error_of_refusal(body: bytes) -> str | None:
     try:
         members, repeated, _ = forgiving_object(body)
     except EncodingError:
-        return None
-    return None if "error" in repeated else error_in(members)[0]
+        return error_in_pieces(body) if body.rstrip()[-1:] in _ENDS else None  # what is cut off may say more
+    return None if "error" in repeated else error_in(members)[0] or error_in_pieces(body)
+
+
+def error_in_pieces(body: bytes) -> str | None:
+    """Return the error code in a refusal that no parser can read: it is cut off, wrapped, XML, or has a syntax error.
+
+    Only a code that clients act on is found, and only if there is no second one.
+    """
+    text = body.decode(json.detect_encoding(body), "replace").replace("\\", "")  # an object in a string
+    codes = {code for found in _CODE_AFTER_NAME.findall(text) if (code := _known(found))}
+    return codes.pop() if len(codes) == 1 else None
 
 
 def error_in(members: Mapping[str, Any]) -> tuple[str | None, Any]:

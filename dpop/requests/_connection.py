@@ -294,7 +294,7 @@ def peek(raw: BaseHTTPResponse) -> tuple[bytes, BaseHTTPResponse]:
             data += chunk
     except Exception as error:  # noqa: BLE001 - raised again when the body is read, where requests expects it
         failure = error
-    start = decoded_start(raw.headers.get("Content-Encoding"), data, PEEK_BYTES)
+    start = decoded_start(raw.headers.get("Content-Encoding"), data, PEEK_BYTES) or data
     return start, _PeekedResponse(data, raw, failure)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 
 from dpop.client._clock import skew
 from dpop.client._decoding import decoded_start
-from dpop.client._forgiving import error_in, forgiving_object, is_form
+from dpop.client._forgiving import error_in, error_in_pieces, forgiving_object, is_form
 from dpop.errors import (
     EncodingError,
     InvalidTokenResponseError,
@@ -437,12 +437,15 @@ def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str], *, 
     try:
         members = json_response(response, what)
     except InvalidTokenResponseError:
-        if status >= 500 or status == 429:
-            raise TokenEndpointUnavailableError(
-                f"{what} is out of order: it answered {status}", status=status, retry_after=_retry_after(response)
-            ) from None
-        raise
+        members = {}
+        if error_in_pieces(response.body) is None:
+            if status >= 500 or status == 429:
+                raise TokenEndpointUnavailableError(
+                    f"{what} is out of order: it answered {status}", status=status, retry_after=_retry_after(response)
+                ) from None
+            raise
     code, description = error_in(members)
+    code = code or error_in_pieces(response.body)
     code = code if code is not None and _ERROR.match(code) else None
     facts: dict[str, Any] = {
         "error": code,
