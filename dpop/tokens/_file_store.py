@@ -135,7 +135,8 @@ class FileTokenStore(LockedStore):
             # No other process writes while we hold the lock, so a killed process has left this temporary file.
             for left in path.parent.glob(f"{_literal(prefix)}*.tmp"):
                 if "." not in left.name[len(prefix) : -len(".tmp")]:  # otherwise it belongs to another account
-                    left.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # it may be another user's, and new tokens matter more
+                        left.unlink()
             write_private_file(path, data, prefix=prefix)
             sync_directory(path.parent)
         except OSError as error:

@@ -7,9 +7,10 @@
 4. Send the refresh token. Without a response, store the note again and send the token once more, with a new proof.
 5. Store the new tokens durably. Only then return them.
 
-Directly before each request it checks that the lock is still held. Before it saves, it checks that the predecessor of
-the tokens is still in the store. If new tokens cannot be stored, this process has the only copy: it keeps the lock, so
-that no other process sends the old refresh token, and every error contains the tokens.
+Directly before each request it checks that the lock is still held. The note of step 3 names this process: while it
+waits for the response, others wait, too, even if somebody has deleted its lock. Before it saves, it checks that the
+predecessor of the tokens is still in the store. If new tokens cannot be stored, this process has the only copy: it
+keeps the lock, so that no other process sends the old refresh token, and every error contains the tokens.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from dpop.errors import (
     TokenStoreError,
 )
 from dpop.tokens._grants import Grants, Parameter, may_pass
+from dpop.tokens._owner import RefreshOwner, is_at_work
 from dpop.tokens._steps import Blocking, Pause, Steps, is_unsent
 from dpop.tokens._stores import LOCK_SECONDS, StoreLock, TokenStore, keep, take_kept
 from dpop.tokens._token_set import TokenSet
@@ -84,6 +86,8 @@ class Renewal:
         self._dead: TokenSet | None = None
         # Tokens in a response that must not be used, if they replaced the dead ones.
         self._came: TokenSet | None = None
+        # The refresh that is going on, or has brought tokens that could not be stored.
+        self._owner: RefreshOwner | None = None
 
     def steps(self, good: Callable[[TokenSet], bool], *, patient: bool = True) -> Steps[TokenSet]:
         """Return tokens for which ``good`` is true: from the store, or else new ones.
@@ -116,6 +120,15 @@ class Renewal:
             stored: TokenSet | None = yield Blocking(self._load)
             if stored is not None and good(stored):
                 return stored
+        deadline = time.monotonic() + (self._lock_seconds if patient else 0.0)
+        while True:
+            try:
+                return (yield from self._with_lock(good, turn, deadline))
+            except _AnotherAtWork:
+                self._check_patience(deadline)
+                yield Pause(_PAUSES[-1])
+
+    def _with_lock(self, good: Callable[[TokenSet], bool], turn: _Turn, deadline: float) -> Steps[TokenSet]:
         lock = self._store.lock(self._account)
         # Only the source with the tokens takes the kept lock; another source of this process has no copy of them.
         kept = take_kept(lock) if self._unsaved is not None else None
@@ -123,7 +136,7 @@ class Renewal:
             if kept is not None:
                 lock = kept
             else:
-                yield from self._take(lock, self._lock_seconds if patient else 0.0)
+                yield from self._take(lock, deadline)
             turn.lock = lock
             tokens: TokenSet = yield from self._under(turn, good)
         except BaseException:
@@ -143,18 +156,20 @@ class Renewal:
         else:
             lock.release()
 
-    def _take(self, lock: StoreLock, seconds: float) -> Steps[None]:
+    def _take(self, lock: StoreLock, deadline: float) -> Steps[None]:
         """Take the lock with short attempts: a long wait would occupy a worker thread that the holder may need."""
-        deadline = time.monotonic() + seconds
         tries = 0
         while not (yield Blocking(lambda: lock.acquire(0))):
-            if time.monotonic() >= deadline:
-                raise TokenLockError(
-                    f"another thread, process or host has been refreshing the tokens of {self._account!r} for"
-                    f" {seconds:.0f} s; nothing was sent"
-                )
+            self._check_patience(deadline)
             yield Pause(_PAUSES[min(tries, len(_PAUSES) - 1)])
             tries += 1
+
+    def _check_patience(self, deadline: float) -> None:
+        if time.monotonic() >= deadline:
+            raise TokenLockError(
+                f"another thread, process or host has been refreshing the tokens of {self._account!r}, and a caller"
+                f" waits at most {self._lock_seconds:.0f} s for it; nothing was sent"
+            )
 
     def _load(self) -> TokenSet | None:
         tokens = self._store.load(self._account)
@@ -169,6 +184,8 @@ class Renewal:
             stored: TokenSet | None = yield Blocking(self._load)
             if stored is not None and good(stored):
                 return stored
+            if stored is not None and is_at_work(stored.refresh_owner):
+                raise _AnotherAtWork
             if stored is None or not stored.refresh_token or (stored.refusal and self._grant is not None):
                 tokens = yield from self._first(stored)
             else:
@@ -197,10 +214,15 @@ class Renewal:
         try:
             return (yield from self._refresh_noted(stored, turn))
         finally:
+            self._end_if_saved()
             end()
 
     def _refresh_noted(self, stored: TokenSet, turn: _Turn) -> Steps[TokenSet | None]:
-        begun = stored.replace(refresh_sent_at=self._clock())
+        stored = stored.replace(refresh_owner=None)
+        self._owner = None if turn.fence else RefreshOwner()  # with a fence, others may take over
+        turn.owner = self._owner
+        owner = None if self._owner is None else self._owner.name
+        begun = stored.replace(refresh_sent_at=self._clock(), refresh_owner=owner)
         lost = stored.refresh_sent_at is not None
         try:
             if not (yield Blocking(lambda: self._fenced(stored, begun, turn))):
@@ -236,9 +258,9 @@ class Renewal:
         """Note that the server has refused the refresh token for good."""
         if self._grants.rebinds and stored.jkt != self._grants.prover.thumbprint:
             # With its own key the refresh token is as good as it was.
-            yield Blocking(lambda: self._note(begun, begun if lost else stored, turn))
+            yield Blocking(lambda: self._note(begun, _over(begun) if lost else stored, turn))
             raise _not_rebound(error) from error
-        final = begun.replace(refusal=_noted(error, lost=lost))
+        final = _over(begun).replace(refusal=_noted(error, lost=lost))
         self._dead, self._came = final, None
         yield Blocking(lambda: self._note(begun, final, turn))
         if self._grant is not None:
@@ -248,16 +270,18 @@ class Renewal:
     def _interrupted(
         self, interrupt: BaseException, stored: TokenSet, begun: TokenSet, turn: _Turn, *, lost: bool
     ) -> None:
-        """Remove the note of a refresh if nothing was sent; directly, because no step runs after an interrupt."""
+        """Note that a refresh is over, or was not sent; directly, because no step runs after an interrupt."""
         if is_unsent(interrupt) and not lost:
             self._note(begun, stored, turn)
+        elif begun.refresh_owner is not None and turn.lock is not None and turn.lock.is_held():
+            self._note(begun, _over(begun), turn)
 
     def _after(self, error: DPoPError, stored: TokenSet, begun: TokenSet, turn: _Turn, *, lost: bool) -> Steps[None]:
         """Record what a failed refresh means for the refresh token that was sent."""
         came = error.tokens if isinstance(error, InvalidTokenResponseError) else None
         if came is not None and came.refresh_token != stored.refresh_token:
             # The server has replaced the old refresh token, and would take another use of it for a theft.
-            final = begun.replace(refusal={"message": _REPLACED})
+            final = _over(begun).replace(refusal={"message": _REPLACED})
             self._dead, self._came = final, came  # a renewal ahead of time raises no error that would carry them
             yield Blocking(lambda: self._note(begun, final, turn))
             return
@@ -265,12 +289,11 @@ class Renewal:
         asked = isinstance(error, TokenRequestError)
         unavailable = isinstance(error, TokenEndpointUnavailableError) and (error.status or 0) < 500
         # If the server was not reached, or has not looked at the refresh token, the note is removed.
-        became = stored if not lost and (unavailable or not asked) else begun
+        became = stored if not lost and (unavailable or not asked) else _over(begun)
         times = stored.refused_times
-        if became is begun and isinstance(error, TokenRequestError) and may_pass(error):
+        if became is not stored and isinstance(error, TokenRequestError) and may_pass(error):
             times = (times or 0) + 1
-        if became is stored or times != stored.refused_times:
-            yield Blocking(lambda: self._note(begun, became.replace(refused_times=times), turn))
+        yield Blocking(lambda: self._note(begun, became.replace(refused_times=times), turn))
 
     def _send(self, begun: TokenSet, turn: _Turn) -> Steps[TokenSet]:
         """Send one refresh; before each of its requests, also nonce retries, check that the lock is still held."""
@@ -298,6 +321,7 @@ class Renewal:
         except Exception as error:  # a store of another package may raise anything
             raise self._not_saved(error) from error
         self._unsaved = None
+        self._end_if_saved()
         return tokens if kept else None
 
     def _put(self, old: TokenSet | None, tokens: TokenSet) -> bool:
@@ -320,6 +344,12 @@ class Renewal:
             return False  # no refresh token was used up for them
         raise TokenStoreError("another program has changed the stored tokens; they are not their successors")
 
+    def _end_if_saved(self) -> None:
+        """End the refresh, unless it has brought tokens that are not stored: then others still must not send."""
+        if self._owner is not None and self._unsaved is None:
+            self._owner.end()
+            self._owner = None
+
     def _not_saved(self, error: Exception) -> TokensNotSavedError:
         assert self._unsaved is not None  # noqa: S101 - the callers have checked it
         return TokensNotSavedError(
@@ -329,8 +359,14 @@ class Renewal:
         )
 
 
+class _AnotherAtWork(Exception):  # noqa: N818 - it never leaves this module
+    """Somebody has deleted the lock of a refresh whose response may still come."""
+
+
 class _Turn:
     """The right to send a refresh token, for as long as a lock is held."""
+
+    owner: RefreshOwner | None = None
 
     def __init__(self) -> None:
         self.lock: StoreLock | None = None
@@ -350,6 +386,13 @@ class _Turn:
         if self.lock is None or not self.lock.is_held():
             self.lost = True
             raise TokenLockError("the lock on the tokens was lost before the refresh token was sent; nothing was sent")
+        if self.owner is not None:
+            self.owner.begin()
+
+
+def _over(begun: TokenSet) -> TokenSet:
+    """Return the note of a refresh that is over without a response."""
+    return begun.replace(refresh_owner=None)
 
 
 def _release_kept(lock: StoreLock) -> None:

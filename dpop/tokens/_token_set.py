@@ -42,6 +42,9 @@ class TokenSet:
         refresh is not verified; ``endpoint.verify_id_token`` does that.
     :param refresh_sent_at: Unix seconds when a refresh began whose response is unknown. It is set in a
         store before the refresh token is sent, and removed when the response is stored.
+    :param refresh_owner: the process that began that refresh. While it lives and waits for the response, no other
+        process of its machine sends the refresh token, even if the lock is lost. It is removed with
+        ``refresh_sent_at``, and when the refresh is over without a response.
     :param resource: the requested resources (RFC 8707); a refresh requests them again.
     :param refusal: the server's final refusal of the refresh token: ``error`` and perhaps
         ``subtype`` and ``description``. No process that shares the store sends that refresh token again.
@@ -64,6 +67,7 @@ class TokenSet:
     id_token: str | None = None
     id_token_verified: bool = False
     refresh_sent_at: float | None = None
+    refresh_owner: str | None = None
     resource: tuple[str, ...] = ()
     refused_times: int | None = None
     refusal: Mapping[str, str] = field(default_factory=dict)
