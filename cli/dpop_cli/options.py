@@ -214,11 +214,22 @@ class ProofRequest(NamedTuple):
         return f"<ProofRequest {self.method} {self.url}>"
 
     @classmethod
-    def of(cls, method: str, url: str, options: dict[str, Any], *, signed: bool = True) -> ProofRequest:
+    def of(
+        cls,
+        method: str,
+        url: str,
+        options: dict[str, Any],
+        *,
+        signed: bool = True,
+        with_key: dpop.Key | None = None,
+        with_token: str | None = None,
+    ) -> ProofRequest:
         """Read the options, and sign the proof.
 
         :param options: the command's options; those of :func:`proof_options` are taken out.
         :param signed: False if only :attr:`signing_input` is needed; then a public key is enough.
+        :param with_key: a key instead of the one that options name.
+        :param with_token: an access token instead of the one that options name.
         :raises click.UsageError: options contradict each other or cannot be read.
         :raises DPoPError: no proof can be made.
         """
@@ -227,9 +238,9 @@ class ProofRequest(NamedTuple):
         check_method(method)
         check_transport(url, allow_http=options.pop("allow_http"))
         nonces = NonceChoice.of(options)
-        token = read_token(options)
+        token = read_token(options) or with_token
         jti, iat = options.pop("jti"), options.pop("iat")
-        key = load_key(options, signs=signed)
+        key = with_key or load_key(options, signs=signed)
         nonce = nonces.for_request(NonceKey(key.thumbprint, Origin.of_url(url), Role.AS if token is None else Role.RS))
         defect = options.pop("defect", None)
         if defect is not None:

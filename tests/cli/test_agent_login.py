@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from dpop_cli.serve import first_line
-from support.agents import agent_running, socket_folder
+from support.agents import API, agent_running, socket_folder
 from support.cli_process import DPOP, environment, invoke
 
 import dpop
@@ -129,6 +129,9 @@ def test_several_accounts(server: DPoPTestServer, folder: Path) -> None:
             assert (called.exit_code, json.loads(Path("me.json").read_text())["scheme"]) == (0, "DPoP"), called.stderr
         shown = invoke("token", "show", "--agent", "--account", "robot", "--access-token")
         assert shown.stdout == AgentTokens("robot")() + "\n"
+        lines = invoke("headers", "GET", server.resource, "--agent", "--account", "phone", "--no-nonce").stdout
+        assert "Authorization: DPoP " + AgentTokens("phone")() in lines.splitlines()
+        assert [line.partition(":")[0] for line in lines.splitlines()] == ["DPoP", "Authorization"]
         unknown = invoke("curl", "--agent", "--account", "nobody", "-s", server.resource)
         assert (unknown.exit_code, "no account nobody" in unknown.stderr) == (1, True), unknown.stderr
         assert sorted(path.name for path in (folder / "logins").glob("tokens*")) == [
@@ -151,6 +154,8 @@ def test_words_that_contradict_each_other(server: DPoPTestServer, folder: Path) 
             (("logout", "--agent", "--key", "agent:work"), "no login of the account work"),
             (("curl", "--agent", "--token-store", "t.json", "https://api.example/"), "leave the token store out"),
             (("curl", "--agent", "--token-file", "token.txt", "https://api.example/"), "or --agent, not both"),
+            (("headers", "--agent", "--token-file", "token.txt", "GET", API), "or --agent, not both"),
+            (("headers", "--account", "work", "GET", API), "belongs to --agent"),
         ):
             done = invoke(*words)
             assert (done.exit_code, why in " ".join(done.stderr.split())) == (2, True), done.stderr
