@@ -64,20 +64,20 @@ def test_a_nonce_that_is_asked_for(name: str) -> None:
     assert "nonce-of-the-server" not in str(events)
 
 
-def test_a_proof_that_is_refused_for_good(name: str) -> None:
+def test_a_proof_that_is_refused_for_good() -> None:
     """The caller gets the response."""
     events: list[ClientEvent] = []
     refusal = Response(401, [("WWW-Authenticate", 'DPoP error="invalid_dpop_proof"')])
     with Recorder(script(refusal)) as server:
-        assert sent(name, server, events) == [401]
+        assert sent("requests", server, events) == [401]
     assert told(events) == [("proof", None), ("refused", "invalid_dpop_proof")]
 
 
-def test_a_server_that_never_takes_its_own_nonces(name: str) -> None:
+def test_a_server_that_never_takes_its_own_nonces() -> None:
     """Each retry is told, and the end too."""
     events: list[ClientEvent] = []
     with Recorder(lambda request: challenge(f"n-{len(server.requests)}-{request.method}")) as server:
-        assert sent(name, server, events) == [401]
+        assert sent("requests", server, events) == [401]
     kinds = told(events)
     assert kinds[-1] == ("refused", "use_dpop_nonce")
     assert kinds.count(("retried", "use_dpop_nonce")) == len(server.requests) - 1
@@ -109,7 +109,7 @@ def test_a_token_that_is_refused(name: str) -> None:
     assert told(events) == [("proof", None), ("token_refused", "sent_again"), ("proof", None)]
 
 
-def test_a_clock_that_is_learnt(name: str) -> None:
+def test_a_clock_that_is_learnt() -> None:
     """The event has the seconds by which the server is ahead."""
     events: list[ClientEvent] = []
 
@@ -121,7 +121,7 @@ def test_a_clock_that_is_learnt(name: str) -> None:
         return Response(401, fields)
 
     with Recorder(handler) as server:
-        assert sent(name, server, events, 2, learn_clock=True) == [401, 200]
+        assert sent("requests", server, events, 2, learn_clock=True) == [401, 200]
     assert [(event.kind, event.reason) for event in events] == [
         ("proof", None),
         ("clock", None),
@@ -131,12 +131,12 @@ def test_a_clock_that_is_learnt(name: str) -> None:
     assert 60 < (events[1].seconds or 0) <= 121
 
 
-def test_requests_that_carry_no_proof(name: str) -> None:
+def test_requests_that_carry_no_proof() -> None:
     """To another server, nothing is told; with a bearer token neither."""
     events: list[ClientEvent] = []
     with Recorder(script(Response(200, [("DPoP-Nonce", "n")]))) as server:
-        assert sent(name, server, events, origins="https://api.example") == [200]
-        assert sent(name, server, events, access_token=dpop.BearerToken(TOKEN)) == [200]
+        assert sent("requests", server, events, origins="https://api.example") == [200]
+        assert sent("requests", server, events, access_token=dpop.BearerToken(TOKEN)) == [200]
     assert events == []
 
 

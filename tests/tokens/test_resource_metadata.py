@@ -112,21 +112,20 @@ def test_from_the_api_to_its_authorization_server(name: str) -> None:
         assert fields.isdisjoint({"dpop", "authorization", "cookie"})
 
 
-def test_the_place_that_a_challenge_names(name: str) -> None:
+def test_the_place_that_a_challenge_names() -> None:
     """Anywhere at the API itself, and nowhere else: a challenge must not choose which servers are asked."""
     with serving(scopes_supported=["read"]) as api, serving() as other:
         url = api.url("/v1")
-        assert fetched(name, url, url=api.url("/elsewhere?of=v1")).scopes == ("read",)
+        assert fetched("requests", url, url=api.url("/elsewhere?of=v1")).scopes == ("read",)
         assert [request.target for request in api.requests] == ["/elsewhere?of=v1"]
         with pytest.raises(UsageError, match="another server"):
-            fetched(name, url, url=other.url("/.well-known/oauth-protected-resource/v1"))
+            fetched("requests", url, url=other.url("/.well-known/oauth-protected-resource/v1"))
         assert other.requests == []
 
 
-@pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_not_followed(name: str, status: int) -> None:
+def test_a_redirect_is_not_followed(name: str) -> None:
     """Whatever it leads to would be another server's document."""
-    with serving() as other, Recorder(lambda _: Response(status, [("Location", other.url("/v1"))])) as api:
+    with serving() as other, Recorder(lambda _: Response(302, [("Location", other.url("/v1"))])) as api:
         with pytest.raises(InvalidTokenResponseError, match="which is not followed"):
             fetched(name, api.url("/v1"))
         assert other.requests == []
@@ -146,13 +145,13 @@ def test_a_redirect_is_not_followed(name: str, status: int) -> None:
     ],
     ids=["none", "down", "busy", "lost", "html", "another", "endless"],
 )
-def test_metadata_that_cannot_be_had(name: str, response: Response, error: type[Exception], problem: str) -> None:
+def test_metadata_that_cannot_be_had(response: Response, error: type[Exception], problem: str) -> None:
     """Each fault is said to people, and what may pass is an error of its own."""
     with Recorder(lambda _: response) as api, pytest.raises(error, match=problem):
-        fetched(name, api.url("/v1"))
+        fetched("requests", api.url("/v1"))
 
 
-def test_plain_http_is_for_this_machine(name: str) -> None:
+def test_plain_http_is_for_this_machine() -> None:
     """Nothing is sent to an http:// API elsewhere."""
     with pytest.raises(InsecureOriginError):
-        fetched(name, "http://api.example/v1")
+        fetched("requests", "http://api.example/v1")
