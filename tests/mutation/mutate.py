@@ -14,8 +14,9 @@ Most mutants change the body of a function. A process that has collected all tes
 the changed code into the functions and runs the tests, so nothing is imported or collected again. A mutant of what
 runs at import gets a process that imports everything anew.
 
-How busy the machine is decides nothing. A test that does not end is tried again without the mutant, and then with the
-mutant for many times as long as that took. Only then the mutant counts as noticed.
+How busy the machine is decides nothing. A test that fails or does not end is tried again alone: without the mutant,
+where it must pass, and then with the mutant, for many times as long as that took. Only then the mutant counts as
+noticed.
 """
 
 from __future__ import annotations
@@ -278,9 +279,8 @@ class _Trials:
         own = [str(folder), str(folder / "cli")]
         sys.path[:0] = own
         os.environ.update(PYTHONPATH=os.pathsep.join(own), PYTHONDONTWRITEBYTECODE="1", TMPDIR=str(scratch))
-        os.environ["PYTHONSAFEPATH"] = (
-            "1"  # or the sources in the working directory would come first in programs of tests
-        )
+        # Otherwise the sources in the working directory would come first in programs that tests start.
+        os.environ["PYTHONSAFEPATH"] = "1"
         sys.dont_write_bytecode, tempfile.tempdir = True, None
         os.chdir(ROOT)
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -302,22 +302,23 @@ class _Trials:
             connection.send(self._outcome(mutant, tests))
 
     def _outcome(self, mutant: Mutant, tests: Tests) -> str:
-        if not tests.names:
-            return "none"
-        ended = self._run(mutant, tests)
-        while ended.status is None:
-            late, rest = tests.names[ended.test], ended.test + 1
-            without = self._run(None, Tests([late], [600.0], tests.anew))
-            if without.status is None:
-                return "none"  # the machine is so busy that the test does not even end as it is
-            ended = self._run(mutant, Tests([late], [PATIENCE + 10 * without.seconds], tests.anew))
-            if ended.status is None:
-                return "endless"
-            if ended.status or rest == len(tests.names):
+        names, limits = tests.names, tests.limits
+        outcome = "none"
+        while names:
+            ended = self._run(mutant, Tests(names, limits, tests.anew))
+            if ended.status == pytest.ExitCode.NO_TESTS_COLLECTED:
                 break
-            tests = Tests(tests.names[rest:], tests.limits[rest:], tests.anew)
-            ended = self._run(mutant, tests)
-        return {0: "survived", int(pytest.ExitCode.NO_TESTS_COLLECTED): "none"}.get(ended.status, "noticed")
+            outcome = "survived"
+            if ended.status == 0:
+                break
+            # A test failed, or did not end in time. Is that because of the mutant?
+            test = names[ended.test]
+            without = self._run(None, Tests([test], [600.0], tests.anew))
+            again = self._run(mutant, Tests([test], [PATIENCE + 10 * without.seconds], tests.anew))
+            if without.status == 0 and again.status != 0:
+                return "endless" if again.status is None else "noticed"
+            names, limits = names[ended.test + 1 :], limits[ended.test + 1 :]
+        return outcome
 
     def _run(self, mutant: Mutant | None, tests: Tests) -> Ended:
         if mutant is None:
