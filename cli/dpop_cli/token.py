@@ -247,7 +247,8 @@ def refresh(*, if_needed: bool, scope: tuple[str, ...], resources: tuple[str, ..
     with client.endpoint(prover, before) as endpoint, kept_nonces(prover, endpoint.server.token_endpoint):
         if before is None:
             stored.check_writable()
-            tokens = endpoint.refresh(first or "", **wanted)
+            with stored.rescuing():
+                tokens = endpoint.refresh(first or "", **wanted)
             stored.keep(tokens)
         else:
             source = endpoint.source(stored.store, account=stored.account, **wanted)

@@ -15,7 +15,13 @@ import click
 from click.core import ParameterSource
 
 from dpop import tokens as dpop_tokens
-from dpop.errors import DPoPError, TokensNotSavedError, TokenStoreError
+from dpop.errors import (
+    DPoPError,
+    InvalidTokenResponseError,
+    ReauthorizationError,
+    TokensNotSavedError,
+    TokenStoreError,
+)
 from dpop_cli.console import hint
 from dpop_cli.secret_input import Secret
 
@@ -25,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Stored", "rescued"]
 
 _THEN = "make room, and move that file to the store's place"
+_REFUSED = (
+    "they must not be used as they are, but their refresh token may be the only valid one; if you trust the server"
+)
+_REFUSED += ", move that file to the store's place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +117,15 @@ class Stored:
 
     @contextlib.contextmanager
     def rescuing(self) -> Iterator[None]:
-        """On exit, keep tokens that a source received and could not store: this process has the only copy."""
+        """On exit, keep tokens that came and were not stored: this process has the only copy."""
         try:
             yield
         except TokensNotSavedError as error:
             raise rescued(error, error.tokens, self.account) from error
+        except (InvalidTokenResponseError, ReauthorizationError) as error:
+            if error.tokens is not None and error.tokens.refresh_token:
+                rescued(error, error.tokens, self.account, then=_REFUSED)
+            raise
 
     def renewed(self, source: RefreshingSource, before: TokenSet) -> TokenSet:
         """Renew the tokens even if they have not expired."""

@@ -608,6 +608,31 @@ def test_tokens_that_cannot_be_stored_are_put_elsewhere(plain: DPoPTestServer, t
     assert secrets_in(done.stderr, tokens) == []
 
 
+@pytest.mark.parametrize("how", [["tokens.json"], ["--refresh-token-file", "refresh.txt", "--key", "key.pem"]])
+def test_tokens_in_a_response_that_must_not_be_used_are_put_elsewhere(
+    plain: DPoPTestServer, tmp_path: Path, how: list[str]
+) -> None:
+    """The server has replaced the refresh token: the new one is in no store, and this process is about to end."""
+    tokens = stored(plain)
+    Path("refresh.txt").write_text(f"{tokens.refresh_token}\n")
+    Path("refresh.txt").chmod(0o600)
+    (tmp_path / "spare").mkdir()
+    body = b'{"access_token":"n3w-access-t0ken","token_type":"mac","refresh_token":"n3w-refresh-t0ken"}'
+    with Recorder(lambda _: Response(200, [], body)) as server:
+        FileTokenStore("tokens.json").save(tokens.replace(token_endpoint=server.url("/token")))
+        env = {**client_file(plain), "TMPDIR": str(tmp_path / "spare")}
+        client = json.loads(Path(env["DPOP_CLIENT"]).read_text())
+        Path("client.json").write_text(json.dumps({**client, "token_endpoint": server.url("/token")}))
+        env["DPOP_CLIENT"] = "client.json"
+        done = run("token", "refresh", *how, env=env)
+    assert done.returncode not in {0, 2, 70}, done.stderr
+    (rescued,) = (tmp_path / "spare").glob("dpop-tokens-*/tokens.json")
+    kept = FileTokenStore(rescued).load()
+    assert kept is not None
+    assert kept.refresh_token == "n3w-refresh-t0ken"
+    assert "t0ken" not in done.stderr
+
+
 # --- use
 
 
