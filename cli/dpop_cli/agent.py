@@ -248,6 +248,8 @@ def _show_accounts(accounts: list[dict[str, Any]]) -> None:
         until = account.get("expires_at")
         good = f", {account['token_type']} until {moment(until)}" if until is not None else ""
         click.echo(f"account {account['account']}  {state}{good}, key {account['key']}")
+        if account.get("problem"):
+            click.echo(f"  {account['problem']}")
 
 
 # --- what the options say

@@ -180,6 +180,16 @@ class Accounts:
             **{name: value for name, value in told.items() if value is not None},
         }
 
+    def problem(self, account: Account) -> str | None:
+        """Why the tokens of an account could not be read or renewed the last time, for the agent's own user."""
+        assert self._kept is not None  # noqa: S101 - the same
+        try:
+            self._kept.store.load(account.name)
+        except DPoPError as error:
+            return str(error)
+        state = self._states.get(account.name)
+        return None if state is None else state.error
+
     def _of(self, account: Account) -> Refreshed:
         with self._guard:
             refreshed = self._refreshed.get(account.name)
@@ -234,7 +244,9 @@ class Accounts:
                 try:
                     yield self._of(account).source
                 except DPoPError as error:
-                    _log.warning("the tokens of %r cannot be kept fresh: %s", account.name, error)
+                    if account.name not in self._states:  # once
+                        _log.warning("the tokens of %r cannot be kept fresh: %s", account.name, error)
+                    self._note(AccountStatus(account.name, "failing", None, self._clock(), str(error)))
 
     def _note(self, status: AccountStatus) -> None:
         self._states[status.account] = status

@@ -42,6 +42,7 @@ _CLIENT: Final = (
     *("token_endpoint", "client_id", "client_secret", "client_auth", "profile", "issuer", "revocation_endpoint"),
     *("grant", "scope"),
 )
+_CLIENT_AUTH: Final = ("none", "client_secret_basic", "client_secret_post")
 _TOKENS: Final = (
     *("access_token", "token_type", "refresh_token", "scope", "issued_at", "expires_at", "refresh_expires_at"),
     *("token_endpoint", "client_id"),
@@ -285,6 +286,8 @@ class Service:
         name, held = members["account"], self._held(members["key"], peer)
         if not members.get("refresh_token") and "grant" not in members:
             raise UsageError("a login needs a refresh token, or the agent could not keep it")
+        if members.get("client_auth", "none") not in _CLIENT_AUTH:
+            raise UsageError(f"client_auth must be {', '.join(_CLIENT_AUTH)} for a login in the agent")
         for url in ("token_endpoint", "revocation_endpoint"):
             origin = Origin.of_url(members[url]) if url in members else None
             if origin is not None and origin not in held.rules.origins:
@@ -300,8 +303,9 @@ class Service:
             jkt=held.jkt,
             key_reference=f"agent:{held.rules.name}",
         )
-        self.accounts.log_in(name, login, tokens, held)
+        # On record first: a client that is told of a failure keeps the tokens itself, and two must not have them.
         self._record({"event": "login", "account": name, "key": held.rules.name, "jkt": held.jkt}, "response")
+        self.accounts.log_in(name, login, tokens, held)
         account = self.accounts.find(name)
         return {} if account is None else self.accounts.facts(account)
 
@@ -375,7 +379,10 @@ class Service:
                 "problem": self._problem,
             },
             "keys": [held.facts() for held in list(self._keys.values())],
-            "accounts": [self.accounts.facts(account) for account in self.accounts.all()],
+            "accounts": [
+                {**self.accounts.facts(account), "problem": self.accounts.problem(account)}
+                for account in self.accounts.all()
+            ],
         }
 
     def _add(self, members: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:

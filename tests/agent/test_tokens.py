@@ -511,6 +511,30 @@ def test_a_server_that_is_down(place: Place, found: Running) -> None:
     assert failed.value.retry_after == 7
 
 
+def test_a_store_that_fails(place: Place, found: Running) -> None:
+    """The agent's own user sees why in the status; another user gets no path of the agent's."""
+    (place.folder / "logins" / "tokens.work.json").write_text("{")
+    with pytest.raises(TokenFormatError, match=r"tokens\.work\.json"):
+        AgentTokens("work")()
+    (account,) = found.client().request("status")["accounts"]
+    assert (account["state"], "tokens.work.json" in account["problem"]) == ("unreadable", True)
+    assert "tokens.work.json" not in json.dumps(found.client().request("list"))
+    answered = found.agent._service._token_failed(TokenFormatError("in /srv/x"), Peer(None, 4242, frozenset()))
+    assert "/srv" not in answered.message
+
+
+def test_a_login_that_cannot_be_noted_is_not_kept(place: Place) -> None:
+    """For its client is told of a failure, and then keeps the tokens itself."""
+
+    def audit(event: Mapping[str, Any]) -> None:
+        raise OSError("No space left on device")
+
+    with place.running(audit=audit) as running:
+        with pytest.raises(DPoPKeyError, match="audit log cannot be written"):
+            place.log_in(running)
+        assert running.client().request("list")["accounts"] == []
+
+
 @pytest.mark.parametrize(
     ("change", "error", "why"),
     [
@@ -519,6 +543,7 @@ def test_a_server_that_is_down(place: Place, found: Running) -> None:
         ({"refresh_token": None}, UsageError, "needs a refresh token"),
         ({"client_auth": "client_secret_basic"}, UsageError, "client_secret is missing"),
         ({"client_auth": "private_key_jwt"}, UsageError, "client_auth must be"),
+        ({"client_auth": "tls_client_auth"}, UsageError, "client_auth must be"),
         ({"profile": "no-such"}, UsageError, "profile"),
         ({"key": "other"}, DPoPKeyError, "no key other"),
         ({"account": "../x"}, UsageError, "account"),
