@@ -12,6 +12,7 @@ import redis
 import requests
 
 import dpop
+import dpop.agent
 import dpop.asgi
 import dpop.google
 import dpop.httpx
@@ -135,4 +136,12 @@ google_flow: dpop.google.InstalledAppFlow = dpop.google.InstalledAppFlow.from_cl
 google_made: dpop.google.Credentials = google_flow.bind(prover).credentials
 google_shared = dpop.google.SharedCredentials(
     dpop.requests.TokenEndpoint(key, "https://as.example/token", client_id="id").source(MemoryTokenStore())
+)
+
+# A token source in the signing agent, with a store or another source for the time without it.
+from_agent: dpop.TokenSource = dpop.agent.AgentTokens("work", fallback=store)
+dpop.agent.AgentTokens("work", fallback=refreshing)
+dpop.agent.AgentLogins("/srv/logins", dpop.requests.TokenEndpoint)
+requests.Session().mount(
+    "https://api.example/", dpop.requests.DPoPAdapter(key, origins="https://api.example", access_token=from_agent)
 )
