@@ -28,6 +28,7 @@ from dpop_cli.playground_server import Server, embedded, own_server
 from dpop_cli.playground_shown import Refused, checks, form_of, refused, short, shown
 from dpop_cli.playground_signer import PageSigner
 from dpop_cli.proof import parts
+from dpop_cli.token_login import login_parameters
 
 __all__ = ["Session"]
 
@@ -209,7 +210,11 @@ class Session:
         grants, self._callback = self._client.grants, ""
         self._login = self._client.run(
             grants.start_authorization(
-                self._redirect_uri, self._server.scope, {}, push=grants.server.requires_par, dpop_jkt=None
+                self._redirect_uri,
+                self._server.scope,
+                login_parameters(grants.profile),
+                push=grants.server.requires_par,
+                dpop_jkt=None,
             )
         )
         if self._server.test_server is None:

@@ -129,7 +129,7 @@ _Login = Callable[["TokenEndpoint", str | None], TokenSet]
 
 def _browser_login(redirect_uri: str, *, browser: bool, timeout: int) -> _Login:
     def login(endpoint: TokenEndpoint, scope: str | None) -> TokenSet:
-        more: dict[str, Any] = login_parameters(endpoint)
+        more: dict[str, Any] = login_parameters(endpoint.grants.profile)
         with Loopback(redirect_uri) as loopback:
             request = endpoint.start_authorization(loopback.redirect_uri, scope=scope, **more)
             open_login(loopback, request, browser=browser)

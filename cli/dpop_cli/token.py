@@ -183,7 +183,7 @@ def login(
 def _request(
     endpoint: TokenEndpoint, loopback: Loopback, wanted: str | None, more: dict[str, Any]
 ) -> AuthorizationRequest:
-    more = {**login_parameters(endpoint), **more}
+    more = {**login_parameters(endpoint.grants.profile), **more}
     return endpoint.start_authorization(loopback.redirect_uri, scope=wanted, **more)
 
 

@@ -36,7 +36,7 @@ from dpop.tokens import AuthorizationRequest, ServerMetadata
 from dpop_cli.console import hint
 
 if TYPE_CHECKING:
-    from dpop.requests import TokenEndpoint
+    from dpop.profiles import Profile
 
 __all__ = ["Loopback", "login_parameters", "open_login", "peer_users"]
 
@@ -270,9 +270,9 @@ class Loopback:
         return _Reply(200, "You are logged in. You can close this window.")
 
 
-def login_parameters(endpoint: TokenEndpoint) -> dict[str, str]:
+def login_parameters(profile: Profile) -> dict[str, str]:
     """The parameters that a login at this kind of server has besides the protocol's, such as Google's ``prompt``."""
-    pairs = (each.partition("=") for each in endpoint.grants.profile.login_parameters)
+    pairs = (each.partition("=") for each in profile.login_parameters)
     return {name: value for name, _, value in pairs}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from adapters.authority import make_authority
@@ -205,6 +206,14 @@ def test_only_the_waiting_login_is_called_back() -> None:
         for query in ("", "code=stolen", "code=stolen&state=guess", f"code=stolen&state={'x' * 40}&iss={own.issuer}"):
             assert not session.called_back(query)
         assert not session.act("state", {})["state"]["code"]
+
+
+def test_a_login_at_google_asks_for_a_refresh_token() -> None:
+    """Google gives one only then; its profile says so. Here a server without pushed requests shows the parameters."""
+    with Session() as session, PlaygroundServer(session), DPoPTestServer(mode="google") as own:
+        use(session, own.issuer, client_id=own.client_id, client_secret=own.client_secret, profile="google")
+        query = parse_qs(urlsplit(session.act("login", {})["state"]["visit"]).query)
+        assert (query["access_type"], query["prompt"]) == (["offline"], ["consent"])
 
 
 @pytest.mark.parametrize("mode", NAMES)
