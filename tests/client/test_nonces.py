@@ -656,20 +656,20 @@ def test_threads_wait_for_their_turn() -> None:
     assert seen == ["a"] * 4
 
 
+class Interrupted(Clock):
+    """A clock in whose reading a signal arrives."""
+
+    handler: Any = None
+
+    def __call__(self) -> float:
+        handler, self.handler = self.handler, None
+        if handler is not None:
+            handler()
+        return super().__call__()
+
+
 def test_a_signal_handler_passes_the_cache_over() -> None:
     """A request made while the same thread is inside the cache goes without it, and hangs nowhere."""
-
-    class Interrupted(Clock):
-        """A clock in whose reading a signal arrives."""
-
-        handler: Any = None
-
-        def __call__(self) -> float:
-            handler, self.handler = self.handler, None
-            if handler is not None:
-                handler()
-            return super().__call__()
-
     clock = Interrupted()
     cache = NonceCache(clock=clock)
     cache.learn(KEY, "a")
@@ -688,6 +688,28 @@ def test_a_signal_handler_passes_the_cache_over() -> None:
     clock.handler = request
     assert lease(cache).nonce == "a"
     assert answers == [(None, "b", "a")]
+
+
+@pytest.mark.parametrize("step", ["challenged", "answered", "release", "leave"])
+def test_a_signal_handler_passes_it_over_in_each_step(step: str) -> None:
+    """Also where the cache learns from a response, or takes a turn back."""
+    clock = Interrupted()
+    cache = NonceCache(clock=clock)
+    cache.learn(KEY, "a")
+    one, waiting = lease(cache, wait=True), turn(cache)
+    nonces: list[str | None] = []
+    clock.handler = lambda: nonces.append(lease(cache).nonce)
+    match step:
+        case "challenged":
+            cache.challenged(one, "b")
+        case "answered":
+            cache.answered(one, learnt="b", accepted=True)
+        case "release":
+            cache.release(one)
+        case "leave":
+            cache.leave(KEY, waiting)
+    assert nonces == [None]
+    assert lease(cache).nonce is not None
 
 
 def in_child(check: object) -> int:

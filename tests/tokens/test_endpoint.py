@@ -574,6 +574,17 @@ def test_a_revocation_succeeds_with_any_2xx(name: str, status: int) -> None:
         endpoint.revoke("token")
 
 
+def test_the_token_of_a_set_that_is_revoked(name: str) -> None:
+    """The refresh token, with which the server revokes the others (RFC 7009 §2.1); without one the access token."""
+    recorder, endpoint = answered(name, Response(200))
+    with recorder, endpoint:
+        endpoint.revoke(TokenSet(access_token="a", refresh_token="r"))
+        endpoint.revoke(TokenSet(access_token="a"))
+    forms = [dict(urllib.parse.parse_qsl(request.body.decode())) for request in recorder.requests]
+    sent = [(form["token"], form["token_type_hint"]) for form in forms if form]
+    assert sent == [("r", "refresh_token"), ("a", "access_token")]
+
+
 @pytest.mark.parametrize("subtype", ["invalid_rapt", "rapt_required"])
 @pytest.mark.parametrize(("status", "error"), [(401, "invalid_token"), (400, "invalid_grant"), (403, "access_denied")])
 def test_a_login_that_is_too_old(name: str, status: int, error: str, subtype: str) -> None:
