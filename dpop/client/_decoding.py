@@ -40,7 +40,11 @@ def decoded_start(coding: str | None, data: bytes, limit: int) -> bytes:
 
 
 def _gzip(data: bytes, limit: int) -> bytes:
-    return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, limit)
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, limit)
+    except zlib.error:
+        # A wrong checksum at the end: without the last eight bytes it is not compared (RFC 1952 §2.3.1).
+        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data[:-8], limit)
 
 
 def _deflate(data: bytes, limit: int) -> bytes:

@@ -49,8 +49,9 @@ _ERROR: Final = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]{1,100}\Z")  # RFC 674
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{0,20})?\Z")
 _TYPES: Final = {"dpop": "DPoP", "bearer": "Bearer", "n_a": "N_A"}
 _SCHEME: Final = re.compile(r"\A(?:dpop|bearer)\s+", re.IGNORECASE)
-_CAMEL: Final = "accessToken"
+_USUAL: Final = {name.replace("_", ""): name for name in MEMBERS.values()}
 _MAX_WRAPPERS: Final = 3
+_GZIP: Final = b"\x1f\x8b\x08"
 _TOKENS: Final = ("access_token", "refresh_token", "token_type")
 _OURS: Final = frozenset(
     {"access_token", "token_type", "expires_in", "refresh_token", "refresh_token_expires_in", "scope", "id_token"}
@@ -130,6 +131,9 @@ def whole_body(coding: str | None, data: bytes, failure: Exception | None) -> by
     :raises Exception: ``failure``, if the object is not complete, and no new refresh token has come.
     """
     body = decoded_start(coding, data, MAX_RESPONSE + 1) or data
+    for _ in range(2):
+        if body.startswith(_GZIP):  # compressed twice, or without a header that says so
+            body = decoded_start("gzip", body, MAX_RESPONSE + 1) or body
     if failure is None or _is_whole(body):
         return body
     if is_form(body.decode("latin-1")):
@@ -231,14 +235,23 @@ def _reader_of(response: HTTPResponse) -> tuple[_Reader, frozenset[str]]:
 
 def _tokens_inside(members: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the only object in these members with an access token; if there is not exactly one, the members."""
-    found = [members] if _CAMEL in members else []
+    found = [members] if _has_token(members) else []
     places: list[Any] = list(members.values())
     for _ in range(_MAX_WRAPPERS):
         places = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in places]
         objects = [value for value in places if isinstance(value, dict)]
-        found += [value for value in objects if "access_token" in value or _CAMEL in value]
+        found += [value for value in objects if _has_token(value)]
         places = [value for each in objects for value in each.values()]
     return found[0] if len(found) == 1 else members
+
+
+def _has_token(members: Mapping[str, Any]) -> bool:
+    return any(_usual(name) == "access_token" for name in members)
+
+
+def _usual(name: str) -> str:
+    """Return the usual name of a member, such as ``access_token`` for ``accessToken`` and ``ACCESS-TOKEN``."""
+    return _USUAL.get(name.replace("_", "").replace("-", "").lower(), name)
 
 
 @dataclass(slots=True)
@@ -252,21 +265,21 @@ class _Reader:
         self.odd.append(remark)
 
     def unwrap(self) -> None:
-        """If there is no access token, look for the members inside another member and in camel case."""
+        """If there is no access token, look for the members inside another member and in other spellings."""
         if "access_token" in self.members:
             return
         inner = _tokens_inside(self.members)
         if inner is not self.members:
             self.note("its tokens inside another member")
-        if _CAMEL in inner:
-            self.note("names in camel case")
+        if any(_usual(name) != name for name in inner):
+            self.note("names in another spelling")
         # Without the outer objects: one of them contains the tokens, too.
         outer = {name: value for name, value in self.members.items() if not isinstance(value, dict | list)}
-        self.members = {MEMBERS.get(name, name): value for name, value in {**outer, **inner}.items()}
+        self.members = {_usual(name): value for name, value in {**outer, **inner}.items()}
 
     def access_token(self) -> str:
         """Return the access token without the scheme that some servers put before it; empty if there is none."""
-        value = self.members.get("access_token")
+        value = _only(self.members.get("access_token"))
         if not isinstance(value, str) or not _can_be_stored(value):
             return ""
         bare = _SCHEME.sub("", value.strip())
@@ -276,8 +289,13 @@ class _Reader:
 
     def text(self, name: str, *, empty_is_odd: bool = True) -> str | None:
         value = self.members.get(name)
+        if name == "refresh_token":
+            value = _only(value)
         if isinstance(value, str) and value and _can_be_stored(value):
-            return value
+            bare = value.strip()
+            if bare != value:
+                self.note(f"white space beside the {name}, which was left out")
+            return bare or None
         if value is not None and (value != "" or empty_is_odd):
             self.note(f"{name} as {_kind(value)}, which was left out")
         return None
@@ -317,6 +335,13 @@ class _Reader:
             else:
                 self.note(f"a member {_shown(name)} that cannot be stored, which was left out")
         return kept
+
+
+def _only(value: object) -> object:
+    """Return the token in an array of one, or in an object; other values are returned unchanged."""
+    if isinstance(value, dict):
+        value = next((value[name] for name in ("token", "value") if isinstance(value.get(name), str)), value)
+    return value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) else value
 
 
 def seconds_of(value: object) -> float | None:

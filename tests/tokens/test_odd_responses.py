@@ -166,6 +166,15 @@ ODD: dict[str, Odd] = {
     ),
     "tokens inside an array inside a member": Odd(b'{"error":null,"data":[' + PLAIN + b"]}", warns=True),
     "tokens inside two members": Odd(b'{"result":{"data":' + PLAIN + b',"code":0}}', warns=True),
+    "names in another case": Odd(
+        json.dumps({"Access_Token": ACCESS, "TOKEN_TYPE": "DPoP", "ExpiresIn": 3600, "Refresh-Token": NEW}).encode(),
+        refresh=NEW,
+        warns=True,
+    ),
+    "the refresh token in an array": Odd(said(refresh_token=[NEW]), refresh=NEW),
+    "the refresh token in an object": Odd(said(refresh_token={"token": NEW, "expires_in": 60}), refresh=NEW),
+    "the access token in an array": Odd(said(access_token=[ACCESS], refresh_token=NEW), refresh=NEW),
+    "the refresh token with white space": Odd(said(refresh_token=f" {NEW}\n"), refresh=NEW, warns=True),
     "names in camel case": Odd(
         json.dumps({"accessToken": ACCESS, "tokenType": "DPoP", "expiresIn": 3600, "refreshToken": NEW}).encode(),
         refresh=NEW,
@@ -475,6 +484,11 @@ TRANSFERS: dict[str, Callable[[], Response]] = {
     "a Content-Encoding of none": lambda: Response(200, [("Content-Encoding", "none")], PLAIN),
     "gzip that is none": lambda: Response(200, [("Content-Encoding", "gzip")], PLAIN),
     "gzip without its checksum": lambda: Response(200, [("Content-Encoding", "gzip")], gzip.compress(PLAIN)[:-4]),
+    "gzip without a header": lambda: Response(200, [], gzip.compress(PLAIN)),
+    "gzip twice": lambda: Response(200, [("Content-Encoding", "gzip")], gzip.compress(gzip.compress(PLAIN))),
+    "gzip with a wrong checksum": lambda: Response(
+        200, [("Content-Encoding", "gzip")], gzip.compress(PLAIN)[:-8] + b"checksum"
+    ),
     "no last chunk": lambda: Response(200, [], _without_an_end(PLAIN)),
     "a Content-Length that is too long": lambda: Response(200, [("Connection", "close")], PLAIN, content_length=999),
 }
