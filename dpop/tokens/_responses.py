@@ -61,6 +61,8 @@ _OURS: Final = frozenset(
 _TEMPORARY: Final = frozenset({"invalid_dpop_proof", "use_dpop_nonce", "temporarily_unavailable", "server_error"})
 # Google's subtypes: the user must log in again, whatever the error code is.
 _LOGIN_AGAIN: Final = frozenset({"invalid_rapt", "rapt_required"})
+# The server has not looked at the request (RFC 9110 §15.5.9, RFC 8470 §5.2, RFC 6585 §4).
+_LATER_STATUS: Final = frozenset({408, 425, 429})
 _LATER: Final = "the tokens are unchanged, try again later"
 
 
@@ -464,7 +466,7 @@ def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str], *, 
     except InvalidTokenResponseError:
         members = {}
         if error_in_pieces(response.body) is None:
-            if status >= 500 or status == 429:
+            if status >= 500 or status in _LATER_STATUS:
                 raise TokenEndpointUnavailableError(
                     f"{what} is out of order: it answered {status}", status=status, retry_after=_retry_after(response)
                 ) from None
@@ -485,7 +487,7 @@ def raise_refusal(response: HTTPResponse, what: str, secrets: Iterable[str], *, 
         said += f": {facts['description']}"
     if code == "invalid_grant" or facts["subtype"] in _LOGIN_AGAIN:
         raise ReauthorizationError(f"{what} says {said}; the user has to authorise again", **facts)
-    if status >= 500 or status == 429 or code in _TEMPORARY:
+    if status >= 500 or status in _LATER_STATUS or code in _TEMPORARY:
         raise TokenEndpointUnavailableError(f"{what} says {said}; {later}", **facts)
     if code is None:
         hint = "; is the client authentication right?" if status == 401 else ""

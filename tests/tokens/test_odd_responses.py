@@ -661,6 +661,8 @@ def test_tokens_refused_ahead_of_time_are_in_the_error_that_says_so() -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
+        (408, TokenEndpointUnavailableError),
+        (425, TokenEndpointUnavailableError),
         (429, TokenEndpointUnavailableError),
         (500, TokenEndpointUnavailableError),
         (503, TokenEndpointUnavailableError),
