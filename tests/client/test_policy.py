@@ -170,6 +170,15 @@ def test_a_list_of_algorithms_may_be_an_iterator() -> None:
         )
 
 
+def test_a_request_with_its_own_key_signs_with_a_listed_algorithm() -> None:
+    """The list that the server gave is true of every key, not only of the adapter's."""
+    rsa = RequestCredentials(dpop.generate_key("PS256"), "theirs")
+    request = OutgoingRequest("GET", "https://api.example/", credentials=rsa)
+    assert ProofFlow.open(Policy(KEY, origins="https://api.example"), request) is not None
+    with pytest.raises(AlgorithmError):
+        ProofFlow.open(Policy(KEY, origins="https://api.example", algs=["ES256"]), request)
+
+
 @pytest.mark.parametrize("response", [None, "text", bytearray(b"body")])
 def test_a_rebuilt_body_is_bytes(response: Any) -> None:
     """None would go out as no body at all."""

@@ -366,6 +366,15 @@ def test_a_refusal_says_what_came(verifier: ProofVerifier) -> None:
     assert (refused.reason, refused.got) == ("htm_mismatch", "PATCH")
 
 
+def test_a_late_expiry_does_not_lengthen_the_life_of_a_proof(clock: Clock) -> None:
+    """A proof that is recorded later must still be recent, although its own ``exp`` has not come."""
+    judge = ProofVerifier(replay=MemoryReplayCache(clock=clock), max_age=60, skew=10, clock=clock)
+    headers = [("DPoP", token_proof(exp=NOW + 60))]
+    checked = judge.check_token_request(headers, "POST", TOKEN_URL)
+    clock.now += 65
+    assert refusal(lambda: checked.accept(bound_jkt=None)).reason == "iat_too_old"
+
+
 def test_the_next_nonce_is_that_of_the_proof(clock: Clock) -> None:
     """A response carries the nonce that was found for its request, and a first one if there was no proof."""
     nonces = NonceIssuer(b"s" * 32, clock=clock)

@@ -485,6 +485,20 @@ def test_a_server_that_is_down_is_not_asked_by_each_caller(at: Fixture, monkeypa
     assert at.refreshes == [503, 503, 503]
 
 
+def test_fresh_tokens_that_are_refused_again_and_again(at: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five a minute are replaced; then it is not the tokens, and the current one is kept."""
+    now = time.monotonic()
+    monkeypatch.setattr(_source, "time", types.SimpleNamespace(monotonic=lambda: now))
+    source = at.source()
+    for _ in range(8):
+        source.refused(source.ask())
+    assert len({source.ask() for _ in range(3)}) == 1
+    assert at.refreshes == [200] * 6
+    monkeypatch.setattr(_source, "time", types.SimpleNamespace(monotonic=lambda: now + 61))
+    source.refused(token := source.ask())
+    assert source.ask() != token
+
+
 def test_a_refresh_has_a_second_to_start() -> None:
     """A caller that finds one which another has just made does not take it for abandoned."""
     assert not RefreshInProgress().is_stuck
