@@ -238,6 +238,16 @@ def test_rubbish_is_refused_before_anybody_is_asked(issuer: JWTIssuer, number: i
     assert len(tokens._memory) == 0
 
 
+@pytest.mark.parametrize(
+    ("token", "told"), [("a.b.c.d.e", True), ("a.b", False), ("opaque", False), ("a.b.c.d", False)]
+)
+def test_a_token_that_may_be_encrypted(issuer: JWTIssuer, token: str, told: bool) -> None:
+    """Five parts are those of a JWE (RFC 7516 §7.1), and the operator has to know that."""
+    refusal = why(verifier(issuer), token)
+    assert "not a JWT of three parts" in str(refusal)
+    assert ("encrypted" in str(refusal)) == told
+
+
 def test_duplicate_claims(issuer: JWTIssuer) -> None:
     """Two ``sub`` or ``cnf`` would mean one thing here and another behind a proxy."""
     claims = json.dumps(issuer.claims())[:-1] + ',"sub":"root"}'
@@ -588,6 +598,7 @@ def test_an_issuer_from_which_no_keys_come(issuer: JWTIssuer, fault: str) -> Non
     with pytest.raises(LookupUnavailableError) as caught:
         asyncio.run(tokens.acall(token))
     assert caught.value.retry_after == 10
+    assert "being fetched" not in str(caught.value)  # it says what went wrong
     assert time.monotonic() - began < 20
     assert len(issuer.asked) == asked
     issuer.down = lambda _request: None

@@ -327,11 +327,12 @@ def test_an_endpoint_that_does_not_tell(endpoint: Endpoint, fault: str) -> None:
     assert len(endpoint.requests) == 2
 
 
-def test_retry_after_is_followed(endpoint: Endpoint) -> None:
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_followed(endpoint: Endpoint, status: int) -> None:
     """Nobody is asked before, and the client hears of it; a minute at most."""
     timer = Timer(100)
     tokens = asking(endpoint, monotonic=timer)
-    endpoint.down = lambda _request: Response(503, [("Retry-After", "999999")])
+    endpoint.down = lambda _request: Response(status, [("Retry-After", "999999")])
     for token in ("t", "u"):
         with pytest.raises(LookupUnavailableError) as caught:
             tokens(token)

@@ -44,7 +44,14 @@ from dpop.errors import (
 )
 from dpop.keys import ExternalKey
 from dpop.testing import DPoPTestServer
-from dpop.tokens import DeviceAuthorization, MemoryTokenStore, PrivateKeyJWT, ServerMetadata, TokenSet
+from dpop.tokens import (
+    ClientSecretBasic,
+    DeviceAuthorization,
+    MemoryTokenStore,
+    PrivateKeyJWT,
+    ServerMetadata,
+    TokenSet,
+)
 
 KEY = dpop.generate_key()
 
@@ -676,6 +683,17 @@ def test_a_pushed_request_that_is_refused(name: str) -> None:
     with recorder, endpoint, pytest.raises(TokenEndpointUnavailableError, match="push=False") as caught:
         endpoint.start_authorization("http://127.0.0.1/callback")
     assert "the tokens are unchanged" not in str(caught.value)
+
+
+def test_a_pushed_request_names_the_client(name: str) -> None:
+    """Also if the client authenticates in the header, where no ``client_id`` would be needed (RFC 9126 §2.1)."""
+    body = b'{"request_uri":"urn:ietf:params:oauth:request_uri:1","expires_in":60}'
+    recorder, public = answered(name, Response(201, [], body))
+    with recorder, public, Endpoint(name, KEY, public.server, client_auth=ClientSecretBasic("c", "s")) as endpoint:
+        endpoint.start_authorization("http://127.0.0.1/callback", push=True)
+    (request,) = recorder.requests
+    assert request.one("Authorization").startswith("Basic ")
+    assert urllib.parse.parse_qs(request.body.decode())["client_id"] == ["c"]
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}"])
