@@ -511,16 +511,19 @@ def test_a_server_that_is_down(place: Place, found: Running) -> None:
     assert failed.value.retry_after == 7
 
 
-def test_a_store_that_fails(place: Place, found: Running) -> None:
+def test_a_store_that_fails(place: Place) -> None:
     """The agent's own user sees why in the status; another user gets no path of the agent's."""
-    (place.folder / "logins" / "tokens.work.json").write_text("{")
-    with pytest.raises(TokenFormatError, match=r"tokens\.work\.json"):
-        AgentTokens("work")()
-    (account,) = found.client().request("status")["accounts"]
-    assert (account["state"], "tokens.work.json" in account["problem"]) == ("unreadable", True)
-    assert "tokens.work.json" not in json.dumps(found.client().request("list"))
-    answered = found.agent._service._token_failed(TokenFormatError("in /srv/x"), Peer(None, 4242, frozenset()))
-    assert "/srv" not in answered.message
+    rules = rules_of(place.folder, origins=[place.server.origin], confirm=True)  # so that nothing is renewed meanwhile
+    with place.running(rules) as running:
+        place.log_in(running)
+        (place.folder / "logins" / "tokens.work.json").write_text("{")
+        with pytest.raises(TokenFormatError, match=r"tokens\.work\.json"):
+            AgentTokens("work", client=running.client())()
+        (account,) = running.client().request("status")["accounts"]
+        assert (account["state"], "tokens.work.json" in account["problem"]) == ("unreadable", True)
+        assert "tokens.work.json" not in json.dumps(running.client().request("list"))
+        answered = running.agent._service._token_failed(TokenFormatError("in /srv/x"), Peer(None, 4242, frozenset()))
+        assert "/srv" not in answered.message
 
 
 def test_a_login_that_cannot_be_noted_is_not_kept(place: Place) -> None:
