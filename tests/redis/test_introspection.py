@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
 import redis
 import redis.asyncio
-from adapters.recorder import Received, Recorder, Response
+from adapters.recorder import Response
+from support.introspection_endpoint import IntrospectionEndpoint
 from support.jwt_issuer import Timer
 from support.redis_server import RedisServer, running_redis
 
@@ -28,27 +27,10 @@ SECRET = bytes(range(32))
 TOKEN = "opaque-token-of-alice"
 
 
-class Endpoint(Recorder):
-    """An introspection endpoint; ``says`` is its response, ``status`` of it another than 200 an outage."""
-
-    def __init__(self) -> None:
-        self.says: dict[str, Any] = {"active": True, "sub": "alice", "exp": int(time.time()) + 600}
-        self.status = 200
-        super().__init__(self._respond)
-
-    def _respond(self, _request: Received) -> Response:
-        return Response(self.status, [("Content-Type", "application/json")], json.dumps(self.says).encode())
-
-    @property
-    def asked(self) -> list[str]:
-        """The tokens that were asked about."""
-        return [parse_qs(request.body.decode())["token"][0] for request in self.requests]
-
-
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
+def endpoint() -> Iterator[IntrospectionEndpoint]:
     """An introspection endpoint of this test."""
-    with Endpoint() as running:
+    with IntrospectionEndpoint() as running:
         yield running
 
 
@@ -59,7 +41,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def process(endpoint: Endpoint, cache: Any, **settings: Any) -> Introspection:
+def process(endpoint: IntrospectionEndpoint, cache: Any, **settings: Any) -> Introspection:
     """The look-up of one process of an API; what it remembers by itself is its own."""
     usual = {"client_id": "api", "client_secret": "s", "cache": cache, "cache_secret": SECRET}
     return Introspection(endpoint.url("/introspect"), **usual | settings)
@@ -75,7 +57,7 @@ def entry_of(client: redis.Redis) -> bytes:
 # --- one question for all
 
 
-def test_one_process_asks_for_all(endpoint: Endpoint, client: redis.Redis) -> None:
+def test_one_process_asks_for_all(endpoint: IntrospectionEndpoint, client: redis.Redis) -> None:
     """Threads and tasks of others get its response, and may change what they got."""
     first, second, third = (process(endpoint, RedisIntrospectionCache(client)) for _ in range(3))
     claims = dict(first(TOKEN))
@@ -85,7 +67,7 @@ def test_one_process_asks_for_all(endpoint: Endpoint, client: redis.Redis) -> No
     assert endpoint.asked == [TOKEN]
 
 
-def test_a_client_that_decodes(endpoint: Endpoint, redis_url: str) -> None:
+def test_a_client_that_decodes(endpoint: IntrospectionEndpoint, redis_url: str) -> None:
     """Redis clients with ``decode_responses`` give text."""
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         for _ in range(2):
@@ -93,7 +75,7 @@ def test_a_client_that_decodes(endpoint: Endpoint, redis_url: str) -> None:
     assert endpoint.asked == [TOKEN]
 
 
-def test_tokens_that_are_not_active_are_not_shared(endpoint: Endpoint, client: redis.Redis) -> None:
+def test_tokens_that_are_not_active_are_not_shared(endpoint: IntrospectionEndpoint, client: redis.Redis) -> None:
     """Strangers cannot fill the cache with tokens that nobody knows."""
     endpoint.says = {"active": False}
     for _ in range(2):
@@ -103,14 +85,14 @@ def test_tokens_that_are_not_active_are_not_shared(endpoint: Endpoint, client: r
     assert client.dbsize() == 0
 
 
-def test_what_was_said_to_another_is_not_shared(endpoint: Endpoint, client: redis.Redis) -> None:
+def test_what_was_said_to_another_is_not_shared(endpoint: IntrospectionEndpoint, client: redis.Redis) -> None:
     """A response may depend on the client that asks (RFC 7662 §2.2), so two APIs in one Redis are apart."""
     process(endpoint, RedisIntrospectionCache(client), client_id="api")(TOKEN)
     process(endpoint, RedisIntrospectionCache(client), client_id="other")(TOKEN)
     assert len(endpoint.asked) == 2
 
 
-def test_the_audience_is_judged_by_each(endpoint: Endpoint, client: redis.Redis) -> None:
+def test_the_audience_is_judged_by_each(endpoint: IntrospectionEndpoint, client: redis.Redis) -> None:
     """A shared response is judged like one that was just given."""
     endpoint.says["aud"] = "https://one.example"
     process(endpoint, RedisIntrospectionCache(client), audience="https://one.example")(TOKEN)
@@ -122,7 +104,7 @@ def test_the_audience_is_judged_by_each(endpoint: Endpoint, client: redis.Redis)
 # --- no longer than promised
 
 
-def test_a_response_counts_from_the_question(endpoint: Endpoint, client: redis.Redis) -> None:
+def test_a_response_counts_from_the_question(endpoint: IntrospectionEndpoint, client: redis.Redis) -> None:
     """A revoked token is accepted for ``remember_for`` at most, through however many processes its response went."""
     clock, monotonic = Timer(time.time()), Timer(100)
     settings: Any = {"clock": clock, "monotonic": monotonic, "remember_for": 30}
@@ -142,7 +124,7 @@ def test_a_response_counts_from_the_question(endpoint: Endpoint, client: redis.R
             revoked(TOKEN)
 
 
-def test_a_clock_that_is_behind(endpoint: Endpoint, client: redis.Redis) -> None:
+def test_a_clock_that_is_behind(endpoint: IntrospectionEndpoint, client: redis.Redis) -> None:
     """A process whose clock is an hour behind the writer's remembers no longer than usual."""
     now, monotonic = time.time(), Timer(100)
     process(endpoint, RedisIntrospectionCache(client), clock=lambda: now)(TOKEN)
@@ -168,7 +150,9 @@ class Kept(dict[str, str]):
 
 
 @pytest.mark.parametrize(("exp", "seconds"), [(600, 30), (5, 5), (None, 30), (0, None)])
-def test_an_entry_never_outlives_its_token(endpoint: Endpoint, exp: int | None, seconds: int | None) -> None:
+def test_an_entry_never_outlives_its_token(
+    endpoint: IntrospectionEndpoint, exp: int | None, seconds: int | None
+) -> None:
     """Nor the seconds for which responses are believed; one that expires now is not kept."""
     endpoint.says = {"active": True} | ({} if exp is None else {"exp": 1000 + exp})
     cache = Kept()
@@ -179,13 +163,13 @@ def test_an_entry_never_outlives_its_token(endpoint: Endpoint, exp: int | None, 
     assert len(endpoint.asked) == (1 if cache else 2)
 
 
-def test_redis_forgets_in_time(endpoint: Endpoint, client: redis.Redis) -> None:
+def test_redis_forgets_in_time(endpoint: IntrospectionEndpoint, client: redis.Redis) -> None:
     """The entry goes by itself."""
     process(endpoint, RedisIntrospectionCache(client))(TOKEN)
     assert 0 < client.pttl(entry_of(client)) <= 30_000
 
 
-def test_a_token_that_expires_meanwhile(endpoint: Endpoint, client: redis.Redis) -> None:
+def test_a_token_that_expires_meanwhile(endpoint: IntrospectionEndpoint, client: redis.Redis) -> None:
     """Its time is judged at each use; one that has expired already is not kept."""
     clock = Timer(time.time())
     endpoint.says = {"active": True, "exp": clock.now + 5}
@@ -203,7 +187,7 @@ def test_a_token_that_expires_meanwhile(endpoint: Endpoint, client: redis.Redis)
 # --- not readable, not forgeable
 
 
-def test_redis_holds_neither_tokens_nor_claims(endpoint: Endpoint, client: redis.Redis) -> None:
+def test_redis_holds_neither_tokens_nor_claims(endpoint: IntrospectionEndpoint, client: redis.Redis) -> None:
     """Names are no plain hashes, by which a guessed token could be confirmed."""
     process(endpoint, RedisIntrospectionCache(client))(TOKEN)
     name = entry_of(client)
@@ -217,7 +201,7 @@ def test_redis_holds_neither_tokens_nor_claims(endpoint: Endpoint, client: redis
 
 @pytest.mark.parametrize("forgery", ["moved", "bit", "short", "empty-nonce", "long", "binary", "plain"])
 def test_an_entry_that_is_not_ours(
-    endpoint: Endpoint, client: redis.Redis, forgery: str, caplog: pytest.LogCaptureFixture
+    endpoint: IntrospectionEndpoint, client: redis.Redis, forgery: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is ignored with one WARNING; who can write to Redis can neither forge a response nor move it to a token."""
     process(endpoint, RedisIntrospectionCache(client))(TOKEN)
@@ -252,7 +236,7 @@ def test_an_entry_that_is_not_ours(
     assert caplog.text.count("not written with this secret") == 1
 
 
-def test_another_secret(endpoint: Endpoint, client: redis.Redis) -> None:
+def test_another_secret(endpoint: IntrospectionEndpoint, client: redis.Redis) -> None:
     """Processes with another secret do not even find the entry; so a secret can be changed one process at a time."""
     events: list[Event] = []
     process(endpoint, RedisIntrospectionCache(client))(TOKEN)
@@ -264,7 +248,7 @@ def test_another_secret(endpoint: Endpoint, client: redis.Redis) -> None:
 # --- faults
 
 
-def test_redis_down(endpoint: Endpoint, caplog: pytest.LogCaptureFixture) -> None:
+def test_redis_down(endpoint: IntrospectionEndpoint, caplog: pytest.LogCaptureFixture) -> None:
     """Each process asks for itself, and says so once; it does not wait for Redis at each request."""
     with running_redis() as server:
         monotonic = Timer(100)
@@ -293,17 +277,17 @@ def impatient(server: RedisServer) -> redis.Redis:
     return redis.Redis.from_url(server.url, socket_timeout=0.1, socket_connect_timeout=0.1, retry=None)
 
 
-def test_the_authorization_server_down(endpoint: Endpoint, client: redis.Redis) -> None:
+def test_the_authorization_server_down(endpoint: IntrospectionEndpoint, client: redis.Redis) -> None:
     """What another process has learnt is served, also in the moment in which the endpoint is not asked."""
     process(endpoint, RedisIntrospectionCache(client))(TOKEN)
-    endpoint.status = 503
+    endpoint.down = lambda _request: Response(503)
     fresh = process(endpoint, RedisIntrospectionCache(client))
     with pytest.raises(LookupUnavailableError):
         fresh("unknown")
     assert fresh(TOKEN)["sub"] == "alice"
 
 
-def test_a_slow_cache_holds_up_no_event_loop(endpoint: Endpoint) -> None:
+def test_a_slow_cache_holds_up_no_event_loop(endpoint: IntrospectionEndpoint) -> None:
     """It is asked in a thread, and by one request for all that have the token."""
     asked: list[str] = []
     release = threading.Event()
@@ -331,7 +315,7 @@ def test_a_slow_cache_holds_up_no_event_loop(endpoint: Endpoint) -> None:
     assert endpoint.asked == [TOKEN]
 
 
-def test_a_request_that_resumes_late_asks_nothing(endpoint: Endpoint) -> None:
+def test_a_request_that_resumes_late_asks_nothing(endpoint: IntrospectionEndpoint) -> None:
     """While it waited for the cache, another request has asked about the token."""
 
     class Empty:
@@ -353,7 +337,7 @@ def test_a_request_that_resumes_late_asks_nothing(endpoint: Endpoint) -> None:
     assert endpoint.asked == [TOKEN]
 
 
-def test_a_cache_that_never_responds(endpoint: Endpoint) -> None:
+def test_a_cache_that_never_responds(endpoint: IntrospectionEndpoint) -> None:
     """After the time for one question the endpoint is asked without it, and few threads are lost."""
     release = threading.Event()
 
@@ -383,7 +367,9 @@ def test_a_cache_that_never_responds(endpoint: Endpoint) -> None:
     "settings",
     [{"cache": None}, {"cache_secret": None}, {"cache_secret": b"short"}, {"cache_secret": "text of 16 chars"}],
 )
-def test_settings_that_make_no_sense(endpoint: Endpoint, client: redis.Redis, settings: dict[str, Any]) -> None:
+def test_settings_that_make_no_sense(
+    endpoint: IntrospectionEndpoint, client: redis.Redis, settings: dict[str, Any]
+) -> None:
     """A cache needs a secret, and a secret a cache."""
     with pytest.raises(UsageError):
         process(endpoint, **{"cache": RedisIntrospectionCache(client)} | settings)

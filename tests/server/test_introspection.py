@@ -8,12 +8,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from adapters.recorder import Received, Recorder, Response
+from adapters.recorder import Received, Response
 from support.forking import in_child
+from support.introspection_endpoint import IntrospectionEndpoint
 from support.jwt_issuer import AUDIENCE, JWTIssuer, Timer, forged
 
 import dpop
@@ -33,51 +34,16 @@ from dpop.testing import DPoPTestServer
 from dpop.tokens import PrivateKeyJWT
 
 
-class Endpoint:
-    """An introspection endpoint; ``says`` is its response to the token, ``down`` what it does instead."""
-
-    def __init__(self) -> None:
-        self.says: dict[str, Any] = {"active": True, "sub": "alice", "exp": int(time.time()) + 600}
-        self.down: Callable[[Received], Response | None] = lambda _request: None
-        self._recorder = Recorder(self._respond)
-
-    def _respond(self, request: Received) -> Response:
-        instead = self.down(request)
-        if instead is not None:
-            return instead
-        return Response(200, [("Content-Type", "application/json")], json.dumps(self.says).encode())
-
-    def __enter__(self) -> Self:
-        self._recorder.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._recorder.__exit__(None, None, None)
-
-    @property
-    def url(self) -> str:
-        return self._recorder.url("/introspect")
-
-    @property
-    def requests(self) -> list[Received]:
-        return self._recorder.requests
-
-    @property
-    def asked(self) -> list[str]:
-        """The tokens that were asked about."""
-        return [parse_qs(request.body.decode())["token"][0] for request in self.requests]
-
-
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
+def endpoint() -> Iterator[IntrospectionEndpoint]:
     """An introspection endpoint of this test."""
-    with Endpoint() as running:
+    with IntrospectionEndpoint() as running:
         yield running
 
 
-def asking(endpoint: Endpoint, **settings: Any) -> Introspection:
+def asking(endpoint: IntrospectionEndpoint, **settings: Any) -> Introspection:
     """The look-up of an API."""
-    return Introspection(endpoint.url, **{"client_id": "api", "client_secret": "s"} | settings)
+    return Introspection(endpoint.url("/introspect"), **{"client_id": "api", "client_secret": "s"} | settings)
 
 
 # --- questions
@@ -105,7 +71,7 @@ def test_it_plugs_into_a_protected_resource() -> None:
             assert caught.value.reason == reason
 
 
-def test_how_the_api_authenticates(endpoint: Endpoint) -> None:
+def test_how_the_api_authenticates(endpoint: IntrospectionEndpoint) -> None:
     """A secret in the header or the form, an assertion for the issuer, or nothing; and never a proof."""
     key = dpop.generate_key()
     asking(endpoint)("t1")
@@ -146,7 +112,7 @@ def _decoded(text: str) -> bytes:
         ({"active": True, "aud": [AUDIENCE], "iss": "https://as.example"}, None),
     ],
 )
-def test_what_is_accepted(endpoint: Endpoint, says: dict[str, Any], reason: str | None) -> None:
+def test_what_is_accepted(endpoint: IntrospectionEndpoint, says: dict[str, Any], reason: str | None) -> None:
     """Active, now, for this API, of this issuer."""
     endpoint.says = says
     tokens = asking(endpoint, audience=AUDIENCE, issuer="https://as.example")
@@ -159,7 +125,7 @@ def test_what_is_accepted(endpoint: Endpoint, says: dict[str, Any], reason: str 
         assert (caught.value.reason, caught.value.error) == (reason, "invalid_token")
 
 
-def test_documents_with_a_byte_order_mark(endpoint: Endpoint) -> None:
+def test_documents_with_a_byte_order_mark(endpoint: IntrospectionEndpoint) -> None:
     """Some servers write one before a response, their metadata and their keys."""
 
     def marked(request: LookupRequest) -> LookupResponse:
@@ -176,7 +142,7 @@ def test_documents_with_a_byte_order_mark(endpoint: Endpoint) -> None:
 # --- memory
 
 
-def test_responses_are_remembered_as_copies(endpoint: Endpoint) -> None:
+def test_responses_are_remembered_as_copies(endpoint: IntrospectionEndpoint) -> None:
     """One question in thirty seconds; what an application changes stays its own."""
     timer = Timer(100)
     endpoint.says["cnf"] = {"jkt": "x"}
@@ -195,7 +161,7 @@ def test_responses_are_remembered_as_copies(endpoint: Endpoint) -> None:
     assert b"t" not in tokens._active._entries
 
 
-def test_expiry_is_respected(endpoint: Endpoint) -> None:
+def test_expiry_is_respected(endpoint: IntrospectionEndpoint) -> None:
     """A remembered response ends with its token."""
     clock = Timer(1000)
     endpoint.says = {"active": True, "exp": 1010}
@@ -207,7 +173,7 @@ def test_expiry_is_respected(endpoint: Endpoint) -> None:
     assert caught.value.reason == "token_expired"
 
 
-def test_a_refusal_is_remembered_for_five_seconds(endpoint: Endpoint) -> None:
+def test_a_refusal_is_remembered_for_five_seconds(endpoint: IntrospectionEndpoint) -> None:
     """A token that becomes active is accepted soon, and a client that insists costs one question in five seconds."""
     timer = Timer(100)
     tokens = asking(endpoint, monotonic=timer)
@@ -221,7 +187,7 @@ def test_a_refusal_is_remembered_for_five_seconds(endpoint: Endpoint) -> None:
     assert tokens("t")
 
 
-def test_strangers_cannot_push_out_good_tokens(endpoint: Endpoint) -> None:
+def test_strangers_cannot_push_out_good_tokens(endpoint: IntrospectionEndpoint) -> None:
     """Tokens that nobody knows have a memory of their own, which is bounded."""
     tokens = asking(endpoint, max_remembered=5)
     tokens("good")
@@ -241,7 +207,7 @@ def test_strangers_cannot_push_out_good_tokens(endpoint: Endpoint) -> None:
 # --- many at once
 
 
-def test_one_question_for_all_who_wait(endpoint: Endpoint) -> None:
+def test_one_question_for_all_who_wait(endpoint: IntrospectionEndpoint) -> None:
     """Threads and tasks with one token share it; a task that is cancelled takes it from nobody."""
     release = threading.Event()
     endpoint.down = _holding(release)
@@ -273,7 +239,7 @@ def _holding(release: threading.Event) -> Callable[[Received], None]:
     return hold
 
 
-def test_a_flood_of_unknown_tokens(endpoint: Endpoint) -> None:
+def test_a_flood_of_unknown_tokens(endpoint: IntrospectionEndpoint) -> None:
     """Three questions are open at once; the rest gets a 503 at once, and a token that is known is served."""
     release = threading.Event()
     tokens = asking(endpoint, max_pending=3, timeout=60)
@@ -316,7 +282,7 @@ DOWN: dict[str, Callable[[Received], Response]] = {
 
 
 @pytest.mark.parametrize("fault", DOWN)
-def test_an_endpoint_that_does_not_tell(endpoint: Endpoint, fault: str) -> None:
+def test_an_endpoint_that_does_not_tell(endpoint: IntrospectionEndpoint, fault: str) -> None:
     """Nothing is known of the token: a 503, and the next request asks again."""
     tokens = asking(endpoint)
     endpoint.down = DOWN[fault]
@@ -328,7 +294,7 @@ def test_an_endpoint_that_does_not_tell(endpoint: Endpoint, fault: str) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_followed(endpoint: Endpoint, status: int) -> None:
+def test_retry_after_is_followed(endpoint: IntrospectionEndpoint, status: int) -> None:
     """Nobody is asked before, and the client hears of it; a minute at most."""
     timer = Timer(100)
     tokens = asking(endpoint, monotonic=timer)
@@ -343,7 +309,7 @@ def test_retry_after_is_followed(endpoint: Endpoint, status: int) -> None:
     assert tokens("u")
 
 
-def test_a_slow_endpoint_holds_few_threads(endpoint: Endpoint) -> None:
+def test_a_slow_endpoint_holds_few_threads(endpoint: IntrospectionEndpoint) -> None:
     """After a question without a response in time there is a second without any."""
     release, timer = threading.Event(), Timer(100)
     endpoint.down = _holding(release)
@@ -359,7 +325,7 @@ def test_a_slow_endpoint_holds_few_threads(endpoint: Endpoint) -> None:
     assert tokens("u")
 
 
-def test_a_forked_process_asks_for_itself(endpoint: Endpoint) -> None:
+def test_a_forked_process_asks_for_itself(endpoint: IntrospectionEndpoint) -> None:
     """A question that was open in the parent is asked anew."""
     release = threading.Event()
     endpoint.down = _holding(release)
@@ -405,7 +371,7 @@ def signed(issuer: JWTIssuer, *, header: Any = None, **changes: Any) -> Callable
         (None, {"token_introspection": {"active": "yes"}}),
     ],
 )
-def test_signed_responses(endpoint: Endpoint, header: Any, changes: dict[str, Any]) -> None:
+def test_signed_responses(endpoint: IntrospectionEndpoint, header: Any, changes: dict[str, Any]) -> None:
     """Only one by the issuer, for this client, made now, is believed (RFC 9701 §5)."""
     with JWTIssuer() as issuer:
         tokens = asking(endpoint, signed=True, issuer=issuer.url)
