@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -16,7 +15,7 @@ from dpop.client import OutgoingRequest, Policy, Prover
 from dpop.errors import UsageError
 from dpop.origin import Origin
 from dpop.profiles import Profile
-from dpop.tokens import Grants, HTTPRequest, HTTPResponse, NoResponse, Pause, ServerMetadata, Steps
+from dpop.tokens import Grants, HTTPRequest, HTTPResponse, NoResponse, ServerMetadata, Steps, run_steps
 from dpop_cli.demo_client import Exchange, exchanged, send_signed
 
 __all__ = ["Client", "Wire"]
@@ -143,23 +142,7 @@ class Client:
 
     def run(self, steps: Steps[_T]) -> _T:
         """Run steps of :attr:`grants`."""
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    outcome: Any = self._outcome(step)
-                except Exception as error:  # noqa: BLE001 - the steps decide
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(outcome)
-        except StopIteration as done:
-            result: _T = done.value
-            return result
-
-    def _outcome(self, step: Any) -> Any:
-        if isinstance(step, HTTPRequest):
-            return self._exchange(step)
-        return time.sleep(step.seconds) if isinstance(step, Pause) else step.function()
+        return run_steps(steps, self._exchange)
 
     def _exchange(self, request: HTTPRequest) -> HTTPResponse:
         headers = {name: value for name, value in request.headers if name.lower() != "content-type"}

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from dpop.tokens._records import Sealer
     from dpop.tokens._refresher import AccountStatus, Refresher
     from dpop.tokens._source import RefreshingSource
-    from dpop.tokens._steps import Blocking, HTTPRequest, HTTPResponse, NoResponse, Pause, Steps
+    from dpop.tokens._steps import Blocking, HTTPRequest, HTTPResponse, NoResponse, Pause, Steps, run_steps
     from dpop.tokens._stores import DEFAULT_ACCOUNT, MemoryTokenStore, StoreLock, TokenStore, check_account, locked
     from dpop.tokens._token_set import TokenSet
 
@@ -66,7 +66,7 @@ _PLACES = {
     "dpop.tokens._records": ("Sealer",),
     "dpop.tokens._refresher": ("AccountStatus", "Refresher"),
     "dpop.tokens._source": ("RefreshingSource",),
-    "dpop.tokens._steps": ("Blocking", "HTTPRequest", "HTTPResponse", "NoResponse", "Pause", "Steps"),
+    "dpop.tokens._steps": ("Blocking", "HTTPRequest", "HTTPResponse", "NoResponse", "Pause", "Steps", "run_steps"),
     "dpop.tokens._stores": (
         "DEFAULT_ACCOUNT",
         "MemoryTokenStore",
@@ -115,6 +115,7 @@ __all__ = [
     "locked",
     "read_resource_metadata",
     "resource_metadata_url",
+    "run_steps",
 ]
 
 __getattr__: Callable[[str], Any]

@@ -146,36 +146,36 @@ PLAIN = frozenset(
     authorization_servers autogenerate_code_verifier backend bad_proof bearer before bind_key bind_refresh_tokens
     blocking body_length bound_tokens call cert certificate changes check_binding checks claim claims client_auth
     client_auth_methods client_config client_id client_key client_type clock clock_offset close cnf code_challenge
-    code_jti coding compared configured confirm connection content_type count crv date decision declared_alg
-    detached detail device_authorization_endpoint device_path device_pending device_refused device_uri differs
-    digest dpop_algs dpop_jkt dpop_required endpoint environ epoch error event events every exchange_needs_nonce
+    code_jti coding compared configured confirm connection content_type count crv date decision declared_alg detached
+    detail device_authorization_endpoint device_path device_pending device_refused device_uri differs digest
+    dpop_algs dpop_jkt dpop_required endpoint environ epoch error event events every exchange exchange_needs_nonce
     exchange_nonce expected expires_at extra facts fallback fence fetch field_values fields filename fits folder
     function generation gids give_up good got grace grant grant_type granted_scope grants group handler hash_name
     header hint host http http1 http2 iat id id_token_verified insecure insecure_origins interval
     introspection_endpoint is_async isolate_exchange_nonces iss_in_responses iss_required issued_at issuer issuers
     jitter jkt jwks_uri kept key_reference keys kid kind kty label latency learn_clock lease lease_seconds
-    library_description library_manufacturer library_version life lifetime limit limits loader local_address
-    location lock lock_after lock_directory lock_seconds login_parameters logins make_client makes_keys manufacturer
-    marks max_age max_bytes max_clock_step max_depth max_entries max_htu max_jti max_length max_pending max_per_key
+    library_description library_manufacturer library_version life lifetime limit limits loader local_address location
+    lock lock_after lock_directory lock_seconds login_parameters logins make_client makes_keys manufacturer marks
+    max_age max_bytes max_clock_step max_depth max_entries max_htu max_jti max_length max_pending max_per_key
     max_proof max_remembered max_retries max_unbound may_try metadata method methods missing_proof mode model
     module_name module_path monotonic more mtls_endpoint_aliases name nbf next_at nonce_error nonce_grace
     nonce_on_success nonce_retries nonce_seconds nonces_for note now oauth2session object odd on_refusal op optional
     options origin origins other overwrite par_takes_proofs password_file pin_each_time pin_source pin_state place
     pool pool_block pool_connections pool_maxsize port prefix priming private private_key private_seen problem
     profile proof_life provider proxies proxy public public_clients public_jwk public_key public_origin published
-    push pushed_authorization_request_endpoint quota_project_id random rate read realm reason rebind receive
-    received record redirect_uri reference refresh_after refresh_expires_at refresh_owner refresh_sent_at
+    push pushed_authorization_request_endpoint quota_project_id random rate read realm reason rebind receive received
+    record redirect_uri reference refresh_after refresh_expires_at refresh_owner refresh_sent_at
     refresh_token_expires_in refresh_tokens_for refused refused_times remember_for renew_refused repeatable
-    replace_500 replay report require_jkt require_par require_pkce require_proof require_type required
-    required_scope required_scopes requires_par resource_metadata retries retry_after revocation_endpoint
-    revocation_uri role root_path rotate_refresh_tokens rs_nonces rule rules says_scope says_sub scheme scheme_exact
-    seconds seen send sent serial served service sessions settings share share_nonces sign signature_format
-    signature_size signed signed_endpoints signer signs single_use size skew slot slot_description slot_id
-    slot_manufacturer socket_options sources ssl start_response status stays_in_device stop strict_audience
-    strict_typ strip sub subject_type target tell theirs then thumbprint timeout tls token_endpoint token_lifetime
-    token_type token_type_hint tools trust_env turn typ uds uid uids unbound unbound_share url usable user_code
-    valid_from values verdict verification_uri verification_uri_complete verifier verify wait wake wanted_type
-    wants_pin what when_down where window with_nonce work wrong_key x_init_reserved
+    replace_500 replay report require_jkt require_par require_pkce require_proof require_type required required_scope
+    required_scopes requires_par resource_metadata retries retry_after revocation_endpoint revocation_uri role
+    root_path rotate_refresh_tokens rs_nonces rule rules says_scope says_sub scheme scheme_exact seconds seen send
+    sent serial served service sessions settings share share_nonces sign signature_format signature_size signed
+    signed_endpoints signer signs single_use size skew slot slot_description slot_id slot_manufacturer socket_options
+    sources ssl start_response status stays_in_device steps stop strict_audience strict_typ strip sub subject_type
+    target tell theirs then thumbprint timeout tls token_endpoint token_lifetime token_type token_type_hint tools
+    trust_env turn typ uds uid uids unbound unbound_share url usable user_code valid_from values verdict
+    verification_uri verification_uri_complete verifier verify wait wake wanted_type wants_pin what when_down where
+    window with_nonce work wrong_key x_init_reserved
     """,
     )
 )
