@@ -29,14 +29,15 @@ _NAME: Final = (
     "access_token|refresh_token|token_type|expires_in|refresh_token_expires_in|refresh_expires_in|scope|id_token|"
     + "|".join(MEMBERS)
 )
-# The name must be quoted as well: a page of a login wall may have a script with a variable of that name.
+# A value ends before another one can begin: otherwise the time would grow with the square of the body's length, which
+# the server chooses. Names must be quoted, too: a page of a login wall may have a script with a variable of that name.
 _QUOTED: Final = re.compile(
     rf"""(?P<quote>["'])(?P<name>{_NAME})(?P=quote)\s*(?::|=>)\s*"""
     r"""(?:"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>(?:[^'\\]|\\.)*)'|(?P<number>[0-9]{1,20})(?=[\s,}]))""",
     re.DOTALL,
 )
-_OF_FORM: Final = re.compile(rf"(?:\A|[&\s?])(?P<name>{_NAME})=(?P<value>[^\s&;\"'<>(){{}}]+)(?=[\s&;]|\Z)")
-_ELEMENT: Final = re.compile(rf"<(?P<name>{_NAME})>\s*(?P<value>[^<>\s][^<>]*?)\s*</(?P=name)>")
+_OF_FORM: Final = re.compile(rf"(?:\A|[&\s])(?P<name>{_NAME})=(?P<value>[^\s&;\"'<>(){{}}]+)(?=[\s&;]|\Z)")
+_ELEMENT: Final = re.compile(rf"<(?P<name>{_NAME})>(?P<value>[^<>]+)</(?P=name)>")
 
 
 def pieces_of(body: bytes) -> tuple[dict[str, str | int], frozenset[str]]:
@@ -74,4 +75,6 @@ def _found(text: str) -> Iterator[tuple[str, str | int]]:
     for match in _OF_FORM.finditer(text):
         yield MEMBERS.get(match["name"], match["name"]), unquote_plus(match["value"])
     for match in _ELEMENT.finditer(text):
-        yield MEMBERS.get(match["name"], match["name"]), html.unescape(match["value"])
+        value = html.unescape(match["value"].strip())
+        if value:
+            yield MEMBERS.get(match["name"], match["name"]), value

@@ -40,6 +40,7 @@ from support.strangers import (
 from dpop import htu
 from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
 from dpop.client._clock import skew
+from dpop.client._forgiving import error_in_pieces
 from dpop.encoding import b64url_decode, json_object
 from dpop.errors import DPoPError, InvalidProof
 from dpop.keys._public import PublicKey
@@ -52,6 +53,7 @@ from dpop.signature import der_to_raw, raw_to_der
 from dpop.testing.defects._draft import Draft
 from dpop.testing.defects._forge import A, make
 from dpop.tokens._authorization import AuthorizationRequest
+from dpop.tokens._pieces import pieces_of
 
 URL = "https://a.example/x"
 ALLOWED = 20
@@ -351,6 +353,25 @@ def test_names_of_keys_and_callbacks() -> None:
     for text in ("https://c.example/?", "code=a&state=s&", "https://["):
         for piece in ("%41", "a=b&", "]"):
             assert_linear(asked.code_of, lambda n, t=text, p=piece: t + p * (n // len(p)), 20_000)  # type: ignore[arg-type,misc]
+
+
+RESPONSES: dict[str, Callable[[int], bytes]] = {
+    "blanks in an element": lambda n: b"<access_token>a" + b" " * n,
+    "elements": lambda n: b"<access_token>" * (n // 14),
+    "queries": lambda n: b"?access_token=a" * (n // 15) + b'"',
+    "forms": lambda n: b"&access_token=a" * (n // 15) + b'"',
+    "a long value of a form": lambda n: b"&access_token=" + b"a" * n + b'"',
+    "open strings": lambda n: b"'access_token':\"a" * (n // 17),
+    "blanks after names": lambda n: (b'"access_token"' + b" " * 50) * (n // 64),
+    "escapes": lambda n: b'"access_token":"' + b"\\" * n,
+    "blanks after an error": lambda n: b"<error>" + b" " * n,
+}
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_a_token_response_that_no_parser_can_read(name: str) -> None:
+    """A token endpoint that means harm holds its client no longer than one that sends as much JSON."""
+    assert_linear(lambda body: (pieces_of(body), error_in_pieces(body)), RESPONSES[name], 16_000)  # type: ignore[arg-type]
 
 
 def test_a_description_to_send() -> None:
