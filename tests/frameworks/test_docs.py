@@ -197,9 +197,9 @@ def test_the_introspection_cache_of_the_guide(redis_url: str, monkeypatch: pytes
 
 def test_the_client_of_sentinel_in_the_guide() -> None:
     """It finds the primary by the names of the guide, and an entry is on the replica before the proof is accepted."""
-    with running_sentinel(replicas=1) as servers:
+    with running_sentinel(replicas=1, patience=60) as servers:
         named = re.sub(r'\[\("sentinel-1.*\]', f'[("127.0.0.1", {servers.sentinel})]', snippet("# Sentinel"))
-        named = named.replace("=0.5", "=10").replace("acknowledged_by=1", "acknowledged_by=1, acknowledge_within=5")
+        named = named.replace("=0.5", "=60").replace("acknowledged_by=1", "acknowledged_by=1, acknowledge_within=30")
         names: dict[str, Any] = {}
         exec(compile(named, "servers.md", "exec"), names)
         assert names["cache"].add("a.1", time.time() + 90) is True

@@ -159,15 +159,18 @@ def running_replicas(replicas: int) -> Iterator[Replicated]:
 
 
 @contextlib.contextmanager
-def running_sentinel(replicas: int) -> Iterator[Replicated]:
-    """Run a primary with replicas, and a sentinel that promotes one of these soon after the primary has gone."""
+def running_sentinel(replicas: int, *, patience: float = 2.0) -> Iterator[Replicated]:
+    """Run a primary with replicas, and a sentinel that promotes one of these soon after the primary has gone.
+
+    :param patience: seconds without a response after which the primary has gone; a busy machine must not reach them.
+    """
     place, port = Path(tempfile.mkdtemp(prefix="sentinel-")), _free_port()
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, place)
         servers = stack.enter_context(running_replicas(replicas))
         with redis.Redis.from_url(servers.primary.url) as client:
             watched = client.config_get("port")["port"]
-        watch = [f"monitor dpop 127.0.0.1 {watched} 1", "down-after-milliseconds dpop 200"]
+        watch = [f"monitor dpop 127.0.0.1 {watched} 1", f"down-after-milliseconds dpop {round(patience * 1000)}"]
         lines = [f"port {port}", "bind 127.0.0.1", f"dir {place}", *(f"sentinel {line}" for line in watch)]
         (place / "sentinel.conf").write_text("\n".join(lines), "utf-8")
         process = subprocess.Popen(
