@@ -273,8 +273,8 @@ def test_redis_down(endpoint: IntrospectionEndpoint, caplog: pytest.LogCaptureFi
 
 
 def impatient(server: RedisServer) -> redis.Redis:
-    """A client that neither waits nor tries again."""
-    return redis.Redis.from_url(server.url, socket_timeout=0.1, socket_connect_timeout=0.1, retry=None)
+    """A client that waits for two seconds, which is enough on a busy machine, and does not try again."""
+    return redis.Redis.from_url(server.url, socket_timeout=2, socket_connect_timeout=2, retry=None)
 
 
 def test_the_authorization_server_down(endpoint: IntrospectionEndpoint, client: redis.Redis) -> None:
@@ -351,11 +351,11 @@ def test_a_cache_that_never_responds(endpoint: IntrospectionEndpoint) -> None:
         def put(self, name: str, entry: str, seconds: float) -> None:
             """Keep nothing."""
 
-    tokens = process(endpoint, Stuck(), timeout=0.2, max_pending=2)
+    tokens = process(endpoint, Stuck(), timeout=2, max_pending=1)
     try:
         for number in range(5):
             assert tokens(f"t{number}")["sub"] == "alice"
-        assert len(tokens._reading) == 2
+        assert len(tokens._reading) == 1
     finally:
         release.set()
 
