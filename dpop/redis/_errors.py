@@ -7,10 +7,12 @@ from redis import exceptions
 
 from dpop.errors import ReplayCacheError
 
-__all__ = ["REDIS_ERRORS", "is_down", "unusable"]
+__all__ = ["REDIS_ERRORS", "describe", "is_down", "unusable"]
 
-REDIS_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException)
-"""What a client raises: a cluster of which no node responds is no RedisError."""
+# What Python raises in one thread when another thread closes the client in the middle of a command.
+_CLOSED = (OSError, ValueError, AttributeError)
+REDIS_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, *_CLOSED)
+"""What a client raises. ``RedisClusterException``, when no node of a cluster responds, is not a ``RedisError``."""
 
 # Redis does not respond, or says that it is not ready: it is loading, or a failover is in progress.
 _DOWN = (
@@ -53,4 +55,11 @@ def unusable(error: Exception) -> ReplayCacheError:
     if is_down(error):
         return ReplayCacheError(f"the replay cache cannot be reached: {error}")
     hint = "; SET with NX and GET needs Redis 7.0 or newer" if "syntax error" in str(error) else ""
-    return ReplayCacheError(f"Redis cannot serve as a replay cache: {error}{hint}")
+    return ReplayCacheError(f"Redis cannot serve as a replay cache: {describe(error)}{hint}")
+
+
+def describe(error: Exception) -> str:
+    """Return the words of an error, which for a client that was closed are about Python's files."""
+    if isinstance(error, _CLOSED):
+        return f"the client was closed while it was in use ({type(error).__name__}: {error})"
+    return str(error)

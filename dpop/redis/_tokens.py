@@ -15,7 +15,7 @@ import redis
 
 from dpop._tracebacks import hide_frames
 from dpop.errors import ArgumentTypeError, TokenStoreError, UsageError
-from dpop.redis._errors import REDIS_ERRORS, is_down
+from dpop.redis._errors import REDIS_ERRORS, describe, is_down
 from dpop.tokens._records import Sealer, read_record, write_record
 from dpop.tokens._stores import DEFAULT_ACCOUNT, StoreLock, check_account, locked
 from dpop.tokens._token_set import TokenSet
@@ -260,4 +260,4 @@ def _elapsed() -> float:
 def _unusable(error: Exception) -> TokenStoreError:
     if is_down(error):
         return TokenStoreError(f"the token store cannot be reached: {error}")
-    return TokenStoreError(f"Redis cannot serve as a token store: {error}")
+    return TokenStoreError(f"Redis cannot serve as a token store: {describe(error)}")

@@ -89,6 +89,44 @@ def test_a_lease_ends_with_its_holder_and_not_before(client: redis.Redis) -> Non
     second.release()
 
 
+class ClosedOnce(redis.UnixDomainSocketConnection):
+    """A connection that another thread closes while a response is read."""
+
+    closing = threading.Event()
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """Read a response, from a connection that is no longer there."""
+        if self.closing.is_set():
+            self.closing.clear()
+            self.disconnect()
+        return super().read_response(*arguments, **options)
+
+
+def test_a_client_that_another_thread_closes(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Commands fail as for a Redis that cannot be used, and the lease is renewed at the next opportunity."""
+    pool = redis.ConnectionPool.from_url(redis_url, connection_class=ClosedOnce)
+    with redis.Redis(connection_pool=pool) as client:
+        store = RedisTokenStore(client, lease_seconds=6)
+        ClosedOnce.closing.set()
+        with pytest.raises(TokenStoreError, match="closed while it was in use"):
+            store.load()
+        ClosedOnce.closing.set()
+        with pytest.raises(ReplayCacheError, match="closed while it was in use"):
+            RedisReplayCache(client, when_down="accept").add("key", time.time() + 60)
+        lease = store.lock("a")
+        assert lease.acquire(0)
+        ClosedOnce.closing.set()
+        due = time.monotonic() + 30
+        while not caplog.records and time.monotonic() < due:
+            time.sleep(0.01)
+        assert "could not be renewed" in caplog.text
+        until = lease._until  # type: ignore[attr-defined]
+        while lease._until == until and time.monotonic() < due:  # type: ignore[attr-defined]
+            time.sleep(0.01)
+        assert lease._until > until  # type: ignore[attr-defined]
+        lease.release()
+
+
 def test_who_slept_through_the_end_of_a_lease_begins_nothing(client: redis.Redis) -> None:
     """Its fence is too low to note that a refresh begins; an answer it has received is stored all the same."""
     store = RedisTokenStore(client, lease_seconds=0.2)
