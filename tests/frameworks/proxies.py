@@ -86,7 +86,7 @@ def _run(command: list[Any], place: Path) -> Iterator[str]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 30
-        while not (place / "socket").exists():
+        while not _accepts(str(place / "socket")):  # the file is there a moment before anybody listens
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -94,6 +94,11 @@ def _run(command: list[Any], place: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.communicate(timeout=30)
+
+
+def _accepts(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        return connection.connect_ex(path) == 0
 
 
 PROXIES: dict[str, Any] = {"nginx": nginx, "haproxy": haproxy}

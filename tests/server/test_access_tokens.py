@@ -335,18 +335,22 @@ def test_a_token_is_verified_again_after_five_minutes(issuer: JWTIssuer) -> None
 
 def test_a_withdrawn_key_ends_its_tokens(issuer: JWTIssuer) -> None:
     """From the moment at which the new set is there, a remembered token of an old key is refused."""
-    timer = Timer(100)
-    tokens = verifier(issuer, monotonic=timer)
+    timer, release = Timer(100), threading.Event()
+    tokens = verifier(issuer, monotonic=timer, timeout=60)
     token = issuer.token()
     assert tokens(token)
     issuer.rotate("k2")
     timer.now += 301
+    issuer.down = holding(release)
     assert tokens(token)  # starts the refresh, and does not wait for it
+    release.set()
     settled(tokens)
     assert "no key" in str(why(tokens, token))
+    release.clear()
     issuer.published = []
     timer.now += 301
-    tokens(issuer.token(kid="k2"))
+    assert tokens(issuer.token(kid="k2"))
+    release.set()
     settled(tokens)
     assert "no key" in str(why(tokens, issuer.token(kid="k2")))
 
