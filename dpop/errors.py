@@ -542,7 +542,11 @@ class InvalidTokenResponseError(_CarriesTokens, TokenRequestError):
 
 
 class UnboundTokenError(InvalidTokenResponseError):
-    """The server responded to a proof with a bearer token (RFC 9449 §5). It was not stored; it is in ``tokens``."""
+    """The server responded to a proof with a bearer token (RFC 9449 §5). It was not stored; it is in ``tokens``.
+
+    A client of :mod:`dpop.mcp` raises it also before a login, for a server that asks for bearer tokens only; then
+    ``tokens`` is ``None``.
+    """
 
     code = "token_unbound"
 

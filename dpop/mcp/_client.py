@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 from mcp.client.auth import OAuthClientProvider
@@ -23,8 +24,11 @@ from dpop._tracebacks import hide_frames
 from dpop.client._challenge import challenges
 from dpop.client._prover import Prover
 from dpop.client._request import BearerToken, RequestCredentials
+from dpop.errors import EncodingError, UnboundTokenError
 from dpop.httpx2 import AsyncDPoPTransport
 from dpop.origin import Origin, origin_of
+from dpop.tokens._responses import read_tokens
+from dpop.tokens._steps import HTTPResponse
 
 if TYPE_CHECKING:
     from dpop.keys import Key
@@ -33,6 +37,7 @@ __all__ = ["http_client"]
 
 _log = logging.getLogger("dpop.mcp")
 _TIMEOUT: Final = httpx2.Timeout(30.0, read=300.0)  # as the SDK's own: a stream may be silent for long
+_SECRETS: Final = frozenset({"code", "code_verifier", "refresh_token", "client_secret", "client_assertion"})
 _EXPIRED: Final = 1.0  # for the provider's expiry time, where 0 means that it is unknown
 
 
@@ -43,28 +48,33 @@ def http_client(
     *,
     headers: Mapping[str, str] | None = None,
     timeout: httpx2.Timeout = _TIMEOUT,
+    allow_bearer: bool = False,
     **settings: Any,
 ) -> httpx2.AsyncClient:
     """Make the client for ``streamable_http_client(url, http_client=…)``.
 
     Requests to the MCP server and token requests carry proofs of the key. The provider's authorization URL names the
     key (``dpop_jkt``, RFC 9449 §10). When the server refuses a token, it is refreshed; the user has to log in again
-    only if that fails. An authorization server that binds no tokens is noticed: its tokens are sent as bearer tokens,
-    and a WARNING says so.
+    only if that fails.
+
+    Requests of the client raise :class:`~dpop.errors.UnboundTokenError` if the authorization server binds a token to
+    no key: the provider does not store it. They also raise it, before any login, if the MCP server refuses a request
+    and names the scheme ``Bearer`` and not ``DPoP`` (RFC 9449 §7.1).
 
     :param prover: signs the requests; a key is accepted, too.
     :param provider: an ``OAuthClientProvider`` of the SDK, or a subclass. Use it for this client only.
     :param headers: sent with each request.
     :param timeout: for each request.
+    :param allow_bearer: use such servers. Tokens that are bound to no key are sent as bearer tokens, and a WARNING
+        says so.
     :param settings: of :class:`dpop.httpx2.AsyncDPoPTransport`, such as ``verify`` or ``insecure_origins``.
     :raises InsecureOriginError: the MCP server's URL is http:// and not on this machine.
     """
     prover = Prover.of(prover)
     server = str(Origin.of_url(provider.context.server_url))
     transport = _Transport(prover, **{"origins": server, "profile": "mcp", **settings})
-    return httpx2.AsyncClient(
-        transport=transport, auth=_BoundTokens(provider, prover, transport), headers=headers, timeout=timeout
-    )
+    tokens = _BoundTokens(provider, prover, transport, allow_bearer=allow_bearer)
+    return httpx2.AsyncClient(transport=transport, auth=tokens, headers=headers, timeout=timeout)
 
 
 class _Transport(AsyncDPoPTransport):
@@ -82,7 +92,10 @@ class _Transport(AsyncDPoPTransport):
 class _BoundTokens(httpx2.Auth):
     """An authentication flow around the provider's, which gets bound tokens for it and sends them."""
 
-    def __init__(self, provider: OAuthClientProvider, prover: Prover, transport: AsyncDPoPTransport) -> None:
+    def __init__(
+        self, provider: OAuthClientProvider, prover: Prover, transport: AsyncDPoPTransport, *, allow_bearer: bool
+    ) -> None:
+        self._allow_bearer = allow_bearer
         self._provider = provider
         self._context = provider.context
         self._prover = prover
@@ -124,6 +137,7 @@ class _BoundTokens(httpx2.Auth):
                             self._context.token_expiry_time = _EXPIRED
                             may_refresh, again = False, True
                             break
+                        self._check_scheme(received)
                     try:
                         outgoing = await flow.asend(received)
                     except StopAsyncIteration:
@@ -148,12 +162,33 @@ class _BoundTokens(httpx2.Auth):
             self._transport.add_origins(_origin(request))
         return request
 
+    def _check_scheme(self, response: httpx2.Response) -> None:
+        """Check that a server which wants a token does not want a bearer token, before a user logs in for it."""
+        told = _told(response)
+        if response.status_code == 401 and "bearer" in told and "dpop" not in told and not self._allow_bearer:
+            raise UnboundTokenError(
+                f"the MCP server {response.url.host} asks for a bearer token (WWW-Authenticate: Bearer), which anyone"
+                " who steals it can use, and not for a bound one (DPoP); no login was started. To use it all the same:"
+                " http_client(..., allow_bearer=True)",
+                status=response.status_code,
+            )
+
     async def _readable(self, request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
         """Replace the token type of a token response, because the provider takes only ``Bearer``."""
         if not _is_token_request(request) or not response.is_success:
             return response
+        content = await response.aread()
+        if not self._allow_bearer:
+            fields = tuple((name.lower(), value) for name, value in response.headers.multi_items())
+            read_tokens(
+                HTTPResponse(response.status_code, fields, content),
+                asked_at=time.time(),
+                jkt=self._prover.thumbprint,
+                allow_bearer=False,
+                secrets=[value for name, value in parse_qsl(request.content.decode()) if name in _SECRETS],
+            )
         try:
-            told = json.loads(await response.aread())
+            told = json.loads(content)
             kind, token = told["token_type"].casefold(), str(told["access_token"])
         except (ValueError, TypeError, KeyError, AttributeError):
             return response  # the provider says what is wrong with it
@@ -165,9 +200,9 @@ class _BoundTokens(httpx2.Auth):
         else:
             return response
         left = {"content-encoding", "content-length", "transfer-encoding"}
-        fields = [pair for pair in response.headers.multi_items() if pair[0].lower() not in left]
+        kept = [pair for pair in response.headers.multi_items() if pair[0].lower() not in left]
         content = json.dumps({**told, "token_type": "Bearer"}).encode()
-        return httpx2.Response(response.status_code, headers=fields, content=content, request=response.request)
+        return httpx2.Response(response.status_code, headers=kept, content=content, request=response.request)
 
 
 def _origin(request: httpx2.Request) -> str:
@@ -178,10 +213,17 @@ def _concerns_provider(response: httpx2.Response) -> bool:
     """Whether the response asks for another token. One that refuses the proof does not: a login would not help."""
     if response.status_code == 403:
         return True
-    told = challenges(response.headers.get_list("www-authenticate"))
     return response.status_code == 401 and not any(
-        parameters.get("error") in {"use_dpop_nonce", "invalid_dpop_proof"} for parameters in told.values()
+        parameters.get("error") in {"use_dpop_nonce", "invalid_dpop_proof"} for parameters in _told(response).values()
     )
+
+
+def _told(response: httpx2.Response) -> dict[str, dict[str, str | None]]:
+    """The challenges of a response; none if they break the grammar, as the transport has logged."""
+    try:
+        return challenges(response.headers.get_list("www-authenticate"))
+    except EncodingError:
+        return {}
 
 
 def _is_token_request(request: httpx2.Request) -> bool:

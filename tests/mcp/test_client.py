@@ -21,7 +21,7 @@ from pydantic import AnyUrl
 
 import dpop
 from dpop.encoding import b64url_encode
-from dpop.errors import InsecureOriginError
+from dpop.errors import InsecureOriginError, InvalidTokenResponseError, UnboundTokenError
 from dpop.mcp import http_client
 
 CALLBACK = AnyUrl("http://127.0.0.1:1/callback")
@@ -134,11 +134,13 @@ def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     return asyncio.run(work())
 
 
-def post(world: World, key: dpop.Key, stored: OAuthToken | None = None, *, times: int = 1) -> list[int]:
+def post(
+    world: World, key: dpop.Key, stored: OAuthToken | None = None, *, times: int = 1, **settings: Any
+) -> list[int]:
     """Call the MCP endpoint; return the statuses."""
 
     async def work() -> list[int]:
-        async with http_client(key, world.provider(stored)) as client:
+        async with http_client(key, world.provider(stored), **settings) as client:
             return [(await client.post(f"{world.server}/mcp", json={"n": n})).status_code for n in range(times)]
 
     statuses: list[int] = run(work)
@@ -213,10 +215,70 @@ def test_a_refused_proof_starts_no_login(world: World, error: str) -> None:
     assert (world.logins, world.token_requests()) == ([], [])
 
 
-def test_a_token_bound_to_no_key_is_sent_as_what_it_is(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """As Bearer, without a proof; a warning names the authorization server."""
-    world.tokens = [{"access_token": "at-1", "token_type": "bearer"}]
+UNBOUND = {
+    "Bearer": ', "token_type": "Bearer"}',
+    "bearer, in other letters": ', "token_type": "bEARER"}',
+    "no type, which the SDK takes for Bearer": "}",
+    "a number that json cannot read": f', "token_type": "Bearer", "x": 1{"0" * 5000}}}',
+}
+
+
+@pytest.mark.parametrize("members", UNBOUND.values(), ids=UNBOUND)
+@pytest.mark.parametrize("refreshed", [False, True], ids=["login", "refresh"])
+def test_a_token_bound_to_no_key_is_not_used(world: World, members: str, *, refreshed: bool) -> None:
+    """It is neither sent nor stored: after a login, and after a refresh, where the error brings it along."""
+    body = f'{{"access_token": "at-1", "refresh_token": "rt-1"{members}'.encode()
+
+    def before(request: Received) -> Response | None:
+        return Response(200, [("Content-Type", "application/json")], body) if request.target == "/token" else None
+
+    world.before, storage = before, Storage(stored("at-0") if refreshed else None)
+    provider = world.provider(storage.tokens)
+    provider.context.storage = storage
+
+    async def work() -> None:
+        async with http_client(dpop.generate_key(), provider) as client:
+            await client.post(f"{world.server}/mcp")
+
+    with pytest.raises(InvalidTokenResponseError) as caught:
+        run(work)
+    assert [request.all("Authorization") for request in world.calls()] == [["DPoP at-0"] if refreshed else []]
+    assert storage.tokens == (stored("at-0") if refreshed else None)
+    assert "at-1" not in str(caught.value)
+    if '"x"' not in members:
+        assert caught.value.tokens.refresh_token == "rt-1"
+
+
+@pytest.mark.parametrize("challenge", ["Bearer", 'Bearer realm="x", error="invalid_token"'])
+@pytest.mark.parametrize("before", [None, "at-0"], ids=["no token", "a dead token"])
+def test_no_login_begins_at_a_server_that_wants_bearer_tokens(world: World, challenge: str, before: str | None) -> None:
+    """The error says so before a person is asked, and before discovery."""
+    world.challenge, world.good = challenge, set()
+    with pytest.raises(UnboundTokenError, match=r"127\.0\.0\.1 asks for a bearer token.*allow_bearer=True"):
+        post(world, dpop.generate_key(), None if before is None else stored(before, refresh=None))
+    assert (world.logins, world.token_requests()) == ([], [])
+    assert {request.target for request in world.recorder.requests} == {"/mcp"}
+
+
+def test_a_dead_token_is_refreshed_whatever_scheme_the_refusal_names(world: World) -> None:
+    """Servers that check proofs refuse a dead token as ``Bearer``, too; the new token is a bound one."""
+    world.challenge, world.tokens = 'Bearer error="invalid_token"', [bound(2)]
+    assert post(world, dpop.generate_key(), stored("at-0")) == [200]
+    assert world.calls()[-1].one("Authorization") == "DPoP at-2"
+
+
+@pytest.mark.parametrize("challenge", ['DPoP algs="ES256", Bearer', 'Negotiate, DPoP error="invalid_token', ""])
+def test_other_challenges_begin_a_login(world: World, challenge: str) -> None:
+    """Both schemes, fields outside the grammar, and no challenge at all."""
+    world.challenge = challenge
     assert post(world, dpop.generate_key()) == [200]
+    assert world.calls()[-1].one("Authorization") == "DPoP at-1"
+
+
+def test_a_token_bound_to_no_key_is_sent_as_what_it_is(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """With ``allow_bearer``: as Bearer, without a proof; a warning names the authorization server."""
+    world.tokens, world.challenge = [{"access_token": "at-1", "token_type": "bearer"}], "Bearer"
+    assert post(world, dpop.generate_key(), allow_bearer=True) == [200]
     sent = world.calls()[-1]
     assert (sent.one("Authorization"), sent.all("DPoP")) == ("Bearer at-1", [])
     assert "localhost bound the access token to no key" in caplog.text
