@@ -287,9 +287,10 @@ class TokenEndpoint(HttpxTokenEndpoint[httpx2.Request, httpx2.Response]):
 
     :param prover: the prover that signs the requests; a key is accepted, too.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
-    :param http: a client whose transports, headers and cookies are used; its ``auth``, ``params`` and hooks are not.
-        Give a function that makes one, such as a class, and each process of the program gets its own client; a
-        client object can be used in this process only.
+    :param http: a client whose transports, headers and cookies are used; its ``auth``, ``params`` and hooks are
+        not, nor headers that are about one message or server, such as ``Host`` and ``Content-Length``. Give a function
+        that makes one, such as a class, and each process of the program gets its own client; a client object can be
+        used in this process only.
     :param client_id: the client's identifier; without a secret, the client is a public one.
     :param client_secret: the client's secret.
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"``,
@@ -358,9 +359,10 @@ class AsyncTokenEndpoint(AsyncHttpxTokenEndpoint[httpx2.Request, httpx2.Response
 
     :param prover: the prover that signs the requests; a key is accepted, too.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
-    :param http: a client whose transports, headers and cookies are used; its ``auth``, ``params`` and hooks are not.
-        Give a function that makes one, such as a class, and each process of the program gets its own client; a
-        client object can be used in this process only.
+    :param http: a client whose transports, headers and cookies are used; its ``auth``, ``params`` and hooks are
+        not, nor headers that are about one message or server, such as ``Host`` and ``Content-Length``. Give a function
+        that makes one, such as a class, and each process of the program gets its own client; a client object can be
+        used in this process only.
     :param client_id: the client's identifier; without a secret, the client is a public one.
     :param client_secret: the client's secret.
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"``,

@@ -27,6 +27,7 @@ from dpop.errors import DPoPError
 from dpop.tokens._async_endpoint import AsyncEndpoint
 from dpop.tokens._endpoint import SyncEndpoint
 from dpop.tokens._failures import address_of, reason_of
+from dpop.tokens._lent_headers import is_lent
 from dpop.tokens._responses import whole_body
 from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse, from_server, mark_unsent
 
@@ -127,7 +128,7 @@ def _prepared(
     timeout: float,
     extensions: dict[str, Any],
 ) -> RequestT:
-    prepared = client.build_request(
+    built = client.build_request(
         request.method,
         request.url,
         headers=list(request.headers),
@@ -135,10 +136,10 @@ def _prepared(
         timeout=timeout,
         extensions=extensions,
     )
-    prepared.url = type(prepared.url)(request.url)  # without the client's own parameters
-    if "authorization" not in {name.lower() for name, _ in request.headers}:
-        prepared.headers.pop("authorization", "")  # the client's own credentials are for other servers
-    return prepared
+    own = {name.lower().encode("ascii") for name, _ in request.headers}
+    fields = [(name, value) for name, value in built.headers.raw if name.lower() in own or is_lent(name, value)]
+    # With the URL as it is, without the client's own parameters; and with the length and the host of this request.
+    return type(built)(request.method, request.url, headers=fields, content=request.body, extensions=built.extensions)
 
 
 def _response(

@@ -32,6 +32,7 @@ from dpop.profiles import RFC9449, Profile
 from dpop.tokens._async_endpoint import AsyncEndpoint
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
 from dpop.tokens._failures import address_of, reason_of
+from dpop.tokens._lent_headers import is_lent
 from dpop.tokens._metadata import ServerMetadata
 from dpop.tokens._responses import whole_body
 from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse, from_server, mark_unsent
@@ -51,8 +52,9 @@ class AsyncTokenEndpoint(AsyncEndpoint):
     :param prover: the prover that signs the requests; a key is accepted, too.
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
     :param http: a session whose connector, headers, cookies and proxy are used; its ``auth`` and ``middlewares`` are
-        not. Give a function that makes one, such as a class, and each event loop of the program gets its own session;
-        a session object can be used on its own event loop only.
+        not, nor headers that are about one message or server, such as ``Host`` and ``Content-Length``. Give a function
+        that makes one, such as a class, and each event loop of the program gets its own session; a session object can
+        be used on its own event loop only.
     :param client_id: the client's identifier; without a secret, the client is a public one.
     :param client_secret: the client's secret.
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"``,
@@ -128,10 +130,12 @@ class AsyncTokenEndpoint(AsyncEndpoint):
         wire = _Wire(request, 2 * self.timeout)
         try:
             session = await self._sessions.get()
+            # aiohttp reads a session's Expect before any middleware runs.
+            expect = [("Expect", "")] if "Expect" in session.headers else []
             async with session.request(
                 request.method,
                 request.url,
-                headers=[field for field in request.headers if field[0].lower() != "authorization"],
+                headers=[*(field for field in request.headers if field[0].lower() != "authorization"), *expect],
                 data=request.body,
                 # The first one's send() is nearest to the connection: it runs when the request has been signed.
                 middlewares=[wire.watch, *([self._middleware] if request.signed else []), wire.until_the_head],
@@ -184,7 +188,7 @@ class _Wire:
     """
 
     def __init__(self, request: HTTPRequest, seconds: float) -> None:
-        self._authorization = next((v for name, v in request.headers if name.lower() == "authorization"), None)
+        self._own = request
         self._seconds = seconds
         self._timer = asyncio.timeout(None)
         self.sent = False
@@ -193,12 +197,10 @@ class _Wire:
         self.proxy: str | None = None
 
     async def watch(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        """Set the client's own Authorization and send the request; the middleware in front of all others."""
+        """Set the header fields of this request and send it; the middleware in front of all others."""
         if request.proxy is not None:
             self.proxy = f"{request.proxy.host}:{request.proxy.port}"
-        request.headers.popall("Authorization", None)  # the session's is for others
-        if self._authorization is not None:
-            request.headers["Authorization"] = self._authorization
+        self._set_headers(request)
         original = request.send
 
         async def send(connection: Connection) -> ClientResponse:
@@ -215,6 +217,16 @@ class _Wire:
         finally:
             del vars(request)["send"]
             request.headers.popall("Authorization", None)
+
+    def _set_headers(self, request: ClientRequest) -> None:
+        """Remove the header fields of the session that are not lent, and set those of this request."""
+        fields = request.headers
+        for name in {name for name, value in fields.items() if not is_lent(name, value)}:
+            fields.popall(name, None)
+        fields["Host"] = request.url.host_port_subcomponent or ""
+        if self._own.body is not None:
+            fields["Content-Length"] = str(len(self._own.body))
+        fields.update(self._own.headers)
 
     async def until_the_head(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """Stop the timer when the head of a response has come; the middleware behind all others."""

@@ -26,6 +26,7 @@ from requests.adapters import HTTPAdapter
 from dpop.errors import DPoPError, InvalidTokenResponseError, TokenEndpointUnavailableError, TokenRequestError
 from dpop.origin import Origin
 from dpop.requests import TokenEndpoint
+from dpop.tokens._lent_headers import is_lent
 from dpop.tokens._responses import is_success, token_response
 from dpop.tokens._steps import HTTPResponse, NoResponse
 from dpop.tokens._token_set import TokenSet
@@ -90,7 +91,9 @@ class SignedRequest:
         steps = self._endpoint.grants.refresh(form.get("refresh_token", ""), more)
         step: Any = next(steps)
         known = {name.lower() for name, _ in step.headers}
-        further = tuple((name, value) for name, value in headers.items() if name.lower() not in known)
+        further = tuple(
+            (name, value) for name, value in headers.items() if name.lower() not in known and is_lent(name, value)
+        )
         self.error = None
         try:
             response = self._endpoint.exchange(replace(step, headers=step.headers + further))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from requests.adapters import HTTPAdapter
 from requests.cookies import extract_cookies_to_jar
+from requests.structures import CaseInsensitiveDict
 from requests.utils import select_proxy
 from urllib3.exceptions import HTTPError, ProtocolError
 
@@ -24,6 +25,7 @@ from dpop.requests._connection import Wire
 from dpop.tokens._endpoint import SyncEndpoint
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
 from dpop.tokens._failures import address_of, reason_of
+from dpop.tokens._lent_headers import is_lent
 from dpop.tokens._metadata import ServerMetadata
 from dpop.tokens._responses import whole_body
 from dpop.tokens._steps import MAX_RESPONSE, HTTPRequest, HTTPResponse, NoResponse, from_server, mark_unsent
@@ -41,7 +43,7 @@ class TokenEndpoint(SyncEndpoint):
     :param server: the URL of the token endpoint, or a :class:`dpop.tokens.ServerMetadata`.
     :param http: a session whose headers, cookies, proxies and TLS settings are used, with the connection settings of
         the adapter that it has mounted for the server, such as an SSL context. Its ``auth``, ``params`` and retries are
-        not used.
+        not used, nor headers that are about one message or server, such as ``Host`` and ``Content-Length``.
     :param client_id: the client's identifier; without a secret, the client is a public one.
     :param client_secret: the client's secret.
     :param client_auth: how the client authenticates: ``"none"``, ``"client_secret_basic"``, ``"client_secret_post"``,
@@ -129,8 +131,13 @@ class TokenEndpoint(SyncEndpoint):
 
     def _exchange(self, request: HTTPRequest, settings: Mapping[str, Any]) -> HTTPResponse:
         session = self._session
-        headers: dict[str, Any] = {"Authorization": None, **dict(request.headers)}  # None: without the session's own
-        # The session's own parameters are meant for other requests: the value None leaves each of them out.
+        # The value None leaves out a header field, or a parameter, of the session.
+        theirs: Mapping[Any, Any] = session.headers or {}
+        headers: CaseInsensitiveDict[Any] = CaseInsensitiveDict(
+            {name: None for name, value in theirs.items() if not is_lent(name, value)}
+        )
+        headers["Authorization"] = None
+        headers.update(request.headers)
         params = dict.fromkeys(session.params) if isinstance(session.params, Mapping) else {}
         prepared = session.prepare_request(
             requests.Request(
