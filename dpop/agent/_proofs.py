@@ -94,5 +94,5 @@ def check_time(proof: ProofToSign, now: float, offset: float) -> None:
         raise refused(
             "iat",
             f"iat is {late:+.0f} s from now, and an agent signs for now only; where the server's clock is wrong, give"
-            " its origin a clock_offset in the agent's rules",
+            " its origin a clock-offset in the agent's rules",
         )

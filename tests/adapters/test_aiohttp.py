@@ -29,6 +29,7 @@ import dpop
 from dpop.aiohttp import AsyncTokenEndpoint, DPoPClientMiddleware
 from dpop.client import BearerToken
 from dpop.errors import InvalidTargetError, KeyAccessDeniedError, UsageError
+from dpop.server import InvalidProof, MemoryReplayCache, ProofVerifier, ProtectedResource, ResourceRequest
 from dpop.testing import DPoPTestServer
 from dpop.tokens import MemoryTokenStore
 
@@ -306,6 +307,59 @@ async def with_site(use: Callable[[list[web.Request]], Awaitable[None]], site: C
         await use(seen)
     finally:
         await runner.cleanup()
+
+
+def test_a_server_of_aiohttp_takes_a_proof_once() -> None:
+    """It has no integration, and checks by ``aadmit``: of a hundred requests with one proof it admits one."""
+    jkt = KEY.thumbprint
+    resource: ProtectedResource
+    proofs: list[str] = []
+    reasons: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers]
+        asked = ResourceRequest(request.method, request.raw_path, request.path, fields)
+        if not proofs:  # the proof is stolen before a server has seen it
+            proofs.extend(value for name, value in fields if name.lower() == "dpop")
+            return web.Response(status=418)
+        try:
+            access = await resource.aadmit(asked)
+        except InvalidProof as error:
+            reasons.append(error.reason)
+            refusal = resource.refusal(asked, error)
+            return web.Response(status=refusal.status, headers=refusal.headers, body=refusal.body)
+        return web.Response(text=access.claims["sub"])
+
+    async def work() -> list[int]:
+        nonlocal resource
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", handler)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            resource = ProtectedResource(
+                ProofVerifier(replay=MemoryReplayCache()),
+                url=origin,
+                token=lambda _: {"sub": "alice", "cnf": {"jkt": jkt}},
+            )
+            signing = DPoPClientMiddleware(KEY, origins=origin, access_token=TOKEN)
+            async with aiohttp.ClientSession() as session:
+                url = f"{origin}/items?n=1"
+                async with session.get(url, middlewares=[signing]) as response:
+                    assert response.status == 418
+                fields = {"Authorization": f"DPoP {TOKEN}", "DPoP": proofs[0]}
+                responses = await asyncio.gather(*(session.get(url, headers=fields) for _ in range(100)))
+                for response in responses:
+                    response.release()
+                return [response.status for response in responses]
+        finally:
+            await runner.cleanup()
+
+    statuses = asyncio.run(work())
+    assert sorted(statuses) == [200] + [401] * 99
+    assert reasons == ["replayed"] * 99
 
 
 def claims(request: web.Request) -> dict[str, Any]:

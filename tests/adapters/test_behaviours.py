@@ -22,8 +22,8 @@ TOKEN = "access-token-1"
 BODY = b"0123456789" * 1000
 
 
-# One of them a second time with its key in the signing agent: asynchronous, so that its signatures come from threads.
-@pytest.fixture(params=[*sorted(CLIENTS), f"httpx-async{WITH_AGENT}"])
+# One of them a second time with its key in the signing agent; in test_keys_elsewhere.py each of them has its turn.
+@pytest.fixture(params=[*sorted(CLIENTS), f"aiohttp{WITH_AGENT}"])
 def name(request: pytest.FixtureRequest) -> str:
     """Each client in turn."""
     return str(request.param)

@@ -129,7 +129,7 @@ def test_a_clock_that_is_wrong(folder: Path) -> None:
         dpop.create_proof(key, "GET", "https://late.example/", **late)
         dpop.create_proof(key, "GET", API, clock=lambda: now)
         for url, clock in ((API, lambda: now - 300), ("https://late.example/", lambda: now)):
-            with pytest.raises(AgentRefusedError, match="clock_offset") as error:
+            with pytest.raises(AgentRefusedError, match="clock-offset") as error:
                 dpop.create_proof(key, "GET", url, clock=clock)
             assert error.value.reason == "iat"
 
