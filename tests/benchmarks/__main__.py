@@ -2,7 +2,7 @@
 """The toolkit beside what a user would pick instead, and beside the physical limit.
 
     python tests/benchmarks [--short] [--only mint --only verify] [--out docs/benchmarks]
-    python tests/benchmarks --prepare
+    python tests/benchmarks --prepare [--short]
 
 Writes a report in Markdown, every sample in JSON, and plots. Peers run in pinned environments of their own,
 made at the first run, and in processes of their own, taking turns. Exit status 1 if a figure is missed that is no
@@ -29,6 +29,7 @@ import hardware
 import mint
 import peers
 import refresh
+import served
 import verify
 import wasted
 from cryptography.hazmat.backends.openssl import backend
@@ -38,6 +39,7 @@ _SECTIONS: dict[str, Callable[..., Section]] = {
     "mint": mint.measure,
     "verify": verify.measure,
     "api": api.measure,
+    "served": served.measure,
     "adapter": adapter.measure,
     "wasted": wasted.measure,
     "refresh": refresh.measure,
@@ -86,10 +88,11 @@ def machine() -> dict[str, str]:
         platform.processor(),
     )
     everyone = [value for name, value in vars(peers).items() if isinstance(value, peers.Peer) and name.isupper()]
+    everyone += served.PEERS.values()
     pinned = peers.Environments(Path()).versions
     names = {
         "pydpop", "requests_oauth2client", "auth0-server-python", "PyJWT", "joserfc", "cryptography", "requests",
-        "httpx", "httpx2", "dpop", "jose", "oauth4webapi", "openid-client",
+        "httpx", "httpx2", "dpop", "jose", "oauth4webapi", "openid-client", "fastapi", "uvicorn", "auth0-fastapi-api",
     }  # fmt: skip
     versions = {name: version for peer in everyone for name, version in pinned(peer).items() if name in names}
     return {
@@ -120,14 +123,16 @@ def main() -> int:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="few rounds: shows that it runs, and little else")
-    parser.add_argument("--prepare", action="store_true", help="install the peers, and measure nothing")
+    parser.add_argument(
+        "--prepare", action="store_true", help="install the peers (of the short run), and measure nothing"
+    )
     parser.add_argument("--only", action="append", choices=sorted(_SECTIONS), help="a row; may be repeated")
     parser.add_argument("--out", type=Path, help="the folder to write the report to; without it only figures are shown")
     parser.add_argument("--environments", type=Path, default=Path(".bench"), help="where the peers are installed")
     arguments = parser.parse_args()
     environments = peers.Environments(arguments.environments.resolve())
     if arguments.prepare:
-        environments.make()
+        environments.make(without=served.LONG_ONLY if arguments.short else ())
         return 0
     if arguments.out is not None:
         import plots  # its library is installed for reports only: better missed now than after half an hour

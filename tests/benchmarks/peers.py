@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,12 +58,13 @@ class Environments:
         """How to start a worker of this peer; its environment is made if need be."""
         if peer.on_node:
             return ["node", str(self._node() / "worker.mjs"), peer.module]
-        return [str(self._python(peer.environment)), str(WORKERS / "worker.py"), peer.module]
+        return [str(self.python(peer.environment)), str(WORKERS / "worker.py"), peer.module]
 
-    def make(self) -> None:
-        """Make all of them that are not there."""
+    def make(self, *, without: Collection[str] = ()) -> None:
+        """Make those that are not there."""
         for list_of_versions in sorted(ENVIRONMENTS.glob("*.txt")):
-            self._python(list_of_versions.stem)
+            if list_of_versions.stem not in without:
+                self.python(list_of_versions.stem)
         self._node()
 
     def versions(self, peer: Peer) -> dict[str, str]:
@@ -74,7 +75,8 @@ class Environments:
         lines = (ENVIRONMENTS / f"{peer.environment}.txt").read_text().splitlines()
         return {name: version for name, _, version in (line.partition("==") for line in lines) if version}
 
-    def _python(self, name: str) -> Path:
+    def python(self, name: str) -> Path:
+        """The Python of an environment, which is made if need be."""
         place, wanted = self._place / name, ENVIRONMENTS / f"{name}.txt"
         python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
         if not _made(place, [wanted]):
