@@ -108,7 +108,8 @@ class SignedRequest:
         except StopIteration as done:
             self.tokens = done.value
         except TokenRequestError as error:
-            if is_success(response):
+            # google-auth puts the body of a refusal into its error, and may send the refresh token again.
+            if is_success(response) or getattr(error, "tokens", None) is not None:
                 raise
             self.error = error
         if self.tokens is None:

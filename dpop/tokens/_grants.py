@@ -593,7 +593,7 @@ def may_pass(error: TokenRequestError) -> bool:
     of_grant = error.status == 400 and (
         error.error not in _NOT_OF_THE_GRANT
         if isinstance(error, TokenRefusedError)
-        else isinstance(error, InvalidTokenResponseError)
+        else isinstance(error, InvalidTokenResponseError) and error.tokens is None
     )
     return not isinstance(error, ReauthorizationError) and (of_grant or _is_about_proof(error))
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find tokens in the body of a token response that no parser can read.
 
-The body may be cut off, have a syntax error, be wrapped several times, or be XML. The server has used up the refresh
-token or code nevertheless, so what can be read is read. Only complete values count: those whose end is there.
+The body may be cut off, have a syntax error, be wrapped several times, or be XML; it may be in base64 or
+percent-encoded. The server has used up the refresh token or code nevertheless, so what can be read is read. Only
+complete values count: those whose end is there.
 """
 
 from __future__ import annotations
 
+import binascii
 import html
 import json
 import re
@@ -38,6 +40,10 @@ _QUOTED: Final = re.compile(
 )
 _OF_FORM: Final = re.compile(rf"(?:\A|[&\s])(?P<name>{_NAME})=(?P<value>[^\s&;\"'<>(){{}}]+)(?=[\s&;]|\Z)")
 _ELEMENT: Final = re.compile(rf"<(?P<name>{_NAME})>(?P<value>[^<>]+)</(?P=name)>")
+# JSON in base64: its first characters stand for a brace or bracket. A JWT has dots around, and is none.
+_BASE64: Final = re.compile(r"(?<![\w.+/-])(?:e[wy]|W3)[A-Za-z0-9+/_-]{20,}+={0,2}+(?![.=])")
+_BASE64_ON_LINES: Final = re.compile(r"[\sA-Za-z0-9+/_=-]+")
+_USUAL_ALPHABET: Final = str.maketrans("-_", "+/")
 
 
 def pieces_of(body: bytes) -> tuple[dict[str, str | int], frozenset[str]]:
@@ -47,7 +53,7 @@ def pieces_of(body: bytes) -> tuple[dict[str, str | int], frozenset[str]]:
     """
     text = body.decode(json.detect_encoding(body), "replace").replace("\0", "")
     once = text.replace('\\"', '"')  # an object in a string, perhaps in one more
-    for spelling in (text, once, once.replace('\\"', '"').replace('\\"', '"'), html.unescape(text)):
+    for spelling in (text, once, once.replace('\\"', '"').replace('\\"', '"'), html.unescape(text), *_decoded(text)):
         members: dict[str, str | int] = {}
         repeated = set()
         for name, value in _found(spelling):
@@ -57,6 +63,27 @@ def pieces_of(body: bytes) -> tuple[dict[str, str | int], frozenset[str]]:
         if members.keys() & {"access_token", "refresh_token"}:
             return members, frozenset(repeated)
     return {}, frozenset()
+
+
+def _decoded(text: str) -> Iterator[str]:
+    """Decode a text with percent-encoded quotation marks, or one that has JSON in base64, perhaps on several lines."""
+    if "%22" in text:
+        yield unquote_plus(text)
+    for _ in range(2):
+        if _BASE64_ON_LINES.fullmatch(text):
+            text = "".join(text.split())
+        inside = [_of_base64(each) for each in _BASE64.findall(text.replace("\\/", "/"))]
+        if not inside:
+            return
+        text = '"\n'.join(inside)  # the quotation mark ends a value that was cut off
+        yield text
+        yield text.replace('\\"', '"')
+
+
+def _of_base64(text: str) -> str:
+    usual = text.rstrip("=").translate(_USUAL_ALPHABET)
+    usual = usual[: len(usual) - (len(usual) % 4 == 1)]  # a body that was cut off
+    return binascii.a2b_base64(usual + "=" * (-len(usual) % 4)).decode("utf-8", "replace")
 
 
 def _found(text: str) -> Iterator[tuple[str, str | int]]:

@@ -2,7 +2,8 @@
 """Reads the responses of an authorization server: tokens, or an error of this package.
 
 A 2xx response means that the refresh token or code is used up. So a token response is read leniently: unusual side
-facts are logged, and the tokens are used. If the tokens must be refused, the error contains them.
+facts are logged, and the tokens are used. If the tokens must be refused, the error contains them. That is also so where
+tokens came with another status.
 """
 
 from __future__ import annotations
@@ -393,7 +394,8 @@ def read_tokens(
     :raises InvalidTokenResponseError: tokens came and must not be used; the error has them as ``tokens``.
     :raises TokenRequestError: no tokens came.
     """
-    if not is_success(response):
+    failed = not is_success(response)
+    if failed and not _has_new_tokens(response, frozenset(secrets)):
         raise_refusal(response, "the token endpoint", secrets)
     read = token_response(response)
     if not read.access_token and not read.refresh_token and read.extra.get("error") is not None:
@@ -425,6 +427,8 @@ def read_tokens(
         **facts,
     )
     fault = read.fault or (None if token_type else "it has no token_type")
+    if failed:
+        fault = f"it has tokens, but its status is {response.status}"
     if fault is not None:
         got = "; what came is in error.tokens" if tokens.access_token or read.refresh_token else ""
         raise InvalidTokenResponseError(
@@ -443,6 +447,23 @@ def read_tokens(
     if read.odd:
         _log.warning("the token response has %s; its tokens were taken", ", and ".join(read.odd))
     return tokens
+
+
+def _has_new_tokens(response: HTTPResponse, sent: frozenset[str]) -> bool:
+    """Whether a response that is no success has tokens all the same, with which the server has used up the old ones.
+
+    One access token, and one more member of a token response: a page that explains tokens, or a refusal that repeats
+    what was sent, perhaps masked, must not pass for a new grant. A refresh token alone does not count for that reason.
+    """
+    try:
+        read = token_response(response)
+    except InvalidTokenResponseError:
+        return False
+    if not read.access_token or read.access_token in sent:
+        return False
+    return bool(
+        read.token_type or read.expires_in is not None or (read.refresh_token and read.refresh_token not in sent)
+    )
 
 
 # -- refusals
