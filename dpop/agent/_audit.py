@@ -14,12 +14,16 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from dpop.errors import KeyFileError
 
 __all__ = ["AuditLog"]
+
+# json.dumps() would make one for each line.
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 _SYSLOG: Final = "syslog"
 _STDERR: Final = "stderr"
@@ -34,7 +38,8 @@ class AuditLog:
 
     def __init__(self, target: str | os.PathLike[str]) -> None:
         self._lock = threading.Lock()
-        self._target = target
+        self._target: str | os.PathLike[str] = target
+        self._to_syslog = target == _SYSLOG
         self._descriptor: int | None = None
         if target not in {_SYSLOG, _STDERR}:
             self._descriptor = _opened(Path(target).expanduser())
@@ -44,10 +49,10 @@ class AuditLog:
 
         :raises OSError: it cannot be written.
         """
-        now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03}Z"
-        text = json.dumps({"time": stamp, **event}, separators=(",", ":"))
-        if self._target == _SYSLOG:
+        milliseconds = int(time.time() * 1000)
+        stamp = f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
+        text = _encode({"time": stamp, **event})
+        if self._to_syslog:
             import syslog  # noqa: PLC0415 - not on every system
 
             syslog.openlog("dpop-agent", syslog.LOG_PID, syslog.LOG_AUTH)
@@ -69,6 +74,11 @@ class AuditLog:
 
     def __repr__(self) -> str:
         return f"<AuditLog {self._target}>"
+
+
+@lru_cache(maxsize=1)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _opened(path: Path) -> int:

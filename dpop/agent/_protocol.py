@@ -93,9 +93,13 @@ class Request(NamedTuple):
         return f"<Request {self.op}>"
 
 
+# json.dumps() would make one for each message.
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def pack(message: Mapping[str, object]) -> bytes:
     """One frame: the length in four bytes, the most significant first, and the JSON object in UTF-8."""
-    text = json.dumps({"v": VERSION, **message}, separators=(",", ":")).encode("ascii")
+    text = _encode({"v": VERSION, **message}).encode("ascii")
     return len(text).to_bytes(LENGTH_BYTES, "big") + text
 
 
@@ -247,6 +251,9 @@ _OPERATIONS: Final[Mapping[str, _Members]] = {
 }
 
 
+_CHECKS: Final = {op: {**members.needed, **members.optional} for op, members in _OPERATIONS.items()}
+
+
 def read_request(data: bytes) -> Request:
     """Read one frame as a request.
 
@@ -262,10 +269,9 @@ def read_request(data: bytes) -> Request:
         raise Refusal("unsupported_version", f"this agent speaks version {VERSION} of the protocol")
     if not isinstance(op, str) or op not in _OPERATIONS:
         raise Refusal("bad_request", f"op must be one of {', '.join(_OPERATIONS)}")
-    known = _OPERATIONS[op]
-    for name in known.needed.keys() - members.keys():
+    needed, checks = _OPERATIONS[op].needed, _CHECKS[op]
+    for name in needed.keys() - members.keys():
         raise Refusal("bad_request", f"{op} needs {name}")
-    checks = {**known.needed, **known.optional}
     for name, value in members.items():
         if name not in checks:
             raise Refusal("bad_request", f"{op} has a member that is not known; expected {', '.join(checks) or 'none'}")

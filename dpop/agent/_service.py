@@ -209,15 +209,16 @@ class Service:
         if not held.is_open:
             raise _locked()
         proof = read_proof(text, held.alg, held.jwk)
-        event |= {"method": proof.method, "origin": str(proof.origin)}
+        origin = str(proof.origin)
+        event |= {"method": proof.method, "origin": origin}
         held.check(proof, self._clock())
         if held.rules.confirm:
-            _ask_a_person(held, str(proof.origin))
+            _ask_a_person(held, origin)
         held.spend(time.monotonic())
         signature = held.sign(text.encode("ascii"))
         if peer is not None:
             if proof.nonce is not None:
-                self._nonces.used(held.jkt, peer.uid, str(proof.origin), proof.nonce)
+                self._nonces.used(held.jkt, peer.uid, origin, proof.nonce)
             self._learn_nonces(held, peer, learnt)
         self._record({"event": "signed", **event, "jti": proof.jti}, "signature")
         self._counts["signed"] += 1
@@ -342,6 +343,8 @@ class Service:
         return {"learnt": True}
 
     def _learn_nonces(self, held: HeldKey, peer: Peer, learnt: Iterable[Mapping[str, Any]]) -> None:
+        if not learnt:
+            return
         reports = [NonceReport(**each) for each in learnt]
         named = {str(origin) for origin in held.rules.origins}
         self._nonces.learn(held.jkt, peer.uid, [each for each in reports if each.origin in named])

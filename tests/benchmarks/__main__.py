@@ -22,6 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import adapter
+import agent
 import api
 import command
 import growth
@@ -44,6 +45,7 @@ _SECTIONS: dict[str, Callable[..., Section]] = {
     "wasted": wasted.measure,
     "refresh": refresh.measure,
     "hardware": hardware.measure,
+    "agent": agent.measure,
     "command": command.measure,
     "growth": growth.measure,
 }
