@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dpop_cli.main import COMMANDS
 from support.paths import ROOT
 
 import dpop
@@ -32,6 +33,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 # that belong to no library are below the folders; integrations are above them, and the test server is on top.
 FOLDERS = ["keys", "client|server", "tokens", "agent", "(integrations)", "testing"]
 ABOVE_KEYS = {"_client_auth", "proof"}  # the single modules that work with keys
+# The same of the command line; main, which lists and starts the commands, is above all.
+COMMAND_LINE = ["console|wire", "signing", "tokens", "login", "commands|httpie"]
 # Interfaces of the standard and of the language, which are no package to install.
 INTERFACES = {"asgi", "wsgi"}
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "h2", "anyio", "aiohttp"}
@@ -110,6 +113,39 @@ def test_the_command_line_uses_what_everybody_may() -> None:
         and module not in SHARED_WITH_THE_COMMAND_LINE
     ]
     assert wrong == []
+
+
+def command_line_level(module: str) -> int:
+    """How far up a module of the command line stands: 0 for its lowest folders; what starts it is above all folders."""
+    folder = module.split(".")[1] if module != "dpop_cli" else ""
+    return next((n for n, names in enumerate(COMMAND_LINE) if folder in names.split("|")), len(COMMAND_LINE))
+
+
+def test_imports_of_the_command_line_go_down() -> None:
+    """Console and wire <- signing <- tokens <- login <- commands, none of which imports another command."""
+    wrong = []
+    for path in SOURCES:
+        here = module_of(path)
+        for module in imports(path) if here.startswith("dpop_cli.") else ():
+            both = here.split(".")[:3], module.split(".")[:3]
+            if module.startswith("dpop_cli") and (
+                command_line_level(module) > command_line_level(here)
+                or (both[0][1] == both[1][1] == "commands" and both[0] != both[1])
+            ):
+                wrong.append(f"{here} imports {module}")
+    assert wrong == []
+
+
+def test_a_command_lives_under_its_name() -> None:
+    """The module or folder of ``dpop NAME`` is ``dpop_cli/commands/NAME``; no other one is there."""
+    folder = ROOT / "cli" / "dpop_cli" / "commands"
+    found = {path.stem for path in folder.iterdir() if not path.name.startswith("__")}
+    assert found == COMMANDS.keys() - {"login", "logout", "tokens"}  # short names of commands in the group token
+    targets = [command.target for command in COMMANDS.values()]
+    assert [target for target in targets if not target.startswith("dpop_cli.commands.")] == []
+    for name in found:
+        module = COMMANDS[name].target.partition(":")[0]
+        assert module in {f"dpop_cli.commands.{name}", f"dpop_cli.commands.{name}.command"}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

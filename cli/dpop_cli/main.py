@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from dpop_cli.commands import Group, context_option, verbose_option
-from dpop_cli.exit_status import (
+from dpop_cli.console.command import Group, context_option, verbose_option
+from dpop_cli.console.exit_status import (
     BrokenInstallationError,
     broken_installation,
     pipe_kept_from_click,
@@ -38,26 +38,44 @@ class LazyCommand(NamedTuple):
 
 
 COMMANDS: Mapping[str, LazyCommand] = {
-    "key": LazyCommand("dpop_cli.key:key", "Make a key; show it or its thumbprint."),
-    "proof": LazyCommand("dpop_cli.proof:proof", "Print one proof for one request.", only_signs=True),
+    "key": LazyCommand("dpop_cli.commands.key.command:key", "Make a key; show it or its thumbprint."),
+    "proof": LazyCommand("dpop_cli.commands.proof:proof", "Print one proof for one request.", only_signs=True),
     "headers": LazyCommand(
-        "dpop_cli.headers:headers", "Print the header lines of a request, for curl -H @-.", only_signs=True
+        "dpop_cli.commands.headers:headers", "Print the header lines of a request, for curl -H @-.", only_signs=True
     ),
-    "curl": LazyCommand("dpop_cli.curl:curl", "Run curl: proof, nonce, retry, redirects."),
-    "login": LazyCommand("dpop_cli.token:login", "Log in, and keep the tokens in a file (dpop token login)."),
-    "logout": LazyCommand("dpop_cli.token:revoke", "Give the tokens back to the server (dpop token revoke)."),
-    "tokens": LazyCommand("dpop_cli.token:list_tokens", "List the tokens in the file (dpop token list)."),
-    "token": LazyCommand("dpop_cli.token:token", "Commands for tokens: redeem, import, refresh, show."),
-    "agent": LazyCommand("dpop_cli.agent:agent", "Run the signing agent: one process signs for all programs."),
-    "inspect": LazyCommand("dpop_cli.inspect:inspect", "Show the content of a proof, and its mistakes."),
-    "sig": LazyCommand("dpop_cli.sig:sig", "Convert a signature: openssl's DER to R||S, and back."),
-    "nonce": LazyCommand("dpop_cli.nonce:nonce", "Show, learn or forget the nonces of servers."),
-    "doctor": LazyCommand("dpop_cli.doctor:doctor", "Say what a server is, and which settings fit it."),
-    "rehearse": LazyCommand("dpop_cli.rehearse:rehearse", "Check that your server does all that a client needs."),
-    "demo": LazyCommand("dpop_cli.demo:demo", "Watch DPoP work, step by step, on this machine."),
-    "playground": LazyCommand("dpop_cli.playground:playground", "Try DPoP and attacks on it, in the browser."),
-    "serve": LazyCommand("dpop_cli.serve:serve", "Run a small authorization and resource server, for tests."),
-    "completion": LazyCommand("dpop_cli.completion:completion", "Print a script that completes commands on Tab."),
+    "curl": LazyCommand("dpop_cli.commands.curl.command:curl", "Run curl: proof, nonce, retry, redirects."),
+    "login": LazyCommand(
+        "dpop_cli.commands.token.command:login", "Log in, and keep the tokens in a file (dpop token login)."
+    ),
+    "logout": LazyCommand(
+        "dpop_cli.commands.token.command:revoke", "Give the tokens back to the server (dpop token revoke)."
+    ),
+    "tokens": LazyCommand(
+        "dpop_cli.commands.token.command:list_tokens", "List the tokens in the file (dpop token list)."
+    ),
+    "token": LazyCommand(
+        "dpop_cli.commands.token.command:token", "Commands for tokens: redeem, import, refresh, show."
+    ),
+    "agent": LazyCommand(
+        "dpop_cli.commands.agent.command:agent", "Run the signing agent: one process signs for all programs."
+    ),
+    "inspect": LazyCommand(
+        "dpop_cli.commands.inspect.command:inspect", "Show the content of a proof, and its mistakes."
+    ),
+    "sig": LazyCommand("dpop_cli.commands.sig:sig", "Convert a signature: openssl's DER to R||S, and back."),
+    "nonce": LazyCommand("dpop_cli.commands.nonce:nonce", "Show, learn or forget the nonces of servers."),
+    "doctor": LazyCommand("dpop_cli.commands.doctor:doctor", "Say what a server is, and which settings fit it."),
+    "rehearse": LazyCommand(
+        "dpop_cli.commands.rehearse.command:rehearse", "Check that your server does all that a client needs."
+    ),
+    "demo": LazyCommand("dpop_cli.commands.demo.command:demo", "Watch DPoP work, step by step, on this machine."),
+    "playground": LazyCommand(
+        "dpop_cli.commands.playground.command:playground", "Try DPoP and attacks on it, in the browser."
+    ),
+    "serve": LazyCommand("dpop_cli.commands.serve:serve", "Run a small authorization and resource server, for tests."),
+    "completion": LazyCommand(
+        "dpop_cli.commands.completion:completion", "Print a script that completes commands on Tab."
+    ),
 }
 """All commands, in the order of the help."""
 
@@ -150,7 +168,7 @@ class LazyGroup(Group):
             return click.Group.main(self, args, prog_name, complete_var, standalone_mode=False, **extra)
 
         if os.environ.get("_DPOP_COMPLETE") in {"bash_complete", "powershell_complete"}:
-            importlib.import_module("dpop_cli.completion")  # registers these two shells
+            importlib.import_module("dpop_cli.commands.completion")  # registers these two shells
         if not standalone_mode:
             return run()
         sys.exit(run_to_exit_status(run))
@@ -185,7 +203,7 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
     except PackageNotFoundError:
         pass
     else:
-        from dpop_cli.console import hint  # noqa: PLC0415 - only here
+        from dpop_cli.console.output import hint  # noqa: PLC0415 - only here
 
         hint(
             "an unrelated project named dpop is installed, too, with the same import and command. Repair: pip uninstall"
@@ -269,7 +287,7 @@ def main(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(_FIRST_STEPS)
     elif not COMMANDS[ctx.invoked_subcommand].only_signs:
-        from dpop_cli.console import show_warnings  # noqa: PLC0415 - logging is slow to load
+        from dpop_cli.console.output import show_warnings  # noqa: PLC0415 - logging is slow to load
 
         show_warnings()
 

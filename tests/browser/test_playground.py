@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from dpop_cli.playground import opening_file
-from dpop_cli.playground_page import PlaygroundServer
-from dpop_cli.playground_session import Session
+from dpop_cli.commands.playground.command import opening_file
+from dpop_cli.commands.playground.page import PlaygroundServer
+from dpop_cli.commands.playground.session import Session
 from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect, sync_playwright
 from support.chromium import chromium_path
 

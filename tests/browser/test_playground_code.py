@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dpop_cli.playground_session import Session
+from dpop_cli.commands.playground.session import Session
 
 PROGRAMS = {
     "curl": ["bash", "-euo", "pipefail", "-s"],

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dpop_cli.serve import first_line
+from dpop_cli.commands.serve import first_line
 from support.agents import API, agent_running, socket_folder
 from support.cli_process import DPOP, environment, invoke
 

@@ -20,7 +20,7 @@ from adapters.http2_recorder import Http2Recorder
 from adapters.recorder import Handler, Received, Recorder, Response, challenge, script
 from adapters.relays import ForwardProxy, SocksProxy
 from click.testing import Result
-from dpop_cli.curl import curl
+from dpop_cli.commands.curl.command import curl
 from support.cli_process import DPOP, AtTerminal, environment, examples, run, run_script, with_url
 from support.cli_process import invoke as invoke_bare
 
@@ -925,8 +925,8 @@ def test_other_refusals_are_explained(server: Recorder, status: int, value: str,
 @pytest.mark.parametrize("refusal", [challenge("n1", b"no"), AS_CHALLENGE], ids=["api", "authorization server"])
 def test_where_descriptors_have_no_names(args: list[str], refusal: Response, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on Windows: what can be seen of a challenge is answered, and the rest costs a second command at most."""
-    for module in ("scratch", "curl_transfer"):
-        monkeypatch.setattr(f"dpop_cli.{module}.has_dev_fd", lambda: False)
+    for module in ("scratch", "transfer"):
+        monkeypatch.setattr(f"dpop_cli.commands.curl.{module}.has_dev_fd", lambda: False)
     token = [] if refusal.status == 400 else ["--token-file", "token.txt"]
     yes = Response(200, [], b"yes")
     with Recorder(script(refusal, yes)) as server, Recorder(lambda _: yes) as other:

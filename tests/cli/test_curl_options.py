@@ -8,7 +8,15 @@ import subprocess
 
 import click
 import pytest
-from dpop_cli.curl_options import REFUSED, SHORT, WITH_VALUE, WITHOUT_VALUE, CurlOption, read_words, split_words
+from dpop_cli.commands.curl.options import (
+    REFUSED,
+    SHORT,
+    WITH_VALUE,
+    WITHOUT_VALUE,
+    CurlOption,
+    read_words,
+    split_words,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

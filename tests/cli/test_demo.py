@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dpop_cli.demo import demo, present
-from dpop_cli.demo_client import on_the_wire, send
-from dpop_cli.demo_story import Step, story
-from dpop_cli.demo_view import Glyphs, View
+from dpop_cli.commands.demo.command import demo, present
+from dpop_cli.commands.demo.story import Step, story
+from dpop_cli.commands.demo.view import Glyphs, View
+from dpop_cli.wire.small_client import on_the_wire, send
 from support.cli_process import READABLE, STYLES, AtTerminal, examples, invoke, run, run_script
 
 import dpop

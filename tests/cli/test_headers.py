@@ -8,8 +8,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from dpop_cli.headers import headers
-from dpop_cli.proof import parts
+from dpop_cli.commands.headers import headers
+from dpop_cli.wire.exchange import parts
 from support.cli_process import examples, invoke, run_script, with_url
 
 import dpop

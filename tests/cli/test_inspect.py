@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 import pytest
-from dpop_cli.inspect import inspect
-from dpop_cli.inspect_input import seen_requests
+from dpop_cli.commands.inspect.command import inspect
+from dpop_cli.commands.inspect.input import seen_requests
 from hypothesis import given
 from hypothesis import strategies as st
 from support.cli_process import (

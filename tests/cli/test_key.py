@@ -8,8 +8,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from dpop_cli.key import generate, show, thumbprint
-from dpop_cli.key_device import list_keys
+from dpop_cli.commands.key.command import generate, show, thumbprint
+from dpop_cli.commands.key.device import list_keys
 from support.cli_process import AtTerminal, examples, invoke, run, run_script
 from support.pkcs11_tokens import PIN, SoftHsm
 

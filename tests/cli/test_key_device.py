@@ -232,7 +232,7 @@ def test_a_tpm_is_listed(tpm: Tpm) -> None:
 def test_what_drivers_print_is_not_shown() -> None:
     """p11-kit's drivers write on stderr about devices that are not there; what this program prints still comes."""
     code = (
-        "import os, sys\nfrom dpop_cli.key_device import _drivers_silenced\n"
+        "import os, sys\nfrom dpop_cli.commands.key.device import _drivers_silenced\n"
         "with _drivers_silenced():\n    os.write(2, b'noise of a driver'); print('a warning', file=sys.stderr)\n"
         "print('after', file=sys.stderr)"
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dpop_cli.serve import first_line
+from dpop_cli.commands.serve import first_line
 from support.cli_process import environment, invoke
 
 import dpop
@@ -25,7 +25,7 @@ ROTATE = ("key", "rotate", "--key", "old.pem", "--out", "new.pem", "--client", "
 # number: of those that change a file or talk to a server. A child of a process that is ready takes no time to start.
 _KILLED = """
 import os, sys
-import dpop_cli.endpoint, dpop_cli.key_rotate
+import dpop_cli.tokens.endpoint, dpop_cli.commands.key.rotate
 from dpop_cli.main import main
 
 CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.chmod", "os.truncate", "socket.connect"}

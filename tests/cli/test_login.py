@@ -13,9 +13,9 @@ import pytest
 import requests
 import segno
 from adapters.recorder import Received, Recorder, Response
+from dpop_cli.commands.serve import first_line
+from dpop_cli.commands.token.command import token
 from dpop_cli.main import COMMANDS
-from dpop_cli.serve import first_line
-from dpop_cli.token import token
 from support.cli_process import AtTerminal, invoke, run
 
 import dpop
@@ -234,7 +234,10 @@ def test_short_names() -> None:
     """dpop login, tokens and logout are dpop token login, list and revoke."""
     for short, name in (("login", "login"), ("tokens", "list"), ("logout", "revoke")):
         attribute = COMMANDS[short].target.partition(":")[2]
-        assert getattr(__import__("dpop_cli.token", fromlist=[attribute]), attribute) is token.commands[name]
+        assert (
+            getattr(__import__("dpop_cli.commands.token.command", fromlist=[attribute]), attribute)
+            is token.commands[name]
+        )
 
 
 def test_tokens_and_logout(server: DPoPTestServer) -> None:

@@ -16,7 +16,7 @@ import click
 import pytest
 from adapters.recorder import Recorder, Response
 from click.testing import CliRunner
-from dpop_cli.exit_status import Status
+from dpop_cli.console.exit_status import Status
 from dpop_cli.main import COMMANDS, LazyCommand, LazyGroup, main
 from support.cli_process import DPOP, STYLES, AtTerminal, environment, invoke, run
 from support.paths import COMMANDS as SOURCES
@@ -193,7 +193,7 @@ def test_a_proof_loads_only_what_it_needs(tmp_path: Path) -> None:
 def test_dpop_curl_loads_nothing_of_tokens_without_a_store(tmp_path: Path) -> None:
     """Only a store needs the code for tokens, and only an odd date the standard library's mail package."""
     dpop.generate_key().save(tmp_path / "key.pem")
-    others = {"dpop_cli.token_store", "dpop_cli.token_client", "dpop.requests", "email", "socket"}
+    others = {"dpop_cli.tokens.store", "dpop_cli.tokens.client", "dpop.requests", "email", "socket"}
     with Recorder(lambda _: Response(200, [("Date", "Fri, 15 Jan 2027 08:00:00 GMT")])) as server:
         arguments = ["curl", "--key", str(tmp_path / "key.pem"), "-s", f"{server.origin}/"]
         code = (

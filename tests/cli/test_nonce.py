@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from dpop_cli.nonce import clear, learn, show
-from dpop_cli.nonce_state import MAX_NONCES, NonceState, StateError
-from dpop_cli.proof import parts
+from dpop_cli.commands.nonce import clear, learn, show
+from dpop_cli.signing.nonce_state import MAX_NONCES, NonceState, StateError
+from dpop_cli.wire.exchange import parts
 from support.cli_process import DPOP, environment, examples, invoke, run, run_script, with_url
 
 import dpop

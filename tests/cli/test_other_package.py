@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from dpop_cli.exit_status import Status
+from dpop_cli.console.exit_status import Status
 from support.cli_process import environment
 from support.paths import ROOT
 

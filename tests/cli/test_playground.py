@@ -12,9 +12,9 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
-from dpop_cli.playground import opening_file
-from dpop_cli.playground_page import OWN_HEADER, PlaygroundServer
-from dpop_cli.playground_session import Session
+from dpop_cli.commands.playground.command import opening_file
+from dpop_cli.commands.playground.page import OWN_HEADER, PlaygroundServer
+from dpop_cli.commands.playground.session import Session
 
 import dpop
 from dpop.encoding import b64url_decode, b64url_encode
@@ -260,5 +260,5 @@ def test_no_frame_no_inline_script_no_cors(browser: Browser) -> None:
 
 def test_the_package_has_the_files() -> None:
     """The page is in the installed package, not only in the sources."""
-    found = {each.name for each in (files("dpop_cli") / "playground_files").iterdir()}
+    found = {each.name for each in (files("dpop_cli.commands.playground") / "files").iterdir()}
     assert {"index.html", "page.css", "page.js"} <= found

@@ -17,9 +17,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from adapters.authority import make_authority
 from adapters.recorder import Recorder, Response
-from dpop_cli.playground_client import Wire
-from dpop_cli.playground_page import PlaygroundServer
-from dpop_cli.playground_session import Session
+from dpop_cli.commands.playground.client import Wire
+from dpop_cli.commands.playground.page import PlaygroundServer
+from dpop_cli.commands.playground.session import Session
 
 from dpop.errors import UsageError
 from dpop.origin import Origin

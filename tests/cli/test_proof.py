@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dpop_cli.header_dump import last_nonce
-from dpop_cli.proof import parts, proof
+from dpop_cli.commands.proof import proof
+from dpop_cli.wire.exchange import parts
+from dpop_cli.wire.header_dump import last_nonce
 from hypothesis import given
 from hypothesis import strategies as st
 from support.cli_process import DPOP, AtTerminal, environment, examples, invoke, run, run_script, with_url

@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from dpop_cli.rehearsal import Step, Transcript
-from dpop_cli.serve import first_line
-from dpop_cli.wire import Exchange
+from dpop_cli.commands.rehearse.transcript import Step, Transcript
+from dpop_cli.commands.serve import first_line
+from dpop_cli.wire.exchange import Exchange
 from support.cli_process import run
 from support.rehearsal import replayed
 

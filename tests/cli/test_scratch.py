@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from dpop_cli.scratch import Scratch
+from dpop_cli.commands.curl.scratch import Scratch
 
 
 def copied(source: str, target: str) -> None:

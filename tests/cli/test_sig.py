@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 import pytest
-from dpop_cli.sig import convert, to_der, to_raw
+from dpop_cli.commands.sig import convert, to_der, to_raw
 from hypothesis import given
 from hypothesis import strategies as st
 from support.cli_process import AtTerminal, examples, invoke, run, run_script

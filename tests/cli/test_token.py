@@ -25,10 +25,10 @@ import click
 import pytest
 import requests
 from adapters.recorder import Recorder, Response
-from dpop_cli.serve import first_line
-from dpop_cli.token import token
-from dpop_cli.token_client import ENDPOINTS as CLIENT_ENDPOINTS
-from dpop_cli.token_login import Loopback
+from dpop_cli.commands.serve import first_line
+from dpop_cli.commands.token.command import token
+from dpop_cli.login.browser import Loopback
+from dpop_cli.tokens.client import ENDPOINTS as CLIENT_ENDPOINTS
 from support.cli_process import DPOP, environment, examples, invoke, run, run_script
 
 import dpop

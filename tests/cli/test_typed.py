@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from adapters.recorder import Received, Recorder, Response
-from dpop_cli.commands import Detail
+from dpop_cli.console.command import Detail
 from dpop_cli.main import COMMANDS
 from support.cli_process import READABLE, STYLES, AtTerminal, invoke, run
 

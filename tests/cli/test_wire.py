@@ -13,7 +13,7 @@ import requests
 from adapters.authority import Authority, make_authority
 from adapters.recorder import Received, Recorder, Response
 from adapters.relays import ForwardProxy, SocksProxy
-from dpop_cli.wire import MASK, Exchange, masked_body, masked_fields, proof_facts, watching
+from dpop_cli.wire.exchange import MASK, Exchange, masked_body, masked_fields, proof_facts, watching
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 import dpop

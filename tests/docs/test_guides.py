@@ -20,11 +20,11 @@ from typing import Any
 import google.oauth2.credentials
 import pytest
 import requests
-from dpop_cli import configuration
-from dpop_cli.exit_status import Status
-from dpop_cli.proof import proof
-from dpop_cli.serve import first_line
-from dpop_cli.token import token
+from dpop_cli.commands.proof import proof
+from dpop_cli.commands.serve import first_line
+from dpop_cli.commands.token.command import token
+from dpop_cli.console import configuration
+from dpop_cli.console.exit_status import Status
 from support.agents import socket_folder
 from support.cli_process import environment, invoke
 from support.paths import COMMANDS, PACKAGE, ROOT

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from dpop_cli.serve import first_line
+from dpop_cli.commands.serve import first_line
 from support.cli_process import invoke
 from support.paths import DOCS
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
-from dpop_cli.header_dump import last_nonce
+from dpop_cli.wire.header_dump import last_nonce
 from support.paths import VECTORS
 
 import dpop

@@ -18,7 +18,7 @@ from itertools import cycle
 from typing import cast
 
 import pytest
-from dpop_cli.header_dump import last_nonce
+from dpop_cli.wire.header_dump import last_nonce
 from fuzz.targets import TARGETS
 from support.jwt_issuer import JWTIssuer, forged
 from support.strangers import (

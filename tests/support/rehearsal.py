@@ -11,7 +11,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from adapters.recorder import Received, Recorder, Response
-from dpop_cli.rehearsal import FORMAT
+from dpop_cli.commands.rehearse.transcript import FORMAT
 
 import dpop
 from dpop.encoding import b64url_decode
