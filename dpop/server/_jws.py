@@ -190,16 +190,16 @@ _kept_header = lru_cache(maxsize=1024)(_read_header)
 _MAX_KEPT_LENGTH = 1200
 
 
-# The objects and arrays in the header of any honest proof are fewer. To parse thousands, which anybody can send without
-# a signature, takes longer than to check one.
+# The header of any honest proof has fewer values. To parse hundreds, which anybody can send without a signature, takes
+# longer than to check one. Each value but the first of an object or array stands behind a comma.
 _MOST_IN_HEADER = 64
 
 
 def _object(part: bytes, max_depth: int, reason: Reason, most: int | None = None) -> dict[str, Any]:
     try:
         data = b64url_decode(part)
-        if most is not None and data.count(b"{") + data.count(b"[") > most:
-            raise EncodingError(f"JSON with more than {most} objects and arrays")
+        if most is not None and data.count(b"{") + data.count(b"[") + data.count(b",") > most:
+            raise EncodingError(f"JSON with more than {most} brackets and commas")
         return json_object(data, max_depth=max_depth)
     except EncodingError as error:
         raise refuse(reason, because=str(error)) from None

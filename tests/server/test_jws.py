@@ -138,6 +138,19 @@ def test_headers_that_are_kept_are_bounded() -> None:
     assert _kept_header.cache_info().currsize <= 1024
 
 
+def test_a_header_with_more_values_than_any_client_needs_is_refused() -> None:
+    """They are counted before the JSON is read; a certificate, a name with commas and every known member fit."""
+    jwk = dict.fromkeys(("kty", "crv", "x", "y", "kid", "use", "alg", "x5t", "x5t#S256", "x5u"), "v")
+    known = {"typ": "dpop+jwt", "alg": "ES256", "kid": "CN=a,OU=b,O=c,C=d", "x5c": ["c" * 400] * 3, "jwk": jwk}
+    for more, fits in ((0, True), (60, False)):
+        header = b64u(json.dumps({**known, **{str(number): 1 for number in range(more)}}).encode())
+        if fits:
+            assert parse_compact(f"{header}.e30.AAAA", max_length=8192, max_depth=8).header.members == known
+        else:
+            error = refused(f"{header}.e30.AAAA", max_length=8192, max_depth=8)
+            assert (error.reason, "more than 64 brackets and commas" in str(error)) == ("header_malformed", True)
+
+
 def test_length_is_checked_at_its_edge() -> None:
     """The limit itself is allowed, one character more is not."""
     assert parse_compact(PROOF, max_length=len(PROOF), max_depth=8)

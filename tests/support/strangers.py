@@ -182,6 +182,17 @@ UNSIGNED: dict[str, tuple[str, Fields]] = {
         "/x",
         [("Authorization", "DPoP t"), ("DPoP", of_header(b'{"typ":' + b'{"a":' * 300 + b"1" + b"}" * 301))],
     ),
+    "a header of members": (
+        "/x",
+        [
+            ("Authorization", "DPoP t"),
+            ("DPoP", of_header(b'{"typ":1' + b"".join(b',"%03d":1' % i for i in range(360)) + b"}")),
+        ],
+    ),
+    "a header of numbers": (
+        "/x",
+        [("Authorization", "DPoP t"), ("DPoP", of_header(b'{"typ":[1' + b",1" * 1_500 + b"]}"))],
+    ),
     "a header that is too long": ("/x", [("Authorization", "DPoP t"), ("DPoP", of_header(b'{"typ":' + b"[" * 5_000))]),
     "a preflight for many fields": (
         "/x",
