@@ -14,9 +14,10 @@ Most mutants change the body of a function. A process that has collected all tes
 the changed code into the functions and runs the tests, so nothing is imported or collected again. A mutant of what
 runs at import gets a process that imports everything anew.
 
-How busy the machine is decides nothing. A test that fails or does not end is tried again alone: without the mutant,
-where it must pass, and then with the mutant, for many times as long as that took. Only then the mutant counts as
-noticed.
+How busy the machine is decides nothing. Tests are chosen and stopped by the processor time that they take; only a
+test that waits for ever is stopped by the clock. A test that fails or does not end is tried again alone: without the
+mutant, where it must pass, and then with the mutant, for many times as long as that took. Only then the mutant counts
+as noticed.
 """
 
 from __future__ import annotations
@@ -70,8 +71,10 @@ TESTS += [
     "tests/test_htu_properties.py",
     "tests/adapters/test_behaviours.py",
 ]
-MOST_SECONDS = 45.0  # of the selected tests, as long as they took in the first run
-PATIENCE = 8.0  # seconds, and ten times as long as it took: a test that takes longer is looked at again
+MOST_SECONDS = 45.0  # of processor time, for the tests of one mutant, as much as they took in the first run
+# A test that takes more than these seconds and ten times what it took without a mutant is looked at again.
+PATIENCE = 8.0  # of processor time
+LONG_PATIENCE = 30.0  # by the clock, for a test that waits for ever
 NOTICED = {"noticed", "endless"}
 # What tests import beside the package and themselves. A process for a mutant begins with it, and saves seconds.
 PRELOADED = (
@@ -215,11 +218,23 @@ def _is_nothing(node: ast.expr) -> bool:
 
 
 @dataclass(frozen=True)
+class Seconds:
+    """Time that tests took, or may take."""
+
+    processor: float
+    clock: float
+
+    def limits(self) -> Seconds:
+        """The time that a test may take with a mutant, if it took this time without one."""
+        return Seconds(PATIENCE + 10 * self.processor, LONG_PATIENCE + 10 * self.clock)
+
+
+@dataclass(frozen=True)
 class Tests:
-    """Tests to run, and how many seconds each may take."""
+    """Tests to run, and how long each may take."""
 
     names: list[str]
-    limits: list[float]
+    limits: list[Seconds]
     anew: bool  # in a process that imports everything again
 
 
@@ -229,7 +244,7 @@ class Ended:
 
     status: int | None  # None if a test did not end in time
     test: int  # the number of the last one that began
-    seconds: float
+    spent: Seconds
 
 
 class Bench:
@@ -313,8 +328,8 @@ class _Trials:
                 break
             # A test failed, or did not end in time. Is that because of the mutant?
             test = names[ended.test]
-            without = self._run(None, Tests([test], [600.0], tests.anew))
-            again = self._run(mutant, Tests([test], [PATIENCE + 10 * without.seconds], tests.anew))
+            without = self._run(None, Tests([test], [Seconds(600.0, 600.0)], tests.anew))
+            again = self._run(mutant, Tests([test], [without.spent.limits()], tests.anew))
             if without.status == 0 and again.status != 0:
                 return "endless" if again.status is None else "noticed"
             names, limits = names[ended.test + 1 :], limits[ended.test + 1 :]
@@ -403,6 +418,7 @@ def _run_items(session: pytest.Session, tests: Tests, begun: mmap.mmap) -> None:
     followers = [*(item for _, item in items[1:]), None]
     for (number, item), follower in zip(items, followers, strict=True):
         begun[:] = number.to_bytes(4, "little")
+        signal.setitimer(signal.ITIMER_PROF, tests.limits[number].processor)
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=follower)
     os._exit(0 if items else pytest.ExitCode.NO_TESTS_COLLECTED)
 
@@ -416,21 +432,23 @@ def _forked(run: Callable[[mmap.mmap], object], tests: Tests) -> Ended:
         try:
             os.setsid()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)  # ends the process when a test has used its processor time
             run(begun)
         finally:
             os._exit(1)
     start = since = time.monotonic()
-    test, status = 0, None
+    test, status, processor = 0, None, 0.0
     try:
         while True:
-            ended, code = os.waitpid(process, os.WNOHANG)
+            ended, code, usage = os.wait4(process, os.WNOHANG)
             now = time.monotonic()
             if ended:
                 status = os.waitstatus_to_exitcode(code)
+                processor = usage.ru_utime + usage.ru_stime
                 break
             if (number := int.from_bytes(begun, "little")) != test:
                 test, since = number, now
-            elif now - since > tests.limits[test]:
+            elif now - since > tests.limits[test].clock:
                 break
             time.sleep(0.005)
     finally:
@@ -438,16 +456,18 @@ def _forked(run: Callable[[mmap.mmap], object], tests: Tests) -> Ended:
             os.killpg(process, signal.SIGKILL)
         if status is None:
             os.waitpid(process, 0)
-    return Ended(status, int.from_bytes(begun, "little"), time.monotonic() - start)
+    in_time = None if status == -signal.SIGPROF else status
+    return Ended(in_time, int.from_bytes(begun, "little"), Seconds(processor, time.monotonic() - start))
 
 
+Measured = tuple[str, float, float]  # the name of a test, and the seconds of processor time and of the clock it took
 _AT_IMPORT = -1  # stands among the numbers of the tests of a line
 
 
 class Reached:
     """Which tests reach each line of each file."""
 
-    def __init__(self, tests: list[tuple[str, float]], lines: dict[str, dict[str, list[int]]]) -> None:
+    def __init__(self, tests: list[Measured], lines: dict[str, dict[str, list[int]]]) -> None:
         self._tests, self._lines = tests, lines
 
     @classmethod
@@ -473,40 +493,52 @@ class Reached:
         if not numbers - {_AT_IMPORT}:
             numbers = {number for tests in file.values() for number in tests}
         names: list[str] = []
-        limits: list[float] = []
+        limits: list[Seconds] = []
         seconds = 0.0
-        for name, spent in _varied(self._tests[number] for number in sorted(numbers - {_AT_IMPORT})):
-            if names and seconds + spent > MOST_SECONDS:
+        for name, processor, clock in _varied(self._tests[number] for number in sorted(numbers - {_AT_IMPORT})):
+            if names and seconds + processor > MOST_SECONDS:
                 continue
             names.append(name)
-            limits.append(PATIENCE + 10 * spent)
-            seconds += spent
+            limits.append(Seconds(processor, clock).limits())
+            seconds += processor
         return Tests(names, limits, anew)
 
 
-def _varied(tests: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+def _varied(tests: Iterable[Measured]) -> list[Measured]:
     """First the quickest of each test function, the quickest first, then each function's second, and so on."""
     seen: Counter[str] = Counter()
     ranked = []
-    for name, spent in sorted(tests, key=lambda test: test[1]):
-        function = name.partition("[")[0]
-        ranked.append((seen[function], spent, name))
+    for test in sorted(tests, key=lambda test: test[2]):
+        function = test[0].partition("[")[0]
+        ranked.append((seen[function], test))
         seen[function] += 1
-    return [(name, spent) for _, spent, name in sorted(ranked)]
+    return [test for _, test in sorted(ranked, key=lambda place: (place[0], place[1][2]))]
 
 
 TIMING = """
-import json, os, pathlib
+import json, os, pathlib, pytest
 spent = {{}}
+before = 0.0
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    global before
+    report = yield
+    now = sum(os.times()[:4])  # of this process and of those that it started and that ended
+    report.processor, before = now - before, now
+    return report
+def pytest_runtest_logstart():
+    global before
+    before = sum(os.times()[:4])
 def pytest_runtest_logreport(report):
-    spent[report.nodeid] = spent.get(report.nodeid, 0) + report.duration
+    processor, clock = spent.get(report.nodeid, (0, 0))
+    spent[report.nodeid] = processor + report.processor, clock + report.duration
 def pytest_sessionfinish(session):
     if not hasattr(session.config, "workerinput"):
         pathlib.Path({durations!r}).write_text(json.dumps(spent), "utf-8")
 """
 
 
-def _run_with_coverage(scratch: Path, jobs: int) -> tuple[list[tuple[str, float]], dict[str, dict[str, list[int]]]]:
+def _run_with_coverage(scratch: Path, jobs: int) -> tuple[list[Measured], dict[str, dict[str, list[int]]]]:
     data, durations = scratch / "coverage", scratch / "durations.json"
     (scratch / "timing.py").write_text(TIMING.format(durations=str(durations)), "utf-8")
     (scratch / "coveragerc").write_text("", "utf-8")  # lines only, and in these processes only
@@ -518,9 +550,9 @@ def _run_with_coverage(scratch: Path, jobs: int) -> tuple[list[tuple[str, float]
         "PYTHONPATH": os.pathsep.join([str(scratch), str(ROOT), str(ROOT / "cli")]),
     }
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    spent: dict[str, float] = json.loads(durations.read_text("utf-8"))
-    tests = sorted(spent.items(), key=lambda test: test[1])
-    numbers = {name: number for number, (name, _) in enumerate(tests)}
+    spent: dict[str, tuple[float, float]] = json.loads(durations.read_text("utf-8"))
+    tests = sorted(((name, *seconds) for name, seconds in spent.items()), key=lambda test: test[1])
+    numbers = {test[0]: number for number, test in enumerate(tests)}
     found = coverage.CoverageData(str(data))
     found.read()
     lines = {
