@@ -442,7 +442,6 @@ class NonceCache:
                 if lease.reserved and lease.nonce is not None and not refused:
                     self._learn(entry, lease.nonce, lease)
                     entry.pool.pop(lease.nonce, None)
-                lease.reserved = False
                 self._judge(entry, lease, learnt, accepted=accepted, refused=refused)
                 if learnt is not None:
                     self._learn(entry, learnt, lease)

@@ -443,6 +443,14 @@ def test_a_transport_retry_carries_the_nonce_again() -> None:
         assert exchange.response(503) is Step.DONE
 
 
+def test_a_nonce_retry_without_a_response_is_sent_again_with_its_nonce() -> None:
+    """The nonce of the challenge: the server may not have seen it, and without a nonce it would ask once more."""
+    exchange = resource()
+    assert "nonce" not in exchange.send()
+    assert exchange.response(401, RS_CHALLENGE, ("DPoP-Nonce", "one")) is Step.RETRY
+    assert [exchange.send()["nonce"] for _ in range(2)] == ["one", "one"]
+
+
 def test_a_retry_never_carries_the_nonce_that_was_refused() -> None:
     """Not even if the server returned to that nonce meanwhile: the retry has the nonce of its own challenge."""
     prover = Prover(KEY, nonces=NonceCache())

@@ -794,3 +794,26 @@ def test_a_limit_is_a_number(limit: Any) -> None:
     """Anything else is refused by name."""
     with pytest.raises(ArgumentTypeError, match="max_entries"):
         NonceCache(max_entries=limit)
+
+
+def test_one_request_behind_another_finds_out_what_the_server_accepts() -> None:
+    """It tries a nonce that was accepted before, although no further request waits behind it."""
+    cache = NonceCache()
+    cache.learn(KEY, "a")
+    pilot = lease(cache, wait=True)
+    waiting = turn(cache)
+    cache.answered(pilot, learnt="b", accepted=True)
+    assert after(cache, waiting).nonce == "a"
+
+
+def test_nonces_that_expire_before_they_are_sent_make_no_request_wait() -> None:
+    """Each refused nonce was the newest when its response came: time has outdated it, not another response."""
+    cache = NonceCache()
+    for nonce in ("old", "old"):
+        cache.learn(KEY, nonce)
+        cache.answered(lease(cache), learnt=nonce, accepted=True)
+    for number in range(4):
+        cache.learn(KEY, f"expired{number}")
+        cache.answered(lease(cache, wait=True), learnt=None, refused=True)
+    cache.learn(KEY, "new")
+    assert [lease(cache, wait=True).nonce for _ in range(3)] == ["new"] * 3
