@@ -739,6 +739,14 @@ def test_a_source_refreshes_with_its_parameters(name: str) -> None:
     assert forms_of(recorder) == [{**refresh, "scope": ["read"], "resource": resources}, refresh]
 
 
+def test_the_scope_asked_for_is_granted_if_the_response_does_not_say(name: str) -> None:
+    """RFC 6749 §3.3: a server names the scope that it granted if that is another one."""
+    recorder, endpoint = answered(name, TOKENS)
+    with recorder, endpoint:
+        assert endpoint.grant("client_credentials", scope="read write").scope == "read write"
+        assert endpoint.grant("client_credentials").scope is None
+
+
 def test_resources_are_remembered(name: str) -> None:
     """Those of a code or another grant are asked for again, unless others are given."""
     recorder, endpoint = answered(name, TOKENS)

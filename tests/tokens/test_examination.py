@@ -8,7 +8,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -89,6 +89,13 @@ def test_a_client_with_a_secret_sees_more(mode: str) -> None:
         found = examined(server.issuer, client_auth=ClientSecretPost(server.client_id, server.client_secret))
         assert (found.profiles, found.odd) == ((mode,), [])
         assert found.seen["asks for a nonce"] is (mode != "auth0")
+
+
+@pytest.mark.parametrize("nonces", ["rotating", "per-answer", "single-use"])
+def test_how_long_nonces_are_good(nonces: Literal["rotating", "per-answer", "single-use"]) -> None:
+    """The second use of a nonce tells, and whether a response brings another one."""
+    with DPoPTestServer(nonces=nonces, nonce_grace=1, clock=lambda: NOW) as server:
+        assert examined(server.issuer, client_auth=PublicClient(server.public_client_id)).seen["nonces"] == nonces
 
 
 def test_an_api_leads_to_its_authorization_server() -> None:

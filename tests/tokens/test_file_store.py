@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -20,6 +21,7 @@ from support.token_stores import FULL, StoreContract
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
 from dpop.tokens import FileTokenStore, TokenSet, TokenStore, _file_lock, _file_store
 from dpop.tokens._file_lock import FileLock
+from dpop.tokens._stores import keep, take_kept
 
 KEY = bytes(range(32))
 WRITTEN_BY_0_2_0 = (
@@ -327,3 +329,18 @@ def test_files_that_another_host_replaces(path: Path, monkeypatch: pytest.Monkey
     assert lock.acquire(10)
     assert lock.is_held()
     lock.release()
+
+
+def test_a_kept_lock_that_is_lost_is_let_go(path: Path) -> None:
+    """Somebody deleted the file of a lock that was kept: the handle gives back what it still has of it."""
+    store = FileTokenStore(path)
+    lock = store.lock("default")
+    assert lock.acquire(0)
+    aside = path.with_name("aside")
+    file = path.with_name(f".{path.name}.lock")
+    aside.hardlink_to(file)
+    keep(lock)
+    file.unlink()
+    assert take_kept(store.lock("default")) is None
+    with aside.open() as again:
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -364,6 +364,15 @@ def test_the_keys_are_found_by_the_issuer() -> None:
             assert login(endpoint, provider).id_token_verified
 
 
+def test_metadata_of_another_issuer_name_no_keys(caplog: pytest.LogCaptureFixture) -> None:
+    """The login goes on, and the warning says why the ID token could not be verified."""
+    with Provider() as provider:
+        provider.metadata = {"issuer": "https://other.example"}
+        with Endpoint("requests", KEY, provider.server(jwks_uri=None), client_id="c") as endpoint:
+            assert not login(endpoint, provider).id_token_verified
+    assert ["https://other.example" in record.getMessage() for record in caplog.records] == [True]
+
+
 @pytest.mark.parametrize("uri", ["http://as.example/jwks", "nowhere", 5, None])
 def test_metadata_with_keys_that_cannot_be_used(uri: object) -> None:
     """Whoever asks for no ID token need not care."""

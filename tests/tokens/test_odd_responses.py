@@ -557,6 +557,22 @@ def test_a_page_of_a_login_wall_has_no_tokens(page: bytes) -> None:
             assert endpoint.source(store)() == ACCESS
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (PLAIN[:-1] + b',"expires_in":60}', "'expires_in' with two values"),
+        (said(**{"a" * 50: "\ud800"}), f"a member '{'a' * 40}' that cannot be stored"),
+    ],
+    ids=["given twice", "not storable"],
+)
+def test_the_warning_names_the_odd_member(body: bytes, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A long name is cut: it may be anything."""
+    with Recorder(script(Response(200, [], body))) as recorder:
+        with TokenEndpoint(KEY, recorder.url("/token"), client_id="c", clock=lambda: NOW) as endpoint:
+            endpoint.refresh(OLD)
+    assert told in caplog.text
+
+
 def test_a_token_of_any_characters_is_sent_as_it_came() -> None:
     """A session id as access token goes into the header, and its hash into the proof."""
     store = MemoryTokenStore()

@@ -551,6 +551,40 @@ def wait_for(condition: Callable[[], bool]) -> None:
 # -- what can go wrong
 
 
+def test_a_process_without_a_thread_to_spare(requests_at: Fixture) -> None:
+    """Without another thread the caller does the work itself, as at the end of the interpreter."""
+    requests_at.store.save(requests_at.old.replace(expires_at=requests_at.clock.now + 3600))
+    source = requests_at.source()
+    before = threading.stack_size(1 << 50)  # more than any machine has: no thread starts
+    try:
+        assert source() == "old"
+        assert source.ensure(lambda _: True).access_token == "old"
+    finally:
+        threading.stack_size(before)
+
+
+def test_a_lock_is_not_waited_for_in_a_thread_that_its_holder_may_need(at: Fixture) -> None:
+    """A source asks again and again, and pauses without a thread in between."""
+    asked = []
+
+    class Asked(MemoryTokenStore):
+        def lock(self, account: str) -> Any:
+            lock = super().lock(account)
+            acquire = lock.acquire
+            lock.acquire = lambda timeout: (asked.append(timeout), acquire(timeout))[1]  # type: ignore[method-assign]
+            return lock
+
+    store = Asked()
+    store.save(at.old)
+    holder = MemoryTokenStore.lock(store, "default")
+    assert holder.acquire(0)
+    asked.clear()
+    with pytest.raises(TokenLockError):
+        at.source(store, source={"lock_seconds": 0.1}).ask()
+    assert set(asked) == {0}
+    holder.release()
+
+
 def test_a_foreign_key_sends_nothing(at: Fixture) -> None:
     """The jkt in the store is compared before the refresh token leaves."""
     with pytest.raises(KeyMismatchError):
