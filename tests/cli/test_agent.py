@@ -118,7 +118,7 @@ def test_signals(folder: Path) -> None:
         assert process.stderr is not None
         assert "not TOML" in process.stderr.readline()
         assert client.request("status")["rules"]["in_force"] is False
-        assert "CHANGED SINCE IT WAS READ" in invoke("agent", "status").stdout
+        assert "CHANGED SINCE THE AGENT READ IT" in invoke("agent", "status").stdout
         rules.write_text("[keys.work]\nuri='key.pem'\norigins=['https://other.example']\n")
         process.send_signal(signal.SIGHUP)
         assert "Rules read" in process.stderr.readline()
@@ -198,7 +198,7 @@ def test_a_socket_of_systemd(folder: Path) -> None:
         (["--key", "work=key.pem"], "no --origin"),
         (["start", "--key", "work=key.pem", "--origin", "other=https://api.example"], "NAME=URL"),
         (["--key", "work=pkcs11:object=a?pin-value=1234", "--origin", "https://api.example"], "without pin-value"),
-        (["--key", "a=b", "list"], "options stand behind the command"),
+        (["--key", "a=b", "list"], "options come after the command"),
         (["add", "key.pem", "--origin", API], "NAME=PATH"),
     ],
     ids=map(str, range(7)),

@@ -80,7 +80,7 @@ def test_no_server() -> None:
     assert (done.exit_code, "no metadata was found" in done.stdout, "Settings" in done.stdout) == (1, True, False)
     assert (told["profiles"], told["settings"], told["issuer"]) == ([], {}, None)
     gone = invoke("doctor", recorder.origin)
-    assert (gone.exit_code, "cannot be asked (ConnectionError)" in gone.stdout) == (1, True)
+    assert (gone.exit_code, "does not respond (ConnectionError)" in gone.stdout) == (1, True)
 
 
 def test_wrong_urls() -> None:

@@ -206,6 +206,18 @@ def test_dpop_curl_loads_nothing_of_tokens_without_a_store(tmp_path: Path) -> No
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
 
 
+def test_tokens_in_a_file_load_nothing_of_the_agent(tmp_path: Path) -> None:
+    """`dpop tokens` loads the code of the signing agent only if --agent asks for it."""
+    code = (
+        "import sys\nfrom dpop_cli.main import main\ntry:\n    main(['tokens'])\nexcept SystemExit:\n    pass\n"
+        "print('dpop_cli.tokens.store' in sys.modules, [name for name in sys.modules if name.startswith('dpop.agent')])"
+    )
+    env = environment(DPOP_STATE_DIR=str(tmp_path))
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["True []"], done.stderr
+
+
 # --- the end of the process
 
 

@@ -183,7 +183,7 @@ def test_an_action_that_waits_for_a_signature_gives_way() -> None:
         session.act("login", {})
         assert "sign" in session.act("redeem", {})
         assert session.act("login", {})["requests"][-1]["status"] == 302
-        with pytest.raises(UsageError, match="nothing waits"):
+        with pytest.raises(UsageError, match="no action waits"):
             session.act("signed", {"signature": "AAAA"})
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop doctor``: what a server is, how it treats proofs, and which settings fit it."""
+"""``dpop doctor``: the kind of a server, how it treats proofs, and the settings that fit it."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _MOST_NAMED = 4
 def doctor(ctx: click.Context, /, *, url: str, client_id: str | None, as_json: bool, **options: Any) -> None:
     """Find out what a server is: its metadata, its clock, its nonces, and which profile fits.
 
-    URL is an issuer, or an API whose metadata names one. About twenty requests are made, and none changes anything:
-    metadata is read, and a refresh token that was made up is sent with proofs by a key that was made for this. No
-    token and no secret is sent, unless you name a client with a secret (--client).
+    URL is an issuer, or an API whose metadata names one. The command sends about twenty requests, and none changes
+    anything: it reads metadata, and sends an invented refresh token with proofs by a new key. It sends no token of
+    yours, and no secret, unless you name a client that has one (--client).
 
-    Many servers look at proofs of clients only that they know: name one with --client-id. Its secret is not sent.
+    Many servers check proofs only for clients that they know: name one with --client-id. Its secret is not sent.
 
     The status is 1 if no metadata was found.
 
@@ -76,7 +76,7 @@ def _client_auth(options: dict[str, Any], client_id: str | None) -> ClientAuth |
 
 
 def _examined(url: str, client_auth: ClientAuth | None) -> Examination:
-    """Run the questions of :func:`dpop.tokens.examine` with requests."""
+    """Send the requests of :func:`dpop.tokens.examine` with the library requests."""
     try:
         import requests  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
@@ -94,7 +94,7 @@ def _examined(url: str, client_auth: ClientAuth | None) -> Examination:
                     with waiting(f"Waiting for {Origin.of_url(question.url)}"):
                         response = _answered(session, question)
                 except requests.RequestException as error:
-                    reason = f"{Origin.of_url(question.url)} cannot be asked ({type(error).__name__})"
+                    reason = f"{Origin.of_url(question.url)} does not respond ({type(error).__name__})"
                     question = questions.throw(NoResponse(reason, sent=True))
                 else:
                     question = questions.send(response)
@@ -179,12 +179,13 @@ def _print_profiles(found: Examination) -> None:
     _title("Profile")
     names = found.profiles
     if len(names) > _MOST_NAMED:
-        _line(f"{len(names)} profiles fit equally; too little was seen to tell them apart")
+        _line(f"{len(names)} profiles fit equally; the responses do not tell them apart")
         return
     shown = ", ".join(f"{name} ({Profile.load(name).name})" for name in names)
     _line(f"{shown}{' fit equally' if len(names) > 1 else ' fits best'}", click.style("ok ", **GOOD))
     if found.fits[0].differs:
-        _line(f"it differs in: {', '.join(found.fits[0].differs)}; write a profile of your own that is like it")
+        differs = ", ".join(found.fits[0].differs)
+        _line(f"it differs in: {differs}; write a profile file with like = {json.dumps(names[0])}")
     _title("Settings")
     for text in _settings(found).values():
         click.echo(f"  {_clean(text)}")

@@ -29,9 +29,8 @@ def device_login(
 ) -> TokenSet:
     """Show a code and where to enter it, and wait until the user has decided.
 
-    :param dpop_jkt: name the key where the code is asked for.
+    :param dpop_jkt: send the key's thumbprint with the request for the code.
     :param id_token_key: the private key for encrypted ID tokens, in PEM.
-
     :raises TokenRefusedError: the user refused.
     :raises ReauthorizationError: the code expired.
     """
@@ -47,7 +46,7 @@ def device_login(
 
 
 def _show(device: DeviceAuthorization) -> None:
-    """Say on stderr where the code belongs. The user compares it with what the page shows (RFC 8628 §3.3.1)."""
+    """Show the code and its page on stderr; the user compares the code with the one on the page (RFC 8628 §3.3.1)."""
     code = qr_code(device.verification_uri_complete or device.verification_uri)
     lines = [f"Open this on any device:\n\n  {device.verification_uri}\n\nand enter the code\n\n  {device.user_code}\n"]
     if code:

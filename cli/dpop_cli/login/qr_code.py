@@ -19,7 +19,7 @@ _HALVES = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}  # the ligh
 def qr_code(text: str) -> list[str]:
     """The lines of a QR code for standard error; none if it cannot be drawn there.
 
-    It takes a terminal with colours, block characters and enough columns, and the package segno.
+    It needs a terminal with colours, block characters and enough columns, and the package segno.
     """
     if not may_color("stderr") or not _has_blocks():
         return []

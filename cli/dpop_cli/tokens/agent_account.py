@@ -40,7 +40,7 @@ _TOKENS: Final = (
 def account_option(options: dict[str, Any]) -> str | None:
     """Take the options of a token store out of a command's; return the account that they name.
 
-    :raises click.UsageError: a store is named, too.
+    :raises click.UsageError: the options also name a store.
     """
     named = click.get_current_context().get_parameter_source("store_path")
     account: str | None = options.pop("account")
@@ -56,13 +56,15 @@ class AgentAccount:
     """An account of the agent, into which a login goes.
 
     :param account: its name; by default that of the key.
-    :raises click.UsageError: the key is none of the agent's.
+    :raises click.UsageError: the key is not in the agent.
     """
 
     def __init__(self, account: str | None, prover: Prover) -> None:
         key = prover.key
         if not isinstance(key, AgentKey):
-            raise click.UsageError("--agent needs a key of the agent, which then refreshes with it: --key agent:NAME")
+            raise click.UsageError(
+                "--agent needs a key that the agent has, because the agent refreshes with it: --key agent:NAME"
+            )
         if account is not None and not _NAME.fullmatch(account):
             raise click.UsageError("with --agent an account is 1 to 64 letters, digits, dots, hyphens and underscores")
         self._key = key
@@ -75,12 +77,12 @@ class AgentAccount:
         return self._key.client
 
     def prepare(self, endpoint: TokenEndpoint, secret: str | None, profile: str | None, grant: str | None) -> None:
-        """Check that the agent would take the login, before the user is asked to agree.
+        """Check that the agent can keep the login, before the user is asked to agree.
 
-        :param secret: of the client.
-        :param profile: as it was named: a name or a file.
-        :param grant: by which the agent gets tokens if there is no refresh token.
-        :raises click.UsageError: it would not.
+        :param secret: the client's secret.
+        :param profile: the value of ``--profile``: a name or a file.
+        :param grant: the grant type with which the agent gets new tokens if there is no refresh token.
+        :raises click.UsageError: the agent cannot keep it.
         """
         grants, server = endpoint.grants, endpoint.server
         method = _METHODS.get(type(grants.client_auth))
@@ -119,8 +121,8 @@ class AgentAccount:
             self._members.pop("grant", None)
         elif "grant" not in self._members:
             raise TokenRefusedError(
-                "the server gave no refresh token, so the agent could not keep this login; servers want to be asked for"
-                " one, often by --scope offline_access"
+                "the server gave no refresh token, so the agent cannot keep this login; many servers give one only for"
+                " --scope offline_access"
             )
         if tokens.resource:
             given["resource"] = list(tokens.resource)
@@ -133,21 +135,21 @@ class AgentAccount:
             raise rescued(error, tokens, self.account, then=then) from error
 
     def log_out(self, *, forget: bool) -> bool:
-        """Have the agent give the tokens back; return whether the server was told.
+        """Have the agent revoke the tokens; return whether the server revoked them.
 
-        :param forget: tell no server.
+        :param forget: only remove them from the agent; send nothing.
         """
         told = self.client.request("logout", seconds=_LOGIN_SECONDS, account=self.account, forget=forget)
         return bool(told.get("revoked"))
 
 
 def tokens_of_agent(account: str | None, key_options: dict[str, Any]) -> tuple[Prover, AgentTokens]:
-    """The token source of an account, and a prover with its key.
+    """Return a prover with the key of an account, and the account's token source.
 
-    :param account: by default the one with the name of the agent's key that is named, or the only one there is.
-    :param key_options: those of ``key_options``. A key that only DPOP_KEY names, and is none of the agent's, is left
-        out, because commands in general use it.
-    :raises click.UsageError: it is not known which account is meant.
+    :param account: by default the account with the name of the agent's key, or the only account of the agent.
+    :param key_options: the values of the options of ``key_options``. A key that only DPOP_KEY names is ignored if it
+        is not in the agent, because DPOP_KEY is for all commands.
+    :raises click.UsageError: there are several accounts, and none is named.
     """
     named: str | None = key_options["key_source"]
     by_person = click.get_current_context().get_parameter_source("key_source") is ParameterSource.COMMANDLINE
@@ -160,9 +162,9 @@ def tokens_of_agent(account: str | None, key_options: dict[str, Any]) -> tuple[P
 
 
 def only_account(account: str | None) -> str:
-    """The account that is named, or the only one of which this user may have tokens.
+    """Return the named account, or the only account whose tokens this user may have.
 
-    :raises click.UsageError: there are none, or several.
+    :raises click.UsageError: there are several such accounts, or none.
     """
     if account is not None:
         return account
@@ -179,7 +181,7 @@ def _with_its_key(account: str) -> tuple[Prover, AgentTokens]:
         keys = {each["account"]: each["key"] for each in client.request("list")["accounts"]}
     tokens = AgentTokens(account)
     if account not in keys:
-        tokens()  # says so
+        tokens()  # raises an error that names the account
     return Prover(AgentKey.open(keys[account])), tokens
 
 
@@ -191,5 +193,5 @@ def _named(profile: Profile, given: str | None) -> str | None:
         if Profile.load(name) == profile:
             return name
     if given is None:
-        raise UsageError("the agent cannot be told of this profile")
+        raise UsageError("the agent cannot use this profile, which has no name and no file")
     return str(Path(given).expanduser().absolute())

@@ -95,7 +95,7 @@ class OAuthClient:
     def endpoint(self, prover: Prover, tokens: TokenSet | None = None) -> TokenEndpoint:
         """Make the token endpoint.
 
-        :param tokens: what is stored already: they say where they came from, and whether they are bound.
+        :param tokens: stored tokens: they name their server and client, and say whether they are bound.
         :raises click.UsageError: nothing says which server or client, or no HTTP library is there.
         """
         try:
@@ -110,7 +110,7 @@ class OAuthClient:
         urls: dict[str, Any] = {name: facts[name] for name in sorted(_SERVER) if name in facts}
         settings = self._settings(facts, profile, urls.values())
         if tokens is not None and not tokens.is_bound:
-            settings["allow_bearer"] = True  # so it was when they were issued
+            settings["allow_bearer"] = True  # as when they were issued
         if "token_endpoint" in urls:
             return Endpoint(prover, dpop_tokens.ServerMetadata(**urls), **settings)
         if "issuer" in urls:
@@ -120,12 +120,12 @@ class OAuthClient:
         )
 
     def found(self, prover: Prover, tokens: TokenSet) -> TokenEndpoint:
-        """The server of stored tokens, with the endpoints that its metadata name.
+        """Find the revocation endpoint of stored tokens in the metadata of their server.
 
-        Its issuer is not known, so metadata are looked for at the origin of the token endpoint, and must name that
-        token endpoint.
+        The issuer is not known. So the metadata is requested at the origin of the token endpoint, and must name the
+        same token endpoint.
 
-        :raises click.UsageError: there are none, or they name no revocation endpoint.
+        :raises click.UsageError: there is no metadata, or it names no revocation endpoint.
         """
         known = tokens.token_endpoint or self.facts.get("token_endpoint")
         if known is not None:
@@ -137,7 +137,7 @@ class OAuthClient:
                     return endpoint
                 endpoint.close()
         raise click.UsageError(
-            "it is not known where the server takes tokens back: use --issuer, a --client file with"
+            "the server's revocation endpoint is not known: use --issuer, a --client file with"
             " revocation_endpoint, or --forget to only remove them here"
         )
 
@@ -214,7 +214,7 @@ def prover_of(options: dict[str, Any], tokens: TokenSet | None = None) -> Prover
 
 
 def _show_requests() -> None:
-    """Show each request of this command from now on, once however many endpoints it makes."""
+    """Show each request of this command from now on; further calls change nothing."""
     context = click.get_current_context()
     if not context.meta.setdefault(_SHOWN, False):
         from dpop_cli.wire.exchange import show, watching  # noqa: PLC0415 - only where a person asks for it

@@ -45,7 +45,7 @@ class ClientProof:
     def of_file(cls, members: Mapping[str, Any], folder: Path) -> ClientProof:
         """Read the members ``client_key``, ``client_assertion``, ``client_certificate`` and ``client_certificate_key``.
 
-        :param folder: of the file, from which paths count.
+        :param folder: the folder of the file; relative paths start there.
         :raises click.UsageError: a member cannot be used.
         """
         paths = {}
@@ -62,7 +62,7 @@ class ClientProof:
         )
 
     def or_options(self, options: dict[str, Any]) -> ClientProof:
-        """Take the options out of a command's options; they count more than the file.
+        """Take the options out of a command's options; an option replaces the file's member.
 
         :raises click.UsageError: they contradict each other.
         """
@@ -100,10 +100,10 @@ class ClientProof:
         return self.certificate if self.certificate_key is None else (self.certificate, self.certificate_key)
 
     def assertions(self, client_id: str) -> PrivateKeyJWT:
-        """Load the key, and make what signs the assertions.
+        """Load the key, and return the client authentication that signs with it.
 
         :raises click.UsageError: there is no key, or a claim cannot be used.
-        :raises DPoPKeyError: it cannot be loaded.
+        :raises DPoPKeyError: the key cannot be loaded.
         """
         if self.key is None:
             raise click.UsageError("private_key_jwt needs the client's key: --client-key, or client_key in the file")
@@ -120,7 +120,7 @@ class ClientProof:
 
 
 def _claim(text: str) -> tuple[str, Any]:
-    """A claim as it was typed: its value is JSON, or text."""
+    """Read NAME=VALUE; the value is JSON, or else text."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise click.UsageError("--client-claim expects NAME=VALUE, such as aud=https://as.example")

@@ -71,7 +71,9 @@ def client_options(command: _Function) -> _Function:
 def server_options(command: _Function) -> _Function:
     """Add the client and server options that are needed as long as there are no tokens."""
     options = [
-        click.option("--issuer", cls=Setting, metavar="URL", help="The server; its metadata name its endpoints."),
+        click.option(
+            "--issuer", cls=Setting, metavar="URL", help="The server's issuer URL; its metadata names the endpoints."
+        ),
         click.option(
             "--token-endpoint",
             cls=DetailSetting,

@@ -88,7 +88,7 @@ class Stored:
     def tokens(self) -> TokenSet:
         """The stored tokens.
 
-        :raises TokenStoreError: nothing, or it cannot be read.
+        :raises TokenStoreError: the account has no tokens, or the file cannot be read.
         """
         tokens = self.store.load(self.account)
         if tokens is None:
@@ -103,7 +103,7 @@ class Stored:
     def check_writable(self) -> None:
         """Check that tokens can be stored, before the user is asked to agree.
 
-        :raises TokenStoreError: they could not.
+        :raises TokenStoreError: they cannot be stored.
         """
         with dpop_tokens.locked(self.store.lock(self.account), self.account):
             pass
@@ -117,7 +117,7 @@ class Stored:
 
     @contextlib.contextmanager
     def rescuing(self) -> Iterator[None]:
-        """On exit, keep tokens that came and were not stored: this process has the only copy."""
+        """If received tokens could not be stored, write them to another file: this process has the only copy."""
         try:
             yield
         except TokensNotSavedError as error:
@@ -128,15 +128,15 @@ class Stored:
             raise
 
     def renewed(self, source: RefreshingSource, before: TokenSet) -> TokenSet:
-        """Renew the tokens even if they have not expired."""
+        """Refresh the tokens even if they have not expired."""
         with self.rescuing():
             return source.ensure(lambda tokens: tokens.fingerprint != before.fingerprint)
 
 
 def rescued(error: DPoPError, tokens: TokenSet, account: str, *, then: str | None = None) -> DPoPError:
-    """Write the tokens to a new directory elsewhere, possibly on a disk that has room.
+    """Write the tokens to a file in a new temporary directory, say where, and return the error to raise.
 
-    :param then: what can be done with them, with ``{}`` for the file.
+    :param then: what the user can do with the file, whose name replaces ``{}``.
     """
     try:
         path = Path(tempfile.mkdtemp(prefix="dpop-tokens-")) / "tokens.json"

@@ -44,7 +44,7 @@ def as_lines(tokens: TokenSet, account: str, *, secrets: bool, now: float | None
     if tokens.refusal:
         rows.append(("refused", f"{tokens.refusal.get('message', 'yes')} (dpop token login)"))
     elif tokens.refresh_sent_at is not None:
-        rows.append(("note", f"a refresh was begun {moment(tokens.refresh_sent_at)} and its outcome is not known"))
+        rows.append(("note", f"a refresh began at {moment(tokens.refresh_sent_at)}; its outcome is not known"))
     if secrets:
         rows += [(name, getattr(tokens, name)) for name in _SECRETS[:3]]
     return [f"{name:<14} {value}" for name, value in rows if value]
@@ -86,7 +86,7 @@ def moment(when: float) -> str:
 
 def _expiry(when: float | None, now: float) -> str:
     if when is None:
-        return "of unknown life"
+        return "no expiry known"
     if when <= now:
         return click.style("expired", **TITLE) + f" {duration(now - when)} ago"
     return f"for {duration(when - now)}, until {moment(when)}"

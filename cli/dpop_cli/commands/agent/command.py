@@ -46,29 +46,42 @@ def _socket_option(command: Any) -> Any:
 
 def _agent_options(command: Any) -> Any:
     options: list[Callable[[Any], Any]] = [
-        click.option("--key", "-k", "keys", multiple=True, metavar="NAME=PATH|URI", help="A key, and its name here."),
+        click.option(
+            "--key",
+            "-k",
+            "keys",
+            multiple=True,
+            metavar="NAME=PATH|URI",
+            help="A key, and the name that programs give it.",
+        ),
         click.option(
             "--origin", "origins", multiple=True, metavar="NAME=URL", help="A server that the key may sign for."
         ),
         click.option(
-            "--rules", metavar="FILE", shell_complete=file_names, help="A TOML file of keys and rules, read on SIGHUP."
+            "--rules",
+            metavar="FILE",
+            shell_complete=file_names,
+            help="A TOML file of keys and rules; SIGHUP reads it again.",
         ),
         _socket_option,
         click.option(
-            "--lock-after", type=click.FloatRange(min=1), metavar="SECONDS", help="Forget keys when unused that long."
+            "--lock-after",
+            type=click.FloatRange(min=1),
+            metavar="SECONDS",
+            help="Forget the keys after this long without use.",
         ),
         click.option(
             "--audit",
             metavar="FILE",
             shell_complete=file_names,
-            help="Where each signature is noted: a file, stderr, syslog or none.",
+            help="Where to record each signature: a file, stderr, syslog or none.",
         ),
         click.option(
             "--logins",
             cls=Detail,
             metavar="FOLDER",
             shell_complete=file_names,
-            help="Where it keeps the tokens of dpop login --agent; by default in your state folder.",
+            help="Where the agent keeps the tokens of dpop login --agent; by default in your state folder.",
         ),
         click.option("--socket-group", cls=Detail, metavar="GROUP", help="Let the members of this group connect, too."),
         secret_options("password", "the password or PIN of the keys that need one", detail=True),
@@ -84,8 +97,9 @@ def _agent_options(command: Any) -> Any:
 def agent(ctx: click.Context, /, **options: Any) -> None:
     """Hold keys in one process, which signs the proofs of all programs, until Ctrl-C or SIGTERM.
 
-    Programs name such a key by --key agent:NAME, DPOP_KEY=agent:NAME or load_key("agent:NAME"). They have neither
-    the key nor its password. The agent signs proofs only, for now, and for the servers that --origin names.
+    Programs name such a key with --key agent:NAME, DPOP_KEY=agent:NAME or load_key("agent:NAME"). They have neither
+    the key nor its password. The agent signs only proofs, only with the current time, and only for the servers that
+    --origin names.
 
     \b
     Examples:
@@ -94,21 +108,21 @@ def agent(ctx: click.Context, /, **options: Any) -> None:
       dpop agent status
       dpop agent stop
 
-    Without a command it runs in the foreground, which is what systemd wants, and uses the socket that systemd
-    passes. Passwords and PINs are asked for once, at the terminal or by the program in DPOP_ASKPASS or SSH_ASKPASS.
-    Each signature is a line of JSON on standard error, or where --audit says.
+    Without a command it runs in the foreground, as systemd expects, and uses a socket that systemd passes. It asks
+    for passwords and PINs once, at the terminal or with the program in DPOP_ASKPASS or SSH_ASKPASS. It records each
+    signature as a line of JSON on standard error, or where --audit says.
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if ctx.invoked_subcommand is None:
         run_agent(_read_options(options))
     elif any(ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE for name in options):
-        ctx.fail(f"options stand behind the command, as in: dpop agent {ctx.invoked_subcommand} --help")
+        ctx.fail(f"options come after the command, as in: dpop agent {ctx.invoked_subcommand} --help")
 
 
 @agent.command()
 @_agent_options
 @click.option("--json", "as_json", is_flag=True, help="Print its process and socket as JSON.")
 def start(*, as_json: bool, **options: Any) -> None:
-    """Start the agent in the background, when its keys are open.
+    """Open the keys, and run the agent in the background.
 
     \b
     Examples:
@@ -130,7 +144,7 @@ def start(*, as_json: bool, **options: Any) -> None:
 @_socket_option
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def status(*, socket_path: str | None, as_json: bool) -> None:
-    """Show whether the agent runs, what it holds, and whether its rules file is in force."""
+    """Show the state of the agent: its keys, its accounts, and whether its rules file has changed."""
     told = _asked(socket_path, "status")
     if as_json:
         click.echo(json.dumps(told, indent=2))
@@ -139,7 +153,7 @@ def status(*, socket_path: str | None, as_json: bool) -> None:
     click.echo(f"Signed: {told['signed']}; refused: {told['refused']}; connections: {told['connections']}")
     rules = told["rules"]
     if rules["file"] is not None:
-        state = "in force" if rules["in_force"] else "CHANGED SINCE IT WAS READ; run: dpop agent reload"
+        state = "in force" if rules["in_force"] else "CHANGED SINCE THE AGENT READ IT; run: dpop agent reload"
         click.echo(f"Rules: {rules['file']}, {state}")
     if rules["problem"] is not None:
         click.echo(f"The last reload changed nothing: {rules['problem']}")
@@ -151,7 +165,7 @@ def status(*, socket_path: str | None, as_json: bool) -> None:
 @_socket_option
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON, with their public keys.")
 def list_(*, socket_path: str | None, as_json: bool) -> None:
-    """List the keys that this user may use, and what for, and the accounts whose tokens this user may have."""
+    """List the keys that you may use, with their servers, and your accounts."""
     told = _asked(socket_path, "list")
     if as_json:
         click.echo(json.dumps(told["keys"], indent=2))
@@ -166,7 +180,7 @@ def list_(*, socket_path: str | None, as_json: bool) -> None:
 @_socket_option
 @secret_options("password", "its password or PIN", detail=True)
 def add(*, key: str, origins: tuple[str, ...], socket_path: str | None, **options: Any) -> None:
-    """Add a key to the running agent. The rules of a key that it has already stay as they are.
+    """Add a key to the running agent. If the agent has the key already, its rules do not change.
 
     \b
     Example:
@@ -188,7 +202,7 @@ def add(*, key: str, origins: tuple[str, ...], socket_path: str | None, **option
 @agent.command()
 @_socket_option
 def lock(*, socket_path: str | None) -> None:
-    """Have the agent forget its keys, until it is unlocked."""
+    """Make the agent forget its keys, until dpop agent unlock."""
     _asked(socket_path, "lock")
     done("The agent has forgotten its keys. Open them again with: dpop agent unlock")
 
@@ -197,7 +211,7 @@ def lock(*, socket_path: str | None) -> None:
 @_socket_option
 @secret_options("password", "the password or PIN of the keys that need one", detail=True)
 def unlock(*, socket_path: str | None, **options: Any) -> None:
-    """Have the agent open its keys again; passwords and PINs are asked for here."""
+    """Make the agent open its keys again; this command asks for passwords and PINs."""
     password = Secret.of("password", options)
     given: dict[str, str] = {}
     while name := _asked(socket_path, "unlock", passwords=given).get("needs"):
@@ -211,9 +225,9 @@ def unlock(*, socket_path: str | None, **options: Any) -> None:
 @agent.command()
 @_socket_option
 def reload(*, socket_path: str | None) -> None:
-    """Have the agent read its rules file anew, as SIGHUP does. With a mistake in it, nothing changes."""
+    """Make the agent read its rules file again, as SIGHUP does. If the file has a mistake, nothing changes."""
     _asked(socket_path, "reload")
-    done("The rules file is in force.")
+    done("The agent uses the rules file as it is now.")
 
 
 @agent.command()
@@ -221,7 +235,7 @@ def reload(*, socket_path: str | None) -> None:
 def stop(*, socket_path: str | None) -> None:
     """End the agent."""
     _asked(socket_path, "stop")
-    done("The agent ends.")
+    done("The agent stops.")
 
 
 def _asked(socket_path: str | None, op: str, **members: Any) -> dict[str, Any]:
@@ -239,7 +253,7 @@ def _show_keys(keys: list[dict[str, Any]]) -> None:
         methods = f" ({', '.join(key['methods'])})" if key["methods"] else ""
         click.echo(f"  for {', '.join(key['origins'])}{methods}")
     if not keys:
-        click.echo("No keys for this user.", err=True)
+        click.echo("The agent has no keys that you may use.", err=True)
 
 
 def _show_accounts(accounts: list[dict[str, Any]]) -> None:
@@ -256,11 +270,11 @@ def _show_accounts(accounts: list[dict[str, Any]]) -> None:
 
 
 def _named_key(text: str) -> tuple[str, str]:
-    """The name and the place of a key; a path becomes absolute, for the agent has another working directory."""
+    """Split NAME=PATH or NAME=URI; make the path absolute, because the agent has another working directory."""
     check_key_source(text)
     found = _NAMED.fullmatch(text)
     if found is None:
-        raise click.UsageError("a key of the agent has a name: NAME=PATH or NAME=URI, such as work=key.pem")
+        raise click.UsageError("a key of the agent needs a name: NAME=PATH or NAME=URI, such as work=key.pem")
     name, place = found.groups()
     check_key_source(place)
     if ":" not in place.split("/", 1)[0][2:]:

@@ -35,10 +35,10 @@ __all__ = ["AgentOptions", "run_agent", "run_in_background"]
 
 
 class AgentOptions(NamedTuple):
-    """What the command line says.
+    """The options of the command line.
 
-    :param keys: name, place and origins of each.
-    :param path: of the socket.
+    :param keys: the name, the path or URI, and the origins of each key.
+    :param path: the path of the socket.
     """
 
     keys: list[tuple[str, str, list[str]]]
@@ -61,7 +61,7 @@ class AgentOptions(NamedTuple):
 def run_agent(options: AgentOptions, ready: Callable[[], None] | None = None) -> None:
     """Run the agent until SIGINT, SIGTERM or ``dpop agent stop``.
 
-    :param ready: called when it listens.
+    :param ready: called when the agent listens.
     """
     protect_memory()
     rules = options.read()
@@ -83,9 +83,9 @@ def run_agent(options: AgentOptions, ready: Callable[[], None] | None = None) ->
 
 
 def run_in_background(options: AgentOptions) -> int:
-    """Run the agent in a process of its own, and return its id when it listens.
+    """Run the agent in a child process, and return the process id when it listens.
 
-    Until then that process has the terminal, so that it can ask for passwords, and its errors are shown.
+    Until then the child keeps the terminal, so that it can ask for passwords and show errors.
     """
     if not hasattr(os, "fork"):
         raise UsageError("this system cannot start the agent in the background; run it in a window: dpop agent")
@@ -104,7 +104,7 @@ def run_in_background(options: AgentOptions) -> int:
 
 
 def _detach(write: int) -> None:
-    """Leave the terminal, and tell the process that waits."""
+    """Leave the terminal, and tell the parent process, which waits."""
     os.setsid()
     os.chdir("/")
     sys.stdout.flush()
@@ -150,12 +150,12 @@ def _audit_file() -> Path:
 
 
 def _logins(folder: Path | None) -> AgentLogins | None:
-    """The folder of the logins: the one that is named, or a private one beside the user's other state."""
+    """Open the folder of the logins: the named one, or a private folder beside the user's other state."""
     if folder is None:
         try:
             folder = NonceState.of_user().directory.absolute().with_name("agent")
         except StateError:
-            return None  # no home
+            return None  # the user has no home folder
     return AgentLogins(folder, _endpoint)
 
 
@@ -183,7 +183,7 @@ def _group(name: str) -> int:
 def _signals_to(agent: Agent) -> Iterator[None]:
     def reload() -> None:
         problem = agent.reload()
-        tell("Warning", f"the rules are as they were: {problem}") if problem else click.echo("Rules read.", err=True)
+        tell("Warning", f"the rules did not change: {problem}") if problem else click.echo("Rules read.", err=True)
 
     handlers: dict[int, Any] = {
         signal.SIGINT: lambda *_: agent.stop(),

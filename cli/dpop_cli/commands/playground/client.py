@@ -97,7 +97,7 @@ class Wire:
         return connection
 
     def _check_peer(self, plain: socket, origin: Origin) -> None:
-        """Look at the address itself: a name of a stranger's can lead anywhere."""
+        """Check the address of the connection, because a name in a server's metadata may lead to any address."""
         address = plain.getpeername()[0]
         if _is_link_local(address) or (_is_loopback(address) and not self._local):
             raise UsageError(f"{origin} leads to {address}, an address of this machine or link; nothing is sent there")

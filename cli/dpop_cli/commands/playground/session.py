@@ -41,7 +41,7 @@ _AGAIN: Final = "The client sends it again, with a new proof that has the server
 
 
 class Session:
-    """One visitor's client with its key and tokens, a thief, and the test server. A context manager."""
+    """The client of the page's user with its key and tokens, a thief, and the test server. A context manager."""
 
     def __init__(self) -> None:
         self._signer = PageSigner()
@@ -148,7 +148,7 @@ class Session:
     def _restart(self, *, jwk: Mapping[str, object] | None = None) -> None:
         """Begin anew with a new key.
 
-        :param jwk: the public key of one that the page made.
+        :param jwk: the public half of a key that the page made; without it, a new key is made here.
         """
         self._begin(dpop.generate_key() if jwk is None else ExternalKey(jwk, self._signer.sign, signature_format="raw"))
 
@@ -302,7 +302,7 @@ class Session:
 
     def _api(self) -> str:
         if not self._server.api:
-            raise UsageError("no API is known to call; name one beside your server")
+            raise UsageError("no API is known that could be called; enter its URL with your server")
         return self._server.api
 
     def _signed(self, url: str) -> Exchange:
@@ -341,7 +341,7 @@ class Session:
         )
 
     def _outcome(self, status: int, why: Refused | None) -> str:
-        """Name the outcome, by which the page tells refusals that must be from others."""
+        """Name the outcome; the page shows a refusal that the attack must have differently from others."""
         if why is None:
             return "attack-worked" if self._is_attack else "accepted"
         if "nonce" in why.reason:
@@ -362,7 +362,7 @@ class Session:
         return server.refusals[-1] if server is not None and server.refusals else None
 
     def _unused(self, secrets: Mapping[str, str]) -> Mapping[str, str]:
-        """Return a form's secrets with another code in the place of one that is used up, where we can have one."""
+        """Return a form's secrets; a code that is used up is replaced, if the test server can issue another."""
         server, login = self._server.test_server, self._login
         if "code" not in secrets or server is None or login is None:
             return secrets
@@ -378,7 +378,7 @@ class Session:
 def _checked(arguments: Mapping[str, object]) -> dict[str, Any]:
     """Check what came from the page: texts, and a public key or the value of a lever."""
     if any(not isinstance(value, str) for name, value in arguments.items() if name not in {"jwk", "value"}):
-        raise UsageError("a setting of the playground is a text")
+        raise UsageError("a setting of the playground must be text")
     return dict(arguments)
 
 

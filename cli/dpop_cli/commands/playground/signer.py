@@ -59,7 +59,7 @@ class PageSigner:
         :raises DPoPError: the action raised it, or there is no action that waits.
         """
         if self._thread is None:
-            raise UsageError("nothing waits for a signature")
+            raise UsageError("no action waits for a signature")
         try:
             self._signatures.put(b64url_decode(signature) if isinstance(signature, str) else b"")
         except EncodingError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop token``: get tokens bound to a key, keep them, renew them, give them back."""
+"""``dpop token``: get tokens bound to a key, keep them, refresh them, give them back to the server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpop.agent import AgentTokens
 from dpop.errors import DPoPError, TokenStoreError
 from dpop.tokens import DEFAULT_ACCOUNT, AuthorizationRequest, TokenSet
 from dpop_cli.commands.token.from_files import import_tokens
@@ -21,7 +20,6 @@ from dpop_cli.console.secret_input import Secret, read_text, secret_options
 from dpop_cli.login.browser import Loopback, login_parameters, open_login
 from dpop_cli.login.device import device_login
 from dpop_cli.signing.options import key_options
-from dpop_cli.tokens.agent_account import AgentAccount, account_option, only_account
 from dpop_cli.tokens.client import OAuthClient, kept_nonces, prover_of
 from dpop_cli.tokens.options import server_options, store_options
 from dpop_cli.tokens.store import Stored
@@ -29,6 +27,7 @@ from dpop_cli.tokens.view import as_facts, as_line, as_lines
 
 if TYPE_CHECKING:
     from dpop.requests import TokenEndpoint
+    from dpop_cli.tokens.agent_account import AgentAccount
 
 __all__ = ["list_tokens", "login", "revoke", "token"]
 
@@ -39,7 +38,7 @@ _resource_option = click.option(
     cls=Detail,
     multiple=True,
     metavar="URL",
-    help="An API that the token is for (RFC 8707); may be repeated. It is remembered.",
+    help="An API that the token is for (RFC 8707); may be repeated. Later refreshes request it, too.",
 )
 
 
@@ -59,17 +58,19 @@ def token() -> None:
 
 @token.command(variables=["BROWSER"], short_help="Log in, and store the tokens.")
 @click.option("--device", is_flag=True, help="Log in on another device, with a code or a QR code.")
-@click.option("--device-jkt", cls=Detail, is_flag=True, help="Name the key (dpop_jkt) where --device asks for a code.")
+@click.option(
+    "--device-jkt", cls=Detail, is_flag=True, help="Send the key's thumbprint (dpop_jkt) with the request for a code."
+)
 @click.option("--client-credentials", is_flag=True, help="Without a user: the client gets tokens for itself.")
 @_agent_option
 @server_options
-@click.option("--scope", cls=Setting, multiple=True, metavar="SCOPE", help="What to ask for; may be repeated.")
+@click.option("--scope", cls=Setting, multiple=True, metavar="SCOPE", help="A scope to request; may be repeated.")
 @_resource_option
 @click.option(
     "--redirect-uri",
     cls=Detail,
     metavar="URL",
-    help="Where the browser comes back to, on this machine; without a port, one that is free."
+    help="The URL on this machine to which the browser returns; without a port, a free one is used."
     " By default http://127.0.0.1/.",
 )
 @click.option(
@@ -78,7 +79,7 @@ def token() -> None:
     cls=Detail,
     multiple=True,
     metavar="NAME=VALUE",
-    help="More for the request that begins the login.",
+    help="A further parameter of the request that begins the login; may be repeated.",
 )
 @click.option(
     "--id-token-key",
@@ -93,7 +94,7 @@ def token() -> None:
     cls=Detail,
     type=click.IntRange(1, 86_400),
     metavar="SECONDS",
-    help="How long to wait for the browser; by default 300. A code of --device says itself how long it is good.",
+    help="How long to wait for the browser; by default 300. With --device the server sets the time.",
 )
 @store_options(default="tokens.json")
 @key_options
@@ -114,17 +115,18 @@ def login(
 ) -> None:
     """Log in with the browser, and store the tokens.
 
-    Your browser opens the server's page; when you have agreed it comes back to a port of this machine, with PKCE
-    and state. On a machine without a browser use --device, or forward the port (ssh -L 8765:127.0.0.1:8765) and use
-    --no-browser --redirect-uri http://127.0.0.1:8765/.
+    Your browser opens the server's page. When you have agreed there, it returns to a port of this machine; PKCE and
+    state protect the login. On a machine without a browser use --device, or forward the port
+    (ssh -L 8765:127.0.0.1:8765) and use --no-browser --redirect-uri http://127.0.0.1:8765/.
 
     --device shows a code to enter on another device, such as your phone, and waits until you have agreed there. A
     terminal with colours shows a QR code, too, if dpop-toolkit[qr] is installed.
 
-    With --agent and a key of the agent, dpop agent refreshes, and its programs hold neither key nor refresh token:
-    AgentTokens("work") in a program, where work is the name of the key, or what --account says.
+    With --agent and a key of the agent, the signing agent keeps the tokens and refreshes them. Programs hold neither
+    the key nor the refresh token: AgentTokens("work") gives them access tokens, where work is the name of the key, or
+    the name that --account gives.
 
-    With the scope openid the ID token that comes is verified; if it must not be believed, nothing is stored.
+    With the scope openid, the ID token in the response is verified; if it is not valid, nothing is stored.
 
     dpop login and dpop token login are the same command.
 
@@ -145,10 +147,17 @@ def login(
         raise click.UsageError("--device-jkt belongs to --device; a login in the browser names the key by itself")
     if not in_browser and (redirect_uri is not None or no_browser or timeout is not None):
         raise click.UsageError("--redirect-uri, --no-browser and --timeout are for a login in the browser")
-    profile, account = options["profile"], account_option(options) if in_agent else None
-    store = None if in_agent else Stored.named(options)
-    client, prover = OAuthClient.of(options), prover_of(options)
-    stored = store or AgentAccount(account, prover)
+    profile = options["profile"]
+    stored: Stored | AgentAccount
+    if in_agent:
+        from dpop_cli.tokens.agent_account import AgentAccount, account_option  # noqa: PLC0415 - files need no agent
+
+        account = account_option(options)
+        client, prover = OAuthClient.of(options), prover_of(options)
+        stored = AgentAccount(account, prover)
+    else:
+        stored = Stored.named(options)
+        client, prover = OAuthClient.of(options), prover_of(options)
     wanted = " ".join(scope) or None
     more: dict[str, Any] = {**_parameters(parameters), **({"resource": resources} if resources else {})}
     pem = None if id_token_key is None else read_text(id_token_key, "--id-token-key")
@@ -159,7 +168,7 @@ def login(
         loopback = opened.enter_context(Loopback(redirect_uri or "http://127.0.0.1/")) if in_browser else None
         endpoint = opened.enter_context(client.endpoint(prover))
         opened.enter_context(kept_nonces(prover, endpoint.server.token_endpoint))
-        if isinstance(stored, AgentAccount):
+        if not isinstance(stored, Stored):
             stored.prepare(endpoint, client.secret, profile, "client_credentials" if client_credentials else None)
         if loopback is not None:
             request = _request(endpoint, loopback, wanted, more)
@@ -193,7 +202,7 @@ def _request(
 @secret_options("code", "the authorization code, decoded")
 @secret_options("code-verifier", "the verifier of PKCE")
 @secret_options("id-token-nonce", "the nonce of the authorization request; the ID token is then verified", detail=True)
-@click.option("--redirect-uri", metavar="URL", help="That of the authorization request.")
+@click.option("--redirect-uri", metavar="URL", help="The redirect URI of the authorization request.")
 @_resource_option
 @store_options(default="tokens.json")
 @key_options
@@ -222,16 +231,18 @@ def redeem(*, redirect_uri: str | None, resources: tuple[str, ...], **options: A
 
 @token.command()
 @server_options
-@secret_options("refresh-token", "a refresh token from elsewhere, to begin with")
+@secret_options("refresh-token", "a refresh token that is not in the store yet")
 @click.option("--if-needed", is_flag=True, help="Only if the access token is about to expire.")
-@click.option("--scope", multiple=True, metavar="SCOPE", help="For fewer scopes than were granted; may be repeated.")
+@click.option(
+    "--scope", multiple=True, metavar="SCOPE", help="Request fewer scopes than were granted; may be repeated."
+)
 @_resource_option
 @store_options(default="tokens.json", argument=True)
 @key_options
 def refresh(*, if_needed: bool, scope: tuple[str, ...], resources: tuple[str, ...], **options: Any) -> None:
-    """Renew the stored tokens now.
+    """Refresh the stored tokens now.
 
-    With --refresh-token-file and the like, begin with a refresh token that you have, and store what comes.
+    With --refresh-token-file, -env or -prompt, use a refresh token that you have, and store the new tokens.
 
     \b
     Examples:
@@ -268,10 +279,12 @@ def refresh(*, if_needed: bool, scope: tuple[str, ...], resources: tuple[str, ..
 @click.option("--access-token", "only_token", is_flag=True, help="Print the access token, and nothing else.")
 @click.option("--secrets", is_flag=True, help="Show the tokens themselves as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--agent", "in_agent", is_flag=True, help="Show those of the signing agent, fresh.")
+@click.option("--agent", "in_agent", is_flag=True, help="Show fresh tokens of the signing agent, not of a file.")
 @store_options(default="tokens.json", argument=True)
 def show(*, only_token: bool, secrets: bool, as_json: bool, in_agent: bool, **options: Any) -> None:
-    """Show what is stored: until when, for what, bound to which key. Nothing is sent, except with --agent.
+    """Show the stored tokens: their expiry, scope, server, and the key they are bound to.
+
+    Nothing is sent, except with --agent.
 
     \b
     Examples:
@@ -282,6 +295,9 @@ def show(*, only_token: bool, secrets: bool, as_json: bool, in_agent: bool, **op
     if only_token and (secrets or as_json):
         raise click.UsageError("--access-token prints the token alone; leave --secrets and --json out")
     if in_agent:
+        from dpop.agent import AgentTokens  # noqa: PLC0415 - files need no agent
+        from dpop_cli.tokens.agent_account import account_option, only_account  # noqa: PLC0415 - as above
+
         account = only_account(account_option(options))
         tokens = AgentTokens(account).tokens()
     else:
@@ -299,7 +315,7 @@ def show(*, only_token: bool, secrets: bool, as_json: bool, in_agent: bool, **op
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 @store_options(default="tokens.json", argument=True)
 def list_tokens(*, as_json: bool, **options: Any) -> None:
-    """List whose tokens are in the store: until when, for what, bound to which key. Nothing is sent.
+    """List the accounts in the store: the expiry, scope and key of their tokens. Nothing is sent.
 
     dpop tokens and dpop token list are the same command.
 
@@ -334,7 +350,7 @@ def list_tokens(*, as_json: bool, **options: Any) -> None:
 
 @token.command(short_help="Give the tokens back to the server.")
 @server_options
-@click.option("--forget", is_flag=True, help="Tell no server; only remove the tokens here.")
+@click.option("--forget", is_flag=True, help="Send nothing; only remove the tokens here.")
 @_agent_option
 @store_options(default="tokens.json", argument=True)
 @key_options
@@ -350,6 +366,8 @@ def revoke(*, forget: bool, in_agent: bool, **options: Any) -> None:
       dpop logout --key agent:work --agent
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if in_agent:
+        from dpop_cli.tokens.agent_account import AgentAccount, account_option  # noqa: PLC0415 - files need no agent
+
         kept = AgentAccount(account_option(options), prover_of(options))
         did = "revoked and removed" if kept.log_out(forget=forget) else "removed from the agent; no server was told"
         click.echo(f"The tokens of {kept.account!r} are {did}.", err=True)
@@ -380,7 +398,7 @@ def _kept(stored: Stored | AgentAccount, tokens: TokenSet) -> TokenSet:
 def _report(stored: Stored | AgentAccount, tokens: TokenSet, wanted: str | None, did: str) -> None:
     """Print the facts of the new tokens, what can be done next, and hints about missing ones."""
     click.echo("\n".join(as_lines(tokens, stored.account, secrets=False)))
-    if isinstance(stored, AgentAccount):
+    if not isinstance(stored, Stored):
         done(f'{did}; the agent has the tokens. Use them: dpop curl --agent URL, AgentTokens("{stored.account}")')
     else:
         name = stored.as_typed
@@ -388,11 +406,11 @@ def _report(stored: Stored | AgentAccount, tokens: TokenSet, wanted: str | None,
         done(f"{did}; the tokens are in {name}. Use them: dpop curl --token-store {name}{account} URL")
     lacking = sorted(tokens.missing_scopes(wanted or ""))
     if lacking:
-        hint(f"not all was granted; missing: {' '.join(lacking)}")
+        hint(f"the server did not grant all scopes; missing: {' '.join(lacking)}")
     if tokens.refresh_token is None:
         hint("there is no refresh token: when the access token expires, log in again")
     if tokens.key_reference is None:
-        hint("it is not known where the key is kept, so it has to be named with --key each time")
+        hint("the tokens do not say where the key is, so name it with --key in each command")
 
 
 def _parameters(texts: tuple[str, ...]) -> dict[str, Any]:

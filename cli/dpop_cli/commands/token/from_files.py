@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dpop token import``: go on with a refresh token that google-auth, gcloud or this package's own credentials keep."""
+"""``dpop token import``: use a refresh token from a file of google-auth, gcloud, or this package's own credentials."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _NO_USER = {
 
 
 class _Found(NamedTuple):
-    """What a file holds: a refresh token, and who it was issued to and by.
+    """The content of a file: a refresh token, the client it was issued to, and the server that issued it.
 
-    :param jkt: the key it is bound to, as only this package's own credentials note it.
+    :param jkt: the thumbprint of the key it is bound to; only this package's own credentials contain it.
     """
 
     refresh_token: str
@@ -56,7 +56,7 @@ class _Found(NamedTuple):
 
     @property
     def is_googles(self) -> bool:
-        """Whether Google issued it."""
+        """Whether Google issued the refresh token."""
         return self.token_endpoint == _GOOGLE
 
 
@@ -66,7 +66,7 @@ class NewLoginError(click.ClickException):
     exit_code = Status.REFUSED
 
 
-@click.command("import", cls=Command, short_help="Go on with tokens that google-auth or gcloud keep.")
+@click.command("import", cls=Command, short_help="Take over tokens of google-auth or gcloud.")
 @click.argument("file", metavar="FILE", shell_complete=file_names)
 @server_options
 @store_options(default="tokens.json")
@@ -105,7 +105,7 @@ def import_tokens(*, file: str, **options: Any) -> None:
         options["key_source"] = found.key_reference
     prover = prover_of(options)
     before = TokenSet(
-        access_token="none",  # noqa: S106 - there is none that is worth keeping
+        access_token="none",  # noqa: S106 - the refresh below gives one
         token_type="Bearer" if found.is_googles else "DPoP",
         refresh_token=found.refresh_token,
         scope=found.scopes or None,
@@ -136,7 +136,7 @@ def import_tokens(*, file: str, **options: Any) -> None:
 
 
 def _tell_binding(found: _Found, tokens: TokenSet, name: str) -> None:
-    """Say what is bound now, and what a copy of the old file is still good for."""
+    """Say which tokens are bound now, and whether a copy of the old file can still be used."""
     if found.jkt is not None:
         hint(f"the refresh token was bound to this key already; {name} is not needed any more")
     elif tokens.refresh_token != found.refresh_token:
@@ -204,8 +204,8 @@ def _found(members: Mapping[str, Any]) -> _Found:
     if refresh_token is None or client_id is None:
         missing = "refresh_token" if refresh_token is None else "client_id"
         raise click.UsageError(
-            f"FILE has no {missing}, so there is nothing to go on with; expected JSON of google-auth, or"
-            " a file of gcloud. A login without offline access brings no refresh token"
+            f"FILE has no {missing}, so there is nothing to import; expected JSON of google-auth, or"
+            " a file of gcloud. A login without offline access gives no refresh token"
         )
     scopes = members.get("scopes") or members.get("scope") or ""
     return _Found(
@@ -222,7 +222,7 @@ def _found(members: Mapping[str, Any]) -> _Found:
 def _of_gcloud(file: str, account: str | None) -> Mapping[str, Any]:
     """Read one account of gcloud's database, without changing it.
 
-    :raises click.UsageError: it is another database, or has several accounts and none, or an unknown one, is named.
+    :raises click.UsageError: it is another database; or it has several accounts, and --account names none of them.
     """
     import sqlite3  # noqa: PLC0415 - only for gcloud's own file
 

@@ -30,17 +30,20 @@ _LOOK_SECONDS = 1.0
 @store_options(default="tokens.json")
 @server_options
 @key_options
-@click.option("--once", is_flag=True, help="Look once and end, for cron; status 1 if an account is not fresh.")
+@click.option(
+    "--once", is_flag=True, help="Refresh once what needs it, and end, for cron; status 1 if an account is not fresh."
+)
 @click.pass_context
 def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
-    """Renew stored tokens before anybody needs them, until Ctrl-C or SIGTERM.
+    """Refresh stored tokens before they expire, until Ctrl-C or SIGTERM.
 
-    All accounts of the store, or the one that --account names, each with the key that its tokens name. A token
-    is renewed when two thirds of its life are over, every 15 minutes at the latest. Programs that use
-    the store meanwhile, such as dpop curl --token-store, find it fresh; without this command each refreshes itself.
+    It refreshes all accounts of the store, or the one that --account names, each with the key that its tokens name.
+    A token is refreshed when two thirds of its life are over, and every 15 minutes at the latest. Programs that use
+    the store, such as dpop curl --token-store, then find fresh tokens. Without this command, they refresh the tokens
+    themselves.
 
-    What happens is said on standard error, and to systemd (Type=notify). A refresh that is under way when it is
-    stopped is finished first.
+    Each refresh is reported on standard error, and to systemd (Type=notify). When the command is stopped, it first
+    finishes a refresh that has begun.
 
     \b
     Examples:
@@ -82,7 +85,7 @@ def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
             if stop.is_set():
                 break
         notify("STOPPING=1")
-    click.echo("Stopped; nothing was under way.", err=True)
+    click.echo("Stopped; no refresh was interrupted.", err=True)
 
 
 class _Told:
