@@ -25,8 +25,9 @@ from __future__ import annotations
 import http
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from types import TracebackType
 from typing import Literal, overload
 from urllib.parse import quote
@@ -252,35 +253,36 @@ class _Reply:
 
 
 class _Chunks:
-    """The body of an application that generates it in chunks, and may refuse the request before the first chunk."""
+    """The body of an application that makes it in chunks, and may refuse the request before the first one.
+
+    So the first one is made at once: only then is the status known, and some servers, such as granian, read it as soon
+    as the application has returned.
+    """
 
     def __init__(self, reply: _Reply, chunks: Iterable[bytes]) -> None:
-        self._reply = reply
         self._chunks = chunks
-        self._body = self._begin()
+        try:
+            self._body = self._begun(reply, iter(chunks))
+        except BaseException:
+            self.close()  # the server gets nothing that it could close
+            raise
 
     def __iter__(self) -> Iterator[bytes]:
         return self._body
 
     def close(self) -> None:
         """Close the application's iterable, as a server does (PEP 3333)."""
-        self._body.close()
         close = getattr(self._chunks, "close", None)
         if close is not None:
             close()
 
-    def _begin(self) -> Generator[bytes]:
-        chunks = iter(self._chunks)
+    @staticmethod
+    def _begun(reply: _Reply, chunks: Iterator[bytes]) -> Iterator[bytes]:
         try:
             first = next(chunks, b"")
         except REFUSALS as error:
-            yield from self._reply.refuse(error)
-            return
-        if not self._reply.begin():
-            yield self._reply.replacement
-            return
-        yield first
-        yield from chunks
+            return iter(reply.refuse(error))
+        return chain((first,), chunks) if reply.begin() else iter((reply.replacement,))
 
 
 def _request_of(environ: WSGIEnvironment) -> _Request:

@@ -23,6 +23,7 @@ from dpop._tracebacks import hide_frames
 from dpop._well_known import resource_metadata_url
 from dpop.encoding import b64url_encode, check_access_token
 from dpop.errors import (
+    ArgumentTypeError,
     CredentialError,
     InsecureOriginError,
     InvalidProof,
@@ -302,7 +303,7 @@ class ProtectedResource:
     :param events: gets an :class:`Event` for each request.
     :param insecure: allow an ``http`` URL of another machine (RFC 9449 §2 requires TLS).
     :raises UsageError: a URL with a query, a fragment or a final slash, or that is not canonical; a realm or
-        metadata URL that no header can hold.
+        metadata URL that no header can hold; ``token``, ``public`` or ``certificate`` is not a function.
     :raises InsecureOriginError: an ``http`` URL of another machine.
     """
 
@@ -332,6 +333,10 @@ class ProtectedResource:
             raise InsecureOriginError(
                 f"{origin} is not https: anybody on the network could read the tokens; see insecure="
             )
+        functions = {"token": token, "public": public, "certificate": certificate}
+        for name, function in functions.items():
+            if function is not None and not callable(function):
+                raise ArgumentTypeError(name, "a function", function)
         self._verifier = verifier
         self._origin = str(origin)
         self._prefix = url.removeprefix(self._origin)

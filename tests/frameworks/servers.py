@@ -23,7 +23,7 @@ __all__ = ["ASGI", "FURTHER_ASGI", "WSGI", "Connection", "Reply", "ask", "runnin
 ASGI = ("uvicorn-h11", "uvicorn-httptools", "hypercorn")
 # Servers whose paths are looked at, and nothing else of them.
 FURTHER_ASGI = ("daphne", "granian")
-WSGI = ("gunicorn", "gunicorn-threads", "waitress", "wsgiref")
+WSGI = ("gunicorn", "gunicorn-threads", "waitress", "wsgiref", "granian-wsgi")
 
 
 @contextlib.contextmanager
@@ -237,7 +237,27 @@ async def _granian(listening: socket.socket, app: Any, root_path: str) -> None:
     await server.serve()
 
 
+def _serve_granian_wsgi(listening: socket.socket, app: Any, root_path: str) -> None:
+    from granian._granian import SocketHolder
+    from granian.constants import Interfaces
+    from granian.server.mt import MTServer
+
+    listening.setblocking(False)
+
+    class Granian(MTServer):  # one process, as its embedded server is one, which does not know WSGI
+        def _check_gil(self) -> None: ...
+
+        def _init_shared_socket(self) -> None:
+            self._ssp, self._shd = None, SocketHolder(listening.detach(), False, 64)
+
+    server = Granian("none", interface=Interfaces.WSGI, url_path_prefix=root_path or None, log_enabled=False)
+    server.serve(target_loader=lambda *_: app, wrap_loader=False)
+
+
 def _serve_wsgi(name: str, listening: socket.socket, app: Any, root_path: str) -> None:
+    if name == "granian-wsgi":
+        _serve_granian_wsgi(listening, app, root_path)
+        return
     if name == "waitress":
         import waitress
 

@@ -133,6 +133,10 @@ PREFIXES: dict[str, tuple[str, dict[str, Any], str, list[tuple[str, str]]]] = {
     "granian": ("granian", {}, "/items", []),
     "granian --url-path-prefix /v1, prefix kept": ("granian", {"root_path": "/v1"}, "/v1/items", []),
     "granian --url-path-prefix /v1": ("granian", {"root_path": "/v1"}, "/items", []),
+    "granian --interface wsgi": ("granian-wsgi", {}, "/items", []),
+    "granian --interface wsgi --url-path-prefix /v1, prefix kept": (
+        "granian-wsgi", {"root_path": "/v1"}, "/v1/items", [],
+    ),
     "hypercorn --root-path /v1": ("hypercorn", {"root_path": "/v1"}, "/items", []),
     "gunicorn, ProxyFix(x_prefix=1)": ("gunicorn", {"trusts_prefix": True}, "/items", [PREFIX]),
     "waitress, ProxyFix(x_prefix=1)": ("waitress", {"trusts_prefix": True}, "/items", [PREFIX]),
@@ -140,7 +144,7 @@ PREFIXES: dict[str, tuple[str, dict[str, Any], str, list[tuple[str, str]]]] = {
     "gunicorn, SCRIPT_NAME=/v1, prefix kept": ("gunicorn", {"root_path": "/v1"}, "/v1/items", []),
     "waitress --url-prefix /v1, prefix kept": ("waitress", {"root_path": "/v1"}, "/v1/items", []),
     "waitress --url-prefix /v1": ("waitress", {"root_path": "/v1"}, "/items", []),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("row", PREFIXES)

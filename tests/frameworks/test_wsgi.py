@@ -186,3 +186,53 @@ def test_a_lookup_that_hides_that_it_is_async(app: DPoPMiddleware) -> None:
     app = DPoPMiddleware(wsgi_application, resource(nonces=False, token=hidden))
     with pytest.raises(UsageError, match="async"):
         ask_wsgi(app, "GET", "/items", [AUTHORIZATION, proof()])
+
+
+@pytest.mark.parametrize("kind", ["a generator", "an iterator"])
+def test_the_status_is_known_when_the_application_has_returned(kind: str) -> None:
+    """A server such as granian reads it then, and would make a 200 of every other status and drop the header fields."""
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def begin() -> None:
+            access(environ).require_scope("read")
+            start_response("404 Not Found", [("X-Own", "1")])
+
+        def body() -> Iterable[bytes]:
+            if kind == "a generator":
+                begin()
+            yield b"a"
+            yield b"b"
+
+        if kind == "an iterator":
+            begin()
+        return body()
+
+    for fields, status in (([AUTHORIZATION, proof()], "404 Not Found"), ([], "401 Unauthorized")):
+        started: list[str] = []
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/items"} | {
+            f"HTTP_{name.upper()}": value for name, value in fields
+        }
+        app = DPoPMiddleware(application, resource(nonces=False, public=lambda _: True))
+        body: Any = app(environ, lambda line, *_, to=started: to.append(line))  # type: ignore[arg-type,misc]
+        assert started == [status]
+        assert list(body) == ([b"a", b"b"] if fields else [b""])
+
+
+def test_a_body_that_fails_at_once_is_closed() -> None:
+    """The server gets nothing to close, so the middleware closes what the application has given it."""
+    closed = []
+
+    class Body:
+        def __iter__(self) -> Any:
+            return self
+
+        def __next__(self) -> bytes:
+            raise KeyError("of the application")
+
+        def close(self) -> None:
+            closed.append(self)
+
+    app = DPoPMiddleware(lambda *_: Body(), resource(nonces=False, public=lambda _: True))
+    with pytest.raises(KeyError, match="of the application"):
+        app({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)  # type: ignore[arg-type,return-value]
+    assert len(closed) == 1

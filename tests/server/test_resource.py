@@ -229,3 +229,11 @@ def test_the_log_tells_refusals_and_no_secrets(api: ProtectedResource, caplog: p
         assert str(dict(asked.headers)["DPoP"]) not in caplog.text  # type: ignore[call-overload]
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
     assert repr(request()) == "<ResourceRequest GET>"
+
+
+@pytest.mark.parametrize("setting", ["token", "public", "certificate"])
+def test_a_setting_that_is_no_function_is_refused_at_once(setting: str) -> None:
+    """A path in place of a function would be noticed only at the first request."""
+    settings: Any = {"token": lambda _: None, setting: "/public"}
+    with pytest.raises(UsageError, match=f"{setting} must be a function"):
+        ProtectedResource(ProofVerifier(replay=MemoryReplayCache()), url="https://api.example", **settings)
