@@ -59,6 +59,9 @@ class DPoPAccess(SecurityBase):
         """Return the access of the request."""
         return await self._admit(connection)
 
+    # The type itself: older versions of FastAPI look up no names if the dependency is an object.
+    __call__.__annotations__["connection"] = HTTPConnection
+
 
 def __dir__() -> list[str]:
     return sorted(__all__)

@@ -18,12 +18,16 @@ from dpop_cli.signing.options import allow_http_option
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    _TextType = click.ParamType[str, str]
+else:
+    _TextType = click.ParamType  # in click 8.4 it has one parameter, not two
+
 __all__ = ["ProfileName", "client_options", "server_options", "store_options"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class ProfileName(click.ParamType[str, str]):
+class ProfileName(_TextType):
     """A profile: one of :data:`dpop.profiles.NAMES`, or the path of a TOML file."""
 
     name = "profile"
