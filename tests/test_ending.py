@@ -9,16 +9,19 @@ import sys
 _PROGRAM = """
 import atexit, threading, time
 atexit.register(time.sleep, 0.3)  # runs last: the time in which the thread could begin again
+from dpop import _ending
 from dpop._ending import uninterrupted
 
+_ending._SECONDS = 60.0  # enough for a busy machine
 inside = threading.Event()
 
 def work():
     with uninterrupted():
         inside.set()
-        time.sleep(0.8)
+        while not _ending._work._ended:
+            time.sleep(0.01)
+        time.sleep(0.1)
         print("the first is done", flush=True)
-    time.sleep(0.05)
     with uninterrupted():
         print("a second began", flush=True)
 

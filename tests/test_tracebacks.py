@@ -146,7 +146,7 @@ def send(integration: Any, kind: str, key: Any, token: Any, *, origin: str, targ
 
         async def asend() -> None:
             transport = integration.AsyncDPoPTransport(key, origins=origin, access_token=token)
-            async with library.AsyncClient(transport=transport) as client:
+            async with library.AsyncClient(transport=transport, timeout=60) as client:
                 await client.get(origin + target)
 
         asyncio.run(asend())
@@ -154,7 +154,7 @@ def send(integration: Any, kind: str, key: Any, token: Any, *, origin: str, targ
     transport = integration.DPoPTransport(key, origins=origin, access_token=token)
     if kind == "prime":
         transport.prime(origin)
-    with library.Client(transport=transport) as client:
+    with library.Client(transport=transport, timeout=60) as client:
         client.get(origin + target)
 
 

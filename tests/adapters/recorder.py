@@ -138,7 +138,7 @@ class Recorder:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
 
     def url(self, path: str = "/") -> str:
         return self.origin + path
@@ -162,7 +162,7 @@ class Recorder:
         # A client that goes away, in whatever way, ends the connection and nothing else.
         with contextlib.suppress(OSError, EOFError, ValueError), connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.settimeout(30)
+            connection.settimeout(300)  # longer than a client of a busy machine leaves it idle
             if self._tls:
                 connection = self._tls.wrap_socket(connection, server_side=True)
             with self._lock:

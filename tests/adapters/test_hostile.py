@@ -30,7 +30,7 @@ import dpop.httpx
 import dpop.httpx2
 import dpop.requests
 from dpop.client._prover import Prover
-from dpop.errors import InvalidTokenResponseError, OutcomeUnknownError
+from dpop.errors import InvalidTokenResponseError, OutcomeUnknownError, TokenRequestError
 from dpop.tokens import ServerMetadata
 
 KEY = dpop.generate_key()
@@ -235,7 +235,7 @@ def test_informational_responses_cost_no_tokens(name: str, what: str) -> None:
         metadata = ServerMetadata(
             token_endpoint=server.origin + "/token", revocation_endpoint=server.origin + "/revoke"
         )
-        with Endpoint(name, KEY, metadata, client_id="c", timeout=5) as endpoint:
+        with Endpoint(name, KEY, metadata, client_id="c", timeout=60) as endpoint:
             assert endpoint.refresh("old").refresh_token == "new"
             endpoint.revoke("new")
     assert len(server.heads) == 2
@@ -433,7 +433,7 @@ class Dribbler:
         self._begins, self._piece = begins, piece
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/token"
-        self.left = False
+        self.asked = self.left = False
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Self:
@@ -447,8 +447,9 @@ class Dribbler:
     def _serve(self) -> None:
         connection, _ = self._listener.accept()
         with connection, connection.makefile("rb") as stream:
-            while stream.readline() not in {b"\r\n", b""}:
+            while (line := stream.readline()) not in {b"\r\n", b""}:
                 pass
+            self.asked = line != b""
             try:
                 connection.sendall(self._begins)
                 for _ in range(200):
@@ -476,9 +477,11 @@ def test_a_response_that_never_ends_is_left(name: str, what: str) -> None:
     """Each byte comes in time, and the response does not: nobody waits for it with the lock of a store held."""
     with Dribbler(*WITHOUT_END[what]) as server:
         with Endpoint(name, KEY, server.url, client_id="c", timeout=0.5) as endpoint:
-            with pytest.raises(OutcomeUnknownError):
+            with pytest.raises(TokenRequestError) as caught:
                 endpoint.refresh("old")
     assert server.left
+    # A busy machine may not even send the request in that time.
+    assert isinstance(caught.value, OutcomeUnknownError) or not server.asked
 
 
 @pytest.mark.parametrize("name", BOUNDED[:2])

@@ -252,7 +252,7 @@ def test_a_request_of_a_signal_handler_waits_for_none_that_it_interrupts(name: s
     def handler(request: Received) -> Response:
         if request.target == "/interrupted" and request.nonce is None:
             os.kill(os.getpid(), signal.SIGUSR1)
-            in_time.append(arrived.wait(20))
+            in_time.append(arrived.wait(60))
         elif request.target == "/handler":
             arrived.set()
         return Response(200) if request.nonce == "n1" else challenge("n1")
@@ -298,16 +298,16 @@ def test_who_comes_during_the_first_retry_waits_for_its_nonce(name: str) -> None
             return challenge("n1")
         if not held.is_set():
             held.set()
-            release.wait(20)
+            release.wait(60)
         return Response(200)
 
     with Recorder(handler) as server, make(name, origins=server.origin, access_token=TOKEN) as client:
         with ThreadPoolExecutor(2) as pool:
             first = pool.submit(client.send, "GET", server.url("/first"))
-            held.wait(20)
+            held.wait(60)
             second = pool.submit(client.send, "GET", server.url("/second"))
             threading.Timer(0.2, release.set).start()
-            assert [first.result(20).status, second.result(20).status] == [200, 200]
+            assert [first.result(60).status, second.result(60).status] == [200, 200]
         assert [request.nonce for request in server.requests] == [None, "n1", "n1"]
 
 
@@ -370,7 +370,7 @@ def test_a_cancelled_first_request_holds_nobody_up(name: str) -> None:
     def handler(request: Received) -> Response:
         if request.target == "/slow":
             arrived.set()
-            gate.wait(20)
+            gate.wait(60)
         return windowed()(request)
 
     with Recorder(handler) as server:
@@ -427,7 +427,7 @@ class SlowToStart(dpop.requests.DPoPAdapter):
         if self.waits:
             self.waits = False
             self.making.set()
-            self.go_on.wait(20)
+            self.go_on.wait(60)
         super().init_poolmanager(*args, **options)
 
 
@@ -437,16 +437,16 @@ def test_two_threads_of_a_child_start_at_once() -> None:
         session.trust_env = False
         adapter = SlowToStart(dpop.generate_key(), origins=server.origin, access_token=TOKEN)
         session.mount("http://", adapter)
-        session.get(server.url("/parent"), timeout=20)
+        session.get(server.url("/parent"), timeout=60)
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
                 adapter.waits = True
-                first = threading.Thread(target=session.get, args=(server.url("/child"),), kwargs={"timeout": 20})
+                first = threading.Thread(target=session.get, args=(server.url("/child"),), kwargs={"timeout": 60})
                 first.start()
-                adapter.making.wait(20)
-                session.get(server.url("/child"), timeout=20)
+                adapter.making.wait(60)
+                session.get(server.url("/child"), timeout=60)
                 adapter.go_on.set()
                 first.join()
                 status = 0

@@ -59,11 +59,11 @@ def test_connections_put_in_place_of_urllib3s_are_used(monkeypatch: pytest.Monke
         Recorder(script(Response(200))) as third,
         session_for([first.origin, second.origin, third.origin]) as session,
     ):
-        session.get(first.url("/"), timeout=20)
+        session.get(first.url("/"), timeout=60)
         with monkeypatch.context() as patch:
             patch.setattr(urllib3.connectionpool.HTTPConnectionPool, "ConnectionCls", Recording)
-            session.get(second.url("/"), timeout=20)
-        session.get(third.url("/"), timeout=20)
+            session.get(second.url("/"), timeout=60)
+        session.get(third.url("/"), timeout=60)
         assert made == [second.port]
         requests_ = [*first.requests, *second.requests, *third.requests]
         assert len({request.claims["jti"] for request in requests_}) == 3
@@ -73,7 +73,7 @@ def test_an_exchange_that_went_out_unsigned_is_told(caplog: pytest.LogCaptureFix
     """responses replaces what signs: the test gets its response, and a warning that names no token."""
     with responses.RequestsMock() as mock, session_for("http://127.0.0.1:1") as session:
         mock.get("http://127.0.0.1:1/r", json={})
-        assert session.get("http://127.0.0.1:1/r", timeout=20).status_code == 200
+        assert session.get("http://127.0.0.1:1/r", timeout=60).status_code == 200
     (record,) = [record for record in caplog.records if record.name == "dpop.requests"]
     assert record.levelname == "WARNING"
     assert "a response for http://127.0.0.1:1 came without a connection of dpop.requests" in record.getMessage()
@@ -84,14 +84,14 @@ def test_a_response_with_auth_can_be_copied() -> None:
     """Pickled and deep-copied, without key and token; a copied request is not sent as somebody else's."""
     with Recorder(script(Response(200, [], b"hello"))) as server, session_for(server.origin) as session:
         auth = dpop.requests.DPoPAuth(dpop.Prover(KEY), "us3rs-t0ken")
-        response = session.get(server.url("/r"), auth=auth, timeout=20)
+        response = session.get(server.url("/r"), auth=auth, timeout=60)
         pickled = pickle.dumps(response)
         assert b"us3rs-t0ken" not in pickled
         assert b"prover" not in pickled
         for copied in (pickle.loads(pickled), copy.deepcopy(response)):
             assert copied.content == b"hello"
             with pytest.raises(UsageError, match="credentials are not copied"):
-                session.send(copied.request, timeout=20)
+                session.send(copied.request, timeout=60)
         assert len(server.requests) == 1
 
 
@@ -113,7 +113,7 @@ origin = sys.argv[1]
 key = dpop.generate_key()
 with requests.Session() as session:
     session.mount(origin, dpop.requests.DPoPAdapter(key, origins=origin, access_token={TOKEN!r}))
-    print(session.post(origin + "/r?x=1", data=b"hello", timeout=20).status_code)
+    print(session.post(origin + "/r?x=1", data=b"hello", timeout=60).status_code)
 with dpop.requests.TokenEndpoint(key, origin + "/token", client_id="c") as endpoint:
     print(endpoint.grant("client_credentials").access_token)
 """
@@ -143,7 +143,7 @@ def test_a_transport_of_the_other_library_says_so(library: Any, integration: Any
     """Signed or not, nothing is sent, and the error says which import is meant."""
     with Recorder(script(Response(200))) as server:
         transport = integration.DPoPTransport(KEY, origins=server.origin)
-        with library.Client(transport=transport) as client:
+        with library.Client(transport=transport, timeout=60) as client:
             for url in (server.url("/"), server.other_origin):
                 with pytest.raises(UsageError, match=rf"import DPoPTransport from dpop\.{library.__name__}$"):
                     client.get(url)
@@ -155,7 +155,7 @@ def test_the_handshake_of_a_websocket(library: Any, integration: Any) -> None:
     """To one of our origins it is signed with the http form of its URL; to another it passes through unsigned."""
     with Recorder(script(challenge("n1"), Response(200))) as server:
         transport = integration.DPoPTransport(KEY, origins=server.origin, access_token=TOKEN)
-        with library.Client(transport=transport) as client:
+        with library.Client(transport=transport, timeout=60) as client:
             fields = {"Upgrade": "websocket", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}
             assert client.get(server.url("/chat?x=1").replace("http", "ws"), headers=fields).status_code == 200
             assert client.get(server.other_origin.replace("http", "ws"), headers=fields).status_code == 200
@@ -170,7 +170,7 @@ def test_a_response_of_httpx_can_be_copied(library: Any, integration: Any) -> No
     """Pickled and deep-copied, without key and token."""
     with Recorder(script(Response(200, [], b"hello"))) as server:
         transport = integration.DPoPTransport(KEY, origins=server.origin)
-        with library.Client(transport=transport) as client:
+        with library.Client(transport=transport, timeout=60) as client:
             response = client.get(server.url("/r"), auth=integration.DPoPAuth(KEY, "us3rs-t0ken"))
             pickled = pickle.dumps(response)
             assert b"us3rs-t0ken" not in pickled

@@ -110,7 +110,7 @@ def test_a_transport_that_was_given_is_refused_in_a_child(library: Any, integrat
     with Recorder(handler) as server:
         given = integration.DPoPTransport(KEY, origins=server.origin, transport=library.HTTPTransport())
         made = integration.DPoPTransport(KEY, origins=server.origin, transport=library.HTTPTransport)
-        with library.Client(transport=given) as first, library.Client(transport=made) as second:
+        with library.Client(transport=given, timeout=60) as first, library.Client(transport=made, timeout=60) as second:
 
             def in_a_child() -> bytes:
                 for url in (server.url(), "http://other.invalid/"):
@@ -127,7 +127,7 @@ def test_a_transport_that_was_given_is_refused_in_a_child(library: Any, integrat
 @pytest.mark.parametrize(("library", "integration"), LIBRARIES, ids=["httpx", "httpx2"])
 def test_a_client_that_was_given_is_refused_in_a_child(library: Any, integration: Any) -> None:
     """For signed and unsigned requests; a function that makes one is called in each process."""
-    with Recorder(handler) as server, library.Client() as client:
+    with Recorder(handler) as server, library.Client(timeout=60) as client:
         given = integration.TokenEndpoint(KEY, metadata(server), client_id="c", http=client)
         made = integration.TokenEndpoint(KEY, metadata(server), client_id="c", http=library.Client)
 

@@ -343,7 +343,7 @@ def test_a_streamed_answer_is_not_read_early(name: str) -> None:
 def first_bytes(client: Any, url: str) -> bytes:
     """The first byte of a streamed answer, in the way of each library."""
     if client.name == "requests":
-        with client.session.get(url, stream=True, timeout=20) as response:
+        with client.session.get(url, stream=True, timeout=60) as response:
             return bytes(next(response.iter_content(1)))
     if client.name == "aiohttp":
 
@@ -422,7 +422,7 @@ def test_with_a_base_url_and_wrapped_transports(name: str, client: Callable[...,
     transport = door.DPoPTransport(
         dpop.generate_key(), origins="https://api.example", access_token=TOKEN, transport=library.MockTransport(answer)
     )
-    with library.Client(transport=transport, base_url="https://api.example/v1/") as wrapped:
+    with library.Client(transport=transport, base_url="https://api.example/v1/", timeout=60) as wrapped:
         response = wrapped.post("things", json={"a": 1})
     assert (response.status_code, response.content) == (200, b"yes")
     assert [request.content for request in seen] == [seen[0].content] * 2
@@ -454,7 +454,7 @@ def test_a_given_transport_gets_a_complete_request(name: str, client: Callable[.
     transport = door.DPoPTransport(
         dpop.generate_key(), origins="https://api.example", access_token=TOKEN, transport=Given()
     )
-    with library.Client(transport=transport, event_hooks={"request": [hook]}) as wrapped:
+    with library.Client(transport=transport, event_hooks={"request": [hook]}, timeout=60) as wrapped:
         wrapped.post("https://api.example/things", content=b"abc")
     assert seen == [(b"abc", "POST", "POST")]
 
@@ -481,16 +481,16 @@ def test_auth_without_an_adapter_says_so(name: str) -> None:
             auth = (dpop.requests if name == "requests" else one.door).DPoPAuth(dpop.generate_key(), "secret-token")
             with pytest.raises(UsageError, match="without a proof"):
                 if name == "requests":
-                    requests.get(server.url("/r"), auth=auth, timeout=20)
+                    requests.get(server.url("/r"), auth=auth, timeout=60)
                 elif name in ASYNCHRONOUS:
 
                     async def send() -> None:
-                        async with one.library.AsyncClient(auth=auth, trust_env=False) as bare:
+                        async with one.library.AsyncClient(auth=auth, trust_env=False, timeout=60) as bare:
                             await bare.get(server.url("/r"))
 
                     one.runner.run(send())
                 else:
-                    one.library.Client(auth=auth, trust_env=False).get(server.url("/r"))
+                    one.library.Client(auth=auth, trust_env=False, timeout=60).get(server.url("/r"))
         assert server.requests[0].all("Authorization") == []
 
 
@@ -528,7 +528,7 @@ def test_priming_does_not_wait_for_ever(name: str, client: Callable[..., Any]) -
     gate = threading.Event()
 
     def handler(_request: Received) -> Reply:
-        gate.wait(20)
+        gate.wait(60)
         return Reply(200)
 
     with Recorder(handler) as server:
@@ -723,7 +723,7 @@ def test_a_callers_own_cookies_survive_a_challenge() -> None:
             "http://", dpop.requests.DPoPAdapter(dpop.generate_key(), origins=server.origin, access_token="t")
         )
         prepared = requests.Request("GET", server.url("/r"), headers={"Cookie": "own=1"}).prepare()
-        response = session.send(prepared, timeout=20)
+        response = session.send(prepared, timeout=60)
         assert [request.one("Cookie") for request in server.requests] == ["own=1"] * 2
         assert response.request is prepared
 
@@ -814,7 +814,7 @@ def test_a_source_may_use_the_adapter_itself() -> None:
         clients: list[Any] = []
 
         def source() -> str:
-            answer = clients[0].session.post(server.url("/token"), data={"a": "b"}, timeout=20)
+            answer = clients[0].session.post(server.url("/token"), data={"a": "b"}, timeout=60)
             return str(answer.text)
 
         options = {"as_endpoints": [server.url("/token")], "pool_maxsize": 1, "pool_block": True}
@@ -841,7 +841,7 @@ def test_a_source_may_refresh_through_the_adapter_itself(name: str, client: Call
             return self.token
 
         def refused(self, _token: str, /) -> None:
-            reply = one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}), timeout=5)
+            reply = one.send("POST", server.url("/token"), body=one.form_body({"a": "b"}), timeout=60)
             self.token = reply.body.decode()
 
     def handler(request: Received) -> Reply:
@@ -856,7 +856,7 @@ def test_a_source_may_refresh_through_the_adapter_itself(name: str, client: Call
         # In a thread, because requests waits for a connection for ever.
         thread = threading.Thread(target=lambda: replies.append(one.send("GET", server.url("/r")).status), daemon=True)
         thread.start()
-        thread.join(10)
+        thread.join(60)
         assert replies == [200]
         assert [request.target for request in server.requests] == ["/r", "/token", "/r"]
 
@@ -881,14 +881,14 @@ def test_a_source_that_cannot_refresh_gives_the_connection_back(
         replies: list[int] = []
 
         def again() -> None:
-            replies.append(one.send("GET", server.url("/r"), timeout=5).status)
+            replies.append(one.send("GET", server.url("/r"), timeout=60).status)
 
         if name in ASYNCHRONOUS:
             again()
         else:
             thread = threading.Thread(target=again, daemon=True)
             thread.start()
-            thread.join(10)
+            thread.join(60)
         assert replies == [200]
         assert kept.value is not None
 
@@ -971,7 +971,7 @@ def test_a_stalled_challenge_that_closes_its_connection(client: Callable[..., An
 
     def body() -> Iterator[bytes]:
         yield b"x"
-        in_time.append(retried.wait(10))
+        in_time.append(retried.wait(60))
 
     def handler(request: Received) -> Reply:
         if request.nonce == "n1":
@@ -990,7 +990,7 @@ def test_a_content_length_of_5000_digits() -> None:
     answer.content_length = "9" * 5000  # type: ignore[assignment]
     with Recorder(script(answer, Reply(200))) as server:
         with make("requests", origins=server.origin, access_token=TOKEN) as one:
-            assert one.send("GET", server.url("/r"), timeout=20).status == 200
+            assert one.send("GET", server.url("/r"), timeout=60).status == 200
 
 
 # -- what HTTP/2 sends again -------------------------------------------------------------------------
@@ -1047,7 +1047,7 @@ def test_to_drop_a_challenge_shortens_no_timeout_of_the_retry(name: str, client:
 
     with Recorder(handler) as server:
         one = client(origins=server.origin, access_token=TOKEN)
-        assert one.send("GET", server.url("/r"), timeout=20).status == 200
+        assert one.send("GET", server.url("/r"), timeout=60).status == 200
 
 
 def test_a_400_is_not_looked_into_beyond_its_limit(name: str) -> None:
@@ -1057,7 +1057,7 @@ def test_a_400_is_not_looked_into_beyond_its_limit(name: str) -> None:
 
     def endless() -> Iterator[bytes]:
         yield b"x" * 20_000
-        in_time.append(handed_over.wait(10))
+        in_time.append(handed_over.wait(60))
         yield b"x"
 
     answer = Reply(400, [("DPoP-Nonce", "n1")], endless())

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from support.cli_process import DPOP, environment, invoke, run, run_script
+from support.ports import reserved_port
 from support.testing_client import KEY, send
 
 import dpop
@@ -96,8 +97,7 @@ def test_levers_are_moved_by_option_and_by_request() -> None:
 
 def test_the_mode_and_the_port_are_options(tmp_path: Path) -> None:
     """--mode google has the mode's defaults, --port a port of one's own."""
-    with DPoPTestServer() as server:
-        port = urlsplit(server.issuer).port
+    port = reserved_port()
     with serving("--json", "--mode", "google", "--port", str(port)) as process:
         told = first_line(process)
         assert (told["mode"], urlsplit(told["issuer"]).port) == ("google", port)

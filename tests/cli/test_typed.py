@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import click
 import pytest
 from adapters.recorder import Received, Recorder, Response
+from dpop_cli.console import output
 from dpop_cli.console.command import Detail
 from dpop_cli.main import COMMANDS
-from support.cli_process import READABLE, STYLES, AtTerminal, invoke, run
+from support.cli_process import DPOP, READABLE, STYLES, AtTerminal, environment, invoke, run
 
 import dpop
 from dpop.testing import DPoPTestServer
@@ -244,36 +248,58 @@ def test_errors_have_colours_at_a_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in shown[1] + shown[2]
 
 
-def slow_server() -> DPoPTestServer:
-    """A server that takes more than a second for each response."""
-    return DPoPTestServer(latency=1.3)
+class SlowServer(Recorder):
+    """A token endpoint that refuses once ``go_on`` is set, and an arrangement of a refresh at it."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        super().__init__(self._refuse)
+        Path("refresh.txt").write_text("anything")
+        self.refresh = ["token", "refresh", "-k", "key.pem", "--token-endpoint", self.url("/token")]
+        self.refresh += ["--client-id", "app", "--refresh-token-file", "refresh.txt"]
+
+    def _refuse(self, _request: Received) -> Response:
+        self.go_on.wait(60)
+        return Response(400, [], b'{"error":"invalid_grant"}')
 
 
-def test_a_wait_is_said_after_a_second(key: str) -> None:
+@pytest.mark.usefixtures("key")
+def test_a_wait_is_said_after_a_second() -> None:
     """One line on standard error where that is no terminal, with the server that is waited for."""
-    Path("refresh.txt").write_text("anything")
-    options = ["--client-id", "app", "--refresh-token-file", "refresh.txt"]
-    with slow_server() as server:
-        done = run("token", "refresh", "-k", key, "--token-endpoint", server.token_endpoint, *options)
-    assert f"Waiting for {server.issuer} ..." in done.stderr
-    assert done.stderr.count("Waiting") >= 1
-    assert "\r" not in done.stderr
-    with DPoPTestServer() as quick:
-        done = run("token", "refresh", "-k", key, "--token-endpoint", quick.token_endpoint, *options)
-    assert "Waiting" not in done.stderr
+    with SlowServer() as server:
+        with subprocess.Popen(
+            [*DPOP, *server.refresh], stderr=subprocess.PIPE, env=environment(), text=True
+        ) as process:
+            assert process.stderr is not None
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if line == f"Waiting for {server.origin} ...\n":
+                    server.go_on.set()
+    assert server.go_on.is_set(), said
+    assert "\r" not in "".join(said)
 
 
-def test_a_wait_turns_at_a_terminal(key: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("key")
+def test_a_response_in_time_is_not_waited_for_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is said within the first second, which lasts long enough here for a busy machine."""
+    monkeypatch.setattr(output, "_QUIET_SECONDS", 60)
+    with SlowServer() as server:
+        server.go_on.set()
+        done = invoke(*server.refresh)
+    assert (len(server.requests), "Waiting" in done.stderr) == (1, False), done.stderr
+
+
+@pytest.mark.usefixtures("key")
+def test_a_wait_turns_at_a_terminal(tmp_path: Path) -> None:
     """A line that counts seconds, and is gone when the response comes."""
-    Path("refresh.txt").write_text("anything")
-    with slow_server() as server:
-        options = ["--client-id", "app", "--refresh-token-file", "refresh.txt"]
-        with AtTerminal(
-            "token", "refresh", "-k", key, "--token-endpoint", server.token_endpoint, *options, cwd=tmp_path
-        ) as terminal:
-            assert terminal.end() != 0
-    assert f"Waiting for {server.issuer}, 1 s" in terminal.shown
-    assert "\r\x1b[K" in terminal.shown
+    with SlowServer() as server, AtTerminal(*server.refresh, cwd=tmp_path) as terminal:
+        terminal.see(f"Waiting for {server.origin}, ")
+        server.go_on.set()
+        assert terminal.end() != 0
+    assert re.search(
+        rf"\r[|/\\-] Waiting for {re.escape(server.origin)}, [1-9]\d* s.*\r\x1b\[K", terminal.shown, re.DOTALL
+    )
 
 
 # --- what is said at the end
@@ -310,17 +336,25 @@ def test_refresh_says_what_it_did_and_what_is_next(key: str, tmp_path: Path) -> 
 
 def test_a_login_says_what_it_waits_for_and_what_is_next(key: str, tmp_path: Path) -> None:
     """A word while it waits for the browser, and one when it is done."""
+    os.mkfifo("waits")
     (tmp_path / "browser.py").write_text(
-        "import sys, time, urllib.request; time.sleep(1.3); urllib.request.urlopen(sys.argv[1]).read()"
+        "import sys, urllib.request; open('waits').read(); urllib.request.urlopen(sys.argv[1]).read()"
     )
+    said = ""
     with DPoPTestServer() as server:
-        options = ["--issuer", server.issuer, "--client-id", server.public_client_id]
-        env = {"BROWSER": f"{sys.executable} browser.py %s"}
-        done = run("token", "login", "-k", key, *options, env=env)
-    assert done.returncode == 0, done.stderr
-    assert "Your browser comes back to http://127.0.0.1:" in done.stderr
-    assert "Waiting for your browser ..." in done.stderr
-    assert "Done: logged in; the tokens are in tokens.json. Use them: dpop curl --token-store" in done.stderr
+        options = ["--issuer", server.issuer, "--client-id", server.public_client_id, "--timeout", "60"]
+        env = environment(BROWSER=f"{sys.executable} browser.py %s")
+        command = [*DPOP, "token", "login", "-k", key, *options]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, env=env, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                said += line
+                if line == "Waiting for your browser ...\n":
+                    Path("waits").write_text("")
+    assert process.returncode == 0, said
+    assert "Your browser comes back to http://127.0.0.1:" in said
+    assert "Waiting for your browser ..." in said
+    assert "Done: logged in; the tokens are in tokens.json. Use them: dpop curl --token-store" in said
 
 
 def test_a_server_that_could_not_start_stopped_nothing() -> None:

@@ -49,7 +49,7 @@ def test_the_example_is_an_integration(send: Any) -> None:
 
     with Recorder(handler) as server:
         policy = Policy(dpop.generate_key(), origins=server.origin, access_token=Source())
-        with contextlib.closing(HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection:
+        with contextlib.closing(HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
             response = send(policy, connection, "GET", server.url("/things?x=1"))
             assert (response.status, response.read()) == (200, b"done")
             assert send(policy, connection, "GET", server.other_origin + "/").read() == b"done"
@@ -64,7 +64,7 @@ def test_the_example_reads_the_body_of_a_token_endpoint(send: Any) -> None:
     bodies = [b'{"error":"use_dpop_nonce"}', b'{"error":"invalid_grant"}']
     with Recorder(lambda request: Response(400, [("DPoP-Nonce", f"n{len(bodies)}")], bodies.pop(0))) as server:
         policy = Policy(dpop.generate_key(), origins=server.origin)
-        with contextlib.closing(HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection:
+        with contextlib.closing(HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
             response = send(policy, connection, "POST", server.url("/token"))
             assert response.read() == b'{"error":"invalid_grant"}'
         assert [request.nonce for request in server.requests] == [None, "n2"]

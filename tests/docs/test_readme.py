@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import ROOT
+from support.ports import reserved_port
 
 README = (ROOT / "README.md").read_text("utf-8")
 PORT = "8910"
@@ -34,11 +34,9 @@ def commands(heading: str) -> str:
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A reader's folder and shell environment, with the server of the README running, on a port that is free."""
+    """A reader's folder and shell environment, with the server of the README running, on a port of its own."""
     folder = tmp_path_factory.mktemp("reader")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(reserved_port())
     serve, generate = commands("The main job: a token that is always fresh").replace(PORT, port).splitlines()
     assert serve.endswith(" &")
     arguments = serve.removesuffix(" &").split()

@@ -21,6 +21,7 @@ from support.agents import agent_running, rules_of, socket_folder
 from support.jwt_issuer import JWTIssuer
 from support.paths import ROOT
 from support.pkcs11_tokens import KEY, PIN, SoftHsm
+from support.ports import reserved_port
 
 import dpop
 from dpop.agent import AgentLogins
@@ -45,13 +46,6 @@ def run(name: str, *arguments: str, folder: Path, **env: str) -> subprocess.Comp
     )
 
 
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def serving(*command: str, port: int, **env: str) -> Iterator[str]:
     """Run a server among the examples until the end of the block; yield its origin."""
@@ -67,7 +61,7 @@ def serving(*command: str, port: int, **env: str) -> Iterator[str]:
         try:
             deadline = time.monotonic() + 60
             while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=30):
                     break
                 assert process.poll() is None, process.communicate()[0]
                 assert time.monotonic() < deadline
@@ -215,7 +209,7 @@ def test_a_key_in_a_device(softhsm: SoftHsm, tmp_path: Path) -> None:
 def test_the_api_of_three_workers(redis_url: str) -> None:
     """Of twelve requests at once with the same proof one is admitted, by whichever worker."""
     key = dpop.generate_key()
-    port = free_port()
+    port = reserved_port()
     with DPoPTestServer() as server:
         token = server.issue_access_token(jkt=key.thumbprint)
         settings = {
@@ -246,7 +240,7 @@ def test_the_api_of_three_workers(redis_url: str) -> None:
 
 def test_the_api_with_jwt() -> None:
     """A good token is admitted; a stranger's key, another audience and a missing scope are refused, each in its way."""
-    key, port = dpop.generate_key(), free_port()
+    key, port = dpop.generate_key(), reserved_port()
     command = ["flask", "--app", "api_jwt:app", "run", "--port", str(port)]
     with JWTIssuer() as issuer, serving(*command, port=port, ISSUER=issuer.url) as origin:
 
@@ -284,7 +278,7 @@ def test_an_mcp_server_and_its_client(tmp_path: Path) -> None:
         assert process.returncode == 0
         return lines, logins
 
-    port = free_port()
+    port = reserved_port()
     command = ["uvicorn", "mcp_server:app", "--port", str(port), "--log-level", "error"]
     with DPoPTestServer(as_nonces="rotating") as authority:
         authority.levers.tokens = "jwt"

@@ -87,7 +87,7 @@ def test_a_whole_url_does_not_make_a_path_public(server: int) -> None:
 @pytest.mark.parametrize("name", ["hypercorn", "granian"])
 def test_a_path_with_dot_segments_over_http2(name: str) -> None:
     """``:path`` goes another way through a server than the request-target of HTTP/1.1."""
-    with running(name, nonces=False) as port, httpx.Client(http1=False, http2=True) as client:
+    with running(name, nonces=False) as port, httpx.Client(http1=False, http2=True, timeout=60) as client:
 
         def status(target: str) -> int:
             fields = dict([AUTHORIZATION, proof("/status")])

@@ -212,7 +212,7 @@ def test_the_timeout_is_used(library: str) -> None:
     over = threading.Event()
 
     def response(_request: Received) -> Response:
-        return Response(drop=True) if over.wait(5) else said(200, GOOD)
+        return Response(drop=True) if over.wait(60) else said(200, GOOD)
 
     with Recorder(response) as server:
         try:

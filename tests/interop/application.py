@@ -39,7 +39,7 @@ def browse(provider: OidcProvider, url: str) -> str:
     with requests.Session() as browser:
         browser.trust_env = False
         while not url.startswith(f"{provider['redirect_uri']}?"):
-            response = browser.get(url, allow_redirects=False, timeout=20)
+            response = browser.get(url, allow_redirects=False, timeout=60)
             assert response.is_redirect, response.text
             url = urllib.parse.urljoin(url, response.headers["Location"])
     return url

@@ -72,7 +72,7 @@ def ask(method: str, url: str, **options: Any) -> requests.Response:
     """A request without any of this package's work, and with nothing from the environment."""
     with requests.Session() as session:
         session.trust_env = False
-        return session.request(method, url, timeout=20, **options)
+        return session.request(method, url, timeout=60, **options)
 
 
 @dataclass(frozen=True)

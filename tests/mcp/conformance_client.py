@@ -44,7 +44,7 @@ class Browser:
 
     async def ask(self, url: str) -> None:
         """Take the code from the redirect."""
-        async with httpx2.AsyncClient() as client:
+        async with httpx2.AsyncClient(timeout=60) as client:
             location = (await client.get(url)).headers["location"]
         self.came_back = {name: values[0] for name, values in parse_qs(urlsplit(location).query).items()}
 

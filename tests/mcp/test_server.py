@@ -38,7 +38,7 @@ def told(claims: dict[str, Any], *, required: tuple[str, ...] = ()) -> tuple[htt
 
     async def work() -> httpx2.Response:
         transport = httpx2.ASGITransport(app=protect(app, resource, required_scopes=required))  # type: ignore[arg-type]
-        async with httpx2.AsyncClient(transport=transport) as client:
+        async with httpx2.AsyncClient(transport=transport, timeout=60) as client:
             proof = dpop.create_proof(key, "POST", URL, access_token="at-1")
             return await client.post(URL, headers={"Authorization": "DPoP at-1", "DPoP": proof})
 

@@ -59,9 +59,9 @@ def own_server() -> Iterator[RedisServer]:
 
 
 @contextlib.contextmanager
-def impatient(server: RedisServer) -> Iterator[redis.Redis]:
-    """A client that neither waits nor tries again."""
-    with redis.Redis.from_url(server.url, socket_timeout=0.1, socket_connect_timeout=0.1, retry=None) as client:
+def impatient(server: RedisServer, *, timeout: float = 60) -> Iterator[redis.Redis]:
+    """A client that does not try again, and gives up on a server that does not respond within the timeout."""
+    with redis.Redis.from_url(server.url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=None) as client:
         yield client
 
 
@@ -236,11 +236,10 @@ def test_refusing_while_it_is_down(own_server: RedisServer) -> None:
 
 def test_a_server_that_does_not_answer_is_down(own_server: RedisServer) -> None:
     """A frozen machine takes connections; the client's timeout tells."""
-    with impatient(own_server) as client:
-        cache = RedisReplayCache(client, when_down="refuse")
-        assert cache.add("a.1", time.time() + 90)
+    with impatient(own_server) as client, impatient(own_server, timeout=0.1) as hasty:
+        assert RedisReplayCache(client, when_down="refuse").add("a.1", time.time() + 90)
         with own_server.frozen(), pytest.raises(ReplayCacheError, match="cannot be reached"):
-            cache.add("a.2", time.time() + 90)
+            RedisReplayCache(hasty, when_down="refuse").add("a.2", time.time() + 90)
 
 
 def test_accepting_while_it_is_down(own_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -35,7 +35,7 @@ KEY = dpop.generate_key()
 @pytest.fixture
 def client(redis_url: str) -> Iterator[redis.Redis]:
     """A connection to an empty Redis."""
-    with redis.Redis.from_url(redis_url, socket_timeout=5) as connected:
+    with redis.Redis.from_url(redis_url, socket_timeout=60) as connected:
         yield connected
 
 
@@ -74,7 +74,7 @@ def test_what_is_there_is_named_and_sealed(client: redis.Redis) -> None:
 
 def test_a_lease_ends_with_its_holder_and_not_before(client: redis.Redis) -> None:
     """It is renewed for as long as it is held; when nobody renews it, the next one gets it, with a higher fence."""
-    store = RedisTokenStore(client, lease_seconds=1.5)
+    store = RedisTokenStore(client, lease_seconds=6)  # is renewed every two seconds
     first, second = store.lock("a"), store.lock("a")
     assert first.acquire(0)
     assert not second.acquire(0)
@@ -82,7 +82,8 @@ def test_a_lease_ends_with_its_holder_and_not_before(client: redis.Redis) -> Non
     while (later := client.pttl("dpop:tokens:{a}:lease")) <= left:  # it grows only when it is renewed
         left = later
     first._released.set()  # type: ignore[attr-defined] - as if its process had been killed
-    assert second.acquire(10)
+    client.pexpire("dpop:tokens:{a}:lease", 1)
+    assert second.acquire(60)
     assert second.fence > first.fence
     first.release()
     assert not store.lock("a").acquire(0)
@@ -134,7 +135,7 @@ def test_who_slept_through_the_end_of_a_lease_begins_nothing(client: redis.Redis
     sleeper, awake = store.lock("default"), store.lock("default")
     assert sleeper.acquire(0)
     sleeper._released.set()  # type: ignore[attr-defined]
-    assert awake.acquire(10)
+    assert awake.acquire(60)
     assert store.replace(numbered(1), numbered(1).replace(refresh_sent_at=1), "default", fence=awake.fence)
     assert not store.replace(numbered(1), numbered(1).replace(refresh_sent_at=2), "default", fence=sleeper.fence)
     assert store.replace(numbered(1), numbered(2), "default")
@@ -195,7 +196,7 @@ from dpop.requests import TokenEndpoint
 
 facts = json.loads(sys.stdin.readline())
 endpoint = TokenEndpoint(dpop.load_key(facts["key"]), facts["url"], client_id="c")
-store = RedisTokenStore(redis.Redis.from_url(facts["redis"], socket_timeout=5), lease_seconds=1)
+store = RedisTokenStore(redis.Redis.from_url(facts["redis"], socket_timeout=60), lease_seconds=1)
 source = endpoint.source(store)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -334,7 +335,7 @@ def test_a_cluster() -> None:
     """A RedisCluster keeps record and lease of an account on one node, and is a store as any other; and so a cache."""
     with running_cluster() as port:
         cluster = redis.RedisCluster(host="127.0.0.1", port=port)
-        store = RedisTokenStore(cluster, lease_seconds=1)
+        store = RedisTokenStore(cluster)
         for account in ("alice", "bob"):
             store.save(FULL, account)
             assert store.load(account) == FULL

@@ -231,7 +231,7 @@ def test_a_fork_during_an_add_leaves_the_child_a_usable_cache(held_cache: Memory
     """A lock that another thread held at the fork does not block the child."""
     child = os.fork()
     if child == 0:
-        signal.alarm(20)  # instead of waiting for ever
+        signal.alarm(60)  # instead of waiting for ever
         os._exit(0 if held_cache.add("a.2", clock.now + 90) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

@@ -48,7 +48,7 @@ def in_time(call: Callable[[], Any]) -> Any:
     ended: list[Any] = []
     thread = threading.Thread(target=lambda: ended.append(call()), daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert ended, "the call waits for itself"
     return ended[0]
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import redis
+from support.ports import reserved_port
 
 __all__ = [
     "RedisServer",
@@ -121,7 +122,7 @@ def running_redis(*settings: str, environment: dict[str, str] | None = None) -> 
 @contextlib.contextmanager
 def running_cluster() -> Iterator[int]:
     """Run a cluster of one node, and give its port: a cluster's clients know no unix sockets."""
-    port, bus = _free_port(), _free_port()
+    port, bus = reserved_port(), reserved_port()
     settings = ["--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port", str(bus)]
     with running_redis(*settings) as server:
         with redis.Redis.from_url(server.url) as node:
@@ -144,12 +145,14 @@ class Replicated:
 @contextlib.contextmanager
 def running_replicas(replicas: int) -> Iterator[Replicated]:
     """Run a primary with replicas that have caught up with it."""
-    port = _free_port()
+    port = reserved_port()
     with contextlib.ExitStack() as stack:
         of_all = ["--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0"]
         primary = stack.enter_context(running_redis("--port", str(port), *of_all))
         copies = [
-            stack.enter_context(running_redis("--port", str(_free_port()), "--replicaof", f"127.0.0.1 {port}", *of_all))
+            stack.enter_context(
+                running_redis("--port", str(reserved_port()), "--replicaof", f"127.0.0.1 {port}", *of_all)
+            )
             for _ in range(replicas)
         ]
         with redis.Redis.from_url(primary.url) as client:
@@ -164,7 +167,7 @@ def running_sentinel(replicas: int, *, patience: float = 2.0) -> Iterator[Replic
 
     :param patience: seconds without a response after which the primary has gone; a busy machine must not reach them.
     """
-    place, port = Path(tempfile.mkdtemp(prefix="sentinel-")), _free_port()
+    place, port = Path(tempfile.mkdtemp(prefix="sentinel-")), reserved_port()
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, place)
         servers = stack.enter_context(running_replicas(replicas))
@@ -228,7 +231,7 @@ def losing_the_first_answer(server: RedisServer) -> Iterator[str]:
         thread.start()
         yield f"unix://{path}"
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(60)
     assert lost.is_set()
 
 
@@ -237,10 +240,3 @@ def _until(holds: Callable[[], object]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def _free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -50,7 +50,7 @@ class Response:
 def send(method: str, url: str, headers: list[tuple[str, str]] | None = None, body: bytes | None = None) -> Response:
     """Send one request over a new connection, with these header fields only."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     try:
         connection.putrequest(
             method, parts.path + ("?" + parts.query if parts.query else ""), skip_accept_encoding=True

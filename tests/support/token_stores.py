@@ -120,7 +120,7 @@ class StoreContract:
         other.release()
         first.release()
         third = make().lock("a")
-        assert third.acquire(5)
+        assert third.acquire(60)
         third.release()
         third.release()
 
@@ -134,7 +134,7 @@ class StoreContract:
             assert taken.result(30) is False
         first.release()
         after = make().lock("a")
-        assert after.acquire(5)
+        assert after.acquire(60)
         after.release()
 
     def test_many_at_once(self, make: Make) -> None:

@@ -208,8 +208,8 @@ class _Client:
             plain = requests.Session()
             plain.trust_env = False
             with plain:
-                return str(plain.get(self.api, headers=headers, timeout=20).status_code)
-        return str(self.session.get(self.api, timeout=20).status_code)
+                return str(plain.get(self.api, headers=headers, timeout=60).status_code)
+        return str(self.session.get(self.api, timeout=60).status_code)
 
     def revoke(self, _: dict[str, Any]) -> str:
         self.endpoint.revoke(self.tokens)
@@ -294,5 +294,5 @@ def _code(server: DPoPTestServer, client: _Client, client_id: str) -> dict[str, 
         return {"code": server.issue_code(redirect_uri=_REDIRECT_URI, client_id=client_id)}
     with requests.Session() as browser:
         browser.trust_env = False
-        back = browser.get(client.url, allow_redirects=False, timeout=20).headers["Location"]
+        back = browser.get(client.url, allow_redirects=False, timeout=60).headers["Location"]
     return {"code": parse_qs(urlsplit(back).query)["code"][0], "verifier": client.verifier}

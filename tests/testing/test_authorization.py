@@ -263,7 +263,7 @@ def test_one_of_many_redeems_the_code(server: DPoPTestServer) -> None:
     statuses: list[int] = []
 
     def redeem() -> None:
-        together.wait(20)
+        together.wait(60)
         statuses.append(ask(server, form).status)
 
     threads = [threading.Thread(target=redeem) for _ in range(8)]

@@ -104,7 +104,7 @@ def test_nonces_are_single_use(server: DPoPTestServer) -> None:
     responses: list[Response] = []
 
     def run() -> None:
-        together.wait(20)
+        together.wait(60)
         responses.append(refresh(server, token, nonce=nonce))
 
     threads = [threading.Thread(target=run) for _ in range(2)]

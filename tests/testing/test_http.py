@@ -76,12 +76,12 @@ def echoing() -> Iterator[HTTPServer]:
 
 def connect(server: HTTPServer) -> http.client.HTTPConnection:
     """A client connection."""
-    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    return http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
 
 
 def exchange(server: HTTPServer, data: bytes) -> bytes:
     """Send bytes as they are and read to the end of the connection."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         received = bytearray()
@@ -155,7 +155,7 @@ def test_chunk_extensions_and_trailers_are_dropped(server: HTTPServer) -> None:
 
 def test_expect_100_continue(server: HTTPServer) -> None:
     """A client that waits for leave to send its body gets it."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"abc")

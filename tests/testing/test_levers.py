@@ -52,7 +52,7 @@ def steer(server: DPoPTestServer, changes: Any, **headers: str) -> Response:
 def _raw(server: DPoPTestServer, method: str, path: str, headers: list[tuple[str, str]], body: bytes = b"") -> Response:
     """A request with its own Host."""
     parts = urlsplit(server.issuer)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     try:
         connection.putrequest(method, path, skip_host=True)
         for name, value in [*headers, ("Content-Length", str(len(body)))]:
@@ -135,7 +135,7 @@ def test_of_many_with_one_single_use_nonce_one_gets_through(server: DPoPTestServ
     statuses: list[int] = []
 
     def run() -> None:
-        together.wait(20)
+        together.wait(60)
         statuses.append(call(server, token, nonce=nonce).status)
 
     threads = [threading.Thread(target=run) for _ in range(8)]
@@ -309,7 +309,7 @@ def test_redirect_next(server: DPoPTestServer, token: str, status: int) -> None:
 def test_drop_next(server: DPoPTestServer, token: str) -> None:
     """The connection is closed without an answer, kept alive or not, and the request had no effect."""
     parts = urlsplit(server.issuer)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     connection.request("GET", "/resource")
     connection.getresponse().read()
     server.levers.drop_next()
@@ -498,7 +498,7 @@ def test_streams_come_in_chunks_and_can_be_held(server: DPoPTestServer, token: s
     server.levers.nonces = "none"
     server.levers.hold_streams()
     parts = urlsplit(server.issuer)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=20)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     proof = dpop.create_proof(KEY, "GET", server.stream, access_token=token)
     connection.request(
         "GET",

@@ -70,7 +70,7 @@ def test_stop_closes_connections_that_are_kept_alive() -> None:
     """A client that holds its connection open does not hold up the server's end."""
     with DPoPTestServer() as server:
         parts = urlsplit(server.issuer)
-        connection = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20)
+        connection = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60)
         connection.sendall(b"GET /stats HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(12) == b"HTTP/1.1 403"
     with connection:

@@ -106,7 +106,7 @@ def test_a_whole_life(name: str, server: DPoPTestServer) -> None:
     """Pushed request, code, refresh, introspection, revocation: one challenge, and proofs only where they belong."""
     with endpoint_of(name, server, discover=True, at=server.issuer, key_reference="/keys/app.pem") as endpoint:
         asked = endpoint.start_authorization("http://127.0.0.1/callback", scope="read write")
-        back = requests.get(asked.url, allow_redirects=False, timeout=10).headers["Location"]
+        back = requests.get(asked.url, allow_redirects=False, timeout=60).headers["Location"]
         tokens = endpoint.finish_authorization(asked, back)
         assert (tokens.token_type, tokens.jkt, tokens.key_reference) == ("DPoP", KEY.thumbprint, "/keys/app.pem")
         assert (tokens.token_endpoint, tokens.client_id) == (server.token_endpoint, server.client_id)
@@ -383,9 +383,11 @@ def test_a_body_that_never_ends_is_left(name: str) -> None:
     trickle = iter(lambda: b" " if not over.wait(0.05) else b"", b"")
     with Recorder(script(Response(200, [], trickle))) as recorder:
         with Endpoint(name, KEY, recorder.url("/token"), client_id="c", timeout=0.3) as endpoint:
-            with pytest.raises(OutcomeUnknownError):
+            with pytest.raises(TokenRequestError) as caught:
                 endpoint.refresh("r")
         over.set()
+    # A busy machine may not even send the request in that time.
+    assert isinstance(caught.value, OutcomeUnknownError) or not recorder.requests
 
 
 def test_the_users_client_lends_its_settings_and_not_its_credentials(server: DPoPTestServer) -> None:
@@ -393,7 +395,7 @@ def test_the_users_client_lends_its_settings_and_not_its_credentials(server: DPo
     session = requests.Session()
     session.headers.update({"Authorization": "Bearer other", "X-Own": "1"})
     session.auth = ("someone", "else")
-    client = httpx.Client(headers={"Authorization": "Bearer other", "X-Own": "1"}, auth=("someone", "else"))
+    client = httpx.Client(headers={"Authorization": "Bearer other", "X-Own": "1"}, auth=("someone", "else"), timeout=60)
     with session, client:
         for name, http in (("requests", session), ("httpx", client)):
             with endpoint_of(name, server, http=http, client_auth="client_secret_post") as endpoint:
@@ -407,7 +409,9 @@ def test_the_users_client_lends_its_settings_and_not_its_credentials(server: DPo
 
 def test_a_client_that_signs_already_signs_once(server: DPoPTestServer) -> None:
     """A given client with a DPoP transport lends what is below it."""
-    with httpx.Client(transport=dpop.httpx.DPoPTransport(dpop.generate_key(), origins=server.origin)) as http:
+    with httpx.Client(
+        transport=dpop.httpx.DPoPTransport(dpop.generate_key(), origins=server.origin), timeout=60
+    ) as http:
         with endpoint_of("httpx", server, http=http) as endpoint:
             assert endpoint.grant("client_credentials").jkt == KEY.thumbprint
     assert [entry.status for entry in server.requests] == [400, 200]

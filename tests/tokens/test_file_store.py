@@ -326,7 +326,7 @@ def test_files_that_another_host_replaces(path: Path, monkeypatch: pytest.Monkey
         store.load()
     lock = FileLock(path.with_name("lock"))
     monkeypatch.setattr(_file_lock, "_lock", Stale(_file_lock._lock, 2))
-    assert lock.acquire(10)
+    assert lock.acquire(60)
     assert lock.is_held()
     lock.release()
 

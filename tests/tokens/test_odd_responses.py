@@ -499,7 +499,7 @@ TRANSFERS: dict[str, Callable[[], Response]] = {
 def test_tokens_that_came_whole_are_taken_however_they_were_sent(name: str, transfer: str) -> None:
     """A wrong label or length, or a missing end: the object is whole, and nothing is asked for twice."""
     with Recorder(lambda _: TRANSFERS[transfer]()) as server:
-        with Endpoint(name, KEY, server.url("/token"), client_id="c", timeout=5) as endpoint:
+        with Endpoint(name, KEY, server.url("/token"), client_id="c", timeout=60) as endpoint:
             assert endpoint.refresh(OLD).access_token == ACCESS
         assert len(server.requests) == 1
 
@@ -521,7 +521,7 @@ CUT_OFF: dict[str, Callable[[], Response]] = {
 def test_a_new_refresh_token_is_taken_although_the_transfer_broke_off_after_it(name: str, transfer: str) -> None:
     """The server has replaced the old refresh token: to send that one again would look like a theft."""
     with Recorder(lambda _: CUT_OFF[transfer]()) as server:
-        with Endpoint(name, KEY, server.url("/token"), client_id="c", timeout=5) as endpoint:
+        with Endpoint(name, KEY, server.url("/token"), client_id="c", timeout=60) as endpoint:
             tokens = endpoint.refresh(OLD)
         assert (tokens.access_token, tokens.refresh_token) == (ACCESS, NEW)
         assert len(server.requests) == 1

@@ -39,7 +39,7 @@ def filled(store: Any = None) -> Any:
 
 def source_of(server: RotatingServer, store: Any) -> Any:
     """A source of its own, as another process has it."""
-    return TokenEndpoint(KEY, server.url, client_id="c", timeout=5).source(store)
+    return TokenEndpoint(KEY, server.url, client_id="c", timeout=60).source(store)
 
 
 @pytest.fixture(params=sorted(ENDPOINTS))
@@ -48,7 +48,7 @@ def ask(request: pytest.FixtureRequest) -> Iterator[Callable[[RotatingServer], t
     endpoints: list[Endpoint] = []
 
     def make(server: RotatingServer) -> tuple[Any, Callable[[Any], Any]]:
-        endpoint = Endpoint(request.param, KEY, server.url, client_id="c", timeout=5)
+        endpoint = Endpoint(request.param, KEY, server.url, client_id="c", timeout=60)
         endpoints.append(endpoint)
         source = endpoint.it.source(filled())
         return source, lambda result: endpoint.wait(result) if inspect.isawaitable(result) else result
@@ -99,7 +99,7 @@ def test_callers_at_the_same_time_share_one_refresh(kind: Any) -> None:
     all_asked = threading.Event()
 
     async def program(server: RotatingServer) -> list[str]:
-        source = kind(KEY, server.url, client_id="c", timeout=5).source(filled())
+        source = kind(KEY, server.url, client_id="c", timeout=60).source(filled())
         tasks = [asyncio.ensure_future(source.arenew()) for _ in range(8)]
         await asyncio.sleep(0)  # each of them asks now
         assert await source.atoken() == "a0"  # who does not need a new one does not wait

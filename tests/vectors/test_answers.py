@@ -98,7 +98,7 @@ def ask(server: DPoPTestServer, request: dict[str, Any]) -> tuple[int, list[tupl
     """Send a request as it stands: its fields, and those without which there is no HTTP."""
     assert server._http is not None
     host, _, port = server._http.authority.rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
     try:
         connection.putrequest(
             request["method"], request["url"].removeprefix(ORIGIN), skip_host=True, skip_accept_encoding=True
@@ -175,7 +175,7 @@ def test_a_client_reacts(name: str) -> None:
 
     key, token = dpop.generate_key(), case["request"]["access_token"]
     transport = DPoPTransport(key, origins=ORIGIN, access_token=token, transport=httpx2.MockTransport(respond))
-    with httpx2.Client(transport=transport, follow_redirects=True) as client:
+    with httpx2.Client(transport=transport, follow_redirects=True, timeout=60) as client:
         client.request(case["request"]["method"], case["request"]["url"])
     following = case["next"]
     assert len(sent) == (1 if following is None else 2)

@@ -328,7 +328,7 @@ for _ in range(4):
 for _ in range(40):
     child = os.fork()
     if child == 0:
-        signal.alarm(20)
+        signal.alarm(60)
         sys.exit(0)
     ended = os.waitpid(child, 0)[1]
     if ended:
