@@ -202,13 +202,20 @@ class Accounts:
 
     def _made(self, account: Account, tokens: TokenSet | None) -> Refreshed:
         assert self._kept is not None  # noqa: S101 - the same
-        key = _RefreshKey(account, self._key_of, self._sign)
+        key = _RefreshKey(account, account.key, self._key_of, self._sign)
+        client_key = None
+        if "client_jkt" in account.login:
+            held = self._key_of(str(account.login["client_jkt"]))
+            if held is None:
+                raise AgentLockedError("the agent does not have the key of this account's client any more")
+            client_key = _RefreshKey(account, held, self._key_of, self._sign)
         prover = Prover(key, clock=lambda: self._clock() + key.clock_offset)
         return self._kept.refreshed(
             account.name,
             account.login,
             prover,
             bound=tokens is None or tokens.is_bound,
+            client_key=client_key,
             clock=self._clock,
             key_reference=f"agent:{account.key.rules.name}",
         )
@@ -256,13 +263,17 @@ class Accounts:
 
 
 class _RefreshKey:
-    """The key of an account, as its token endpoint uses it: it signs under the rules that the key has by then."""
+    """A key of an account, as its token endpoint uses it: it signs under the rules that the key has by then.
+
+    :param key: that of the proofs, or that of the client's assertions.
+    """
 
     blocking = True
 
     def __init__(
         self,
         account: Account,
+        key: HeldKey,
         key_of: Callable[[str], HeldKey | None],
         sign: Callable[[str, HeldKey, str], bytes],
     ) -> None:
@@ -270,9 +281,9 @@ class _RefreshKey:
         self._key_of = key_of
         self._sign = sign
         self._server = str(account.login["token_endpoint"])
-        self.alg = account.key.alg
-        self.public_jwk = dict(account.key.jwk)
-        self.thumbprint = account.key.jkt
+        self.alg = key.alg
+        self.public_jwk = dict(key.jwk)
+        self.thumbprint = key.jkt
 
     @property
     def clock_offset(self) -> float:
@@ -281,7 +292,7 @@ class _RefreshKey:
         return 0.0 if key is None else key.offset_of(self._server)
 
     def sign(self, signing_input: bytes, /) -> bytes:
-        """Sign the proof of a refresh.
+        """Sign the proof of a refresh, or the assertion that goes with it.
 
         :raises DPoPKeyError: the key is forgotten, or a rule does not allow it.
         """

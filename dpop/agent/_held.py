@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from dpop.agent._assertions import AssertionToSign
 from dpop.agent._peer import Peer
 from dpop.agent._proofs import ProofToSign, check_time
 from dpop.agent._protocol import Refusal, refused
@@ -121,16 +122,20 @@ class HeldKey:
 
         :raises Refusal: a rule does not allow it.
         """
-        if proof.origin not in self.rules.origins:
-            raise refused(
-                "origin",
-                f"the rules of the key {self.rules.name} do not name {proof.origin}; add it to its origins if the key"
-                " is meant for it",
-            )
+        self._check_origin(proof.origin)
         if self.rules.methods and proof.method not in self.rules.methods:
             allowed = ", ".join(sorted(self.rules.methods))
             raise refused("method", f"the rules of the key {self.rules.name} allow {allowed} only")
-        check_time(proof, now, self._offset(proof.origin))
+        check_time(proof.iat, now, self._offset(proof.origin))
+
+    def check_assertion(self, assertion: AssertionToSign, now: float) -> None:
+        """Check a client assertion against the rules, all but the rate.
+
+        :raises Refusal: a rule does not allow it.
+        """
+        for origin in assertion.origins:
+            self._check_origin(origin)
+        check_time(assertion.iat, now, self._offset(assertion.origins[0]))
 
     def spend(self, now: float) -> None:
         """Count one signature against the rate.
@@ -168,6 +173,14 @@ class HeldKey:
         """Seconds to add to this machine's clock for the server of a URL."""
         return self._offset(Origin.of_url(url))
 
+    def _check_origin(self, origin: Origin) -> None:
+        if origin not in self.rules.origins:
+            raise refused(
+                "origin",
+                f"the rules of the key {self.rules.name} do not name {origin}; add it to its origins if the key is"
+                " meant for it",
+            )
+
     def _offset(self, origin: Origin) -> float:
         offsets: Mapping[Any, float] = self.rules.clock_offset
         return offsets.get(origin, 0.0)
@@ -183,6 +196,7 @@ class HeldKey:
             "origins": sorted(self._origins),
             "methods": sorted(self.rules.methods),
             "confirm": self.rules.confirm,
+            **({} if self.rules.client_id is None else {"client_id": self.rules.client_id}),
             "locked": not self.is_open,
         }
 

@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from dpop._client_auth import PrivateKeyJWT
 from dpop._files import open_regular_file, sync_directory, write_private_file
 from dpop.client._prover import Prover
 from dpop.encoding import json_object
 from dpop.errors import EncodingError, TokenFormatError, TokenStoreError, UsageError
+from dpop.keys._algorithms import Key
 from dpop.origin import Origin
 from dpop.tokens._file_lock import FileLock
 from dpop.tokens._file_store import FileTokenStore
@@ -115,10 +117,13 @@ class KeptLogins:
         self.store.delete(account)
         return self._change(lambda logins: {name: each for name, each in logins.items() if name != account})
 
-    def refreshed(self, account: str, login: Login, prover: Prover, *, bound: bool, **more: Any) -> Refreshed:
+    def refreshed(
+        self, account: str, login: Login, prover: Prover, *, bound: bool, client_key: Key | None = None, **more: Any
+    ) -> Refreshed:
         """Make the token endpoint and the token source of a login. Nothing is sent.
 
         :param bound: whether the access tokens are bound to the key.
+        :param client_key: of a client that authenticates by assertions.
         :param more: settings of the endpoint.
         :raises UsageError: what identifies the client cannot be used.
         """
@@ -129,9 +134,9 @@ class KeptLogins:
         endpoint = self._endpoint(
             prover,
             server,
-            client_id=login["client_id"],
+            client_id=login["client_id"] if client_key is None else None,
             client_secret=login.get("client_secret"),
-            client_auth=login.get("client_auth"),
+            client_auth=login.get("client_auth") if client_key is None else _assertions(login, client_key),
             allow_bearer=None if bound else True,
             # The rules of the key name each of these servers.
             insecure_origins=[origin for origin in named if origin.startswith("http:")],
@@ -183,6 +188,19 @@ class KeptLogins:
                 f" repair: chmod 700 {self.folder}"
             )
         return True
+
+
+def _assertions(login: Login, key: Key) -> PrivateKeyJWT:
+    settings = dict(login.get("client_assertion", {}))
+    return PrivateKeyJWT(
+        login["client_id"],
+        key,
+        kid=settings.get("kid"),
+        typ=settings.get("typ"),
+        audience=settings.get("aud"),
+        lifetime=settings.get("exp"),
+        valid_from=settings.get("nbf"),
+    )
 
 
 class _AgentStore(FileTokenStore):

@@ -83,13 +83,13 @@ def read_proof(text: str, alg: str, jwk: Mapping[str, str]) -> ProofToSign:
     return ProofToSign(method, origin, htu[len(str(origin)) :], claims.jti, claims.iat, claims.nonce)
 
 
-def check_time(proof: ProofToSign, now: float, offset: float) -> None:
-    """Check that the proof is made for now, by the clock that its server is known to have.
+def check_time(iat: int, now: float, offset: float) -> None:
+    """Check that a proof or an assertion is made for now, by the clock that its server is known to have.
 
     :param offset: seconds, as the rules of the origin say; never as a client says.
     :raises Refusal: it is not.
     """
-    late = proof.iat - (now + offset)
+    late = iat - (now + offset)
     if not -_OLDEST <= late <= _NEWEST:
         raise refused(
             "iat",

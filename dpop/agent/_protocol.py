@@ -45,6 +45,7 @@ _MAX_TEXT: Final = 2048
 _MAX_LIST: Final = 64
 _MAX_TOKEN: Final = 12 * 1024
 _MAX_TIME: Final = 1e11
+_MAX_SECONDS: Final = 300
 _ATH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")  # RFC 6749 appendix A.12, without the space
 _MAX_NONCE: Final = 256  # a longer one is not worth a share of everybody's memory
@@ -206,6 +207,29 @@ def _is_time(value: object) -> bool:
     return type(value) in {int, float} and 0 <= float(str(value)) <= _MAX_TIME
 
 
+def _is_assertion(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        name in _ASSERTION and _ASSERTION[name](each) for name, each in value.items()
+    )
+
+
+def _is_audience(value: object) -> bool:
+    return _is_text(value) or (_is_texts(value) and value != [])
+
+
+def _is_seconds(value: object) -> bool:
+    return type(value) is int and abs(value) <= _MAX_SECONDS
+
+
+_ASSERTION: Final[Mapping[str, Callable[[object], bool]]] = {
+    "kid": _is_text,
+    "typ": _is_text,
+    "aud": _is_audience,
+    "exp": _is_seconds,
+    "nbf": _is_seconds,
+}
+
+
 class _Members(NamedTuple):
     needed: Mapping[str, Callable[[object], bool]]
     optional: Mapping[str, Callable[[object], bool]] = {}
@@ -232,6 +256,8 @@ _OPERATIONS: Final[Mapping[str, _Members]] = {
             "grant": _is_text,
             "client_secret": _is_secret,
             "client_auth": _is_text,
+            "client_key": _is_name,
+            "client_assertion": _is_assertion,
             "profile": _is_text,
             "issuer": _is_text,
             "revocation_endpoint": _is_text,

@@ -18,6 +18,11 @@
     [keys.work.clock-offset]                  # seconds, for servers whose clock is wrong
     "https://as.example" = -30
 
+    [keys.app]                                # authenticates a client, and signs no proofs
+    uri = "app.pem"
+    origins = ["https://as.example"]
+    client-id = "my-app"
+
     [accounts.work]                           # a login; without a table, those who may use its key get its tokens
     uids = [1000]
     gids = [990]
@@ -44,7 +49,7 @@ _MAX_BYTES: Final = 1 << 20
 _MAX_ID: Final = 2**32 - 2
 _MAX_OFFSET: Final = 24 * 3600
 _MEMBERS: Final = frozenset(
-    {"uri", "origins", "methods", "uids", "gids", "rate", "confirm", "password-file", "clock-offset"}
+    {"uri", "origins", "methods", "uids", "gids", "rate", "confirm", "password-file", "clock-offset", "client-id"}
 )
 
 
@@ -62,6 +67,8 @@ class KeyRules:
     :param confirm: ask a person for each signature.
     :param clock_offset: seconds to add to this machine's clock, for servers whose clock is wrong.
     :param password_file: the file that holds its password or PIN.
+    :param client_id: the OAuth client that the key authenticates (``private_key_jwt``). Such a key signs assertions of
+        this client to its origins, and no proofs.
     :raises UsageError: a name or value that cannot be used.
     """
 
@@ -75,6 +82,7 @@ class KeyRules:
     confirm: bool = False
     clock_offset: Mapping[str | Origin, float] = field(default_factory=dict)
     password_file: Path | None = None
+    client_id: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -93,6 +101,7 @@ class KeyRules:
             raise UsageError("rate must be a whole number of signatures a minute, 1 or more")
         if type(self.confirm) is not bool:
             raise UsageError("confirm must be true or false")
+        self._check_client()
         checked: Mapping[str, object] = {
             "origins": origins,
             "methods": frozenset(map(check_method, _listed("methods", self.methods))),
@@ -102,6 +111,14 @@ class KeyRules:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    def _check_client(self) -> None:
+        if self.client_id is None:
+            return
+        if not isinstance(self.client_id, str) or not self.client_id or not self.client_id.isprintable():
+            raise UsageError("client-id must be the identifier of an OAuth client")
+        if self.methods:
+            raise UsageError("a key with a client-id signs no requests, so methods do not apply to it")
 
     def __repr__(self) -> str:
         return f"<KeyRules {self.name}: {', '.join(sorted(map(str, self.origins)))}>"
@@ -222,6 +239,7 @@ def _key(path: Path, name: str, members: Any) -> KeyRules:
             confirm=members.get("confirm", False),
             clock_offset=_table(members.get("clock-offset", {})),
             password_file=None if password_file is None else path.parent / Path(password_file).expanduser(),
+            client_id=members.get("client-id"),
         )
     except UsageError as error:
         _wrong(path, place, str(error))

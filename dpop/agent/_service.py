@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from dpop.agent._accounts import Account, Accounts
 from dpop.agent._askpass import askpass_program, confirmed
+from dpop.agent._assertions import read_assertion
 from dpop.agent._held import Ask, HeldKey
 from dpop.agent._logins import AgentLogins
 from dpop.agent._nonces import NonceReport, SharedNonces
@@ -40,9 +41,9 @@ _FOR_THE_OWNER: Final = frozenset({"add", "lock", "login", "logout", "unlock", "
 # What a login says of its client, and what of its tokens.
 _CLIENT: Final = (
     *("token_endpoint", "client_id", "client_secret", "client_auth", "profile", "issuer", "revocation_endpoint"),
-    *("grant", "scope"),
+    *("grant", "scope", "client_assertion"),
 )
-_CLIENT_AUTH: Final = ("none", "client_secret_basic", "client_secret_post")
+_CLIENT_AUTH: Final = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
 _TOKENS: Final = (
     *("access_token", "token_type", "refresh_token", "scope", "issued_at", "expires_at", "refresh_expires_at"),
     *("token_endpoint", "client_id"),
@@ -208,6 +209,8 @@ class Service:
         event["jkt"] = held.jkt
         if not held.is_open:
             raise _locked()
+        if held.rules.client_id is not None:
+            return self._signed_assertion(held, held.rules.client_id, text, event)
         proof = read_proof(text, held.alg, held.jwk)
         origin = str(proof.origin)
         event |= {"method": proof.method, "origin": origin}
@@ -221,6 +224,19 @@ class Service:
                 self._nonces.used(held.jkt, peer.uid, origin, proof.nonce)
             self._learn_nonces(held, peer, learnt)
         self._record({"event": "signed", **event, "jti": proof.jti}, "signature")
+        self._counts["signed"] += 1
+        return signature
+
+    def _signed_assertion(self, held: HeldKey, client_id: str, text: str, event: dict[str, Any]) -> bytes:
+        assertion = read_assertion(text, held.alg, client_id)
+        origins = " ".join(map(str, assertion.origins))
+        event |= {"client_id": client_id, "origin": origins}
+        held.check_assertion(assertion, self._clock())
+        if held.rules.confirm:
+            _ask_a_person(held, origins)
+        held.spend(time.monotonic())
+        signature = held.sign(text.encode("ascii"))
+        self._record({"event": "signed", **event, "jti": assertion.jti}, "signature")
         self._counts["signed"] += 1
         return signature
 
@@ -289,6 +305,8 @@ class Service:
             raise UsageError("a login needs a refresh token, or the agent could not keep it")
         if members.get("client_auth", "none") not in _CLIENT_AUTH:
             raise UsageError(f"client_auth must be {', '.join(_CLIENT_AUTH)} for a login in the agent")
+        if held.rules.client_id is not None:
+            raise UsageError(f"the key {held.rules.name} authenticates a client, and tokens are bound to another key")
         for url in ("token_endpoint", "revocation_endpoint"):
             origin = Origin.of_url(members[url]) if url in members else None
             if origin is not None and origin not in held.rules.origins:
@@ -298,6 +316,7 @@ class Service:
                     " it to its origins",
                 )
         login = {**{each: members[each] for each in _CLIENT if each in members}, "jkt": held.jkt}
+        login |= self._client_key(members, peer)
         tokens = TokenSet(
             **{each: members[each] for each in _TOKENS if each in members},
             resource=tuple(members.get("resource", ())),
@@ -309,6 +328,23 @@ class Service:
         self.accounts.log_in(name, login, tokens, held)
         account = self.accounts.find(name)
         return {} if account is None else self.accounts.facts(account)
+
+    def _client_key(self, members: Mapping[str, Any], peer: Peer) -> dict[str, str]:
+        """What a login keeps of the key that authenticates its client."""
+        if members.get("client_auth") != "private_key_jwt":
+            if "client_key" in members:
+                raise UsageError("client_key belongs to client_auth private_key_jwt")
+            return {}
+        if "client_key" not in members:
+            raise UsageError("private_key_jwt needs client_key, the name of the client's key in the agent")
+        held = self._held(members["client_key"], peer)
+        if held.rules.client_id != members["client_id"]:
+            raise refused(
+                "client",
+                f"the rules of the key {held.rules.name} do not say that it authenticates this client; give it a"
+                " client-id",
+            )
+        return {"client_jkt": held.jkt}
 
     def _logout(self, members: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
         revoked = self.accounts.log_out(members["account"], revoke=not members.get("forget", False))
@@ -474,4 +510,9 @@ def _opened(rules: AgentRules, before: Mapping[str, HeldKey], own: int, ask: Ask
             raise UsageError(f"there are two keys of the name {each.name}")
         held = before[each.name].with_rules(each) if each.name in before else None
         keys[each.name] = held or HeldKey(each, own, ask)
+    clients = {held.jkt for held in keys.values() if held.rules.client_id is not None}
+    if any(held.rules.client_id is None and held.jkt in clients for held in keys.values()):
+        raise UsageError(
+            "a key that authenticates a client must not sign proofs, too; give the client a key of its own"
+        )
     return keys

@@ -87,9 +87,11 @@ def test_a_rules_file(folder: Path) -> None:
             "[keys.work]\nuri='a'\norigins=['https://a.example']\n[keys.work.clock-offset]\n'https://a.example'=1e9",
             "a day at most",
         ),
+        ("[keys.work]\nuri='a'\norigins=['https://a.example']\nclient-id=''", "client-id must be"),
+        ("[keys.work]\nuri='a'\norigins=['https://a.example']\nclient-id='c'\nmethods=['GET']", "signs no requests"),
         ("[keys.'../a']\nuri='a'\norigins=['https://a.example']", "name of a key"),
     ],
-    ids=map(str, range(28)),
+    ids=map(str, range(30)),
 )
 def test_a_mistake_in_the_file(folder: Path, text: str, why: str) -> None:
     """One mistake, and nothing of the file counts; the message says where and what, and repeats no value."""

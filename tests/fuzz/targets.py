@@ -18,6 +18,7 @@ from support.paths import VECTORS
 
 import dpop
 from dpop import htu
+from dpop.agent._assertions import read_assertion
 from dpop.agent._proofs import read_proof
 from dpop.agent._protocol import MAX_REQUEST, Frames, Refusal, pack, read_request
 from dpop.client._challenge import dpop_challenge, error_of_json, nonce_field
@@ -604,6 +605,7 @@ def _request_to_the_agent(frame: bytes) -> None:
         if request.op != "sign":
             return
         text = request.members["input"]
+        _assertion_to_the_agent(text)
         proof = read_proof(text, "ES256", A.public_jwk)
     except Refusal as refusal:
         _check_agent_refusal(refusal)
@@ -613,6 +615,20 @@ def _request_to_the_agent(frame: bytes) -> None:
     assert {"jti", "htm", "htu", "iat"} <= payload.keys() <= {"jti", "htm", "htu", "iat", "nonce", "ath"}
     assert (proof.method, proof.jti, proof.iat) == (payload["htm"], payload["jti"], payload["iat"])
     assert payload["htu"] == f"{proof.origin}{proof.path}" == htu.url_htu(payload["htu"])
+
+
+def _assertion_to_the_agent(text: str) -> None:
+    try:
+        assertion = read_assertion(text, "ES256", "c")
+    except Refusal as refusal:
+        _check_agent_refusal(refusal)
+        return
+    header, payload = (json.loads(b64url_decode(part)) for part in text.split("."))
+    assert {"typ", "alg"} <= header.keys() <= {"typ", "alg", "kid"}
+    assert payload.keys() <= {"iss", "sub", "aud", "jti", "iat", "exp", "nbf"}
+    assert (payload["iss"], payload["sub"], payload["jti"]) == ("c", "c", assertion.jti)
+    assert 0 < payload["exp"] - assertion.iat <= 300
+    assert assertion.origins
 
 
 def _check_agent_refusal(refusal: Refusal) -> None:
@@ -625,6 +641,10 @@ def _agent_seeds() -> Iterator[bytes]:
     for case in json.loads((VECTORS / "agent.json").read_text(encoding="ascii"))["cases"]:
         body = case["request"].encode()
         yield len(body).to_bytes(4, "big") + body
+    claims = {"iss": "c", "sub": "c", "aud": ["https://as.example"], "jti": "j", "iat": 10, "exp": 20, "nbf": 5}
+    parts = ({"typ": "JWT", "alg": "ES256", "kid": "k"}, claims)
+    text = ".".join(b64url_encode(json.dumps(part).encode()) for part in parts)
+    yield pack({"op": "sign", "key": "work", "input": text})
     yield b"\x00\x0f\x42\x40" + b"x" * 100
     yield b"\x00\x00\x00\x02{}" * 10
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ from dpop.client import Prover
 from dpop.errors import DPoPError, TokenRefusedError, UsageError
 from dpop.origin import Origin
 from dpop.profiles import NAMES, RFC9449, Profile
-from dpop.tokens import ClientSecretBasic, ClientSecretPost, PublicClient, TokenSet
+from dpop.tokens import ClientSecretBasic, ClientSecretPost, PrivateKeyJWT, PublicClient, TokenSet
 from dpop_cli.console.secret_input import Secret
 from dpop_cli.signing.options import load_key
 from dpop_cli.tokens.store import rescued
@@ -31,7 +32,9 @@ _METHODS: Final[dict[type, str]] = {
     PublicClient: "none",
     ClientSecretBasic: "client_secret_basic",
     ClientSecretPost: "client_secret_post",
+    PrivateKeyJWT: "private_key_jwt",
 }
+_ASSERTION: Final = frozenset({"aud", "exp", "kid", "nbf", "typ"})
 _TOKENS: Final = (
     *("access_token", "token_type", "refresh_token", "scope", "issued_at", "expires_at", "refresh_expires_at"),
 )
@@ -76,21 +79,34 @@ class AgentAccount:
         """The agent."""
         return self._key.client
 
-    def prepare(self, endpoint: TokenEndpoint, secret: str | None, profile: str | None, grant: str | None) -> None:
+    def prepare(
+        self,
+        endpoint: TokenEndpoint,
+        secret: str | None,
+        profile: str | None,
+        grant: str | None,
+        claims: Mapping[str, Any],
+    ) -> None:
         """Check that the agent can keep the login, before the user is asked to agree.
 
         :param secret: the client's secret.
         :param profile: the value of ``--profile``: a name or a file.
         :param grant: the grant type with which the agent gets new tokens if there is no refresh token.
+        :param claims: the claims of the client's assertions that were set.
         :raises click.UsageError: the agent cannot keep it.
         """
         grants, server = endpoint.grants, endpoint.server
-        method = _METHODS.get(type(grants.client_auth))
-        if method is None:
+        auth = grants.client_auth
+        method = _METHODS.get(type(auth))
+        of_agent = isinstance(auth, PrivateKeyJWT) and isinstance(auth.key, AgentKey)
+        if method is None or (isinstance(auth, PrivateKeyJWT) and not of_agent):
             raise click.UsageError(
-                "the agent cannot authenticate this client, which has a key or certificate of its own; log in without"
-                " --agent, and keep the tokens fresh with: dpop token refresher"
+                "the agent cannot authenticate this client, which has a key or certificate of its own; use a key that"
+                " the agent has, with a client-id in its rules (--client-key agent:NAME), or log in without --agent,"
+                " and keep the tokens fresh with: dpop token refresher"
             )
+        if claims.keys() - _ASSERTION:
+            raise click.UsageError(f"an agent's client assertions can be told {', '.join(sorted(_ASSERTION))} only")
         members = {
             "token_endpoint": server.token_endpoint,
             "client_id": grants.client_auth.client_id,
@@ -99,6 +115,8 @@ class AgentAccount:
             "issuer": server.issuer,
             "profile": _named(grants.profile, profile),
             "grant": grant,
+            "client_key": auth.key.name if isinstance(auth, PrivateKeyJWT) and isinstance(auth.key, AgentKey) else None,
+            "client_assertion": dict(claims) or None,
         }
         origins = self.client.request("key", key=self._key.name)["origins"]
         needed = str(Origin.of_url(server.token_endpoint))

@@ -169,7 +169,8 @@ def login(
         endpoint = opened.enter_context(client.endpoint(prover))
         opened.enter_context(kept_nonces(prover, endpoint.server.token_endpoint))
         if not isinstance(stored, Stored):
-            stored.prepare(endpoint, client.secret, profile, "client_credentials" if client_credentials else None)
+            grant = "client_credentials" if client_credentials else None
+            stored.prepare(endpoint, client.secret, profile, grant, client.proof.claims)
         if loopback is not None:
             request = _request(endpoint, loopback, wanted, more)
             open_login(loopback, request, browser=not no_browser)
