@@ -41,6 +41,7 @@ class AuditLog:
         self._target: str | os.PathLike[str] = target
         self._to_syslog = target == _SYSLOG
         self._descriptor: int | None = None
+        self._cut_off = False
         if target not in {_SYSLOG, _STDERR}:
             self._descriptor = _opened(Path(target).expanduser())
 
@@ -61,8 +62,13 @@ class AuditLog:
         line = text.encode("ascii") + b"\n"
         with self._lock:
             descriptor = sys.stderr.fileno() if self._descriptor is None else self._descriptor
+            if self._cut_off:
+                line = b"\n" + line
             while line:
-                line = line[os.write(descriptor, line) :]
+                written = os.write(descriptor, line)
+                line = line[written:]
+                # If the disk is full now, the next line must not begin behind this half of one.
+                self._cut_off = bool(line)
 
     def close(self) -> None:
         """Close the file."""
