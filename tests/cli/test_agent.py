@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from adapters.recorder import Received, Recorder, Response, challenge
 from support.agents import API, socket_folder
 from support.cli_process import DPOP, environment, invoke, run
 
@@ -231,3 +232,24 @@ def test_its_memory_is_closed_to_others(folder: Path) -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.split() == [str(False if sys.platform == "linux" else None), "0"]
     assert os.environ["XDG_RUNTIME_DIR"] == str(folder)
+
+
+def test_a_loop_of_commands_wastes_one_request(folder: Path) -> None:
+    """Each begins with the nonce that the one before was given, which is good for one request, by the agent alone."""
+    good: set[str | None] = set()
+
+    def respond(request: Received) -> Response:
+        taken, fresh = request.nonce in good, f"n{len(server.requests)}"
+        good.clear()
+        good.add(fresh)
+        return Response(200, [("DPoP-Nonce", fresh)]) if taken else challenge(fresh)
+
+    with Recorder(respond) as server, foreground(*arguments(folder)[:2], "--origin", f"work={server.origin}"):
+        for number in range(4):
+            state = {"DPOP_STATE_DIR": str(folder / f"state-{number}")}
+            done = run("curl", "--key", "agent:work", "-sf", server.url("/me"), env=state)
+            assert done.returncode == 0, done.stderr
+        nonces = [request.nonce for request in server.requests]
+    assert nonces[0] is None
+    assert len(nonces) == 5
+    assert len(set(nonces)) == 5
