@@ -39,12 +39,15 @@ ROWS: dict[str, tuple[str, list[str]]] = {
 def run(command: list[str]) -> tuple[bool, str]:
     """Whether a command ended well, and what its tests said of themselves, if it ran any."""
     begun = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    print(done.stdout, flush=True)
-    summaries = re.findall(r"^=* ?((?:\d+ (?:passed|failed|errors?|skipped)(?:, )?)+) in ", done.stdout, re.MULTILINE)
-    pythons = re.findall(r": (Python 3[.\d]+);", done.stdout)
-    counted = ", ".join([*pythons[:1], *summaries[-1:]]) or f"{len(re.findall('^ok ', done.stdout, re.MULTILINE))} ways"
-    return done.returncode == 0, f"{counted}, {time.monotonic() - begun:.0f} s"
+    said = ""
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        for line in running.stdout or ():
+            print(line, end="", flush=True)
+            said += line
+    summaries = re.findall(r"^=* ?((?:\d+ (?:passed|failed|errors?|skipped)(?:, )?)+) in ", said, re.MULTILINE)
+    pythons = re.findall(r": (Python 3[.\d]+);", said)
+    counted = ", ".join([*pythons[:1], *summaries[-1:]]) or f"{len(re.findall('^ok ', said, re.MULTILINE))} ways"
+    return running.returncode == 0, f"{counted}, {time.monotonic() - begun:.0f} s"
 
 
 def write(row: str, result: str) -> None:
