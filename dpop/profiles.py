@@ -212,8 +212,8 @@ class Profile(NamedTuple):
             return _built_in(place)
         path = Path(place)
         if path.suffix != ".toml":
-            near = _close_to(str(place), NAMES) or f"; there are {', '.join(NAMES)}"
-            raise UsageError(f"there is no profile {str(place)!a:.60}{near}, or the path of a file that ends in .toml")
+            near = _close_to(str(place), NAMES) or f"; there are {', '.join(NAMES)}."
+            raise UsageError(f"there is no profile {str(place)!a:.60}{near} A file of your own ends in .toml")
         try:
             with path.open("rb") as file:
                 data = file.read(_MAX_BYTES + 1)

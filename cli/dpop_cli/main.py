@@ -22,6 +22,7 @@ from dpop_cli.console.exit_status import (
     pipe_kept_from_click,
     run_to_exit_status,
 )
+from dpop_cli.console.output import closest
 
 __all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "main"]
 
@@ -80,9 +81,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
 """All commands, in the order of the help."""
 
 _OTHER_NAMES = {
-    "agent": "token refresher",
     "authorize": "login",
     "generate": "key generate",
+    "help": "help",
     "import": "token import",
     "jkt": "key thumbprint",
     "keygen": "key generate",
@@ -93,6 +94,7 @@ _OTHER_NAMES = {
     "show": "token show",
     "thumbprint": "key thumbprint",
     "verify": "inspect",
+    "version": "version",
     "decode": "inspect",
 }
 """Words that people may type for commands with another name, or for commands in a group."""
@@ -131,8 +133,9 @@ class LazyGroup(Group):
         try:
             name, command, rest = super().resolve_command(ctx, args)
         except click.NoSuchCommand as error:
-            if args[0] in _OTHER_NAMES:
-                ctx.fail(f"No such command {args[0]!r}. Did you mean 'dpop {_OTHER_NAMES[args[0]]}'?")
+            known = args[:1] if args[0] in _OTHER_NAMES or error.possibilities else closest(args[0], _OTHER_NAMES)
+            if known and known[0] in _OTHER_NAMES:
+                ctx.fail(f"No such command {args[0]!r}. Did you mean 'dpop {_OTHER_NAMES[known[0]]}'?")
             if not error.possibilities and len(args[0]) > _TOO_LONG:
                 ctx.fail(
                     "No such command; dpop --help lists all commands."

@@ -159,6 +159,17 @@ def test_in_dpop_curl_letters_are_curls(key: str) -> None:
         (["inspect", "no-such-proof.txt"], "there is no file no-such-proof.txt"),
         (["inspect", "proof"], "there is no file proof"),
         (["help", "kye"], "'key'"),
+        (["hlep"], "'dpop help'"),
+        (["thumbprnt"], "'dpop key thumbprint'"),
+        (["proof", "https://a.example/"], "METHOD is missing; it comes before the URL"),
+        (["headers", "https://a.example/"], "METHOD is missing; it comes before the URL"),
+        (["proof", "--access-token", "a", "GET", "https://a.example/"], "Did you mean '--token-file'?"),
+        (["proof", "--acess-token", "a", "GET", "https://a.example/"], "Did you mean '--token-file'?"),
+        (["login", "--server", "https://a.example/"], "Did you mean '--issuer'?"),
+        (["login", "https://a.example/"], "a server with --issuer"),
+        (["key", "generate", "key.pem"], "a new file with --out"),
+        (["agent", "start", "--key", "work=key.pem"], "add --origin work=https://"),
+        (["completion"], "Choose from: bash, zsh, fish, powershell"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
@@ -167,6 +178,23 @@ def test_a_slip_gets_the_right_word(typed: list[str], words: str) -> None:
     done = invoke(*typed)
     assert (done.exit_code, done.stdout) == (2, "")
     assert words in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("group", ["key", "token", "nonce", "sig"])
+def test_a_group_alone_shows_its_help(group: str) -> None:
+    """`dpop token` shows the lines of `dpop token --help`, not a message in one paragraph; status 2, on stderr."""
+    done = invoke(group)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == invoke(group, "--help").stdout.splitlines()
+
+
+def test_a_key_file_that_is_missing_is_named_with_the_command_that_makes_it(key: str) -> None:
+    """Status 3; a file that is there but is no key gets no such hint."""
+    missing = invoke("proof", "GET", "https://a.example/", "--key", "my key.pem")
+    assert (missing.exit_code, "dpop key generate --out 'my key.pem'" in missing.stderr) == (3, True)
+    Path("text.pem").write_text("no key")
+    wrong = invoke("proof", "GET", "https://a.example/", "--key", "text.pem")
+    assert (wrong.exit_code, "key generate" in wrong.stderr) == (3, False)
 
 
 def test_a_secret_in_place_of_a_command_is_not_repeated() -> None:

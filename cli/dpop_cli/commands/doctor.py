@@ -169,7 +169,7 @@ def _print(found: Examination) -> None:
         _line(f"{fact}: {_told(fact, value)}")
     if found.odd:
         _title("Odd")
-        for remark in found.odd:
+        for remark in dict.fromkeys(found.odd):
             _line(remark, click.style("! ", **BAD))
     if found.issuer is not None:
         _print_profiles(found)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from dpop_cli.console.output import TITLE, may_color, width_of
+from dpop_cli.console.output import TITLE, closest, may_color, width_of
 
 __all__ = ["Command", "Detail", "DetailSetting", "Group", "Setting", "context_option", "is_verbose", "verbose_option"]
 
@@ -20,6 +20,19 @@ _LONGEST_OPTION = 40
 _ALL = "dpop_cli.help_all"
 _CONTEXT = "dpop_cli.context"
 _VERBOSE = "dpop_cli.verbose"
+
+_OTHER_OPTIONS = {
+    "--access-token": "--token-file",
+    "--algorithm": "--alg",
+    "--output": "--out",
+    "--pin": "--password-prompt",
+    "--private-key": "--key",
+    "--secret": "--client-secret-file",
+    "--server": "--issuer",
+}
+"""Words that people may type for options with another name."""
+
+_OPTION_OF = {"key_source": "a key with --key", "issuer": "a server with --issuer", "out": "a new file with --out"}
 
 _ALWAYS = ("NO_COLOR",)
 _WITH_A_KEY = ("DPOP_STATE_DIR", "PKCS11_MODULE")
@@ -187,14 +200,22 @@ class Command(_WithHelpAll):
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if len(error.option_name) <= _LONGEST_OPTION and error.option_name.isprintable():
+                own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+                others = {word: option for word, option in _OTHER_OPTIONS.items() if option in own}
+                for word in closest(error.option_name, own | others.keys()):
+                    if word in others:
+                        ctx.fail(f"No such option {error.option_name!r}. Did you mean {others[word]!r}?")
                 raise
             # It may be a key in PEM, which begins with dashes, too.
             ctx.fail("an argument begins with dashes, but is too long for an option. To give a key, name its file")
         if rest and not ctx.resilient_parsing:
             expected = " ".join(self.collect_usage_pieces(ctx)[1:])
+            names = {parameter.name for parameter in self.params}
+            places = [text for name, text in _OPTION_OF.items() if name in names]
+            named = f" Name {', '.join(places)}." if places else ""
             ctx.fail(
                 f"{len(rest)} more argument{'s' * (len(rest) > 1)} than expected"
-                f"{f'; expected {expected}' if expected else ''}. If a command needs a key, name it with --key."
+                f"{f'; expected {expected}' if expected else ''}.{named}"
                 " A token or a password is never an argument: see the options that end in -file, -env and -prompt"
             )
         return rest

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from enum import IntEnum
@@ -186,8 +187,11 @@ def _fail(message: str, status: Status) -> Status:
 
 
 def _show(error: click.ClickException) -> None:
-    """Show an error as click does, except for the line width."""
+    """Show an error as click does, except for the line width and line breaks within a message."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # a group without a command: its message is its help
+        click.echo(error.format_message(), err=True, color=None if may_color("stderr") else False)
+        return
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(error.ctx.get_usage(), err=True, color=None if may_color("stderr") else False)
         click.echo(f"Try '{error.ctx.command_path} --help' for help.\n", err=True)
-    tell("Error", error.format_message())
+    tell("Error", re.sub(r"\s*[\n\t]\s*", " ", error.format_message()))

@@ -25,6 +25,7 @@ __all__ = [
     "TITLE",
     "WAITING",
     "close_to",
+    "closest",
     "done",
     "file_names",
     "hint",
@@ -125,11 +126,16 @@ def waiting(what: str) -> Iterator[None]:
         _waits.clear()
 
 
-def close_to(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean X?`` for the most similar known word, or an empty text."""
+def closest(word: str, known: Iterable[str]) -> list[str]:
+    """Return the most similar known word, or no word if none is similar."""
     from difflib import get_close_matches  # noqa: PLC0415 - only after a mistyped word
 
-    found = get_close_matches(word, list(known), n=1)
+    return get_close_matches(word, list(known), n=1)
+
+
+def close_to(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean X?`` for the most similar known word, or an empty text."""
+    found = closest(word, known)
     return f"; did you mean {found[0]}?" if found else ""
 
 

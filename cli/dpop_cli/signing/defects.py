@@ -42,7 +42,12 @@ class DefectCommand(Command):
         ):
             _list(as_json="--json" in args)
             ctx.exit()
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            if error.param is not None and error.param.name == "url" and "://" in ctx.params.get("method", ""):
+                ctx.fail("METHOD is missing; it comes before the URL, as in: GET URL")
+            raise
 
 
 def expected(name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import click
 import dpop
 from dpop.client import NonceKey, Role
 from dpop.encoding import json_object
-from dpop.errors import EncodingError, InsecureOriginError, KeyPasswordError
+from dpop.errors import EncodingError, InsecureOriginError, KeyFileError, KeyPasswordError
 from dpop.htu import Origin, check_method
 from dpop.keys import ALGORITHMS, Password, PublicKey
 from dpop_cli.console.command import Detail, DetailSetting, Setting
@@ -94,7 +94,14 @@ def load_key(options: dict[str, Any], *, signs: bool = True) -> dpop.Key:
         raise click.UsageError(
             "no key is named; use --key key.pem, or export DPOP_KEY=key.pem (dpop key generate makes one)"
         )
-    return load_named_key(named, password, alg=alg_name(options.pop("alg")), signs=signs)
+    try:
+        return load_named_key(named, password, alg=alg_name(options.pop("alg")), signs=signs)
+    except KeyFileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            import shlex  # noqa: PLC0415 - only after a slip
+
+            hint(f"to make a key there: dpop key generate --out {shlex.quote(named)}")
+        raise
 
 
 def load_named_key(named: str, password: Secret, *, alg: str | None = None, signs: bool = True) -> dpop.Key:

@@ -301,7 +301,7 @@ def _read_options(options: dict[str, Any]) -> AgentOptions:
     for name, _ in keys:
         if not origins[name]:
             raise click.UsageError(
-                f"the key {name} has no --origin, so it could sign for no server: {name}=https://..."
+                f"the key {name} has no --origin, so it could sign for no server; add --origin {name}=https://..."
             )
     return AgentOptions(
         keys=[(name, place, origins[name]) for name, place in keys],

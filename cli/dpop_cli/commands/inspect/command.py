@@ -178,7 +178,7 @@ def _requests(proof: str | None, source: str | None) -> tuple[str | None, Iterat
             return text, seen_requests(text)
         if _looks_like_a_file(proof):
             raise click.UsageError(
-                f"there is no file {click.format_filename(proof)}, and it is no proof, which has three long parts"
+                f"there is no file {click.format_filename(proof)}, and it is not a proof, which has three long parts"
                 " with dots between them"
             )
         return None, seen_requests(proof)
