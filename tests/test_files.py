@@ -20,7 +20,7 @@ from dpop.tokens import FileTokenStore, TokenSet
 def test_one_module_writes_private_files() -> None:
     """No other module of the library makes temporary files, renames or links them; nor does the nonces' module."""
     verbs = re.compile(r"\bmkstemp\(|\.replace\(path\)|os\.(replace|rename|link|fsync)\(")
-    sources = [*PACKAGE.rglob("*.py"), COMMANDS / "nonce_state.py"]
+    sources = [*PACKAGE.rglob("*.py"), COMMANDS / "signing" / "nonce_state.py"]
     assert [path.name for path in sources if verbs.search(path.read_text("utf-8"))] == ["_files.py"]
 
 
@@ -44,7 +44,7 @@ try:
     FileTokenStore({path!r}).save(TokenSet(access_token="new"))
 except TokenStoreError as error:
     print(error)
-assert time.monotonic() - begun < 10
+assert time.monotonic() - begun < 30
 """
 
 

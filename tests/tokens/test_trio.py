@@ -28,7 +28,7 @@ from dpop.tokens import MemoryTokenStore, TokenSet
 
 KEY = dpop.generate_key()
 OLD = TokenSet(access_token="a0", issued_at=0, expires_at=1, refresh_token="r0", jkt=KEY.thumbprint)
-DEADLINE = 30.0
+DEADLINE = 60.0
 ASYNC = {"httpx": dpop.httpx.AsyncTokenEndpoint, "httpx2": dpop.httpx2.AsyncTokenEndpoint}
 LIBRARIES: dict[str, tuple[Any, Any]] = {"httpx": (dpop.httpx, httpx), "httpx2": (dpop.httpx2, httpx2)}
 
