@@ -16,7 +16,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,7 +43,19 @@ from dpop.errors import (
 )
 from dpop.requests import DPoPAdapter, TokenEndpoint
 from dpop.testing import DPoPTestServer
-from dpop.tokens import FileTokenStore, MemoryTokenStore, TokenSet, TokenStore, _source
+from dpop.tokens import (
+    FileTokenStore,
+    HTTPRequest,
+    HTTPResponse,
+    MemoryTokenStore,
+    NoResponse,
+    Steps,
+    TokenSet,
+    TokenStore,
+    _async_source,
+    _source,
+)
+from dpop.tokens._async_source import sent_on_callers_loop
 from dpop.tokens._source import RefreshInProgress
 
 KEY = dpop.generate_key()
@@ -348,6 +360,35 @@ def test_a_loop_that_ends_strands_nobody(server: DPoPTestServer) -> None:
     assert endpoint.wait(source.atoken()) != "old"
     assert at.refreshes == [200]
     at.close()
+
+
+def test_a_request_on_a_loop_that_stopped_is_not_continued_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its caller has given up, and a response would be lost if the loop ran again."""
+    monkeypatch.setattr(_async_source, "_LOOK_SECONDS", 0.01)
+    sent, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def exchange(_: HTTPRequest) -> HTTPResponse:
+        sent.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+        raise AssertionError
+
+    def steps() -> Steps[None]:
+        yield HTTPRequest("GET", "https://as.example/", (), None, signed=False)
+
+    with ThreadPoolExecutor(1) as pool, asyncio.Runner() as runner:
+
+        async def begin() -> Future[None]:
+            begun = pool.submit(sent_on_callers_loop(exchange), steps())
+            await asyncio.wait_for(sent.wait(), 30)
+            return begun
+
+        begun = runner.run(begin())
+        with pytest.raises(NoResponse, match="the event loop of its client ended"):
+            begun.result(30)
+        runner.run(asyncio.wait_for(cancelled.wait(), 30))
 
 
 WORKER = """
