@@ -43,6 +43,7 @@ from dpop.server import (
     refusal_behind_500,
     with_nonce,
 )
+from dpop.server._unhandled import refusal_in
 
 __all__ = ["Application", "DPoPMiddleware", "Message", "Receive", "Scope", "Send", "access", "refusal"]
 
@@ -103,12 +104,13 @@ class DPoPMiddleware:
             if self._resource.needs_token(request.described):
                 request.admitted = await self._resource.aadmit(request.described)
             await self._app({**scope, _KEY: request}, reply.receive, reply.send)
-        except REFUSALS as error:
-            if reply.replaced:
+        except Exception as error:
+            refused = refusal_in(error)
+            if refused is not None and reply.replaced:
                 return  # the framework sent its response and raised the error again
-            if reply.started:
+            if refused is None or reply.started:
                 raise
-            await reply.refuse(request.refusal(error))
+            await reply.refuse(request.refusal(refused))
 
     def _instead_of_500(self, request: _Request) -> Response | None:
         error = refusal_behind_500(request.refused) if self._replace_500 else None

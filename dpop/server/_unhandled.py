@@ -11,7 +11,7 @@ from types import TracebackType
 
 from dpop.errors import InvalidProof, LookupUnavailableError, ReplayCacheError
 
-__all__ = ["REFUSALS", "Refusal", "refusal_behind_500"]
+__all__ = ["REFUSALS", "Refusal", "refusal_behind_500", "refusal_in"]
 
 Refusal = InvalidProof | ReplayCacheError | LookupUnavailableError
 """An error that a :class:`dpop.server.ProtectedResource` turns into a response."""
@@ -36,6 +36,17 @@ _LAST_RESORTS = {
 _PASSES_ON = "asgiref.sync"  # raises an exception again in another thread
 
 
+def refusal_in(error: BaseException) -> Refusal | None:
+    """The refusal that an error is; of an exception group, its first, if it has nothing else.
+
+    A task group of asyncio or anyio raises a group for the tasks in which an application asks for its access.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        found = [refusal_in(each) for each in error.exceptions]
+        return found[0] if all(found) else None
+    return error if isinstance(error, REFUSALS) else None
+
+
 def refusal_behind_500(refused: Refusal | None) -> Refusal | None:
     """The refusal that caused the 500 which a framework is about to send; None for any other failure.
 
@@ -45,7 +56,7 @@ def refusal_behind_500(refused: Refusal | None) -> Refusal | None:
     """
     handled = sys.exc_info()[1]
     if handled is not None:
-        return handled if isinstance(handled, REFUSALS) else None
+        return refusal_in(handled)
     if refused is None:
         return None
     # The outermost entry of the traceback is the function that caught it.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import a2wsgi
+import anyio
 import apig_wsgi
 import httpx
 import pytest
@@ -16,9 +17,14 @@ import werkzeug.test
 from frameworks.in_process import Response
 from frameworks.resource import PUBLIC_URL, resource
 from frameworks.web_frameworks import ASGI_APPLICATIONS, WSGI_APPLICATIONS, Crash, recipe
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 import dpop
 from dpop import asgi, wsgi
+from dpop.errors import InvalidProof
 
 KEY = dpop.generate_key()
 TOKEN = f"bound.{KEY.thumbprint}"
@@ -117,6 +123,57 @@ def test_the_net_can_be_taken_away(name: str) -> None:
     made, middleware, ask = ALL[name]
     app = middleware(made(handled=False), resource(nonces=False, public=public), replace_500=False)
     assert ask(app, "/items", [])[0] == (401 if "generator" in name else 500)
+
+
+async def ask_in_a_task(scope: Any) -> None:
+    """Ask for the access in a task group, which raises a group of what its tasks raise."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(asgi.access, scope)
+
+
+async def bare(scope: Any, receive: Any, send: Any) -> None:
+    """An application without a framework."""
+    await ask_in_a_task(scope)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"alice"})
+
+
+async def in_starlette(request: Request) -> PlainTextResponse:
+    """A view of Starlette."""
+    await ask_in_a_task(request.scope)
+    return PlainTextResponse("alice")
+
+
+@pytest.mark.parametrize("where", ["bare", "around Starlette", "inside Starlette"])
+def test_a_refusal_in_a_task_group(where: str) -> None:
+    """It is a refusal all the same: a stranger must not get a 500, nor fill the log with tracebacks."""
+    decides = resource(nonces=False, public=public)
+    app: Any = bare if where == "bare" else Starlette(routes=[Route("/items", in_starlette)])
+    if where == "inside Starlette":
+        app.add_middleware(asgi.DPoPMiddleware, resource=decides)
+    else:
+        app = asgi.DPoPMiddleware(app, decides)
+    assert ask_asgi(app, "/items", fields("/items"))[::2] == (200, b"alice")
+    nothing = ask_asgi(app, "/items", [])
+    assert (nothing[0], "DPoP algs=" in challenges(nothing)) == (401, True)
+
+
+def test_a_crash_beside_a_refusal_in_a_task_group() -> None:
+    """A group that holds a fault of the application, too, goes on as it is."""
+
+    async def crashes(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await asgi.access(scope)
+        except InvalidProof as refused:
+            raise ExceptionGroup("tasks", [refused, ExceptionGroup("more tasks", [Crash()])]) from None
+
+    app = asgi.DPoPMiddleware(crashes, resource(nonces=False, public=public))
+    with pytest.raises(ExceptionGroup, match="tasks"):
+        asyncio.run(app({"type": "http", "method": "GET", "path": "/items", "headers": []}, nobody, nobody))
+
+
+async def nobody(*_: object) -> Any:
+    """A server that nothing is sent to."""
 
 
 def test_middleware_inside_of_fastapi() -> None:
