@@ -98,8 +98,7 @@ class AgentAccount:
         grants, server = endpoint.grants, endpoint.server
         auth = grants.client_auth
         method = _METHODS.get(type(auth))
-        of_agent = isinstance(auth, PrivateKeyJWT) and isinstance(auth.key, AgentKey)
-        if method is None or (isinstance(auth, PrivateKeyJWT) and not of_agent):
+        if method is None or (isinstance(auth, PrivateKeyJWT) and not isinstance(auth.key, AgentKey)):
             raise click.UsageError(
                 "the agent cannot authenticate this client, which has a key or certificate of its own; use a key that"
                 " the agent has, with a client-id in its rules (--client-key agent:NAME), or log in without --agent,"
@@ -115,9 +114,9 @@ class AgentAccount:
             "issuer": server.issuer,
             "profile": _named(grants.profile, profile),
             "grant": grant,
-            "client_key": auth.key.name if isinstance(auth, PrivateKeyJWT) and isinstance(auth.key, AgentKey) else None,
-            "client_assertion": dict(claims) or None,
         }
+        if isinstance(auth, PrivateKeyJWT) and isinstance(auth.key, AgentKey):
+            members |= {"client_key": auth.key.name, "client_assertion": dict(claims) or None}
         origins = self.client.request("key", key=self._key.name)["origins"]
         needed = str(Origin.of_url(server.token_endpoint))
         if needed not in origins:
