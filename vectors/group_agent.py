@@ -40,6 +40,7 @@ def _other(name: str, text: str, response: str) -> Case:
     return {"id": name, "request": text, "answer": response}
 
 
+_CLIENT = "s6BhdRkqt"
 _TOKENS = {"access_token": "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU", "token_type": "DPoP"}
 _REFRESH_TOKEN = "Q..Zkm29lexi8VnWg2zPW1x-tgGad0Ibc3s3EwM_Ni4-g"
 
@@ -50,7 +51,7 @@ def _login(**changes: Any) -> str:
         "account": "work",
         "key": "work",
         "token_endpoint": f"{_ORIGIN}/token",
-        "client_id": "s6BhdRkqt",
+        "client_id": _CLIENT,
         **_TOKENS,
         "refresh_token": _REFRESH_TOKEN,
         "scope": "read write",
@@ -80,6 +81,36 @@ def _tokens() -> list[Case]:
         _other("login-secret-missing", _login(client_auth="client_secret_post"), "bad_request"),
         _other("login-unknown-key", _login(key="other"), "unknown_key"),
         _other("logout-unknown", _request(op="logout", account="other"), "bad_request"),
+    ]
+
+
+_ASSERTION = {"iss": _CLIENT, "sub": _CLIENT, "aud": _ORIGIN, "jti": "0123456789abcdef", "iat": NOW, "exp": NOW + 60}
+
+
+def _assertion(name: str, reason: str = "", header: dict[str, Any] | None = None, /, **claims: Any) -> Case:
+    parts = {"typ": "client-authentication+jwt", "alg": "ES256"} | (header or {}), _ASSERTION | claims
+    text = ".".join(b64u(to_json(part)) for part in parts)
+    case: Case = {"id": name, "request": _request(op="sign", key="app", input=text)}
+    return case | ({"answer": "refused", "reason": reason} if reason else {"answer": "signed"})
+
+
+def _assertions() -> list[Case]:
+    by_key = {"client_auth": "private_key_jwt", "client_key": "app", "client_assertion": {"kid": "1", "exp": 30}}
+    proof = _request(op="sign", key="app", input=_input({"jwk": B.public_jwk}))
+    return [
+        _assertion("assertion"),
+        _assertion("assertion-kid-nbf", "", {"typ": "JWT", "kid": "1"}, nbf=NOW - 5, aud=[_ORIGIN, f"{_ORIGIN}/token"]),
+        _assertion("assertion-other-client", "client", iss="other", sub="other"),
+        _assertion("assertion-other-server", "origin", aud=[_ORIGIN, "https://evil.example"]),
+        _assertion("assertion-iat", "iat", iat=NOW + 60, exp=NOW + 120),
+        _assertion("assertion-301-seconds", "no_assertion", exp=NOW + 301),
+        _assertion("assertion-more-claims", "no_assertion", scope="admin"),
+        _assertion("assertion-typ", "no_assertion", {"typ": "at+jwt"}),
+        _assertion("assertion-jwk", "no_assertion", {"jwk": B.public_jwk}),
+        {**_other("proof-of-client-key", proof, "refused"), "reason": "no_assertion"},
+        _other("login-assertions", _login(account="client", **by_key), "ok"),
+        _other("login-client-key-missing", _login(client_auth="private_key_jwt"), "bad_request"),
+        {**_other("login-other-client", _login(client_id="other", **by_key), "refused"), "reason": "client"},
     ]
 
 
@@ -155,6 +186,8 @@ def agent() -> dict[str, Any]:
             "The agent has one key by the name work, with the public half jwk; its clock says now; its rules allow",
             "origins and methods.",
             "request: the text of a frame. frame: its bytes with their length before them, in hexadecimal.",
+            "It has a second key, client: key is its name, jwk its public half, and client_id the client that it",
+            "authenticates at the same origins.",
             "It has one account by the name work, which it got by the request login.",
             "answer: signed; ok, a response without error; or the error. reason: of a refusal.",
             "response: its members, without v.",
@@ -163,6 +196,7 @@ def agent() -> dict[str, Any]:
         "jwk": A.public_jwk,
         "origins": [_ORIGIN],
         "methods": ["GET", "POST"],
+        "client": {"key": "app", "client_id": _CLIENT, "jwk": B.public_jwk},
         "login": _login(),
-        "cases": [*_signed(), *_refused(), *_no_requests(), *_tokens()],
+        "cases": [*_signed(), *_refused(), *_assertions(), *_no_requests(), *_tokens()],
     }

@@ -196,15 +196,16 @@ def test_a_code_jti(case: dict[str, Any]) -> None:
 def agent_of_the_vectors() -> Iterator[Wire]:
     """A connection to an agent with the key, the clock and the rules of the vectors."""
     told = document("agent.json")
-    jwk = next(
-        case["jwk"] for case in document("keys.json")["cases"] if case["thumbprint"] == dpop.thumbprint(told["jwk"])
-    )
+    private = {case["thumbprint"]: case["jwk"] for case in document("keys.json")["cases"] if "thumbprint" in case}
+    client = told["client"]
     with socket_folder() as folder:
-        SoftwareKey.from_jwk(jwk).save(folder / "work.pem")
+        for name, jwk in (("work", told["jwk"]), (client["key"], client["jwk"])):
+            SoftwareKey.from_jwk(private[dpop.thumbprint(jwk)]).save(folder / f"{name}.pem")
         rules = rules_of(folder, origins=told["origins"], methods=told["methods"])
+        of_client = rules_of(folder, client["key"], origins=told["origins"], client_id=client["client_id"])
         logins = AgentLogins(folder / "logins", TokenEndpoint)
         with (
-            agent_running(folder, rules, clock=lambda: told["now"], logins=logins) as running,
+            agent_running(folder, rules, of_client, clock=lambda: told["now"], logins=logins) as running,
             running.connect() as wire,
         ):
             assert "error" not in wire.ask(**json.loads(told["login"]))

@@ -106,7 +106,7 @@ class AgentAccount:
             )
         if claims.keys() - _ASSERTION:
             raise click.UsageError(f"an agent's client assertions can be told {', '.join(sorted(_ASSERTION))} only")
-        members = {
+        members: dict[str, Any] = {
             "token_endpoint": server.token_endpoint,
             "client_id": grants.client_auth.client_id,
             "client_secret": secret,
