@@ -7,7 +7,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, Unpack, cast
@@ -40,7 +39,7 @@ Mode = str | Path | Profile
 
 _EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::", "0"})  # noqa: S104 - refused as a name
 
-_LEVERS: Final = frozenset(LeverSettings.__annotations__) & {each.name for each in fields(Behaviour)}
+_LEVERS: Final = frozenset(LeverSettings.__annotations__) & set(Behaviour._fields)
 
 
 class DPoPTestServer:

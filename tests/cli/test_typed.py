@@ -197,6 +197,14 @@ def test_a_key_file_that_is_missing_is_named_with_the_command_that_makes_it(key:
     assert (wrong.exit_code, "key generate" in wrong.stderr) == (3, False)
 
 
+def test_a_mistyped_defect_is_guessed(key: str) -> None:
+    """The nearest defects, and the command that lists all; status 2."""
+    near = invoke("proof", "GET", "https://a.example/", "--defect", "sig-drr", "--key", key)
+    far = invoke("proof", "GET", "https://a.example/", "--defect", "x", "--key", key)
+    assert (near.exit_code, "did you mean sig-der" in near.stderr) == (2, True)
+    assert (far.exit_code, "'x'. All are in DEFECTS: dpop proof --defect list" in far.stderr) == (2, True)
+
+
 def test_a_secret_in_place_of_a_command_is_not_repeated() -> None:
     """A token that was pasted as the first word stays out of the message."""
     secret = "eyJhbGciOi" * 10
@@ -237,6 +245,7 @@ def test_a_store_and_saved_headers_may_be_arguments(key: str, tmp_path: Path) ->
         ('{"access_token": "a", "token_type": "DPoP"}', "--token-file"),
         ('{"installed": {"client_id": "a"}}', "--client"),
         ('{"kty": "EC"}', "--key"),
+        ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "dpop key show FILE"),
         ("eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwczovL2FzLmV4YW1wbGUiLCJzdWIiOiJhIn0.AAAA", "a token, not a proof"),
     ],
 )

@@ -64,8 +64,8 @@ def defective_fields(
     defect = _DEFECTS.get(name)
     if defect is None:
         near = difflib.get_close_matches(name, DEFECTS, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UsageError(f"there is no defect {name[:60]!a}{hint} DEFECTS has all {len(DEFECTS)}")
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise UsageError(f"there is no defect {name[:60]!a}{hint} All are in DEFECTS: dpop proof --defect list")
     return defect.write(
         Draft(
             key,

@@ -70,6 +70,8 @@ def seen_requests(text: str) -> Iterator[SeenRequest]:
         found: Iterable[SeenRequest] = _of_json(stripped)
     elif _CURL.match(stripped):
         found = _of_curl(stripped)
+    elif stripped.startswith("-----BEGIN "):
+        found = ()
     elif re.search(r"^[><*{} ]*dpop[ \t]*:", stripped, re.IGNORECASE | re.MULTILINE):
         found = _of_dump(stripped)
     else:
@@ -85,6 +87,8 @@ def seen_requests(text: str) -> Iterator[SeenRequest]:
 
 def _what_else(text: str) -> str:
     """Say what a text without a proof is, if another command can read it."""
+    if text.startswith("-----BEGIN "):
+        return ". It is a key or certificate: see dpop key show FILE"
     try:
         members = json_object(text.encode("utf-8"))
     except EncodingError:
