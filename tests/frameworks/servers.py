@@ -23,6 +23,7 @@ __all__ = ["ASGI", "FURTHER_ASGI", "WSGI", "Connection", "Reply", "ask", "runnin
 ASGI = ("uvicorn-h11", "uvicorn-httptools", "hypercorn")
 # Servers whose paths are looked at, and nothing else of them.
 FURTHER_ASGI = ("daphne", "granian")
+_KEEP_ALIVE = 60  # seconds: clients of a busy machine may pause longer than the five that are usual
 WSGI = ("gunicorn", "gunicorn-threads", "waitress", "wsgiref", "granian-wsgi")
 
 
@@ -34,7 +35,7 @@ def running(
 
     :param where: a directory that has the application's module.
     :param workers: processes, of gunicorn.
-    :param settings: of the application; ``keep_alive`` is the seconds that ASGI servers keep an idle connection.
+    :param settings: of the application.
     """
     environment = os.environ | {"WORKERS": str(workers)}
     if where is not None:
@@ -147,9 +148,8 @@ def _serve(name: str, descriptor: int, application: str, settings: dict[str, Any
     listening = socket.socket(fileno=descriptor)
     port = listening.getsockname()[1]
     root_path, trusts_prefix = settings.pop("root_path", ""), settings.pop("trusts_prefix", False)
-    keep_alive = settings.pop("keep_alive", 5)
     if name in {*ASGI, *FURTHER_ASGI}:
-        _serve_asgi(name, listening, _application(application, "asgi", settings, port), root_path, keep_alive)
+        _serve_asgi(name, listening, _application(application, "asgi", settings, port), root_path)
         return
     if root_path:
         os.environ["SCRIPT_NAME"] = root_path  # of gunicorn
@@ -186,7 +186,7 @@ def _application(where: str, kind: str, settings: dict[str, Any], port: int) -> 
     return WSGIMiddleware(resource.wsgi_application, resource.resource(**settings))
 
 
-def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str, keep_alive: int) -> None:
+def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str) -> None:
     if name == "hypercorn":
         from hypercorn.asyncio import serve
         from hypercorn.config import Config
@@ -194,7 +194,7 @@ def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str, k
         config = Config()
         config.bind = [f"fd://{listening.detach()}"]
         config.root_path = root_path
-        config.keep_alive_timeout = keep_alive
+        config.keep_alive_timeout = _KEEP_ALIVE
         asyncio.run(serve(app, config))
         return
     if name == "daphne":
@@ -214,7 +214,7 @@ def _serve_asgi(name: str, listening: socket.socket, app: Any, root_path: str, k
         http=parser,  # type: ignore[arg-type]
         log_level="warning",
         root_path=root_path,
-        timeout_keep_alive=keep_alive,
+        timeout_keep_alive=_KEEP_ALIVE,
     )
     uvicorn.Server(config).run(sockets=[listening])
 
