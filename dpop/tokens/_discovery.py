@@ -97,7 +97,8 @@ def _target(response: HTTPResponse) -> str:
 
 
 def _path(url: str) -> str:
-    return "/" + url.split("/", 3)[3]
+    """The path of a URL, for messages; a challenge may have chosen the URL, and left out the path."""
+    return "/" + _printable(url.partition("://")[2].partition("/")[2])
 
 
 def _printable(text: str) -> str:

@@ -20,6 +20,9 @@ __all__ = ["RefreshOwner", "is_at_work"]
 _LONGEST: Final = 900.0
 """Seconds after which a refresh counts as over: its process may live and have failed to say so in the store."""
 
+_MAX_NAME: Final = 256
+"""Characters of a name that are read: a damaged store may hold any text, and a number of any length."""
+
 _at_work: Final = set[str]()
 """The names of this process's refreshes that were sent and are not over."""
 
@@ -46,12 +49,12 @@ class RefreshOwner:
 
 def is_at_work(name: str | None) -> bool:
     """Whether the refresh of this name is certainly not over. If that cannot be known, the result is False."""
-    parts = (name or "").split(" ")
+    parts = (name or "")[:_MAX_NAME].split(" ")
     if len(parts) != 5 or not parts[0] or parts[0] != _machine():
         return False
     _, process, began, sent, _ = parts
     # The monotonic clock is the machine's: all processes of one boot read the same one.
-    if not (process.isdecimal() and sent.isdecimal() and time.monotonic() - int(sent) < _LONGEST):
+    if not (process.isdecimal() and sent.isdecimal() and -1 <= time.monotonic() - int(sent) < _LONGEST):
         return False
     return name in _at_work if int(process) == os.getpid() else began == _start_of(int(process)) != ""
 

@@ -196,3 +196,12 @@ def test_a_fork_has_no_part_in_the_refresh_of_its_parent() -> None:
     if child == 0:
         os._exit(0 if is_at_work(owner.name) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 5000, "99999999999", "\u0664"])
+@pytest.mark.parametrize("place", [1, 3])
+def test_a_damaged_note_of_an_owner_stops_nobody(place: int, number: str) -> None:
+    """A number of any length, or of the future, is no refresh that is under way, and no crash either."""
+    parts = RefreshOwner().name.split(" ")
+    parts[place] = number
+    assert not is_at_work(" ".join(parts))

@@ -15,7 +15,8 @@ from support.endpoints import ENDPOINTS
 
 from dpop.errors import InsecureOriginError, InvalidTokenResponseError, TokenEndpointUnavailableError, UsageError
 from dpop.testing import DPoPTestServer
-from dpop.tokens import ResourceMetadata, read_resource_metadata, resource_metadata_url
+from dpop.tokens import HTTPResponse, ResourceMetadata, read_resource_metadata, resource_metadata_url, run_steps
+from dpop.tokens._discovery import resource_discovery
 
 API = "https://api.example"
 
@@ -155,3 +156,14 @@ def test_plain_http_is_for_this_machine() -> None:
     """Nothing is sent to an http:// API elsewhere."""
     with pytest.raises(InsecureOriginError):
         fetched("requests", "http://api.example/v1")
+
+
+@pytest.mark.parametrize(
+    "place", [API, f"{API}?x", f"{API}#x", f"{API}/\r\nforged log line", f"{API}/" + "a" * 100_000]
+)
+def test_a_place_that_a_hostile_challenge_names_is_one_short_line_of_the_error(place: str) -> None:
+    """The API chooses the URL: without a path, with control characters, or as long as a header field may be."""
+    with pytest.raises(InvalidTokenResponseError, match="responded 404") as caught:
+        run_steps(resource_discovery(API, place), lambda _: HTTPResponse(404, (), b""))
+    assert len(str(caught.value)) < 400
+    assert str(caught.value).isprintable()
