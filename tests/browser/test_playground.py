@@ -39,9 +39,13 @@ PALE_TEXTS = """() => {
 }"""
 
 
+_PATIENCE = 60_000  # milliseconds: a busy machine may need more than Playwright's five seconds
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """One browser for all tests of this module; each has a context of its own."""
+    expect.set_options(timeout=_PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium_path(), args=["--no-sandbox", "--disable-gpu"])
         yield browser
@@ -66,6 +70,7 @@ def page(chromium: Browser, context: dict[str, object]) -> Iterator[Page]:
 
     with Session() as session, PlaygroundServer(session) as server, opening_file(server.start_url) as file:
         opened = chromium.new_context(**context)  # type: ignore[arg-type]
+        opened.set_default_timeout(_PATIENCE)
         opened.on("console", hear)
         opened.on("weberror", lambda error: complaints.append(str(error.error)))
         opened.on("requestfailed", lambda failed: complaints.append(failed.url))
