@@ -43,7 +43,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 def process(endpoint: IntrospectionEndpoint, cache: Any, **settings: Any) -> Introspection:
     """The look-up of one process of an API; what it remembers by itself is its own."""
-    usual = {"client_id": "api", "client_secret": "s", "cache": cache, "cache_secret": SECRET}
+    usual = {"client_id": "api", "client_secret": "s", "cache": cache, "cache_secret": SECRET, "timeout": 60}
     return Introspection(endpoint.url("/introspect"), **usual | settings)
 
 

@@ -28,7 +28,7 @@ from dpop.server import JWTAccessTokens, ProofVerifier, ProtectedResource
 from dpop.wsgi import DPoPMiddleware, access
 
 cache = RedisReplayCache(redis.Redis.from_url("REDIS"), when_down="refuse")
-tokens = JWTAccessTokens(issuer="ISSUER", audience="https://api.example", ask_again_after=0.1)
+tokens = JWTAccessTokens(issuer="ISSUER", audience="https://api.example", ask_again_after=0.1, timeout=25)
 app = Flask(__name__)
 app.wsgi_app = DPoPMiddleware(
     app.wsgi_app, ProtectedResource(ProofVerifier(replay=cache), url="https://api.example", token=tokens)

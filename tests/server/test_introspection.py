@@ -43,7 +43,9 @@ def endpoint() -> Iterator[IntrospectionEndpoint]:
 
 def asking(endpoint: IntrospectionEndpoint, **settings: Any) -> Introspection:
     """The look-up of an API."""
-    return Introspection(endpoint.url("/introspect"), **{"client_id": "api", "client_secret": "s"} | settings)
+    return Introspection(
+        endpoint.url("/introspect"), **{"client_id": "api", "client_secret": "s", "timeout": 60} | settings
+    )
 
 
 # --- questions

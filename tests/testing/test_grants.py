@@ -28,7 +28,7 @@ def endpoint(server: DPoPTestServer, key: Any, **settings: Any) -> TokenEndpoint
 
 def looking_up(server: DPoPTestServer, **settings: Any) -> JWTAccessTokens:
     """An API beside the server's own."""
-    return JWTAccessTokens(issuer=server.issuer, audience=server.resource, **settings)
+    return JWTAccessTokens(issuer=server.issuer, audience=server.resource, **{"timeout": 60, **settings})
 
 
 def test_jwt_access_tokens_are_those_of_the_standard() -> None:
