@@ -49,7 +49,7 @@ Discipline = Literal["none", "rotating", "per-answer", "single-use", "endless", 
 _MAX_BYTES: Final = 65_536
 
 
-class Behaviour(NamedTuple):  # a frozen dataclass of so many fields takes six times as long to make
+class Behaviour(NamedTuple):  # a frozen dataclass of so many fields takes several times as long to make
     """How a server acts: the test server does the same. The defaults are a server by the book.
 
     ``_replace`` makes a variant.

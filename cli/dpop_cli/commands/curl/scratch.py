@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Self
 
@@ -32,6 +31,8 @@ class Scratch:
         if named is None:
             named = not has_dev_fd()
         if named:
+            import tempfile  # noqa: PLC0415 - slow to load, and not needed where files can be in memory
+
             self._descriptor, self.path = tempfile.mkstemp(prefix="dpop-")
         else:
             self._descriptor = _nameless()
@@ -64,5 +65,7 @@ def _nameless() -> int:
     if hasattr(os, "memfd_create"):
         with contextlib.suppress(OSError):
             return os.memfd_create("dpop")
+    import tempfile  # noqa: PLC0415 - as above
+
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
