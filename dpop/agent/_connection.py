@@ -166,7 +166,9 @@ class AgentClient:
         try:
             if connection.gettimeout() != seconds:  # a system call each time
                 connection.settimeout(seconds)
-            connection.sendall(frame)
+            # An agent that does not serve this user, or has no room, may have said so and hung up before this.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.sendall(frame)
             frames, due = Frames(MAX_RESPONSE), time.monotonic() + seconds
             while (data := frames.next()) is None:
                 if frames.within:

@@ -19,6 +19,7 @@ from support.agents import API, Running, agent_running, rules_of
 
 import dpop
 from dpop.agent import AgentClient, AgentKey
+from dpop.agent._protocol import pack
 from dpop.client import OutgoingRequest, Policy, ProofFlow
 from dpop.errors import (
     AgentLockedError,
@@ -28,6 +29,7 @@ from dpop.errors import (
     KeyAccessDeniedError,
     KeyNotFoundError,
     KeyPasswordError,
+    KeyThrottledError,
     SigningError,
     UsageError,
 )
@@ -307,6 +309,20 @@ def test_what_is_no_agent(folder: Path, response: bytes) -> None:
     with pytest.raises(AgentUnavailableError):
         AgentKey.open("work", client=AgentClient(place))
     thread.join(30)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [("denied", KeyAccessDeniedError), ("busy", KeyThrottledError)], ids=["denied", "busy"]
+)
+def test_an_agent_that_hangs_up_before_the_request(running: Running, error: str, kind: type[Exception]) -> None:
+    """What it said before that reaches the program, although the request could not be sent any more."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    its.sendall(pack({"error": error, "message": "not for you"}))
+    its.close()
+    with running.client() as client:
+        client._idle.append(ours)
+        with pytest.raises(kind, match="not for you"):
+            client.request("list")
 
 
 def test_a_signature_that_is_none(folder: Path) -> None:
