@@ -25,6 +25,7 @@ import contextvars
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal, overload
 from urllib.parse import quote
@@ -60,6 +61,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _KEY = "dpop.request"
 _MAX_DRAINED = 65536
+_DRAIN_SECONDS = 5.0
 # RFC 3986 §3.3: characters that a path may contain unescaped.
 _PATH_SAFE = "/:@!$&'(),;=~*+"
 _log = logging.getLogger("dpop.server")
@@ -257,6 +259,7 @@ class _Reply:
         self._is_http = scope["type"] == "http"
         self._can_refuse_in_http = self._is_http or "websocket.http.response" in (scope.get("extensions") or {})
         self._headers = scope["headers"]
+        self._is_http2 = not scope.get("http_version", "1.1").startswith("1")
         self._receive = receive
         self._send = send
         self._instead_of_500 = instead_of_500
@@ -309,9 +312,30 @@ class _Reply:
 
         A client that is asked for a nonce would find the connection closed when it sends the request again.
         """
+        has_body = self._is_http2
         for name, _ in self._headers:
-            if len(name) == 6 and name.lower() == b"expect":
+            length = len(name)
+            if length == 6 and name.lower() == b"expect":
                 return  # the client waits for 100 Continue, so no body is on its way
+            if (length == 14 and name.lower() == b"content-length") or (
+                length == 17 and name.lower() == b"transfer-encoding"
+            ):
+                has_body = True
+        if not has_body:
+            await self._read_rest()  # which is there at once
+            return
+        # A stranger may send the body as slowly as it likes.
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            with sys.modules["trio"].move_on_after(_DRAIN_SECONDS):
+                await self._read_rest()
+        else:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_SECONDS):
+                    await self._read_rest()
+
+    async def _read_rest(self) -> None:
         left = _MAX_DRAINED
         while self._more_body and left > 0:
             left -= len((await self.receive()).get("body", b""))

@@ -7,12 +7,14 @@ import asyncio
 import json
 from typing import Any
 
+import anyio
 import pytest
 import redis.asyncio
 from frameworks.in_process import ask_asgi
 from frameworks.resource import PUBLIC_URL, asgi_application, look_up, resource
 
 import dpop
+import dpop.asgi
 from dpop.asgi import Application, DPoPMiddleware, Receive, Scope, Send, access
 from dpop.errors import InvalidProof, UsageError
 from dpop.redis import AsyncRedisReplayCache
@@ -336,3 +338,30 @@ def test_other_connections_pass() -> None:
 
     handshake(DPoPMiddleware(inner, resource()), [], type="lifespan")
     assert types == ["lifespan"]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize(
+    ("fields", "version"),
+    [([(b"Content-Length", b"9")], "1.1"), ([(b"Transfer-Encoding", b"chunked")], "1.1"), ([], "2")],
+)
+def test_a_body_that_does_not_come_holds_no_refusal_back(
+    fields: list[tuple[bytes, bytes]], version: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger may send a body as slowly as it likes, and would hold a task and a connection for each request."""
+    monkeypatch.setattr(dpop.asgi, "_DRAIN_SECONDS", 0.01)
+    sent = []
+
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def serve() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/items", "headers": fields, "http_version": version}
+        with anyio.fail_after(60):
+            await DPoPMiddleware(asgi_application, resource(nonces=False))(scope, receive, send)
+
+    anyio.run(serve, backend=backend)
+    assert [message.get("status") for message in sent] == [401, None]
