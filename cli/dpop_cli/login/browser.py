@@ -121,7 +121,7 @@ class Loopback:
             listener.close()
 
     def start_page(self, url: str) -> str:
-        """A URL of this machine that redirects to the login.
+        """Return a URL of this machine that redirects to the login.
 
         Every user of the machine can read the command line of a browser. Another user who opens the login's own URL
         first could log in as somebody else, so only this page's URL is given to the browser. If the system tells the
@@ -271,7 +271,7 @@ class Loopback:
 
 
 def login_parameters(profile: Profile) -> dict[str, str]:
-    """The parameters that a login at this kind of server has besides the protocol's, such as Google's ``prompt``."""
+    """Return the further parameters of a login at this kind of server, such as Google's ``prompt``."""
     pairs = (each.partition("=") for each in profile.login_parameters)
     return {name: value for name, _, value in pairs}
 

@@ -96,7 +96,7 @@ def list_keys(*, uri: str, as_json: bool, **options: Any) -> None:
 
 
 def _keys_of_tokens(options: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The keys that the tokens in a store are bound to, with their accounts; ``None`` without a store."""
+    """Return the keys that the tokens in a store are bound to, with their accounts; ``None`` without a store."""
     from dpop_cli.tokens.store import Stored  # noqa: PLC0415 - devices need no store
 
     chosen = options["account"]

@@ -85,7 +85,7 @@ def rotate(ctx: click.Context, /, *, out: str, **options: Any) -> None:
 
 
 def _new_key(out: str, old: Key, password: Secret) -> Key:
-    """The key of an earlier run, or a new one, which is in its file when this returns.
+    """Return the key of an earlier run that did not finish, or a new key; its file is written when this returns.
 
     :raises click.UsageError: it is the old one.
     """

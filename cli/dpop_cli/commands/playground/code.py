@@ -26,7 +26,7 @@ __all__ = ["CodeWriter"]
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What the code needs to know of a request.
+    """The facts of a request that the code needs.
 
     :param form: the parameters that may be shown; ``secrets`` is the file with the others.
     :param fields: the file with its header fields, if they are to be sent word for word.

@@ -52,7 +52,7 @@ _LOGGED_IN = (
 
 
 class Actions(Protocol):
-    """The object that does what the page asks for."""
+    """The object that does the actions of the page."""
 
     def act(self, name: str, arguments: Mapping[str, object]) -> Mapping[str, Any]:
         """Do one action, and return what to show as JSON.
@@ -64,7 +64,7 @@ class Actions(Protocol):
         """Take the origin of the page."""
 
     def called_back(self, query: str) -> bool:
-        """Take the query with which a server sent the browser back; whether it belongs to a login that waits."""
+        """Take the query with which a server sent the browser back; return whether it belongs to a waiting login."""
 
 
 class PlaygroundServer:
@@ -123,7 +123,7 @@ class PlaygroundServer:
             return self._actions.called_back(query)
 
     def act(self, name: str, body: bytes) -> tuple[int, Mapping[str, Any]]:
-        """Do one action after the other; return a status and an object."""
+        """Do an action, one at a time; return a status and an object."""
         with self._lock:
             try:
                 return 200, self._actions.act(name, json_object(body))
@@ -179,7 +179,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._reply(status, json.dumps(found).encode(), "application/json")
 
     def _is_at_home(self) -> bool:
-        """Refuse another Host: a name of a stranger's that leads to this machine (DNS rebinding)."""
+        """Refuse another Host, such as an attacker's name that leads to this machine (DNS rebinding)."""
         if self.headers.get_all("Host") == [self.server_page.origin.removeprefix("http://")]:
             return True
         self._refuse(403, "This is not the address of the playground.")
