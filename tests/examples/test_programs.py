@@ -41,7 +41,7 @@ def run(name: str, *arguments: str, folder: Path, **env: str) -> subprocess.Comp
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
@@ -59,9 +59,9 @@ def serving(*command: str, port: int, **env: str) -> Iterator[str]:
         text=True,
     ) as process:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 180
             while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=30):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=180):
                     break
                 assert process.poll() is None, process.communicate()[0]
                 assert time.monotonic() < deadline
@@ -77,7 +77,7 @@ def called(key: dpop.Key, url: str, token: str, *, method: str = "GET") -> reque
     origin = url.rpartition("/")[0]
     with requests.Session() as session:
         session.mount(origin, DPoPAdapter(key, origins=origin, access_token=token))
-        return session.request(method, url, timeout=30)
+        return session.request(method, url, timeout=180)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.name)
@@ -220,7 +220,7 @@ def test_the_api_of_three_workers(redis_url: str) -> None:
         }
         command = ["uvicorn", "api_fastapi:app", "--workers", "3", "--port", str(port), "--log-level", "error"]
         with serving(*command, port=port, **settings) as origin:
-            deadline, workers = time.monotonic() + 60, set[int]()
+            deadline, workers = time.monotonic() + 180, set[int]()
             with ThreadPoolExecutor(8) as pool:
                 while len(workers) < 2 and time.monotonic() < deadline:
                     for response in pool.map(lambda _: called(key, f"{origin}/me", token), range(8)):
@@ -232,9 +232,9 @@ def test_the_api_of_three_workers(redis_url: str) -> None:
                 "DPoP": dpop.create_proof(key, "GET", f"{origin}/me", access_token=token),
             }
             with ThreadPoolExecutor(12) as pool:
-                replies = pool.map(lambda _: requests.get(f"{origin}/me", headers=headers, timeout=30), range(12))
+                replies = pool.map(lambda _: requests.get(f"{origin}/me", headers=headers, timeout=180), range(12))
                 seen = sorted(reply.status_code for reply in replies)
-            assert requests.get(f"{origin}/health", timeout=30).json() == {"status": "well"}
+            assert requests.get(f"{origin}/health", timeout=180).json() == {"status": "well"}
     assert seen == [200] + [401] * 11
 
 
@@ -272,7 +272,7 @@ def test_an_mcp_server_and_its_client(tmp_path: Path) -> None:
             for line in process.stdout:
                 if line.startswith("Log in at: "):
                     logins += 1
-                    requests.get(line.partition(": ")[2].strip(), timeout=30)
+                    requests.get(line.partition(": ")[2].strip(), timeout=180)
                 else:
                     lines.append(line.strip())
         assert process.returncode == 0
@@ -291,8 +291,8 @@ def test_an_mcp_server_and_its_client(tmp_path: Path) -> None:
             token = authority.issue_access_token(jkt=key.thumbprint)
             assert called(dpop.generate_key(), f"{url}/mcp", token, method="POST").status_code == 401
             as_bearer = {"Authorization": f"Bearer {token}"}
-            refused = requests.post(f"{url}/mcp", headers=as_bearer, json={}, timeout=30)
+            refused = requests.post(f"{url}/mcp", headers=as_bearer, json={}, timeout=180)
             assert refused.status_code == 401
             assert "takes no bearer tokens" in refused.headers["WWW-Authenticate"]
-            described = requests.get(f"{url}/.well-known/oauth-protected-resource", timeout=30).json()
+            described = requests.get(f"{url}/.well-known/oauth-protected-resource", timeout=180).json()
             assert described["dpop_bound_access_tokens_required"] is True

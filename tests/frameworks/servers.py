@@ -18,11 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["ASGI", "FURTHER_ASGI", "WSGI", "Connection", "Reply", "ask", "running"]
+__all__ = ["ASGI", "FURTHER_ASGI", "START_SECONDS", "WSGI", "Connection", "Reply", "ask", "running"]
 
 ASGI = ("uvicorn-h11", "uvicorn-httptools", "hypercorn")
 # Servers whose paths are looked at, and nothing else of them.
 FURTHER_ASGI = ("daphne", "granian")
+START_SECONDS = 180.0
+"""How long a response may take: the first waits until the server's process runs, which a busy machine delays."""
 _KEEP_ALIVE = 60  # seconds: clients of a busy machine may pause longer than the five that are usual
 WSGI = ("gunicorn", "gunicorn-threads", "waitress", "wsgiref", "granian-wsgi")
 
@@ -82,7 +84,7 @@ def ask(port: int, target: str, *fields: tuple[str, str], method: str = "GET") -
     """Send one request, byte for byte, and read the answer to its end."""
     lines = [f"{method} {target} HTTP/1.1", "Host: internal.example:8080", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in fields]
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=START_SECONDS) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
         data = b""
         while more := connection.recv(65536):
@@ -93,7 +95,7 @@ def ask(port: int, target: str, *fields: tuple[str, str], method: str = "GET") -
 class Connection:
     """Sends requests byte for byte over one connection, as long as the server keeps it; then over a new one."""
 
-    def __init__(self, port: int, *, timeout: float = 30) -> None:
+    def __init__(self, port: int, *, timeout: float = START_SECONDS) -> None:
         self._port, self._timeout = port, timeout
         self._socket: socket.socket | None = None
 

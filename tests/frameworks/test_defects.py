@@ -10,7 +10,7 @@ import socket
 
 import pytest
 from frameworks.resource import PUBLIC_URL
-from frameworks.servers import ASGI, WSGI, Reply, running
+from frameworks.servers import ASGI, START_SECONDS, WSGI, Reply, running
 
 import dpop
 from dpop.testing.defects import DEFECTS, defective_fields
@@ -33,7 +33,7 @@ def send(port: int, fields: list[tuple[str, str]]) -> Reply | None:
     lines = [f"GET {TARGET} HTTP/1.1", "Host: internal.example", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in [("Authorization", f"DPoP {TOKEN}"), *fields]]
     data = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=START_SECONDS) as connection:
         try:
             connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
             while more := connection.recv(65536):

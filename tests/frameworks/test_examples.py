@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from frameworks.servers import running
+from frameworks.servers import START_SECONDS, running
 from support.jwt_issuer import JWTIssuer
 from support.paths import ROOT
 
@@ -60,7 +60,7 @@ def ask(port: int, path: str, token: str | None = None, method: str = "GET") -> 
         request.add_header("Authorization", f"DPoP {token}")
         request.add_header("DPoP", dpop.create_proof(KEY, method, API + path, access_token=token))
     try:
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=START_SECONDS) as response:
             return Answer(response)
     except urllib.error.HTTPError as error:
         with error:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from frameworks.proxies import PROXIES, ask_through, recipe
 from frameworks.resource import PUBLIC_URL
-from frameworks.servers import Reply, running
+from frameworks.servers import START_SECONDS, Reply, running
 
 import dpop
 
@@ -73,7 +73,7 @@ def dying(port: int) -> Iterator[int]:
         with contextlib.suppress(OSError):
             while True:
                 near = listener.accept()[0]
-                with near, socket.create_connection(("127.0.0.1", port), timeout=30) as far:
+                with near, socket.create_connection(("127.0.0.1", port), timeout=START_SECONDS) as far:
                     request = b""
                     while not request.endswith(b"\r\n\r\n"):
                         request += near.recv(65536)

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 import requests
 from frameworks.resource import PUBLIC_URL
-from frameworks.servers import ASGI, WSGI, Reply, ask, running
+from frameworks.servers import ASGI, START_SECONDS, WSGI, Reply, ask, running
 from support.redis_server import running_redis
 
 import dpop
@@ -194,7 +194,7 @@ def test_a_replay_is_refused(port: int, nonce: str) -> None:
 def test_a_refusal_keeps_the_connection(name: str) -> None:
     """Whoever is asked for a nonce amid a request can finish it and come again on the same connection."""
     head = f"POST /items HTTP/1.1\r\nHost: x\r\nAuthorization: DPoP {TOKEN}\r\nContent-Length: 100\r\n\r\n".encode()
-    with running(name) as port, socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with running(name) as port, socket.create_connection(("127.0.0.1", port), timeout=START_SECONDS) as connection:
         for _ in range(2):
             connection.sendall(head)
             select.select([connection], [], [], 0.2)  # a server that answers now has not seen the body
@@ -251,7 +251,7 @@ def test_a_websocket() -> None:
     asked += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 
     def shake(*fields: tuple[str, str]) -> Reply:
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=START_SECONDS) as connection:
             connection.sendall((asked + "".join(f"{name}: {value}\r\n" for name, value in fields) + "\r\n").encode())
             return Reply(connection.recv(65536))
 

@@ -59,7 +59,7 @@ def run(
         env=environment(**(env or {})),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
@@ -132,7 +132,7 @@ class AtTerminal:
         """Read the remaining output and return the exit status."""
         while self._read():
             pass
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=180)
 
     def _read(self) -> bool:
         if not select.select([self._master], [], [], 60)[0]:
