@@ -168,6 +168,16 @@ class SlowKey(str):
         return super().__hash__()
 
 
+def test_a_key_whose_entries_are_all_due_starts_from_nothing(clock: Clock) -> None:
+    """Its limit counts no entry that has expired, although others' expired entries are forgotten before it."""
+    cache = MemoryReplayCache(max_per_key=1, clock=clock)
+    for number in range(100):
+        assert cache.add(f"other{number}.x", clock.now + 1)
+    assert cache.add("mine.1", clock.now + 2)
+    clock.now += 4
+    assert cache.add("mine.2", clock.now + 1)
+
+
 def test_nobody_comes_between_the_question_and_the_answer(clock: Clock) -> None:
     """Two threads that would look at the same moment do so one after the other."""
     cache = MemoryReplayCache(clock=clock)

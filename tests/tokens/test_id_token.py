@@ -231,6 +231,20 @@ def test_a_key_that_came_after_the_keys_were_fetched() -> None:
     assert provider.asked == ["/jwks", "/token", "/jwks"]
 
 
+def test_a_newer_key_that_cannot_be_fetched(caplog: pytest.LogCaptureFixture) -> None:
+    """The login goes on, as if no keys had come at all."""
+    provider = Provider()
+
+    def change(header: dict[str, Any], _claims: dict[str, Any]) -> None:
+        header["kid"] = "k2"
+        provider.keys_down = True
+
+    provider.change = change
+    assert not outcome(provider).id_token_verified
+    assert ["answered 503" in record.getMessage() for record in caplog.records] == [True]
+    assert provider.asked == ["/jwks", "/token", "/jwks"]
+
+
 # --- a bad one
 
 
