@@ -577,6 +577,21 @@ def refusal(status: int, error: str, **members: str) -> Response:
     return Response(status, [], json.dumps({"error": error, **members}).encode())
 
 
+def test_a_pushed_request_names_the_client_although_its_header_does(name: str) -> None:
+    """RFC 9126 §2.1: the form has every parameter of an authorization request, client_id among them."""
+    with Recorder(script(Response(201, [], b'{"request_uri":"urn:x","expires_in":60}'))) as recorder:
+        server = ServerMetadata(
+            token_endpoint=recorder.url("/token"),
+            authorization_endpoint=recorder.url("/authorize"),
+            pushed_authorization_request_endpoint=recorder.url("/par"),
+        )
+        secret = {"client_id": "c", "client_secret": "s", "client_auth": "client_secret_basic"}
+        with Endpoint(name, KEY, server, **secret) as endpoint:
+            endpoint.start_authorization(redirect_uri="https://client.example/cb")
+        (pushed,) = recorder.requests
+    assert urllib.parse.parse_qs(pushed.body.decode())["client_id"] == ["c"]
+
+
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
 def test_a_revocation_succeeds_with_any_2xx(name: str, status: int) -> None:
     """Several servers answer 204, which has no body."""
