@@ -43,6 +43,7 @@ def killed_at(step: int, folder: Path, work: Callable[[], object]) -> bool:
                     os.kill(os.getpid(), signal.SIGKILL)
 
         status = 1
+        signal.alarm(60)  # rather an error than a test that never ends
         try:
             sys.addaudithook(hook)
             work()
