@@ -12,7 +12,17 @@ import click
 
 from dpop_cli.console.output import TITLE, closest, may_color, width_of
 
-__all__ = ["Command", "Detail", "DetailSetting", "Group", "Setting", "context_option", "is_verbose", "verbose_option"]
+__all__ = [
+    "OTHER_OPTIONS",
+    "Command",
+    "Detail",
+    "DetailSetting",
+    "Group",
+    "Setting",
+    "context_option",
+    "is_verbose",
+    "verbose_option",
+]
 
 _WIDEST_HELP = 80
 _NARROW = 60  # in a narrower terminal, two columns leave no room for the texts of options
@@ -21,7 +31,7 @@ _ALL = "dpop_cli.help_all"
 _CONTEXT = "dpop_cli.context"
 _VERBOSE = "dpop_cli.verbose"
 
-_OTHER_OPTIONS = {
+OTHER_OPTIONS = {
     "--access-token": "--token-file",
     "--algorithm": "--alg",
     "--output": "--out",
@@ -32,7 +42,12 @@ _OTHER_OPTIONS = {
 }
 """Words that people may type for options with another name."""
 
-_OPTION_OF = {"key_source": "a key with --key", "issuer": "a server with --issuer", "out": "a new file with --out"}
+_OPTION_OF = {
+    "key_source": "a key with --key",
+    "issuer": "a server with --issuer",
+    "out": "a new file with --out",
+    "port": "a port with --port",
+}
 
 _ALWAYS = ("NO_COLOR",)
 _WITH_A_KEY = ("DPOP_STATE_DIR", "PKCS11_MODULE")
@@ -201,7 +216,7 @@ class Command(_WithHelpAll):
         except click.NoSuchOption as error:
             if len(error.option_name) <= _LONGEST_OPTION and error.option_name.isprintable():
                 own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-                others = {word: option for word, option in _OTHER_OPTIONS.items() if option in own}
+                others = {word: option for word, option in OTHER_OPTIONS.items() if option in own}
                 for word in closest(error.option_name, own | others.keys()):
                     if word in others:
                         ctx.fail(f"No such option {error.option_name!r}. Did you mean {others[word]!r}?")
@@ -213,10 +228,14 @@ class Command(_WithHelpAll):
             names = {parameter.name for parameter in self.params}
             places = [text for name, text in _OPTION_OF.items() if name in names]
             named = f" Name {', '.join(places)}." if places else ""
+            secret = (
+                " A token or a password is never an argument: see the options that end in -file, -env and -prompt"
+                if any(name is not None and name.endswith("_prompt") for name in names)
+                else ""
+            )
             ctx.fail(
                 f"{len(rest)} more argument{'s' * (len(rest) > 1)} than expected"
-                f"{f'; expected {expected}' if expected else ''}.{named}"
-                " A token or a password is never an argument: see the options that end in -file, -env and -prompt"
+                f"{f'; expected {expected}' if expected else ''}.{named}{secret}"
             )
         return rest
 
@@ -231,7 +250,7 @@ class Group(_WithHelpAll, click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            if error.possibilities or ctx.parent is None or not error.option_name.startswith("--"):
+            if error.possibilities or not error.option_name.startswith("--"):
                 raise
             ctx.fail(
                 f"{ctx.command_path} itself has no such option; options come after the command, as in:"

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import click
 
-from dpop_cli.console.output import close_to
+from dpop_cli.console.command import OTHER_OPTIONS
+from dpop_cli.console.output import closest
 
 __all__ = ["REFUSED", "SHORT", "WITHOUT_VALUE", "WITH_VALUE", "CurlOption", "CurlWords", "read_words", "split_words"]
 
@@ -313,7 +314,10 @@ def _check_known(name: str, spelling: str, ours: Iterable[str] = ()) -> None:
         spelling, guess = "here", ""
     else:
         word = spelling.partition("=")[0]
-        guess = close_to(word, [*ours, *(f"--{each}" for each in sorted(WITH_VALUE | WITHOUT_VALUE))])
+        ours = frozenset(ours)
+        others = {"--token": "--token-file"} | {each: meant for each, meant in OTHER_OPTIONS.items() if meant in ours}
+        near = closest(word, [*ours, *others, *(f"--{each}" for each in sorted(WITH_VALUE | WITHOUT_VALUE))])
+        guess = f"; did you mean {others.get(near[0], near[0])}?" if near else ""
     raise click.UsageError(
         f"dpop curl does not pass on an option {spelling} to curl{guess} Write curl's options in full,"
         " and dpop's own before them"
