@@ -109,7 +109,7 @@ def ask_through(path: str, target: str, *fields: tuple[str, str]) -> Reply:
     lines = [f"GET {target} HTTP/1.1", "Host: api.example", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in fields]
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(30)
+        connection.settimeout(120)
         connection.connect(path)
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
         data = b""
