@@ -545,7 +545,7 @@ def test_a_login_that_cannot_be_noted_is_not_kept(place: Place) -> None:
         ({"revocation_endpoint": "https://evil.example/"}, AgentRefusedError, "do not name https://evil.example"),
         ({"refresh_token": None}, UsageError, "needs a refresh token"),
         ({"client_auth": "client_secret_basic"}, UsageError, "client_secret is missing"),
-        ({"client_auth": "private_key_jwt"}, UsageError, "client_auth must be"),
+        ({"client_auth": "private_key_jwt"}, UsageError, "needs client_key"),
         ({"client_auth": "tls_client_auth"}, UsageError, "client_auth must be"),
         ({"profile": "no-such"}, UsageError, "profile"),
         ({"key": "other"}, DPoPKeyError, "no key other"),
