@@ -215,7 +215,7 @@ def test_an_agent_that_cannot_start(folder: Path) -> None:
     for words, why in [
         (["--key", "work=none.pem", "--origin", API], "none.pem"),
         (["start", "--rules", "none.toml"], "cannot be read"),
-        (["start", "--key", "work=key.pem", "--origin", API, "--socket", "/" + "x" * 120], "too long"),
+        (["start", "--key", "work=key.pem", "--origin", API, "--socket", str(folder / ("x" * 120))], "too long"),
         (["--key", "work=key.pem", "--origin", API, "--socket-group", "no-such-group"], "names no group"),
     ]:
         shown = run("agent", *words, cwd=folder)

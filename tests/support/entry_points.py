@@ -393,6 +393,7 @@ def arguments(place: Path, server: str) -> dict[str, list[Any]]:
         "AwsKms.key": ["alias/x"],
         "GcpKms.key": ["x"],
         "AzureKeyVault.key": ["https://x.vault.azure.net/keys/a"],
+        "FileLock.path": [place / "none" / "x.lock", place / "x.lock"],
         "FileTokenStore.path": [damaged, place / "none" / "t.json"],
         "ProtectedResource.token": [raising, araising, lambda _token: token],
         "ProtectedResource.url": [API],
