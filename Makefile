@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 VENV ?= .venv
 export VENV
+PYTEST ?= python -m pytest
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
 .PHONY: help demo test check fresh platforms lowest format lock site links reproducible installs api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser conformance mutate coverage clean
@@ -16,7 +17,7 @@ demo: ## the whole protocol, step by step, against a real server on this machine
 
 test: ## all tests, those against real peers included
 	@scripts/setup test
-	$(RUN) python -m pytest -n 2 $(ARGS)
+	$(RUN) $(PYTEST) -n 2 $(ARGS)
 
 check: ## lint and types
 	@scripts/setup dev
