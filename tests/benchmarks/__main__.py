@@ -58,7 +58,8 @@ def report(sections: list[Section], machine: dict[str, str]) -> str:
         "# Benchmarks",
         "",
         'Made by `make bench`; every sample is in `figures.json`. One row alone: `make bench ARGS="--only mint"`.',
-        "Figures are medians, in brackets the middle half. Ratios are of runs in the same round.",
+        "Figures are medians, in brackets the middle half. Ratios are of runs in the same round. Each row says when it",
+        "was taken; machine and versions are those of the rows taken last.",
         "",
     ]
     lines += [f"- {name}: {value}" for name, value in machine.items()]

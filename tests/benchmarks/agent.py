@@ -66,12 +66,13 @@ def _agent(uri: str, folder: Path) -> Iterator[_Running]:
         "work=https://api.example",
     ]
     command += ["--socket", str(path), "--audit", str(folder / "audit"), "--logins", str(folder / "logins")]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command) as process:
         try:
             while True:
                 with contextlib.suppress(DPoPError):
                     AgentClient(path).request("status")
                     break
+                assert process.poll() is None, "the agent ended; what it said is above"
                 time.sleep(0.05)
             yield _Running(process.pid, path)
         finally:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from measure import Section, at_least, middle, spread, told
 from peers import WORKERS, Environments, Peer
@@ -151,10 +151,12 @@ def _load(api: Api, requests: list[bytes]) -> Load:
             waiting.register(connection, selectors.EVENT_READ, bytearray())
             connection.sendall(next(turns))
         while waiting.get_map():
-            for ready, _ in waiting.select():
+            for ready, _ in waiting.select(timeout=60) or _nothing_from(api):
                 connection, received = ready.fileobj, ready.data
                 assert isinstance(connection, socket.socket)
-                received += connection.recv(65536)
+                more = connection.recv(65536)
+                assert more, f"{api.name} closed a connection"
+                received += more
                 if not received.endswith(b'{"sub":"alice"}'):
                     assert b"\r\n\r\n" not in received or received.startswith(b"HTTP/1.1 200 "), (api.name, received)
                     continue
@@ -166,6 +168,10 @@ def _load(api: Api, requests: list[bytes]) -> Load:
                     connection.sendall(another)
     elapsed = time.perf_counter() - start
     return Load(len(requests) / elapsed, (_processor_time(api.pid) - processor) / len(requests) * 1e6)
+
+
+def _nothing_from(api: Api) -> NoReturn:
+    raise RuntimeError(f"{api.name} sent nothing for a minute; what it said is above")
 
 
 def _processor_time(group: int) -> float:
