@@ -59,7 +59,7 @@ def unusable(error: Exception) -> ReplayCacheError:
 
 
 def describe(error: Exception) -> str:
-    """Return the words of an error, which for a client that was closed are about Python's files."""
+    """Return the message of an error, with a likely cause where the message alone says little."""
     if isinstance(error, _CLOSED):
-        return f"the client was closed while it was in use ({type(error).__name__}: {error})"
+        return f"{type(error).__name__}: {error}; was the client closed while it was in use?"
     return str(error)
