@@ -258,8 +258,7 @@ class _Reply:
         self._request = request
         self._is_http = scope["type"] == "http"
         self._can_refuse_in_http = self._is_http or "websocket.http.response" in (scope.get("extensions") or {})
-        self._headers = scope["headers"]
-        self._is_http2 = not scope.get("http_version", "1.1").startswith("1")
+        self._scope = scope
         self._receive = receive
         self._send = send
         self._instead_of_500 = instead_of_500
@@ -312,8 +311,9 @@ class _Reply:
 
         A client that is asked for a nonce would find the connection closed when it sends the request again.
         """
-        has_body = self._is_http2
-        for name, _ in self._headers:
+        # HTTP/2 and HTTP/3 need no header field to announce a body.
+        has_body = not self._scope.get("http_version", "1.1").startswith("1")
+        for name, _ in self._scope["headers"]:
             length = len(name)
             if length == 6 and name.lower() == b"expect":
                 return  # the client waits for 100 Continue, so no body is on its way

@@ -39,7 +39,6 @@ class AuditLog:
     def __init__(self, target: str | os.PathLike[str]) -> None:
         self._lock = threading.Lock()
         self._target: str | os.PathLike[str] = target
-        self._to_syslog = target == _SYSLOG
         self._descriptor: int | None = None
         self._cut_off = False
         if target not in {_SYSLOG, _STDERR}:
@@ -53,7 +52,7 @@ class AuditLog:
         milliseconds = int(time.time() * 1000)
         stamp = f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
         text = _encode({"time": stamp, **event})
-        if self._to_syslog:
+        if self._descriptor is None and self._target == _SYSLOG:
             import syslog  # noqa: PLC0415 - not on every system
 
             syslog.openlog("dpop-agent", syslog.LOG_PID, syslog.LOG_AUTH)

@@ -215,16 +215,12 @@ class Service:
         origin = str(proof.origin)
         event |= {"method": proof.method, "origin": origin}
         held.check(proof, self._clock())
-        if held.rules.confirm:
-            _ask_a_person(held, origin)
-        held.spend(time.monotonic())
-        signature = held.sign(text.encode("ascii"))
+        signature = _sign(held, text, origin)
         if peer is not None:
             if proof.nonce is not None:
                 self._nonces.used(held.jkt, peer.uid, origin, proof.nonce)
             self._learn_nonces(held, peer, learnt)
-        self._record({"event": "signed", **event, "jti": proof.jti}, "signature")
-        self._counts["signed"] += 1
+        self._note_signature(event, proof.jti)
         return signature
 
     def _signed_assertion(self, held: HeldKey, client_id: str, text: str, event: dict[str, Any]) -> bytes:
@@ -232,13 +228,13 @@ class Service:
         origins = " ".join(map(str, assertion.origins))
         event |= {"client_id": client_id, "origin": origins}
         held.check_assertion(assertion, self._clock())
-        if held.rules.confirm:
-            _ask_a_person(held, origins)
-        held.spend(time.monotonic())
-        signature = held.sign(text.encode("ascii"))
-        self._record({"event": "signed", **event, "jti": assertion.jti}, "signature")
-        self._counts["signed"] += 1
+        signature = _sign(held, text, origins)
+        self._note_signature(event, assertion.jti)
         return signature
+
+    def _note_signature(self, event: Mapping[str, Any], jti: str) -> None:
+        self._record({"event": "signed", **event, "jti": jti}, "signature")
+        self._counts["signed"] += 1
 
     # --- access tokens
 
@@ -482,6 +478,17 @@ class Service:
 
 def _locked() -> Refusal:
     return Refusal("locked", "its keys are forgotten; unlock it with: dpop agent unlock")
+
+
+def _sign(held: HeldKey, text: str, origin: str) -> bytes:
+    """Sign what has been checked, once a person agreed if the rules ask for that, and within the rate.
+
+    :param origin: what a person is told; it may be several.
+    """
+    if held.rules.confirm:
+        _ask_a_person(held, origin)
+    held.spend(time.monotonic())
+    return held.sign(text.encode("ascii"))
 
 
 def _ask_a_person(held: HeldKey, origin: str) -> None:
