@@ -48,6 +48,7 @@ class SoftwareKey:
     """
 
     __slots__ = (
+        "__weakref__",
         "_alg",
         "_blocking",
         "_foreign",
