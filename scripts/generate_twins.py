@@ -54,6 +54,30 @@ TWINS = [
             (r"several threads", "several tasks"),
         ],
     ),
+    Twin(
+        "dpop/redis/_async_replay.py",
+        "dpop/redis/_replay.py",
+        [
+            (r"in Redis for threads", "in Redis for tasks"),
+            (r"for tasks is :mod:`dpop.redis._async_replay`", "for threads is :mod:`dpop.redis._replay`"),
+            (r"(?<=    )def (?!__)", "async def "),
+            (r"self\._fallback\.add\(.*\)", r"await awaited(\g<0>)"),
+            (r"add_unbound_of\(.*\)", r"await awaited(\g<0>)"),
+            (r"(self\._set|self\._client\.(set|info)|pipeline\.execute|(?<=return )self\.add)\(", r"await \g<0>"),
+            (r"\bwith self", "async with self"),
+            (r"all_primaries,", "all_primaries, awaited,"),
+            (r"\bredis(?=\.Redis|$)", "redis.asyncio"),
+            (r"\bRedisReplayCache", "AsyncRedisReplayCache"),
+            (r"(?<=\| )ReplayCache", "ReplayCache | AsyncReplayCache"),
+            (r"import ReplayCache", "import AsyncReplayCache, ReplayCache"),
+            (
+                r"A replay cache, or a store of used nonces, for several processes and hosts",
+                "A :class:`dpop.redis.RedisReplayCache` for ``redis.asyncio`` and the async methods of a verifier",
+            ),
+            (r"a client with timeouts", "a client of ``redis.asyncio`` with timeouts"),
+            (r"such as a MemoryReplayCache,", "such as a MemoryReplayCache or an async one,"),
+        ],
+    ),
 ]
 
 
@@ -64,7 +88,7 @@ def generated(twin: Twin) -> str:
     """
     text = (ROOT / twin.source).read_text("utf-8")
     for pattern, replacement in twin.replacements:
-        text, count = re.subn(pattern, replacement, text)
+        text, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
         if count == 0:
             raise SystemExit(f"{twin.source} no longer contains {pattern!r}; correct scripts/generate_twins.py")
     notice = f"# Generated from {twin.source} by scripts/generate_twins.py; do not edit.\n"

@@ -26,8 +26,9 @@ newer, or Valkey.
 
 from __future__ import annotations
 
+from dpop.redis._async_replay import AsyncRedisReplayCache
 from dpop.redis._introspection import RedisIntrospectionCache
-from dpop.redis._replay import AsyncRedisReplayCache, RedisReplayCache
+from dpop.redis._replay import RedisReplayCache
 from dpop.redis._tokens import RedisTokenStore
 
 __all__ = ["AsyncRedisReplayCache", "RedisIntrospectionCache", "RedisReplayCache", "RedisTokenStore"]
