@@ -63,7 +63,7 @@ _JWT: Final = "application/token-introspection+jwt"
 
 
 class _Verdict(NamedTuple):
-    """What the authorization server said of a token.
+    """The authorization server's judgement of a token.
 
     :param claims: its response; None for a token that is not active.
     :param until: when it must be asked again, of the monotonic clock.

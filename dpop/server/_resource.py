@@ -564,7 +564,7 @@ def _error_body(error: str, description: str, more: Mapping[str, str] | None = N
 
 
 def _outage(error: Exception) -> LookupUnavailableError:
-    """What an error of the look-up becomes, because it says nothing about the token."""
+    """Return the error to raise for an error of the look-up, which says nothing about the token."""
     _log.debug("the token look-up failed", exc_info=True)
     return LookupUnavailableError(f"the token look-up raised {type(error).__name__}")
 

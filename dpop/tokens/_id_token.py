@@ -208,7 +208,7 @@ def claims_in(text: str | None) -> Mapping[str, Any] | None:
 
 
 def refresh_remark(new: str, before: str | None, client_id: str) -> str | None:
-    """What is wrong with the ID token of a refresh, whose signature is not verified (OpenID Connect Core §12.2)."""
+    """Return the fault of a refresh's ID token, or None; its signature is not verified (OpenID Connect Core §12.2)."""
     claims, old = claims_in(new), claims_in(before)
     if claims is None:
         return None  # encrypted, or nothing that anybody could believe

@@ -82,7 +82,7 @@ _MAY_HAVE_ALIAS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ResourceMetadata:
-    """What an API publishes about itself (RFC 9728 §2).
+    """The metadata that an API publishes about itself (RFC 9728 §2).
 
     :param resource: its identifier.
     :param authorization_servers: issuers whose tokens it accepts.

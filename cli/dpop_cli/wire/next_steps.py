@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client should do next, by the error code of a response."""
+"""The next step of a client, by the error code of a response."""
 
 from __future__ import annotations
 
