@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from fastapi.openapi.models import HTTPBase
-from fastapi.security.base import SecurityBase
-from starlette.requests import HTTPConnection
-
+from dpop._extras import extra
 from dpop.server import Access
-from dpop.starlette import require_access
+
+with extra("fastapi"):
+    from fastapi.openapi.models import HTTPBase
+    from fastapi.security.base import SecurityBase
+    from starlette.requests import HTTPConnection
+
+    from dpop.starlette import require_access
 
 __all__ = ["REFUSALS_IN_OPENAPI", "DPoPAccess"]
 

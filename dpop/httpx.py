@@ -20,10 +20,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import httpx
-
 from dpop._arguments import explain_unknown_arguments
 from dpop._client_auth import ClientAuth
+from dpop._extras import extra
 from dpop._httpx.bodies import AsyncPeekedStream, PeekedStream
 from dpop._httpx.endpoint import AsyncClientTransport, AsyncHttpxTokenEndpoint, ClientTransport, HttpxTokenEndpoint
 from dpop._httpx.transport import AsyncSigningTransport, RequestAuth, SigningTransport
@@ -33,6 +32,9 @@ from dpop.client._request import AccessToken
 from dpop.profiles import RFC9449, Profile
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
 from dpop.tokens._metadata import ServerMetadata
+
+with extra("httpx"):
+    import httpx
 
 if TYPE_CHECKING:
     from dpop.client._prover import Prover

@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import httpx2
-
 from dpop._arguments import explain_unknown_arguments
 from dpop._client_auth import ClientAuth
+from dpop._extras import extra
 from dpop._httpx.bodies import AsyncPeekedStream, PeekedStream
 from dpop._httpx.endpoint import AsyncClientTransport, AsyncHttpxTokenEndpoint, ClientTransport, HttpxTokenEndpoint
 from dpop._httpx.transport import AsyncSigningTransport, RequestAuth, SigningTransport
@@ -32,6 +31,9 @@ from dpop.client._request import AccessToken
 from dpop.profiles import RFC9449, Profile
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
 from dpop.tokens._metadata import ServerMetadata
+
+with extra("httpx2"):
+    import httpx2
 
 if TYPE_CHECKING:
     from dpop.client._prover import Prover

@@ -19,16 +19,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import keyring
-import keyring.backend
-import keyring.errors
-
+from dpop._extras import extra
 from dpop._tracebacks import hide_frames
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
 from dpop.tokens._file_lock import FileLock
 from dpop.tokens._records import read_record, write_record
 from dpop.tokens._stores import DEFAULT_ACCOUNT, LockedStore, StoreLock, check_account, locked
 from dpop.tokens._token_set import TokenSet
+
+with extra("keyring"):
+    import keyring
+    import keyring.backend
+    import keyring.errors
 
 if TYPE_CHECKING:
     import os

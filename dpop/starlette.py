@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from starlette.requests import HTTPConnection
-
+from dpop._extras import extra
 from dpop.asgi import access
 from dpop.server import Access
+
+with extra("starlette"):
+    from starlette.requests import HTTPConnection
 
 __all__ = ["require_access"]
 

@@ -12,8 +12,11 @@
 Handshakes of WebSockets (``session.ws_connect``) are signed, too. Middlewares of servers are in :mod:`dpop.asgi`.
 """
 
-from dpop.aiohttp._endpoint import AsyncTokenEndpoint
-from dpop.aiohttp._middleware import DPoPClientMiddleware
+from dpop._extras import extra
+
+with extra("aiohttp"):
+    from dpop.aiohttp._endpoint import AsyncTokenEndpoint
+    from dpop.aiohttp._middleware import DPoPClientMiddleware
 
 __all__ = ["AsyncTokenEndpoint", "DPoPClientMiddleware"]
 

@@ -12,9 +12,12 @@ Give them to Google's libraries as ``credentials=``. Google's access tokens are 
 not change. :class:`SharedCredentials` are for several processes that share a token store.
 """
 
-from dpop.google._credentials import Credentials
-from dpop.google._flows import Flow, InstalledAppFlow
-from dpop.google._shared import SharedCredentials
+from dpop._extras import extra
+
+with extra("google"):
+    from dpop.google._credentials import Credentials
+    from dpop.google._flows import Flow, InstalledAppFlow
+    from dpop.google._shared import SharedCredentials
 
 __all__ = ["Credentials", "Flow", "InstalledAppFlow", "SharedCredentials"]
 

@@ -23,5 +23,7 @@ __all__ = ["VerifiedAccess", "http_client", "protect"]
 __getattr__: Callable[[str], Any]
 __dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy(
-    __name__, {"dpop.mcp._client": ("http_client",), "dpop.mcp._server": ("VerifiedAccess", "protect")}
+    __name__,
+    {"dpop.mcp._client": ("http_client",), "dpop.mcp._server": ("VerifiedAccess", "protect")},
+    needs="mcp",
 )

@@ -26,10 +26,13 @@ newer, or Valkey.
 
 from __future__ import annotations
 
-from dpop.redis._async_replay import AsyncRedisReplayCache
-from dpop.redis._introspection import RedisIntrospectionCache
-from dpop.redis._replay import RedisReplayCache
-from dpop.redis._tokens import RedisTokenStore
+from dpop._extras import extra
+
+with extra("redis"):
+    from dpop.redis._async_replay import AsyncRedisReplayCache
+    from dpop.redis._introspection import RedisIntrospectionCache
+    from dpop.redis._replay import RedisReplayCache
+    from dpop.redis._tokens import RedisTokenStore
 
 __all__ = ["AsyncRedisReplayCache", "RedisIntrospectionCache", "RedisReplayCache", "RedisTokenStore"]
 

@@ -11,8 +11,11 @@
 mount prefix without a trailing slash matches other hosts too.
 """
 
-from dpop.requests._adapter import DPoPAdapter, DPoPAuth
-from dpop.requests._endpoint import TokenEndpoint
+from dpop._extras import extra
+
+with extra("requests"):
+    from dpop.requests._adapter import DPoPAdapter, DPoPAuth
+    from dpop.requests._endpoint import TokenEndpoint
 
 __all__ = ["DPoPAdapter", "DPoPAuth", "TokenEndpoint"]
 
