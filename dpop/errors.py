@@ -137,7 +137,10 @@ class ArgumentTypeError(UsageError, TypeError):
     def __init__(self, name: str, expected: str, value: object) -> None:
         self.name = name
         self.expected = expected
-        self.got: str = type(value).__name__
+        kind = type(value)
+        self.got: str = kind.__name__
+        if self.got in expected and kind.__module__ != "builtins":
+            self.got = f"{kind.__module__}.{self.got}"  # a class of the same name as one that is expected
         super().__init__(f"{name} must be {expected}, not {self.got}")
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -158,7 +158,12 @@ def wire_origin(scheme: str, authority: str) -> str:
 def _known_scheme(scheme: str) -> str:
     scheme = scheme.lower()
     if scheme not in _DEFAULT_PORTS:
-        raise InvalidTargetError("neither an https nor an http URL; DPoP proofs are for these two only")
+        raise InvalidTargetError(
+            "neither an https nor an http URL; the handshake of a WebSocket is an HTTP request:"
+            " write https for wss, and http for ws"
+            if scheme in {"ws", "wss"}
+            else "neither an https nor an http URL; DPoP proofs are for these two only"
+        )
     return scheme
 
 

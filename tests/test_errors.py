@@ -8,7 +8,9 @@ import inspect
 import pickle
 import traceback
 
+import httpx2
 import pytest
+import redis.asyncio
 
 from dpop import errors
 from dpop.errors import ArgumentTypeError, DPoPError, InvalidProof
@@ -113,6 +115,15 @@ def test_a_wrong_type_is_a_type_error_too() -> None:
         raise ArgumentTypeError("url", "str", 3)
     with pytest.raises(ValueError, match="url must be str, not int"):
         raise ArgumentTypeError("url", "str", 3)
+
+
+def test_a_wrong_type_of_the_same_name_is_named_with_its_module() -> None:
+    """Libraries for threads and for tasks call their classes alike."""
+    error = ArgumentTypeError("client", "a redis.Redis or redis.RedisCluster", redis.asyncio.Redis())
+    assert str(error) == "client must be a redis.Redis or redis.RedisCluster, not redis.asyncio.client.Redis"
+    error = ArgumentTypeError("http", "a client of httpx (Client)", httpx2.Client())
+    assert str(error) == "http must be a client of httpx (Client), not httpx2.Client"
+    assert str(ArgumentTypeError("name", "a string", "")) == "name must be a string, not str"
 
 
 def test_a_wrong_type_keeps_no_value() -> None:
