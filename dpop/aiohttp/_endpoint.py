@@ -158,7 +158,7 @@ class AsyncTokenEndpoint(AsyncEndpoint):
             if wire.sent and not isinstance(error, ClientError | OSError):
                 raise
             told = OSError(f"{error.status} {error.message}") if isinstance(error, ClientHttpProxyError) else error
-            reason = reason_of(told, address_of(request.url), wire.proxy, socks="a connector for SOCKS")
+            reason = reason_of(told, address_of(request.url), wire.proxy)
             raise NoResponse(reason, sent=wire.sent) from error
         except BaseException as interrupt:
             if not wire.sent:
@@ -200,6 +200,13 @@ class _Wire:
         """Set the header fields of this request and send it; the middleware in front of all others."""
         if request.proxy is not None:
             self.proxy = f"{request.proxy.host}:{request.proxy.port}"
+            if request.proxy.scheme.startswith("socks"):
+                # aiohttp would speak HTTP to it, and hand it the tokens of a request to http.
+                raise NoResponse(
+                    f"aiohttp cannot use the SOCKS proxy {self.proxy}: give http= a function that makes a session"
+                    " with a connector for SOCKS, such as that of aiohttp-socks",
+                    sent=False,
+                )
         self._set_headers(request)
         original = request.send
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 from adapters.authority import Authority, make_authority
 from adapters.recorder import Recorder, Response, script
-from adapters.relays import ForwardProxy
+from adapters.relays import ForwardProxy, SocksProxy
 from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
@@ -134,6 +136,29 @@ def test_a_proxy_url_that_is_none(name: str, monkeypatch: pytest.MonkeyPatch, pr
     """No error of the library's gets out raw."""
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     unsent(name, "https://as.example/token")
+
+
+SOCKS_NEEDS = {
+    "aiohttp": "with a connector for SOCKS",
+    "requests": "SOCKS proxies need: pip install pysocks",
+    "httpx": "SOCKS proxies need: pip install socksio",
+}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_socks_proxy_that_the_library_cannot_use(name: str, monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    """What it needs is named, and nothing goes to the proxy."""
+
+    def without_pysocks(*_: object, **_more: object) -> None:
+        raise requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support.")
+
+    monkeypatch.setattr("requests.adapters.SOCKSProxyManager", without_pysocks)
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    with SocksProxy() as proxy:
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.url)
+        message = unsent(name, f"{scheme}://as.example/token", insecure_origins="http://as.example")
+    assert SOCKS_NEEDS[name.partition("-")[0].removesuffix("2")] in message
+    assert proxy.seen == []
 
 
 @pytest.mark.parametrize("name", sorted(ENDPOINTS.keys() - {"aiohttp"}), indirect=True)  # it reads them when imported
