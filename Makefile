@@ -113,9 +113,9 @@ model: ## an hour of kills, freezes, clocks and lies: no grant is lost that nobo
 	@scripts/setup test
 	$(RUN) python tests/benchmarks/grant_model.py $(ARGS)
 
-browser: ## let a page in a real browser read the refusals of an API
+browser: ## the tests in a real browser: a page reads the refusals of an API, and the playground
 	@scripts/setup test
-	$(RUN) python tests/browser/cors.py
+	$(RUN) python -m pytest -q tests/browser
 
 coverage: ## all tests, and which lines of the package none of them runs
 	@scripts/setup test
