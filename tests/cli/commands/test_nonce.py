@@ -11,6 +11,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import platformdirs
 import pytest
 from dpop_cli.commands.nonce import clear, learn, show
 from dpop_cli.signing.nonce_state import MAX_NONCES, NonceState, StateError
@@ -24,6 +25,15 @@ from dpop.testing import DPoPTestServer
 
 URL = "https://api.example/me"
 REFUSED = 'HTTP/1.1 401 Unauthorized\r\nDPoP-Nonce: {}\r\nWWW-Authenticate: DPoP error="use_dpop_nonce"\r\n\r\n'
+
+
+@pytest.mark.parametrize("named", ["", "  ", "/var/tmp/state", "state", "~/state"])
+def test_the_directory_is_the_systems(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place of state is the one of platformdirs, whether or not XDG_STATE_HOME names one."""
+    monkeypatch.delenv("DPOP_STATE_DIR", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", named)
+    expected = platformdirs.user_state_path("dpop", appauthor=False)
+    assert NonceState.of_user().directory == expected / "nonces"
 
 
 def key_of(url: str = URL, jkt: str = "jkt", role: Role = Role.RS) -> NonceKey:
