@@ -32,7 +32,6 @@ from dpop.errors import (
     TokenRequestError,
     UsageError,
 )
-from dpop.redaction import redact
 
 __all__ = ["AgentClient"]
 
@@ -272,5 +271,7 @@ def _checked(response: dict[str, Any]) -> dict[str, Any]:
 
 def _told(text: object) -> str:
     """Make a text safe for a message."""
+    from dpop.redaction import redact  # noqa: PLC0415 - it loads logging, and only errors are told
+
     words = "".join(c if c.isprintable() else " " for c in str(text))
     return redact(" ".join(words.split())[:_MAX_SHOWN])

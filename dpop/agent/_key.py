@@ -9,7 +9,7 @@ refused. ``uid`` names the user that the agent runs as, by number or name, where
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 from weakref import finalize
 
 from dpop._tracebacks import hide_frames
@@ -29,10 +29,12 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.keys._algorithms import ALGORITHMS
-from dpop.keys._pem import Password
 from dpop.keys._public import PublicKey
-from dpop.keys.kms._service import read_uri
+from dpop.keys._uris import read_uri
 from dpop.signature import check_raw
+
+if TYPE_CHECKING:
+    from dpop.keys._pem import Password
 
 __all__ = ["AgentKey", "load"]
 

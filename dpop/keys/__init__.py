@@ -20,13 +20,19 @@ Public keys:
 - :data:`ALGORITHMS` has each signature algorithm of DPoP, as an :class:`Algorithm`.
 """
 
-from dpop.keys._algorithms import ALGORITHMS, Algorithm, Key
-from dpop.keys._as_cryptography import as_cryptography_key
-from dpop.keys._external import ExternalKey, SignatureFormat
-from dpop.keys._pem import Password
-from dpop.keys._public import PublicKey, thumbprint
-from dpop.keys._software import SoftwareKey
-from dpop.keys._sources import SchemeLoader, generate_key, load_key, register_scheme
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dpop._faces import lazy
+
+if TYPE_CHECKING:
+    from dpop.keys._algorithms import ALGORITHMS, Algorithm, Key
+    from dpop.keys._as_cryptography import as_cryptography_key
+    from dpop.keys._external import ExternalKey, SignatureFormat
+    from dpop.keys._pem import Password
+    from dpop.keys._public import PublicKey, thumbprint
+    from dpop.keys._software import SoftwareKey
+    from dpop.keys._sources import SchemeLoader, generate_key, load_key, register_scheme
 
 __all__ = [
     "ALGORITHMS",
@@ -44,3 +50,18 @@ __all__ = [
     "register_scheme",
     "thumbprint",
 ]
+
+__getattr__: Callable[[str], Any]
+__dir__: Callable[[], list[str]]
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "dpop.keys._algorithms": ("ALGORITHMS", "Algorithm", "Key"),
+        "dpop.keys._as_cryptography": ("as_cryptography_key",),
+        "dpop.keys._external": ("ExternalKey", "SignatureFormat"),
+        "dpop.keys._pem": ("Password",),
+        "dpop.keys._public": ("PublicKey", "thumbprint"),
+        "dpop.keys._software": ("SoftwareKey",),
+        "dpop.keys._sources": ("SchemeLoader", "generate_key", "load_key", "register_scheme"),
+    },
+)

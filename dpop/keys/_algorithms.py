@@ -11,9 +11,6 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding
-
 from dpop.errors import AlgorithmError, ArgumentTypeError
 
 __all__ = ["ALGORITHMS", "DEFAULT_ALGS", "RSA_ALGS", "Algorithm", "Key", "choose_alg", "parameters"]
@@ -62,7 +59,7 @@ DEFAULT_ALGS: Final = ("ES256", "Ed25519", "EdDSA", "ES384", "ES512", *RSA_ALGS)
 def parameters(alg: str) -> tuple[Any, ...]:
     """Return the arguments that follow the data in cryptography's ``sign()`` and ``verify()``.
 
-    They are made at the first call, because that loads OpenSSL's bindings, and are cached, because they have no state.
+    They are made at the first call, because that loads OpenSSL, and are cached, because they have no state.
 
     :raises AlgorithmError: not one of :data:`ALGORITHMS`.
     """
@@ -71,6 +68,9 @@ def parameters(alg: str) -> tuple[Any, ...]:
         raise AlgorithmError(f"no such algorithm: {alg!r:.40}; expected one of {' '.join(ALGORITHMS)}")
     if algorithm.hash_name is None:
         return ()
+    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - a key in the agent needs none of it
+    from cryptography.hazmat.primitives.asymmetric import ec, padding  # noqa: PLC0415 - as above
+
     hashing = {"SHA-256": hashes.SHA256(), "SHA-384": hashes.SHA384(), "SHA-512": hashes.SHA512()}[algorithm.hash_name]
     if algorithm.kty == "EC":
         return (ec.ECDSA(hashing),)

@@ -76,7 +76,7 @@ def _private_members(jwk: Mapping[str, object]) -> dict[str, str]:
     if "oth" in jwk:
         raise InvalidKeyError("the JWK is an RSA key of more than two primes, which is not supported")
     if jwk["kty"] != "RSA":
-        size = 32 if jwk["kty"] == "OKP" else (CURVES[str(jwk["crv"])].key_size + 7) // 8
+        size = 32 if jwk["kty"] == "OKP" else CURVES[str(jwk["crv"])].size
         decode_bytes(jwk, "d", size)
         return {"d": str(jwk["d"])}
     # RFC 7518 §6.3.2: a JWK may leave out all five, but not only some of them.

@@ -12,11 +12,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any, Final
-
-from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dpop._files import without_mark
 from dpop._tracebacks import hide_frames
@@ -28,8 +24,13 @@ from dpop.errors import (
     InvalidKeyError,
     SignatureFormatError,
 )
-from dpop.keys._algorithms import ALGORITHMS, RSA_ALGS, parameters
+from dpop.keys._algorithms import ALGORITHMS, RSA_ALGS
 from dpop.signature import check_raw, raw_to_der
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    from dpop.keys._loaded import LoadedKey
 
 __all__ = [
     "CURVES",
@@ -56,13 +57,45 @@ _CANONICAL: Final = {
     kty: "{" + ",".join(f'"{name}":"%s"' for name in names) + "}" for kty, names in REQUIRED_MEMBERS.items()
 }
 
-CURVES: Final[Mapping[str, ec.EllipticCurve]] = {
-    "P-256": ec.SECP256R1(),
-    "P-384": ec.SECP384R1(),
-    "P-521": ec.SECP521R1(),
+
+class Curve(NamedTuple):
+    """An elliptic curve y² = x³ - 3x + b over the integers modulo p (SP 800-186 §3.2.1), and its algorithms."""
+
+    p: int
+    b: int
+    algs: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """The bytes of a coordinate, and of a private key."""
+        return (self.p.bit_length() + 7) // 8
+
+    def has(self, x: int, y: int) -> bool:
+        """Whether these are the coordinates of a point of the curve (SP 800-56A §5.6.2.3.4)."""
+        return x < self.p and y < self.p and (y * y - x * x * x + 3 * x - self.b) % self.p == 0
+
+
+CURVES: Final[Mapping[str, Curve]] = {
+    "P-256": Curve(
+        2**256 - 2**224 + 2**192 + 2**96 - 1,
+        0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B,
+        ("ES256",),
+    ),
+    "P-384": Curve(
+        2**384 - 2**128 - 2**96 + 2**32 - 1,
+        0xB3312FA7E23EE7E4988E056BE3F82D19181D9C6EFE8141120314088F5013875AC656398D8A2ED19D2A85C8EDD3EC2AEF,
+        ("ES384",),
+    ),
+    "P-521": Curve(
+        2**521 - 1,
+        int(
+            "51953eb9618e1c9a1f929a21a0b68540eea2da725b99b315f3b8b489918ef109"
+            "e156193951ec7e937b1652c0bd3bb1bf073573df883d2c34f1ef451fd46b503f00",
+            16,
+        ),
+        ("ES512",),
+    ),
 }
-_COORDINATE_SIZES: Final = {crv: (curve.key_size + 7) // 8 for crv, curve in CURVES.items()}
-_CRV_OF_CURVE: Final = {curve.name: crv for crv, curve in CURVES.items()}
 
 # RFC 7518 §6.2.2, §6.3.2, §6.4.1; "priv" belongs to the AKP key type.
 _SECRET_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
@@ -77,8 +110,6 @@ _ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A
 # With such a key one signature is valid for every message, and OpenSSL accepts the key.
 _SMALL_ORDER: Final = frozenset({0, 1, _ED25519_PRIME - 1, _ORDER_8, _ED25519_PRIME - _ORDER_8})
 
-_CryptographyKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
-
 
 class PublicKey:
     """A public key that passed every check. Immutable; equal to another with the same thumbprint.
@@ -88,18 +119,13 @@ class PublicKey:
     long as verifying a signature, and no signature verifies with a value that is not such a point.
     """
 
-    __slots__ = ("_algs", "_declared_alg", "_key", "_signature_size", "_thumbprint", "_values")
+    __slots__ = ("_algs", "_declared_alg", "_loaded", "_signature_size", "_thumbprint", "_values")
 
     def __init__(
-        self,
-        key: _CryptographyKey,
-        values: tuple[str, ...],
-        algs: tuple[str, ...],
-        signature_size: int,
-        declared_alg: str | None,
+        self, values: tuple[str, ...], algs: tuple[str, ...], signature_size: int, declared_alg: str | None
     ) -> None:
         """Store the arguments unchecked: use :meth:`from_jwk` or another class method instead."""
-        self._key: Any = key
+        self._loaded: LoadedKey | None = None
         self._values = values
         self._algs = algs
         self._signature_size = signature_size
@@ -132,15 +158,15 @@ class PublicKey:
         declared = _text(jwk, "alg") if is_given(jwk, "alg") else None
         kty = jwk.get("kty")
         if kty == "EC":
-            key, algs, size = _read_ec(jwk)
+            algs, size = _read_ec(jwk)
         elif kty == "OKP":
-            key, algs, size = _read_ed25519(jwk)
+            algs, size = _read_ed25519(jwk)
         elif kty == "RSA":
-            key, algs, size = _read_rsa(jwk)
+            algs, size = _read_rsa(jwk)
         else:
             raise _wrong_kty(jwk)
         values = tuple([str(jwk[name]) for name in REQUIRED_MEMBERS[kty]])
-        return cls(key, values, algs, size, declared)
+        return cls(values, algs, size, declared)
 
     @classmethod
     def from_cryptography(cls, key: object) -> PublicKey:
@@ -148,32 +174,13 @@ class PublicKey:
 
         :raises InvalidKeyError: not a key DPoP can use.
         """
-        if isinstance(key, ec.EllipticCurvePublicKey):
-            crv = _CRV_OF_CURVE.get(key.curve.name)
-            if crv is None:
-                raise InvalidKeyError(f"the curve {key.curve.name} is not for DPoP; use P-256, P-384 or P-521")
-            size = (key.curve.key_size + 7) // 8
-            point = key.public_numbers()
-            x, y = (b64url_encode(number.to_bytes(size, "big")) for number in (point.x, point.y))
-            return cls.from_jwk({"kty": "EC", "crv": crv, "x": x, "y": y})
-        if isinstance(key, ed25519.Ed25519PublicKey):
-            raw = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-            return cls.from_jwk({"kty": "OKP", "crv": "Ed25519", "x": b64url_encode(raw)})
-        if isinstance(key, rsa.RSAPublicKey):
-            numbers = key.public_numbers()
-            n, e = (
-                b64url_encode(number.to_bytes((number.bit_length() + 7) // 8, "big"))
-                for number in (numbers.n, numbers.e)
-            )
-            return cls.from_jwk({"kty": "RSA", "n": n, "e": e})
-        raise InvalidKeyError(
-            f"a {type(key).__name__} cannot sign proofs; use a P-256, P-384, P-521, Ed25519 or RSA key"
-        )
+        from dpop.keys._loaded import jwk_of  # noqa: PLC0415 - it loads OpenSSL
+
+        return cls.from_jwk(jwk_of(key))
 
     def to_cryptography(self) -> ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey:
         """Return the key as an object of the ``cryptography`` package."""
-        key: _CryptographyKey = self._key
-        return key
+        return self._load().key
 
     @classmethod
     @hide_frames
@@ -191,14 +198,9 @@ class PublicKey:
                 return cls.from_jwk(json_object(data))
             except EncodingError as error:
                 raise InvalidKeyError(f"this looks like a JWK, but is {error}") from None
-        read = serialization.load_pem_public_key if b"-----BEGIN" in data else serialization.load_der_public_key
-        try:
-            key = read(data)
-        except (ValueError, UnsupportedAlgorithm, InternalError):  # OpenSSL may have no error code: InternalError
-            raise InvalidKeyError(
-                "this is not a public key: expected PEM (-----BEGIN PUBLIC KEY-----), DER or a JWK; from a private key,"
-                " openssl pkey -pubout makes one"
-            ) from None
+        from dpop.keys._loaded import read_public_file  # noqa: PLC0415 - it loads OpenSSL
+
+        key = read_public_file(data)
         return cls.from_cryptography(key).restricted(algs_of_der(der_of(data)))
 
     def restricted(self, algs: tuple[str, ...] | None) -> PublicKey:
@@ -213,7 +215,7 @@ class PublicKey:
             raise InvalidKeyError(
                 "the RSA key is for RSASSA-PSS with a hash that no DPoP algorithm uses; use SHA-256, SHA-384 or SHA-512"
             )
-        return PublicKey(self._key, self._values, kept, self._signature_size, self._declared_alg)
+        return PublicKey(self._values, kept, self._signature_size, self._declared_alg)
 
     @property
     def algs(self) -> tuple[str, ...]:
@@ -256,11 +258,16 @@ class PublicKey:
             signature = raw_to_der(signature)
         elif len(signature) != size:
             raise SignatureFormatError(f"a signature by this key has {size} bytes, not {len(signature)}")
-        try:
-            self._key.verify(signature, signing_input, *parameters(alg))
-        except InvalidSignature:
-            return False
-        return True
+        loaded = self._loaded or self._load()
+        return loaded.verify(alg, signing_input, signature)
+
+    def _load(self) -> LoadedKey:
+        """Have OpenSSL load the key, once. Two threads may both do so, which does no harm."""
+        if self._loaded is None:
+            from dpop.keys._loaded import LoadedKey  # noqa: PLC0415 - it loads OpenSSL
+
+            self._loaded = LoadedKey(self.jwk)
+        return self._loaded
 
     def __repr__(self) -> str:
         return f"<PublicKey {self._algs[0]} {self._thumbprint}>"
@@ -395,35 +402,29 @@ def _decoded(value: str, name: str) -> bytes:
 # --- the three key types
 
 
-def _read_ec(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, ...], int]:
+def _read_ec(jwk: Mapping[str, object]) -> tuple[tuple[str, ...], int]:
     crv = _text(jwk, "crv")
-    size = _COORDINATE_SIZES.get(crv)
-    if size is None:
+    curve = CURVES.get(crv)
+    if curve is None:
         raise InvalidKeyError('the "crv" of the JWK is not a curve of DPoP; expected P-256, P-384 or P-521')
-    point = b"\x04" + decode_bytes(jwk, "x", size) + decode_bytes(jwk, "y", size)
-    try:
-        key = ec.EllipticCurvePublicKey.from_encoded_point(CURVES[crv], point)
-    except ValueError:
-        raise InvalidKeyError('the "x" and "y" of the JWK are not a point of its curve') from None
-    return key, _ALG_OF_SIZE[size], 2 * size
+    x, y = (int.from_bytes(decode_bytes(jwk, name, curve.size), "big") for name in ("x", "y"))
+    if not curve.has(x, y):
+        raise InvalidKeyError('the "x" and "y" of the JWK are not a point of its curve')
+    return curve.algs, 2 * curve.size
 
 
-_ALG_OF_SIZE: Final = {32: ("ES256",), 48: ("ES384",), 66: ("ES512",)}
-
-
-def _read_ed25519(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, ...], int]:
+def _read_ed25519(jwk: Mapping[str, object]) -> tuple[tuple[str, ...], int]:
     if _text(jwk, "crv") != "Ed25519":
         raise InvalidKeyError('the "crv" of the JWK is not a curve of DPoP; with "kty" OKP expected Ed25519')
-    data = decode_bytes(jwk, "x", 32)
-    y = int.from_bytes(data, "little") & (2**255 - 1)
+    y = int.from_bytes(decode_bytes(jwk, "x", 32), "little") & (2**255 - 1)
     if y >= _ED25519_PRIME:
         raise InvalidKeyError('the "x" of the JWK is not the canonical encoding of an Ed25519 point (RFC 8032 §5.1.3)')
     if y in _SMALL_ORDER:
         raise InvalidKeyError("the JWK is an Ed25519 point of small order: anyone could sign for it")
-    return ed25519.Ed25519PublicKey.from_public_bytes(data), ("Ed25519", "EdDSA"), 64
+    return ("Ed25519", "EdDSA"), 64
 
 
-def _read_rsa(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, ...], int]:
+def _read_rsa(jwk: Mapping[str, object]) -> tuple[tuple[str, ...], int]:
     n = decode_number(jwk, "n", _MAX_RSA_BITS)
     if n.bit_length() < _MIN_RSA_BITS:
         raise InvalidKeyError(f"the RSA key has {n.bit_length()} bits; at least {_MIN_RSA_BITS} are needed")
@@ -432,11 +433,7 @@ def _read_rsa(jwk: Mapping[str, object]) -> tuple[_CryptographyKey, tuple[str, .
         raise InvalidKeyError(
             "the RSA key is weak: n must be odd, and e odd, at least 3 and at most 2^32 (65537 is usual)"
         )
-    try:
-        key = rsa.RSAPublicNumbers(e, n).public_key()
-    except (ValueError, UnsupportedAlgorithm):  # pragma: no cover - the checks above leave nothing to refuse
-        raise InvalidKeyError("the RSA key was refused by the cryptography library") from None
-    return key, RSA_ALGS, (n.bit_length() + 7) // 8
+    return RSA_ALGS, (n.bit_length() + 7) // 8
 
 
 def _check_purpose(jwk: Mapping[str, object]) -> None:

@@ -28,9 +28,10 @@ from dpop.errors import (
 )
 from dpop.keys._algorithms import ALGORITHMS, parameters
 from dpop.keys._files import key_path, write_key_file
+from dpop.keys._loaded import EC_CURVES
 from dpop.keys._pem import Password, check_password, read_private_key
 from dpop.keys._private_jwk import PrivateKey, read_private_jwk, write_private_jwk
-from dpop.keys._public import CURVES, PublicKey, algs_of_der
+from dpop.keys._public import PublicKey, algs_of_der
 from dpop.signature import der_to_raw
 
 __all__ = ["SoftwareKey"]
@@ -48,7 +49,6 @@ class SoftwareKey:
     """
 
     __slots__ = (
-        "__weakref__",
         "_alg",
         "_blocking",
         "_foreign",
@@ -88,7 +88,7 @@ class SoftwareKey:
             raise AlgorithmError(f"no such algorithm: {alg!r:.40}; expected one of {' '.join(ALGORITHMS)}")
         private: PrivateKey
         if algorithm.kty == "EC":
-            private = ec.generate_private_key(CURVES[algorithm.crv or ""])
+            private = ec.generate_private_key(EC_CURVES[algorithm.crv or ""])
         elif algorithm.kty == "OKP":
             private = ed25519.Ed25519PrivateKey.generate()
         else:

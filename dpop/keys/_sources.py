@@ -7,7 +7,7 @@ import importlib
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from dpop._files import without_mark
 from dpop._tracebacks import hide_frames
@@ -22,8 +22,10 @@ from dpop.errors import (
 )
 from dpop.keys._algorithms import ALGORITHMS, DEFAULT_ALGS, Key, choose_alg
 from dpop.keys._files import MAX_KEY_BYTES, key_path, read_key_file, shown
-from dpop.keys._pem import Password
-from dpop.keys._software import SoftwareKey
+
+if TYPE_CHECKING:
+    from dpop.keys._pem import Password
+    from dpop.keys._software import SoftwareKey
 
 __all__ = ["SchemeLoader", "generate_key", "load_key", "register_scheme"]
 
@@ -78,6 +80,8 @@ def generate_key(alg: str = "ES256", *, algs: Iterable[str] | str | None = None)
     # A misspelt name is not replaced by one from algs: generate() refuses it.
     if algs is not None and isinstance(alg, str) and alg in ALGORITHMS:
         alg = choose_alg(algs, (alg, *(other for other in DEFAULT_ALGS if other != alg)))
+    from dpop.keys._software import SoftwareKey  # noqa: PLC0415 - it loads OpenSSL, which a key elsewhere does not need
+
     return SoftwareKey.generate(alg)
 
 
@@ -168,6 +172,8 @@ def _from_bytes(data: bytes, password: Password | None) -> SoftwareKey:
         raise InvalidKeyError(f"{len(data)} bytes are no key; at most {MAX_KEY_BYTES} are read")
     data = without_mark(data)
     if data.lstrip()[:1] not in {b"{", b"["}:
+        from dpop.keys._software import SoftwareKey  # noqa: PLC0415 - as above
+
         return SoftwareKey.from_pem(data, password)
     try:
         jwk = json_object(data)
@@ -177,6 +183,8 @@ def _from_bytes(data: bytes, password: Password | None) -> SoftwareKey:
 
 
 def _from_jwk(jwk: Mapping[str, object], password: Password | None) -> SoftwareKey:
+    from dpop.keys._software import SoftwareKey  # noqa: PLC0415 - as above
+
     key = SoftwareKey.from_jwk(jwk)
     if password is not None and not callable(password):
         raise KeyPasswordError("a password was given, but a JWK is not encrypted; leave the password out")

@@ -14,6 +14,7 @@ from typing import Any
 
 from dpop.encoding import BASE64URL, b64url_decode, json_object
 from dpop.errors import ArgumentTypeError, EncodingError
+from dpop.keys import _loaded  # noqa: F401 - a server loads OpenSSL when it starts, not in its first request
 from dpop.keys._public import PublicKey
 from dpop.server._reasons import Reason, refuse
 

@@ -40,7 +40,8 @@ from dpop.errors import (
     TokenRequestError,
 )
 from dpop.keys._public import PublicKey
-from dpop.keys.kms._service import checked_endpoint, read_uri
+from dpop.keys._uris import read_uri
+from dpop.keys.kms._service import checked_endpoint
 from dpop.keys.pkcs11._uri import Pkcs11Uri
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, resource_challenge, token_error
 from dpop.server._checks import read_claims

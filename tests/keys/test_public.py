@@ -209,6 +209,28 @@ REFUSED: list[tuple[str, object, str]] = [
 ]
 
 
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=IDS[:3])
+def test_the_curve_is_checked_as_openssl_checks_it(curve: ec.EllipticCurve) -> None:
+    """The curve's equation is computed here, with the curve's published numbers, and OpenSSL agrees on each point."""
+    size = (curve.key_size + 7) // 8
+    for _ in range(20):
+        point = ec.generate_private_key(curve).public_key().public_numbers()
+        for x, y in [(point.x, point.y), (point.x, point.y ^ 1), (point.y, point.x), (point.x + 1, point.y)]:
+            coordinates = x.to_bytes(size, "big"), y.to_bytes(size, "big")
+            good = True
+            try:
+                ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\x04" + b"".join(coordinates))
+            except ValueError:
+                good = False
+            ours, theirs = map(b64url_encode, coordinates)
+            jwk = {"kty": "EC", "crv": f"P-{curve.key_size}", "x": ours, "y": theirs}
+            if good:
+                assert PublicKey.from_jwk(jwk).to_cryptography().public_numbers().x == x  # type: ignore[union-attr]
+            else:
+                with pytest.raises(InvalidKeyError, match="not a point of its curve"):
+                    PublicKey.from_jwk(jwk)
+
+
 @pytest.mark.parametrize(("jwk", "says"), [pytest.param(jwk, says, id=name) for name, jwk, says in REFUSED])
 def test_a_bad_jwk_is_refused_with_a_reason(jwk: Any, says: str) -> None:
     """Each fault has its own sentence, and no value of the JWK is in it (RFC 8725 §3.4)."""
@@ -400,7 +422,7 @@ def test_a_weak_rsa_key_object_is_refused() -> None:
 def test_what_a_file_holds(jwk: Jwk) -> None:
     """PEM, with text around it too, DER and JSON are the same key."""
     key = PublicKey.from_jwk(jwk)
-    native = key._key
+    native = key.to_cryptography()
     pem = native.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     der = native.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     for data in (pem, b"the API's key\r\n" + pem.replace(b"\n", b"\r\n"), der, b"\n " + json.dumps(jwk).encode()):

@@ -7,7 +7,7 @@ import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -16,12 +16,15 @@ from dpop.client import NonceKey, Role
 from dpop.encoding import json_object
 from dpop.errors import EncodingError, InsecureOriginError, KeyFileError, KeyPasswordError
 from dpop.htu import Origin, check_method
-from dpop.keys import ALGORITHMS, Password, PublicKey
+from dpop.keys import ALGORITHMS, PublicKey
 from dpop_cli.console.command import Detail, DetailSetting, Setting
 from dpop_cli.console.output import file_names, hint
 from dpop_cli.console.secret_input import Secret, can_ask, read_text, secret_options
 from dpop_cli.signing.key_elsewhere import KeyElsewhere, read_public_half
 from dpop_cli.signing.nonce_state import NonceState, StateError
+
+if TYPE_CHECKING:
+    from dpop.keys import Password
 
 __all__ = [
     "AlgChoice",
@@ -110,8 +113,8 @@ def load_named_key(named: str, password: Secret, *, alg: str | None = None, sign
     The errors are those of :func:`load_key`.
     """
     check_key_source(named)
-    if not _is_private_file(named):
-        # The library logs nothing about a private file, and importing logging takes 3 of the 60 ms of dpop proof.
+    if not (_is_private_file(named) or named[:6].lower() == "agent:"):
+        # The library logs nothing about these, and importing logging takes 3 of the 60 ms of dpop proof.
         from dpop_cli.console.output import show_warnings  # noqa: PLC0415 - see above
 
         show_warnings()

@@ -28,6 +28,7 @@ from dpop.errors import (
 )
 from dpop.keys._external import SignatureFormat, read_public_key
 from dpop.keys._pem import Password
+from dpop.keys._uris import read_uri
 from dpop.keys.kms._service import (
     CONNECTIONS,
     Facts,
@@ -37,7 +38,6 @@ from dpop.keys.kms._service import (
     digest,
     need,
     printable,
-    read_uri,
     refuse_password,
 )
 

@@ -29,6 +29,7 @@ from dpop.keys._algorithms import RSA_ALGS
 from dpop.keys._external import SignatureFormat
 from dpop.keys._pem import Password
 from dpop.keys._public import PublicKey
+from dpop.keys._uris import read_uri
 from dpop.keys.kms._service import (
     Facts,
     KeyService,
@@ -38,7 +39,6 @@ from dpop.keys.kms._service import (
     keep_connections,
     need,
     printable,
-    read_uri,
     refuse_password,
 )
 

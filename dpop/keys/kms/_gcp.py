@@ -31,6 +31,7 @@ from dpop.errors import (
 from dpop.keys._algorithms import ALGORITHMS
 from dpop.keys._external import SignatureFormat, read_public_key
 from dpop.keys._pem import Password
+from dpop.keys._uris import read_uri
 from dpop.keys.kms._service import (
     Facts,
     KeyService,
@@ -40,7 +41,6 @@ from dpop.keys.kms._service import (
     keep_connections,
     need,
     printable,
-    read_uri,
     refuse_password,
 )
 from dpop.origin import Origin

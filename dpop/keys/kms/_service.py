@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, NamedTuple, NoReturn, TypeVar
-from urllib.parse import unquote
 
 from dpop._forking import at_fork
 from dpop.errors import (
@@ -34,57 +32,14 @@ __all__ = [
     "Facts",
     "KeyService",
     "KmsKey",
-    "KmsUri",
     "PerProcess",
     "checked_endpoint",
     "digest",
     "keep_connections",
     "need",
     "printable",
-    "read_uri",
     "refuse_password",
 ]
-
-# The characters of a URI (RFC 3986 §2). A fragment has no meaning here, so # is not among them.
-_CHARACTERS: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*")
-_MAX_LENGTH: Final = 2048
-
-
-class KmsUri(NamedTuple):
-    """A parsed KMS URI: the key's name and the options."""
-
-    name: str
-    options: Mapping[str, str]
-
-
-def read_uri(uri: str, known: Mapping[str, str], form: str) -> KmsUri:
-    """Parse a KMS URI. The values of options are percent-decoded; the name is not.
-
-    :param known: the known options, each with a pattern for its whole value.
-    :param form: the expected form of the URI, for messages.
-    :raises InvalidKeyError: the URI has another form, an unknown option, an option that is given twice, or one with a
-        wrong value. The message names the option, but contains no value.
-    """
-    scheme, _, rest = uri.partition(":")
-    if len(uri) > _MAX_LENGTH or not _CHARACTERS.fullmatch(rest):
-        raise InvalidKeyError(
-            f"the {scheme.lower()}: URI is too long, or has characters that must be percent-encoded; expected {form}"
-        )
-    name, mark, query = rest.partition("?")
-    if name.startswith("/"):
-        raise InvalidKeyError(f"the {scheme.lower()}: URI has slashes after its colon; leave them out: {form}")
-    options: dict[str, str] = {}
-    for part in query.split("&") if mark else ():
-        option, equals, value = part.partition("=")
-        if option not in known or not equals:
-            names = ", ".join(known) or "none"
-            raise InvalidKeyError(f"the {scheme.lower()}: URI has an unknown option; expected {names}")
-        if option in options:
-            raise InvalidKeyError(f"the {scheme.lower()}: URI gives {option} twice")
-        options[option] = unquote(value, errors="replace")
-        if not re.fullmatch(known[option], options[option]):
-            raise InvalidKeyError(f"the {option} in the {scheme.lower()}: URI is not valid; expected {form}")
-    return KmsUri(name, options)
 
 
 def checked_endpoint(endpoint: str) -> Origin:

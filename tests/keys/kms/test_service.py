@@ -23,8 +23,9 @@ from dpop import errors
 from dpop.keys import SoftwareKey
 from dpop.keys._external import SignatureFormat
 from dpop.keys._public import PublicKey
+from dpop.keys._uris import read_uri
 from dpop.keys.kms import KeyService, KmsKey
-from dpop.keys.kms._service import Facts, PerProcess, read_uri
+from dpop.keys.kms._service import Facts, PerProcess
 
 INNER = SoftwareKey.generate("PS256")
 VERSION = "projects/p/locations/l/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1"
