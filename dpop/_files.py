@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
@@ -70,6 +70,7 @@ def write_private_file(
     overwrite: bool = True,
     durable: bool = True,
     prefix: str = ".dpop-",
+    names: Iterable[Path] = (),
     link: Callable[[str, Path], None] = os.link,
 ) -> None:
     """Write a file with mode 0600, atomically: the complete new content, or no change.
@@ -78,11 +79,12 @@ def write_private_file(
         appears at the last moment.
     :param durable: wait until the data is on the disk. The name is durable after :func:`sync_directory`.
     :param prefix: the start of the temporary file's name, which ends in ``.tmp``.
+    :param names: paths in the same directory to try for the temporary file first.
     :param link: makes a hard link; on a file system without hard links an empty file claims the name.
     :raises OSError: the file cannot be written. An existing file is unchanged, and no temporary file remains.
     :raises ValueError: the path holds characters that no file name can have.
     """
-    descriptor, temporary = _temporary_file(path.parent, prefix)
+    descriptor, temporary = _temporary_file(path.parent, prefix, names)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -148,13 +150,16 @@ def _sync(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def _temporary_file(directory: Path, prefix: str) -> tuple[int, str]:
+def _temporary_file(directory: Path, prefix: str, names: Iterable[Path]) -> tuple[int, str]:
     """Create a temporary file and open it for writing, like ``tempfile.mkstemp``, which is slow to import."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    while True:
-        name = os.fspath(directory / f"{prefix}{os.urandom(6).hex()}.tmp")
+    for name in names:
         with contextlib.suppress(FileExistsError):
-            return os.open(name, flags, 0o600), name
+            return os.open(name, flags, 0o600), os.fspath(name)
+    while True:
+        random = os.fspath(directory / f"{prefix}{os.urandom(6).hex()}.tmp")
+        with contextlib.suppress(FileExistsError):
+            return os.open(random, flags, 0o600), random
 
 
 def _replace(temporary: str, path: Path) -> None:

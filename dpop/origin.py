@@ -115,7 +115,7 @@ def split_url(url: str) -> tuple[str, str, str]:
     return _known_scheme(match[1]), match[2], url[match.end() :].partition("?")[0].partition("#")[0]
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2048)  # a client may have a thousand servers
 def origin_of(scheme: str, authority: str) -> Origin:
     """Return the origin of ``host[:port]`` with a scheme, both in upper or lower case; the result is cached.
 
@@ -136,7 +136,7 @@ def front_of(scheme: str, authority: str) -> str:
     return str(origin_of(scheme, authority))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2048)
 def wire_origin(scheme: str, authority: str) -> str:
     """Return the origin of a request that is about to be sent: the first part of its ``htu``.
 

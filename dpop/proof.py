@@ -12,12 +12,14 @@ Making a proof is split in two, so that a caller with a slow key can sign elsewh
 from __future__ import annotations
 
 import binascii
+import contextlib
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_encode, check_nonce, sendable_token_hash
@@ -36,9 +38,13 @@ _MAX_JTI_LENGTH = 256
 _MAX_CLAIMS_DEPTH = 32  # a bound of our own: how deep the json module goes depends on the Python and on the stack
 
 # (alg, thumbprint) identifies a public key and how it signs. The value is its encoded header, and the size of its
-# signatures if the algorithm fixes it. When the dict is full it is cleared: a lost entry is computed again.
-_headers: dict[tuple[str, str], tuple[bytes, int | None]] = {}
+# signatures if the algorithm fixes it. When the dict is full it is cleared, and filled again from _headers_of_keys:
+# a header takes ten times as long to make as a signature, and one process may sign for many users.
+_Header = tuple[bytes, int | None]
+_headers: dict[tuple[str, str], _Header] = {}
 _MAX_HEADERS = 1024
+_headers_of_keys: WeakKeyDictionary[Key, tuple[tuple[str, str], _Header]] = WeakKeyDictionary()
+"""The header of each key object that lives, with the name that it had then."""
 
 
 def random_jti() -> str:
@@ -174,10 +180,26 @@ def _header_of(key: Key) -> tuple[bytes, int | None]:
     except AttributeError:
         what = "a key from generate_key or load_key, or any object with its protocol"
         raise ArgumentTypeError("key", what, key) from None
-    return _headers.get(name) or _header(key, *name)
+    return _headers.get(name) or _remembered_header(key, name)
 
 
-def _header(key: Key, alg: str, thumbprint: str) -> tuple[bytes, int | None]:
+def _remembered_header(key: Key, name: tuple[str, str]) -> _Header:
+    """The header that this key object got before, or a new one."""
+    try:
+        known, header = _headers_of_keys.get(key, (None, None))
+    except TypeError:  # the object cannot be hashed, or not be referred to weakly
+        known = header = None
+    if header is None or known != name:
+        header = _header(key, *name)
+        with contextlib.suppress(TypeError):
+            _headers_of_keys[key] = name, header
+    if len(_headers) >= _MAX_HEADERS:
+        _headers.clear()
+    _headers[name] = header
+    return header
+
+
+def _header(key: Key, alg: str, thumbprint: str) -> _Header:
     """Check the JWK and encode the header, once per key instead of once per proof."""
     public = PublicKey.from_jwk(key.public_jwk)
     if alg not in public.algs:
@@ -185,11 +207,7 @@ def _header(key: Key, alg: str, thumbprint: str) -> tuple[bytes, int | None]:
     if public.thumbprint != thumbprint:
         raise UsageError("the key's thumbprint does not belong to its public JWK; compute it with dpop.thumbprint")
     header = json.dumps({"typ": "dpop+jwt", "alg": alg, "jwk": public.jwk}, separators=(",", ":"))
-    if len(_headers) >= _MAX_HEADERS:
-        _headers.clear()
-    entry = (b64url_encode(header.encode("ascii")).encode("ascii") + b".", ALGORITHMS[alg].signature_size)
-    _headers[alg, thumbprint] = entry
-    return entry
+    return b64url_encode(header.encode("ascii")).encode("ascii") + b".", ALGORITHMS[alg].signature_size
 
 
 _quoted = json.encoder.encode_basestring_ascii

@@ -263,6 +263,51 @@ def test_a_foreign_keys_contradictions_are_found() -> None:
         dpop.create_proof(ForeignKey(thumbprint="another3"), "GET", URL)
 
 
+class CountedKey:
+    """A software key that counts how often its public JWK is read."""
+
+    def __init__(self) -> None:
+        self._key = dpop.generate_key()
+        self.alg, self.thumbprint, self.blocking = self._key.alg, self._key.thumbprint, False
+        self.sign = self._key.sign
+        self.reads = 0
+
+    @property
+    def public_jwk(self) -> Mapping[str, str]:
+        self.reads += 1
+        return self._key.public_jwk
+
+
+def test_a_process_with_many_keys_makes_each_header_once() -> None:
+    """One process may sign for thousands of users in turn: no key's header is made again for another proof."""
+    keys = [CountedKey() for _ in range(1100)]
+    for _ in range(2):
+        for key in keys:
+            assert parts(dpop.create_proof(key, "GET", URL))[0]["jwk"] == key._key.public_jwk
+    assert {key.reads for key in keys} == {1}
+
+
+def test_a_key_that_changes_gets_another_header() -> None:
+    """A key object that stands for a new key signs with the header of that key."""
+    key = ForeignKey()
+    dpop.create_proof(key, "GET", URL)
+    other = dpop.generate_key()
+    key.public_jwk, key.thumbprint = other.public_jwk, other.thumbprint
+    assert parts(dpop.create_proof(key, "GET", URL))[0]["jwk"] == other.public_jwk
+
+
+def test_a_key_that_cannot_be_remembered_signs_too() -> None:
+    """A key object that is neither hashable nor weakly referable."""
+    own = dpop.generate_key()
+
+    class Slotted(list[str]):
+        __slots__ = ()
+        alg, thumbprint, public_jwk, blocking = own.alg, own.thumbprint, own.public_jwk, False
+        sign = staticmethod(own.sign)
+
+    verified(dpop.create_proof(Slotted(), "GET", URL))
+
+
 @given(
     jti=st.text(st.characters(codec="utf-8", exclude_categories=("C",)), min_size=1, max_size=50).filter(
         str.isprintable

@@ -242,11 +242,12 @@ class _Entry:
 class NonceCache:
     """A cache of nonces by key, origin and role: bounded, in memory, safe for threads, signal handlers and forks.
 
-    :param max_entries: how many servers are remembered; the least recently used is forgotten first.
+    :param max_entries: how many servers are remembered, in about 1,600 bytes each; the least recently used is forgotten
+        first, and its next request may be refused because it has no nonce.
     :param clock: monotonic seconds.
     """
 
-    def __init__(self, *, max_entries: int = 100, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, max_entries: int = 1000, clock: Callable[[], float] = time.monotonic) -> None:
         if not isinstance(max_entries, int):
             raise ArgumentTypeError("max_entries", "int", max_entries)
         if max_entries < 1:

@@ -50,7 +50,17 @@ class ExternalKey:
     :raises AlgorithmError: the key cannot sign with ``alg``.
     """
 
-    __slots__ = ("_alg", "_blocking", "_format", "_public", "_reference", "_sign", "_size", "_thumbprint")
+    __slots__ = (
+        "__weakref__",
+        "_alg",
+        "_blocking",
+        "_format",
+        "_public",
+        "_reference",
+        "_sign",
+        "_size",
+        "_thumbprint",
+    )
 
     def __init__(
         self,

@@ -49,6 +49,7 @@ class SoftwareKey:
     """
 
     __slots__ = (
+        "__weakref__",
         "_alg",
         "_blocking",
         "_foreign",

@@ -89,6 +89,7 @@ class FileTokenStore(LockedStore):
         path = self._file(account)
         with locked(self.lock(account), account):
             try:
+                _clear_temporary(path)
                 path.unlink(missing_ok=True)
                 sync_directory(path.parent)
             except OSError as error:
@@ -130,14 +131,8 @@ class FileTokenStore(LockedStore):
                 " in different directories"
             )
         data = write_record(tokens, account, self._sealer)
-        prefix = f".{path.name}."
         try:
-            # No other process writes while we hold the lock, so a killed process has left this temporary file.
-            for left in path.parent.glob(f"{_literal(prefix)}*.tmp"):
-                if "." not in left.name[len(prefix) : -len(".tmp")]:  # otherwise it belongs to another account
-                    with contextlib.suppress(OSError):  # it may be another user's, and new tokens matter more
-                        left.unlink()
-            write_private_file(path, data, prefix=prefix)
+            write_private_file(path, data, prefix=f".{path.name}.", names=_clear_temporary(path))
             sync_directory(path.parent)
         except OSError as error:
             raise TokenStoreError(
@@ -157,6 +152,25 @@ def _content(path: Path, tries: int = 5) -> bytes:
         if error.errno != errno.ESTALE or tries <= 1:
             raise
     return _content(path, tries - 1)
+
+
+def _clear_temporary(path: Path) -> list[Path]:
+    """Remove what a killed process left of this file; return the names that a new temporary file may have.
+
+    The caller holds the lock, so nobody else writes. But the lock's file may have been deleted meanwhile: then a name
+    that was found is not used again, for the other process must not publish our file while it is incomplete. Two names
+    are enough for that, and need no look at the directory, which may have a hundred thousand files.
+    """
+    names = [path.with_name(f".{path.name}.{number}.tmp") for number in (1, 2)]
+    unused = []
+    for name in names:
+        try:
+            name.unlink()
+        except FileNotFoundError:
+            unused.append(name)
+        except OSError:
+            pass  # it may be another user's, and new tokens matter more
+    return unused
 
 
 def _account_in(path: Path) -> str | None:

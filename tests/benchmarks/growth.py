@@ -22,7 +22,7 @@ def measure(_environments: Environments, *, short: bool) -> Section:
         "Growth of the caches",
         "One process per line, filled to the size; memory is what the process grew by, divided by the entries. Late"
         " against early: an insertion when the cache is nearly full against one when it is nearly empty. The nonce"
-        " cache is bounded to 100 servers unless told otherwise.",
+        " cache is bounded to 1,000 servers unless told otherwise.",
         ["cache", "entries", "octets per entry", "one insertion, us", "late against early"],
     )
     for cache, goal in _GOALS.items():

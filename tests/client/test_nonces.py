@@ -95,6 +95,15 @@ def exchange(cache: NonceCache, server: SingleUseServer, leased: Lease) -> None:
     cache.answered(again, learnt=fresh, accepted=True)
 
 
+def test_a_client_of_a_thousand_servers_keeps_the_nonce_of_each() -> None:
+    """A key that is used at many servers in turn costs none of them a refusal once their nonces are known."""
+    cache = NonceCache()
+    keys = [NonceKey("jkt", Origin.parse(f"https://server-{number}.example"), Role.RS) for number in range(1000)]
+    for key in keys:
+        cache.answered(lease(cache, key), learnt=f"of {key.origin}", accepted=True)
+    assert [lease(cache, key).nonce for key in keys] == [f"of {key.origin}" for key in keys]
+
+
 def test_nothing_is_known_of_a_new_server() -> None:
     """The first proof to a server carries no nonce."""
     assert lease(NonceCache()).nonce is None

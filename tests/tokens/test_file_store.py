@@ -225,13 +225,42 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
         FileTokenStore(tmp_path / "tokens.json").save(FULL)
 
 
-def test_what_a_killed_writer_left_is_cleared_away(path: Path) -> None:
-    """A temporary file with tokens in it goes with the next write; another account's and strangers' stay."""
-    strangers = [".tokens.json.json.abc.tmp", "tokens.json.bak", ".tokens.json.lock"]
-    for name in [".tokens.json.abcdefgh.tmp", *strangers]:
+@pytest.mark.parametrize(
+    "clear", [lambda store: store.save(FULL), lambda store: store.delete()], ids=["save", "delete"]
+)
+def test_what_a_killed_writer_left_is_cleared_away(path: Path, clear: Callable[[FileTokenStore], object]) -> None:
+    """A temporary file with tokens in it goes with the next write, or a delete; other accounts' and strangers' stay."""
+    strangers = [".tokens.json.json.1.tmp", ".tokens.bob.json.1.tmp", "tokens.json.bak"]
+    for name in strangers:
         (path.parent / name).write_text("x")
-    FileTokenStore(path).save(FULL)
-    assert sorted(file.name for file in path.parent.iterdir()) == sorted([*strangers, "tokens.json"])
+    dying = "from pathlib import Path\nPath.replace = lambda *_: os._exit(0)\n"
+    code = f"import os, sys\nfrom dpop.tokens import FileTokenStore, TokenSet\n{dying}"
+    code += "FileTokenStore(sys.argv[1]).save(TokenSet(access_token='new'))"
+    store = FileTokenStore(path)
+    for number in (1, 2):
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=60)
+        found = [file.name for file in path.parent.glob(".tokens.json.*.tmp") if file.name not in strangers]
+        assert found == [f".tokens.json.{number}.tmp"]  # another name: its first writer might still live
+    clear(store)
+    store.save(FULL)
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted(
+        [*strangers, ".tokens.json.lock", "tokens.json"]
+    )
+
+
+def test_saving_does_not_look_through_the_directory(path: Path) -> None:
+    """A save takes as long with a hundred thousand accounts as with one."""
+    code = (
+        "import sys\nfrom dpop.tokens import FileTokenStore, TokenSet\nstore = FileTokenStore(sys.argv[1])\n"
+        "seen = []\nsys.addaudithook(lambda event, _: seen.append(event))\n"
+        "for account in ('default', 'alice', 'Bob ' * 50):\n"
+        "    store.save(TokenSet(access_token='a'), account), store.load(account), store.delete(account)\n"
+        "print({'os.listdir', 'os.scandir', 'glob.glob'} & set(seen))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "set()\n"
 
 
 def run(code: str, path: Path) -> str:

@@ -107,7 +107,7 @@ class Pkcs11Key(ExternalKey):
     forked process the key refuses to sign: open it there.
     """
 
-    __slots__ = ("__weakref__", "_device", "_object", "_pool", "_signer")
+    __slots__ = ("_device", "_object", "_pool", "_signer")
 
     def __init__(
         self,
