@@ -14,14 +14,16 @@ from adapters.recorder import Received, Recorder, Response
 from dpop_cli.commands.rehearse.transcript import FORMAT
 
 import dpop
+from dpop.client import NonceKey, Role
 from dpop.encoding import b64url_decode
 from dpop.errors import DPoPError
+from dpop.origin import Origin
 from dpop.requests import TokenEndpoint
 from dpop.tokens import ServerMetadata
 
 __all__ = ["PlayedServer", "replayed"]
 
-_PROFILES = {each.name: each for each in (dpop.profiles.RFC9449, dpop.profiles.GOOGLE, dpop.profiles.ATPROTO)}
+_PROFILES = {each.name: each for each in map(dpop.profiles.Profile.load, dpop.profiles.NAMES)}
 
 
 class PlayedServer:
@@ -107,6 +109,10 @@ def replayed(path: Path) -> list[str]:
             continue
         with PlayedServer(transcript, (name,)) as server, TokenEndpoint(key, server.metadata, **settings) as endpoint:
             refused = server.left[-1]["response"]["status"] >= 400
+            before = server.left[0]["request"].get("proof", {}).get("claims", {}).get("nonce")
+            if before is not None:  # an earlier step had got it
+                place = NonceKey(key.thumbprint, Origin.of_url(endpoint.server.token_endpoint), Role.AS)
+                endpoint.prover.nonces.learn(place, before)
             with contextlib.suppress(DPoPError) if refused else contextlib.nullcontext():
                 call(endpoint)
             differences += [f"{name}: {each}" for each in server.differences]

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import urllib.request
+import webbrowser
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -13,10 +16,11 @@ import pytest
 from dpop_cli.commands.rehearse.transcript import Step, Transcript
 from dpop_cli.commands.serve import first_line
 from dpop_cli.wire.exchange import Exchange
-from support.cli_process import run
+from support.cli_process import invoke, run
 from support.rehearsal import replayed
 
 import dpop
+from dpop.profiles import NAMES
 from dpop.testing import DPoPTestServer
 
 _BROWSER = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1]).read()"
@@ -56,7 +60,7 @@ def rehearsed(server: DPoPTestServer, *options: str, public: bool = False) -> tu
     ids=["without nonces", "single-use nonces", "with a secret", "jwt", "google", "device"],
 )
 def test_the_test_server_does_what_it_must(arguments: dict[str, Any], public: bool, options: tuple[str, ...]) -> None:
-    """In each of its modes; the transcript is private, holds no secret, and becomes a test that passes."""
+    """With nonces of each kind; the transcript is private, holds no secret, and becomes a test that passes."""
     with DPoPTestServer(**arguments) as server:
         status, shown, transcript = rehearsed(server, *options, public=public)
         assert status == 0, shown
@@ -68,6 +72,27 @@ def test_the_test_server_does_what_it_must(arguments: dict[str, Any], public: bo
     assert Path("rehearsal.json").stat().st_mode & 0o777 == 0o600
     assert len(secrets) > 10
     assert [secret for secret in secrets if secret in text] == []
+    assert replayed(Path("rehearsal.json")) == []
+
+
+def browse(url: str) -> bool:
+    """A browser whose user agrees at once; it is not seen as a request of the command."""
+    threading.Thread(target=lambda: urllib.request.urlopen(url).close()).start()
+    return True
+
+
+@pytest.mark.parametrize("mode", NAMES)
+def test_a_server_that_acts_as_its_profile_says_breaks_no_rule(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each mode of ``dpop serve``, with a public client where it has some: no rule is broken, and a test replays it."""
+    monkeypatch.setattr(webbrowser, "open", browse)
+    with DPoPTestServer(mode=mode) as server:
+        client = first_line(server)
+        if server.profile.server.public_clients:
+            client = {**client, "client_id": server.public_client_id}
+            del client["client_secret"]
+        Path("client.json").write_text(json.dumps(client))
+        done = invoke("rehearse", "-k", "key.pem", "--client", "client.json", "--scope", "read")
+    assert (done.exit_code, "FAILED" in done.stdout) == (0, False), done.output
     assert replayed(Path("rehearsal.json")) == []
 
 

@@ -259,8 +259,12 @@ class _Rehearsal:
             except TokenError:
                 if not step.exchanges:
                     raise  # no request was made
+                profile = endpoint.grants.profile
+                own = profile.server.wrong_key
                 step.judge_refusal(
-                    "another key cannot use the refresh token", "RFC 9449 §5", ("invalid_grant", "invalid_dpop_proof")
+                    "another key cannot use the refresh token",
+                    f"profile {profile.name}" if own else "RFC 9449 §5",
+                    ("invalid_grant", "invalid_dpop_proof", *filter(None, [own])),
                 )
                 return tokens
             if bound:
