@@ -28,8 +28,8 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 def commands(heading: str) -> str:
-    """The shell lines under a heading, without their prompts."""
-    return "".join(line[2:] for name, text in blocks("console") if name == heading for line in text.splitlines(True))
+    """The shell lines under a heading."""
+    return "".join(text for name, text in blocks("sh") if name == heading)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     """A reader's folder and shell environment, with the server of the README running, on a port of its own."""
     folder = tmp_path_factory.mktemp("reader")
     port = str(reserved_port())
-    serve, generate = commands("The main job: a token that is always fresh").replace(PORT, port).splitlines()
+    activate, serve, generate = commands("The main job: a token that is always fresh").replace(PORT, port).splitlines()
+    assert activate == ". .venv/bin/activate"  # where make demo installs; these tests have an environment already
     assert serve.endswith(" &")
     arguments = serve.removesuffix(" &").split()
     with subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
@@ -97,6 +98,17 @@ def test_the_terminal(reader: tuple[Path, str]) -> None:
     assert ran.returncode == 0, ran.stderr
     assert '"sub": "alice"' in ran.stdout
     assert '"htm": "GET"' in ran.stdout or "htm" in ran.stdout
+
+
+def test_what_is_shown_can_be_pasted() -> None:
+    """No prompts, which a shell would run, and no remarks, which zsh does not know at its prompt.
+
+    ``make demo`` stands alone: at a terminal it would read the lines behind it.
+    """
+    assert commands("Try it") == "make demo\n"
+    assert {language for language in re.findall(r"^```(\w*)$", README, re.MULTILINE) if language} == {"sh", "python"}
+    for _, text in blocks("sh"):
+        assert not re.search(r"^[$%>#] |\s#", text, re.MULTILINE), text
 
 
 def test_it_fits() -> None:
