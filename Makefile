@@ -6,7 +6,7 @@ export VENV
 PYTEST ?= python -m pytest
 RUN := PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: help demo test check fresh platforms lowest format lock site links reproducible installs api vectors bench bench-hardware soak storm crash model fuzz fuzz-targets browser conformance mutate coverage clean
+.PHONY: help demo test check fresh platforms lowest format lock site links reproducible installs api vectors bench bench-hardware soak storm load crash model fuzz fuzz-targets browser conformance mutate coverage clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -104,6 +104,10 @@ soak: ## 100,000 requests; memory must stay flat
 storm: ## processes and threads on expired tokens at oidc-provider: one refresh for each expiry
 	@scripts/setup test
 	$(RUN) python tests/benchmarks/storm.py $(ARGS)
+
+load: ## the whole chain for 15 minutes: 4 client processes, 4 API workers, Redis, tokens that live for 10 s
+	@scripts/setup test
+	$(RUN) python tests/benchmarks/load.py $(ARGS)
 
 crash: ## kill -9 at random moments of 500 refreshes; nothing that was handed out may be lost
 	@scripts/setup test

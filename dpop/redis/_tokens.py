@@ -53,6 +53,8 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if redis.call('HEXISTS', KEYS[2], 'record') == 0 then redis.call('DEL', KEYS[2]) end
 return redis.call('DEL', KEYS[1])
 """
+_AT_ONCE: Final = 1000
+"""How many accounts are looked up in one round trip."""
 _SLEEPS: Final = (0.005, 0.01, 0.02, 0.05)
 _MARGIN: Final = 0.9
 """The part of a lease during which its holder may send: clocks differ, and sending takes some time."""
@@ -152,10 +154,15 @@ class RedisTokenStore:
         pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self._prefix) + "{*}"
         try:
             client: Any = self._client
-            found = set(client.scan_iter(pattern))
-            names = [
-                name.decode() if isinstance(name, bytes) else name for name in found if client.hexists(name, "record")
-            ]
+            found = list(set(client.scan_iter(pattern, count=_AT_ONCE)))
+            names = []
+            for start in range(0, len(found), _AT_ONCE):
+                some = found[start : start + _AT_ONCE]
+                pipeline = client.pipeline(transaction=False)
+                for name in some:
+                    pipeline.hexists(name, "record")
+                there = zip(some, pipeline.execute(), strict=True)
+                names += [name.decode() if isinstance(name, bytes) else name for name, has in there if has]
         except REDIS_ERRORS as error:
             raise _unusable(error) from error
         return sorted(name[len(self._prefix) + 1 : -1] for name in names)

@@ -30,6 +30,7 @@ import hardware
 import mint
 import peers
 import refresh
+import scale
 import served
 import verify
 import wasted
@@ -48,8 +49,9 @@ _SECTIONS: dict[str, Callable[..., Section]] = {
     "agent": agent.measure,
     "command": command.measure,
     "growth": growth.measure,
+    "scale": scale.measure,
 }
-_PICTURES = {"mint", "verify", "wasted", "refresh", "hardware"}
+_PICTURES = {"mint", "verify", "wasted", "refresh", "hardware", "scale"}
 
 
 def report(sections: list[Section], machine: dict[str, str]) -> str:

@@ -32,6 +32,8 @@ def draw(sections: list[Section], out: Path) -> None:
                 _refresh(section.raw, out / "refresh")
             case "hardware":
                 _sessions(section.raw, out / "hardware")
+            case "scale":
+                _scale(section.raw, out / "scale")
 
 
 def _bars(raw: dict[str, list[float]], title: str, path: Path) -> None:
@@ -130,6 +132,25 @@ def _sessions(raw: dict[str, dict[str, float]], path: Path) -> None:
     axes.set_xlabel("PKCS#11 sessions", fontsize=9)
     axes.set_title("Proofs per second, against one session", fontsize=11, loc="left")
     axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _scale(raw: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Time of each operation against that with the fewest, by how many there are."""
+    figure, axes = plt.subplots(figsize=(7.5, 3.8))
+    colors = iter([_OURS, *_OTHERS, "#000000", "#9aa5b1"])
+    for what, taken in raw.items():
+        for operation, fewest in taken[0]["micros"].items():
+            ratios = [one["micros"][operation] / fewest for one in taken]
+            sizes = [one["size"] for one in taken]
+            axes.plot(sizes, ratios, marker="o", markersize=4, label=f"{what}: {operation}", color=next(colors))
+    axes.axhline(2, color="black", linewidth=0.8, linestyle="--")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("how many there are; dashed: the goal", fontsize=9)
+    axes.set_title("Time of one operation, against that with the fewest", fontsize=11, loc="left")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 

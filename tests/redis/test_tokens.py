@@ -72,6 +72,21 @@ def test_what_is_there_is_named_and_sealed(client: redis.Redis) -> None:
         RedisTokenStore(client).load("bob")
 
 
+def test_many_accounts_are_listed_in_few_round_trips(client: redis.Redis) -> None:
+    """Redis reads one request for many accounts, not one for each."""
+    store = RedisTokenStore(client)
+    with client.pipeline(transaction=False) as pipeline:
+        for number in range(2000):
+            pipeline.hset(f"dpop:tokens:{{user-{number}}}", "record", b"{}")
+            pipeline.hset(f"dpop:tokens:{{fence-{number}}}", "fence", 1)
+        pipeline.execute()
+    before = client.info("stats")["total_reads_processed"]
+    accounts = store.accounts()
+    reads = client.info("stats")["total_reads_processed"] - before
+    assert accounts == sorted(f"user-{number}" for number in range(2000))
+    assert reads < 100
+
+
 def test_a_lease_ends_with_its_holder_and_not_before(client: redis.Redis) -> None:
     """It is renewed for as long as it is held; when nobody renews it, the next one gets it, with a higher fence."""
     store = RedisTokenStore(client, lease_seconds=6)  # is renewed every two seconds
