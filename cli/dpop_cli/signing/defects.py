@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DefectCommand", "defect_option", "expected"]
 
+_METHOD_OF_CURL = ("-X", "--request", "--method")
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -44,6 +46,10 @@ class DefectCommand(Command):
             ctx.exit()
         try:
             return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name in _METHOD_OF_CURL:
+                ctx.fail("METHOD is an argument before the URL, and no option, as in: POST URL")
+            raise
         except click.MissingParameter as error:
             if error.param is not None and error.param.name == "url" and "://" in ctx.params.get("method", ""):
                 ctx.fail("METHOD is missing; it comes before the URL, as in: GET URL")

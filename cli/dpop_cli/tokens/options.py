@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dpop.errors import UsageError
+from dpop.errors import InvalidTargetError, UsageError
+from dpop.origin import Origin
 from dpop.profiles import NAMES, Profile
 from dpop_cli.console.command import Detail, DetailSetting, Setting
 from dpop_cli.console.output import file_names
@@ -25,6 +26,20 @@ else:
 __all__ = ["ProfileName", "client_options", "server_options", "store_options"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class _ServerUrl(_TextType):
+    """The absolute URL of a server."""
+
+    name = "url"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Take an absolute http or https URL; the message does not repeat another value, but names the option."""
+        try:
+            Origin.of_url(value)
+        except InvalidTargetError as error:
+            self.fail(str(error), param, ctx)
+        return value
 
 
 class ProfileName(_TextType):
@@ -76,11 +91,16 @@ def server_options(command: _Function) -> _Function:
     """Add the client and server options that are needed as long as there are no tokens."""
     options = [
         click.option(
-            "--issuer", cls=Setting, metavar="URL", help="The server's issuer URL; its metadata names the endpoints."
+            "--issuer",
+            cls=Setting,
+            type=_ServerUrl(),
+            metavar="URL",
+            help="The server's issuer URL; its metadata names the endpoints.",
         ),
         click.option(
             "--token-endpoint",
             cls=DetailSetting,
+            type=_ServerUrl(),
             metavar="URL",
             help="The token endpoint, if the server has no metadata.",
         ),
