@@ -27,7 +27,7 @@ from dpop._tracebacks import hide_frames
 from dpop.aiohttp._middleware import DPoPClientMiddleware
 from dpop.aiohttp._threads import asyncio_tools
 from dpop.client._driver import AsyncTools
-from dpop.errors import DPoPError
+from dpop.errors import DPoPError, UsageError
 from dpop.profiles import RFC9449, Profile
 from dpop.tokens._async_endpoint import AsyncEndpoint
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
@@ -126,7 +126,14 @@ class AsyncTokenEndpoint(AsyncEndpoint):
         """Send one request and read its response, following no redirect.
 
         :raises NoResponse: no response came.
+        :raises UsageError: the event loop is not one of asyncio.
         """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError(
+                "aiohttp needs an event loop of asyncio; under trio, take the endpoint of dpop.httpx or dpop.httpx2"
+            ) from None
         wire = _Wire(request, 2 * self.timeout)
         try:
             session = await self._sessions.get()

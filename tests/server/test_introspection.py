@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from adapters.recorder import Received, Response
+from adapters.authority import make_authority
+from adapters.recorder import Received, Recorder, Response, script
 from support.forking import in_child
 from support.introspection_endpoint import IntrospectionEndpoint
 from support.jwt_issuer import AUDIENCE, JWTIssuer, Timer, forged
@@ -94,6 +97,23 @@ def test_how_the_api_authenticates(endpoint: IntrospectionEndpoint) -> None:
         assert (request.method, request.all("DPoP"), request.one("Accept")) == ("POST", [], "application/json")
     assert "s" not in repr(asking(endpoint)).replace("introspect", "").split()
     assert assertion.all("Authorization") == []
+
+
+def test_an_api_with_a_certificate(tmp_path: Path) -> None:
+    """It shows it in the handshake, and names itself in the form (RFC 8705 §2)."""
+    authority = make_authority(tmp_path)
+    says = Response(200, [("Content-Type", "application/json")], b'{"active":true}')
+    with Recorder(script(says), tls=authority.server_context(want_client=True)) as server:
+        settings: dict[str, Any] = {"client_id": "api", "client_auth": "tls_client_auth", "timeout": 60}
+        url = server.url("/introspect")
+        assert Introspection(url, tls=authority.client_context(), **settings)("t1") == {"active": True}
+        assert asyncio.run(Introspection(url, tls=authority.client_context(), **settings).acall("t2"))["active"]
+        without = ssl.create_default_context(cafile=authority.ca)
+        with pytest.raises(LookupUnavailableError):
+            Introspection(url, tls=without, **settings)("t3")
+    assert [parse_qs(request.body.decode()) for request in server.requests] == [
+        {"client_id": ["api"], "token": [token], "token_type_hint": ["access_token"]} for token in ("t1", "t2")
+    ]
 
 
 def _decoded(text: str) -> bytes:

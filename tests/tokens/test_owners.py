@@ -25,6 +25,7 @@ from support.endpoints import ENDPOINTS, Endpoint
 from support.rotating_server import RotatingServer
 
 import dpop
+import dpop.aiohttp
 import dpop.httpx
 import dpop.httpx2
 from dpop.errors import ReauthorizationError, TokenLockError, TokenRequestError, UsageError
@@ -37,10 +38,10 @@ OLD = TokenSet(access_token="a0", issued_at=0, expires_at=1, refresh_token="r0",
 DEADLINE = 30.0
 
 
-@pytest.fixture(params=[dpop.httpx.AsyncTokenEndpoint, dpop.httpx2.AsyncTokenEndpoint], ids=["httpx", "httpx2"])
+@pytest.fixture(params=[dpop.aiohttp, dpop.httpx, dpop.httpx2], ids=["aiohttp", "httpx", "httpx2"])
 def kind(request: pytest.FixtureRequest) -> Any:
     """The asynchronous endpoints."""
-    return request.param
+    return request.param.AsyncTokenEndpoint
 
 
 def store() -> MemoryTokenStore:

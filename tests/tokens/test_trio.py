@@ -18,9 +18,10 @@ from adapters.recorder import Recorder, Response
 from support.rotating_server import RotatingServer
 
 import dpop
+import dpop.aiohttp
 import dpop.httpx
 import dpop.httpx2
-from dpop.errors import TokenRequestError
+from dpop.errors import TokenRequestError, UsageError
 from dpop.keys import ExternalKey
 from dpop.requests import TokenEndpoint
 from dpop.testing import DPoPTestServer
@@ -30,6 +31,7 @@ KEY = dpop.generate_key()
 OLD = TokenSet(access_token="a0", issued_at=0, expires_at=1, refresh_token="r0", jkt=KEY.thumbprint)
 DEADLINE = 60.0
 ASYNC = {"httpx": dpop.httpx.AsyncTokenEndpoint, "httpx2": dpop.httpx2.AsyncTokenEndpoint}
+SOURCES = {**ASYNC, "requests": TokenEndpoint, "aiohttp": dpop.aiohttp.AsyncTokenEndpoint}
 LIBRARIES: dict[str, tuple[Any, Any]] = {"httpx": (dpop.httpx, httpx), "httpx2": (dpop.httpx2, httpx2)}
 
 
@@ -52,11 +54,10 @@ def on_trio(program: Callable[..., Any], *arguments: Any) -> Any:
 
 def source_of(kind: str, server: RotatingServer, kept: Any, **options: Any) -> Any:
     """A source of an asynchronous endpoint, or of the one for threads."""
-    endpoint = {**ASYNC, "requests": TokenEndpoint}[kind]
-    return endpoint(KEY, server.url, client_id="c", timeout=60, **options).source(kept)
+    return SOURCES[kind](KEY, server.url, client_id="c", timeout=60, **options).source(kept)
 
 
-@pytest.mark.parametrize("kind", [*ASYNC, "requests"])
+@pytest.mark.parametrize("kind", SOURCES)
 def test_tasks_share_one_refresh_and_one_of_them_is_cancelled(kind: str) -> None:
     """The one that stops waiting stops nobody else, and renew() is shared in the same way."""
     asked, got = threading.Event(), []
@@ -86,7 +87,7 @@ def test_tasks_share_one_refresh_and_one_of_them_is_cancelled(kind: str) -> None
 
 
 @pytest.mark.parametrize("after", ["trio", "asyncio"])
-@pytest.mark.parametrize("kind", [*ASYNC, "requests"])
+@pytest.mark.parametrize("kind", SOURCES)
 def test_a_loop_that_ends_before_the_response_costs_no_grant(kind: str, after: str) -> None:
     """The refresh goes on without it, and the next loop, of either kind, finds what it brought."""
     arrived, go_on = threading.Event(), threading.Event()
@@ -206,3 +207,12 @@ def test_a_key_that_blocks_leaves_the_loop_alone(kind: str) -> None:
     with Recorder(lambda _: Response(200)) as server:
         on_trio(program, server.url("/"))
         assert server.requests == []
+
+
+def test_aiohttp_itself_does_not_run_there() -> None:
+    """A direct call is refused with what to take instead, and nothing is sent; its sources have a loop of their own."""
+    with RotatingServer() as server:
+        endpoint = dpop.aiohttp.AsyncTokenEndpoint(KEY, server.url, client_id="c")
+        with pytest.raises(UsageError, match=r"take the endpoint of dpop\.httpx"):
+            on_trio(endpoint.refresh, OLD)
+        assert server.sent == []
