@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cases_answer
 import cases_proof
+import cases_response
 import cases_state
 import group_agent
 import group_challenges
@@ -50,7 +50,7 @@ READ_ME = [
     "nonces: what the server issued and accepts at this moment, with the times it can tell from each.",
     "used: the nonce was accepted before, and each is good once. Without nonces, the server uses none.",
     "after: the case that the same server judged just before; all others meet one that saw nothing yet.",
-    "verdict: ok, missing (no proof), or the OAuth error code. also: what some other servers answer.",
+    "verdict: ok, missing (no proof), or the OAuth error code. also: what some other servers respond.",
     "reason: this project's name for the check that fails.",
     "ECDSA signatures are those of RFC 6979, and the salt of RSASSA-PSS is the first octets of SHA-256(x/0) ||",
     "SHA-256(x/1), where x is the text dpop-toolkit vectors: salt. So any language can regenerate this file.",
@@ -65,7 +65,7 @@ def proofs() -> dict[str, Any]:
 
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "proofs.json": proofs,
-    "answers.json": cases_answer.responses,
+    "responses.json": cases_response.responses,
     "keys.json": group_keys.keys,
     "signatures.json": group_signatures.signatures,
     "htu_inputs.json": group_htu.inputs,

@@ -220,7 +220,7 @@ def challenges() -> dict[str, Any]:
             "fields: one entry per field line, one character per octet.",
             "parameters: of the DPoP challenge, names in lower case. null: there is no usable DPoP challenge.",
             "A parameter is null where it was given twice with different values.",
-            "retry: whether it asks for a nonce. The answer also needs status 401 and a DPoP-Nonce field.",
+            "retry: whether it asks for a nonce. The response also needs status 401 and a DPoP-Nonce field.",
         ],
         "cases": cases,
     }

@@ -462,7 +462,7 @@ def fuzz_request(data: bytes) -> None:
 
 
 def _request_seeds() -> Iterator[bytes]:
-    for case in json.loads((VECTORS / "answers.json").read_text(encoding="ascii"))["cases"]:
+    for case in json.loads((VECTORS / "responses.json").read_text(encoding="ascii"))["cases"]:
         for step in case.get("steps", ()):
             request = step["request"]
             lines = [f"{request['method']} {request['url'].removeprefix('https://server.example.com')}"]
@@ -470,10 +470,10 @@ def _request_seeds() -> Iterator[bytes]:
             yield "\n".join(lines).encode("latin-1") + b'\n\n{"cnf":{"jkt":"%s"},"scope":"read"}' % JKT.encode()
 
 
-# --- what an authorization server answers
+# --- the responses of an authorization server
 
 
-def fuzz_token_answer(data: bytes) -> None:
+def fuzz_token_response(data: bytes) -> None:
     """Tokens, or an error, or anything else; the first byte chooses the status."""
     response = HTTPResponse((200, 200, 200, 400, 401, 302, 500)[data[0] % 7] if data else 200, [], data[1:])
     try:
@@ -492,7 +492,7 @@ def _check_refused_tokens(refused: TokenRequestError) -> None:
     assert "pa55word" not in text
 
 
-def _token_answer_seeds() -> Iterator[bytes]:
+def _token_response_seeds() -> Iterator[bytes]:
     yield b'\0{"access_token":"a","token_type":"DPoP","expires_in":3600,"refresh_token":"r","scope":"a b"}'
     yield b'\0{"access_token":"a","token_type":"Bearer","expires_in":1.5,"refresh_expires_in":0,"id_token":"x"}'
     yield b'\3{"error":"invalid_grant","error_description":"no pa55word","error_subtype":"x","error_uri":"y"}'
@@ -663,7 +663,7 @@ TARGETS = {
     "key-file": Target(fuzz_key_file, _key_file_seeds),
     "key-uri": Target(fuzz_key_uri, _key_uri_seeds),
     "request": Target(fuzz_request, _request_seeds),
-    "token-answer": Target(fuzz_token_answer, _token_answer_seeds),
+    "token-response": Target(fuzz_token_response, _token_response_seeds),
     "callback": Target(fuzz_callback, _callback_seeds),
     "metadata": Target(fuzz_metadata, _metadata_seeds),
     "encoding": Target(fuzz_encoding, _encoding_seeds),

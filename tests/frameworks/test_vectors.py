@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vectors of whole requests, put to both integrations: each answers as the test server of this package does."""
+"""The vectors of whole requests, put to both integrations: each responds as the test server of this package does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dpop.client._challenge import _challenges
 from dpop.errors import ReplayCacheError
 from dpop.server import MemoryReplayCache, ProtectedResource
 
-DOCUMENT: dict[str, Any] = json.loads((VECTORS / "answers.json").read_text(encoding="ascii"))
+DOCUMENT: dict[str, Any] = json.loads((VECTORS / "responses.json").read_text(encoding="ascii"))
 NOW, ORIGIN = DOCUMENT["now"], DOCUMENT["origin"]
 # A token in a form is for the application to refuse: integrations do not read bodies, and take no token from there.
 CASES = {case["id"]: case for case in DOCUMENT["cases"] if case["role"] == "RS" and case["id"] != "rs-token-in-body"}
@@ -71,7 +71,7 @@ def test_each_integration_responds(name: str, integration: Integration) -> None:
     ]
     request = step["request"] | {"headers": [*step["request"]["headers"], *asked]}
     status, headers, body = integration(decides, request)
-    expected = step["answer"]
+    expected = step["response"]
     assert status == expected["status"]
     if "challenges" not in expected:
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cases of whole requests: what a server answers, and what a client does with an answer."""
+"""Cases of whole requests: the response of a server, and what a client does with a response."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ GRANTS: dict[str, Members] = {
 }
 
 ABOUT = [
-    "Whole requests and the answers of a server; and what a client does with an answer.",
+    "Whole requests and the responses of a server; and what a client does with a response.",
     "now, limits, origin: of the server, which is resource and authorization server in one.",
     "tokens, grants: what it issued before, by value. All are of the client named, which has no secret.",
     "It serves Bearer tokens too, unless a case says otherwise; proofs need no nonce, unless nonces lists some.",
     "server: what else is special: scope or acr_values it asks for, a replay cache that cannot be reached,",
     "dpop_bound_access_tokens, as of the client's registration.",
     "steps: requests in this order to one server; headers as in proofs.json, body as it is sent.",
-    "answer: the status. challenges: one for each scheme in WWW-Authenticate, no others, with these parameters",
+    "response: the status. challenges: one for each scheme in WWW-Authenticate, no others, with these parameters",
     "(null: not there; error_description, algs and more may be there besides). error: of the JSON body.",
     "token_type: of the token response. nonce: whether DPoP-Nonce comes along.",
-    "also: other answers that are seen, as status and error code.",
+    "also: other responses that are seen, as status and error code.",
     "role client: the request, the response to it, and next: the request to follow, null if there is none;",
     "whether that has a proof (a new one, which names it) and the token.",
 ]
@@ -96,13 +96,13 @@ def _resource(
         fields.append(["DPoP", _proof(method, RESOURCE, case_id, token=proof_of or None)])
     if form is not None:
         fields.append(["Content-Type", "application/x-www-form-urlencoded"])
-    answer: Members = {"status": status}
+    response: Members = {"status": status}
     if challenges is not None:
-        answer["challenges"] = challenges
+        response["challenges"] = challenges
     if error is not None:
-        answer["error"] = error
+        response["error"] = error
     request = {"method": method, "url": RESOURCE + query, "headers": fields, "body": urlencode(form or {})}
-    return _case(case_id, "RS", note, server, also, steps=[{"request": request, "answer": answer}])
+    return _case(case_id, "RS", note, server, also, steps=[{"request": request, "response": response}])
 
 
 def _case(
@@ -113,7 +113,7 @@ def _case(
 
 
 def resource_server() -> list[Members]:
-    """What a resource server answers (RFC 9449 7, RFC 6750 3, RFC 9470 3)."""
+    """The responses of a resource server (RFC 9449 7, RFC 6750 3, RFC 9470 3)."""
     bound, unbound = "token.bound", "token.unbound"
 
     def bad_token(case_id: str, token: str, note: str = "", also: tuple[str, ...] = ()) -> Members:
@@ -235,19 +235,19 @@ def _token(
     case_id: str,
     form: Members,
     proof: str | None,
-    answer: Members,
+    response: Members,
     note: str = "",
     *,
     also: tuple[str, ...] = (),
     server: Members | None = None,
     url: str = TOKEN_URL,
 ) -> Members:
-    steps = [{"request": _post(url, form, proof), "answer": answer}]
+    steps = [{"request": _post(url, form, proof), "response": response}]
     return _case(case_id, "AS", note, server, also, steps=steps)
 
 
 def authorization_server() -> list[Members]:
-    """What an authorization server answers (RFC 9449 5, 8, 10, RFC 6749 5.2)."""
+    """The responses of an authorization server (RFC 9449 5, 8, 10, RFC 6749 5.2)."""
     refresh = {"grant_type": "refresh_token", "refresh_token": "refresh.bound"}
     by_par = {"grant_type": "authorization_code", "code": "code.bound-by-par"}
     unbound = {"grant_type": "authorization_code", "code": "code.unbound"}
@@ -324,9 +324,9 @@ def authorization_server() -> list[Members]:
             steps=[
                 {
                     "request": _post(TOKEN_URL, unbound, by(A, f"{lost}-1")),
-                    "answer": {"status": 400, "error": "use_dpop_nonce", "nonce": True},
+                    "response": {"status": 400, "error": "use_dpop_nonce", "nonce": True},
                 },
-                {"request": _post(TOKEN_URL, unbound, by(A, f"{lost}-2", nonce=NONCE)), "answer": bound},
+                {"request": _post(TOKEN_URL, unbound, by(A, f"{lost}-2", nonce=NONCE)), "response": bound},
             ],
         ),
         _token("as-no-proof-asked-for", unbound, None, {"status": 200, "token_type": "Bearer"}),
@@ -343,22 +343,22 @@ def authorization_server() -> list[Members]:
 
 
 def client() -> list[Members]:
-    """What a client does with an answer (RFC 9449 7.1, 7.3; RFC 9110 15.4)."""
+    """The next request of a client after a response (RFC 9449 7.1, 7.3; RFC 9110 15.4)."""
     request = {"method": "GET", "url": RESOURCE, "access_token": "token.bound"}
 
-    def answered(case_id: str, status: int, headers: list[list[str]], then: Members | None, note: str = "") -> Members:
+    def after(case_id: str, status: int, headers: list[list[str]], then: Members | None, note: str = "") -> Members:
         response = {"status": status, "headers": headers}
         return _case(case_id, "client", note, request=request, response=response, next=then)
 
     challenge = 'DPoP error="use_dpop_nonce", algs="ES256"'
     return [
-        answered(
+        after(
             "client-challenged",
             401,
             [["WWW-Authenticate", challenge], ["DPoP-Nonce", "n-1"]],
             {"method": "GET", "url": RESOURCE, "proof": True, "token": True, "nonce": "n-1"},
         ),
-        answered(
+        after(
             "client-challenged-by-a-proxy",
             407,
             [["Proxy-Authenticate", challenge], ["DPoP-Nonce", "n-1"]],
@@ -366,7 +366,7 @@ def client() -> list[Members]:
             "RFC 9449 7.1: never in Proxy-Authorization",
         ),
         *(
-            answered(
+            after(
                 f"client-redirected-{status}",
                 status,
                 [["Location", f"{ORIGIN}/resource/2"]],
@@ -374,19 +374,19 @@ def client() -> list[Members]:
             )
             for status in (302, 307, 308)
         ),
-        answered(
+        after(
             "client-redirected-elsewhere",
             307,
             [["Location", "https://other.example.com/resource"]],
             {"method": "GET", "url": "https://other.example.com/resource", "proof": False, "token": False},
             "neither the token nor the old proof",
         ),
-        answered("client-invalid-token", 401, [["WWW-Authenticate", 'DPoP error="invalid_token"']], None),
+        after("client-invalid-token", 401, [["WWW-Authenticate", 'DPoP error="invalid_token"']], None),
     ]
 
 
 def responses() -> dict[str, Any]:
-    """The file answers.json."""
+    """The file responses.json."""
     return {
         "about": ABOUT,
         "now": NOW,

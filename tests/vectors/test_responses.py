@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vectors of whole requests: the test server answers each as it says, over the wire, and clients react so."""
+"""The vectors of whole requests: the test server responds as each says, over the wire, and clients react so."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dpop.server import InvalidProof, MemoryReplayCache, NonceVerdict, ProofVeri
 from dpop.testing import DPoPTestServer
 from dpop.testing._store import AccessToken, Code, RefreshToken
 
-DOCUMENT: dict[str, Any] = json.loads((VECTORS / "answers.json").read_text(encoding="ascii"))
+DOCUMENT: dict[str, Any] = json.loads((VECTORS / "responses.json").read_text(encoding="ascii"))
 CASES: dict[str, dict[str, Any]] = {case["id"]: case for case in DOCUMENT["cases"]}
 OF_SERVERS = [name for name, case in CASES.items() if case["role"] != "client"]
 OF_CLIENTS = [name for name, case in CASES.items() if case["role"] == "client"]
@@ -115,7 +115,7 @@ def ask(server: DPoPTestServer, request: dict[str, Any]) -> tuple[int, list[tupl
 
 
 def check(expected: dict[str, Any], status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-    """Compare an answer with what the vector says of it."""
+    """Compare a response with what the vector says of it."""
     assert status == expected["status"]
     assert status < 500 or len(expected) == 1
     if "challenges" in expected:
@@ -137,18 +137,18 @@ def check(expected: dict[str, Any], status: int, headers: list[tuple[str, str]],
 
 
 @pytest.mark.parametrize("name", OF_SERVERS)
-def test_the_server_answers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_responds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each request gets the status, the challenges and the error of its case."""
     case = CASES[name]
     if name == "rs-step-up":
         return  # the next test
     with server_of(case, monkeypatch) as server:
         for step in case["steps"]:
-            check(step["answer"], *ask(server, step["request"]))
+            check(step["response"], *ask(server, step["request"]))
 
 
-def test_step_up_is_answered_in_the_shape_of_its_case() -> None:
-    """Which user authentication is enough is for an API to decide; the answer is this package's."""
+def test_step_up_has_the_shape_of_its_case() -> None:
+    """Which user authentication is enough is for an API to decide; the response is this package's."""
     case = CASES["rs-step-up"]
     (step,) = case["steps"]
     fields = [(name, value) for name, value in step["request"]["headers"] if name == "DPoP"]
@@ -157,7 +157,7 @@ def test_step_up_is_answered_in_the_shape_of_its_case() -> None:
     verifier.verify_resource(fields, "GET", step["request"]["url"], access_token="token.bound", bound_jkt=jkt)
     error = InvalidProof("insufficient_user_authentication", "acr", "a stronger authentication is needed")
     check(
-        step["answer"],
+        step["response"],
         *resource_challenge(error, algs=verifier.algs, bearer=True, parameters=case["server"]),
         b"",
     )
@@ -165,7 +165,7 @@ def test_step_up_is_answered_in_the_shape_of_its_case() -> None:
 
 @pytest.mark.parametrize("name", OF_CLIENTS)
 def test_a_client_reacts(name: str) -> None:
-    """The request that follows an answer, if any: where to, with a proof of its own or none."""
+    """The request that follows a response, if any: where to, with a proof of its own or none."""
     case, sent = CASES[name], []
 
     def respond(request: httpx2.Request) -> httpx2.Response:
