@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -120,3 +121,19 @@ def test_it_names_the_right_package() -> None:
     """``pip install dpop`` would install another project, and the page says so."""
     assert not re.search(r"pip install \"?dpop(?!-toolkit)", README)
     assert "unrelated project" in README
+
+
+def test_on_a_package_index_every_link_leads_somewhere(tmp_path: Path) -> None:
+    """The release workflow rewrites the page, with the address and the tag that it knows."""
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts" / "publishable_readme.py", tmp_path / "scripts")
+    page = Path(shutil.copy(ROOT / "README.md", tmp_path))
+    subprocess.run([sys.executable, script, "https://forge.example/us/dpop", "v1.2.3"], check=True)
+    text = page.read_text("utf-8")
+    places = re.findall(r"\]\(([^)]*)\)", text) + re.findall(r'(?:src|srcset|href)="([^"]*)"', text)
+    assert len(places) > 20
+    assert [place for place in places if not place.startswith("https://")] == []
+    own = re.findall(r"https://forge\.example/us/dpop/(blob|raw)/v1\.2\.3/([^)\"#]*)", text)
+    assert {kind for kind, path in own if path.endswith(".svg")} == {"raw"}
+    assert [path for _, path in own if not (ROOT / path).exists()] == []
+    assert re.sub(r"https://forge\.example/us/dpop/(?:blob|raw)/v1\.2\.3/", "", text) == README
