@@ -310,6 +310,7 @@ class _Trials:
             finally:
                 os._exit(1)
         other.close()
+        self._collected.recv()  # until it has imported everything, its sources must stay as they are
 
     def serve(self, connection: Connection) -> None:
         while True:
@@ -378,6 +379,7 @@ def _pytest(arguments: list[str], run: Callable[[pytest.Session], None]) -> int:
 
 def _serve_forks(session: pytest.Session, connection: Connection) -> None:
     """Run tests in forks of this process, with the functions of a changed file changed."""
+    connection.send(None)
     while True:
         change, tests = connection.recv()
         functions = list(_changed_functions(*change)) if change is not None else []
