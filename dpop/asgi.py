@@ -31,7 +31,7 @@ from typing import Any, Literal, overload
 from urllib.parse import quote
 
 from dpop._tracebacks import clear_frames, hide_frames
-from dpop.errors import InvalidProof, UsageError
+from dpop.errors import ArgumentTypeError, InvalidProof, UsageError
 from dpop.server import (
     REFUSALS,
     Access,
@@ -77,6 +77,8 @@ class DPoPMiddleware:
     """
 
     def __init__(self, app: Application, resource: ProtectedResource, *, replace_500: bool = True) -> None:
+        if not isinstance(resource, ProtectedResource):
+            raise ArgumentTypeError("resource", "a ProtectedResource", resource)
         self._app = app
         self._resource = resource
         self._replace_500 = replace_500

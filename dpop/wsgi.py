@@ -34,7 +34,7 @@ from urllib.parse import quote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from dpop._tracebacks import clear_frames, hide_frames
-from dpop.errors import InvalidProof, UsageError
+from dpop.errors import ArgumentTypeError, InvalidProof, UsageError
 from dpop.server import (
     REFUSALS,
     Access,
@@ -70,6 +70,8 @@ class DPoPMiddleware:
     """
 
     def __init__(self, app: WSGIApplication, resource: ProtectedResource, *, replace_500: bool = True) -> None:
+        if not isinstance(resource, ProtectedResource):
+            raise ArgumentTypeError("resource", "a ProtectedResource", resource)
         if resource.is_async:
             raise UsageError("WSGI cannot await the token look-up or the replay cache; use synchronous ones")
         self._app = app

@@ -18,7 +18,7 @@ from dpop._arguments import explain_unknown_arguments
 from dpop._client_auth import ClientAuth
 from dpop._tracebacks import hide_frames
 from dpop.client._prover import Prover
-from dpop.errors import DPoPError
+from dpop.errors import ArgumentTypeError, DPoPError
 from dpop.profiles import RFC9449, Profile
 from dpop.requests._adapter import DPoPAdapter, ProcessAdapter
 from dpop.requests._connection import Wire
@@ -100,6 +100,8 @@ class TokenEndpoint(SyncEndpoint):
             timeout=timeout,
             clock=clock,
         )
+        if http is not None and not isinstance(http, requests.Session):
+            raise ArgumentTypeError("http", "a requests.Session", http)
         self._session = requests.Session() if http is None else http
         self._signing = DPoPAdapter(self.prover, **signing)
         self._plain = ProcessAdapter()
@@ -112,11 +114,12 @@ class TokenEndpoint(SyncEndpoint):
         :raises NoResponse: no response came.
         """
         wire = Wire(2 * self.timeout)
-        settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
-        proxy = select_proxy(request.url, settings["proxies"])
-        if proxy is not None:
-            proxy = proxy.rpartition("://")[2].rpartition("@")[2].rstrip("/")
+        proxy: str | None = None
         try:
+            settings = self._session.merge_environment_settings(request.url, {}, True, None, None)
+            proxy = select_proxy(request.url, settings["proxies"])
+            if proxy is not None:
+                proxy = proxy.rpartition("://")[2].rpartition("@")[2].rstrip("/")
             return from_server(wire.watch(self._exchange, request, settings), proxy)
         except (DPoPError, NoResponse):
             raise

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Never, Protocol
 
+from dpop._arguments import refuse_class
 from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_decode, b64url_encode
 from dpop.errors import ArgumentTypeError, EncodingError, UsageError
@@ -106,6 +107,7 @@ class NonceIssuer:
         clock: Callable[[], float] = time.time,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
+        refuse_class("single_use", single_use)
         secrets_known = [random(32) if secret is None else secret, *other_secrets]
         for known in secrets_known:
             check_secret(known)

@@ -333,6 +333,8 @@ class ProtectedResource:
             raise InsecureOriginError(
                 f"{origin} is not https: anybody on the network could read the tokens; see insecure="
             )
+        if not isinstance(verifier, ProofVerifier):
+            raise ArgumentTypeError("verifier", "a ProofVerifier", verifier)
         functions = {"token": token, "public": public, "certificate": certificate}
         for name, function in functions.items():
             if function is not None and not callable(function):

@@ -36,7 +36,7 @@ def names_of(what: str, given: str | Iterable[str]) -> tuple[str, ...]:
 
     :raises UsageError: none, or one that is empty or no str.
     """
-    names = (given,) if isinstance(given, str) else tuple(given)
+    names = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else ()
     if not names or not all(isinstance(name, str) and name for name in names):
         raise UsageError(f"{what} must be one name or several, each a str that is not empty")
     return names

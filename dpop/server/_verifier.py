@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from dpop._arguments import refuse_class
 from dpop._tracebacks import hide_frames
 from dpop.errors import AlgorithmError, ArgumentTypeError, InvalidProof, UsageError
 from dpop.htu import canonical_request
@@ -281,6 +282,8 @@ class ProofVerifier:
             )
         if min(max_length, max_jti, max_htu, max_depth) < 1:
             raise UsageError("max_length, max_jti, max_htu and max_depth must be 1 or more")
+        refuse_class("replay", replay)
+        refuse_class("nonces", nonces)
         used = nonces.used if nonces is not None else None
         if replay is None and used is None:
             raise UsageError(

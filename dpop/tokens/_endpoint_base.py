@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
+from dpop._arguments import refuse_class
 from dpop._tracebacks import drop_frames
 from dpop.errors import ArgumentTypeError, DPoPError, UsageError
 from dpop.origin import Origin
@@ -184,8 +185,7 @@ def check_store(store: object) -> None:
 
     :raises UsageError: the argument is not a store.
     """
-    if isinstance(store, type):
-        raise UsageError(f"store is the class {store.__name__}; make one: {store.__name__}(...)")
+    refuse_class("store", store)
     if not all(hasattr(store, method) for method in ("load", "replace", "lock")):
         raise ArgumentTypeError("store", "a FileTokenStore or another TokenStore", store)
 

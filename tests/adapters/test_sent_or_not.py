@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 import requests
 from adapters.authority import Authority, make_authority
@@ -22,7 +23,8 @@ from adapters.relays import ForwardProxy, SocksProxy
 from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop
-from dpop.errors import KeyAccessDeniedError, OutcomeUnknownError, TokenEndpointUnavailableError
+import dpop.requests
+from dpop.errors import ArgumentTypeError, KeyAccessDeniedError, OutcomeUnknownError, TokenEndpointUnavailableError
 from dpop.tokens import MemoryTokenStore, TokenSet
 
 KEY = dpop.generate_key()
@@ -187,6 +189,18 @@ def test_a_key_that_fails_takes_the_note_back(name: str) -> None:
             endpoint.wait(source.atoken())
         assert server.requests == []
     assert store.load() == OLD
+
+
+def test_a_session_whose_settings_cannot_be_read_takes_the_note_back() -> None:
+    """Whatever fails before the request is written, nothing was sent."""
+
+    class Broken(requests.Session):
+        def merge_environment_settings(self, *_: Any, **_more: Any) -> Any:
+            raise LookupError("no settings")
+
+    assert "LookupError" in unsent("requests", "https://as.example/token", http=Broken())
+    with pytest.raises(ArgumentTypeError, match=r"http must be a requests\.Session, not Client"):
+        dpop.requests.TokenEndpoint(KEY, "https://as.example/token", client_id="c", http=httpx.Client())  # type: ignore[arg-type]
 
 
 def test_a_response_that_does_not_come(name: str) -> None:

@@ -660,6 +660,7 @@ def test_metadata_that_leads_to_this_machine() -> None:
         {"issuer": ""},
         {"audience": []},
         {"audience": [None]},
+        {"audience": None},
         {"issuer": ["https://a.example", "https://b.example"], "jwks_uri": "https://a.example/jwks"},
         {"issuer": "as.example"},
     ],

@@ -11,7 +11,15 @@ import pytest
 from frameworks.resource import PUBLIC_URL, look_up, resource
 
 import dpop
-from dpop.errors import InsecureOriginError, InvalidProof, InvalidTargetError, ReplayCacheError, UsageError
+from dpop import asgi, wsgi
+from dpop.errors import (
+    ArgumentTypeError,
+    InsecureOriginError,
+    InvalidProof,
+    InvalidTargetError,
+    ReplayCacheError,
+    UsageError,
+)
 from dpop.server import (
     Access,
     MemoryReplayCache,
@@ -229,6 +237,16 @@ def test_the_log_tells_refusals_and_no_secrets(api: ProtectedResource, caplog: p
         assert str(dict(asked.headers)["DPoP"]) not in caplog.text  # type: ignore[call-overload]
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
     assert repr(request()) == "<ResourceRequest GET>"
+
+
+def test_a_part_of_another_kind_is_refused_at_once() -> None:
+    """A verifier in the place of the resource, and the other way round."""
+    verifier = ProofVerifier(replay=MemoryReplayCache())
+    with pytest.raises(ArgumentTypeError, match="verifier must be a ProofVerifier, not MemoryReplayCache"):
+        ProtectedResource(MemoryReplayCache(), url="https://api.example", token=lambda _: None)  # type: ignore[arg-type]
+    for middleware in (asgi.DPoPMiddleware, wsgi.DPoPMiddleware):
+        with pytest.raises(ArgumentTypeError, match="resource must be a ProtectedResource, not ProofVerifier"):
+            middleware(None, verifier)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("setting", ["token", "public", "certificate"])

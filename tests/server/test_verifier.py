@@ -212,6 +212,16 @@ def test_a_missing_proof_for_a_bound_grant_is_invalid_grant(verifier: ProofVerif
 # --- settings
 
 
+def test_a_class_in_place_of_an_object_is_refused() -> None:
+    """When the server is set up, with what to write instead, and not at its first request."""
+    with pytest.raises(UsageError, match=r"replay is the class MemoryReplayCache; make one: MemoryReplayCache\("):
+        ProofVerifier(replay=MemoryReplayCache)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="nonces is the class NonceIssuer"):
+        ProofVerifier(replay=MemoryReplayCache(), nonces=NonceIssuer)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="single_use is the class MemoryReplayCache"):
+        NonceIssuer(single_use=MemoryReplayCache)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("algs", [["none"], ["HS256"], ["ES256", "es256"], [], ["ES256K"]])
 def test_algorithms_that_are_none_are_refused(algs: list[str]) -> None:
     """At the start, not at the first request."""
