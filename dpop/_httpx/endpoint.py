@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic
 
 import anyio
 
@@ -38,6 +38,15 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncClientTransport", "AsyncHttpxTokenEndpoint", "ClientTransport", "HttpxTokenEndpoint"]
 
+_HAND: Final = "dpop_hand"
+"""The extension under which a request has what is called before a transport of the user gets it."""
+
+
+def _hand(request: RequestT, inner: object) -> None:
+    # The library's own transports have a pool, and tell when they write. Others may tell nothing.
+    if _HAND in request.extensions and not hasattr(inner, "_pool"):
+        request.extensions[_HAND]()
+
 
 class ClientTransport(Generic[RequestT, ResponseT]):
     """A transport that sends with a client's own transport for each URL; a mixin for ``BaseTransport``."""
@@ -52,6 +61,7 @@ class ClientTransport(Generic[RequestT, ResponseT]):
         deadline = request.extensions.get(ResponseDeadline.EXTENSION)
         if deadline is not None:
             deadline.pool = getattr(inner, "_pool", None)
+        _hand(request, inner)
         return inner.handle_request(request)
 
 
@@ -66,6 +76,7 @@ class AsyncClientTransport(Generic[RequestT, ResponseT]):
         client = await self._clients.get()
         transport = client._transport_for_url(request.url)  # noqa: SLF001 - respects proxies and mounts
         inner = transport._inner.get() if isinstance(transport, AsyncSigningTransport) else transport  # noqa: SLF001
+        _hand(request, inner)
         return await inner.handle_async_request(request)
 
 
@@ -84,8 +95,8 @@ class _Wire:
     """
 
     def __init__(self, seconds: float) -> None:
-        self.handed = False
-        self.traced = False
+        self._handed = False
+        self._traced = False
         self.sent = False
         self.peer: str | None = None
         self.seconds = seconds
@@ -94,9 +105,23 @@ class _Wire:
         self.scope: anyio.CancelScope | None = None
         """Of an asynchronous request: cancelled if a response does not come whole in time."""
 
+    def hand(self) -> None:
+        """Note that a transport of the user gets the request."""
+        self._handed = True
+
+    @property
+    def is_guessed(self) -> bool:
+        """Whether nobody but a transport of the user knows what was written, and it does not tell."""
+        return self._handed and not self._traced
+
+    @property
+    def maybe_sent(self) -> bool:
+        """Whether a request head was written, or may have been."""
+        return self.sent or self.is_guessed
+
     def on_event(self, event: str, info: Info) -> None:
         """Handle an event of httpcore."""
-        self.traced = True
+        self._traced = True
         if event == "connection.connect_tcp.started":
             host = info["host"]
             self.peer = f"{f'[{host}]' if ':' in host else host}:{info['port']}"
@@ -158,13 +183,11 @@ def _no_response(
     library: Library[RequestT, ResponseT], error: Exception, request: HTTPRequest, wire: _Wire
 ) -> NoResponse | None:
     """Describe a failure for the steps; ``None`` if the exception is to be raised unchanged."""
-    known = isinstance(error, (library.TransportError, library.DecodingError, OSError))
-    sent = wire.sent
-    if wire.handed and not wire.traced and known:
-        # A transport written by the user may not support tracing.
+    sent = wire.maybe_sent
+    if wire.is_guessed:
         never_sent = (library.ConnectError, library.ConnectTimeout, library.PoolTimeout, library.ProxyError)
         sent = not isinstance(error, (*never_sent, library.UnsupportedProtocol))
-    if sent and not known:
+    elif sent and not isinstance(error, (library.TransportError, library.DecodingError, OSError)):
         return None
     server = address_of(request.url)
     return NoResponse(reason_of(error, server, wire.proxy(server), socks="socksio"), sent=sent)
@@ -199,11 +222,10 @@ class HttpxTokenEndpoint(SyncEndpoint, Generic[RequestT, ResponseT]):
         :raises NoResponse: no response came.
         """
         wire = _Wire(2 * self.timeout)
-        extensions = {"trace": wire.on_sync_event, ResponseDeadline.EXTENSION: wire.deadline}
+        extensions = {"trace": wire.on_sync_event, ResponseDeadline.EXTENSION: wire.deadline, _HAND: wire.hand}
         try:
             client = self._clients.get()
             prepared = _prepared(client, request, self.timeout, extensions)
-            wire.handed = True
             response = (self._signing if request.signed else self._plain).handle_request(prepared)
             try:
                 outcome = _response(client, prepared, response, self._body(response, wire.deadline))
@@ -220,7 +242,7 @@ class HttpxTokenEndpoint(SyncEndpoint, Generic[RequestT, ResponseT]):
                 raise
             raise failure from error
         except BaseException as interrupt:
-            if not wire.sent:
+            if not wire.maybe_sent:
                 mark_unsent(interrupt)
             raise
         finally:
@@ -286,8 +308,7 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
         wire = _Wire(2 * self.timeout)
         try:
             client = await self._clients.get()
-            prepared = _prepared(client, request, self.timeout, {"trace": wire.on_async_event})
-            wire.handed = True
+            prepared = _prepared(client, request, self.timeout, {"trace": wire.on_async_event, _HAND: wire.hand})
             with anyio.CancelScope() as wire.scope:
                 response = await (self._signing if request.signed else self._plain).handle_async_request(prepared)
             if wire.scope.cancelled_caught:
@@ -305,7 +326,7 @@ class AsyncHttpxTokenEndpoint(AsyncEndpoint, Generic[RequestT, ResponseT]):
                 raise
             raise failure from error
         except BaseException as interrupt:
-            if not wire.sent:
+            if not wire.maybe_sent:
                 mark_unsent(interrupt)
             raise
 

@@ -11,10 +11,11 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 import requests
 from adapters.authority import Authority, make_authority
@@ -201,6 +202,62 @@ def test_a_session_whose_settings_cannot_be_read_takes_the_note_back() -> None:
     assert "LookupError" in unsent("requests", "https://as.example/token", http=Broken())
     with pytest.raises(ArgumentTypeError, match=r"http must be a requests\.Session, not Client"):
         dpop.requests.TokenEndpoint(KEY, "https://as.example/token", client_id="c", http=httpx.Client())  # type: ignore[arg-type]
+
+
+class Stop(BaseException):
+    """An interrupt, such as KeyboardInterrupt or a cancellation."""
+
+
+HTTPX = sorted(name for name in ENDPOINTS if name.startswith("httpx"))
+
+
+def silent(name: str, sends: bool, error: BaseException) -> Callable[[], Any]:
+    """Make clients with a transport of the user that tells nothing of what it writes, and fails in the end."""
+    library: Any = {"httpx": httpx, "httpx2": httpx2}[name.partition("-")[0]]
+
+    class Silent(library.BaseTransport, library.AsyncBaseTransport):  # type: ignore[misc, name-defined]
+        def handle_request(self, request: Any) -> Any:
+            if sends:
+                content = b"".join(request.stream)
+                with library.HTTPTransport() as own:
+                    own.handle_request(
+                        library.Request(request.method, request.url, headers=request.headers, content=content)
+                    )
+            raise error
+
+        async def handle_async_request(self, request: Any) -> Any:
+            return self.handle_request(request)
+
+    client = library.AsyncClient if name.endswith("-async") else library.Client
+    return lambda: client(transport=Silent())
+
+
+@pytest.mark.parametrize("name", HTTPX, indirect=True)
+@pytest.mark.parametrize(("error", "told"), [(LookupError("x"), OutcomeUnknownError), (Stop(), Stop)])
+def test_a_transport_of_the_user_that_may_have_sent_it(
+    name: str, error: BaseException, told: type[BaseException]
+) -> None:
+    """It does not tell what it wrote, so whatever it raises, the note that the refresh was sent stays."""
+    store = MemoryTokenStore()
+    store.save(OLD)
+    with (
+        Recorder(script(NEW)) as server,
+        Endpoint(name, KEY, server.url("/token"), client_id="c", http=silent(name, True, error)) as endpoint,
+    ):
+        source = endpoint.it.source(store)
+        with pytest.raises(told):
+            endpoint.wait(source.atoken())
+        assert server.requests
+    stored = store.load()
+    assert stored is not None
+    assert stored.refresh_sent_at is not None
+
+
+@pytest.mark.parametrize("name", HTTPX, indirect=True)
+def test_a_transport_of_the_user_that_has_found_nobody(name: str) -> None:
+    """Where its own error says that there was no connection, nothing was sent."""
+    library: Any = {"httpx": httpx, "httpx2": httpx2}[name.partition("-")[0]]
+    unsent(name, "https://as.example/token", http=silent(name, False, library.ConnectError("nobody there")))
 
 
 def test_a_response_that_does_not_come(name: str) -> None:
