@@ -17,8 +17,9 @@ from dpop.agent._protocol import NAME
 from dpop.client._request import BearerToken
 from dpop.encoding import sendable_token_hash
 from dpop.errors import AgentUnavailableError, ArgumentTypeError, DPoPError, UsageError
-from dpop.tokens._source import own_copy, waiting_here
+from dpop.tokens._source import own_copy
 from dpop.tokens._token_set import TokenSet
+from dpop.tokens._waiting import waiting_here
 
 if TYPE_CHECKING:
     from dpop.tokens._stores import TokenStore

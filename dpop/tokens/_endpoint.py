@@ -16,7 +16,7 @@ from dpop._tracebacks import hide_frames
 from dpop.errors import UsageError
 from dpop.profiles import RFC9449, Profile
 from dpop.tokens._discovery import discovery, resource_discovery
-from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT, SyncEndpointBase, check_store, token_and_hint
+from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT, SyncEndpointBase, token_and_hint
 from dpop.tokens._grants import Parameter
 from dpop.tokens._source import RefreshingSource
 from dpop.tokens._stores import DEFAULT_ACCOUNT, LOCK_SECONDS, TokenStore
@@ -328,7 +328,6 @@ class SyncEndpoint(SyncEndpointBase, ABC):
         :param parameters: of that grant, beside ``scope`` and ``resource``.
         :raises UsageError: parameters without ``grant``, no store, or ``rebind`` with a public client.
         """
-        check_store(store)
         if parameters and grant is None:
             raise UsageError(f"{', '.join(sorted(parameters))}: only scope, resource, or with grant= its parameters")
         each_time: dict[str, Parameter] = {"scope": scope, "resource": resource}

@@ -10,9 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
-from dpop._arguments import refuse_class
 from dpop._tracebacks import drop_frames
-from dpop.errors import ArgumentTypeError, DPoPError, UsageError
+from dpop.errors import DPoPError, UsageError
 from dpop.origin import Origin
 from dpop.tokens._grants import Grants
 from dpop.tokens._metadata import ServerMetadata
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from dpop.client._prover import Prover
     from dpop.keys import Key
 
-__all__ = ["DEFAULT_TIMEOUT", "AsyncEndpointBase", "EndpointBase", "SyncEndpointBase", "check_store", "token_and_hint"]
+__all__ = ["DEFAULT_TIMEOUT", "AsyncEndpointBase", "EndpointBase", "SyncEndpointBase", "token_and_hint"]
 
 _T = TypeVar("_T")
 DEFAULT_TIMEOUT: Final = 20.0
@@ -178,16 +177,6 @@ class AsyncEndpointBase(EndpointBase, ABC):
         if self.has_given_client:
             return sent_on_callers_loop(self.exchange)
         return sent_on_own_loop(self.exchange, self.aclose)
-
-
-def check_store(store: object) -> None:
-    """Check that the argument is a store, and not the class of a store.
-
-    :raises UsageError: the argument is not a store.
-    """
-    refuse_class("store", store)
-    if not all(hasattr(store, method) for method in ("load", "replace", "lock")):
-        raise ArgumentTypeError("store", "a FileTokenStore or another TokenStore", store)
 
 
 def token_and_hint(tokens: TokenSet | str, hint: str | None) -> tuple[str, str | None]:

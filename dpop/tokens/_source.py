@@ -8,32 +8,31 @@ that only one process or host refreshes at a time.
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import copy
 import logging
 import random
-import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from dpop._forking import reset_after_fork
 from dpop.client._request import BearerToken
 from dpop.errors import (
-    ArgumentTypeError,
     DPoPError,
     ReauthorizationError,
     TokenLockError,
     TokenRequestError,
     UsageError,
 )
+from dpop.tokens._program_end import delay_program_end
 from dpop.tokens._renewal import Renewal
 from dpop.tokens._steps import Steps
-from dpop.tokens._stores import LOCK_SECONDS, TokenStore, check_account
+from dpop.tokens._stores import LOCK_SECONDS, TokenStore, check_account, check_store
 from dpop.tokens._token_set import TokenSet
+from dpop.tokens._waiting import waiting_here
 
 if TYPE_CHECKING:
     from dpop.tokens._grants import Grants, Parameter
@@ -46,7 +45,6 @@ __all__ = [
     "RefreshingSource",
     "SharedRefresh",
     "awaited",
-    "waiting_here",
 ]
 
 _log: Final = logging.getLogger("dpop.tokens")
@@ -61,7 +59,6 @@ _REFUSALS: Final = 5
 _REFUSALS_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 1.0
 _SHORT_LIFE: Final = 60.0
-_END_SECONDS: Final = 5.0
 
 
 class Abandoned(Exception):  # noqa: N818 - callers never get it: another refresh starts
@@ -117,8 +114,7 @@ class SharedRefresh:
     ) -> None:
         if ahead is not None and not 0 <= ahead < _NEVER:
             raise UsageError(f"ahead must be seconds, 0 or more, got {ahead!r:.40}")
-        if not all(hasattr(store, method) for method in ("load", "replace", "lock")):
-            raise ArgumentTypeError("store", "a FileTokenStore or another TokenStore", store)
+        check_store(store)
         self._detached = detached
         self._clock = grants.clock
         self._account = check_account(account)
@@ -133,7 +129,7 @@ class SharedRefresh:
             lock_seconds=lock_seconds,
             grant=grant,
             seen=self._found_in_store,
-            begin=lambda: _delay_program_end(account),
+            begin=lambda: delay_program_end(account),
         )
         self._token = ""
         self._until = 0.0
@@ -290,9 +286,7 @@ class SharedRefresh:
     def _wanted_new(self) -> RefreshInProgress:
         """Return the shared refresh of tokens that did not exist when it began."""
         if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as above
-            raise TokenLockError(
-                "a signal handler called the token source that it interrupted; call it outside of the signal handler"
-            )
+            raise _interrupted()
         made: RefreshInProgress | None = None
         try:
             with self._lock:
@@ -317,9 +311,7 @@ class SharedRefresh:
         """Return the token to a signal handler that interrupted this class; it must not wait for its thread's lock."""
         if self._tokens is not None and self._is_usable(self._tokens):
             return self._token
-        raise TokenLockError(
-            "a signal handler called the token source that it interrupted; call it outside of the signal handler"
-        )
+        raise _interrupted()
 
     def text_of(self, tokens: TokenSet) -> str:
         """Return the access token to send: a BearerToken if it is not bound to a key."""
@@ -459,6 +451,12 @@ class _OtherThanFirst:
         return tokens.fingerprint != self._first
 
 
+def _interrupted() -> TokenLockError:
+    return TokenLockError(
+        "a signal handler called the token source that it interrupted; call it outside of the signal handler"
+    )
+
+
 def own_copy(error: BaseException) -> BaseException:
     """Copy the exception for each waiter; a shared one accumulates tracebacks."""
     try:
@@ -581,83 +579,3 @@ async def awaited(ask: Callable[[], str | RefreshInProgress], source: SharedRefr
             continue
         except DPoPError as error:
             raise own_copy(error) from error
-
-
-def waiting_here() -> Callable[[Future[Any]], Awaitable[None]]:
-    """Return a function that waits for a shared refresh on the running event loop, for at most a second.
-
-    The refresh's result is not passed to the event loop: if the loop ended before, nobody would retrieve it.
-    """
-    asyncio: Any = sys.modules.get("asyncio")
-    trio: Any = sys.modules.get("trio")
-    if asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001 - documented for this use
-        loop = asyncio.get_running_loop()
-
-        async def on_asyncio(refresh: Future[Any]) -> None:
-            over = loop.create_future()
-
-            def tell(_: Future[Any]) -> None:
-                with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-                    loop.call_soon_threadsafe(lambda: over.done() or over.set_result(None))
-
-            refresh.add_done_callback(tell)
-            await asyncio.wait([over], timeout=_LOOK_SECONDS)
-
-        return on_asyncio
-    with contextlib.suppress(AttributeError, RuntimeError):  # trio is not imported, or does not run here
-        token = trio.lowlevel.current_trio_token()
-
-        async def on_trio(refresh: Future[Any]) -> None:
-            over = trio.Event()
-
-            def tell(_: Future[Any]) -> None:
-                with contextlib.suppress(trio.RunFinishedError):
-                    token.run_sync_soon(over.set)
-
-            refresh.add_done_callback(tell)
-            with trio.move_on_after(_LOOK_SECONDS):
-                await over.wait()
-
-        return on_trio
-    raise UsageError("a token source can be awaited on an event loop of asyncio or trio only; neither runs here")
-
-
-def _delay_program_end(account: str) -> Callable[[], object]:
-    """Delay the program's end by a few seconds during a refresh; return a function to call when it is over."""
-    over = threading.Event()
-    with contextlib.suppress(RuntimeError):  # the interpreter is shutting down: the caller itself refreshes
-        _Guard(account, over).start()
-    return over.set
-
-
-class _Guard(threading.Thread):
-    """A non-daemon thread, for which the interpreter waits when it ends; the refresh itself runs in a daemon thread."""
-
-    def __init__(self, account: str, over: threading.Event) -> None:
-        super().__init__(name="dpop-refresh-guard", daemon=False)
-        self._account = account
-        self._over = over
-
-    def run(self) -> None:
-        """Wait until the refresh is over, or the program has been ending for five seconds."""
-        deadline = _NEVER
-        while not self._over.wait(0.1):
-            if not _program_ends():
-                deadline = _NEVER
-            elif deadline == _NEVER:
-                deadline = time.monotonic() + _END_SECONDS
-            elif time.monotonic() > deadline:
-                _log.warning(
-                    "the program ends %.0f s after a refresh of the tokens of %r was sent, and no response came. The"
-                    " store says so, and the next program sends it again",
-                    _END_SECONDS,
-                    self._account,
-                )
-                return
-
-
-def _program_ends() -> bool:
-    """Whether the program is ending: the interpreter waits only for guard threads."""
-    return not any(
-        thread.is_alive() and not thread.daemon and not isinstance(thread, _Guard) for thread in threading.enumerate()
-    )

@@ -15,9 +15,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Final, Protocol
 
+from dpop._arguments import refuse_class
 from dpop._forking import reset_after_fork
 from dpop._tracebacks import hide_frames
-from dpop.errors import TokenLockError, UsageError
+from dpop.errors import ArgumentTypeError, TokenLockError, UsageError
 from dpop.tokens._token_set import TokenSet
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "StoreLock",
     "TokenStore",
     "check_account",
+    "check_store",
     "keep",
     "locked",
     "take_kept",
@@ -121,6 +123,16 @@ def check_account(account: object) -> str:
     if not isinstance(account, str) or not 0 < len(account) <= _MAX_ACCOUNT or not account.isprintable():
         raise UsageError(f"an account must be a str of 1 to {_MAX_ACCOUNT} printable characters")
     return account
+
+
+def check_store(store: object) -> None:
+    """Check that the argument is a store, and not the class of a store.
+
+    :raises UsageError: the argument is not a store.
+    """
+    refuse_class("store", store)
+    if not all(hasattr(store, method) for method in ("load", "replace", "lock")):
+        raise ArgumentTypeError("store", "a FileTokenStore or another TokenStore", store)
 
 
 # Locks, by name, that this process keeps because it has the only copy of new tokens: see keep().
