@@ -64,7 +64,7 @@ def assert_fresh(requests: list[Received]) -> None:
         assert request.claims["htu"] == host + path
 
 
-# -- T1: servers and roles keep their own nonces -----------------------------------------------
+# -- servers and roles keep their own nonces ---------------------------------------------------
 
 
 def test_three_servers_three_nonces(client: Callable[..., Any]) -> None:
@@ -100,7 +100,7 @@ def test_one_origin_two_roles(client: Callable[..., Any]) -> None:
         assert by_path == {"/r": [None, "rs"], "/token": [None, "as"]}
 
 
-# -- T2, T3: redirects -------------------------------------------------------------------------
+# -- redirects ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -205,7 +205,7 @@ def test_a_redirect_and_a_challenge_together(client: Callable[..., Any]) -> None
         assert_fresh(server.requests)
 
 
-# -- T5: bodies --------------------------------------------------------------------------------
+# -- bodies ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["bytes", "file", "multipart", "form"])
@@ -265,7 +265,7 @@ def test_priming_does_not_boast_of_a_nonce_that_is_ignored(client: Callable[...,
         assert client(origins=server.origin, access_token=TOKEN).prime(server.url("/r")) is False
 
 
-# -- T6, T7: nonces under load -----------------------------------------------------------------
+# -- nonces under load -------------------------------------------------------------------------
 
 
 def test_a_nonce_that_rotates_on_each_answer_costs_one_request(client: Callable[..., Any]) -> None:
@@ -287,7 +287,7 @@ def test_a_nonce_that_rotates_on_each_answer_costs_one_request(client: Callable[
         assert_fresh(server.requests)
 
 
-# -- T8: refused tokens ------------------------------------------------------------------------
+# -- refused tokens ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("nonce", [[], [("DPoP-Nonce", "n1")]])
@@ -342,7 +342,7 @@ def test_a_source_refreshes_once(client: Callable[..., Any]) -> None:
         assert second.body == BODY
 
 
-# -- T29: a dead token in each form ------------------------------------------------------------
+# -- a dead token in each form -----------------------------------------------------------------
 
 DEAD = {
     "DPoP invalid_token": ['DPoP error="invalid_token"'],
@@ -466,7 +466,7 @@ def test_one_origin_does_not_spend_the_budget_of_another(client: Callable[..., A
         assert one.send("GET", other.url("/r")).status == 200
 
 
-# -- T9, T10, T11: challenges ------------------------------------------------------------------
+# -- challenges --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -593,7 +593,7 @@ def test_a_challenger_that_repeats_itself_gets_two_requests(client: Callable[...
         assert len(server.requests) == 3
 
 
-# -- T12: answers that do not end --------------------------------------------------------------
+# -- answers that do not end -------------------------------------------------------------------
 
 
 def forever() -> Iterator[bytes]:
@@ -673,7 +673,7 @@ def test_a_compressed_400_is_understood_and_stays_whole(client: Callable[..., An
         assert [request.nonce for request in server.requests] == [None, "n1"]
 
 
-# -- T13: htu is what was on the wire ----------------------------------------------------------
+# -- htu is what was on the wire ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -775,7 +775,7 @@ def test_every_url_is_named_as_it_was_sent_or_not_sent(client: Callable[..., Any
         assert not set("@?#") & set(request.claims["htu"])
 
 
-# -- T20: what users do besides ----------------------------------------------------------------
+# -- what users do besides ---------------------------------------------------------------------
 
 
 def test_a_callers_stray_headers_are_replaced(client: Callable[..., Any]) -> None:
@@ -798,7 +798,7 @@ def test_client_authentication_is_kept_at_a_token_endpoint(client: Callable[...,
         assert [request.one("Authorization") for request in server.requests] == ["Basic aWQ6c2VjcmV0"] * 2
 
 
-# -- T24: bad nonces ---------------------------------------------------------------------------
+# -- bad nonces --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fields", [["a", "b"], [""], ["a b"], ['quo"te'], ["caf\xe9"]])

@@ -95,7 +95,7 @@ def assert_fresh(received: list[Received], scheme: str = "http") -> None:
         assert request.claims["htu"] == f"{scheme}://{request.one('Host')}{request.target.partition('?')[0]}"
 
 
-# -- T4: retries below the adapter -------------------------------------------------------------
+# -- retries below the adapter -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [503, 429])
@@ -152,7 +152,7 @@ def test_a_retried_code_exchange_keeps_its_identifier() -> None:
         assert len({request.one("DPoP") for request in server.requests}) == 3
 
 
-# -- T4, T20: proxies --------------------------------------------------------------------------
+# -- proxies -----------------------------------------------------------------------------------
 
 
 def test_through_a_forwarding_proxy(client: Callable[..., Any]) -> None:
@@ -271,7 +271,7 @@ def test_a_proxys_challenge_is_not_answered(client: Callable[..., Any]) -> None:
         assert [request.nonce for request in server.requests] == [None]
 
 
-# -- T20: TLS, HTTP/2, streams, hooks, netrc, base URLs -----------------------------------------
+# -- TLS, HTTP/2, streams, hooks, netrc, base URLs ----------------------------------------------
 
 
 def test_with_a_client_certificate(name: str, client: Callable[..., Any], authority: Authority) -> None:
@@ -543,7 +543,7 @@ def test_priming_does_not_wait_for_ever(name: str, client: Callable[..., Any]) -
             gate.set()
 
 
-# -- T12: a pool of one -------------------------------------------------------------------------
+# -- a pool of one ------------------------------------------------------------------------------
 
 
 def test_a_pool_of_one_does_not_deadlock(name: str, client: Callable[..., Any]) -> None:
@@ -572,7 +572,7 @@ def test_a_connection_lives_as_long_as_requests_lets_it(authority: Authority) ->
         assert numbers[0] == numbers[1] == numbers[2] != numbers[3] == numbers[4]
 
 
-# -- T16, T18: keys and secrets -----------------------------------------------------------------
+# -- keys and secrets ---------------------------------------------------------------------------
 
 
 class DeviceKey:
@@ -629,7 +629,7 @@ def test_our_own_loggers_need_no_filter(client: Callable[..., Any], caplog: pyte
     assert not any(secret in "".join(own) for secret in ("secret-nonce", "other-nonce", "very-secret", "eyJ"))
 
 
-# -- T19: client assertions ---------------------------------------------------------------------
+# -- client assertions --------------------------------------------------------------------------
 
 
 def test_a_client_assertion_is_sent_once(client: Callable[..., Any]) -> None:
@@ -663,7 +663,7 @@ def test_a_client_assertion_is_not_sent_again_by_urllib3() -> None:
         assert len(server.requests) == 1
 
 
-# -- T21: clocks --------------------------------------------------------------------------------
+# -- clocks -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ahead", [90, -90])

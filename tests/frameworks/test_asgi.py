@@ -150,7 +150,7 @@ def test_a_lookup_may_be_awaited() -> None:
 
 
 def test_one_of_fifty_tasks_comes_in(redis_url: str) -> None:
-    """With a Redis that is awaited, as one application serves fifty requests with one proof at once (T17)."""
+    """With a Redis that is awaited, as one application serves fifty requests with one proof at once."""
 
     async def run() -> list[int]:
         async with redis.asyncio.Redis.from_url(redis_url) as client:

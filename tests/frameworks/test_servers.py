@@ -219,7 +219,7 @@ def test_real_clients_come_in(name: str) -> None:
 
 
 def test_a_proof_passes_once_among_processes(redis_url: str) -> None:
-    """Four workers of gunicorn share a Redis; of fifty requests with one proof, one comes in (T17)."""
+    """Four workers of gunicorn share a Redis; of fifty requests with one proof, one comes in."""
     path = redis_url.removeprefix("unix://")
     with running("gunicorn", workers=4, redis=f"unix://{path}") as port:
         (nonce,) = ask(port, "/items").all("DPoP-Nonce")

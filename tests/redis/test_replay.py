@@ -157,7 +157,7 @@ def test_one_of_a_hundred_tasks_wins(redis_url: str) -> None:
 
 
 def test_a_hundred_verifiers_in_four_processes_accept_a_proof_once(redis_url: str) -> None:
-    """Each of ten proofs is offered to 25 threads in each of 4 processes (T17)."""
+    """Each of ten proofs is offered to 25 threads in each of 4 processes."""
     proofs = [create_proof(KEY, "POST", URL) for _ in range(10)]
     spawning = multiprocessing.get_context("spawn")
     with spawning.Manager() as manager, spawning.Pool(4) as pool:

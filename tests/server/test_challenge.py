@@ -27,7 +27,7 @@ def challenges(fields: list[tuple[str, str]]) -> list[str]:
 
 
 def test_no_credentials_no_error() -> None:
-    """A request without credentials is told what to use and nothing else (R1)."""
+    """A request without credentials is told what to use and nothing else."""
     assert resource_challenge(None, algs=ALGS) == (
         401,
         [("WWW-Authenticate", 'DPoP algs="ES256 EdDSA"'), NO_STORE, EXPOSE],
@@ -69,7 +69,7 @@ def test_the_error_is_only_in_the_scheme_that_was_tried() -> None:
 
 
 def test_a_bound_token_sent_as_bearer() -> None:
-    """The error goes into the Bearer challenge, the DPoP challenge says what to use (R5)."""
+    """The error goes into the Bearer challenge, the DPoP challenge says what to use."""
     _, fields = resource_challenge(BAD_TOKEN, algs=ALGS, tried="Bearer")
     bearer, dpop = challenges(fields)
     assert bearer.startswith('Bearer error="invalid_token", ')
@@ -77,7 +77,7 @@ def test_a_bound_token_sent_as_bearer() -> None:
 
 
 def test_both_schemes_at_once() -> None:
-    """Two tokens in one request are a bad request, in both challenges (R6, RFC 9449 Figure 19)."""
+    """Two tokens in one request are a bad request, in both challenges (RFC 9449 Figure 19)."""
     both = InvalidProof("invalid_request", "token_repeated", "multiple methods used to include access token")
     status, fields = resource_challenge(both, algs=ALGS, tried="both")
     assert status == 400
@@ -85,7 +85,7 @@ def test_both_schemes_at_once() -> None:
 
 
 def test_a_missing_scope_is_403() -> None:
-    """The scope needed is a parameter of the challenge (R11)."""
+    """The scope needed is a parameter of the challenge."""
     short = InvalidProof("insufficient_scope", "scope", "the token does not allow this")
     status, fields = resource_challenge(short, algs=ALGS, parameters={"scope": "read write"})
     assert status == 403

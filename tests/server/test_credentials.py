@@ -47,7 +47,7 @@ def test_nothing_this_api_knows(values: list[str]) -> None:
 
 @pytest.mark.parametrize("value", ["DPoP", "DPoP ", "dpop a b", "Bearer caf\u00e9", "DPoP a\tb", 'DPoP "a"', "DPoP\ta"])
 def test_not_one_token(value: str) -> None:
-    """None, two, or characters no token has (R4)."""
+    """None, two, or characters no token has."""
     if value == "DPoP\ta":
         assert read(value) is None
     else:
@@ -56,7 +56,7 @@ def test_not_one_token(value: str) -> None:
 
 @pytest.mark.parametrize("values", [["DPoP a", "Bearer b"], ["DPoP a", "DPoP a"], ["DPoP a, Bearer b"], ["DPoP a,b"]])
 def test_more_than_one_field(values: list[str]) -> None:
-    """Also as a server joins them (R6)."""
+    """Also as a server joins them."""
     assert refused(*values) == ("invalid_request", "authorization_repeated")
     assert read_scheme([("Authorization", value) for value in values]) == "both"
 
@@ -65,7 +65,7 @@ def test_more_than_one_field(values: list[str]) -> None:
     "query", ["access_token=x", "a=b&access_token=", "access%5Ftoken=x", "%61ccess_token", "a=%61&%61ccess_token"]
 )
 def test_a_token_in_the_query(query: str) -> None:
-    """Refused, with or without one in the header (R9)."""
+    """Refused, with or without one in the header."""
     assert refused("DPoP a", query=query) == ("invalid_request", "token_outside_header")
     assert refused(query=query) == ("invalid_request", "token_outside_header")
 
@@ -120,7 +120,7 @@ def test_what_a_token_is_bound_to(claims: dict[str, Any], bound: bool, jkt: str 
 
 @pytest.mark.parametrize("cnf", ["text", 7, [], ["jkt"], True, {"jkt": None}, {"jkt": 7}, {"jkt": [JKT]}])
 def test_a_binding_that_is_none(cnf: object) -> None:
-    """Malformed is neither unbound nor bound: it is refused (R13)."""
+    """Malformed is neither unbound nor bound: it is refused."""
     assert is_bound({"cnf": cnf})
     with pytest.raises(InvalidProof) as caught:
         bound_thumbprint({"cnf": cnf})

@@ -219,7 +219,7 @@ def test_each_refusal_is_a_response_of_its_own() -> None:
 
 
 def test_a_cache_that_cannot_tell(api: ProtectedResource, caplog: pytest.LogCaptureFixture) -> None:
-    """The client is told to come again, the operator what is wrong (R15)."""
+    """The client is told to come again, the operator what is wrong."""
     caplog.set_level(logging.INFO, "dpop.server")
     status, headers = api.refusal(request(), ReplayCacheError("the replay cache holds its 9 entries"))
     assert (status, dict(headers)) == (503, {"Retry-After": "1", "Cache-Control": "no-store"})
@@ -228,7 +228,7 @@ def test_a_cache_that_cannot_tell(api: ProtectedResource, caplog: pytest.LogCapt
 
 
 def test_the_log_tells_refusals_and_no_secrets(api: ProtectedResource, caplog: pytest.LogCaptureFixture) -> None:
-    """A fault of the issuer is a warning; token, proof and nonce are in none (R13)."""
+    """A fault of the issuer is a warning; token, proof and nonce are in none."""
     caplog.set_level(logging.INFO, "dpop.server")
     issuer = resource(nonces=False, token=lambda _: {"cnf": {"jkt": "short"}})
     for decides, asked in ((api, request(signed="/other")), (issuer, request())):

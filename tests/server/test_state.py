@@ -125,7 +125,7 @@ def refusal(verify: Callable[[], object]) -> InvalidProof:
 
 
 def test_a_hundred_threads_with_one_proof(verifier: ProofVerifier) -> None:
-    """Exactly one of a hundred concurrent verifications accepts (T17)."""
+    """Exactly one of a hundred concurrent verifications accepts."""
     text, start = proof(), threading.Barrier(100)
     reasons: list[str] = []
 
@@ -221,7 +221,7 @@ def test_nonces_for_one_use_are_memory_enough(clock: Clock) -> None:
 
 
 def test_a_cache_that_cannot_answer_refuses(clock: Clock) -> None:
-    """A full or unreachable cache is never taken for "new" (R15)."""
+    """A full or unreachable cache is never taken for "new"."""
     with pytest.raises(ReplayCacheError):
         ask(ProofVerifier(replay=BrokenCache(), clock=clock), proof())
     with pytest.raises(UsageError, match="True or False"):

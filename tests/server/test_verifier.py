@@ -177,7 +177,7 @@ def test_a_wrong_type_is_the_callers_fault(verifier: ProofVerifier, wrong: dict[
 
 @pytest.mark.parametrize("token", ["", "two tokens", "caf\u00e9", "a,b", "x\r\n"])
 def test_a_token_that_is_none_is_invalid_token(verifier: ProofVerifier, token: str) -> None:
-    """What stands behind the scheme was written by the client (R4)."""
+    """What stands behind the scheme was written by the client."""
     refused = refusal(lambda: ask(verifier, proof(), access_token=token))
     assert (refused.error, refused.reason) == ("invalid_token", "token_malformed")
 
@@ -187,7 +187,7 @@ def test_a_token_that_is_none_is_invalid_token(verifier: ProofVerifier, token: s
     [(None, "token_unbound"), ("", "token_binding_malformed"), (7, "token_binding_malformed")],
 )
 def test_a_token_without_a_key_is_never_accepted(verifier: ProofVerifier, bound: Any, reason: str) -> None:
-    """An unbound token and a malformed cnf.jkt fail closed (R7, R13)."""
+    """An unbound token and a malformed cnf.jkt fail closed."""
     refused = refusal(lambda: ask(verifier, proof(), bound_jkt=bound))
     assert (refused.error, refused.reason) == ("invalid_token", reason)
 
@@ -202,7 +202,7 @@ def test_a_stranger_cannot_write_into_the_log(verifier: ProofVerifier) -> None:
 
 
 def test_a_missing_proof_for_a_bound_grant_is_invalid_grant(verifier: ProofVerifier) -> None:
-    """Without a bound grant the answer is invalid_dpop_proof (R16, R19)."""
+    """Without a bound grant the answer is invalid_dpop_proof."""
     bound = refusal(lambda: verifier.verify_token_request([], "POST", TOKEN_URL, bound_jkt=KEY.thumbprint))
     unbound = refusal(lambda: verifier.verify_token_request([], "POST", TOKEN_URL))
     assert (bound.error, unbound.error) == ("invalid_grant", "invalid_dpop_proof")

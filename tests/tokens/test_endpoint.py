@@ -161,7 +161,7 @@ def test_an_endpoint_that_is_never_signed(name: str, named: Any) -> None:
 
 
 def test_proofs_at_the_authorization_server_have_no_ath(name: str, server: DPoPTestServer) -> None:
-    """Client authentication in the header is no token: no proof has an ath (T23)."""
+    """Client authentication in the header is no token: no proof has an ath."""
     with endpoint_of(name, server, client_auth="client_secret_basic") as endpoint:
         endpoint.grant("client_credentials", scope="read")
         endpoint.start_authorization("http://127.0.0.1/callback")
@@ -197,7 +197,7 @@ def test_google(name: str) -> None:
 
 
 def test_nonces_that_change_with_every_answer_cost_one_request(name: str) -> None:
-    """N refreshes cost N + 1 requests (T7)."""
+    """N refreshes cost N + 1 requests."""
     with DPoPTestServer(nonces="single-use", nonce_on_success="always", rotate_refresh_tokens=True) as server:
         tokens = TokenSet(access_token="a", refresh_token=server.issue_refresh_token(jkt=KEY.thumbprint))
         with endpoint_of(name, server) as endpoint:
@@ -207,7 +207,7 @@ def test_nonces_that_change_with_every_answer_cost_one_request(name: str) -> Non
 
 
 def test_invalid_grant_is_final_and_its_nonce_is_kept(name: str, server: DPoPTestServer) -> None:
-    """One request, a terminal error; the nonce that came with it spares the next request a challenge (T8)."""
+    """One request, a terminal error; the nonce that came with it spares the next request a challenge."""
     server.levers.refuse_next(error="invalid_grant", with_nonce=True, path="/token")
     with endpoint_of(name, server) as endpoint:
         with pytest.raises(ReauthorizationError) as caught:
@@ -219,7 +219,7 @@ def test_invalid_grant_is_final_and_its_nonce_is_kept(name: str, server: DPoPTes
 
 
 def test_an_endless_challenger_gets_three_requests(name: str, server: DPoPTestServer) -> None:
-    """A server that asks for another nonce for ever ends in an error that is not final (T11)."""
+    """A server that asks for another nonce for ever ends in an error that is not final."""
     server.levers.as_nonces = "endless"
     with endpoint_of(name, server) as endpoint:
         with pytest.raises(TokenEndpointUnavailableError) as caught:
@@ -229,7 +229,7 @@ def test_an_endless_challenger_gets_three_requests(name: str, server: DPoPTestSe
 
 
 def test_bearer_in_response_to_a_proof_is_refused(name: str, server: DPoPTestServer) -> None:
-    """A downgrade is an error (T14), unless it is allowed."""
+    """A downgrade is an error, unless it is allowed."""
     server.levers.bound_tokens = False
     refresh_token = server.issue_refresh_token(jkt=KEY.thumbprint)
     with endpoint_of(name, server) as endpoint, pytest.raises(UnboundTokenError):
@@ -418,7 +418,7 @@ def test_a_client_that_signs_already_signs_once(server: DPoPTestServer) -> None:
 
 
 def test_an_assertion_is_made_anew_for_the_retry(name: str) -> None:
-    """The second request with private_key_jwt holds another assertion, signed by the client's own key (T19)."""
+    """The second request with private_key_jwt holds another assertion, signed by the client's own key."""
     own = dpop.generate_key("ES384")
     challenge = Response(400, [("DPoP-Nonce", "n1")], b'{"error":"use_dpop_nonce"}')
     with Recorder(script(challenge, Response(200, [], b'{"access_token":"a","token_type":"DPoP"}'))) as recorder:

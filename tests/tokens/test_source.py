@@ -1042,7 +1042,7 @@ def test_bad_answers_leave_the_old_tokens(name: str, body: bytes, tmp_path: Path
 
 
 def test_no_log_holds_a_secret(at: Fixture, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever goes well or wrong, our loggers name no token, secret or proof (T18)."""
+    """Whatever goes well or wrong, our loggers name no token, secret or proof."""
     caplog.set_level(logging.DEBUG)
     at.server.levers.fail_next(1, status=503, path="/token")
     at.server.levers.drop_next(1, path="/token")
@@ -1091,7 +1091,7 @@ def test_a_source_does_not_travel_and_takes_no_nonsense(at: Fixture) -> None:
 
 
 def test_an_invalid_token_is_renewed_and_the_request_sent_again(requests_at: Fixture) -> None:
-    """A revoked token: one refresh, one repetition, and the caller sees 200 (T8)."""
+    """A revoked token: one refresh, one repetition, and the caller sees 200."""
     at = requests_at
     source = at.source()
     with requests.Session() as session:
@@ -1138,7 +1138,7 @@ def test_an_old_token_that_is_refused_late(requests_at: Fixture) -> None:
 
 
 def test_tokens_bound_to_no_key_go_out_as_bearer() -> None:
-    """Google's kind: API calls carry Bearer and no proof, and the token is renewed as any other (T14)."""
+    """Google's kind: API calls carry Bearer and no proof, and the token is renewed as any other."""
     with DPoPTestServer(mode="google") as server:
         store = MemoryTokenStore()
         store.save(
