@@ -183,7 +183,7 @@ def test_dpop_jkt_binds_the_code(server: DPoPTestServer) -> None:
 
 
 def test_a_proof_at_par_binds_the_code(server: DPoPTestServer) -> None:
-    """R19: what was pushed with a proof is redeemed with that key, as if dpop_jkt had been sent."""
+    """What was pushed with a proof is redeemed with that key, as if dpop_jkt had been sent."""
     pushed = post(server, server.par_endpoint, {"response_type": "code", "redirect_uri": CALLBACK, **PKCE})
     query = {"request_uri": pushed.json["request_uri"], "client_id": server.client_id}
     code = sent_back(send("GET", f"{server.authorization_endpoint}?{urlencode(query)}"))["code"]
@@ -193,7 +193,7 @@ def test_a_proof_at_par_binds_the_code(server: DPoPTestServer) -> None:
 
 
 def test_dpop_jkt_and_proof_must_agree_at_par(server: DPoPTestServer) -> None:
-    """R18: two keys in one pushed request are refused; equal ones are fine."""
+    """Two keys in one pushed request are refused; equal ones are fine."""
     form = {"response_type": "code", "redirect_uri": CALLBACK, **PKCE}
     wrong = post(server, server.par_endpoint, {**form, "dpop_jkt": OTHER_KEY.thumbprint})
     assert error(wrong) == (400, "invalid_dpop_proof")
@@ -278,7 +278,7 @@ def test_one_of_many_redeems_the_code(server: DPoPTestServer) -> None:
 
 
 def test_a_bound_refresh_token_needs_its_key(server: DPoPTestServer) -> None:
-    """R16, R17: without proof or with another key it is refused, and stays good."""
+    """Without proof or with another key it is refused, and stays good."""
     token = server.issue_refresh_token(jkt=KEY.thumbprint)
     assert error(ask(server, refresh(token), key=None)) == (400, "invalid_grant")
     assert error(ask(server, refresh(token), key=OTHER_KEY)) == (400, "invalid_grant")
@@ -351,7 +351,7 @@ def test_a_token_request_needs_a_proof(server: DPoPTestServer) -> None:
 
 
 def test_without_that_lever_a_bearer_token_is_issued(server: DPoPTestServer) -> None:
-    """R22: without a proof the token is a bearer token, and the challenge offers Bearer first."""
+    """Without a proof the token is a bearer token, and the challenge offers Bearer first."""
     server.levers.require_proof = False
     tokens = ask(server, {"grant_type": "authorization_code", "code": server.issue_code()}, key=None).json
     assert tokens["token_type"] == "Bearer"

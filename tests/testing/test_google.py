@@ -34,7 +34,7 @@ def refresh(server: DPoPTestServer, token: str, **options: Any) -> Response:
 
 
 def test_a_whole_flow_works(server: DPoPTestServer) -> None:
-    """G2 to G5: exchange without nonce, refresh with the nonce of the 200, API calls with a bearer token."""
+    """Exchange without nonce, refresh with the nonce of the 200, API calls with a bearer token."""
     response = redeem(server, server.issue_code())
     tokens = response.json
     assert (response.status, tokens["token_type"]) == (200, "Bearer")
@@ -49,7 +49,7 @@ def test_a_whole_flow_works(server: DPoPTestServer) -> None:
 
 
 def test_the_jti_of_an_exchange_is_the_hash_of_the_code(server: DPoPTestServer) -> None:
-    """G2: a random jti is refused, and the hash of the form-encoded code; the code stays good."""
+    """A random jti is refused, and the hash of the form-encoded code; the code stays good."""
     code = server.issue_code()
     assert "/" in code
     for wrong in (None, dpop.code_jti(quote(code, safe=""))):
@@ -60,7 +60,7 @@ def test_the_jti_of_an_exchange_is_the_hash_of_the_code(server: DPoPTestServer) 
 
 
 def test_the_jti_is_the_same_on_a_nonce_retry(server: DPoPTestServer) -> None:
-    """G2: with exchange_needs_nonce the first try is challenged, and the second has the same jti."""
+    """With exchange_needs_nonce the first try is challenged, and the second has the same jti."""
     server.levers.exchange_needs_nonce = True
     code = server.issue_code()
     refused = redeem(server, code)
@@ -70,7 +70,7 @@ def test_the_jti_is_the_same_on_a_nonce_retry(server: DPoPTestServer) -> None:
 
 
 def test_a_bad_nonce_is_refused_even_where_none_is_needed(server: DPoPTestServer) -> None:
-    """G5, G6: a nonce is optional at the exchange, a wrong one is not."""
+    """A nonce is optional at the exchange, a wrong one is not."""
     code = server.issue_code()
     refused = redeem(server, code, nonce="made-up")
     assert refused.json["error"] == "use_dpop_nonce"
@@ -89,7 +89,7 @@ def test_an_exchange_with_a_proof_nobody_can_read(server: DPoPTestServer) -> Non
 
 
 def test_a_refresh_needs_a_nonce(server: DPoPTestServer) -> None:
-    """G5: without one it is challenged, and nothing is used up."""
+    """Without one it is challenged, and nothing is used up."""
     token = server.issue_refresh_token(jkt=KEY.thumbprint)
     refused = refresh(server, token)
     assert (refused.status, refused.json["error"]) == (400, "use_dpop_nonce")
@@ -97,7 +97,7 @@ def test_a_refresh_needs_a_nonce(server: DPoPTestServer) -> None:
 
 
 def test_nonces_are_single_use(server: DPoPTestServer) -> None:
-    """G8: of two refreshes with one nonce the loser is challenged, and wins with the new one."""
+    """Of two refreshes with one nonce the loser is challenged, and wins with the new one."""
     token = server.issue_refresh_token(jkt=KEY.thumbprint)
     nonce = refresh(server, token).nonce
     together = threading.Barrier(2)
@@ -118,7 +118,7 @@ def test_nonces_are_single_use(server: DPoPTestServer) -> None:
 
 
 def test_a_nonce_of_the_exchange_may_be_refused_at_refresh(server: DPoPTestServer) -> None:
-    """G7: with isolate_exchange_nonces the first refresh is challenged once."""
+    """With isolate_exchange_nonces the first refresh is challenged once."""
     server.levers.isolate_exchange_nonces = True
     response = redeem(server, server.issue_code())
     refused = refresh(server, response.json["refresh_token"], nonce=response.nonce)
@@ -128,7 +128,7 @@ def test_a_nonce_of_the_exchange_may_be_refused_at_refresh(server: DPoPTestServe
 
 
 def test_only_the_refresh_token_is_bound(server: DPoPTestServer) -> None:
-    """G4: also for this confidential client; another key or no proof is invalid_grant."""
+    """Also for this confidential client; another key or no proof is invalid_grant."""
     response = redeem(server, server.issue_code())
     token = response.json["refresh_token"]
     other = refresh(server, token, key=OTHER_KEY, nonce=response.nonce)
@@ -139,7 +139,7 @@ def test_only_the_refresh_token_is_bound(server: DPoPTestServer) -> None:
 
 
 def test_bad_proofs_are_invalid_dpop_proof(server: DPoPTestServer) -> None:
-    """G6: method, URL, time, signature; and the refresh's jti is fresh."""
+    """Method, URL, time, signature; and the refresh's jti is fresh."""
     token = server.issue_refresh_token(jkt=KEY.thumbprint)
     nonce = refresh(server, token).nonce
     late = refresh(server, token, nonce=nonce, iat=1_000_000_000)
@@ -162,7 +162,7 @@ def test_codes_that_are_none_are_invalid_grant(server: DPoPTestServer) -> None:
 
 
 def test_the_client_secret_is_required(server: DPoPTestServer) -> None:
-    """G1: there is no public client here."""
+    """There is no public client here."""
     response = ask(server, {"grant_type": "authorization_code", "code": server.issue_code()}, public=True)
     assert (response.status, response.json["error"]) == (401, "invalid_client")
 

@@ -239,7 +239,7 @@ def test_lapse_refuses_a_role_that_is_none(server: DPoPTestServer) -> None:
 
 
 def test_what_a_challenge_refuses_is_not_used_up(server: DPoPTestServer) -> None:
-    """R21: code, rotating refresh token and jti survive use_dpop_nonce."""
+    """Code, rotating refresh token and jti survive use_dpop_nonce."""
     server.levers.rotate_refresh_tokens = True
     form = {"grant_type": "authorization_code", "code": server.issue_code()}
     refused = post(server, server.token_endpoint, form, jti="the same")

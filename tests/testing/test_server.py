@@ -263,7 +263,7 @@ def test_no_secret_in_refusals_reprs_and_logs(caplog: pytest.LogCaptureFixture) 
 
 
 def test_no_credentials_get_a_challenge_without_error() -> None:
-    """R1: who brings nothing is told what is wanted, not what is wrong, and is given a nonce for it."""
+    """Who brings nothing is told what is wanted, not what is wrong, and is given a nonce for it."""
     with DPoPTestServer() as server:
         response = send("GET", server.resource)
         assert refused(response) == (401, None)
@@ -273,7 +273,7 @@ def test_no_credentials_get_a_challenge_without_error() -> None:
 
 
 def test_a_proof_alone_is_nothing() -> None:
-    """R2: a proof without a token gets the same challenge; it is how a nonce is fetched beforehand."""
+    """A proof without a token gets the same challenge; it is how a nonce is fetched beforehand."""
     with DPoPTestServer(nonces="single-use") as server:
         response = call(server, None, method="HEAD")
         assert refused(response) == (401, None)
@@ -282,7 +282,7 @@ def test_a_proof_alone_is_nothing() -> None:
 
 
 def test_a_token_without_proof_is_refused() -> None:
-    """R3: the DPoP scheme needs a proof."""
+    """The DPoP scheme needs a proof."""
     with DPoPTestServer() as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
         response = send("GET", server.resource, [("Authorization", f"DPoP {token}")])
@@ -292,7 +292,7 @@ def test_a_token_without_proof_is_refused() -> None:
 
 @pytest.mark.parametrize("value", ["DPoP", "DPoP ", "DPoP a b", "dpop a b"])
 def test_no_token_or_two_are_refused(value: str) -> None:
-    """R4: exactly one token follows the scheme."""
+    """Exactly one token follows the scheme."""
     with DPoPTestServer() as server:
         assert refused(send("GET", server.resource, [("Authorization", value)])) == (401, "invalid_token")
         assert reasons(server) == ["token_malformed"]
@@ -306,7 +306,7 @@ def test_another_scheme_is_no_credential_here(value: str) -> None:
 
 
 def test_a_bound_token_as_bearer_is_refused() -> None:
-    """R5: the error is in the Bearer challenge, for Bearer was tried; the DPoP one has none."""
+    """The error is in the Bearer challenge, for Bearer was tried; the DPoP one has none."""
     with DPoPTestServer() as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
         response = send("GET", server.resource, [("Authorization", f"Bearer {token}")])
@@ -316,7 +316,7 @@ def test_a_bound_token_as_bearer_is_refused() -> None:
 
 
 def test_two_authorization_headers_are_refused() -> None:
-    """R6: both challenges have the error, for nobody knows which was meant."""
+    """Both challenges have the error, for nobody knows which was meant."""
     with DPoPTestServer() as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
         response = send(
@@ -327,14 +327,14 @@ def test_two_authorization_headers_are_refused() -> None:
 
 
 def test_an_unbound_token_under_dpop_is_refused() -> None:
-    """R7: a token that is bound to nothing proves nothing."""
+    """A token that is bound to nothing proves nothing."""
     with DPoPTestServer(nonces="none") as server:
         assert refused(call(server, server.issue_access_token())) == (401, "invalid_token")
         assert reasons(server) == ["token_unbound"]
 
 
 def test_an_unbound_bearer_token_is_served() -> None:
-    """R8: a bearer token alone is fine; next to a stray proof it is refused."""
+    """A bearer token alone is fine; next to a stray proof it is refused."""
     with DPoPTestServer() as server:
         headers = [("Authorization", f"Bearer {server.issue_access_token()}")]
         response = send("GET", server.resource, headers)
@@ -345,7 +345,7 @@ def test_an_unbound_bearer_token_is_served() -> None:
 
 
 def test_a_token_outside_the_header_is_refused() -> None:
-    """R9: a token in the query or in a form is never taken."""
+    """A token in the query or in a form is never taken."""
     with DPoPTestServer() as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
         form = [("Content-Type", "application/x-www-form-urlencoded")]
@@ -356,7 +356,7 @@ def test_a_token_outside_the_header_is_refused() -> None:
 
 
 def test_tokens_that_are_not_active_are_refused() -> None:
-    """R10: unknown, expired and revoked tokens look the same."""
+    """Unknown, expired and revoked tokens look the same."""
     with DPoPTestServer(nonces="none") as server:
         expired = server.issue_access_token(jkt=KEY.thumbprint, lifetime=0)
         revoked = server.issue_access_token(jkt=KEY.thumbprint)
@@ -367,7 +367,7 @@ def test_tokens_that_are_not_active_are_refused() -> None:
 
 
 def test_a_missing_scope_is_forbidden() -> None:
-    """R11: 403 names the scope that is needed, and the nonce the proof used up is replaced."""
+    """403 names the scope that is needed, and the nonce the proof used up is replaced."""
     with DPoPTestServer(nonces="single-use", required_scope="write") as server:
         token = server.issue_access_token(jkt=KEY.thumbprint)
         response = call(server, token, nonce=call(server, token).nonce)
@@ -380,7 +380,7 @@ def test_a_missing_scope_is_forbidden() -> None:
 
 @pytest.mark.parametrize("cnf", [{"x5t#S256": "A" * 43}, {"jkt": "short"}, {"jkt": 5}, {}])
 def test_a_cnf_that_is_no_thumbprint_is_refused(cnf: dict[str, object]) -> None:
-    """R12, R13: an odd cnf fails closed under both schemes."""
+    """An odd cnf fails closed under both schemes."""
     with DPoPTestServer(nonces="none") as server:
         token = server.issue_access_token(cnf=cnf)
         assert refused(call(server, token)) == (401, "invalid_token")
@@ -466,7 +466,7 @@ def test_a_web_page_may_ask_and_read() -> None:
 
 
 def test_a_full_replay_cache_is_503() -> None:
-    """R15: a proof that cannot be told from a replay is not accepted."""
+    """A proof that cannot be told from a replay is not accepted."""
     levers, clock = ServerLevers(as_nonces="none"), time.time
     store, origin = Store(clock), "https://as.example"
     store.add_access_token(AccessToken("t", "c", "alice", "read", "g", 0, math.inf, {"jkt": KEY.thumbprint}))
