@@ -84,7 +84,7 @@ api: ## write the public interface to docs/public-api.txt, after a change that t
 	$(RUN) python -m pip install -q -c constraints.txt -e '.[all]'
 	$(RUN) python tests/support/public_api.py
 
-vectors: ## make the vectors again, the same octets as ever
+vectors: ## write the vectors anew, byte for byte as before
 	@scripts/setup test
 	$(RUN) python vectors/generate.py
 

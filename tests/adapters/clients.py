@@ -168,13 +168,13 @@ class RequestsClient(Client):
 class HttpxClient(Client):
     """httpx or httpx2, synchronous."""
 
-    door: Any
+    integration: Any
 
     def __init__(self, prover: Any, *, origins: Any, **options: Any) -> None:
         trust_env = options.get("trust_env", False)
         if "transport" not in options:
             options["trust_env"] = trust_env
-        self.transport = self.door.DPoPTransport(prover, origins=origins, **options)
+        self.transport = self.integration.DPoPTransport(prover, origins=origins, **options)
         self.client = self.library.Client(
             transport=self.transport, follow_redirects=True, trust_env=trust_env, timeout=300
         )
@@ -183,7 +183,7 @@ class HttpxClient(Client):
         self, method: str, url: str, *, body: Any = None, user: tuple[Any, Any] | None = None, **options: Any
     ) -> Reply:
         if user:
-            options["auth"] = self.door.DPoPAuth(*user)
+            options["auth"] = self.integration.DPoPAuth(*user)
         response = self.client.request(method, url, **(body or {}), **options)
         return Reply(
             response.status_code, dict(response.headers), response.content, [r.status_code for r in response.history]
@@ -199,14 +199,14 @@ class HttpxClient(Client):
 class AsyncHttpxClient(Client):
     """httpx or httpx2, asynchronous, driven from a loop of its own."""
 
-    door: Any
+    integration: Any
 
     def __init__(self, prover: Any, *, origins: Any, **options: Any) -> None:
         trust_env = options.get("trust_env", False)
         if "transport" not in options:
             options["trust_env"] = trust_env
         self.runner = asyncio.Runner()
-        self.transport = self.door.AsyncDPoPTransport(prover, origins=origins, **options)
+        self.transport = self.integration.AsyncDPoPTransport(prover, origins=origins, **options)
         self.client = self.library.AsyncClient(
             transport=self.transport, follow_redirects=True, trust_env=trust_env, timeout=300
         )
@@ -219,7 +219,7 @@ class AsyncHttpxClient(Client):
     ) -> Reply:
         """The same call for tests that run many tasks at once."""
         if user:
-            options["auth"] = self.door.DPoPAuth(*user)
+            options["auth"] = self.integration.DPoPAuth(*user)
         response = await self.client.request(method, url, **(body or {}), **options)
         return Reply(
             response.status_code, dict(response.headers), response.content, [r.status_code for r in response.history]
@@ -326,13 +326,13 @@ async def close_all(session: aiohttp.ClientSession) -> None:
 CLIENTS: dict[str, type[Client]] = {
     "aiohttp": AiohttpClient,
     "requests": RequestsClient,
-    "httpx": type("HttpxSync", (HttpxClient,), {"name": "httpx", "library": httpx, "door": dpop.httpx}),
-    "httpx2": type("Httpx2Sync", (HttpxClient,), {"name": "httpx2", "library": httpx2, "door": dpop.httpx2}),
+    "httpx": type("HttpxSync", (HttpxClient,), {"name": "httpx", "library": httpx, "integration": dpop.httpx}),
+    "httpx2": type("Httpx2Sync", (HttpxClient,), {"name": "httpx2", "library": httpx2, "integration": dpop.httpx2}),
     "httpx-async": type(
-        "HttpxAsync", (AsyncHttpxClient,), {"name": "httpx-async", "library": httpx, "door": dpop.httpx}
+        "HttpxAsync", (AsyncHttpxClient,), {"name": "httpx-async", "library": httpx, "integration": dpop.httpx}
     ),
     "httpx2-async": type(
-        "Httpx2Async", (AsyncHttpxClient,), {"name": "httpx2-async", "library": httpx2, "door": dpop.httpx2}
+        "Httpx2Async", (AsyncHttpxClient,), {"name": "httpx2-async", "library": httpx2, "integration": dpop.httpx2}
     ),
 }
 

@@ -408,7 +408,7 @@ def test_netrc_does_not_displace_the_token(name: str, tmp_path: Path, monkeypatc
 def test_with_a_base_url_and_wrapped_transports(name: str, client: Callable[..., Any]) -> None:
     """base_url joins before signing, and a given transport is used as it is."""
     one = client(origins="https://api.example", access_token=TOKEN)
-    library, door = one.library, one.door
+    library, integration = one.library, one.integration
     seen: list[Any] = []
 
     def answer(request: Any) -> Any:
@@ -419,7 +419,7 @@ def test_with_a_base_url_and_wrapped_transports(name: str, client: Callable[...,
             )
         return library.Response(200, content=b"yes")
 
-    transport = door.DPoPTransport(
+    transport = integration.DPoPTransport(
         dpop.generate_key(), origins="https://api.example", access_token=TOKEN, transport=library.MockTransport(answer)
     )
     with library.Client(transport=transport, base_url="https://api.example/v1/", timeout=60) as wrapped:
@@ -430,7 +430,7 @@ def test_with_a_base_url_and_wrapped_transports(name: str, client: Callable[...,
     assert (claims["htu"], claims["nonce"]) == ("https://api.example/v1/things", "n1")
     assert "DPoP" not in response.request.headers
     with pytest.raises(UsageError, match="retries"):
-        door.DPoPTransport(
+        integration.DPoPTransport(
             dpop.generate_key(), origins="https://api.example", transport=library.MockTransport(answer), retries=3
         )
 
@@ -439,7 +439,7 @@ def test_with_a_base_url_and_wrapped_transports(name: str, client: Callable[...,
 def test_a_given_transport_gets_a_complete_request(name: str, client: Callable[..., Any]) -> None:
     """Its content can be looked at without reading, and its method is that of the proof, whatever a hook made of it."""
     one = client(origins="https://api.example", access_token=TOKEN)
-    library, door = one.library, one.door
+    library, integration = one.library, one.integration
     seen: list[tuple[bytes, str, str]] = []
 
     class Given(library.BaseTransport):  # type: ignore[misc]
@@ -451,7 +451,7 @@ def test_a_given_transport_gets_a_complete_request(name: str, client: Callable[.
     def hook(request: Any) -> None:
         request.method = request.method.lower()
 
-    transport = door.DPoPTransport(
+    transport = integration.DPoPTransport(
         dpop.generate_key(), origins="https://api.example", access_token=TOKEN, transport=Given()
     )
     with library.Client(transport=transport, event_hooks={"request": [hook]}, timeout=60) as wrapped:
@@ -478,7 +478,9 @@ def test_auth_without_an_adapter_says_so(name: str) -> None:
     """DPoPAuth on a client that does not sign: an error that names what is missing, and no token sent."""
     with Recorder(script(Reply(200))) as server:
         with make(name, origins="https://api.example") as one:
-            auth = (dpop.requests if name == "requests" else one.door).DPoPAuth(dpop.generate_key(), "secret-token")
+            auth = (dpop.requests if name == "requests" else one.integration).DPoPAuth(
+                dpop.generate_key(), "secret-token"
+            )
             with pytest.raises(UsageError, match="without a proof"):
                 if name == "requests":
                     requests.get(server.url("/r"), auth=auth, timeout=60)
@@ -514,7 +516,7 @@ def test_credentials_are_checked_where_they_are_given(name: str, client: Callabl
     if name == "aiohttp":
         own = one.transport.with_credentials
     else:
-        own = (dpop.requests if name == "requests" else one.door).DPoPAuth
+        own = (dpop.requests if name == "requests" else one.integration).DPoPAuth
     for carrier in (own, dpop.RequestCredentials):
         with pytest.raises(UsageError, match=r"access.token"):
             carrier(dpop.generate_key(), token)

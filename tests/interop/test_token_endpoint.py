@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token endpoints against oidc-provider: every door, every way to authenticate."""
+"""Token endpoints against oidc-provider: every integration, every way to authenticate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dpop.tokens import PrivateKeyJWT
 
 @pytest.fixture(params=sorted(ENDPOINTS))
 def name(request: pytest.FixtureRequest) -> str:
-    """Each door in turn."""
+    """Each integration in turn."""
     return str(request.param)
 
 

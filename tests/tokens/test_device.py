@@ -27,7 +27,7 @@ CODES = {
 
 @pytest.fixture(params=sorted(ENDPOINTS))
 def name(request: pytest.FixtureRequest) -> str:
-    """Each door in turn."""
+    """Each integration in turn."""
     return str(request.param)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token endpoints: every grant through every door, asserted on what the server saw."""
+"""Token endpoints: every grant through every integration, asserted on what the server saw."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ KEY = dpop.generate_key()
 
 @pytest.fixture(params=sorted(ENDPOINTS))
 def name(request: pytest.FixtureRequest) -> str:
-    """Each door in turn."""
+    """Each integration in turn."""
     return str(request.param)
 
 

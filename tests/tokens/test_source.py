@@ -119,7 +119,7 @@ class Fixture:
 
 @pytest.fixture(params=["requests", "httpx2-async"])
 def name(request: pytest.FixtureRequest) -> str:
-    """A door for threads and one for tasks: sources know no more of doors."""
+    """An integration for threads and one for tasks: a source knows no more of them."""
     return str(request.param)
 
 
@@ -140,7 +140,7 @@ def at(name: str, server: DPoPTestServer, tmp_path: Path) -> Iterator[Fixture]:
 
 @pytest.fixture
 def requests_at(server: DPoPTestServer, tmp_path: Path) -> Iterator[Fixture]:
-    """The same with the door for requests."""
+    """The server with tokens in a file, for requests."""
     made = Fixture("requests", server, FileTokenStore(tmp_path / "tokens.json"))
     yield made
     made.close()
@@ -1185,7 +1185,7 @@ def test_httpx_clients_use_a_source(server: DPoPTestServer, kind: str) -> None:
 
 
 def test_threads_need_no_asyncio() -> None:
-    """Importing the door for requests, or the tokens, does not load what only tasks need."""
+    """Importing the integration for requests, or the tokens, does not load what only tasks need."""
     code = "import sys, dpop.requests, dpop.tokens; print('asyncio' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
