@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from adapters.clients import CLIENTS, make
-from adapters.recorder import Received, Recorder
-from adapters.recorder import Response as Reply
+from support.clients import CLIENTS, make
+from support.recorder import Received, Recorder
+from support.recorder import Response as Reply
 from support.testing_client import KEY, OTHER_KEY, Response, ask, post, send
 
 import dpop

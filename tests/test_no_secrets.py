@@ -20,7 +20,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from adapters.recorder import Recorder
 from support.entry_points import (
     MARK,
     PLAIN,
@@ -33,6 +32,7 @@ from support.entry_points import (
     secrets_in,
     shown_by,
 )
+from support.recorder import Recorder
 
 # What is asked over a device, a terminal or a network of its own, or stands still: their own tests look at them.
 ELSEWHERE = {

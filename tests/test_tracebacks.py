@@ -14,7 +14,7 @@ import httpx
 import httpx2
 import pytest
 import requests
-from adapters.recorder import Recorder, Response, script
+from support.recorder import Recorder, Response, script
 from yarl import URL
 
 import dpop

@@ -18,11 +18,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-from adapters.clients import close_all
-from adapters.recorder import Received, Recorder, Response, challenge, script
 from aiohttp import web
 from aioresponses import aioresponses
+from support.clients import close_all
 from support.forking import in_child
+from support.recorder import Received, Recorder, Response, challenge, script
 from yarl import URL
 
 import dpop

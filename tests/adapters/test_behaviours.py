@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from adapters.clients import CLIENTS, WITH_AGENT, Client, make
-from adapters.recorder import Handler, Received, Recorder, Response, challenge, script
+from support.clients import CLIENTS, WITH_AGENT, Client, make
+from support.recorder import Handler, Received, Recorder, Response, challenge, script
 
 import dpop
 from dpop.client._prover import Prover

@@ -22,7 +22,7 @@ import httpx
 import httpx2
 import pytest
 import requests
-from adapters.clients import CLIENTS, SYNCHRONOUS, Client, Reply, make
+from support.clients import CLIENTS, SYNCHRONOUS, Client, Reply, make
 from support.endpoints import ENDPOINTS, Endpoint
 
 import dpop

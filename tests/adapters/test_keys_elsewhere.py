@@ -16,10 +16,10 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from adapters.clients import ASYNCHRONOUS, CLIENTS, make
-from adapters.recorder import Received, Recorder, Response, challenge
 from support.agents import agent_running, rules_of, socket_folder
+from support.clients import ASYNCHRONOUS, CLIENTS, make
 from support.pkcs11_tokens import SoftHsm, Tpm
+from support.recorder import Received, Recorder, Response, challenge
 
 import dpop
 from dpop.client import Prover

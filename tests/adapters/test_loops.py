@@ -14,8 +14,8 @@ import anyio.to_thread
 import httpx
 import httpx2
 import pytest
-from adapters.recorder import Recorder, Response, script
 from support.endpoints import open_sockets
+from support.recorder import Recorder, Response, script
 
 import dpop
 import dpop.httpx

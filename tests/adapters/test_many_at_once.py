@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 import requests
-from adapters.clients import ASYNCHRONOUS, CLIENTS, SYNCHRONOUS, make
-from adapters.recorder import Handler, Received, Recorder, Response, challenge
+from support.clients import ASYNCHRONOUS, CLIENTS, SYNCHRONOUS, make
+from support.recorder import Handler, Received, Recorder, Response, challenge
 
 import dpop
 import dpop.requests

@@ -17,9 +17,9 @@ import pytest
 import requests
 import responses
 import urllib3.connectionpool
-from adapters.recorder import Recorder, Response, challenge, script
 from support.endpoints import ENDPOINTS, Endpoint
 from support.paths import ROOT
+from support.recorder import Recorder, Response, challenge, script
 from urllib3.connection import HTTPConnection
 
 import dpop

@@ -11,10 +11,10 @@ import aiohttp
 import httpx
 import httpx2
 import pytest
-from adapters.clients import CLIENTS, make
-from adapters.recorder import Received, Recorder, Response
+from support.clients import CLIENTS, make
 from support.endpoints import ENDPOINTS, Endpoint
 from support.forking import in_child
+from support.recorder import Received, Recorder, Response
 
 import dpop
 import dpop.aiohttp

@@ -18,10 +18,10 @@ import httpx
 import httpx2
 import pytest
 import requests
-from adapters.authority import Authority, make_authority
-from adapters.recorder import Recorder, Response, script
-from adapters.relays import ForwardProxy, SocksProxy
+from support.authority import Authority, make_authority
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Recorder, Response, script
+from support.relays import ForwardProxy, SocksProxy
 
 import dpop
 import dpop.requests

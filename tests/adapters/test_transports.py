@@ -23,12 +23,12 @@ from typing import Any
 
 import pytest
 import requests
-from adapters.authority import Authority, make_authority
-from adapters.clients import ASYNCHRONOUS, CLIENTS, HTTPX, Client, make
-from adapters.http2_recorder import Http2Recorder
-from adapters.recorder import Received, Recorder, challenge, script
-from adapters.recorder import Response as Reply
-from adapters.relays import ForwardProxy, SocksProxy
+from support.authority import Authority, make_authority
+from support.clients import ASYNCHRONOUS, CLIENTS, HTTPX, Client, make
+from support.http2_recorder import Http2Recorder
+from support.recorder import Received, Recorder, challenge, script
+from support.recorder import Response as Reply
+from support.relays import ForwardProxy, SocksProxy
 from urllib3.util.retry import Retry
 from yarl import URL
 

@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from adapters.recorder import Received, Recorder, Response
 from support.agents import Running, agent_running, rules_of
 from support.cli_process import invoke
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.agent import AgentLogins, AgentTokens

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapters.recorder import Received, Recorder, Response
 from support.agents import API, agent_running, rules_of
 from support.forking import in_child
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.agent import AgentLogins, AgentTokens, AuditLog

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from adapters.recorder import Recorder, Response
 from support.agents import API, Running, agent_running, rules_of
+from support.recorder import Recorder, Response
 
 HEAVY = ("cryptography", "joserfc", "dpop.server", "dpop.keys._software", "logging", "platformdirs", "tempfile")
 PROOF = "import dpop; key = dpop.load_key({uri!r}); dpop.create_proof(key, 'GET', 'https://api.example/me')"

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import requests
-from adapters.recorder import Received, Recorder, Response, challenge
 from support.agents import API, Running, agent_running, rules_of
+from support.recorder import Received, Recorder, Response, challenge
 
 import dpop
 from dpop.agent import AgentKey

@@ -30,7 +30,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from adapters.recorder import Received, Recorder, Response
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.errors import ReauthorizationError

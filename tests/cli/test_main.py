@@ -14,12 +14,12 @@ from pathlib import Path
 
 import click
 import pytest
-from adapters.recorder import Recorder, Response
 from click.testing import CliRunner
 from dpop_cli.console.exit_status import Status
 from dpop_cli.main import COMMANDS, LazyCommand, LazyGroup, main
 from support.cli_process import DPOP, STYLES, AtTerminal, environment, invoke, run
 from support.paths import COMMANDS as SOURCES
+from support.recorder import Recorder, Response
 
 import dpop
 from dpop.errors import (

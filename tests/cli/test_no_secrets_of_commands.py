@@ -19,10 +19,10 @@ from typing import Any
 
 import click
 import pytest
-from adapters.recorder import Recorder
 from click.testing import CliRunner
 from dpop_cli.main import COMMANDS, main
 from support.entry_points import KEY, MARK, PROOF, logging_all, refusing, secret, secrets_in, shown_by
+from support.recorder import Recorder
 
 from dpop.keys import generate_key
 from dpop.tokens import FileTokenStore, TokenSet

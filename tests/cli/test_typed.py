@@ -14,11 +14,11 @@ from pathlib import Path
 
 import click
 import pytest
-from adapters.recorder import Received, Recorder, Response
 from dpop_cli.console import output
 from dpop_cli.console.command import Detail
 from dpop_cli.main import COMMANDS
 from support.cli_process import DPOP, READABLE, STYLES, AtTerminal, environment, invoke, run
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.testing import DPoPTestServer

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 import requests
-from adapters.recorder import Recorder, Response
+from support.recorder import Recorder, Response
 
 import dpop
 from dpop.client import Demand, demand_of

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import requests
-from adapters.clients import CLIENTS, make
-from adapters.recorder import Received, Recorder, Response, challenge, script
+from support.clients import CLIENTS, make
 from support.paths import DOCS
+from support.recorder import Received, Recorder, Response, challenge, script
 
 import dpop
 import dpop.requests

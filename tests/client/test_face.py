@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 from typing import Any
 
 import pytest
-from adapters.recorder import Received, Recorder, Response, challenge
+from support.recorder import Received, Recorder, Response, challenge
 
 import dpop
 import dpop.client

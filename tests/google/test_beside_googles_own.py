@@ -20,10 +20,10 @@ import httplib2
 import pytest
 import requests
 import urllib3
-from adapters.authority import Authority, make_authority
-from adapters.recorder import Received, Recorder, Response, script
 from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 from requests.adapters import HTTPAdapter
+from support.authority import Authority, make_authority
+from support.recorder import Received, Recorder, Response, script
 
 import dpop
 from dpop.errors import DPoPError

@@ -12,10 +12,10 @@ import urllib.parse
 from typing import Any, Self
 
 import requests
-from adapters.clients import Client, Reply, make
 from interop.peers import OidcProvider
 from joserfc import jwt
 from joserfc.jwk import ECKey
+from support.clients import Client, Reply, make
 
 import dpop
 from dpop.client._prover import Prover
@@ -48,7 +48,7 @@ def browse(provider: OidcProvider, url: str) -> str:
 class Application:
     """One application with one key.
 
-    :param name: which HTTP client, by its name in ``adapters.clients``.
+    :param name: which HTTP client, by its name in ``support.clients``.
     :param kind: how it authenticates, from :data:`AUTHENTICATION`.
     :param options: for the adapter that signs its requests to the authorization server.
     """

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from adapters.clients import CLIENTS
 from interop.application import Application, json_of
 from interop.peers import JoseVerifier, OidcProvider
 from joserfc.jwk import ECKey
 from support.cli_process import run, run_script
+from support.clients import CLIENTS
 from support.pkcs11_tokens import SoftHsm, Tokens, Tpm
 
 import dpop

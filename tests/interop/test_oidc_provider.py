@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from adapters.clients import CLIENTS
 from interop.application import AUTHENTICATION, Application, json_of
 from interop.peers import OidcProvider, ask
 from joserfc.jwk import ECKey
+from support.clients import CLIENTS
 
 import dpop
 from dpop.client._nonces import NonceKey, Role

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from adapters.clients import CLIENTS
 from interop.application import Application, json_of
 from interop.peers import OidcProvider
 from joserfc.jwk import ECKey
+from support.clients import CLIENTS
 
 
 @pytest.mark.parametrize("name", sorted(CLIENTS))

@@ -7,12 +7,12 @@ import asyncio
 import itertools
 import json
 
-from adapters.recorder import Received, Recorder, Response
 from mcp import ClientSession
 from mcp.client.auth import OAuthClientProvider
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 from pydantic import AnyUrl
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.mcp import http_client

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-from adapters.recorder import Response
 from support.introspection_endpoint import IntrospectionEndpoint
 from support.jwt_issuer import Timer
+from support.recorder import Response
 from support.redis_server import RedisServer, running_redis
 
 from dpop.errors import ArgumentTypeError, InvalidProof, LookupUnavailableError, UsageError

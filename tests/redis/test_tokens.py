@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import redis
-from adapters.recorder import Received, Recorder, Response
+from support.recorder import Received, Recorder, Response
 from support.redis_server import RedisServer, running_cluster, running_redis
 from support.rotating_server import RotatingServer
 from support.token_stores import FULL, StoreContract, numbered

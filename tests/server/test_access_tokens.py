@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from adapters.recorder import Received, Response
 from support.forking import in_child
 from support.jwt_issuer import AUDIENCE, JWTIssuer, Timer, forged
+from support.recorder import Received, Response
 
 import dpop
 from dpop.encoding import b64url_encode

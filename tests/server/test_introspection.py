@@ -14,11 +14,11 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from adapters.authority import make_authority
-from adapters.recorder import Received, Recorder, Response, script
+from support.authority import make_authority
 from support.forking import in_child
 from support.introspection_endpoint import IntrospectionEndpoint
 from support.jwt_issuer import AUDIENCE, JWTIssuer, Timer, forged
+from support.recorder import Received, Recorder, Response, script
 
 import dpop
 from dpop.errors import InsecureOriginError, InvalidProof, LookupUnavailableError, UsageError

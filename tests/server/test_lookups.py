@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from adapters.authority import make_authority
-from adapters.recorder import Received, Recorder, Response
+from support.authority import make_authority
 from support.jwt_issuer import AUDIENCE, JWTIssuer
+from support.recorder import Received, Recorder, Response
 
 from dpop.errors import InsecureOriginError, LookupUnavailableError
 from dpop.server import JWTAccessTokens, LookupRequest

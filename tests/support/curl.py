@@ -7,10 +7,10 @@ import os
 import re
 import subprocess
 
-from adapters.recorder import Received, Response
 from click.testing import Result
 from support.cli_process import invoke as invoke_bare
 from support.cli_process import run
+from support.recorder import Received, Response
 
 TOKEN = "to-ken.4711"
 AS_CHALLENGE = Response(400, [("DPoP-Nonce", "n1")], b'{"error": "use_dpop_nonce"}')

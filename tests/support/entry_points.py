@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import aiohttp
-from adapters.recorder import Received, Response
 from support.public_api import faces
+from support.recorder import Received, Response
 
 import dpop
 import dpop.agent

@@ -40,7 +40,7 @@ from urllib.parse import parse_qs
 
 import keyring.backend
 import keyring.errors
-from adapters.recorder import Received, Recorder, Response
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.errors import (

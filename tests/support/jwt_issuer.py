@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from adapters.recorder import Received, Recorder, Response
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.encoding import b64url_encode

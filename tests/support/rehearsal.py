@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from adapters.recorder import Received, Recorder, Response
 from dpop_cli.commands.rehearse.transcript import FORMAT
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.client import NonceKey, Role

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Self
 from urllib.parse import parse_qs
 
-from adapters.recorder import Received, Recorder, Response
+from support.recorder import Received, Recorder, Response
 
 __all__ = ["RotatingServer"]
 

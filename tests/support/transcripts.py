@@ -21,8 +21,8 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import requests
-from adapters.recorder import Received, Recorder, Response, script
 from support.paths import ROOT
+from support.recorder import Received, Recorder, Response, script
 
 import dpop
 from dpop.errors import DPoPError

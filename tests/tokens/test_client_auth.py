@@ -14,9 +14,9 @@ import httpx
 import httpx2
 import pytest
 import requests
-from adapters.authority import Authority, make_authority
-from adapters.recorder import Received, Recorder, Response
+from support.authority import Authority, make_authority
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.encoding import b64url_decode, json_object

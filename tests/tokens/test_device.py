@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 import pytest
-from adapters.recorder import Received, Recorder, Response
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.errors import InvalidTokenResponseError, ReauthorizationError, TokenRefusedError

@@ -21,11 +21,11 @@ import httpx
 import httpx2
 import pytest
 import requests
-from adapters.recorder import Received, Recorder, Response, script
 from joserfc import jwt
 from joserfc.jwk import ECKey
 from support.endpoints import ENDPOINTS, Endpoint
 from support.forking import in_child
+from support.recorder import Received, Recorder, Response, script
 
 import dpop
 from dpop.errors import (

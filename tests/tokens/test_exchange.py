@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from urllib.parse import parse_qsl
 
 import pytest
-from adapters.recorder import Recorder, Response
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Recorder, Response
 
 import dpop
 from dpop.errors import ReauthorizationError, TokenRefusedError, UsageError

@@ -14,10 +14,10 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from adapters.recorder import Received, Recorder, Response
 from joserfc import jwe, jwk
 from support.endpoints import ENDPOINTS, Endpoint
 from support.jwt_issuer import JWTIssuer, forged
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.encoding import b64url_decode, b64url_encode

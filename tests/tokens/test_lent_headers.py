@@ -14,8 +14,8 @@ import httpx
 import httpx2
 import pytest
 import requests
-from adapters.recorder import Received, Recorder, Response
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.errors import UsageError

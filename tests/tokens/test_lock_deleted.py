@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from adapters.recorder import Response
+from support.recorder import Response
 from support.rotating_server import RotatingServer
 
 import dpop

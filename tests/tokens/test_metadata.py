@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from adapters.recorder import Received, Recorder, Response
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop._well_known import metadata_urls

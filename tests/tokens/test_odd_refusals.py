@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from adapters.recorder import Recorder, Response, script
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Recorder, Response, script
 
 import dpop
 from dpop.client._forgiving import error_in_pieces

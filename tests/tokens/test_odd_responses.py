@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import requests
-from adapters.recorder import Received, Recorder, Response, script
 from google.auth.exceptions import RefreshError
 from google.auth.transport.requests import Request
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Received, Recorder, Response, script
 
 import dpop
 from dpop.errors import (

@@ -15,9 +15,9 @@ import httpx
 import httpx2
 import pytest
 import redis
-from adapters.recorder import Recorder, Response, script
 from support.endpoints import Endpoint
 from support.forking import in_child
+from support.recorder import Recorder, Response, script
 from support.redis_server import RedisServer
 from support.rotating_server import RotatingServer
 

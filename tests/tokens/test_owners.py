@@ -20,8 +20,8 @@ from typing import Any
 import httpx2
 import pytest
 import requests
-from adapters.recorder import Received, Recorder, Response
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Received, Recorder, Response
 from support.rotating_server import RotatingServer
 
 import dpop

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from adapters.recorder import Response
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Response
 from support.rotating_server import RotatingServer
 
 import dpop

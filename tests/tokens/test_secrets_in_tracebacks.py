@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from adapters.recorder import Recorder, Response, script
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Recorder, Response, script
 
 import dpop
 from dpop.errors import DPoPError, TokenError

@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 import httpx2
 import pytest
 import requests
-from adapters.recorder import Received, Recorder, Response, script
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Received, Recorder, Response, script
 
 import dpop
 from dpop.client._request import BearerToken

@@ -14,10 +14,10 @@ import urllib.parse
 from typing import Any
 
 import pytest
-from adapters.recorder import Recorder, Response, script
 from google.auth.exceptions import RefreshError
 from google.auth.transport.requests import Request
 from support.endpoints import ENDPOINTS, Endpoint
+from support.recorder import Recorder, Response, script
 
 import dpop
 from dpop.errors import (

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 import trio
 import trio.testing
-from adapters.recorder import Recorder, Response
+from support.recorder import Recorder, Response
 from support.rotating_server import RotatingServer
 
 import dpop

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from adapters.recorder import Received, Recorder, Response, challenge
 from support.agents import API, socket_folder
 from support.cli_process import DPOP, environment, invoke, run
+from support.recorder import Received, Recorder, Response, challenge
 
 import dpop
 from dpop.agent import AgentClient

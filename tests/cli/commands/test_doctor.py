@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from adapters.recorder import Received, Recorder, Response
 from support.cli_process import invoke
+from support.recorder import Received, Recorder, Response
 
 import dpop.tokens
 from dpop.testing import DPoPTestServer

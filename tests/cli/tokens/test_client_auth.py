@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from adapters.authority import make_authority
-from adapters.recorder import Received, Recorder, Response
+from support.authority import make_authority
 from support.cli_process import invoke
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.encoding import b64url_decode, json_object

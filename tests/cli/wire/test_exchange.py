@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import requests
-from adapters.authority import Authority, make_authority
-from adapters.recorder import Received, Recorder, Response
-from adapters.relays import ForwardProxy, SocksProxy
 from dpop_cli.wire.exchange import MASK, Exchange, masked_body, masked_fields, proof_facts, watching
+from support.authority import Authority, make_authority
+from support.recorder import Received, Recorder, Response
+from support.relays import ForwardProxy, SocksProxy
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 import dpop

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from adapters.authority import Authority, make_authority
-from adapters.recorder import Recorder, Response
+from support.authority import Authority, make_authority
 from support.curl import TOKEN
+from support.recorder import Recorder, Response
 
 import dpop
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from adapters.recorder import Recorder, Response, challenge, script
 from support.cli_process import DPOP, environment
 from support.curl import AS_CHALLENGE, dpop_curl, invoke, plain_curl
+from support.recorder import Recorder, Response, challenge, script
 
 from dpop.testing import DPoPTestServer
 

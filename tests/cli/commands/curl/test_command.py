@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from adapters.authority import Authority
-from adapters.http2_recorder import Http2Recorder
-from adapters.recorder import Received, Recorder, Response, challenge, script
-from adapters.relays import ForwardProxy, SocksProxy
 from dpop_cli.commands.curl.command import curl
+from support.authority import Authority
 from support.cli_process import DPOP, AtTerminal, environment, examples, run, run_script, with_url
 from support.curl import AS_CHALLENGE, TOKEN, invoke, plain_curl
+from support.http2_recorder import Http2Recorder
+from support.recorder import Received, Recorder, Response, challenge, script
+from support.relays import ForwardProxy, SocksProxy
 
 import dpop
 from dpop.testing import DPoPTestServer

@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from adapters.recorder import Handler, Recorder, Response, challenge, script
 from support.curl import TOKEN, dpop_curl, invoke, on_the_wire, plain_curl
+from support.recorder import Handler, Recorder, Response, challenge, script
 
 pytestmark = pytest.mark.usefixtures("curl_folder")
 

@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from adapters.recorder import Recorder
 from support.cli_process import DPOP, environment, run
 from support.curl import TOKEN, dpop_curl, invoke, on_the_wire, plain_curl
+from support.recorder import Recorder
 
 import dpop
 

@@ -15,11 +15,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from adapters.authority import make_authority
-from adapters.recorder import Recorder, Response
 from dpop_cli.commands.playground.client import Wire
 from dpop_cli.commands.playground.page import PlaygroundServer
 from dpop_cli.commands.playground.session import Session
+from support.authority import make_authority
+from support.recorder import Recorder, Response
 
 from dpop.errors import UsageError
 from dpop.origin import Origin

@@ -24,12 +24,12 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 import click
 import pytest
 import requests
-from adapters.recorder import Recorder, Response
 from dpop_cli.commands.serve import first_line
 from dpop_cli.commands.token.command import token
 from dpop_cli.login.browser import Loopback
 from dpop_cli.tokens.client import ENDPOINTS as CLIENT_ENDPOINTS
 from support.cli_process import DPOP, environment, examples, invoke, run, run_script
+from support.recorder import Recorder, Response
 
 import dpop
 from dpop.encoding import b64url_encode

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import requests
 import segno
-from adapters.recorder import Received, Recorder, Response
 from dpop_cli.commands.serve import first_line
 from dpop_cli.commands.token.command import token
 from dpop_cli.main import COMMANDS
 from support.cli_process import AtTerminal, invoke, run
+from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.testing import DPoPTestServer

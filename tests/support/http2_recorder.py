@@ -11,7 +11,7 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.events
-from adapters.recorder import Handler, Received, Recorder
+from support.recorder import Handler, Received, Recorder
 
 __all__ = ["Http2Recorder"]
 
