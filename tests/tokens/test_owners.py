@@ -319,7 +319,7 @@ from dpop.tokens import FileTokenStore
 
 facts = json.loads(sys.stdin.readline())
 now = [1000.0]
-endpoint = TokenEndpoint(dpop.load_key(facts["key"]), facts["url"], client_id="c", timeout=60, clock=lambda: now[0])
+endpoint = TokenEndpoint(dpop.load_key(facts["key"]), facts["url"], client_id="c", timeout=200, clock=lambda: now[0])
 source = endpoint.source(FileTokenStore(facts["path"]), ahead=1000)
 source()
 now[0] += 2900
@@ -377,7 +377,7 @@ def test_a_program_ends_in_bounded_time(
 
     def meddle(_: int) -> None:
         arrived.set()
-        hold.wait(30)
+        hold.wait(240)
 
     with RotatingServer(meddle) as server:
         process = program(server.url, how)
@@ -385,8 +385,8 @@ def test_a_program_ends_in_bounded_time(
         assert process.stdout.readline() == "a0\n"
         assert arrived.wait(DEADLINE)
         begun = time.monotonic()
-        _, said = process.communicate("\n", timeout=40)
-        assert time.monotonic() - begun < 15
+        _, said = process.communicate("\n", timeout=200)
+        assert time.monotonic() - begun < 100
         assert "no response came" in said
         hold.set()
     stored = FileTokenStore(tmp_path / "tokens.json").load()
@@ -402,7 +402,7 @@ def test_a_program_whose_threads_go_on_loses_nothing(
 
     def meddle(_: int) -> None:
         arrived.set()
-        hold.wait(30)
+        hold.wait(240)
 
     with RotatingServer(meddle) as server:
         process = program(server.url, "with a thread")
@@ -415,7 +415,7 @@ def test_a_program_whose_threads_go_on_loses_nothing(
         process.stdin = None
         time.sleep(6)
         hold.set()
-        out, said = process.communicate(timeout=40)
+        out, said = process.communicate(timeout=200)
         assert said == ""
         assert out == "a1\n"
     stored = FileTokenStore(tmp_path / "tokens.json").load()
