@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
@@ -22,9 +21,7 @@ class _AsyncioTools:
     """Sleep and worker threads for the driver of a flow; holds nothing that belongs to one event loop for long."""
 
     def __init__(self) -> None:
-        self._limits: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._limits: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -37,6 +34,9 @@ class _AsyncioTools:
         loop = asyncio.get_running_loop()
         limit = self._limits.get(loop)
         if limit is None:
+            # A semaphore for which a task has waited holds its event loop, so weak references would keep both.
+            for ended in [each for each in list(self._limits) if each.is_closed()]:
+                self._limits.pop(ended, None)
             limit = self._limits[loop] = asyncio.Semaphore(_MAX_THREADS)
         await limit.acquire()
         future: asyncio.Future[_T] = loop.create_future()
@@ -56,7 +56,11 @@ class _AsyncioTools:
             with contextlib.suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(settle, outcome)
 
-        threading.Thread(target=run, name="dpop", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="dpop", daemon=True).start()
+        except BaseException:
+            limit.release()
+            raise
         return await future
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import os
 import pickle
@@ -11,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from yarl import URL
 
 import dpop
 from dpop.aiohttp import AsyncTokenEndpoint, DPoPClientMiddleware
+from dpop.aiohttp._threads import asyncio_tools
 from dpop.client import BearerToken
 from dpop.errors import InvalidTargetError, KeyAccessDeniedError, UsageError
 from dpop.server import InvalidProof, MemoryReplayCache, ProofVerifier, ProtectedResource, ResourceRequest
@@ -643,6 +647,22 @@ def test_a_key_that_fails_gives_the_connection_back() -> None:
 
         assert with_session([middleware], use, connector=lambda: aiohttp.TCPConnector(limit=1)) == 200
         assert len(server.requests) == 1
+
+
+def test_no_event_loop_is_kept_for_the_threads_of_its_keys() -> None:
+    """More signatures at once than there are threads for, in one event loop after another."""
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+    async def many() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await asyncio.gather(*(asyncio_tools.to_thread(bytes) for _ in range(80)))
+
+    for _ in range(5):
+        asyncio.run(many())
+    deadline = time.monotonic() + 60  # the last threads may still have to end
+    while sum(loop() is not None for loop in loops) > 1:
+        assert time.monotonic() < deadline
+        gc.collect()
 
 
 def test_a_blocking_key_is_abandoned_on_cancellation() -> None:
