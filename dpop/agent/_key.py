@@ -29,7 +29,7 @@ from dpop.errors import (
     UsageError,
 )
 from dpop.keys._algorithms import ALGORITHMS
-from dpop.keys._public import PublicKey
+from dpop.keys._public import unloaded_key
 from dpop.keys._uris import read_uri
 from dpop.signature import check_raw
 
@@ -80,7 +80,7 @@ class AgentKey:
     ) -> None:
         """Do not call; use :meth:`open`."""
         try:
-            self._public = PublicKey.from_jwk(facts["jwk"])
+            self._public = unloaded_key(facts["jwk"])
             self._alg: str = facts["alg"]
             self._seconds = min(float(facts["wait"]), _MOST_SECONDS)
             if self._alg not in self._public.algs:

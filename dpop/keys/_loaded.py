@@ -14,7 +14,7 @@ from cryptography.exceptions import InternalError, InvalidSignature, Unsupported
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from dpop.encoding import b64url_decode, b64url_encode
+from dpop.encoding import b64url_encode
 from dpop.errors import InvalidKeyError
 from dpop.keys._algorithms import parameters
 
@@ -33,13 +33,15 @@ _CRV_OF_CURVE: Final = {curve.name: crv for crv, curve in EC_CURVES.items()}
 class LoadedKey:
     """A public key that OpenSSL has loaded.
 
-    :param jwk: its required members, which were checked.
+    :param crv: the curve; it means nothing for RSA.
+    :param decoded: an uncompressed point, the bytes of an Ed25519 key, or exponent and modulus.
+    :raises InvalidKeyError: not a point of its curve.
     """
 
     __slots__ = ("key",)
 
-    def __init__(self, jwk: Mapping[str, str]) -> None:
-        self.key: CryptographyKey = _loaded(jwk)
+    def __init__(self, crv: str, decoded: bytes | tuple[int, int]) -> None:
+        self.key: CryptographyKey = _load(crv, decoded)
 
     def verify(self, alg: str, signing_input: bytes, signature: bytes) -> bool:
         """Return whether the signature is valid.
@@ -54,14 +56,15 @@ class LoadedKey:
         return True
 
 
-def _loaded(jwk: Mapping[str, str]) -> CryptographyKey:
-    if jwk["kty"] == "EC":
-        point = b"\x04" + b64url_decode(jwk["x"]) + b64url_decode(jwk["y"])
-        return ec.EllipticCurvePublicKey.from_encoded_point(EC_CURVES[jwk["crv"]], point)
-    if jwk["kty"] == "OKP":
-        return ed25519.Ed25519PublicKey.from_public_bytes(b64url_decode(jwk["x"]))
-    n, e = (int.from_bytes(b64url_decode(jwk[name]), "big") for name in ("n", "e"))
-    return rsa.RSAPublicNumbers(e, n).public_key()
+def _load(crv: str, decoded: bytes | tuple[int, int]) -> CryptographyKey:
+    if isinstance(decoded, tuple):
+        return rsa.RSAPublicNumbers(*decoded).public_key()
+    if crv == "Ed25519":
+        return ed25519.Ed25519PublicKey.from_public_bytes(decoded)
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(EC_CURVES[crv], decoded)
+    except ValueError:
+        raise InvalidKeyError('the "x" and "y" of the JWK are not a point of its curve') from None
 
 
 def jwk_of(key: object) -> dict[str, str]:

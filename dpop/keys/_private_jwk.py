@@ -14,7 +14,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from dpop.errors import InvalidKeyError
-from dpop.keys._public import CURVES, REQUIRED_MEMBERS, PublicKey, decode_bytes, decode_number, is_given
+from dpop.keys._public import COORDINATE_SIZES, REQUIRED_MEMBERS, PublicKey, decode_bytes, decode_number, is_given
 
 __all__ = ["PrivateKey", "read_private_jwk", "write_private_jwk"]
 
@@ -76,7 +76,7 @@ def _private_members(jwk: Mapping[str, object]) -> dict[str, str]:
     if "oth" in jwk:
         raise InvalidKeyError("the JWK is an RSA key of more than two primes, which is not supported")
     if jwk["kty"] != "RSA":
-        size = 32 if jwk["kty"] == "OKP" else CURVES[str(jwk["crv"])].size
+        size = 32 if jwk["kty"] == "OKP" else COORDINATE_SIZES[str(jwk["crv"])]
         decode_bytes(jwk, "d", size)
         return {"d": str(jwk["d"])}
     # RFC 7518 §6.3.2: a JWK may leave out all five, but not only some of them.

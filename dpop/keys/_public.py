@@ -12,7 +12,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from dpop._files import without_mark
 from dpop._tracebacks import hide_frames
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dpop.keys._loaded import LoadedKey
 
 __all__ = [
-    "CURVES",
+    "COORDINATE_SIZES",
     "REQUIRED_MEMBERS",
     "PublicKey",
     "algs_of_der",
@@ -43,6 +43,7 @@ __all__ = [
     "is_given",
     "private_member",
     "thumbprint",
+    "unloaded_key",
 ]
 
 # RFC 7638 §3.2, RFC 8037 §2, in the order of the thumbprint's input.
@@ -57,45 +58,9 @@ _CANONICAL: Final = {
     kty: "{" + ",".join(f'"{name}":"%s"' for name in names) + "}" for kty, names in REQUIRED_MEMBERS.items()
 }
 
-
-class Curve(NamedTuple):
-    """An elliptic curve y² = x³ - 3x + b over the integers modulo p (SP 800-186 §3.2.1), and its algorithms."""
-
-    p: int
-    b: int
-    algs: tuple[str, ...]
-
-    @property
-    def size(self) -> int:
-        """The bytes of a coordinate, and of a private key."""
-        return (self.p.bit_length() + 7) // 8
-
-    def has(self, x: int, y: int) -> bool:
-        """Whether these are the coordinates of a point of the curve (SP 800-56A §5.6.2.3.4)."""
-        return x < self.p and y < self.p and (y * y - x * x * x + 3 * x - self.b) % self.p == 0
-
-
-CURVES: Final[Mapping[str, Curve]] = {
-    "P-256": Curve(
-        2**256 - 2**224 + 2**192 + 2**96 - 1,
-        0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B,
-        ("ES256",),
-    ),
-    "P-384": Curve(
-        2**384 - 2**128 - 2**96 + 2**32 - 1,
-        0xB3312FA7E23EE7E4988E056BE3F82D19181D9C6EFE8141120314088F5013875AC656398D8A2ED19D2A85C8EDD3EC2AEF,
-        ("ES384",),
-    ),
-    "P-521": Curve(
-        2**521 - 1,
-        int(
-            "51953eb9618e1c9a1f929a21a0b68540eea2da725b99b315f3b8b489918ef109"
-            "e156193951ec7e937b1652c0bd3bb1bf073573df883d2c34f1ef451fd46b503f00",
-            16,
-        ),
-        ("ES512",),
-    ),
-}
+_ALG_OF_CURVE: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
+COORDINATE_SIZES: Final[Mapping[str, int]] = {"P-256": 32, "P-384": 48, "P-521": 66}
+"""The bytes of a coordinate, and of a private key, on each curve."""
 
 # RFC 7518 §6.2.2, §6.3.2, §6.4.1; "priv" belongs to the AKP key type.
 _SECRET_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
@@ -119,14 +84,20 @@ class PublicKey:
     long as verifying a signature, and no signature verifies with a value that is not such a point.
     """
 
-    __slots__ = ("_algs", "_declared_alg", "_loaded", "_signature_size", "_thumbprint", "_values")
+    __slots__ = ("_algs", "_declared_alg", "_decoded", "_loaded", "_signature_size", "_thumbprint", "_values")
 
     def __init__(
-        self, values: tuple[str, ...], algs: tuple[str, ...], signature_size: int, declared_alg: str | None
+        self,
+        values: tuple[str, ...],
+        decoded: bytes | tuple[int, int],
+        algs: tuple[str, ...],
+        signature_size: int,
+        declared_alg: str | None,
     ) -> None:
         """Store the arguments unchecked: use :meth:`from_jwk` or another class method instead."""
         self._loaded: LoadedKey | None = None
         self._values = values
+        self._decoded = decoded
         self._algs = algs
         self._signature_size = signature_size
         self._declared_alg = declared_alg
@@ -147,26 +118,9 @@ class PublicKey:
 
         :raises InvalidKeyError: the JWK is refused; the message says why, and contains no value of it.
         """
-        if type(jwk) is not dict and not isinstance(jwk, Mapping):
-            raise InvalidKeyError(f"a JWK must be a JSON object, not {type(jwk).__name__}")
-        name = private_member(jwk)
-        if name is not None:
-            raise InvalidKeyError(
-                f'a public key is needed, but the JWK has "{name}", a member of private or symmetric keys'
-            )
-        _check_purpose(jwk)
-        declared = _text(jwk, "alg") if is_given(jwk, "alg") else None
-        kty = jwk.get("kty")
-        if kty == "EC":
-            algs, size = _read_ec(jwk)
-        elif kty == "OKP":
-            algs, size = _read_ed25519(jwk)
-        elif kty == "RSA":
-            algs, size = _read_rsa(jwk)
-        else:
-            raise _wrong_kty(jwk)
-        values = tuple([str(jwk[name]) for name in REQUIRED_MEMBERS[kty]])
-        return cls(values, algs, size, declared)
+        key = unloaded_key(jwk)
+        key._load()  # noqa: SLF001 - the class of this method; it refuses a point that is not on its curve
+        return key
 
     @classmethod
     def from_cryptography(cls, key: object) -> PublicKey:
@@ -215,7 +169,7 @@ class PublicKey:
             raise InvalidKeyError(
                 "the RSA key is for RSASSA-PSS with a hash that no DPoP algorithm uses; use SHA-256, SHA-384 or SHA-512"
             )
-        return PublicKey(self._values, kept, self._signature_size, self._declared_alg)
+        return PublicKey(self._values, self._decoded, kept, self._signature_size, self._declared_alg)
 
     @property
     def algs(self) -> tuple[str, ...]:
@@ -262,11 +216,14 @@ class PublicKey:
         return loaded.verify(alg, signing_input, signature)
 
     def _load(self) -> LoadedKey:
-        """Have OpenSSL load the key, once. Two threads may both do so, which does no harm."""
+        """Have OpenSSL load the key, once. Two threads may both do so, which does no harm.
+
+        :raises InvalidKeyError: not a point of its curve.
+        """
         if self._loaded is None:
             from dpop.keys._loaded import LoadedKey  # noqa: PLC0415 - it loads OpenSSL
 
-            self._loaded = LoadedKey(self.jwk)
+            self._loaded = LoadedKey(self._values[0], self._decoded)
         return self._loaded
 
     def __repr__(self) -> str:
@@ -277,6 +234,36 @@ class PublicKey:
 
     def __hash__(self) -> int:
         return hash(self._thumbprint)
+
+
+def unloaded_key(jwk: Mapping[str, object]) -> PublicKey:
+    """Read a public JWK whose holder has checked it, without OpenSSL: whether its point is on the curve is not checked.
+
+    The key is loaded, and then refused if it is wrong, before it verifies a signature.
+
+    :raises InvalidKeyError: the JWK is refused for another reason of :meth:`PublicKey.from_jwk`.
+    """
+    if type(jwk) is not dict and not isinstance(jwk, Mapping):
+        raise InvalidKeyError(f"a JWK must be a JSON object, not {type(jwk).__name__}")
+    name = private_member(jwk)
+    if name is not None:
+        raise InvalidKeyError(
+            f'a public key is needed, but the JWK has "{name}", a member of private or symmetric keys'
+        )
+    _check_purpose(jwk)
+    declared = _text(jwk, "alg") if is_given(jwk, "alg") else None
+    kty = jwk.get("kty")
+    decoded: bytes | tuple[int, int]
+    if kty == "EC":
+        decoded, algs, size = _read_ec(jwk)
+    elif kty == "OKP":
+        decoded, algs, size = _read_ed25519(jwk)
+    elif kty == "RSA":
+        decoded, algs, size = _read_rsa(jwk)
+    else:
+        raise _wrong_kty(jwk)
+    values = tuple([str(jwk[name]) for name in REQUIRED_MEMBERS[kty]])
+    return PublicKey(values, decoded, algs, size, declared)
 
 
 def is_given(jwk: Mapping[str, object], name: str) -> bool:
@@ -402,29 +389,28 @@ def _decoded(value: str, name: str) -> bytes:
 # --- the three key types
 
 
-def _read_ec(jwk: Mapping[str, object]) -> tuple[tuple[str, ...], int]:
+def _read_ec(jwk: Mapping[str, object]) -> tuple[bytes, tuple[str, ...], int]:
     crv = _text(jwk, "crv")
-    curve = CURVES.get(crv)
-    if curve is None:
+    size = COORDINATE_SIZES.get(crv)
+    if size is None:
         raise InvalidKeyError('the "crv" of the JWK is not a curve of DPoP; expected P-256, P-384 or P-521')
-    x, y = (int.from_bytes(decode_bytes(jwk, name, curve.size), "big") for name in ("x", "y"))
-    if not curve.has(x, y):
-        raise InvalidKeyError('the "x" and "y" of the JWK are not a point of its curve')
-    return curve.algs, 2 * curve.size
+    point = b"\x04" + decode_bytes(jwk, "x", size) + decode_bytes(jwk, "y", size)
+    return point, (_ALG_OF_CURVE[crv],), 2 * size
 
 
-def _read_ed25519(jwk: Mapping[str, object]) -> tuple[tuple[str, ...], int]:
+def _read_ed25519(jwk: Mapping[str, object]) -> tuple[bytes, tuple[str, ...], int]:
     if _text(jwk, "crv") != "Ed25519":
         raise InvalidKeyError('the "crv" of the JWK is not a curve of DPoP; with "kty" OKP expected Ed25519')
-    y = int.from_bytes(decode_bytes(jwk, "x", 32), "little") & (2**255 - 1)
+    data = decode_bytes(jwk, "x", 32)
+    y = int.from_bytes(data, "little") & (2**255 - 1)
     if y >= _ED25519_PRIME:
         raise InvalidKeyError('the "x" of the JWK is not the canonical encoding of an Ed25519 point (RFC 8032 §5.1.3)')
     if y in _SMALL_ORDER:
         raise InvalidKeyError("the JWK is an Ed25519 point of small order: anyone could sign for it")
-    return ("Ed25519", "EdDSA"), 64
+    return data, ("Ed25519", "EdDSA"), 64
 
 
-def _read_rsa(jwk: Mapping[str, object]) -> tuple[tuple[str, ...], int]:
+def _read_rsa(jwk: Mapping[str, object]) -> tuple[tuple[int, int], tuple[str, ...], int]:
     n = decode_number(jwk, "n", _MAX_RSA_BITS)
     if n.bit_length() < _MIN_RSA_BITS:
         raise InvalidKeyError(f"the RSA key has {n.bit_length()} bits; at least {_MIN_RSA_BITS} are needed")
@@ -433,7 +419,7 @@ def _read_rsa(jwk: Mapping[str, object]) -> tuple[tuple[str, ...], int]:
         raise InvalidKeyError(
             "the RSA key is weak: n must be odd, and e odd, at least 3 and at most 2^32 (65537 is usual)"
         )
-    return RSA_ALGS, (n.bit_length() + 7) // 8
+    return (e, n), RSA_ALGS, (n.bit_length() + 7) // 8
 
 
 def _check_purpose(jwk: Mapping[str, object]) -> None:
