@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import json
 import linecache
@@ -20,7 +19,7 @@ from typing import Any
 import httpx2
 import pytest
 import requests
-from support.endpoints import ENDPOINTS, Endpoint
+from support.endpoints import ENDPOINTS, Endpoint, open_sockets
 from support.recorder import Received, Recorder, Response
 from support.rotating_server import RotatingServer
 
@@ -120,15 +119,6 @@ def test_a_thousand_short_event_loops(kind: Any) -> None:
         while open_sockets() > sockets or threading.active_count() > threads:
             gc.collect()
             assert time.monotonic() < deadline, (open_sockets(), sockets, threading.enumerate())
-
-
-def open_sockets() -> int:
-    """How many this process has open; those of the server in it count too."""
-    count = 0
-    for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            count += str(path.readlink()).startswith("socket:")
-    return count
 
 
 class Given:
