@@ -47,14 +47,6 @@ def state(tmp_path: Path) -> NonceState:
     return NonceState(tmp_path / "state")
 
 
-@pytest.fixture
-def key_file(tmp_path: Path) -> str:
-    """A key on disk."""
-    path = tmp_path / "key.pem"
-    dpop.generate_key().save(path)
-    return str(path)
-
-
 def nonce_in(*args: str, token: str | None = None) -> str | None:
     """The nonce in the proof of a command."""
     rest = ("--token-file", "-") if token is not None else ()

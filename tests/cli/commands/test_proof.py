@@ -28,14 +28,6 @@ TOKEN = "to-ken.4711"
 HEADERS = "HTTP/1.1 401 Unauthorized\r\nDPoP-Nonce: fresh-nonce\r\nContent-Length: 0\r\n\r\n"
 
 
-@pytest.fixture
-def key_file(tmp_path: Path) -> str:
-    """A key on disk."""
-    path = tmp_path / "key.pem"
-    dpop.generate_key().save(path)
-    return str(path)
-
-
 def claims_of(*args: str, stdin: str | bytes | None = None, env: dict[str, str] | None = None) -> dict[str, Any]:
     """The claims of the proof a command line makes."""
     result = invoke("proof", *args, stdin=stdin, env=env)

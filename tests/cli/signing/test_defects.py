@@ -17,14 +17,6 @@ from dpop.testing.defects import DEFECTS
 URL = "https://api.example/me"
 
 
-@pytest.fixture
-def key_file(tmp_path: Path) -> str:
-    """A key on disk."""
-    path = tmp_path / "key.pem"
-    dpop.generate_key().save(path)
-    return str(path)
-
-
 @pytest.mark.parametrize("command", ["proof", "headers"])
 def test_the_list_asks_for_nothing_else(command: str) -> None:
     """--defect list needs no key, method or URL, and has every defect with the reason to expect."""
