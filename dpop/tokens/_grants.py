@@ -8,8 +8,6 @@ Each method is a generator of steps (:mod:`dpop.tokens._steps`) and does no I/O.
 from __future__ import annotations
 
 import copy
-import hashlib
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +41,7 @@ from dpop.tokens._authorization import (
     pushed,
     read_device_authorization,
 )
+from dpop.tokens._dead_grants import FACTS, Refusals
 from dpop.tokens._id_token_check import IDTokenCheck
 from dpop.tokens._key_reference import key_reference_of
 from dpop.tokens._metadata import ServerMetadata
@@ -53,7 +52,7 @@ from dpop.tokens._token_set import TokenSet
 if TYPE_CHECKING:
     from dpop.keys import Key
 
-__all__ = ["Grants", "Parameter", "may_pass"]
+__all__ = ["Grants", "Parameter"]
 
 _FORM: Final = ("Content-Type", "application/x-www-form-urlencoded")
 _JSON: Final = ("Accept", "application/json")
@@ -70,14 +69,6 @@ _TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:"  # noqa: S105 - the beg
 _DEVICE_CODE: Final = "urn:ietf:params:oauth:grant-type:device_code"
 
 _MAX_POLL_BACKOFF: Final = 40.0
-_REFUSALS_IN_A_ROW: Final = 3
-_ABOUT_PROOF: Final = re.compile(r"dpop|\bproof\b", re.IGNORECASE)
-_MAX_COUNTED: Final = 1000
-_FACTS: Final = ("error", "description", "subtype", "uri", "status", "retry_after")
-# Refusals of the client, its rights or its request: authorising again does not help.
-_NOT_OF_THE_GRANT: Final = frozenset(
-    {"invalid_client", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "invalid_target"}
-)
 
 Parameter = str | Iterable[str] | None
 """A form parameter: a ``str``, or several, which are sent one after the other; ``None`` is not sent."""
@@ -139,7 +130,7 @@ class Grants:
         self.clock: Callable[[], float] = clock
         self.refresh_parameters: Mapping[str, Parameter] = {}
         self.rebinds: bool = False
-        self._refusals = _Refusals()
+        self._refusals = Refusals()
         urls = [url for name in dir(self.server) if (url := self._url(name))]
         if self.server.jwks_uri is not None:
             urls.append(self.server.jwks_uri)
@@ -434,7 +425,7 @@ class Grants:
                         status=error.status,
                     ) from error
                 elif error.error == "access_denied":
-                    facts = {name: getattr(error, name) for name in _FACTS}
+                    facts = {name: getattr(error, name) for name in FACTS}
                     raise TokenRefusedError(f"the user has refused: {error}", **facts) from error
                 elif error.error != "authorization_pending":
                     raise
@@ -546,65 +537,6 @@ def _names_of_endpoints(further: Iterable[str]) -> tuple[str, ...]:
             f" get a proof, and these can be added: {', '.join(_MAY_BE_SIGNED)}"
         )
     return ("pushed_authorization_request", *names)
-
-
-class _Refusals:
-    """Counts consecutive refusals of one refresh token, to tell a dead token from a temporary fault of the server."""
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-
-    def forget(self, refresh_token: str) -> None:
-        """Reset the count, because the token was accepted."""
-        if self._counts:
-            self._counts.pop(_digest(refresh_token), None)
-
-    def judge(self, refresh_token: str, error: TokenRequestError, before: TokenSet | None) -> TokenRequestError:
-        """Return the error to raise: the given one, or, after three in a row, one that says what to do.
-
-        :param before: the tokens to refresh. In a store, they contain the count of all processes.
-        """
-        of_proof = _is_about_proof(error)
-        if not refresh_token or not may_pass(error):
-            return error
-        if len(self._counts) >= _MAX_COUNTED:
-            self._counts.clear()
-        known = self._counts.get(_digest(refresh_token), 0)
-        if before is not None and before.refresh_sent_at is not None and not of_proof:
-            known = before.refused_times or 0
-        count = self._counts[_digest(refresh_token)] = known + 1
-        if count < _REFUSALS_IN_A_ROW:
-            return error
-        facts = {name: getattr(error, name) for name in _FACTS}
-        if of_proof:
-            return type(error)(
-                f"{error}. It has refused the proof {count} times in a row: check that this key is the one for which"
-                " the refresh token was issued, and that this machine's clock is right",
-                **facts,
-            )
-        return ReauthorizationError(
-            f"{error}. It has refused this refresh token {count} times in a row: the user has to authorise again",
-            **facts,
-        )
-
-
-def may_pass(error: TokenRequestError) -> bool:
-    """Whether a refusal of a refresh token or its proof may be temporary, so that only several in a row are final."""
-    of_grant = error.status == 400 and (
-        error.error not in _NOT_OF_THE_GRANT
-        if isinstance(error, TokenRefusedError)
-        else isinstance(error, InvalidTokenResponseError) and error.tokens is None
-    )
-    return not isinstance(error, ReauthorizationError) and (of_grant or _is_about_proof(error))
-
-
-def _is_about_proof(error: TokenRequestError) -> bool:
-    # If Keycloak refuses a proof, the error is invalid_request, and only the description mentions the proof.
-    return error.error == "invalid_dpop_proof" or bool(_ABOUT_PROOF.search(error.description or ""))
-
-
-def _digest(refresh_token: str) -> str:
-    return hashlib.sha256(refresh_token.encode("utf-8", "replace")).hexdigest()
 
 
 def _type_of(name: str) -> str:

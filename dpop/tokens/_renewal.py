@@ -34,7 +34,8 @@ from dpop.errors import (
     TokensNotSavedError,
     TokenStoreError,
 )
-from dpop.tokens._grants import Grants, Parameter, may_pass
+from dpop.tokens._dead_grants import may_pass
+from dpop.tokens._grants import Grants, Parameter
 from dpop.tokens._owner import RefreshOwner, is_at_work
 from dpop.tokens._steps import Blocking, Pause, Steps, is_unsent
 from dpop.tokens._stores import LOCK_SECONDS, StoreLock, TokenStore, keep, take_kept
