@@ -225,9 +225,8 @@ def drain(response: Response, signed: Request) -> None:
                 return
             if _is_http2(response):
                 response.extensions["network_stream"].close()
-                for (
-                    _
-                ) in rest:  # the bytes that arrived already, then the error by which the connection learns of its end
+                # The bytes that arrived already, then the error by which the connection learns of its end.
+                for _ in rest:
                     pass
     finally:
         response.close()
