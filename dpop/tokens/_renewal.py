@@ -288,9 +288,11 @@ class Renewal:
             return
         # Without an error of the server, nothing was sent, for example because our own key failed.
         asked = isinstance(error, TokenRequestError)
-        unavailable = isinstance(error, TokenEndpointUnavailableError) and (error.status or 0) < 500
+        unseen = isinstance(error, TokenEndpointUnavailableError) and (error.status or 0) < 500
+        # The client is authenticated before its refresh token is looked at (RFC 6749 §6).
+        unseen |= isinstance(error, TokenRefusedError) and error.error == "invalid_client"
         # If the server was not reached, or has not looked at the refresh token, the note is removed.
-        became = stored if not lost and (unavailable or not asked) else _over(begun)
+        became = stored if not lost and (unseen or not asked) else _over(begun)
         times = stored.refused_times
         if became is not stored and isinstance(error, TokenRequestError) and may_pass(error):
             times = (times or 0) + 1

@@ -714,6 +714,19 @@ def test_what_is_known_of_the_refresh_token_after_a_failure(
     assert stored.refresh_token == before.refresh_token
 
 
+@pytest.mark.parametrize("sent_before", [False, True], ids=["not looked at", "one before was lost"])
+def test_a_refused_client_used_no_refresh_token(at: Fixture, sent_before: bool) -> None:
+    """The server authenticates the client first (RFC 6749 §6), so nothing is unknown about the refresh token."""
+    before = at.old.replace(refresh_sent_at=at.clock.now - 60) if sent_before else at.old
+    at.store.save(before)
+    with pytest.raises(TokenRefusedError, match="invalid_client"):
+        at.source(client_id="nobody-knows-it").ask()
+    stored = at.store.load()
+    assert stored is not None
+    assert (stored.refresh_sent_at is not None) is sent_before
+    assert stored.refresh_token == before.refresh_token
+
+
 def test_a_failure_after_a_lost_answer_leaves_its_note(at: Fixture) -> None:
     """The first answer never came and the second says later: the server may have used the token at the first."""
     at.server.levers.drop_next(1, path="/token")
