@@ -54,7 +54,8 @@ def read_key_file(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         if _may_be_a_key(str(path)):
             raise KeyFileError(
-                "there is no such file, and its name looks like a key; to pass a key itself, use bytes or a dict"
+                "there is no such file, and its name looks like a key or a token; a key itself is passed as bytes or a"
+                " dict, and a token never in the place of a key"
             ) from None
         raise KeyFileError(f"cannot read the key file {shown(path)}: {_reason(error)}") from error
     if not data:
@@ -121,5 +122,7 @@ def shown(path: Path) -> str:
 
 
 def _may_be_a_key(path: str) -> bool:
-    """Whether a bare name could be a base64 or hex secret, given by mistake; no message repeats such a name."""
+    """Whether a name could be a base64 or hex secret or a JWT, given by mistake; no message repeats such a name."""
+    if re.match(r"eyJ[\w-]*\.", path):
+        return True  # a JWT, whose first part is a JSON object
     return bool(re.fullmatch(r"[A-Za-z0-9+_=-][A-Za-z0-9+/_=-]{39,}", path)) and bool(re.search(r"\d", path))

@@ -155,9 +155,11 @@ def test_a_file_without_permission_says_so(public_directory: Path) -> None:
     assert "PermissionError" in printed
 
 
-@pytest.mark.parametrize("secret", ["jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI", "0f" * 32])
+@pytest.mark.parametrize(
+    "secret", ["jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI", "0f" * 32, "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln"]
+)
 def test_a_secret_given_as_a_path_is_not_repeated(secret: str) -> None:
-    """Someone passes d itself by mistake: it goes into no message and no traceback."""
+    """Someone passes d itself by mistake, or a JWT access token: it goes into no message and no traceback."""
     with pytest.raises(KeyFileError, match="looks like a key") as caught:
         read_key_file(Path(secret))
     assert secret not in str(caught.value)

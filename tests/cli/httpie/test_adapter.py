@@ -135,6 +135,10 @@ def test_a_session_file_holds_no_secret(server: DPoPTestServer, stored: Path) ->
     ("named", "said"),
     [
         ("no-such-file.pem", "cannot read the key file 'no-such-file.pem'"),
+        (
+            "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln",
+            "there is no such file, and its name looks like a key or",
+        ),
         ("", "which key? use -a key.pem, -a tokens.json, or DPOP_KEY"),
     ],
 )
