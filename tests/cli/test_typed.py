@@ -75,8 +75,18 @@ def test_help_names_the_variables_that_a_command_reads() -> None:
     for words in (["proof"], ["curl"], ["token", "login"], ["nonce", "learn"]):
         line = " ".join(invoke(*words, "--help").stdout.partition("Environment:")[2].split())
         assert {"DPOP_KEY", "DPOP_CONTEXT", "DPOP_STATE_DIR"} <= set(re.findall(r"[A-Z][A-Z_]+[A-Z0-9]", line)), words
-    assert "DPOP_CLIENT" in invoke("token", "refresh", "--help").stdout
-    assert "BROWSER" in invoke("token", "login", "--help").stdout
+    for words, variable in (
+        (["token", "refresh"], "DPOP_CLIENT"),
+        (["token", "login"], "BROWSER"),
+        (["playground"], "BROWSER"),
+        (["nonce", "show"], "DPOP_STATE_DIR"),
+        (["nonce", "clear"], "DPOP_STATE_DIR"),
+        (["key", "list"], "PKCS11_MODULE"),
+        (["key", "generate"], "PKCS11_MODULE"),
+        (["proof"], "DPOP_AGENT_SOCK"),
+        (["token", "show"], "DPOP_AGENT_SOCK"),
+    ):
+        assert variable in invoke(*words, "--help").stdout.partition("Environment:")[2], (words, variable)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +181,7 @@ def test_in_dpop_curl_letters_are_curls(key: str) -> None:
         (["proof", "--access-token", "a", "GET", "https://a.example/"], "Did you mean '--token-file'?"),
         (["proof", "--acess-token", "a", "GET", "https://a.example/"], "Did you mean '--token-file'?"),
         (["login", "--server", "https://a.example/"], "Did you mean '--issuer'?"),
+        (["proof", "--kee", "k.pem", "GET", "https://a.example/"], "No such option '--kee'. Did you mean '--key'?"),
         (["login", "https://a.example/"], "a server with --issuer"),
         (["key", "generate", "key.pem"], "a new file with --out"),
         (["agent", "start", "--key", "work=key.pem"], "add --origin work=https://"),

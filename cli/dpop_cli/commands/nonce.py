@@ -33,7 +33,7 @@ def nonce() -> None:
     """
 
 
-@nonce.command()
+@nonce.command(variables=["DPOP_STATE_DIR"])
 @click.argument("url", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the complete nonces as JSON.")
 def show(*, url: str | None, as_json: bool) -> None:
@@ -99,7 +99,7 @@ def learn(*, url: str, file: str | None, source: str | None, role: str | None, *
     click.echo(f"Learnt a nonce of {origin} as {ROLE_TITLES[known]}.", err=True)
 
 
-@nonce.command()
+@nonce.command(variables=["DPOP_STATE_DIR"])
 @click.argument("url", required=False)
 def clear(*, url: str | None) -> None:
     """Forget all nonces, or those of URL's server.

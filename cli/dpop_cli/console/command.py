@@ -50,7 +50,8 @@ _OPTION_OF = {
 }
 
 _ALWAYS = ("NO_COLOR",)
-_WITH_A_KEY = ("DPOP_STATE_DIR", "PKCS11_MODULE")
+_WITH_A_KEY = ("DPOP_STATE_DIR", "PKCS11_MODULE", "DPOP_AGENT_SOCK")
+_WITH_OPTION = {"--agent": "DPOP_AGENT_SOCK", "--pkcs11": "PKCS11_MODULE"}
 
 
 class Detail(click.Option):
@@ -187,6 +188,7 @@ def _environment_line(command: click.Command, ctx: click.Context) -> str:
     for parameter in command.get_params(ctx):
         variables = getattr(parameter, "envvar", None)
         names += [variables] if isinstance(variables, str) else variables or []
+        names += [_WITH_OPTION[option] for option in parameter.opts if option in _WITH_OPTION]
     if "DPOP_KEY" in names:
         names += _WITH_A_KEY
     names += [*getattr(command, "variables", ()), *_ALWAYS]
@@ -218,8 +220,7 @@ class Command(_WithHelpAll):
                 own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
                 others = {word: option for word, option in OTHER_OPTIONS.items() if option in own}
                 for word in closest(error.option_name, own | others.keys()):
-                    if word in others:
-                        ctx.fail(f"No such option {error.option_name!r}. Did you mean {others[word]!r}?")
+                    ctx.fail(f"No such option {error.option_name!r}. Did you mean {others.get(word, word)!r}?")
                 raise
             # It may be a key in PEM, which begins with dashes, too.
             ctx.fail("an argument begins with dashes, but is too long for an option. To give a key, name its file")

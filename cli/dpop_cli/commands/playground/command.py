@@ -24,7 +24,7 @@ __all__ = ["opening_file", "playground"]
 _LOOK_SECONDS = 1.0
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, variables=["BROWSER"])
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port; 0, the default, for a free one.")
 @click.option("--no-browser", is_flag=True, help="Open no browser; only name the file to open.")
 def playground(*, port: int, no_browser: bool) -> None:
