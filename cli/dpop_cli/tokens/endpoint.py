@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import requests
 
+from dpop.errors import TokenRefusedError
 from dpop.origin import Origin
 from dpop.requests import TokenEndpoint
 from dpop.tokens import HTTPRequest, HTTPResponse
-from dpop_cli.console.output import waiting
+from dpop_cli.console.output import hint, waiting
 
 __all__ = ["Endpoint", "session_with"]
 
@@ -20,6 +21,15 @@ class Endpoint(TokenEndpoint):
         """Send one request, as the base class does."""
         with waiting(f"Waiting for {Origin.of_url(request.url)}"):
             return super().exchange(request)
+
+    def __exit__(self, *exc: object) -> None:
+        """Close it; if the server did not accept the client, say how a command is told of its secret or key."""
+        super().__exit__(*exc)
+        if any(isinstance(error, TokenRefusedError) and error.error == "invalid_client" for error in exc):
+            hint(
+                "name the client with its secret or key: --client client.json, in all commands with"
+                " export DPOP_CLIENT=client.json, or --client-id with --client-secret-file or --client-key"
+            )
 
 
 def session_with(certificate: str | tuple[str, str]) -> requests.Session:

@@ -107,6 +107,10 @@ def _fits(stored: Stored, words: CurlWords) -> bool:
     """Whether the tokens of a default store, not named on the command line, belong to this request."""
     tokens = stored.store.load(stored.account)
     if tokens is None:
+        hint(
+            f"{click.format_filename(stored.store.path)}, the token store that DPOP_TOKEN_STORE or a context names, has"
+            f" no tokens of account {stored.account!r}; dpop login gets some"
+        )
         return False
     if not tokens.is_bound:
         hint(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dpop.errors import DPoPError, TokenStoreError
+from dpop.errors import DPoPError, ReauthorizationError, TokenStoreError
 from dpop.tokens import DEFAULT_ACCOUNT, AuthorizationRequest, TokenSet
 from dpop_cli.commands.token.from_files import import_tokens
 from dpop_cli.commands.token.refresher import refresher
@@ -256,6 +256,9 @@ def refresh(*, if_needed: bool, scope: tuple[str, ...], resources: tuple[str, ..
     first = Secret.of("refresh-token", options).read("Refresh token")
     before = None if first is not None else stored.tokens()
     wanted: dict[str, Any] = {"scope": " ".join(scope) or None, "resource": resources or None}
+    if before is not None and before.refresh_token is None and not if_needed:
+        path = click.format_filename(stored.store.path)
+        raise ReauthorizationError(f"no refresh token for {stored.account!r} in {path}: log in again (dpop login)")
     prover = prover_of(options, before)
     with client.endpoint(prover, before) as endpoint, kept_nonces(prover, endpoint.server.token_endpoint):
         if before is None:

@@ -541,6 +541,28 @@ def test_a_dead_refresh_token(plain: DPoPTestServer) -> None:
     assert "dpop token login" in run("token", "show").stdout
 
 
+def test_a_client_without_its_secret_is_told_what_to_name(plain: DPoPTestServer) -> None:
+    """The server wants the client's secret: the option is named, and the refresh token counts as not used."""
+    stored(plain)
+    for command in ("refresh", "revoke"):
+        done = run("token", command)
+        assert (done.returncode, "invalid_client" in done.stderr) == (1, True), done.stderr
+        assert "--client client.json" in done.stderr
+    assert "its outcome is not known" not in run("token", "show").stdout
+    assert run("token", "refresh", env=client_file(plain)).returncode == 0
+
+
+def test_tokens_that_cannot_be_refreshed(plain: DPoPTestServer) -> None:
+    """Those of a client itself, for one: there is no user who could agree again, but a command."""
+    stored(plain, refresh_token=None)
+    plain.reset()
+    done = run("token", "refresh", env=client_file(plain))
+    assert (done.returncode, plain.requests) == (1, [])
+    assert "no refresh token for 'default' in " in done.stderr
+    assert "tokens.json: log in again (dpop login)" in done.stderr
+    assert run("token", "refresh", "--if-needed", env=client_file(plain)).returncode == 0
+
+
 def test_revoke(server: DPoPTestServer) -> None:
     """At the server, and then here; with --forget only here."""
     stored(server)
@@ -765,9 +787,9 @@ def test_the_store_has_one_name_in_all_commands(plain: DPoPTestServer) -> None:
 def test_a_store_in_the_environment_is_used_with_care(plain: DPoPTestServer) -> None:
     """Not for the token endpoint, not beside other credentials or a token, not where it is empty or unbound."""
     env = {**client_file(plain), "DPOP_TOKEN_STORE": "tokens.json", "DPOP_KEY": "key.pem"}
-    assert (
-        run("curl", "-s", "-o", "out", "-w", "%{http_code}", plain.resource, env=env).stdout == "401"
-    )  # no tokens yet
+    done = run("curl", "-s", "-o", "out", "-w", "%{http_code}", plain.resource, env=env)  # no tokens yet
+    assert done.stdout == "401"
+    assert "tokens.json, the token store that DPOP_TOKEN_STORE or a context names, has no tokens" in done.stderr
     tokens = stored(plain)
     data = ["-d", "grant_type=client_credentials", "-d", f"client_id={plain.client_id}"]
     for args in (
