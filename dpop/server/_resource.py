@@ -260,7 +260,9 @@ class Access:
         if max_age is not None:
             parameters["max_age"] = f"{max_age:.0f}"
             then = self.claims.get("auth_time")
-            if not isinstance(then, int | float) or isinstance(then, bool) or self.clock() - then > max_age:
+            # A look-up of the operator's own may give NaN, which is neither more nor less than anything.
+            recent = isinstance(then, int | float) and not isinstance(then, bool) and self.clock() - then <= max_age
+            if not recent:
                 because = because or "its auth_time is missing or too long ago"
         if because is not None:
             error = "insufficient_user_authentication"

@@ -144,6 +144,7 @@ def test_settings_of_metadata_that_contradict(settings: dict[str, Any]) -> None:
         ({}, {"max_age": 300}, {"max_age": "300"}),
         ({"auth_time": True}, {"max_age": 300}, {"max_age": "300"}),
         ({"auth_time": "4000000000"}, {"max_age": 300}, {"max_age": "300"}),
+        ({"auth_time": float("nan")}, {"max_age": 300}, {"max_age": "300"}),
         ({"acr": "gold", "auth_time": 1}, {"acr": "gold", "max_age": 5}, {"acr_values": "gold", "max_age": "5"}),
     ],
 )
