@@ -125,6 +125,8 @@ class Refresher:
         return wait if left <= 0 else min(wait, max(_SHORTEST, left))
 
     def _renew_at(self, tokens: TokenSet) -> float:
+        if not tokens.access_token:
+            return 0.0  # a response may have brought a refresh token alone
         if tokens.issued_at is not None and tokens.issued_at > self._clock() + CLOCK_TOLERANCE:
             return 0.0  # the clock was ahead when they were issued, so their end is unknown
         issued_at = self._clock() if tokens.issued_at is None else tokens.issued_at

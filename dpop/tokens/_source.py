@@ -206,7 +206,7 @@ class SharedRefresh:
 
         :param doubtful: the result for tokens whose end is unknown, because a clock was wrong.
         """
-        if tokens.access_token == self._refused:
+        if tokens.access_token in {"", self._refused}:  # a response may have brought a refresh token alone
             return False
         if tokens.expires_at is None:
             return True
@@ -222,7 +222,7 @@ class SharedRefresh:
         return max(0.0, tokens.expires_at - tokens.issued_at)
 
     def _is_good(self, tokens: TokenSet) -> bool:
-        if tokens.access_token == self._refused or (tokens.expires_at and self._is_from_the_future(tokens)):
+        if tokens.access_token in {"", self._refused} or (tokens.expires_at and self._is_from_the_future(tokens)):
             return False
         if self._is_current(tokens) and time.monotonic() >= self._stale_by:
             return False

@@ -25,7 +25,7 @@ __all__ = ["TokenSet"]
 class TokenSet:
     """The tokens of one grant. Immutable; :meth:`replace` makes a changed copy.
 
-    :param access_token: the token for the API.
+    :param access_token: the token for the API; empty if a response brought a refresh token alone.
     :param token_type: ``DPoP`` if the access token is bound to the key, ``Bearer`` if it is not.
     :param issued_at: Unix seconds, by this machine's clock, when the tokens were requested.
     :param expires_at: Unix seconds when the access token expires, counted from ``issued_at``; ``None`` if the
@@ -51,6 +51,7 @@ class TokenSet:
     :param refused_times: how often in a row the server refused the refresh token for a reason that may be temporary.
         All processes that share the store count together; after three refusals the token counts as dead.
     :param extra: further members of the response, JSON values.
+    :raises ArgumentTypeError: a fact has another type, or is a number that JSON cannot hold.
     """
 
     access_token: str
@@ -76,6 +77,11 @@ class TokenSet:
     def __post_init__(self) -> None:
         if self.key_reference is not None:
             check_key_reference(self.key_reference)
+        for name in _FACTS:
+            # Stored, a fact of another type would make the file unreadable, and the refresh token in it be lost.
+            value = getattr(self, name)
+            if not _is_fact(name, value) and (value is not None or name in _ALWAYS):
+                raise ArgumentTypeError(name, _EXPECTED.get(_TYPES.get(name, str), "str"), value)
         if isinstance(self.resource, str) or not all(isinstance(each, str) for each in self.resource):
             raise ArgumentTypeError("resource", "several str", self.resource)
         object.__setattr__(self, "resource", tuple(self.resource))  # JSON has lists
@@ -178,14 +184,13 @@ class TokenSet:
             value = facts.get(each.name)
             if value is None:
                 continue
-            kind = _TYPES.get(each.name, str)
-            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            if not _is_fact(each.name, value):
                 raise TokenFormatError(f"{each.name} of the stored tokens has a wrong type; authorise again")
             known[each.name] = value
-        if not known.get("access_token"):
+        if not known.get("access_token") and not known.get("refresh_token"):
             raise TokenFormatError("the stored tokens have no access_token; authorise again")
         try:
-            return cls(**known)
+            return cls(**{"access_token": "", **known})
         except UsageError as error:
             raise TokenFormatError(f"a fact of the stored tokens cannot be used: {error}") from None
 
@@ -204,3 +209,20 @@ _TYPES: Final[Mapping[str, Any]] = {
     "refusal": Mapping,
     "extra": Mapping,
 }
+_MAX_NUMBER: Final = 1e15
+_EXPECTED: Final[Mapping[Any, str]] = {
+    int | float: "a number of seconds",
+    int: "an int",
+    bool: "a bool",
+    Mapping: "a mapping",
+}
+_ALWAYS: Final = frozenset({"access_token", "token_type", "id_token_verified", "refusal", "extra"})
+_FACTS: Final = tuple(each.name for each in fields(TokenSet) if each.name != "resource")
+
+
+def _is_fact(name: str, value: object) -> bool:
+    """Whether a fact has its type, in which JSON can hold it."""
+    kind = _TYPES.get(name, str)
+    if isinstance(value, bool) and kind is not bool:
+        return False
+    return isinstance(value, kind) and (not isinstance(value, int | float) or abs(value) < _MAX_NUMBER)  # NaN is not

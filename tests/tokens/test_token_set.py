@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.rotating_server import RotatingServer
 
 import dpop
 from dpop.errors import ArgumentTypeError, KeyMismatchError, TokenFormatError, UsageError
 from dpop.keys import Key, SoftwareKey
-from dpop.tokens import TokenSet
+from dpop.requests import TokenEndpoint
+from dpop.tokens import FileTokenStore, MemoryTokenStore, Refresher, TokenSet
 from dpop.tokens._key_reference import check_key_reference, key_reference_of
 
 KEY = dpop.generate_key()
@@ -93,6 +97,53 @@ def test_facts_that_make_no_set(facts: dict[str, object]) -> None:
     """A fact that is missing or of another type is a damaged store, not a crash."""
     with pytest.raises(TokenFormatError):
         TokenSet.from_dict(facts)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"expires_at": "1700000000"},
+        {"expires_at": dt.datetime(2026, 1, 1)},  # noqa: DTZ001
+        {"expires_at": float("nan")},
+        {"issued_at": float("inf")},
+        {"issued_at": 10**400},
+        {"refresh_expires_at": True},
+        {"scope": ["read"]},
+        {"refresh_token": b"r"},
+        {"access_token": None},
+        {"token_type": None},
+        {"extra": []},
+        {"refused_times": 1.5},
+    ],
+)
+def test_a_fact_of_another_type_is_refused_when_it_is_given(facts: dict[str, Any], tmp_path: Path) -> None:
+    """It would be stored in the place of good tokens, and could not be read again."""
+    store = FileTokenStore(tmp_path / "tokens.json")
+    store.save(FULL)
+    (name,) = facts
+    with pytest.raises(ArgumentTypeError, match=f"{name} must be"):
+        store.save(FULL.replace(**facts))
+    with pytest.raises(ArgumentTypeError, match=f"{name} must be"):
+        TokenSet(**{"access_token": "a", **facts})
+    assert store.load() == FULL
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+@pytest.mark.parametrize("by", ["source", "refresher"])
+def test_a_refresh_token_alone_is_stored_and_refreshed(kind: str, by: str, tmp_path: Path) -> None:
+    """As the error of a response carries it that had no access token, or was cut off before it."""
+    alone = TokenSet(access_token="", refresh_token="r0", jkt=KEY.thumbprint)
+    store: Any = FileTokenStore(tmp_path / "tokens.json") if kind == "file" else MemoryTokenStore()
+    store.save(alone)
+    assert store.load() == alone
+    with RotatingServer() as server:
+        source = TokenEndpoint(KEY, server.url, client_id="c").source(store)
+        if by == "source":
+            assert source() == "a1"
+        else:
+            Refresher([source]).step()
+        assert server.sent == ["r0"]
+    assert store.load().access_token == "a1"
 
 
 def test_a_set_does_not_change() -> None:
