@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from dpop.errors import ArgumentTypeError, EncodingError, TokenFormatError, Usag
 from dpop.tokens._token_set import TokenSet
 
 __all__ = ["MAX_RECORD", "Sealer", "read_record", "write_record"]
+
+_log = logging.getLogger("dpop.tokens")
 
 _ALG: Final = "A256GCM"
 _SCRYPT: Final = {"n": 2**15, "r": 8, "p": 1}
@@ -118,13 +121,34 @@ _MAX_DEPTH: Final = 24
 
 
 def write_record(tokens: TokenSet, account: str, sealer: Sealer | None) -> bytes:
-    """Return the bytes to store for a token set."""
+    """Return the bytes to store for a token set, which can be read again.
+
+    Further members of a response, or a caller's own, can be anything. They are left out, with a warning, rather than
+    cost the tokens.
+
+    :raises UsageError: the tokens could not be read again without these members either.
+    """
+    try:
+        return _checked_record(tokens, account, sealer)
+    except (TokenFormatError, TypeError, ValueError, RecursionError):  # whose text may contain a value
+        if not tokens.extra:
+            raise UsageError("these tokens cannot be stored, because they could not be read again") from None
+    record = write_record(tokens.replace(extra={}), account, sealer)
+    _log.warning("further members of the tokens of %r could not be read again, and are not stored", account)
+    return record
+
+
+def _checked_record(tokens: TokenSet, account: str, sealer: Sealer | None) -> bytes:
     record: dict[str, object] = {"dpop_tokens": _VERSION, "account": account}
     if sealer is None:
         record["tokens"] = tokens.to_dict()
     else:
         record["sealed"] = sealer.seal(tokens.to_json(), _context(account))
-    return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+    data = json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+    if len(data) > MAX_RECORD:
+        raise TokenFormatError(f"more than {MAX_RECORD} bytes")
+    read_record(data, account, sealer, "the record")
+    return data
 
 
 def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) -> TokenSet:
@@ -136,14 +160,13 @@ def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) ->
     """
     if not data.strip(b"\0\n "):
         raise TokenFormatError(f"{where} is empty, because writing was interrupted; authorise again")
-    if b"-----BEGIN " in data[:4096]:
+    data = without_mark(data)
+    # Tokens may come with a certificate beside them, in a further member of the response.
+    if b"-----BEGIN " in data[:4096] and not data.lstrip().startswith(b"{"):
         raise TokenFormatError(
             f"{where} contains a key or certificate (PEM), but no tokens; name the file of the tokens"
         )
-    try:
-        record = json_object(without_mark(data), max_depth=_MAX_DEPTH)
-    except EncodingError as error:
-        raise TokenFormatError(f"{where} is cut off or damaged ({error}); authorise again") from None
+    record = _json(data, where)
     version = record.get("dpop_tokens")
     if version != _VERSION or isinstance(version, bool):
         if isinstance(version, int) and version > _VERSION:
@@ -154,7 +177,7 @@ def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) ->
     if "sealed" in record:
         if sealer is None:
             raise TokenFormatError(f"{where} is encrypted; give the store the key or password it was encrypted with")
-        facts = json_object(sealer.open(record["sealed"], _context(account), where), max_depth=_MAX_DEPTH)
+        facts = _json(sealer.open(record["sealed"], _context(account), where), where)
     elif sealer is not None:
         # Otherwise everybody who can write the file could replace the tokens.
         raise TokenFormatError(f"{where} is not encrypted, as it should be; authorise again")
@@ -162,6 +185,13 @@ def read_record(data: bytes, account: str, sealer: Sealer | None, where: str) ->
         plain = record.get("tokens")
         facts = plain if isinstance(plain, dict) else {}
     return TokenSet.from_dict(facts)
+
+
+def _json(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        return json_object(data, max_depth=_MAX_DEPTH)
+    except EncodingError as error:
+        raise TokenFormatError(f"{where} is cut off or damaged ({error}); authorise again") from None
 
 
 def _context(account: str) -> bytes:

@@ -373,3 +373,24 @@ def test_a_kept_lock_that_is_lost_is_let_go(path: Path) -> None:
     assert take_kept(store.lock("default")) is None
     with aside.open() as again:
         fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_further_member_of_a_response_costs_no_tokens(
+    key: bytes | None, kept: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A certificate beside the tokens is no key file; what could not be read again is left out, with a warning."""
+    further: list[dict[str, Any]] = [{"ca": "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"}]
+    if not kept:
+        deep: Any = 1
+        for _ in range(30):
+            deep = [deep]
+        further = [{"a": float("nan")}, {"a": deep}, {"\ud800": 1}, {"a": object()}, {"a": "x" * 5_000_000}]
+    store = FileTokenStore(tmp_path / "tokens.json", key=key)
+    for extra in further:
+        caplog.clear()
+        tokens = FULL.replace(extra=extra)
+        store.save(tokens)
+        assert store.load() == (tokens if kept else FULL.replace(extra={}))
+        assert len(caplog.records) == (0 if kept else 1)
