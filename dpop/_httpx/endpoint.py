@@ -43,8 +43,8 @@ _HAND: Final = "dpop_hand"
 
 
 def _hand(request: RequestT, inner: object) -> None:
-    # The library's own transports have a pool, and tell when they write. Others may tell nothing.
-    if _HAND in request.extensions and not hasattr(inner, "_pool"):
+    # The library's own transports have a pool of httpcore, which tells when it writes. Others may tell nothing.
+    if _HAND in request.extensions and not hasattr(getattr(inner, "_pool", None), "connections"):
         request.extensions[_HAND]()
 
 
@@ -95,7 +95,8 @@ class _Wire:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._handed = False
+        self.handed = 0
+        """How often a transport of the user got the request: once, and again for each retry."""
         self._traced = False
         self.sent = False
         self.peer: str | None = None
@@ -107,12 +108,12 @@ class _Wire:
 
     def hand(self) -> None:
         """Note that a transport of the user gets the request."""
-        self._handed = True
+        self.handed += 1
 
     @property
     def is_guessed(self) -> bool:
         """Whether nobody but a transport of the user knows what was written, and it does not tell."""
-        return self._handed and not self._traced
+        return self.handed > 0 and not self._traced
 
     @property
     def maybe_sent(self) -> bool:
@@ -186,7 +187,7 @@ def _no_response(
     sent = wire.maybe_sent
     if wire.is_guessed:
         never_sent = (library.ConnectError, library.ConnectTimeout, library.PoolTimeout, library.ProxyError)
-        sent = not isinstance(error, (*never_sent, library.UnsupportedProtocol))
+        sent = wire.handed > 1 or not isinstance(error, (*never_sent, library.UnsupportedProtocol))
     elif sent and not isinstance(error, (library.TransportError, library.DecodingError, OSError)):
         return None
     server = address_of(request.url)

@@ -216,6 +216,8 @@ def silent(name: str, sends: bool, error: BaseException) -> Callable[[], Any]:
     library: Any = {"httpx": httpx, "httpx2": httpx2}[name.partition("-")[0]]
 
     class Silent(library.BaseTransport, library.AsyncBaseTransport):  # type: ignore[misc, name-defined]
+        _pool = None  # of another kind than the library's
+
         def handle_request(self, request: Any) -> Any:
             if sends:
                 content = b"".join(request.stream)
@@ -258,6 +260,33 @@ def test_a_transport_of_the_user_that_has_found_nobody(name: str) -> None:
     """Where its own error says that there was no connection, nothing was sent."""
     library: Any = {"httpx": httpx, "httpx2": httpx2}[name.partition("-")[0]]
     unsent(name, "https://as.example/token", http=silent(name, False, library.ConnectError("nobody there")))
+
+
+@pytest.mark.parametrize("name", HTTPX, indirect=True)
+def test_a_transport_of_the_user_that_finds_nobody_the_second_time(name: str) -> None:
+    """The first request was answered with a nonce: sent stays sent."""
+    library: Any = {"httpx": httpx, "httpx2": httpx2}[name.partition("-")[0]]
+    asked: list[Any] = []
+
+    def handle(request: Any) -> Any:
+        asked.append(request)
+        if len(asked) > 1:
+            raise library.ConnectError("nobody there any more")
+        return library.Response(400, headers={"DPoP-Nonce": "n1"}, json={"error": "use_dpop_nonce"})
+
+    client = library.AsyncClient if name.endswith("-async") else library.Client
+    with (
+        Endpoint(
+            name,
+            KEY,
+            "https://as.example/token",
+            client_id="c",
+            http=lambda: client(transport=library.MockTransport(handle)),
+        ) as endpoint,
+        pytest.raises(OutcomeUnknownError),
+    ):
+        endpoint.refresh(OLD)
+    assert len(asked) == 2
 
 
 def test_a_response_that_does_not_come(name: str) -> None:
