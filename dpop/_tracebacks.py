@@ -89,10 +89,14 @@ def _without_secrets(error: Exception) -> Exception:
 
 def drop_frames(error: BaseException) -> None:
     """Drop the frames of the exceptions that caused an error; its message says everything that matters."""
-    cause = error.__cause__
-    if cause is None and not error.__suppress_context__:
-        cause = error.__context__
-    error.__context__ = cause
-    if cause is not None:
+    seen: set[int] = set()  # "raise error from error" makes a circle
+    while id(error) not in seen:
+        seen.add(id(error))
+        cause = error.__cause__
+        if cause is None and not error.__suppress_context__:
+            cause = error.__context__
+        error.__context__ = cause
+        if cause is None:
+            return
         cause.__traceback__ = None
-        drop_frames(cause)
+        error = cause

@@ -44,7 +44,7 @@ from dpop.server import (
     refusal_behind_500,
     with_nonce,
 )
-from dpop.server._unhandled import refusal_in
+from dpop.server._unhandled import TOO_LATE, refusal_in
 
 __all__ = ["Application", "DPoPMiddleware", "Message", "Receive", "Scope", "Send", "access", "refusal"]
 
@@ -112,7 +112,10 @@ class DPoPMiddleware:
             refused = refusal_in(error)
             if refused is not None and reply.replaced:
                 return  # the framework sent its response and raised the error again
-            if refused is None or reply.started:
+            if refused is None:
+                raise
+            if reply.started:
+                error.add_note(TOO_LATE)
                 raise
             await reply.refuse(request.refusal(refused))
 

@@ -48,6 +48,7 @@ from dpop.server import (
     with_nonce,
 )
 from dpop.server._jws import FieldsByName
+from dpop.server._unhandled import TOO_LATE, refusal_in
 
 __all__ = ["DPoPMiddleware", "access", "refusal"]
 
@@ -99,14 +100,14 @@ class DPoPMiddleware:
             if self._resource.needs_token(request.described):
                 request.access()
             chunks = self._app(environ, reply.start)
-        except REFUSALS as error:
+        except Exception as error:  # noqa: BLE001 - refuse() raises what is not a refusal
             return reply.refuse(error)
         if isinstance(chunks, (list, tuple, _file_wrapper(environ))):
             return chunks if reply.begin() else [reply.replacement]  # nothing can be refused any more
         return _Chunks(reply, chunks)
 
-    def _instead_of_500(self, request: _Request) -> Response | None:
-        error = refusal_behind_500(request.refused) if self._replace_500 else None
+    def _instead_of_500(self, request: _Request, handled: BaseException | None) -> Response | None:
+        error = refusal_behind_500(request.refused, handled) if self._replace_500 else None
         if error is None:
             return None
         if not self._has_warned:
@@ -187,7 +188,7 @@ class _Reply:
         self,
         request: _Request,
         start_response: StartResponse,
-        instead_of_500: Callable[[_Request], Response | None],
+        instead_of_500: Callable[[_Request, BaseException | None], Response | None],
     ) -> None:
         self._request = request
         self._start_response = start_response
@@ -207,7 +208,8 @@ class _Reply:
             raise AssertionError("start_response was called a second time without exc_info")
         self._announced = status, headers, exc_info
         # Here, not later, because the framework may still be handling the error behind its response.
-        self._replaced = self._instead_of_500(self._request) if status.startswith("500") else None
+        handled = None if exc_info is None else exc_info[1]
+        self._replaced = self._instead_of_500(self._request, handled) if status.startswith("500") else None
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -228,14 +230,18 @@ class _Reply:
             self._write = self._start_response(status, fields, *(() if exc_info is None else (exc_info,)))
         return True
 
-    def refuse(self, error: Refusal) -> list[bytes]:
+    def refuse(self, error: Exception) -> list[bytes]:
         """Begin a refusal.
 
-        :raises: the error itself, if the application has begun a response.
+        :raises: the error itself, if it is not a refusal or the application has begun a response.
         """
-        if self.begun:
+        refused = refusal_in(error)
+        if refused is None:
             raise error
-        return self.respond(self._request.refusal(error))
+        if self.begun:
+            error.add_note(TOO_LATE)
+            raise error
+        return self.respond(self._request.refusal(refused))
 
     def respond(self, response: Response) -> list[bytes]:
         """Send a response of the integration's own."""
@@ -282,7 +288,7 @@ class _Chunks:
     def _begun(reply: _Reply, chunks: Iterator[bytes]) -> Iterator[bytes]:
         try:
             first = next(chunks, b"")
-        except REFUSALS as error:
+        except Exception as error:  # noqa: BLE001 - as above
             return iter(reply.refuse(error))
         return chain((first,), chunks) if reply.begin() else iter((reply.replacement,))
 

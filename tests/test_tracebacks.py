@@ -278,6 +278,15 @@ def test_a_hidden_context_is_forgotten() -> None:
     assert raised.value.__context__ is None
 
     @hide_frames
+    def turn() -> None:
+        error = ValueError("it says that it caused itself")
+        error.__cause__ = error
+        raise UsageError("from a circle") from error
+
+    with pytest.raises(UsageError, match="from a circle"):
+        turn()
+
+    @hide_frames
     def crash() -> None:
         raise RuntimeError("whole")
 

@@ -7,11 +7,12 @@ Most web frameworks turn every exception they do not know into a 500 before a mi
 from __future__ import annotations
 
 import sys
-from types import TracebackType
+import traceback
+from typing import Final
 
 from dpop.errors import InvalidProof, LookupUnavailableError, ReplayCacheError
 
-__all__ = ["REFUSALS", "Refusal", "refusal_behind_500", "refusal_in"]
+__all__ = ["REFUSALS", "TOO_LATE", "Refusal", "refusal_behind_500", "refusal_in"]
 
 Refusal = InvalidProof | ReplayCacheError | LookupUnavailableError
 """An error that a :class:`dpop.server.ProtectedResource` turns into a response."""
@@ -23,17 +24,29 @@ REFUSALS: tuple[type[InvalidProof], type[ReplayCacheError], type[LookupUnavailab
 )
 """The classes of :data:`Refusal`, for ``except`` and for the error handlers of a framework."""
 
-# Where frameworks catch the exceptions for which nothing else is registered: module and function. Those that send
-# the 500 while they handle the exception need no entry.
-_LAST_RESORTS = {
-    ("django.core.handlers.exception", "inner"),
-    ("falcon.app", "__call__"),
-    ("falcon.asgi.app", "__call__"),
-    ("flask.app", "wsgi_app"),
-    ("quart.app", "handle_request"),
-    ("quart.app", "handle_websocket"),
-}
-_PASSES_ON = "asgiref.sync"  # raises an exception again in another thread
+TOO_LATE: Final = (
+    "The response had begun when this request was refused, so the connection breaks. Call access() before that, not in "
+    "the generator of a streamed body."
+)
+"""What a refusal says that an application raises too late, in a note of the exception."""
+
+# Modules of frameworks that call the views of an application, and the functions around them. A refusal with a frame of
+# theirs in its traceback has left the views: it was caught by something that is there for every exception.
+_CALL_VIEWS = frozenset(
+    {
+        "django.core.handlers.base",
+        "django.core.handlers.exception",
+        "falcon.app",
+        "falcon.asgi.app",
+        "fastapi.routing",
+        "flask.app",
+        "quart.app",
+        "rest_framework.views",
+        "starlette.middleware.base",
+        "starlette.middleware.errors",
+        "starlette.routing",
+    }
+)
 
 
 def refusal_in(error: BaseException) -> Refusal | None:
@@ -47,23 +60,35 @@ def refusal_in(error: BaseException) -> Refusal | None:
     return error if isinstance(error, REFUSALS) else None
 
 
-def refusal_behind_500(refused: Refusal | None) -> Refusal | None:
+def refusal_behind_500(refused: Refusal | None, handled: BaseException | None = None) -> Refusal | None:
     """The refusal that caused the 500 which a framework is about to send; None for any other failure.
 
-    An application may have caught the refusal and failed later: such a failure must stay a 500.
+    A view may have caught the refusal and failed later, or decided to send a 500: that must stay a 500.
 
     :param refused: the last refusal that was raised in this request.
+    :param handled: the exception that the framework says it handles. Default: the one being handled right now.
     """
-    handled = sys.exc_info()[1]
+    if handled is None:
+        handled = sys.exc_info()[1]
     if handled is not None:
-        return refusal_in(handled)
-    if refused is None:
-        return None
-    # The outermost entry of the traceback is the function that caught it.
-    caught: TracebackType | None = refused.__traceback__
-    while caught is not None and caught.tb_frame.f_globals.get("__name__") == _PASSES_ON:
-        caught = caught.tb_next
-    if caught is None:
-        return None
-    frame = caught.tb_frame
-    return refused if (frame.f_globals.get("__name__"), frame.f_code.co_name) in _LAST_RESORTS else None
+        found = refusal_in(handled)
+        if found is not None or refused is None or not _is_raised_from(handled, refused):
+            return found
+    return refused if refused is not None and _has_left_the_views(refused) else None
+
+
+def _is_raised_from(error: BaseException, refused: Refusal) -> bool:
+    """Whether something translated the refusal: ``raise HTTPException(500) from refused``."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:  # "raise error from error" makes a circle
+        seen.add(id(cause))
+        cause = cause.__cause__
+        if cause is refused:
+            return True
+    return False
+
+
+def _has_left_the_views(refused: Refusal) -> bool:
+    frames = traceback.walk_tb(refused.__traceback__)
+    return any(frame.f_globals.get("__name__") in _CALL_VIEWS for frame, _ in frames)

@@ -5,26 +5,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import a2wsgi
 import anyio
 import apig_wsgi
+import fastapi
 import httpx
 import pytest
 import werkzeug.test
+from frameworks import in_process
+from frameworks.catch_all import CATCH_ALL
 from frameworks.in_process import Response
 from frameworks.resource import PUBLIC_URL, resource
 from frameworks.web_frameworks import ASGI_APPLICATIONS, WSGI_APPLICATIONS, Crash, recipe
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 import dpop
 from dpop import asgi, wsgi
 from dpop.errors import InvalidProof
+from dpop.server import refusal_behind_500
 
 KEY = dpop.generate_key()
 TOKEN = f"bound.{KEY.thumbprint}"
@@ -156,6 +160,81 @@ def test_a_refusal_in_a_task_group(where: str) -> None:
     assert ask_asgi(app, "/items", fields("/items"))[::2] == (200, b"alice")
     nothing = ask_asgi(app, "/items", [])
     assert (nothing[0], "DPoP algs=" in challenges(nothing)) == (401, True)
+
+
+# --- applications that catch every exception themselves
+
+
+@pytest.mark.parametrize("name", CATCH_ALL)
+def test_an_application_that_makes_a_500_of_every_exception(name: str) -> None:
+    """It cannot know a challenge, and a stranger or a client that lacks a nonce must get one all the same."""
+    made = CATCH_ALL[name]
+    middleware: Any = asgi.DPoPMiddleware if "ASGI" in name else wsgi.DPoPMiddleware
+    ask = ask_asgi if "ASGI" in name else ask_wsgi
+    assert_refuses(middleware(made(), resource(nonces=False, public=public)), ask)
+
+
+def test_a_view_that_decides_on_a_500() -> None:
+    """It caught the refusal itself, or says that something else is wrong: the middleware leaves its response alone."""
+    app = fastapi.FastAPI()
+
+    async def view(path: str, request: Request) -> PlainTextResponse:
+        try:
+            await asgi.access(request.scope)
+        except InvalidProof as error:
+            if path == "translated":
+                raise Crash from error
+        return PlainTextResponse("decided", 500)
+
+    view.__annotations__ |= {"request": Request}
+    app.get("/{path}", response_model=None)(view)
+    guarded = asgi.DPoPMiddleware(app, resource(nonces=False, public=public))
+    assert ask_asgi(guarded, "/decided", [])[::2] == (500, b"decided")
+    assert ask_asgi(guarded, "/translated", [])[0] == 500
+
+
+def test_an_error_that_is_its_own_cause() -> None:
+    """``raise error from error`` makes a circle, through which nothing may go for ever."""
+    crash = Crash()
+    crash.__cause__ = crash
+    assert refusal_behind_500(InvalidProof("invalid_token", "other", "refused"), crash) is None
+
+
+@pytest.mark.parametrize("lazily", [False, True])
+def test_a_refusal_in_a_task_group_behind_wsgi(lazily: bool) -> None:
+    """An application without coroutines gets such a group from a library that has some."""
+
+    def at_once(environ: Any, start_response: Any) -> list[bytes]:
+        try:
+            wsgi.access(environ)
+        except InvalidProof as refused:
+            raise ExceptionGroup("tasks", [refused]) from None
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"alice"]
+
+    def later(environ: Any, start_response: Any) -> Iterator[bytes]:
+        yield from at_once(environ, start_response)
+
+    app = wsgi.DPoPMiddleware(later if lazily else at_once, resource(nonces=False, public=public))
+    assert ask_wsgi(app, "/items", fields("/items"))[::2] == (200, b"alice")
+    nothing = ask_wsgi(app, "/items", [])
+    assert (nothing[0], "DPoP algs=" in challenges(nothing)) == (401, True)
+
+
+def test_a_refusal_in_a_streamed_body() -> None:
+    """The 200 is out, so the connection breaks; the traceback in the log says what to do."""
+
+    async def stream(request: Request) -> StreamingResponse:
+        async def body() -> AsyncIterator[str]:
+            yield str((await asgi.access(request.scope)).claims["sub"])
+
+        return StreamingResponse(body())
+
+    app = asgi.DPoPMiddleware(Starlette(routes=[Route("/items", stream)]), resource(nonces=False, public=public))
+    assert ask_asgi(app, "/items", fields("/items"))[::2] == (200, b"alice")
+    with pytest.raises(InvalidProof) as caught:
+        in_process.ask_asgi(app, "GET", "/items", [])
+    assert any("Call access() before that" in note for note in caught.value.__notes__)
 
 
 def test_a_crash_beside_a_refusal_in_a_task_group() -> None:

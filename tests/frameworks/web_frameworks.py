@@ -19,7 +19,7 @@ from dpop import asgi, wsgi
 from dpop.errors import InvalidProof
 from dpop.server import REFUSALS, Refusal
 
-__all__ = ["ASGI_APPLICATIONS", "WSGI_APPLICATIONS", "Crash", "recipe"]
+__all__ = ["ASGI_APPLICATIONS", "WSGI_APPLICATIONS", "Crash", "asked", "asked_wsgi", "recipe"]
 
 
 class Crash(Exception):  # noqa: N818 - it is none of ours
@@ -239,7 +239,7 @@ def recipe() -> types.ModuleType:
     return module
 
 
-def _django(*, handled: bool) -> Any:
+def _django(*, handled: bool, middleware: list[str] | None = None) -> Any:
     import django
     from django.conf import settings
     from django.http import HttpResponse
@@ -262,29 +262,29 @@ def _django(*, handled: bool) -> Any:
         settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=urls.__name__, SECRET_KEY="x", LOGGING_CONFIG=None)
         django.setup()
     return override_settings(
-        MIDDLEWARE=[f"{recipe().__name__}.Refusals"] if handled else [],
+        MIDDLEWARE=[f"{recipe().__name__}.Refusals"] if handled else (middleware or []),
     )
 
 
-def django_wsgi(*, handled: bool) -> Any:
+def django_wsgi(*, handled: bool, middleware: list[str] | None = None) -> Any:
     """Django behind WSGI."""
-    with _django(handled=handled):
+    with _django(handled=handled, middleware=middleware):
         from django.core.handlers.wsgi import WSGIHandler
 
         return WSGIHandler()
 
 
-def django_asgi(*, handled: bool) -> Any:
+def django_asgi(*, handled: bool, middleware: list[str] | None = None) -> Any:
     """Django behind ASGI."""
-    with _django(handled=handled):
+    with _django(handled=handled, middleware=middleware):
         from django.core.handlers.asgi import ASGIHandler
 
         return ASGIHandler()
 
 
-def django_asgi_async(*, handled: bool) -> Any:
+def django_asgi_async(*, handled: bool, middleware: list[str] | None = None) -> Any:
     """Django behind ASGI with views that are coroutines."""
-    app = django_asgi(handled=handled)
+    app = django_asgi(handled=handled, middleware=middleware)
 
     async def to_async_view(scope: asgi.Scope, receive: asgi.Receive, send: asgi.Send) -> None:
         await app({**scope, "path": "/async" + scope["path"]}, receive, send)
