@@ -89,14 +89,16 @@ def _without_secrets(error: Exception) -> Exception:
 
 def drop_frames(error: BaseException) -> None:
     """Drop the frames of the exceptions that caused an error; its message says everything that matters."""
-    seen: set[int] = set()  # "raise error from error" makes a circle
-    while id(error) not in seen:
-        seen.add(id(error))
+    seen = {id(error)}
+    while True:
         cause = error.__cause__
         if cause is None and not error.__suppress_context__:
             cause = error.__context__
+        if cause is not None and id(cause) in seen:
+            cause = error.__cause__ = None  # "raise error from error" makes a circle, in which Python itself may hang
         error.__context__ = cause
         if cause is None:
             return
         cause.__traceback__ = None
+        seen.add(id(cause))
         error = cause
