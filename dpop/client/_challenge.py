@@ -128,9 +128,10 @@ class NonceField(NamedTuple):
 def nonce_field(field_values: Iterable[str]) -> NonceField:
     """Read the ``DPoP-Nonce`` fields of a response (RFC 9449 §8, §8.1).
 
-    Two fields, an empty one, or one outside NQCHAR give no nonce; ``problem`` then says why, without the value.
+    Two different fields, an empty one, or one outside NQCHAR give no nonce; ``problem`` then says why, without the
+    value. Some gateways send the same field twice.
     """
-    values = list(field_values)
+    values = list(dict.fromkeys(field_values))
     if not values:
         return NonceField(None, None)
     if len(values) > 1:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
@@ -13,6 +14,8 @@ from dpop.errors import EncodingError, InsecureOriginError, InvalidTokenResponse
 from dpop.origin import Origin
 
 __all__ = ["ResourceMetadata", "ServerMetadata", "read_metadata", "read_resource_metadata"]
+
+_log: Final = logging.getLogger("dpop.tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,28 +152,32 @@ def read_metadata(issuer: str, body: bytes) -> ServerMetadata:
             f"the metadata names another issuer, {shown!r}{slash}, so that none of it can be trusted; if that is the"
             " right one, write it exactly so"
         )
-    texts = {each.name: _text(members, each.name) for each in fields(ServerMetadata) if each.name.endswith("_endpoint")}
-    aliases = _aliases(members)
+    unusable: list[str] = []
+    names = [each.name for each in fields(ServerMetadata) if each.name.endswith("_endpoint")]
+    texts = {name: _url(members, name, unusable) for name in names}
+    aliases = _aliases(members, unusable)
     for name, url in [*texts.items(), *aliases.items()]:
         if url is not None and issuer[:6].lower() == "https:" and url[:5].lower() == "http:":
             raise InsecureOriginError(f"the metadata of {issuer} has a {name} without TLS: {url[:200]!r:.200}")
     token_endpoint = texts.pop("token_endpoint")
     if token_endpoint is None:
-        raise InvalidTokenResponseError("the metadata has no token_endpoint")
-    try:
-        return ServerMetadata(
-            token_endpoint=token_endpoint,
-            issuer=issuer,
-            jwks_uri=_jwks_uri(issuer, members.get("jwks_uri")),
-            client_auth_methods=_texts(members, "token_endpoint_auth_methods_supported"),
-            dpop_algs=_texts(members, "dpop_signing_alg_values_supported"),
-            iss_in_responses=_is_true(members, "authorization_response_iss_parameter_supported"),
-            requires_par=_is_true(members, "require_pushed_authorization_requests"),
-            mtls_endpoint_aliases=aliases,
-            **texts,
+        because = "has a token_endpoint that is no URL" if "token_endpoint" in unusable else "has no token_endpoint"
+        raise InvalidTokenResponseError(f"the metadata {because}")
+    if unusable:
+        _log.warning(
+            "the metadata of %s has no URL in %s, which counts as absent", issuer, " and ".join(sorted(unusable))
         )
-    except UsageError as error:
-        raise InvalidTokenResponseError(f"the metadata has an endpoint that is no URL: {error}") from None
+    return ServerMetadata(
+        token_endpoint=token_endpoint,
+        issuer=issuer,
+        jwks_uri=_jwks_uri(issuer, members.get("jwks_uri")),
+        client_auth_methods=_texts(members, "token_endpoint_auth_methods_supported"),
+        dpop_algs=_texts(members, "dpop_signing_alg_values_supported"),
+        iss_in_responses=_is_true(members, "authorization_response_iss_parameter_supported"),
+        requires_par=_is_true(members, "require_pushed_authorization_requests"),
+        mtls_endpoint_aliases=aliases,
+        **texts,
+    )
 
 
 def _jwks_uri(issuer: str, uri: object) -> str | None:
@@ -183,28 +190,40 @@ def _jwks_uri(issuer: str, uri: object) -> str | None:
     return uri if usable and isinstance(uri, str) else None
 
 
-def _aliases(members: Mapping[str, Any]) -> dict[str, str]:
+def _aliases(members: Mapping[str, Any], unusable: list[str]) -> dict[str, str]:
     named = members.get("mtls_endpoint_aliases")
     if not isinstance(named, dict):
         return {}
-    return {name: url for name in sorted(_MAY_HAVE_ALIAS & named.keys()) if (url := _text(named, name)) is not None}
+    names = sorted(_MAY_HAVE_ALIAS & named.keys())
+    return {name: url for name in names if (url := _url(named, name, unusable)) is not None}
 
 
-def _text(members: Mapping[str, Any], name: str) -> str | None:
+def _url(members: Mapping[str, Any], name: str, unusable: list[str]) -> str | None:
+    """The URL of an endpoint; ``None`` if it is absent, null, empty, or no URL, which is then noted in ``unusable``.
+
+    A client seldom needs more than one or two of the endpoints, so that one which is odd must not cost the others.
+    """
     value = members.get(name)
-    if value is not None and not isinstance(value, str):
-        raise InvalidTokenResponseError(f"the metadata has a {name} that is no string")
-    return value or None
+    url = value.strip() if isinstance(value, str) else value
+    if url is None or url == "":
+        return None
+    try:
+        Origin.of_url(url)
+    except UsageError:
+        unusable.append(name)
+        return None
+    return str(url)
 
 
 def _is_true(members: Mapping[str, Any], name: str) -> bool:
-    """Whether a member is true, also as a string: what a server promises must not be overlooked."""
+    """Whether a member is true, also as a string or 1: what a server promises must not be overlooked."""
     value = members.get(name)
-    return value is True or (isinstance(value, str) and value.strip().lower() == "true")
+    return value == 1 or (isinstance(value, str) and value.strip().lower() in {"true", "1"})
 
 
 def _texts(members: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    values = members.get(name) or []
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise InvalidTokenResponseError(f"the metadata has a {name} that is no list of strings")
-    return tuple(values)
+    """The strings in an array, or in a string in its place; other values are left out."""
+    values = members.get(name)
+    if isinstance(values, str):
+        return tuple(values.split())
+    return tuple(value for value in values if isinstance(value, str)) if isinstance(values, list) else ()

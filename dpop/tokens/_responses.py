@@ -50,9 +50,10 @@ _ERROR: Final = re.compile(r"[\x20-\x21\x23-\x5b\x5d-\x7e]{1,100}\Z")  # RFC 674
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,20}(?:\.[0-9]{0,20})?\Z")
 _TYPES: Final = {"dpop": "DPoP", "bearer": "Bearer", "n_a": "N_A"}
 _SCHEME: Final = re.compile(r"\A(?:dpop|bearer)\s+", re.IGNORECASE)
+_BESIDE_LETTERS: Final = re.compile(r"[-_\s\ufeff]+")
 _USUAL: Final = {name.replace("_", ""): name for name in MEMBERS.values()}
 _MAX_WRAPPERS: Final = 3
-_GZIP: Final = b"\x1f\x8b\x08"
+_COMPRESSED: Final = {b"\x1f\x8b\x08": "gzip", b"\x78\x01": "deflate", b"\x78\x9c": "deflate", b"\x78\xda": "deflate"}
 _TOKENS: Final = ("access_token", "refresh_token", "token_type")
 _OURS: Final = frozenset(
     {"access_token", "token_type", "expires_in", "refresh_token", "refresh_token_expires_in", "scope", "id_token"}
@@ -135,8 +136,9 @@ def whole_body(coding: str | None, data: bytes, failure: Exception | None) -> by
     """
     body = decoded_start(coding, data, MAX_RESPONSE + 1) or data
     for _ in range(2):
-        if body.startswith(_GZIP):  # compressed twice, or without a header that says so
-            body = decoded_start("gzip", body, MAX_RESPONSE + 1) or body
+        # Compressed twice, or without a header that says so.
+        coding = next((coding for start, coding in _COMPRESSED.items() if body.startswith(start)), None)
+        body = decoded_start(coding, body, MAX_RESPONSE + 1) or body
     if failure is None or _is_whole(body):
         return body
     if is_form(body.decode("latin-1")):
@@ -182,7 +184,7 @@ def token_response(response: HTTPResponse) -> TokenResponse:
     members = reader.members
     access_token = reader.access_token()
     fault = None if access_token else "it has no access_token"
-    said_type = members.get("token_type")
+    said_type = _only("token_type", members.get("token_type"))
     token_type = _TYPES.get(said_type.strip().lower()) if isinstance(said_type, str) else None
     if said_type is not None and token_type is None:
         fault = fault or "its token_type is neither DPoP nor Bearer"
@@ -253,8 +255,8 @@ def _has_token(members: Mapping[str, Any]) -> bool:
 
 
 def _usual(name: str) -> str:
-    """Return the usual name of a member, such as ``access_token`` for ``accessToken`` and ``ACCESS-TOKEN``."""
-    return _USUAL.get(name.replace("_", "").replace("-", "").lower(), name)
+    """Return the usual name of a member, such as ``access_token`` for ``accessToken`` and ``ACCESS-TOKEN ``."""
+    return _USUAL.get(_BESIDE_LETTERS.sub("", name).lower(), name)
 
 
 @dataclass(slots=True)
@@ -268,21 +270,22 @@ class _Reader:
         self.odd.append(remark)
 
     def unwrap(self) -> None:
-        """If there is no access token, look for the members inside another member and in other spellings."""
-        if "access_token" in self.members:
-            return
-        inner = _tokens_inside(self.members)
+        """Find the members inside another member, and in other spellings."""
+        inner = _tokens_inside(self.members) if "access_token" not in self.members else self.members
         if inner is not self.members:
             self.note("its tokens inside another member")
-        if any(_usual(name) != name for name in inner):
+            # Without the outer objects: one of them contains the tokens, too.
+            outer = {name: value for name, value in self.members.items() if not isinstance(value, dict | list)}
+            inner = {**outer, **inner}
+        respelled = {usual: name for name in inner if (usual := _usual(name)) != name and usual not in inner}
+        if respelled:
             self.note("names in another spelling")
-        # Without the outer objects: one of them contains the tokens, too.
-        outer = {name: value for name, value in self.members.items() if not isinstance(value, dict | list)}
-        self.members = {_usual(name): value for name, value in {**outer, **inner}.items()}
+        renamed = {name: usual for usual, name in respelled.items()}
+        self.members = {renamed.get(name, name): value for name, value in inner.items()}
 
     def access_token(self) -> str:
         """Return the access token without the scheme that some servers put before it; empty if there is none."""
-        value = _only(self.members.get("access_token"))
+        value = _only("access_token", self.members.get("access_token"))
         if not isinstance(value, str) or not _can_be_stored(value):
             return ""
         bare = _SCHEME.sub("", value.strip())
@@ -293,7 +296,7 @@ class _Reader:
     def text(self, name: str, *, empty_is_odd: bool = True) -> str | None:
         value = self.members.get(name)
         if name == "refresh_token":
-            value = _only(value)
+            value = _only(name, value)
         if isinstance(value, str) and value and _can_be_stored(value):
             bare = value.strip()
             if bare != value:
@@ -340,11 +343,13 @@ class _Reader:
         return kept
 
 
-def _only(value: object) -> object:
-    """Return the token in an array of one, or in an object; other values are returned unchanged."""
+def _only(name: str, value: object) -> object:
+    """Return the token in an array of one, in an object, or as a number; other values are returned unchanged."""
     if isinstance(value, dict):
-        value = next((value[name] for name in ("token", "value") if isinstance(value.get(name), str)), value)
-    return value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) else value
+        value = next((value[each] for each in (name, "token", "value") if isinstance(value.get(each), str)), value)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def seconds_of(value: object) -> float | None:

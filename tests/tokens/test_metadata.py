@@ -68,7 +68,7 @@ def test_what_it_says() -> None:
         metadata.endpoint("introspection")
 
 
-@pytest.mark.parametrize("true", [True, "true", " TRUE"])
+@pytest.mark.parametrize("true", [True, "true", " TRUE", 1, "1"], ids=ascii)
 def test_a_promise_in_a_string_is_one(true: object) -> None:
     """A server that says in a string that it names itself in callbacks is held to it: else its absence would pass."""
     flags = ("authorization_response_iss_parameter_supported", "require_pushed_authorization_requests")
@@ -87,14 +87,41 @@ def test_a_promise_in_a_string_is_one(true: object) -> None:
         json.dumps({"issuer": ISSUER}).encode(),
         json.dumps({**GOOD, "token_endpoint": 7}).encode(),
         json.dumps({**GOOD, "token_endpoint": "as.example/token"}).encode(),
-        json.dumps({**GOOD, "dpop_signing_alg_values_supported": "ES256"}).encode(),
-        json.dumps({**GOOD, "dpop_signing_alg_values_supported": [1]}).encode(),
     ],
 )
 def test_what_is_not_believed(body: bytes) -> None:
     """Another issuer's, or not metadata at all."""
     with pytest.raises(InvalidTokenResponseError):
         read_metadata(ISSUER, body)
+
+
+@pytest.mark.parametrize("odd", [5, False, ["https://as.example/r"], "/r", "none", "n/a", "https://"])
+def test_an_endpoint_that_is_odd_does_not_cost_the_others(odd: object, caplog: pytest.LogCaptureFixture) -> None:
+    """A client that logs in and refreshes does not need it; who needs it is told that it is not there."""
+    aliases = {"token_endpoint": odd, "revocation_endpoint": "https://mtls.as.example/r"}
+    odd_ones: dict[str, object] = {"introspection_endpoint": odd, "mtls_endpoint_aliases": aliases}
+    metadata = read_metadata(ISSUER, json.dumps({**GOOD, **odd_ones}).encode())
+    assert metadata.endpoint("token") == GOOD["token_endpoint"]
+    assert metadata.mtls_endpoint_aliases == {"revocation_endpoint": "https://mtls.as.example/r"}
+    assert "no URL in introspection_endpoint and token_endpoint" in caplog.text
+    with pytest.raises(UsageError, match="introspection_endpoint"):
+        metadata.endpoint("introspection")
+
+
+def test_white_space_around_an_endpoint_is_not_part_of_it() -> None:
+    """A template of a configuration adds it."""
+    metadata = read_metadata(ISSUER, json.dumps({**GOOD, "token_endpoint": " https://as.example/token\n"}).encode())
+    assert metadata.token_endpoint == "https://as.example/token"
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [("ES256", ("ES256",)), ("ES256 PS256", ("ES256", "PS256")), (["ES256", None], ("ES256",)), (True, ()), ({}, ())],
+)
+def test_a_list_in_another_form(said: object, read: tuple[str, ...]) -> None:
+    """One string, or a member that is none, says as much as there is to read."""
+    metadata = read_metadata(ISSUER, json.dumps({**GOOD, "dpop_signing_alg_values_supported": said}).encode())
+    assert metadata.dpop_algs == read
 
 
 def test_endpoints_by_hand_must_be_urls() -> None:

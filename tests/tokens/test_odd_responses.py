@@ -17,6 +17,7 @@ import pickle
 import re
 import time
 import traceback
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -133,7 +134,16 @@ ODD: dict[str, Odd] = {
     "refresh_token is new": Odd(said(refresh_token=NEW), refresh=NEW),
     "refresh_token is empty": Odd(said(refresh_token="")),
     "refresh_token is null": Odd(said(refresh_token=None)),
-    "refresh_token is a number": Odd(said(refresh_token=7), warns=True),
+    "refresh_token is a number": Odd(said(refresh_token=7), refresh="7"),
+    "refresh_token is a boolean": Odd(said(refresh_token=True), warns=True),
+    "refresh_token in an object of its name": Odd(said(refresh_token={"refresh_token": NEW}), refresh=NEW),
+    "refresh_token alone in camel case": Odd(said(refreshToken=NEW), refresh=NEW, warns=True),
+    "refresh_token in two spellings": Odd(said(refresh_token=NEW, refreshToken="an0ther"), refresh=NEW),
+    "names with white space": Odd(PLAIN.replace(b'"access_token"', b'" access_token"'), warns=True),
+    "a byte order mark in a name": Odd(PLAIN.replace(b'"access_token"', b'"\xef\xbb\xbfaccess_token"'), warns=True),
+    "the access token is a number": Odd(said(access_token=10**16), access="1" + "0" * 16),
+    "the access token in an object of its name": Odd(said(access_token={"access_token": ACCESS})),
+    "the type in an array": Odd(said(token_type=["DPoP"])),
     "refresh_token is an object": Odd(said(refresh_token={}), warns=True),
     "refresh_token is not ASCII": Odd(said(refresh_token="ä" + NEW), refresh="ä" + NEW),
     "refresh_token has 100 kB": Odd(said(refresh_token=NEW * 6000), refresh=NEW * 6000),
@@ -286,7 +296,7 @@ ODD: dict[str, Odd] = {
         said(access_token=..., refresh_token=NEW), access="", refresh=NEW, refused="no access_token"
     ),
     "an access token that is no string": Odd(
-        said(access_token=7, refresh_token=NEW), access="", refresh=NEW, refused="no access_token"
+        said(access_token=True, refresh_token=NEW), access="", refresh=NEW, refused="no access_token"
     ),
     "an access token that is half a surrogate pair": Odd(
         said(access_token="\ud800", refresh_token=NEW), access="", refresh=NEW, refused="no access_token"
@@ -485,6 +495,8 @@ TRANSFERS: dict[str, Callable[[], Response]] = {
     "gzip that is none": lambda: Response(200, [("Content-Encoding", "gzip")], PLAIN),
     "gzip without its checksum": lambda: Response(200, [("Content-Encoding", "gzip")], gzip.compress(PLAIN)[:-4]),
     "gzip without a header": lambda: Response(200, [], gzip.compress(PLAIN)),
+    "deflate without a header": lambda: Response(200, [], zlib.compress(PLAIN)),
+    "deflate called gzip": lambda: Response(200, [("Content-Encoding", "gzip")], zlib.compress(PLAIN)),
     "gzip twice": lambda: Response(200, [("Content-Encoding", "gzip")], gzip.compress(gzip.compress(PLAIN))),
     "gzip with a wrong checksum": lambda: Response(
         200, [("Content-Encoding", "gzip")], gzip.compress(PLAIN)[:-8] + b"checksum"

@@ -54,7 +54,7 @@ def test_what_this_package_publishes() -> None:
     [
         ({"resource": "https://other.example"}, "another resource"),
         ({"authorization_servers": ["https://as.example"]}, "another resource"),
-        ({"resource": API, "authorization_servers": "https://as.example"}, "no list"),
+        ({"resource": API, "authorization_servers": "http://as.example"}, "without TLS"),
         ({"resource": API, "authorization_servers": ["http://as.example"]}, "without TLS"),
         ({"resource": API, "authorization_servers": ["as"]}, "no URL"),
         ([], "not metadata"),
@@ -64,6 +64,13 @@ def test_what_is_not_believed(body: Any, problem: str) -> None:
     """Another resource's document, or one that sends tokens over plain http (RFC 9728 §3.3)."""
     with pytest.raises(InvalidTokenResponseError, match=problem):
         read_resource_metadata(API, json.dumps(body).encode())
+
+
+def test_one_server_that_is_no_list() -> None:
+    """A string in place of an array of one is understood."""
+    body = {"resource": API, "authorization_servers": "https://as.example", "scopes_supported": "read write"}
+    read = read_resource_metadata(API, json.dumps(body).encode())
+    assert read == ResourceMetadata(API, authorization_servers=("https://as.example",), scopes=("read", "write"))
 
 
 def test_members_that_are_missing() -> None:
