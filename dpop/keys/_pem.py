@@ -193,6 +193,20 @@ def _unreadable(load: object, error: Exception, der: bytes = b"") -> InvalidKeyE
     return InvalidKeyError(reason)
 
 
+_LOOKS_LIKE: Final = {
+    rb"\A\s*LS0tLS1CRUdJTi": "this is a PEM in base64, as in a Kubernetes Secret; decode it with: base64 -d",
+    rb"\A\s*MI[A-Za-z0-9+/\s]{40,}={0,2}\s*\Z": (
+        "this is base64 without its PEM lines; write -----BEGIN PRIVATE KEY----- before it and"
+        " -----END PRIVATE KEY----- behind it, each on a line of its own"
+    ),
+    rb"\A(?:\xfe\xed\xfe\xed|\xce\xce\xce\xce)": (
+        "this is a Java keystore; export the key with: keytool -importkeystore -srckeystore KEY -destkeystore NEW.p12"
+        " -deststoretype PKCS12, and then: openssl pkcs12 -in NEW.p12 -nocerts -nodes -out NEW.pem"
+    ),
+    rb"PRIVATE KEY": "this is a PEM whose BEGIN line is not right: it needs five hyphens on each side",
+}
+
+
 def _not_a_key(data: bytes) -> InvalidKeyError:
     if not data.strip():
         return InvalidKeyError("there is no key: the input is empty")
@@ -204,6 +218,9 @@ def _not_a_key(data: bytes) -> InvalidKeyError:
         return InvalidKeyError("this looks like a JWT or an encrypted JWK, not like a key; expected PEM or a JWK")
     if re.match(rb"ssh-|ecdsa-sha2-", data):
         return InvalidKeyError("this is an OpenSSH public key, but a private key is needed; expected PEM or a JWK")
+    for looks, what in _LOOKS_LIKE.items():
+        if re.search(looks, data):
+            return InvalidKeyError(what)
     return InvalidKeyError('this is not a key: expected PEM (-----BEGIN PRIVATE KEY-----), DER or a JWK ({"kty": ...)')
 
 

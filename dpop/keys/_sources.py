@@ -178,8 +178,23 @@ def _from_bytes(data: bytes, password: Password | None) -> SoftwareKey:
     try:
         jwk = json_object(data)
     except EncodingError as error:
+        if data.lstrip()[:1] == b"[":
+            raise InvalidKeyError("this is a JSON array; a single JWK is needed, without brackets around it") from None
         raise InvalidKeyError(f"this looks like a JWK, but is {error}") from None
+    if "kty" not in jwk:
+        _look_inside(jwk)
     return _from_jwk(jwk, password)
+
+
+def _look_inside(members: Mapping[str, object]) -> None:
+    """Say where the key is in a JSON object that is no JWK, such as the file of a Google service account."""
+    for name, value in members.items():
+        if isinstance(value, str) and "-----BEGIN " in value:
+            raise InvalidKeyError(
+                f"the key is a PEM in the member {ascii(name)[:40]} of this JSON; give that PEM alone"
+            )
+        if isinstance(value, dict) and "kty" in value:
+            raise InvalidKeyError(f"the JWK is in the member {ascii(name)[:40]} of this JSON; give that JWK alone")
 
 
 def _from_jwk(jwk: Mapping[str, object], password: Password | None) -> SoftwareKey:
