@@ -28,6 +28,7 @@ import command
 import growth
 import hardware
 import mint
+import paper
 import peers
 import refresh
 import scale
@@ -79,6 +80,7 @@ def report(sections: list[Section], machine: dict[str, str]) -> str:
         lines += ["| " + " | ".join(cells) + " |" for cells in section.lines]
         if section.note:
             lines += ["", section.note]
+    lines += paper.text({section.name: section for section in sections})
     return "\n".join(lines) + "\n"
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def _sessions(raw: dict[str, dict[str, float]], path: Path) -> None:
 def _scale(raw: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Time of each operation against that with the fewest, by how many there are."""
     figure, axes = plt.subplots(figsize=(7.5, 3.8))
-    colors = iter([_OURS, *_OTHERS, "#000000", "#9aa5b1"])
+    colors = itertools.cycle([_OURS, *_OTHERS])
     for what, taken in raw.items():
         for operation, fewest in taken[0]["micros"].items():
             ratios = [one["micros"][operation] / fewest for one in taken]

@@ -33,6 +33,7 @@ _ROWS = [
     _Row("users of one client process", "users", (100, 1_000, 10_000), 12_000),
     _Row("servers of one key", "servers", (10, 100, 1_000), 5_000),
     _Row("keys that a server has seen", "keys seen", (1_000, 10_000, 100_000, 1_000_000), 500),
+    _Row("proofs in Redis", "proofs in Redis", (1_000, 10_000, 100_000), 400),
     _Row("accounts in files", "accounts in files", (100, 1_000, 10_000, 100_000), None),
     _Row("accounts in Redis", "accounts in Redis", (100, 1_000, 10_000, 100_000), 2_000),
 ]
@@ -46,8 +47,9 @@ def measure(_environments: Environments, *, short: bool) -> Section:
         "One process per row, which grows. Bytes: what its memory grew by since the size before, or that of Redis,"
         " divided by what came. Users: each with a key and its nonces, in turn; servers: each with its nonce, in turn;"
         " times of both are processor time for a proof with all that a request costs but the wire. Keys: a verification"
-        " of the first proof of a new key, while the proofs of all others are remembered. Accounts: each with a token"
-        " of 670 characters; to list them is divided by their number. In files, a save is as slow as the disk.",
+        " of the first proof of a new key, while the proofs of all others are remembered. Proofs in Redis:"
+        " a command for each, one after the other. Accounts: each with a token of 670 characters; to list them is"
+        " divided by their number. In files, a save is as slow as the disk.",
         ["what", "how many", "bytes for one more", "operation", "us", "against the fewest"],
     )
     with running_redis() as redis:

@@ -24,7 +24,7 @@ from filling import resident
 import dpop
 from dpop.client._nonces import Lease, NonceKey, Role
 from dpop.origin import Origin
-from dpop.redis import RedisTokenStore
+from dpop.redis import RedisReplayCache, RedisTokenStore
 from dpop.server import MemoryReplayCache, ProofVerifier
 from dpop.tokens import FileTokenStore, TokenSet, TokenStore
 from dpop.tokens._records import write_record
@@ -51,6 +51,10 @@ class Growing(ABC):
         """Memory that all units take."""
         gc.collect()
         return resident()
+
+    def facts(self) -> dict[str, float]:
+        """Further figures of the last growth."""
+        return {}
 
 
 def _least(
@@ -202,6 +206,39 @@ class AccountsInRedis(Accounts):
         return int(self._client.info("memory")["used_memory"])
 
 
+class ProofsInRedis(Growing):
+    """Proofs that Redis remembers, each by a command of its own, and what such a command costs Redis itself."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._client = redis.Redis.from_url(url)
+        self._cache = RedisReplayCache(self._client, when_down="refuse")
+        self._costs: dict[str, float] = {}
+        self._ends_at = time.time() + 3600
+
+    def grow(self, first: int, end: int) -> None:
+        before, start = self._counters(), time.perf_counter()
+        for _ in range(first, end):
+            assert self._cache.add(f"{secrets.token_urlsafe(32)}.{secrets.token_urlsafe(32)}", self._ends_at)
+        elapsed, after = time.perf_counter() - start, self._counters()
+        count = end - first
+        self._costs = {name: (after[name] - before[name]) / count for name in after} | {"waited for": elapsed / count}
+
+    def _counters(self) -> dict[str, float]:
+        cpu, stats = self._client.info("cpu"), self._client.info("stats")
+        bytes_ = stats["total_net_input_bytes"] + stats["total_net_output_bytes"]
+        return {"Redis's processor": cpu["used_cpu_user"] + cpu["used_cpu_sys"], "bytes": float(bytes_)}
+
+    def measured(self, size: int) -> dict[str, float]:
+        return {name: seconds for name, seconds in self._costs.items() if name != "bytes"}
+
+    def facts(self) -> dict[str, float]:
+        return {"bytes sent": self._costs["bytes"]}
+
+    def octets(self) -> int:
+        return int(self._client.info("memory")["used_memory"])
+
+
 def main() -> None:
     """Grow it to each size, and print what it takes there."""
     what, sizes, facts = sys.argv[1], [int(size) for size in sys.argv[2:]], json.load(sys.stdin)
@@ -210,6 +247,7 @@ def main() -> None:
         "servers": Servers,
         "keys seen": KeysSeen,
         "accounts in files": AccountsInFiles,
+        "proofs in Redis": lambda: ProofsInRedis(facts["redis"]),
         "accounts in Redis": lambda: AccountsInRedis(facts["redis"]),
     }[what]()
     growing.grow(0, sizes[0] // 10)  # what all of them share is not counted
@@ -219,7 +257,7 @@ def main() -> None:
         growing.grow(size, end)
         octets, size = (growing.octets() - before) / (end - size), end
         micros = {name: 1e6 * seconds for name, seconds in growing.measured(size).items()}
-        print(json.dumps({"size": size, "octets": octets, "micros": micros}), flush=True)
+        print(json.dumps({"size": size, "octets": octets, "micros": micros, **growing.facts()}), flush=True)
 
 
 if __name__ == "__main__":
