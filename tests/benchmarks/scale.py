@@ -57,7 +57,7 @@ def measure(_environments: Environments, *, short: bool) -> Section:
             sizes = [size // 10 for size in row.sizes[:2]] if short else list(row.sizes)
             command = [sys.executable, str(WORKERS / "scaling.py"), row.kind, *map(str, sizes)]
             facts = json.dumps({"redis": redis.url})
-            done = subprocess.run(command, input=facts, check=True, capture_output=True, text=True)
+            done = subprocess.run(command, input=facts, check=True, stdout=subprocess.PIPE, text=True)
             _add(section, row, [json.loads(line) for line in done.stdout.splitlines()])
     return section
 

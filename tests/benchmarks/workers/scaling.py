@@ -132,7 +132,8 @@ class KeysSeen(Growing):
         super().__init__()
         now = time.time()
         # The clock stands: proofs must not expire while others are made.
-        self._verifier = ProofVerifier(replay=MemoryReplayCache(max_entries=2**21), clock=lambda: now)
+        cache = MemoryReplayCache(max_entries=2**21, clock=lambda: now)
+        self._verifier = ProofVerifier(replay=cache, clock=lambda: now)
         self._now = int(now)
         self._last: list[float] = []
 
