@@ -47,10 +47,9 @@ def measure(_environments: Environments, *, short: bool) -> Section:
         "One process per row, which grows. Bytes: what its memory grew by since the size before, or that of Redis,"
         " divided by what came. Users: each with a key and its nonces, in turn; servers: each with its nonce, in turn;"
         " times of both are processor time for a proof with all that a request costs but the wire. Keys: a verification"
-        " of the first proof of a new key, while the proofs of all others are remembered; 1,024 keys stay loaded, too, so the"
-        " first thousand take more. Proofs in Redis:"
-        " a command for each, one after the other. Accounts: each with a token of 670 characters; to list them is"
-        " divided by their number. In files, a save is as slow as the disk.",
+        " of the first proof of a new key, while the proofs of all others are remembered; 1,024 keys stay loaded, too,"
+        " so the first thousand take more. Proofs in Redis: a command for each, one by one. Accounts: each with"
+        " a token of 670 characters; to list them is divided by their number. In files, a save is as slow as the disk.",
         ["what", "how many", "bytes for one more", "operation", "us", "against the fewest"],
     )
     with running_redis() as redis:
