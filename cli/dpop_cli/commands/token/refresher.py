@@ -72,11 +72,11 @@ def refresher(ctx: click.Context, /, *, once: bool, **options: Any) -> None:
         if not sources:
             raise TokenStoreError(f"none of the accounts in {click.format_filename(stored.store.path)} can be used")
         told = _Told()
-        keeper = Refresher(sources, tell=told)
+        running = Refresher(sources, tell=told)
         stop = open_ones.enter_context(stopped_by_signals())
         notify("READY=1")
         while True:
-            due = time.monotonic() + keeper.step()
+            due = time.monotonic() + running.step()
             if once:
                 ctx.exit(Status.DONE if told.all_fresh and len(sources) == len(accounts) else Status.REFUSED)
             # Several short waits: on Windows, one long wait would not notice Ctrl-C.
