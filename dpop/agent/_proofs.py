@@ -38,7 +38,6 @@ class ProofToSign(NamedTuple):
 
     method: str
     origin: Origin
-    path: str
     jti: str
     iat: int
     nonce: str | None
@@ -79,8 +78,7 @@ def read_proof(text: str, alg: str, jwk: Mapping[str, str]) -> ProofToSign:
     if htu != claims.htu:
         # Two spellings of one URL are two chances to misread its host.
         raise refused("no_proof", "htu must be in its normal form, without query and fragment")
-    origin = Origin.of_url(htu)
-    return ProofToSign(method, origin, htu[len(str(origin)) :], claims.jti, claims.iat, claims.nonce)
+    return ProofToSign(method, Origin.of_url(htu), claims.jti, claims.iat, claims.nonce)
 
 
 def check_time(iat: int, now: float, offset: float) -> None:

@@ -459,6 +459,39 @@ def test_tokens_are_renewed_before_they_are_needed(place: Place) -> None:
         assert [event["event"] for event in running.audited] == ["login", *["signed"] * (len(running.audited) - 1)]
 
 
+@pytest.mark.parametrize("step", [-7200.0, 7200.0])
+def test_a_clock_that_is_set_while_a_login_is_kept(place: Place, step: float) -> None:
+    """While it is wrong, the server refuses what the agent signs; when it is right again, a refresh goes through.
+
+    The agent signs for its own clock in both, learns no other time from the server, and loses no refresh token.
+    """
+    offset = 0.0
+
+    def clock() -> float:
+        return time.time() + offset
+
+    with place.running(clock=clock) as running:
+        place.log_in(running, access_token="first", issued_at=clock(), expires_at=clock() + 3600)
+        tokens = AgentTokens("work", client=running.client())
+        assert tokens() == "first"
+        offset = step
+        for _ in range(2):
+            with pytest.raises(TokenEndpointUnavailableError, match="check the clock; the tokens are unchanged"):
+                tokens.renew()
+        offset = 0.0
+        due = time.monotonic() + 60
+        renewed = None
+        while renewed is None and time.monotonic() < due:  # a failed refresh is not repeated for a second or so
+            with contextlib.suppress(TokenEndpointUnavailableError):
+                renewed = tokens.renew()
+            time.sleep(0.05)
+        assert renewed not in {None, "first"}
+        assert tokens() == renewed
+        assert {event["reason"] for event in running.audited if event["event"] == "refused"} == {
+            TokenEndpointUnavailableError.code
+        }  # and not by the agent's own rule about time
+
+
 def test_a_login_that_has_ended(place: Place, found: Running) -> None:
     """The reader is told to log in again, the status says so, and a new login ends that. ``logout`` removes it."""
     stored = place.store().load("work")
