@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The signing agent beside keys in the process: what a signature costs both sides, and many clients."""
+"""The signing agent beside keys in the process: what a signature costs both sides, and many clients.
+
+    python tests/benchmarks/agent.py [--signatures N]
+
+has the agent alone sign so often, by default 100,000 times, and exits with status 1 if its memory grew.
+"""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import socket
@@ -30,6 +36,7 @@ from dpop.keys.pkcs11._modules import close_modules
 _URL = "https://api.example/v1/accounts/42"
 _NONCE, _TOKEN = "eyJ7S_zG.eyJH0-Z.HX4w-7v", "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU"
 _MANY = 1000
+_ALLOWED_KILOBYTES = 1024
 
 
 class _Running(NamedTuple):
@@ -102,10 +109,10 @@ for _ in sys.stdin:
 """
 
 
-def _rate(running: _Running, clients: int, proofs: int, repeats: int) -> float:
-    """Proofs per second of so many clients, eight in a process at most; the best of several runs."""
+@contextlib.contextmanager
+def _clients(running: _Running, clients: int, each: int) -> Iterator[Callable[[], None]]:
+    """Clients, eight in a process at most; the function has each of them get so many proofs."""
     processes = min(clients, 8)
-    each = max(1, proofs // clients)
     command = [sys.executable, "-c", _CLIENT, str(running.path), str(clients // processes), str(each), _URL]
     with contextlib.ExitStack() as stack:
         made = [
@@ -114,22 +121,30 @@ def _rate(running: _Running, clients: int, proofs: int, repeats: int) -> float:
             )
             for _ in range(processes)
         ]
-        rates = []
-        for number in range(repeats + 1):  # the first only says that all are ready
-            start = time.perf_counter()
-            for one in made:
-                assert one.stdin is not None
-                assert one.stdout is not None
-                if number:
-                    one.stdin.write("go\n")
+
+        def await_all() -> None:
             for one in made:
                 assert one.stdout is not None
                 assert one.stdout.readline()
-            rates.append(each * clients / (time.perf_counter() - start))
+
+        def go() -> None:
+            for one in made:
+                assert one.stdin is not None
+                one.stdin.write("go\n")
+            await_all()
+
+        await_all()
+        yield go
         for one in made:
             assert one.stdin is not None
             one.stdin.close()
-        return max(rates[1:])
+
+
+def _rate(running: _Running, clients: int, proofs: int, repeats: int) -> float:
+    """Proofs per second of so many clients; the best of several runs."""
+    each = max(1, proofs // clients)
+    with _clients(running, clients, each) as go:
+        return max(each * clients / seconds(go, 1) for _ in range(repeats))
 
 
 def _many(running: _Running) -> float:
@@ -245,3 +260,28 @@ def _device(folder: Path, rounds: int, repeats: int) -> Figure:
         os.environ.update(before)
     ratio = min(taken["own"]) / min(taken["agent"])
     return at_least("SoftHSM in the agent, rate against SoftHSM in the process", round(ratio, 2), 0.6)
+
+
+def soak(signatures: int) -> int:
+    """Have an agent sign so often for 64 clients; return the kilobytes that it grew by after the first fifth."""
+    turns = 20
+    with tempfile.TemporaryDirectory(prefix="dpop-") as name:
+        dpop.generate_key().save(Path(name) / "key.pem")
+        with (
+            _agent(f"{name}/key.pem", Path(name)) as running,
+            _clients(running, 64, max(1, signatures // 64 // turns)) as go,
+        ):
+            held = []
+            for _ in range(turns):
+                go()
+                held.append(running.kilobytes())
+    print("kilobytes after each twentieth:", *held)
+    return held[-1] - held[turns // 5 - 1]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Memory of the agent over many signatures: it must stay flat.")
+    parser.add_argument("--signatures", type=int, default=100_000)
+    grown = soak(parser.parse_args().signatures)
+    print(f"{grown} kB more after the first fifth")
+    sys.exit(int(grown > _ALLOWED_KILOBYTES))
