@@ -33,13 +33,13 @@ from dpop.errors import DPoPError
 from dpop.keys import Key
 from dpop.keys.pkcs11._modules import close_modules
 
-_URL = "https://api.example/v1/accounts/42"
+URL = "https://api.example/v1/accounts/42"
 _NONCE, _TOKEN = "eyJ7S_zG.eyJH0-Z.HX4w-7v", "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU"
 _MANY = 1000
 _ALLOWED_KILOBYTES = 1024
 
 
-class _Running(NamedTuple):
+class RunningAgent(NamedTuple):
     """An agent in a process of its own."""
 
     pid: int
@@ -60,7 +60,7 @@ class _Running(NamedTuple):
 
 
 @contextlib.contextmanager
-def _agent(uri: str, folder: Path) -> Iterator[_Running]:
+def running_agent(uri: str, folder: Path) -> Iterator[RunningAgent]:
     path = folder / "run" / "agent.sock"
     command = [
         sys.executable,
@@ -81,13 +81,13 @@ def _agent(uri: str, folder: Path) -> Iterator[_Running]:
                     break
                 assert process.poll() is None, "the agent ended; what it said is above"
                 time.sleep(0.05)
-            yield _Running(process.pid, path)
+            yield RunningAgent(process.pid, path)
         finally:
             process.terminate()
 
 
 def _proof(key: Key) -> Callable[[], object]:
-    return lambda: dpop.create_proof(key, "GET", _URL, nonce=_NONCE, access_token=_TOKEN)
+    return lambda: dpop.create_proof(key, "GET", URL, nonce=_NONCE, access_token=_TOKEN)
 
 
 _CLIENT = """
@@ -110,10 +110,10 @@ for _ in sys.stdin:
 
 
 @contextlib.contextmanager
-def _clients(running: _Running, clients: int, each: int) -> Iterator[Callable[[], None]]:
+def _clients(running: RunningAgent, clients: int, each: int) -> Iterator[Callable[[], None]]:
     """Clients, eight in a process at most; the function has each of them get so many proofs."""
     processes = min(clients, 8)
-    command = [sys.executable, "-c", _CLIENT, str(running.path), str(clients // processes), str(each), _URL]
+    command = [sys.executable, "-c", _CLIENT, str(running.path), str(clients // processes), str(each), URL]
     with contextlib.ExitStack() as stack:
         made = [
             stack.enter_context(
@@ -140,14 +140,14 @@ def _clients(running: _Running, clients: int, each: int) -> Iterator[Callable[[]
             one.stdin.close()
 
 
-def _rate(running: _Running, clients: int, proofs: int, repeats: int) -> float:
+def _rate(running: RunningAgent, clients: int, proofs: int, repeats: int) -> float:
     """Proofs per second of so many clients; the best of several runs."""
     each = max(1, proofs // clients)
     with _clients(running, clients, each) as go:
         return max(each * clients / seconds(go, 1) for _ in range(repeats))
 
 
-def _many(running: _Running) -> float:
+def _many(running: RunningAgent) -> float:
     """Kilobytes that the agent grows by when a thousand clients come, each with one request."""
     before = running.kilobytes()
     held: list[socket.socket] = []
@@ -174,7 +174,7 @@ def _in_turn(calls: dict[str, Callable[[], object]], *, rounds: int, repeats: in
     return taken
 
 
-def _processor(running: _Running, key: Key, alone: Key, rounds: int, repeats: int) -> tuple[float, float]:
+def _processor(running: RunningAgent, key: Key, alone: Key, rounds: int, repeats: int) -> tuple[float, float]:
     """Processor seconds for a proof: of the agent, and of this process with the key in it; the least of each."""
     sign, by_itself = _proof(key), _proof(alone)
     ours, its = [], []
@@ -203,7 +203,7 @@ def measure(_environments: Environments, *, short: bool) -> Section:
         folder = Path(name)
         alone = dpop.generate_key()
         alone.save(folder / "key.pem")
-        with _agent(str(folder / "key.pem"), folder) as running:
+        with running_agent(str(folder / "key.pem"), folder) as running:
             taken = _in_turn(
                 {
                     "in the process": _proof(alone),
@@ -251,7 +251,7 @@ def _device(folder: Path, rounds: int, repeats: int) -> Figure:
     try:
         with tokens_in(folder / "softhsm", SoftHsm) as softhsm:
             os.environ.update(softhsm.environment)
-            with _agent(softhsm.uri(), folder / "softhsm") as running:
+            with running_agent(softhsm.uri(), folder / "softhsm") as running:
                 key = dpop.load_key(softhsm.uri())
                 taken = _in_turn({"own": _proof(key), "agent": _proof(running.key())}, rounds=rounds, repeats=repeats)
             close_modules()
@@ -268,7 +268,7 @@ def soak(signatures: int) -> int:
     with tempfile.TemporaryDirectory(prefix="dpop-") as name:
         dpop.generate_key().save(Path(name) / "key.pem")
         with (
-            _agent(f"{name}/key.pem", Path(name)) as running,
+            running_agent(f"{name}/key.pem", Path(name)) as running,
             _clients(running, 64, max(1, signatures // 64 // turns)) as go,
         ):
             held = []

@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from agent import URL as AGENT_URL
+from agent import running_agent
 from measure import Section, at_most, middle, spread
 from peers import Environments
 
-import dpop
+from dpop import generate_key
 
 _URL = "https://api.example.com/v1/accounts/42"
 _IMPORTS = (
@@ -54,17 +59,25 @@ def measure(_environments: Environments, *, short: bool) -> Section:
         " By hand: a shell script with openssl and xxd that makes the same proof.",
         ["what", "ms", "against the imports"],
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="dpop-") as folder,
+        running_agent(_saved_key(folder), Path(folder)) as agent,
+        _server() as url,
+    ):
         key = Path(folder) / "key.pem"
-        dpop.generate_key().save(key)
         environment = {**os.environ, "DPOP_KEY": str(key), "KEY": str(key), "URL": _URL, "PYTHONPYCACHEPREFIX": folder}
+        environment |= {"DPOP_AGENT_SOCK": str(agent.path), "DPOP_STATE_DIR": folder}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        dpop = str(Path(sys.executable).with_name("dpop"))
         commands = {
             "imports": [sys.executable, "-c", _IMPORTS],
             "the parts of dpop": [sys.executable, "-c", _PARTS],
-            "import dpop": [sys.executable, "-c", "from dpop import *"],
-            "dpop proof": [str(Path(sys.executable).with_name("dpop")), "proof", "GET", _URL],
-            "dpop --help": [str(Path(sys.executable).with_name("dpop")), "--help"],
+            "import dpop": [sys.executable, "-c", "from dpop import *; from dpop.keys import SoftwareKey"],
+            "dpop proof": [dpop, "proof", "GET", _URL],
+            "dpop headers, by the agent": [dpop, "headers", "GET", AGENT_URL, "--key", "agent:work"],
+            "curl": ["curl", "-q", "-s", url],
+            "dpop curl": [dpop, "curl", "-s", url],
+            "dpop --help": [dpop, "--help"],
             "by hand": ["bash", "-c", _BY_HAND],
         }
         runs = {name: _run(command, environment) for name, command in commands.items()}
@@ -82,11 +95,50 @@ def measure(_environments: Environments, *, short: bool) -> Section:
     for name, taken in samples.items():
         section.lines.append([name, spread([s * 1e3 for s in taken], 0), spread(ratios[name])])
     section.raw = dict(samples)
+    proofs, by_agent = samples["dpop proof"], samples["dpop headers, by the agent"]
+    each = zip(samples["dpop curl"], proofs, samples["curl"], strict=True)
+    more = [whole - proof - curl for whole, proof, curl in each]
     section.figures = [
         at_most("dpop proof against its imports, whole process", round(middle(ratios["dpop proof"]), 2), 1.3),
         at_most("import dpop against its parts, whole process", round(middle(imported), 2), 1.15),
+        at_most(
+            "dpop headers with a key of the agent against dpop proof, whole process",
+            round(middle([one / other for one, other in zip(by_agent, proofs, strict=True)]), 2),
+            0.85,
+        ),
+        at_most("dpop curl, more than dpop proof and curl", round(middle(more) * 1e3, 1), 12, "ms"),
     ]
     return section
+
+
+def _saved_key(folder: str) -> str:
+    path = Path(folder) / "key.pem"
+    generate_key().save(path)
+    return str(path)
+
+
+class _Ok(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _server() -> Iterator[str]:
+    """A server on this machine that says ok; its URL."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Ok) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def _run(command: list[str], environment: dict[str, str]) -> Callable[[], object]:
