@@ -3,22 +3,60 @@
 
 from __future__ import annotations
 
+import inspect
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
+from weakref import WeakKeyDictionary
+
+from dpop.errors import ArgumentTypeError, UsageError
 
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["call_hook"]
+__all__ = ["call_hook", "checked_hook"]
 
 _E = TypeVar("_E")
+_H = TypeVar("_H", bound=Callable[..., object] | None)
+_PAUSE: Final = 60.0  # seconds: any stranger can cause events, and so one traceback for each
+_reported: WeakKeyDictionary[Callable[..., object], float] = WeakKeyDictionary()
+
+
+def checked_hook(hook: _H) -> _H:
+    """Return a hook that can be called.
+
+    :raises ArgumentTypeError: it is no function.
+    :raises UsageError: it is async: nothing would await it.
+    """
+    if hook is None:
+        return hook
+    if not callable(hook):
+        raise ArgumentTypeError("events", "a function", hook)
+    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
+        raise UsageError("events must not be async, because nothing awaits it; put the event into a queue instead")
+    return hook
 
 
 def call_hook(hook: Callable[[_E], object] | None, event: _E, log: logging.Logger) -> None:
-    """Give an event to a hook, if there is one; an error that it raises is logged."""
+    """Give an event to a hook, if there is one; an error that it raises is logged, once a minute at most."""
     if hook is None:
         return
     try:
         hook(event)
     except Exception:
-        log.exception("the event hook failed at %s", getattr(event, "kind", "an event"))
+        if _worth_reporting(hook):
+            log.exception(
+                "the event hook failed at %s; more failures within a minute are not logged",
+                getattr(event, "kind", "an event"),
+            )
+
+
+def _worth_reporting(hook: Callable[..., object]) -> bool:
+    now = time.monotonic()
+    try:
+        if now - _reported.get(hook, -_PAUSE) < _PAUSE:
+            return False
+        _reported[hook] = now
+    except TypeError:  # an object without a hash or without weak references
+        pass
+    return True

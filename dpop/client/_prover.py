@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from dpop._event_hooks import checked_hook
 from dpop._tracebacks import hide_frames
 from dpop.client._nonces import NonceCache, NonceKey, Role
 from dpop.encoding import sendable_token_hash
@@ -58,7 +59,7 @@ class Prover:
                 raise ArgumentTypeError(
                     "key", "a key from generate_key or load_key, or an object with its protocol", key
                 )
-        for name, function in (("clock", clock), ("jti", jti), *([] if events is None else [("events", events)])):
+        for name, function in (("clock", clock), ("jti", jti)):
             if not callable(function):
                 raise ArgumentTypeError(name, "a function", function)
         if nonces is not None and not isinstance(nonces, NonceCache):
@@ -68,7 +69,7 @@ class Prover:
         self.nonces: NonceCache = _cache_for(key) if nonces is None else nonces
         self.clock: Callable[[], float] = clock
         self.jti: Callable[[], str] = jti
-        self.events: Callable[[ClientEvent], object] | None = events
+        self.events: Callable[[ClientEvent], object] | None = checked_hook(events)
         self._hashed: tuple[str | None, str] = (None, "")
 
     @classmethod

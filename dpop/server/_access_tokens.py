@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from dpop._event_hooks import checked_hook
 from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_decode, json_object
 from dpop.errors import EncodingError, UsageError
@@ -144,7 +145,7 @@ class JWTAccessTokens:
         self._require_type = require_type
         self._skew = skew
         self._remember_for = 300.0
-        self._events = events
+        self._events = checked_hook(events)
         self._clock = clock
         self._monotonic = monotonic
         self._memory: Memory[_Remembered] = Memory(max_remembered)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from dpop._event_hooks import call_hook
+from dpop._event_hooks import call_hook, checked_hook
 from dpop._forking import reset_after_fork
 
 __all__ = ["BearerReport", "Event", "EventHook", "client_of", "emit"]
@@ -69,7 +69,7 @@ class BearerReport:
     """
 
     def __init__(self, then: EventHook | None = None) -> None:
-        self._then = then
+        self._then = checked_hook(then)
         self._lock = threading.RLock()  # a signal handler of the thread that holds it may ask, too
         self._counts: dict[str, dict[str, int]] = {"Bearer": {}, "DPoP": {}}
         reset_after_fork(self)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from dpop._client_auth import ClientAuth, client_auth_of
+from dpop._event_hooks import checked_hook
 from dpop._files import without_mark
 from dpop._forking import reset_after_fork
 from dpop._tracebacks import hide_frames
@@ -178,7 +179,7 @@ class Introspection:
         self._max_pending = max_pending
         self._timeout = timeout
         self._skew = skew
-        self._events = events
+        self._events = checked_hook(events)
         self._clock = clock
         self._monotonic = monotonic
         self._active: Memory[_Verdict] = Memory(max_remembered)

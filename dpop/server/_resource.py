@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NoReturn
 
+from dpop._event_hooks import checked_hook
 from dpop._tracebacks import hide_frames
 from dpop._well_known import resource_metadata_url
 from dpop.encoding import b64url_encode, check_access_token
@@ -352,7 +353,7 @@ class ProtectedResource:
         self._public = public
         self._realm = realm
         self._certificate = certificate
-        self._events = events
+        self._events = checked_hook(events)
         if isinstance(authorization_servers, str):
             raise UsageError("authorization_servers must be a list of issuers, not one str")
         servers = list(authorization_servers)

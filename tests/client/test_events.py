@@ -20,7 +20,7 @@ from support.recorder import Received, Recorder, Response, challenge, script
 import dpop
 import dpop.requests
 from dpop.client import ClientEvent, Prover, Role
-from dpop.errors import ArgumentTypeError, KeyAccessDeniedError, TokenRequestError
+from dpop.errors import ArgumentTypeError, KeyAccessDeniedError, TokenRequestError, UsageError
 from dpop.testing import DPoPTestServer
 
 TOKEN = "access-token-of-alice"
@@ -188,7 +188,7 @@ def test_a_prover_for_other_algorithms_tells_too() -> None:
 
 
 def test_a_hook_that_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """It is a fault of the operator's code, and fails no request."""
+    """It is a fault of the operator's code, and fails no request; a server cannot fill the log with tracebacks."""
 
     def hook(_event: ClientEvent) -> None:
         raise RuntimeError("the metrics are down")
@@ -200,7 +200,22 @@ def test_a_hook_that_fails(caplog: pytest.LogCaptureFixture) -> None:
         make("requests", prover, origins=server.origin, access_token=TOKEN) as client,
     ):
         assert client.send("GET", server.url("/r")).status == 200
-    assert caplog.text.count("hook failed") == 4
+    assert caplog.text.count("hook failed") == 1
+
+
+def test_a_hook_that_nothing_could_call() -> None:
+    """Told at once: a coroutine that nobody awaits would lose every event."""
+
+    async def hook(_event: ClientEvent) -> None: ...
+
+    class Hook:
+        async def __call__(self, _event: ClientEvent) -> None: ...
+
+    for each in (hook, Hook()):
+        with pytest.raises(UsageError, match="async"):
+            Prover(KEY, events=each)
+    with pytest.raises(ArgumentTypeError, match="events"):
+        Prover(KEY, events=[])  # type: ignore[arg-type]
 
 
 PAGE = """

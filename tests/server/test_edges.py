@@ -244,14 +244,33 @@ def test_events_of_requests(ask: Ask) -> None:
 
 @BOTH
 def test_a_hook_that_fails(ask: Ask, caplog: pytest.LogCaptureFixture) -> None:
-    """It is a fault of the operator's code, and refuses no request."""
+    """It is a fault of the operator's code, and refuses no request; strangers cannot fill the log with tracebacks."""
 
     def hook(_event: Event) -> None:
         raise RuntimeError("the metrics are down")
 
+    told = api(events=hook)
     with caplog.at_level(logging.ERROR):
-        assert ask(api(events=hook), "/items", signed())[0] == 200
-    assert "hook failed" in caplog.text
+        assert ask(told, "/items", signed())[0] == 200
+        assert [ask(told, "/items", [])[0] for _ in range(3)] == [401] * 3
+    assert caplog.text.count("hook failed") == 1
+
+
+def test_a_hook_that_nothing_could_call() -> None:
+    """Told at once, not at each request."""
+
+    async def hook(_event: Event) -> None: ...
+
+    with pytest.raises(UsageError, match="async"):
+        api(events=hook)
+    with pytest.raises(UsageError, match="async"):
+        BearerReport(then=hook)
+    with pytest.raises(UsageError, match="async"):
+        JWTAccessTokens(issuer="https://as.example", audience="https://api.example", events=hook)
+    with pytest.raises(UsageError, match="async"):
+        Introspection("https://as.example/introspect", client_id="api", client_secret="s3cret", events=hook)
+    with pytest.raises(UsageError, match="events must be a function"):
+        api(events=[])
 
 
 @BOTH
