@@ -72,6 +72,10 @@ class AuthorizationRequest:
         :raises TokenRefusedError: the server refused.
         """
         response = _callback_parameters(callback)
+        if "code_challenge" in response or "request_uri" in response:
+            raise InvalidTokenResponseError(
+                "this is the URL of the login itself; give the one to which the browser was sent back afterwards"
+            )
         self._check_state(response)
         iss = response.get("iss")
         if issuer is not None and iss is None and iss_required:
@@ -123,7 +127,8 @@ def _callback_parameters(callback: object) -> dict[str, str]:
     """
     if not isinstance(callback, str):
         raise ArgumentTypeError("callback", "the URL to which the browser was sent back, a str", callback)
-    callback = callback.strip()
+    # As copied from a mail, a log or a terminal that wraps lines.
+    callback = "".join(callback.split()).strip("\"'<>").replace("&amp;", "&")
     try:
         parts = urlsplit(callback)
         query = parts.query if _URL.match(callback) else callback.lstrip("?")
@@ -134,7 +139,7 @@ def _callback_parameters(callback: object) -> dict[str, str]:
         ) from None
     if not callback:
         raise InvalidTokenResponseError("the callback is empty; give the complete URL to which the browser was sent")
-    if not pairs or callback.startswith("#"):
+    if not pairs or "=" not in query or callback.startswith("#"):
         if parts.fragment:
             raise InvalidTokenResponseError(
                 "the callback has its parameters after a #, in the fragment; request response_mode=query"
@@ -237,6 +242,9 @@ def read_device_authorization(
     # Google uses the draft's name for the address.
     for name, other in (("device_code", ""), ("user_code", ""), ("verification_uri", "verification_url")):
         value = members.get(name) or members.get(other)
+        if name != "verification_uri" and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)  # a code of digits
+        value = value.strip() if isinstance(value, str) else value
         if not isinstance(value, str) or not value.isprintable() or not value:
             raise InvalidTokenResponseError(f"the response of the device authorization endpoint has no {name}")
         texts[name] = value

@@ -81,6 +81,16 @@ def test_the_code_comes_back() -> None:
         assert request.code_of(callback, issuer="https://as.example", iss_required=True) == "4/x"
 
 
+@pytest.mark.parametrize("around", ['"{}"', "<{}>", " {}\n", "'{}'"])
+def test_a_callback_as_people_paste_it(around: str) -> None:
+    """In quotes, from a page's source, or broken over the lines of a terminal."""
+    request = start()
+    url = f"https://app.example/callback?code=4%2Fx&state={request.state}"
+    assert request.code_of(around.format(url)) == "4/x"
+    assert request.code_of(around.format(url.replace("&", "&amp;"))) == "4/x"
+    assert request.code_of(around.format(f"{url[:40]}\n  {url[40:]}")) == "4/x"
+
+
 @pytest.mark.parametrize(
     ("query", "error"),
     [
@@ -134,6 +144,9 @@ def test_a_server_without_iss_needs_none() -> None:
         ("state=STATE&iss=https://as.example", "neither a code nor an error"),
         ("code=x&code=y&state=STATE", "twice"),
         ("https://[::1/?code=x", "not a URL"),
+        ("4/0AbCdEf-GhIjK", "no parameters"),
+        ("https://as.example/authorize?client_id=a&state=STATE&code_challenge=c", "URL of the login itself"),
+        ("https://as.example/authorize?client_id=a&request_uri=urn:x", "URL of the login itself"),
     ],
 )
 def test_each_odd_callback_has_its_own_sentence(callback: str, said: str) -> None:

@@ -87,7 +87,7 @@ def test_time_ends_it(name: str) -> None:
         {"device_code": None},
         {"user_code": "a\x1b[2J"},
         {"verification_uri": 7},
-        {"verification_uri": None, "verification_url": "https://as.example/\n"},
+        {"verification_uri": None, "verification_url": "https://as.example/\nx"},
     ],
 )
 def test_bad_codes(changes: dict[str, Any]) -> None:
@@ -112,6 +112,12 @@ def test_odd_numbers(changes: dict[str, Any], expires_at: float, interval: float
     """Strings are read, and what makes no sense is replaced by what is usual."""
     device = read_device_authorization({**CODES, **changes}, 1000)
     assert (device.expires_at, device.interval) == (expires_at, interval)
+
+
+def test_codes_in_another_form() -> None:
+    """A code of digits that is a number, and a line break behind the address, can be understood."""
+    device = read_device_authorization({**CODES, "user_code": 123456, "verification_uri": "https://as.example/d\n"}, 0)
+    assert (device.user_code, device.verification_uri) == ("123456", "https://as.example/d")
 
 
 def test_googles_name_of_the_address() -> None:
