@@ -54,7 +54,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
-pygments_style = "friendly"
+pygments_style = "a11y-light"  # furo brings it; of the styles of Pygments most are too pale
 pygments_dark_style = "github-dark"
 
 

@@ -12,32 +12,12 @@ from dpop_cli.commands.playground.page import PlaygroundServer
 from dpop_cli.commands.playground.session import Session
 from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect, sync_playwright
 from support.chromium import chromium_path
+from support.pages import PALE_TEXTS
 
 from dpop.testing import DPoPTestServer
 
 STEPS = ("Log in", "Redeem the code", "Call the API")
 ATTACKS = ("Steal the token", "Use another key", "Replay the call", "Change the URL", "Let the clock drift")
-
-# The contrast of each text with what is behind it (WCAG 2.2, 1.4.3), where it is too low.
-PALE_TEXTS = """() => {
-  const numbers = (color) => color.match(/[0-9.]+/g).map(Number)
-  const light = ([r, g, b]) => [r, g, b].map((each) => each / 255)
-    .map((each) => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, each, index) => sum + each * [0.2126, 0.7152, 0.0722][index], 0)
-  const behind = (element) => {
-    const found = numbers(getComputedStyle(element).backgroundColor)
-    return found.length < 4 || found[3] > 0 ? found : behind(element.parentElement)
-  }
-  return [...document.querySelectorAll("body *")].filter((element) =>
-      element.checkVisibility() && [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
-    .map((element) => {
-      const style = getComputedStyle(element)
-      const ink = light(numbers(element.ownerSVGElement ? style.fill : style.color))
-      const paper = light(behind(element))
-      return [element.textContent.slice(0, 40), (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05)]
-    }).filter(([, contrast]) => contrast < 4.5)
-}"""
-
 
 _PATIENCE = 60_000  # milliseconds: a busy machine may need more than Playwright's five seconds
 
