@@ -140,12 +140,14 @@ def _sessions(raw: dict[str, dict[str, float]], path: Path) -> None:
 def _scale(raw: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Time of each operation against that with the fewest, by how many there are."""
     figure, axes = plt.subplots(figsize=(7.5, 3.8))
-    colors = itertools.cycle([_OURS, *_OTHERS])
+    looks = itertools.product(["-", "--"], [_OURS, *_OTHERS])
     for what, taken in raw.items():
         for operation, fewest in taken[0]["micros"].items():
             ratios = [one["micros"][operation] / fewest for one in taken]
             sizes = [one["size"] for one in taken]
-            axes.plot(sizes, ratios, marker="o", markersize=4, label=f"{what}: {operation}", color=next(colors))
+            style, color = next(looks)
+            label = f"{what}: {operation}"
+            axes.plot(sizes, ratios, marker="o", markersize=4, linestyle=style, color=color, label=label)
     axes.axhline(2, color="black", linewidth=0.8, linestyle="--")
     axes.set_xscale("log")
     axes.set_ylim(bottom=0)
