@@ -137,3 +137,15 @@ def test_on_a_package_index_every_link_leads_somewhere(tmp_path: Path) -> None:
     assert {kind for kind, path in own if path.endswith(".svg")} == {"raw"}
     assert [path for _, path in own if not (ROOT / path).exists()] == []
     assert re.sub(r"https://forge\.example/us/dpop/(?:blob|raw)/v1\.2\.3/", "", text) == README
+
+
+def test_what_a_proof_takes_is_what_was_measured() -> None:
+    """The benchmarks' report and the README name the same times; `make bench` writes both."""
+    said = re.search(r"A proof takes (\d+) us,\s(\d+) of which are the signature", README)
+    assert said is not None
+    report = (ROOT / "docs" / "benchmarks" / "README.md").read_text("utf-8")
+    measured = [
+        re.search(rf"^\| ES256 \| API request \| {by} \| (\d+)\.", report, re.MULTILINE)
+        for by in ("dpop-toolkit", "cryptography, signature only")
+    ]
+    assert [said[1], said[2]] == [found and found[1] for found in measured]
