@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -87,8 +88,14 @@ def in_container(running: Running, root: Path, uri: str, user: int, group: int) 
     return done.stdout.split()
 
 
-# Only root can make a container without help, and not within every other container.
-if os.geteuid() == 0 and sys.platform == "linux" and subprocess.run([*NAMESPACES, "true"], check=False).returncode == 0:
+def can_make_containers() -> bool:
+    """Only root can, without help, and not within every other container."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*NAMESPACES, "true"], capture_output=True, check=False).returncode == 0
+
+
+if can_make_containers():
 
     def test_a_program_in_a_container_signs_without_the_key(running: Running, tmp_path: Path) -> None:
         """It is a process of another root and has another id there; the agent notes the one that it has outside."""
