@@ -146,12 +146,12 @@ PLAIN = frozenset(
     authorization_servers autogenerate_code_verifier backend bad_proof bearer before bind_key bind_refresh_tokens
     blocking body_length bound_tokens call cert certificate changes check_binding checks claim claims client_auth
     client_auth_methods client_config client_id client_key client_type clock clock_offset close cnf code_challenge
-    code_jti coding compared configured confirm connection content_type count crv date decision declared_alg detached
-    detail device_authorization_endpoint device_path device_pending device_refused device_uri differs digest
+    code_jti coding compared configured confirm connection content_type count crv date decision decoded declared_alg
+    detached detail device_authorization_endpoint device_path device_pending device_refused device_uri differs digest
     dpop_algs dpop_jkt dpop_required endpoint environ epoch error event events every exchange exchange_needs_nonce
     exchange_nonce expected expires_at extra facts fallback fence fetch field_values fields filename fits folder
-    function generation gids give_up good got grace grant grant_type granted_scope grants group handler hash_name
-    header hint host http http1 http2 iat id id_token_verified insecure insecure_origins interval
+    function generation gids give_up good got grace grant grant_type granted_scope grants group handled handler
+    hash_name header hint host http http1 http2 iat id id_token_verified insecure insecure_origins interval
     introspection_endpoint is_async isolate_exchange_nonces iss_in_responses iss_required issued_at issuer issuers
     jitter jkt jwks_uri kept key_reference keys kid kind kty label latency learn_clock lease lease_seconds
     library_description library_manufacturer library_version life lifetime limit limits loader local_address location
