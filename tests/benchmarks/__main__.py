@@ -100,7 +100,8 @@ def machine() -> dict[str, str]:
     pinned = peers.Environments(Path()).versions
     names = {
         "pydpop", "requests_oauth2client", "auth0-server-python", "PyJWT", "joserfc", "cryptography", "requests",
-        "httpx", "httpx2", "dpop", "jose", "oauth4webapi", "openid-client", "fastapi", "uvicorn", "auth0-fastapi-api",
+        "httpx", "httpx2", "aiohttp", "dpop", "jose", "oauth4webapi", "openid-client", "fastapi", "uvicorn",
+        "auth0-fastapi-api",
     }  # fmt: skip
     versions = {name: version for peer in everyone for name, version in pinned(peer).items() if name in names}
     return {

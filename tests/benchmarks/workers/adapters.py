@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import aiohttp
 import httpx
 import httpx2
 import requests
@@ -21,6 +22,7 @@ from requests.adapters import HTTPAdapter
 import dpop
 import dpop.httpx
 import dpop.httpx2
+from dpop.aiohttp import DPoPClientMiddleware
 from dpop.requests import DPoPAdapter
 
 BATCH = 128
@@ -38,6 +40,8 @@ def prepare(*, library: str, way: str, key: str, url: str, origin: str, workers:
     before = _before(way, key, url)
     if library == "requests":
         return _by_threads(workers, lambda: _session(loaded, url, origin, before, way=way))
+    if library == "aiohttp":
+        return _by_tasks(workers, _aiohttp(loaded, url, origin, way=way))
     name, _, kind = library.partition(" ")
     module: Any = {"httpx": httpx, "httpx2": httpx2}[name]
     door: Any = {"httpx": dpop.httpx, "httpx2": dpop.httpx2}[name]
@@ -89,6 +93,20 @@ def _session(key: Any, url: str, origin: str, before: Callable[[], object] | Non
     else:
         session.headers["Authorization"] = f"Bearer {_TOKEN}"
     return _in_turn(before, lambda: session.get(url))
+
+
+def _aiohttp(key: Any, url: str, origin: str, *, way: str) -> Callable[[], Any]:
+    sessions: list[aiohttp.ClientSession] = []
+
+    async def send() -> None:
+        if not sessions:  # it belongs to the event loop, which does not run before
+            signing = (DPoPClientMiddleware(key, origins=origin, access_token=_TOKEN),) if way == "adapted" else ()
+            headers = {} if signing else {"Authorization": f"Bearer {_TOKEN}"}
+            sessions.append(aiohttp.ClientSession(middlewares=signing, headers=headers))
+        async with sessions[0].get(url) as response:
+            await response.read()
+
+    return send
 
 
 class _LeastAdapter(HTTPAdapter):
