@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 from wsgiref.validate import validator
 
+import anyio
 import trio
 
 from dpop.asgi import Application
@@ -40,12 +41,20 @@ def ask_asgi(
     }
     scope = {name: value for name, value in (scope | more).items() if value is not None}
     sent: list[Any] = []
+    to_receive = [{"type": "http.request", "body": b""}]
+    ended = anyio.Event()
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b""}
+        if to_receive:
+            return to_receive.pop()
+        # As servers do. An application that waits for the end of the connection would never let its other tasks run.
+        await ended.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            ended.set()
 
     if on_trio:
         trio.run(app, scope, receive, send)
