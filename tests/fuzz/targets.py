@@ -43,6 +43,7 @@ from dpop.keys._public import PublicKey
 from dpop.keys._uris import read_uri
 from dpop.keys.kms._service import checked_endpoint
 from dpop.keys.pkcs11._uri import Pkcs11Uri
+from dpop.origin import Origin
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, resource_challenge, token_error
 from dpop.server._checks import read_claims
 from dpop.server._resource import ProtectedResource, ResourceRequest
@@ -615,7 +616,8 @@ def _request_to_the_agent(frame: bytes) -> None:
     assert header == {"typ": "dpop+jwt", "alg": "ES256", "jwk": A.public_jwk}
     assert {"jti", "htm", "htu", "iat"} <= payload.keys() <= {"jti", "htm", "htu", "iat", "nonce", "ath"}
     assert (proof.method, proof.jti, proof.iat) == (payload["htm"], payload["jti"], payload["iat"])
-    assert payload["htu"] == f"{proof.origin}{proof.path}" == htu.url_htu(payload["htu"])
+    assert payload["htu"] == htu.url_htu(payload["htu"])
+    assert proof.origin == Origin.of_url(payload["htu"])
 
 
 def _assertion_to_the_agent(text: str) -> None:

@@ -325,7 +325,7 @@ BAD_ANSWERS: dict[str, bytes] = {
     "array": b"[]",
     "two tokens": b'{"access_token":"a","access_token":"b","token_type":"DPoP"}',
     "no token": b'{"token_type":"DPoP"}',
-    "token is no string": b'{"access_token":7,"token_type":"DPoP"}',
+    "token is no string": b'{"access_token":true,"token_type":"DPoP"}',
     "no type": b'{"access_token":"a"}',
     "unknown type": b'{"access_token":"a","token_type":"mac"}',
     "deep": b'{"access_token":' + b"[" * 100_000,
