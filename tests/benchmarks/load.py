@@ -319,7 +319,7 @@ def run(
         server = stack.enter_context(running_redis())
         key = dpop.generate_key()
         key.save(folder / "key.pem")
-        authorization = stack.enter_context(_process("--authorize", key.thumbprint, "--lifetime", str(lifetime)))
+        authorization = stack.enter_context(_process(f"--authorize={key.thumbprint}", "--lifetime", str(lifetime)))
         facts = {**_ask(authorization), "folder": str(folder), "redis": server.url}
         old = TokenSet(
             access_token="old",
