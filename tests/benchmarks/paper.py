@@ -50,9 +50,10 @@ def text(rows: Mapping[str, Section]) -> list[str]:
     if not {"served", "scale"} <= rows.keys() or "proofs in Redis" not in rows["scale"].raw:
         return []
     served, redis = rows["served"].raw, rows["scale"].raw["proofs in Redis"][-1]
+    most = max((name for name in served if name.startswith("Redis, ")), key=lambda name: int(name.split()[1]))
     whole, alone, new, known = (
         middle([processor for _, processor in served[name]])
-        for name in ("Redis, 4 workers", "known, no protection", "new, dpop-toolkit", "known, dpop-toolkit")
+        for name in (most, "known, no protection", "new, dpop-toolkit", "known, dpop-toolkit")
     )
     command, sent, kept = redis["micros"]["Redis's processor"], redis["bytes sent"], redis["octets"]
     life = _MAX_AGE + _SKEW + _STEP
