@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpcore
+import httpcore2
 import httpx
 import httpx2
 import pytest
@@ -141,6 +143,9 @@ def test_a_proxy_url_that_is_none(name: str, monkeypatch: pytest.MonkeyPatch, pr
     unsent(name, "https://as.example/token")
 
 
+# Both look for socksio when they are imported, which httpx2 does late: never while a test has taken it away.
+assert httpcore.SOCKSProxy
+assert httpcore2.SOCKSProxy
 SOCKS_NEEDS = {
     "aiohttp": "with a connector for SOCKS",
     "requests": "SOCKS proxies need: pip install pysocks",
