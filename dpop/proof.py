@@ -26,7 +26,7 @@ from dpop.encoding import b64url_encode, check_nonce, sendable_token_hash
 from dpop.errors import AlgorithmError, ArgumentTypeError, EncodingError, SigningError, UsageError
 from dpop.htu import check_method, url_htu
 from dpop.keys._algorithms import ALGORITHMS
-from dpop.keys._public import PublicKey, unloaded_key
+from dpop.keys._public import unloaded_key
 
 if TYPE_CHECKING:
     from dpop.keys import Key
@@ -201,9 +201,8 @@ def _remembered_header(key: Key, name: tuple[str, str]) -> _Header:
 
 def _header(key: Key, alg: str, thumbprint: str) -> _Header:
     """Check the JWK and encode the header, once per key instead of once per proof."""
-    # The agent has checked its key, and a program that has it sign does not load OpenSSL for that.
-    read = unloaded_key if getattr(key, "signs_only_proofs", False) else PublicKey.from_jwk
-    public = read(key.public_jwk)
+    # Unloaded, because a program whose key is in the agent does without OpenSSL. A server checks the point.
+    public = unloaded_key(key.public_jwk)
     if alg not in public.algs:
         raise AlgorithmError(f"the key says that it signs with {alg}, but its JWK is for {' or '.join(public.algs)}")
     if public.thumbprint != thumbprint:
