@@ -32,6 +32,8 @@ def hide_frames(function: Callable[_P, _T]) -> Callable[_P, _T]:
     For functions, coroutine functions and generator functions. A DPoPError shows only the frames of its caller; any
     other error keeps the lines of all frames.
     """
+    untyped = cast("Any", function)  # once: each call of cast would cost as much as a call of any function
+
     # Each wrapper deletes its arguments before it raises: its own frame is shown, and an argument may be a token.
 
     @functools.wraps(function)
@@ -45,7 +47,7 @@ def hide_frames(function: Callable[_P, _T]) -> Callable[_P, _T]:
     @functools.wraps(function)
     async def acall(*arguments: _P.args, **options: _P.kwargs) -> Any:
         try:
-            return await cast("Any", function)(*arguments, **options)
+            return await untyped(*arguments, **options)
         except Exception as error:  # noqa: BLE001 - raised again
             del arguments, options
             raise _without_secrets(error)  # noqa: B904 - the same exception
@@ -53,7 +55,7 @@ def hide_frames(function: Callable[_P, _T]) -> Callable[_P, _T]:
     @functools.wraps(function)
     def generate(*arguments: _P.args, **options: _P.kwargs) -> Generator[Any, Any, Any]:
         try:
-            return (yield from cast("Any", function)(*arguments, **options))
+            return (yield from untyped(*arguments, **options))
         except Exception as error:  # noqa: BLE001 - raised again
             del arguments, options
             raise _without_secrets(error)  # noqa: B904 - the same exception

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpop.encoding import BASE64URL, b64url_decode, json_object
 from dpop.errors import ArgumentTypeError, EncodingError
@@ -18,7 +18,16 @@ from dpop.keys import _loaded  # noqa: F401 - a server loads OpenSSL when it sta
 from dpop.keys._public import PublicKey
 from dpop.server._reasons import Reason, refuse
 
-__all__ = ["CompactJWS", "FieldsByName", "Headers", "JoseHeader", "header_fields", "parse_compact", "proof_field"]
+__all__ = [
+    "CompactJWS",
+    "FieldsByName",
+    "Headers",
+    "JoseHeader",
+    "PassedHeader",
+    "header_fields",
+    "parse_compact",
+    "proof_field",
+]
 
 Headers = Mapping[str, str] | Mapping[bytes, bytes] | Iterable[tuple[str | bytes, str | bytes]]
 """Header fields: pairs of name and value, or a mapping. Bytes are read as Latin-1."""
@@ -41,11 +50,13 @@ class FieldsByName:
 class JoseHeader:
     """A decoded JOSE header that is not checked yet, and its public key, loaded on first use."""
 
-    __slots__ = ("_key", "members")
+    __slots__ = ("_key", "members", "passed")
 
     def __init__(self, members: dict[str, Any]) -> None:
         self.members: dict[str, Any] = members
         self._key: PublicKey | None = None
+        self.passed: PassedHeader | None = None
+        """What the checks found when they passed last; they set it."""
 
     @property
     def has_key(self) -> bool:
@@ -61,6 +72,17 @@ class JoseHeader:
         if self._key is None:
             self._key = PublicKey.from_jwk(self.members["jwk"])
         return self._key
+
+
+class PassedHeader(NamedTuple):
+    """A header that passed its checks.
+
+    :param algs: the algorithms that were allowed.
+    """
+
+    algs: tuple[str, ...]
+    alg: str
+    key: PublicKey
 
 
 class CompactJWS:

@@ -36,7 +36,7 @@ from dpop.server._checks import (
     check_validity,
     read_claims,
 )
-from dpop.server._jws import Headers, parse_compact, proof_field
+from dpop.server._jws import CompactJWS, Headers, PassedHeader, parse_compact, proof_field
 from dpop.server._nonces import NonceChecker
 from dpop.server._reasons import Reason, refuse
 from dpop.server._replay import AsyncReplayCache, ReplayCache, nonce_key, replay_key
@@ -476,11 +476,7 @@ class ProofVerifier:
         if text is None:
             raise refuse(Reason.PROOF_MISSING, error=missing)
         jws = parse_compact(text, max_length=self._max_length, max_depth=self._max_depth)
-        alg = check_header(jws.header, self._algs)
-        check_key_kind(jws.header, alg)
-        if not jws.header.has_key:  # loading it would cost more than this check
-            check_signature_form(alg, jws)
-        key = check_key(jws.header)
+        alg, key = self._check_header(jws)
         check_signature(key, alg, jws)
         claims = read_claims(jws.payload, max_jti=self._max_jti, max_htu=self._max_htu)
         check_method(claims, method)
@@ -503,6 +499,23 @@ class ProofVerifier:
         if claims.exp is not None and claims.exp + self._skew < good_until:
             good_until, refusal = claims.exp + self._skew, _expired
         return seen, claims, marks, Life(self._clock, good_until, refusal)
+
+    def _check_header(self, jws: CompactJWS) -> tuple[str, PublicKey]:
+        """Check the JOSE header and its key.
+
+        A client sends the same bytes each time, so the verdict is kept with them.
+        """
+        header = jws.header
+        passed = header.passed
+        if passed is not None and passed.algs is self._algs:
+            return passed.alg, passed.key
+        alg = check_header(header, self._algs)
+        check_key_kind(header, alg)
+        if not header.has_key:  # loading it would cost more than this check
+            check_signature_form(alg, jws)
+        key = check_key(header)
+        header.passed = PassedHeader(self._algs, alg, key)
+        return alg, key
 
     def _check_nonce(self, claims: ProofClaims, jkt: str) -> tuple[float | None, list[Mark]]:
         """Check that the nonce is a recent one of this server (RFC 9449 §4.3 (10), §8, §9).

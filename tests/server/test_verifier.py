@@ -125,6 +125,14 @@ def test_every_algorithm_verifies_when_allowed(clock: Clock, alg: str) -> None:
     assert ask(verifier, proof(key), bound_jkt=key.thumbprint).alg == alg
 
 
+def test_a_header_that_passed_at_one_verifier_is_checked_at_another(verifier: ProofVerifier, clock: Clock) -> None:
+    """The same bytes, with other algorithms allowed; and again where they passed."""
+    strict = ProofVerifier(replay=MemoryReplayCache(clock=clock), algs=["PS256"], clock=clock)
+    for number in range(2):
+        assert ask(verifier, proof(jti=f"{number}")).jkt == KEY.thumbprint
+        assert refusal(lambda: ask(strict, proof())).reason == "alg_refused"
+
+
 @pytest.mark.parametrize(
     ("alg", "declared", "accepted"),
     [
