@@ -401,6 +401,7 @@ def test_a_forked_child_goes_on_by_itself(name: str) -> None:
             pid = os.fork()
             if pid == 0:
                 status = 1
+                signal.alarm(60)
                 try:
                     replies = [client.send("GET", server.url(f"/child{number}")).status for _ in range(3)]
                     status = 0 if replies == [200] * 3 else 2
@@ -441,6 +442,7 @@ def test_two_threads_of_a_child_start_at_once() -> None:
         pid = os.fork()
         if pid == 0:
             status = 1
+            signal.alarm(120)
             try:
                 adapter.waits = True
                 first = threading.Thread(target=session.get, args=(server.url("/child"),), kwargs={"timeout": 60})

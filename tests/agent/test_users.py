@@ -46,6 +46,7 @@ def path(folder: Path) -> Iterator[Path]:
     place = home / "run" / "agent.sock"
     child = os.fork()
     if child == 0:  # pragma: no cover - coverage does not follow
+        signal.alarm(240)
         with contextlib.suppress(BaseException):
             become(AGENT, GROUP)
             agent = Agent([rules])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import signal
 import threading
 from collections import deque
 from typing import Any
@@ -726,6 +727,7 @@ def in_child(check: object) -> int:
     pid = os.fork()
     if pid == 0:
         status = 1
+        signal.alarm(60)
         try:
             assert callable(check)
             check()

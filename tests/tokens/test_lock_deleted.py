@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -194,6 +195,7 @@ def test_a_fork_has_no_part_in_the_refresh_of_its_parent() -> None:
     owner.begin()
     child = os.fork()
     if child == 0:
+        signal.alarm(60)
         os._exit(0 if is_at_work(owner.name) else 1)
     assert os.waitpid(child, 0)[1] == 0
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -464,6 +465,7 @@ def test_a_fork_in_the_middle(requests_at: Fixture) -> None:
         child = os.fork()
     if child == 0:
         status = 1
+        signal.alarm(60)
         try:
             status = 0 if source() not in {"", "old"} else 2
         finally:
