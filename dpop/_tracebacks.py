@@ -40,7 +40,7 @@ def hide_frames(function: Callable[_P, _T]) -> Callable[_P, _T]:
     def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
         try:
             return function(*arguments, **options)
-        except Exception as error:  # noqa: BLE001 - raised again
+        except BaseException as error:  # noqa: BLE001 - raised again
             del arguments, options
             raise _without_secrets(error)  # noqa: B904 - the same exception
 
@@ -48,7 +48,7 @@ def hide_frames(function: Callable[_P, _T]) -> Callable[_P, _T]:
     async def acall(*arguments: _P.args, **options: _P.kwargs) -> Any:
         try:
             return await untyped(*arguments, **options)
-        except Exception as error:  # noqa: BLE001 - raised again
+        except BaseException as error:  # noqa: BLE001 - raised again
             del arguments, options
             raise _without_secrets(error)  # noqa: B904 - the same exception
 
@@ -56,7 +56,7 @@ def hide_frames(function: Callable[_P, _T]) -> Callable[_P, _T]:
     def generate(*arguments: _P.args, **options: _P.kwargs) -> Generator[Any, Any, Any]:
         try:
             return (yield from untyped(*arguments, **options))
-        except Exception as error:  # noqa: BLE001 - raised again
+        except BaseException as error:  # noqa: BLE001 - raised again
             del arguments, options
             raise _without_secrets(error)  # noqa: B904 - the same exception
 
@@ -81,7 +81,7 @@ def clear_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _without_secrets(error: Exception) -> Exception:
+def _without_secrets(error: BaseException) -> BaseException:
     if isinstance(error, DPoPError):
         drop_frames(error)
         return error.with_traceback(None)

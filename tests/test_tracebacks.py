@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -247,6 +248,35 @@ def test_no_public_entry_point_shows_a_secret(name: str) -> None:
     shown = "\n".join(f"{variable} = {value!r}" for frame in frames(raised.value) for variable, value in frame.items())
     shown += str(raised.value) + repr(raised.value)
     assert [secret for secret in (TOKEN, NONCE, SECRET, PROOF, PROOF.split(".")[1]) if secret in shown] == []
+
+
+class Interrupted(DeadKey):
+    """A key during whose signature the process is told to end, as a server does with a worker that takes too long."""
+
+    def sign(self, _signing_input: bytes, /) -> bytes:
+        raise SystemExit(1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: dpop.create_proof(Interrupted(), "GET", API, access_token=TOKEN, nonce=NONCE),
+        lambda: at_a_server(dpop.requests, "sync", Interrupted(), TOKEN),
+        lambda: at_a_server(dpop.httpx2, "sync", Interrupted(), TOKEN),
+        lambda: at_a_server(dpop.httpx2, "async", Interrupted(), TOKEN),
+        lambda: at_a_server(dpop.aiohttp, "async", Interrupted(), TOKEN),
+        lambda: ProtectedResource(
+            ProofVerifier(replay=MemoryReplayCache()), url=API, token=lambda _token: sys.exit(1)
+        ).admit(of_a_request()),
+    ],
+    ids=["create_proof", "requests", "httpx2", "httpx2, async", "aiohttp", "admit"],
+)
+def test_an_interrupt_shows_no_secret(call: Callable[[], object]) -> None:
+    """SystemExit of a worker's timeout, and KeyboardInterrupt: crash reporters send the variables of these, too."""
+    with pytest.raises(SystemExit) as raised:
+        call()
+    shown = repr(list(frames(raised.value)))
+    assert [secret for secret in (TOKEN, NONCE, PROOF.split(".")[1]) if secret in shown] == []
 
 
 def test_generators_are_stripped_too() -> None:

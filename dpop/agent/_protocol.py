@@ -48,6 +48,7 @@ _MAX_TIME: Final = 1e11
 _MAX_SECONDS: Final = 300
 _ATH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")  # RFC 6749 appendix A.12, without the space
+_ROLES: Final = ("AS", "RS")  # a set would raise an error for a list
 _MAX_NONCE: Final = 256  # a longer one is not worth a share of everybody's memory
 _NONCE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 9449 §8.1
 
@@ -183,7 +184,7 @@ def _is_nonce(value: object) -> bool:
         isinstance(value, dict)
         and value.keys() == {"origin", "role", "nonce", "reusable"}
         and _is_text(value["origin"])
-        and value["role"] in {"AS", "RS"}
+        and value["role"] in _ROLES
         and isinstance(value["nonce"], str)
         and len(value["nonce"]) <= _MAX_NONCE
         and _NONCE.fullmatch(value["nonce"]) is not None

@@ -245,7 +245,7 @@ class JWTAccessTokens:
         if "crit" in header or "b64" in header:
             raise refused_token("its header has crit or b64, which no access token uses")
         typ = header.get("typ")
-        named = typ.lower() if isinstance(typ, str) else typ
+        named = typ.lower() if isinstance(typ, str) else None if typ is None else ""
         if named not in _TYPES and (self._require_type or (named is not None and named not in _UNTYPED)):
             raise refused_token("its typ is not that of an access token", expected="at+jwt", got=typ)
         alg, kid = header.get("alg"), header.get("kid")

@@ -309,7 +309,7 @@ class Introspection:
             raise
         except InvalidProof as error:  # of a signed response
             raise LookupUnavailableError(f"{self._endpoint} sent a response that cannot be believed: {error}") from None
-        except Exception as error:  # noqa: BLE001 - a fetch function or a key may raise anything
+        except BaseException as error:  # noqa: BLE001 - a fetch function or a key may raise anything
             raise LookupUnavailableError(f"{self._endpoint}: the question raised {type(error).__name__}") from None
         else:
             failure = ""

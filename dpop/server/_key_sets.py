@@ -234,7 +234,7 @@ class IssuerKeys:
         began = time.monotonic()
         try:
             loaded = self._load_set()
-        except Exception as error:  # noqa: BLE001 - a fetch function may raise anything
+        except BaseException as error:  # noqa: BLE001 - a fetch function may raise anything; without an end there is no next fetch
             failure = self._failed(error)
             _log.warning("the keys of %s stay as they are: %s", self.issuer, failure)
             self._end(None, failure, began)
@@ -242,8 +242,6 @@ class IssuerKeys:
         self._end(loaded, None, began)
 
     def _end(self, loaded: KeySet | None, failure: LookupUnavailableError | None, began: float) -> None:
-        code = None if failure is None else failure.code
-        emit(self._events, Event("looked_up", code, seconds=time.monotonic() - began))
         with self._lock.held():
             now = self._monotonic()
             self._lookup = None
@@ -255,8 +253,10 @@ class IssuerKeys:
             else:
                 self._set = loaded
                 self._due = now + self._refresh_after
+        code = None if failure is None else failure.code
+        emit(self._events, Event("looked_up", code, seconds=time.monotonic() - began))
 
-    def _failed(self, error: Exception) -> LookupUnavailableError:
+    def _failed(self, error: BaseException) -> LookupUnavailableError:
         if isinstance(error, DPoPError):
             return LookupUnavailableError(f"no keys of {self.issuer}: {error}")
         return LookupUnavailableError(f"no keys of {self.issuer}: the fetch raised {type(error).__name__}")

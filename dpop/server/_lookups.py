@@ -162,8 +162,10 @@ class Lookup(Generic[_T]):
     def _run(self, work: Callable[[], _T]) -> None:
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - those who wait get it
+        except Exception as error:  # noqa: BLE001 - those who wait get it
             self._result.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - SystemExit, for example, would end the threads of those who wait
+            self._result.set_exception(_copied(error))
         else:
             self._result.set_result(result)
 
@@ -193,6 +195,8 @@ class Lookup(Generic[_T]):
             result: _T = await trio.to_thread.run_sync(self.wait, abandon_on_cancel=True)
             return result
         waiting = asyncio.wrap_future(self._result)
+        # If this task is cancelled, nobody else retrieves an error, and asyncio would log it with its traceback.
+        waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         done, _ = await asyncio.wait([waiting], timeout=max(0.0, self._deadline - time.monotonic()))
         if not done:
             waiting.cancel()
@@ -243,7 +247,7 @@ async def run_async(steps: Waits[_T]) -> _T:
         steps.close()
 
 
-def _copied(error: Exception) -> Exception:
+def _copied(error: BaseException) -> Exception:
     """An error for one waiter: tracebacks of several would pile up in a shared one."""
     if isinstance(error, LookupUnavailableError):
         return LookupUnavailableError(str(error), retry_after=error.retry_after)

@@ -120,6 +120,7 @@ def test_what_is_no_nonce(running: Running) -> None:
             told(""),
             told("x" * 257),
             told("n", role="XX"),
+            [{**told("n")[0], "role": ["RS"]}],
             [{"nonce": "n"}],
             "n",
             told("n") * 65,

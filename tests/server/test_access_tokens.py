@@ -26,6 +26,7 @@ from dpop.server import (
     ProtectedResource,
     ResourceRequest,
 )
+from dpop.server._lookups import default_fetch
 
 
 @pytest.fixture
@@ -141,7 +142,7 @@ def test_an_audience_among_several(issuer: JWTIssuer, aud: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "typ", ["at+jwt", "AT+JWT", "application/at+jwt", "JWT", "jwt", None, "dpop+jwt", "logout+jwt", 1]
+    "typ", ["at+jwt", "AT+JWT", "application/at+jwt", "JWT", "jwt", None, "dpop+jwt", "logout+jwt", 1, "", ["jwt"], {}]
 )
 def test_the_type_of_a_token(issuer: JWTIssuer, typ: Any) -> None:
     """An ID token or a proof is no access token; ``require_type=False`` is for issuers that write JWT or nothing."""
@@ -152,7 +153,7 @@ def test_the_type_of_a_token(issuer: JWTIssuer, typ: Any) -> None:
     else:
         assert "typ" in str(why(verifier(issuer), token))
     relaxed = verifier(issuer, require_type=False)
-    if is_access or typ in {"JWT", "jwt", None}:
+    if is_access or typ in ("JWT", "jwt", None):
         assert relaxed(token)
     else:
         assert "typ" in str(why(relaxed, token))
@@ -628,6 +629,24 @@ def test_a_fetch_function_that_fails(issuer: JWTIssuer) -> None:
         verifier(issuer, fetch=fetch)(issuer.token())
     assert "ValueError" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("raised", [SystemExit, asyncio.CancelledError, KeyboardInterrupt])
+def test_a_fetch_that_is_interrupted(issuer: JWTIssuer, raised: type[BaseException]) -> None:
+    """It fails like any other: it ends none of those who wait, and the next fetch is made."""
+    interrupted = []
+    fetch = default_fetch()
+
+    def first_interrupted(request: Any) -> Any:
+        if not interrupted:
+            interrupted.append(request)
+            raise raised
+        return fetch(request)
+
+    tokens = verifier(issuer, fetch=first_interrupted, ask_again_after=0)
+    with pytest.raises(LookupUnavailableError, match=raised.__name__):
+        tokens(issuer.token())
+    assert tokens(issuer.token())["sub"]
 
 
 def test_metadata_that_leads_to_this_machine() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import socket
 import threading
 import time
@@ -133,6 +135,42 @@ def test_on_trio() -> None:
 
         assert trio.run(look_up) == "alice"
         assert issuer.fetches == 1
+
+
+def test_a_cancelled_task_leaves_no_error_behind(caplog: pytest.LogCaptureFixture) -> None:
+    """Clients that hang up while the issuer is down must not fill the log with tracebacks."""
+    release = threading.Event()
+
+    def fail() -> None:
+        release.wait(60)
+        raise LookupUnavailableError("the issuer is down")
+
+    lookup = Lookup(fail, 60)
+
+    async def hang_up() -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(lookup.wait_async(), 0.01)
+        release.set()
+        with pytest.raises(LookupUnavailableError):
+            await lookup.wait_async()
+        gc.collect()  # asyncio logs errors that nobody retrieved when they are collected
+
+    asyncio.run(hang_up())
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("raised", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_work_that_is_interrupted(raised: type[BaseException]) -> None:
+    """Those who wait for it are not: SystemExit would end the worker, and a cancellation the task."""
+
+    def work() -> None:
+        raise raised
+
+    lookup = Lookup(work, 60)
+    with pytest.raises(LookupUnavailableError, match=raised.__name__):
+        lookup.wait()
+    with pytest.raises(LookupUnavailableError, match=raised.__name__):
+        asyncio.run(lookup.wait_async())
 
 
 def test_nobody_waits_for_ever() -> None:
