@@ -183,4 +183,7 @@ def test_nobody_waits_for_ever() -> None:
 
     with pytest.raises(LookupUnavailableError, match="in time"):
         run(steps())  # type: ignore[arg-type]
+    for wait in (asyncio.run, lambda waiting: trio.run(lambda: waiting)):
+        with pytest.raises(LookupUnavailableError, match="in time"):
+            wait(Lookup(release.wait, 0.05).wait_async())
     release.set()

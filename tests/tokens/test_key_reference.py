@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -32,5 +34,17 @@ def test_another_key_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyMismatchError, match="nothing was sent"):
         KeyHolder(OTHER, jkt=KEY.thumbprint)
     holder = KeyHolder(reference=str(path), jkt=KEY.thumbprint)
-    with pytest.raises(KeyMismatchError, match="nothing was sent"):
+    with pytest.raises(KeyMismatchError, match=rf"this key \({re.escape(str(path))}\) is .*nothing was sent"):
         holder.prover()
+
+
+def test_a_pickle_holds_the_reference_and_the_thumbprint(tmp_path: Path) -> None:
+    """The key is read again where the pickle is, and must be the same one."""
+    path = tmp_path / "key.pem"
+    KEY.save(path)
+    pickled = pickle.dumps(KeyHolder(KEY, reference=str(path)))
+    assert pickle.loads(pickled).prover().thumbprint == KEY.thumbprint
+    path.unlink()
+    OTHER.save(path)
+    with pytest.raises(KeyMismatchError):
+        pickle.loads(pickled).prover()

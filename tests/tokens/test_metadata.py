@@ -99,6 +99,7 @@ def test_what_is_not_believed(body: bytes) -> None:
 def test_an_endpoint_that_is_odd_does_not_cost_the_others(odd: object, caplog: pytest.LogCaptureFixture) -> None:
     """A client that logs in and refreshes does not need it; who needs it is told that it is not there."""
     aliases = {"token_endpoint": odd, "revocation_endpoint": "https://mtls.as.example/r"}
+    aliases |= {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/jwks"}  # which have no alias
     odd_ones: dict[str, object] = {"introspection_endpoint": odd, "mtls_endpoint_aliases": aliases}
     metadata = read_metadata(ISSUER, json.dumps({**GOOD, **odd_ones}).encode())
     assert metadata.endpoint("token") == GOOD["token_endpoint"]

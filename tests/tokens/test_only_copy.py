@@ -303,7 +303,7 @@ class Broken(MemoryTokenStore):
         return super().replace(old, new, account, fence=fence)
 
 
-def test_the_error_of_a_store_hides_no_refusal() -> None:
+def test_the_error_of_a_store_hides_no_refusal(caplog: pytest.LogCaptureFixture) -> None:
     """The user reads that the grant is over, and the log that this could not be noted."""
     store = Broken()
     store.save(OLD)
@@ -313,6 +313,7 @@ def test_the_error_of_a_store_hides_no_refusal() -> None:
             with pytest.raises(ReauthorizationError, match="invalid_grant"):
                 source()
     assert len(server.requests) == 1
+    assert "could not be stored with the tokens: the database is read-only" in caplog.text
 
 
 def test_in_memory_too() -> None:

@@ -454,6 +454,23 @@ def test_a_clock_that_is_set_back_in_a_running_program(monkeypatch: pytest.Monke
         assert server.sent == ["r0", "r1"]
 
 
+def test_tokens_that_are_half_over_when_they_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The monotonic clock counts what is left of them, not their whole life, when the clock is set back later."""
+    now, later = [1_000_000.0], [0.0]
+    monotonic = time.monotonic
+    monkeypatch.setattr("dpop.tokens._source.time.monotonic", lambda: monotonic() + later[0])
+    kept = store()
+    kept.save(TokenSet(access_token="a0", issued_at=now[0] - 3000, expires_at=now[0] + 600, jkt=KEY.thumbprint))
+    with RotatingServer() as server:
+        source = TokenEndpoint(KEY, server.url, client_id="c", clock=lambda: now[0]).source(kept)
+        assert source() == "a0"
+        now[0] -= 2000
+        later[0] += 700
+        with pytest.raises(ReauthorizationError):
+            source()
+        assert server.sent == []
+
+
 def test_tokens_of_doubtful_lifetime_are_not_used_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock was set back by days, and the grant is lost: after the hour of the tokens, that is said."""
     now, later = [1_000_000.0], [0.0]
