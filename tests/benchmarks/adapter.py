@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import httpx2
-from measure import Figure, Section, at_most, interleaved, middle, seconds, spread
+from measure import Figure, Section, at_most, middle, seconds, spread
 from mint import pem
-from peers import WORKERS, Environments, Peer, Worker, working
+from peers import WORKERS, Environments, Peer, working
 
 import dpop
 from dpop._httpx.transport import fields_of
 from dpop.client._flow import ProofFlow
 from dpop.httpx2 import DPoPTransport
 
-_BATCH = 128
-_SYNC, _ASYNC = ["requests", "httpx", "httpx2"], ["httpx async", "httpx2 async", "aiohttp"]
+_BY_HAND = ["requests", "httpx", "httpx2"]  # what a user would write for these is measured as well
+_LIBRARIES = [*_BY_HAND, "httpx async", "httpx2 async", "aiohttp"]
 _TOOLKIT = Peer("dpop-toolkit", "adapters", "dpop-toolkit")
 
 
@@ -48,13 +48,11 @@ def measure(environments: Environments, *, short: bool) -> Section:
     )
     with _server() as origin:
         facts = {"key": pem(dpop.generate_key()), "url": f"{origin}/v1/accounts/42", "origin": origin}
-        for library in _SYNC:
-            _alone(section, environments, library, facts, rounds=5 if short else 81)
         added = {}
-        for library in [*_SYNC, *_ASYNC]:
-            for workers in (8,) if short else (8, 64) if library in _SYNC else (1, 8, 64):
-                rounds = 2 if short else 15
-                added[library, workers] = _together(section, environments, library, workers, facts, rounds=rounds)
+        for library in _LIBRARIES:
+            for workers in (1, 8) if short else (1, 8, 64):
+                rounds = (5 if short else 81) if workers == 1 else 3 if short else 41
+                added[library, workers] = _in_turn(section, environments, library, workers, facts, rounds=rounds)
         ratio = added["aiohttp", 8] / added["httpx2 async", 8]
         section.figures.append(
             at_most(
@@ -65,26 +63,7 @@ def measure(environments: Environments, *, short: bool) -> Section:
     return section
 
 
-def _alone(
-    section: Section, environments: Environments, library: str, facts: Mapping[str, str], *, rounds: int
-) -> None:
-    """One thread that sends in each way in turn; the figures are of this."""
-    with working(environments, [_TOOLKIT]) as (worker,):
-        worker.ask("prepare", task="in_turn", library=library, **facts)
-        taken = [worker.ask("call") for _ in range(rounds + 1)][1:]
-    samples = {way: [one[way] * 1e6 for one in taken] for way in taken[0]}
-    plain = samples["plain"]
-    added = {
-        way: [one - without for without, one in zip(plain, samples[way], strict=True)]
-        for way in ("adapted", "least", "by hand", "signature")
-    }
-    section.raw[f"{library}, alone"] = samples
-    cells = [spread(plain, 0), spread(samples["adapted"], 0), *[spread(more, 0) for more in added.values()]]
-    section.lines.append([library, "1", *cells])
-    section.figures += _figures(library, middle(added["adapted"]), middle(added["by hand"]), middle(samples["mint"]))
-
-
-def _together(
+def _in_turn(
     section: Section,
     environments: Environments,
     library: str,
@@ -93,25 +72,36 @@ def _together(
     *,
     rounds: int,
 ) -> float:
-    """Several threads or tasks, plain in one process and with DPoP in another: alone what a place costs is seen.
+    """So many threads or tasks of one process, which send in each way in turn.
 
     Returns what DPoP adds, in microseconds.
     """
-    with working(environments, [_TOOLKIT, _TOOLKIT]) as running:
-        for worker, way in zip(running, ("plain", "adapted"), strict=True):
-            worker.ask("prepare", task="prepare", library=library, way=way, workers=workers, **facts)
-
-        def ready(_worker: Worker, count: int) -> int:
-            return max(1, count // _BATCH)
-
-        samples = interleaved(running, rounds, ready, turn=0.1)
-    section.raw[f"{library}, {workers} together"] = samples
-    plain, adapted = ([batch / _BATCH * 1e6 for batch in taken] for taken in samples)
-    added = [one - without for without, one in zip(plain, adapted, strict=True)]
-    section.lines.append(
-        [library, str(workers), *[spread(taken, 0) for taken in (plain, adapted, added)], "-", "-", "-"]
+    alone = workers == 1 and library in _BY_HAND
+    ways = ["plain", "adapted", "least", *(["by hand", "signature"] if alone else [])]
+    with working(environments, [_TOOLKIT]) as (worker,):
+        worker.ask("prepare", task="in_turn", library=library, workers=workers, ways=ways, **facts)
+        taken = [worker.ask("call") for _ in range(rounds + 1)][1:]
+    samples = {way: [one[way] * 1e6 for one in taken] for way in taken[0]}
+    plain = samples["plain"]
+    added = {
+        way: [one - without for without, one in zip(plain, samples[way], strict=True)] for way in ways if way != "plain"
+    }
+    section.raw[f"{library}, {workers}"] = samples
+    cells = [spread(plain, 0), spread(samples["adapted"], 0), *[spread(more, 0) for more in added.values()]]
+    section.lines.append([library, str(workers), *cells, *(["-"] * (len(section.header) - 2 - len(cells)))])
+    whole = [one / least for one, least in zip(samples["adapted"], samples["least"], strict=True)]
+    section.figures.append(
+        at_most(
+            f"{library}, {workers} at once, a request against one by the least adapter",
+            round(middle(whole), 2),
+            1.2 if workers == 64 else 1.1,
+        )
     )
-    return middle(added)
+    if alone:
+        section.figures += _figures(
+            library, middle(added["adapted"]), middle(added["by hand"]), middle(samples["mint"])
+        )
+    return middle(added["adapted"])
 
 
 def _figures(library: str, added: float, by_hand: float, mint: float) -> list[Figure]:

@@ -4,20 +4,23 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from peers import Worker
 
 __all__ = [
     "Figure",
+    "OpenSSLSpeed",
     "Section",
     "at_least",
     "at_most",
     "interleaved",
     "middle",
+    "openssl_speed",
     "pairs",
     "seconds",
     "spread",
@@ -102,6 +105,23 @@ def pairs(
     """Both timed in turn, so often."""
     seconds(one, rounds), seconds(other, rounds)
     return [(seconds(one, rounds), seconds(other, rounds)) for _ in range(repeats)]
+
+
+class OpenSSLSpeed(NamedTuple):
+    """What ``openssl speed`` says of P-256: seconds for a signature and for a check, both without the hash."""
+
+    version: str
+    sign: float
+    verify: float
+
+
+def openssl_speed(*, short: bool) -> OpenSSLSpeed:
+    """The OpenSSL on PATH measures itself. It is not the one inside the cryptography package."""
+    version = " ".join(subprocess.check_output(["openssl", "version"], text=True).split()[:2])
+    command = ["openssl", "speed", "-mr", "-seconds", "1" if short else "5", "ecdsap256"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    signed, verified = said.split("+F4:")[1].split()[0].split(":")[2:]  # in a second
+    return OpenSSLSpeed(version, 1 / float(signed), 1 / float(verified))
 
 
 def interleaved(

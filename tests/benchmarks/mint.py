@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from measure import Figure, Section, at_least, interleaved, middle, seconds, spread
+from measure import Figure, Section, at_least, interleaved, middle, openssl_speed, seconds, spread
 from peers import (
     AUTH0,
     BARE,
@@ -77,9 +77,11 @@ def measure(environments: Environments, *, short: bool) -> Section:
         " cryptography package. That of a token request has neither `ath` nor `nonce`, that of an API request has"
         " both. Python peers run on the same Python and the same cryptography. Node.js signs with its own OpenSSL and"
         " has no bare row of its own: its ratio is for orientation. The loop without any check is the same proof by"
-        " f-strings and the standard library, nothing of it looked at: what is left to gain.",
+        " f-strings and the standard library, nothing of it looked at: what is left to gain. OpenSSL by itself is what"
+        " `openssl speed` says of the signature alone, without the hash.",
         ["algorithm", "for", "by", "one proof, us", "rate against the bare signature"],
     )
+    openssl = openssl_speed(short=short)
     for kind in _KINDS:
         samples = _timed(environments, kind, short=short)
         section.raw[f"{kind.alg}, {kind.what}"] = {
@@ -92,6 +94,8 @@ def measure(environments: Environments, *, short: bool) -> Section:
             )
         if kind.alg == "ES256":
             section.figures += _figures(kind, samples)
+            by, one = f"{openssl.version} by itself", openssl.sign
+            section.lines.append([kind.alg, kind.what, by, f"{one * 1e6:.1f}", f"{middle(samples[0]) / one:.3f}"])
     section.note = _profile(short=short)
     return section
 

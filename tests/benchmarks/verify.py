@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from measure import Figure, Section, at_least, at_most, interleaved, middle, seconds, spread, told
+from measure import Figure, Section, at_least, at_most, interleaved, middle, openssl_speed, seconds, spread, told
 from mint import METHOD, NONCE, TOKEN, URL
 from peers import (
     BARE,
@@ -49,9 +49,11 @@ def measure(environments: Environments, *, short: bool) -> Section:
         "Verifying a proof",
         "ES256 proofs that are all good, each offered once; beside the check of the same signatures by the cryptography"
         " package with the key at hand. Known: all proofs are of one key. Unknown: each is of a key not seen before."
-        " Peers without a verifier of their own are used as a careful user would, with a set for the identifiers.",
+        " Peers without a verifier of their own are used as a careful user would, with a set for the identifiers."
+        " OpenSSL by itself is what `openssl speed` says of the check alone, without the hash.",
         ["key", "by", "one proof, us", "rate against the bare check"],
     )
+    openssl = openssl_speed(short=short)
     for known, goal in ((True, 0.80), (False, 0.60)):
         name = "known" if known else "unknown"
         with working(environments, _PEERS) as workers:
@@ -60,6 +62,8 @@ def measure(environments: Environments, *, short: bool) -> Section:
         for peer, taken in zip(_PEERS, samples, strict=True):
             rates = [bare / one for bare, one in zip(samples[0], taken, strict=True)]
             section.lines.append([name, peer.name, spread([s * 1e6 for s in taken], 1), spread(rates)])
+        by, alone = f"{openssl.version} by itself", openssl.verify
+        section.lines.append([name, by, f"{alone * 1e6:.1f}", f"{middle(samples[0]) / alone:.2f}"])
         ours = middle([bare / one for bare, one in zip(samples[0], samples[1], strict=True)])
         section.figures.append(
             at_least(f"verifying ES256, key {name}, rate against a bare check", round(ours, 3), goal)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -137,6 +138,20 @@ def test_on_a_package_index_every_link_leads_somewhere(tmp_path: Path) -> None:
     assert {kind for kind, path in own if path.endswith(".svg")} == {"raw"}
     assert [path for _, path in own if not (ROOT / path).exists()] == []
     assert re.sub(r"https://forge\.example/us/dpop/(?:blob|raw)/v1\.2\.3/", "", text) == README
+
+
+def test_quoted_figures_are_those_of_the_report() -> None:
+    """A page that quotes a figure names it in the title of a link, and `make bench` writes it there."""
+    kept = json.loads((ROOT / "docs" / "benchmarks" / "figures.json").read_text("utf-8"))
+    figures = {figure["name"]: f"{figure['value']:g}" for row in kept["sections"].values() for figure in row["figures"]}
+    quoted = []
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        text = page.read_text("utf-8")
+        for said, title in re.findall(r'\[([^\]\n]*)\]\([^)\s]*benchmarks/README\.md\s"([^"]*)"\)', text):
+            name = " ".join(title.split())
+            quoted.append((page.name, name, said, [value for each, value in figures.items() if each.startswith(name)]))
+    assert quoted
+    assert [each for each in quoted if [each[2]] != each[3]] == []
 
 
 def test_what_a_proof_takes_is_what_was_measured() -> None:

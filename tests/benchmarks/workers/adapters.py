@@ -50,7 +50,7 @@ def prepare(*, library: str, way: str, key: str, url: str, origin: str, workers:
     if way == "adapted":
         transport = getattr(door, f"{prefix}DPoPTransport")(loaded, origins=origin, access_token=_TOKEN, limits=limits)
     elif way == "least":
-        transport = _least_transport(module, loaded)
+        transport = (_least_async_transport if kind else _least_transport)(module, loaded, limits)
     else:
         transport = getattr(module, f"{prefix}HTTPTransport")(limits=limits)
     headers = {} if way in _SIGNING else {"Authorization": f"Bearer {_TOKEN}"}
@@ -100,7 +100,11 @@ def _aiohttp(key: Any, url: str, origin: str, *, way: str) -> Callable[[], Any]:
 
     async def send() -> None:
         if not sessions:  # it belongs to the event loop, which does not run before
-            signing = (DPoPClientMiddleware(key, origins=origin, access_token=_TOKEN),) if way == "adapted" else ()
+            signing: list[aiohttp.ClientMiddlewareType] = []
+            if way == "adapted":
+                signing.append(DPoPClientMiddleware(key, origins=origin, access_token=_TOKEN))
+            elif way == "least":
+                signing.append(_least_middleware(key))
             headers = {} if signing else {"Authorization": f"Bearer {_TOKEN}"}
             sessions.append(aiohttp.ClientSession(middlewares=signing, headers=headers))
         async with sessions[0].get(url) as response:
@@ -121,16 +125,36 @@ class _LeastAdapter(HTTPAdapter):
         return super().send(request, *args, **options)
 
 
-def _least_transport(module: Any, key: Any) -> Any:
+def _least_transport(module: Any, key: Any, limits: Any) -> Any:
     """The same for httpx or httpx2."""
 
     class Least(module.HTTPTransport):
         def handle_request(self, request: Any) -> Any:
-            for name, value in _fields(key, request.method, str(request.url)).items():
-                request.headers[name] = value
+            request.headers.update(_fields(key, request.method, str(request.url)))
             return super().handle_request(request)
 
-    return Least()
+    return Least(limits=limits)
+
+
+def _least_async_transport(module: Any, key: Any, limits: Any) -> Any:
+    """The same for their asynchronous clients."""
+
+    class Least(module.AsyncHTTPTransport):
+        async def handle_async_request(self, request: Any) -> Any:
+            request.headers.update(_fields(key, request.method, str(request.url)))
+            return await super().handle_async_request(request)
+
+    return Least(limits=limits)
+
+
+def _least_middleware(key: Any) -> Any:
+    """The same for aiohttp."""
+
+    async def least(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        request.headers.update(_fields(key, request.method, str(request.url)))
+        return await send(request)
+
+    return least
 
 
 def _fields(key: Any, method: str, url: str) -> dict[str, str]:
@@ -138,19 +162,23 @@ def _fields(key: Any, method: str, url: str) -> dict[str, str]:
     return {"DPoP": proof, "Authorization": f"DPoP {_TOKEN}"}
 
 
-def in_turn(*, library: str, key: str, url: str, origin: str) -> Callable[[], dict[str, float]]:
+def in_turn(
+    *, library: str, key: str, url: str, origin: str, workers: int, ways: list[str]
+) -> Callable[[], dict[str, float]]:
     """A function that sends a batch in each way, one after the other: seconds per request, and per mint in a loop.
 
     In one process, for the differences are a tenth of what one process differs from another.
     """
-    facts: dict[str, Any] = {"library": library, "key": key, "url": url, "origin": origin, "workers": 1}
-    ways = {way: prepare(way=way, **facts) for way in ("plain", "adapted", "least", "by hand", "signature")}
+    sending = {way: prepare(way=way, library=library, key=key, url=url, origin=origin, workers=workers) for way in ways}
     mint = _before("by hand", key, url)
     assert mint is not None
+    number = 0
 
     def batches() -> dict[str, float]:
+        nonlocal number
+        number += 1
         seconds = {}
-        for way, send in ways.items():
+        for way, send in list(sending.items())[:: 1 if number % 2 else -1]:  # nobody always comes first
             start = time.perf_counter()
             send()
             seconds[way] = (time.perf_counter() - start) / BATCH
