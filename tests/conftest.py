@@ -14,8 +14,8 @@ from typing import cast
 import pytest
 import redis
 from hypothesis import settings
+from support.pkcs11_devices import SoftHsm, Tpm, devices_in
 from support.pkcs11_faults import Faults, build
-from support.pkcs11_tokens import SoftHsm, Tpm, tokens_in
 from support.redis_server import RedisServer, running_redis
 
 # No deadline, for a slow machine is no fault; no database, for no run should depend on the one before.
@@ -53,16 +53,16 @@ def redis_url(redis_server: RedisServer) -> str:
 
 @pytest.fixture(scope="session")
 def softhsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftHsm]:
-    """SoftHSM for this test process, with one token and one key."""
-    with tokens_in(tmp_path_factory.mktemp("softhsm"), SoftHsm) as tokens:
-        yield cast("SoftHsm", tokens)
+    """SoftHSM for this test process, with one device and one key."""
+    with devices_in(tmp_path_factory.mktemp("softhsm"), SoftHsm) as devices:
+        yield cast("SoftHsm", devices)
 
 
 @pytest.fixture(scope="session")
 def tpm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tpm]:
-    """A TPM for this test process, with one token and one key."""
-    with tokens_in(tmp_path_factory.mktemp("tpm"), Tpm) as tokens:
-        yield cast("Tpm", tokens)
+    """A TPM for this test process, with one device and one key."""
+    with devices_in(tmp_path_factory.mktemp("tpm"), Tpm) as devices:
+        yield cast("Tpm", devices)
 
 
 @pytest.fixture(scope="session")

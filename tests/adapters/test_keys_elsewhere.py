@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from support.agents import agent_running, rules_of, socket_folder
 from support.clients import ASYNCHRONOUS, CLIENTS, make
-from support.pkcs11_tokens import SoftHsm, Tpm
+from support.pkcs11_devices import SoftHsm, Tpm
 from support.recorder import Received, Recorder, Response, challenge
 
 import dpop

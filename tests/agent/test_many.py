@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.agents import API, Wire, agent_running, rules_of
 from support.forking import in_child
-from support.pkcs11_tokens import KEY, PIN, SoftHsm
+from support.pkcs11_devices import KEY, PIN, SoftHsm
 
 import dpop
 from dpop.agent import AgentKey, AgentLogins, AgentTokens, KeyRules

@@ -25,7 +25,7 @@ from peers import Environments
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.pkcs11_tokens import SoftHsm, tokens_in
+from support.pkcs11_devices import SoftHsm, devices_in
 
 import dpop
 from dpop.agent import AgentClient, AgentKey
@@ -249,7 +249,7 @@ def _device(folder: Path, rounds: int, repeats: int) -> Figure:
     (folder / "softhsm").mkdir()
     before = os.environ.copy()
     try:
-        with tokens_in(folder / "softhsm", SoftHsm) as softhsm:
+        with devices_in(folder / "softhsm", SoftHsm) as softhsm:
             os.environ.update(softhsm.environment)
             with running_agent(softhsm.uri(), folder / "softhsm") as running:
                 key = dpop.load_key(softhsm.uri())

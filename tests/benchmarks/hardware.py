@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys in hardware: what the toolkit costs, what more sessions gain, and that nothing is lost under load.
 
-SoftHSM and swtpm stand for tokens; neither tells how fast a real one is. What a thing costs is a ratio against a
+SoftHSM and swtpm stand for devices; neither tells how fast a real one is. What a thing costs is a ratio against a
 baseline of the same run.
 """
 
@@ -27,8 +27,8 @@ from peers import Environments
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support.pkcs11_devices import Devices, SoftHsm, Tpm, devices_in
 from support.pkcs11_faults import build
-from support.pkcs11_tokens import SoftHsm, Tokens, Tpm, tokens_in
 
 import dpop
 from dpop.errors import DPoPError
@@ -52,7 +52,7 @@ def cost(softhsm: SoftHsm, *, short: bool) -> list[Figure]:
     def bare() -> None:
         length.value = 512
         if init(session, mechanism, handle) or sign(session, digest, 32, buffer, length):
-            raise RuntimeError("the token did not sign")
+            raise RuntimeError("the device did not sign")
 
     rounds, repeats = (100, 15) if short else (500, 61)
     not_verified = pairs(bare, lambda: key._signer(BYTES), rounds=rounds, repeats=repeats)
@@ -96,7 +96,7 @@ def parallel(
 
 
 def touch(softhsm: SoftHsm, library: str, rules: Path) -> list[Figure]:
-    """A token that waits 1.5 s for a touch: how long an event loop stands still meanwhile."""
+    """A device that waits 1.5 s for a touch: how long an event loop stands still meanwhile."""
     rules.write_text("")
     key = open_key(softhsm.uri(module=library))
     rules.write_text("C_Sign sleep=1500\n")
@@ -125,9 +125,9 @@ def touch(softhsm: SoftHsm, library: str, rules: Path) -> list[Figure]:
     return [Figure("1.5 s for a touch, an event loop stands still", round(worst, 1), "ms", "<= 50", reached)]
 
 
-def under_load(tokens: Tokens, name: str, threads: int, signatures: int) -> list[Figure]:
+def under_load(devices: Devices, name: str, threads: int, signatures: int) -> list[Figure]:
     """Threads that sign at once: errors, and signatures that do not verify."""
-    key = open_key(tokens.uri())
+    key = open_key(devices.uri())
     public = PublicKey.from_jwk(key.public_jwk)
     bad = [0] * threads
 
@@ -158,17 +158,17 @@ _ENDLESS = "import dpop, sys\nkey = dpop.load_key(sys.argv[1])\nwhile True: key.
 _ONCE = "import dpop, sys\nassert len(dpop.load_key(sys.argv[1]).sign(b'x')) == 64"
 
 
-def killed(tokens: Tokens, name: str, kills: int, prepare: Callable[[], None]) -> Figure:
+def killed(devices: Devices, name: str, kills: int, prepare: Callable[[], None]) -> Figure:
     """Processes killed at any moment of their lives, and after each another one that must work."""
-    environment = {**os.environ, **tokens.environment}
+    environment = {**os.environ, **devices.environment}
     spoiled = 0
     for _ in range(kills):
-        process = subprocess.Popen([sys.executable, "-c", _ENDLESS, tokens.uri()], env=environment)
+        process = subprocess.Popen([sys.executable, "-c", _ENDLESS, devices.uri()], env=environment)
         time.sleep(random.uniform(0.0, 0.8))
         process.kill()
         process.wait()
         prepare()
-        after = subprocess.run([sys.executable, "-c", _ONCE, tokens.uri()], env=environment, check=False)
+        after = subprocess.run([sys.executable, "-c", _ONCE, devices.uri()], env=environment, check=False)
         spoiled += after.returncode != 0
     return at_most(f"{name}, {kills} processes killed, next ones spoiled", spoiled, 0, "", timed=False)
 
@@ -208,7 +208,7 @@ def _measure(section: Section, place: Path, *, short: bool) -> None:
         (place / name).mkdir()
     rules, scale = place / "rules", 0.25 if short else 1
     library = str(build(place))
-    with tokens_in(place / "softhsm", SoftHsm) as softhsm:
+    with devices_in(place / "softhsm", SoftHsm) as softhsm:
         assert isinstance(softhsm, SoftHsm)
         os.environ.update(FAULT_MODULE=softhsm.module, FAULT_RULES=str(rules))
         section.figures += cost(softhsm, short=short)
@@ -229,7 +229,7 @@ def _measure(section: Section, place: Path, *, short: bool) -> None:
         section.figures += touch(softhsm, library, rules)
         section.figures += under_load(softhsm, "SoftHSM", 8, 500 if short else 10_000)
         section.figures.append(killed(softhsm, "SoftHSM", 3 if short else 40, lambda: None))
-    with tokens_in(place / "tpm", Tpm) as tpm:
+    with devices_in(place / "tpm", Tpm) as tpm:
         assert isinstance(tpm, Tpm)
         parallel(lambda sessions: open_key(tpm.uri(), sessions=sessions), "TPM", lambda _: int(200 * scale), section)
         section.figures += in_a_tpm(tpm, short=short)

@@ -28,7 +28,7 @@ from dpop_cli.console.exit_status import Status
 from support.agents import socket_folder
 from support.cli_process import environment, invoke
 from support.paths import COMMANDS, PACKAGE, ROOT
-from support.pkcs11_tokens import NewTpm, module_named, tokens_in
+from support.pkcs11_devices import NewTpm, devices_in, module_named
 from support.redis_server import running_redis
 
 import dpop
@@ -212,7 +212,7 @@ def softhsm(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[dict[str,
 @contextmanager
 def new_tpm(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[dict[str, str]]:
     """A TPM fresh from the shop."""
-    with tokens_in(folder, NewTpm) as tpm:
+    with devices_in(folder, NewTpm) as tpm:
         monkeypatch.setenv("PKCS11_MODULE", tpm.module)
         yield {"/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so": tpm.module}
 

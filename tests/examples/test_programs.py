@@ -20,7 +20,7 @@ import requests
 from support.agents import agent_running, rules_of, socket_folder
 from support.jwt_issuer import JWTIssuer
 from support.paths import ROOT
-from support.pkcs11_tokens import KEY, PIN, SoftHsm
+from support.pkcs11_devices import KEY, PIN, SoftHsm
 from support.ports import reserved_port
 
 import dpop

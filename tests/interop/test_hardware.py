@@ -14,7 +14,7 @@ from interop.peers import JoseVerifier, OidcProvider
 from joserfc.jwk import ECKey
 from support.cli_process import run, run_script
 from support.clients import CLIENTS
-from support.pkcs11_tokens import SoftHsm, Tokens, Tpm
+from support.pkcs11_devices import Devices, SoftHsm, Tpm
 
 import dpop
 from dpop.client._prover import Prover
@@ -24,8 +24,8 @@ from dpop.testing import DPoPTestServer
 
 
 @pytest.fixture(params=["softhsm", "tpm"])
-def tokens(request: pytest.FixtureRequest) -> Iterator[Tokens]:
-    """Each kind of token in turn."""
+def devices(request: pytest.FixtureRequest) -> Iterator[Devices]:
+    """Each kind of device in turn."""
     made: SoftHsm | Tpm = request.getfixturevalue(request.param)
     close_modules()
     yield made
@@ -35,9 +35,9 @@ def tokens(request: pytest.FixtureRequest) -> Iterator[Tokens]:
 
 
 @pytest.fixture
-def key(tokens: Tokens) -> Pkcs11Key:
-    """The token's key, opened."""
-    return open_key(tokens.uri())
+def key(devices: Devices) -> Pkcs11Key:
+    """The device's key, opened."""
+    return open_key(devices.uri())
 
 
 @pytest.mark.parametrize("name", sorted(CLIENTS))
@@ -63,24 +63,24 @@ def test_npm_jose_verifies(key: Pkcs11Key, jose_verify: JoseVerifier) -> None:
     assert jose_verify(proof, "POST", "https://as.example/token", nonce="n")["jkt"] == key.thumbprint
 
 
-def test_the_command_line(tokens: Tokens, tmp_path: Path) -> None:
+def test_the_command_line(devices: Devices, tmp_path: Path) -> None:
     """Key material is all that differs: --key gets a URI, and the PIN comes from a file."""
-    uri, pin = tokens.uri(pin=False), ("--password-file", str(tokens.pin_file))
-    shown = run("key", "show", "--key", uri, *pin, "--json", env=tokens.environment)
+    uri, pin = devices.uri(pin=False), ("--password-file", str(devices.pin_file))
+    shown = run("key", "show", "--key", uri, *pin, "--json", env=devices.environment)
     assert shown.returncode == 0, shown.stderr
     thumbprint = json.loads(shown.stdout)["thumbprint"]
-    assert run("key", "thumbprint", "--key", tokens.uri(), env=tokens.environment).stdout.strip() == thumbprint
+    assert run("key", "thumbprint", "--key", devices.uri(), env=devices.environment).stdout.strip() == thumbprint
     with DPoPTestServer(nonces="rotating") as server:
         (tmp_path / "token").write_text(server.issue_access_token(jkt=thumbprint))
         script = f"""
 export DPOP_KEY='{uri}'
-dpop headers GET {server.resource} --token-file token --password-file '{tokens.pin_file}' > headers
+dpop headers GET {server.resource} --token-file token --password-file '{devices.pin_file}' > headers
 curl -s -D answer -H @headers {server.resource} > /dev/null
-dpop headers GET {server.resource} --token-file token --nonce-from answer --password-file '{tokens.pin_file}' > headers
+dpop headers GET {server.resource} --token-file token --nonce-from answer --password-file '{devices.pin_file}' > headers
 curl -s -f -H @headers {server.resource}
-dpop curl --token-file token --password-file '{tokens.pin_file}' -s -f {server.resource} > whole
+dpop curl --token-file token --password-file '{devices.pin_file}' -s -f {server.resource} > whole
 """
-        done = run_script(script, tmp_path, **tokens.environment)
+        done = run_script(script, tmp_path, **devices.environment)
     assert done.returncode == 0, done.stderr
     assert thumbprint in done.stdout
     assert thumbprint in (tmp_path / "whole").read_text()

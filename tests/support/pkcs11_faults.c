@@ -15,9 +15,9 @@
  *   C_Initialize null=only    a module that takes no arguments: 0x7 for all but NULL
  *   C_OpenSession most=2      only so many sessions
  *   C_OpenSession writable=1  no sessions but those to write
- *   C_GetTokenInfo set=0x40000, clear=0x4       flags of the token
+ *   C_GetTokenInfo set=0x40000, clear=0x4       flags of the device
  *   C_Login flags=0x40000     flags it has from then on
- *   C_GetSlotList none=1      no token at all
+ *   C_GetSlotList none=1      no device at all
  *   C_GetMechanismList only=0x1044
  *   C_FindObjectsInit hide=2  nothing of this class is found
  *   C_GetAttributeValue value181=none|raw|bits|HEX    the attribute 0x181, absent or with other octets

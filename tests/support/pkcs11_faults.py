@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.pkcs11_tokens import SoftHsm, program
+from support.pkcs11_devices import SoftHsm, program
 
 from dpop.keys.pkcs11 import _pin as pin
 from dpop.keys.pkcs11._modules import close_modules
@@ -65,7 +65,7 @@ class Faults:
     """SoftHSM behind a module with fault rules; the rules end with the test."""
 
     def __init__(self, softhsm: SoftHsm, library: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.tokens = softhsm
+        self.devices = softhsm
         self.library = str(library)
         self._rules = directory / "rules"
         self._log = directory / "log"
@@ -79,9 +79,9 @@ class Faults:
         self.set()
         self.forget()
 
-    def uri(self, name: str | None = "dpop-es256", *, token: str | None = None, pin: bool = True) -> str:
+    def uri(self, name: str | None = "dpop-es256", *, device: str | None = None, pin: bool = True) -> str:
         """The URI of a key, through this module."""
-        return self.tokens.uri(name, token=token, module=self.library, pin=pin)
+        return self.devices.uri(name, device=device, module=self.library, pin=pin)
 
     def set(self, *rules: str) -> None:
         """Set the rules, and reset their counts."""

@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.pkcs11_devices import PIN, SoftHsm, program
 from support.pkcs11_faults import Faults
-from support.pkcs11_tokens import PIN, SoftHsm, program
 
 from dpop.keys.pkcs11 import _cryptoki_types as interface
 from dpop.keys.pkcs11._cryptoki import CKA, CKF, CKM, CKO, CKR, CKU, CryptokiError, Module
@@ -25,7 +25,7 @@ def module(softhsm: SoftHsm) -> Module:
 
 @pytest.fixture
 def slot(softhsm: SoftHsm, module: Module) -> int:
-    """Where the first token is."""
+    """Where the first device is."""
     return next(slot for slot in module.slots() if module.token_info(slot).label == softhsm.label)
 
 
@@ -118,7 +118,7 @@ def test_one_call_at_a_time(faults: Faults) -> None:
 
 
 def test_a_module_that_asks_for_too_much(faults: Faults) -> None:
-    """Lengths and counts that no token has are an error, and cost no memory."""
+    """Lengths and counts that no device has are an error, and cost no memory."""
     module = Module(faults.library)
 
     def lengths(_session: int, _handle: int, attribute: object, _count: int) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tokens and their modules do wrong, each as an error that says what to do, or mended without a word."""
+"""What devices and their modules do wrong, each as an error that says what to do, or mended without a word."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.pkcs11_devices import PIN, in_another_process
 from support.pkcs11_faults import Faults
-from support.pkcs11_tokens import PIN, in_another_process
 
 import dpop
 from dpop.errors import (
@@ -130,7 +130,7 @@ def test_no_token_at_all(faults: Faults) -> None:
 
 
 def test_a_token_that_comes_a_moment_later(faults: Faults) -> None:
-    """It is looked for again: SoftHSM's token is away while another process logs in."""
+    """It is looked for again: SoftHSM's device is away while another process logs in."""
     faults.set("C_GetSlotList none=1 times=1")
     open_key(faults.uri()).sign(b"x")
     close_modules()
@@ -233,9 +233,9 @@ def test_a_token_with_a_pin_pad(faults: Faults) -> None:
 
 def test_a_pin_for_each_signature(faults: Faults) -> None:
     """C_SignInit, the PIN with CKU_CONTEXT_SPECIFIC, C_Sign, and nothing in between."""
-    faults.tokens.init_token("each")
-    faults.tokens.make_key("k", "01", "--always-auth", token="each")
-    key = open_key(faults.uri("k", token="each"))
+    faults.devices.init_device("each")
+    faults.devices.make_key("k", "01", "--always-auth", device="each")
+    key = open_key(faults.uri("k", device="each"))
     faults.calls()
     for _ in range(2):
         key.sign(b"x")
@@ -250,9 +250,9 @@ def test_a_pin_for_each_signature(faults: Faults) -> None:
 
 def test_a_pin_for_each_signature_is_not_tried_by_each_thread(faults: Faults) -> None:
     """Changed meanwhile, it is refused once, however many threads sign at that moment."""
-    faults.tokens.init_token("threads")
-    faults.tokens.make_key("k", "01", "--always-auth", token="threads")
-    key = open_key(faults.uri("k", token="threads"))
+    faults.devices.init_device("threads")
+    faults.devices.make_key("k", "01", "--always-auth", device="threads")
+    key = open_key(faults.uri("k", device="threads"))
     faults.set("C_SignInit sleep=30", "C_Login rv=0xa0")
     faults.calls()
 
@@ -292,9 +292,9 @@ def frames(error: BaseException | None) -> Iterator[str]:
 def test_no_frame_of_an_error_holds_a_pin(faults: Faults) -> None:
     """Crash reporters send local variables: of a PIN that was refused, and of one for a single signature."""
     secret = "9753-secret"
-    faults.tokens.init_token("frames")
-    faults.tokens.make_key("k", "01", "--always-auth", token="frames")
-    bare = faults.uri("k", token="frames", pin=False)
+    faults.devices.init_device("frames")
+    faults.devices.make_key("k", "01", "--always-auth", device="frames")
+    bare = faults.uri("k", device="frames", pin=False)
     key = open_key(bare, password=PIN)
     key._device._pin._known = secret.encode()
     attempts: list[Callable[[], object]] = [
@@ -462,7 +462,7 @@ def test_a_token_that_is_taken_out(faults: Faults) -> None:
 
 
 def test_another_token_gets_no_pin(faults: Faults) -> None:
-    """What stands in the slot then must be the same token, by its serial number."""
+    """What stands in the slot then must be the same device, by its serial number."""
     key = open_key(faults.uri())
     device: Device = key._device
     device.info = device.info._replace(serial="another")
@@ -625,7 +625,7 @@ def test_a_token_that_makes_no_key(faults: Faults, rv: int, told: str) -> None:
 def test_sessions_are_ended_at_exit(faults: Faults) -> None:
     """A process that ends leaves nothing open in the device."""
     code = "import dpop, sys\nkey = dpop.load_key(sys.argv[1])\nkey.sign(b'x')"
-    assert in_another_process(code, faults.tokens, faults.uri()).returncode == 0
+    assert in_another_process(code, faults.devices, faults.uri()).returncode == 0
     assert faults.calls()[-1] == "C_Finalize rv=0x0"
 
 
@@ -638,7 +638,7 @@ key = dpop.load_key(sys.argv[1])
 threading.Thread(target=key.sign, args=(b"x",), daemon=True).start()
 while not key._pool._busy: time.sleep(0.01)
 """
-    done = in_another_process(code, faults.tokens, faults.uri())
+    done = in_another_process(code, faults.devices, faults.uri())
     assert (done.returncode, done.stderr) == (0, "")
     assert not [line for line in faults.calls() if line.startswith("C_Finalize")]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys in a PKCS#11 token, on SoftHSM: opened, made, used by many threads, and checked by other programs."""
+"""Keys in a PKCS#11 device, on SoftHSM: opened, made, used by many threads, and checked by other programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from joserfc.jwk import ECKey
-from support.pkcs11_tokens import KEY, PIN, SoftHsm, in_another_process
+from support.pkcs11_devices import KEY, PIN, SoftHsm, in_another_process
 
 import dpop
 from dpop.encoding import b64url_decode
@@ -132,13 +132,13 @@ def test_the_key_names_itself(softhsm: SoftHsm, key: Pkcs11Key) -> None:
 def test_no_secret_shows(softhsm: SoftHsm, caplog: pytest.LogCaptureFixture) -> None:
     """The PIN is in no repr, no log and nothing that vars() or dir() lead to at once."""
     pin = "9753-secret-pin"
-    softhsm.init_token("other pin")
-    softhsm.tool("--change-pin", "--new-pin", pin, token="other pin")
+    softhsm.init_device("other pin")
+    softhsm.tool("--change-pin", "--new-pin", pin, device="other pin")
     softhsm.run(
         *("pkcs11-tool", "--module", softhsm.module, "--token-label", "other pin", "--login", "--pin", pin),
         *("--keypairgen", "--key-type", "EC:prime256v1", "--label", "k", "--id", "01"),
     )
-    key = open_key(softhsm.uri("k", token="other pin", pin=False) + f"&pin-value={pin}")
+    key = open_key(softhsm.uri("k", device="other pin", pin=False) + f"&pin-value={pin}")
     key.sign(b"x")
     for shown in (
         repr(key),
@@ -160,7 +160,7 @@ def test_it_does_not_travel(key: Pkcs11Key) -> None:
 
 
 def test_a_closed_key(softhsm: SoftHsm) -> None:
-    """After close() it says so; another key of the same token goes on."""
+    """After close() it says so; another key of the same device goes on."""
     one, other = open_key(softhsm.uri()), open_key(softhsm.uri())
     one.close()
     one.close()
@@ -184,19 +184,19 @@ def test_a_forgotten_key_gives_its_sessions_back(softhsm: SoftHsm) -> None:
 
 
 def test_a_token_that_is_not_there(softhsm: SoftHsm) -> None:
-    """The message names the tokens that are."""
+    """The message names the devices that are."""
     with pytest.raises(KeyNotFoundError, match=r"no device matches pkcs11:token=nobody.*'.+' \(serial [0-9a-f]{16}\)"):
-        open_key(softhsm.uri(token="nobody"))
+        open_key(softhsm.uri(device="nobody"))
 
 
 def test_two_tokens_of_one_name(softhsm: SoftHsm) -> None:
     """They are told apart by their serial numbers."""
-    softhsm.init_token("twin")
-    softhsm.init_token("twin")
+    softhsm.init_device("twin")
+    softhsm.init_device("twin")
     with pytest.raises(AmbiguousKeyError, match="2 devices match") as refusal:
-        generate_key(softhsm.uri("k", token="twin"))
+        generate_key(softhsm.uri("k", device="twin"))
     serial = str(refusal.value).split("serial ")[1].split(")")[0]
-    uri = softhsm.uri("k", token="twin").replace(";object", f";serial={serial};object")
+    uri = softhsm.uri("k", device="twin").replace(";object", f";serial={serial};object")
     assert serial in (generate_key(uri).reference or "")
 
 
@@ -234,47 +234,47 @@ def test_a_key_that_is_not_there(softhsm: SoftHsm) -> None:
 
 def test_several_keys_of_one_name(softhsm: SoftHsm) -> None:
     """A label that two keys have is ambiguous, and so is none; the id decides."""
-    softhsm.init_token("several")
+    softhsm.init_device("several")
     for number in ("21", "22"):
-        softhsm.make_key("same", number, token="several")
+        softhsm.make_key("same", number, device="several")
     for name in ("same", None):
         with pytest.raises(AmbiguousKeyError, match=r"2 keys .*id=%21.*id=%22"):
-            open_key(softhsm.uri(name, token="several"))
-    uri = softhsm.uri("same", token="several")
+            open_key(softhsm.uri(name, device="several"))
+    uri = softhsm.uri("same", device="several")
     keys = [open_key(uri.replace("?", f";id=%{number}?", 1)) for number in ("21", "22")]
     assert keys[0].thumbprint != keys[1].thumbprint
 
 
 def test_keys_of_other_kinds(softhsm: SoftHsm) -> None:
     """P-384 and RSA keys are named as what they are; beside them the one P-256 key is found."""
-    softhsm.init_token("kinds")
-    softhsm.make_key("big", "31", token="kinds", kind="EC:secp384r1")
-    softhsm.make_key("old", "32", token="kinds", kind="RSA:2048")
+    softhsm.init_device("kinds")
+    softhsm.make_key("big", "31", device="kinds", kind="EC:secp384r1")
+    softhsm.make_key("old", "32", device="kinds", kind="RSA:2048")
     for name, kind in (("big", "EC P-384"), ("old", "RSA"), (None, "EC P-384")):
         with pytest.raises(InvalidKeyError, match=rf"{kind}.*P-256 key that may sign is needed"):
-            open_key(softhsm.uri(name, token="kinds"))
-    generate_key(softhsm.uri("right", token="kinds"))
-    assert "object=right" in (open_key(softhsm.uri(None, token="kinds")).reference or "")
+            open_key(softhsm.uri(name, device="kinds"))
+    generate_key(softhsm.uri("right", device="kinds"))
+    assert "object=right" in (open_key(softhsm.uri(None, device="kinds")).reference or "")
 
 
 def test_a_key_that_may_not_sign(softhsm: SoftHsm) -> None:
     """CKA_SIGN=false is said before anything is signed."""
-    softhsm.init_token("derive")
-    token = generate_key(softhsm.uri("k", token="derive"))._device
-    session = token.open_session(writable=True)
+    softhsm.init_device("derive")
+    device = generate_key(softhsm.uri("k", device="derive"))._device
+    session = device.open_session(writable=True)
     names: Template = {CKA.TOKEN: True, CKA.LABEL: b"d", CKA.ID: b"d"}
     public: Template = {**names, CKA.EC_PARAMS: P256_PARAMS}
     private: Template = {**names, CKA.PRIVATE: True, CKA.SIGN: False, CKA.DERIVE: True}
-    token.loaded.module.generate_key_pair(session, CKM.EC_KEY_PAIR_GEN, public, private)
+    device.loaded.module.generate_key_pair(session, CKM.EC_KEY_PAIR_GEN, public, private)
     with pytest.raises(InvalidKeyError, match="EC P-256, not for signing"):
-        open_key(softhsm.uri("d", token="derive"))
+        open_key(softhsm.uri("d", device="derive"))
 
 
 def test_a_key_that_can_be_taken_out(softhsm: SoftHsm, caplog: pytest.LogCaptureFixture) -> None:
     """It works, with a warning, and says so of itself."""
-    softhsm.init_token("loose")
-    softhsm.make_key("k", "01", "--extractable", token="loose")
-    key = open_key(softhsm.uri("k", token="loose"))
+    softhsm.init_device("loose")
+    softhsm.make_key("k", "01", "--extractable", device="loose")
+    key = open_key(softhsm.uri("k", device="loose"))
     assert key.stays_in_device is False
     assert "can be exported from its device 'loose'" in caplog.text
 
@@ -282,18 +282,18 @@ def test_a_key_that_can_be_taken_out(softhsm: SoftHsm, caplog: pytest.LogCapture
 # --- the public key
 
 
-def without_public_object(softhsm: SoftHsm, token: str) -> Pkcs11Key:
+def without_public_object(softhsm: SoftHsm, device: str) -> Pkcs11Key:
     """A device whose key has lost its public half; the key as it was."""
-    softhsm.init_token(token)
-    key = generate_key(softhsm.uri("k", token=token))
-    softhsm.tool("--delete-object", "--type", "pubkey", "--label", "k", token=token)
+    softhsm.init_device(device)
+    key = generate_key(softhsm.uri("k", device=device))
+    softhsm.tool("--delete-object", "--type", "pubkey", "--label", "k", device=device)
     return key
 
 
 def test_a_public_key_that_the_caller_gives(softhsm: SoftHsm) -> None:
     """Without one on the device the caller's is tried by a signature."""
     key = without_public_object(softhsm, "private only")
-    uri = softhsm.uri("k", token="private only")
+    uri = softhsm.uri("k", device="private only")
     with pytest.raises(KeyNotFoundError, match="shows no public key"):
         open_key(uri)
     assert open_key(uri, public_key=key.public_jwk).thumbprint == key.thumbprint
@@ -327,11 +327,11 @@ def test_a_certificate_tells_the_public_key(softhsm: SoftHsm, tmp_path: Path) ->
         file = tmp_path / f"{label}.der"
         file.write_bytes(certificate_for(jwk))
         write = ("--write-object", str(file), "--type", "cert", "--label", label, "--id", identifier.hex())
-        softhsm.tool(*write, token="card")
+        softhsm.tool(*write, device="card")
         if label == "other":
             with pytest.raises(InvalidKeyError, match="none of 1 public keys or certificates"):
-                open_key(softhsm.uri("k", token="card"))
-    assert open_key(softhsm.uri("k", token="card")).thumbprint == key.thumbprint
+                open_key(softhsm.uri("k", device="card"))
+    assert open_key(softhsm.uri("k", device="card")).thumbprint == key.thumbprint
 
 
 def test_a_certificate_of_the_keys_label(softhsm: SoftHsm, tmp_path: Path) -> None:
@@ -339,9 +339,9 @@ def test_a_certificate_of_the_keys_label(softhsm: SoftHsm, tmp_path: Path) -> No
     key = without_public_object(softhsm, "labels")
     (tmp_path / "own.der").write_bytes(certificate_for(key.public_jwk))
     write = ("--write-object", str(tmp_path / "own.der"), "--type", "cert", "--label", "k", "--id", "7777")
-    softhsm.tool(*write, token="labels")
-    assert open_key(softhsm.uri("k", token="labels")).thumbprint == key.thumbprint
-    (device,) = list_devices(softhsm.uri(None, token="labels"))
+    softhsm.tool(*write, device="labels")
+    assert open_key(softhsm.uri("k", device="labels")).thumbprint == key.thumbprint
+    (device,) = list_devices(softhsm.uri(None, device="labels"))
     assert [each.thumbprint for each in device.keys] == [key.thumbprint]
 
 
@@ -353,15 +353,15 @@ def test_a_public_object_of_another_key_is_not_listed_as_this_ones(softhsm: Soft
     stranger = ec.generate_private_key(ec.SECP256R1()).public_key()
     (tmp_path / "public.der").write_bytes(stranger.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
     write = ("--write-object", str(tmp_path / "public.der"), "--type", "pubkey", "--label", "k")
-    softhsm.tool(*write, "--id", identifier.hex(), token="mixed")
-    (device,) = list_devices(softhsm.uri(None, token="mixed"))
+    softhsm.tool(*write, "--id", identifier.hex(), device="mixed")
+    (device,) = list_devices(softhsm.uri(None, device="mixed"))
     assert [(each.private_seen, each.thumbprint) for each in device.keys] == [(True, None)]
 
 
 def test_public_objects_of_one_id(softhsm: SoftHsm, tmp_path: Path) -> None:
     """Where two public keys have the private key's id, the label decides, and else a signature."""
-    softhsm.init_token("crowd")
-    key = generate_key(softhsm.uri("k", token="crowd"))
+    softhsm.init_device("crowd")
+    key = generate_key(softhsm.uri("k", device="crowd"))
     identifier = Pkcs11Uri.parse(name_of(key)).id
     assert identifier
     stranger = ec.generate_private_key(ec.SECP256R1()).public_key()
@@ -369,8 +369,8 @@ def test_public_objects_of_one_id(softhsm: SoftHsm, tmp_path: Path) -> None:
     file.write_bytes(stranger.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
     for label in ("z", "k"):
         write = ("--write-object", str(file), "--type", "pubkey", "--label", label, "--id", identifier.hex())
-        softhsm.tool(*write, token="crowd")
-        assert open_key(softhsm.uri("k", token="crowd")).thumbprint == key.thumbprint
+        softhsm.tool(*write, device="crowd")
+        assert open_key(softhsm.uri("k", device="crowd")).thumbprint == key.thumbprint
 
 
 # --- the PIN
@@ -397,9 +397,9 @@ for password in ("wrong", "wrong", lambda: "wrong", pin):
         assert "wrong" not in str(error).replace("wrong PINs", "")
         print(error)
 """
-    softhsm.init_token("guess")
-    generate_key(softhsm.uri("k", token="guess"))
-    done = in_another_process(code, softhsm, softhsm.uri("k", token="guess", pin=False), PIN)
+    softhsm.init_device("guess")
+    generate_key(softhsm.uri("k", device="guess"))
+    done = in_another_process(code, softhsm, softhsm.uri("k", device="guess", pin=False), PIN)
     lines = done.stdout.splitlines()
     assert "refused the PIN, which is not tried again; the device counts wrong PINs" in lines[0], done
     assert ["has already refused this PIN" in line for line in lines] == [False, True, True, False]
@@ -414,20 +414,20 @@ def test_a_token_without_a_user_pin(softhsm: SoftHsm) -> None:
     )
     close_modules()
     with pytest.raises(PinError, match="has no PIN yet; set one with: pkcs11-tool"):
-        generate_key(softhsm.uri("k", token="fresh"))
+        generate_key(softhsm.uri("k", device="fresh"))
 
 
 def test_a_key_that_wants_the_pin_each_time(softhsm: SoftHsm) -> None:
     """CKA_ALWAYS_AUTHENTICATE, as in slot 9c of a YubiKey: the PIN goes between C_SignInit and C_Sign."""
-    softhsm.init_token("careful")
-    softhsm.make_key("k", "01", "--always-auth", token="careful")
+    softhsm.init_device("careful")
+    softhsm.make_key("k", "01", "--always-auth", device="careful")
     asked: list[int] = []
 
     def ask() -> str:
         asked.append(1)
         return PIN
 
-    key = open_key(softhsm.uri("k", token="careful", pin=False), password=ask)
+    key = open_key(softhsm.uri("k", device="careful", pin=False), password=ask)
     for _ in range(3):
         key.sign(b"x")
     with ThreadPoolExecutor(4) as pool:
@@ -440,8 +440,8 @@ def test_a_key_that_wants_the_pin_each_time(softhsm: SoftHsm) -> None:
 
 def test_a_key_that_is_made(softhsm: SoftHsm) -> None:
     """It signs and nothing else, stays in the device, and OpenSC sees the same."""
-    softhsm.init_token("factory")
-    key = generate_key(softhsm.uri("new key", token="factory"))
+    softhsm.init_device("factory")
+    key = generate_key(softhsm.uri("new key", device="factory"))
     assert key.stays_in_device is True
     session = key._device.open_session()
     module = key._device.loaded.module
@@ -455,10 +455,10 @@ def test_a_key_that_is_made(softhsm: SoftHsm) -> None:
         assert module.attribute(session, handle, kind) == b"\0"
     assert module.attribute(session, handle, CKA.VALUE) is None
     key._device.close_session(session)
-    listed = softhsm.tool("--list-objects", token="factory")
+    listed = softhsm.tool("--list-objects", device="factory")
     assert "Private Key Object; EC" in listed
     assert "sensitive, always sensitive, never extractable, local" in listed
-    assert open_key(softhsm.uri("new key", token="factory")).thumbprint == key.thumbprint
+    assert open_key(softhsm.uri("new key", device="factory")).thumbprint == key.thumbprint
 
 
 def test_a_key_of_that_name_is_kept(softhsm: SoftHsm) -> None:

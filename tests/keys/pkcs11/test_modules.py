@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from support.forking import in_child
+from support.pkcs11_devices import PIN, SoftHsm, in_another_process, module_named
 from support.pkcs11_faults import Faults
-from support.pkcs11_tokens import PIN, SoftHsm, in_another_process, module_named
 
 from dpop.errors import DeviceError, DPoPKeyError
 from dpop.keys.pkcs11 import open_key
@@ -86,7 +86,7 @@ def test_a_module_is_one_by_what_it_is(faults: Faults, tmp_path: Path) -> None:
     other.hardlink_to(faults.library)
     assert open_module(str(other)) is open_module(faults.library)
     assert len(faults.calls("C_Initialize")) == 1
-    open_key(faults.tokens.uri(module=str(other))).sign(b"x")
+    open_key(faults.devices.uri(module=str(other))).sign(b"x")
 
 
 _TWO_WAYS = """
@@ -259,12 +259,12 @@ time.sleep(float(sys.argv[2]))
 def test_programs_that_end_while_threads_open_keys(faults: Faults) -> None:
     """None crashes, none leaves a file of the device cut, and C_Finalize is the last that the module hears."""
     for number in range(10):
-        done = in_another_process(_OPENS_KEYS_AT_THE_END, faults.tokens, faults.uri(), str(number / 50))
+        done = in_another_process(_OPENS_KEYS_AT_THE_END, faults.devices, faults.uri(), str(number / 50))
         assert (done.returncode, done.stderr) == (0, "")
         calls = [line.split()[0] for line in faults.calls()]
         assert calls[-1] == "C_Finalize"
         assert calls.count("C_Initialize") == 1
-    assert all(path.stat().st_size for path in faults.tokens.directory.rglob("*.object"))
+    assert all(path.stat().st_size for path in faults.devices.directory.rglob("*.object"))
 
 
 def test_a_fork_waits_for_a_signature(faults: Faults) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from support.pkcs11_tokens import PIN, module_named
+from support.pkcs11_devices import PIN, module_named
 
 from dpop.errors import DeviceError, KeyNotFoundError
 from dpop.keys.pkcs11 import close_modules, generate_key, list_devices, open_key

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CKA_EC_POINT: every form in use is told apart by its length. Finding objects is tested with real tokens."""
+"""CKA_EC_POINT: every form in use is told apart by its length. Finding objects is tested with real devices."""
 
 from __future__ import annotations
 

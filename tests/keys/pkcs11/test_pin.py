@@ -79,7 +79,7 @@ def test_a_pin_that_is_none() -> None:
 
 
 def test_a_refused_pin_is_remembered() -> None:
-    """For that token and that PIN, whichever key it is given for; another PIN or token is free to try."""
+    """For that device and that PIN, whichever key it is given for; another PIN or device is free to try."""
     pin = Pin("4321", NONE)
     assert not pin.was_refused(TOKEN)
     pin.get()

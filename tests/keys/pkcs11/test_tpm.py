@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.message_bus import message_bus
-from support.pkcs11_tokens import PIN, Tpm, in_another_process, module_named, program
+from support.pkcs11_devices import PIN, Tpm, in_another_process, module_named, program
 
 import dpop
 from dpop.errors import DeviceError, PinError, PinLockedError

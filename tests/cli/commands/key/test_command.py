@@ -11,7 +11,7 @@ import pytest
 from dpop_cli.commands.key.command import generate, show, thumbprint
 from dpop_cli.commands.key.device import list_keys
 from support.cli_process import AtTerminal, examples, invoke, run, run_script
-from support.pkcs11_tokens import PIN, SoftHsm
+from support.pkcs11_devices import PIN, SoftHsm
 
 import dpop
 from dpop.keys import SoftwareKey
@@ -295,7 +295,7 @@ def test_the_examples_work(key_file: Path, command: object) -> None:
 
 def test_the_examples_of_generate_work(tmp_path: Path, softhsm: SoftHsm) -> None:
     """The same for the command that writes, into files and into a token."""
-    softhsm.init_token("office")
+    softhsm.init_device("office")
     (tmp_path / "pin").write_text(PIN)
     (tmp_path / "pin").chmod(0o600)
     environment = {**softhsm.environment, "PKCS11_MODULE": softhsm.module, "KEY_PASSWORD": "s3cret"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys in tokens at the command line: made, listed and used, with a PIN that is never an argument."""
+"""Keys in devices at the command line: made, listed and used, with a PIN that is never an argument."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.cli_process import AtTerminal, invoke, run
+from support.pkcs11_devices import PIN, SoftHsm, Tpm
 from support.pkcs11_faults import Faults
-from support.pkcs11_tokens import PIN, SoftHsm, Tpm
 
 import dpop
 from dpop.keys.pkcs11 import _pin as pin
@@ -30,9 +30,9 @@ def clean() -> Iterator[None]:
     pin._refused.clear()
 
 
-def pin_file(tokens: SoftHsm | Tpm) -> tuple[str, str]:
+def pin_file(device: SoftHsm | Tpm) -> tuple[str, str]:
     """The option that names the PIN's file."""
-    return "--password-file", str(tokens.pin_file)
+    return "--password-file", str(device.pin_file)
 
 
 # --- generate
@@ -115,7 +115,7 @@ def test_without_a_terminal(softhsm: SoftHsm, tmp_path: Path) -> None:
 
 
 def test_at_a_terminal(softhsm: SoftHsm, tmp_path: Path) -> None:
-    """The token is named, the PIN does not show, and a wrong one is not asked for again."""
+    """The device is named, the PIN does not show, and a wrong one is not asked for again."""
     expected = open_key(softhsm.uri()).thumbprint
     close_modules()
     command = ("key", "thumbprint", "--key", softhsm.uri(pin=False))
@@ -158,21 +158,21 @@ def test_list_asks_for_no_pin(faults: Faults) -> None:
     assert f"dpop-es256: ES256, jkt {expected}, its private key is visible after the PIN" in listed.stdout
     assert faults.calls("C_Login") == []
     everything = json.loads(invoke("key", "list", "--pkcs11", f"pkcs11:{query}", "--json").stdout)
-    assert "dpop" in [token["label"] for token in everything]
+    assert "dpop" in [device["label"] for device in everything]
     assert faults.calls("C_Login") == []
 
 
 def test_list_with_a_pin_shows_private_halves(softhsm: SoftHsm) -> None:
     """What each key can do, those of no use to DPoP included, and URIs that open them."""
-    softhsm.init_token("shelf")
-    token = softhsm.uri(None, token="shelf")
-    generate_key(softhsm.uri("good", token="shelf"))
-    softhsm.make_key("loose", "41", "--extractable", token="shelf")
-    softhsm.make_key("careful", "42", "--always-auth", token="shelf")
-    softhsm.make_key("big", "43", token="shelf", kind="EC:secp384r1")
-    softhsm.make_key("old", "44", token="shelf", kind="RSA:2048")
+    softhsm.init_device("shelf")
+    uri = softhsm.uri(None, device="shelf")
+    generate_key(softhsm.uri("good", device="shelf"))
+    softhsm.make_key("loose", "41", "--extractable", device="shelf")
+    softhsm.make_key("careful", "42", "--always-auth", device="shelf")
+    softhsm.make_key("big", "43", device="shelf", kind="EC:secp384r1")
+    softhsm.make_key("old", "44", device="shelf", kind="RSA:2048")
     close_modules()
-    lines = invoke("key", "list", "--pkcs11", token.partition("&pin-source")[0], *pin_file(softhsm)).stdout.splitlines()
+    lines = invoke("key", "list", "--pkcs11", uri.partition("&pin-source")[0], *pin_file(softhsm)).stdout.splitlines()
     told = {line.strip().partition(":")[0]: line for line in lines if line.startswith("  ") and "pkcs11:" not in line}
     assert set(told) == {"big", "careful", "good", "loose", "old"}
     assert "stays in the device" in told["good"]
@@ -180,7 +180,7 @@ def test_list_with_a_pin_shows_private_halves(softhsm: SoftHsm) -> None:
     assert "PIN for each signature" in told["careful"]
     assert "EC P-384, not for proofs" in told["big"]
     assert "RSA, not for proofs" in told["old"]
-    (report,) = list_devices(token)
+    (report,) = list_devices(uri)
     for key in report.keys:
         if key.usable:
             opened = open_key(f"{key.uri}?module-path={softhsm.module}", password=PIN)
@@ -189,7 +189,7 @@ def test_list_with_a_pin_shows_private_halves(softhsm: SoftHsm) -> None:
 
 def test_a_pin_is_for_one_token(softhsm: SoftHsm, faults: Faults) -> None:
     """With a PIN the URI must name one: it is not given to each in turn."""
-    softhsm.init_token("one more")
+    softhsm.init_device("one more")
     query = f"?module-path={faults.library}"
     refused = invoke("key", "list", "--pkcs11", f"pkcs11:{query}", *pin_file(softhsm))
     assert (refused.exit_code, "devices match" in refused.stderr) == (3, True)
@@ -197,11 +197,11 @@ def test_a_pin_is_for_one_token(softhsm: SoftHsm, faults: Faults) -> None:
 
 
 def test_nothing_to_list(softhsm: SoftHsm, faults: Faults) -> None:
-    """No token, and a token without keys, are no errors; a module that is missing is one."""
+    """No device, and a device without keys, are no errors; a module that is missing is one."""
     query = f"?module-path={faults.library}"
     none = invoke("key", "list", "--pkcs11", f"pkcs11:token=nobody{query}")
     assert (none.exit_code, none.stdout, "No device matches" in none.stderr) == (0, "", True)
-    softhsm.init_token("bare")
+    softhsm.init_device("bare")
     bare = invoke("key", "list", "--pkcs11", f"pkcs11:token=bare{query}")
     assert "no keys are visible without its PIN" in bare.stdout
     assert json.loads(invoke("key", "list", "--pkcs11", f"pkcs11:token=bare{query}", "--json").stdout)[0]["keys"] == []
@@ -211,10 +211,10 @@ def test_nothing_to_list(softhsm: SoftHsm, faults: Faults) -> None:
 
 def test_labels_move_no_cursor(softhsm: SoftHsm) -> None:
     """What somebody called a key is printed, and not obeyed."""
-    softhsm.init_token("escapes")
-    softhsm.make_key("red \x1b[31m", "51", token="escapes")
+    softhsm.init_device("escapes")
+    softhsm.make_key("red \x1b[31m", "51", device="escapes")
     close_modules()
-    listed = invoke("key", "list", "--pkcs11", softhsm.uri(None, token="escapes"))
+    listed = invoke("key", "list", "--pkcs11", softhsm.uri(None, device="escapes"))
     assert "red ?[31m: ES256" in listed.stdout
     assert "\x1b" not in listed.stdout
 

@@ -41,7 +41,7 @@ def module_named(name: str) -> str:
         pytest.fail(f"the PKCS#11 module {name} is missing: {_MAKE}")
 
 
-class Tokens:
+class Devices:
     """A module, its devices, and the environment variables that its users need."""
 
     def __init__(self, directory: Path, module: str, label: str, environment: Mapping[str, str]) -> None:
@@ -54,10 +54,10 @@ class Tokens:
         self.pin_file.chmod(0o600)
 
     def uri(
-        self, name: str | None = KEY, *, token: str | None = None, module: str | None = None, pin: bool = True
+        self, name: str | None = KEY, *, device: str | None = None, module: str | None = None, pin: bool = True
     ) -> str:
         """The URI of a key, complete enough to sign."""
-        path = f"token={quote(token or self.label)}" + ("" if name is None else f";object={quote(name)}")
+        path = f"token={quote(device or self.label)}" + ("" if name is None else f";object={quote(name)}")
         source = f"&pin-source={quote(str(self.pin_file))}" if pin else ""
         return f"pkcs11:{path}?module-path={quote(module or self.module)}{source}"
 
@@ -74,23 +74,23 @@ class Tokens:
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def tool(self, *arguments: str, token: str | None = None, login: bool = True) -> str:
+    def tool(self, *arguments: str, device: str | None = None, login: bool = True) -> str:
         """Run OpenSC's pkcs11-tool."""
         session = ["--login", "--pin", PIN] if login else []
         return self.run(
-            "pkcs11-tool", "--module", self.module, "--token-label", token or self.label, *session, *arguments
+            "pkcs11-tool", "--module", self.module, "--token-label", device or self.label, *session, *arguments
         )
 
     def make_key(
-        self, name: str, number: str, *more: str, token: str | None = None, kind: str = "EC:prime256v1"
+        self, name: str, number: str, *more: str, device: str | None = None, kind: str = "EC:prime256v1"
     ) -> None:
         """Make a key pair by pkcs11-tool."""
         self.tool(
-            "--keypairgen", "--key-type", kind, "--usage-sign", "--label", name, "--id", number, *more, token=token
+            "--keypairgen", "--key-type", kind, "--usage-sign", "--label", name, "--id", number, *more, device=device
         )
 
 
-class SoftHsm(Tokens):
+class SoftHsm(Devices):
     """SoftHSM with its own devices and one key."""
 
     def __init__(self, directory: Path) -> None:
@@ -98,16 +98,16 @@ class SoftHsm(Tokens):
         configuration = directory / "softhsm2.conf"
         configuration.write_text(f"directories.tokendir = {directory}/tokens\nlog.level = ERROR\n")
         super().__init__(directory, module_named("softhsm2"), "dpop", {"SOFTHSM2_CONF": str(configuration)})
-        self.init_token(self.label)
+        self.init_device(self.label)
         self.make_key(KEY, "01", "--sensitive")
 
-    def init_token(self, label: str) -> None:
+    def init_device(self, label: str) -> None:
         """Initialise one more device. A running module does not see it, so all modules are ended."""
         self.run("softhsm2-util", "--init-token", "--free", "--label", label, "--pin", PIN, "--so-pin", SO_PIN)
         close_modules()
 
 
-class NewTpm(Tokens):
+class NewTpm(Devices):
     """An empty TPM, emulated by swtpm."""
 
     def __init__(self, directory: Path) -> None:
@@ -193,7 +193,7 @@ class Tpm(NewTpm):
 
 
 @contextmanager
-def tokens_in(directory: Path, kind: Callable[[Path], Tokens]) -> Iterator[Tokens]:
+def devices_in(directory: Path, kind: Callable[[Path], Devices]) -> Iterator[Devices]:
     """Set the environment of these devices in this process, until the end."""
     made = kind(directory)
     before = {name: os.environ.get(name) for name in made.environment}
@@ -212,11 +212,11 @@ def tokens_in(directory: Path, kind: Callable[[Path], Tokens]) -> Iterator[Token
             made.stop()
 
 
-def in_another_process(code: str, tokens: Tokens, *arguments: str) -> subprocess.CompletedProcess[str]:
+def in_another_process(code: str, devices: Devices, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python with these devices in another process."""
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, **tokens.environment},
+        env={**os.environ, **devices.environment},
         capture_output=True,
         text=True,
         timeout=60,
