@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import PlainTextResponse
-from frameworks.resource import resource
+from support.resource import resource
 
 from dpop.asgi import DPoPMiddleware
 from dpop.server import Access

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from frameworks.in_process import ask_asgi, ask_wsgi
-from frameworks.resource import PUBLIC_URL, asgi_application, resource, wsgi_application
 from hypothesis import given
 from hypothesis import strategies as st
+from support.in_process import ask_asgi, ask_wsgi
+from support.resource import PUBLIC_URL, asgi_application, resource, wsgi_application
 
 import dpop
 from dpop import asgi, wsgi

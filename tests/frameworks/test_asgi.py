@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 import pytest
 import redis.asyncio
-from frameworks.in_process import ask_asgi
-from frameworks.resource import PUBLIC_URL, asgi_application, look_up, resource
+from support.in_process import ask_asgi
+from support.resource import PUBLIC_URL, asgi_application, look_up, resource
 
 import dpop
 import dpop.asgi

@@ -9,8 +9,8 @@ from __future__ import annotations
 import socket
 
 import pytest
-from frameworks.resource import PUBLIC_URL
-from frameworks.servers import ASGI, START_SECONDS, WSGI, Reply, running
+from support.resource import PUBLIC_URL
+from support.servers import ASGI, START_SECONDS, WSGI, Reply, running
 
 import dpop
 from dpop.testing.defects import DEFECTS, defective_fields

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import redis
-from frameworks.servers import Reply, ask, running
 from support.jwt_issuer import JWTIssuer
 from support.paths import DOCS
 from support.redis_server import running_sentinel
+from support.servers import Reply, ask, running
 
 import dpop
 from dpop.server import Event, InvalidProof, JWTAccessTokens

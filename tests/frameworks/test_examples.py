@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from frameworks.servers import START_SECONDS, running
 from support.jwt_issuer import JWTIssuer
 from support.paths import ROOT
+from support.servers import START_SECONDS, running
 
 import dpop
 

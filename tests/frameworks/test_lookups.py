@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import trio
-from frameworks.in_process import Response, ask_asgi, ask_wsgi
-from frameworks.resource import PUBLIC_URL, asgi_application, look_up, resource, wsgi_application
+from support.in_process import Response, ask_asgi, ask_wsgi
+from support.resource import PUBLIC_URL, asgi_application, look_up, resource, wsgi_application
 
 import dpop
 from dpop import asgi, wsgi

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from frameworks.in_process import ask_asgi, ask_wsgi
-from frameworks.resource import PUBLIC_URL, asgi_application, resource, wsgi_application
-from frameworks.servers import ASGI, FURTHER_ASGI, WSGI, Reply, ask, running
+from support.in_process import ask_asgi, ask_wsgi
+from support.resource import PUBLIC_URL, asgi_application, resource, wsgi_application
+from support.servers import ASGI, FURTHER_ASGI, WSGI, Reply, ask, running
 
 import dpop
 from dpop import asgi, wsgi

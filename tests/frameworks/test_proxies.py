@@ -9,9 +9,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from frameworks.proxies import PROXIES, ask_through, recipe
-from frameworks.resource import PUBLIC_URL
-from frameworks.servers import START_SECONDS, Reply, running
+from support.resource import PUBLIC_URL
+from support.reverse_proxies import PROXIES, ask_through, recipe
+from support.servers import START_SECONDS, Reply, running
 
 import dpop
 

@@ -15,15 +15,15 @@ import fastapi
 import httpx
 import pytest
 import werkzeug.test
-from frameworks import in_process
 from frameworks.catch_all import CATCH_ALL
-from frameworks.in_process import Response
-from frameworks.resource import PUBLIC_URL, resource
 from frameworks.web_frameworks import ASGI_APPLICATIONS, WSGI_APPLICATIONS, Crash, recipe
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
+from support import in_process
+from support.in_process import Response
+from support.resource import PUBLIC_URL, resource
 
 import dpop
 from dpop import asgi, wsgi

@@ -13,9 +13,9 @@ from typing import Any
 import httpx2
 import pytest
 import requests
-from frameworks.resource import PUBLIC_URL
-from frameworks.servers import ASGI, START_SECONDS, WSGI, Reply, ask, running
 from support.redis_server import running_redis
+from support.resource import PUBLIC_URL
+from support.servers import ASGI, START_SECONDS, WSGI, Reply, ask, running
 
 import dpop
 from dpop.httpx2 import DPoPTransport

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import pytest
 from frameworks.at_fastapi import app as fastapi_app
-from frameworks.in_process import Response as Reply
-from frameworks.in_process import ask_asgi
-from frameworks.resource import PUBLIC_URL, resource
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
+from support.in_process import Response as Reply
+from support.in_process import ask_asgi
+from support.resource import PUBLIC_URL, resource
 
 import dpop
 from dpop.asgi import DPoPMiddleware

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from frameworks.in_process import Response, ask_asgi, ask_wsgi
-from frameworks.resource import asgi_application, resource, wsgi_application
+from support.in_process import Response, ask_asgi, ask_wsgi
 from support.paths import VECTORS
+from support.resource import asgi_application, resource, wsgi_application
 
 from dpop import asgi, wsgi
 from dpop.client._challenge import _challenges

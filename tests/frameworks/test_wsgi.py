@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from frameworks.in_process import ask_wsgi
-from frameworks.resource import PUBLIC_URL, look_up, resource, wsgi_application
+from support.in_process import ask_wsgi
+from support.resource import PUBLIC_URL, look_up, resource, wsgi_application
 
 import dpop
 from dpop.errors import InvalidProof, UsageError

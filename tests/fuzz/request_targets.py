@@ -22,8 +22,8 @@ from urllib.parse import unquote
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from frameworks.resource import PUBLIC_URL
-from frameworks.servers import ASGI, FURTHER_ASGI, WSGI, Connection, running
+from support.resource import PUBLIC_URL
+from support.servers import ASGI, FURTHER_ASGI, WSGI, Connection, running
 
 from dpop.errors import InvalidTargetError
 from dpop.htu import canonical

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from frameworks.servers import running
 from fuzz.request_targets import SERVERS, disagreements
+from support.servers import running
 
 
 @pytest.mark.parametrize("name", SERVERS)

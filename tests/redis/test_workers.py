@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from frameworks.proxies import ask_through, nginx
-from frameworks.servers import running
 from support.jwt_issuer import AUDIENCE, JWTIssuer
+from support.reverse_proxies import ask_through, nginx
+from support.servers import running
 
 import dpop
 

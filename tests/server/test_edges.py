@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from frameworks.in_process import Response, ask_asgi, ask_wsgi
-from frameworks.resource import PUBLIC_URL, resource
+from support.in_process import Response, ask_asgi, ask_wsgi
 from support.jwt_issuer import JWTIssuer
+from support.resource import PUBLIC_URL, resource
 
 import dpop
 from dpop import asgi, wsgi

@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 import pytest
-from frameworks.resource import PUBLIC_URL, look_up, resource
+from support.resource import PUBLIC_URL, look_up, resource
 
 import dpop
 from dpop import asgi, wsgi

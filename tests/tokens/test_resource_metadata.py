@@ -9,9 +9,9 @@ import json
 from typing import Any
 
 import pytest
-from frameworks.resource import resource
 from support.endpoints import ENDPOINTS
 from support.recorder import Received, Recorder, Response
+from support.resource import resource
 
 from dpop.errors import InsecureOriginError, InvalidTokenResponseError, TokenEndpointUnavailableError, UsageError
 from dpop.testing import DPoPTestServer

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real servers on loopback, each in a process of its own, on a socket that is open before it starts.
 
-python tests/frameworks/servers.py NAME DESCRIPTOR SETTINGS
+python tests/support/servers.py NAME DESCRIPTOR SETTINGS
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WSGI = ("gunicorn", "gunicorn-threads", "waitress", "wsgiref", "granian-wsgi")
 
 @contextlib.contextmanager
 def running(
-    name: str, application: str = "frameworks.resource", *, where: Path | None = None, workers: int = 1, **settings: Any
+    name: str, application: str = "support.resource", *, where: Path | None = None, workers: int = 1, **settings: Any
 ) -> Iterator[int]:
     """Run a server of this name; its port. Who connects before it is ready waits in the socket's queue.
 
@@ -164,11 +164,11 @@ def _serve(name: str, descriptor: int, application: str, settings: dict[str, Any
 
 
 def _application(where: str, kind: str, settings: dict[str, Any], port: int) -> Any:
-    if where != "frameworks.resource":
+    if where != "support.resource":
         import importlib
 
         return importlib.import_module(where).app
-    from frameworks import resource
+    from support import resource
 
     if settings.get("url") == "own":
         settings["url"] = f"http://127.0.0.1:{port}"

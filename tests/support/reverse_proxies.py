@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from frameworks.servers import Reply
 from support.paths import DOCS
+from support.servers import Reply
 
 __all__ = ["PROXIES", "ask_through", "haproxy", "nginx", "recipe"]
 
