@@ -19,7 +19,7 @@ Each of the others is a TOML file in this package with the sources of its facts,
     max_age = 120
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: NamedTuple would compile the text of 80 annotations, at each start.
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -201,7 +201,7 @@ class Profile(NamedTuple):
         return f"<Profile {self.name}>"
 
     @classmethod
-    def load(cls, place: str | Path) -> Profile:
+    def load(cls, place: str | Path) -> "Profile":
         """Read a profile: one of :data:`NAMES`, or the TOML file at a path.
 
         :raises UsageError: there is none, or the file has a wrong key or value; the message names it.
@@ -224,7 +224,7 @@ class Profile(NamedTuple):
         return _parsed(data, str(path))
 
     @classmethod
-    def of(cls, profile: Profile | str | Path) -> Profile:
+    def of(cls, profile: "Profile | str | Path") -> "Profile":
         """Return the profile itself, or load the one that a name or path stands for.
 
         :raises UsageError: as :meth:`load`.

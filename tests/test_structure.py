@@ -38,8 +38,8 @@ COMMAND_LINE = ["console|wire", "signing", "tokens", "login", "commands|httpie"]
 # Interfaces of the standard and of the language, which are no package to install.
 INTERFACES = {"asgi", "wsgi"}
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2", "h2", "anyio", "aiohttp"}
-# The one writer of private files is no offer to users, and must not be written twice.
-SHARED_WITH_THE_COMMAND_LINE = {"dpop._files"}
+# The one writer of private files, and the one place that knows when something is logged, are no offer to users.
+SHARED_WITH_THE_COMMAND_LINE = {"dpop._files", "dpop._late_logging"}
 LIBRARIES = HTTP_LIBRARIES | {"keyring", "redis", "starlette", "google_auth_oauthlib"}
 
 

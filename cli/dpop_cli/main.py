@@ -30,21 +30,24 @@ __all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "main"]
 class LazyCommand(NamedTuple):
     """The location of a command, as ``module:attribute``, and its line in ``dpop --help``.
 
-    The library's warnings are printed from the start, or, with ``only_signs``, from the loading of the key.
+    The library's warnings are printed from the start, unless the command ``warns_later``: then from the loading of the
+    key, and from whatever else may log.
     """
 
     target: str
     help: str
-    only_signs: bool = False
+    warns_later: bool = False
 
 
 COMMANDS: Mapping[str, LazyCommand] = {
     "key": LazyCommand("dpop_cli.commands.key.command:key", "Make a key; show it or its thumbprint."),
-    "proof": LazyCommand("dpop_cli.commands.proof:proof", "Print one proof for one request.", only_signs=True),
+    "proof": LazyCommand("dpop_cli.commands.proof:proof", "Print one proof for one request.", warns_later=True),
     "headers": LazyCommand(
-        "dpop_cli.commands.headers:headers", "Print the header lines of a request, for curl -H @-.", only_signs=True
+        "dpop_cli.commands.headers:headers", "Print the header lines of a request, for curl -H @-.", warns_later=True
     ),
-    "curl": LazyCommand("dpop_cli.commands.curl.command:curl", "Run curl: proof, nonce, retry, redirects."),
+    "curl": LazyCommand(
+        "dpop_cli.commands.curl.command:curl", "Run curl: proof, nonce, retry, redirects.", warns_later=True
+    ),
     "login": LazyCommand(
         "dpop_cli.commands.token.command:login", "Log in, and keep the tokens in a file (dpop token login)."
     ),
@@ -289,7 +292,7 @@ def main(ctx: click.Context) -> None:
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if ctx.invoked_subcommand is None:
         click.echo(_FIRST_STEPS)
-    elif not COMMANDS[ctx.invoked_subcommand].only_signs:
+    elif not COMMANDS[ctx.invoked_subcommand].warns_later:
         from dpop_cli.console.output import show_warnings  # noqa: PLC0415 - logging is slow to load
 
         show_warnings()

@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from dpop._event_hooks import call_hook
+from dpop._late_logging import late_logger
 from dpop.client._nonces import Role
 from dpop.errors import DPoPError
 from dpop.origin import Origin
 
 __all__ = ["ClientEvent", "emit", "timed"]
 
-_log = logging.getLogger("dpop.client")
+_log = late_logger("dpop.client")
 
 
 class ClientEvent(NamedTuple):

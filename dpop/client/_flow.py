@@ -14,16 +14,14 @@ and does what the step says. Every decision to send something again is made here
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
+from dpop._late_logging import late_logger
 from dpop.client._challenge import challenges, nonce_field
 from dpop.client._clock import NOTABLE_SECONDS, skew
-from dpop.client._demands import demand_of
 from dpop.client._events import ClientEvent, emit
-from dpop.client._forgiving import error_of_refusal
 from dpop.client._nonces import Lease, NonceKey, Role, Turn
 from dpop.client._refusals import Verdict
 from dpop.client._request import BearerToken, OutgoingRequest, form_of
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PEEK_BYTES", "Attempt", "ProofFlow", "Step"]
 
-_log = logging.getLogger("dpop.client")
+_log = late_logger("dpop.client")
 
 PEEK_BYTES = 10_240
 """How many bytes of a refusal's body are read: enough for any sensible error response."""
@@ -286,6 +284,8 @@ class ProofFlow:
         :param body: its first bytes, decoded from any content coding, at most :data:`PEEK_BYTES`.
         """
         nonce, ahead, status = self._peeked
+        from dpop.client._forgiving import error_of_refusal  # noqa: PLC0415 - only after a refusal
+
         error = error_of_refusal(body)
         return self._decide(error, nonce, ahead, status)
 
@@ -333,6 +333,8 @@ class ProofFlow:
                 )
             return None
         if any(told.get("error") == "insufficient_user_authentication" for told in said.values()):
+            from dpop.client._demands import demand_of  # noqa: PLC0415 - only after a refusal
+
             _log.warning("%s: %s", self.origin, demand_of(fields))  # no refresh helps: the user has to log in again
         return said
 

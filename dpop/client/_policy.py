@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from dpop._late_logging import late_logger
 from dpop._tracebacks import hide_frames
 from dpop.client._clock import ServerClocks
 from dpop.client._nonces import Role
@@ -21,7 +21,7 @@ from dpop.profiles import RFC9449, Profile
 if TYPE_CHECKING:
     from dpop.keys import Key
 
-_log = logging.getLogger("dpop.client")
+_log = late_logger("dpop.client")
 _MAX_LOGGED_ORIGINS = 100
 
 __all__ = ["Decision", "Policy", "checked_origins", "headers_to_withhold"]
@@ -153,7 +153,7 @@ class Policy:
         if credentials is not None:
             credentials.seen = True
         if origin not in self.origins:
-            if origin not in self._logged_origins and _log.isEnabledFor(logging.INFO):
+            if origin not in self._logged_origins:
                 self._log_unsigned(origin)
             return None
         default = self.access_token if credentials is None else credentials.access_token
@@ -174,7 +174,9 @@ class Policy:
 
     def _log_unsigned(self, origin: Origin) -> None:
         """Log once that an origin gets no proof; the usual reason is that the settings spell it differently."""
-        if len(self._logged_origins) < _MAX_LOGGED_ORIGINS:
+        import logging  # noqa: PLC0415 - slow to load, and most programs send no such request
+
+        if len(self._logged_origins) < _MAX_LOGGED_ORIGINS and _log.isEnabledFor(logging.INFO):
             self._logged_origins.add(origin)
             listed = ", ".join(sorted(map(str, self.origins)))
             _log.info("requests to %s are sent unsigned: it is not among origins= (%s)", origin, listed)

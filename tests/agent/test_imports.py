@@ -12,7 +12,16 @@ import pytest
 from support.agents import API, Running, agent_running, rules_of
 from support.recorder import Recorder, Response
 
-HEAVY = ("cryptography", "joserfc", "dpop.server", "dpop.keys._software", "logging", "platformdirs", "tempfile")
+HEAVY = (
+    "cryptography",
+    "joserfc",
+    "dpop.server",
+    "dpop.keys._software",
+    "logging",
+    "platformdirs",
+    "tempfile",
+    "locale",
+)
 PROOF = "import dpop; key = dpop.load_key({uri!r}); dpop.create_proof(key, 'GET', 'https://api.example/me')"
 
 
@@ -49,6 +58,15 @@ def test_a_program_that_verifies_loads_it(running: Running, folder: Path) -> Non
 def test_a_command_with_a_key_of_the_agent_loads_no_cryptography(running: Running, folder: Path, name: str) -> None:
     """``dpop headers`` in a loop waits for no library that only the agent needs."""
     assert loaded(running, command(name, "GET", f"{API}/me", "--key", "agent:work"), folder) == "[]"
+
+
+def test_headers_without_a_token_of_the_agent_load_nothing_of_requests(running: Running, folder: Path) -> None:
+    """Only ``dpop headers --agent`` needs to know what a token is."""
+    code = (
+        command("headers", "GET", f"{API}/me", "--key", "agent:work")
+        + "\nassert 'dpop.client._request' not in sys.modules"
+    )
+    assert loaded(running, code, folder) == "[]"
 
 
 def test_dpop_curl_with_a_key_of_the_agent_loads_no_cryptography(folder: Path) -> None:

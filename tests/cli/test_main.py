@@ -54,8 +54,10 @@ NOT_FOR_A_PROOF = {
     "joserfc",
     "idna",
     "importlib.metadata",
+    "locale",
     "logging",
     "platformdirs",
+    "signal",
     "socket",
     "ssl",
     "subprocess",
@@ -191,12 +193,15 @@ def test_a_proof_loads_only_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_dpop_curl_loads_nothing_of_tokens_without_a_store(tmp_path: Path) -> None:
-    """Only a store needs the code for tokens, and only an odd date the standard library's mail package.
+    """Only a store needs the code for tokens, only a refusal what explains it, and only a warning logging.
 
-    Where files can be in memory, it needs no temporary ones, nor what shutil loads for archives.
+    Where files can be in memory, it needs no temporary ones, nor what shutil loads for archives. Where there is
+    posix_spawn, it needs no subprocess.
     """
     dpop.generate_key().save(tmp_path / "key.pem")
     others = {"dpop_cli.tokens.store", "dpop_cli.tokens.client", "dpop.requests", "email", "socket"}
+    others |= {"dpop.client._demands", "dpop.client._forgiving", "locale", "logging"}
+    others |= {"selectors", "subprocess"} if os.name == "posix" else set()
     others |= {"shutil", "tempfile"} if hasattr(os, "memfd_create") else set()
     with Recorder(lambda _: Response(200, [("Date", "Fri, 15 Jan 2027 08:00:00 GMT")])) as server:
         arguments = ["curl", "--key", str(tmp_path / "key.pem"), "-s", f"{server.origin}/"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from dpop import BearerToken
 from dpop_cli.console.command import Detail
 from dpop_cli.signing.defects import DefectCommand, defect_option, expected
 from dpop_cli.signing.options import ProofRequest, proof_options
@@ -71,6 +70,7 @@ def headers(*, method: str, url: str, in_agent: bool, account: str | None, as_js
 
 
 def _with_token_of_agent(method: str, url: str, account: str | None, options: dict[str, Any]) -> ProofRequest:
+    from dpop import BearerToken  # noqa: PLC0415 - as the next line
     from dpop_cli.tokens.agent_account import tokens_of_agent  # noqa: PLC0415 - only where it is asked for
 
     if any(options[name] for name in ("token_file", "token_env", "token_prompt")):

@@ -28,6 +28,7 @@ _WIDEST_HELP = 80
 _NARROW = 60  # in a narrower terminal, two columns leave no room for the texts of options
 _LONGEST_OPTION = 40
 _ALL = "dpop_cli.help_all"
+_HELP = "dpop_cli_help"  # no name of a parameter
 _CONTEXT = "dpop_cli.context"
 _VERBOSE = "dpop_cli.verbose"
 
@@ -114,7 +115,21 @@ class _WithHelpAll(click.Command):
 
     context_class = _Context
     epilog_when_short: str | None = None
+    _help: click.Option | None = None
     _help_all: click.Option | None = None
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return ``--help``: click's own has its text from gettext, which looks for translations for 1 ms."""
+        if self._help is None:
+            self._help = click.Option(
+                [*self.get_help_option_names(ctx), _HELP],
+                is_flag=True,
+                expose_value=False,
+                is_eager=True,
+                callback=_show_help,
+                help="Show this message and exit.",
+            )
+        return self._help
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """List the parameters, ``--help-all`` last."""
@@ -168,11 +183,16 @@ class _WithHelpAll(click.Command):
             formatter.write_text(line)
 
 
-def _show_all(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+def _show_help(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        ctx.meta[_ALL] = True
         click.echo(ctx.get_help(), color=ctx.color)
         ctx.exit()
+
+
+def _show_all(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        ctx.meta[_ALL] = True
+    _show_help(ctx, option, wanted)
 
 
 def _shortened(text: str) -> str:

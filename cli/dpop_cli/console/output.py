@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import signal
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ __all__ = [
     "file_names",
     "hint",
     "may_color",
+    "show_late_warnings",
     "show_warnings",
     "stopped_by_signals",
     "tell",
@@ -152,6 +152,8 @@ _STOPPING = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last on Windows only
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C and SIGTERM set; afterwards restore the signal handlers."""
+    import signal  # noqa: PLC0415 - only commands that run until they are stopped need it
+
     stop = threading.Event()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -177,3 +179,10 @@ def show_warnings() -> None:
             tell("Warning", record.getMessage())
 
     logging.getLogger("dpop").addHandler(Warnings(logging.WARNING))
+
+
+def show_late_warnings() -> None:
+    """Print the warnings of :mod:`dpop.client` without loading logging before there is one."""
+    from dpop._late_logging import before_messages  # noqa: PLC0415 - help needs nothing of the library
+
+    before_messages(show_warnings)

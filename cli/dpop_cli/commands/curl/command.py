@@ -42,7 +42,7 @@ from dpop_cli.commands.curl.request import CurlRequest
 from dpop_cli.commands.curl.token import CurlToken
 from dpop_cli.commands.curl.transfer import CurlTransfer, HeaderFile
 from dpop_cli.console.command import Command, is_verbose
-from dpop_cli.console.output import hint
+from dpop_cli.console.output import hint, show_late_warnings
 from dpop_cli.console.secret_input import secret_options
 from dpop_cli.signing.options import (
     NonceChoice,
@@ -137,6 +137,7 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     program = _curl_on_path()
     if program is None:
         raise click.UsageError("there is no curl on the PATH; install it, or use dpop headers with another client")
+    show_late_warnings()
     nonces = NonceChoice.of(options)
     token = CurlToken.of(options, words, allow_http=allow_http)
     request = CurlRequest.of(words, with_token=token.is_there)

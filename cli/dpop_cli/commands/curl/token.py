@@ -14,7 +14,7 @@ from dpop.client import AccessToken, Prover
 from dpop.errors import InvalidTargetError
 from dpop.htu import url_htu
 from dpop_cli.commands.curl.options import CurlWords
-from dpop_cli.console.output import hint
+from dpop_cli.console.output import hint, show_warnings
 from dpop_cli.console.secret_input import Secret
 from dpop_cli.signing.options import load_key, read_token
 
@@ -56,6 +56,7 @@ class CurlToken(NamedTuple):
 
             if named is not None:
                 raise click.UsageError("give a token (--token-file and the like) or --agent, not both")
+            show_warnings()
             return cls(None, None, None, key_options, in_agent=True, account=account_option(options))
         named_by = click.get_current_context().get_parameter_source("store_path")
         by_variable = named_by in {ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP}
@@ -65,6 +66,7 @@ class CurlToken(NamedTuple):
             if options["account"] is not None or Secret.of("store-password", options).given:
                 raise click.UsageError("--account and --store-password-... belong to a token store, and none is named")
             return cls(named, None, None, key_options)
+        show_warnings()
         from dpop_cli.tokens.client import OAuthClient  # noqa: PLC0415 - see above
         from dpop_cli.tokens.store import Stored  # noqa: PLC0415 - see above
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Self
 import click
 
 from dpop.client import DRAIN_BYTES, DRAIN_SECONDS
+from dpop_cli.commands.curl.process import started
 from dpop_cli.commands.curl.request import CurlRequest
 from dpop_cli.commands.curl.scratch import Scratch, has_dev_fd
 from dpop_cli.commands.curl.streams import Held, Sink, print_bytes
@@ -93,9 +93,9 @@ class CurlTransfer:
             given = resources.enter_context(Scratch("".join(f"{line}\n" for line in lines).encode("latin-1")))
             self._dump = resources.enter_context(Scratch())
             arguments = request.arguments(leave_out=_OUTPUT, elsewhere=True) if self._apart else request.arguments()
-            reader = writer = -1
+            said, output = os.pipe()
+            reader, writer = os.pipe() if self._apart else (-1, -1)
             if self._apart:
-                reader, writer = os.pipe()
                 os.set_inheritable(writer, True)
                 arguments += ["--output", f"/dev/fd/{writer}"]
             if request.output is None and sys.stdout.isatty():
@@ -104,18 +104,12 @@ class CurlTransfer:
             arguments.append("--suppress-connect-headers")
             arguments += ["--no-buffer", "--header", f"@{given.path}", "--dump-header", self._dump.path]
             try:
-                self._process = subprocess.Popen(  # noqa: S603 - curl is what this command runs
-                    [curl, "-q", *arguments],
-                    stdout=subprocess.PIPE,
-                    close_fds=False,  # curl reads our scratch files, and those of a shell's <(...)
-                    bufsize=0,
-                )
+                self._process = started([curl, "-q", *arguments], output)
             finally:
+                os.close(output)
                 if self._apart:
                     os.close(writer)
-            assert self._process.stdout is not None  # noqa: S101 - it was asked for
-            self._said = Held(os.dup(self._process.stdout.fileno()))
-            self._process.stdout.close()
+            self._said = Held(said)
             self._body = Held(reader) if self._apart else self._said
             self._resources = resources.pop_all()
 

@@ -193,6 +193,31 @@ def test_a_signal_ends_curl_too(server: Recorder) -> None:
         assert not Path(f"/proc/{children[0]}").exists()
 
 
+def test_the_status_is_known_where_ends_of_children_are_ignored() -> None:
+    """A parent that ignores SIGCHLD, which its children inherit, does not turn a failure into status 0."""
+    done = subprocess.run(
+        [*DPOP, "curl", "-s", "http://127.0.0.1:1/"],
+        env=environment(DPOP_KEY=os.environ["DPOP_KEY"]),
+        preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 7
+
+
+def test_curl_has_the_signals_of_a_shell(tmp_path: Path) -> None:
+    """Python ignores SIGPIPE and SIGXFSZ; curl does not inherit that."""
+    stub = tmp_path / "bin" / "curl"
+    stub.parent.mkdir()
+    stub.write_text("#!/bin/sh\ngrep SigIgn /proc/self/status >&2\nexit 4\n")
+    stub.chmod(0o755)
+    path = f"{stub.parent}:{os.environ['PATH']}"
+    done = run("curl", "-s", "http://127.0.0.1:1/", env={"DPOP_KEY": os.environ["DPOP_KEY"], "PATH": path})
+    ignored = int(done.stderr.split("SigIgn:")[1].split()[0], 16)
+    assert done.returncode == 4
+    assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
+
+
 def test_no_curl_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Status 2 and what to do."""
     monkeypatch.setenv("PATH", "/nowhere")
