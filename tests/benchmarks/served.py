@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from measure import Section, at_least, middle, spread, told
+from measure import Figure, Section, at_least, at_most, middle, spread, told
 from peers import WORKERS, Environments, Peer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -69,7 +69,8 @@ def measure(environments: Environments, *, short: bool) -> Section:
         " the same machine, each request with a fresh ES256 proof and an RS256 token. Rate: responses in a second."
         " Processor: time of the server's processes for one response. Known: one token for all requests; new: another"
         " token in each. The issuer's keys are at hand. By hand: the checks of RFC 9449 §4.3 around `jwt.decode`. With"
-        " Redis, all workers share the proofs that were used; client, workers and Redis share the processors.",
+        " Redis, all workers share the proofs that were used; client, workers and Redis share the processors. Health"
+        " checks: one connection asks a public path while another one's owner sends as quickly as it is answered.",
         ["tokens", "server", "workers", "rate", "processor, us", "rate against no protection"],
     )
     issuer, key = dpop.generate_key("RS256"), dpop.generate_key()
@@ -81,6 +82,8 @@ def measure(environments: Environments, *, short: bool) -> Section:
         for tokens in ("known", "new"):
             batches = (_requests(issuer, key, count, tokens=tokens) for _ in range(rounds + 1))
             _compare(section, tokens, apis, batches)
+    with _serving(environments, _TOOLKIT, keys) as api:
+        section.figures += _beside_strangers(section, api, 3 if short else 15, 100 if short else 500)
     with running_redis() as redis:
         for workers in (2,) if short else (1, 2, 4):
             with _serving(environments, _TOOLKIT, keys, workers=workers, redis_url=redis.url) as api:
@@ -168,6 +171,76 @@ def _load(api: Api, requests: list[bytes]) -> Load:
                     connection.sendall(another)
     elapsed = time.perf_counter() - start
     return Load(len(requests) / elapsed, (_processor_time(api.pid) - processor) / len(requests) * 1e6)
+
+
+def _beside_strangers(section: Section, api: Api, rounds: int, count: int) -> Iterator[Figure]:
+    """What becomes of health checks while a stranger sends one long query after the other, and then short ones."""
+    sent = {
+        kind: f"GET /me?{query} HTTP/1.1\r\nHost: localhost:8000\r\n\r\n".encode()
+        for kind, query in (("queries of 60 kB", "a%61=b&" * 8_571), ("short queries", "a=b"))
+    }
+    slowest: dict[str, list[float]] = {kind: [] for kind in ("nothing else", *sent)}
+    with socket.create_connection(("127.0.0.1", api.port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _health_checks(connection, count)
+        for _ in range(rounds):
+            slowest["nothing else"].append(_health_checks(connection, count))
+            for kind, request in sent.items():
+                with _stranger(api.port, request):
+                    slowest[kind].append(_health_checks(connection, count))
+    section.raw["health checks, p99"] = slowest
+    for kind in sent:
+        ratios = [busy / idle for busy, idle in zip(slowest[kind], slowest["nothing else"], strict=True)]
+        title = f"a health check beside a stranger's {kind}, p99 against nothing else"
+        ratio = round(middle(ratios), 2)
+        yield at_most(title, ratio, 2) if kind != "short queries" else told(title, ratio, "x")
+
+
+def _health_checks(connection: socket.socket, count: int) -> float:
+    """Seconds that a hundredth of so many took longer than."""
+    taken = []
+    for _ in range(count):
+        start = time.perf_counter()
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost:8000\r\n\r\n")
+        received = b""
+        while not received.endswith(b"\r\n\r\n{}"):
+            more = connection.recv(65536)
+            assert more, "the server closed the connection"
+            received += more
+        taken.append(time.perf_counter() - start)
+    return sorted(taken)[-1 - count // 100]
+
+
+_STRANGER = """
+import socket, sys
+request = sys.stdin.buffer.read()
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
+    for number in range(10**9):
+        connection.sendall(request)
+        received = connection.recv(65536)
+        assert received.startswith(b"HTTP/1.1 401 "), received[:100]
+        while not received.endswith(b"\\r\\n\\r\\n"):
+            received = connection.recv(65536)
+        if not number:
+            print(flush=True)
+"""
+
+
+@contextmanager
+def _stranger(port: int, request: bytes) -> Iterator[None]:
+    """A process that sends a request again and again, and has got the first response."""
+    command = [sys.executable, "-c", _STRANGER, str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(request)
+            process.stdin.close()
+            assert process.stdout.readline() == b"\n", "the stranger got no response"
+            yield
+            assert process.poll() is None, "the stranger gave up"
+        finally:
+            process.kill()
 
 
 def _nothing_from(api: Api) -> NoReturn:

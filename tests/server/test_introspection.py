@@ -308,8 +308,9 @@ def test_an_endpoint_that_does_not_tell(endpoint: IntrospectionEndpoint, fault: 
     """Nothing is known of the token: a 503, and the next request asks again."""
     tokens = asking(endpoint)
     endpoint.down = DOWN[fault]
-    with pytest.raises(LookupUnavailableError):
+    with pytest.raises(LookupUnavailableError) as caught:
         tokens("t")
+    assert ("check this API's client_id and credentials" in str(caught.value)) == (fault == "401")
     endpoint.down = lambda _request: None
     assert asyncio.run(tokens.acall("t"))["sub"] == "alice"
     assert len(endpoint.requests) == 2

@@ -41,11 +41,23 @@ def used_proofs() -> ReplayCache | AsyncReplayCache:
     return AsyncRedisReplayCache(redis.asyncio.Redis.from_url(REDIS_URL), when_down="refuse")
 
 
+def is_public(path: str) -> bool:
+    """What anybody may ask."""
+    return path == "/health"
+
+
 tokens = JWTAccessTokens(issuer=ISSUER, audience=URL, algs="RS256", fetch=fetch)
 app = FastAPI()
 app.add_middleware(
-    DPoPMiddleware, resource=ProtectedResource(ProofVerifier(replay=used_proofs()), url=URL, token=tokens)
+    DPoPMiddleware,
+    resource=ProtectedResource(ProofVerifier(replay=used_proofs()), url=URL, token=tokens, public=is_public),
 )
+
+
+@app.get("/health")
+async def health() -> dict[str, str]:
+    """For a load balancer."""
+    return {}
 
 
 @app.get("/me")
