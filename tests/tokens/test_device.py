@@ -108,10 +108,14 @@ def test_bad_codes(changes: dict[str, Any]) -> None:
         ({"expires_in": "60.5", "interval": "0.5"}, 1060.5, 0.5),
     ],
 )
-def test_odd_numbers(changes: dict[str, Any], expires_at: float, interval: float) -> None:
-    """Strings are read, and what makes no sense is replaced by what is usual."""
+def test_odd_numbers(
+    changes: dict[str, Any], expires_at: float, interval: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Strings are read, and what makes no sense is replaced by what is usual; the log says so, unless it is null."""
     device = read_device_authorization({**CODES, **changes}, 1000)
     assert (device.expires_at, device.interval) == (expires_at, interval)
+    replaced = [name for name, value in changes.items() if value in ("", -1, {}, [])]
+    assert [record.args and record.args[0] for record in caplog.records] == replaced  # type: ignore[index]
 
 
 def test_codes_in_another_form() -> None:

@@ -195,6 +195,12 @@ def test_a_challenge_names_the_metadata() -> None:
     }
     found = examined("https://api.example/me", scripted(documents))
     assert (found.issuer, found.resource, found.seen["API's schemes"]) == (AS, "https://api.example/me", ["dpop"])
+    documents[place] = {"resource": "https://api.example", "authorization_servers": [AS]}
+    found = examined("https://api.example/me", scripted(documents))
+    assert (found.resource, found.odd[0]) == (
+        "https://api.example",
+        "the API calls itself 'https://api.example' (RFC 9728 §3.3)",
+    )
 
 
 def test_a_server_is_known_by_its_issuer() -> None:

@@ -21,7 +21,7 @@ from support.recorder import Received, Recorder, Response
 
 import dpop
 from dpop.encoding import b64url_decode, b64url_encode
-from dpop.errors import InvalidIDTokenError, TokenEndpointUnavailableError, UsageError
+from dpop.errors import InsecureOriginError, InvalidIDTokenError, TokenEndpointUnavailableError, UsageError
 from dpop.keys import Key
 from dpop.testing import DPoPTestServer
 from dpop.tokens import ClientSecretBasic, ClientSecretPost, PublicClient, ServerMetadata, TokenSet
@@ -595,3 +595,10 @@ def test_googles_issuer_has_two_names() -> None:
     assert read_id_token(text, google, now).claims["sub"] == "1"
     with pytest.raises(BadIDToken):
         read_id_token(text, google._replace(issuer="https://accounts.example"), now)
+
+
+def test_keys_are_not_fetched_over_plain_http() -> None:
+    """Whoever is in between could sign ID tokens."""
+    server = ServerMetadata(token_endpoint="https://as.example/t", jwks_uri="http://as.example/keys")
+    with pytest.raises(InsecureOriginError, match=r"as\.example"):
+        Endpoint("requests", KEY, server, client_id="c")

@@ -61,6 +61,21 @@ def test_a_refusal_with_a_coding_that_it_does_not_have_is_understood(name: str) 
     assert [request.claims.get("nonce") for request in server.requests] == [None, "n1"]
 
 
+@pytest.mark.parametrize("name", sorted(ENDPOINTS))
+@pytest.mark.parametrize(
+    "body", [b'{"error":"invalid_grant"}', b'{"ok":false,"error":"invalid_grant"}', b"error=invalid_grant"]
+)
+def test_a_refusal_with_the_status_of_a_success(name: str, body: bytes) -> None:
+    """Some servers say 200 to everything: an error without any token is a refusal, and the grant is dead."""
+    with (
+        Recorder(script(Response(200, [], body))) as server,
+        Endpoint(name, KEY, server.url("/token"), client_id="c") as endpoint,
+        pytest.raises(ReauthorizationError, match=r"says invalid_grant \(200\)"),
+    ):
+        endpoint.refresh("r")
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_dead_refresh_token_is_told_however_its_refusal_is_spelt(spelling: str) -> None:
     """The source says so, and sends the token only once."""

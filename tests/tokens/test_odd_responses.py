@@ -171,6 +171,7 @@ ODD: dict[str, Odd] = {
     "a guard against scripts": Odd(b")]}',\n" + PLAIN),
     "another guard against scripts": Odd(b"while(1);" + PLAIN),
     "tokens inside a member": Odd(b'{"status":"ok","data":' + PLAIN + b"}", warns=True),
+    "tokens in an array inside a member": Odd(b'{"data":[' + PLAIN + b"]}", warns=True),
     "tokens inside a member, their type beside it": Odd(
         json.dumps({"token_type": "DPoP", "expires_in": 3600, "data": {"access_token": ACCESS}}).encode(), warns=True
     ),
