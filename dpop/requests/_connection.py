@@ -85,9 +85,13 @@ class Exchange:
         if flow is None:
             return []
         self.signed = True
-        try:
+
+        def signed() -> list[tuple[str, str]]:
             token = self.tokens.pop() if self.tokens else ask_token(flow)
             return sign_now(flow, flow.origin.scheme, authority or flow.origin.authority, target, token)
+
+        try:
+            return _apart(signed)
         except Exception as error:  # noqa: BLE001 - raised again by send()
             self.failure = error
             raise _NotSignedError from None
@@ -118,6 +122,20 @@ class _NotSignedError(Exception):
 
 _current: ContextVar[Exchange | None] = ContextVar("dpop_exchange", default=None)
 _watched: ContextVar[Wire | None] = ContextVar("dpop_wire", default=None)
+
+
+def _apart(function: Callable[..., _T], *args: Any) -> _T:
+    """Call a function that may call the user's: a token source, a key or an event hook.
+
+    These may send requests of their own. Such a request belongs neither to the exchange, whose token it would carry to
+    another server, nor to the wire that is watched.
+    """
+    outer, watched = _current.set(None), _watched.set(None)
+    try:
+        return function(*args)
+    finally:
+        _watched.reset(watched)
+        _current.reset(outer)
 
 
 class _SigningConnection(HTTPConnection):
@@ -161,7 +179,7 @@ class _SigningConnection(HTTPConnection):
         response = super().getresponse(*args, **options)
         exchange, self._exchange = self._exchange, None
         if exchange is not None and exchange.flow is not None:
-            exchange.step = exchange.flow.received(response.status, response.headers.iteritems())
+            exchange.step = _apart(exchange.flow.received, response.status, response.headers.iteritems())
         return response
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -21,7 +22,7 @@ from dpop.client._prover import Prover
 from dpop.errors import ArgumentTypeError, DPoPError
 from dpop.profiles import RFC9449, Profile
 from dpop.requests._adapter import DPoPAdapter, ProcessAdapter
-from dpop.requests._connection import Wire
+from dpop.requests._connection import Exchange, Wire
 from dpop.tokens._endpoint import SyncEndpoint
 from dpop.tokens._endpoint_base import DEFAULT_TIMEOUT
 from dpop.tokens._failures import address_of, reason_of
@@ -148,8 +149,10 @@ class TokenEndpoint(SyncEndpoint):
             )
         )
         signing, plain = self._adapters(request.url)
-        adapter = signing if request.signed else plain
-        with adapter.send(prepared, timeout=self.timeout, **settings) as response:
+        # Also a request without a proof needs an exchange: it may be sent while the body of another request is read, and
+        # would otherwise carry that one's token.
+        send = signing.send if request.signed else partial(_unsigned().send, plain.send)
+        with send(prepared, timeout=self.timeout, **settings) as response:
             for each in (*response.history, response):
                 extract_cookies_to_jar(session.cookies, prepared, each.raw)
             fields = tuple((name.lower(), value) for name, value in response.headers.items())
@@ -173,6 +176,10 @@ class TokenEndpoint(SyncEndpoint):
         if self._mounted is not None:
             self._mounted[1].close()
             self._mounted[2].close()
+
+
+def _unsigned() -> Exchange:
+    return Exchange(None, one_shot=False, withheld=frozenset())
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -37,6 +37,7 @@ import dpop.requests
 from dpop.client._prover import Prover
 from dpop.errors import InvalidTargetError, UsageError
 from dpop.redaction import RedactingFilter
+from dpop.tokens import ServerMetadata
 
 TOKEN = "access-token-1"
 BODY = b"0123456789" * 1000
@@ -861,6 +862,41 @@ def test_a_source_may_refresh_through_the_adapter_itself(name: str, client: Call
         thread.join(60)
         assert replies == [200]
         assert [request.target for request in server.requests] == ["/r", "/token", "/r"]
+
+
+@pytest.mark.parametrize("when", ["source", "body", "event"])
+def test_a_request_made_while_another_is_sent_has_nothing_of_it(when: str) -> None:
+    """A source, a body or an event hook may use a token endpoint: that request carries no token of an API."""
+
+    def now(name: str) -> None:
+        if name == when:
+            endpoint.revoke("an-old-token")
+
+    def source() -> str:
+        now("source")
+        return TOKEN
+
+    def body() -> Iterator[bytes]:
+        yield b"a"
+        now("body")
+
+    with Recorder(script(Reply(200, [("DPoP-Nonce", "of-as")]))) as server, Recorder(script(Reply(503), Reply())) as api:
+        metadata = ServerMetadata(token_endpoint=server.url("/token"), revocation_endpoint=server.url("/revoke"))
+        prover = Prover(dpop.generate_key(), events=lambda _: now("event"))
+        adapter = dpop.requests.DPoPAdapter(
+            prover, origins=api.origin, access_token=source, max_retries=Retry(2, status_forcelist=[503])
+        )
+        options = {"client_id": "client", "client_secret": "secret"}
+        with dpop.requests.TokenEndpoint(prover, metadata, **options) as endpoint, requests.Session() as session:
+            session.mount(api.origin, adapter)
+            session.get(api.url())
+            session.post(api.url(), data=body() if when == "body" else None)
+        assert server.requests
+        for request in server.requests:
+            assert request.one("Authorization").startswith("Basic ")
+            assert request.all("DPoP") == []
+        assert_fresh(api.requests)
+        assert {request.nonce for request in api.requests} == {None}
 
 
 @pytest.mark.parametrize("kind", ["bytes", "stream"])
