@@ -85,6 +85,7 @@ class RefreshInProgress(Future[TokenSet]):
         self.refusals = refusals
         self.forced = forced
         self.begun = False
+        self.thread: int | None = None  # that carries it out
         self.made = time.monotonic()
         self.set_running_or_notify_cancel()  # so no waiter can cancel it
 
@@ -256,8 +257,9 @@ class SharedRefresh:
 
     def _wanted(self) -> str | RefreshInProgress:
         """Return a usable token, or the shared refresh that brings one."""
-        if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - threading.Condition asks so too
-            return self._without_waiting()
+        reason = self._why_not_wait()
+        if reason is not None:
+            return self._without_waiting(reason)
         made: RefreshInProgress | None = None
         try:
             with self._lock:
@@ -285,8 +287,9 @@ class SharedRefresh:
 
     def _wanted_new(self) -> RefreshInProgress:
         """Return the shared refresh of tokens that did not exist when it began."""
-        if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as above
-            raise _interrupted()
+        reason = self._why_not_wait()
+        if reason is not None:
+            raise TokenLockError(reason)
         made: RefreshInProgress | None = None
         try:
             with self._lock:
@@ -307,11 +310,20 @@ class SharedRefresh:
             raise
         return refresh
 
-    def _without_waiting(self) -> str:
-        """Return the token to a signal handler that interrupted this class; it must not wait for its thread's lock."""
+    def _why_not_wait(self) -> str | None:
+        """Why this thread would wait for itself; ``None`` if it would not."""
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - threading.Condition asks so too
+            return _INTERRUPTED
+        for refresh in (self._refresh, self._forced):
+            if refresh is not None and refresh.thread == threading.get_ident():
+                return _ASKED_BY_ITSELF
+        return None
+
+    def _without_waiting(self, reason: str) -> str:
+        """Return the token to a caller that must not wait, because its own thread holds what it would wait for."""
         if self._tokens is not None and self._is_usable(self._tokens):
             return self._token
-        raise _interrupted()
+        raise TokenLockError(reason)
 
     def text_of(self, tokens: TokenSet) -> str:
         """Return the access token to send: a BearerToken if it is not bound to a key."""
@@ -340,6 +352,7 @@ class SharedRefresh:
             if refresh.begun:
                 return  # abandoned before this thread began
             refresh.begun = True
+            refresh.thread = threading.get_ident()
         try:
             tokens = run(self._renewal.steps(good, patient=patient))
         except BaseException as error:  # noqa: BLE001 - raised in all waiting callers
@@ -451,10 +464,13 @@ class _OtherThanFirst:
         return tokens.fingerprint != self._first
 
 
-def _interrupted() -> TokenLockError:
-    return TokenLockError(
-        "a signal handler called the token source that it interrupted; call it outside of the signal handler"
-    )
+_INTERRUPTED: Final = (
+    "a signal handler called the token source that it interrupted; call it outside of the signal handler"
+)
+_ASKED_BY_ITSELF: Final = (
+    "the token source was called by its own refresh, which would wait for itself: by the key, an event hook or the HTTP"
+    " session of its token endpoint; call it elsewhere, for example from a queue"
+)
 
 
 def own_copy(error: BaseException) -> BaseException:

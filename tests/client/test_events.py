@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+import threading
 import time
 from email.utils import formatdate
 from typing import Any
@@ -22,6 +23,7 @@ import dpop.requests
 from dpop.client import ClientEvent, Prover, Role
 from dpop.errors import ArgumentTypeError, KeyAccessDeniedError, TokenRequestError, UsageError
 from dpop.testing import DPoPTestServer
+from dpop.tokens import MemoryTokenStore, TokenSet
 
 TOKEN = "access-token-of-alice"
 KEY = dpop.generate_key()
@@ -178,6 +180,32 @@ def test_refreshes() -> None:
             with pytest.raises(TokenRequestError) as caught:
                 endpoint.refresh(tokens)
             assert told(events)[-1] == ("refreshed", caught.value.code)
+
+
+@pytest.mark.parametrize("call", ["__call__", "renew"])
+def test_a_hook_that_asks_the_source_whose_refresh_it_is_told_of(call: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The refresh would wait for itself: the hook gets an error, and the refresh goes on."""
+    sources: list[Any] = []
+    tokens: list[str] = []
+    prover = Prover(KEY, events=lambda _event: getattr(sources[0], call)())
+    with DPoPTestServer() as server:
+        options = {"client_id": server.client_id, "client_secret": server.client_secret}
+        with dpop.requests.TokenEndpoint(prover, server.token_endpoint, **options) as endpoint:
+            store = MemoryTokenStore()
+            stale = TokenSet(
+                access_token="old",
+                token_type="DPoP",
+                expires_at=1.0,
+                refresh_token=server.issue_refresh_token(jkt=KEY.thumbprint),
+                jkt=KEY.thumbprint,
+            )
+            store.save(stale, "alice")
+            sources.append(endpoint.source(store, account="alice"))
+            asking = threading.Thread(target=lambda: tokens.append(sources[0]()), daemon=True)
+            asking.start()
+            asking.join(30)
+    assert len(tokens) == 1
+    assert "called by its own refresh" in caplog.text
 
 
 def test_a_prover_for_other_algorithms_tells_too() -> None:
