@@ -52,7 +52,11 @@ def emit(hook: EventHook | None, event: Event) -> None:
 def client_of(claims: Mapping[str, Any]) -> str | None:
     """The client that a token was issued to, shortened; None if it does not say (RFC 9068 §2.2, RFC 7662 §2.2)."""
     client = claims.get("client_id") or claims.get("azp")
-    return client[:_MAX_NAME] if isinstance(client, str) else None
+    if not isinstance(client, str):
+        return None
+    name = client[:_MAX_NAME]
+    # A line break, a terminal's escape or half a surrogate pair would break the log or the metrics of the operator.
+    return name if name.isprintable() else "".join(each if each.isprintable() else "?" for each in name)
 
 
 class BearerReport:

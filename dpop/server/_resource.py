@@ -473,11 +473,28 @@ class ProtectedResource:
         """Check that a request came with the certificate to which its token is bound (RFC 8705 §3)."""
         because = "this API has no function certificate= that tells"
         if self._certificate is not None:
-            der = self._certificate(request)
+            der = self._certificate_of(request, self._certificate)
             if der is not None and b64url_encode(hashlib.sha256(der).digest()) == wanted:
                 return
             because = "it came with none" if der is None else "it came with another one"
         raise refuse(Reason.CERTIFICATE_MISMATCH, error="invalid_token", because=because)
+
+    @staticmethod
+    def _certificate_of(request: ResourceRequest, ask: Callable[[ResourceRequest], object]) -> bytes | None:
+        """The certificate of a request, from the user's function, whose faults say nothing about the token."""
+        try:
+            der = ask(request)
+        except REFUSALS:
+            raise
+        except Exception as error:
+            _log.debug("the function certificate= failed", exc_info=True)
+            raise LookupUnavailableError(f"the function certificate= raised {type(error).__name__}") from error
+        if der is not None and not isinstance(der, bytes):
+            raise LookupUnavailableError(
+                f"the function certificate= must return the certificate in DER, as bytes, or None, not"
+                f" {type(der).__name__}; ssl.PEM_cert_to_DER_cert converts PEM"
+            )
+        return der
 
     def _accepted(self, claims: Mapping[str, Any], proof: VerifiedProof | None) -> Access:
         scheme: Literal["DPoP", "Bearer"] = "Bearer" if proof is None else "DPoP"

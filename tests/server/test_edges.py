@@ -219,6 +219,22 @@ def _down(_token: str) -> None:
     raise LookupUnavailableError("secret host of the authorization server")
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        (lambda request: request.context["the certificate"], "raised KeyError"),
+        (lambda _request: "-----BEGIN CERTIFICATE-----", "PEM_cert_to_DER_cert"),
+    ],
+    ids=["raises", "PEM"],
+)
+def test_a_certificate_function_that_fails(ask: Ask, says: Any, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It says nothing about the token: 503 as for a failed look-up, not 500; the log says what is wrong."""
+    status, _, body = ask(api({"cnf": {"jkt": KEY.thumbprint, "x5t#S256": X5T}}, certificate=says), "/items", signed())
+    assert (status, json.loads(body)["error"]) == (503, "temporarily_unavailable")
+    assert told in caplog.text
+
+
 # --- events
 
 
@@ -240,6 +256,17 @@ def test_events_of_requests(ask: Ask) -> None:
         Event("refused", "authentication_insufficient"),
         Event("unavailable", "lookup_unavailable"),
     ]
+
+
+@pytest.mark.parametrize("client", ["app\n2026 ERROR", "app\x1b[2J", "app\ud800", "app\u202e"])
+def test_the_client_in_an_event_is_printable(client: str) -> None:
+    """It goes into logs and names of metrics."""
+    events: list[Event] = []
+    by_wsgi(api({"client_id": client}, events=events.append), "/items", signed())
+    (event,) = events
+    assert event.client is not None
+    assert event.client.isprintable()
+    assert event.client.startswith("app?")
 
 
 @BOTH
