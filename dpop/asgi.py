@@ -88,7 +88,7 @@ class DPoPMiddleware:
         """Serve one connection (ASGI 3)."""
         try:
             await self._serve(scope, receive, send)
-        except Exception as error:
+        except BaseException as error:
             # The traceback of the application's error begins here, and the request holds token and proof.
             del scope, receive, send
             clear_frames(error)

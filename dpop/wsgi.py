@@ -84,7 +84,7 @@ class DPoPMiddleware:
         """Serve one request (PEP 3333)."""
         try:
             return self._serve(environ, start_response)
-        except Exception as error:
+        except BaseException as error:
             # The traceback of the application's error begins here, and the request holds token and proof.
             del environ, start_response
             clear_frames(error)

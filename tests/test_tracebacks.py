@@ -29,6 +29,7 @@ from dpop.client import Policy
 from dpop.errors import DPoPError, KeyAccessDeniedError, KeyFileError, UsageError
 from dpop.server import MemoryReplayCache, NonceIssuer, ProofVerifier, ProtectedResource, ResourceRequest
 from dpop.tokens import ClientSecretBasic, ClientSecretPost, FileTokenStore, TokenSet
+from dpop.wsgi import DPoPMiddleware
 
 PASSWORD = "correct horse"
 
@@ -268,8 +269,15 @@ class Interrupted(DeadKey):
         lambda: ProtectedResource(
             ProofVerifier(replay=MemoryReplayCache()), url=API, token=lambda _token: sys.exit(1)
         ).admit(of_a_request()),
+        lambda: DPoPMiddleware(
+            lambda _environ, _start: sys.exit(1),
+            ProtectedResource(ProofVerifier(replay=MemoryReplayCache()), url=API, token=dict, public=lambda _: True),
+        )(
+            {"REQUEST_METHOD": "GET", "PATH_INFO": "/r", "HTTP_AUTHORIZATION": f"DPoP {TOKEN}", "HTTP_DPOP": PROOF},
+            print,  # type: ignore[arg-type]
+        ),
     ],
-    ids=["create_proof", "requests", "httpx2", "httpx2, async", "aiohttp", "admit"],
+    ids=["create_proof", "requests", "httpx2", "httpx2, async", "aiohttp", "admit", "wsgi"],
 )
 def test_an_interrupt_shows_no_secret(call: Callable[[], object]) -> None:
     """SystemExit of a worker's timeout, and KeyboardInterrupt: crash reporters send the variables of these, too."""

@@ -149,8 +149,8 @@ class TokenEndpoint(SyncEndpoint):
             )
         )
         signing, plain = self._adapters(request.url)
-        # Also a request without a proof needs an exchange: it may be sent while the body of another request is read, and
-        # would otherwise carry that one's token.
+        # A request without a proof needs an exchange, too: it may be sent while the body of another request is read,
+        # and would otherwise carry that one's token.
         send = signing.send if request.signed else partial(_unsigned().send, plain.send)
         with send(prepared, timeout=self.timeout, **settings) as response:
             for each in (*response.history, response):

@@ -880,7 +880,10 @@ def test_a_request_made_while_another_is_sent_has_nothing_of_it(when: str) -> No
         yield b"a"
         now("body")
 
-    with Recorder(script(Reply(200, [("DPoP-Nonce", "of-as")]))) as server, Recorder(script(Reply(503), Reply())) as api:
+    with (
+        Recorder(script(Reply(200, [("DPoP-Nonce", "of-as")]))) as server,
+        Recorder(script(Reply(503), Reply())) as api,
+    ):
         metadata = ServerMetadata(token_endpoint=server.url("/token"), revocation_endpoint=server.url("/revoke"))
         prover = Prover(dpop.generate_key(), events=lambda _: now("event"))
         adapter = dpop.requests.DPoPAdapter(
