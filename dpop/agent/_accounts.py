@@ -27,6 +27,7 @@ from dpop.errors import (
 )
 from dpop.tokens._refresher import AccountStatus, Refresher
 from dpop.tokens._source import RefreshingSource
+from dpop.tokens._stores import locked
 from dpop.tokens._token_set import TokenSet
 
 __all__ = ["Account", "Accounts"]
@@ -126,11 +127,13 @@ class Accounts:
         account = self.find(name)
         if self._kept is None or name not in self._logins:
             raise UsageError(f"the agent has no login of the account {name}")
-        tokens = self._kept.store.load(name)
-        revoked = False
-        if revoke and tokens is not None and account is not None and "revocation_endpoint" in account.login:
-            self._of(account).endpoint.revoke(tokens)
-            revoked = True
+        store, revoked = self._kept.store, False
+        # A refresh that is under way brings another refresh token, and that one must be revoked.
+        with locked(store.lock(name), name):
+            tokens = store.load(name)
+            if revoke and tokens is not None and account is not None and "revocation_endpoint" in account.login:
+                self._of(account).endpoint.revoke(tokens)
+                revoked = True
         with self._changing:
             logins = self._kept.forget(name)
             with self._guard:

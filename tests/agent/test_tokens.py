@@ -41,7 +41,7 @@ from dpop.errors import (
 )
 from dpop.requests import DPoPAdapter, TokenEndpoint
 from dpop.testing import DPoPTestServer
-from dpop.tokens import FileTokenStore, HTTPRequest, HTTPResponse, MemoryTokenStore, TokenSet
+from dpop.tokens import FileTokenStore, HTTPRequest, HTTPResponse, MemoryTokenStore, TokenSet, locked
 
 
 class Place:
@@ -534,6 +534,30 @@ def test_a_logout_revokes_the_tokens(place: Place, found: Running) -> None:
     assert len(revoked) >= 1
     place.log_in(found, revocation_endpoint=place.server.revocation_endpoint)
     assert client.request("logout", account="work", forget=True)["revoked"] is False
+
+
+def test_a_logout_revokes_what_a_refresh_brings(place: Place, found: Running) -> None:
+    """It waits for a refresh that is under way: otherwise the new refresh token would stay good, and nobody has it."""
+    place.log_in(found, revocation_endpoint=place.server.revocation_endpoint)
+    AgentTokens("work")()
+    newer = place.server.issue_refresh_token(jkt=found.key().thumbprint, client_id=place.server.public_client_id)
+    store, client = place.store(), found.client()
+    logout = threading.Thread(target=lambda: client.request("logout", account="work", seconds=60))
+
+    def revoked() -> list[bytes]:
+        return [request.body for request in place.server.requests if request.endpoint == "revoke"]
+
+    with locked(store.lock("work"), "work"):
+        logout.start()
+        before = store.load("work")
+        assert before is not None
+        look = time.monotonic() + 0.5
+        while time.monotonic() < look and not revoked():
+            time.sleep(0.01)
+        assert store.replace(before, before.replace(refresh_token=newer), "work")
+    logout.join(60)
+    assert any(newer.encode() in body for body in revoked())
+    assert store.load("work") is None
 
 
 def test_a_server_that_is_down(place: Place, found: Running) -> None:

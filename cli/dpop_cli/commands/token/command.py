@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dpop.errors import DPoPError, ReauthorizationError, TokenStoreError
-from dpop.tokens import DEFAULT_ACCOUNT, AuthorizationRequest, TokenSet
+from dpop.tokens import DEFAULT_ACCOUNT, AuthorizationRequest, TokenSet, locked
 from dpop_cli.commands.token.from_files import import_tokens
 from dpop_cli.commands.token.refresher import refresher
 from dpop_cli.console.command import Detail, Group, Setting
@@ -380,12 +380,15 @@ def revoke(*, forget: bool, in_agent: bool, **options: Any) -> None:
     tokens = stored.tokens()
     if not forget:
         prover = prover_of(options, tokens)
-        with client.endpoint(prover, tokens) as endpoint:
-            if endpoint.server.revocation_endpoint is not None:
-                endpoint.revoke(tokens)
-            else:
-                with client.found(prover, tokens) as found:
-                    found.revoke(tokens)
+        # A refresh that is under way brings another refresh token, and that one must be revoked.
+        with locked(stored.store.lock(stored.account), stored.account):
+            tokens = stored.tokens()
+            with client.endpoint(prover, tokens) as endpoint:
+                if endpoint.server.revocation_endpoint is not None:
+                    endpoint.revoke(tokens)
+                else:
+                    with client.found(prover, tokens) as found:
+                        found.revoke(tokens)
     stored.store.delete(stored.account)
     click.echo(f"The tokens of {stored.account!r} are {'removed' if forget else 'revoked and removed'}.", err=True)
 
