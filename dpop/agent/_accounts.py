@@ -23,6 +23,8 @@ from dpop.errors import (
     DPoPError,
     DPoPKeyError,
     KeyThrottledError,
+    TokenError,
+    TokensNotSavedError,
     UsageError,
 )
 from dpop.tokens._refresher import AccountStatus, Refresher
@@ -77,10 +79,12 @@ class Accounts:
         self._clock = clock
         self._refreshed: dict[str, Refreshed] = {}
         self._states: dict[str, AccountStatus] = {}
+        self._problems: dict[str, str] = {}  # why a program got no token the last time
         self._guard = threading.Lock()  # of the dicts; never held while a request is under way
         self._changing = threading.Lock()  # one login at a time
         self._changed = threading.Event()
         self._stopping = False
+        self._anew = False  # look after all accounts at once
 
     # --- the accounts
 
@@ -115,6 +119,7 @@ class Accounts:
                 self._logins = logins
                 self._refreshed[name] = made
                 self._states.pop(name, None)
+                self._problems.pop(name, None)
         self._changed.set()
 
     def log_out(self, name: str, *, revoke: bool) -> bool:
@@ -140,6 +145,7 @@ class Accounts:
                 self._logins = logins
                 self._refreshed.pop(name, None)
                 self._states.pop(name, None)
+                self._problems.pop(name, None)
         self._changed.set()
         return revoked
 
@@ -154,10 +160,19 @@ class Accounts:
         :raises DPoPKeyError: the key did not sign.
         """
         source = self._of(account).source
-        tokens = source.tokens()
-        if refused is not None and sendable_token_hash(tokens.access_token) == refused:
-            source._refused_by(tokens.access_token, by)  # noqa: SLF001 - as the adapters do
+        try:
             tokens = source.tokens()
+            if refused is not None and sendable_token_hash(tokens.access_token) == refused:
+                source._refused_by(tokens.access_token, by)  # noqa: SLF001 - as the adapters do
+                tokens = source.tokens()
+        except TokenError as error:
+            first = account.name not in self._problems
+            self._problems[account.name] = str(error)
+            if first and isinstance(error, TokensNotSavedError):
+                self._look_anew()  # this process has the only copy: save it soon, also if no program asks again
+            raise
+        if self._problems.pop(account.name, None) is not None:
+            self._look_anew()  # so that the status is right at once
         return tokens
 
     def facts(self, account: Account) -> dict[str, Any]:
@@ -177,6 +192,8 @@ class Accounts:
         if tokens is None or tokens.refusal:
             return {**facts, "state": "dead"}
         told = {"token_type": tokens.token_type, "expires_at": tokens.expires_at, "scope": tokens.scope}
+        if account.name in self._problems and (state is None or state.state == "fresh"):
+            told["state"] = "failing"
         return {
             **facts,
             "state": "fresh" if state is None else state.state,
@@ -191,7 +208,7 @@ class Accounts:
         except DPoPError as error:
             return str(error)
         state = self._states.get(account.name)
-        return None if state is None else state.error
+        return self._problems.get(account.name) or (None if state is None else state.error)
 
     def _of(self, account: Account) -> Refreshed:
         with self._guard:
@@ -232,11 +249,16 @@ class Accounts:
         while not self._stopping:
             self._changed.clear()
             sources = list(self._to_keep_fresh())
-            if [id(source) for source in sources] != of:
+            if self._anew or [id(source) for source in sources] != of:
+                self._anew = False
                 of = [id(source) for source in sources]
                 refresher = Refresher(sources, clock=self._clock, tell=self._note) if sources else None
             wait = _LOOK_SECONDS if refresher is None else refresher.step()
             self._changed.wait(min(wait, _LOOK_SECONDS))
+
+    def _look_anew(self) -> None:
+        self._anew = True
+        self._changed.set()
 
     def look_again(self) -> None:
         """Look after the accounts at once, because keys were opened or forgotten."""
@@ -260,6 +282,8 @@ class Accounts:
 
     def _note(self, status: AccountStatus) -> None:
         self._states[status.account] = status
+        if status.error is None:
+            self._problems.pop(status.account, None)
 
     def __repr__(self) -> str:
         return f"<Accounts {', '.join(sorted(self._logins))}>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -42,6 +43,7 @@ from dpop.errors import (
 from dpop.requests import DPoPAdapter, TokenEndpoint
 from dpop.testing import DPoPTestServer
 from dpop.tokens import FileTokenStore, HTTPRequest, HTTPResponse, MemoryTokenStore, TokenSet, locked
+from dpop.tokens import _file_store as file_store
 
 
 class Place:
@@ -581,6 +583,42 @@ def test_a_store_that_fails(place: Place) -> None:
         assert "tokens.work.json" not in json.dumps(running.client().request("list"))
         answered = running.agent._service._token_failed(TokenFormatError("in /srv/x"), Peer(None, 4242, frozenset()))
         assert "/srv" not in answered.message
+
+
+@pytest.mark.parametrize("failures", [1, 1000])
+def test_tokens_that_could_not_be_saved(
+    place: Place, found: Running, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The status tells why until they are, and they are saved as soon as possible, also if no program asks again."""
+    tokens, client = AgentTokens("work"), found.client()
+    left, noted = [failures], list[bool]()
+    write = file_store.write_private_file
+
+    def full(*arguments: Any, **options: Any) -> None:
+        if noted and left[0]:
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        noted.append(True)  # that a refresh is sent; what it brings finds the disk full
+        write(*arguments, **options)
+
+    old = tokens()
+    monkeypatch.setattr(file_store, "write_private_file", full)
+    tokens.refused(old)
+    with pytest.raises(TokenError, match="No space left"):
+        tokens()
+    if failures > 1:
+        (account,) = client.request("status")["accounts"]
+        assert (account["state"], "No space left" in account["problem"]) == ("failing", True)
+        left[0] = 0
+        tokens()
+    limit = time.monotonic() + 60
+    while client.request("status")["accounts"][0]["problem"] is not None and time.monotonic() < limit:
+        time.sleep(0.05)
+    (account,) = client.request("status")["accounts"]
+    assert (account["state"], account["problem"]) == ("fresh", None)
+    stored = place.store().load("work")
+    assert stored is not None
+    assert stored.access_token != old
 
 
 def test_a_login_that_cannot_be_noted_is_not_kept(place: Place) -> None:
