@@ -168,8 +168,8 @@ def resource(lookup: Callable[[str], Any]) -> ProtectedResource:
     return ProtectedResource(verifier(), url=API, token=lookup)
 
 
-def of_a_request() -> ResourceRequest:
-    fields = [(b"authorization", f"DPoP {TOKEN}".encode()), (b"dpop", PROOF.encode())]
+def of_a_request(proof: str = PROOF) -> ResourceRequest:
+    fields = [(b"authorization", f"DPoP {TOKEN}".encode()), (b"dpop", proof.encode())]
     return ResourceRequest(method="GET", target="/r", path="/r", headers=fields)
 
 
@@ -268,7 +268,7 @@ class Interrupted(DeadKey):
         lambda: at_a_server(dpop.aiohttp, "async", Interrupted(), TOKEN),
         lambda: ProtectedResource(
             ProofVerifier(replay=MemoryReplayCache()), url=API, token=lambda _token: sys.exit(1)
-        ).admit(of_a_request()),
+        ).admit(of_a_request(dpop.create_proof(KEY, "GET", f"{API}/r", access_token=TOKEN))),
         lambda: DPoPMiddleware(
             lambda _environ, _start: sys.exit(1),
             ProtectedResource(ProofVerifier(replay=MemoryReplayCache()), url=API, token=dict, public=lambda _: True),
