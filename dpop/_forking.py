@@ -8,12 +8,13 @@ in progress registers here, and is reset in the child.
 
 from __future__ import annotations
 
+import importlib
 import os
 import weakref
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["at_fork", "reset_after_fork"]
+__all__ = ["at_fork", "import_now", "reset_after_fork"]
 
 
 class _Resettable(Protocol):
@@ -38,6 +39,16 @@ def at_fork(
     given = {"before": before, "after_in_parent": in_parent, "after_in_child": in_child}
     register: Callable[..., None] = os.register_at_fork
     register(**{name: function for name, function in given.items() if function is not None})
+
+
+def import_now(*modules: str) -> None:
+    """Import modules that are first used in a thread; to be called when an object is made, which threads will use.
+
+    The lock of an import that is going on is inherited by a forked child, and nobody there releases it: the child would
+    wait for ever at its first use of the module.
+    """
+    for name in modules:
+        importlib.import_module(name)
 
 
 def reset_after_fork(instance: _Resettable) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from dpop._ending import uninterrupted
 from dpop._files import without_mark
-from dpop._forking import reset_after_fork
+from dpop._forking import import_now, reset_after_fork
 from dpop._well_known import metadata_urls
 from dpop.encoding import json_object
 from dpop.errors import DPoPError, EncodingError, InvalidKeyError, LookupUnavailableError
@@ -134,6 +134,7 @@ class IssuerKeys:
         events: EventHook | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        import_now("cryptography.hazmat.backends.openssl.backend", "joserfc.jwk", "joserfc.jws")
         self.issuer: str = issuer
         self._configured_uri = jwks_uri
         self._found_uri: str | None = None

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from urllib.parse import urljoin
 
+from dpop._forking import import_now
 from dpop.errors import InsecureOriginError, InvalidTargetError, LookupUnavailableError
 from dpop.origin import Origin, split_url
 
@@ -264,6 +265,7 @@ def default_fetch(tls: ssl.SSLContext | None = None) -> Fetch:
 
     :param tls: certificates to trust, and one's own, instead of the system's.
     """
+    import_now("dpop._final_response", "encodings.idna", "http.client", "ssl")
     contexts: list[Any] = [] if tls is None else [tls]
 
     def fetch(request: LookupRequest) -> LookupResponse:

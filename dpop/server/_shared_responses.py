@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
+from dpop._forking import import_now
 from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_decode, b64url_encode, json_object
 from dpop.errors import EncodingError
@@ -85,6 +86,7 @@ class SharedResponses:
         monotonic: Callable[[], float],
     ) -> None:
         check_secret(secret)
+        import_now("cryptography.hazmat.primitives.ciphers.aead")
         about = json.dumps(context).encode()
         self._cache = cache
         self._name_key = hmac.digest(secret, b"dpop introspection name\0" + about, hashlib.sha256)

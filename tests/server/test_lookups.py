@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ import pytest
 import trio
 from support.authority import make_authority
 from support.jwt_issuer import AUDIENCE, JWTIssuer
-from support.recorder import Received, Recorder, Response
+from support.recorder import Received, Recorder, Response, script
 
 from dpop.errors import InsecureOriginError, LookupUnavailableError
 from dpop.server import JWTAccessTokens, LookupRequest
@@ -171,6 +174,34 @@ def test_work_that_is_interrupted(raised: type[BaseException]) -> None:
         lookup.wait()
     with pytest.raises(LookupUnavailableError, match=raised.__name__):
         asyncio.run(lookup.wait_async())
+
+
+_FIRST_LOOKUP = """
+import asyncio, sys
+from dpop.server import Introspection, JWTAccessTokens
+kind, url, audience, token = sys.argv[1:]
+if kind == "keys":
+    tokens = JWTAccessTokens(issuer=url, audience=audience)
+else:
+    tokens = Introspection(url, client_id="api", client_secret="secret", audience=audience)
+before = set(sys.modules)
+assert tokens(token)["sub"] == "alice"
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+@pytest.mark.parametrize("kind", ["keys", "introspection"])
+def test_a_look_up_imports_nothing(kind: str) -> None:
+    """A process that is forked while a thread imports would wait for that import for ever."""
+    active = json.dumps({"active": True, "sub": "alice", "aud": AUDIENCE}).encode()
+    with (
+        JWTIssuer() as issuer,
+        Recorder(script(Response(200, [("Content-Type", "application/json")], active))) as server,
+    ):
+        url = issuer.url if kind == "keys" else server.url("/introspect")
+        arguments = (sys.executable, "-c", _FIRST_LOOKUP, kind, url, AUDIENCE, issuer.token())
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
 
 
 def test_nobody_waits_for_ever() -> None:
