@@ -22,7 +22,7 @@ from dpop_cli.console.exit_status import (
     pipe_kept_from_click,
     run_to_exit_status,
 )
-from dpop_cli.console.output import closest
+from dpop_cli.console.output import closest, width_of
 
 __all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "main"]
 
@@ -291,7 +291,7 @@ def main(ctx: click.Context) -> None:
       scope = ["read", "write"]
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
     if ctx.invoked_subcommand is None:
-        click.echo(_FIRST_STEPS)
+        click.echo(click.wrap_text(_FIRST_STEPS, width_of("stdout", 80), preserve_paragraphs=True))
     elif not COMMANDS[ctx.invoked_subcommand].warns_later:
         from dpop_cli.console.output import show_warnings  # noqa: PLC0415 - logging is slow to load
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from dpop_cli.console.folding import folded, folded_name
 from dpop_cli.console.output import TITLE, closest, may_color, width_of
 
 __all__ = [
@@ -89,12 +90,17 @@ class _Formatter(click.HelpFormatter):
         first = "".join(self.buffer[start:])
         self.buffer[start:] = [re.sub(r"\A(\w+:)", lambda word: click.style(word[1], **TITLE), first)]
 
+    def write_text(self, text: str) -> None:
+        super().write_text(folded(text, self.width - self.current_indent))
+
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         if self.width >= _NARROW:
             super().write_dl(list(rows), col_max, col_spacing)
             return
         for name, text in rows:
-            self.write(f"{'':>{self.current_indent}}{name}\n")
+            indent = " " * self.current_indent
+            lines = folded_name(name, self.width - self.current_indent).split("\n")
+            self.write("".join(f"{indent}{line}\n" for line in lines))
             self.indent()
             if text:
                 self.write_text(text)
