@@ -112,6 +112,16 @@ def test_a_narrow_terminal_gets_help_that_fits(tmp_path: Path) -> None:
     assert max(len(line) for line in lines) <= 40
 
 
+def test_a_narrow_terminal_gets_examples_and_first_steps_that_fit(tmp_path: Path) -> None:
+    """A command goes on after a backslash, and what dpop alone says breaks between words."""
+    for words, line in ((["serve", "--help"], "    dpop serve --mode google \\"), ([], "in another terminal:")):
+        with AtTerminal(*words, cwd=tmp_path, env={"COLUMNS": "40"}) as terminal:
+            terminal.end()
+        lines = STYLES.sub("", terminal.shown).splitlines()
+        assert line in lines
+        assert max(len(line) for line in lines) <= 40
+
+
 def test_one_name_for_one_thing() -> None:
     """An option that several commands have takes the same kind of value in each; in an agent's, it gets a name, too."""
     kinds: dict[str, set[tuple[object, ...]]] = {}
@@ -181,6 +191,9 @@ def test_in_dpop_curl_letters_are_curls(key: str) -> None:
         (["proof", "--access-token", "a", "GET", "https://a.example/"], "Did you mean '--token-file'?"),
         (["proof", "--acess-token", "a", "GET", "https://a.example/"], "Did you mean '--token-file'?"),
         (["login", "--server", "https://a.example/"], "Did you mean '--issuer'?"),
+        (["doctor", "--issuer", "https://a.example/"], "URL is an argument, as in: dpop doctor URL"),
+        (["proof", "GET", "--url", "https://a.example/"], "URL is an argument, as in: dpop proof METHOD URL"),
+        (["inspect", "--proof", "p.txt"], "PROOF is an argument, as in: dpop inspect [PROOF]"),
         (["proof", "--kee", "k.pem", "GET", "https://a.example/"], "No such option '--kee'. Did you mean '--key'?"),
         (["login", "https://a.example/"], "a server with --issuer"),
         (["key", "generate", "key.pem"], "a new file with --out"),
@@ -357,6 +370,18 @@ def test_a_wait_turns_at_a_terminal(tmp_path: Path) -> None:
     assert re.search(
         rf"\r[|/\\-] Waiting for {re.escape(server.origin)}, [1-9]\d* s.*\r\x1b\[K", terminal.shown, re.DOTALL
     )
+
+
+@pytest.mark.usefixtures("key")
+def test_a_narrow_terminal_shows_the_seconds_too(tmp_path: Path) -> None:
+    """The name of what is waited for is cut, so that the line is not broken."""
+    with SlowServer() as server, AtTerminal(*server.refresh, cwd=tmp_path, env={"COLUMNS": "30"}) as terminal:
+        terminal.see("..., ")
+        server.go_on.set()
+        assert terminal.end() != 0
+    (line, *_) = re.findall(r"\r([|/\\-] Waiting for http[^\r]*)", terminal.shown)
+    assert re.fullmatch(r".*\.\.\., [1-9]\d* s", line)
+    assert len(line) < 30
 
 
 # --- what is said at the end

@@ -44,6 +44,8 @@ OTHER_OPTIONS = {
 }
 """Words that people may type for options with another name."""
 
+_ARGUMENT_OF = {"--issuer": "url", "--server": "url"}
+
 _OPTION_OF = {
     "key_source": "a key with --key",
     "issuer": "a server with --issuer",
@@ -243,6 +245,7 @@ class Command(_WithHelpAll):
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if len(error.option_name) <= _LONGEST_OPTION and error.option_name.isprintable():
+                _fail_if_argument(ctx, error.option_name)
                 own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
                 others = {word: option for word, option in OTHER_OPTIONS.items() if option in own}
                 for word in closest(error.option_name, own | others.keys()):
@@ -265,6 +268,15 @@ class Command(_WithHelpAll):
                 f"{f'; expected {expected}' if expected else ''}.{named}{secret}"
             )
         return rest
+
+
+def _fail_if_argument(ctx: click.Context, option: str) -> None:
+    """Say that what was typed as an option is an argument, if it is one of this command: ``dpop doctor --url URL``."""
+    for parameter in ctx.command.params:
+        if isinstance(parameter, click.Argument) and parameter.name == _ARGUMENT_OF.get(option, option[2:]):
+            named = parameter.make_metavar(ctx).strip("[]")
+            usage = " ".join([ctx.command_path, *ctx.command.collect_usage_pieces(ctx)[1:]])
+            ctx.fail(f"No such option {option!r}. {named} is an argument, as in: {usage}")
 
 
 class Group(_WithHelpAll, click.Group):

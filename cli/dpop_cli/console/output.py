@@ -111,8 +111,9 @@ def waiting(what: str) -> Iterator[None]:
             return
         since, turn = time.monotonic() - _QUIET_SECONDS, 0
         while not ended.wait(_TURN_SECONDS):
-            line = f"{'|/-' + chr(92)}"[turn % 4] + f" {what}, {time.monotonic() - since:.0f} s"
-            click.echo("\r" + line[: width_of("stderr", _WIDEST) - 1], err=True, nl=False)
+            seconds = f", {time.monotonic() - since:.0f} s"
+            shown = _cut(what, width_of("stderr", _WIDEST) - 3 - len(seconds))
+            click.echo(f"\r{('|/-' + chr(92))[turn % 4]} {shown}{seconds}", err=True, nl=False)
             turn += 1
         click.echo("\r\x1b[K", err=True, nl=False)
 
@@ -124,6 +125,10 @@ def waiting(what: str) -> Iterator[None]:
         ended.set()
         thread.join()
         _waits.clear()
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: max(width - 3, 0)]}..."
 
 
 def closest(word: str, known: Iterable[str]) -> list[str]:

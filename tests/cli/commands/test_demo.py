@@ -105,6 +105,14 @@ def test_it_fits_80_columns(steps: list[Step]) -> None:
     assert max(map(len, shown(steps).splitlines())) < 80
 
 
+def test_it_fits_a_narrow_terminal(steps: list[Step]) -> None:
+    """Titles, facts, forms and URLs go on in the next line, and not where the terminal happens to end."""
+    view = View(Glyphs(), color=False, width=39)
+    lines = [line for number, step in enumerate(steps, 1) for line in view.lines(number, step)]
+    assert max(len(line) for text in lines for line in text.splitlines()) < 40
+    assert any(line.startswith("   │ grant_type=") and "  " not in line.strip() for line in lines)
+
+
 def test_no_secret_is_shown_whole(steps: list[Step]) -> None:
     """Tokens, nonces and proofs are cut short; only the thumbprint of the key is whole."""
     text = shown(steps)

@@ -193,7 +193,7 @@ class _Google:
         step = Step(
             "The refresh token works with its key only",
             "The client uses the nonce it learnt, and needs one request. Then somebody else has stolen the refresh"
-            " token, and even of the client's secret, but has another key.",
+            " token, and even the client's secret, but has another key.",
         )
         form = {"grant_type": "refresh_token", "refresh_token": self._refresh_token}
         own = self._post(step, self._policy, **form)

@@ -67,11 +67,14 @@ class View:
 
     def lines(self, number: int, step: Step) -> Iterator[str]:
         """Yield the lines of one step, from its title to its conclusion."""
-        head = f"{self._glyphs.rule * 2} {number}  {step.title} "
-        yield self._style(head + self._glyphs.rule * (self._width - len(head)), **TITLE)
+        *before, last = textwrap.wrap(
+            f"{self._glyphs.rule * 2} {number}  {step.title}", self._width - 1, subsequent_indent=" " * 6
+        )
+        yield from (self._style(line, **TITLE) for line in before)
+        yield self._style(f"{last} {self._glyphs.rule * (self._width - len(last) - 1)}", **TITLE)
         yield from self._wrapped(step.text, "   ")
         for name, value in step.facts.items():
-            yield f"   {name:<12}{value}"
+            yield from textwrap.wrap(value, self._width, initial_indent=f"   {name:<12}", subsequent_indent=" " * 15)
         for scene in step.scenes:
             yield ""
             yield from self._scene(scene)
@@ -85,14 +88,15 @@ class View:
     def _scene(self, scene: Scene) -> Iterator[str]:
         exchange = scene.exchange
         if scene.caption:
-            yield f"   {scene.caption}"
+            yield from self._wrapped(scene.caption, "   ")
         yield f"   {self._style(f'{exchange.method} {exchange.url}', **TITLE)}"
         scheme, _, token = exchange.sent.get("Authorization", "").partition(" ")
         if token:
             yield self._row("", "", f"Authorization: {scheme} {self._short(token)}", "")
         if scene.form:
-            shown = (f"{name}={value if name == 'grant_type' else self._short(value)}" for name, value in scene.form)
-            yield self._row("", "", "  ".join(shown), "")
+            shown = [f"{name}={value if name == 'grant_type' else self._short(value)}" for name, value in scene.form]
+            in_one = self._row("", "", "  ".join(shown), "")
+            yield from [in_one] if len(in_one) <= self._width else (self._row("", "", each, "") for each in shown)
         if scene.brief:
             yield self._row("", "", scene.brief, "")
         elif scene.proof is not None:
@@ -136,15 +140,18 @@ class View:
         """Format a row: ``| header  typ  dpop+jwt   note``; names in responses are longer than those of claims."""
         left = f"{group:<8}{name:<7}" if len(name) < 7 else f"{name:<15}"
         line = f"   {self._glyphs.bar} {left if name else ''}{value}"
+        lead = f"   {self._glyphs.bar}   "
+        if name and len(line) > self._width:
+            below = textwrap.wrap(value, self._width, initial_indent=lead, subsequent_indent=lead)
+            line = "\n".join([line.removesuffix(value).rstrip(), *below])
         if not note:
             return line
-        column = len(line) - len(value) + 22
+        column = 5 + len(left) + 22
         if column + len(note) <= self._width:
             if len(value) <= 20:
                 return f"{line:<{column}}{note}"
             bar = f"   {self._glyphs.bar}"
             return f"{line}\n{bar:<{column}}{note}"  # in its column, under a value that is wider
-        lead = f"   {self._glyphs.bar}   "
         return "\n".join([line, *textwrap.wrap(note, self._width, initial_indent=lead, subsequent_indent=lead)])
 
     def _wrapped(self, text: str, indent: str) -> list[str]:
