@@ -20,7 +20,7 @@ import httpx
 import httpx2
 import pytest
 import requests
-from support.authority import Authority, make_authority
+from support.authority import Authority
 from support.endpoints import ENDPOINTS, Endpoint
 from support.recorder import Recorder, Response, script
 from support.relays import ForwardProxy, SocksProxy
@@ -39,12 +39,6 @@ NEW = Response(200, [("Content-Type", "application/json")], b'{"access_token":"n
 def name(request: pytest.FixtureRequest) -> str:
     """Each integration's endpoint."""
     return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A certificate authority that nobody trusts."""
-    return make_authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

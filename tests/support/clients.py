@@ -22,6 +22,8 @@ import httpx
 import httpx2
 import requests
 from support.agents import agent_running, rules_of, socket_folder
+from support.authority import Authority
+from support.recorder import Received
 
 import dpop.aiohttp
 import dpop.httpx
@@ -30,7 +32,25 @@ import dpop.requests
 from dpop.client._prover import Prover
 from dpop.origin import Origin
 
-__all__ = ["ASYNCHRONOUS", "CLIENTS", "HTTPX", "SYNCHRONOUS", "WITH_AGENT", "Client", "Reply", "close_all", "make"]
+__all__ = [
+    "ASYNCHRONOUS",
+    "BODY",
+    "CLIENTS",
+    "HTTPX",
+    "SYNCHRONOUS",
+    "TOKEN",
+    "WITH_AGENT",
+    "Client",
+    "Reply",
+    "assert_fresh",
+    "close_all",
+    "make",
+    "pool_of_one",
+    "tls_options",
+]
+
+TOKEN = "access-token-1"
+BODY = b"0123456789" * 1000
 
 
 @dataclass
@@ -375,3 +395,29 @@ def _with_agent(factory: Any, options: dict[str, Any], later: Iterable[str]) -> 
 
     made.close = close_both
     return made
+
+
+def tls_options(name: str, authority: Authority) -> dict[str, Any]:
+    """How each client is told what to trust and what to show."""
+    if name == "requests":
+        return {"verify": authority.ca, "cert": authority.client}
+    return {"verify": authority.client_context()}
+
+
+def pool_of_one(name: str) -> dict[str, Any]:
+    """Options for a single connection, which is waited for."""
+    if name == "requests":
+        return {"pool_connections": 1, "pool_maxsize": 1, "pool_block": True}
+    if name == "aiohttp":
+        return {"connections": 1}
+    return {"limits": CLIENTS[name].library.Limits(max_connections=1)}
+
+
+def assert_fresh(received: list[Received], scheme: str = "http") -> None:
+    """One proof on each, no identifier twice, each for its own method and target."""
+    assert len({request.claims["jti"] for request in received}) == len(received)
+    for request in received:
+        assert request.claims["htm"] == request.method
+        path = request.target.partition("?")[0]
+        host = "" if "://" in path else f"{scheme}://{request.one('Host')}"
+        assert request.claims["htu"] == host + path
