@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients whose key is in a signing agent or in a device: what the table of behaviours asks for, in one program each.
 
-The table itself, test_behaviours.py, runs with an agent's key as well. Here each client has its turn, and two devices.
+The table itself, in behaviours/, runs with an agent's key as well. Here each client has its turn, and two devices.
 """
 
 from __future__ import annotations

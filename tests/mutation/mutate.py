@@ -69,7 +69,7 @@ TESTS += [
     "tests/test_signature.py",
     "tests/test_htu.py",
     "tests/test_htu_properties.py",
-    "tests/adapters/test_behaviours.py",
+    "tests/adapters/behaviours",
 ]
 MOST_SECONDS = 45.0  # of processor time, for the tests of one mutant, as much as they took in the first run
 # A test that takes more than these seconds and ten times what it took without a mutant is looked at again.

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Handler", "Received", "Recorder", "Response", "challenge", "script"]
+__all__ = ["Handler", "Received", "Recorder", "Response", "challenge", "demanding", "script"]
 
 
 @dataclass
@@ -101,6 +101,15 @@ def script(*responses: Response) -> Handler:
 def challenge(nonce: str, body: bytes = b"") -> Response:
     """A resource server's wish for this nonce (RFC 9449 §9)."""
     return Response(401, [("WWW-Authenticate", 'DPoP error="use_dpop_nonce"'), ("DPoP-Nonce", nonce)], body)
+
+
+def demanding(first: str = "n1") -> Handler:
+    """A resource server that takes only this nonce."""
+
+    def handler(request: Received) -> Response:
+        return Response(200, body=b"done") if request.nonce == first else challenge(first)
+
+    return handler
 
 
 class Recorder:
