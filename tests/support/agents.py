@@ -13,10 +13,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import dpop
-from dpop.agent import Agent, AgentClient, AgentKey, AgentRules, KeyRules, listen
+import requests
 
-__all__ = ["API", "Running", "Wire", "agent_running", "rules_of", "socket_folder"]
+import dpop
+from dpop.agent import Agent, AgentClient, AgentKey, AgentLogins, AgentRules, AgentTokens, KeyRules, listen
+from dpop.requests import DPoPAdapter, TokenEndpoint
+from dpop.testing import DPoPTestServer
+from dpop.tokens import FileTokenStore
+
+__all__ = ["API", "Place", "Running", "Wire", "agent_running", "rules_of", "socket_folder"]
 
 API = "https://api.example"
 
@@ -120,3 +125,62 @@ class Wire:
                 return None
             data += chunk
         return data
+
+
+class Place:
+    """A server, a folder, and the rules and logins of an agent."""
+
+    def __init__(self, folder: Path, server: DPoPTestServer) -> None:
+        self.folder = folder
+        self.server = server
+        self.rules = rules_of(folder, origins=[server.origin])
+
+    @property
+    def logins(self) -> AgentLogins:
+        """The logins, as a new agent reads them."""
+        return AgentLogins(self.folder / "logins", TokenEndpoint)
+
+    def store(self) -> FileTokenStore:
+        """What the agent keeps."""
+        return FileTokenStore(self.folder / "logins" / "tokens.json")
+
+    def running(self, *rules: KeyRules, **more: Any) -> Any:
+        """The agent."""
+        return agent_running(self.folder, *rules or (self.rules,), **{"logins": self.logins, **more})
+
+    def log_in(self, running: Running, account: str = "work", *, sub: str = "alice", **more: Any) -> str:
+        """Hand a login to the agent, whose access token has expired; return its refresh token."""
+        client = more.get("client_id", self.server.public_client_id)
+        refresh_token = self.server.issue_refresh_token(jkt=running.key().thumbprint, sub=sub, client_id=client)
+        members = {
+            "account": account,
+            "key": "work",
+            "token_endpoint": self.server.token_endpoint,
+            "client_id": client,
+            "access_token": "expired",
+            "token_type": "DPoP",
+            "issued_at": 0,
+            "expires_at": 1,
+            "refresh_token": refresh_token,
+        }
+        given = {name: value for name, value in (members | more).items() if value is not None}
+        with running.client() as agent:
+            agent.request("login", **given)
+        return refresh_token
+
+    @property
+    def refreshes(self) -> int:
+        """How many refreshes the server served."""
+        return sum(
+            request.endpoint == "token" and request.status == 200 and b"grant_type=refresh_token" in request.body
+            for request in self.server.requests
+        )
+
+    def sub(self, tokens: AgentTokens, key: AgentKey) -> str:
+        """Whose token it is, as the API sees it."""
+        with requests.Session() as session:
+            session.mount(
+                self.server.origin,
+                DPoPAdapter(key, origins=self.server.origin, access_token=tokens, renew_refused=True),
+            )
+            return str(session.get(self.server.resource, timeout=30).json()["sub"])
