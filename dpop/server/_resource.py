@@ -6,7 +6,6 @@ The integrations :mod:`dpop.asgi` and :mod:`dpop.wsgi` describe requests to it a
 
 from __future__ import annotations
 
-import binascii
 import hashlib
 import inspect
 import json
@@ -22,10 +21,9 @@ from typing import Any, Literal, NamedTuple, NoReturn
 from dpop._event_hooks import checked_hook
 from dpop._tracebacks import hide_frames
 from dpop._well_known import resource_metadata_url
-from dpop.encoding import b64url_encode, check_access_token
+from dpop.encoding import b64url_encode
 from dpop.errors import (
     ArgumentTypeError,
-    CredentialError,
     InsecureOriginError,
     InvalidProof,
     InvalidTargetError,
@@ -35,6 +33,15 @@ from dpop.errors import (
 from dpop.htu import MAX_HTU, canonical, unescape
 from dpop.origin import Origin, split_url
 from dpop.server._challenge import nonce_field, resource_challenge
+from dpop.server._credentials import (
+    MAPPINGS,
+    MAX_QUERY,
+    Credentials,
+    bound_thumbprint,
+    is_bound,
+    read_credentials,
+    read_scheme,
+)
 from dpop.server._events import Event, EventHook, client_of, emit
 from dpop.server._jws import Headers, header_fields
 from dpop.server._reasons import Reason, refuse
@@ -43,122 +50,12 @@ from dpop.server._verifier import CheckedProof, ProofVerifier, VerifiedProof
 
 __all__ = [
     "Access",
-    "Credentials",
     "ProtectedResource",
     "ResourceRequest",
     "Response",
     "TokenLookup",
     "body_fields",
-    "bound_thumbprint",
-    "is_bound",
-    "read_credentials",
 ]
-
-# Claims are almost always a dict, which is recognised ten times as quickly as a mapping of another kind.
-_MAPPINGS = (dict, Mapping)
-_SCHEMES: Mapping[str, Literal["DPoP", "Bearer"]] = {"dpop": "DPoP", "bearer": "Bearer"}
-
-
-class Credentials(NamedTuple):
-    """An access token that is not checked yet, and its authentication scheme."""
-
-    scheme: Literal["DPoP", "Bearer"]
-    token: str
-
-    def __repr__(self) -> str:
-        return f"<Credentials {self.scheme}>"
-
-
-def read_scheme(headers: Headers) -> Literal["DPoP", "Bearer", "both"] | None:
-    """The scheme that a client used, for the challenge; ``"both"`` if it sent more than one Authorization field.
-
-    Names match in any case (RFC 9110 §11.1). None if there is no field, or if its scheme is another.
-    """
-    return _scheme_of(header_fields(headers, "authorization"))
-
-
-def _scheme_of(fields: list[str]) -> Literal["DPoP", "Bearer", "both"] | None:
-    if len(fields) > 1:
-        return "both"
-    # Only as much as the longest name and a blank have: a stranger's may be as long as the server lets it be.
-    scheme = _SCHEMES.get(fields[0].strip(" \t")[:7].partition(" ")[0].lower()) if fields else None
-    # WSGI servers join two fields with a comma, which no token holds.
-    return "both" if scheme is not None and "," in fields[0] else scheme
-
-
-def read_credentials(headers: Headers, query: str) -> Credentials | None:
-    """The one access token of a request, None if it has none (RFC 9449 §7.1, RFC 6750 §2).
-
-    :param query: the query of the URL, as received. Bodies are not read, so a token in a form does not count.
-    :raises InvalidProof: ``invalid_request`` for more than one Authorization field and for a token in the
-        query; ``invalid_token`` if not exactly one token follows the scheme.
-    """
-    fields = header_fields(headers, "authorization")
-    scheme = _scheme_of(fields)
-    if scheme == "both":
-        raise refuse(Reason.AUTHORIZATION_REPEATED, error="invalid_request")
-    if query and _has_access_token(query):
-        raise refuse(Reason.TOKEN_OUTSIDE_HEADER, error="invalid_request")
-    if scheme is None:
-        return None
-    token = fields[0].strip(" \t").partition(" ")[2].strip(" ")
-    try:
-        return Credentials(scheme, check_access_token(token))
-    except CredentialError:
-        raise refuse(Reason.TOKEN_MALFORMED, error="invalid_token") from None
-
-
-_MAX_QUERY = 4096
-_MAX_ESCAPED_QUERY = 512
-# Both begin with one character as it is, for which a regular expression searches quickly.
-_TOKEN_FIELD = re.compile(r"&access_token[=&]")
-_DECODED_TOKEN_FIELD = re.compile(rb"\0access_token[\0\1]")
-# Before decoding, what separates fields becomes what no name has: an escaped & or = separates nothing. A line break
-# would have a meaning in quoted-printable.
-_SEPARATORS_MARKED = bytes.maketrans(b"&=%\r\n", b"\0\1=\0\0")
-
-
-def _has_access_token(query: str) -> bool:
-    """Whether a query has the field ``access_token``; %61ccess_token is the same name. The query may be very long.
-
-    Only the start is looked at, and less of it is decoded. A token in the query is never accepted, so nothing is lost
-    with one that stands further behind.
-    """
-    start = f"&{query[:_MAX_QUERY]}&"
-    if _TOKEN_FIELD.search(start):
-        return True
-    start = start[:_MAX_ESCAPED_QUERY]
-    if "%" not in start:
-        return False
-    # Quoted-printable is %-encoding with another sign, and the standard library decodes it in C.
-    decoded = binascii.a2b_qp(f"{start}&".encode("latin-1", "replace").translate(_SEPARATORS_MARKED))
-    return _DECODED_TOKEN_FIELD.search(decoded) is not None
-
-
-def is_bound(claims: Mapping[str, Any]) -> bool:
-    """Whether a token is bound to a key, even by a method that this server does not know (RFC 7800 §3.1)."""
-    return claims.get("cnf") is not None
-
-
-def bound_thumbprint(claims: Mapping[str, Any]) -> str | None:
-    """``cnf.jkt`` of a token's claims or introspection response; None if it has none (RFC 9449 §6).
-
-    The verifier checks that it is a thumbprint.
-
-    :raises InvalidProof: ``invalid_token``: ``cnf`` is not an object, or its ``jkt`` is not a string.
-    """
-    confirmation = claims.get("cnf")
-    if confirmation is None:
-        return None
-    if not isinstance(confirmation, _MAPPINGS):
-        raise refuse(Reason.TOKEN_BINDING_MALFORMED, error="invalid_token")
-    if "jkt" not in confirmation:
-        return None
-    jkt = confirmation["jkt"]
-    if not isinstance(jkt, str):
-        raise refuse(Reason.TOKEN_BINDING_MALFORMED, error="invalid_token")
-    return jkt
-
 
 _log = logging.getLogger("dpop.server")
 # A sentence. One of an application could have any length, and the refusals sent last are remembered.
@@ -465,7 +362,7 @@ class ProtectedResource:
     ) -> Mapping[str, Any]:
         known = _check_token(credentials, request, claims)
         confirmation = known.get("cnf")
-        if isinstance(confirmation, _MAPPINGS) and "x5t#S256" in confirmation:
+        if isinstance(confirmation, MAPPINGS) and "x5t#S256" in confirmation:
             self._check_certificate(confirmation["x5t#S256"], request)
         return known
 
@@ -504,7 +401,7 @@ class ProtectedResource:
 
     def _before_lookup(self, request: ResourceRequest) -> tuple[Credentials, CheckedProof | None]:
         """Read the token and check its proof before the look-up, which may cost more than both."""
-        start = request.target[: MAX_HTU + 1 + _MAX_QUERY]  # the target may be very long, and is not copied
+        start = request.target[: MAX_HTU + 1 + MAX_QUERY]  # the target may be very long, and is not copied
         credentials = read_credentials(request.headers, start.partition("?")[2])
         if credentials is None:
             raise refuse(Reason.NO_CREDENTIALS, error="invalid_token")
@@ -602,7 +499,7 @@ def _check_token(
     credentials: Credentials, request: ResourceRequest, claims: Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
     """Check that the token is active and was sent under the right scheme (RFC 9449 §7.2, RFC 7662 §2.2)."""
-    if claims is not None and not isinstance(claims, _MAPPINGS):
+    if claims is not None and not isinstance(claims, MAPPINGS):
         raise LookupUnavailableError(
             f"the token look-up must return a mapping of claims, or None for a token that is not valid here, "
             f"not {type(claims).__name__}"

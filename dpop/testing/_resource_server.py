@@ -10,8 +10,8 @@ from urllib.parse import parse_qs
 from dpop.client import Role
 from dpop.errors import InvalidProof, ReplayCacheError
 from dpop.server import Reason, VerifiedProof, resource_challenge
+from dpop.server._credentials import read_credentials, read_scheme
 from dpop.server._reasons import refuse
-from dpop.server._resource import read_credentials, read_scheme
 from dpop.testing._deployment import Deployment, refused_as
 from dpop.testing._gate import Gate
 from dpop.testing._messages import NO_STORE, Request, Response, json_response

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpop.errors import InvalidProof
-from dpop.server._resource import Credentials, bound_thumbprint, is_bound, read_credentials, read_scheme
+from dpop.server._credentials import Credentials, bound_thumbprint, is_bound, read_credentials, read_scheme
 
 JKT = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
 
