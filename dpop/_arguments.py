@@ -25,7 +25,7 @@ def explain_unknown_arguments(constructor: Callable[_P, _T]) -> Callable[_P, _T]
     def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
         for name in options:
             if name not in known:
-                from difflib import get_close_matches  # noqa: PLC0415 - slow, and seldom wanted
+                from difflib import get_close_matches  # noqa: PLC0415 - slow, and seldom needed
 
                 near = get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]}=?" if near else f"; help({owner}) lists its settings"

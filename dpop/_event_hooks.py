@@ -25,8 +25,8 @@ _reported: WeakKeyDictionary[Callable[..., object], float] = WeakKeyDictionary()
 def checked_hook(hook: _H) -> _H:
     """Return a hook that can be called.
 
-    :raises ArgumentTypeError: it is no function.
-    :raises UsageError: it is async: nothing would await it.
+    :raises ArgumentTypeError: the hook is not a function.
+    :raises UsageError: the hook is async: nothing would await it.
     """
     if hook is None:
         return hook

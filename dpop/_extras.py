@@ -12,16 +12,16 @@ __all__ = ["extra"]
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Name this extra of the distribution if an import in the ``with`` block finds no such package.
+    """Say which extra to install if an import in the ``with`` block fails because a package is missing.
 
-    :raises ModuleNotFoundError: as the import does, with the command that installs the extra.
+    :raises ModuleNotFoundError: the package is missing; the message has the command that installs the extra.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         top = (error.name or "").partition(".")[0]
         if top in {"", "dpop"} or top in sys.stdlib_module_names:
-            raise  # what is missing is no optional dependency
+            raise  # the missing package is not an optional dependency
         raise ModuleNotFoundError(
             f"the Python package {error.name} is not installed; run: pip install 'dpop-toolkit[{name}]'",
             name=error.name,

@@ -44,7 +44,7 @@ _Header = tuple[bytes, int | None]
 _headers: dict[tuple[str, str], _Header] = {}
 _MAX_HEADERS = 1024
 _headers_of_keys: WeakKeyDictionary[Key, tuple[tuple[str, str], _Header]] = WeakKeyDictionary()
-"""The header of each key object that lives, with the name that it had then."""
+"""The header of each key object that still exists, with the (alg, thumbprint) that the key had."""
 
 
 def random_jti() -> str:
@@ -201,7 +201,7 @@ def _remembered_header(key: Key, name: tuple[str, str]) -> _Header:
 
 def _header(key: Key, alg: str, thumbprint: str) -> _Header:
     """Check the JWK and encode the header, once per key instead of once per proof."""
-    # Unloaded, because a program whose key is in the agent does without OpenSSL. A server checks the point.
+    # Not loaded, because a program whose key is in the agent needs no OpenSSL. A server checks the point.
     public = unloaded_key(key.public_jwk)
     if alg not in public.algs:
         raise AlgorithmError(f"the key says that it signs with {alg}, but its JWK is for {' or '.join(public.algs)}")

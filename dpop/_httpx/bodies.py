@@ -225,7 +225,7 @@ def drain(response: Response, signed: Request) -> None:
                 return
             if _is_http2(response):
                 response.extensions["network_stream"].close()
-                # The bytes that arrived already, then the error by which the connection learns of its end.
+                # Read the bytes that have arrived; the error after them tells the connection that it has ended.
                 for _ in rest:
                     pass
     finally:

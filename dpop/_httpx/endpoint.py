@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClientTransport", "AsyncHttpxTokenEndpoint", "ClientTransport", "HttpxTokenEndpoint"]
 
 _HAND: Final = "dpop_hand"
-"""The extension under which a request has what is called before a transport of the user gets it."""
+"""The extension of a request with the function to call just before a transport of the user gets the request."""
 
 
 def _hand(request: RequestT, inner: object) -> None:
-    # The library's own transports have a pool of httpcore, which tells when it writes. Others may tell nothing.
+    # The library's own transports have a pool of httpcore, which reports when it writes. Others may report nothing.
     if _HAND in request.extensions and not hasattr(getattr(inner, "_pool", None), "connections"):
         request.extensions[_HAND]()
 
@@ -96,7 +96,7 @@ class _Wire:
 
     def __init__(self, seconds: float) -> None:
         self.handed = 0
-        """How often a transport of the user got the request: once, and again for each retry."""
+        """How often a transport of the user got the request: once, and once more for each retry."""
         self._traced = False
         self.sent = False
         self.peer: str | None = None
@@ -107,12 +107,12 @@ class _Wire:
         """Of an asynchronous request: cancelled if a response does not come whole in time."""
 
     def hand(self) -> None:
-        """Note that a transport of the user gets the request."""
+        """Count that a transport of the user gets the request now."""
         self.handed += 1
 
     @property
     def is_guessed(self) -> bool:
-        """Whether nobody but a transport of the user knows what was written, and it does not tell."""
+        """Whether only a transport of the user knows what was written, and this transport does not report it."""
         return self.handed > 0 and not self._traced
 
     @property

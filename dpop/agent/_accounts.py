@@ -290,9 +290,9 @@ class Accounts:
 
 
 class _RefreshKey:
-    """A key of an account, as its token endpoint uses it: it signs under the rules that the key has by then.
+    """A key of an account, as its token endpoint uses it: it signs under the rules that the key has at that time.
 
-    :param key: that of the proofs, or that of the client's assertions.
+    :param key: the key of the proofs, or the key of the client's assertions.
     """
 
     blocking = True

@@ -27,9 +27,9 @@ _MAX_DEPTH: Final = 4
 
 
 class AssertionToSign(NamedTuple):
-    """What a client assertion says, once it is known to be one.
+    """The claims of a client assertion, after it was checked to be one.
 
-    :param origins: of all its audiences.
+    :param origins: the origins of all its audiences.
     """
 
     origins: tuple[Origin, ...]

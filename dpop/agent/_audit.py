@@ -66,7 +66,7 @@ class AuditLog:
             while line:
                 written = os.write(descriptor, line)
                 line = line[written:]
-                # If the disk is full now, the next line must not begin behind this half of one.
+                # On a full disk only a part of the line is written; the next line must not be joined to it.
                 self._cut_off = bool(line)
 
     def close(self) -> None:

@@ -165,7 +165,7 @@ class AgentClient:
         try:
             if connection.gettimeout() != seconds:  # a system call each time
                 connection.settimeout(seconds)
-            # An agent that does not serve this user, or has no room, may have said so and hung up before this.
+            # An agent that does not serve this user, or has no room, may have said so and closed the connection.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(frame)
             frames, due = Frames(MAX_RESPONSE), time.monotonic() + seconds
@@ -271,7 +271,7 @@ def _checked(response: dict[str, Any]) -> dict[str, Any]:
 
 def _told(text: object) -> str:
     """Make a text safe for a message."""
-    from dpop.redaction import redact  # noqa: PLC0415 - it loads logging, and only errors are told
+    from dpop.redaction import redact  # noqa: PLC0415 - it loads logging, and only errors need it
 
     words = "".join(c if c.isprintable() else " " for c in str(text))
     return redact(" ".join(words.split())[:_MAX_SHOWN])

@@ -129,7 +129,7 @@ class HeldKey:
         check_time(proof.iat, now, self._offset(proof.origin))
 
     def check_assertion(self, assertion: AssertionToSign, now: float) -> None:
-        """Check a client assertion against the rules, all but the rate.
+        """Check a client assertion against all rules except the rate.
 
         :raises Refusal: a rule does not allow it.
         """

@@ -123,7 +123,7 @@ class KeptLogins:
         """Make the token endpoint and the token source of a login. Nothing is sent.
 
         :param bound: whether the access tokens are bound to the key.
-        :param client_key: of a client that authenticates by assertions.
+        :param client_key: the key of a client that authenticates by assertions.
         :param more: settings of the endpoint.
         :raises UsageError: what identifies the client cannot be used.
         """

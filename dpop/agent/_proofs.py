@@ -82,9 +82,9 @@ def read_proof(text: str, alg: str, jwk: Mapping[str, str]) -> ProofToSign:
 
 
 def check_time(iat: int, now: float, offset: float) -> None:
-    """Check that a proof or an assertion is made for now, by the clock that its server is known to have.
+    """Check that the time of a proof or an assertion is now, by the clock of its server as far as that is known.
 
-    :param offset: seconds, as the rules of the origin say; never as a client says.
+    :param offset: seconds by which the server's clock is ahead, from the rules of the origin, never from a client.
     :raises Refusal: it is not.
     """
     late = iat - (now + offset)

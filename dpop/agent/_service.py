@@ -326,7 +326,7 @@ class Service:
         return {} if account is None else self.accounts.facts(account)
 
     def _client_key(self, members: Mapping[str, Any], peer: Peer) -> dict[str, str]:
-        """What a login keeps of the key that authenticates its client."""
+        """The members of a login that name the key of its client, if the client authenticates by a key."""
         if members.get("client_auth") != "private_key_jwt":
             if "client_key" in members:
                 raise UsageError("client_key belongs to client_auth private_key_jwt")
@@ -481,9 +481,9 @@ def _locked() -> Refusal:
 
 
 def _sign(held: HeldKey, text: str, origin: str) -> bytes:
-    """Sign what has been checked, once a person agreed if the rules ask for that, and within the rate.
+    """Sign data that has been checked: after a person has agreed, if the rules need that, and within the rate.
 
-    :param origin: what a person is told; it may be several.
+    :param origin: shown to the person; there may be several.
     """
     if held.rules.confirm:
         _ask_a_person(held, origin)

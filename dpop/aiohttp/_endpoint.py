@@ -208,7 +208,7 @@ class _Wire:
         if request.proxy is not None:
             self.proxy = f"{request.proxy.host}:{request.proxy.port}"
             if request.proxy.scheme.startswith("socks"):
-                # aiohttp would speak HTTP to it, and hand it the tokens of a request to http.
+                # aiohttp would speak HTTP to the SOCKS proxy, which would get the tokens of a request to an http URL.
                 raise NoResponse(
                     f"aiohttp cannot use the SOCKS proxy {self.proxy}: give http= a function that makes a session"
                     " with a connector for SOCKS, such as that of aiohttp-socks",

@@ -34,7 +34,7 @@ class _AsyncioTools:
         loop = asyncio.get_running_loop()
         limit = self._limits.get(loop)
         if limit is None:
-            # A semaphore for which a task has waited holds its event loop, so weak references would keep both.
+            # A semaphore that a task has waited for refers to its event loop, so a dict with weak keys would keep both.
             for ended in [each for each in list(self._limits) if each.is_closed()]:
                 self._limits.pop(ended, None)
             limit = self._limits[loop] = asyncio.Semaphore(_MAX_THREADS)

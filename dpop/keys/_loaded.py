@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Public keys as objects of the ``cryptography`` package, which verifies signatures.
 
-They stand apart from :mod:`dpop.keys._public`, so that a program whose keys are in the signing agent does not load
+They are not in :mod:`dpop.keys._public`, so that a program whose keys are in the signing agent does not load
 OpenSSL: it takes half of the time that such a command needs to start.
 """
 
@@ -95,7 +95,7 @@ def jwk_of(key: object) -> dict[str, str]:
 def read_public_file(data: bytes) -> object:
     """Read a public key in PEM or DER.
 
-    :raises InvalidKeyError: it is none.
+    :raises InvalidKeyError: it contains no such key.
     """
     read = serialization.load_pem_public_key if b"-----BEGIN" in data else serialization.load_der_public_key
     try:

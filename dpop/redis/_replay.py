@@ -41,12 +41,12 @@ class RedisReplayCache(ReplayMarks):
         that clients get a 503. ``"accept"`` also accepts proofs that were used before, as long as they are valid.
         Another cache, such as a MemoryReplayCache, takes the place of Redis: each process then accepts
         a proof once, even if it was used before.
-    :param prefix: the prefix of the names in Redis. Of all servers with the same prefix, one accepts a proof.
+    :param prefix: the prefix of the names in Redis. All servers with the same prefix together accept a proof once.
     :param max_unbound: the maximum number of token requests without a bound key that are accepted in two minutes.
         Any stranger can send such requests, with any number of keys.
     :param acknowledged_by: replicas that must have an entry before its proof is accepted (``WAIT``). With the number of
-        all replicas, no failover lets a proof pass again, and a replica that is down refuses everything. With fewer,
-        one that lacks the last proofs may be promoted only if those that have them are unreachable. Only with
+        all replicas, no failover lets a proof pass again, but all proofs are refused while a replica is down. With
+        fewer, one that lacks the last proofs may be promoted only if those that have them are unreachable. Only with
         ``when_down="refuse"``, and not for a ``RedisCluster``.
     :param acknowledge_within: seconds that the replicas have for that; less than the ``socket_timeout`` of the client.
     :param max_clock_step: seconds by which the clock of a server may be set back, or that of Redis forward, without a

@@ -101,7 +101,7 @@ class ReplayMarks:
         return self._prefix + key, secrets.token_urlsafe(9), left + self._clock_step_ms
 
     def _is_ours(self, before: object, mine: str) -> bool:
-        """Whether the entry that was there is of this call: the reply to an earlier try of the client was lost."""
+        """Whether this call made the entry that was there, in an earlier try whose reply was lost."""
         return before in (mine, mine.encode())
 
     def _queue(self, pipeline: Any, name: str, life: int, mine: str | None) -> None:
@@ -122,7 +122,7 @@ class ReplayMarks:
     def _refuse_unacknowledged(self, before: object, mine: str, replicas: int) -> None:
         """Refuse a new entry that too few replicas have.
 
-        :raises ReplayCacheError: as said; the client may try again with a new proof.
+        :raises ReplayCacheError: too few have it; the client may try again with a new proof.
         """
         if replicas < self._acknowledged_by and (before is None or self._is_ours(before, mine)):
             raise ReplayCacheError(

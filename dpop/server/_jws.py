@@ -56,7 +56,7 @@ class JoseHeader:
         self.members: dict[str, Any] = members
         self._key: PublicKey | None = None
         self.passed: PassedHeader | None = None
-        """What the checks found when they passed last; they set it."""
+        """The result of the checks when they passed last. The checks set it."""
 
     @property
     def has_key(self) -> bool:

@@ -235,7 +235,7 @@ class IssuerKeys:
         began = time.monotonic()
         try:
             loaded = self._load_set()
-        except BaseException as error:  # noqa: BLE001 - a fetch function may raise anything; without an end there is no next fetch
+        except BaseException as error:  # noqa: BLE001 - a fetch function may raise anything; only after its end does the next one begin
             failure = self._failed(error)
             _log.warning("the keys of %s stay as they are: %s", self.issuer, failure)
             self._end(None, failure, began)

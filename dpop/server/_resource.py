@@ -158,7 +158,7 @@ class Access:
         if max_age is not None:
             parameters["max_age"] = f"{max_age:.0f}"
             then = self.claims.get("auth_time")
-            # A look-up of the operator's own may give NaN, which is neither more nor less than anything.
+            # A look-up of the operator's own may give NaN, with which each comparison is false.
             recent = isinstance(then, int | float) and not isinstance(then, bool) and self.clock() - then <= max_age
             if not recent:
                 because = because or "its auth_time is missing or too long ago"

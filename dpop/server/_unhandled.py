@@ -28,10 +28,10 @@ TOO_LATE: Final = (
     "The response had begun when this request was refused, so the connection breaks. Call access() before that, not in "
     "the generator of a streamed body."
 )
-"""What a refusal says that an application raises too late, in a note of the exception."""
+"""The note of the exception, if an application raises a refusal too late."""
 
 # Modules of frameworks that call the views of an application, and the functions around them. A refusal with a frame of
-# theirs in its traceback has left the views: it was caught by something that is there for every exception.
+# theirs in its traceback has left the views: the code that caught it catches every exception.
 _CALL_VIEWS = frozenset(
     {
         "django.core.handlers.base",
@@ -50,7 +50,7 @@ _CALL_VIEWS = frozenset(
 
 
 def refusal_in(error: BaseException) -> Refusal | None:
-    """The refusal that an error is; of an exception group, its first, if it has nothing else.
+    """Return the error if it is a refusal; of an exception group that has only refusals, the first one.
 
     A task group of asyncio or anyio raises a group for the tasks in which an application asks for its access.
     """

@@ -201,7 +201,7 @@ def _aliases(members: Mapping[str, Any], unusable: list[str]) -> dict[str, str]:
 def _url(members: Mapping[str, Any], name: str, unusable: list[str]) -> str | None:
     """The URL of an endpoint; ``None`` if it is absent, null, empty, or no URL, which is then noted in ``unusable``.
 
-    A client seldom needs more than one or two of the endpoints, so that one which is odd must not cost the others.
+    A client seldom needs more than one or two of the endpoints, so an odd one must not make the others useless.
     """
     value = members.get(name)
     url = value.strip() if isinstance(value, str) else value

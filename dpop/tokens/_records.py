@@ -123,8 +123,8 @@ _MAX_DEPTH: Final = 24
 def write_record(tokens: TokenSet, account: str, sealer: Sealer | None) -> bytes:
     """Return the bytes to store for a token set, which can be read again.
 
-    Further members of a response, or a caller's own, can be anything. They are left out, with a warning, rather than
-    cost the tokens.
+    Further members of a response, or a caller's own, can be anything. They are left out, with a warning, so
+    that the tokens are not lost.
 
     :raises UsageError: the tokens could not be read again without these members either.
     """

@@ -78,7 +78,7 @@ class TokenSet:
         if self.key_reference is not None:
             check_key_reference(self.key_reference)
         for name in _FACTS:
-            # Stored, a fact of another type would make the file unreadable, and the refresh token in it be lost.
+            # A fact of another type would make the stored file unreadable, and its refresh token would be lost.
             value = getattr(self, name)
             if not _is_fact(name, value) and (value is not None or name in _ALWAYS):
                 raise ArgumentTypeError(name, _EXPECTED.get(_TYPES.get(name, str), "str"), value)
@@ -221,7 +221,7 @@ _FACTS: Final = tuple(each.name for each in fields(TokenSet) if each.name != "re
 
 
 def _is_fact(name: str, value: object) -> bool:
-    """Whether a fact has its type, in which JSON can hold it."""
+    """Whether a fact has the right type, and JSON can hold it."""
     kind = _TYPES.get(name, str)
     if isinstance(value, bool) and kind is not bool:
         return False

@@ -23,7 +23,7 @@ class Endpoint(TokenEndpoint):
             return super().exchange(request)
 
     def __exit__(self, *exc: object) -> None:
-        """Close it; if the server did not accept the client, say how a command is told of its secret or key."""
+        """Close the endpoint; if the server refused the client, print which options give its secret or key."""
         super().__exit__(*exc)
         if any(isinstance(error, TokenRefusedError) and error.error == "invalid_client" for error in exc):
             hint(

@@ -153,7 +153,7 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
 def _curl_on_path() -> str | None:
     """Find curl. ``shutil.which`` does the same, but shutil loads the libraries of archives, which takes 2 ms."""
     if os.name == "nt":
-        import shutil  # noqa: PLC0415 - see above; there a name has one of several endings
+        import shutil  # noqa: PLC0415 - see above; on Windows a name has one of several endings
 
         return shutil.which("curl")
     paths = (Path(folder, "curl") for folder in os.get_exec_path())
