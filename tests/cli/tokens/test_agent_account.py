@@ -15,6 +15,7 @@ import pytest
 from dpop_cli.commands.serve import first_line
 from support.agents import API, agent_running, socket_folder
 from support.cli_process import DPOP, environment, invoke
+from support.token_commands import client_file
 
 import dpop
 from dpop.agent import AgentLogins, AgentTokens, KeyRules
@@ -41,7 +42,7 @@ def folder(server: DPoPTestServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         monkeypatch.setenv("DPOP_STATE_DIR", str(path / "state"))
         monkeypatch.setattr(tempfile, "tempdir", str(path))
         dpop.generate_key().save("key.pem")
-        (path / "client.json").write_text(json.dumps(first_line(server)), "ascii")
+        client_file(server)
         yield path
 
 

@@ -12,19 +12,16 @@ from typing import Any
 import google.oauth2.credentials
 import pytest
 from support.cli_process import invoke, run
+from support.token_commands import load
 
 import dpop
 import dpop.google
 from dpop.testing import DPoPTestServer
-from dpop.tokens import FileTokenStore, TokenSet
 
 
-@pytest.fixture(autouse=True)
-def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dpop.Key:
-    """A key in key.pem of the working directory."""
-    monkeypatch.chdir(tmp_path)
-    made = dpop.generate_key()
-    made.save("key.pem")
+@pytest.fixture
+def key() -> dpop.Key:
+    """The key of the working directory."""
     return dpop.load_key("key.pem")
 
 
@@ -45,13 +42,6 @@ def write(members: dict[str, Any], name: str = "token.json") -> str:
     """Write a file of JSON."""
     Path(name).write_text(json.dumps(members))
     return name
-
-
-def imported() -> TokenSet:
-    """What is in the store."""
-    tokens = FileTokenStore("tokens.json").load()
-    assert tokens is not None
-    return tokens
 
 
 SECRETS = ("the-access-token", "the-refresh-token", "the-client-secret")
@@ -138,7 +128,7 @@ def test_the_file_serves_as_the_client_of_the_login() -> None:
         options = ["--client", write(members), "--issuer", server.issuer, "--key", "key.pem"]
         done = run("token", "login", *options, env={"BROWSER": "python3 browser.py %s"})
     assert done.returncode == 0, done.stderr
-    assert imported().client_id == server.client_id
+    assert load().client_id == server.client_id
 
 
 # --- tokens that can go on
@@ -158,7 +148,7 @@ def test_our_own_credentials_are_taken_with_their_key(key: dpop.Key) -> None:
         members = {**json.loads(credentials.to_json()), "token_uri": server.token_endpoint}
         done = run("token", "import", write(members), "--profile", "google")
         assert done.returncode == 0, done.stderr
-        assert imported().jkt == key.thumbprint
+        assert load().jkt == key.thumbprint
         assert "bound to this key already" in " ".join(done.stderr.split())
         # And it is as good as one from a login.
         assert run("token", "refresh", "--client", "token.json", "--profile", "google").returncode == 0
@@ -185,7 +175,7 @@ def test_another_servers_refresh_token_is_tried(rotates: bool, key: dpop.Key) ->
         )
         done = run("token", "import", write(members), "-k", "key.pem")
     assert done.returncode == 0, done.stderr
-    tokens = imported()
+    tokens = load()
     assert (tokens.is_bound, tokens.jkt, tokens.refresh_token != old) == (True, key.thumbprint, rotates)
     told = " ".join(done.stderr.split())
     assert ("was replaced" in told, "is the old one" in told) == (rotates, not rotates)
@@ -203,4 +193,4 @@ def test_a_server_that_binds_nothing(key: dpop.Key) -> None:
         )
         done = run("token", "import", write(members), "-k", "key.pem")
     assert (done.returncode, "bound to no key" in done.stderr) == (1, True), done.stderr
-    assert not imported().is_bound
+    assert not load().is_bound

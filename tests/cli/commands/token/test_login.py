@@ -12,15 +12,14 @@ from pathlib import Path
 import pytest
 import requests
 import segno
-from dpop_cli.commands.serve import first_line
 from dpop_cli.commands.token.command import token
 from dpop_cli.main import COMMANDS
 from support.cli_process import AtTerminal, invoke, run
 from support.recorder import Received, Recorder, Response
+from support.token_commands import client_file, load
 
 import dpop
 from dpop.testing import DPoPTestServer
-from dpop.tokens import FileTokenStore, TokenSet
 
 
 @pytest.fixture
@@ -30,23 +29,9 @@ def server() -> Iterator[DPoPTestServer]:
         yield running
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    dpop.generate_key().save("key.pem")
-
-
 def client_of(server: DPoPTestServer) -> dict[str, str]:
     """The environment that names client and key."""
-    Path("client.json").write_text(json.dumps(first_line(server)), "ascii")
-    return {"DPOP_CLIENT": "client.json", "DPOP_KEY": "key.pem"}
-
-
-def load(account: str = "default") -> TokenSet:
-    """What is in tokens.json."""
-    tokens = FileTokenStore("tokens.json").load(account)
-    assert tokens is not None
-    return tokens
+    return {**client_file(server), "DPOP_KEY": "key.pem"}
 
 
 # --- on another device
