@@ -69,16 +69,17 @@ def test_where_a_server_may_lead(location: str) -> None:
     check_url("http://127.0.0.1:1/", "http://localhost:2")
 
 
-def test_redirects_are_followed_three_times() -> None:
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_followed_three_times(status: int) -> None:
     """Of a GET; each is checked like the first, and a POST is not sent again."""
 
     def leads(received: Received) -> Response:
         number = int(received.target[1:] or 0)
-        return served(received) if number == 3 else Response(302, [("Location", f"/{number + 1}")])
+        return served(received) if number == 3 else Response(status, [("Location", f"/{number + 1}")])
 
     with Recorder(leads) as server:
         assert default_fetch()(request(server.url("/0"))).body == b"/3"
-        assert default_fetch()(request(server.url("/0"), method="POST")).status == 302
+        assert default_fetch()(request(server.url("/0"), method="POST")).status == status
         server.handler = lambda _: Response(302, [("Location", "/0")])
         with pytest.raises(LookupUnavailableError, match="3 redirects"):
             default_fetch()(request(server.url("/0")))

@@ -219,6 +219,13 @@ def test_a_reference_is_no_secret(reference: object, error: type[Exception]) -> 
     assert "SECRET" not in str(caught.value)
 
 
+@pytest.mark.parametrize("resource", ["https://api.example", [1], [None, "https://api.example"]])
+def test_resources_are_several_texts(resource: Any) -> None:
+    """One text would be read as many of one character each."""
+    with pytest.raises(ArgumentTypeError, match="several str"):
+        TokenSet(access_token="a", resource=resource)
+
+
 @pytest.mark.parametrize(
     "reference",
     ["key.pem", "/keys/ключ.pem", "C:\\keys\\k.pem", "pkcs11:object=a?pin-source=file:/run/pin", "awskms:alias/a"],

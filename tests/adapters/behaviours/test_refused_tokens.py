@@ -152,6 +152,7 @@ def test_a_source_is_told_of_a_token_once(client: Callable[..., Any], caplog: py
         assert source.told == ["token-1"]
         assert len(server.requests) == 6
     assert caplog.text.count("goes on refusing") == 1
+    assert "the source still gives the token that was refused" in caplog.text
 
 
 def test_a_storm_of_refusals_is_damped(client: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
@@ -163,6 +164,7 @@ def test_a_storm_of_refusals_is_damped(client: Callable[..., Any], caplog: pytes
         assert source.told == [f"token-{number}" for number in range(1, 6)]
         assert len(server.requests) == 12 + 5
     assert caplog.text.count("goes on refusing") == 1
+    assert "five tokens within a minute" in caplog.text
 
 
 def test_one_origin_does_not_spend_the_budget_of_another(client: Callable[..., Any]) -> None:
