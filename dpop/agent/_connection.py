@@ -240,12 +240,12 @@ def _token_error(text: str, code: object, retry_after: object) -> TokenError:
 
 def _checked(response: dict[str, Any]) -> dict[str, Any]:
     """Return the response, unless it is an error."""
-    if response.get("v") != VERSION:
+    error = response.get("error")
+    if response.get("v") != VERSION or not isinstance(error, str | None):
         raise AgentUnavailableError(
             f"the agent speaks another version of its protocol than {VERSION}; use the same version of dpop-toolkit"
             " on both sides"
         )
-    error = response.get("error")
     if error is None:
         return response
     text, reason = _told(response.get("message")), response.get("reason")

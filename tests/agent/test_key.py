@@ -297,10 +297,12 @@ def serving(place: Path, response: bytes) -> threading.Thread:
         b"\0\0\0\x07" + b'{"v":9}',
         b"\0\0\0\x07" + b'{"v":1}',
         b"\0\0\0\x02[]",
+        b"\0\0\0\x17" + b'{"v":1,"error":["busy"]}'[:23],
+        b"\0\0\0\x18" + b'{"v":1,"error":["busy"]}',
         b"\0\0\0\xff{",
         b"\0\0\0\x2f" + b'{"v":1,"alg":"ES256","wait":1,"jwk":{"kty":1}}  '[:47],
     ],
-    ids=map(str, range(8)),
+    ids=map(str, range(10)),
 )
 def test_what_is_no_agent(folder: Path, response: bytes) -> None:
     """Whatever else listens there is named as such."""
