@@ -54,9 +54,11 @@ def call_hook(hook: Callable[[_E], object] | None, event: _E, log: logging.Logge
 def _worth_reporting(hook: Callable[..., object]) -> bool:
     now = time.monotonic()
     try:
-        if now - _reported.get(hook, -_PAUSE) < _PAUSE:
-            return False
-        _reported[hook] = now
-    except TypeError:  # an object without a hash or without weak references
-        pass
+        then = _reported.get(hook, -_PAUSE)
+    except TypeError:  # an object without a hash or without weak references, such as a dataclass, has its class instead
+        hook = type(hook)
+        then = _reported.get(hook, -_PAUSE)
+    if now - then < _PAUSE:
+        return False
+    _reported[hook] = now
     return True

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
 
@@ -20,6 +21,7 @@ from support.recorder import Received, Recorder, Response, challenge, script
 
 import dpop
 import dpop.requests
+from dpop._event_hooks import call_hook
 from dpop.client import ClientEvent, Prover, Role
 from dpop.errors import ArgumentTypeError, KeyAccessDeniedError, TokenRequestError, UsageError
 from dpop.testing import DPoPTestServer
@@ -228,6 +230,25 @@ def test_a_hook_that_fails(caplog: pytest.LogCaptureFixture) -> None:
         make("requests", prover, origins=server.origin, access_token=TOKEN) as client,
     ):
         assert client.send("GET", server.url("/r")).status == 200
+    assert caplog.text.count("hook failed") == 1
+
+
+@dataclass
+class FailingHook:
+    """A hook without a hash, as dataclasses are."""
+
+    name: str
+
+    def __call__(self, _event: object) -> None:
+        """Fail at each event."""
+        raise RuntimeError("the metrics are down")
+
+
+def test_a_hook_without_a_hash_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """It fills the log no more than another: strangers cause the events of a server."""
+    hook = FailingHook("metrics")
+    for _ in range(5):
+        call_hook(hook, object(), logging.getLogger("dpop.client"))
     assert caplog.text.count("hook failed") == 1
 
 
