@@ -83,7 +83,10 @@ class LookupResponse(NamedTuple):
 
 
 Fetch = Callable[[LookupRequest], LookupResponse]
-"""Sends one request and returns its response. Called in a thread of its own; any exception means "cannot tell now"."""
+"""Sends one request and returns its response. Called in a thread of its own; any exception means "cannot tell now".
+
+It must end in time: while one has not ended, the keys of its issuer are not asked for again.
+"""
 
 
 def check_configured_url(url: str) -> None:
