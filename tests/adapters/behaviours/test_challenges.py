@@ -245,6 +245,15 @@ def test_a_compressed_400_is_understood_and_stays_whole(client: Callable[..., An
         assert [request.nonce for request in server.requests] == [None, "n1"]
 
 
+@pytest.mark.parametrize("realm", ["Stra\u00dfe".encode("latin-1"), "\u4e2d\u6587".encode(), b"\xff\xfe"])
+def test_a_challenge_with_bytes_that_are_no_ascii(client: Callable[..., Any], realm: bytes) -> None:
+    """In whatever way the library decodes them: real servers write realms and descriptions in their language."""
+    said = b'DPoP realm="%b", error="use_dpop_nonce"' % realm
+    headers = [("WWW-Authenticate", said.decode("latin-1")), ("DPoP-Nonce", "n")]
+    with Recorder(script(Response(401, headers), Response(200))) as server:
+        assert client(origins=server.origin, access_token=TOKEN).send("GET", server.url("/r")).status == 200
+
+
 # -- bad nonces --------------------------------------------------------------------------------
 
 
