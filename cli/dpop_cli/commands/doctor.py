@@ -209,7 +209,7 @@ def _told(fact: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        return ", ".join(map(str, value)) or "none"
     if fact.startswith("accepts the"):
         return f"{value} s at least" if value else "no"
     if value == "invalid_grant":

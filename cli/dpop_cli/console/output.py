@@ -27,6 +27,7 @@ __all__ = [
     "closest",
     "done",
     "file_names",
+    "hanging",
     "hint",
     "may_color",
     "show_late_warnings",
@@ -79,6 +80,16 @@ def tell(kind: str, text: str) -> None:
         if may_color("stderr"):
             message = click.style(f"{kind}:", **_STYLES[kind]) + message[len(kind) + 1 :]
     click.echo(message, err=True, color=None if may_color("stderr") else False)
+
+
+def hanging(text: str, indent: int) -> str:
+    """Return a line for stdout; at a terminal it goes on below, after an indent."""
+    if not sys.stdout.isatty():
+        return text
+    import textwrap  # noqa: PLC0415 - only a terminal needs it
+
+    width, rest = width_of("stdout", 10_000), " " * indent
+    return textwrap.fill(text, width, subsequent_indent=rest, break_on_hyphens=False)
 
 
 def hint(text: str) -> None:

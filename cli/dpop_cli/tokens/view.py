@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from dpop.tokens import TokenSet
-from dpop_cli.console.output import TITLE
+from dpop_cli.console.output import TITLE, hanging
 
-__all__ = ["as_facts", "as_line", "as_lines", "duration", "moment"]
+__all__ = ["as_facts", "as_line", "as_lines", "duration", "moment", "print_lines"]
 
+_COLUMN = 15
 _SECRETS = ("access_token", "refresh_token", "id_token", "extra")
 
 
@@ -47,7 +48,7 @@ def as_lines(tokens: TokenSet, account: str, *, secrets: bool, now: float | None
         rows.append(("note", f"a refresh began at {moment(tokens.refresh_sent_at)}; its outcome is not known"))
     if secrets:
         rows += [(name, getattr(tokens, name)) for name in _SECRETS[:3]]
-    return [f"{name:<14} {value}" for name, value in rows if value]
+    return [f"{name:<{_COLUMN - 1}} {value}" for name, value in rows if value]
 
 
 def _id_token(tokens: TokenSet) -> str | None:
@@ -67,7 +68,13 @@ def as_line(tokens: TokenSet, account: str, *, now: float | None = None) -> str:
         parts.append(tokens.scope)
     if tokens.jkt:
         parts.append(f"key {tokens.key_reference or tokens.jkt}")
-    return f"{account:<14} {'; '.join(parts)}"
+    return f"{account:<{_COLUMN - 1}} {'; '.join(parts)}"
+
+
+def print_lines(*lines: str) -> None:
+    """Print lines of :func:`as_lines`; a long value goes on in its column at a terminal, but not a secret."""
+    for line in lines:
+        click.echo(line if line.startswith(_SECRETS) else hanging(line, _COLUMN))
 
 
 def duration(seconds: float) -> str:

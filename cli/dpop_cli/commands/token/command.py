@@ -23,7 +23,7 @@ from dpop_cli.signing.options import key_options
 from dpop_cli.tokens.client import OAuthClient, kept_nonces, prover_of
 from dpop_cli.tokens.options import server_options, store_options
 from dpop_cli.tokens.store import Stored
-from dpop_cli.tokens.view import as_facts, as_line, as_lines
+from dpop_cli.tokens.view import as_facts, as_line, as_lines, print_lines
 
 if TYPE_CHECKING:
     from dpop.requests import TokenEndpoint
@@ -312,7 +312,7 @@ def show(*, only_token: bool, secrets: bool, as_json: bool, in_agent: bool, **op
     elif as_json:
         click.echo(json.dumps(as_facts(tokens, account, secrets=secrets), indent=2))
     else:
-        click.echo("\n".join(as_lines(tokens, account, secrets=secrets)))
+        print_lines(*as_lines(tokens, account, secrets=secrets))
 
 
 @token.command("list", short_help="List the accounts in the store.")
@@ -345,7 +345,7 @@ def list_tokens(*, as_json: bool, **options: Any) -> None:
         )
     else:
         for account, tokens in found.items():
-            click.echo(as_line(tokens, account))
+            print_lines(as_line(tokens, account))
     if failure is not None:
         raise failure
     if not found:
@@ -404,7 +404,7 @@ def _kept(stored: Stored | AgentAccount, tokens: TokenSet) -> TokenSet:
 
 def _report(stored: Stored | AgentAccount, tokens: TokenSet, wanted: str | None, did: str) -> None:
     """Print the facts of the new tokens, what can be done next, and hints about missing ones."""
-    click.echo("\n".join(as_lines(tokens, stored.account, secrets=False)))
+    print_lines(*as_lines(tokens, stored.account, secrets=False))
     if not isinstance(stored, Stored):
         done(f'{did}; the agent has the tokens. Use them: dpop curl --agent URL, AgentTokens("{stored.account}")')
     else:

@@ -22,7 +22,7 @@ from dpop_cli.signing.options import key_options
 from dpop_cli.tokens.client import OAuthClient, kept_nonces, prover_of
 from dpop_cli.tokens.options import server_options, store_options
 from dpop_cli.tokens.store import Stored
-from dpop_cli.tokens.view import as_lines
+from dpop_cli.tokens.view import as_lines, print_lines
 
 __all__ = ["import_tokens"]
 
@@ -129,7 +129,7 @@ def import_tokens(*, file: str, **options: Any) -> None:
                 " dpop token login"
             ) from None
         stored.keep(tokens)
-    click.echo("\n".join(as_lines(tokens, stored.account, secrets=False)))
+    print_lines(*as_lines(tokens, stored.account, secrets=False))
     where = stored.as_typed
     done(f"imported into {where}. Use it: dpop curl --token-store {where} URL")
     _tell_binding(found, tokens, name)

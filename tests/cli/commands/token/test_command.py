@@ -20,7 +20,7 @@ import pytest
 import requests
 from dpop_cli.commands.token.command import token
 from dpop_cli.tokens.client import ENDPOINTS as CLIENT_ENDPOINTS
-from support.cli_process import DPOP, environment, examples, run, run_script
+from support.cli_process import DPOP, AtTerminal, environment, examples, run, run_script
 from support.recorder import Recorder, Response
 from support.token_commands import browser, client_file, load, secrets_in, stored
 
@@ -83,6 +83,23 @@ def test_refresh(server: DPoPTestServer) -> None:
     now = load()
     assert run("token", "refresh", "--if-needed", env=env).returncode == 0
     assert load() == now
+
+
+def test_a_narrow_terminal_shows_tokens_in_columns() -> None:
+    """What does not fit goes on in its column; a secret is one line, to be copied. A pipe gets one line for each."""
+    key = dpop.load_key("key.pem")
+    secret = "access" * 12
+    FileTokenStore("tokens.json").save(
+        TokenSet(access_token=secret, refresh_token="r0", scope="read", jkt=key.thumbprint)
+    )
+    for words in (["tokens"], ["token", "show"], ["token", "show", "--secrets"]):
+        with AtTerminal(*words, "--store", "tokens.json", cwd=Path.cwd(), env={"COLUMNS": "40"}) as terminal:
+            assert terminal.end() == 0
+        lines = terminal.shown.splitlines()
+        assert [line for line in lines if len(line) > 40 and secret not in line] == []
+        assert key.thumbprint in "".join(line[15:].removeprefix("key ") for line in lines)
+        assert (secret in terminal.shown) is ("--secrets" in words)
+    assert len(run("tokens", "--store", "tokens.json").stdout.splitlines()) == 1
 
 
 def test_scope_and_resource_of_a_refresh() -> None:
