@@ -49,6 +49,7 @@ NOT_FOR_A_PROOF = {
     "dpop.server",
     "dpop.testing",
     "dpop.tokens",
+    "dpop_cli.console.folding",
     "email",
     "http.client",
     "joserfc",

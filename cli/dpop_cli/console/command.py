@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from dpop_cli.console.folding import folded, folded_name
 from dpop_cli.console.output import TITLE, closest, may_color, width_of
 
 __all__ = [
@@ -93,12 +92,18 @@ class _Formatter(click.HelpFormatter):
         self.buffer[start:] = [re.sub(r"\A(\w+:)", lambda word: click.style(word[1], **TITLE), first)]
 
     def write_text(self, text: str) -> None:
-        super().write_text(folded(text, self.width - self.current_indent))
+        if self.width < _WIDEST_HELP - 2:
+            from dpop_cli.console.folding import folded  # noqa: PLC0415 - only a narrow terminal needs it
+
+            text = folded(text, self.width - self.current_indent)
+        super().write_text(text)
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         if self.width >= _NARROW:
             super().write_dl(list(rows), col_max, col_spacing)
             return
+        from dpop_cli.console.folding import folded_name  # noqa: PLC0415 - as above
+
         for name, text in rows:
             indent = " " * self.current_indent
             lines = folded_name(name, self.width - self.current_indent).split("\n")
