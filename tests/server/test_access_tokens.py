@@ -513,9 +513,14 @@ def test_bad_keys_are_skipped_one_by_one(issuer: JWTIssuer, caplog: pytest.LogCa
         issuer.jwk(dpop.generate_key(), None) | {"kid": 7},
     ]
     issuer.published = [*bad, *issuer.published, issuer.jwk(dpop.generate_key("RS256"), "enc", use="enc")]
-    tokens = verifier(issuer)
+    timer = Timer(100)
+    tokens = verifier(issuer, monotonic=timer)
     with caplog.at_level(logging.WARNING):
         assert tokens(issuer.token())
+        timer.now += 4000
+        assert tokens(issuer.token())
+        settled(tokens)
+    assert issuer.fetches == 2
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "key 1: " in warning
     assert private["d"] not in warning

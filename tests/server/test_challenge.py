@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpop.errors import CredentialError, InvalidProof, UsageError
-from dpop.server._challenge import resource_challenge, token_error
+from dpop.server._challenge import resource_challenge, token_error, with_nonce
 
 ALGS = ("ES256", "EdDSA")
 NO_STORE = ("Cache-Control", "no-store")
@@ -24,6 +24,17 @@ BAD_TOKEN = InvalidProof("invalid_token", "key_mismatch", "the proof was made wi
 def challenges(fields: list[tuple[str, str]]) -> list[str]:
     """The values of the WWW-Authenticate fields."""
     return [value for name, value in fields if name == "WWW-Authenticate"]
+
+
+def test_a_refusal_of_the_applications_own_stays_readable() -> None:
+    """Its list of readable fields is extended where there is something to read, and left alone elsewhere."""
+    listed = ("access-control-expose-headers", "X-Total")
+    plain = [("content-type", "text/plain"), listed]
+    assert with_nonce(plain, None) == plain
+    refused = [*plain, ("www-authenticate", "DPoP")]
+    fields = with_nonce(refused, None)
+    assert fields[:2] == [plain[0], refused[2]]
+    assert fields[2:] == [(EXPOSE[0], f"{EXPOSE[1]}, X-Total")]
 
 
 def test_no_credentials_no_error() -> None:

@@ -95,6 +95,14 @@ def test_nor_on_any_other_proof(header: dict[str, Any], claims: dict[str, Any]) 
     assert (report.refusal.reason if report.refusal else None) == expected
 
 
+def test_a_binding_that_is_not_known_is_not_judged() -> None:
+    """Nobody has looked at the claims of the token yet; one that is known to be unbound is refused."""
+    for unbound, reason in ((False, None), (True, "token_unbound")):
+        report = verifier().report({"DPoP": made()}, "GET", URL, access_token="t", unbound=unbound)
+        assert failed(report).get("binding") == reason
+    assert failed(verifier().report({"DPoP": made()}, "GET", URL, access_token="t")).get("binding") is None
+
+
 def test_all_that_is_wrong_is_there_at_once() -> None:
     """A verifier names the first fault; a report names each, and what is right as well."""
     proof = made({"typ": "JWT"}, {"jti": "", "htm": "POST", "htu": "http://api.example/", "iat": NOW - 90, "exp": "x"})

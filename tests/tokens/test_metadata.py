@@ -85,6 +85,8 @@ def test_a_promise_in_a_string_is_one(true: object) -> None:
         json.dumps({**GOOD, "issuer": "https://evil.example"}).encode(),
         json.dumps({"token_endpoint": "https://as.example/token"}).encode(),
         json.dumps({"issuer": ISSUER}).encode(),
+        json.dumps({**GOOD, "issuer": 5}).encode(),
+        json.dumps({**GOOD, "issuer": ""}).encode(),
         json.dumps({**GOOD, "token_endpoint": 7}).encode(),
         json.dumps({**GOOD, "token_endpoint": "as.example/token"}).encode(),
     ],

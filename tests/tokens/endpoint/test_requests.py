@@ -170,9 +170,11 @@ def test_an_assertion_is_made_anew_for_the_retry(name: str) -> None:
         server = ServerMetadata(token_endpoint=recorder.url("/token"), issuer="https://as.example")
         auth = PrivateKeyJWT("c", own, kid="k1")
         with Endpoint(name, KEY, server, client_auth=auth) as endpoint:
-            endpoint.refresh("r")
-        forms = [dict(urllib.parse.parse_qsl(request.body.decode())) for request in recorder.requests]
-    assert [form.pop("refresh_token") for form in forms] == ["r", "r"]
+            endpoint.refresh("r", audience="")
+        forms = [
+            dict(urllib.parse.parse_qsl(request.body.decode(), keep_blank_values=True)) for request in recorder.requests
+        ]
+    assert [(form.pop("refresh_token"), form.pop("audience")) for form in forms] == [("r", ""), ("r", "")]
     public = ECKey.import_key(dict(own.public_jwk))
     decoded = [jwt.decode(form["client_assertion"], public, algorithms=["ES384"]) for form in forms]
     assert decoded[0].header == {"alg": "ES384", "typ": "client-authentication+jwt", "kid": "k1"}
