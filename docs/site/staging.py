@@ -39,7 +39,7 @@ _PICTURE = re.compile(
     r'<picture>\s*<source media="\(prefers-color-scheme: dark\)" srcset="(?P<dark>[^"]+)">\s*'
     r'<img alt="(?P<alt>[^"]+)" src="(?P<light>[^"]+)">\s*</picture>'
 )
-_LINK = re.compile(r"(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
+_LINK = re.compile(r'(?P<picture>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)(?P<title>\s"[^"]*")?\)')
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 _CONTENTS = {
@@ -115,7 +115,7 @@ def _rewritten(text: str, source: str, pages: dict[str, str]) -> str:
         if place is None and not picture and not there.startswith("vectors/"):
             return words
         address = _relative(place or _position(there), page) + (f"#{fragment}" if fragment else "")
-        return f"{picture}[{words}]({address})"
+        return f"{picture}[{words}]({address}{found['title'] or ''})"
 
     def both(found: re.Match[str]) -> str:
         drawings = "\n\n".join(

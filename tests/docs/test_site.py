@@ -50,6 +50,8 @@ def test_pages_link_to_each_other_where_the_site_has_them(tmp_path: Path) -> Non
     assert "```{image} pictures/flow-dark.svg" in front
     assert "<picture>" not in front
     assert "](../benchmarks" not in front
+    decision = (tmp_path / "decisions" / "0010-a-pkcs11-binding-of-our-own.md").read_text("utf-8")
+    assert '](../benchmarks/index.md "SoftHSM, not verified, rate against a bare loop")' in decision
     guides = (tmp_path / "guides.md").read_text("utf-8")
     assert "](index.md)" in guides
     assert "](vectors/index.md)" in guides

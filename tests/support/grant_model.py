@@ -290,6 +290,9 @@ def host(facts: Facts, store: Any, wire: Connection) -> None:
             return
         skew[0], settling = order["clock"], order["settling"]
         got: list[tuple[str, str]] = []
+        if order["save"] is not None:
+            now = time.time() + skew[0]
+            store.save(TokenSet(access_token="", refresh_token=order["save"], issued_at=now, jkt=key.thumbprint))
         new = not settling and dice.random() < 0.2
         asking = functools.partial(ask, new=new)
         threads = [threading.Thread(target=one, args=(asking, got), daemon=True) for _ in range(dice.randint(1, 3))]
@@ -355,9 +358,12 @@ class Host:
         self.wire.recv()
         self.busy = False
 
-    def ask(self, clock: float, *, settling: bool = False) -> None:
-        """Have its threads ask for tokens; when all settles, they wait for them."""
-        self.wire.send({"clock": clock, "settling": settling})
+    def ask(self, clock: float, *, settling: bool = False, save: str | None = None) -> None:
+        """Have its threads ask for tokens; when all settles, they wait for them.
+
+        :param save: the refresh token of an error, which is stored before.
+        """
+        self.wire.send({"clock": clock, "settling": settling, "save": save})
         self.busy = True
 
     def got(self, seconds: float) -> list[tuple[str, str]] | None:
@@ -403,6 +409,8 @@ class Round:
         self.always_excused = {"lock lost"} if store == "redis" else set[str]()
         self.excused = set(self.always_excused)
         self.unsaved: set[str] = set()
+        self.holders: dict[Host, str] = {}
+        """Who said last that it could not save these refresh tokens."""
         faults = [kind for kind in _FAULTS if self.dice.random() < 0.3]
         self.faults = [kind for kind in faults if store != "memory" or kind not in _OF_PROCESSES]
         self.clock = self.latest = 0.0
@@ -450,6 +458,9 @@ class Round:
                 self.total[what] += 1
                 if what == "unsaved":
                     self.unsaved.add(detail)
+                    self.holders[each] = detail
+                elif what == "token":
+                    self.holders.pop(each, None)
                 self.over = self.over or what in {"lost", "dead"}
                 if what in {"hangs", "raw"}:
                     self.violations.append(f"a caller {what}: {detail}")
@@ -479,6 +490,7 @@ class Round:
         if self.dice.random() < 0.7:
             time.sleep(self.dice.random() * 0.05)
         self.hosts.remove(victim)
+        self.holders.pop(victim, None)
         victim.end()
         with contextlib.suppress(DPoPError):
             stored = self.store.load()
@@ -598,6 +610,8 @@ class Round:
                 each.ask(self.clock, settling=True)
             self.until_idle()
             self.judge_what_was_said()
+        if self.said["unsaved"] and not self.said["token"]:
+            self.save_what_an_error_had()
         try:
             stored = self.store.load()
         except TokenFormatError as error:
@@ -616,6 +630,21 @@ class Round:
                 f"the grant is lost and nobody says so: {ends}, stored {there}, said {dict(self.said)}"
             )
         self.judge_what_was_sent()
+
+    def save_what_an_error_had(self) -> None:
+        """Do what the error says if the store has other tokens, which nobody may replace: save those that it carries.
+
+        Only then they are used. Until then nobody can find out that another host has had them revoked.
+        """
+        self.server.note(f"save {list(self.holders.values())}")
+        self.said.clear()
+        for each, token in list(self.holders.items()):
+            each.ask(self.clock, settling=True, save=token)
+            self.until_idle()
+        for each in self.hosts:
+            each.ask(self.clock, settling=True)
+        self.until_idle()
+        self.judge_what_was_said()
 
     def judge_what_was_sent(self) -> None:
         """A refresh token that was answered is not sent again."""
