@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 
+import pytest
 from support.forking import in_child
 from support.paths import COMMANDS, PACKAGE
 
@@ -41,3 +44,11 @@ def test_objects_are_reset_in_the_child_and_not_kept() -> None:
     gc.collect()
     assert in_child(lambda: str(os.getpid()).encode()) != str(os.getpid()).encode()
     assert all(id(each) != before for each in gc.get_objects() if type(each) is Locked)
+
+
+@pytest.mark.parametrize("module", ["dpop.requests", "dpop.httpx", "dpop.httpx2", "dpop.aiohttp"])
+def test_what_a_refusal_needs_is_imported_with_an_integration(module: str) -> None:
+    """Not by the thread that gets it: a child that is forked meanwhile would inherit the lock of that import."""
+    loaded = f"import sys, {module} as m; [getattr(m, name) for name in m.__all__]; print(*sys.modules)"
+    modules = subprocess.check_output([sys.executable, "-c", loaded], text=True).split()
+    assert {"dpop.client._demands", "dpop.client._forgiving", "logging"} <= set(modules)

@@ -42,6 +42,7 @@ from dpop._httpx.protocols import (
     Transport,
 )
 from dpop._tracebacks import hide_frames
+from dpop.client import _demands  # noqa: F401 - not first in a thread: see dpop._forking.import_now
 from dpop.client._challenge import nonce_field
 from dpop.client._driver import (
     ask_token,

@@ -17,6 +17,7 @@ from dpop._arguments import explain_unknown_arguments
 from dpop._tracebacks import hide_frames
 from dpop.aiohttp._bodies import drain, in_memory, is_repeatable, peek
 from dpop.aiohttp._threads import asyncio_tools
+from dpop.client import _demands  # noqa: F401 - not first in a thread: see dpop._forking.import_now
 from dpop.client._challenge import nonce_field
 from dpop.client._driver import async_ask_token, async_refresh, async_report, async_sign, async_wait_for_nonce
 from dpop.client._flow import ProofFlow, Step

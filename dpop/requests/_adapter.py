@@ -18,6 +18,7 @@ from urllib3.util.retry import Retry
 
 from dpop._arguments import explain_unknown_arguments
 from dpop._tracebacks import hide_frames
+from dpop.client import _demands  # noqa: F401 - not first in a thread: see dpop._forking.import_now
 from dpop.client._challenge import nonce_field
 from dpop.client._driver import refresh, report
 from dpop.client._flow import ProofFlow, Step
