@@ -481,13 +481,13 @@ def _locked() -> Refusal:
 
 
 def _sign(held: HeldKey, text: str, origin: str) -> bytes:
-    """Sign data that has been checked: after a person has agreed, if the rules need that, and within the rate.
+    """Sign data that has been checked: within the rate, and after a person has agreed, if the rules need that.
 
     :param origin: shown to the person; there may be several.
     """
+    held.spend(time.monotonic())  # first, so that nobody is asked more often than the rate allows
     if held.rules.confirm:
         _ask_a_person(held, origin)
-    held.spend(time.monotonic())
     return held.sign(text.encode("ascii"))
 
 

@@ -13,7 +13,14 @@ from support.agents import API, agent_running, rules_of
 import dpop
 from dpop.agent import AgentRules, AuditLog, KeyRules, password_from_askpass, read_rules
 from dpop.agent._askpass import confirmed
-from dpop.errors import AgentRefusedError, DPoPKeyError, KeyFileError, KeyNotFoundError, KeyThrottledError, UsageError
+from dpop.errors import (
+    AgentRefusedError,
+    DPoPKeyError,
+    KeyFileError,
+    KeyNotFoundError,
+    KeyThrottledError,
+    UsageError,
+)
 from dpop.origin import Origin
 
 FILE = """
@@ -268,6 +275,19 @@ def test_a_person_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         askpass(folder, monkeypatch, "exit 1")
         with pytest.raises(AgentRefusedError, match="did not agree"):
             dpop.create_proof(key, "GET", API)
+
+
+def test_a_person_is_asked_no_more_often_than_the_rate_allows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that goes on asking after a no cannot wear a person down."""
+    askpass(folder, monkeypatch, f"echo asked >> {folder}/asked; exit 1")
+    with agent_running(folder, rules_of(folder, confirm=True, rate=2)) as running:
+        reasons = []
+        for _ in range(5):
+            with pytest.raises((AgentRefusedError, KeyThrottledError)) as error:
+                dpop.create_proof(running.key(), "GET", API)
+            reasons.append(type(error.value))
+    assert reasons == [AgentRefusedError] * 2 + [KeyThrottledError] * 3
+    assert (folder / "asked").read_text() == "asked\n" * 2
 
 
 def test_a_person_who_does_not_come(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
