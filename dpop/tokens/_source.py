@@ -183,13 +183,14 @@ class SharedRefresh:
                 return  # if many threads get a refusal of one token, it counts once
             now = time.monotonic()
             self._refusals = [(by, then) for by, then in self._refusals if now - then < _REFUSALS_SECONDS]
-            if sum(by == server for by, _ in self._refusals) >= _REFUSALS:
-                _log.warning("fresh tokens of %r are refused again and again; the current one is kept", self._account)
+            if sum(by == server for by, _ in self._refusals) < _REFUSALS:
+                self._refusals.append((server, now))
+                self._refused = token
+                self._times_refused += 1
+                self._until = 0.0
                 return
-            self._refusals.append((server, now))
-            self._refused = token
-            self._times_refused += 1
-            self._until = 0.0
+        # Never with our lock: a log handler has a lock of its own, and may ask this source for a token to send the log.
+        _log.warning("fresh tokens of %r are refused again and again; the current one is kept", self._account)
 
     # -- when a token is fresh
 
@@ -415,31 +416,38 @@ class SharedRefresh:
         self._until = self._stale_at(tokens)
 
     def _failed(self, refresh: RefreshInProgress, error: BaseException, *, patient: bool) -> None:
+        early = False
         with self._lock:
             if self._is_over(refresh):
-                self._note(error)
+                early = self._note(error)
             tokens = self._tokens
             usable = not refresh.forced and tokens is not None and self._is_usable(tokens, doubtful=True)
         if usable and isinstance(error, DPoPError):
             refresh.set_result(cast("TokenSet", tokens))
-            return
-        # The refresh did not wait for the lock, because the token was still good. Who needs a new token must wait.
-        impatient = isinstance(error, TokenLockError) and not patient
-        refresh.set_exception(Abandoned() if impatient else error)
+        else:
+            # The refresh did not wait for the lock, because the token was still good. Who needs a new token must wait.
+            impatient = isinstance(error, TokenLockError) and not patient
+            refresh.set_exception(Abandoned() if impatient else error)
+        if early and not isinstance(error, TokenLockError):  # otherwise another process is refreshing
+            # Last, because a log handler may ask this source for a token to send the log.
+            _log.warning("the tokens of %r could not be renewed ahead of time: %s", self._account, error)
 
-    def _note(self, error: BaseException) -> None:
-        """Remember a failure, so that not every caller sends a request to a server that is down."""
-        if self._tokens is not None and self._is_usable(self._tokens):
-            self._next_try = time.monotonic() + 1.0  # no caller needs new tokens yet
-            if not isinstance(error, TokenLockError):  # otherwise another process is refreshing
-                _log.warning("the tokens of %r could not be renewed ahead of time: %s", self._account, error)
+    def _note(self, error: BaseException) -> bool:
+        """Remember a failure, so that not every caller sends a request to a server that is down.
+
+        Returns whether no caller needs new tokens yet.
+        """
+        early = self._tokens is not None and self._is_usable(self._tokens)
+        if early:
+            self._next_try = time.monotonic() + 1.0
         if not isinstance(error, TokenRequestError) or isinstance(error, ReauthorizationError):
-            return
+            return early
         wait = 0.0 if self._failures == 0 else _BACKOFF_SECONDS * 2 ** min(self._failures - 1, 10)
         self._failures += 1
         wait = max(min(_MAX_BACKOFF_SECONDS, wait), min(MAX_RETRY_AFTER, error.retry_after or 0.0))
         self._next_try = max(self._next_try, time.monotonic() + wait)
         self._last_error = error
+        return early
 
     def _reset_after_fork(self) -> None:
         """In a forked child: forget a refresh in progress, which belongs to the parent."""

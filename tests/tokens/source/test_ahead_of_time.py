@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from support.sources import Sources
@@ -143,3 +145,41 @@ def test_a_token_of_a_day_is_renewed_in_its_last_minutes(requests_at: Sources) -
     assert [source() for _ in range(3)] == [first] * 3
     assert source._refresh is None
     assert at.refreshes == [200]
+
+
+class _Shipper(logging.Handler):
+    """Sends each record with a token of the source, in a thread of its own, and waits until it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source: Any = None
+        self.sent: list[bool] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sending = threading.Thread(target=self.source, daemon=True)
+        sending.start()
+        sending.join(5)
+        self.sent.append(not sending.is_alive())
+
+
+@pytest.fixture
+def shipper() -> Iterator[_Shipper]:
+    """A log handler that needs tokens."""
+    logger, made = logging.getLogger("dpop.tokens"), _Shipper()
+    logger.addHandler(made)
+    yield made
+    logger.removeHandler(made)
+
+
+def test_a_log_handler_that_needs_a_token_of_the_source(requests_at: Sources, shipper: _Shipper) -> None:
+    """No warning is given while the source is locked: handlers have a lock, too, and one would wait for the other."""
+    at = requests_at
+    source = shipper.source = at.source(source={"ahead": 300.0})
+    for _ in range(6):
+        source.refused(source())
+    assert shipper.sent == [True]
+    at.clock.now += 3600 - 250
+    at.server.levers.fail_next(100, status=503, path="/token")
+    source()
+    wait_for(lambda: len(shipper.sent) == 2)
+    assert shipper.sent == [True, True]
