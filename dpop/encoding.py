@@ -280,7 +280,7 @@ def check_nonce(nonce: object) -> str:
         control character. The message does not contain the nonce.
     """
     if isinstance(nonce, str) and len(nonce) <= _MAX_NONCE and _NONCE.match(nonce):
-        return nonce
+        return nonce if type(nonce) is str else str.__str__(nonce)  # a subclass may show itself otherwise
     error = _wrong_nonce(nonce)
     del nonce  # this frame shows in the traceback
     raise error

@@ -55,13 +55,15 @@ _NAMES: Final = {" ": "a space", "\\": "a backslash"}
 
 
 def check_method(method: str) -> str:
-    """Return the method, unchanged, if ``htm`` can hold it: it must be an RFC 9110 token (RFC 9449 §4.2).
+    """Return the method, as a plain ``str``, if ``htm`` can hold it: it must be an RFC 9110 token (RFC 9449 §4.2).
 
     :raises InvalidTargetError: empty, longer than 64 characters, or with a character no method has.
     :raises ArgumentTypeError: not a str.
     """
-    if not isinstance(method, str):
-        raise ArgumentTypeError("method", "str", method)
+    if type(method) is not str:
+        if not isinstance(method, str):
+            raise ArgumentTypeError("method", "str", method)
+        method = str.__str__(method)  # as a member of an enum may not show itself, and caches would keep it for GET
     return _checked_method(method)
 
 

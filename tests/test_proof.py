@@ -332,3 +332,29 @@ def test_signing_elsewhere() -> None:
     """The two halves make the same proof: bytes out, signature in."""
     data = signing_input(KEY, "GET", URL, jti="j", iat=1)
     assert verified(compact(data, KEY.sign(data)))["jti"] == "j"
+
+
+class Shy(str):
+    """A str that does not show itself, as a masked secret or a member of an enum."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "****"
+
+    def __format__(self, _spec: str) -> str:
+        return "****"
+
+
+@pytest.mark.parametrize("method", ["GET", "SHY-METHOD"])
+def test_subclasses_of_str(method: str) -> None:
+    """They stand in the proof as they are; and no cache keeps what they show for those who write the same."""
+    url, nonce, token = Shy(URL + "/shy"), Shy("shy-nonce"), Shy("shy-token")
+    for made in (
+        dpop.create_proof(KEY, Shy(method), url, nonce=nonce, access_token=token, jti=Shy("shy-jti")),
+        dpop.create_proof(KEY, method, URL + "/shy", nonce="shy-nonce", access_token="shy-token", jti="shy-jti"),
+    ):
+        claims = parts(made)[1]
+        assert (claims["htm"], claims["htu"], claims["nonce"]) == (method, URL + "/shy", "shy-nonce")
+        assert claims["jti"] == "shy-jti"
+        assert claims["ath"] == dpop.access_token_hash("shy-token")

@@ -86,10 +86,11 @@ class Attempt:
     def headers(self, signature: bytes) -> list[tuple[str, str]]:
         """The headers to set; each replaces the request's headers of that name (RFC 9449 §4.1, §7.1)."""
         if self.signing_input is None:
-            return [("Authorization", f"Bearer {self._token}")]
+            return [("Authorization", "Bearer " + (self._token or ""))]
         headers = [("DPoP", compact(self.signing_input, signature))]
         if self._token is not None:
-            headers.append(("Authorization", f"DPoP {self._token}"))
+            # Joined with +: a subclass of str may show itself otherwise in an f-string, as a masked secret does.
+            headers.append(("Authorization", "DPoP " + self._token))
         return headers
 
 

@@ -328,7 +328,7 @@ class Introspection:
             "Accept": "application/json" if self._keys is None else _JWT,
             **dict(self._auth.headers()),
         }
-        body = urlencode(form).encode("ascii")
+        body = urlencode(form, doseq=True).encode("ascii")
         request = LookupRequest(
             "POST", self._endpoint, tuple(headers.items()), body, self._timeout, _MAX_RESPONSE, self._endpoint
         )

@@ -196,7 +196,7 @@ def pushed(
 
 
 def _with_query(endpoint: str, pairs: list[tuple[str, str]]) -> str:
-    return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(pairs)}"
+    return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(pairs, doseq=True)}"
 
 
 _MAX_INTERVAL: Final = 300.0

@@ -584,4 +584,5 @@ def _pairs(parameters: Mapping[str, Parameter]) -> list[tuple[str, str]]:
 
 def _form(pairs: Iterable[tuple[str, str]]) -> bytes:
     """Encode a form (RFC 6749 appendix B)."""
-    return urlencode(list(pairs)).encode("ascii")
+    # doseq takes a str as it is; without it urlencode calls str(), and a subclass may show itself otherwise.
+    return urlencode(list(pairs), doseq=True).encode("ascii")

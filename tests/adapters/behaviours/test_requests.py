@@ -11,6 +11,7 @@ from support.clients import BODY, TOKEN, assert_fresh
 from support.recorder import Recorder, Response, demanding, script
 
 import dpop
+from dpop.client import BearerToken
 from dpop.errors import InvalidTargetError, UsageError
 
 # -- bodies ------------------------------------------------------------------------------------
@@ -207,3 +208,29 @@ def test_a_dropped_connection_raises_and_the_next_call_works(client: Callable[..
             one.send("POST", server.url("/r"), body=one.bytes_body(BODY))
         assert one.send("GET", server.url("/r")).status == 200
         assert_fresh(server.requests)
+
+
+class Shy(str):
+    """A str that does not show itself, as a masked secret or a member of an enum."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "****"
+
+    def __format__(self, _spec: str) -> str:
+        return "****"
+
+
+@pytest.mark.parametrize("bearer", [False, True])
+def test_a_token_that_does_not_show_itself(client: Callable[..., Any], bearer: bool) -> None:
+    """A subclass of str is sent as it is, and not as the stars that it prints."""
+
+    class ShyBearer(BearerToken):
+        __str__ = Shy.__str__
+        __format__ = Shy.__format__
+
+    with Recorder(script(Response(200))) as server:
+        one = client(origins=server.origin, access_token=lambda: ShyBearer("t0ken") if bearer else Shy("t0ken"))
+        assert one.send("GET", server.url("/r")).status == 200
+        assert server.requests[0].all("Authorization") == [f"{'Bearer' if bearer else 'DPoP'} t0ken"]

@@ -98,6 +98,30 @@ def test_proofs_at_the_authorization_server_have_no_ath(name: str, server: DPoPT
     assert len({claims["jti"] for claims in proofs}) == len(proofs) == 3
 
 
+class Shy(str):
+    """A str that does not show itself, as a masked secret or a member of an enum."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "****"
+
+    def __format__(self, _spec: str) -> str:
+        return "****"
+
+
+@pytest.mark.parametrize("how", ["client_secret_basic", "client_secret_post"])
+def test_secrets_that_do_not_show_themselves(server: DPoPTestServer, how: str) -> None:
+    """A subclass of str is sent as it is: stars in place of a refresh token look like the end of the grant."""
+    refresh_token = Shy(server.issue_refresh_token(jkt=KEY.thumbprint))
+    client, secret = Shy(server.client_id), Shy(server.client_secret)
+    with endpoint_of("requests", server, client_id=client, client_secret=secret, client_auth=how) as endpoint:
+        assert endpoint.refresh(refresh_token).token_type == "DPoP"
+        asked = endpoint.start_authorization("http://127.0.0.1/callback", scope=Shy("read"), push=False)
+    assert "scope=read&" in asked.url
+    assert "*" not in asked.url
+
+
 @pytest.mark.parametrize("how", ["client_secret_basic", "client_secret_post", "none"])
 def test_client_authentication(name: str, server: DPoPTestServer, how: str) -> None:
     """The secret travels in the header, in the form, or there is none."""
