@@ -13,19 +13,24 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from dpop._tracebacks import hide_frames
 from dpop.client._events import timed
 from dpop.client._flow import Attempt, ProofFlow
-from dpop.client._nonces import Turn
+from dpop.client._nonces import Role, Turn
 from dpop.errors import ArgumentTypeError, UsageError
 from dpop.proof import sign
+
+if TYPE_CHECKING:
+    from dpop.client._prover import Prover
+    from dpop.origin import Origin
 
 __all__ = [
     "DRAIN_BYTES",
     "DRAIN_SECONDS",
     "AsyncTools",
+    "BeforeEachSend",
     "ask_token",
     "async_ask_token",
     "async_refresh",
@@ -43,13 +48,28 @@ DRAIN_BYTES = 65_536
 DRAIN_SECONDS = 1.0
 """How much of a dropped response is read, and for how long, to reuse its connection; then it is closed."""
 
-before_each_send: contextvars.ContextVar[Callable[[], object] | None] = contextvars.ContextVar(
+
+class BeforeEachSend(NamedTuple):
+    """A function that is called directly before each signed request of one token endpoint, nonce retries too.
+
+    Nothing is sent if it raises. A token renewal uses it to check that it still holds its lock.
+
+    A context variable reaches more than the requests of the renewal: an event hook or a transport of the user may
+    send requests meanwhile, or start a task that keeps the context for ever. Those are not asked about.
+    """
+
+    prover: Prover
+    origin: Origin
+    ask: Callable[[], object]
+
+    def concerns(self, flow: ProofFlow) -> bool:
+        """Whether a request may be one of this token endpoint."""
+        return flow.role is Role.AS and flow.prover is self.prover and flow.origin == self.origin
+
+
+before_each_send: contextvars.ContextVar[BeforeEachSend | None] = contextvars.ContextVar(
     "dpop_before_each_send", default=None
 )
-"""A function that is called directly before each signed request leaves, nonce retries too.
-
-Nothing is sent if it raises. A token renewal uses it to check that it still holds its lock.
-"""
 
 _T = TypeVar("_T")
 
@@ -131,7 +151,7 @@ def sign_now(flow: ProofFlow, scheme: str, authority: str, target: str, token: s
     attempt = flow.attempt(scheme, authority, target, token)
     data = attempt.signing_input
     signature = b"" if data is None else _signature(flow, data)
-    _ask_before_sending()
+    _ask_before_sending(flow)
     return attempt.headers(signature)
 
 
@@ -146,7 +166,7 @@ async def async_sign(
     if data is not None:
         blocking = getattr(flow.prover.key, "blocking", True)
         signature = await tools.to_thread(lambda: _signature(flow, data)) if blocking else _signature(flow, data)
-    _ask_before_sending()
+    _ask_before_sending(flow)
     return attempt.headers(signature)
 
 
@@ -158,10 +178,10 @@ def _signature(flow: ProofFlow, data: bytes) -> bytes:
         return sign(prover.key, data)
 
 
-def _ask_before_sending() -> None:
-    ask = before_each_send.get()
-    if ask is not None:
-        ask()
+def _ask_before_sending(flow: ProofFlow) -> None:
+    before = before_each_send.get()
+    if before is not None and before.concerns(flow):
+        before.ask()
 
 
 def refresh(flow: ProofFlow) -> None:

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from dpop.client._driver import before_each_send
+from dpop.client._driver import BeforeEachSend, before_each_send
 from dpop.errors import (
     DPoPError,
     InvalidTokenResponseError,
@@ -34,6 +34,7 @@ from dpop.errors import (
     TokensNotSavedError,
     TokenStoreError,
 )
+from dpop.origin import Origin
 from dpop.tokens._dead_grants import may_pass
 from dpop.tokens._grants import Grants, Parameter
 from dpop.tokens._owner import RefreshOwner, is_at_work
@@ -300,11 +301,13 @@ class Renewal:
 
     def _send(self, begun: TokenSet, turn: _Turn) -> Steps[TokenSet]:
         """Send one refresh; before each of its requests, also nonce retries, check that the lock is still held."""
-        before_each_send.set(turn.check)
+        origin = Origin.of_url(self._grants.server.token_endpoint)
+        outer = before_each_send.get()  # of another refresh, if it is that one which needs these tokens
+        before_each_send.set(BeforeEachSend(self._grants.prover, origin, turn.check))
         try:
             return (yield from self._grants.refresh(begun, {}))
         finally:
-            before_each_send.set(None)
+            before_each_send.set(outer)
 
     def _fenced(self, there: TokenSet, tokens: TokenSet, turn: _Turn) -> bool:
         return self._store.replace(there, tokens, self._account, fence=turn.fence)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import subprocess
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
 
+import httpx2
 import pytest
 import requests
 from support.clients import CLIENTS, make
@@ -20,6 +22,7 @@ from support.paths import DOCS
 from support.recorder import Received, Recorder, Response, challenge, script
 
 import dpop
+import dpop.httpx2
 import dpop.requests
 from dpop._event_hooks import call_hook
 from dpop.client import ClientEvent, Prover, Role
@@ -208,6 +211,40 @@ def test_a_hook_that_asks_the_source_whose_refresh_it_is_told_of(call: str, capl
             asking.join(30)
     assert len(tokens) == 1
     assert "called by its own refresh" in caplog.text
+
+
+def test_a_task_that_a_hook_starts_during_a_refresh() -> None:
+    """Its own requests, later on, are not asked whether the refresh still holds its lock."""
+
+    async def run(server: DPoPTestServer) -> int:
+        api = dpop.httpx2.AsyncDPoPTransport(prover, origins=server.origin, access_token=TOKEN)
+        async with httpx2.AsyncClient() as http, httpx2.AsyncClient(transport=api) as client:
+
+            async def report() -> int:
+                await refreshed.wait()
+                return (await client.get(server.resource)).status_code
+
+            def hook(_event: ClientEvent) -> None:
+                if not tasks:
+                    tasks.append(asyncio.get_running_loop().create_task(report()))
+
+            refreshed = asyncio.Event()
+            tasks: list[asyncio.Task[int]] = []
+            prover.events = hook
+            options: dict[str, Any] = {"client_id": server.client_id, "client_secret": server.client_secret}
+            endpoint = dpop.httpx2.AsyncTokenEndpoint(prover, server.token_endpoint, http=http, **options)
+            store = MemoryTokenStore()
+            grant = server.issue_refresh_token(jkt=KEY.thumbprint)
+            store.save(
+                TokenSet(access_token="old", token_type="DPoP", expires_at=1.0, refresh_token=grant, jkt=KEY.thumbprint)
+            )
+            assert await endpoint.source(store)() != "old"
+            refreshed.set()
+            return await tasks[0]
+
+    prover = Prover(KEY)
+    with DPoPTestServer() as server:
+        assert asyncio.run(run(server)) == 401  # it has an opinion on the token: the request was sent
 
 
 def test_a_prover_for_other_algorithms_tells_too() -> None:
