@@ -62,7 +62,7 @@ from dpop.client._policy import Policy, headers_to_withhold
 from dpop.client._prover import Prover
 from dpop.client._request import AccessToken, OutgoingRequest, RequestCredentials, check_token_setting
 from dpop.errors import UsageError
-from dpop.origin import origin_of
+from dpop.origin import Origin, origin_of
 
 if TYPE_CHECKING:
     from dpop.keys import Key
@@ -123,6 +123,9 @@ Wire: TypeAlias = tuple[str, str, str]
 """Scheme, Host and target of a request as they will be on the wire."""
 
 
+_SIGNED_FOR = "dpop_signed_for"
+"""The extension that tells a DPoP transport below this one for which origin a request is signed."""
+
 _SIGNING_FIELDS = frozenset({b"host", b"authorization", b"content-type"})
 
 
@@ -138,6 +141,11 @@ def signing_fields(request: Request) -> dict[bytes, str]:
             text = value.decode("latin-1")
             found[lower] = f"{found[lower]}, {text}" if lower in found else text
     return found
+
+
+def _origin(request: Request) -> Origin:
+    url = request.url
+    return origin_of(_HTTP_OF_WEBSOCKET.get(url.scheme, url.scheme), url.netloc.decode("ascii"))
 
 
 def fields_of(response: Response) -> list[tuple[str, str]]:
@@ -287,7 +295,13 @@ class _Transport(Generic[RequestT, ResponseT, _TransportT]):
         return ProofFlow.open(self._policy, outgoing), (scheme, fields.get(b"host", ""), target)
 
     def _foreign(self, request: RequestT) -> RequestT:
-        """Copy a request to a foreign origin without proof and bound token; the caller's request is not changed."""
+        """Copy a request to a foreign origin without proof and bound token; the caller's request is not changed.
+
+        One that another DPoP transport in front of this one has signed for that origin stays as it is.
+        """
+        signed_for = request.extensions.get(_SIGNED_FOR)
+        if signed_for is not None and signed_for == _origin(request):
+            return request
         names = headers_to_withhold(request.headers.get("authorization"))
         withheld = [name for name in names if name in request.headers]
         if withheld:
@@ -405,6 +419,7 @@ class SigningTransport(_Transport[RequestT, ResponseT, Transport[RequestT, Respo
             return users(event, info) if users is not None else None
 
         signed.extensions["trace"] = trace
+        signed.extensions[_SIGNED_FOR] = flow.origin
 
     @hide_frames
     def prime(
@@ -516,6 +531,7 @@ class AsyncSigningTransport(_Transport[RequestT, ResponseT, AsyncTransport[Reque
                 await users(event, info)
 
         signed.extensions["trace"] = trace
+        signed.extensions[_SIGNED_FOR] = flow.origin
 
     @hide_frames
     async def prime(

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.clients import BODY, TOKEN, assert_fresh
-from support.recorder import Handler, Received, Recorder, Response, challenge, script
+from support.clients import BODY, CLIENTS, HTTPX, TOKEN, assert_fresh
+from support.recorder import Handler, Received, Recorder, Response, challenge, demanding, script
 
 import dpop
 from dpop.client._prover import Prover
@@ -117,6 +117,22 @@ def test_a_callers_bound_token_does_not_reach_a_foreign_origin(client: Callable[
         (request,) = server.requests
         assert request.all("DPoP") + request.all("Authorization") == []
         assert request.one("X-Kept") == "yes"
+
+
+@pytest.mark.parametrize("name", HTTPX, indirect=True)
+@pytest.mark.parametrize("inner_first", [False, True])
+def test_a_transport_in_a_transport(name: str, client: Callable[..., Any], inner_first: bool) -> None:
+    """Two APIs with a transport each: the inner one leaves the proof that the outer one made, and its token."""
+    with Recorder(demanding()) as server:
+        api = {"origins": server.origin, "access_token": TOKEN}
+        other = {"origins": "https://other.example", "access_token": "other"}
+        kind = "AsyncDPoPTransport" if "async" in name else "DPoPTransport"
+        integration: Any = CLIENTS[name].integration
+        below = getattr(integration, kind)(dpop.generate_key(), **(api if inner_first else other))
+        one = client(**(other if inner_first else api), transport=below)
+        assert one.send("POST", server.url("/r"), body=one.bytes_body(b"x")).status == 200
+        assert_fresh(server.requests)
+        assert {request.one("Authorization") for request in server.requests} == {f"DPoP {TOKEN}"}
 
 
 @pytest.mark.parametrize(
