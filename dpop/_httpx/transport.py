@@ -106,7 +106,7 @@ class RequestAuth(Generic[RequestT, ResponseT]):
 
     def auth_flow(self, request: RequestT) -> Generator[RequestT, ResponseT, None]:
         """Mark the request; raise an error if no DPoP transport has seen it."""
-        credentials = RequestCredentials(self._prover, self._access_token)
+        credentials = RequestCredentials._for_one_request(self._prover, self._access_token)  # noqa: SLF001 - ours
         request.extensions = {**request.extensions, "dpop": credentials}
         yield request
         if not credentials.seen:

@@ -156,6 +156,8 @@ class Policy:
             if origin not in self._logged_origins:
                 self._log_unsigned(origin)
             return None
+        if credentials is not None and not credentials._may_go_to(origin, self):  # noqa: SLF001 - the same package
+            credentials = None
         default = self.access_token if credentials is None else credentials.access_token
         if request.priming is not None:
             role, token = request.priming, None

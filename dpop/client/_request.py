@@ -70,6 +70,12 @@ def check_token_setting(access_token: object) -> None:
         raise ArgumentTypeError("access_token", "a str, a function that returns one, or a token source", access_token)
 
 
+class _Policy(Protocol):
+    """What is needed of a policy here."""
+
+    origins: frozenset[Origin]
+
+
 class RequestCredentials:
     """The prover and token of one request, in place of the adapter's: one client can serve many users.
 
@@ -80,7 +86,7 @@ class RequestCredentials:
     :raises UsageError: neither a key nor a prover; a token that cannot stand in a header.
     """
 
-    __slots__ = ("access_token", "prover", "seen")
+    __slots__ = ("_first", "_of_one_request", "access_token", "prover", "seen")
 
     @hide_frames
     def __init__(self, prover: Key | Prover, access_token: AccessToken | None = None) -> None:
@@ -88,6 +94,25 @@ class RequestCredentials:
         self.prover: Prover = Prover.of(prover)
         self.access_token: AccessToken | None = access_token
         self.seen: bool = False
+        self._of_one_request: bool = False
+        self._first: _Policy | None = None
+
+    @classmethod
+    def _for_one_request(cls, prover: Prover, access_token: AccessToken | None) -> RequestCredentials:
+        """Credentials of one request and its redirects, which only the servers of its first adapter may get."""
+        made = cls(prover, access_token)
+        made._of_one_request = True
+        return made
+
+    def _may_go_to(self, origin: Origin, policy: _Policy) -> bool:
+        """Whether a server may get them: a redirect may lead to another adapter, whose servers are not meant.
+
+        :param policy: of the adapter that asks.
+        """
+        if not self._of_one_request:
+            return True  # its user decides for which requests
+        self._first = self._first or policy
+        return origin in self._first.origins
 
     def __repr__(self) -> str:
         return f"<RequestCredentials of {self.prover!r}>"

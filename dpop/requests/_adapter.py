@@ -320,7 +320,8 @@ class DPoPAuth(AuthBase):
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Mark the request; raise an error after the response if no DPoP adapter has seen it."""
-        request.register_hook("response", _Carrier(RequestCredentials(self._prover, self._access_token)))
+        own = RequestCredentials._for_one_request(self._prover, self._access_token)  # noqa: SLF001 - ours
+        request.register_hook("response", _Carrier(own))
         return request
 
 

@@ -6,7 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+import httpx2
 import pytest
+import requests
 from support.clients import BODY, CLIENTS, HTTPX, TOKEN, assert_fresh
 from support.recorder import Handler, Received, Recorder, Response, challenge, demanding, script
 
@@ -133,6 +136,34 @@ def test_a_transport_in_a_transport(name: str, client: Callable[..., Any], inner
         assert one.send("POST", server.url("/r"), body=one.bytes_body(b"x")).status == 200
         assert_fresh(server.requests)
         assert {request.one("Authorization") for request in server.requests} == {f"DPoP {TOKEN}"}
+
+
+@pytest.mark.parametrize("name", ["requests", "httpx", "httpx2"])
+def test_a_users_token_does_not_follow_a_redirect_to_another_adapter(name: str) -> None:
+    """DPoPAuth is for the origins of one adapter: the other API gets the token and the proof of its own adapter."""
+    with Recorder(lambda _: Response(200)) as second:
+        there = second.url("/there")
+        with Recorder(lambda request: Response(307, [("Location", there)])) as first:
+            integration: Any = getattr(dpop, name)
+            kinds = {server: {"origins": server, "access_token": TOKEN} for server in (first.origin, second.origin)}
+            user = integration.DPoPAuth(dpop.generate_key(), "of-a-user")
+            if name == "requests":
+                session = requests.Session()
+                for server, options in kinds.items():
+                    session.mount(server, integration.DPoPAdapter(dpop.generate_key(), **options))
+                session.get(first.url("/r"), auth=user, timeout=60)
+                session.close()
+            else:
+                made = {
+                    server: integration.DPoPTransport(dpop.generate_key(), **options)
+                    for server, options in kinds.items()
+                }
+                library = {"httpx": httpx, "httpx2": httpx2}[name]
+                with library.Client(mounts=made, follow_redirects=True) as client:
+                    client.get(first.url("/r"), auth=user)
+        assert first.requests[0].one("Authorization") == "DPoP of-a-user"
+        assert second.requests[0].one("Authorization") == f"DPoP {TOKEN}"
+        assert_fresh(second.requests)
 
 
 @pytest.mark.parametrize(
