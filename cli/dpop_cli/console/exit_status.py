@@ -51,6 +51,9 @@ class Status(IntEnum):
     PIPE_CLOSED = 128 + 13
 
 
+_STANDARD_ERROR = 2
+
+
 class PipeClosedError(Exception):
     """The reader of our output has closed the pipe."""
 
@@ -87,6 +90,7 @@ def run_to_exit_status(run: Callable[[], object]) -> int:
         return _fail(
             "standard output is closed, so there is nowhere to print to; open it or use > /dev/null", Status.USAGE
         )
+    _occupy_standard_descriptors()
     _print_unknown_characters_as_escapes()
     try:
         status = _ended(run)
@@ -124,6 +128,17 @@ def _ended(run: Callable[[], object]) -> int:
     except Exception as error:  # noqa: BLE001 - the last place before a traceback
         return _other_error(error)
     return status if isinstance(status, int) else Status.DONE
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open the null device where standard input or standard error is closed.
+
+    Otherwise the next file that is opened would get its descriptor, and a child such as curl would read a file with our
+    token as its standard input, or write messages into one.
+    """
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= _STANDARD_ERROR:
+        os.set_inheritable(opened, True)
+    os.close(opened)
 
 
 def _print_unknown_characters_as_escapes() -> None:

@@ -40,7 +40,9 @@ def started(command: list[str], output: int) -> Process:
     # Python ignores these two signals, and a program would inherit that.
     ours = [signal.SIGPIPE, signal.SIGXFSZ]
     to_output = (os.POSIX_SPAWN_DUP2, output, 1)
-    return _Child(os.posix_spawn(command[0], command, os.environ, file_actions=[to_output], setsigdef=ours))
+    # The system can hand over a variable without a name, and posix_spawn refuses it.
+    environment = {name: value for name, value in os.environ.items() if name}
+    return _Child(os.posix_spawn(command[0], command, environment, file_actions=[to_output], setsigdef=ours))
 
 
 class _Child:

@@ -30,6 +30,25 @@ pytestmark = pytest.mark.usefixtures("curl_folder")
 # --- output and status
 
 
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_closed_descriptors_do_not_become_our_files(server: Recorder, closed: str, tmp_path: Path) -> None:
+    """What curl reads as its standard input is empty, and what it says on standard error is in no file of ours."""
+    out = tmp_path / "out"
+    args = ["curl", "--token-file", "token.txt", "-v", "-D", "-", "-d", "@-", server.url()]
+    done = run(*args, env={"DPOP_KEY": os.environ["DPOP_KEY"]}, shell=f"{closed} >{out}")
+    assert done.returncode == 0
+    (received,) = server.requests
+    assert received.body == b""
+    assert out.read_bytes().startswith(b"HTTP/1.1 200")
+    assert out.read_bytes().endswith(b"\r\n\r\nbody of POST")
+
+
+def test_a_variable_without_a_name_is_survived(server: Recorder) -> None:
+    """The system can hand it over, and posix_spawn refuses it."""
+    done = run("curl", "-s", server.url(), env={"": "odd", "DPOP_KEY": os.environ["DPOP_KEY"]})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "body of GET", "")
+
+
 @pytest.mark.parametrize(
     ("status", "args"),
     [
