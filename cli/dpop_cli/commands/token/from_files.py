@@ -207,7 +207,8 @@ def _found(members: Mapping[str, Any]) -> _Found:
             f"FILE has no {missing}, so there is nothing to import; expected JSON of google-auth, or"
             " a file of gcloud. A login without offline access gives no refresh token"
         )
-    scopes = members.get("scopes") or members.get("scope") or ""
+    scopes = members.get("scopes") or members.get("scope")
+    listed = scopes.split() if isinstance(scopes, str) else scopes if isinstance(scopes, list) else []
     return _Found(
         refresh_token=refresh_token,
         client_id=client_id,
@@ -215,7 +216,7 @@ def _found(members: Mapping[str, Any]) -> _Found:
         token_endpoint=texts.get("token_uri") or texts.get("token_endpoint") or _GOOGLE,
         jkt=texts.get("dpop.jkt"),
         key_reference=texts.get("dpop.key_reference"),
-        scopes=scopes if isinstance(scopes, str) else " ".join(each for each in scopes if isinstance(each, str)),
+        scopes=" ".join(each for each in listed if isinstance(each, str)),
     )
 
 
@@ -226,10 +227,10 @@ def _of_gcloud(file: str, account: str | None) -> Mapping[str, Any]:
     """
     import sqlite3  # noqa: PLC0415 - only for gcloud's own file
 
-    uri = f"{Path(file).expanduser().absolute().as_uri()}?mode=ro&immutable=1"
+    uri = f"{Path(file).absolute().as_uri()}?mode=ro&immutable=1"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
-            rows = dict(database.execute("SELECT account_id, value FROM credentials").fetchall())
+            rows = {str(name): value for name, value in database.execute("SELECT account_id, value FROM credentials")}
     except sqlite3.Error:
         raise click.UsageError("FILE is a database, but not gcloud's credentials.db") from None
     if not rows:

@@ -117,6 +117,24 @@ def test_what_holds_no_refresh_token(members: Any, status: int, told: str) -> No
     assert told in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize("scopes", [5, True, {"a": 1}, [5, None]])
+def test_scopes_of_another_type_are_none(scopes: Any) -> None:
+    """A file that some program wrote is judged without them."""
+    done = invoke("token", "import", write(google_auth_json(scopes=scopes)), "--key", "key.pem")
+    assert done.exit_code == 1
+    assert "issued without a key" in " ".join(done.stderr.split())
+
+
+def test_a_database_whose_accounts_are_no_text() -> None:
+    """They are shown as text, and any of them can be named."""
+    with closing(sqlite3.connect("credentials.db")) as database, database:
+        database.execute("CREATE TABLE credentials (account_id, value)")
+        database.executemany("INSERT INTO credentials VALUES (?, ?)", [(1, "{}"), (None, "{}")])
+    done = invoke("token", "import", "credentials.db", "--key", "key.pem")
+    assert done.exit_code == 2
+    assert "gcloud has the accounts 1, None in FILE" in " ".join(done.stderr.split())
+
+
 def test_the_file_serves_as_the_client_of_the_login() -> None:
     """The command that the message names is one that can be run: the client is read from the tokens' file."""
     browser = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1]).read()"
