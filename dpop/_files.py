@@ -14,14 +14,22 @@ import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 try:
     import fcntl
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["open_regular_file", "sync_directory", "when_not_in_use", "without_mark", "write_private_file"]
+__all__ = [
+    "open_regular_file",
+    "path_from_home",
+    "sync_directory",
+    "toml_document",
+    "when_not_in_use",
+    "without_mark",
+    "write_private_file",
+]
 
 _T = TypeVar("_T")
 
@@ -48,6 +56,34 @@ def without_mark(data: bytes) -> bytes:
         except UnicodeDecodeError:
             return data
     return data.removeprefix(b"\xef\xbb\xbf")
+
+
+def toml_document(data: bytes) -> dict[str, Any]:
+    """Parse TOML.
+
+    :raises ValueError: it is not TOML; the message has the reason or the place, and nothing of the content.
+    """
+    import tomllib  # noqa: PLC0415 - most programs read no TOML
+
+    try:
+        return tomllib.loads(without_mark(data).decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        # The library's message may repeat a character of the file, before the place in parentheses.
+        raise ValueError(str(error).rpartition("(")[2].rstrip(")")) from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    except ValueError:  # int() has a limit
+        raise ValueError("a number in it is too long") from None
+
+
+def path_from_home(path: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced; if that home directory is unknown, unchanged, as in a shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def open_regular_file(path: Path) -> BinaryIO:

@@ -26,6 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+from dpop._files import toml_document
 from dpop.errors import ArgumentTypeError, UsageError
 
 __all__ = ["ATPROTO", "FAPI2", "GOOGLE", "NAMES", "RFC9449", "Behaviour", "Discipline", "Profile"]
@@ -277,11 +278,9 @@ def _parsed(data: bytes, where: str) -> Profile:
 
     :raises UsageError: not TOML, or a wrong key or value.
     """
-    import tomllib  # noqa: PLC0415 - most programs read no profile
-
     try:
-        document = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        document = toml_document(data)
+    except ValueError as error:
         raise UsageError(f"the profile {where} is not TOML: {error}") from None
     _check_names(document, ("name", "like", "sources", "client", "server"), f"the profile {where}")
     like = document.get("like", "rfc9449")

@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from dpop._files import path_from_home
 from dpop.errors import KeyFileError
 
 __all__ = ["AuditLog"]
@@ -42,7 +43,7 @@ class AuditLog:
         self._descriptor: int | None = None
         self._cut_off = False
         if target not in {_SYSLOG, _STDERR}:
-            self._descriptor = _opened(Path(target).expanduser())
+            self._descriptor = _opened(path_from_home(target))
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Write one event.

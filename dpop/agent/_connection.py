@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
+from dpop._files import path_from_home
 from dpop._forking import reset_after_fork
 from dpop._tracebacks import hide_frames
 from dpop.agent._peer import peer_of
@@ -56,7 +57,7 @@ class AgentClient:
 
     def __init__(self, path: str | os.PathLike[str] | None = None, *, uid: int | None = None) -> None:
         check_system()
-        self._path = agent_socket() if path is None else Path(path).expanduser()
+        self._path = agent_socket() if path is None else path_from_home(path)
         if not self._path.is_absolute():
             raise UsageError("the path of the agent's socket must be absolute")
         self._trusted = frozenset({0, os.geteuid()} if uid is None else {0, os.geteuid(), uid})

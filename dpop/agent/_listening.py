@@ -7,8 +7,8 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
+from dpop._files import path_from_home
 from dpop.agent._place import agent_socket, check_system, listen_at, lock_place
 from dpop.agent._process import inherited_socket
 from dpop.errors import UsageError
@@ -34,7 +34,7 @@ def listen(path: str | os.PathLike[str] | None = None, *, group: int | None = No
         with passed:
             yield passed
         return
-    place = agent_socket() if path is None else Path(path).expanduser()
+    place = agent_socket() if path is None else path_from_home(path)
     if not place.is_absolute():
         raise UsageError("the path of the agent's socket must be absolute")
     lock = lock_place(place)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dpop._client_auth import PrivateKeyJWT
-from dpop._files import open_regular_file, sync_directory, write_private_file
+from dpop._files import open_regular_file, path_from_home, sync_directory, write_private_file
 from dpop.client._prover import Prover
 from dpop.encoding import json_object
 from dpop.errors import EncodingError, TokenFormatError, TokenStoreError, UsageError
@@ -56,7 +56,7 @@ class AgentLogins:
     """
 
     def __init__(self, folder: str | os.PathLike[str], endpoint: Callable[..., Any]) -> None:
-        self.folder: Path = Path(folder).expanduser()
+        self.folder: Path = path_from_home(folder)
         if not self.folder.is_absolute():
             raise UsageError("the path of the folder for the agent's logins must be absolute")
         self.endpoint: Callable[..., Any] = endpoint

@@ -38,6 +38,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from dpop._files import path_from_home, toml_document
 from dpop.agent._protocol import NAME
 from dpop.errors import ArgumentTypeError, UsageError
 from dpop.htu import check_method
@@ -178,15 +179,12 @@ def read_rules(path: str | os.PathLike[str]) -> AgentRules:
     :raises UsageError: it cannot be read, others could change it, it is not TOML, or something in it is not known or
         cannot be used. No value is in the message.
     """
-    import tomllib  # noqa: PLC0415 - only where there is a file
-
-    path = Path(path).expanduser().absolute()
+    path = path_from_home(path).absolute()
     data = _read(path)
     try:
-        members = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = str(error).partition("(")[2].rstrip(")") or "it is not UTF-8"
-        raise UsageError(f"the rules file {path} is not TOML: {reason}") from None
+        members = toml_document(data)
+    except ValueError as error:
+        raise UsageError(f"the rules file {path} is not TOML: {error}") from None
     lock_after = members.pop("lock-after", None)
     if lock_after is not None and (type(lock_after) not in {int, float} or not lock_after > 0):
         _wrong(path, "", "lock-after must be a number of seconds")
@@ -226,7 +224,7 @@ def _key(path: Path, name: str, members: Any) -> KeyRules:
     if "pin-value=" in uri or "-----BEGIN" in uri:
         _wrong(path, place, "uri holds a secret, and this file holds none; name a password-file, or be asked")
     if ":" not in uri.split("/", 1)[0][2:]:
-        uri = str(path.parent / Path(uri).expanduser())
+        uri = str(path.parent / path_from_home(uri))
     try:
         return KeyRules(
             name,
@@ -238,7 +236,7 @@ def _key(path: Path, name: str, members: Any) -> KeyRules:
             rate=members.get("rate"),
             confirm=members.get("confirm", False),
             clock_offset=_table(members.get("clock-offset", {})),
-            password_file=None if password_file is None else path.parent / Path(password_file).expanduser(),
+            password_file=None if password_file is None else path.parent / path_from_home(password_file),
             client_id=members.get("client-id"),
         )
     except UsageError as error:

@@ -7,7 +7,6 @@ the process or the machine stops, the store has either the old tokens or the new
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
-from dpop._files import open_regular_file, sync_directory, without_mark, write_private_file
+from dpop._files import open_regular_file, path_from_home, sync_directory, without_mark, write_private_file
 from dpop._tracebacks import hide_frames
 from dpop.encoding import json_object
 from dpop.errors import TokenFormatError, TokenStoreError, UsageError
@@ -48,10 +47,8 @@ class FileTokenStore(LockedStore):
     ) -> None:
         if not isinstance(path, str | os.PathLike) or not os.fspath(path):
             raise UsageError("the path of the token file must be a str or path object, and not empty")
-        with contextlib.suppress(RuntimeError):
-            path = Path(path).expanduser()
         try:
-            self._path: Path = Path(os.path.realpath(path))
+            self._path: Path = Path(os.path.realpath(path_from_home(path)))
         except ValueError:
             raise UsageError("the path of the token file holds characters no file name can have") from None
         if not self._path.name:

@@ -65,6 +65,8 @@ def test_a_rules_file(folder: Path) -> None:
         ("keys = 1", "no table"),
         ("[keys.work", "not TOML"),
         ("\xff", "not TOML|no table"),
+        ("a = " + "[" * 5_000, "not TOML: it is nested too deep"),
+        ("a = " + "1" * 5_000, "not TOML: a number in it is too long"),
         ("more = 1\n[keys.work]\nuri='a'\norigins=['https://a.example']", "something else"),
         ("lock-after = 0\n[keys.work]\nuri='a'\norigins=['https://a.example']", "number of seconds"),
         ("lock-after = true\n[keys.work]\nuri='a'\norigins=['https://a.example']", "number of seconds"),

@@ -349,6 +349,27 @@ def test_closed_stderr_and_stdin_are_survived() -> None:
     assert run("key", "thumbprint", "--key", "/nowhere/key.pem", shell="2>&- <&-").returncode == 3
 
 
+@pytest.mark.parametrize(
+    ("args", "status", "told"),
+    [
+        (["key", "generate", "--out"], 3, "home directory"),
+        (["key", "rotate", "--key", "key.pem", "--out"], 3, "home directory"),
+        (["rehearse", "--out"], 2, "existing folder"),
+        (["login", "--key", "key.pem", "--client"], 2, "no such file"),
+    ],
+    ids=lambda each: "-".join(each) if isinstance(each, list) else None,
+)
+def test_a_home_directory_of_nobody(
+    args: list[str], status: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ~ that stands for no directory that is known is a name as any other, and no bug."""
+    monkeypatch.chdir(tmp_path)
+    dpop.generate_key().save("key.pem")
+    done = invoke(*args, "~nobody-of-this-name/file")
+    assert done.exit_code == status
+    assert told in " ".join(done.stderr.split())
+
+
 def test_a_code_page_without_the_character_is_survived(tmp_path: Path) -> None:
     """A name that the terminal's encoding lacks is printed as an escape."""
     made = run("key", "generate", "--out", "ключ.pem", cwd=tmp_path, env={"PYTHONIOENCODING": "cp1252"})

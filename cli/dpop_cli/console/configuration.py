@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from dpop._files import without_mark
+from dpop._files import path_from_home, toml_document
 from dpop_cli.console.exit_status import Status
 from dpop_cli.console.output import close_to
 
@@ -104,8 +104,6 @@ def context_named(name: str) -> dict[str, Any]:
 
 
 def _contexts(path: Path) -> dict[str, Any]:
-    import tomllib  # noqa: PLC0415 - only where a context is named
-
     where = click.format_filename(path)
     try:
         with path.open("rb") as file:
@@ -118,11 +116,9 @@ def _contexts(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"the configuration file {where} cannot be read: {error.strerror}") from None
     try:
-        contexts = tomllib.loads(without_mark(data).decode("utf-8")).get("contexts", {})
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        # The library's message may repeat a character of the file, never a value.
-        reason = str(error).partition("(")[2].rstrip(")") or "it is not UTF-8"
-        raise ConfigurationError(f"the configuration file {where} is not TOML: {reason}") from None
+        contexts = toml_document(data).get("contexts", {})
+    except ValueError as error:
+        raise ConfigurationError(f"the configuration file {where} is not TOML: {error}") from None
     if not isinstance(contexts, dict) or not all(isinstance(each, dict) for each in contexts.values()):
         raise ConfigurationError(f'{where} expects each context as a table: [contexts.work], then issuer = "..."')
     return contexts
@@ -179,4 +175,4 @@ def _place(folder: Path, written: str) -> str:
     """Return a path relative to the file's own folder; a key's URI is returned unchanged."""
     if ":" in written.split("/", 1)[0][2:]:  # pkcs11:..., awskms:...; C: is a drive
         return written
-    return str(folder / Path(written).expanduser())
+    return str(folder / path_from_home(written))

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
 
+from dpop._files import path_from_home
 from dpop.agent import AgentClient, AgentKey, AgentTokens
 from dpop.client import Prover
 from dpop.errors import DPoPError, TokenRefusedError, UsageError
@@ -211,4 +211,4 @@ def _named(profile: Profile, given: str | None) -> str | None:
             return name
     if given is None:
         raise UsageError("the agent cannot use this profile, which has no name and no file")
-    return str(Path(given).expanduser().absolute())
+    return str(path_from_home(given).absolute())

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from dpop import tokens as dpop_tokens
+from dpop._files import path_from_home
 from dpop.client import NonceKey, Prover, Role
 from dpop.encoding import json_object
 from dpop.errors import DPoPError, EncodingError
@@ -249,7 +250,7 @@ def _read(named: str) -> tuple[dict[str, str], ClientProof]:
         raise click.UsageError(
             f"--client expects a JSON object that describes a client; what came is {error}"
         ) from None
-    folder = Path() if named == "-" else Path(named).expanduser().parent
+    folder = Path() if named == "-" else path_from_home(named).parent
     proof = ClientProof.of_file(members, folder)
     nested = members.get("installed", members.get("web"))
     if members.get("type") == "authorized_user" or "token_uri" in members:  # google-auth's tokens name their client

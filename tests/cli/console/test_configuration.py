@@ -186,6 +186,8 @@ def test_a_secret_is_refused_and_told_where_it_belongs(line: str, told: str, fol
         ('[contexts.wrk]\nkey = "a"\n', "did you mean wrk?"),
         ("contexts = 5\n", "expects each context as a table"),
         ("[contexts.work\n", "is not TOML: at line 1"),
+        ("a = " + "[" * 5_000, "is not TOML: it is nested too deep"),
+        ("a = " + "1" * 5_000, "is not TOML: a number in it is too long"),
         ("", "it has none"),
     ],
 )

@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 import dpop
+from dpop._files import path_from_home
 from dpop_cli.commands.key.device import generate_in_device, list_keys
 from dpop_cli.commands.key.rotate import rotate
 from dpop_cli.console.command import Group
@@ -96,7 +96,7 @@ def generate(
         raise click.UsageError(
             "--out expects a file, because a private key is not printed; dpop key show prints the public key"
         )
-    if os.path.lexists(Path(out).expanduser()) and not force:
+    if os.path.lexists(path_from_home(out)) and not force:
         raise click.UsageError(
             f"{click.format_filename(out)} exists; expected a new name for --out. --force replaces the file: the key in"
             " it would be lost, and with the key all tokens that are bound to it"

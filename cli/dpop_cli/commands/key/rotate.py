@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from pathlib import Path
 from typing import Any
 
 import click
 
 import dpop
+from dpop._files import path_from_home
 from dpop.client import Prover
 from dpop.errors import TokenRequestError, TokenStoreError, UsageError
 from dpop.keys import Key
@@ -90,7 +90,7 @@ def _new_key(out: str, old: Key, password: Secret) -> Key:
     :raises click.UsageError: it is the old one.
     """
     check_key_source(out)
-    if os.path.lexists(Path(out).expanduser()):
+    if os.path.lexists(path_from_home(out)):
         new = load_named_key(out, password)
         if new.thumbprint == old.thumbprint:
             raise click.UsageError(f"{click.format_filename(out)} is the old key; expected a new name for --out")

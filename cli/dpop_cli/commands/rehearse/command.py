@@ -7,12 +7,12 @@ import contextlib
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import dpop
+from dpop._files import path_from_home
 from dpop.client import Prover
 from dpop.errors import DPoPError, InvalidTokenResponseError, TokenError
 from dpop.profiles import GOOGLE
@@ -99,7 +99,7 @@ def rehearse(
       dpop rehearse --key key.pem --profile google --client client_secret.json \\
         --scope openid
     """  # noqa: D301 - \b is click's mark for lines to be left as they are
-    path = Path(out).expanduser()
+    path = path_from_home(out)
     if not path.parent.is_dir():
         raise click.UsageError(
             f"--out expects a file in an existing folder; that of {click.format_filename(out)} does not exist"
