@@ -66,7 +66,8 @@ def report(sections: list[Section], machine: dict[str, str]) -> str:
     lines += [
         'Made by `make bench`; every sample is in `figures.json`. One row alone: `make bench ARGS="--only mint"`.',
         "Figures are medians, in brackets the middle half. Ratios are of runs in the same round. Each row says when it",
-        "was taken; machine and versions are those of the rows taken last.",
+        "was taken, and on which processor; machine and versions are those of the rows taken last. What is compared",
+        "in a row was measured on one machine; rows are not to be compared with each other.",
         "",
     ]
     lines += [f"- {name}: {value}" for name, value in machine.items()]
@@ -182,9 +183,11 @@ def _write(sections: list[Section], out: Path) -> None:
     kept = out / "figures.json"
     known = json.loads(kept.read_text())["sections"] if kept.exists() else {}
     rows = {name: Section.from_json(row) for name, row in known.items() if name in _SECTIONS}
+    facts = machine()
+    for section in sections:
+        section.taken_on += f" ({facts['machine'].partition(',')[0]})"
     rows |= {section.name: section for section in sections}
     ordered = [rows[name] for name in _SECTIONS if name in rows]
-    facts = machine()
     (out / "README.md").write_text(report(ordered, facts))
     figures = {"machine": facts, "sections": {section.name: asdict(section) for section in ordered}}
     kept.write_text(json.dumps(figures) + "\n")
