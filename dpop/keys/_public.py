@@ -12,6 +12,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from dpop._files import without_mark
@@ -221,9 +222,7 @@ class PublicKey:
         :raises InvalidKeyError: not a point of its curve.
         """
         if self._loaded is None:
-            from dpop.keys._loaded import LoadedKey  # noqa: PLC0415 - it loads OpenSSL
-
-            self._loaded = LoadedKey(self._values[0], self._decoded)
+            self._loaded = _loader()(self._values[0], self._decoded)
         return self._loaded
 
     def __repr__(self) -> str:
@@ -234,6 +233,14 @@ class PublicKey:
 
     def __hash__(self) -> int:
         return hash(self._thumbprint)
+
+
+@cache
+def _loader() -> type[LoadedKey]:
+    """The class of loaded keys, imported once: an import statement in a function costs 1 us each time."""
+    from dpop.keys._loaded import LoadedKey  # noqa: PLC0415 - it loads OpenSSL
+
+    return LoadedKey
 
 
 def unloaded_key(jwk: Mapping[str, object]) -> PublicKey:
