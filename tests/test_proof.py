@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from support.paths import DATA
+from support.shy import Shy
 
 import dpop
 from dpop.errors import (
@@ -332,18 +333,6 @@ def test_signing_elsewhere() -> None:
     """The two halves make the same proof: bytes out, signature in."""
     data = signing_input(KEY, "GET", URL, jti="j", iat=1)
     assert verified(compact(data, KEY.sign(data)))["jti"] == "j"
-
-
-class Shy(str):
-    """A str that does not show itself, as a masked secret or a member of an enum."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        return "****"
-
-    def __format__(self, _spec: str) -> str:
-        return "****"
 
 
 @pytest.mark.parametrize("method", ["GET", "SHY-METHOD"])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.clients import BODY, TOKEN, assert_fresh
 from support.recorder import Recorder, Response, demanding, script
+from support.shy import Shy
 
 import dpop
 from dpop.client import BearerToken
@@ -208,18 +209,6 @@ def test_a_dropped_connection_raises_and_the_next_call_works(client: Callable[..
             one.send("POST", server.url("/r"), body=one.bytes_body(BODY))
         assert one.send("GET", server.url("/r")).status == 200
         assert_fresh(server.requests)
-
-
-class Shy(str):
-    """A str that does not show itself, as a masked secret or a member of an enum."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        return "****"
-
-    def __format__(self, _spec: str) -> str:
-        return "****"
 
 
 @pytest.mark.parametrize("bearer", [False, True])

@@ -15,6 +15,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 from support.endpoints import ENDPOINTS, KEY, TOKENS, Endpoint, answered, claims_of, endpoint_of, wire
 from support.recorder import Recorder, Response, script
+from support.shy import Shy
 
 import dpop
 from dpop.errors import (
@@ -96,18 +97,6 @@ def test_proofs_at_the_authorization_server_have_no_ath(name: str, server: DPoPT
     proofs = [claims_of(entry.proof) for entry in server.requests]
     assert all("ath" not in claims for claims in proofs)
     assert len({claims["jti"] for claims in proofs}) == len(proofs) == 3
-
-
-class Shy(str):
-    """A str that does not show itself, as a masked secret or a member of an enum."""
-
-    __slots__ = ()
-
-    def __str__(self) -> str:
-        return "****"
-
-    def __format__(self, _spec: str) -> str:
-        return "****"
 
 
 @pytest.mark.parametrize("how", ["client_secret_basic", "client_secret_post"])
