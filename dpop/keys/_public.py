@@ -65,6 +65,7 @@ COORDINATE_SIZES: Final[Mapping[str, int]] = {"P-256": 32, "P-384": 48, "P-521":
 
 # RFC 7518 §6.2.2, §6.3.2, §6.4.1; "priv" belongs to the AKP key type.
 _SECRET_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
+_OPTIONAL_MEMBERS: Final = frozenset({"use", "key_ops", "alg"})  # RFC 7517 §4.2 to §4.4; most proofs have none
 
 _MIN_RSA_BITS: Final = 2048  # RFC 7518 §3.3
 _MAX_RSA_BITS: Final = 8192  # longer keys would add no security, but cost the verifier time
@@ -257,8 +258,10 @@ def unloaded_key(jwk: Mapping[str, object]) -> PublicKey:
         raise InvalidKeyError(
             f'a public key is needed, but the JWK has "{name}", a member of private or symmetric keys'
         )
-    _check_purpose(jwk)
-    declared = _text(jwk, "alg") if is_given(jwk, "alg") else None
+    declared = None
+    if not _OPTIONAL_MEMBERS.isdisjoint(jwk):
+        _check_purpose(jwk)
+        declared = _text(jwk, "alg") if is_given(jwk, "alg") else None
     kty = jwk.get("kty")
     decoded: bytes | tuple[int, int]
     if kty == "EC":

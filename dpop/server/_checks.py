@@ -25,6 +25,7 @@ __all__ = [
     "check_key_is_public",
     "check_key_kind",
     "check_method",
+    "check_point",
     "check_signature",
     "check_signature_form",
     "check_target",
@@ -168,12 +169,23 @@ def check_key_kind(header: JoseHeader, alg: str) -> None:
 
 
 def check_key(header: JoseHeader) -> PublicKey:
-    """Load ``jwk``, which must be a valid public key in its one spelling (RFC 7518 §6; RFC 8725 §3.4)."""
+    """Read ``jwk``, which must be a valid public key in its one spelling (RFC 7518 §6; RFC 8725 §3.4).
+
+    Whether its point is on the curve takes longer: :func:`check_point` and :func:`check_signature` say so.
+    """
     jwk = header.members["jwk"]
     if jwk.get("kty") == "RSA":
         _check_rsa_size(jwk)
     try:
         return header.key
+    except InvalidKeyError as error:
+        raise refuse(Reason.JWK_INVALID, because=str(error)) from None
+
+
+def check_point(key: PublicKey) -> None:
+    """Check that the key is a point of its curve (RFC 8725 §3.4)."""
+    try:
+        key.to_cryptography()
     except InvalidKeyError as error:
         raise refuse(Reason.JWK_INVALID, because=str(error)) from None
 
@@ -210,11 +222,16 @@ def check_signature_form(alg: str, jws: CompactJWS) -> None:
 
 
 def check_signature(key: PublicKey, alg: str, jws: CompactJWS) -> None:
-    """Verify the signature with the key in the header (RFC 9449 §4.3 (6)). A high S is allowed."""
+    """Verify the signature with the key in the header (RFC 9449 §4.3 (6)). A high S is allowed.
+
+    Its form is checked first, which costs less than to load a key that is used for the first time.
+    """
     try:
         good = key.verify(alg, jws.signing_input, jws.signature)
     except SignatureFormatError as error:
         raise refuse(Reason.SIGNATURE_MALFORMED, because=str(error)) from None
+    except InvalidKeyError as error:
+        raise refuse(Reason.JWK_INVALID, because=str(error)) from None
     if not good:
         raise refuse(Reason.SIGNATURE_INVALID)
 

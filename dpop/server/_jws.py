@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from dpop.encoding import BASE64URL, b64url_decode, json_object
 from dpop.errors import ArgumentTypeError, EncodingError
 from dpop.keys import _loaded  # noqa: F401 - a server loads OpenSSL when it starts, not in its first request
-from dpop.keys._public import PublicKey
+from dpop.keys._public import PublicKey, unloaded_key
 from dpop.server._reasons import Reason, refuse
 
 __all__ = [
@@ -48,7 +48,7 @@ class FieldsByName:
 
 
 class JoseHeader:
-    """A decoded JOSE header that is not checked yet, and its public key, loaded on first use."""
+    """A decoded JOSE header that is not checked yet, and its public key, read on first use."""
 
     __slots__ = ("_key", "members", "passed")
 
@@ -59,18 +59,13 @@ class JoseHeader:
         """The result of the checks when they passed last. The checks set it."""
 
     @property
-    def has_key(self) -> bool:
-        """Whether :attr:`key` has been loaded."""
-        return self._key is not None
-
-    @property
     def key(self) -> PublicKey:
-        """The public key in ``jwk``, which must be an object.
+        """The public key in ``jwk``, which must be an object. OpenSSL loads it when it verifies a signature.
 
         :raises InvalidKeyError: not a public key that DPoP can use.
         """
         if self._key is None:
-            self._key = PublicKey.from_jwk(self.members["jwk"])
+            self._key = unloaded_key(self.members["jwk"])
         return self._key
 
 

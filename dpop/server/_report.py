@@ -24,6 +24,7 @@ from dpop.server._checks import (
     check_key_is_public,
     check_key_kind,
     check_method,
+    check_point,
     check_signature,
     check_signature_form,
     check_target,
@@ -242,6 +243,7 @@ def _judge_header(
     if verdicts.good("jwk"):
         with verdicts.on("jwk"):
             key = check_key(header)
+            check_point(key)
     if known and key is not None and verdicts.good("signature") and jws is not None:
         with verdicts.on("signature"):
             check_signature(key, str(alg), jws)

@@ -30,7 +30,6 @@ from dpop.server._checks import (
     check_key_kind,
     check_method,
     check_signature,
-    check_signature_form,
     check_target,
     check_token_binding,
     check_validity,
@@ -511,8 +510,6 @@ class ProofVerifier:
             return passed.alg, passed.key
         alg = check_header(header, self._algs)
         check_key_kind(header, alg)
-        if not header.has_key:  # loading it would cost more than this check
-            check_signature_form(alg, jws)
         key = check_key(header)
         header.passed = PassedHeader(self._algs, alg, key)
         return alg, key
