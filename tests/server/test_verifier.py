@@ -133,6 +133,15 @@ def test_a_header_that_passed_at_one_verifier_is_checked_at_another(verifier: Pr
         assert refusal(lambda: ask(strict, proof())).reason == "alg_refused"
 
 
+def test_a_point_that_is_not_on_the_curve_is_refused_each_time(verifier: ProofVerifier) -> None:
+    """The header passes its checks and is kept; OpenSSL refuses the key when it loads it for the signature."""
+    off = dict(KEY.public_jwk) | {"x": b64url_encode(bytes(31) + b"\x05"), "y": b64url_encode(bytes(31) + b"\x01")}
+    text = sign(
+        {"typ": "dpop+jwt", "alg": "ES256", "jwk": off}, {"jti": "1", "htm": "POST", "htu": TOKEN_URL, "iat": NOW}
+    )
+    assert [refusal(lambda: ask(verifier, text)).reason for _ in range(3)] == ["jwk_invalid"] * 3
+
+
 @pytest.mark.parametrize(
     ("alg", "declared", "accepted"),
     [
