@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "platforms.md"
 
 _OTHER_PYTHON = (
-    "apt-get update -qq && apt-get install -qq -y --no-install-recommends python{0}-venv >/dev/null"
+    # A compiler, for test dependencies that have no wheels for it yet.
+    "apt-get update -qq && apt-get install -qq -y --no-install-recommends python{0}-venv python{0}-dev gcc g++ >/dev/null"
     " && VENV=.venv-{0} PYTHON=python{0} make test"
 )
 

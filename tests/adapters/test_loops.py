@@ -28,7 +28,7 @@ ACTIVE = Response(200, [], b'{"active":true}')
 
 # Loops end here while connections are open, and asyncio warns when those are collected.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <function _SelectorTransport:pytest.PytestUnraisableExceptionWarning"
+    "ignore:Exception ignored .*<function _SelectorTransport:pytest.PytestUnraisableExceptionWarning"
 )
 
 

@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import gzip
+import importlib
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
 
 import brotli
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dpop.client._decoding import decoded_start
 
+ZSTD = importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "zstandard")
 BODY = b'{"error":"use_dpop_nonce"}'
 
 
@@ -30,7 +32,7 @@ CODERS: dict[str, Callable[[bytes], bytes]] = {
     "x-gzip": gzip.compress,
     "deflate": zlib.compress,
     "br": brotli.compress,
-    "zstd": zstandard.compress,
+    "zstd": ZSTD.compress,
 }
 
 
