@@ -19,9 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "platforms.md"
 
+# With a compiler, for test dependencies that have no wheels for it yet.
 _OTHER_PYTHON = (
-    # A compiler, for test dependencies that have no wheels for it yet.
-    "apt-get update -qq && apt-get install -qq -y --no-install-recommends python{0}-venv python{0}-dev gcc g++ >/dev/null"
+    "apt-get update -qq"
+    " && apt-get install -qq -y --no-install-recommends python{0}-venv python{0}-dev gcc g++ >/dev/null"
     " && VENV=.venv-{0} PYTHON=python{0} make test"
 )
 

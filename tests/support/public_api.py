@@ -13,6 +13,7 @@ import enum
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -67,7 +68,8 @@ def _described(name: str, value: Any) -> Iterator[tuple[str, str]]:
     elif inspect.ismodule(value):
         yield name, "module"
     else:
-        yield name, f"{type(value).__name__}"
+        kind = type(value).__name__
+        yield name, "Union" if "Union" in kind else kind  # of four names, each in other versions of Python
 
 
 def _members(name: str, owner: type) -> Iterator[tuple[str, str]]:
@@ -96,11 +98,38 @@ def _is_async(function: Any) -> bool:
 
 def _signature(value: Any) -> str:
     try:
-        signature = str(inspect.signature(value))
+        signature = inspect.signature(value)
     except (TypeError, ValueError):
         return "(...)"
+    if inspect.isclass(value) and issubclass(value, tuple):
+        signature = _as_written(value, signature)
     # How a Python prints a default is not ours to freeze.
-    return _ADDRESS.sub("", re.sub(r"=(<[^>]*>|functools\.partial\([^)]*\))", "=...", signature))
+    return _ADDRESS.sub("", re.sub(r"=(<[^>]*>|functools\.partial\([^)]*\))", "=...", str(signature)))
+
+
+class _Text:
+    """An annotation that is printed as it is written."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _as_written(named_tuple: type, signature: inspect.Signature) -> inspect.Signature:
+    """The signature with the annotations of the source: Python 3.14 evaluates those of named tuples, others do not."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(named_tuple))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    texts = {
+        node.target.id: ast.unparse(node.annotation)
+        for node in body.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    parameters = signature.parameters.values()
+    return signature.replace(
+        parameters=[one.replace(annotation=_Text(texts[one.name])) if one.name in texts else one for one in parameters]
+    )
 
 
 # -- names in signatures ----------------------------------------------------------------------
