@@ -29,9 +29,6 @@ from dpop.errors import (
     KeyNotFoundError,
 )
 
-# The agent's threads are in this process, and its forked children use sockets only.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-
 IS_ROOT = os.geteuid() == 0
 NOBODY = 65534
 

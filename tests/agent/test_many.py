@@ -22,9 +22,6 @@ from dpop.testing import DPoPTestServer
 
 URL = f"{API}/me"
 
-# The agent's threads are in this process, and its forked children use sockets only.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-
 
 def accepted(proofs: list[str]) -> set[str]:
     """The thumbprints of proofs, each of which a verifier accepts once."""

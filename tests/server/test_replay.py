@@ -236,7 +236,6 @@ def held_cache(clock: Clock) -> Iterator[MemoryReplayCache]:
     holder.join()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork with threads is the very thing tested
 def test_a_fork_during_an_add_leaves_the_child_a_usable_cache(held_cache: MemoryReplayCache, clock: Clock) -> None:
     """A lock that another thread held at the fork does not block the child."""
     child = os.fork()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -54,9 +53,7 @@ def test_a_forked_child_has_connections_of_its_own(name: str, server: DPoPTestSe
     with endpoint_of(name, server) as endpoint:
         endpoint.grant("client_credentials")
         parents = {entry.connection for entry in server.requests}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: the server has threads
-            said = in_child(lambda: str(endpoint.grant("client_credentials").token_type).encode())
+        said = in_child(lambda: str(endpoint.grant("client_credentials").token_type).encode())
         assert said == b"DPoP"
         endpoint.grant("client_credentials")
         connections = [entry.connection for entry in server.requests if entry.status == 200]

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -271,9 +270,7 @@ def test_a_fork_in_the_middle(requests_at: Sources) -> None:
     asking.start()
     while source._refresh is None:
         pass
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: a fork with threads may deadlock
-        child = os.fork()
+    child = os.fork()
     if child == 0:
         status = 1
         signal.alarm(60)
