@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "platforms.md"
 _OTHER_PYTHON = (
     "apt-get update -qq"
     " && apt-get install -qq -y --no-install-recommends python{0}-venv python{0}-dev gcc g++ >/dev/null"
-    " && echo \"tests: $(python{0} --version);\""
+    ' && echo "tests: $(python{0} --version);"'
     " && VENV=.venv-{0} PYTHON=python{0} make test"
 )
 
