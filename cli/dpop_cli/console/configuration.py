@@ -8,14 +8,13 @@ stranger: a context decides which server is trusted. It contains no secrets, so 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dpop._files import path_from_home, toml_document
+from dpop._files import open_regular_file, path_from_home, toml_document
 from dpop_cli.console.exit_status import Status
 from dpop_cli.console.output import close_to
 
@@ -106,7 +105,7 @@ def context_named(name: str) -> dict[str, Any]:
 def _contexts(path: Path) -> dict[str, Any]:
     where = click.format_filename(path)
     try:
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             _check_owner(path, os.fstat(file.fileno()))
             data = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
@@ -136,8 +135,6 @@ def _check_owner(path: Path, file: os.stat_result) -> None:
                 f"other users can change files in {click.format_filename(folder)}, and the configuration file is there;"
                 f" repair: chmod go-w {click.format_filename(folder)}"
             )
-    if not stat.S_ISREG(file.st_mode):
-        raise ConfigurationError(f"{where} is not a regular file")
     if file.st_uid != os.getuid():
         raise ConfigurationError(f"{where} belongs to another user, so it is not used; make it your own")
     if file.st_mode & 0o022:

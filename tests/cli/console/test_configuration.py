@@ -145,6 +145,14 @@ def test_a_file_that_others_can_change_is_refused(mode: int, folder: Path) -> No
     assert "other users can change files" in invoke("key", "thumbprint", "--context", "work").stderr
 
 
+def test_a_pipe_is_refused_at_once(folder: Path) -> None:
+    """Nobody may ever write to it."""
+    path = configure(folder, "")
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    assert "is not a regular file" in run("key", "thumbprint", "--context", "work").stderr
+
+
 def test_a_file_of_another_user_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here the process is another user than the owner of the file."""
     configure(folder, '[contexts.work]\nkey = "key.pem"\n')
