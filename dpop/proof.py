@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 
 from dpop._tracebacks import hide_frames
 from dpop.encoding import b64url_encode, check_nonce, sendable_token_hash
-from dpop.errors import AlgorithmError, ArgumentTypeError, EncodingError, SigningError, UsageError
+from dpop.errors import AlgorithmError, ArgumentTypeError, DPoPError, EncodingError, SigningError, UsageError
 from dpop.htu import check_method, url_htu
 from dpop.keys._algorithms import ALGORITHMS
 from dpop.keys._public import unloaded_key
@@ -158,11 +158,21 @@ def create_proof(
 def sign(key: Key, data: bytes) -> bytes:
     """Sign with the key, and check the length of the signature before it is sent (RFC 7518 §3.4).
 
-    :raises SigningError: the signature does not have the size of the algorithm.
+    :raises SigningError: the key failed with an error of its own, which a caller would take for one of the connection;
+        or the signature does not have the size of the algorithm.
+    :raises DPoPKeyError: the key raised it.
     """
-    signature = key.sign(data)
-    _check_size(key, signature)
-    return signature
+    try:
+        signature = key.sign(data)
+    except DPoPError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a key of another package may raise anything
+        what = type(error).__name__
+    else:
+        _check_size(key, signature)
+        return signature
+    # Raised outside the except block, so that it has no context: the original exception may contain secrets.
+    raise SigningError(f"the key failed to sign with {key.alg}: {what}")
 
 
 def _check_size(key: Key, signature: object) -> None:

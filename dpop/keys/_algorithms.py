@@ -167,5 +167,9 @@ class Key(Protocol):
         ...
 
     def sign(self, signing_input: bytes, /) -> bytes:
-        """Hash and sign the bytes; return the JWS signature (RFC 7518 §3.4: R||S for ES256)."""
+        """Hash and sign the bytes; return the JWS signature (RFC 7518 §3.4: R||S for ES256).
+
+        Raise a DPoPKeyError, such as KeyUnavailableError, where the key cannot sign. Of any other error a user of the
+        integrations sees the class only, in a SigningError.
+        """
         ...

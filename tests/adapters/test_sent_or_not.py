@@ -27,7 +27,13 @@ from support.relays import ForwardProxy, SocksProxy
 
 import dpop
 import dpop.requests
-from dpop.errors import ArgumentTypeError, KeyAccessDeniedError, OutcomeUnknownError, TokenEndpointUnavailableError
+from dpop.errors import (
+    ArgumentTypeError,
+    KeyAccessDeniedError,
+    OutcomeUnknownError,
+    SigningError,
+    TokenEndpointUnavailableError,
+)
 from dpop.tokens import MemoryTokenStore, TokenSet
 
 KEY = dpop.generate_key()
@@ -186,6 +192,23 @@ def test_a_key_that_fails_takes_the_note_back(name: str) -> None:
             endpoint.wait(source.atoken())
         assert server.requests == []
     assert store.load() == OLD
+
+
+@pytest.mark.parametrize("fails", [RuntimeError("SECRET"), OSError(5, "SECRET"), TimeoutError("SECRET")], ids=repr)
+def test_an_odd_error_of_a_key_is_not_taken_for_one_of_the_connection(name: str, fails: Exception) -> None:
+    """A key of one's own may raise anything. To try again later, or to look at the network, would not help."""
+
+    class Odd:
+        alg, public_jwk, thumbprint, blocking = "ES256", KEY.public_jwk, KEY.thumbprint, False
+
+        def sign(self, _data: bytes, /) -> bytes:
+            raise fails
+
+    told = f"the key failed to sign with ES256: {type(fails).__name__}"
+    with Recorder(script(NEW)) as server, Endpoint(name, Odd(), server.url("/token"), client_id="c") as endpoint:
+        with pytest.raises(SigningError, match=f"^{told}$"):
+            endpoint.refresh("r")
+        assert server.requests == []
 
 
 def test_a_session_whose_settings_cannot_be_read_takes_the_note_back() -> None:
