@@ -22,7 +22,6 @@ Each of the others is a TOML file in this package with the sources of its facts,
 # No `from __future__ import annotations`: NamedTuple would compile the text of 80 annotations, at each start.
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -254,23 +253,26 @@ FAPI2: Profile
 def __getattr__(name: str) -> Any:
     if name not in {"GOOGLE", "ATPROTO", "FAPI2"}:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = _built_in(name.lower())
-    return value
+    return globals().setdefault(name, _built_in(name.lower()))
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-@cache
-def _built_in(name: str) -> Profile:
-    if name == "rfc9449":
-        return RFC9449
-    from pkgutil import get_data  # noqa: PLC0415 - most programs read no profile
+_read: dict[str, Profile] = {"rfc9449": RFC9449}
 
-    data = get_data("dpop", f"_profiles/{name}.toml")
-    assert data is not None  # noqa: S101 - a test reads them all
-    return _parsed(data, f"{name}.toml")
+
+def _built_in(name: str) -> Profile:
+    profile = _read.get(name)
+    if profile is None:
+        from pkgutil import get_data  # noqa: PLC0415 - most programs read no profile
+
+        data = get_data("dpop", f"_profiles/{name}.toml")
+        assert data is not None  # noqa: S101 - a test reads them all
+        # Two threads may read it at once; all get the one that is put there first.
+        profile = _read.setdefault(name, _parsed(data, f"{name}.toml"))
+    return profile
 
 
 def _parsed(data: bytes, where: str) -> Profile:
