@@ -189,7 +189,10 @@ def refresh(flow: ProofFlow) -> None:
 
     If the response is to be dropped, drop it before this call: the source may need its connection.
     """
-    result = _tell_source(flow)
+    try:
+        result = _tell_source(flow)
+    finally:
+        flow._told_source()  # noqa: SLF001 - the same package
     if inspect.isawaitable(result):
         _discard(result)
         raise UsageError("the token source's refused() is asynchronous; use an asynchronous client with it")
@@ -206,9 +209,12 @@ def report(flow: ProofFlow, close: Callable[[], object]) -> None:
 
 async def async_refresh(flow: ProofFlow) -> None:
     """Asynchronous form of :func:`refresh`; an awaitable ``refused()`` is awaited."""
-    result = _tell_source(flow)
-    if inspect.isawaitable(result):
-        await result
+    try:
+        result = _tell_source(flow)
+        if inspect.isawaitable(result):
+            await result
+    finally:
+        flow._told_source()  # noqa: SLF001 - the same package
 
 
 async def async_report(flow: ProofFlow, close: Callable[[], Awaitable[object]]) -> None:

@@ -389,7 +389,9 @@ class ProofFlow:
         refused = self.policy._refused_tokens  # noqa: SLF001 - the same package
         verdict = refused.judge(source, self.origin, token, self.asked_at)
         again = self.may_repeat and (dead is _DeadToken.NAMED or self._method in _REPEATABLE_METHODS)
-        self.tells_source = verdict is Verdict.NEW
+        # A source of this package counts each token once. If every request tells it, it knows before any asks again.
+        counts_once = hasattr(source, "_refused_by")
+        self.tells_source = verdict is Verdict.NEW or (verdict is Verdict.UNDER_WAY and counts_once)
         if verdict is Verdict.NEW:
             if again:
                 then = "the request is sent again with another"
@@ -399,7 +401,7 @@ class ProofFlow:
                 then = "the response is returned, because the body cannot be sent again"
             _log.warning("%s refused the access token: %s; its source is told, and %s", self.origin, dead.value, then)
             return Step.REFRESH if again else Step.REPORT
-        if verdict is Verdict.RENEWED:
+        if verdict in {Verdict.UNDER_WAY, Verdict.RENEWED}:
             return Step.REFRESH if again else Step.DONE
         if refused.worth_saying(source, self.origin):
             if verdict is Verdict.AGAIN:
@@ -408,6 +410,11 @@ class ProofFlow:
                 why = "five tokens within a minute, so it is not the token: look at its audience, scope and binding"
             _log.warning("%s goes on refusing access tokens; its responses are returned: %s", self.origin, why)
         return Step.DONE
+
+    def _told_source(self) -> None:
+        """Record that the source knows, or has raised an error, for the requests that are refused meanwhile."""
+        if self.tells_source and self._sent_token is not None:
+            self.policy._refused_tokens.told(self.access_token, self.origin, self._sent_token)  # noqa: SLF001
 
     def _tell(
         self,

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from enum import Enum
+from math import inf
+from typing import Any
 
 from dpop.origin import Origin
 
@@ -22,19 +23,20 @@ class Verdict(Enum):
     """The action that a refused token calls for."""
 
     NEW = "tell the source"
+    UNDER_WAY = "another request is telling the source"
     RENEWED = "the source was told after it gave this token, so it has another one by now"
     AGAIN = "the source was told before it gave this token: it has no better one"
     TOO_MANY = "the server refuses whatever token it gets"
 
 
 class _Server:
-    """The tokens of one source that one server has refused, with the time when the source was told of each."""
+    """The tokens of one source that one server has refused, each with two times: when it was, and the source knew."""
 
-    __slots__ = ("last_logged", "told")
+    __slots__ = ("last_logged", "tokens")
 
     def __init__(self) -> None:
         # The keys are Python's salted hashes, so that this memory holds no part of a token.
-        self.told: OrderedDict[int, float] = OrderedDict()
+        self.tokens: dict[int, tuple[float, float]] = {}
         self.last_logged = -_SECONDS
 
 
@@ -50,23 +52,31 @@ class RefusedTokens:
         # No lock, because a forked child could inherit it locked. Two threads that judge the same token at once may
         # both tell the source, which knows its own token.
         self._clock = clock
-        self._servers: OrderedDict[tuple[int, Origin], _Server] = OrderedDict()
+        self._servers: dict[tuple[int, Origin], _Server] = {}
 
     def judge(self, source: object, origin: Origin, token: str, asked_at: float) -> Verdict:
         """Decide what to do after this refusal, and count it.
 
         :param asked_at: when the source was asked for the token, in seconds of the clock.
         """
-        told, now, name = self._server(source, origin).told, self._clock(), hash(token)
-        told_at = told.get(name)
-        if told_at is not None:
+        tokens, now, name = self._server(source, origin).tokens, self._clock(), hash(token)
+        refused_at, told_at = tokens.get(name, (-inf, inf))
+        if told_at < inf:
             return Verdict.RENEWED if asked_at < told_at else Verdict.AGAIN
-        if sum(now - moment < _SECONDS for moment in list(told.values())) >= _LIMIT:
+        if now - refused_at < _SECONDS:
+            return Verdict.UNDER_WAY
+        if sum(now - moment < _SECONDS for moment, _ in list(tokens.values())) >= _LIMIT:
             return Verdict.TOO_MANY
-        told[name] = now
-        if len(told) > _MAX_TOKENS:
-            told.popitem(last=False)
+        tokens[name] = now, inf
+        _forget_oldest(tokens, _MAX_TOKENS)
         return Verdict.NEW
+
+    def told(self, source: object, origin: Origin, token: str) -> None:
+        """Record that the source knows of this refusal: what it gives from now on is its answer to it."""
+        tokens, name = self._server(source, origin).tokens, hash(token)
+        refused_at, told_at = tokens.get(name, (0.0, 0.0))
+        if told_at == inf:
+            tokens[name] = refused_at, self._clock()
 
     def worth_saying(self, source: object, origin: Origin) -> bool:
         """Whether to log that refusals continue: at most once a minute."""
@@ -78,6 +88,12 @@ class RefusedTokens:
 
     def _server(self, source: object, origin: Origin) -> _Server:
         server = self._servers.setdefault((id(source), origin), _Server())
-        if len(self._servers) > _MAX_SERVERS:
-            self._servers.popitem(last=False)
+        _forget_oldest(self._servers, _MAX_SERVERS)
         return server
+
+
+def _forget_oldest(memory: dict[Any, Any], limit: int) -> None:
+    if len(memory) > limit:
+        # A copy, because other threads add to it. To copy a plain dict takes one step even where threads run at once.
+        for oldest in list(memory)[:-limit]:
+            memory.pop(oldest, None)

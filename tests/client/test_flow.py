@@ -185,9 +185,21 @@ def test_requests_with_one_dead_token_tell_the_source_once() -> None:
         exchange.send("token")
         assert exchange.response(401, dead) is step
         assert exchange.flow.tells_source is tells
+        exchange.flow._told_source()
     late.flow.asked_at = time.monotonic() + 1
     late.send("token")
     assert late.response(401, dead) is Step.DONE
+
+
+def test_requests_are_sent_again_while_a_source_is_told() -> None:
+    """It may still give the refused token then: that is no reason to hand on the refusal."""
+    rules = policy(access_token=Source())
+    requests = [Exchange(rules, OutgoingRequest("GET", f"{ORIGIN}/things")) for _ in range(3)]
+    for exchange in requests:
+        exchange.flow.asked_at = time.monotonic()  # one after the other, each after the refusal of the one before
+        exchange.send("token")
+        assert exchange.response(401, ("WWW-Authenticate", 'DPoP error="invalid_token"')) is Step.REFRESH
+    assert [exchange.flow.tells_source for exchange in requests] == [True, False, False]
 
 
 def test_a_request_without_a_proof_says_nothing_of_a_nonce() -> None:

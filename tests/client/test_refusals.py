@@ -24,8 +24,20 @@ def test_a_token_counts_once() -> None:
     clock = Clock()
     refused = RefusedTokens(clock=clock)
     assert refused.judge(SOURCE, API, "t", 999.0) is Verdict.NEW
+    assert refused.judge(SOURCE, API, "t", 999.5) is Verdict.UNDER_WAY
+    assert refused.judge(SOURCE, API, "t", 1001.0) is Verdict.UNDER_WAY
+    refused.told(SOURCE, API, "t")
     assert refused.judge(SOURCE, API, "t", 999.5) is Verdict.RENEWED
     assert refused.judge(SOURCE, API, "t", 1001.0) is Verdict.AGAIN
+
+
+def test_a_source_that_is_never_told() -> None:
+    """The request that was to tell it came to an end: after a minute another one does."""
+    clock = Clock()
+    refused = RefusedTokens(clock=clock)
+    assert refused.judge(SOURCE, API, "t", 999.0) is Verdict.NEW
+    clock.now += 60
+    assert refused.judge(SOURCE, API, "t", 1059.0) is Verdict.NEW
 
 
 def test_five_tokens_a_minute_for_each_origin_and_source() -> None:
@@ -58,8 +70,8 @@ def test_memory_is_bounded() -> None:
         clock.now += 20
         refused.judge(SOURCE, API, f"t{number}", 0.0)
     (server,) = refused._servers.values()
-    assert len(server.told) == 64
-    assert "t199" not in server.told
+    assert len(server.tokens) == 64
+    assert "t199" not in server.tokens
     for number in range(2000):
         refused.judge(SOURCE, Origin("https", "api.example", number + 1), "t", 0.0)
     assert len(refused._servers) == 1000
