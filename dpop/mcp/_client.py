@@ -26,6 +26,7 @@ from dpop.client._prover import Prover
 from dpop.client._request import BearerToken, RequestCredentials
 from dpop.errors import EncodingError, UnboundTokenError
 from dpop.httpx2 import AsyncDPoPTransport
+from dpop.mcp._discovery import IssuerSearch
 from dpop.origin import Origin, origin_of
 from dpop.tokens._responses import read_tokens
 from dpop.tokens._steps import HTTPResponse
@@ -55,7 +56,8 @@ def http_client(
 
     Requests to the MCP server and token requests carry proofs of the key. The provider's authorization URL names the
     key (``dpop_jkt``, RFC 9449 §10). When the server refuses a token, it is refreshed; the user has to log in again
-    only if that fails.
+    only if that fails. A refresh token of an earlier run is sent only to the ``issuer`` that the stored client
+    information names, because the storage does not say otherwise where it came from.
 
     Requests of the client raise :class:`~dpop.errors.UnboundTokenError` if the authorization server binds a token to
     no key: the provider does not store it. They also raise it, before any login, if the MCP server refuses a request
@@ -102,12 +104,15 @@ class _BoundTokens(httpx2.Auth):
         self._transport = transport
         self._unbound: str | None = None
         """The newest access token, if the authorization server said that it is a bearer token."""
+        self._issued_at: str | None = None
+        """The token endpoint that the tokens are from."""
         if self._context.redirect_handler is not None:
             self._context.redirect_handler = partial(_naming_key, self._context.redirect_handler, prover.thumbprint)
 
     async def async_auth_flow(self, request: httpx2.Request) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         """Send a request with the token there is; have the provider get another one when the server wants that."""
         refused: tuple[str, httpx2.Response] | None = None
+        refusal: httpx2.Response | None = None
         # The provider holds a lock while it waits for a response. Requests that need nothing of it do not wait for it.
         if self._context.is_token_valid():
             token = self._mark(request)
@@ -119,7 +124,7 @@ class _BoundTokens(httpx2.Auth):
         again = True
         while again:
             again = False
-            async with contextlib.aclosing(self._provider.async_auth_flow(request)) as flow:
+            async with contextlib.aclosing(self._provided(request, refusal)) as flow:
                 outgoing = await anext(flow)
                 while True:
                     if outgoing is not request:
@@ -135,13 +140,41 @@ class _BoundTokens(httpx2.Auth):
                             # The provider would ask the user to log in. A token that it takes for expired is
                             # refreshed first.
                             self._context.token_expiry_time = _EXPIRED
-                            may_refresh, again = False, True
+                            may_refresh, again, refusal = False, True, received
                             break
                         self._check_scheme(received)
                     try:
                         outgoing = await flow.asend(received)
                     except StopAsyncIteration:
                         return
+
+    async def _provided(
+        self, request: httpx2.Request, refusal: httpx2.Response | None
+    ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
+        """The provider's flow, whose refresh token goes to its own issuer only.
+
+        :param refusal: the response that refused the access token, if one did.
+        """
+        has_searched = False
+        while True:
+            async with contextlib.aclosing(self._provider.async_auth_flow(request)) as flow:
+                outgoing = await anext(flow)
+                if self._is_of_unknown_issuer(outgoing):  # a refresh is always the first request
+                    if not has_searched:
+                        has_searched = True
+                        search = IssuerSearch(self._context, refusal)
+                        async with contextlib.aclosing(search.steps()) as steps:
+                            with contextlib.suppress(StopAsyncIteration):
+                                asked = await anext(steps)
+                                while True:
+                                    asked = await steps.asend((yield asked))
+                        self._issued_at = search.token_endpoint or self._issued_at
+                        continue
+                    outgoing = await flow.asend(_unsent(outgoing))
+                with contextlib.suppress(StopAsyncIteration):
+                    while True:
+                        outgoing = await flow.asend((yield outgoing))
+                return
 
     def _token(self) -> str:
         tokens = self._context.current_tokens
@@ -161,6 +194,11 @@ class _BoundTokens(httpx2.Auth):
         if _is_token_request(request):
             self._transport.add_origins(_origin(request))
         return request
+
+    def _is_of_unknown_issuer(self, request: httpx2.Request) -> bool:
+        """Whether a refresh token goes to another place than the one that its tokens are known to be from."""
+        refreshes = _is_token_request(request) and b"grant_type=refresh_token" in request.content
+        return refreshes and str(request.url) != self._issued_at
 
     def _check_scheme(self, response: httpx2.Response) -> None:
         """Check that a server which wants a token does not want a bearer token, before a user logs in for it."""
@@ -199,10 +237,21 @@ class _BoundTokens(httpx2.Auth):
             _log.warning("%s bound the access token to no key; it is sent as a bearer token", request.url.host)
         else:
             return response
+        self._issued_at = str(request.url)
         left = {"content-encoding", "content-length", "transfer-encoding"}
         kept = [pair for pair in response.headers.multi_items() if pair[0].lower() not in left]
         content = json.dumps({**told, "token_type": "Bearer"}).encode()
         return httpx2.Response(response.status_code, headers=kept, content=content, request=response.request)
+
+
+def _unsent(request: httpx2.Request) -> httpx2.Response:
+    """A refusal of a refresh that was not sent: with it, the provider asks the user to log in."""
+    _log.warning(
+        "the refresh token of an earlier run was not sent to %s, because the client information names no issuer, or"
+        " another one; the user has to log in again",
+        request.url.host,
+    )
+    return httpx2.Response(400, request=request)
 
 
 def _origin(request: httpx2.Request) -> str:

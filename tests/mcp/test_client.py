@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -30,8 +31,9 @@ CALLBACK = AnyUrl("http://127.0.0.1:1/callback")
 class Storage:
     """The SDK's storage, in memory."""
 
-    def __init__(self, tokens: OAuthToken | None) -> None:
+    def __init__(self, tokens: OAuthToken | None, issuer: str | None = None) -> None:
         self.tokens = tokens
+        self.issuer = issuer
 
     async def get_tokens(self) -> OAuthToken | None:
         return self.tokens
@@ -40,7 +42,9 @@ class Storage:
         self.tokens = tokens
 
     async def get_client_info(self) -> OAuthClientInformationFull:
-        return OAuthClientInformationFull(client_id="c", redirect_uris=[CALLBACK], token_endpoint_auth_method="none")
+        return OAuthClientInformationFull(
+            client_id="c", redirect_uris=[CALLBACK], token_endpoint_auth_method="none", issuer=self.issuer
+        )
 
     async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
         raise AssertionError(client_info)
@@ -56,6 +60,8 @@ class World:
     good: set[str] = field(default_factory=lambda: {"at-1", "at-2"})
     challenge: str = 'DPoP error="invalid_token"'
     issuer: str = ""
+    registered_at: str | None = ""
+    """The issuer that the SDK has recorded with the client: that of the server if empty."""
     logins: list[str] = field(default_factory=list)
     before: Callable[[Received], Response | None] = lambda _request: None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -105,7 +111,8 @@ class World:
             return AuthorizationCodeResult(code="code-1", state=state)
 
         metadata = OAuthClientMetadata(redirect_uris=[CALLBACK], token_endpoint_auth_method="none")
-        return OAuthClientProvider(f"{self.server}/mcp", metadata, Storage(stored), redirect, callback)
+        storage = Storage(stored, self.issuer if self.registered_at == "" else self.registered_at)
+        return OAuthClientProvider(f"{self.server}/mcp", metadata, storage, redirect, callback)
 
     def calls(self) -> list[Received]:
         """The requests at the MCP endpoint."""
@@ -197,7 +204,62 @@ def test_a_refused_token_of_an_earlier_run_is_refreshed(world: World) -> None:
     [refreshed] = world.token_requests()
     assert parse_qs(refreshed.body.decode())["refresh_token"] == ["rt-0"]
     assert "ath" not in refreshed.claims
+    assert refreshed.claims["htu"] == f"http://{refreshed.one('Host')}/token" == f"{world.issuer}/token"
     assert [request.one("Authorization") for request in world.calls()] == ["DPoP at-0", "DPoP at-2", "DPoP at-2"]
+
+
+@pytest.mark.parametrize("registered_at", [None, "https://as.example"])
+def test_a_refresh_token_goes_to_its_own_issuer_only(
+    world: World, caplog: pytest.LogCaptureFixture, registered_at: str | None
+) -> None:
+    """An MCP server that refuses a stored token could otherwise have the refresh token sent wherever it likes."""
+    world.registered_at = registered_at
+    if registered_at is not None:  # where the provider registers again, which this server has no place for
+        with pytest.raises(OAuthFlowError):
+            post(world, dpop.generate_key(), stored("at-0"))
+    else:
+        assert post(world, dpop.generate_key(), stored("at-0")) == [200]
+        assert len(world.logins) == 1
+    assert [request for request in world.recorder.requests if b"rt-0" in request.body] == []
+    assert "the refresh token of an earlier run was not sent to 127.0.0.1" in caplog.text
+
+
+@pytest.mark.parametrize("found", ["an error", "no metadata", "of another", "of another resource"])
+def test_without_metadata_of_its_issuer_no_refresh_token_is_sent(world: World, found: str) -> None:
+    """Whatever discovery says, the refresh token stays."""
+
+    def before(request: Received) -> Response | None:
+        if request.target.startswith("/.well-known/oauth-protected-resource") and found == "of another resource":
+            return world.json({"resource": "https://bank.example/", "authorization_servers": [world.issuer]})
+        if not request.target.startswith("/.well-known/oauth-authorization-server"):
+            return None
+        if found == "of another":
+            place = f"{world.server}/evil"
+            return world.json({"issuer": world.server, "authorization_endpoint": place, "token_endpoint": place})
+        return Response(500 if found == "an error" else 404) if found != "of another resource" else None
+
+    world.before = before
+    with contextlib.suppress(OAuthFlowError):
+        post(world, dpop.generate_key(), stored("at-0"))
+    assert [request for request in world.recorder.requests if b"rt-0" in request.body] == []
+
+
+def test_a_second_refresh_needs_no_discovery(world: World) -> None:
+    """Where the tokens of this run came from is known."""
+    world.tokens = [bound(2), bound(3)]
+
+    async def work() -> list[int]:
+        async with http_client(dpop.generate_key(), world.provider(stored("at-0"))) as client:
+            first = await client.post(f"{world.server}/mcp")
+            world.good = {"at-3"}
+            return [first.status_code, (await client.post(f"{world.server}/mcp")).status_code]
+
+    assert run(work) == [200, 200]
+    assert [parse_qs(request.body.decode())["refresh_token"] for request in world.token_requests()] == [
+        ["rt-0"],
+        ["rt-2"],
+    ]
+    assert sum("/.well-known/" in request.target for request in world.recorder.requests) == 2
 
 
 def test_a_login_follows_when_the_refresh_fails(world: World) -> None:
@@ -232,7 +294,7 @@ def test_a_token_bound_to_no_key_is_not_used(world: World, members: str, *, refr
     def before(request: Received) -> Response | None:
         return Response(200, [("Content-Type", "application/json")], body) if request.target == "/token" else None
 
-    world.before, storage = before, Storage(stored("at-0") if refreshed else None)
+    world.before, storage = before, Storage(stored("at-0") if refreshed else None, world.issuer)
     provider = world.provider(storage.tokens)
     provider.context.storage = storage
 
@@ -318,7 +380,9 @@ def test_many_refused_requests_share_one_refresh(world: World) -> None:
 
     world.before, world.tokens, provider = before, [bound(2)], world.provider(stored("at-0"))
     provider.context.current_tokens = stored("at-0")
-    provider.context.client_info = OAuthClientInformationFull(client_id="c", redirect_uris=[CALLBACK])
+    provider.context.client_info = OAuthClientInformationFull(
+        client_id="c", redirect_uris=[CALLBACK], issuer=world.issuer
+    )
     assert run(work) == [200] * 5
     assert (len(world.token_requests()), world.logins) == (1, [])
 
