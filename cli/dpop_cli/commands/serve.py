@@ -190,8 +190,9 @@ class _OnStderr(logging.Handler):
     """A log handler that prints on the current ``sys.stderr``."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record."""
-        click.echo(self.format(record), err=True)
+        """Print the record, if that is possible: the client that was refused must get its response in any case."""
+        with contextlib.suppress(OSError):
+            click.echo(self.format(record), err=True)
 
 
 @contextlib.contextmanager

@@ -191,8 +191,12 @@ def show_warnings() -> None:
 
     class Warnings(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            """Print the message on the current ``sys.stderr``."""
-            tell("Warning", record.getMessage())
+            """Print the message on the current ``sys.stderr``, if that is possible.
+
+            The library logs in the middle of a refresh: an error here would cost the tokens that it has received.
+            """
+            with contextlib.suppress(OSError):
+                tell("Warning", record.getMessage())
 
     logging.getLogger("dpop").addHandler(Warnings(logging.WARNING))
 

@@ -230,7 +230,11 @@ def _masked_member(name: str, value: object) -> object:
 
 
 def show(exchange: Exchange) -> None:
-    """Print an exchange on stderr in the format of curl -v, with its secrets masked."""
+    """Print an exchange on stderr in the format of curl -v, with its secrets masked.
+
+    If it cannot be printed, nothing happens: an error here would look like one of the connection, so that a request
+    whose response has come would be sent again.
+    """
     lines = [f"> {exchange.method} {_masked_url(exchange.url)}"]
     for name, value in exchange.sent:
         if name.lower() == "dpop":
@@ -248,7 +252,8 @@ def show(exchange: Exchange) -> None:
     for secret in _secrets(exchange):
         text = text.replace(secret, MASK)
     # The server chooses the text of a response; it must not move the cursor.
-    click.echo("".join(c if c.isprintable() or c == "\n" else "?" for c in text), err=True)
+    with contextlib.suppress(OSError):
+        click.echo("".join(c if c.isprintable() or c == "\n" else "?" for c in text), err=True)
 
 
 def _secrets(exchange: Exchange) -> list[str]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -22,13 +23,13 @@ from dpop.testing import DPoPTestServer
 
 
 @contextmanager
-def serving(*args: str) -> Iterator[subprocess.Popen[str]]:
+def serving(*args: str, stderr: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """A running ``dpop serve``."""
     process = subprocess.Popen(
         [*DPOP, "serve", *args],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         env=environment(),
     )
@@ -65,6 +66,16 @@ def test_json_comes_first_and_a_signal_ends_it(number: signal.Signals) -> None:
         status, stdout, stderr = end(process, number)
         assert (status, stdout) == (0, "")
         assert "Stopped after 2 requests, 1 refused, 0 of them for a nonce." in stderr
+
+
+def test_where_refusals_cannot_be_told_clients_still_get_them() -> None:
+    """Standard error is a closed pipe: each request has its response."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with serving("--json", stderr=writer) as process:
+        os.close(writer)
+        told = first_line(process)
+        assert [send("GET", told["resource"]).status for _ in range(3)] == [401] * 3
 
 
 def test_refusals_are_told_as_they_happen_without_secrets() -> None:

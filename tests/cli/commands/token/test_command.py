@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import signal
 import socket
@@ -83,6 +84,43 @@ def test_refresh(server: DPoPTestServer) -> None:
     now = load()
     assert run("token", "refresh", "--if-needed", env=env).returncode == 0
     assert load() == now
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["token", "refresh"],
+        ["--verbose", "token", "refresh"],
+        ["token", "refresher", "--once"],
+        ["curl", "--token-store", "tokens.json", "http://127.0.0.1:9/"],
+    ],
+)
+def test_no_token_is_lost_where_nothing_can_be_printed(words: list[str]) -> None:
+    """Standard error is a closed pipe, and there is a warning about the response: the new tokens are stored."""
+    answer = {"access_token": "a1", "token_type": "DPoP", "refresh_token": "r1", "expires_in": "soon"}
+    key = dpop.load_key("key.pem")
+    with Recorder(lambda _: Response(200, [], json.dumps(answer).encode())) as server:
+        FileTokenStore("tokens.json").save(
+            TokenSet(
+                access_token="a0",
+                refresh_token="r0",
+                jkt=key.thumbprint,
+                key_reference="key.pem",
+                token_endpoint=server.url("/t"),
+                client_id="c",
+                issued_at=1.0,
+                expires_at=2.0,
+            )
+        )
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            command = [*DPOP, *words]
+            subprocess.run(command, env=environment(), stderr=writer, stdin=subprocess.DEVNULL, timeout=60, check=False)
+        finally:
+            os.close(writer)
+        assert [parse_qs(request.body.decode("ascii"))["refresh_token"] for request in server.requests] == [["r0"]]
+    assert (load().refresh_token, load().refresh_sent_at) == ("r1", None)
 
 
 def test_a_narrow_terminal_shows_tokens_in_columns() -> None:
