@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
@@ -26,6 +26,7 @@ __all__ = [
     "close_to",
     "closest",
     "done",
+    "ended_by_signals",
     "file_names",
     "hanging",
     "hint",
@@ -162,12 +163,13 @@ def file_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str
     return [CompletionItem(incomplete, type="file")]
 
 
-_STOPPING = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last on Windows only
+_STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # the last on Windows only
+_ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT")  # the last two not on Windows
 
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C and SIGTERM set; afterwards restore the signal handlers."""
+    """Yield an event that Ctrl-C, SIGTERM and SIGHUP set; afterwards restore the signal handlers."""
     import signal  # noqa: PLC0415 - only commands that run until they are stopped need it
 
     stop = threading.Event()
@@ -175,13 +177,42 @@ def stopped_by_signals() -> Iterator[threading.Event]:
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    numbers = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
-    before = [(number, signal.signal(number, on_signal)) for number in numbers]
+    numbers: list[signal.Signals] = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
+    before = [
+        (number, signal.signal(number, on_signal))
+        for number in numbers
+        # Under nohup SIGHUP is ignored, and stays so.
+        if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN
+    ]
     try:
         yield stop
     finally:
         for number, handler in before:
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Convert a signal that ends a command to an exit, which first finishes what must not be lost, as Ctrl-C does."""
+    import signal  # noqa: PLC0415 - as above
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        if number == getattr(signal, "SIGHUP", None):
+            # A terminal that goes away sends it twice: once by the shell, and once more when the shell has ended.
+            signal.signal(number, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    numbers = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+    # An ignored signal, such as SIGHUP under nohup, stays ignored.
+    before = [
+        (number, signal.signal(number, leave)) for number in numbers if signal.getsignal(number) != signal.SIG_IGN
+    ]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            if signal.getsignal(number) is leave:
+                signal.signal(number, handler)
 
 
 @functools.cache

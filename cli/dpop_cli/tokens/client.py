@@ -20,6 +20,7 @@ from dpop.errors import DPoPError, EncodingError
 from dpop.origin import Origin
 from dpop.profiles import ATPROTO, GOOGLE, NAMES, RFC9449, Profile
 from dpop_cli.console.command import is_verbose
+from dpop_cli.console.output import ended_by_signals
 from dpop_cli.console.secret_input import Secret, read_text
 from dpop_cli.signing.nonce_state import NonceState, StateError
 from dpop_cli.signing.options import check_transport, keep_nonce, load_key
@@ -41,6 +42,7 @@ _GOOGLE = {
 }
 _GOOGLES_NAMES = {"auth_uri": "authorization_endpoint", "token_uri": "token_endpoint"}
 _SHOWN = "dpop_cli.requests shown"
+_SURVIVES = "dpop_cli.signals survived"
 ENDPOINTS = frozenset(
     f"{name}_endpoint"
     for name in (
@@ -105,6 +107,7 @@ class OAuthClient:
             raise click.UsageError(
                 f"asking for tokens needs the Python package {error.name}; run: pip install 'dpop-toolkit[requests]'"
             ) from None
+        _survive_signals()
         if is_verbose():
             _show_requests()
         facts, profile = self._server(tokens)
@@ -212,6 +215,14 @@ def prover_of(options: dict[str, Any], tokens: TokenSet | None = None) -> Prover
     if tokens is not None:
         tokens.check_key(key.thumbprint)
     return Prover(key)
+
+
+def _survive_signals() -> None:
+    """From now on a signal that ends this command lets a refresh finish; further calls change nothing."""
+    context = click.get_current_context()
+    if not context.meta.setdefault(_SURVIVES, False):
+        context.meta[_SURVIVES] = True
+        context.with_resource(ended_by_signals())
 
 
 def _show_requests() -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import contextlib
 import shlex
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,37 @@ class Stored:
             self.store.save(tokens, self.account)
         except TokenStoreError as error:
             raise rescued(error, tokens, self.account) from error
+
+    def keep_result(self, refresh: Callable[[], TokenSet]) -> TokenSet:
+        """Store the tokens that a refresh with a refresh token from elsewhere brings, also if the command is ended.
+
+        The refresh token is used up when it is sent. So after Ctrl-C or SIGTERM the response is waited for; the second
+        such signal ends the wait.
+
+        :param refresh: sends the refresh and returns the new tokens.
+        """
+        from concurrent.futures import Future, wait  # noqa: PLC0415 - most commands need no thread
+
+        result: Future[TokenSet] = Future()
+
+        def carry_out() -> None:
+            try:
+                with self.rescuing():
+                    tokens = refresh()
+                self.keep(tokens)
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+                result.set_exception(error)
+            else:
+                result.set_result(tokens)
+
+        threading.Thread(target=carry_out, name="dpop-refresh", daemon=True).start()
+        try:
+            return result.result()
+        except (KeyboardInterrupt, SystemExit):
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                hint("the refresh token was sent, so its response is waited for; a second signal ends this at once")
+            wait([result])
+            raise
 
     @contextlib.contextmanager
     def rescuing(self) -> Iterator[None]:

@@ -53,9 +53,9 @@ def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGTERM)
     return process.returncode, stdout, stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_json_comes_first_and_a_signal_ends_it(number: signal.Signals) -> None:
-    """The first line has what the contract promises; Ctrl-C and SIGTERM are a clean end, status 0."""
+    """The first line has what the contract promises; Ctrl-C, SIGTERM and a closed terminal are a clean end."""
     with serving("--json") as process:
         told = first_line(process)
         assert {"issuer", "token_endpoint", "resource", "client_id", "client_secret"} <= set(told)

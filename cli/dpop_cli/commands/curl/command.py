@@ -10,12 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -42,7 +39,7 @@ from dpop_cli.commands.curl.request import CurlRequest
 from dpop_cli.commands.curl.token import CurlToken
 from dpop_cli.commands.curl.transfer import CurlTransfer, HeaderFile
 from dpop_cli.console.command import Command, is_verbose
-from dpop_cli.console.output import hint, show_late_warnings
+from dpop_cli.console.output import ended_by_signals, hint, show_late_warnings
 from dpop_cli.console.secret_input import secret_options
 from dpop_cli.signing.options import (
     NonceChoice,
@@ -58,7 +55,6 @@ from dpop_cli.wire.header_dump import Head
 
 __all__ = ["curl"]
 
-_ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT")  # the last two not on Windows
 _MAX_REDIRECTS = 50
 _REWIND_FAILED = 65
 _TOO_MANY_REDIRECTS = 47
@@ -143,7 +139,7 @@ def curl(ctx: click.Context, /, *, allow_http: bool, **options: Any) -> None:
     request = CurlRequest.of(words, with_token=token.is_there)
     check_transport(request.url, allow_http=allow_http)
     hint_at_case(request.method)
-    with _ended_by_signals(), token.in_use() as (prover, access_token):
+    with ended_by_signals(), token.in_use() as (prover, access_token):
         session = _Session(
             program, words=words, prover=prover, token=access_token, origin=request.origin, nonces=nonces
         )
@@ -360,22 +356,3 @@ def _position_of_stdin() -> int | None:
 def _rewind_stdin(position: int | None) -> None:
     if position is not None:
         os.lseek(sys.stdin.fileno(), position, os.SEEK_SET)
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Convert a signal that ends this command to an exit, which first stores the nonce and ends curl."""
-
-    def leave(number: int, _frame: FrameType | None) -> NoReturn:
-        sys.exit(128 + number)
-
-    numbers = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
-    # An ignored signal, such as SIGHUP under nohup, stays ignored.
-    before = [
-        (number, signal.signal(number, leave)) for number in numbers if signal.getsignal(number) != signal.SIG_IGN
-    ]
-    try:
-        yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)

@@ -263,9 +263,7 @@ def refresh(*, if_needed: bool, scope: tuple[str, ...], resources: tuple[str, ..
     with client.endpoint(prover, before) as endpoint, kept_nonces(prover, endpoint.server.token_endpoint):
         if before is None:
             stored.check_writable()
-            with stored.rescuing():
-                tokens = endpoint.refresh(first or "", **wanted)
-            stored.keep(tokens)
+            tokens = stored.keep_result(lambda: endpoint.refresh(first or "", **wanted))
         else:
             source = endpoint.source(stored.store, account=stored.account, **wanted)
             if if_needed:

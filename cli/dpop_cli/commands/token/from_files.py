@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from dpop._files import without_mark
 from dpop.encoding import json_object
-from dpop.errors import EncodingError, InvalidTokenResponseError, TokenError
+from dpop.errors import EncodingError, TokenError, UnboundTokenError
 from dpop.tokens import TokenSet
 from dpop_cli.console.command import Command
 from dpop_cli.console.exit_status import Status
@@ -23,6 +23,9 @@ from dpop_cli.tokens.client import OAuthClient, kept_nonces, prover_of
 from dpop_cli.tokens.options import server_options, store_options
 from dpop_cli.tokens.store import Stored
 from dpop_cli.tokens.view import as_lines, print_lines
+
+if TYPE_CHECKING:
+    from dpop.requests import TokenEndpoint
 
 __all__ = ["import_tokens"]
 
@@ -117,22 +120,29 @@ def import_tokens(*, file: str, **options: Any) -> None:
     before.check_key(prover.thumbprint)
     stored.check_writable()
     with client.endpoint(prover, before) as endpoint, kept_nonces(prover, endpoint.server.token_endpoint):
-        try:
-            tokens = endpoint.refresh(before)
-        except InvalidTokenResponseError as error:
-            if error.tokens is None:
-                raise
-            stored.keep(error.tokens)
-            raise NewLoginError(
-                f"the server issued a token that is bound to no key, and so is the refresh token. It is kept in"
-                f" {click.format_filename(stored.store.path)}, so that nothing is lost; for a bound one log in anew:"
-                " dpop token login"
-            ) from None
-        stored.keep(tokens)
+        tokens = stored.keep_result(lambda: _refreshed(endpoint, before, stored))
     print_lines(*as_lines(tokens, stored.account, secrets=False))
     where = stored.as_typed
     done(f"imported into {where}. Use it: dpop curl --token-store {where} URL")
     _tell_binding(found, tokens, name)
+
+
+def _refreshed(endpoint: TokenEndpoint, before: TokenSet, stored: Stored) -> TokenSet:
+    """Refresh once, with a proof.
+
+    :raises NewLoginError: the server takes no proof. Its tokens are stored all the same.
+    """
+    try:
+        return endpoint.refresh(before)
+    except UnboundTokenError as error:
+        if error.tokens is None:
+            raise
+        stored.keep(error.tokens)
+        raise NewLoginError(
+            f"the server issued a token that is bound to no key, and so is the refresh token. It is kept in"
+            f" {click.format_filename(stored.store.path)}, so that nothing is lost; for a bound one log in anew:"
+            " dpop token login"
+        ) from None
 
 
 def _tell_binding(found: _Found, tokens: TokenSet, name: str) -> None:

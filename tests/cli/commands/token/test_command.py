@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -84,6 +85,56 @@ def test_refresh(server: DPoPTestServer) -> None:
     now = load()
     assert run("token", "refresh", "--if-needed", env=env).returncode == 0
     assert load() == now
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["refresh"],
+        ["refresher"],
+        ["refresh", "--refresh-token-env", "R", "--key", "key.pem"],
+        ["import", "old.json", "--key", "key.pem"],
+    ],
+)
+def test_a_signal_loses_no_tokens(words: list[str], number: signal.Signals) -> None:
+    """The server has replaced the refresh token when the command is to end: the new one is stored before that."""
+    answer = {"access_token": "a1", "token_type": "DPoP", "refresh_token": "r1", "expires_in": 3600}
+    asked, signalled = threading.Event(), threading.Event()
+
+    def respond(_: object) -> Response:
+        asked.set()
+        signalled.wait(30)
+        time.sleep(0.3)  # until the command has heard of it
+        return Response(200, [], json.dumps(answer).encode())
+
+    key = dpop.load_key("key.pem")
+    with Recorder(respond) as server:
+        tokens = TokenSet(
+            access_token="a0",
+            refresh_token="r0",
+            jkt=key.thumbprint,
+            key_reference="key.pem",
+            token_endpoint=server.url("/t"),
+            client_id="c",
+            issued_at=1.0,
+            expires_at=2.0,
+        )
+        FileTokenStore("tokens.json").save(tokens)
+        old = {"refresh_token": "r0", "client_id": "c", "token_uri": server.url("/t")}
+        Path("old.json").write_text(json.dumps(old), "ascii")
+        command = [*DPOP, "token", *words, "--token-endpoint", server.url("/t"), "--client-id", "c"]
+        process = subprocess.Popen(command, env=environment(R="r0"), stdin=subprocess.DEVNULL)
+        try:
+            assert asked.wait(60)
+            process.send_signal(number)
+            signalled.set()
+            assert process.wait(60) == (0 if words == ["refresher"] else 128 + number)
+        finally:
+            process.kill()
+            process.wait()
+        assert len(server.requests) == 1
+    assert (load().refresh_token, load().refresh_sent_at) == ("r1", None)
 
 
 @pytest.mark.parametrize(
