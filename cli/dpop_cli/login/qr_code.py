@@ -27,7 +27,10 @@ def qr_code(text: str) -> list[str]:
         import segno  # noqa: PLC0415 - of an extra
     except ModuleNotFoundError:
         return []
-    rows = [list(row) for row in segno.make_qr(text, error="l").matrix_iter(border=_BORDER)]
+    try:
+        rows = [list(row) for row in segno.make_qr(text, error="l").matrix_iter(border=_BORDER)]
+    except ValueError:  # a server's address may be longer than any QR code
+        return []
     if len(rows[0]) > width_of("stderr", _WIDEST):
         return []
     if len(rows) % 2:

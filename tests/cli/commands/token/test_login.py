@@ -73,6 +73,28 @@ def test_a_terminal_that_shows_no_qr_code(server: DPoPTestServer, env: dict[str,
     assert f"{server.origin}/device?user_code=" in terminal.shown
 
 
+def test_an_address_that_no_qr_code_can_hold() -> None:
+    """The login goes on without the code; the address is shown as it is."""
+    page = "https://as.example/device?session=" + "x" * 3000
+    codes = {"device_code": "d", "user_code": "ABCD", "interval": 0, "expires_in": 60}
+    codes |= {"verification_uri": "https://as.example/device", "verification_uri_complete": page}
+    tokens = {"access_token": "a1", "token_type": "DPoP", "refresh_token": "r1", "expires_in": 3600}
+    with Recorder(
+        lambda request: Response(200, [], json.dumps(codes if request.target == "/d" else tokens).encode())
+    ) as server:
+        client = {
+            "client_id": "c",
+            "token_endpoint": server.url("/t"),
+            "device_authorization_endpoint": server.url("/d"),
+        }
+        Path("client.json").write_text(json.dumps(client), "ascii")
+        options = ["login", "--device", "--key", "key.pem", "--client", "client.json"]
+        with AtTerminal(*options, cwd=Path.cwd(), env={"COLUMNS": "400"}) as terminal:
+            assert terminal.end() == 0, terminal.shown
+    assert page in terminal.shown
+    assert load().refresh_token == "r1"
+
+
 def test_a_device_login_without_a_terminal(server: DPoPTestServer) -> None:
     """Into a file or a pipe goes text alone, and no secret."""
     server.levers.device_user = "agrees"
