@@ -68,7 +68,7 @@ def _one_of(*choices: str) -> _Kind:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _is_count(value: object) -> bool:
@@ -78,7 +78,8 @@ def _is_count(value: object) -> bool:
 _FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
 _COUNT = _Kind("a whole number, 0 or more", _is_count)
 _COUNT_OR_NONE = _Kind("a whole number, 0 or more, or nothing", lambda value: value is None or _is_count(value))
-_SECONDS = _Kind("a number of seconds", _is_number)
+# Within it every time of the server has a date, which it writes into each response.
+_OFFSET = _Kind("a number of seconds, at most 1000000000", lambda value: _is_number(value) and abs(value) <= 1e9)
 _PERIOD = _Kind("seconds above 0, or nothing", lambda value: value is None or (_is_number(value) and value > 0))
 _LATENCY = _Kind("seconds from 0 to 60", lambda value: _is_number(value) and 0 <= value <= 60)
 _SCOPE = _Kind("a scope string, or nothing", lambda value: value is None or (isinstance(value, str) and value != ""))
@@ -90,7 +91,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "nonce_grace": _COUNT,
     "nonce_seconds": _PERIOD,
     "nonce_on_success": _one_of("changed", "always", "never"),
-    "clock_offset": _SECONDS,
+    "clock_offset": _OFFSET,
     "latency": _LATENCY,
     "token_lifetime": _COUNT,
     "bound_tokens": _FLAG,

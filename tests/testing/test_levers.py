@@ -526,6 +526,8 @@ def test_settings_are_checked_as_they_are_set() -> None:
         ("nonce_grace", True, "0 or more"),
         ("nonce_seconds", 0, "above 0"),
         ("clock_offset", float("nan"), "a number of seconds"),
+        ("clock_offset", 1e300, "a number of seconds, at most"),
+        ("clock_offset", -(10**400), "a number of seconds, at most"),
         ("latency", -1, "from 0 to 60"),
         ("token_lifetime", 1.5, "whole number"),
         ("bound_tokens", 1, "true or false"),
