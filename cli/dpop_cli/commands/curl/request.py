@@ -30,6 +30,7 @@ _OURS = ("location", "max-redirs", "post301", "post302", "post303", "proto-redir
 _PROXY_TWICE = ("proxy-anyauth", "proxy-digest", "proxy-negotiate", "proxy-ntlm")
 _MAX_FORM = 65_536
 _FORM_TYPE = "application/x-www-form-urlencoded"
+_IN_HEADER = ("header", "user-agent", "referer", "cookie", "range")
 _HEADER_NAME = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*[:;]")
 
 
@@ -206,6 +207,14 @@ def _check_headers(words: CurlWords, lines: list[str], *, with_token: bool) -> N
     """Refuse a header that carries a proof or a token, or names another server."""
     if with_token and words.has("user"):
         raise click.UsageError("-u and an access token both fill the Authorization header; give one of them")
+    for option in words.options:
+        if option.name in _IN_HEADER and re.search(r"[\r\n]", option.value or ""):
+            raise click.UsageError(
+                f"the value of {option.spelling} has a line break, and the rest would be another header; give each"
+                " header an -H of its own"
+            )
+    if any("\r" in line for line in lines):
+        raise click.UsageError("the file of -H @ has a carriage return within a line, which would be another header")
     for line in (*lines, *(value for value in words.values("header") if not value.startswith("@"))):
         match = _HEADER_NAME.match(line)
         name = match[1].lower() if match else ""

@@ -173,6 +173,13 @@ def test_standard_input_is_curls(server: Recorder) -> None:
         (["--request-target", "/pa55", "URL"], "URL"),
         (["--expand-url", "pa55", "URL"], "URL"),
         (["--libcurl", "out.c", "URL"], "to a file"),
+        (["-H", "X-A: b\r\nDPoP: pa55", "URL"], "line break"),
+        (["-H", "X-A: b\nDPoP: pa55", "URL"], "line break"),
+        (["-A", "a\rDPoP: pa55", "URL"], "line break"),
+        (["-e", "a\nDPoP: pa55", "URL"], "line break"),
+        (["-b", "a=b\nDPoP: pa55", "URL"], "line break"),
+        (["-r", "0-1\nDPoP: pa55", "URL"], "line break"),
+        (["-H", "@broken.txt", "URL"], "carriage return"),
         (["--proxy-digest", "URL"], "--proxy-basic"),
         (["-H", "DPoP: pa55", "URL"], "its own"),
         (["-H", "Host: api.example", "URL"], "--resolve"),
@@ -208,6 +215,7 @@ def test_standard_input_is_curls(server: Recorder) -> None:
 def test_what_cannot_be_signed_once_per_request_is_refused(server: Recorder, args: list[str], words: str) -> None:
     """Status 2 before anything is sent, with what to do, and without repeating what may be a secret."""
     Path("proofs.txt").write_text("dpop: pa55\n")
+    Path("broken.txt").write_bytes(b"X-A: b\rDPoP: pa55\n")
     result = invoke("curl", *(arg.replace("URL", server.url("/x")) for arg in args), stdin="x")
     assert result.exit_code == 2, result.output
     assert words in result.stderr
