@@ -7,6 +7,7 @@ import hmac
 import http.server
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -85,7 +86,7 @@ class PlaygroundServer:
             server_page = page
 
         try:
-            self._http = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+            self._http = _HTTPServer(("127.0.0.1", port), Handler)
         except OSError as error:
             raise click.UsageError(f"port {port} of this machine cannot be listened on ({error.strerror})") from None
         self.origin = f"http://127.0.0.1:{self._http.server_address[1]}"
@@ -129,6 +130,13 @@ class PlaygroundServer:
                 return 200, self._actions.act(name, json_object(body))
             except UsageError as error:
                 return 400, {"problem": str(error)}
+
+
+class _HTTPServer(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing about a browser that went away before its response; a closed tab is no fault."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

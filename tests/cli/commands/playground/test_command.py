@@ -6,7 +6,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 import stat
+import struct
+import time
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
@@ -70,6 +73,20 @@ def act(session: Session, *names: str) -> list[dict[str, Any]]:
     for name in names:
         found = session.act(name, {})["requests"]
     return found
+
+
+def test_a_browser_that_goes_away_is_no_fault(browser: Browser, capfd: pytest.CaptureFixture[str]) -> None:
+    """A tab that is closed during an action leaves nothing at the terminal, and the next action works."""
+    browser.open()
+    fields = f"Host: {browser.host}\r\nCookie: {browser.cookie}\r\n{OWN_HEADER}: 1\r\nContent-Length: 2\r\n"
+    host, port = browser.host.split(":")
+    for _ in range(10):
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(f"POST /do/login HTTP/1.1\r\n{fields}\r\n{{}}".encode())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+    assert browser.act("login") == 200
+    time.sleep(0.3)
+    assert capfd.readouterr().err == ""
 
 
 # --- what it shows
