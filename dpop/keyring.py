@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     import os
 
 __all__ = ["KeyringTokenStore"]
+
+_log: Final = logging.getLogger("dpop.tokens")
 
 # Characters per entry: Credential Locker stores 2,560 bytes, in UTF-16.
 _PART_LENGTH: Final = 1_200
@@ -108,11 +111,17 @@ class KeyringTokenStore(LockedStore):
             self._list(account, has_tokens=False)
 
     def accounts(self) -> list[str]:
-        """Return the accounts that have tokens, from an index entry, because keyrings cannot be searched."""
-        try:
-            names = json.loads(self._get(_LIST) or "[]")
-        except ValueError:
-            raise TokenFormatError(f"the keyring's list of accounts of {self._service!r} is damaged") from None
+        """Return the accounts that have tokens, from an index entry, because keyrings cannot be searched.
+
+        :raises TokenFormatError: the index cannot be read.
+        :raises TokenStoreError: there is no keyring, or it is locked.
+        """
+        names = _read_json(self._get(_LIST) or "[]")
+        if not isinstance(names, list):
+            raise TokenFormatError(
+                f"the keyring's list of accounts of {self._service!r} is damaged; the tokens of each account can still"
+                " be loaded by its name, and the next account that is saved or deleted begins a new list"
+            )
         return sorted(name for name in names if isinstance(name, str))
 
     def lock(self, account: str) -> StoreLock:
@@ -146,9 +155,14 @@ class KeyringTokenStore(LockedStore):
 
     def _list(self, account: str, *, has_tokens: bool) -> None:
         with locked(FileLock(self._lock_file(_LIST)), _LIST):
-            names = set(self.accounts())
+            before: set[str] | None = None
+            try:
+                before = set(self.accounts())
+            except TokenFormatError as error:  # the tokens of a login must not be lost for a list of names
+                _log.warning("%s", error)
+            names = before or set()
             changed = names | {account} if has_tokens else names - {account}
-            if changed != names:
+            if changed != before:
                 self._set(_LIST, json.dumps(sorted(changed)))
 
     def _lock_file(self, name: str) -> Path:
@@ -203,12 +217,20 @@ def _part(account: str, slot: int, number: int) -> str:
     return f"{_PARTS}{_digest(account)} {slot} {number}"
 
 
+def _read_json(text: str) -> Any:
+    """Read an entry, which may be a stranger's; ``None`` if it is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _read_head(head: str, where: str) -> tuple[int, int, str]:
     """Read the head entry: the slot, the number of parts and their digest."""
+    facts = _read_json(head)
     try:
-        facts = json.loads(head)
         slot, count, digest = facts["slot"], facts["parts"], facts["digest"]
-    except (ValueError, TypeError, KeyError):
+    except (TypeError, KeyError):
         slot = count = digest = None
     if slot not in _SLOTS or not isinstance(count, int) or not 0 < count <= _MAX_PARTS or not isinstance(digest, str):
         raise TokenFormatError(f"{where} contains no tokens of this package; it was left unchanged")

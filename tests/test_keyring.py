@@ -135,7 +135,7 @@ def failure(store: KeyringTokenStore) -> str | None:
 
 def test_what_is_no_entry_of_ours(store: KeyringTokenStore, backend: Memory) -> None:
     """A stranger's entry, one that is damaged, one with a part missing."""
-    for entry in ("password", '{"a":1}', '["x"]'):
+    for entry in ("password", '{"a":1}', '["x"]', "[" * 100_000):
         backend.entries["dpop-toolkit", "default"] = entry
         with pytest.raises(TokenFormatError, match="left unchanged"):
             store.load()
@@ -147,9 +147,24 @@ def test_what_is_no_entry_of_ours(store: KeyringTokenStore, backend: Memory) -> 
     backend.entries[part] = text[:-1]
     with pytest.raises(TokenFormatError, match="missing or changed"):
         store.load()
-    backend.entries["dpop-toolkit", "\taccounts"] = "{"
-    with pytest.raises(TokenFormatError):
+
+
+@pytest.mark.parametrize("entry", ["{", "5", "null", '{"a":1}', "[" * 100_000])
+def test_a_damaged_list_of_accounts_costs_no_tokens(
+    store: KeyringTokenStore, backend: Memory, caplog: pytest.LogCaptureFixture, entry: str
+) -> None:
+    """It says so, tokens of a new account are saved all the same, and the list begins anew."""
+    store.save(numbered(1), "old")
+    backend.entries["dpop-toolkit", "\taccounts"] = entry
+    with pytest.raises(TokenFormatError, match="list of accounts"):
         store.accounts()
+    assert store.load("old") == numbered(1)
+    store.save(FULL)
+    assert (store.load(), store.accounts()) == (FULL, ["default"])
+    assert "begins a new list" in caplog.text
+    backend.entries["dpop-toolkit", "\taccounts"] = entry
+    store.delete("old")
+    assert store.accounts() == []
 
 
 def test_a_machine_without_a_keyring(tmp_path: Path) -> None:
