@@ -22,6 +22,7 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
+    "keep_for_user",
     "open_regular_file",
     "path_from_home",
     "sync_directory",
@@ -123,6 +124,7 @@ def write_private_file(
     descriptor, temporary = _temporary_file(path.parent, prefix, names)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            keep_for_user(descriptor)
             file.write(data)
             if durable:
                 file.flush()
@@ -134,6 +136,18 @@ def write_private_file(
     finally:
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
+
+
+def keep_for_user(descriptor: int) -> None:
+    """Let the user read and write an own file that was created under a umask of 0400 or more.
+
+    Otherwise this process could write the file, but no process could read it or open it again.
+    """
+    if os.name == "posix":
+        mode = os.fstat(descriptor).st_mode
+        if mode & 0o600 != 0o600:
+            with contextlib.suppress(OSError):  # it may be another user's
+                os.fchmod(descriptor, stat.S_IMODE(mode) | 0o600)
 
 
 def sync_directory(directory: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Final, Self
 
+from dpop._files import keep_for_user
 from dpop._forking import reset_after_fork
 from dpop.errors import TokenLockError, TokenStoreError
 
@@ -77,6 +78,7 @@ class FileLock:
         except OSError as error:
             raise TokenStoreError(f"cannot open the lock {str(self._path)!r}: {error.strerror}") from error
         try:
+            keep_for_user(descriptor)
             # The file may have been removed since it was opened: then other handles lock another file.
             if _lock(descriptor) and self._is_still_named(descriptor):
                 self._descriptor, descriptor = descriptor, -1

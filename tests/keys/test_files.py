@@ -200,7 +200,7 @@ def test_a_new_file_is_for_its_owner_only(tmp_path: Path) -> None:
         "os.umask(int(sys.argv[1]))\n"
         "write_key_file(Path(sys.argv[2]), b'bytes')\n"
     )
-    for umask in (0o000, 0o077):
+    for umask in (0o000, 0o077, 0o777):
         subprocess.run([sys.executable, "-c", code, str(umask), str(path)], cwd=ROOT, check=True, timeout=60)
         assert path.read_bytes() == b"bytes"
         assert mode_of(path) == 0o600

@@ -55,9 +55,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tokens.json"
 
 
-def test_files_are_private(path: Path) -> None:
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_files_are_private(path: Path, umask: int) -> None:
     """Tokens and lock have mode 0600, whatever the umask, also when a wider file is replaced."""
-    before = os.umask(0)
+    before = os.umask(umask)
     try:
         path.write_text("{}")
         path.chmod(0o666)
