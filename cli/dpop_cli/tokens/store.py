@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shlex
 import tempfile
 import threading
@@ -16,6 +17,7 @@ import click
 from click.core import ParameterSource
 
 from dpop import tokens as dpop_tokens
+from dpop._files import write_private_file
 from dpop.errors import (
     DPoPError,
     InvalidTokenResponseError,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Stored", "rescued"]
 
+_ROOM = 16_384  # bytes; tokens need fewer
 _THEN = "make room, and move that file to the store's place"
 _REFUSED = (
     "they must not be used as they are, but their refresh token may be the only valid one; if you trust the server"
@@ -102,12 +105,22 @@ class Stored:
         return tokens
 
     def check_writable(self) -> None:
-        """Check that tokens can be stored, before the user is asked to agree.
+        """Check that tokens can be stored, before the user is asked to agree or a refresh token is used up.
 
         :raises TokenStoreError: they cannot be stored.
         """
+        path = self.store.path
+        trial = path.with_name(f".{path.name}.try")
         with dpop_tokens.locked(self.store.lock(self.account), self.account):
-            pass
+            try:
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, "it is a directory; name a file in it")
+                write_private_file(trial, bytes(_ROOM))
+                trial.unlink(missing_ok=True)
+            except OSError as error:
+                raise TokenStoreError(
+                    f"cannot write the token file {str(path)!r}: {error.strerror}; nothing was sent"
+                ) from error
 
     def keep(self, tokens: TokenSet) -> None:
         """Store new tokens; if that fails, keep them in a file elsewhere and say where."""

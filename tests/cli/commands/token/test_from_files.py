@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import google.oauth2.credentials
 import pytest
-from support.cli_process import invoke, run
+from support.cli_process import environment, invoke, run
 from support.token_commands import load
 
 import dpop
 import dpop.google
 from dpop.testing import DPoPTestServer
+from dpop.tokens import FileTokenStore, TokenSet
 
 
 @pytest.fixture
@@ -178,6 +181,29 @@ def test_another_key_is_refused_before_anything_is_sent(key: dpop.Key) -> None:
     dpop.generate_key().save("other.pem")
     done = invoke("token", "import", write(members), "-k", "other.pem")
     assert (done.exit_code, "nothing was sent" in done.stderr) == (3, True)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_no_refresh_token_is_spent_where_the_new_one_cannot_be_stored(full: bool, key: dpop.Key) -> None:
+    """On a full disk, although the lock is there; and where the store is a directory."""
+    FileTokenStore("tokens.json").save(TokenSet(access_token="a0"))
+    if not full:
+        Path("tokens.json").unlink()
+        Path("tokens.json").mkdir()
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); " if full else "import sys; "
+    begin = f"{limit}sys.argv[0] = 'dpop'; import runpy; runpy.run_module('dpop_cli', run_name='__main__')"
+    with DPoPTestServer(rotate_refresh_tokens=True) as server:
+        members = google_auth_json(
+            client_id=server.client_id,
+            client_secret=server.client_secret,
+            token_uri=server.token_endpoint,
+            refresh_token=server.issue_refresh_token(client_id=server.client_id),
+        )
+        command = [sys.executable, "-c", begin, "token", "import", write(members), "-k", "key.pem"]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+        assert server.requests == []
+    assert (done.returncode, "nothing was sent" in done.stderr) == (3, True), done.stderr
+    assert sorted(path.name for path in Path().glob(".*")) == [".tokens.json.lock"]
 
 
 @pytest.mark.parametrize("rotates", [True, False])
