@@ -31,6 +31,7 @@ __all__ = [
     "hanging",
     "hint",
     "may_color",
+    "printable",
     "show_late_warnings",
     "show_warnings",
     "stopped_by_signals",
@@ -71,8 +72,11 @@ def width_of(name: str, widest: int) -> int:
 
 
 def tell(kind: str, text: str) -> None:
-    """Print a message on stderr; at a terminal, lines break only between words, and the kind has a colour."""
-    message = f"{kind}: {text}"
+    """Print a message on stderr; at a terminal, lines break only between words, and the kind has a colour.
+
+    Control characters, such as those in the name of a file, are printed as escapes.
+    """
+    message = f"{kind}: {printable(text)}"
     if sys.stderr is not None and sys.stderr.isatty():
         import textwrap  # noqa: PLC0415 - only a terminal needs it
 
@@ -81,6 +85,15 @@ def tell(kind: str, text: str) -> None:
         if may_color("stderr"):
             message = click.style(f"{kind}:", **_STYLES[kind]) + message[len(kind) + 1 :]
     click.echo(message, err=True, color=None if may_color("stderr") else False)
+
+
+def printable(text: str) -> str:
+    """Return a text with all characters as escapes that a terminal would obey or not show, except line breaks."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
+    )
 
 
 def hanging(text: str, indent: int) -> str:

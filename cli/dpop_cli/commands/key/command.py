@@ -16,7 +16,7 @@ from dpop._files import path_from_home
 from dpop_cli.commands.key.device import generate_in_device, list_keys
 from dpop_cli.commands.key.rotate import rotate
 from dpop_cli.console.command import Group
-from dpop_cli.console.output import file_names, hint
+from dpop_cli.console.output import file_names, hint, printable
 from dpop_cli.console.secret_input import Secret, secret_options
 from dpop_cli.signing.options import AlgChoice, check_key_source, key_options, load_key
 
@@ -108,7 +108,7 @@ def generate(
         report = {"path": out, "encrypted": password is not None, **_facts(made)}
         click.echo(json.dumps(report, indent=2))
         return
-    name = click.format_filename(out)
+    name = printable(click.format_filename(out))
     click.echo(f"{name}: a new {made.alg} key, {'encrypted' if password is not None else 'not encrypted'}")
     click.echo(f"thumbprint (jkt): {made.thumbprint}")
     if made.alg != made.algs[0]:

@@ -174,6 +174,18 @@ def test_no_token_is_lost_where_nothing_can_be_printed(words: list[str]) -> None
     assert (load().refresh_token, load().refresh_sent_at) == ("r1", None)
 
 
+def test_a_name_that_a_terminal_would_obey_is_shown_as_escapes(plain: DPoPTestServer) -> None:
+    """A store and a key whose names move the cursor."""
+    stored(plain)
+    named = "to\x1b[2Jkens.json"
+    Path("tokens.json").rename(named)
+    done = run("token", "refresh", "--store", named, env=client_file(plain))
+    assert (done.returncode, "'to\\x1b[2Jkens.json'" in done.stderr) == (0, True)
+    made = run("key", "generate", "--out", "k\x1b[2J.pem")
+    assert made.returncode == 0
+    assert "\x1b" not in done.stdout + done.stderr + made.stdout + made.stderr
+
+
 def test_a_narrow_terminal_shows_tokens_in_columns() -> None:
     """What does not fit goes on in its column; a secret is one line, to be copied. A pipe gets one line for each."""
     key = dpop.load_key("key.pem")
