@@ -11,7 +11,9 @@ __all__ = ["REDIS_ERRORS", "describe", "is_down", "unusable"]
 
 # What Python raises in one thread when another thread closes the client in the middle of a command.
 _CLOSED = (OSError, ValueError, AttributeError)
-REDIS_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, *_CLOSED)
+# What it raises for a connection of redis.asyncio that was opened on another event loop, such as one of asyncio.run.
+_OF_ANOTHER_LOOP = (RuntimeError,)
+REDIS_ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, *_CLOSED, *_OF_ANOTHER_LOOP)
 """What a client raises. ``RedisClusterException``, when no node of a cluster responds, is not a ``RedisError``."""
 
 # Redis does not respond, or says that it is not ready: it is loading, or a failover is in progress.
@@ -60,6 +62,10 @@ def unusable(error: Exception) -> ReplayCacheError:
 
 def describe(error: Exception) -> str:
     """Return the message of an error, with a likely cause where the message alone says little."""
+    if isinstance(error, UnicodeError):
+        return "a value there is not UTF-8 text; look who else writes under this prefix"
+    if isinstance(error, _OF_ANOTHER_LOOP):
+        return f"{error}; a client of redis.asyncio belongs to one event loop: make it there"
     if isinstance(error, _CLOSED):
         return f"{type(error).__name__}: {error}; was the client closed while it was in use?"
     return str(error)

@@ -333,6 +333,28 @@ def test_a_wrong_password_is_not_an_outage() -> None:
                 assert "wrong-" not in str(caught.value)
 
 
+@pytest.mark.parametrize("choice", ["refuse", "accept"])
+def test_a_client_of_another_event_loop_says_so(redis_url: str, choice: Any) -> None:
+    """Such as one that was checked by asyncio.run before the server began its own loop: a 503, and no bare error."""
+    client = redis.asyncio.Redis.from_url(redis_url)
+    cache = AsyncRedisReplayCache(client, when_down=choice)
+    soon = time.time() + 90
+    with asyncio.Runner() as first:
+        for ask in (cache.check, lambda: cache.add("a.1", soon), lambda: cache.add_unbound("a.2", soon)):
+            first.run(cache.check())
+            with pytest.raises(ReplayCacheError, match="belongs to one event loop"):
+                asyncio.run(ask())
+        first.run(client.aclose())
+
+
+def test_a_value_that_is_no_text(client: redis.Redis, redis_url: str) -> None:
+    """A stranger's, read by a client that decodes."""
+    client.set("dpop:once:a.1", b"\xff")
+    with redis.Redis.from_url(redis_url, decode_responses=True) as decoding:
+        with pytest.raises(ReplayCacheError, match="not UTF-8 text; look who else"):
+            RedisReplayCache(decoding, when_down="accept").add("a.1", time.time() + 90)
+
+
 @pytest.mark.parametrize(
     ("pools", "more"), [(redis.ConnectionPool, {}), (redis.BlockingConnectionPool, {"timeout": 0.05})]
 )
