@@ -13,6 +13,7 @@ from mcp.server.auth.provider import AccessToken, TokenVerifier
 from dpop.asgi import Application, DPoPMiddleware, Receive, Scope, Send, access
 from dpop.errors import UsageError
 from dpop.server import Access, ProtectedResource
+from dpop.server._credentials import read_scheme
 
 __all__ = ["VerifiedAccess", "protect"]
 
@@ -79,13 +80,14 @@ class _Bridge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection (ASGI 3)."""
-        fields = [value for name, value in scope.get("headers", ()) if name.lower() == b"authorization"]
-        if scope["type"] != "http" or not fields:
+        # On a public path there may be none, or another scheme: clients authenticate with Basic at a token endpoint.
+        if scope["type"] not in {"http", "websocket"} or read_scheme(scope["headers"]) is None:
             await self._app(scope, receive, send)
             return
         admitted = await access(scope)
         if self._required:
             admitted.require_scope(self._required)
+        fields = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
         token = fields[0].split(None, 1)[1].strip()
         headers = [pair for pair in scope["headers"] if pair[0].lower() != b"authorization"]
         headers.append((b"authorization", b"Bearer " + token))

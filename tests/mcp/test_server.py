@@ -74,6 +74,59 @@ def test_a_missing_scope_is_refused_with_the_right_scheme() -> None:
     assert 'error="insufficient_scope"' in response.headers["www-authenticate"]
 
 
+def test_a_websocket_needs_the_scope_too() -> None:
+    """Of an application that contains the SDK's."""
+    key, sent = dpop.generate_key(), list[str]()
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    resource = ProtectedResource(
+        ProofVerifier(replay=MemoryReplayCache()),
+        url="https://mcp.example",
+        token=lambda token: {"cnf": {"jkt": key.thumbprint}, "scope": token},
+    )
+    for token in ("read", "write"):
+        proof = dpop.create_proof(key, "GET", URL, access_token=token)
+        fields = [(b"authorization", f"DPoP {token}".encode()), (b"dpop", proof.encode())]
+        scope = {"type": "websocket", "path": "/mcp", "raw_path": b"/mcp", "query_string": b"", "headers": fields}
+        asyncio.run(protect(app, resource, required_scopes=["write"])(scope, receive, send))
+    assert sent == ["websocket.close", "websocket.accept"]
+
+
+def test_a_client_authenticates_with_basic_on_a_public_path() -> None:
+    """Such as the token endpoint of the SDK's own authorization server: the login is not taken for a missing token."""
+    seen: list[dict[bytes, bytes]] = []
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        seen.append(dict(scope["headers"]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    resource = ProtectedResource(
+        ProofVerifier(replay=MemoryReplayCache()),
+        url="https://mcp.example",
+        token=lambda _token: None,
+        public=lambda path: path == "/token",
+    )
+
+    async def work() -> list[int]:
+        transport = httpx2.ASGITransport(app=protect(app, resource, required_scopes=["write"]))  # type: ignore[arg-type]
+        async with httpx2.AsyncClient(transport=transport, timeout=60, base_url="https://mcp.example") as client:
+            places = ("/token", "/mcp")
+            return [(await client.post(place, auth=("client", "secret"))).status_code for place in places]
+
+    assert asyncio.run(work()) == [200, 401]
+    [fields] = seen
+    assert fields[b"authorization"].startswith(b"Basic ")
+
+
 def test_one_text_is_no_list_of_scopes() -> None:
     """Its letters would be required."""
     with pytest.raises(UsageError, match="list of scopes"):
