@@ -17,9 +17,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+import anyio
 import httpx2
 from mcp.client.auth import OAuthClientProvider
 
+from dpop._httpx.bodies import in_memory
 from dpop._tracebacks import hide_frames
 from dpop.client._challenge import challenges
 from dpop.client._prover import Prover
@@ -39,6 +41,7 @@ __all__ = ["http_client"]
 _log = logging.getLogger("dpop.mcp")
 _TIMEOUT: Final = httpx2.Timeout(30.0, read=300.0)  # as the SDK's own: a stream may be silent for long
 _SECRETS: Final = frozenset({"code", "code_verifier", "refresh_token", "client_secret", "client_assertion"})
+_TOKEN_SECONDS: Final = 60.0  # for a token response, which nobody may interrupt
 _EXPIRED: Final = 1.0  # for the provider's expiry time, where 0 means that it is unknown
 
 
@@ -88,7 +91,14 @@ class _Transport(AsyncDPoPTransport):
         if marked is not None and marked != _origin(request):
             request.extensions = {name: value for name, value in request.extensions.items() if name != "dpop"}
             request.headers.pop("authorization", None)
-        return await super().handle_async_request(request)
+        if not _is_token_request(request):
+            return await super().handle_async_request(request)
+        # A refresh token or code is used up by then. A session that ends must not lose what came for it.
+        with anyio.move_on_after(_TOKEN_SECONDS, shield=True):
+            response = await super().handle_async_request(request)
+            await response.aread()
+            return response
+        raise httpx2.ReadTimeout(f"no token response came within {_TOKEN_SECONDS:.0f} s", request=request)
 
 
 class _BoundTokens(httpx2.Auth):
@@ -144,7 +154,9 @@ class _BoundTokens(httpx2.Auth):
                             break
                         self._check_scheme(received)
                     try:
-                        outgoing = await flow.asend(received)
+                        # Until new tokens are in the storage, the caller's cancellation waits.
+                        with anyio.CancelScope(shield=outgoing is not request and _is_token_request(outgoing)):
+                            outgoing = await flow.asend(received)
                     except StopAsyncIteration:
                         return
 
@@ -278,7 +290,7 @@ def _told(response: httpx2.Response) -> dict[str, dict[str, str | None]]:
 def _is_token_request(request: httpx2.Request) -> bool:
     kind = request.headers.get("content-type", "")
     is_form = request.method == "POST" and kind.lower().startswith("application/x-www-form-urlencoded")
-    return is_form and b"grant_type=" in request.content
+    return is_form and b"grant_type=" in (in_memory(request) or b"")
 
 
 async def _naming_key(handler: Callable[[str], Awaitable[None]], thumbprint: str, url: str) -> None:

@@ -9,11 +9,13 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import anyio
 import pytest
 from mcp.client.auth import OAuthClientProvider, OAuthFlowError
 from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
@@ -262,6 +264,36 @@ def test_a_second_refresh_needs_no_discovery(world: World) -> None:
     assert sum("/.well-known/" in request.target for request in world.recorder.requests) == 2
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("moment", ["before the response", "while it is stored"])
+def test_a_session_that_ends_loses_no_refresh_token(world: World, backend: str, moment: str) -> None:
+    """What came for a used refresh token is stored, although the request is cancelled meanwhile."""
+    sent, world.tokens, provider = threading.Event(), [bound(2)], world.provider(stored("at-0"))
+    storage: Any = provider.context.storage
+    keep = storage.set_tokens
+
+    async def set_tokens(tokens: OAuthToken) -> None:
+        sent.set()
+        await anyio.sleep(0.1)
+        await keep(tokens)
+
+    def before(request: Received) -> None:
+        if request.target == "/token" and moment == "before the response":
+            sent.set()
+            time.sleep(0.1)
+
+    async def work() -> None:
+        async with http_client(dpop.generate_key(), provider) as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(client.post, f"{world.server}/mcp")
+            while not sent.is_set():  # noqa: ASYNC110 - a thread sets it
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+
+    world.before, storage.set_tokens = before, set_tokens
+    anyio.run(work, backend=backend)
+    assert storage.tokens.refresh_token == "rt-2"
+
+
 def test_a_login_follows_when_the_refresh_fails(world: World) -> None:
     """The refresh token is dead too."""
     world.tokens = [{"error": "invalid_grant"}, bound(1)]
@@ -363,6 +395,23 @@ def test_requests_do_not_wait_for_each_other(world: World) -> None:
     provider.context.current_tokens = stored("at-1")
     assert run(work) == [200] * 5
     assert len({request.one("DPoP") for request in world.calls()}) == 5
+
+
+def test_a_form_that_can_be_read_once_is_sent(world: World) -> None:
+    """The user's own; it is not looked into."""
+
+    async def form() -> AsyncIterator[bytes]:
+        yield b"grant_type=x"
+
+    async def work() -> int:
+        async with http_client(dpop.generate_key(), provider) as client:
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            return (await client.post(f"{world.server}/mcp", content=form(), headers=headers)).status_code
+
+    provider = world.provider()
+    provider.context.current_tokens = stored("at-1")
+    assert run(work) == 200
+    assert world.calls()[-1].body == b"grant_type=x"
 
 
 def test_many_refused_requests_share_one_refresh(world: World) -> None:
