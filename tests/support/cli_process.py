@@ -124,9 +124,9 @@ class AtTerminal:
         while text not in self.shown:
             assert self._read(), f"{text!r} was expected at the terminal, which shows {self.shown!r}"
 
-    def type(self, text: str) -> None:
-        """Type the text."""
-        os.write(self._master, text.encode())
+    def type(self, text: str | bytes) -> None:
+        """Type the text; bytes are those of a terminal with another encoding."""
+        os.write(self._master, text.encode() if isinstance(text, str) else text)
 
     def end(self) -> int:
         """Read the remaining output and return the exit status."""

@@ -142,7 +142,13 @@ class Secret(NamedTuple):
                 f"there is no terminal to ask for the {what or self.name} at;"
                 f" use --{self.name}-file or --{self.name}-env"
             )
-        entered: str = click.prompt(question, hide_input=True, confirmation_prompt=confirm, err=True)
+        try:
+            entered: str = click.prompt(question, hide_input=True, confirmation_prompt=confirm, err=True)
+        except UnicodeDecodeError:
+            raise click.UsageError(
+                f"what was typed is not text in {sys.getfilesystemencoding()}; is the terminal set to another encoding?"
+                f" --{self.name}-file takes UTF-8"
+            ) from None
         return entered
 
 

@@ -282,6 +282,16 @@ def test_a_new_password_is_asked_for_twice(tmp_path: Path) -> None:
     assert dpop.load_key(tmp_path / "key.pem", password="typed1").alg == "ES256"
 
 
+def test_a_password_in_another_encoding(tmp_path: Path) -> None:
+    """A terminal that is set to Latin-1 sends bytes that are no UTF-8: an error, and no key."""
+    with AtTerminal("key", "generate", "--password-prompt", cwd=tmp_path, env={"PYTHONUTF8": "1"}) as terminal:
+        terminal.see("new key: ")
+        terminal.type(b"gr\xfcn\n")
+        assert terminal.end() == 2
+    assert "not text in utf-8" in terminal.shown
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- help
 
 
