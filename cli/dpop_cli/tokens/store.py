@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shlex
 import tempfile
 import threading
@@ -17,7 +18,6 @@ import click
 from click.core import ParameterSource
 
 from dpop import tokens as dpop_tokens
-from dpop._files import write_private_file
 from dpop.errors import (
     DPoPError,
     InvalidTokenResponseError,
@@ -110,13 +110,19 @@ class Stored:
         :raises TokenStoreError: they cannot be stored.
         """
         path = self.store.path
-        trial = path.with_name(f".{path.name}.try")
-        with dpop_tokens.locked(self.store.lock(self.account), self.account):
+        with dpop_tokens.locked(self.store.lock(self.account), self.account) as lock:
+            trial = Path(str(lock.name)).with_suffix(".try")  # nobody else has it while the lock is held
             try:
                 if path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, "it is a directory; name a file in it")
-                write_private_file(trial, bytes(_ROOM))
                 trial.unlink(missing_ok=True)
+                try:
+                    with trial.open("xb") as file:
+                        file.write(bytes(_ROOM))
+                        file.flush()
+                        os.fsync(file.fileno())
+                finally:
+                    trial.unlink(missing_ok=True)
             except OSError as error:
                 raise TokenStoreError(
                     f"cannot write the token file {str(path)!r}: {error.strerror}; nothing was sent"
