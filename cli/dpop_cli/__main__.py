@@ -13,17 +13,22 @@ __all__ = ["run"]
 
 # A command makes fewer objects than this, and no garbage. Collecting would take a twentieth of its time.
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
+_INTERRUPTED = 128 + 2
 
 
 def run() -> None:
     """Run the command in ``sys.argv`` and end the process."""
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    from dpop_cli.main import main  # noqa: PLC0415 - not before the line above
-
     try:
+        from dpop_cli.main import main  # noqa: PLC0415 - not before the line above
+
         main(prog_name="dpop")
     except SystemExit as end:
         _leave(end)
+    except KeyboardInterrupt:  # Ctrl-C while the program is still loading, before main() can say so itself
+        if sys.stderr is not None:
+            sys.stderr.write("Interrupted.\n")
+        _leave(SystemExit(_INTERRUPTED))
 
 
 def _leave(end: SystemExit) -> None:

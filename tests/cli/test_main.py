@@ -329,6 +329,27 @@ def test_a_reader_that_has_gone_ends_it_quietly() -> None:
     assert done.returncode == 141
 
 
+_INTERRUPTED_WHILE_LOADING = """
+import sys
+from dpop_cli.__main__ import run
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "dpop_cli.main":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Finder())
+run()
+"""
+
+
+def test_an_interrupt_while_the_program_is_loading() -> None:
+    """Ctrl-C in the first moments is status 130, too, and no traceback."""
+    command = [sys.executable, "-c", _INTERRUPTED_WHILE_LOADING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
 def test_closed_stdout_is_said() -> None:
     """With stdout closed nothing is done, for the next file opened would get every print."""
     done = run("--help", shell=">&-")
