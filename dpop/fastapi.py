@@ -20,6 +20,7 @@ from dpop.server import Access
 
 with extra("fastapi"):
     from fastapi.openapi.models import HTTPBase
+    from fastapi.security import SecurityScopes
     from fastapi.security.base import SecurityBase
     from starlette.requests import HTTPConnection
 
@@ -49,21 +50,25 @@ REFUSALS_IN_OPENAPI: Final[dict[int | str, dict[str, Any]]] = {
 class DPoPAccess(SecurityBase):
     """A dependency that admits the request, or raises an error that the middleware turns into a response.
 
-    :param scope: space-separated scopes that the token must have.
+    :param scope: space-separated scopes that the token must have, besides those of ``Security(..., scopes=[...])``.
     """
 
     def __init__(self, scope: str = "") -> None:
         description = "An access token bound to a key, with a proof (RFC 9449)"
         self.model: HTTPBase = HTTPBase(scheme="DPoP", description=description)
         self.scheme_name: str = "DPoP"
-        self._admit = require_access(scope)
+        self._scope = scope
 
-    async def __call__(self, connection: HTTPConnection) -> Access:
-        """Return the access of the request."""
-        return await self._admit(connection)
+    async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes | None = None) -> Access:
+        """Return the access of the request.
 
-    # The type itself: older versions of FastAPI look up no names if the dependency is an object.
-    __call__.__annotations__["connection"] = HTTPConnection
+        :param security_scopes: FastAPI gives it; further scopes that the token must have.
+        """
+        further = "" if security_scopes is None else security_scopes.scope_str
+        return await require_access(f"{self._scope} {further}".strip())(connection)
+
+    # The types themselves: older versions of FastAPI look up no names if the dependency is an object.
+    __call__.__annotations__.update(connection=HTTPConnection, security_scopes=SecurityScopes)
 
 
 def __dir__() -> list[str]:

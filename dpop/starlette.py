@@ -29,7 +29,8 @@ __all__ = ["require_access"]
 def require_access(scope: str = "") -> Callable[[HTTPConnection], Awaitable[Access]]:
     """Return a dependency that admits the request, or raises an error that the middleware turns into a response.
 
-    :param scope: space-separated scopes that the token must have.
+    :param scope: space-separated scopes that the token must have. It does not see those of FastAPI's
+        ``Security(..., scopes=[...])``: for these take :class:`dpop.fastapi.DPoPAccess`.
     :returns: a function that takes the request and returns its :class:`~dpop.server.Access`.
     """
 
