@@ -117,7 +117,13 @@ class AtTerminal:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        os.close(self._master)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the terminal, as a person closes its window."""
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
 
     def see(self, text: str) -> None:
         """Wait until the terminal shows the text."""

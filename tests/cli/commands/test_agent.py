@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.agents import API, socket_folder
-from support.cli_process import DPOP, environment, invoke, run
+from support.cli_process import DPOP, AtTerminal, environment, invoke, run
 from support.recorder import Received, Recorder, Response, challenge
 
 import dpop
@@ -130,6 +130,17 @@ def test_signals(folder: Path) -> None:
     assert not (folder / "dpop" / "agent.sock").exists()
     with pytest.raises(AgentUnavailableError):
         client.request("status")
+
+
+def test_it_ends_with_its_terminal(folder: Path) -> None:
+    """In the foreground: nobody could end it there any more, nor read its audit log, without which it does not sign."""
+    command = ["agent", "--key", "work=key.pem", "--origin", API]
+    with AtTerminal(*command, cwd=folder) as terminal:
+        terminal.see("Ctrl-C ends it")
+        assert invoke("proof", "GET", URL, "--key", "agent:work").exit_code == 0
+        terminal.hang_up()
+        assert terminal.process.wait(30) == 0
+    assert not (folder / "dpop" / "agent.sock").exists()
 
 
 # Does what systemd does: passes a listening socket as descriptor 3, tells the process so, and becomes dpop agent.

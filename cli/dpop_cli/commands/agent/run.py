@@ -71,7 +71,7 @@ def run_agent(options: AgentOptions, ready: Callable[[], None] | None = None) ->
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(options.path, group=group))
         agent = Agent(rules, read=reader, ask=_asking(options.password), audit=audit, logins=_logins(options.logins))
-        stack.enter_context(_signals_to(agent))
+        stack.enter_context(_signals_to(agent, at_terminal=ready is None and _is_at_terminal()))
         where = listener.getsockname()
         if ready is None:
             click.echo(f"The agent listens at {where}; Ctrl-C ends it.", err=True)
@@ -179,8 +179,18 @@ def _group(name: str) -> int:
         raise click.UsageError("--socket-group names no group of this system") from None
 
 
+def _is_at_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextlib.contextmanager
-def _signals_to(agent: Agent) -> Iterator[None]:
+def _signals_to(agent: Agent, *, at_terminal: bool) -> Iterator[None]:
+    def hung_up() -> None:
+        if at_terminal and not _is_at_terminal():
+            agent.stop()  # its terminal is gone, and with it the person who could end it, and the audit log
+        else:
+            reload()
+
     def reload() -> None:
         problem = agent.reload()
         tell("Warning", f"the rules did not change: {problem}") if problem else click.echo("Rules read.", err=True)
@@ -188,7 +198,7 @@ def _signals_to(agent: Agent) -> Iterator[None]:
     handlers: dict[int, Any] = {
         signal.SIGINT: lambda *_: agent.stop(),
         signal.SIGTERM: lambda *_: agent.stop(),
-        signal.SIGHUP: lambda *_: threading.Thread(target=reload, daemon=True).start(),
+        signal.SIGHUP: lambda *_: threading.Thread(target=hung_up, daemon=True).start(),
     }
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
