@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, overload
 
 import click
 
 from dpop.tokens import TokenSet
-from dpop_cli.console.output import TITLE, hanging
+from dpop_cli.console.output import TITLE, hanging, printable
 
 __all__ = ["as_facts", "as_line", "as_lines", "duration", "moment", "print_lines"]
 
@@ -33,22 +33,31 @@ def as_lines(tokens: TokenSet, account: str, *, secrets: bool, now: float | None
     bound = f"{tokens.jkt} ({tokens.key_reference})" if tokens.key_reference else tokens.jkt
     rows: list[tuple[str, str | None]] = [
         ("account", account),
-        ("access token", f"{tokens.token_type}, {_expiry(tokens.expires_at, now)}"),
+        ("access token", f"{_clean(tokens.token_type)}, {_expiry(tokens.expires_at, now)}"),
         ("refresh token", refresh),
         ("id token", _id_token(tokens)),
-        ("scope", tokens.scope),
-        ("resource", " ".join(tokens.resource)),
-        ("key", bound),
-        ("client", tokens.client_id),
-        ("from", tokens.token_endpoint),
+        ("scope", _clean(tokens.scope)),
+        ("resource", _clean(" ".join(tokens.resource))),
+        ("key", _clean(bound)),
+        ("client", _clean(tokens.client_id)),
+        ("from", _clean(tokens.token_endpoint)),
     ]
     if tokens.refusal:
-        rows.append(("refused", f"{tokens.refusal.get('message', 'yes')} (dpop token login)"))
+        rows.append(("refused", f"{_clean(str(tokens.refusal.get('message', 'yes')))} (dpop token login)"))
     elif tokens.refresh_sent_at is not None:
         rows.append(("note", f"a refresh began at {moment(tokens.refresh_sent_at)}; its outcome is not known"))
     if secrets:
-        rows += [(name, getattr(tokens, name)) for name in _SECRETS[:3]]
+        rows += [(name, _clean(getattr(tokens, name))) for name in _SECRETS[:3]]
     return [f"{name:<{_COLUMN - 1}} {value}" for name, value in rows if value]
+
+
+@overload
+def _clean(text: str) -> str: ...
+@overload
+def _clean(text: str | None) -> str | None: ...
+def _clean(text: str | None) -> str | None:
+    """Return a text that a server may have chosen, in one line and with control characters as escapes."""
+    return text and printable(text).replace("\n", "\\n")
 
 
 def _id_token(tokens: TokenSet) -> str | None:
@@ -59,15 +68,15 @@ def _id_token(tokens: TokenSet) -> str | None:
 
 def as_line(tokens: TokenSet, account: str, *, now: float | None = None) -> str:
     """Stored tokens in one line, for people."""
-    parts = [f"{tokens.token_type}, {_expiry(tokens.expires_at, time.time() if now is None else now)}"]
+    parts = [f"{_clean(tokens.token_type)}, {_expiry(tokens.expires_at, time.time() if now is None else now)}"]
     if tokens.refusal:
         parts.append("refused (dpop login)")
     else:
         parts.append("can be refreshed" if tokens.refresh_token else "no refresh token")
     if tokens.scope:
-        parts.append(tokens.scope)
+        parts.append(_clean(tokens.scope))
     if tokens.jkt:
-        parts.append(f"key {tokens.key_reference or tokens.jkt}")
+        parts.append(f"key {_clean(tokens.key_reference or tokens.jkt)}")
     return f"{account:<{_COLUMN - 1}} {'; '.join(parts)}"
 
 

@@ -186,6 +186,19 @@ def test_a_name_that_a_terminal_would_obey_is_shown_as_escapes(plain: DPoPTestSe
     assert "\x1b" not in done.stdout + done.stderr + made.stdout + made.stderr
 
 
+def test_what_a_server_chose_does_not_reach_a_terminal_as_it_is() -> None:
+    """A scope and tokens that would move the cursor, or be lines of their own."""
+    evil = "\x1b[2J\x07\nrefresh token  none"
+    FileTokenStore("tokens.json").save(
+        TokenSet(access_token=f"a{evil}", refresh_token=f"r{evil}", scope=f"read{evil}", client_id=f"c{evil}")
+    )
+    for words in (["tokens"], ["token", "show"], ["token", "show", "--secrets"], ["token", "show", "--json"]):
+        shown = run(*words).stdout
+        assert not {"\x1b", "\x07"} & set(shown)
+        assert not re.search(r"^refresh token +none", shown, re.MULTILINE)
+        assert "read\\" in shown
+
+
 def test_a_narrow_terminal_shows_tokens_in_columns() -> None:
     """What does not fit goes on in its column; a secret is one line, to be copied. A pipe gets one line for each."""
     key = dpop.load_key("key.pem")
