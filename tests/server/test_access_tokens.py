@@ -586,6 +586,7 @@ DOWN: dict[str, Callable[[Received], Response]] = {
     "deep": lambda _: Response(200, [], b"[" * 100_000),
     "redirect-http": lambda _: Response(302, [("Location", "http://elsewhere.example/jwks")]),
     "redirect-file": lambda _: Response(302, [("Location", "file:///etc/passwd")]),
+    "redirect-broken": lambda _: Response(302, [("Location", "https://[/")]),
     "redirect-loop": lambda _: Response(302, [("Location", "/again")]),
     "long-field": lambda _: Response(200, [("X", "y" * 70_000)], b"{}"),
     "many-fields": lambda _: Response(200, [(f"X{number}", "y") for number in range(200)], b"{}"),

@@ -163,6 +163,11 @@ def test_a_browser_is_not_sent_just_anywhere(server: DPoPTestServer, changes: di
     assert response.field("Location") is None
 
 
+def test_a_redirect_uri_with_half_a_bracket(server: DPoPTestServer) -> None:
+    """Python's parser of URLs refuses it; the server takes any, and does not fail."""
+    assert authorize(server, redirect_uri="http://[/").status == 302
+
+
 def test_what_the_user_grants_may_be_less(server: DPoPTestServer) -> None:
     """The lever granted_scope limits what any request gets."""
     server.levers.granted_scope = "write delete"

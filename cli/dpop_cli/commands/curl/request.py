@@ -156,7 +156,11 @@ class CurlRequest(NamedTuple):
         :param words: the original command line, with ``--post301`` and similar options.
         :raises InvalidTargetError: a proof cannot name the new URL.
         """
-        url = _final(urljoin(self.url, location))
+        try:
+            joined = urljoin(self.url, location)
+        except ValueError:  # such as for http://[/
+            raise InvalidTargetError("the Location of the response is not a URL") from None
+        url = _final(joined)
         kept = self.words.without((*(_DATA if self.words.is_on("get") else ()), "get", "url-query"))
         drops_body = (
             status in {301, 302, 303} and self.words.has(*_DATA, *_FORM) and not words.is_on(f"post{status}")

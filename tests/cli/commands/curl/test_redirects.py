@@ -92,7 +92,7 @@ def test_heads_of_all_hops_are_shown(server: Recorder, args: list[str]) -> None:
     assert (Path("heads.txt").read_bytes() if "heads.txt" in args else b"") == theirs
 
 
-@pytest.mark.parametrize("where", ["other name", "other port", "user", "scheme", "nowhere"])
+@pytest.mark.parametrize("where", ["other name", "other port", "user", "scheme", "nowhere", "broken"])
 def test_no_redirect_leaves_the_origin(server: Recorder, where: str) -> None:
     """The other server gets no request at all; the answer that leads there is shown, and a hint."""
     with Recorder(lambda _: Response(200, [], b"stolen")) as evil:
@@ -102,6 +102,7 @@ def test_no_redirect_leaves_the_origin(server: Recorder, where: str) -> None:
             "user": server.origin.replace("//", "//user:pa55@"),
             "scheme": server.url("/").replace("http:", "https:"),
             "nowhere": "file:///etc/passwd",
+            "broken": "http://[/",
         }[where]
         server.handler = script(redirect(location))
         result = invoke("curl", "--token-file", "token.txt", "-s", "-L", server.url("/a"))
