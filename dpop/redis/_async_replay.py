@@ -98,6 +98,9 @@ class AsyncRedisReplayCache(ReplayMarks):
         except REDIS_ERRORS as error:
             self._continue_without_redis(error)
             return True if self._fallback is None else await awaited(self._fallback.add(key, expires_at))
+        except BaseException:
+            self._interrupted()
+            raise
         return self._is_new(before, mark[1])
 
     async def add_unbound(self, key: str, expires_at: float) -> bool:
@@ -114,6 +117,9 @@ class AsyncRedisReplayCache(ReplayMarks):
         except REDIS_ERRORS as error:
             self._continue_without_redis(error)
             return True if self._fallback is None else await awaited(add_unbound_of(self._fallback)(key, expires_at))
+        except BaseException:
+            self._interrupted()
+            raise
         self._refuse_more(counted)
         return await self.add(key, expires_at)
 

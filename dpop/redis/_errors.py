@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import redis
 from redis import exceptions
 
 from dpop.errors import ReplayCacheError
 
-__all__ = ["REDIS_ERRORS", "describe", "is_down", "unusable"]
+__all__ = ["REDIS_ERRORS", "close_idle_connections", "describe", "is_down", "is_from_redis", "unusable"]
 
 # What Python raises in one thread when another thread closes the client in the middle of a command.
 _CLOSED = (OSError, ValueError, AttributeError)
@@ -36,6 +39,24 @@ _NOT_DOWN = (
 # Messages for a full pool. Before redis-py 7.2.1, the asyncio ConnectionPool raises a plain ConnectionError with the
 # first message. A BlockingConnectionPool whose wait timed out still raises one with the second message.
 _POOL_IS_FULL = ("Too many connections", "No connection available.")
+
+
+def is_from_redis(error: BaseException) -> bool:
+    """Whether the client itself raised this error, so that its connection is as it should be."""
+    return isinstance(error, exceptions.RedisError | exceptions.RedisClusterException)
+
+
+def close_idle_connections(client: Any) -> None:
+    """Close the idle connections of a client after an exception that is none of Redis, such as a signal handler's.
+
+    It may have come between a command and its answer. Then the connection is in the pool again, and the next command on
+    it would take that answer for its own: a proof would pass twice, or two hosts have one lease. A client of
+    ``redis.asyncio`` closes the connection itself.
+    """
+    nodes: Any = getattr(client, "get_nodes", list)() if isinstance(client, redis.RedisCluster) else []
+    for each in (client, *(node.redis_connection for node in nodes)):
+        if isinstance(each, redis.Redis):
+            each.connection_pool.disconnect(inuse_connections=False)
 
 
 def is_down(error: Exception) -> bool:

@@ -96,6 +96,9 @@ class RedisReplayCache(ReplayMarks):
         except REDIS_ERRORS as error:
             self._continue_without_redis(error)
             return True if self._fallback is None else self._fallback.add(key, expires_at)
+        except BaseException:
+            self._interrupted()
+            raise
         return self._is_new(before, mark[1])
 
     def add_unbound(self, key: str, expires_at: float) -> bool:
@@ -112,6 +115,9 @@ class RedisReplayCache(ReplayMarks):
         except REDIS_ERRORS as error:
             self._continue_without_redis(error)
             return True if self._fallback is None else add_unbound_of(self._fallback)(key, expires_at)
+        except BaseException:
+            self._interrupted()
+            raise
         self._refuse_more(counted)
         return self.add(key, expires_at)
 

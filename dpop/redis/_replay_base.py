@@ -14,7 +14,7 @@ import redis
 import redis.asyncio
 
 from dpop.errors import ArgumentTypeError, ReplayCacheError, UsageError
-from dpop.redis._errors import is_down, unusable
+from dpop.redis._errors import close_idle_connections, is_down, is_from_redis, unusable
 from dpop.server import AsyncReplayCache, ReplayCache
 
 __all__ = [
@@ -40,6 +40,8 @@ ACKNOWLEDGE_WITHIN = 0.25
 
 class ReplayMarks:
     """The base of both caches; they add how a command is sent."""
+
+    _client: Any
 
     def __init__(
         self,
@@ -116,6 +118,9 @@ class ReplayMarks:
             pipeline.set(name, mine, px=life, nx=True, get=True)
         pipeline.wait(self._acknowledged_by, self._acknowledge_ms)
 
+    def _interrupted(self) -> None:
+        close_idle_connections(self._client)
+
     def _for_check(self) -> tuple[str, str, int]:
         return f"{self._prefix}check:{secrets.token_urlsafe(9)}", "check", _CHECK_MS
 
@@ -156,6 +161,8 @@ class ReplayMarks:
         :raises ReplayCacheError: the operator chose to refuse, or Redis responds but cannot do the command: an
             attacker who fills Redis must not switch off the protection.
         """
+        if not is_from_redis(error):
+            self._interrupted()
         if self._when_down == "refuse" or not is_down(error):
             raise unusable(error) from error
         if not self._was_down:

@@ -15,7 +15,7 @@ import redis
 
 from dpop._tracebacks import hide_frames
 from dpop.errors import ArgumentTypeError, TokenStoreError, UsageError
-from dpop.redis._errors import REDIS_ERRORS, describe, is_down
+from dpop.redis._errors import REDIS_ERRORS, close_idle_connections, describe, is_down, is_from_redis
 from dpop.tokens._records import Sealer, read_record, write_record
 from dpop.tokens._stores import DEFAULT_ACCOUNT, StoreLock, check_account, locked
 from dpop.tokens._token_set import TokenSet
@@ -180,8 +180,12 @@ class RedisTokenStore:
         execute: Any = self._client.execute_command
         try:
             return execute(*command)
-        except REDIS_ERRORS as error:
-            raise _unusable(error) from error
+        except BaseException as error:
+            if not is_from_redis(error):
+                close_idle_connections(self._client)
+            if isinstance(error, REDIS_ERRORS):
+                raise _unusable(error) from error
+            raise
 
 
 class _Lease:

@@ -19,6 +19,7 @@ import redis.asyncio
 import redis.asyncio.retry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from support.interrupted_redis import InterruptedOnce, Stop
 from support.redis_server import RedisServer, losing_the_first_answer, running_redis
 from support.redis_verifiers import URL, verify_in_a_process
 
@@ -331,6 +332,24 @@ def test_a_wrong_password_is_not_an_outage() -> None:
                     cache.add("a.1", time.time() + 90)
                 assert "right-" not in str(caught.value)
                 assert "wrong-" not in str(caught.value)
+
+
+@pytest.mark.parametrize("raising", [Stop, RuntimeError, TimeoutError])
+@pytest.mark.parametrize("method", ["add", "add_unbound"])
+def test_an_interrupted_command_does_not_answer_for_the_next(
+    redis_url: str, method: str, raising: type[BaseException]
+) -> None:
+    """A proof passes once, and a new one is no replay, also after a signal handler that raises."""
+    pool = redis.ConnectionPool.from_url(redis_url, connection_class=InterruptedOnce)
+    with redis.Redis(connection_pool=pool) as client:
+        cache = RedisReplayCache(client, when_down="refuse")
+        add = getattr(cache, method)
+        soon = time.time() + 90
+        assert add("used", soon) is True
+        InterruptedOnce.raising = raising
+        with pytest.raises((raising, ReplayCacheError)):
+            add("interrupted", soon)
+        assert [add(key, soon) for key in ("used", "new", "used", "new")] == [False, True, False, False]
 
 
 @pytest.mark.parametrize("choice", ["refuse", "accept"])

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import redis
+from support.interrupted_redis import InterruptedOnce, Stop
 from support.recorder import Received, Recorder, Response
 from support.redis_server import RedisServer, running_cluster, running_redis
 from support.rotating_server import RotatingServer
@@ -116,6 +117,23 @@ class ClosedOnce(redis.UnixDomainSocketConnection):
             self.closing.clear()
             self.disconnect()
         return super().read_response(*arguments, **options)
+
+
+@pytest.mark.parametrize("raising", [Stop, RuntimeError])
+def test_an_interrupted_command_does_not_answer_for_the_next(redis_url: str, raising: type[BaseException]) -> None:
+    """After a signal handler that raises, nobody has a lease that another one holds, or another's tokens."""
+    pool = redis.ConnectionPool.from_url(redis_url, connection_class=InterruptedOnce)
+    with redis.Redis(connection_pool=pool) as client:
+        store = RedisTokenStore(client)
+        store.save(FULL, "a")
+        lease = store.lock("a")
+        assert lease.acquire(0)
+        InterruptedOnce.raising = raising
+        with pytest.raises((raising, TokenStoreError)):
+            store.load("a")
+        assert store.load("nobody") is None
+        assert not store.lock("a").acquire(0)
+        lease.release()
 
 
 def test_a_client_that_another_thread_closes(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
