@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from dpop.client._prover import Prover
 from dpop.errors import UsageError
-from dpop.google._credentials import Credentials
+from dpop.google._credentials import Credentials, scope_list
 from dpop.origin import Origin
 from dpop.profiles import GOOGLE
 from dpop.requests import DPoPAdapter
@@ -120,7 +120,8 @@ class _SignedExchange(_Shared):
             if token is None:
                 raise
             self.oauth2session.token = token
-            lacking = sorted(set(self.oauth2session.scope or ()) - set(token.get("scope", ())))
+            wanted = scope_list(self.oauth2session.scope) or []  # google_auth_oauthlib takes them in one text, too
+            lacking = sorted(set(wanted) - set(token.get("scope", ())))
             if lacking:
                 _log.warning("the user did not grant all requested scopes; missing: %s", " ".join(lacking))
         tokens: Mapping[str, Any] = self.oauth2session.token
