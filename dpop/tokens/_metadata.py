@@ -212,6 +212,9 @@ def _url(members: Mapping[str, Any], name: str, unusable: list[str]) -> str | No
     except UsageError:
         unusable.append(name)
         return None
+    if " " in url or not url.isprintable():  # it may be shown at a terminal, or sent to a browser in a Location
+        unusable.append(name)
+        return None
     return str(url)
 
 

@@ -97,7 +97,20 @@ def test_what_is_not_believed(body: bytes) -> None:
         read_metadata(ISSUER, body)
 
 
-@pytest.mark.parametrize("odd", [5, False, ["https://as.example/r"], "/r", "none", "n/a", "https://"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        5,
+        False,
+        ["https://as.example/r"],
+        "/r",
+        "none",
+        "n/a",
+        "https://",
+        "https://as.example/\x1b[2J",
+        "https://a/b\nc",
+    ],
+)
 def test_an_endpoint_that_is_odd_does_not_cost_the_others(odd: object, caplog: pytest.LogCaptureFixture) -> None:
     """A client that logs in and refreshes does not need it; who needs it is told that it is not there."""
     aliases = {"token_endpoint": odd, "revocation_endpoint": "https://mtls.as.example/r"}

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import click
 
@@ -246,7 +246,9 @@ class Loopback:
             return _Reply(400, "This page was opened before. The terminal says more; you can close this window.")
         page.opened = True
         cookie = f"{_COOKIE}={page.cookie}; Path={page.path}; HttpOnly; SameSite=Strict"
-        return _Reply(303, headers=(("Location", page.url), ("Set-Cookie", cookie)))
+        # A server may publish its address with letters that a header field cannot have.
+        location = quote(page.url, safe="%/:?#[]@!$&'()*+,;=~")
+        return _Reply(303, headers=(("Location", location), ("Set-Cookie", cookie)))
 
     def _called_back(self, query: str) -> _Reply:
         try:

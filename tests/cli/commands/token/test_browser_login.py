@@ -215,6 +215,25 @@ def test_another_user_gets_nothing_from_the_start_page() -> None:
     assert seen == [404 if sys.platform == "linux" else 303, 303]
 
 
+def test_an_address_with_letters_that_no_field_can_have() -> None:
+    """The browser is sent to its percent-encoded form; what is encoded already stays."""
+    request = AuthorizationRequest("https://as.example/\u767b\u5f55?a=%20&state=s", "http://127.0.0.1/", "s", "v")
+    server = ServerMetadata(token_endpoint="https://as.example/token")
+    found = []
+    with Loopback("http://127.0.0.1/") as loopback:
+        page, uri = loopback.start_page(request.url), loopback.redirect_uri
+
+        def visit() -> None:
+            found.append(requests.get(page, allow_redirects=False, timeout=30).headers["Location"])
+            requests.get(f"{uri}?code=c&state=s", timeout=30)
+
+        visits = threading.Thread(target=visit)
+        visits.start()
+        assert loopback.wait(request, server, lambda query: query, timeout=30) == "code=c&state=s"
+        visits.join()
+    assert found == ["https://as.example/%E7%99%BB%E5%BD%95?a=%20&state=s"]
+
+
 # --- a port that somebody holds
 
 
