@@ -34,6 +34,7 @@ settings.configure(
 django.setup()
 
 from rest_framework.authentication import BaseAuthentication  # noqa: E402 - after the settings
+from rest_framework.exceptions import MethodNotAllowed  # noqa: E402
 from rest_framework.permissions import BasePermission  # noqa: E402
 from rest_framework.response import Response  # noqa: E402
 from rest_framework.views import APIView, exception_handler  # noqa: E402
@@ -53,6 +54,8 @@ class Scopes(BasePermission):
 
     def has_permission(self, request: Any, view: Any) -> bool:
         """Raise the error with the challenge, which False would lose."""
+        if request.method not in view.scopes:
+            raise MethodNotAllowed(request.method)
         access(request.environ).require_scope(view.scopes[request.method])
         return True
 
@@ -62,7 +65,7 @@ class Items(APIView):
 
     authentication_classes = (DPoPAuthentication,)
     permission_classes = (Scopes,)
-    scopes = {"GET": "read", "POST": "write"}  # noqa: RUF012 - as a view of Django says it
+    scopes = {"GET": "read", "HEAD": "read", "POST": "write"}  # noqa: RUF012 - as a view of Django says it
 
     def get(self, request: Any) -> Any:
         """Read."""

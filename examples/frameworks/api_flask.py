@@ -22,7 +22,7 @@ app.wsgi_app = DPoPMiddleware(app.wsgi_app, resource)
 def items() -> dict[str, str]:
     """For tokens that may read, or write."""
     admitted = access(request.environ)
-    admitted.require_scope("read" if request.method == "GET" else "write")
+    admitted.require_scope("read" if request.method in {"GET", "HEAD"} else "write")
     return {"for": admitted.claims["sub"]}
 
 

@@ -22,7 +22,7 @@ app.asgi_app = DPoPMiddleware(app.asgi_app, resource)
 async def items() -> dict[str, str]:
     """For tokens that may read, or write."""
     admitted = await access(request.scope)
-    admitted.require_scope("read" if request.method == "GET" else "write")
+    admitted.require_scope("read" if request.method in {"GET", "HEAD"} else "write")
     return {"for": admitted.claims["sub"]}
 
 

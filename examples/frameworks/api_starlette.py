@@ -24,7 +24,7 @@ may_read, may_write = require_access("read"), require_access("write")
 
 async def items(request: Request) -> JSONResponse:
     """For tokens that may read, or write."""
-    access = await (may_read if request.method == "GET" else may_write)(request)
+    access = await (may_read if request.method in {"GET", "HEAD"} else may_write)(request)
     return JSONResponse({"for": access.claims["sub"]})
 
 
