@@ -247,7 +247,7 @@ class Loopback:
         page.opened = True
         cookie = f"{_COOKIE}={page.cookie}; Path={page.path}; HttpOnly; SameSite=Strict"
         # A server may publish its address with letters that a header field cannot have.
-        location = quote(page.url, safe="%/:?#[]@!$&'()*+,;=~")
+        location = quote(page.url, safe="%/:?#[]@!$&'(),;=~*+")
         return _Reply(303, headers=(("Location", location), ("Set-Cookie", cookie)))
 
     def _called_back(self, query: str) -> _Reply:
