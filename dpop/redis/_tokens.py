@@ -161,8 +161,11 @@ class RedisTokenStore:
                 pipeline = client.pipeline(transaction=False)
                 for name in some:
                     pipeline.hexists(name, "record")
-                there = zip(some, pipeline.execute(), strict=True)
-                names += [name.decode() if isinstance(name, bytes) else name for name, has in there if has]
+                for name, has in zip(some, pipeline.execute(raise_on_error=False), strict=True):
+                    if isinstance(has, Exception) and "WRONGTYPE" not in str(has):
+                        raise has
+                    if has and not isinstance(has, Exception):  # a value of another type is none of ours
+                        names.append(name.decode() if isinstance(name, bytes) else name)
         except REDIS_ERRORS as error:
             raise _unusable(error) from error
         return sorted(name[len(self._prefix) + 1 : -1] for name in names)

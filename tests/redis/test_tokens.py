@@ -88,6 +88,22 @@ def test_many_accounts_are_listed_in_few_round_trips(client: redis.Redis) -> Non
     assert reads < 100
 
 
+def test_values_of_strangers_are_no_accounts(client: redis.Redis, redis_url: str) -> None:
+    """They hide none that is one; an error that says more than that is told."""
+    store = RedisTokenStore(client)
+    store.save(FULL, "a")
+    client.set("dpop:tokens:{text}", "x")
+    client.rpush("dpop:tokens:{list}", "x")
+    assert store.accounts() == ["a"]
+    client.acl_setuser("reader", enabled=True, passwords=["+p"], keys=["*"], commands=["+scan"])
+    try:
+        with redis.Redis.from_url(redis_url, username="reader", password="p") as reader:
+            with pytest.raises(TokenStoreError, match="hexists"):
+                RedisTokenStore(reader).accounts()
+    finally:
+        client.acl_deluser("reader")
+
+
 def test_a_lease_ends_with_its_holder_and_not_before(client: redis.Redis) -> None:
     """It is renewed for as long as it is held; when nobody renews it, the next one gets it, with a higher fence."""
     store = RedisTokenStore(client, lease_seconds=6)  # is renewed every two seconds
