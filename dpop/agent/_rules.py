@@ -32,13 +32,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from dpop._files import path_from_home, toml_document
+from dpop._files import open_regular_file, path_from_home, toml_document
 from dpop.agent._protocol import NAME
 from dpop.errors import ArgumentTypeError, UsageError
 from dpop.htu import check_method
@@ -249,13 +248,13 @@ def _wrong(path: Path, place: str, what: str) -> NoReturn:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             seen = os.fstat(file.fileno())
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"the rules file {path} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(seen.st_mode) or len(data) > _MAX_BYTES:
-        raise UsageError(f"{path} is no regular file, or too long for a rules file")
+    if len(data) > _MAX_BYTES:
+        raise UsageError(f"{path} is too long for a rules file")
     for place, status in ((path, seen), (path.parent.resolve(), path.parent.stat())):
         if status.st_uid not in {0, os.geteuid()}:
             raise UsageError(f"{place} belongs to another user, who could change the agent's rules; make it your own")

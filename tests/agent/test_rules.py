@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,26 @@ def test_a_rules_file(folder: Path) -> None:
     assert set(key.origins) == {Origin.parse(API), Origin.parse("https://as.example")}
     assert (set(key.methods), set(key.uids), set(key.gids)) == ({"GET"}, {0, 1000}, {990})
     assert dict(key.clock_offset) == {Origin.parse("https://as.example"): -30}
+
+
+def test_a_rules_file_that_is_a_pipe(folder: Path) -> None:
+    """Nobody may ever write to it, so it is not waited for, neither at the start nor when the status is asked."""
+    rules = read_rules(written(folder, FILE))
+    (folder / "agent.toml").unlink()
+    os.mkfifo(folder / "agent.toml")
+    found: list[object] = []
+
+    def read() -> None:
+        try:
+            found.append(rules.on_disk())
+            read_rules(folder / "agent.toml")
+        except UsageError as error:
+            found.append(str(error))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(10)
+    assert found == [False, f"the rules file {folder / 'agent.toml'} cannot be read: it is not a regular file"]
 
 
 @pytest.mark.parametrize(
