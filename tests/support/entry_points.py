@@ -168,14 +168,14 @@ PLAIN = frozenset(
     refresh_token_expires_in refresh_tokens_for refused refused_times remember_for renew_refused repeatable
     replace_500 replay report require_jkt require_par require_pkce require_proof require_type required required_scope
     required_scopes requires_par resource_metadata retries retry_after revocation_endpoint revocation_uri role
-    root_path rotate_refresh_tokens rs_nonces rule rules says_scope says_sub scheme scheme_exact seconds seen send
-    sent serial served service sessions settings share share_nonces sign signature_format signature_size signed
-    signed_endpoints signer signs single_use size skew slot slot_description slot_id slot_manufacturer socket_options
-    sources ssl start_response status stays_in_device steps stop strict_audience strict_typ strip sub subject_type
-    target tell theirs then thumbprint timeout tls token_endpoint token_lifetime token_type token_type_hint tools
-    trust_env turn typ uds uid uids unbound unbound_share url usable user_code valid_from values verdict
-    verification_uri verification_uri_complete verifier verify wait wake wanted_type wants_pin what when_down where
-    window with_nonce work wrong_key x_init_reserved
+    root_path rotate_refresh_tokens rs_nonces rule rules says_scope says_sub scheme scheme_exact seconds
+    security_scopes seen send sent serial served service sessions settings share share_nonces sign signature_format
+    signature_size signed signed_endpoints signer signs single_use size skew slot slot_description slot_id
+    slot_manufacturer socket_options sources ssl start_response status stays_in_device steps stop strict_audience
+    strict_typ strip sub subject_type target tell theirs then thumbprint timeout tls token_endpoint token_lifetime
+    token_type token_type_hint tools trust_env turn typ uds uid uids unbound unbound_share url usable user_code
+    valid_from values verdict verification_uri verification_uri_complete verifier verify wait wake wanted_type
+    wants_pin what when_down where window with_nonce work wrong_key x_init_reserved
     """,
     )
 )
