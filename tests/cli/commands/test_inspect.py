@@ -152,6 +152,15 @@ def test_a_strangers_text_cannot_move_the_cursor() -> None:
     assert max(map(len, result.stdout.splitlines())) < 80
 
 
+def test_a_har_file_cannot_move_the_cursor(tmp_path: Path) -> None:
+    """Its method and URL are a stranger's, too, and are shown as what the proof should have named."""
+    request = {"method": "G\x1b[2J", "url": URL, "headers": [{"name": "DPoP", "value": proof()}]}
+    (tmp_path / "a.har").write_text(json.dumps({"log": {"entries": [{"request": request, "response": {}}]}}))
+    result = invoke("inspect", "--from", str(tmp_path / "a.har"))
+    assert "expected G\\x1b[2J" in result.stdout
+    assert all(line.isprintable() for line in result.stdout.splitlines())
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -13,7 +13,7 @@ import click
 
 from dpop.server import CheckVerdict, ProofReport
 from dpop_cli.commands.inspect.input import SeenRequest
-from dpop_cli.console.output import BAD, GOOD, TITLE
+from dpop_cli.console.output import BAD, GOOD, TITLE, printable
 
 __all__ = ["WIDEST", "ProofView", "report_as_json"]
 
@@ -120,7 +120,8 @@ class ProofView:
             for name in ("expected", "got"):
                 value = getattr(check.refusal, name)
                 if value is not None:
-                    first, *rest = textwrap.wrap(value, self._width - 18, break_on_hyphens=False) or [""]
+                    wrapped = textwrap.wrap(printable(value), self._width - 18, break_on_hyphens=False)
+                    first, *rest = wrapped or [""]
                     yield f"         {name:<9}{first}"
                     yield from (f"                  {line}" for line in rest)
 
