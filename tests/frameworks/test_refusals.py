@@ -232,7 +232,8 @@ def test_a_refusal_in_a_streamed_body() -> None:
 
     app = asgi.DPoPMiddleware(Starlette(routes=[Route("/items", stream)]), resource(nonces=False, public=public))
     assert ask_asgi(app, "/items", fields("/items"))[::2] == (200, b"alice")
-    with pytest.raises(InvalidProof) as caught:
+    # Older versions of Starlette send a streamed body in a task group, even without a second task.
+    with pytest.raises((InvalidProof, ExceptionGroup)) as caught:
         in_process.ask_asgi(app, "GET", "/items", [])
     assert any("Call access() before that" in note for note in caught.value.__notes__)
 
