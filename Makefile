@@ -42,7 +42,7 @@ lowest: ## tests of the integrations with the lowest versions that pyproject.tom
 	$(RUN) python -m venv --clear .ci/venvs/lowest
 	$(RUN) uv pip install -q --python .ci/venvs/lowest/bin/python --resolution lowest-direct -e '.[all]' --group test
 	ln -sfn $(abspath $(VENV))/urllib3-future $(abspath $(VENV))/unpacked .ci/venvs/lowest/
-	PATH="$(abspath .ci/venvs/lowest)/bin:$(abspath $(VENV))/bin:$$PATH" python -m pytest -n 2 tests/adapters tests/frameworks \
+	PATH="$(abspath .ci/venvs/lowest)/bin:$(abspath $(VENV))/bin:$$PATH" $(PYTEST) -n 2 tests/adapters tests/frameworks \
 	  tests/keys/kms tests/redis tests/google tests/mcp tests/test_keyring.py tests/cli/test_main.py tests/cli/commands/test_completion.py
 
 format: ## mend what can be mended
