@@ -8,6 +8,12 @@ from fastapi import FastAPI
 app = FastAPI()
 
 
+@app.get("/health")
+async def health() -> dict[str, str]:
+    """For a load balancer."""
+    return {}
+
+
 @app.get("/me")
 async def me() -> dict[str, str]:
     """A response without a look at the request."""
