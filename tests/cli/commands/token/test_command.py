@@ -87,6 +87,22 @@ def test_refresh(server: DPoPTestServer) -> None:
     assert load() == now
 
 
+def store_expired(server: Recorder) -> None:
+    """Store tokens of this server that have to be refreshed."""
+    FileTokenStore("tokens.json").save(
+        TokenSet(
+            access_token="a0",
+            refresh_token="r0",
+            jkt=dpop.load_key("key.pem").thumbprint,
+            key_reference="key.pem",
+            token_endpoint=server.url("/t"),
+            client_id="c",
+            issued_at=1.0,
+            expires_at=2.0,
+        )
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
     "words",
@@ -108,19 +124,8 @@ def test_a_signal_loses_no_tokens(words: list[str], number: signal.Signals) -> N
         time.sleep(0.3)  # until the command has heard of it
         return Response(200, [], json.dumps(answer).encode())
 
-    key = dpop.load_key("key.pem")
     with Recorder(respond) as server:
-        tokens = TokenSet(
-            access_token="a0",
-            refresh_token="r0",
-            jkt=key.thumbprint,
-            key_reference="key.pem",
-            token_endpoint=server.url("/t"),
-            client_id="c",
-            issued_at=1.0,
-            expires_at=2.0,
-        )
-        FileTokenStore("tokens.json").save(tokens)
+        store_expired(server)
         old = {"refresh_token": "r0", "client_id": "c", "token_uri": server.url("/t")}
         Path("old.json").write_text(json.dumps(old), "ascii")
         command = [*DPOP, "token", *words, "--token-endpoint", server.url("/t"), "--client-id", "c"]
@@ -149,20 +154,8 @@ def test_a_signal_loses_no_tokens(words: list[str], number: signal.Signals) -> N
 def test_no_token_is_lost_where_nothing_can_be_printed(words: list[str]) -> None:
     """Standard error is a closed pipe, and there is a warning about the response: the new tokens are stored."""
     answer = {"access_token": "a1", "token_type": "DPoP", "refresh_token": "r1", "expires_in": "soon"}
-    key = dpop.load_key("key.pem")
     with Recorder(lambda _: Response(200, [], json.dumps(answer).encode())) as server:
-        FileTokenStore("tokens.json").save(
-            TokenSet(
-                access_token="a0",
-                refresh_token="r0",
-                jkt=key.thumbprint,
-                key_reference="key.pem",
-                token_endpoint=server.url("/t"),
-                client_id="c",
-                issued_at=1.0,
-                expires_at=2.0,
-            )
-        )
+        store_expired(server)
         reader, writer = os.pipe()
         os.close(reader)
         try:

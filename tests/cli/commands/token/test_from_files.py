@@ -41,6 +41,16 @@ def google_auth_json(**changes: Any) -> dict[str, Any]:
     return {**json.loads(credentials.to_json()), **changes}
 
 
+def of_server(server: DPoPTestServer, refresh_token: str | None = None) -> dict[str, Any]:
+    """The same for a client of this server, with a refresh token that is bound to no key."""
+    return google_auth_json(
+        client_id=server.client_id,
+        client_secret=server.client_secret,
+        token_uri=server.token_endpoint,
+        refresh_token=refresh_token or server.issue_refresh_token(client_id=server.client_id),
+    )
+
+
 def write(members: dict[str, Any], name: str = "token.json") -> str:
     """Write a file of JSON."""
     Path(name).write_text(json.dumps(members))
@@ -193,12 +203,7 @@ def test_no_refresh_token_is_spent_where_the_new_one_cannot_be_stored(full: bool
     limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); " if full else "import sys; "
     begin = f"{limit}sys.argv[0] = 'dpop'; import runpy; runpy.run_module('dpop_cli', run_name='__main__')"
     with DPoPTestServer(rotate_refresh_tokens=True) as server:
-        members = google_auth_json(
-            client_id=server.client_id,
-            client_secret=server.client_secret,
-            token_uri=server.token_endpoint,
-            refresh_token=server.issue_refresh_token(client_id=server.client_id),
-        )
+        members = of_server(server)
         command = [sys.executable, "-c", begin, "token", "import", write(members), "-k", "key.pem"]
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
         assert server.requests == []
@@ -211,12 +216,7 @@ def test_another_servers_refresh_token_is_tried(rotates: bool, key: dpop.Key) ->
     """One refresh with a proof tells; what a copy of the file is still good for is said."""
     with DPoPTestServer(rotate_refresh_tokens=rotates) as server:
         old = server.issue_refresh_token(client_id=server.client_id)
-        members = google_auth_json(
-            client_id=server.client_id,
-            client_secret=server.client_secret,
-            token_uri=server.token_endpoint,
-            refresh_token=old,
-        )
+        members = of_server(server, old)
         done = run("token", "import", write(members), "-k", "key.pem")
     assert done.returncode == 0, done.stderr
     tokens = load()
@@ -229,12 +229,7 @@ def test_another_servers_refresh_token_is_tried(rotates: bool, key: dpop.Key) ->
 def test_a_server_that_binds_nothing(key: dpop.Key) -> None:
     """Its tokens are kept, because the old refresh token may be used up, and a new login is asked for."""
     with DPoPTestServer(bound_tokens=False) as server:
-        members = google_auth_json(
-            client_id=server.client_id,
-            client_secret=server.client_secret,
-            token_uri=server.token_endpoint,
-            refresh_token=server.issue_refresh_token(client_id=server.client_id),
-        )
+        members = of_server(server)
         done = run("token", "import", write(members), "-k", "key.pem")
     assert (done.returncode, "bound to no key" in done.stderr) == (1, True), done.stderr
     assert not load().is_bound
