@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -10,7 +12,15 @@ from redis import exceptions
 
 from dpop.errors import ReplayCacheError
 
-__all__ = ["REDIS_ERRORS", "close_idle_connections", "describe", "is_down", "is_from_redis", "unusable"]
+__all__ = [
+    "REDIS_ERRORS",
+    "answers_in_turn",
+    "close_idle_connections",
+    "describe",
+    "is_down",
+    "is_from_redis",
+    "unusable",
+]
 
 # What Python raises in one thread when another thread closes the client in the middle of a command.
 _CLOSED = (OSError, ValueError, AttributeError)
@@ -57,6 +67,17 @@ def close_idle_connections(client: Any) -> None:
     for each in (client, *(node.redis_connection for node in nodes)):
         if isinstance(each, redis.Redis):
             each.connection_pool.disconnect(inuse_connections=False)
+
+
+@contextmanager
+def answers_in_turn(client: Any) -> Iterator[None]:
+    """Run commands; if they end with an exception that is none of Redis, call :func:`close_idle_connections`."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_from_redis(error):
+            close_idle_connections(client)
+        raise
 
 
 def is_down(error: Exception) -> bool:

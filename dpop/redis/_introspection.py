@@ -8,6 +8,7 @@ import math
 import redis
 
 from dpop.errors import ArgumentTypeError, UsageError
+from dpop.redis._errors import answers_in_turn
 
 __all__ = ["RedisIntrospectionCache"]
 
@@ -48,7 +49,8 @@ class RedisIntrospectionCache:
         Errors of redis-py propagate.
         """
         # Not GET: someone else may have put hundreds of megabytes there.
-        found = self._client.getrange(self._prefix + name, 0, _MAX_ENTRY)
+        with answers_in_turn(self._client):
+            found = self._client.getrange(self._prefix + name, 0, _MAX_ENTRY)
         text = found.decode("latin-1") if isinstance(found, bytes) else str(found)
         return text or None
 
@@ -56,4 +58,5 @@ class RedisIntrospectionCache:
         """Keep an entry for this many seconds. Errors of redis-py propagate."""
         milliseconds = math.floor(seconds * 1000)
         if milliseconds > 0:
-            self._client.set(self._prefix + name, entry, px=milliseconds)
+            with answers_in_turn(self._client):
+                self._client.set(self._prefix + name, entry, px=milliseconds)

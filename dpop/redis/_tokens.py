@@ -15,7 +15,7 @@ import redis
 
 from dpop._tracebacks import hide_frames
 from dpop.errors import ArgumentTypeError, TokenStoreError, UsageError
-from dpop.redis._errors import REDIS_ERRORS, close_idle_connections, describe, is_down, is_from_redis
+from dpop.redis._errors import REDIS_ERRORS, answers_in_turn, describe, is_down
 from dpop.tokens._records import Sealer, read_record, write_record
 from dpop.tokens._stores import DEFAULT_ACCOUNT, StoreLock, check_account, locked
 from dpop.tokens._token_set import TokenSet
@@ -154,18 +154,19 @@ class RedisTokenStore:
         pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in self._prefix) + "{*}"
         try:
             client: Any = self._client
-            found = list(set(client.scan_iter(pattern, count=_AT_ONCE)))
-            names = []
-            for start in range(0, len(found), _AT_ONCE):
-                some = found[start : start + _AT_ONCE]
-                pipeline = client.pipeline(transaction=False)
-                for name in some:
-                    pipeline.hexists(name, "record")
-                for name, has in zip(some, pipeline.execute(raise_on_error=False), strict=True):
-                    if isinstance(has, Exception) and "WRONGTYPE" not in str(has):
-                        raise has
-                    if has and not isinstance(has, Exception):  # a value of another type is none of ours
-                        names.append(name.decode() if isinstance(name, bytes) else name)
+            with answers_in_turn(client):
+                found = list(set(client.scan_iter(pattern, count=_AT_ONCE)))
+                names = []
+                for start in range(0, len(found), _AT_ONCE):
+                    some = found[start : start + _AT_ONCE]
+                    pipeline = client.pipeline(transaction=False)
+                    for name in some:
+                        pipeline.hexists(name, "record")
+                    for name, has in zip(some, pipeline.execute(raise_on_error=False), strict=True):
+                        if isinstance(has, Exception) and "WRONGTYPE" not in str(has):
+                            raise has
+                        if has and not isinstance(has, Exception):  # a value of another type is none of ours
+                            names.append(name.decode() if isinstance(name, bytes) else name)
         except REDIS_ERRORS as error:
             raise _unusable(error) from error
         return sorted(name[len(self._prefix) + 1 : -1] for name in names)
@@ -182,13 +183,10 @@ class RedisTokenStore:
     def _ask(self, *command: Any) -> Any:
         execute: Any = self._client.execute_command
         try:
-            return execute(*command)
-        except BaseException as error:
-            if not is_from_redis(error):
-                close_idle_connections(self._client)
-            if isinstance(error, REDIS_ERRORS):
-                raise _unusable(error) from error
-            raise
+            with answers_in_turn(self._client):
+                return execute(*command)
+        except REDIS_ERRORS as error:
+            raise _unusable(error) from error
 
 
 class _Lease:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+from support.interrupted_redis import InterruptedOnce, Stop
 from support.introspection_endpoint import IntrospectionEndpoint
 from support.jwt_issuer import Timer
 from support.recorder import Response
@@ -383,3 +384,19 @@ def test_clients_that_cannot_be(redis_url: str) -> None:
         with pytest.raises(UsageError, match="prefix"):
             RedisIntrospectionCache(client, prefix="")
         assert repr(RedisIntrospectionCache(client)) == "<RedisIntrospectionCache dpop:token:*>"
+
+
+def test_an_interrupted_command_does_not_answer_for_the_next(redis_url: str) -> None:
+    """After a signal handler that raises, the entry of one token is not returned for another."""
+    pool = redis.ConnectionPool.from_url(redis_url, connection_class=InterruptedOnce)
+    with redis.Redis(connection_pool=pool) as client:
+        cache = RedisIntrospectionCache(client)
+        cache.put("a", "the entry of a", 60)
+        InterruptedOnce.raising = Stop
+        with pytest.raises(Stop):
+            cache.get("a")
+        assert cache.get("b") is None
+        InterruptedOnce.raising = Stop
+        with pytest.raises(Stop):
+            cache.put("b", "the entry of b", 60)
+        assert cache.get("a") == "the entry of a"

@@ -149,6 +149,10 @@ def test_an_interrupted_command_does_not_answer_for_the_next(redis_url: str, rai
             store.load("a")
         assert store.load("nobody") is None
         assert not store.lock("a").acquire(0)
+        InterruptedOnce.raising = raising
+        with pytest.raises((raising, TokenStoreError)):
+            store.accounts()
+        assert store.load("nobody") is None
         lease.release()
 
 
